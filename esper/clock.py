@@ -1,0 +1,61 @@
+"""The one place that reads time: everything else takes a `Clock`."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+
+
+class Clock(ABC):
+    """Wall time for events, monotonic time for durations, sleep for waits."""
+
+    @abstractmethod
+    def now_us(self) -> int:
+        """Microseconds since 1970-01-01 UTC."""
+
+    @abstractmethod
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start that never go back."""
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+
+
+class SystemClock(Clock):
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970-01-01 UTC."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start that never go back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        time.sleep(seconds)
+
+
+class ManualClock(Clock):
+    """A clock that moves only when told to: tests and replay."""
+
+    def __init__(self, start_us: int = 1_700_000_000_000_000) -> None:
+        self._us = start_us
+
+    def now_us(self) -> int:
+        """The time set last, in microseconds since 1970-01-01 UTC."""
+        return self._us
+
+    def monotonic(self) -> float:
+        """The time set last, in seconds."""
+        return self._us / 1e6
+
+    def sleep(self, seconds: float) -> None:
+        """Move on by `seconds` at once."""
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Move on by `seconds`."""
+        self._us += round(seconds * 1e6)

@@ -1,0 +1,77 @@
+"""Settings of the installation: where things are and which ports they take. Recipes, which say what to train, are in `esper.tolaria`.
+
+Values come from keyword arguments, then the environment (`ESPER_KAFKA__BOOTSTRAP`, `ESPER_HOME`, ...), then the defaults below.
+Nothing is read at import: a process calls `Settings()` once, in its entry point, and passes the result on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class KafkaSettings(BaseModel):
+    """Which Kafka to use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap: str = Field(default="", description="host:port[,host:port] of a cluster; empty means the embedded broker of the local stack")
+    partitions: int = Field(default=4, ge=1, description="partitions of topics that topics.toml does not size")
+    replication: int = Field(default=1, ge=1, description="replication factor of the topics that Esper creates; 3 on a real cluster")
+
+
+class PartSettings(BaseModel):
+    """The HTTP port of one part; 0 means a free one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(default=0, ge=0, le=65535)
+
+
+class HistorySettings(PartSettings):
+    """Where the history lives and how it is served."""
+
+    dsn: str = Field(
+        default="", description="a ClickHouse server, as clickhouse://user@host:port/database; empty means chDB in ESPER_HOME/history"
+    )
+
+
+class UrzaSettings(PartSettings):
+    """Where kernels are stored."""
+
+    store: str = Field(default="", description="folder of the object store; empty means ESPER_HOME/store")
+
+
+class Settings(BaseSettings):
+    """Everything that is set once for an installation."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path(".esper"), description="folder of all data")
+    kafka: KafkaSettings = KafkaSettings()
+    tamiyo: PartSettings = PartSettings()
+    nissa: PartSettings = PartSettings()
+    history: HistorySettings = HistorySettings()
+    urza: UrzaSettings = UrzaSettings()
+
+    @property
+    def stack_dir(self) -> Path:
+        """State file, logs and data of the local stack."""
+        return self.home.resolve() / "stack"
+
+    @property
+    def runs_dir(self) -> Path:
+        """One folder a run: outbox, final model, state."""
+        return self.home.resolve() / "runs"
+
+    @property
+    def store_dir(self) -> Path:
+        """Local object store: kernels and, later, tensors."""
+        return Path(self.urza.store).resolve() if self.urza.store else self.home.resolve() / "store"
+
+    @property
+    def history_dir(self) -> Path:
+        """The chDB folder, owned by the history process alone."""
+        return self.home.resolve() / "history"

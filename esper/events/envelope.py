@@ -1,0 +1,75 @@
+"""What every event begins with, and how its identity is made."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from esper.clock import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of every record: the envelope. Field meanings stand in the schemas."""
+
+    NAME: ClassVar[str]
+    TOPIC: ClassVar[str]
+    KEY: ClassVar[str]
+    SCHEMA_ID: ClassVar[int]
+
+    event_id: str
+    occurred_at: int
+    run_id: str
+    sender_id: str
+    trace_id: str
+    causation_id: str | None = None
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEvent(Event):
+    """Base of the records of a run's journal."""
+
+    timeline: int
+    sequence: int
+    epoch: int
+    step: int
+
+
+def event_id(run_id: str, timeline: int, logical_key: str) -> str:
+    """A UUID made from the hash of run, timeline and logical key (RFC 9562, version 8): executed again, a step emits the same id."""
+    digest = bytearray(hashlib.sha256(f"{run_id}\x1f{timeline}\x1f{logical_key}".encode()).digest()[:16])
+    digest[6] = (digest[6] & 0x0F) | 0x80
+    digest[8] = (digest[8] & 0x3F) | 0x80
+    return str(uuid.UUID(bytes=bytes(digest)))
+
+
+def trace_id(*parts: str) -> str:
+    """A W3C trace id, 32 hexadecimal digits, made from the hash of `parts`."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who emits: fills the envelope of its events."""
+
+    run_id: str
+    sender_id: str
+    trace_id: str
+    clock: Clock
+
+    def envelope(self, logical_key: str, *, timeline: int = 0, causation_id: str | None = None) -> dict[str, Any]:
+        """Keyword arguments for a record's constructor. `logical_key` names the event uniquely within run and timeline."""
+        return {
+            "event_id": event_id(self.run_id, timeline, logical_key),
+            "occurred_at": self.clock.now_us(),
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": causation_id,
+        }

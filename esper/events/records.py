@@ -1,0 +1,2660 @@
+"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from esper.events.envelope import Event, JournalEvent
+
+Command = Literal["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
+"""What a command asks of a seed."""
+
+Verdict = Literal["FOSSILIZED", "CULLED", "RESET"]
+"""How an adaptation ended."""
+
+Tap = Literal["LAYER_INPUT", "HOST_CHUNK"]
+"""What a kernel reads: the layer's input or the host's own chunk of output."""
+
+Blend = Literal["RESIDUAL", "LERP"]
+"""RESIDUAL: y = h + alpha*k. LERP: y = (1-alpha)*h + alpha*k."""
+
+FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
+"""Where a kernel failed."""
+
+Outcome = Literal["FINISHED", "INTERRUPTED"]
+"""Whether all steps were done or a person ended the run early."""
+
+DecisionMode = Literal["LIVE", "LOCKSTEP"]
+"""Whether the trainer waits for each answer (LOCKSTEP) or not (LIVE)."""
+
+Stage = Literal[
+    "DORMANT",
+    "GERMINATED",
+    "TRAINING",
+    "BLENDING",
+    "SHADOWING",
+    "PROBATIONARY",
+    "FOSSILIZED",
+    "CULLED",
+    "EMBARGOED",
+    "RESETTING",
+    "TERMINATED",
+]
+"""Lifecycle stage of a seed."""
+
+ExecutionState = Literal["DORMANT", "LOADING", "ACTIVE", "ERROR_RECOVERY", "FOSSILIZED"]
+"""What the hot path does with a seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewedCommand:
+    """One command of Tamiyo with its evidence.
+
+    Attributes:
+        decision_id: Identity of the decision.
+        command: What to do.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel to graft; empty unless GERMINATE.
+        family: Blueprint family of that kernel.
+        alpha: Target blending weight; negative means what the blueprint says.
+        confidence: Probability, 0 to 1, that the adaptation helps.
+        urgency: Probability, 0 to 1, that waiting an epoch costs more than acting.
+        expected_impact: Expected decrease of the loss, nats.
+        evidence: What the decision rests on, as a JSON object.
+    """
+
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    family: str
+    alpha: float
+    confidence: float
+    urgency: float
+    expected_impact: float
+    evidence: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "decision_id": self.decision_id,
+            "command": self.command,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "alpha": self.alpha,
+            "confidence": self.confidence,
+            "urgency": self.urgency,
+            "expected_impact": self.expected_impact,
+            "evidence": self.evidence,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            decision_id=datum["decision_id"],
+            command=datum["command"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            alpha=datum["alpha"],
+            confidence=datum["confidence"],
+            urgency=datum["urgency"],
+            expected_impact=datum["expected_impact"],
+            evidence=datum["evidence"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedLayer:
+    """A layer for which kernels are wanted.
+
+    Attributes:
+        name: Qualified name of the module in the host model.
+        kind: Class of the host layer.
+        in_features: Features that the layer reads.
+        out_features: Features that the layer writes.
+        chunks: Widths of its seeds' chunks.
+        parameter_budget: Largest number of parameters of one kernel.
+    """
+
+    name: str
+    kind: str
+    in_features: int
+    out_features: int
+    chunks: tuple[int, ...]
+    parameter_budget: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "chunks": self.chunks,
+            "parameter_budget": self.parameter_budget,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            name=datum["name"],
+            kind=datum["kind"],
+            in_features=datum["in_features"],
+            out_features=datum["out_features"],
+            chunks=tuple(datum["chunks"]),
+            parameter_budget=datum["parameter_budget"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One verification of a kernel.
+
+    Attributes:
+        name: What was verified: shape, dynamic_batch, gradient, finite, budget, determinism.
+        passed: Whether it held.
+        detail: The figure behind it.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "detail": self.detail,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            name=datum["name"],
+            passed=datum["passed"],
+            detail=datum["detail"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInventory:
+    """One seeded layer of the model.
+
+    Attributes:
+        name: Qualified name of the module in the host model.
+        kind: Class of the host layer, such as Linear.
+        in_features: Features that the layer reads.
+        out_features: Features that the layer writes.
+        parameters: Parameters of the host layer.
+        chunks: Width of each seed's chunk of the output, in order; they add up to out_features.
+    """
+
+    name: str
+    kind: str
+    in_features: int
+    out_features: int
+    parameters: int
+    chunks: tuple[int, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "parameters": self.parameters,
+            "chunks": self.chunks,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            name=datum["name"],
+            kind=datum["kind"],
+            in_features=datum["in_features"],
+            out_features=datum["out_features"],
+            parameters=datum["parameters"],
+            chunks=tuple(datum["chunks"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedState:
+    """One seed at the time of the packet.
+
+    Attributes:
+        seed: Index of the seed in its layer.
+        chunk_start: First output feature of the seed's chunk.
+        chunk_size: Output features of the chunk.
+        stage: Lifecycle stage.
+        execution: Execution state.
+        kernel_id: Kernel in the slot; empty when none.
+        family: Blueprint family of that kernel; empty when none.
+        decision_id: Decision that germinated it; empty when none.
+        alpha: Blending weight now, 0 to 1.
+        stage_epoch: Epoch in which the present stage began.
+        trained_steps: Shadow-pass optimizer steps that the kernel has had.
+        shadow_gap: Host loss minus shadow loss on held-out batches, nats; positive is better; 0 before it is measured.
+        shadow_gap_error: Standard error of that gap, nats.
+        dependence: Validation loss without the seed minus with it, nats: how much the model leans on it, not its worth.
+        health: Health score, 0 to 1.
+    """
+
+    seed: int
+    chunk_start: int
+    chunk_size: int
+    stage: Stage
+    execution: ExecutionState
+    kernel_id: str
+    family: str
+    decision_id: str
+    alpha: float
+    stage_epoch: int
+    trained_steps: int
+    shadow_gap: float
+    shadow_gap_error: float
+    dependence: float
+    health: float
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "seed": self.seed,
+            "chunk_start": self.chunk_start,
+            "chunk_size": self.chunk_size,
+            "stage": self.stage,
+            "execution": self.execution,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "decision_id": self.decision_id,
+            "alpha": self.alpha,
+            "stage_epoch": self.stage_epoch,
+            "trained_steps": self.trained_steps,
+            "shadow_gap": self.shadow_gap,
+            "shadow_gap_error": self.shadow_gap_error,
+            "dependence": self.dependence,
+            "health": self.health,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            seed=datum["seed"],
+            chunk_start=datum["chunk_start"],
+            chunk_size=datum["chunk_size"],
+            stage=datum["stage"],
+            execution=datum["execution"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            decision_id=datum["decision_id"],
+            alpha=datum["alpha"],
+            stage_epoch=datum["stage_epoch"],
+            trained_steps=datum["trained_steps"],
+            shadow_gap=datum["shadow_gap"],
+            shadow_gap_error=datum["shadow_gap_error"],
+            dependence=datum["dependence"],
+            health=datum["health"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerState:
+    """One seeded layer at the time of the packet.
+
+    Attributes:
+        name: Qualified name of the module in the host model.
+        kind: Class of the host layer.
+        in_features: Features that the layer reads.
+        out_features: Features that the layer writes.
+        gradient_norm: Euclidean norm of the gradient of the layer's own parameters at the last sampled step.
+        activation_variance: Variance over batch and features of the layer's output, mean over the samples of the epoch.
+        dead_ratio: Fraction of output features whose variance over the batch is below 1e-8.
+        seeds: The layer's seeds in order.
+    """
+
+    name: str
+    kind: str
+    in_features: int
+    out_features: int
+    gradient_norm: float
+    activation_variance: float
+    dead_ratio: float
+    seeds: tuple[SeedState, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "gradient_norm": self.gradient_norm,
+            "activation_variance": self.activation_variance,
+            "dead_ratio": self.dead_ratio,
+            "seeds": [item.to_avro() for item in self.seeds],
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            name=datum["name"],
+            kind=datum["kind"],
+            in_features=datum["in_features"],
+            out_features=datum["out_features"],
+            gradient_norm=datum["gradient_norm"],
+            activation_variance=datum["activation_variance"],
+            dead_ratio=datum["dead_ratio"],
+            seeds=tuple(SeedState.from_avro(item) for item in datum["seeds"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueEntry:
+    """A kernel that the trainer could graft at the time of the packet.
+
+    Attributes:
+        kernel_id: Content hash of the kernel.
+        blueprint_id: Content hash of its blueprint.
+        family: Blueprint family.
+        in_features: Features that it reads.
+        out_features: Features that it writes.
+        tap: What it reads.
+        blend: How it is blended.
+        parameters: Trainable parameters.
+        flops: Floating-point operations of one forward for one sample.
+    """
+
+    kernel_id: str
+    blueprint_id: str
+    family: str
+    in_features: int
+    out_features: int
+    tap: Tap
+    blend: Blend
+    parameters: int
+    flops: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "kernel_id": self.kernel_id,
+            "blueprint_id": self.blueprint_id,
+            "family": self.family,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "tap": self.tap,
+            "blend": self.blend,
+            "parameters": self.parameters,
+            "flops": self.flops,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            kernel_id=datum["kernel_id"],
+            blueprint_id=datum["blueprint_id"],
+            family=datum["family"],
+            in_features=datum["in_features"],
+            out_features=datum["out_features"],
+            tap=datum["tap"],
+            blend=datum["blend"],
+            parameters=datum["parameters"],
+            flops=datum["flops"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationApplied(JournalEvent):
+    """A command of Tamiyo, a person or a service was accepted; the transitions that it caused follow in the same frame.
+
+    Attributes:
+        command_id: Id of the command.
+        decision_id: Decision behind it; the command id for people's commands.
+        command: What was asked.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel to graft; empty unless GERMINATE.
+        family: Its blueprint family.
+        alpha: Target blending weight; negative means what the blueprint says.
+        confidence: Probability given with the decision.
+        urgency: Probability given with the decision.
+        source_topic: Topic of the command.
+        source_partition: Partition of the command.
+        source_offset: Offset of the command.
+    """
+
+    NAME: ClassVar[str] = "AdaptationApplied"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1949437117
+
+    command_id: str
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    family: str
+    alpha: float
+    confidence: float
+    urgency: float
+    source_topic: str
+    source_partition: int
+    source_offset: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "command_id": self.command_id,
+            "decision_id": self.decision_id,
+            "command": self.command,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "alpha": self.alpha,
+            "confidence": self.confidence,
+            "urgency": self.urgency,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            command_id=datum["command_id"],
+            decision_id=datum["decision_id"],
+            command=datum["command"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            alpha=datum["alpha"],
+            confidence=datum["confidence"],
+            urgency=datum["urgency"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationOutcome(Event):
+    """How a decision of Tamiyo ended, and its reward: what the bandits learn from.
+
+    Attributes:
+        decision_id: The decision.
+        layer: Layer.
+        seed: Seed.
+        kernel_id: Kernel.
+        family: Blueprint family.
+        context: Context of the arm: kind of layer and its size class.
+        verdict: How it ended.
+        reward: Reward, 0 or 1, drawn from the shadow-loss gap.
+        shadow_gap: Host loss minus shadow loss on held-out batches, nats.
+        epoch: Epoch in which it ended.
+        step: Step at which it ended.
+    """
+
+    NAME: ClassVar[str] = "AdaptationOutcome"
+    TOPIC: ClassVar[str] = "decision.tamiyo"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 189195621
+
+    decision_id: str
+    layer: str
+    seed: int
+    kernel_id: str
+    family: str
+    context: str
+    verdict: Verdict
+    reward: float
+    shadow_gap: float
+    epoch: int
+    step: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "decision_id": self.decision_id,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "context": self.context,
+            "verdict": self.verdict,
+            "reward": self.reward,
+            "shadow_gap": self.shadow_gap,
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            decision_id=datum["decision_id"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            context=datum["context"],
+            verdict=datum["verdict"],
+            reward=datum["reward"],
+            shadow_gap=datum["shadow_gap"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationRejected(JournalEvent):
+    """A command was refused; the state is unchanged.
+
+    Attributes:
+        command_id: Id of the command.
+        decision_id: Decision behind it.
+        command: What was asked.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel named.
+        reason: Why, in a sentence.
+        source_topic: Topic of the command.
+        source_partition: Partition of the command.
+        source_offset: Offset of the command.
+    """
+
+    NAME: ClassVar[str] = "AdaptationRejected"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1059077149
+
+    command_id: str
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    reason: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "command_id": self.command_id,
+            "decision_id": self.decision_id,
+            "command": self.command,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "reason": self.reason,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            command_id=datum["command_id"],
+            decision_id=datum["decision_id"],
+            command=datum["command"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            reason=datum["reason"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlueprintFailed(Event):
+    """No configuration of this blueprint could be compiled.
+
+    Attributes:
+        report_id: Field report.
+        blueprint_id: Blueprint.
+        attempts: Configurations tried.
+        error: The last error, in a sentence.
+    """
+
+    NAME: ClassVar[str] = "BlueprintFailed"
+    TOPIC: ClassVar[str] = "innovation.blueprints"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1162896573
+
+    report_id: str
+    blueprint_id: str
+    attempts: int
+    error: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "report_id": self.report_id,
+            "blueprint_id": self.blueprint_id,
+            "attempts": self.attempts,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            report_id=datum["report_id"],
+            blueprint_id=datum["blueprint_id"],
+            attempts=datum["attempts"],
+            error=datum["error"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlueprintProposed(Event):
+    """Karn proposes a blueprint.
+
+    Attributes:
+        report_id: Field report that it answers.
+        blueprint_id: Content hash of the blueprint.
+        family: Blueprint family.
+        ir: The blueprint as canonical JSON.
+        in_features: Features that it reads.
+        out_features: Features that it writes.
+        tap: What it reads.
+        blend: How it is blended.
+        parameters: Trainable parameters.
+        flops: Floating-point operations of one forward for one sample.
+    """
+
+    NAME: ClassVar[str] = "BlueprintProposed"
+    TOPIC: ClassVar[str] = "innovation.blueprints"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 2096067682
+
+    report_id: str
+    blueprint_id: str
+    family: str
+    ir: str
+    in_features: int
+    out_features: int
+    tap: Tap
+    blend: Blend
+    parameters: int
+    flops: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "report_id": self.report_id,
+            "blueprint_id": self.blueprint_id,
+            "family": self.family,
+            "ir": self.ir,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "tap": self.tap,
+            "blend": self.blend,
+            "parameters": self.parameters,
+            "flops": self.flops,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            report_id=datum["report_id"],
+            blueprint_id=datum["blueprint_id"],
+            family=datum["family"],
+            ir=datum["ir"],
+            in_features=datum["in_features"],
+            out_features=datum["out_features"],
+            tap=datum["tap"],
+            blend=datum["blend"],
+            parameters=datum["parameters"],
+            flops=datum["flops"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompilationFailed(Event):
+    """One attempt to compile failed.
+
+    Attributes:
+        blueprint_id: Blueprint.
+        attempt: Attempt, from 1.
+        configuration: How it was compiled.
+        error: The error, in a sentence.
+        detail: The whole diagnostic.
+    """
+
+    NAME: ClassVar[str] = "CompilationFailed"
+    TOPIC: ClassVar[str] = "compilation.attempts"
+    KEY: ClassVar[str] = "blueprint_id"
+    SCHEMA_ID: ClassVar[int] = 1883336576
+
+    blueprint_id: str
+    attempt: int
+    configuration: str
+    error: str
+    detail: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "blueprint_id": self.blueprint_id,
+            "attempt": self.attempt,
+            "configuration": self.configuration,
+            "error": self.error,
+            "detail": self.detail,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            blueprint_id=datum["blueprint_id"],
+            attempt=datum["attempt"],
+            configuration=datum["configuration"],
+            error=datum["error"],
+            detail=datum["detail"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompilationStarted(Event):
+    """Tezzeret begins to compile a blueprint.
+
+    Attributes:
+        blueprint_id: Blueprint.
+        attempt: Attempt, from 1.
+        configuration: How it is compiled: exported or eager.
+    """
+
+    NAME: ClassVar[str] = "CompilationStarted"
+    TOPIC: ClassVar[str] = "compilation.attempts"
+    KEY: ClassVar[str] = "blueprint_id"
+    SCHEMA_ID: ClassVar[int] = 1645176382
+
+    blueprint_id: str
+    attempt: int
+    configuration: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "blueprint_id": self.blueprint_id,
+            "attempt": self.attempt,
+            "configuration": self.configuration,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            blueprint_id=datum["blueprint_id"],
+            attempt=datum["attempt"],
+            configuration=datum["configuration"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLettered(Event):
+    """A message that could not be decoded or applied.
+
+    Attributes:
+        source_topic: Topic it came from.
+        source_partition: Partition.
+        source_offset: Offset.
+        error: Why, in a sentence.
+        payload: The raw bytes.
+        consumer: Who gave it up.
+    """
+
+    NAME: ClassVar[str] = "DeadLettered"
+    TOPIC: ClassVar[str] = "dead.letters"
+    KEY: ClassVar[str] = "source_topic"
+    SCHEMA_ID: ClassVar[int] = 829936241
+
+    source_topic: str
+    source_partition: int
+    source_offset: int
+    error: str
+    payload: bytes
+    consumer: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+            "error": self.error,
+            "payload": self.payload,
+            "consumer": self.consumer,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
+            error=datum["error"],
+            payload=datum["payload"],
+            consumer=datum["consumer"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEnded(JournalEvent):
+    """An epoch is over: its figures, and the digests that a replay must reproduce.
+
+    Attributes:
+        train_loss: Mean training loss of the epoch, nats.
+        train_accuracy: Training accuracy of the epoch, fraction.
+        validation_loss: Loss on the held-out split, nats.
+        validation_accuracy: Accuracy on the held-out split, fraction.
+        test_loss: Loss on the test split, nats.
+        test_accuracy: Accuracy on the test split, fraction.
+        learning_rate: Learning rate of the host after the epoch.
+        parameters_digest: SHA-256 over all parameters and buffers, names sorted.
+        state_digest: SHA-256 over the folded state of the run before this event.
+        alphas: Blending weight of every seed, in the order of the inventory.
+    """
+
+    NAME: ClassVar[str] = "EpochEnded"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1630444569
+
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    learning_rate: float
+    parameters_digest: str
+    state_digest: str
+    alphas: tuple[float, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "train_loss": self.train_loss,
+            "train_accuracy": self.train_accuracy,
+            "validation_loss": self.validation_loss,
+            "validation_accuracy": self.validation_accuracy,
+            "test_loss": self.test_loss,
+            "test_accuracy": self.test_accuracy,
+            "learning_rate": self.learning_rate,
+            "parameters_digest": self.parameters_digest,
+            "state_digest": self.state_digest,
+            "alphas": self.alphas,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            train_loss=datum["train_loss"],
+            train_accuracy=datum["train_accuracy"],
+            validation_loss=datum["validation_loss"],
+            validation_accuracy=datum["validation_accuracy"],
+            test_loss=datum["test_loss"],
+            test_accuracy=datum["test_accuracy"],
+            learning_rate=datum["learning_rate"],
+            parameters_digest=datum["parameters_digest"],
+            state_digest=datum["state_digest"],
+            alphas=tuple(datum["alphas"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReviewed(Event):
+    """Tamiyo's answer to one packet, with its commands and their evidence, or none.
+
+    Attributes:
+        packet_id: Event id of the packet.
+        timeline: Timeline of the packet.
+        packet: Number of the packet.
+        epoch: Epoch of the packet.
+        step: Step of the packet.
+        effective_step: Step at which the commands take effect in lockstep.
+        policy_version: Version of the policy.
+        commands: What to do, most important first.
+        reason: Why these or none, in a sentence.
+        duration_us: Time from packet to answer inside Tamiyo, microseconds.
+    """
+
+    NAME: ClassVar[str] = "EpochReviewed"
+    TOPIC: ClassVar[str] = "decision.tamiyo"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 366250439
+
+    packet_id: str
+    timeline: int
+    packet: int
+    epoch: int
+    step: int
+    effective_step: int
+    policy_version: str
+    commands: tuple[ReviewedCommand, ...]
+    reason: str
+    duration_us: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "packet_id": self.packet_id,
+            "timeline": self.timeline,
+            "packet": self.packet,
+            "epoch": self.epoch,
+            "step": self.step,
+            "effective_step": self.effective_step,
+            "policy_version": self.policy_version,
+            "commands": [item.to_avro() for item in self.commands],
+            "reason": self.reason,
+            "duration_us": self.duration_us,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            packet_id=datum["packet_id"],
+            timeline=datum["timeline"],
+            packet=datum["packet"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            effective_step=datum["effective_step"],
+            policy_version=datum["policy_version"],
+            commands=tuple(ReviewedCommand.from_avro(item) for item in datum["commands"]),
+            reason=datum["reason"],
+            duration_us=datum["duration_us"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldReport(Event):
+    """Tamiyo asks for kernels for these layers.
+
+    Attributes:
+        run_seed: Random seed of the run.
+        layers: Layers that want kernels.
+        families: Blueprint families wanted; empty means all.
+    """
+
+    NAME: ClassVar[str] = "FieldReport"
+    TOPIC: ClassVar[str] = "innovation.blueprints"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 930430647
+
+    run_seed: int
+    layers: tuple[ReportedLayer, ...]
+    families: tuple[str, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "run_seed": self.run_seed,
+            "layers": [item.to_avro() for item in self.layers],
+            "families": self.families,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            run_seed=datum["run_seed"],
+            layers=tuple(ReportedLayer.from_avro(item) for item in datum["layers"]),
+            families=tuple(datum["families"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldReportAnswered(Event):
+    """Every blueprint of a field report is a published kernel or has failed.
+
+    Attributes:
+        report_id: Field report.
+        kernels: Ids of the published kernels, sorted.
+        failed: Ids of the blueprints that failed, sorted.
+    """
+
+    NAME: ClassVar[str] = "FieldReportAnswered"
+    TOPIC: ClassVar[str] = "innovation.blueprints"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1056359392
+
+    report_id: str
+    kernels: tuple[str, ...]
+    failed: tuple[str, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "report_id": self.report_id,
+            "kernels": self.kernels,
+            "failed": self.failed,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            report_id=datum["report_id"],
+            kernels=tuple(datum["kernels"]),
+            failed=tuple(datum["failed"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelCompiled(Event):
+    """A blueprint was built and compiled.
+
+    Attributes:
+        kernel_id: Content hash of IR, weights and format.
+        blueprint_id: Blueprint.
+        attempt: Attempt that succeeded.
+        configuration: How it was compiled.
+        compile_ms: Time of compilation, milliseconds.
+    """
+
+    NAME: ClassVar[str] = "KernelCompiled"
+    TOPIC: ClassVar[str] = "compilation.kernels"
+    KEY: ClassVar[str] = "kernel_id"
+    SCHEMA_ID: ClassVar[int] = 961002018
+
+    kernel_id: str
+    blueprint_id: str
+    attempt: int
+    configuration: str
+    compile_ms: float
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "kernel_id": self.kernel_id,
+            "blueprint_id": self.blueprint_id,
+            "attempt": self.attempt,
+            "configuration": self.configuration,
+            "compile_ms": self.compile_ms,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            kernel_id=datum["kernel_id"],
+            blueprint_id=datum["blueprint_id"],
+            attempt=datum["attempt"],
+            configuration=datum["configuration"],
+            compile_ms=datum["compile_ms"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFailed(JournalEvent):
+    """A kernel could not be loaded or failed while it ran.
+
+    Attributes:
+        layer: Layer.
+        seed: Seed.
+        kernel_id: Kernel.
+        phase: Where it failed.
+        error: What happened, in a sentence.
+        consecutive_errors: Errors in a row, with this one.
+    """
+
+    NAME: ClassVar[str] = "KernelFailed"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1081103137
+
+    layer: str
+    seed: int
+    kernel_id: str
+    phase: FailurePhase
+    error: str
+    consecutive_errors: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "phase": self.phase,
+            "error": self.error,
+            "consecutive_errors": self.consecutive_errors,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            phase=datum["phase"],
+            error=datum["error"],
+            consecutive_errors=datum["consecutive_errors"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelPublished(Event):
+    """A kernel is in the store and can be grafted.
+
+    Attributes:
+        kernel_id: Content hash of IR, weights and format.
+        blueprint_id: Blueprint.
+        family: Blueprint family.
+        in_features: Features that it reads.
+        out_features: Features that it writes.
+        tap: What it reads.
+        blend: How it is blended.
+        parameters: Trainable parameters.
+        flops: Floating-point operations of one forward for one sample.
+        address: Key of the artefact in the object store.
+        sha256: SHA-256 of the artefact.
+        size_bytes: Size of the artefact, bytes.
+        tags: Tags to query by.
+        parents: Kernels that it descends from.
+        latency_us: Measured forward time of a batch of 32 on the compiling machine, microseconds.
+    """
+
+    NAME: ClassVar[str] = "KernelPublished"
+    TOPIC: ClassVar[str] = "compilation.kernels"
+    KEY: ClassVar[str] = "kernel_id"
+    SCHEMA_ID: ClassVar[int] = 33810822
+
+    kernel_id: str
+    blueprint_id: str
+    family: str
+    in_features: int
+    out_features: int
+    tap: Tap
+    blend: Blend
+    parameters: int
+    flops: int
+    address: str
+    sha256: str
+    size_bytes: int
+    tags: tuple[str, ...]
+    parents: tuple[str, ...]
+    latency_us: float
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "kernel_id": self.kernel_id,
+            "blueprint_id": self.blueprint_id,
+            "family": self.family,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "tap": self.tap,
+            "blend": self.blend,
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "address": self.address,
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "tags": self.tags,
+            "parents": self.parents,
+            "latency_us": self.latency_us,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            kernel_id=datum["kernel_id"],
+            blueprint_id=datum["blueprint_id"],
+            family=datum["family"],
+            in_features=datum["in_features"],
+            out_features=datum["out_features"],
+            tap=datum["tap"],
+            blend=datum["blend"],
+            parameters=datum["parameters"],
+            flops=datum["flops"],
+            address=datum["address"],
+            sha256=datum["sha256"],
+            size_bytes=datum["size_bytes"],
+            tags=tuple(datum["tags"]),
+            parents=tuple(datum["parents"]),
+            latency_us=datum["latency_us"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRejected(Event):
+    """A built kernel did not pass verification.
+
+    Attributes:
+        kernel_id: Kernel.
+        blueprint_id: Blueprint.
+        checks: What was verified, the failed ones too.
+    """
+
+    NAME: ClassVar[str] = "KernelRejected"
+    TOPIC: ClassVar[str] = "validation.kernels"
+    KEY: ClassVar[str] = "kernel_id"
+    SCHEMA_ID: ClassVar[int] = 2057551244
+
+    kernel_id: str
+    blueprint_id: str
+    checks: tuple[Check, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "kernel_id": self.kernel_id,
+            "blueprint_id": self.blueprint_id,
+            "checks": [item.to_avro() for item in self.checks],
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            kernel_id=datum["kernel_id"],
+            blueprint_id=datum["blueprint_id"],
+            checks=tuple(Check.from_avro(item) for item in datum["checks"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelValidated(Event):
+    """A kernel passed every check.
+
+    Attributes:
+        kernel_id: Kernel.
+        blueprint_id: Blueprint.
+        checks: What was verified.
+    """
+
+    NAME: ClassVar[str] = "KernelValidated"
+    TOPIC: ClassVar[str] = "validation.kernels"
+    KEY: ClassVar[str] = "kernel_id"
+    SCHEMA_ID: ClassVar[int] = 495494206
+
+    kernel_id: str
+    blueprint_id: str
+    checks: tuple[Check, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "kernel_id": self.kernel_id,
+            "blueprint_id": self.blueprint_id,
+            "checks": [item.to_avro() for item in self.checks],
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            kernel_id=datum["kernel_id"],
+            blueprint_id=datum["blueprint_id"],
+            checks=tuple(Check.from_avro(item) for item in datum["checks"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseRequested(Event):
+    """Asks the trainer to stand still between two steps.
+
+    Attributes:
+        reason: Why, in a sentence.
+        expires_at: After this moment the request is void.
+    """
+
+    NAME: ClassVar[str] = "PauseRequested"
+    TOPIC: ClassVar[str] = "control.tolaria.commands"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1904773702
+
+    reason: str
+    expires_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "reason": self.reason,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            reason=datum["reason"],
+            expires_at=datum["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformanceDelta(Event):
+    """What a live seed changed on the held-out split in one validation.
+
+    Attributes:
+        layer: Layer.
+        seed: Seed.
+        kernel_id: Kernel.
+        family: Its blueprint family.
+        epoch: Epochs completed.
+        step: Optimizer steps completed.
+        accuracy_delta: Accuracy with the seed minus without it, fraction.
+        loss_delta: Loss without the seed minus with it, nats: dependence, not worth.
+        latency_us: Execution time of the kernel, microseconds.
+        memory_bytes: Bytes of the kernel's parameters and optimizer state.
+    """
+
+    NAME: ClassVar[str] = "PerformanceDelta"
+    TOPIC: ClassVar[str] = "telemetry.seed.performance"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 753985469
+
+    layer: str
+    seed: int
+    kernel_id: str
+    family: str
+    epoch: int
+    step: int
+    accuracy_delta: float
+    loss_delta: float
+    latency_us: float
+    memory_bytes: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "epoch": self.epoch,
+            "step": self.step,
+            "accuracy_delta": self.accuracy_delta,
+            "loss_delta": self.loss_delta,
+            "latency_us": self.latency_us,
+            "memory_bytes": self.memory_bytes,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            accuracy_delta=datum["accuracy_delta"],
+            loss_delta=datum["loss_delta"],
+            latency_us=datum["latency_us"],
+            memory_bytes=datum["memory_bytes"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceSampled(Event):
+    """Resources of one process.
+
+    Attributes:
+        process: Role of the process.
+        pid: Process id.
+        cpu_percent: CPU use since the last sample, percent of one core.
+        rss_bytes: Resident memory, bytes.
+        gpu_bytes: Memory on the GPU, bytes; 0 without one.
+    """
+
+    NAME: ClassVar[str] = "ResourceSampled"
+    TOPIC: ClassVar[str] = "telemetry.resources"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 1572687716
+
+    process: str
+    pid: int
+    cpu_percent: float
+    rss_bytes: int
+    gpu_bytes: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "process": self.process,
+            "pid": self.pid,
+            "cpu_percent": self.cpu_percent,
+            "rss_bytes": self.rss_bytes,
+            "gpu_bytes": self.gpu_bytes,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            process=datum["process"],
+            pid=datum["pid"],
+            cpu_percent=datum["cpu_percent"],
+            rss_bytes=datum["rss_bytes"],
+            gpu_bytes=datum["gpu_bytes"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested(Event):
+    """Asks a paused trainer to go on.
+
+    Attributes:
+        reason: Why, in a sentence.
+        expires_at: After this moment the request is void.
+    """
+
+    NAME: ClassVar[str] = "ResumeRequested"
+    TOPIC: ClassVar[str] = "control.tolaria.commands"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1612061238
+
+    reason: str
+    expires_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "reason": self.reason,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            reason=datum["reason"],
+            expires_at=datum["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCompleted(JournalEvent):
+    """Last event of a run that ended in order.
+
+    Attributes:
+        outcome: How it ended.
+        accuracy: Test accuracy at the last epoch, fraction.
+        loss: Test loss at the last epoch, nats.
+        parameters: Parameters of the model with its fossilised kernels.
+        digest: SHA-256 over the final parameters, names sorted.
+        model_sha256: SHA-256 of the file with the final model.
+    """
+
+    NAME: ClassVar[str] = "RunCompleted"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1959243896
+
+    outcome: Outcome
+    accuracy: float
+    loss: float
+    parameters: int
+    digest: str
+    model_sha256: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "outcome": self.outcome,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "parameters": self.parameters,
+            "digest": self.digest,
+            "model_sha256": self.model_sha256,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            outcome=datum["outcome"],
+            accuracy=datum["accuracy"],
+            loss=datum["loss"],
+            parameters=datum["parameters"],
+            digest=datum["digest"],
+            model_sha256=datum["model_sha256"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFailed(JournalEvent):
+    """Last event of a run that could not go on.
+
+    Attributes:
+        error: Class of the error.
+        reason: What happened and what to do, in a sentence.
+    """
+
+    NAME: ClassVar[str] = "RunFailed"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1226173894
+
+    error: str
+    reason: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "error": self.error,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            error=datum["error"],
+            reason=datum["reason"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaused(JournalEvent):
+    """Training stands still between two steps.
+
+    Attributes:
+        reason: Why, in a sentence.
+        command_id: Id of the request; empty when the trainer itself decided.
+        source_topic: Topic of the request; empty when none.
+        source_partition: Partition of the request.
+        source_offset: Offset of the request; -1 when none.
+    """
+
+    NAME: ClassVar[str] = "RunPaused"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 425615333
+
+    reason: str
+    command_id: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "reason": self.reason,
+            "command_id": self.command_id,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            reason=datum["reason"],
+            command_id=datum["command_id"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(JournalEvent):
+    """Training goes on.
+
+    Attributes:
+        incarnation: Number of the process that writes the journal.
+        reason: Why, in a sentence.
+        command_id: Id of the request; empty when the trainer itself decided.
+        source_topic: Topic of the request; empty when none.
+        source_partition: Partition of the request.
+        source_offset: Offset of the request; -1 when none.
+    """
+
+    NAME: ClassVar[str] = "RunResumed"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 663165998
+
+    incarnation: int
+    reason: str
+    command_id: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "incarnation": self.incarnation,
+            "reason": self.reason,
+            "command_id": self.command_id,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            incarnation=datum["incarnation"],
+            reason=datum["reason"],
+            command_id=datum["command_id"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(JournalEvent):
+    """First event of a run: everything that is not a pure function of code, and the settings that decide the bits.
+
+    Attributes:
+        incarnation: Number of the process that writes the journal, from 0.
+        recipe: Name of the recipe.
+        config: Whole configuration as canonical JSON.
+        seed: Random seed of the run.
+        decisions: Decision mode.
+        total_steps: Optimizer steps that the schedule foresees.
+        layers: Seeded layers in the order of the module tree.
+        parameters: Parameters of the host model.
+        source_sha256: Hash over Esper's source files.
+        versions: Versions of Python and of the packages that decide results, as a JSON object.
+        threads: Intra-operation threads of torch.
+        instruction_set: CPU capability that torch uses, such as AVX2.
+        blas: BLAS library.
+        onednn: Whether oneDNN is on.
+    """
+
+    NAME: ClassVar[str] = "RunStarted"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1945497081
+
+    incarnation: int
+    recipe: str
+    config: str
+    seed: int
+    decisions: DecisionMode
+    total_steps: int
+    layers: tuple[LayerInventory, ...]
+    parameters: int
+    source_sha256: str
+    versions: str
+    threads: int
+    instruction_set: str
+    blas: str
+    onednn: bool
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "incarnation": self.incarnation,
+            "recipe": self.recipe,
+            "config": self.config,
+            "seed": self.seed,
+            "decisions": self.decisions,
+            "total_steps": self.total_steps,
+            "layers": [item.to_avro() for item in self.layers],
+            "parameters": self.parameters,
+            "source_sha256": self.source_sha256,
+            "versions": self.versions,
+            "threads": self.threads,
+            "instruction_set": self.instruction_set,
+            "blas": self.blas,
+            "onednn": self.onednn,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            incarnation=datum["incarnation"],
+            recipe=datum["recipe"],
+            config=datum["config"],
+            seed=datum["seed"],
+            decisions=datum["decisions"],
+            total_steps=datum["total_steps"],
+            layers=tuple(LayerInventory.from_avro(item) for item in datum["layers"]),
+            parameters=datum["parameters"],
+            source_sha256=datum["source_sha256"],
+            versions=datum["versions"],
+            threads=datum["threads"],
+            instruction_set=datum["instruction_set"],
+            blas=datum["blas"],
+            onednn=datum["onednn"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedCommand(Event):
+    """A command of a person or a service for one seed.
+
+    Attributes:
+        command: What to do.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel to graft; empty unless GERMINATE.
+        alpha: Target blending weight; negative means what the blueprint says.
+        reason: Why, in a sentence.
+        expires_at: After this moment the command is void.
+    """
+
+    NAME: ClassVar[str] = "SeedCommand"
+    TOPIC: ClassVar[str] = "control.kasmina.commands"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 111626796
+
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    alpha: float
+    reason: str
+    expires_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "command": self.command,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "alpha": self.alpha,
+            "reason": self.reason,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            command=datum["command"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            alpha=datum["alpha"],
+            reason=datum["reason"],
+            expires_at=datum["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedHealth(Event):
+    """Measured health of one seed.
+
+    Attributes:
+        layer: Layer.
+        seed: Seed.
+        chunk_start: First output feature of the seed's chunk.
+        chunk_size: Output features of the chunk.
+        epoch: Epochs completed.
+        step: Optimizer steps completed.
+        stage: Lifecycle stage.
+        activation_variance: Variance of the chunk's output over batch, mean over features.
+        dead_ratio: Fraction of the chunk's features whose variance over the batch is below 1e-8.
+        correlation: Mean absolute correlation between the chunk's features, 0 to 1.
+        gradient_norm: Euclidean norm of the gradient of the chunk's host rows, or of the kernel when one is training.
+        gradient_variance: Variance of that norm over the window.
+        latency_us: Execution time of the seed's kernel at the sampled step, microseconds, saturating at 65535; 0 without a kernel.
+        errors: Consecutive errors.
+        recovering: Whether the seed is on its fallback.
+        health: Health score, 0 to 1, as defined in esper.kasmina.health.
+        ready: Whether the gate to the next stage is open.
+    """
+
+    NAME: ClassVar[str] = "SeedHealth"
+    TOPIC: ClassVar[str] = "telemetry.seed.health"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1309983788
+
+    layer: str
+    seed: int
+    chunk_start: int
+    chunk_size: int
+    epoch: int
+    step: int
+    stage: Stage
+    activation_variance: float
+    dead_ratio: float
+    correlation: float
+    gradient_norm: float
+    gradient_variance: float
+    latency_us: int
+    errors: int
+    recovering: bool
+    health: float
+    ready: bool
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "layer": self.layer,
+            "seed": self.seed,
+            "chunk_start": self.chunk_start,
+            "chunk_size": self.chunk_size,
+            "epoch": self.epoch,
+            "step": self.step,
+            "stage": self.stage,
+            "activation_variance": self.activation_variance,
+            "dead_ratio": self.dead_ratio,
+            "correlation": self.correlation,
+            "gradient_norm": self.gradient_norm,
+            "gradient_variance": self.gradient_variance,
+            "latency_us": self.latency_us,
+            "errors": self.errors,
+            "recovering": self.recovering,
+            "health": self.health,
+            "ready": self.ready,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            chunk_start=datum["chunk_start"],
+            chunk_size=datum["chunk_size"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            stage=datum["stage"],
+            activation_variance=datum["activation_variance"],
+            dead_ratio=datum["dead_ratio"],
+            correlation=datum["correlation"],
+            gradient_norm=datum["gradient_norm"],
+            gradient_variance=datum["gradient_variance"],
+            latency_us=datum["latency_us"],
+            errors=datum["errors"],
+            recovering=datum["recovering"],
+            health=datum["health"],
+            ready=datum["ready"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedTransitioned(JournalEvent):
+    """A seed went from one lifecycle stage to the next.
+
+    Attributes:
+        layer: Layer.
+        seed: Seed.
+        from_stage: Stage before.
+        to_stage: Stage after.
+        execution: Execution state after.
+        kernel_id: Kernel in the slot after the transition; empty when none.
+        family: Its blueprint family.
+        decision_id: Decision that germinated the kernel; empty when none.
+        alpha: Blending weight after.
+        alpha_target: Blending weight that blending ends at.
+        reason: Why, in a sentence.
+    """
+
+    NAME: ClassVar[str] = "SeedTransitioned"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 660007354
+
+    layer: str
+    seed: int
+    from_stage: Stage
+    to_stage: Stage
+    execution: ExecutionState
+    kernel_id: str
+    family: str
+    decision_id: str
+    alpha: float
+    alpha_target: float
+    reason: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "layer": self.layer,
+            "seed": self.seed,
+            "from_stage": self.from_stage,
+            "to_stage": self.to_stage,
+            "execution": self.execution,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "decision_id": self.decision_id,
+            "alpha": self.alpha,
+            "alpha_target": self.alpha_target,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            from_stage=datum["from_stage"],
+            to_stage=datum["to_stage"],
+            execution=datum["execution"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            decision_id=datum["decision_id"],
+            alpha=datum["alpha"],
+            alpha_target=datum["alpha_target"],
+            reason=datum["reason"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemStatePacket(Event):
+    """State of the whole run at an epoch boundary: what Tamiyo decides from.
+
+    Attributes:
+        timeline: Timeline of the run.
+        packet: Number of the packet in its timeline: epochs completed.
+        epoch: Epochs completed.
+        step: Optimizer steps completed.
+        total_steps: Optimizer steps that the schedule foresees.
+        run_seed: Random seed of the run.
+        decisions: Decision mode.
+        train_loss: Mean training loss of the epoch, nats; 0 before the first.
+        train_accuracy: Training accuracy of the epoch, fraction.
+        validation_loss: Loss on the held-out split, nats.
+        validation_accuracy: Accuracy on the held-out split, fraction.
+        learning_rate: Learning rate of the host now.
+        gradient_norm: Euclidean norm of the host's gradient at the last step.
+        layers: Seeded layers in the order of the module tree.
+        catalogue: Kernels that can be grafted, sorted by kernel id.
+        policy: Settings of the policy from the recipe, as a JSON object.
+    """
+
+    NAME: ClassVar[str] = "SystemStatePacket"
+    TOPIC: ClassVar[str] = "system.events.epoch"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 15915754
+
+    timeline: int
+    packet: int
+    epoch: int
+    step: int
+    total_steps: int
+    run_seed: int
+    decisions: DecisionMode
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    gradient_norm: float
+    layers: tuple[LayerState, ...]
+    catalogue: tuple[CatalogueEntry, ...]
+    policy: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "packet": self.packet,
+            "epoch": self.epoch,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "run_seed": self.run_seed,
+            "decisions": self.decisions,
+            "train_loss": self.train_loss,
+            "train_accuracy": self.train_accuracy,
+            "validation_loss": self.validation_loss,
+            "validation_accuracy": self.validation_accuracy,
+            "learning_rate": self.learning_rate,
+            "gradient_norm": self.gradient_norm,
+            "layers": [item.to_avro() for item in self.layers],
+            "catalogue": [item.to_avro() for item in self.catalogue],
+            "policy": self.policy,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            packet=datum["packet"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            total_steps=datum["total_steps"],
+            run_seed=datum["run_seed"],
+            decisions=datum["decisions"],
+            train_loss=datum["train_loss"],
+            train_accuracy=datum["train_accuracy"],
+            validation_loss=datum["validation_loss"],
+            validation_accuracy=datum["validation_accuracy"],
+            learning_rate=datum["learning_rate"],
+            gradient_norm=datum["gradient_norm"],
+            layers=tuple(LayerState.from_avro(item) for item in datum["layers"]),
+            catalogue=tuple(CatalogueEntry.from_avro(item) for item in datum["catalogue"]),
+            policy=datum["policy"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryLost(JournalEvent):
+    """Telemetry that was dropped because the ring was full.
+
+    Attributes:
+        topic: Topic of the lost events.
+        lost: How many were lost since the last such event.
+    """
+
+    NAME: ClassVar[str] = "TelemetryLost"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 547300841
+
+    topic: str
+    lost: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "topic": self.topic,
+            "lost": self.lost,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            topic=datum["topic"],
+            lost=datum["lost"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStep(Event):
+    """Figures of one optimizer step.
+
+    Attributes:
+        epoch: Epochs completed before the step.
+        step: Optimizer steps completed, with this one.
+        loss: Training loss of the step, nats.
+        accuracy: Training accuracy of the step, fraction.
+        gradient_norm: Euclidean norm of the host's gradient before clipping.
+        learning_rate: Learning rate of the host.
+        samples: Samples in the step.
+        duration_us: Time of the step, microseconds.
+    """
+
+    NAME: ClassVar[str] = "TrainingStep"
+    TOPIC: ClassVar[str] = "telemetry.training.step"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1388467925
+
+    epoch: int
+    step: int
+    loss: float
+    accuracy: float
+    gradient_norm: float
+    learning_rate: float
+    samples: int
+    duration_us: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "gradient_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
+            "samples": self.samples,
+            "duration_us": self.duration_us,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            loss=datum["loss"],
+            accuracy=datum["accuracy"],
+            gradient_norm=datum["gradient_norm"],
+            learning_rate=datum["learning_rate"],
+            samples=datum["samples"],
+            duration_us=datum["duration_us"],
+        )
+
+
+RECORDS: tuple[type[Event], ...] = (
+    AdaptationApplied,
+    AdaptationOutcome,
+    AdaptationRejected,
+    BlueprintFailed,
+    BlueprintProposed,
+    CompilationFailed,
+    CompilationStarted,
+    DeadLettered,
+    EpochEnded,
+    EpochReviewed,
+    FieldReport,
+    FieldReportAnswered,
+    KernelCompiled,
+    KernelFailed,
+    KernelPublished,
+    KernelRejected,
+    KernelValidated,
+    PauseRequested,
+    PerformanceDelta,
+    ResourceSampled,
+    ResumeRequested,
+    RunCompleted,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SeedCommand,
+    SeedHealth,
+    SeedTransitioned,
+    SystemStatePacket,
+    TelemetryLost,
+    TrainingStep,
+)
+"""Every record type, sorted by name."""

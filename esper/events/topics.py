@@ -1,0 +1,86 @@
+"""Generated from schemas/topics.toml by tools/generate_events.py. Do not edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One Kafka topic. `retention_ms` is -1 for topics that are kept for ever."""
+
+    name: str
+    key: str
+    partitions: int
+    retention_ms: int
+    owner: str
+    consumers: tuple[str, ...]
+    records: tuple[str, ...]
+
+
+TOPICS: dict[str, Topic] = {
+    "system.events.run": Topic(
+        "system.events.run",
+        "run_id",
+        4,
+        -1,
+        "trainer",
+        ("history", "nissa", "esper replay"),
+        (
+            "RunStarted",
+            "SeedTransitioned",
+            "AdaptationApplied",
+            "AdaptationRejected",
+            "KernelFailed",
+            "EpochEnded",
+            "RunPaused",
+            "RunResumed",
+            "RunCompleted",
+            "RunFailed",
+            "TelemetryLost",
+        ),
+    ),
+    "system.events.epoch": Topic(
+        "system.events.epoch", "run_id", 4, 2592000000, "trainer", ("tamiyo", "nissa", "history"), ("SystemStatePacket",)
+    ),
+    "telemetry.seed.health": Topic("telemetry.seed.health", "run_id", 4, 604800000, "trainer", ("nissa", "history"), ("SeedHealth",)),
+    "telemetry.seed.performance": Topic(
+        "telemetry.seed.performance", "run_id", 4, 604800000, "trainer", ("nissa", "history"), ("PerformanceDelta",)
+    ),
+    "telemetry.training.step": Topic("telemetry.training.step", "run_id", 4, 604800000, "trainer", ("nissa", "history"), ("TrainingStep",)),
+    "telemetry.resources": Topic(
+        "telemetry.resources", "sender_id", 4, 604800000, "trainer, nissa", ("nissa", "history"), ("ResourceSampled",)
+    ),
+    "control.kasmina.commands": Topic(
+        "control.kasmina.commands", "run_id", 4, 604800000, "people and services", ("trainer", "history"), ("SeedCommand",)
+    ),
+    "control.tolaria.commands": Topic(
+        "control.tolaria.commands",
+        "run_id",
+        4,
+        604800000,
+        "people and services",
+        ("trainer", "history"),
+        ("PauseRequested", "ResumeRequested"),
+    ),
+    "decision.tamiyo": Topic(
+        "decision.tamiyo", "run_id", 4, -1, "tamiyo", ("trainer", "history", "nissa"), ("EpochReviewed", "AdaptationOutcome")
+    ),
+    "innovation.blueprints": Topic(
+        "innovation.blueprints",
+        "run_id",
+        4,
+        -1,
+        "tamiyo, foundry",
+        ("foundry", "trainer", "history"),
+        ("FieldReport", "BlueprintProposed", "BlueprintFailed", "FieldReportAnswered"),
+    ),
+    "compilation.attempts": Topic(
+        "compilation.attempts", "blueprint_id", 4, 2592000000, "foundry", ("history", "nissa"), ("CompilationStarted", "CompilationFailed")
+    ),
+    "compilation.kernels": Topic(
+        "compilation.kernels", "kernel_id", 4, -1, "foundry", ("trainer", "foundry", "history"), ("KernelCompiled", "KernelPublished")
+    ),
+    "validation.kernels": Topic("validation.kernels", "kernel_id", 4, -1, "foundry", ("history",), ("KernelValidated", "KernelRejected")),
+    "dead.letters": Topic("dead.letters", "source_topic", 4, 2592000000, "any consumer", ("people", "history"), ("DeadLettered",)),
+}

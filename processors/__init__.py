@@ -1,0 +1,1 @@
+"""Faust stream processors: Tamiyo decides, Nissa observes. Esper never imports them."""

@@ -1,0 +1,290 @@
+"""Generate `esper/events/{records.py,topics.py,wire.json}`, `schemas/ids.lock` and missing golden examples from `schemas/`.
+
+Run it after a change of a schema: `.venv/bin/python tools/generate_events.py`. With `--check` it writes nothing and exits with 1 when the
+committed files differ from what it would write: CI runs that. A changed schema gets a new golden example beside the old one; the old one,
+an Avro container that carries its own schema, stays for ever, because messages of that version do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import fastavro
+from fastavro.schema import parse_schema, to_parsing_canonical_form
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS = ROOT / "schemas"
+PACKAGE = ROOT / "esper" / "events"
+PLAIN = {"string": "str", "long": "int", "int": "int", "double": "float", "float": "float", "boolean": "bool", "bytes": "bytes"}
+ENVELOPE = ("event_id", "occurred_at", "run_id", "sender_id", "trace_id", "causation_id")
+JOURNAL = ("timeline", "sequence", "epoch", "step")
+JOURNAL_TOPIC = "system.events.run"
+
+
+def fingerprint(schema: dict[str, Any]) -> str:
+    """SHA-256 of the Avro parsing canonical form: documentation may be improved without a new id."""
+    return hashlib.sha256(to_parsing_canonical_form(parse_schema(schema)).encode()).hexdigest()
+
+
+def schema_id(digest: str) -> int:
+    """The positive 32-bit id that stands in Confluent's frame, made of the first bytes of the fingerprint."""
+    return int(digest[:8], 16) & 0x7FFFFFFF
+
+
+def inner(avro: Any) -> Any:
+    """The type behind a nullable union."""
+    return next(branch for branch in avro if branch != "null") if isinstance(avro, list) else avro
+
+
+def python_type(avro: Any) -> str:
+    """The Python annotation of an Avro type."""
+    if isinstance(avro, list):
+        return f"{python_type(inner(avro))} | None"
+    if isinstance(avro, str):
+        return PLAIN.get(avro, avro.rsplit(".", 1)[-1])
+    if avro["type"] == "array":
+        return f"tuple[{python_type(avro['items'])}, ...]"
+    return str(avro["name"]) if avro["type"] in ("record", "enum") else python_type(avro["type"])
+
+
+def is_record(avro: Any, names: dict[str, Any]) -> bool:
+    """Whether values of this type are generated dataclasses."""
+    avro = names.get(avro, avro) if isinstance(avro, str) else avro
+    return isinstance(avro, dict) and avro["type"] == "record"
+
+
+def collect(avro: Any, names: dict[str, Any]) -> None:
+    """Add every named type inside `avro` to `names`, in order of definition."""
+    if isinstance(avro, list):
+        for branch in avro:
+            collect(branch, names)
+    elif isinstance(avro, dict):
+        if avro["type"] == "array":
+            collect(avro["items"], names)
+        elif avro["type"] == "enum":
+            names[f"{avro['namespace']}.{avro['name']}"] = avro
+        elif avro["type"] == "record":
+            for field in avro["fields"]:
+                collect(field["type"], names)
+            names[f"{avro['namespace']}.{avro['name']}"] = avro
+
+
+def writes(field: dict[str, Any], names: dict[str, Any]) -> str:
+    """The expression that turns a field into what fastavro writes."""
+    name, avro = field["name"], field["type"]
+    if isinstance(avro, dict) and avro["type"] == "array" and is_record(avro["items"], names):
+        return f"[item.to_avro() for item in self.{name}]"
+    return f"self.{name}"
+
+
+def reads(field: dict[str, Any], names: dict[str, Any]) -> str:
+    """The expression that turns what fastavro read into a field."""
+    name, avro = field["name"], field["type"]
+    if isinstance(avro, dict) and avro["type"] == "array":
+        if is_record(avro["items"], names):
+            return f'tuple({python_type(avro["items"])}.from_avro(item) for item in datum["{name}"])'
+        return f'tuple(datum["{name}"])'
+    return f'datum["{name}"]'
+
+
+def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], names: dict[str, Any], wire: dict[str, Any] | None) -> str:
+    """Source of one dataclass."""
+    own = [field for field in schema["fields"] if field["name"] not in inherited]
+    lines = [
+        "@dataclass(frozen=True, slots=True, kw_only=True)",
+        f"class {schema['name']}({base}):" if base else f"class {schema['name']}:",
+    ]
+    lines += [f'    """{schema["doc"]}', "", "    Attributes:", *[f"        {f['name']}: {f['doc']}." for f in own], '    """', ""]
+    if wire:
+        lines += [f'    NAME: ClassVar[str] = "{schema["name"]}"', f'    TOPIC: ClassVar[str] = "{wire["topic"]}"']
+        lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}", ""]
+    lines += [f"    {f['name']}: {python_type(f['type'])}" + (" = None" if f.get("default", ...) is None else "") for f in own]
+    lines += ["", "    def to_avro(self) -> dict[str, Any]:", '        """The datum that fastavro writes."""', "        return {"]
+    lines += [f'            "{f["name"]}": {writes(f, names)},' for f in schema["fields"]] + ["        }", ""]
+    lines += [
+        "    @classmethod",
+        "    def from_avro(cls, datum: dict[str, Any]) -> Self:",
+        '        """The record of a datum that fastavro read."""',
+    ]
+    lines += ["        return cls("] + [f"            {f['name']}={reads(f, names)}," for f in schema["fields"]] + ["        )", "", ""]
+    return "\n".join(lines)
+
+
+def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str, Any]]) -> str:
+    """Source of records.py."""
+    names: dict[str, Any] = {}
+    for schema in schemas.values():
+        collect(schema, names)
+    out = ['"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""', "", "from __future__ import annotations", ""]
+    out += ["from dataclasses import dataclass", "from typing import Any, ClassVar, Literal, Self", ""]
+    out += ["from esper.events.envelope import Event, JournalEvent", ""]
+    enums = [avro for avro in names.values() if avro["type"] == "enum"]
+    for avro in enums:
+        symbols = ", ".join(f'"{symbol}"' for symbol in avro["symbols"])
+        out += [f"{avro['name']} = Literal[{symbols}]", f'"""{avro["doc"]}"""', ""]
+    out.append("")
+    for name, avro in names.items():
+        short = name.rsplit(".", 1)[-1]
+        if avro["type"] == "record" and short not in schemas:
+            out.append(record_class(avro, "", (), names, None))
+    for short, schema in schemas.items():
+        journal = wires[short]["topic"] == JOURNAL_TOPIC
+        inherited = ENVELOPE + (JOURNAL if journal else ())
+        out.append(record_class(schema, "JournalEvent" if journal else "Event", inherited, names, wires[short]))
+    out += [
+        "RECORDS: tuple[type[Event], ...] = (",
+        *[f"    {short}," for short in schemas],
+        ")",
+        '"""Every record type, sorted by name."""',
+        "",
+    ]
+    return "\n".join(out)
+
+
+def topics_source(topics: dict[str, dict[str, Any]]) -> str:
+    """Source of topics.py."""
+    out = [
+        '"""Generated from schemas/topics.toml by tools/generate_events.py. Do not edit."""',
+        "",
+        "from __future__ import annotations",
+        "",
+    ]
+    out += ["from dataclasses import dataclass", "", "", "@dataclass(frozen=True, slots=True)", "class Topic:"]
+    out += ['    """One Kafka topic. `retention_ms` is -1 for topics that are kept for ever."""', ""]
+    out += [
+        "    name: str",
+        "    key: str",
+        "    partitions: int",
+        "    retention_ms: int",
+        "    owner: str",
+        "    consumers: tuple[str, ...]",
+    ]
+    out += ["    records: tuple[str, ...]", "", "", "TOPICS: dict[str, Topic] = {"]
+    for name, topic in topics.items():
+        retention = -1 if topic["retention"] == "for ever" else int(topic["retention"].split()[0]) * 86_400_000
+        consumers = tuple(part.strip() for part in topic["consumers"].split(","))
+        out.append(
+            f"    {name!r}: Topic({name!r}, {topic['key']!r}, {topic['partitions']}, {retention}, {topic['owner']!r}, "
+            f"{consumers!r}, {tuple(topic['records'])!r}),"
+        )
+    return "\n".join([*out, "}", ""])
+
+
+def sample(avro: Any, names: dict[str, Any], salt: int) -> Any:
+    """A value of an Avro type, the same at each run: golden payloads."""
+    avro = names.get(avro, avro) if isinstance(avro, str) else avro
+    if isinstance(avro, list):
+        return sample(inner(avro), names, salt)
+    kind = avro if isinstance(avro, str) else avro["type"]
+    if kind == "record":
+        return {field["name"]: sample(field["type"], names, salt + index) for index, field in enumerate(avro["fields"])}
+    if kind == "array":
+        return [sample(avro["items"], names, salt + index) for index in range(2)]
+    if kind == "enum":
+        return avro["symbols"][salt % len(avro["symbols"])]
+    logical = avro.get("logicalType") if isinstance(avro, dict) else None
+    if logical == "uuid":
+        return f"00000000-0000-4000-8000-{salt:012d}"
+    if logical == "timestamp-micros":
+        return 1_767_225_600_000_000 + salt
+    values = {
+        "string": f"text {salt}",
+        "int": salt,
+        "long": salt << 33,
+        "double": salt / 8,
+        "boolean": bool(salt % 2),
+        "bytes": bytes([salt, 255]),
+    }
+    return values[kind]
+
+
+def example(schema: dict[str, Any]) -> bytes:
+    """A golden payload: one datum in an Avro container, which carries its schema."""
+    names: dict[str, Any] = {}
+    collect(schema, names)
+    buffer = io.BytesIO()
+    fastavro.writer(buffer, parse_schema(schema), [sample(schema, names, 1)], sync_marker=hashlib.md5(schema["name"].encode()).digest())  # noqa: S324
+    return buffer.getvalue()
+
+
+def earlier(name: str, current: str) -> list[dict[str, Any]]:
+    """Schemas of the other versions of a record, from its golden examples, oldest first."""
+    found = []
+    for path in sorted((SCHEMAS / "examples").glob(f"{name}-*.avro")):
+        with path.open("rb") as file:
+            schema = json.loads(fastavro.reader(file).metadata["avro.schema"])
+        if fingerprint(schema) != current:
+            found.append(schema)
+    return found
+
+
+def formatted(source: str) -> str:
+    """`source` as the project's formatter would have it."""
+    command = [sys.executable, "-m", "ruff", "format", "--config", str(ROOT / "pyproject.toml"), "--stdin-filename", "generated.py", "-"]
+    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+
+
+def outputs() -> dict[Path, bytes]:
+    """Every file that the generator owns, with its content."""
+    schemas = {path.stem: json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.avsc"))}
+    topics = tomllib.loads((SCHEMAS / "topics.toml").read_text())
+    homes = {record: (name, topic["key"]) for name, topic in topics.items() for record in topic["records"]}
+    if orphans := sorted(schemas.keys() ^ homes.keys()):
+        raise SystemExit(
+            f"These records have a schema without a topic or a topic without a schema: {', '.join(orphans)}. Mend schemas/topics.toml."
+        )
+    wires: dict[str, dict[str, Any]] = {}
+    result: dict[Path, bytes] = {}
+    lock = []
+    for name, schema in schemas.items():
+        digest = fingerprint(schema)
+        versions = earlier(name, digest)
+        old = [{"id": schema_id(fingerprint(one)), "fingerprint": fingerprint(one), "schema": one} for one in versions]
+        topic, key = homes[name]
+        wires[name] = {"topic": topic, "key": key, "id": schema_id(digest), "fingerprint": digest, "schema": schema, "earlier": old}
+        lock += [f"{one['id']:>10} {one['fingerprint']} {name}" for one in [*old, wires[name]]]
+        present = [
+            path
+            for path in (SCHEMAS / "examples").glob(f"{name}-*.avro")
+            if fingerprint(json.loads(fastavro.reader(io.BytesIO(path.read_bytes())).metadata["avro.schema"])) == digest
+        ]
+        if not present:
+            result[SCHEMAS / "examples" / f"{name}-{len(versions) + 1}.avro"] = example(schema)
+    ids = [line.split()[0] for line in lock]
+    if len(set(ids)) != len(ids):
+        raise SystemExit("Two schemas have the same id: rename a field of the newer one.")
+    result[PACKAGE / "records.py"] = formatted(records_source(schemas, wires)).encode()
+    result[PACKAGE / "topics.py"] = formatted(topics_source(topics)).encode()
+    result[PACKAGE / "wire.json"] = (json.dumps(wires, indent=1) + "\n").encode()
+    result[SCHEMAS / "ids.lock"] = (
+        "# id, SHA-256 of the parsing canonical form, record. Generated; ids never change.\n" + "\n".join(lock) + "\n"
+    ).encode()
+    return result
+
+
+def main() -> None:
+    """Write or check the generated files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when a file differs")
+    check = parser.parse_args().check
+    differing = [path for path, content in outputs().items() if not path.exists() or path.read_bytes() != content]
+    if check and differing:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in differing)
+        raise SystemExit(f"Generated files are stale: {names}. Run tools/generate_events.py and commit what it writes.")
+    if not check:
+        for path, content in outputs().items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    print(f"{len(differing)} file(s) {'differ' if check else 'written'}")
+
+
+if __name__ == "__main__":
+    main()
