@@ -1,0 +1,24 @@
+"""The lifecycle of seeds and runs: stages, folded state, `decide` and `evolve`. Pure, the same live and in replay."""
+
+from __future__ import annotations
+
+from esper.lifecycle.decide import Context, decide
+from esper.lifecycle.evolve import evolve
+from esper.lifecycle.guardrails import Guardrails
+from esper.lifecycle.stages import EXECUTION, HOLDING, LIVE, STAGES, may_follow
+from esper.lifecycle.state import RunState, SeedState, from_canonical
+
+__all__ = [
+    "EXECUTION",
+    "HOLDING",
+    "LIVE",
+    "STAGES",
+    "Context",
+    "Guardrails",
+    "RunState",
+    "SeedState",
+    "decide",
+    "evolve",
+    "from_canonical",
+    "may_follow",
+]

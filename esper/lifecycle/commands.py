@@ -1,0 +1,145 @@
+"""What can be asked of a run: imperative, one handler each in `decide`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.events.records import Command, FailurePhase, LayerInventory, Outcome, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a command was read: topic, partition, offset, and the id that makes it one command however often it comes."""
+
+    command_id: str
+    topic: str = ""
+    partition: int = 0
+    offset: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRun:
+    """Begin a run. The fields are those of RunStarted."""
+
+    incarnation: int
+    recipe: str
+    config: str
+    seed: int
+    decisions: str
+    total_steps: int
+    layers: tuple[LayerInventory, ...]
+    parameters: int
+    source_sha256: str
+    versions: str
+    threads: int
+    instruction_set: str
+    blas: str
+    onednn: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapt:
+    """A command of Tamiyo, a person or a service for one seed.
+
+    `alpha_target` is the weight that blending ends at, by the kernel's blueprint or by the command. `trusted` commands come from people and
+    services: confidence and urgency are theirs to judge.
+    """
+
+    source: Source
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str = ""
+    family: str = ""
+    alpha: float = -1.0
+    alpha_target: float = 0.0
+    confidence: float = 1.0
+    urgency: float = 1.0
+    trusted: bool = False
+    refusal: str = ""
+    causation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """The trainer's own gate moves a seed to its next stage."""
+
+    layer: str
+    seed: int
+    to_stage: Stage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFailure:
+    """A kernel failed."""
+
+    layer: str
+    seed: int
+    phase: FailurePhase
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndEpoch:
+    """An epoch is over. `step` is the number of optimizer steps completed."""
+
+    step: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    learning_rate: float
+    parameters_digest: str
+    alphas: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Stand still between two steps."""
+
+    reason: str
+    source: Source = Source("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Go on."""
+
+    reason: str
+    source: Source = Source("")
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """End the run in order."""
+
+    outcome: Outcome
+    accuracy: float
+    loss: float
+    parameters: int
+    digest: str
+    model_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """End the run because it cannot go on."""
+
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountLost:
+    """Telemetry was dropped."""
+
+    topic: str
+    lost: int
+
+
+RunCommand = StartRun | Adapt | Move | ReportFailure | EndEpoch | Pause | Resume | Complete | Fail | CountLost

@@ -1,0 +1,263 @@
+"""`decide(state, command) -> events`: what follows from a command in a state. Pure: time and sender come in by the stamp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import singledispatch
+from typing import Any, TypeVar
+
+from esper.errors import RejectedError
+from esper.events.envelope import JournalEvent, Origin
+from esper.events.records import (
+    AdaptationApplied,
+    AdaptationRejected,
+    EpochEnded,
+    KernelFailed,
+    RunCompleted,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SeedTransitioned,
+    Stage,
+    TelemetryLost,
+)
+from esper.lifecycle.commands import Adapt, Complete, CountLost, EndEpoch, Fail, Move, Pause, ReportFailure, Resume, RunCommand, StartRun
+from esper.lifecycle.evolve import BREAKER, evolve
+from esper.lifecycle.guardrails import Guardrails, refusal
+from esper.lifecycle.stages import EXECUTION, HOLDING, may_follow
+from esper.lifecycle.state import RunState, SeedState
+
+E = TypeVar("E", bound=JournalEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `decide` may know beside state and command: who writes, the step that training stands at, and the guardrails."""
+
+    origin: Origin
+    step: int
+    guardrails: Guardrails
+
+
+class _Frame:
+    """The events of one decision: each is numbered after the one before, in the state that this one left."""
+
+    def __init__(self, state: RunState, context: Context) -> None:
+        self.state = state
+        self.events: list[JournalEvent] = []
+        self._context = context
+
+    def add(self, record: Callable[..., E], subject: str, *, causation_id: str | None = None, **fields: Any) -> E:
+        """Append an event; `subject` is what makes its identity differ from others at this sequence."""
+        state, name = self.state, getattr(record, "NAME", "")
+        step = max(self._context.step, state.step)
+        key = f"journal/{state.sequence}/{name}/{step}/{subject}"
+        envelope = self._context.origin.envelope(key, timeline=state.timeline, causation_id=causation_id)
+        event = record(**envelope, timeline=state.timeline, sequence=state.sequence, epoch=state.epoch, step=step, **fields)
+        self.state = evolve(state, event)
+        self.events.append(event)
+        return event
+
+    def move(self, seed: SeedState, to_stage: Stage, reason: str, *, causation_id: str | None = None, **changed: Any) -> SeedState:
+        """Append the transition of one seed."""
+        if not may_follow(seed.stage, to_stage):
+            raise RejectedError(f"Seed {seed.layer}[{seed.seed}] is {seed.stage}, from where it cannot become {to_stage}.")
+        keep = to_stage in HOLDING
+        after = replace(seed, kernel_id=seed.kernel_id if keep else "", family=seed.family if keep else "", **changed)
+        if not keep:
+            after = replace(after, alpha=0.0, alpha_target=0.0)
+        if to_stage == "DORMANT":
+            after = replace(after, decision_id="")
+        self.add(
+            SeedTransitioned,
+            f"{seed.layer}/{seed.seed}/{to_stage}",
+            causation_id=causation_id,
+            layer=seed.layer,
+            seed=seed.seed,
+            from_stage=seed.stage,
+            to_stage=to_stage,
+            execution=EXECUTION[to_stage],
+            kernel_id=after.kernel_id,
+            family=after.family,
+            decision_id=after.decision_id,
+            alpha=after.alpha,
+            alpha_target=after.alpha_target,
+            reason=reason,
+        )
+        moved = self.state.seed(seed.layer, seed.seed)
+        assert moved is not None  # noqa: S101  # evolve kept it
+        return moved
+
+
+def decide(state: RunState, command: RunCommand, context: Context) -> tuple[JournalEvent, ...]:
+    """The events of one frame, numbered from `state.sequence`; empty when the command is already known.
+
+    Raises:
+        RejectedError: the run's own command does not fit the state. Commands of others are answered with AdaptationRejected instead.
+    """
+    source = getattr(command, "source", None)
+    if source is not None and source.command_id and source.command_id in state.commands:
+        return ()
+    if state.status in ("COMPLETED", "FAILED"):
+        raise RejectedError(f"Run {state.run_id} has ended ({state.status}); nothing can follow.")
+    if (state.status == "NEW") != isinstance(command, StartRun):
+        raise RejectedError(f"Run {state.run_id} is {state.status}; {type(command).__name__} does not fit.")
+    frame = _Frame(state, context)
+    _decide(command, frame, context)
+    return tuple(frame.events)
+
+
+@singledispatch
+def _decide(command: Any, frame: _Frame, context: Context) -> None:
+    del frame, context
+    raise RejectedError(f"{type(command).__name__} is no command of a run.")
+
+
+@_decide.register
+def _(command: StartRun, frame: _Frame, context: Context) -> None:
+    del context
+    fields = {name: getattr(command, name) for name in command.__slots__}
+    frame.add(RunStarted, command.recipe, **fields)
+
+
+@_decide.register
+def _(command: Adapt, frame: _Frame, context: Context) -> None:
+    seed = frame.state.seed(command.layer, command.seed)
+    source = {"source_topic": command.source.topic, "source_partition": command.source.partition, "source_offset": command.source.offset}
+    target = {"command_id": command.source.command_id, "decision_id": command.decision_id, "command": command.command}
+    place = {"layer": command.layer, "seed": command.seed, "kernel_id": command.kernel_id}
+    reason = command.refusal or refusal(frame.state, seed, command, context.guardrails)
+    if seed is None or reason:
+        reason = reason or f"There is no seed {command.layer}[{command.seed}] in this run."
+        frame.add(
+            AdaptationRejected, command.source.command_id, causation_id=command.causation_id, **target, **place, reason=reason, **source
+        )
+        return
+    applied = frame.add(
+        AdaptationApplied,
+        command.source.command_id,
+        causation_id=command.causation_id,
+        **target,
+        **place,
+        family=command.family,
+        alpha=command.alpha,
+        confidence=command.confidence,
+        urgency=command.urgency,
+        **source,
+    )
+    seed = frame.state.seed(command.layer, command.seed) or seed
+    _carry_out(command, seed, frame, applied.event_id)
+
+
+def _carry_out(command: Adapt, seed: SeedState, frame: _Frame, cause: str) -> None:
+    """The transitions that an accepted command causes."""
+    by = "an operator" if command.trusted else "Tamiyo"
+    if command.command == "GERMINATE":
+        fields = {"kernel_id": command.kernel_id, "family": command.family, "decision_id": command.decision_id}
+        alpha = command.alpha if command.alpha >= 0 else command.alpha_target
+        frame.move(
+            seed, "GERMINATED", f"{by} grafts a {command.family} kernel", causation_id=cause, alpha=0.0, alpha_target=alpha, **fields
+        )
+    elif command.command == "CULL":
+        frame.move(seed, "CULLED", f"culled by {by}", causation_id=cause)
+    elif command.command == "FOSSILISE":
+        frame.move(seed, "FOSSILIZED", f"kept by {by}", causation_id=cause, alpha=seed.alpha_target)
+    elif command.command == "TERMINATE":
+        frame.move(seed, "TERMINATED", f"closed by {by}", causation_id=cause)
+    elif command.command == "RESET":
+        cleared = frame.move(seed, "RESETTING", f"reset by {by}", causation_id=cause)
+        frame.move(cleared, "DORMANT", "cleared", causation_id=cause)
+    elif command.command == "ADVANCE":
+        frame.move(seed, ADVANCE[seed.stage], f"advanced by {by}", causation_id=cause, alpha=alpha_on_entry(seed, ADVANCE[seed.stage]))
+
+
+ADVANCE: dict[Stage, Stage] = {"TRAINING": "BLENDING", "BLENDING": "SHADOWING", "SHADOWING": "PROBATIONARY"}
+"""Where ADVANCE leads; the other stages leave by their own ways."""
+
+
+def alpha_on_entry(seed: SeedState, stage: Stage) -> float:
+    """The blending weight with which a stage begins: BLENDING ramps from 0, later stages hold the target."""
+    return seed.alpha_target if stage in ("SHADOWING", "PROBATIONARY", "FOSSILIZED") else 0.0
+
+
+@_decide.register
+def _(command: Move, frame: _Frame, context: Context) -> None:
+    del context
+    seed = frame.state.seed(command.layer, command.seed)
+    if seed is None:
+        raise RejectedError(f"There is no seed {command.layer}[{command.seed}] in this run.")
+    frame.move(seed, command.to_stage, command.reason, alpha=alpha_on_entry(seed, command.to_stage))
+
+
+@_decide.register
+def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
+    del context
+    seed = frame.state.seed(command.layer, command.seed)
+    if seed is None or seed.stage not in HOLDING:
+        raise RejectedError(f"Seed {command.layer}[{command.seed}] holds no kernel that could fail.")
+    errors = BREAKER if command.phase == "LOAD" else seed.errors + 1  # a kernel that cannot be loaded is not tried again
+    failed = frame.add(
+        KernelFailed,
+        f"{command.layer}/{command.seed}/{errors}",
+        layer=command.layer,
+        seed=command.seed,
+        kernel_id=seed.kernel_id,
+        phase=command.phase,
+        error=command.error,
+        consecutive_errors=errors,
+    )
+    if errors >= BREAKER and seed.stage != "FOSSILIZED":
+        present = frame.state.seed(command.layer, command.seed) or seed
+        reset = frame.move(present, "RESETTING", f"kernel failed: {command.error}", causation_id=failed.event_id)
+        frame.move(reset, "DORMANT", "cleared after the failure", causation_id=failed.event_id)
+
+
+@_decide.register
+def _(command: EndEpoch, frame: _Frame, context: Context) -> None:
+    del context
+    fields = asdict(command)
+    del fields["step"]
+    frame.add(EpochEnded, str(frame.state.epoch), **fields, state_digest=frame.state.digest())
+
+
+@_decide.register
+def _(command: Pause, frame: _Frame, context: Context) -> None:
+    del context
+    if frame.state.status != "PAUSED":
+        frame.add(RunPaused, command.source.command_id, reason=command.reason, **_origin_of(command))
+
+
+@_decide.register
+def _(command: Resume, frame: _Frame, context: Context) -> None:
+    del context
+    frame.add(RunResumed, command.source.command_id, incarnation=command.incarnation, reason=command.reason, **_origin_of(command))
+
+
+def _origin_of(command: Pause | Resume) -> dict[str, Any]:
+    source = command.source
+    return {
+        "command_id": source.command_id,
+        "source_topic": source.topic,
+        "source_partition": source.partition,
+        "source_offset": source.offset,
+    }
+
+
+@_decide.register
+def _(command: Complete, frame: _Frame, context: Context) -> None:
+    del context
+    frame.add(RunCompleted, "completed", **asdict(command))
+
+
+@_decide.register
+def _(command: Fail, frame: _Frame, context: Context) -> None:
+    del context
+    frame.add(RunFailed, "failed", error=command.error, reason=command.reason)
+
+
+@_decide.register
+def _(command: CountLost, frame: _Frame, context: Context) -> None:
+    del context
+    frame.add(TelemetryLost, command.topic, topic=command.topic, lost=command.lost)

@@ -1,0 +1,51 @@
+"""The eleven stages of a seed, the five execution states, and which stage may follow which (DESIGN: Lifecycle)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from esper.events.records import ExecutionState, Stage
+
+NEXT: Final[dict[Stage, frozenset[Stage]]] = {
+    "DORMANT": frozenset({"GERMINATED", "TERMINATED"}),
+    "GERMINATED": frozenset({"TRAINING", "RESETTING"}),
+    "TRAINING": frozenset({"BLENDING", "CULLED", "RESETTING"}),
+    "BLENDING": frozenset({"SHADOWING", "CULLED", "RESETTING"}),
+    "SHADOWING": frozenset({"PROBATIONARY", "CULLED", "RESETTING"}),
+    "PROBATIONARY": frozenset({"FOSSILIZED", "CULLED", "RESETTING"}),
+    "FOSSILIZED": frozenset({"TERMINATED"}),
+    "CULLED": frozenset({"EMBARGOED", "RESETTING"}),
+    "EMBARGOED": frozenset({"DORMANT", "RESETTING"}),
+    "RESETTING": frozenset({"DORMANT"}),
+    "TERMINATED": frozenset(),
+}
+"""Stages that may follow each stage. RESETTING from a working stage is the way out of an error and of a rollback."""
+
+STAGES: Final[tuple[Stage, ...]] = tuple(NEXT)
+"""Every stage; the index is the code in the seed table."""
+
+EXECUTION: Final[dict[Stage, ExecutionState]] = {
+    "DORMANT": "DORMANT",
+    "GERMINATED": "LOADING",
+    "TRAINING": "ACTIVE",
+    "BLENDING": "ACTIVE",
+    "SHADOWING": "ACTIVE",
+    "PROBATIONARY": "ACTIVE",
+    "FOSSILIZED": "FOSSILIZED",
+    "CULLED": "DORMANT",
+    "EMBARGOED": "DORMANT",
+    "RESETTING": "DORMANT",
+    "TERMINATED": "DORMANT",
+}
+"""Execution state that a stage begins in. The breaker moves LOADING and ACTIVE to ERROR_RECOVERY and keeps the stage."""
+
+LIVE: Final[frozenset[Stage]] = frozenset({"BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
+"""Stages in which the kernel takes part in the live forward pass."""
+
+HOLDING: Final[frozenset[Stage]] = LIVE | {"GERMINATED", "TRAINING"}
+"""Stages in which the slot holds, or waits for, a kernel."""
+
+
+def may_follow(before: Stage, after: Stage) -> bool:
+    """Whether a seed may go from `before` to `after`."""
+    return after in NEXT[before]

@@ -1,0 +1,52 @@
+"""What decides the bits of a run beside code, configuration and seed: RunStarted records it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import esper
+
+PACKAGES = ("torch", "numpy", "safetensors", "fastavro", "confluent-kafka", "mnist1d")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Versions and numerical settings of this process; meanings as in RunStarted."""
+
+    source_sha256: str
+    versions: str
+    threads: int
+    instruction_set: str
+    blas: str
+    onednn: bool
+
+
+def source_digest() -> str:
+    """SHA-256 over Esper's Python files, names sorted."""
+    root = Path(esper.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\x1f" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def observe() -> Environment:
+    """The environment as it is now."""
+    versions = {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version(), "esper": esper.__version__}
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return Environment(
+        source_sha256=source_digest(),
+        versions=json.dumps(versions, sort_keys=True),
+        threads=torch.get_num_threads(),
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        blas=blas.group(1) if blas else "unknown",
+        onednn=bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+    )

@@ -1,0 +1,1 @@
+"""Recipes that come with Esper: a TOML file each, and the functions that it names."""

@@ -1,0 +1,44 @@
+"""The `mnist1d` recipe: data made by the mnist1d package, and an MLP host."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from torch import nn
+
+from esper.tolaria.splits import Splits
+
+HELD_OUT = 500  # of the 4,000 training samples: gates and Tamiyo see these, never the test split
+
+
+def model() -> nn.Module:
+    """An MLP 40-100-100-10. Inputs [B, 40] of float32, logits [B, 10]."""
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Linear(40, 100),
+            relu1=nn.ReLU(),
+            second=nn.Linear(100, 100),
+            relu2=nn.ReLU(),
+            third=nn.Linear(100, 10),
+        )
+    )
+
+
+def data() -> Splits:
+    """4,000 training samples, the last 500 of them held out, and 1,000 test samples, made by `make_dataset` with its own fixed seed.
+
+    `make_dataset` seeds the global generators; they are put back.
+    """
+    from mnist1d.data import get_dataset_args, make_dataset  # noqa: PLC0415  # it imports matplotlib: seconds
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # what make_dataset moves
+    with torch.random.fork_rng():
+        made = make_dataset(get_dataset_args())
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    x, y = torch.tensor(made["x"], dtype=torch.float32), torch.tensor(made["y"], dtype=torch.long)
+    x_test, y_test = torch.tensor(made["x_test"], dtype=torch.float32), torch.tensor(made["y_test"], dtype=torch.long)
+    return Splits(train=(x[:-HELD_OUT], y[:-HELD_OUT]), validation=(x[-HELD_OUT:], y[-HELD_OUT:]), test=(x_test, y_test))
