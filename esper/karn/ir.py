@@ -1,0 +1,259 @@
+"""BlueprintIR: a kernel's structure as data. A graph of whitelisted operators, its identity, its shapes and its cost.
+
+An instance is always valid: the constructor refuses anything else. Reading one from JSON executes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, fields
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, cast, get_args
+
+from esper.errors import BuildError
+from esper.events.records import Blend, Tap
+from esper.karn.operators import MAX_SIZE, OPERATORS, Operator, Shape
+
+VERSION = 1
+"""Version of the JSON form."""
+INPUT = "input"
+"""The name by which nodes refer to what the kernel reads."""
+MAX_NODES = 64
+MAX_PARAMETERS = 1 << 31
+_MAX_TEXT = 1 << 18
+_NODE_NAME = re.compile(r"[a-z]{1,16}[0-9]{1,3}")  # ends in a number, so that it can never hide an attribute of nn.Module
+_FAMILY_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "float": (float, int),
+    "str": (str,),
+    "Initialisation": (str,),
+    "Function": (str,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one kernel may cost: trainable parameters, and floating-point operations of a forward for one sample."""
+
+    parameters: int
+    flops: int
+
+    @classmethod
+    def of(cls, parameters: int) -> Budget:
+        """The budget that goes with a number of parameters: 64 operations each, since convolutions use a weight at many positions."""
+        return cls(parameters, 64 * parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator of the graph. `name` is a word and a number (`conv1`); `inputs` are names of earlier nodes or "input"."""
+
+    name: str
+    operator: Operator
+    inputs: tuple[str, ...] = (INPUT,)
+
+
+@dataclass(frozen=True)
+class BlueprintIR:
+    """A kernel's structure: reads [batch, in_features], writes [batch, out_features].
+
+    Attributes:
+        family: Name of the template it came from.
+        in_features: Features that it reads: the layer's, or the chunk's own for tap HOST_CHUNK.
+        out_features: Width of the chunk that it writes.
+        tap: What it reads.
+        blend: How it is blended with the host's chunk.
+        alpha_target: Blending weight to ramp to, within (0, 1].
+        seed: Random seed of the initial weights, 0 to 2**63 - 1.
+        nodes: The graph in the order of execution; the last node is the output.
+
+    Raises:
+        BuildError: the graph is not one that can be built; the sentence names the node.
+    """
+
+    family: str
+    in_features: int
+    out_features: int
+    tap: Tap
+    blend: Blend
+    alpha_target: float
+    seed: int
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        self._check_fields()
+        self._check_graph()
+        if (shape := self.shapes[self.nodes[-1].name]) != (self.out_features,):
+            raise BuildError(f"The blueprint writes shape {shape}, but its out_features are {self.out_features}.")
+        if self.parameters > MAX_PARAMETERS:
+            raise BuildError(f"The blueprint has {self.parameters} parameters; no blueprint may have more than {MAX_PARAMETERS}.")
+
+    def _check_fields(self) -> None:
+        if not _FAMILY_NAME.fullmatch(self.family):
+            raise BuildError(f"The family {self.family!r} is no name in lower case.")
+        for what, value in (("in_features", self.in_features), ("out_features", self.out_features)):
+            if not 1 <= value <= MAX_SIZE:
+                raise BuildError(f"The blueprint's {what} is {value}; it has to be from 1 to {MAX_SIZE}.")
+        for what, choice, known in (("tap", self.tap, get_args(Tap)), ("blend", self.blend, get_args(Blend))):
+            if choice not in known:
+                raise BuildError(f"The blueprint's {what} {choice!r} is unknown; it is one of {', '.join(known)}.")
+        if self.tap == "HOST_CHUNK" and self.in_features != self.out_features:
+            raise BuildError(f"A HOST_CHUNK blueprint reads as many features as it writes, not {self.in_features} and {self.out_features}.")
+        if not 0 < self.alpha_target <= 1:
+            raise BuildError(f"The blueprint's alpha_target is {self.alpha_target}; it has to be above 0 and at most 1.")
+        if not 0 <= self.seed < 1 << 63:
+            raise BuildError(f"The blueprint's seed is {self.seed}; it has to be from 0 to 2**63 - 1.")
+
+    def _check_graph(self) -> None:
+        if not 1 <= len(self.nodes) <= MAX_NODES:
+            raise BuildError(f"The blueprint has {len(self.nodes)} nodes; it has to have from 1 to {MAX_NODES}.")
+        names = [node.name for node in self.nodes]
+        for name in names:
+            if not _NODE_NAME.fullmatch(name):
+                raise BuildError(f"The node name {name!r} is not a word in lower case with a number after it.")
+            if names.count(name) > 1:
+                raise BuildError(f"Two nodes are named {name!r}.")
+        for node in self.nodes:
+            if type(node.operator) not in OPERATORS.values():
+                raise BuildError(f"Node {node.name!r} has an operator that is not on the whitelist: {type(node.operator).__name__}.")
+            if len(node.inputs) != node.operator.ARITY:
+                raise BuildError(f"Node {node.name!r} reads {len(node.inputs)} values; {node.operator.OP} reads {node.operator.ARITY}.")
+            for source in node.inputs:
+                if source != INPUT and source not in names:
+                    raise BuildError(f"Node {node.name!r} reads {source!r}, which is no node of the blueprint.")
+        try:
+            TopologicalSorter({node.name: [name for name in node.inputs if name != INPUT] for node in self.nodes}).prepare()
+        except CycleError as error:
+            raise BuildError(f"The nodes {' -> '.join(error.args[1])} form a cycle.") from None
+        self._check_order(names)
+
+    def _check_order(self, names: list[str]) -> None:
+        for position, node in enumerate(self.nodes):
+            late = [source for source in node.inputs if source != INPUT and source not in names[:position]]
+            if late:
+                raise BuildError(f"Node {node.name!r} is listed before {late[0]!r}, which it reads.")
+        read = {source for node in self.nodes for source in node.inputs}
+        unread = [name for name in names[:-1] if name not in read]
+        if unread:
+            raise BuildError(f"Nobody reads node {unread[0]!r}, and it is not the last one.")
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of each node's result for one sample, and of "input". Raises BuildError where they do not fit."""
+        shapes: dict[str, Shape] = {INPUT: (self.in_features,)}
+        for node in self.nodes:
+            try:
+                shapes[node.name] = node.operator.output(*(shapes[source] for source in node.inputs))
+            except BuildError as error:
+                raise BuildError(f"Node {node.name!r}: {error}") from None
+        return shapes
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Shape of each trainable parameter, by `node.parameter`, in the order of the nodes."""
+        return {
+            f"{node.name}.{name}": shape
+            for node in self.nodes
+            for name, shape in node.operator.parameters(*(self.shapes[source] for source in node.inputs)).items()
+        }
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes.values())
+
+    @cached_property
+    def flops(self) -> int:
+        """Floating-point operations of one forward for one sample (see `esper.karn.operators`)."""
+        return sum(node.operator.flops(*(self.shapes[source] for source in node.inputs)) for node in self.nodes)
+
+    @cached_property
+    def json(self) -> str:
+        """The canonical JSON: keys sorted, no spaces; equal blueprints have equal text."""
+        nodes = [
+            {"name": node.name, "op": node.operator.OP, "inputs": list(node.inputs)}
+            | {field.name: getattr(node.operator, field.name) for field in fields(cast("Any", node.operator))}
+            for node in self.nodes
+        ]
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "nodes"}
+        return json.dumps({**own, "version": VERSION, "nodes": nodes}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @cached_property
+    def blueprint_id(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal: the blueprint's identity."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    def fits(self, budget: Budget) -> bool:
+        """Whether it costs no more than `budget`."""
+        return self.parameters <= budget.parameters and self.flops <= budget.flops
+
+    def require(self, budget: Budget) -> None:
+        """Refuse a blueprint over budget.
+
+        Raises:
+            BuildError: it costs more than `budget`.
+        """
+        if not self.fits(budget):
+            raise BuildError(
+                f"The {self.family} blueprint costs {self.parameters} parameters and {self.flops} operations a sample; "
+                f"the budget is {budget.parameters} and {budget.flops}."
+            )
+
+
+def parse(text: str) -> BlueprintIR:
+    """The blueprint in a JSON text.
+
+    Raises:
+        BuildError: not JSON, keys missing or unknown, values of a wrong type, or a graph that cannot be built.
+    """
+    if len(text) > _MAX_TEXT:
+        raise BuildError(f"A blueprint of {len(text)} characters is longer than the {_MAX_TEXT} that are read.")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BuildError(f"A blueprint is not JSON: {error}.") from None
+    types = {"family": str, "in_features": int, "out_features": int, "tap": str, "blend": str, "alpha_target": float, "seed": int}
+    _require_keys("The blueprint", found, {*types, "nodes", "version"})
+    if found["version"] != VERSION:
+        raise BuildError(f"The blueprint has version {found['version']!r}; this Esper reads version {VERSION}.")
+    values = {name: _typed(f"The blueprint's {name}", found[name], kind.__name__) for name, kind in types.items()}
+    if not isinstance(found["nodes"], list):
+        raise BuildError("The blueprint's nodes are not a list.")
+    return BlueprintIR(**values, nodes=tuple(_node(item) for item in found["nodes"]))
+
+
+def _node(found: Any) -> Node:
+    if not isinstance(found, dict) or not isinstance(found.get("op"), str):
+        raise BuildError("A node of the blueprint is not an object that names its op.")
+    kind = OPERATORS.get(found["op"])
+    if kind is None:
+        raise BuildError(f"The operator {found['op']!r} is not on the whitelist: {', '.join(sorted(OPERATORS))}.")
+    attributes = {field.name: str(field.type) for field in fields(cast("Any", kind))}
+    _require_keys(f"A {kind.OP} node", found, {"name", "op", "inputs", *attributes})
+    inputs = found["inputs"]
+    if not isinstance(found["name"], str) or not isinstance(inputs, list) or not all(isinstance(source, str) for source in inputs):
+        raise BuildError(f"A {kind.OP} node's name has to be text, and its inputs a list of names.")
+    values = {name: _typed(f"Node {found['name']!r}: {name}", found[name], spelled) for name, spelled in attributes.items()}
+    return Node(found["name"], kind(**values), tuple(inputs))
+
+
+def _require_keys(what: str, found: Any, keys: set[str]) -> None:
+    if not isinstance(found, dict):
+        raise BuildError(f"{what} is not a JSON object.")
+    if missing := keys - set(found):
+        raise BuildError(f"{what} lacks {', '.join(sorted(missing))}.")
+    if unknown := set(found) - keys:
+        raise BuildError(f"{what} has unknown keys: {', '.join(sorted(unknown))}.")
+
+
+def _typed(what: str, value: Any, kind: str) -> Any:
+    """`value` if it is of the JSON type `kind`; whole numbers are taken for float."""
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise BuildError(f"{what} is {value!r}, which is no {kind}.")
+    return float(value) if isinstance(value, int) and kind == "float" else value

@@ -1,0 +1,129 @@
+"""A kernel artefact: one safetensors file, weights as tensors, blueprint and format version as metadata. Nothing in it can execute.
+
+No torch in here: whoever fetches and verifies kernels beside a training process starts fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from esper.errors import BuildError, CorruptError
+from esper.karn.ir import BlueprintIR, parse
+from esper.urza.store import Store
+
+FORMAT = "esper-kernel/1"
+_METADATA = "esper"  # a single metadata key: the order of several is not fixed by safetensors, and bytes have to be reproducible
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a verified artefact holds: the blueprint, and its weights by parameter name (float32, as `BlueprintIR.parameter_shapes`)."""
+
+    kernel_id: str
+    ir: BlueprintIR
+    weights: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """An artefact's bytes, ready for the store."""
+
+    kernel_id: str
+    content: bytes
+    sha256: str
+
+    @property
+    def address(self) -> str:
+        """Key in the object store."""
+        return address_of(self.kernel_id)
+
+
+def address_of(kernel_id: str) -> str:
+    """Key of a kernel's artefact in the object store."""
+    return f"kernels/{kernel_id}.safetensors"
+
+
+def kernel_id_of(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> str:
+    """SHA-256, in hexadecimal, over format, blueprint and weights: independent of how a file lays them out."""
+    digest = hashlib.sha256()
+    for part in (FORMAT, ir.json):
+        digest.update(f"{len(part)}\x1f{part}".encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(f"{name}\x1f{tensor.dtype.str}\x1f{tensor.shape}\x1f".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def seal(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> Sealed:
+    """The artefact of a blueprint and its weights; the same bytes each time.
+
+    Raises:
+        BuildError: the weights are not those of the blueprint.
+    """
+    if fault := _fault(ir, weights):
+        raise BuildError(f"The {ir.family} blueprint {ir.blueprint_id} cannot be sealed: {fault}.")
+    metadata = json.dumps({"format": FORMAT, "ir": ir.json}, sort_keys=True, separators=(",", ":"))
+    content = save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}, {_METADATA: metadata})
+    return Sealed(kernel_id_of(ir, weights), content, hashlib.sha256(content).hexdigest())
+
+
+def read(content: bytes, *, kernel_id: str, sha256: str) -> Artefact:
+    """The artefact in `content`, once every claim about it has been verified.
+
+    Raises:
+        CorruptError: bytes, format, blueprint, weights or identity are not what they should be.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise CorruptError(f"The artefact of kernel {kernel_id} is damaged: its SHA-256 is {found}, not {sha256}. {_REMEDY}")
+    try:
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_METADATA])
+        if metadata["format"] != FORMAT:
+            raise CorruptError(f"The artefact of kernel {kernel_id} has format {metadata['format']!r}; this Esper reads {FORMAT!r}.")
+        ir = parse(metadata["ir"])
+        weights = load(content)
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError, BuildError) as error:
+        raise CorruptError(f"The artefact of kernel {kernel_id} is no kernel: {type(error).__name__}: {error}. {_REMEDY}") from error
+    if fault := _fault(ir, weights):
+        raise CorruptError(f"The artefact of kernel {kernel_id} contradicts itself: {fault}. {_REMEDY}")
+    if (actual := kernel_id_of(ir, weights)) != kernel_id:
+        raise CorruptError(f"The artefact of kernel {kernel_id} holds another kernel, {actual}. {_REMEDY}")
+    return Artefact(kernel_id, ir, weights)
+
+
+def fetch(store: Store, *, kernel_id: str, address: str, sha256: str) -> Artefact:
+    """A published kernel's artefact, verified.
+
+    Raises:
+        CorruptError: it is missing or damaged.
+        UnavailableError: the store cannot be reached.
+    """
+    content = store.get(address)
+    if content is None:
+        raise CorruptError(f"The artefact of kernel {kernel_id} is not in the store under {address}. {_REMEDY}")
+    return read(content, kernel_id=kernel_id, sha256=sha256)
+
+
+_REMEDY = "The foundry builds it anew when a field report next asks for it."
+
+
+def _fault(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with the weights of a blueprint, or None."""
+    if set(weights) != set(ir.parameter_shapes):
+        return f"it has weights {', '.join(sorted(weights))}, its blueprint {', '.join(sorted(ir.parameter_shapes))}"
+    for name, shape in ir.parameter_shapes.items():
+        tensor = weights[name]
+        if tensor.shape != shape or tensor.dtype != np.float32:
+            return f"{name} is {tensor.dtype} {tensor.shape}, its blueprint says float32 {shape}"
+        if not np.isfinite(tensor).all():
+            return f"{name} has values that are not finite"
+    return None
