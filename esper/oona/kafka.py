@@ -1,0 +1,416 @@
+"""The bus on a Kafka cluster, by librdkafka. The one module that imports confluent_kafka."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
+from typing import Any, Final
+
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka import Producer as Client
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from esper.errors import BackpressureError, CorruptError, EsperError, FencedError, UnavailableError, UsageError
+from esper.events.codec import Message
+from esper.oona.partitioner import partition
+from esper.oona.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, Reader, Received, Start
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # librdkafka's own lines must not tear a live view on the terminal
+
+_REQUEST_S: Final = 5.0
+_COMMIT_S: Final = 10.0  # beyond the transaction timeout the broker has decided without us
+_ATTEMPTS: Final = 4
+_TRANSACTION_MS: Final = 5_000  # with the default, readers of other runs wait up to a minute behind a writer that died
+_QUEUE_KBYTES: Final = 131_072
+_EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001 - librdkafka's own codes begin with an underscore
+_MOVING: Final = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART})
+_GONE: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
+
+
+class KafkaBus(Bus):
+    """The cluster at `bootstrap`, host:port[,host:port]."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self._common: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 1_000,
+            "socket.keepalive.enable": True,
+            "logger": _log,
+        }
+        self._lock = threading.Lock()
+        self._client: AdminClient | None = None
+
+    def producer(self, *, sender_id: str, queue_messages: int = 100_000) -> Producer:
+        """As the port says."""
+        return KafkaProducer({**self._common, "client.id": sender_id, "queue.buffering.max.messages": queue_messages})
+
+    def journal_producer(self, *, run_id: str) -> JournalProducer:
+        """As the port says."""
+        return KafkaJournalProducer({**self._common, "client.id": f"journal-{run_id}"}, run_id)
+
+    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True) -> Reader:
+        """As the port says."""
+        return KafkaReader(self, self._common, topics, start=start, headers=headers)
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        """As the port says."""
+        return partition(key, self.partitions([topic])[topic])
+
+    def topic_ids(self) -> dict[str, str]:
+        """As the port says."""
+        names = [name for name in self._topics() if not name.startswith("__")]
+        if not names:
+            return {}
+        futures = self._admin().describe_topics(TopicCollection(names), request_timeout=_REQUEST_S)
+        try:
+            return {name: str(future.result().topic_id) for name, future in futures.items()}
+        except KafkaException as error:
+            raise self.unavailable(error) from error
+
+    def available(self, timeout: float) -> bool:
+        """As the port says."""
+        try:
+            self._admin().list_topics(timeout=timeout)
+        except KafkaException:
+            return False
+        return True
+
+    def partitions(self, topics: Sequence[str]) -> dict[str, int]:
+        """How many partitions each of `topics` has. Raises UnavailableError, also where one does not exist."""
+        found = self._topics()
+        if lacking := sorted(set(topics) - found.keys()):
+            raise UnavailableError(f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}; `esper up` creates what is missing.")
+        return {topic: len(found[topic].partitions) for topic in topics}
+
+    def ends(self, partitions: Sequence[tuple[str, int]], where: Any, *, committed: bool = True) -> dict[tuple[str, int], int]:
+        """The earliest or latest offset of each of `partitions`; the latest is the last stable one if `committed`."""
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        request = {TopicPartition(topic, number): where for topic, number in partitions}
+        again = retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _MOVING)
+        try:
+            for attempt in Retrying(retry=again, stop=stop_after_delay(_REQUEST_S), wait=wait_fixed(0.05), reraise=True):
+                with attempt:
+                    futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=_REQUEST_S)
+                    return {(at.topic, at.partition): future.result().offset for at, future in futures.items()}
+        except KafkaException as error:
+            raise self.unavailable(error) from error
+        raise AssertionError  # the loop returns or raises
+
+    def create_topics(self, topics: Mapping[str, tuple[int, Mapping[str, str]]], *, replication: int) -> list[str]:
+        """Create those of `topics`, name to (partitions, configuration), that do not exist; gives their names.
+
+        Raises:
+            UnavailableError: no broker answers, or it refuses.
+        """
+        found = self._topics()
+        new = [NewTopic(name, count, replication, config=dict(config)) for name, (count, config) in topics.items() if name not in found]
+        if not new:
+            return []
+        futures = self._admin().create_topics(new, operation_timeout=_REQUEST_S, request_timeout=_REQUEST_S)
+        names = {future: name for name, future in futures.items()}
+        created = []
+        for future in as_completed(names):
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise UnavailableError(
+                        f"Kafka at {self.bootstrap} refuses to create {names[future]}: {error.args[0].str()}."
+                    ) from error
+            else:
+                created.append(names[future])
+        self.ends([(name, number) for name in created for number in range(topics[name][0])], _EARLIEST)  # waits until they have leaders
+        return sorted(created)
+
+    def unavailable(self, error: KafkaException) -> UnavailableError:
+        """The sentence for a request that failed."""
+        return UnavailableError(
+            f"Kafka at {self.bootstrap} does not answer ({error.args[0].str()}); "
+            "start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP."
+        )
+
+    def _topics(self) -> Any:
+        try:
+            return self._admin().list_topics(timeout=_REQUEST_S).topics
+        except KafkaException as error:
+            raise self.unavailable(error) from error
+
+    def _admin(self) -> AdminClient:
+        with self._lock:
+            if self._client is None:
+                self._client = AdminClient({**self._common, "client.id": "esper-admin"})
+            return self._client
+
+
+class KafkaProducer(Producer):
+    """An idempotent producer that waits for a lost broker as long as its queue has room."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config | {
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "message.max.bytes": MAX_MESSAGE_BYTES,
+            "message.timeout.ms": 0,
+            "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+        }
+        self._lock = threading.Lock()
+        self._delivered: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._client = Client(self._config)
+
+    def send_message(self, message: Message) -> None:
+        """As the port says."""
+        try:
+            self._produce(message)
+        except KafkaException as error:
+            if not error.args[0].fatal():
+                raise too_large_or(error, message) from error
+            _log.warning("the producer ended (%s); another takes its place", error.args[0].str())
+            self._renew()
+            self._produce(message)
+
+    def poll(self) -> None:
+        """As the port says."""
+        self._client.poll(0)
+
+    def flush(self, timeout: float) -> int:
+        """As the port says."""
+        return int(self._client.flush(timeout))
+
+    def delivered(self) -> dict[str, int]:
+        """As the port says."""
+        with self._lock:
+            return dict(self._delivered)
+
+    def failed(self) -> dict[str, int]:
+        """As the port says."""
+        with self._lock:
+            return dict(self._failed)
+
+    def close(self) -> None:
+        """As the port says."""
+        self._client.purge()
+        self._client.flush(1.0)
+
+    def _produce(self, message: Message) -> None:
+        try:
+            self._client.produce(message.topic, message.value, message.key, on_delivery=self._note, headers=list(message.headers))
+        except BufferError as error:
+            raise BackpressureError("The queue to Kafka is full: the broker is away or slower than the sender.") from error
+
+    def _note(self, error: KafkaError | None, message: Any) -> None:
+        with self._lock:
+            (self._failed if error else self._delivered)[message.topic()] += 1
+
+    def _renew(self) -> None:
+        self.close()
+        self._client = Client(self._config)
+
+
+class KafkaJournalProducer(JournalProducer):
+    """A transactional producer; its `transactional.id` is the run id."""
+
+    def __init__(self, config: dict[str, Any], run_id: str) -> None:
+        self._run_id = run_id
+        self._bootstrap = config["bootstrap.servers"]
+        self._offset = 0
+        self._error: KafkaError | None = None
+        self._client = Client(
+            config
+            | {
+                "transactional.id": run_id,
+                "transaction.timeout.ms": _TRANSACTION_MS,
+                "partitioner": "murmur2_random",
+                "linger.ms": 1,
+                "compression.type": "lz4",
+                "message.max.bytes": MAX_MESSAGE_BYTES,
+            }
+        )
+
+    def begin(self, timeout: float) -> None:
+        """As the port says."""
+        try:
+            self._client.init_transactions(timeout)
+        except KafkaException as error:
+            raise self._named(error.args[0]) from error
+
+    def commit(self, messages: Sequence[Message]) -> int:
+        """As the port says."""
+        self._open(messages)
+        return self._finish()
+
+    def close(self) -> None:
+        """As the port says."""
+        self._client.purge()
+        self._client.poll(0)
+
+    def _open(self, messages: Sequence[Message]) -> None:
+        """Begin a transaction with `messages` in it."""
+        self._error = None
+        try:
+            self._client.begin_transaction()
+            for message in messages:
+                self._produce(message)
+        except KafkaException as error:
+            raise self._named(error.args[0]) from error
+
+    def _produce(self, message: Message) -> None:
+        while True:
+            try:
+                self._client.produce(message.topic, message.value, message.key, on_delivery=self._note, headers=list(message.headers))
+            except BufferError:
+                self._client.poll(0.05)
+            else:
+                return
+
+    def _finish(self) -> int:
+        """Commit the open transaction. A time-out of the call leaves it resumable, so it is repeated; anything else spends the producer."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                self._client.commit_transaction(_COMMIT_S / _ATTEMPTS)
+            except KafkaException as error:
+                if attempt == _ATTEMPTS or not error.args[0].retriable():
+                    raise self._named(error.args[0]) from error
+            else:
+                return self._offset
+
+    def _note(self, error: KafkaError | None, message: Any) -> None:
+        if error is None:
+            self._offset = max(self._offset, message.offset() + 1)
+        else:
+            self._error = error
+
+    def _named(self, error: KafkaError) -> EsperError:
+        if error.code() in _FENCED:
+            return FencedError(f"Another writer has taken over run {self._run_id}; this one must stop.")
+        cause = f"{error.str()}; {self._error.str()}" if self._error else error.str()
+        return UnavailableError(f"The journal of run {self._run_id} could not be written to Kafka at {self._bootstrap} ({cause}).")
+
+
+class KafkaReader(Reader):
+    """A consumer of assigned partitions, `read_committed`."""
+
+    def __init__(self, bus: KafkaBus, common: dict[str, Any], topics: Sequence[str], *, start: Start, headers: bool) -> None:
+        self._bus = bus
+        self._headers = headers
+        pairs = [(topic, number) for topic, count in bus.partitions(topics).items() for number in range(count)]
+        given = {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
+        if rest := [pair for pair in pairs if pair not in given]:
+            given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
+        self._position: dict[tuple[str, int], int] = {pair: given[pair] for pair in pairs}
+        self._client = Consumer(
+            common
+            | {
+                "client.id": "esper-reader",
+                "group.id": "esper-reader",  # librdkafka asks for one; nothing joins or commits
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 100,  # the end of a partition is reported after one such wait
+                "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
+                "queued.max.messages.kbytes": 32_768,
+            }
+        )
+        self._client.assign([TopicPartition(topic, number, offset) for (topic, number), offset in self._position.items()])
+
+    def poll(self, max_messages: int, timeout: float) -> list[Received]:
+        """As the port says."""
+        first = self._client.poll(timeout)
+        if first is None:
+            return []
+        fetched: list[Any] = [first, *self._client.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
+        received = []
+        for message in fetched:
+            if error := message.error():
+                self._heed(error, message)
+                continue
+            topic, number, offset = message.topic(), message.partition(), message.offset()
+            headers = tuple(message.headers() or ()) if self._headers else ()
+            received.append(Received(topic, number, offset, message.key(), message.value() or b"", headers, message.timestamp()[1] * 1000))
+            self._position[topic, number] = offset + 1
+        return received
+
+    def position(self) -> dict[tuple[str, int], int]:
+        """As the port says."""
+        return dict(self._position)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """As the port says."""
+        self._position[topic, partition] = offset
+        self._client.incremental_unassign([TopicPartition(topic, partition)])
+        self._client.incremental_assign([TopicPartition(topic, partition, offset)])
+
+    def stable_end(self) -> dict[tuple[str, int], int]:
+        """As the port says."""
+        return self._bus.ends(list(self._position), _LATEST)
+
+    def log_end(self) -> dict[tuple[str, int], int]:
+        """As the port says."""
+        return self._bus.ends(list(self._position), _LATEST, committed=False)
+
+    def close(self) -> None:
+        """As the port says."""
+        self._client.close()
+
+    def _heed(self, error: KafkaError, message: Any) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            self._position[message.topic(), message.partition()] = message.offset()
+        elif code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+            self._out_of_range(message.topic(), message.partition())
+        elif code in _GONE:
+            raise UnavailableError(f"{message.topic()} cannot be read from Kafka at {self._bus.bootstrap}: {error.str()}.")
+        elif error.fatal():
+            raise UnavailableError(f"Reading from Kafka at {self._bus.bootstrap} has ended: {error.str()}.")
+        else:
+            _log.info("reading goes on after: %s", error.str())
+
+    def _out_of_range(self, topic: str, number: int) -> None:
+        """What was deleted by retention is passed over; a position after the end belongs to another topic of that name."""
+        wanted = self._position[topic, number]
+        low = self._bus.ends([(topic, number)], _EARLIEST)[topic, number]
+        if wanted > low:
+            raise CorruptError(
+                f"{topic}, partition {number}, ends before offset {wanted} that was read from it: the topic was deleted or made again; "
+                "restore it, or start anew without the old position."
+            )
+        _log.warning("%s, partition %d: offsets %d to %d were deleted by retention", topic, number, wanted, low - 1)
+        self.seek(topic, number, low)
+
+
+def too_large_or(error: KafkaException, message: Message) -> EsperError:
+    """The sentence for a message that librdkafka does not take."""
+    if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return UsageError(
+            f"A message of {len(message.value)} bytes for {message.topic} is larger than the {MAX_MESSAGE_BYTES} that Kafka takes."
+        )
+    return UnavailableError(f"Kafka's client does not take a message for {message.topic}: {error.args[0].str()}.")
