@@ -1,0 +1,167 @@
+"""How Esper's stream processors run on Faust: one way to build an app, to name its topics, to dead-letter, and to start its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import faust
+from faust.exceptions import ConsumerNotStarted
+from faust.types import EventT, FutureMessage, TopicT
+
+from esper.clock import Clock
+from esper.config import Settings
+from esper.errors import EsperError, UnavailableError, UsageError
+from esper.events import TOPICS, Message, Origin, encode
+from esper.events.records import DeadLettered
+from processors.cluster import cluster_id
+
+_HOST = "127.0.0.1"
+_CLUSTER_TIMEOUT_S = 60.0
+_ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_open_files": 256}
+"""Small tables: RocksDB's own defaults reserve up to 2 GiB."""
+
+
+def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.App:
+    """A Faust app named `esper-<part>` with web server on 127.0.0.1:`port` and its tables under the stack's folder.
+
+    Timeouts make it answer again about six seconds after a `kill -9` (Faust's defaults: 60 s). Tables live in a folder a cluster, since
+    RocksDB remembers changelog offsets, which mean nothing on another cluster.
+
+    Raises:
+        UsageError: no broker is configured.
+        UnavailableError: the broker does not answer.
+    """
+    bootstrap = settings.kafka.bootstrap
+    if not bootstrap:
+        raise UsageError(f"The {part} processor needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the stack with `esper up`.")
+    folder = settings.stack_dir / part / _cluster(bootstrap, clock)
+    folder.mkdir(parents=True, exist_ok=True)
+    member = hashlib.sha256(f"{socket.gethostname()}\x1f{folder}".encode()).hexdigest()[:16]
+    return faust.App(
+        f"esper-{part}",
+        broker=[f"kafka://{address}" for address in bootstrap.split(",")],
+        autodiscover=False,
+        datadir=folder,
+        store="rocksdb://",
+        processing_guarantee="at_least_once",
+        consumer_group_instance_id=member,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=2.0,
+        broker_rebalance_timeout=10.0,
+        broker_request_timeout=20.0,
+        broker_commit_interval=1.0,
+        producer_request_timeout=20.0,
+        table_standby_replicas=0,
+        topic_disable_leader=True,
+        topic_partitions=settings.kafka.partitions,
+        topic_replication_factor=settings.kafka.replication,
+        stream_wait_empty=False,
+        worker_redirect_stdouts=False,
+        web_host=_HOST,
+        web_bind=_HOST,
+        web_port=port,
+        web_tables_enabled=False,
+        web_router_enabled=False,
+    )
+
+
+def _cluster(bootstrap: str, clock: Clock) -> str:
+    deadline = clock.monotonic() + _CLUSTER_TIMEOUT_S
+    while True:
+        try:
+            return asyncio.run(cluster_id(bootstrap))
+        except UnavailableError:
+            if clock.monotonic() > deadline:
+                raise
+            clock.sleep(0.3)
+
+
+def raw_topic(app: faust.App, name: str) -> TopicT:
+    """One of Esper's topics as bytes: decoding happens inside the agent, since a decoder's exception would kill it."""
+    return app.topic(
+        name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", partitions=TOPICS[name].partitions
+    )
+
+
+class AcknowledgedTable(faust.Table[bytes, bytes]):
+    """A table of bytes that knows when the changelog has its last write: what was answered must be remembered first."""
+
+    _last_write: FutureMessage | None = None
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
+        """Send a write to the changelog, and keep its future."""
+        self._last_write = super().send_changelog(*args, **kwargs)
+        return self._last_write
+
+    async def acknowledged(self) -> None:
+        """Wait until the broker has the last write."""
+        if self._last_write is not None:
+            await self._last_write
+
+
+def raw_table(app: faust.App, name: str, *, partitions: int) -> AcknowledgedTable:
+    """A table from bytes to bytes with as many changelog partitions as its source has."""
+    table = AcknowledgedTable(app, name=name, partitions=partitions, key_type=bytes, value_type=bytes, options=dict(_ROCKSDB))
+    app.tables.add(table)
+    return table
+
+
+class Outbound:
+    """Sends framed events through the app's producer."""
+
+    def __init__(self, app: faust.App) -> None:
+        self._topics = {name: raw_topic(app, name) for name in TOPICS}
+
+    async def send(self, *messages: Message) -> None:
+        """Send `messages` in order and return once the broker has acknowledged each."""
+        pending = [
+            await self._topics[message.topic].send(key=message.key, value=message.value, headers=list(message.headers))
+            for message in messages
+        ]
+        await asyncio.gather(*pending)
+
+
+def dead_letter(event: EventT[Any], error: Exception, *, consumer: str, clock: Clock) -> Message:
+    """The message that gives a received message up: its position, the error in a sentence, and the raw bytes."""
+    source = event.message
+    position = f"{source.topic}/{source.partition}/{source.offset}"
+    origin = Origin(run_id="", sender_id=consumer, trace_id=hashlib.sha256(position.encode()).hexdigest()[:32], clock=clock)
+    value = source.value
+    return encode(
+        DeadLettered(
+            **origin.envelope(f"dead-letter/{consumer}/{position}"),
+            source_topic=source.topic,
+            source_partition=source.partition,
+            source_offset=source.offset,
+            error=str(error),
+            payload=value if isinstance(value, bytes) else b"",
+            consumer=consumer,
+        )
+    )
+
+
+def readiness(app: faust.App) -> dict[str, bool]:
+    """What a worker needs before it consumes: its partitions, and its tables recovered."""
+    try:
+        assigned = bool(app.consumer.assignment())
+    except ConsumerNotStarted:
+        assigned = False
+    return {"assigned": assigned and not app.rebalancing, "recovered": bool(app.tables.actives_ready)}
+
+
+def run(build_app: Callable[[], faust.App]) -> NoReturn:
+    """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence."""
+    try:
+        app = build_app()
+    except EsperError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    worker = faust.Worker(app, loglevel="warn", quiet=True)
+    worker.spinner = None  # a log is no terminal
+    worker.execute_from_commandline()

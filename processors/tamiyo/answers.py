@@ -1,0 +1,143 @@
+"""From a packet and a run's row to the answer and the next row. No I/O: the clock and the experience of other runs are passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from esper.clock import Clock
+from esper.errors import UsageError
+from esper.events import Event, Message, Origin
+from esper.events.codec import decode as decode_event
+from esper.events.codec import encode as encode_event
+from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, ReportedLayer, SystemStatePacket
+from processors.tamiyo import bandits, policy
+from processors.tamiyo.bandits import Beta
+from processors.tamiyo.features import lacking
+from processors.tamiyo.row import Answer, Row
+from processors.tamiyo.settings import PolicySettings, parse
+from processors.tamiyo.state import Ended, RunState, Trial, observe
+
+SENDER = "tamiyo"
+
+PriorOf = Callable[[str, SystemStatePacket], Beta]
+"""Experience of other runs with a context, at the time of a packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a packet leads to: the messages to send, the review first, and the row to write before, or None when it stays."""
+
+    messages: tuple[Message, ...]
+    row: Row | None
+
+
+def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock) -> Reply:
+    """Answer a packet.
+
+    One that was answered before gets the same messages again. One of an earlier timeline, or so old that its answer is not kept
+    any more, gets none: its answer stands in the topic.
+    """
+    began = clock.monotonic()
+    if packet.timeline < row.state.timeline:
+        return Reply((), None)
+    if packet.timeline == row.state.timeline and packet.packet <= row.state.packet:
+        known = row.answer(packet.packet)
+        return Reply(tuple(encode_event(decode_event(value)) for value in known.values) if known else (), None)
+    first = row.state.packet < 0
+    state, ended = observe(row.state, packet)
+    try:
+        settings = parse(packet.policy)
+    except UsageError as error:
+        settings = PolicySettings()
+        plan = policy.Plan((), (), str(error))
+        wanted: tuple[str, ...] = ()
+    else:
+        generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
+        plan = policy.decide(state, packet, settings, _prior(packet, prior), generator)
+        state, wanted = _wanted(state, packet, settings, first=first)
+    state = _begun(state, plan.trials)
+    origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
+    events: list[Event] = [_review(origin, packet, settings, plan, round((clock.monotonic() - began) * 1e6))]
+    if wanted:
+        events.append(_report(origin, packet, settings, wanted, state.reports))
+        state = replace(state, reports=state.reports + 1)
+    events.extend(_outcome(origin, packet, end) for end in ended)
+    messages = tuple(encode_event(event) for event in events)
+    return Reply(messages, row.answered(state, Answer(packet.packet, tuple(message.value for message in messages))))
+
+
+def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
+    """Experience of other runs in live mode; in lockstep none, so that the same seed gives the same run."""
+    return policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
+
+
+def _wanted(state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool) -> tuple[RunState, tuple[str, ...]]:
+    """Layers to report now: all at a run's first packet, later those that lack kernels and were not reported since they had some."""
+    without = lacking(packet, settings)
+    if first:
+        return replace(state, reported=without), tuple(layer.name for layer in packet.layers)
+    outstanding = tuple(name for name in state.reported if name in without)
+    new = tuple(name for name in without if name not in outstanding)
+    return replace(state, reported=(*outstanding, *new)), new
+
+
+def _begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
+    kernels, uses = dict(state.kernels), dict(state.uses)
+    for trial in trials:
+        kernels[trial.kernel_id] = kernels.get(trial.kernel_id, 0) + 1
+        uses[trial.place] = uses.get(trial.place, 0) + 1
+    return replace(state, trials={**state.trials, **{trial.decision_id: trial for trial in trials}}, kernels=kernels, uses=uses)
+
+
+def _review(origin: Origin, packet: SystemStatePacket, settings: PolicySettings, plan: policy.Plan, duration_us: int) -> EpochReviewed:
+    return EpochReviewed(
+        **origin.envelope(f"review/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id),
+        packet_id=packet.event_id,
+        timeline=packet.timeline,
+        packet=packet.packet,
+        epoch=packet.epoch,
+        step=packet.step,
+        effective_step=packet.step,
+        policy_version=settings.version,
+        commands=plan.commands,
+        reason=plan.reason,
+        duration_us=duration_us,
+    )
+
+
+def _report(origin: Origin, packet: SystemStatePacket, settings: PolicySettings, names: tuple[str, ...], number: int) -> FieldReport:
+    layers = tuple(
+        ReportedLayer(
+            name=layer.name,
+            kind=layer.kind,
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            chunks=tuple(seed.chunk_size for seed in layer.seeds),
+            parameter_budget=settings.parameter_budget,
+        )
+        for layer in packet.layers
+        if layer.name in names
+    )
+    return FieldReport(
+        **origin.envelope(f"field-report/{number}", causation_id=packet.event_id),
+        run_seed=packet.run_seed,
+        layers=layers,
+        families=settings.families,
+    )
+
+
+def _outcome(origin: Origin, packet: SystemStatePacket, end: Ended) -> AdaptationOutcome:
+    trial = end.trial
+    return AdaptationOutcome(
+        **origin.envelope(f"outcome/{trial.decision_id}", causation_id=packet.event_id),
+        decision_id=trial.decision_id,
+        layer=trial.layer,
+        seed=trial.seed,
+        kernel_id=trial.kernel_id,
+        family=trial.family,
+        context=trial.context,
+        verdict=end.verdict,
+        reward=end.reward,
+        shadow_gap=trial.gap,
+    )

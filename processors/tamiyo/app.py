@@ -1,0 +1,104 @@
+"""Tamiyo's wiring: packets in, answers out, one table write a packet."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import faust
+from faust.types import EventT, StreamT
+from faust.web import Request, Response, View
+
+from esper.clock import Clock
+from esper.config import Settings
+from esper.errors import PoisonError
+from esper.events import TOPICS
+from esper.events.codec import decode, schema_id
+from esper.events.records import AdaptationOutcome, SystemStatePacket
+from processors import streams
+from processors.cluster import Follower
+from processors.tamiyo import row as rows
+from processors.tamiyo.answers import SENDER, answer
+from processors.tamiyo.bandits import Beta
+from processors.tamiyo.experience import HORIZON_US, Experience
+
+_PACKETS = "system.events.epoch"
+_log = logging.getLogger(__name__)
+
+
+def build(settings: Settings, clock: Clock) -> faust.App:
+    """The app, ready for a worker.
+
+    Raises:
+        EsperError: no broker is configured, or it does not answer.
+    """
+    app = streams.build(settings, part=SENDER, port=settings.tamiyo.port, clock=clock)
+    table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions)
+    outbound = streams.Outbound(app)
+    experience = Experience()
+
+    def prior(context: str, packet: SystemStatePacket) -> Beta:
+        return experience.prior(context, run_id=packet.run_id, now_us=packet.occurred_at)
+
+    async def review(event: EventT[Any]) -> None:
+        try:
+            packet = _packet(event)
+        except PoisonError as error:
+            _log.warning("A message of %s is given up: %s", _PACKETS, error)
+            await outbound.send(streams.dead_letter(event, error, consumer=SENDER, clock=clock))
+            return
+        key = packet.run_id.encode()
+        known = table.get(key)
+        reply = answer(rows.decode(known) if known else rows.Row(), packet, prior=prior, clock=clock)
+        if reply.row is not None:
+            table[key] = rows.encode(reply.row)
+            await table.acknowledged()  # an answer that was sent is remembered, or the next life would give another
+        await outbound.send(*reply.messages)
+
+    @app.agent(streams.raw_topic(app, _PACKETS), name="review", concurrency=1)
+    async def packets(stream: StreamT[bytes]) -> None:
+        async for event in stream.events():
+            await review(event)
+
+    follower = Follower(
+        bootstrap=settings.kafka.bootstrap,
+        topic="decision.tamiyo",
+        since_ms=(clock.now_us() - HORIZON_US) // 1000,
+        take=lambda value: _learn(experience, value),
+        clock=clock,
+    )
+    app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
+
+    @app.page("/health", name="health")
+    async def health(web: View, request: Request) -> Response:
+        del request
+        state = {**streams.readiness(app), "experience": follower.caught_up}
+        ready = all(state.values())
+        return web.json({"ready": ready, **state}, status=200 if ready else 503)
+
+    return app
+
+
+def _packet(event: EventT[Any]) -> SystemStatePacket:
+    """The packet in a message.
+
+    Raises:
+        PoisonError: it holds something else.
+    """
+    packet = decode(event.value, tuple(event.headers.items()))
+    if not isinstance(packet, SystemStatePacket):
+        raise PoisonError(f"{packet.NAME} does not belong on {_PACKETS}, only SystemStatePacket does.")
+    return packet
+
+
+def _learn(experience: Experience, value: bytes) -> None:
+    """Take an outcome; reviews, which are most of the topic, are not even decoded."""
+    try:
+        if schema_id(value) != AdaptationOutcome.SCHEMA_ID:
+            return
+        outcome = decode(value)
+    except PoisonError as error:
+        _log.warning("A message of decision.tamiyo teaches nothing: %s", error)
+        return
+    if isinstance(outcome, AdaptationOutcome):
+        experience.take(outcome)

@@ -1,0 +1,106 @@
+"""Thompson sampling over arms whose pulls succeed or fail and, when they succeed, gain something. Pure: the generator is passed in.
+
+Sources: Thompson 1933 (Biometrika 25); Chapelle and Li 2011 (NIPS), Beta-Bernoulli; Raj and Kalyani 2017 (arXiv 1707.09727), discounting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+K = TypeVar("K")
+
+FRESH_GAIN = 0.03
+"""Prior median of what a kernel of an untried arm gains when it succeeds, as a fraction of the validation loss."""
+FRESH_SPREAD = 1.0
+"""Prior standard deviation of the logarithm of that gain: within a factor e."""
+SEEN_SPREAD = 0.5
+"""Standard deviation of the logarithm of one observed gain around the arm's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beta:
+    """Distribution of a probability of success."""
+
+    successes: float = 1.0
+    failures: float = 1.0
+
+    @property
+    def mean(self) -> float:
+        """Expected probability of success."""
+        return self.successes / (self.successes + self.failures)
+
+    def plus(self, successes: float, failures: float) -> Beta:
+        """The posterior after that many more successes and failures; fractions are evidence that counts for less."""
+        return Beta(self.successes + successes, self.failures + failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What successes of an arm gained, as fractions of the validation loss: their number and the sum of their logarithms."""
+
+    count: int = 0
+    log_sum: float = 0.0
+
+    def plus(self, gain: float) -> Gain:
+        """With one more observed gain; less than 0.1 % counts as 0.1 %."""
+        return Gain(self.count + 1, self.log_sum + math.log(max(gain, 1e-3)))
+
+    def posterior(self) -> tuple[float, float]:
+        """Mean and standard deviation of the logarithm of the arm's gain: normal prior, normal observations (conjugate update)."""
+        prior, seen = FRESH_SPREAD**-2, self.count * SEEN_SPREAD**-2
+        mean = (prior * math.log(FRESH_GAIN) + SEEN_SPREAD**-2 * self.log_sum) / (prior + seen)
+        return mean, (prior + seen) ** -0.5
+
+    @property
+    def median(self) -> float:
+        """Posterior median of the gain."""
+        return math.exp(self.posterior()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is known of one choice."""
+
+    success: Beta = Beta()
+    gain: Gain = Gain()
+
+    def sample(self, generator: np.random.Generator) -> float:
+        """A draw of the arm's worth: probability of success times gain."""
+        mean, spread = self.gain.posterior()
+        return float(generator.beta(self.success.successes, self.success.failures) * math.exp(generator.normal(mean, spread)))
+
+
+def generator(run_seed: int, epoch: int, version: str) -> np.random.Generator:
+    """The random generator of one decision: the same run seed, epoch and policy version give the same draws."""
+    digest = int.from_bytes(hashlib.sha256(version.encode()).digest()[:8], "big")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([run_seed & (2**64 - 1), epoch, digest])))
+
+
+def thompson(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
+    """The arm with the largest draw, and the draw. The order of `arms` matters for the draws: pass them sorted.
+
+    Raises:
+        ValueError: no arms.
+    """
+    draws = [(arm.sample(generator), -index, key) for index, (key, arm) in enumerate(arms)]
+    worth, _, key = max(draws, key=lambda draw: draw[:2])
+    return key, worth
+
+
+def normal_cdf(z: float) -> float:
+    """Probability that a standard normal variable is at most `z`."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def sign_test(times: int, of: int) -> float:
+    """Posterior probability, from a uniform prior, that what happened `times` out of `of` times has a probability above one half.
+
+    P(Beta(k+1, n-k+1) > 1/2) = P(Binomial(n+1, 1/2) <= k), k = `times`, n = `of`.
+    """
+    return float(sum(math.comb(of + 1, j) for j in range(times + 1)) / 2.0 ** (of + 1))

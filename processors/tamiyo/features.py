@@ -1,0 +1,107 @@
+"""What a packet says, in the terms that the policy decides in. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.events.records import CatalogueEntry, LayerState, SeedState, Stage, SystemStatePacket
+from processors.tamiyo.settings import PolicySettings
+
+TRAINING: frozenset[Stage] = frozenset({"GERMINATED", "TRAINING"})
+ACTIVE: frozenset[Stage] = TRAINING | {"BLENDING", "SHADOWING", "PROBATIONARY"}
+PASSED: frozenset[Stage] = frozenset({"BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
+"""Stages behind the gate of TRAINING."""
+ENDED: frozenset[Stage] = frozenset({"FOSSILIZED", "CULLED", "EMBARGOED", "RESETTING", "DORMANT", "TERMINATED"})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ArmKey:
+    """One choice within a run: a family of kernels on a layer."""
+
+    layer: str
+    family: str
+
+    def __str__(self) -> str:
+        """The key as text, as evidence shows it."""
+        return f"{self.layer}|{self.family}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A seed of an arm that could be germinated now, and the kernels that fit it, sorted by id."""
+
+    key: ArmKey
+    layer: LayerState
+    seed: SeedState
+    kernels: tuple[CatalogueEntry, ...]
+
+
+def width_class(features: int) -> str:
+    """Powers of two: a layer of 100 features is of the class of 128."""
+    return str(1 << max(features - 1, 0).bit_length())
+
+
+def context(layer: LayerState, family: str) -> str:
+    """The context in which experience is carried from run to run: kind of layer, its width classes, family."""
+    return f"{layer.kind}/{width_class(layer.in_features)}x{width_class(layer.out_features)}/{family}"
+
+
+def seeds(packet: SystemStatePacket) -> dict[tuple[str, int], SeedState]:
+    """Every seed of the packet by layer and index."""
+    return {(layer.name, seed.seed): seed for layer in packet.layers for seed in layer.seeds}
+
+
+def fits(kernel: CatalogueEntry, layer: LayerState, seed: SeedState) -> bool:
+    """Whether the kernel reads what the seed can give it and writes the seed's chunk."""
+    reads = layer.in_features if kernel.tap == "LAYER_INPUT" else seed.chunk_size
+    return kernel.in_features == reads and kernel.out_features == seed.chunk_size
+
+
+def allowed(packet: SystemStatePacket, settings: PolicySettings) -> tuple[CatalogueEntry, ...]:
+    """Kernels of the catalogue within the budget and of the wanted families."""
+    return tuple(
+        kernel
+        for kernel in packet.catalogue
+        if kernel.parameters <= settings.parameter_budget and (not settings.families or kernel.family in settings.families)
+    )
+
+
+def choices(packet: SystemStatePacket, settings: PolicySettings, taken: frozenset[tuple[str, int]]) -> dict[ArmKey, tuple[Choice, ...]]:
+    """For each arm the seeds that could be germinated, in the order of the layer: DORMANT, not `taken`, with a fitting kernel."""
+    found: dict[ArmKey, list[Choice]] = {}
+    kernels = allowed(packet, settings)
+    for layer in packet.layers:
+        for seed in layer.seeds:
+            if seed.stage != "DORMANT" or (layer.name, seed.seed) in taken:
+                continue
+            families: dict[str, list[CatalogueEntry]] = {}
+            for kernel in kernels:
+                if fits(kernel, layer, seed):
+                    families.setdefault(kernel.family, []).append(kernel)
+            for family, fitting in families.items():
+                key = ArmKey(layer.name, family)
+                ordered = tuple(sorted(fitting, key=lambda kernel: kernel.kernel_id))
+                found.setdefault(key, []).append(Choice(key, layer, seed, ordered))
+    return {key: tuple(found[key]) for key in sorted(found)}
+
+
+def lacking(packet: SystemStatePacket, settings: PolicySettings) -> tuple[str, ...]:
+    """Layers with a seed that no kernel of the catalogue fits, in the packet's order."""
+    kernels = allowed(packet, settings)
+    return tuple(
+        layer.name
+        for layer in packet.layers
+        if any(seed.stage != "TERMINATED" and not any(fits(kernel, layer, seed) for kernel in kernels) for seed in layer.seeds)
+    )
+
+
+def epochs_left(packet: SystemStatePacket) -> float:
+    """Epochs until the end of the schedule; infinite before the first epoch, which tells how many steps one has."""
+    if packet.epoch == 0 or packet.step == 0:
+        return float("inf")
+    return (packet.total_steps - packet.step) * packet.epoch / packet.step
+
+
+def relative(loss_gap: float, packet: SystemStatePacket) -> float:
+    """A gap of the loss as a fraction of the validation loss."""
+    return loss_gap / packet.validation_loss if packet.validation_loss > 0 else 0.0

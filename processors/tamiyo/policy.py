@@ -1,0 +1,324 @@
+"""Schedule and bandit: which seeds to germinate, keep and cull after a packet, with what confidence and urgency. Pure.
+
+Confidence and urgency are probabilities under a stated model; their formulas stand in the functions of that name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from esper.events.envelope import event_id
+from esper.events.records import Command, ReviewedCommand, SystemStatePacket
+from processors.tamiyo.bandits import Arm, Beta, normal_cdf, sign_test, thompson
+from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey, Choice, choices, context, epochs_left
+from processors.tamiyo.settings import PolicySettings
+from processors.tamiyo.state import RunState, Trial
+
+PER_EPOCH = 3
+"""Germinations in one answer at most: what the trainer accepts in an epoch by default."""
+KINSHIP = 0.25
+"""Weight of a trial of the same family on another layer, or of another family on the same layer, in an arm's posterior."""
+LOOKS = 8
+"""How often the gate of TRAINING looks at a kernel before its budget is spent, about once an epoch."""
+FALSE_PASS = 0.0228
+"""Probability that one look lets a kernel pass that is no improvement: P(z > 2) under a gap of zero."""
+HARM_WEIGHT = 2.0
+"""Trials that the prior probability of harm counts for."""
+GRAFT_EPOCHS = (8.0, 4.0, 4.0)
+"""Prior mean and standard deviation of the epochs from germination to full blending, and the trials that it counts for."""
+TRAIN_EPOCHS = (6.0, 3.0, 4.0)
+"""The same for the epochs in GERMINATED and TRAINING."""
+KEEP = 0.95
+"""Probability of a positive shadow-loss gap that a kernel needs to be kept (one-sided z-test at 5 %)."""
+CULL_SIGNS = 2
+"""Validations with negative dependence before a live kernel may be culled."""
+
+Prior = Callable[[str], Beta]
+"""What earlier runs say of a context; the uniform distribution where nothing may be carried over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do after a packet, most important first, and why in a sentence."""
+
+    commands: tuple[ReviewedCommand, ...]
+    trials: tuple[Trial, ...]
+    reason: str
+
+
+def uniform(_: str) -> Beta:
+    """No experience: every probability of success is equally likely."""
+    return Beta()
+
+
+def decide(state: RunState, packet: SystemStatePacket, settings: PolicySettings, prior: Prior, generator: np.random.Generator) -> Plan:
+    """The plan for a packet that `state` has already observed."""
+    culls = _culls(state, packet, settings)
+    culled = {(command.layer, command.seed) for command in culls}
+    keeps = [command for command in _keeps(state, packet, settings) if (command.layer, command.seed) not in culled]
+    ends = (*culls, *keeps)
+    germinations, trials, reason = _germinations(state, packet, settings, prior, generator)
+    return Plan((*ends, *germinations), trials, " ".join((*(_told(command) for command in ends), reason)))
+
+
+def posterior(state: RunState, key: ArmKey, prior: Beta) -> Arm:
+    """An arm's probability of success and gain: the prior, its own trials, and at `KINSHIP` those of its family and of its layer."""
+    success = prior
+    for other, record in sorted(state.arms.items()):
+        if other == key:
+            success = success.plus(record.successes, record.failures)
+        elif other.family == key.family or other.layer == key.layer:
+            success = success.plus(KINSHIP * record.successes, KINSHIP * record.failures)
+    return Arm(success, state.record(key).gain)
+
+
+def confidence(state: RunState, key: ArmKey, success: Beta) -> float:
+    """Probability that germinating this arm does no harm to the live model.
+
+    A kernel that does not improve the held-out loss never touches the live pass unless the gate of TRAINING errs. With u the
+    probability that the kernel is useless, P(harm) <= u * LOOKS * FALSE_PASS (union bound over the looks). u = 1 - E[success]. That
+    bound is the mean of a Beta prior worth `HARM_WEIGHT` trials, which the arm's trials in this run update: `harmed` are those that
+    had passed the gate and were culled later.
+    """
+    bound = (1 - success.mean) * min(1.0, LOOKS * FALSE_PASS)
+    record = state.record(key)
+    trials = record.successes + record.failures
+    return 1 - (HARM_WEIGHT * bound + record.harmed) / (HARM_WEIGHT + max(trials, record.harmed))
+
+
+def urgency(state: RunState, packet: SystemStatePacket, choice: Choice, success: Mapping[ArmKey, Beta]) -> float:
+    """Probability that waiting an epoch costs more than germinating now.
+
+    Waiting costs an epoch of what the kernel would gain, if it can still be blended before the schedule ends, and if nothing that the
+    coming epoch may teach would change the choice. The first is P(D <= R) = Phi((R - m) / s), with R the epochs left and D the epochs
+    from germination to full blending, mean m and standard deviation s from this run's trials and a prior. The second is a product over
+    the trials that are in training: one ends within the epoch with probability 1 / t, t the mean training time, and would change the
+    choice if it were a success of another arm of the same layer, or a failure of the same arm.
+    """
+    mean, spread = state.grafting.estimate(*GRAFT_EPOCHS)
+    fits = normal_cdf((epochs_left(packet) - mean) / spread)
+    train, _ = state.training.estimate(*TRAIN_EPOCHS)
+    unchanged = 1.0
+    for trial in state.trials.values():
+        if trial.learned or trial.layer != choice.key.layer:
+            continue
+        chance = success.get(trial.key, Beta()).mean
+        unchanged *= 1 - (1 - chance if trial.key == choice.key else chance) / max(train, 1.0)
+    return fits * unchanged
+
+
+def _germinations(
+    state: RunState, packet: SystemStatePacket, settings: PolicySettings, prior: Prior, generator: np.random.Generator
+) -> tuple[tuple[ReviewedCommand, ...], tuple[Trial, ...], str]:
+    room, reason = _room(state, packet, settings)
+    if not room:
+        return (), (), reason
+    open_choices = choices(packet, settings, state.taken())
+    if not open_choices:
+        return (), (), "No kernel of the catalogue fits a dormant seed."
+    commands: list[ReviewedCommand] = []
+    trials: list[Trial] = []
+    refused = ""
+    layers = {layer.name: layer for layer in packet.layers}
+    arms = {key: posterior(state, key, prior(context(layers[key.layer], key.family))) for key in open_choices}
+    success = {key: arm.success for key, arm in arms.items()}
+    while arms and len(commands) < room:
+        key, worth = thompson(sorted(arms.items()), generator)
+        choice = _free_seed(open_choices[key], state, trials)
+        if choice is None or (not state.record(key).successes and _on_trial(state, key, trials)):
+            del arms[key]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
+            continue
+        sure, urgent = confidence(state, key, success[key]), urgency(state, packet, choice, success)
+        if sure <= settings.min_confidence or urgent <= settings.min_urgency:
+            refused = f"{key.family} on {key.layer} has confidence {sure:.2f} and urgency {urgent:.2f}, which is too little."
+            del arms[key]
+            continue
+        command, trial = _germinate(state, packet, choice, arms[key], worth, (sure, urgent))
+        commands.append(command)
+        trials.append(trial)
+    if not commands:
+        return (), (), refused or "Every arm that fits is already on trial."
+    told = ", ".join(f"{command.family} on {command.layer}[{command.seed}]" for command in commands)
+    return tuple(commands), tuple(trials), f"Germinates {told}."
+
+
+def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> tuple[int, str]:
+    """How many seeds may be germinated now, and why none when it is none."""
+    stages = [seed.stage for layer in packet.layers for seed in layer.seeds]
+    pending = len(state.taken())
+    active = sum(stage in ACTIVE for stage in stages) + pending
+    training = sum(stage in TRAINING for stage in stages) + pending
+    if packet.epoch < settings.first_epoch:
+        return 0, f"Growth begins at epoch {settings.first_epoch}."
+    if (packet.epoch - settings.first_epoch) % settings.every_epochs:
+        return 0, f"Growth is due every {settings.every_epochs} epochs, counted from {settings.first_epoch}."
+    if packet.step > settings.last_fraction * packet.total_steps:
+        return 0, f"More than {settings.last_fraction:.0%} of the steps are done: nothing new is germinated."
+    if training >= settings.max_training:
+        return 0, f"{training} seeds are in training, the most allowed is {settings.max_training}."
+    if active >= settings.max_active:
+        return 0, f"{active} seeds are active, the most allowed is {settings.max_active}."
+    return min(settings.max_training - training, settings.max_active - active, PER_EPOCH), ""
+
+
+def _on_trial(state: RunState, key: ArmKey, new: list[Trial]) -> bool:
+    return any(trial.key == key for trial in (*state.trials.values(), *new))
+
+
+def _free_seed(candidates: tuple[Choice, ...], state: RunState, new: list[Trial]) -> Choice | None:
+    """The seed of an arm that was used least, the first of these; None when all were just taken."""
+    used = {trial.place for trial in new}
+    free = [choice for choice in candidates if (choice.layer.name, choice.seed.seed) not in used]
+    return min(free, key=lambda choice: (state.uses.get((choice.layer.name, choice.seed.seed), 0), choice.seed.seed), default=None)
+
+
+def _germinate(
+    state: RunState, packet: SystemStatePacket, choice: Choice, arm: Arm, worth: float, sure: tuple[float, float]
+) -> tuple[ReviewedCommand, Trial]:
+    kernel = min(choice.kernels, key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id))
+    record = state.record(choice.key)
+    if record.successes:  # what worked is taken again
+        kernel = max(choice.kernels, key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id))
+    evidence = {
+        "strategy": "SPECIALIZE" if record.successes else "DIVERSIFY",
+        "success": [arm.success.successes, arm.success.failures],
+        "gain_median": arm.gain.median,
+        "sampled_worth": worth,
+        "trials": [record.successes, record.failures, record.harmed],
+        "epochs_left": epochs_left(packet) if packet.epoch else None,
+        "graft_epochs": state.grafting.estimate(*GRAFT_EPOCHS),
+    }
+    command = reviewed(
+        packet,
+        "GERMINATE",
+        (choice.layer.name, choice.seed.seed),
+        confidence=sure[0],
+        urgency=sure[1],
+        expected_impact=arm.success.mean * arm.gain.median * packet.validation_loss,
+        evidence=evidence,
+        kernel_id=kernel.kernel_id,
+        family=kernel.family,
+    )
+    trial = Trial(
+        decision_id=command.decision_id,
+        layer=command.layer,
+        seed=command.seed,
+        family=kernel.family,
+        kernel_id=kernel.kernel_id,
+        context=context(choice.layer, kernel.family),
+        packet=packet.packet,
+        epoch=packet.epoch,
+    )
+    return command, trial
+
+
+def _keeps(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> list[ReviewedCommand]:
+    """FOSSILISE: the z-test on the shadow-loss gap is passed, and the model does not do better without the kernel.
+
+    Confidence is P(gap > 0) = Phi(z). Urgency is the probability that another measurement of the gap would agree, Phi(z / sqrt 2): then
+    waiting only holds the place of another kernel.
+    """
+    found = []
+    for trial, seed in _carried(state, packet):
+        if seed.stage != "PROBATIONARY" or packet.epoch - seed.stage_epoch < settings.fossilise_after_epochs or seed.dependence < 0:
+            continue
+        z = trial.gap / trial.gap_error if trial.gap_error > 0 else 0.0
+        sure = normal_cdf(z)
+        if sure >= KEEP and sure > settings.min_confidence:
+            evidence = {"gap": trial.gap, "gap_error": trial.gap_error, "z": z, "dependence": seed.dependence}
+            found.append(
+                reviewed(
+                    packet,
+                    "FOSSILISE",
+                    trial.place,
+                    confidence=sure,
+                    urgency=normal_cdf(z / 2**0.5),
+                    expected_impact=trial.gap,
+                    evidence=evidence,
+                    family=trial.family,
+                )
+            )
+    return found
+
+
+def _culls(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> list[ReviewedCommand]:
+    """CULL: the gap of a kernel in TRAINING is surely negative, or the model keeps doing better without a live one.
+
+    In TRAINING confidence is P(gap < 0) = Phi(-z), urgency Phi(-z / sqrt 2). Live, dependence has no standard error: its signs are counted.
+    Confidence is the posterior probability that a negative sign is the more likely one, urgency that the next is negative again.
+    """
+    found = []
+    for trial, seed in _carried(state, packet):
+        if seed.stage == "TRAINING" and 0 < settings.cull_training_after_steps <= seed.trained_steps and seed.shadow_gap_error > 0:
+            z = seed.shadow_gap / seed.shadow_gap_error
+            sure, urgent, impact = normal_cdf(-z), normal_cdf(-z / 2**0.5), 0.0
+            evidence: dict[str, Any] = {
+                "gap": seed.shadow_gap,
+                "gap_error": seed.shadow_gap_error,
+                "z": z,
+                "trained_steps": seed.trained_steps,
+            }
+        elif seed.stage in ("SHADOWING", "PROBATIONARY") and trial.negative >= CULL_SIGNS:
+            looks = trial.negative + trial.positive
+            sure, urgent, impact = sign_test(trial.negative, looks), (trial.negative + 1) / (looks + 2), max(-seed.dependence, 0.0)
+            evidence = {"negative": trial.negative, "of": looks, "dependence": seed.dependence}
+        else:
+            continue
+        if sure > settings.min_confidence:
+            found.append(
+                reviewed(
+                    packet,
+                    "CULL",
+                    trial.place,
+                    confidence=sure,
+                    urgency=urgent,
+                    expected_impact=impact,
+                    evidence=evidence,
+                    family=trial.family,
+                )
+            )
+    return found
+
+
+def _carried(state: RunState, packet: SystemStatePacket) -> list[tuple[Trial, Any]]:
+    """The trials that seeds of the packet carry, in the packet's order."""
+    return [(state.trials[seed.decision_id], seed) for layer in packet.layers for seed in layer.seeds if seed.decision_id in state.trials]
+
+
+def reviewed(
+    packet: SystemStatePacket,
+    command: Command,
+    place: tuple[str, int],
+    *,
+    confidence: float,
+    urgency: float,
+    expected_impact: float,
+    evidence: dict[str, Any],
+    kernel_id: str = "",
+    family: str = "",
+) -> ReviewedCommand:
+    """A command whose id is made from run, timeline, packet, seed and command: a repeated packet gives the same."""
+    layer, seed = place
+    return ReviewedCommand(
+        decision_id=event_id(packet.run_id, packet.timeline, f"decision/{packet.packet}/{layer}/{seed}/{command}"),
+        command=command,
+        layer=layer,
+        seed=seed,
+        kernel_id=kernel_id,
+        family=family,
+        alpha=-1.0,
+        confidence=confidence,
+        urgency=urgency,
+        expected_impact=expected_impact,
+        evidence=json.dumps(evidence, separators=(",", ":"), sort_keys=True),
+    )
+
+
+def _told(command: ReviewedCommand) -> str:
+    verb = "Keeps" if command.command == "FOSSILISE" else "Culls"
+    return f"{verb} {command.family} on {command.layer}[{command.seed}]."

@@ -1,0 +1,85 @@
+"""A run's row in Tamiyo's table: its state and its last answers, as bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from processors.tamiyo.bandits import Gain
+from processors.tamiyo.features import ArmKey
+from processors.tamiyo.state import Record, RunState, Span, Trial
+
+KEPT_ANSWERS = 32
+"""Answers that are kept to be given again. Older ones stand in the topic for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The framed events with which a packet was answered, the review first."""
+
+    packet: int
+    values: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the table keeps of a run."""
+
+    state: RunState = field(default_factory=RunState)
+    answers: tuple[Answer, ...] = ()
+
+    def answer(self, packet: int) -> Answer | None:
+        """The answer that a packet of the present timeline has had, if it is still kept."""
+        return next((answer for answer in self.answers if answer.packet == packet), None)
+
+    def answered(self, state: RunState, answer: Answer) -> Row:
+        """The row after an answer. A new timeline forgets the answers of the one before."""
+        earlier = self.answers if state.timeline == self.state.timeline else ()
+        return Row(state, (*earlier, answer)[-KEPT_ANSWERS:])
+
+
+def encode(row: Row) -> bytes:
+    """The row's bytes: compressed JSON."""
+    state = row.state
+    plain = {
+        "timeline": state.timeline,
+        "packet": state.packet,
+        "arms": [[key.layer, key.family, asdict(record)] for key, record in sorted(state.arms.items())],
+        "trials": [asdict(trial) for trial in state.trials.values()],
+        "kernels": state.kernels,
+        "uses": [[layer, seed, count] for (layer, seed), count in state.uses.items()],
+        "training": asdict(state.training),
+        "grafting": asdict(state.grafting),
+        "reports": state.reports,
+        "reported": list(state.reported),
+        "answers": [[answer.packet, [base64.b85encode(value).decode() for value in answer.values]] for answer in row.answers],
+    }
+    return zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 1)
+
+
+def decode(data: bytes) -> Row:
+    """The row in `data`."""
+    plain: dict[str, Any] = json.loads(zlib.decompress(data))
+    trials = [Trial(**trial) for trial in plain["trials"]]
+    state = RunState(
+        timeline=plain["timeline"],
+        packet=plain["packet"],
+        arms={ArmKey(layer, family): _record(record) for layer, family, record in plain["arms"]},
+        trials={trial.decision_id: trial for trial in trials},
+        kernels=plain["kernels"],
+        uses={(layer, seed): count for layer, seed, count in plain["uses"]},
+        training=Span(**plain["training"]),
+        grafting=Span(**plain["grafting"]),
+        reports=plain["reports"],
+        reported=tuple(plain["reported"]),
+    )
+    answers = tuple(Answer(packet, tuple(base64.b85decode(value) for value in values)) for packet, values in plain["answers"])
+    return Row(state, answers)
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    record = Record(**{**plain, "gain": Gain()})
+    return replace(record, gain=Gain(**plain["gain"]))

@@ -1,0 +1,202 @@
+"""What Tamiyo remembers of a run, and how a packet changes it. Pure: `observe(state, packet) -> (state, ended)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
+from processors.tamiyo.bandits import Gain
+from processors.tamiyo.features import ENDED, PASSED, TRAINING, ArmKey, relative, seeds
+
+Learned = Literal["", "success", "failure"]
+Fate = Verdict | Literal["UNSEEN"] | None
+"""How a trial stands: ended, never begun, or still going."""
+
+UNSEEN_PACKETS = 2
+"""Packets after which a live germination that no seed shows counts as refused. In lockstep it is one, but a late live answer misses one."""
+SIGNIFICANT = 2.0
+"""Standard errors that a shadow-loss gap must exceed to count as a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What trials of one arm in this run came to. `harmed`: kernels that passed the gate of TRAINING and had to be culled later."""
+
+    successes: int = 0
+    failures: int = 0
+    harmed: int = 0
+    gain: Gain = field(default_factory=Gain)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Number, sum and sum of squares of durations in epochs."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def plus(self, epochs: float) -> Span:
+        """With one more duration."""
+        return Span(self.count + 1, self.total + epochs, self.squares + epochs * epochs)
+
+    def estimate(self, mean: float, spread: float, weight: float) -> tuple[float, float]:
+        """Mean and standard deviation of the next duration, from a prior of `weight` durations with `mean` and `spread`."""
+        count = self.count + weight
+        centre = (self.total + weight * mean) / count
+        second = (self.squares + weight * (mean * mean + spread * spread)) / count
+        return centre, max(second - centre * centre, 0.25) ** 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A germination that was commanded and has not ended. `stage` is the last one seen, empty before a packet shows the decision."""
+
+    decision_id: str
+    layer: str
+    seed: int
+    family: str
+    kernel_id: str
+    context: str
+    packet: int
+    epoch: int
+    stage: Stage | Literal[""] = ""
+    learned: Learned = ""
+    gap: float = 0.0
+    gap_error: float = 0.0
+    relative_gap: float = 0.0
+    negative: int = 0
+    positive: int = 0
+    live: bool = False
+
+    @property
+    def key(self) -> ArmKey:
+        """Its arm."""
+        return ArmKey(self.layer, self.family)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Its seed."""
+        return self.layer, self.seed
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial whose seed has come to an end. `reward` is 1 for a success, 0 otherwise."""
+
+    trial: Trial
+    verdict: Verdict
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Everything that decisions on a run rest on, beside the packet. `packet` is -1 before the first."""
+
+    timeline: int = 0
+    packet: int = -1
+    arms: dict[ArmKey, Record] = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
+    kernels: dict[str, int] = field(default_factory=dict)
+    uses: dict[tuple[str, int], int] = field(default_factory=dict)
+    training: Span = field(default_factory=Span)
+    grafting: Span = field(default_factory=Span)
+    reports: int = 0
+    reported: tuple[str, ...] = ()
+
+    def record(self, key: ArmKey) -> Record:
+        """What an arm's trials came to."""
+        return self.arms.get(key, Record())
+
+    def taken(self) -> frozenset[tuple[str, int]]:
+        """Seeds with a germination on the way that no packet shows yet."""
+        return frozenset(trial.place for trial in self.trials.values() if not trial.stage)
+
+
+def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple[Ended, ...]]:
+    """The state after a packet, and the trials that it shows as ended.
+
+    A packet of a later timeline ends, without learning, every trial that is not fossilised: a rollback took it back, the kernel did
+    not fail.
+    """
+    rolled_back = packet.timeline > state.timeline
+    present = seeds(packet)
+    ended: list[Ended] = []
+    state = replace(state, timeline=packet.timeline, packet=packet.packet)
+    for decision_id in sorted(state.trials):
+        trial = state.trials[decision_id]
+        seed = present.get(trial.place)
+        if seed is not None and seed.decision_id == decision_id:
+            state, trial = _follow(state, trial, seed, packet)
+            verdict: Fate = _verdict(trial)
+        else:
+            verdict = _gone(trial, packet, rolled_back=rolled_back)
+        if verdict is None:
+            state = replace(state, trials={**state.trials, decision_id: trial})
+            continue
+        state = replace(state, trials={key: kept for key, kept in state.trials.items() if key != decision_id})
+        if verdict == "UNSEEN":
+            continue
+        if not rolled_back:
+            state, trial = _conclude(state, trial, verdict)
+        ended.append(Ended(trial, verdict, 1.0 if trial.learned == "success" else 0.0))
+    return state, tuple(ended)
+
+
+def _follow(state: RunState, trial: Trial, seed: SeedState, packet: SystemStatePacket) -> tuple[RunState, Trial]:
+    """The trial as its seed shows it now; passing the gate of TRAINING is learned at once."""
+    if seed.stage in TRAINING | PASSED and seed.shadow_gap_error > 0:
+        trial = replace(trial, gap=seed.shadow_gap, gap_error=seed.shadow_gap_error)
+        if seed.stage in TRAINING or not trial.relative_gap:
+            trial = replace(trial, relative_gap=relative(seed.shadow_gap, packet))
+    if seed.stage in ("SHADOWING", "PROBATIONARY") and seed.dependence != 0:
+        trial = replace(trial, negative=trial.negative + (seed.dependence < 0), positive=trial.positive + (seed.dependence > 0))
+    if seed.stage in ("SHADOWING", "PROBATIONARY", "FOSSILIZED") and not trial.live:
+        trial = replace(trial, live=True)
+        state = replace(state, grafting=state.grafting.plus(packet.epoch - trial.epoch))
+    trial = replace(trial, stage=seed.stage)
+    if seed.stage in PASSED and not trial.learned:
+        success = trial.gap > SIGNIFICANT * trial.gap_error
+        state, trial = _learn(state, trial, success=success)
+        state = replace(state, training=state.training.plus(packet.epoch - trial.epoch))
+    elif seed.stage in ENDED and not trial.learned:
+        state = replace(state, training=state.training.plus(packet.epoch - trial.epoch))
+    return state, trial
+
+
+def _learn(state: RunState, trial: Trial, *, success: bool) -> tuple[RunState, Trial]:
+    record = state.record(trial.key)
+    if success:
+        record = replace(record, successes=record.successes + 1, gain=record.gain.plus(trial.relative_gap))
+    else:
+        record = replace(record, failures=record.failures + 1)
+    return replace(state, arms={**state.arms, trial.key: record}), replace(trial, learned="success" if success else "failure")
+
+
+def _verdict(trial: Trial) -> Verdict | None:
+    if trial.stage == "FOSSILIZED":
+        return "FOSSILIZED"
+    if trial.stage in ("CULLED", "EMBARGOED", "DORMANT"):
+        return "CULLED"
+    if trial.stage in ("RESETTING", "TERMINATED"):
+        return "RESET"
+    return None
+
+
+def _gone(trial: Trial, packet: SystemStatePacket, *, rolled_back: bool) -> Fate:
+    """What became of a trial whose seed does not carry its decision (any more)."""
+    if trial.stage or rolled_back:
+        return "RESET" if trial.stage else "UNSEEN"
+    patience = 1 if packet.decisions == "LOCKSTEP" else UNSEEN_PACKETS
+    return "UNSEEN" if packet.packet - trial.packet >= patience else None
+
+
+def _conclude(state: RunState, trial: Trial, verdict: Verdict) -> tuple[RunState, Trial]:
+    """What an end teaches: a kernel that never passed the gate failed; one that passed and was culled all the same did harm."""
+    if not trial.learned:
+        return _learn(state, trial, success=False)
+    if verdict == "CULLED" and trial.learned == "success":
+        record = state.record(trial.key)
+        state = replace(state, arms={**state.arms, trial.key: replace(record, harmed=record.harmed + 1)})
+    return state, trial
