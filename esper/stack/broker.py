@@ -55,6 +55,9 @@ _PROPERTIES: Mapping[str, str] = {
     # nobody waits: a new group forms at once, a dead writer's transaction is aborted within half a second of its timeout
     "group.initial.rebalance.delay.ms": "0",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    # after kill -9 the controller refuses the new broker until the old one's session has ended: 9 s by default
+    "broker.session.timeout.ms": "1000",
+    "broker.heartbeat.interval.ms": "250",
     # a small machine: the cleaner's buffer alone took 128 MB
     "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
     "num.network.threads": "2",

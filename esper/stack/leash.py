@@ -56,6 +56,7 @@ class Leash:
         """Kill what is still held, at once, and wait for the watching process."""
         self._close_pipe()
         self._watcher.wait()
+        self._groups.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,227 @@
+"""What other programs ask of the stack: is it up, bring it up, wait for parts, bring it down."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import esper.errors
+from esper.clock import Clock, SystemClock
+from esper.config import Settings
+from esper.errors import EsperError, UnavailableError, UsageError
+from esper.stack import jars, owners, state
+from esper.stack.cache import unwritable
+from esper.stack.identity import Identity
+from esper.stack.parts import as_environment, with_esper_on_path
+from esper.stack.ports import HOST
+from esper.stack.supervisor import BROKER_STOP_S, PARTS_STOP_S
+
+SUPERVISOR = (sys.executable, "-m", "esper.stack")
+_SPAWN_S = 30.0
+_START_S = 120.0
+_STOP_S = PARTS_STOP_S + BROKER_STOP_S + 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the parts of a running stack answer. A part that this stack does not run has an empty address."""
+
+    bootstrap: str
+    tamiyo_url: str
+    nissa_url: str
+    history_url: str
+    foundry_url: str
+
+
+def status(settings: Settings) -> state.StackState | None:
+    """What the living supervisor of this ESPER_HOME says; None when none lives."""
+    now = state.read(settings.stack_dir)
+    return now if now is not None and now.supervisor.lives() else None
+
+
+def running(settings: Settings) -> Endpoints | None:
+    """Where the stack of this ESPER_HOME answers; None unless a supervisor lives and its broker has answered with all topics there."""
+    now = status(settings)
+    return _endpoints(now) if now is not None and now.phase == "running" else None
+
+
+def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], None], supervisor: Sequence[str] = SUPERVISOR) -> Endpoints:
+    """Start the stack unless it runs; returns once the broker answers and all topics exist, while the parts come up behind it.
+
+    The stack ends when every process that has passed itself as `owner_pid` is gone; None keeps it up until `down`. `progress` is told in
+    short sentences what is being waited for. `supervisor` is the command line of the background process.
+
+    Raises:
+        UnavailableError: no jars and no network, a port in use, no broker at ESPER_KAFKA__BOOTSTRAP, a broker that does not start.
+        UsageError: the stack that is up uses another Kafka than the settings ask for, or `owner_pid` is no living process.
+        CorruptError: the broker's folder or a jar is damaged.
+        StorageFullError: no room.
+    """
+    clock = SystemClock()
+    owner = None
+    if owner_pid is not None and (owner := Identity.of(owner_pid)) is None:
+        raise UsageError(f"there is no process {owner_pid} to own the stack: pass a living one, or none to keep the stack up")
+    folder = settings.stack_dir
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if status(settings) is None and not settings.kafka.bootstrap:
+        jars.kafka(progress)
+    with owners.guard(folder):
+        now = status(settings)
+        if now is not None and now.phase == "stopping":
+            progress("waiting for the stack that is being stopped")
+            now.supervisor.wait(clock=clock, timeout=_STOP_S)
+            now = status(settings)
+        if now is None:
+            progress("starting the stack")
+            _end_leftovers(settings, clock)
+            owners.clear(folder)
+            owners.join(folder, owner)
+            us = _spawn(settings, supervisor, folder)
+            _until(lambda: _registered(settings, us), us, folder, clock, _SPAWN_S)
+        else:
+            us = now.supervisor
+            _same_kafka(settings, now)
+            owners.join(folder, owner)
+    progress("starting the broker" if not settings.kafka.bootstrap else f"reaching Kafka at {settings.kafka.bootstrap}")
+    _until(lambda: _decided(settings, us), us, folder, clock, _START_S)
+    now = state.read(folder)
+    if now is not None and now.error is not None:
+        raise _error(now.error)
+    endpoints = running(settings)
+    if endpoints is None:
+        raise UnavailableError(f"the stack ended while it was starting: {folder / 'logs' / 'supervisor.log'} says why")
+    return endpoints
+
+
+def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None:
+    """Wait until each of `parts` (broker, tamiyo, nissa, history, foundry) answers its health check with ready.
+
+    Raises:
+        UnavailableError: the stack is not up, or a part is not ready within `timeout` seconds.
+    """
+    clock = SystemClock()
+    deadline = clock.monotonic() + timeout
+    wanted = tuple(parts)
+    while True:
+        now = status(settings)
+        if now is None:
+            raise UnavailableError("the stack is not up: start it with `esper up`")
+        lacking = [name for name in wanted if (part := now.part(name)) is None or part.phase != "ready"]
+        if not lacking:
+            return
+        if clock.monotonic() > deadline:
+            raise UnavailableError("; ".join(_lacking(now, name, timeout) for name in lacking))
+        clock.sleep(0.05)
+
+
+def release(settings: Settings, owner_pid: int) -> None:
+    """`owner_pid` needs the stack no longer, although it lives on; the stack ends if nobody else wants it."""
+    owner = Identity.of(owner_pid)
+    if owner is not None:
+        owners.leave(settings.stack_dir, owner)
+
+
+def down(settings: Settings) -> bool:
+    """Stop the stack, whoever wants it, and return when no process of it is left; False when there was none."""
+    clock = SystemClock()
+    now = status(settings)
+    if now is not None:
+        now.supervisor.end(clock=clock, timeout=_STOP_S)
+        _reap(now.supervisor.pid)
+    left = _end_leftovers(settings, clock)
+    return now is not None or left
+
+
+def _endpoints(now: state.StackState) -> Endpoints:
+    def url(name: str) -> str:
+        return f"http://{HOST}:{now.ports[name]}" if name in now.ports else ""
+
+    return Endpoints(now.bootstrap, url("tamiyo"), url("nissa"), url("history"), url("foundry"))
+
+
+def _same_kafka(settings: Settings, now: state.StackState) -> None:
+    embedded = now.part("broker") is not None or "broker" in now.ports
+    wanted = settings.kafka.bootstrap
+    if (wanted and wanted != now.bootstrap) or (not wanted and not embedded):
+        asked = wanted or "the embedded broker"
+        raise UsageError(
+            f"the stack that is up uses Kafka at {now.bootstrap}, not {asked}: run `esper down` first, or set another ESPER_HOME"
+        )
+
+
+def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Identity:
+    """Start the supervisor in a session of its own. posix_spawn, because a Popen warns when it is dropped while its process lives."""
+    environment = with_esper_on_path({**os.environ, **as_environment(settings)})
+    log = str(folder / "logs" / "supervisor.log")
+    pid = os.posix_spawn(
+        supervisor[0],
+        list(supervisor),
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    started = Identity.of(pid)
+    if started is None:
+        raise UnavailableError(f"the supervisor ended at once: {log} says why")
+    return started
+
+
+def _registered(settings: Settings, us: Identity) -> bool:
+    now = state.read(settings.stack_dir)
+    return now is not None and now.supervisor == us
+
+
+def _decided(settings: Settings, us: Identity) -> bool:
+    now = state.read(settings.stack_dir)
+    return now is not None and now.supervisor == us and now.phase not in {"starting", "stopping"}
+
+
+def _until(condition: Callable[[], bool], us: Identity, folder: Path, clock: Clock, timeout: float) -> None:
+    deadline = clock.monotonic() + timeout
+    while not condition():
+        if not us.lives() or clock.monotonic() > deadline:
+            _reap(us.pid)
+            now = state.read(folder)
+            if now is not None and now.supervisor == us:
+                return
+            raise UnavailableError(f"the stack did not start: {folder / 'logs' / 'supervisor.log'} says why")
+        clock.sleep(0.02)
+
+
+def _end_leftovers(settings: Settings, clock: Clock) -> bool:
+    """End what a killed supervisor has left behind, if its leash was killed with it; whether there was anything."""
+    now = state.read(settings.stack_dir)
+    left = [part.process for part in now.parts if part.process is not None and part.process.lives()] if now is not None else []
+    for process in left:
+        process.end(clock=clock, timeout=PARTS_STOP_S)
+    return bool(left)
+
+
+def _reap(pid: int) -> None:
+    """Take the exit code of a supervisor that is our own child, so that it leaves the process table."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _lacking(now: state.StackState, name: str, timeout: float) -> str:
+    part = now.part(name)
+    if part is None:
+        return f"{name} is no part of this stack"
+    return f"{name} is not ready after {timeout:.0f} s ({part.phase}{', ' + part.reason if part.reason else ''}): see {part.log}"
+
+
+def _error(error: tuple[str, str]) -> EsperError:
+    kind = getattr(esper.errors, error[0], EsperError)
+    return kind(error[1]) if isinstance(kind, type) and issubclass(kind, EsperError) else EsperError(error[1])

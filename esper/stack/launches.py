@@ -1,0 +1,68 @@
+"""How the supervisor starts and judges the broker and each part."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from esper.errors import EsperError
+from esper.stack import aot, broker, jars
+from esper.stack.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
+from esper.stack.parts import Part
+
+
+def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: FilteringBoundLogger) -> Launch:
+    """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no harm."""
+    node = broker.Node(folder / "kafka", ports["broker"], ports["controller"])
+    classpath = jars.kafka(log.info)
+
+    def arguments() -> Sequence[str]:
+        options = aot.java_options(classpath)
+        broker.prepare(node, classpath, cluster_id=_cluster_id(folder), java_options=options)
+        return broker.command(node, classpath, java_options=options)
+
+    def probe() -> Answer:
+        return "ready" if broker.answers(node.bootstrap, timeout=PROBE_TIMEOUT_S) else "silent"
+
+    def explain(death: Death) -> EsperError | None:
+        known = broker.explain(node, death.tail)
+        by_hand = death.code in {-signal.SIGKILL, -signal.SIGTERM}
+        if known is None and not death.was_ready and not by_hand and aot.discard(classpath):
+            log.warning("the AOT cache was deleted: the broker did not start with it")
+        return known
+
+    return Launch(
+        name="broker",
+        port=node.port,
+        log=folder / "logs" / "broker.log",
+        arguments=arguments,
+        environment=broker.environment(environment),
+        folder=node.folder,
+        probe=probe,
+        explain=explain,
+    )
+
+
+def part_launch(part: Part, port: int, folder: Path, environment: Mapping[str, str]) -> Launch:
+    """One part of the stack in `folder`."""
+    return Launch(
+        name=part.name,
+        port=port,
+        log=folder / "logs" / f"{part.name}.log",
+        arguments=lambda: part.command,
+        environment=environment,
+        folder=None,
+        probe=lambda: health(port),
+        explain=lambda _: None,
+    )
+
+
+def _cluster_id(folder: Path) -> str:
+    """A new cluster's id, from where it is: Kafka wants 16 bytes as 22 characters that do not begin with a dash."""
+    digest = hashlib.sha256(str(folder).encode()).digest()[:16]
+    return "e" + base64.urlsafe_b64encode(digest).decode()[1:22]

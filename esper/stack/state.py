@@ -1,0 +1,79 @@
+"""`ESPER_HOME/stack/state.json`: what the supervisor says about itself and its parts. Only the supervisor writes it, atomically."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from esper.stack.identity import Identity
+
+Phase = Literal["starting", "running", "stopping", "down", "failed"]
+PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartState:
+    """One process of the stack. `since_us` is when it was last started, in µs since 1970; `reason` says why it last ended."""
+
+    name: str
+    phase: PartPhase
+    process: Identity | None
+    port: int
+    restarts: int
+    since_us: int
+    log: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StackState:
+    """The whole stack. `ports` stay in the file when it is down, so that the next start takes the same ones."""
+
+    phase: Phase
+    supervisor: Identity
+    bootstrap: str
+    started_at_us: int
+    ports: dict[str, int] = field(default_factory=dict)
+    parts: tuple[PartState, ...] = ()
+    error: tuple[str, str] | None = None
+    """Class name and sentence of the `EsperError` that ended the start."""
+
+    def part(self, name: str) -> PartState | None:
+        """The part of this name."""
+        return next((part for part in self.parts if part.name == name), None)
+
+
+def path_of(stack_dir: Path) -> Path:
+    """The state file of a stack."""
+    return stack_dir / "state.json"
+
+
+def write(stack_dir: Path, state: StackState) -> None:
+    """Replace the file; a reader sees the old state or the new one."""
+    new = stack_dir / "state.json.new"
+    new.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+    new.replace(path_of(stack_dir))
+
+
+def read(stack_dir: Path) -> StackState | None:
+    """What the last supervisor wrote, whether it lives or not; None when there is nothing or nothing readable."""
+    try:
+        return _state(json.loads(path_of(stack_dir).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _state(raw: dict[str, Any]) -> StackState:
+    error = raw["error"]
+    return StackState(
+        **{
+            **raw,
+            "supervisor": Identity(**raw["supervisor"]),
+            "parts": tuple(
+                PartState(**{**part, "process": None if part["process"] is None else Identity(**part["process"])}) for part in raw["parts"]
+            ),
+            "error": None if error is None else (str(error[0]), str(error[1])),
+        }
+    )

@@ -1,0 +1,237 @@
+"""The supervisor: one process for each ESPER_HOME that keeps the broker and the parts alive, and ends with its owners.
+
+Everything is decided in one thread that sleeps until a child dies, a signal comes or a tenth of a second has passed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from esper.clock import Clock, SystemClock
+from esper.config import Settings
+from esper.errors import EsperError, UnavailableError
+from esper.stack import aot, broker, owners, state
+from esper.stack.child import Child
+from esper.stack.identity import Identity
+from esper.stack.launches import broker_launch, part_launch
+from esper.stack.leash import Leash
+from esper.stack.parts import Part, claim_ports, part_environment
+from esper.stack.ports import HOST, PortClaims
+from esper.stack.wake import Wake
+
+PARTS_STOP_S = 5.0
+BROKER_STOP_S = 10.0
+_TICK_S = 0.1
+_OWNERS_S = 0.5
+_BROKER_ATTEMPTS = 3
+_CLUSTER_S = 15.0
+_RECORD_AFTER_S = 30.0
+
+
+def serve(settings: Settings, parts: Sequence[Part], *, environment: Mapping[str, str], record_aot: bool = True) -> int:
+    """Be the supervisor of this ESPER_HOME until told to stop; the exit code. At once 0 where another one lives."""
+    folder = settings.stack_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        if not owners.wanted(folder):  # started by hand: its own life is its reason
+            owners.join(folder, Identity.of(os.getpid()))
+        return Supervisor(settings, parts, clock=SystemClock(), environment=environment, record_aot=record_aot).run()
+
+
+class Supervisor:
+    """One stack. `run` returns when it has ended and no process of it is left."""
+
+    def __init__(
+        self, settings: Settings, parts: Sequence[Part], *, clock: Clock, environment: Mapping[str, str], record_aot: bool
+    ) -> None:
+        self._settings = settings
+        self._parts = tuple(parts)
+        self._clock = clock
+        self._environment = environment
+        self._record_aot = record_aot and not settings.kafka.bootstrap
+        self._recording: aot.Recording | None = None
+        self._folder = settings.stack_dir
+        self._log = _logger()
+        self._wake = Wake()
+        self._broker: Child | None = None
+        self._children: list[Child] = []
+        me, before = Identity.of(os.getpid()), state.read(self._folder)
+        if me is None:
+            raise UnavailableError("this system does not tell a process when it was started: Esper's stack needs /proc or psutil")
+        self._state = state.StackState(
+            phase="starting",
+            supervisor=me,
+            bootstrap=settings.kafka.bootstrap,
+            started_at_us=clock.now_us(),
+            ports=before.ports if before else {},
+        )
+
+    def run(self) -> int:
+        """Start everything and keep it alive until SIGTERM, SIGINT or the last owner's end; the exit code."""
+        code = 0
+        state.write(self._folder, self._state)
+        with PortClaims() as claims, Leash() as leash, self._wake:
+            try:
+                self._start(claims, leash)
+                self._watch(leash)
+            except EsperError as error:
+                self._log.error("failed", reason=str(error))
+                self._publish(phase="stopping", error=(type(error).__name__, str(error)))
+                code = error.exit_code
+            self._publish(phase="stopping")
+            self._end()
+        owners.clear(self._folder)
+        self._publish(phase="failed" if code else "down")
+        self._log.info("down")
+        return code
+
+    def _start(self, claims: PortClaims, leash: Leash) -> None:
+        embedded = not self._settings.kafka.bootstrap
+        ports = claim_ports(claims, self._parts, home=self._settings.home.resolve(), before=self._state.ports, embedded=embedded)
+        bootstrap = f"{HOST}:{ports['broker']}" if embedded else self._settings.kafka.bootstrap
+        self._publish(ports=ports, bootstrap=bootstrap)
+        if embedded:
+            launch = broker_launch(self._folder, ports, self._environment, self._log)
+            self._broker = Child(launch, leash=leash, clock=self._clock)
+            self._await_broker(self._broker)
+        else:
+            self._await_cluster(bootstrap)
+        self._ensure_topics(bootstrap)
+        if self._wake.stop:
+            return
+        self._environment = part_environment(self._environment, self._settings, self._parts, ports, bootstrap)
+        launches = [part_launch(part, ports[part.name], self._folder, self._environment) for part in self._parts]
+        self._children = [Child(launch, leash=leash, clock=self._clock) for launch in launches]
+        self._publish(phase="running")
+
+    def _watch(self, leash: Leash) -> None:
+        started = judged = self._clock.monotonic()
+        while not self._wake.stop:
+            now = self._clock.monotonic()
+            if leash.mend():
+                self._log.warning("the leash was killed and started again")
+            for child in self._everyone():
+                child.tick()
+            self._publish()
+            if now >= judged + _OWNERS_S:
+                judged = now
+                self._judge_owners()
+            if self._record_aot and (now >= started + _RECORD_AFTER_S or all(child.ready for child in self._everyone())):
+                self._record(leash)
+            self._wake.wait(_TICK_S)
+
+    def _judge_owners(self) -> None:
+        if owners.wanted(self._folder):
+            return
+        with owners.guard(self._folder):
+            if not owners.wanted(self._folder):
+                self._publish(phase="stopping")
+                self._wake.stop = True
+
+    def _record(self, leash: Leash) -> None:
+        if self._recording is None and not aot.recorded():
+            self._recording = aot.Recording(leash=leash, environment=self._environment, log=self._folder / "logs" / "aot.log")
+        if self._recording is None or self._recording.over():
+            self._record_aot = False
+
+    def _end(self) -> None:
+        if self._recording is not None:
+            self._recording.stop()
+        self._end_all(self._children, PARTS_STOP_S)
+        if self._broker is not None:
+            self._end_all([self._broker], BROKER_STOP_S)
+
+    def _end_all(self, children: Sequence[Child], grace: float) -> None:
+        for child in children:
+            child.stop()
+        deadline = self._clock.monotonic() + grace
+        left = list(children)
+        while left := [child for child in left if not child.gone(kill=self._clock.monotonic() > deadline)]:
+            self._publish()
+            self._wake.wait(_TICK_S)
+        self._publish()
+
+    def _await_broker(self, child: Child) -> None:
+        while not child.ready and not self._wake.stop:
+            child.tick()
+            if child.error is not None and (not child.mends_itself or child.failures >= _BROKER_ATTEMPTS):
+                raise child.error
+            self._publish()
+            self._wake.wait(0.02)
+
+    def _await_cluster(self, bootstrap: str) -> None:
+        deadline = self._clock.monotonic() + _CLUSTER_S
+        while not any(broker.answers(address, timeout=2) for address in bootstrap.split(",")) and not self._wake.stop:
+            if self._clock.monotonic() > deadline:
+                raise UnavailableError(f"no broker answers at {bootstrap}: start it, or unset ESPER_KAFKA__BOOTSTRAP for the embedded one")
+            self._wake.wait(_TICK_S)
+
+    def _ensure_topics(self, bootstrap: str) -> None:
+        outcome: list[EsperError] = []
+        thread = threading.Thread(target=_topics, args=(bootstrap, self._settings, outcome), daemon=True)
+        thread.start()
+        while thread.is_alive() and not self._wake.stop:
+            self._wake.wait(0.02)
+        if outcome:
+            raise outcome[0]
+
+    def _everyone(self) -> list[Child]:
+        return [*([self._broker] if self._broker else []), *self._children]
+
+    def _publish(
+        self,
+        *,
+        phase: state.Phase | None = None,
+        ports: Mapping[str, int] | None = None,
+        bootstrap: str | None = None,
+        error: tuple[str, str] | None = None,
+    ) -> None:
+        new = replace(
+            self._state,
+            phase=phase or self._state.phase,
+            ports=dict(ports or self._state.ports),
+            bootstrap=bootstrap or self._state.bootstrap,
+            error=error or self._state.error,
+            parts=tuple(child.state() for child in self._everyone()),
+        )
+        if new == self._state:
+            return
+        if new.phase != self._state.phase:
+            self._log.info(new.phase, bootstrap=new.bootstrap)
+        for part in new.parts:
+            old = self._state.part(part.name)
+            if old is None or (old.phase, old.process, old.reason) != (part.phase, part.process, part.reason):
+                pid = part.process.pid if part.process else None
+                self._log.info(part.phase, part=part.name, pid=pid, restarts=part.restarts, reason=part.reason)
+        self._state = new
+        state.write(self._folder, new)
+
+
+def _topics(bootstrap: str, settings: Settings, outcome: list[EsperError]) -> None:
+    from esper.oona import topics  # noqa: PLC0415 - the Kafka client loads while the broker starts, not before
+
+    try:
+        topics.ensure(bootstrap, settings.kafka)
+    except EsperError as error:
+        outcome.append(error)
+
+
+def _logger() -> structlog.typing.FilteringBoundLogger:
+    processors = (
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.LogfmtRenderer(),
+    )
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=processors)
+    return logger
