@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
+from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -29,7 +30,6 @@ from esper.oona.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, R
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # librdkafka's own lines must not tear a live view on the terminal
 
-_REQUEST_S: Final = 5.0
 _COMMIT_S: Final = 10.0  # beyond the transaction timeout the broker has decided without us
 _ATTEMPTS: Final = 4
 _TRANSACTION_MS: Final = 5_000  # with the default, readers of other runs wait up to a minute behind a writer that died
@@ -49,10 +49,11 @@ _GONE: Final = frozenset(
 
 
 class KafkaBus(Bus):
-    """The cluster at `bootstrap`, host:port[,host:port]."""
+    """The cluster at `bootstrap`, host:port[,host:port]; a request that gets no answer is given up after `patience` seconds."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, *, patience: float = 5.0) -> None:
         self.bootstrap = bootstrap
+        self.patience = patience
         self._common: dict[str, Any] = {
             "bootstrap.servers": bootstrap,
             "reconnect.backoff.ms": 50,
@@ -84,7 +85,7 @@ class KafkaBus(Bus):
         names = [name for name in self._topics() if not name.startswith("__")]
         if not names:
             return {}
-        futures = self._admin().describe_topics(TopicCollection(names), request_timeout=_REQUEST_S)
+        futures = self._admin().describe_topics(TopicCollection(names), request_timeout=self.patience)
         try:
             return {name: str(future.result().topic_id) for name, future in futures.items()}
         except KafkaException as error:
@@ -111,9 +112,9 @@ class KafkaBus(Bus):
         request = {TopicPartition(topic, number): where for topic, number in partitions}
         again = retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _MOVING)
         try:
-            for attempt in Retrying(retry=again, stop=stop_after_delay(_REQUEST_S), wait=wait_fixed(0.05), reraise=True):
+            for attempt in Retrying(retry=again, stop=stop_after_delay(self.patience), wait=wait_fixed(0.05), reraise=True):
                 with attempt:
-                    futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=_REQUEST_S)
+                    futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=self.patience)
                     return {(at.topic, at.partition): future.result().offset for at, future in futures.items()}
         except KafkaException as error:
             raise self.unavailable(error) from error
@@ -129,7 +130,7 @@ class KafkaBus(Bus):
         new = [NewTopic(name, count, replication, config=dict(config)) for name, (count, config) in topics.items() if name not in found]
         if not new:
             return []
-        futures = self._admin().create_topics(new, operation_timeout=_REQUEST_S, request_timeout=_REQUEST_S)
+        futures = self._admin().create_topics(new, operation_timeout=self.patience, request_timeout=self.patience)
         names = {future: name for name, future in futures.items()}
         created = []
         for future in as_completed(names):
@@ -154,7 +155,7 @@ class KafkaBus(Bus):
 
     def _topics(self) -> Any:
         try:
-            return self._admin().list_topics(timeout=_REQUEST_S).topics
+            return self._admin().list_topics(timeout=self.patience).topics
         except KafkaException as error:
             raise self.unavailable(error) from error
 
@@ -196,11 +197,14 @@ class KafkaProducer(Producer):
 
     def poll(self) -> None:
         """As the port says."""
-        self._client.poll(0)
+        with suppress(KafkaException):  # a fatal error: the next send starts afresh
+            self._client.poll(0)
 
     def flush(self, timeout: float) -> int:
         """As the port says."""
-        return int(self._client.flush(timeout))
+        with suppress(KafkaException):
+            return int(self._client.flush(timeout))
+        return len(self._client)
 
     def delivered(self) -> dict[str, int]:
         """As the port says."""
@@ -215,7 +219,7 @@ class KafkaProducer(Producer):
     def close(self) -> None:
         """As the port says."""
         self._client.purge()
-        self._client.flush(1.0)
+        self.flush(1.0)
 
     def _produce(self, message: Message) -> None:
         try:
@@ -240,6 +244,7 @@ class KafkaJournalProducer(JournalProducer):
         self._bootstrap = config["bootstrap.servers"]
         self._offset = 0
         self._error: KafkaError | None = None
+        self._spent: EsperError | None = None
         self._client = Client(
             config
             | {
@@ -267,11 +272,13 @@ class KafkaJournalProducer(JournalProducer):
     def close(self) -> None:
         """As the port says."""
         self._client.purge()
-        self._client.poll(0)
+        with suppress(KafkaException):  # the error that spent this producer, said once more
+            self._client.poll(0)
 
     def _open(self, messages: Sequence[Message]) -> None:
         """Begin a transaction with `messages` in it."""
-        self._error = None
+        if self._spent is not None:
+            raise self._spent
         try:
             self._client.begin_transaction()
             for message in messages:
@@ -308,10 +315,15 @@ class KafkaJournalProducer(JournalProducer):
             self._error = error
 
     def _named(self, error: KafkaError) -> EsperError:
+        """The sentence for an error, which spends this producer."""
         if error.code() in _FENCED:
-            return FencedError(f"Another writer has taken over run {self._run_id}; this one must stop.")
-        cause = f"{error.str()}; {self._error.str()}" if self._error else error.str()
-        return UnavailableError(f"The journal of run {self._run_id} could not be written to Kafka at {self._bootstrap} ({cause}).")
+            self._spent = FencedError(f"Another writer has taken over run {self._run_id}; this one must stop.")
+        else:
+            cause = f"{error.str()}; {self._error.str()}" if self._error else error.str()
+            self._spent = UnavailableError(
+                f"The journal of run {self._run_id} could not be written to Kafka at {self._bootstrap} ({cause})."
+            )
+        return self._spent
 
 
 class KafkaReader(Reader):
