@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import math
 import socket
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import faust
 from faust.exceptions import ConsumerNotStarted
 from faust.types import EventT, FutureMessage, TopicT
 
-from esper.clock import Clock
+from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import TOPICS, Message, Origin, encode
@@ -22,6 +24,7 @@ from processors.cluster import cluster_id
 
 _HOST = "127.0.0.1"
 _CLUSTER_TIMEOUT_S = 60.0
+_QUIET_S = 60.0
 _ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_open_files": 256}
 """Small tables: RocksDB's own defaults reserve up to 2 GiB."""
 
@@ -115,8 +118,15 @@ def raw_table(app: faust.App, name: str, *, partitions: int) -> AcknowledgedTabl
 class Outbound:
     """Sends framed events through the app's producer."""
 
-    def __init__(self, app: faust.App) -> None:
-        self._topics = {name: raw_topic(app, name) for name in TOPICS}
+    def __init__(self, app: faust.App, *names: str) -> None:
+        self._app = app
+        self._topics = {name: raw_topic(app, name) for name in names}
+
+    async def warm(self) -> None:
+        """Ask for the partitions of every topic now: the first answer would otherwise take 40 ms more a topic."""
+        producer = self._app.producer._producer  # type: ignore[attr-defined]  # noqa: SLF001  # Faust has no such call
+        for name in self._topics:
+            await producer.partitions_for(name)
 
     async def send(self, *messages: Message) -> None:
         """Send `messages` in order and return once the broker has acknowledged each."""
@@ -155,13 +165,43 @@ def readiness(app: faust.App) -> dict[str, bool]:
     return {"assigned": assigned and not app.rebalancing, "recovered": bool(app.tables.actives_ready)}
 
 
-def run(build_app: Callable[[], faust.App]) -> NoReturn:
+class _Sparse(logging.Filter):
+    """Lets one of aiokafka's lines of a kind pass a minute: without a broker, it writes 200 lines a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        kind, now = (record.pathname, record.lineno), self._clock.monotonic()
+        if now - self._last.get(kind, -math.inf) < _QUIET_S:
+            return False
+        self._last[kind] = now
+        return True
+
+
+def _logging(clock: Clock) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"sparse": {"()": lambda: _Sparse(clock)}},
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["sparse"]}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+    }
+
+
+def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
     """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence."""
+    clock = SystemClock()
     try:
-        app = build_app()
+        app = build_app(Settings(), clock)
     except EsperError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    worker = faust.Worker(app, loglevel="warn", quiet=True)
+    worker = faust.Worker(app, loglevel="warn", quiet=True, logging_config=_logging(clock))
     worker.spinner = None  # a log is no terminal
     worker.execute_from_commandline()

@@ -7,19 +7,20 @@ import hashlib
 from esper.events.records import FieldReport
 from esper.karn.families import FAMILIES, generate
 from esper.karn.ir import BlueprintIR, Budget
+from esper.karn.operators import MAX_SIZE
 
 
 def innovate(report: FieldReport) -> tuple[BlueprintIR, ...]:
     """One blueprint for each family wanted and each distinct pair of layer input and chunk width, within the layer's budget.
 
     Names, run and run seed play no part: a layer of the same shape and budget gets the same blueprints anywhere. Families that
-    have nothing for a shape, or that this Esper does not know, propose nothing.
+    have nothing for a shape, or that this Esper does not know, propose nothing; so does a shape that no blueprint can have.
     """
     wanted = [family for family in FAMILIES if not report.families or family in report.families]
     places = {(layer.in_features, width, layer.parameter_budget): None for layer in report.layers for width in layer.chunks}
     proposed: dict[str, BlueprintIR] = {}
     for in_features, width, parameter_budget in places:
-        if in_features < 1 or width < 1:
+        if not (1 <= in_features <= MAX_SIZE and 1 <= width <= MAX_SIZE):
             continue
         for family in wanted:
             blueprint = generate(

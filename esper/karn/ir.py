@@ -23,7 +23,6 @@ VERSION = 1
 INPUT = "input"
 """The name by which nodes refer to what the kernel reads."""
 MAX_NODES = 64
-MAX_PARAMETERS = 1 << 31
 _MAX_TEXT = 1 << 18
 _NODE_NAME = re.compile(r"[a-z]{1,16}[0-9]{1,3}")  # ends in a number, so that it can never hide an attribute of nn.Module
 _FAMILY_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -91,8 +90,6 @@ class BlueprintIR:
         self._check_graph()
         if (shape := self.shapes[self.nodes[-1].name]) != (self.out_features,):
             raise BuildError(f"The blueprint writes shape {shape}, but its out_features are {self.out_features}.")
-        if self.parameters > MAX_PARAMETERS:
-            raise BuildError(f"The blueprint has {self.parameters} parameters; no blueprint may have more than {MAX_PARAMETERS}.")
 
     def _check_fields(self) -> None:
         if not _FAMILY_NAME.fullmatch(self.family):

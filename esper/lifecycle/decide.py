@@ -65,9 +65,9 @@ class _Frame:
         if not may_follow(seed.stage, to_stage):
             raise RejectedError(f"Seed {seed.layer}[{seed.seed}] is {seed.stage}, from where it cannot become {to_stage}.")
         keep = to_stage in HOLDING
-        after = replace(seed, kernel_id=seed.kernel_id if keep else "", family=seed.family if keep else "", **changed)
+        after = replace(seed, **changed)
         if not keep:
-            after = replace(after, alpha=0.0, alpha_target=0.0)
+            after = replace(after, kernel_id="", family="", alpha=0.0, alpha_target=0.0)
         if to_stage == "DORMANT":
             after = replace(after, decision_id="")
         self.add(
@@ -188,6 +188,8 @@ def _(command: Move, frame: _Frame, context: Context) -> None:
     seed = frame.state.seed(command.layer, command.seed)
     if seed is None:
         raise RejectedError(f"There is no seed {command.layer}[{command.seed}] in this run.")
+    if command.to_stage == "GERMINATED":
+        raise RejectedError(f"Seed {command.layer}[{command.seed}] is germinated by a command that names a kernel, not by a gate.")
     frame.move(seed, command.to_stage, command.reason, alpha=alpha_on_entry(seed, command.to_stage))
 
 

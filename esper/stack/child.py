@@ -25,6 +25,9 @@ SILENCE_S = 20.0
 """A part that was ready and has not answered for this long is killed and started again."""
 START_S = 180.0
 """A part that has never answered for this long is killed and started again."""
+PARTS_STOP_S = 5.0
+"""What a part has between SIGTERM and SIGKILL."""
+BROKER_STOP_S = 10.0
 _SETTLED_S = 10.0
 _LOG_BYTES = 16 * 2**20
 _TAIL_BYTES = 16_384

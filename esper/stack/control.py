@@ -14,10 +14,10 @@ from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
+from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
 from esper.stack.identity import Identity
 from esper.stack.parts import as_environment, with_esper_on_path
 from esper.stack.ports import HOST
-from esper.stack.supervisor import BROKER_STOP_S, PARTS_STOP_S
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
 _SPAWN_S = 30.0

@@ -18,7 +18,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
 from esper.stack import aot, broker, owners, state
-from esper.stack.child import Child
+from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
 from esper.stack.identity import Identity
 from esper.stack.launches import broker_launch, part_launch
 from esper.stack.leash import Leash
@@ -26,8 +26,6 @@ from esper.stack.parts import Part, claim_ports, part_environment
 from esper.stack.ports import HOST, PortClaims
 from esper.stack.wake import Wake
 
-PARTS_STOP_S = 5.0
-BROKER_STOP_S = 10.0
 _TICK_S = 0.1
 _OWNERS_S = 0.5
 _BROKER_ATTEMPTS = 3
@@ -93,7 +91,6 @@ class Supervisor:
             self._end()
         owners.clear(self._folder)
         self._publish(phase="failed" if code else "down")
-        self._log.info("down")
         return code
 
     def _start(self, claims: PortClaims, leash: Leash) -> None:

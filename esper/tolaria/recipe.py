@@ -54,6 +54,7 @@ class KernelsSection(_Section):
     warmup_steps: int = Field(default=20, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     blend_steps: int = Field(default=200, ge=1)
+    shadow_passes: int = Field(default=1, ge=1, description="TRAINING seeds that a step gives a shadow pass to; more of them take turns")
 
 
 class GatesSection(_Section):

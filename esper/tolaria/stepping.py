@@ -1,4 +1,4 @@
-"""One optimizer step: the live pass for the host and live kernels, then the shadow pass for the TRAINING seed whose turn it is."""
+"""One optimizer step: the live pass for the host and live kernels, then the shadow passes of the TRAINING seeds whose turn it is."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ class Stepper:
         """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and Hutter 2017, without restarts)."""
         return 0.5 * (1 + math.cos(math.pi * min(step, self._total_steps) / self._total_steps))
 
-    def turn(self, state: RunState, step: int) -> Place | None:
-        """The TRAINING seed whose turn it is: they take turns by step."""
+    def turns(self, state: RunState, step: int) -> list[Place]:
+        """The TRAINING seeds that have a shadow pass in this step: at most `kernels.shadow_passes`, taking turns."""
         training = [
             (seed.layer, seed.seed) for seed in state.seeds if seed.stage == "TRAINING" and (seed.layer, seed.seed) in self._growing.kernels
         ]
-        return training[step % len(training)] if training else None
+        passes = min(self._recipe.kernels.shadow_passes, len(training))
+        return [training[(step * passes + index) % len(training)] for index in range(passes)]
 
     def step(self, state: RunState, step: int, batch: tuple[Tensor, Tensor], *, sample: bool) -> StepFigures:
         """Do step number `step` (from 0) on inputs [B, ...] and labels [B]; with `sample`, seed statistics are taken."""
@@ -75,14 +76,14 @@ class Stepper:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         growing.switches.sampling = False
         live = [(seed.layer, seed.seed) for seed in state.seeds if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels]
-        shadowed = self.turn(state, step)
-        if shadowed:
-            growing.shadow_step(shadowed, before, lambda: functional.cross_entropy(growing.module(inputs), labels))
+        shadowed = self.turns(state, step)
+        for place in shadowed:
+            growing.shadow_step(place, before, lambda: functional.cross_entropy(growing.module(inputs), labels))
         if sample:
             growing.observe_gradients()
         limit = self._recipe.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(growing.host_parameters, limit)
         self.host_optimizer.step()
-        growing.optimise([*live, shadowed] if shadowed else live, fraction)
+        growing.optimise([*live, *shadowed], fraction)
         accuracy = (logits.detach().argmax(-1) == labels).float().mean()
         return StepFigures(loss.item(), accuracy.item(), norm.item(), group["lr"])

@@ -15,11 +15,12 @@ from esper.errors import PoisonError
 from esper.events import TOPICS
 from esper.events.codec import decode, schema_id
 from esper.events.records import AdaptationOutcome, SystemStatePacket
+from esper.events.registry import wire_schemas
 from processors import streams
 from processors.cluster import Follower
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import SENDER, answer
-from processors.tamiyo.bandits import Beta
+from processors.tamiyo.bandits import Beta, generator
 from processors.tamiyo.experience import HORIZON_US, Experience
 
 _PACKETS = "system.events.epoch"
@@ -34,7 +35,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     """
     app = streams.build(settings, part=SENDER, port=settings.tamiyo.port, clock=clock)
     table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions)
-    outbound = streams.Outbound(app)
+    outbound = streams.Outbound(app, "decision.tamiyo", "innovation.blueprints", "dead.letters")
     experience = Experience()
 
     def prior(context: str, packet: SystemStatePacket) -> Beta:
@@ -59,6 +60,13 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     async def packets(stream: StreamT[bytes]) -> None:
         async for event in stream.events():
             await review(event)
+
+    async def warm() -> None:
+        wire_schemas()
+        generator(0, 0, "").beta(1.0, 1.0)  # numpy loads its generators on first use
+        await outbound.warm()
+
+    app.task(warm)
 
     follower = Follower(
         bootstrap=settings.kafka.bootstrap,

@@ -1,0 +1,48 @@
+# Two commands for a newcomer: `make run` and `make test`. Everything else is for people who change Esper.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-lock
+
+.PHONY: setup run test lint type arch bench golden chaos clean
+
+setup: $(STAMP)
+
+# uv installs the locked wheels side by side; it is itself locked, and installed by pip, which comes with Python.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) tools/check_python.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/lock_entry.py uv > $(VENV)/uv.lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+run: setup
+	$(BIN)/esper run mnist1d
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+arch: setup
+	$(BIN)/lint-imports
+
+golden: setup
+	$(BIN)/python tools/generate_events.py --check
+	$(BIN)/python -m pytest tests/golden
+
+bench: setup
+	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only
+
+chaos: setup
+	$(BIN)/python -m pytest tests/chaos
+
+clean:
+	rm -rf $(VENV) .esper .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

@@ -1,0 +1,41 @@
+"""The `esper` command. Imports nothing heavy until a command needs it: `--help` answers in under 200 ms."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from esper.cli import history, recipes, replay, run, stack
+from esper.errors import EsperError
+
+app = typer.Typer(
+    name="esper",
+    help="Train PyTorch models that grow while they train, and keep the whole run as events.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for part in (run, recipes, replay, history, stack):
+    part.register(app)
+
+
+def main() -> None:
+    """Entry point: a user's error is one sentence and an exit code, never a traceback; `--debug` anywhere, or ESPER_DEBUG=1, shows it."""
+    debug = "--debug" in sys.argv or os.environ.get("ESPER_DEBUG") == "1"
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments)
+    except EsperError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"esper: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        sys.stderr.write(f"esper: unexpected {type(error).__name__}: {error} This is a fault in Esper; --debug shows where.\n")
+        sys.exit(70)

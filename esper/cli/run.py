@@ -1,0 +1,95 @@
+"""`esper run`: train a model that grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from esper.config import Settings
+from esper.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from rich.console import Console
+
+    from esper.clock import Clock
+    from esper.stack import Endpoints
+    from esper.tolaria.assembly import Finished
+    from esper.tolaria.recipe import Recipe
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run")(run)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (`esper recipes ls`) or a TOML file.")],
+    *,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
+    run_id: Annotated[str, typer.Option("--run-id", help="The run's name; one is made when none is given.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
+) -> None:
+    """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which is started when it is not up."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from esper.clock import SystemClock  # noqa: PLC0415
+    from esper.tolaria.recipe import load  # noqa: PLC0415
+
+    if resume:
+        raise UsageError("--resume needs snapshots, which this version does not write yet; start a new run.")
+    chosen = load(recipe, overrides or [])
+    settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    finished, endpoints = _on_stack(settings, chosen, run_id, clock, console)
+    if as_json:
+        print(json.dumps(finished.as_json(), sort_keys=True), flush=True)
+    else:
+        from esper.cli.summary import show  # noqa: PLC0415
+
+        show(Console(), finished, endpoints)
+    if finished.outcome.outcome == "INTERRUPTED":
+        sys.exit(130)
+
+
+def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, console: Console) -> tuple[Finished, Endpoints]:
+    """Train with a stack around it: an `esper up` that lives is used and left alone, else one is started and ended here."""
+    from esper import stack  # noqa: PLC0415
+
+    endpoints = stack.running(settings)
+    started = endpoints is None
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
+            coming = (
+                background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
+                if started
+                else None
+            )
+            from esper.tolaria.assembly import train  # noqa: PLC0415
+
+            endpoints = coming.result() if coming else endpoints
+        if endpoints is None:
+            raise UnavailableError("The stack did not start; `esper status` and its logs say why.")
+        finished = train(
+            settings, recipe, run_id=run_id, bootstrap=endpoints.bootstrap, history_url=endpoints.history_url, clock=clock, console=console
+        )
+        return finished, endpoints
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if started:
+            stack.down(settings)

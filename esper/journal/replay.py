@@ -1,0 +1,105 @@
+"""Fold a journal and prove it: no event missing, doubled or out of order, each epoch's state as the trainer had it, and the end too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.clock import Clock
+from esper.errors import CorruptError, PoisonError
+from esper.events import JournalEvent, decode
+from esper.lifecycle import RunState, evolve, from_canonical
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FoldReport:
+    """Result of a fold. `compared` says whether a live state was at hand; it was equal then, or the fold would have raised."""
+
+    run_id: str
+    state: RunState
+    events: int
+    epochs: int
+    seconds: float
+    compared: bool
+
+    def sentence(self) -> str:
+        """What was found, for people."""
+        rate = f"{self.events / self.seconds:,.0f} events/s" if self.seconds else "at once"
+        equal = "equals the live one" if self.compared else "has no live state here to be compared with"
+        return (
+            f"Run {self.run_id}: {self.events} events folded ({rate}), gapless and in order; {self.epochs} epoch digests agree; "
+            f"the folded state ({self.state.status}, step {self.state.step}) {equal}."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for scripts."""
+        return {
+            "run_id": self.run_id,
+            "events": self.events,
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 6),
+            "status": self.state.status,
+            "step": self.state.step,
+            "sequence": self.state.sequence,
+            "digest": self.state.digest(),
+            "equals_live": True if self.compared else None,
+        }
+
+
+def save_state(run_dir: Path, state: RunState) -> None:
+    """Keep the live folded state beside the run, for `esper replay --fold` to compare with."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    partial = run_dir / f"{STATE_FILE}.partial"
+    partial.write_text(state.canonical())
+    partial.replace(run_dir / STATE_FILE)
+
+
+def live_state(run_dir: Path) -> RunState | None:
+    """The live state that the trainer kept last, or None when the run was trained elsewhere."""
+    path = run_dir / STATE_FILE
+    return from_canonical(path.read_text()) if path.exists() else None
+
+
+def fold_journal(run_id: str, messages: Iterable[bytes], live: RunState | None, *, clock: Clock) -> FoldReport:
+    """Fold framed journal events and compare with `live`, which may be older than the journal's end.
+
+    Raises:
+        CorruptError: an event is missing, doubled, out of order, undecodable, or a state differs; the sentence says which.
+    """
+    begin, state, events, epochs = clock.monotonic(), RunState(run_id), 0, 0
+    compared = False
+    for value in messages:
+        try:
+            event = decode(value)
+        except PoisonError as error:
+            raise CorruptError(f"Event {state.sequence} of run {run_id} cannot be decoded: {error}") from error
+        if not isinstance(event, JournalEvent):
+            raise CorruptError(
+                f"Where event {state.sequence} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal."
+            )
+        if state.sequence == 0 and event.sequence == 0:
+            state = RunState(run_id, timeline=event.timeline)
+        state = evolve(state, event)
+        events += 1
+        epochs += event.NAME == "EpochEnded"
+        if live and state.sequence == live.sequence:
+            _compare(run_id, state, live)
+            compared = True
+    if live and not compared:
+        raise CorruptError(
+            f"The journal of run {run_id} ends after event {state.sequence - 1}, but the trainer had written {live.sequence - 1}: the rest is missing."
+        )
+    return FoldReport(run_id, state, events, epochs, clock.monotonic() - begin, compared)
+
+
+def _compare(run_id: str, folded: RunState, live: RunState) -> None:
+    if folded == live:
+        return
+    differing = [name for name in RunState.__slots__ if getattr(folded, name) != getattr(live, name)]
+    raise CorruptError(
+        f"The folded state of run {run_id} after event {folded.sequence - 1} differs from the live one in: {', '.join(differing)}."
+    )
