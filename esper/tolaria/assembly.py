@@ -1,0 +1,260 @@
+"""Where a run is put together: settings and recipe in, a trained model and a complete journal out."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from esper.clock import Clock
+from esper.config import Settings
+from esper.errors import EsperError, FencedError, UnavailableError, UsageError
+from esper.events import Origin
+from esper.events.envelope import trace_id
+from esper.events.records import SeedTransitioned
+from esper.history.queries import events_by_topic, wait_caught_up
+from esper.journal.replay import save_state
+from esper.kasmina import GrowingModel, Place, germinate
+from esper.kasmina.loader import KernelLoader
+from esper.lifecycle import RunState
+from esper.lifecycle.commands import Fail
+from esper.oona.drain import Drain
+from esper.oona.emitter import Emitter
+from esper.oona.inbox import Inbox
+from esper.oona.kafka import KafkaBus
+from esper.oona.outbox import Outbox
+from esper.oona.start import journal_exists, start
+from esper.tolaria.consultation import Consultation
+from esper.tolaria.environment import observe
+from esper.tolaria.journal import Journal
+from esper.tolaria.progress import Progress
+from esper.tolaria.recipe import Recipe, function
+from esper.tolaria.splits import Splits, cached
+from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.trainer import Outcome, Parts, Trainer, kernel_training, seeded_model
+
+DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
+HISTORY_S = 20.0  # how long it waits for the history to have every event
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that has ended in order."""
+
+    run_id: str
+    outcome: Outcome
+    seconds: float
+    longest_step_s: float
+    state: RunState
+    paths: dict[Place, list[SeedTransitioned]]
+    events: dict[str, int]
+    model_path: Path
+    history_path: Path
+    history_complete: bool
+
+    @property
+    def dropped(self) -> int:
+        """Telemetry events that were dropped."""
+        return sum(count for _, count in self.state.lost)
+
+    def as_json(self) -> dict[str, Any]:
+        """The result for scripts."""
+        outcome = self.outcome
+        return {
+            "run_id": self.run_id,
+            "outcome": outcome.outcome,
+            "accuracy": outcome.accuracy,
+            "loss": outcome.loss,
+            "epochs": outcome.epochs,
+            "steps": outcome.steps,
+            "seeds": dict(Counter(seed.stage for seed in self.state.seeds)),
+            "events": self.events,
+            "dropped": self.dropped,
+            "parameters": outcome.parameters,
+            "digest": outcome.digest,
+            "seconds": round(self.seconds, 3),
+            "longest_step_s": round(self.longest_step_s, 4),
+            "history_complete": self.history_complete,
+            "model": str(self.model_path),
+        }
+
+
+def named(recipe: Recipe, clock: Clock) -> str:
+    """A run id that says what ran and when."""
+    moment = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
+    return f"{recipe.name}-{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}"
+
+
+def load_data(recipe: Recipe, settings: Settings) -> Splits:
+    """The recipe's data, made once and kept under ESPER_HOME.
+
+    Raises:
+        UsageError: the function does not exist or returns something else.
+    """
+    make = function(recipe.data, "data")
+    source = Path(make.__code__.co_filename)
+    made = cached(recipe.name, make, source, settings.home.resolve() / "data")
+    if not isinstance(made, Splits):
+        raise UsageError(f"data = {recipe.data!r} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
+    return made
+
+
+def train(settings: Settings, recipe: Recipe, *, run_id: str, bootstrap: str, history_url: str, clock: Clock, console: Console) -> Finished:
+    """Train one run on a bus that answers, and wait until Kafka and the history have all of it.
+
+    Raises:
+        EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
+    """
+    torch.set_num_threads(recipe.run.threads)
+    run_id = run_id or named(recipe, clock)
+    origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
+    bus = KafkaBus(bootstrap)
+    if not bus.available(10.0):
+        raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
+    if any(character in run_id for character in "/\\\0") or run_id in (".", ".."):
+        raise UsageError(f"A run id names a folder; {run_id!r} cannot be one. Choose letters, digits, dots and dashes.")
+    run_dir = settings.runs_dir / run_id
+    with ExitStack() as stack:
+        outbox = stack.enter_context(_closing(Outbox.open(run_dir / "outbox", clock=clock)))
+        if journal_exists(bus, run_id):
+            raise UsageError(f"Run {run_id} has a journal already; choose another --run-id.")
+        splits = load_data(recipe, settings)
+        module = germinate(
+            seeded_model(recipe, function(recipe.model, "model")),
+            seeds=recipe.kasmina.seeds,
+            include=recipe.kasmina.include,
+            exclude=recipe.kasmina.exclude,
+        )
+        growing = GrowingModel(module, training=kernel_training(recipe))
+        start(bus=bus, outbox=outbox, run_id=run_id, clock=clock)
+        drain = Drain(bus=bus, outbox=outbox, run_id=run_id, clock=clock)
+        producer = stack.enter_context(bus.producer(sender_id="trainer"))
+        emitter = Emitter(producer, capacity=recipe.telemetry.ring, clock=clock)
+        inbox = Inbox(bus=bus, run_id=run_id, clock=clock)
+        loader = KernelLoader(settings.store_dir, run_dir / "kernels", clock)
+        progress = Progress(console)
+        for begin, end in (
+            (drain.start, drain.stop),
+            (emitter.start, emitter.stop),
+            (inbox.start, inbox.stop),
+            (loader.start, loader.stop),
+        ):
+            begin()
+            stack.callback(end)
+        journal = Journal(state=RunState(run_id), outbox=outbox, origin=origin, guardrails=recipe.guardrails, notify=drain.notify)
+        trainer = Trainer(
+            Parts(
+                recipe=recipe,
+                splits=splits,
+                growing=growing,
+                journal=journal,
+                consultation=Consultation(
+                    run_id=run_id,
+                    inbox=inbox,
+                    producer=producer,
+                    clock=clock,
+                    lockstep=recipe.decisions == "lockstep",
+                    timeout_s=recipe.tamiyo.consult_timeout_s,
+                ),
+                telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
+                loader=loader,
+                origin=origin,
+                clock=clock,
+                progress=progress,
+                environment=observe(),
+                run_dir=run_dir,
+                lost=emitter.lost,
+                fenced=lambda: _refuse_fenced(drain, run_id),
+            )
+        )
+        begun = clock.monotonic()
+        outcome = _trained(trainer, progress)
+        seconds = clock.monotonic() - begun
+        save_state(run_dir, trainer.state)
+        _settle(drain, emitter, producer_flush=producer.flush, progress=progress)
+        complete = wait_caught_up(history_url, bus, timeout=HISTORY_S)
+        events = events_by_topic(history_url, run_id) if complete else _told(trainer, emitter)
+        return Finished(
+            run_id=run_id,
+            outcome=outcome,
+            seconds=seconds,
+            longest_step_s=trainer.longest_step_s,
+            state=trainer.state,
+            paths=trainer.paths,
+            events=events,
+            model_path=run_dir / "model.safetensors",
+            history_path=settings.history_dir,
+            history_complete=complete,
+        )
+
+
+def _trained(trainer: Trainer, progress: Progress) -> Outcome:
+    """Run the loop with Ctrl-C and SIGTERM ending it in order; what cannot go on is journalled as RunFailed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if trainer.stop:
+            raise KeyboardInterrupt
+        progress.say("Ending the run after this step; once more ends it at once.")
+        trainer.interrupt()
+
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    progress.start()
+    try:
+        return trainer.run()
+    except FencedError:
+        raise
+    except EsperError as error:
+        _journal_failure(trainer, type(error).__name__, str(error))
+        raise
+    except Exception as error:
+        _journal_failure(trainer, type(error).__name__, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        progress.stop()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _journal_failure(trainer: Trainer, error: str, reason: str) -> None:
+    if trainer.state.status in ("RUNNING", "PAUSED"):
+        trainer.parts.journal.do(Fail(error=error, reason=reason), trainer.step)
+
+
+def _settle(drain: Drain, emitter: Emitter, *, producer_flush: Any, progress: Progress) -> None:
+    """Wait until Kafka has the journal and the telemetry."""
+    emitter.flush(DRAIN_S)
+    producer_flush(DRAIN_S)
+    if not drain.wait_empty(DRAIN_S):
+        progress.say(
+            "The broker has not taken the whole journal yet; the rest is safe in the run's outbox and goes out when the run is opened again."
+        )
+
+
+def _told(trainer: Trainer, emitter: Emitter) -> dict[str, int]:
+    """What the trainer itself wrote, by topic: the answer when the history cannot be asked."""
+    written = Counter(emitter.delivered())
+    written["system.events.run"] = trainer.state.sequence
+    return dict(written)
+
+
+def _refuse_fenced(drain: Drain, run_id: str) -> None:
+    if drain.fenced:
+        raise FencedError(f"Another trainer has taken over run {run_id}; this one has stopped and writes nothing more.")
+
+
+@contextmanager
+def _closing(outbox: Outbox) -> Iterator[Outbox]:
+    try:
+        yield outbox
+    finally:
+        outbox.close()

@@ -1,0 +1,91 @@
+"""Asking Tamiyo: send the packet, wait as the decision mode says, and keep what the answers and the catalogue bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from esper.clock import Clock
+from esper.errors import BackpressureError
+from esper.events.records import EpochReviewed, FieldReportAnswered, KernelPublished, SystemStatePacket
+from esper.oona.inbox import Delivered, Inbox
+from esper.oona.port import Producer
+from esper.urza.catalogue import Catalogue, compatible, rank
+
+RESEND_S = 5.0  # in lockstep a packet is sent again after this: a dead part may have lost it, and Tamiyo answers a packet twice alike
+NAP_S = 0.002
+
+
+@dataclass(slots=True)
+class Consultation:
+    """One run's dialogue. `heard` says whether Tamiyo has answered since the last time that waiting for it was in vain."""
+
+    run_id: str
+    inbox: Inbox
+    producer: Producer
+    clock: Clock
+    lockstep: bool
+    timeout_s: float
+    heard: bool = False
+    answered: int = -1
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    offered: tuple[str, ...] | None = None
+
+    def take(self) -> Iterator[Delivered]:
+        """What has come in since the last call, after noting what it says of catalogue and answers. Never waits."""
+        for delivered in self.inbox.take():
+            event = delivered.event
+            if isinstance(event, KernelPublished):
+                self.catalogue = self.catalogue.evolve([event])
+            elif isinstance(event, FieldReportAnswered) and event.run_id == self.run_id:
+                self.offered = tuple(sorted({*(self.offered or ()), *event.kernels}))
+            elif isinstance(event, EpochReviewed):
+                self.heard, self.answered = True, max(self.answered, event.packet)
+            yield delivered
+
+    def kernels(self, shapes: set[tuple[int, int]], per_arm: int) -> list[KernelPublished]:
+        """Kernels to offer for seeds of these (inputs, chunk width).
+
+        In lockstep only those that answered this run's own field report: the store may hold others by chance. Live, the best `per_arm` of each
+        shape and family that anyone published.
+        """
+        if self.lockstep:
+            return [self.catalogue.kernels[one] for one in self.offered or () if one in self.catalogue.kernels]
+        found: dict[str, KernelPublished] = {}
+        for in_features, width in sorted(shapes):
+            fitting = compatible(self.catalogue, in_features=in_features, chunk_width=width)
+            for family in sorted({one.family for one in fitting}):
+                best = rank([one for one in fitting if one.family == family], {})[:per_arm]
+                found |= {one.kernel_id: one for one in best}
+        return list(found.values())
+
+    def ask(self, packet: SystemStatePacket, handle: Callable[[Delivered], None], interrupted: Callable[[], bool]) -> None:
+        """Send `packet` and wait for its answer: in lockstep as long as it takes, live at most the timeout, and not at all while Tamiyo is silent."""
+        self._send(packet)
+        sent = begin = self.clock.monotonic()
+        while not interrupted():
+            for delivered in self.take():
+                handle(delivered)
+            now = self.clock.monotonic()
+            if self.answered >= packet.packet:
+                return
+            if not self.lockstep and (not self.heard or now - begin >= self.timeout_s):
+                self.heard = False
+                return
+            if self.lockstep and now - sent >= RESEND_S:
+                self._send(packet)
+                sent = now
+            self.clock.sleep(NAP_S)
+
+    def wait_for_kernels(self, handle: Callable[[Delivered], None], interrupted: Callable[[], bool]) -> None:
+        """In lockstep: wait until the foundry has answered the run's field report and every kernel of the answer is known."""
+        while not interrupted() and (self.offered is None or any(one not in self.catalogue.kernels for one in self.offered)):
+            for delivered in self.take():
+                handle(delivered)
+            self.clock.sleep(NAP_S)
+
+    def _send(self, packet: SystemStatePacket) -> None:
+        try:
+            self.producer.send(packet)
+        except BackpressureError:  # the broker has been away for long: the packet of the next epoch says more than this one
+            self.heard = False

@@ -1,0 +1,58 @@
+"""The final model on disk: one safetensors file, with the blueprints of its kernels as metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from esper.errors import StorageFullError
+from esper.kasmina.growth import GrowingModel
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Where a model was written, and the SHA-256 of the file."""
+
+    path: Path
+    sha256: str
+
+
+def save_model(growing: GrowingModel, path: Path, *, elsewhere: bool = False) -> Saved:
+    """Write all parameters and buffers, and the blueprint, blend and alpha of every kernel, to `path` (atomically).
+
+    With `elsewhere`, a full disk sends the file to the system's folder for temporary files instead.
+
+    Raises:
+        StorageFullError: there is no room.
+    """
+    kernels: dict[str, Any] = {
+        f"{layer}/{index}": {
+            "kernel_id": grown.slot.kernel_id,
+            "ir": getattr(getattr(grown.slot.kernel, "ir", None), "json", ""),
+            "blend": grown.slot.blend,
+            "tap": grown.slot.tap,
+            "alpha": float(grown.slot.alpha),
+            "fossilised": grown.slot.fossilised,
+        }
+        for (layer, index), grown in growing.kernels.items()
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in growing.module.state_dict().items()}
+    content = save(tensors, {"esper": json.dumps({"kernels": kernels}, sort_keys=True)})
+    sha256 = hashlib.sha256(content).hexdigest()
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if not elsewhere:
+            raise StorageFullError(f"The model cannot be written to {path}: {error.strerror}. Free some room and run again.") from error
+        return save_model(growing, Path(tempfile.mkdtemp(prefix="esper-")) / path.name)
+    return Saved(path, sha256)
