@@ -91,22 +91,24 @@ class Node:
         return self.folder / "server.properties"
 
 
-def prepare(node: Node, classpath: Sequence[Path], *, cluster_id: str, java_options: Sequence[str] = ()) -> None:
+def prepare(
+    node: Node, classpath: Sequence[Path], *, cluster_id: str, java_options: Sequence[str] = (), room_bytes: int = ROOM_BYTES
+) -> None:
     """Make the folder ready for `command`: configuration written, storage formatted once (1 s), leftovers of a killed formatting removed.
 
     `cluster_id` is used for a new folder only: 22 characters, base64 of 16 bytes.
 
     Raises:
-        StorageFullError: less than `ROOM_BYTES` left.
+        StorageFullError: less than `room_bytes` left.
         CorruptError: the folder holds something that is no storage of this broker.
         UnavailableError: the folder cannot be written, or Java cannot run.
     """
     try:
         node.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(node.folder).free
-        if free < ROOM_BYTES:
+        if free < room_bytes:
             raise StorageFullError(
-                f"{free >> 20} MiB are free for {node.folder}, the broker wants {ROOM_BYTES >> 20}: free some, or set ESPER_HOME"
+                f"{free >> 20} MiB are free for {node.folder}, the broker wants {room_bytes >> 20}: free some, or set ESPER_HOME"
             )
         if not _formatted(node.log_dir):
             _format(node, classpath, cluster_id, java_options)

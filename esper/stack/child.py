@@ -21,10 +21,6 @@ from esper.stack.state import PartPhase, PartState
 Answer = Literal["ready", "starting", "silent"]
 
 PROBE_TIMEOUT_S = 2.0
-SILENCE_S = 20.0
-"""A part that was ready and has not answered for this long is killed and started again."""
-START_S = 180.0
-"""A part that has never answered for this long is killed and started again."""
 PARTS_STOP_S = 5.0
 """What a part has between SIGTERM and SIGKILL."""
 BROKER_STOP_S = 10.0
@@ -57,6 +53,10 @@ class Launch:
     folder: Path | None
     """Working folder; None keeps the supervisor's."""
     probe: Callable[[], Answer]
+    silence_s: float
+    """One that was ready and has not answered for this long is killed and started again."""
+    start_s: float
+    """The same for one that has never been ready."""
     explain: Callable[[Death], EsperError | None]
     """The sentence for a death whose cause is known."""
 
@@ -129,7 +129,7 @@ class Child:
         if self._process is not None and self._process.poll() is not None:
             self._died(now, self._process.returncode)
         elif self._process is not None and self._pulse is not None:
-            patience = SILENCE_S if self._pulse.was_ready else START_S
+            patience = self.launch.silence_s if self._pulse.was_ready else self.launch.start_s
             quiet = now - max(self._pulse.heard, self._started)
             if quiet > patience:
                 self._kill()

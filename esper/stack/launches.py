@@ -15,6 +15,9 @@ from esper.stack import aot, broker, jars
 from esper.stack.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
 from esper.stack.parts import Part
 
+_SILENCE_S = 20.0
+_START_S = 300.0  # after kill -9 it reads the last segment of each partition again
+
 
 def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: FilteringBoundLogger) -> Launch:
     """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no harm."""
@@ -44,6 +47,8 @@ def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[s
         environment=broker.environment(environment),
         folder=node.folder,
         probe=probe,
+        silence_s=_SILENCE_S,
+        start_s=_START_S,
         explain=explain,
     )
 
@@ -58,6 +63,8 @@ def part_launch(part: Part, port: int, folder: Path, environment: Mapping[str, s
         environment=environment,
         folder=None,
         probe=lambda: health(port),
+        silence_s=part.silence_s,
+        start_s=part.start_s,
         explain=lambda _: None,
     )
 

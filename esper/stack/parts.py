@@ -26,6 +26,10 @@ class Part:
     """The port that it takes where that is free."""
     port: int = 0
     """The port that the user insists on; 0 for any."""
+    silence_s: float = 20.0
+    """How long it may leave `GET /health` without any answer before it is taken for stuck."""
+    start_s: float = 180.0
+    """The same until it has been ready for the first time."""
 
 
 def default_parts(settings: Settings) -> tuple[Part, ...]:

