@@ -1,0 +1,96 @@
+"""From a blueprint to a sealed kernel: one configuration after the other, until one passes every check."""
+
+from __future__ import annotations
+
+import statistics
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from esper.clock import Clock
+from esper.errors import BuildError
+from esper.karn.ir import BlueprintIR, Budget
+from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
+from esper.tezzeret.build import KernelModule, module_of, weights_of
+from esper.tezzeret.verify import verify
+from esper.urza.artefact import seal
+
+LATENCY_BATCH = 32
+_WARM_CALLS = 5
+_TIMED_CALLS = 51
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One way to make a built module ready to run. `prepare` may raise anything: then the next configuration is tried."""
+
+    name: str
+    prepare: Callable[[KernelModule], nn.Module]
+
+
+def _exported(module: KernelModule) -> nn.Module:
+    """The graph that `torch.export` captures, for any batch size."""
+    sample = torch.zeros(2, module.ir.in_features)
+    program = torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    graph: nn.Module = program.module()
+    return graph
+
+
+def _eager(module: KernelModule) -> nn.Module:
+    """The module as it was built."""
+    return module
+
+
+CONFIGURATIONS = (Configuration("exported", _exported), Configuration("eager", _eager))
+
+
+def compile_kernel(
+    ir: BlueprintIR,
+    budget: Budget,
+    *,
+    clock: Clock,
+    progress: Callable[[Started | Failed | Rejected], None],
+    configurations: tuple[Configuration, ...] = CONFIGURATIONS,
+) -> Compiled:
+    """The kernel of a blueprint by the first configuration that passes. `progress` hears of every attempt as it happens.
+
+    Raises:
+        BuildError: no configuration passed; the sentence is that of the last.
+    """
+    error = "there is no configuration to try"
+    for attempt, configuration in enumerate(configurations, start=1):
+        progress(Started(attempt, configuration.name))
+        began = clock.monotonic()
+        try:
+            module = module_of(ir)
+            sealed = seal(ir, weights_of(module))
+            checks = verify(ir, configuration.prepare(module), budget)
+        except Exception as fault:  # noqa: BLE001 -- whatever a compiler raises, the next configuration is tried
+            error = f"{type(fault).__name__}: {fault}".partition("\n")[0]
+            progress(Failed(attempt, configuration.name, error, traceback.format_exc()))
+            continue
+        if broken := [check for check in checks if not check.passed]:
+            error = "Verification failed: " + "; ".join(f"{check.name} ({check.detail})" for check in broken)
+            progress(Rejected(attempt, sealed.kernel_id, checks))
+            progress(Failed(attempt, configuration.name, error, "\n".join(f"{check.name}: {check.detail}" for check in checks)))
+            continue
+        compile_ms = (clock.monotonic() - began) * 1e3
+        return Compiled(ir, sealed, checks, attempt, configuration.name, compile_ms, latency_us(module, clock))
+    raise BuildError(error)
+
+
+@torch.inference_mode()
+def latency_us(module: KernelModule, clock: Clock) -> float:
+    """Median time of an eager forward of 32 samples on this machine, microseconds."""
+    x = torch.zeros(LATENCY_BATCH, module.ir.in_features)
+    for _ in range(_WARM_CALLS):
+        module(x)
+    times = []
+    for _ in range(_TIMED_CALLS):
+        began = clock.monotonic()
+        module(x)
+        times.append(clock.monotonic() - began)
+    return statistics.median(times) * 1e6

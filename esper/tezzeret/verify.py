@@ -1,0 +1,146 @@
+"""Whether a kernel does what its blueprint says: shapes, batches, gradients, finite values, cost, determinism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from esper.events.records import Check
+from esper.karn.ir import BlueprintIR, Budget
+from esper.tezzeret.build import KernelModule, module_of
+
+CheckName = Literal["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]
+BATCHES = (1, 2, 7, 32)
+_STEP = 1e-6
+_GRADIENT_TOLERANCE = 1e-6
+_ROUNDING = 1e-5  # float32, between one sample alone and the same one in a batch
+_LOUD = 1e3
+
+
+def verify(ir: BlueprintIR, prepared: nn.Module, budget: Budget) -> tuple[Check, ...]:
+    """Every check of a kernel, the failed ones too.
+
+    Args:
+        ir: what the kernel should be.
+        prepared: what will run: the built module or its exported form, with the initial weights.
+        budget: what it may cost.
+    """
+    return (
+        _shape(ir, prepared),
+        _dynamic_batch(ir, prepared),
+        _gradient(ir),
+        _finite(ir, prepared),
+        _budget(ir, budget),
+        _determinism(ir),
+    )
+
+
+def _check(name: CheckName, *, passed: bool, detail: str) -> Check:
+    return Check(name=name, passed=passed, detail=detail)
+
+
+def _inputs(ir: BlueprintIR, batch: int, *, dtype: torch.dtype = torch.float32, number: int = 0) -> Tensor:
+    """[batch, in_features] from the standard normal distribution, the same each time."""
+    return torch.randn(batch, ir.in_features, generator=torch.Generator().manual_seed(1 + number), dtype=dtype)
+
+
+@torch.no_grad()
+def _shape(ir: BlueprintIR, prepared: nn.Module) -> Check:
+    found = tuple(prepared(_inputs(ir, 3)).shape)
+    return _check("shape", passed=found == (3, ir.out_features), detail=f"3 x {ir.in_features} gives {' x '.join(map(str, found))}")
+
+
+@torch.no_grad()
+def _dynamic_batch(ir: BlueprintIR, prepared: nn.Module) -> Check:
+    """Any batch size runs, and a sample's result does not depend on its neighbours."""
+    x = _inputs(ir, max(BATCHES))
+    alone = torch.cat([module_of(ir)(row[None]) for row in x])
+    worst = max((prepared(x[:batch]) - alone[:batch]).abs().max().item() for batch in BATCHES)
+    return _check("dynamic_batch", passed=worst <= _ROUNDING * max(1.0, alone.abs().max().item()), detail=f"largest difference {worst:.1e}")
+
+
+def _gradient(ir: BlueprintIR) -> Check:
+    """Backward against central differences in float64, along a random direction for each parameter and for the input.
+
+    Weights are moved away from their initial values first: where one starts at 0, the gradients behind it would be 0 too.
+    """
+    module = module_of(ir, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.1)
+    x = _inputs(ir, 4, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(4, ir.out_features, generator=generator, dtype=torch.float64)
+
+    def objective() -> Tensor:
+        return torch.sum(module(x) * weights)
+
+    variables = dict(module.named_parameters()) | {"input": x}
+    gradients = torch.autograd.grad(objective(), list(variables.values()))
+    worst, where = 0.0, "input"
+    for (name, variable), gradient in zip(variables.items(), gradients, strict=True):
+        direction = torch.randn(variable.shape, generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+        with torch.no_grad():
+            variable.add_(direction, alpha=_STEP)
+            above = objective()
+            variable.sub_(direction, alpha=2 * _STEP)
+            below = objective()
+            variable.add_(direction, alpha=_STEP)
+        numeric = ((above - below) / (2 * _STEP)).item()
+        error = abs(numeric - (gradient * direction).sum().item()) / max(1.0, gradient.norm().item())
+        if not error <= worst:  # a NaN is the worst
+            worst, where = error, name
+    return _check("gradient", passed=worst <= _GRADIENT_TOLERANCE, detail=f"largest relative error {worst:.1e} ({where})")
+
+
+def _finite(ir: BlueprintIR, prepared: nn.Module) -> Check:
+    """Finite results for quiet, loud and zero inputs, and finite gradients."""
+    faults = list(_not_finite(ir, prepared))
+    return _check("finite", passed=not faults, detail="; ".join(faults) or "outputs and gradients are finite")
+
+
+def _not_finite(ir: BlueprintIR, prepared: nn.Module) -> Iterator[str]:
+    x = _inputs(ir, 8, number=1)
+    with torch.no_grad():
+        for name, factor in (("zero", 0.0), ("ordinary", 1.0), ("loud", _LOUD)):
+            if not prepared(x * factor).isfinite().all():
+                yield f"output for {name} inputs is not finite"
+    module = module_of(ir)
+    for name, gradient in zip(
+        dict(module.named_parameters()), torch.autograd.grad(module(x).square().mean(), list(module.parameters())), strict=True
+    ):
+        if not gradient.isfinite().all():
+            yield f"gradient of {name} is not finite"
+
+
+def _budget(ir: BlueprintIR, budget: Budget) -> Check:
+    """Cost as torch counts it, against the blueprint's own count and the budget."""
+    module = module_of(ir)
+    parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    flops = counted_flops(module)
+    costs = ((parameters, flops), (ir.parameters, ir.flops), (budget.parameters, budget.flops))
+    passed = costs[0] == costs[1] and ir.fits(budget)
+    counted, own, most = (f"{p} parameters, {f} operations" for p, f in costs)
+    return _check("budget", passed=passed, detail=f"counted {counted}; blueprint {own}; budget {most}")
+
+
+@torch.no_grad()
+def counted_flops(module: KernelModule) -> int:
+    """Floating-point operations of a forward for one sample, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        module(_inputs(module.ir, 1))
+    return int(counter.get_total_flops())
+
+
+@torch.no_grad()
+def _determinism(ir: BlueprintIR) -> Check:
+    """Two builds have the same bits."""
+    first, second = module_of(ir), module_of(ir)
+    x = _inputs(ir, 5)
+    same = all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)) and torch.equal(first(x), second(x))
+    return _check("determinism", passed=same, detail="two builds are bit-identical" if same else "two builds differ")

@@ -1,0 +1,50 @@
+"""The compiler, loaded beside the service: importing torch and its first `torch.export` take seconds, and known kernels need neither."""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+from typing import cast
+
+from esper.clock import Clock
+from esper.karn import Budget, generate
+from esper.tezzeret.attempts import Compiler
+
+
+class WarmCompiler:
+    """Loads and warms up `esper.tezzeret.compile` in a thread of its own. Calling it gives the compiler once that is done."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._compiler: Compiler | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._load, name="warm-up", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def __call__(self) -> Compiler:
+        """The compiler. Raises what loading it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return cast("Compiler", self._compiler)
+
+    def _load(self) -> None:
+        try:
+            self._compiler = load(self._clock)
+        except Exception as error:  # noqa: BLE001 -- raised again for whoever asks for the compiler
+            self._error = error
+
+
+def load(clock: Clock) -> Compiler:
+    """Tezzeret's compiler, warm, with PyTorch held to one thread because the trainer needs the cores."""
+    import_module("torch").set_num_threads(1)
+    compiler = cast("Compiler", import_module("esper.tezzeret.compile").compile_kernel)
+    budget = Budget.of(1000)
+    for family in ("mlp", "conv1d", "gate"):  # together they have every operator
+        blueprint = generate(in_features=8, out_features=2, family=family, budget=budget, seed=0)
+        if blueprint is not None:
+            compiler(blueprint, budget, clock=clock, progress=lambda _: None)
+    return compiler

@@ -1,0 +1,151 @@
+"""Verification catches what is wrong, and compilation tries again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.clock import SystemClock
+from esper.errors import BuildError
+from esper.karn import FAMILIES, BlueprintIR, Budget, Node, generate
+from esper.karn.operators import Linear, Multiply, Scale
+from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
+from esper.tezzeret.build import KernelModule, module_of
+from esper.tezzeret.compile import CONFIGURATIONS, Configuration, compile_kernel
+from esper.tezzeret.verify import verify
+from esper.urza.artefact import read
+
+BUDGET = Budget.of(20_000)
+News = Started | Failed | Rejected
+
+
+def make(family: str) -> BlueprintIR:
+    """A small blueprint."""
+    ir = generate(in_features=9, out_features=3, family=family, budget=BUDGET, seed=3)
+    assert ir is not None
+    return ir
+
+
+def compiled(ir: BlueprintIR, *configurations: Configuration, budget: Budget = BUDGET) -> tuple[Compiled | None, list[News]]:
+    """The outcome of a compilation, with what it told."""
+    heard: list[News] = []
+    try:
+        kernel = compile_kernel(ir, budget, clock=SystemClock(), progress=heard.append, configurations=configurations or CONFIGURATIONS)
+    except BuildError:
+        return None, heard
+    return kernel, heard
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_passes_every_check_in_its_exported_form(family: str) -> None:
+    """The first configuration succeeds, all six checks hold, and the sealed artefact is one that Urza accepts."""
+    ir = make(family)
+    kernel, heard = compiled(ir)
+    assert kernel is not None
+    assert heard == [Started(1, "exported")]
+    assert [check.name for check in kernel.checks] == ["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]
+    assert all(check.passed for check in kernel.checks)
+    assert kernel.latency_us > 0
+    assert read(kernel.sealed.content, kernel_id=kernel.sealed.kernel_id, sha256=kernel.sealed.sha256).ir == ir
+
+
+def _refuse(module: KernelModule) -> nn.Module:
+    raise RuntimeError(f"no export for {module.ir.family} today\nand a second line")
+
+
+def test_a_failed_attempt_is_told_and_the_next_configuration_is_tried() -> None:
+    """Where export fails, the eager module is verified in its place; the failure has its sentence and its whole diagnostic."""
+    kernel, heard = compiled(make("mlp"), Configuration("exported", _refuse), CONFIGURATIONS[1])
+    assert kernel is not None
+    assert (kernel.attempt, kernel.configuration) == (2, "eager")
+    assert [type(news) for news in heard] == [Started, Failed, Started]
+    failure = heard[1]
+    assert isinstance(failure, Failed)
+    assert failure.error == "RuntimeError: no export for mlp today"
+    assert "Traceback" in failure.detail
+
+
+def test_when_no_configuration_is_left_the_blueprint_has_failed() -> None:
+    """The exception carries the last attempt's sentence."""
+    with pytest.raises(BuildError, match="no export for gate today"):
+        compile_kernel(
+            make("gate"), BUDGET, clock=SystemClock(), progress=lambda _: None, configurations=(Configuration("exported", _refuse),)
+        )
+
+
+def test_a_kernel_that_overflows_is_rejected_in_every_configuration() -> None:
+    """A blueprint that is valid as data but not in numbers: the finite check names what is not finite."""
+    nodes = (
+        Node("scale1", Scale(1e30)),
+        Node("multiply1", Multiply(), ("scale1", "scale1")),
+        Node("linear1", Linear(3), ("multiply1",)),
+    )
+    kernel, heard = compiled(BlueprintIR("test", 9, 3, "LAYER_INPUT", "RESIDUAL", 0.3, 0, nodes))
+    assert kernel is None
+    assert [type(news) for news in heard] == [Started, Rejected, Failed] * 2
+    rejected = heard[1]
+    assert isinstance(rejected, Rejected)
+    finite = next(check for check in rejected.checks if check.name == "finite")
+    assert not finite.passed
+    assert "output for ordinary inputs is not finite" in finite.detail
+
+
+class _Wrong(nn.Module):
+    """A module that differs from the kernel in one respect."""
+
+    def __init__(self, module: KernelModule, fault: str) -> None:
+        super().__init__()
+        self.module = module
+        self.fault = fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module(x)
+        match self.fault:
+            case "shape":
+                return torch.cat([y, y], 1)
+            case "dynamic_batch":
+                return y - y.mean(0)
+            case _:
+                return torch.where(x.abs().max() > 100, torch.full_like(y, torch.nan), y)
+
+
+@pytest.mark.parametrize("fault", ["dynamic_batch", "finite"])
+def test_a_wrong_result_fails_its_own_check_alone(fault: str) -> None:
+    """Samples that depend on their neighbours, and values that are not finite, are each caught by name."""
+    ir = make("mlp")
+    failed = {check.name for check in verify(ir, _Wrong(module_of(ir), fault), BUDGET) if not check.passed}
+    assert failed == {fault}
+
+
+def test_a_wrong_shape_stops_the_attempt() -> None:
+    """An output of another width never becomes a kernel."""
+    kernel, heard = compiled(make("mlp"), Configuration("wrong", lambda module: _Wrong(module, "shape")))
+    assert kernel is None
+    assert isinstance(heard[-1], Failed)
+
+
+def test_a_kernel_over_budget_is_rejected() -> None:
+    """The budget check compares what torch counts."""
+    ir = make("mlp")
+    failed = {check.name for check in verify(ir, module_of(ir), Budget(ir.parameters - 1, ir.flops)) if not check.passed}
+    assert failed == {"budget"}
+
+
+def test_a_wrong_gradient_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backward that is 1 % off fails the gradient check, whichever parameter it belongs to."""
+
+    class Crooked(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_context: object, *gradients: Tensor) -> Tensor:
+            return gradients[0] * 1.01
+
+    ir = make("mlp")
+    forward = KernelModule.forward
+    monkeypatch.setattr(KernelModule, "forward", lambda module, x: Crooked.apply(forward(module, x)))
+    failed = {check.name for check in verify(ir, module_of(ir), BUDGET) if not check.passed}
+    assert failed == {"gradient"}
