@@ -18,7 +18,7 @@ from faust.types import EventT, FutureMessage, TopicT
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
-from esper.events import TOPICS, Message, Origin, encode
+from esper.events import Message, Origin, encode
 from esper.events.records import DeadLettered
 from processors.cluster import cluster_id
 
@@ -85,11 +85,9 @@ def _cluster(bootstrap: str, clock: Clock) -> str:
             clock.sleep(0.3)
 
 
-def raw_topic(app: faust.App, name: str) -> TopicT:
-    """One of Esper's topics as bytes: decoding happens inside the agent, since a decoder's exception would kill it."""
-    return app.topic(
-        name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", partitions=TOPICS[name].partitions
-    )
+def raw_topic(app: faust.App, *names: str) -> TopicT:
+    """Some of Esper's topics as bytes: decoding happens inside the agent, since a decoder's exception would kill it."""
+    return app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
 
 class AcknowledgedTable(faust.Table[bytes, bytes]):

@@ -1,0 +1,101 @@
+"""Telemetry as it is now: the newest values in memory, lost with the process and rebuilt by the next ones. No I/O; the clock's time is passed in."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper.events import Event
+from esper.events.records import ResourceSampled, SeedHealth, TrainingStep
+from processors.nissa.runs import RunView
+
+SILENT_US = 3_600_000_000
+"""A run that says nothing for an hour counts as gone: its trainer was killed, and no journal event will ever say so."""
+SAMPLES = 100
+_RUNS = 256
+
+
+@dataclass(slots=True)
+class Pulse:
+    """Newest telemetry of one run. `health` is by layer and seed."""
+
+    training: TrainingStep | None = None
+    health: dict[tuple[str, int], float] = field(default_factory=dict)
+    seen_at: int = 0
+    samples: int = 0
+
+
+class Live:
+    """Newest telemetry of all runs and processes, and a ring of aggregated samples."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, Pulse] = OrderedDict()
+        self.resources: dict[str, ResourceSampled] = {}
+        self.events: Counter[str] = Counter()
+        self.samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
+        self.delay_us = 0
+
+    def pulse(self, run_id: str) -> Pulse:
+        """A run's newest telemetry; empty when there was none."""
+        return self._runs.get(run_id, Pulse())
+
+    def take(self, topic: str, event: Event, now_us: int) -> None:
+        """Note an event that has just been read."""
+        self.events[topic] += 1
+        self.delay_us = max(now_us - event.occurred_at, 0)
+        if isinstance(event, ResourceSampled):
+            self.resources[event.process] = event
+        if not event.run_id:
+            return
+        pulse = self._runs.setdefault(event.run_id, Pulse())
+        self._runs.move_to_end(event.run_id)
+        pulse.seen_at = max(pulse.seen_at, event.occurred_at)
+        if isinstance(event, TrainingStep) and (pulse.training is None or event.occurred_at >= pulse.training.occurred_at):
+            pulse.training = event
+            pulse.samples += event.samples
+        elif isinstance(event, SeedHealth):
+            pulse.health[event.layer, event.seed] = event.health
+        if len(self._runs) > _RUNS:
+            self._runs.popitem(last=False)
+
+    def forget(self, run_id: str) -> None:
+        """Drop a run that ended."""
+        self._runs.pop(run_id, None)
+
+    def current(self, views: Iterable[RunView], now_us: int) -> tuple[RunView, ...]:
+        """Runs that go on: not ended, and heard of within the hour. Only these have metrics with their name."""
+        return tuple(
+            view for view in views if not view.ended and now_us - max(view.updated_at, self.pulse(view.run_id).seen_at) < SILENT_US
+        )
+
+    def sample(self, views: Sequence[RunView], now_us: int) -> None:
+        """Aggregate the present into one sample."""
+        self.samples.append(
+            {
+                "at": now_us,
+                "events": self.events.total(),
+                "delay_us": self.delay_us,
+                "runs": {
+                    view.run_id: {
+                        "step": self.step(view),
+                        "training_loss": self.training_loss(view),
+                        "validation_accuracy": view.validation_accuracy,
+                        "samples": self.pulse(view.run_id).samples,
+                        "seeds": view.stages(),
+                    }
+                    for view in self.current(views, now_us)
+                },
+            }
+        )
+
+    def training_loss(self, view: RunView) -> float | None:
+        """Loss of the newest step, or of the newest epoch when no step was heard."""
+        training = self.pulse(view.run_id).training
+        return training.loss if training else view.train_loss
+
+    def step(self, view: RunView) -> int:
+        """Newest step that was heard of."""
+        training = self.pulse(view.run_id).training
+        return max(training.step, view.step) if training else view.step

@@ -1,0 +1,166 @@
+"""Prometheus metrics, made from the views at the time of the scrape: what is gone has no label left to remove. Pure.
+
+prometheus_client appends `_total` to counters, so the names that are fixed without it (`esper_adaptation_count`, ...) are gauges, with a
+counter of another name beside them. `esper_kernel_cache_hits` appears once the kernel cache emits events; until then it would be invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from processors.nissa.compilations import BUCKETS_S, Compilations
+from processors.nissa.live import Live
+from processors.nissa.runs import RunView
+
+ACTIVE = frozenset({"GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
+"""Stages of a seed whose slot holds, or waits for, a kernel."""
+
+Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that the metrics show."""
+
+    runs: Sequence[RunView]
+    compilations: Compilations
+    live: Live
+    now_us: int
+    uptime_s: float
+    lag: int
+
+
+def families(scene: Scene) -> Iterator[Family]:
+    """Every metric with its present value."""
+    runs = scene.live.current(scene.runs, scene.now_us)
+    yield from _training(runs, scene.live)
+    yield from _seeds(runs, scene.live)
+    yield from _adaptations(runs)
+    yield from _compilations(scene.compilations)
+    yield from _processes(scene)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], values: Iterator[tuple[Sequence[str], float | None]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label, value in values:
+        if value is not None:
+            family.add_metric(label, value)
+    return family
+
+
+def _by_run(name: str, text: str, runs: Sequence[RunView], value: Callable[[RunView], float | None]) -> GaugeMetricFamily:
+    return _gauge(name, text, ["run"], (([view.run_id], value(view)) for view in runs))
+
+
+def _training(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
+    yield _by_run("esper_training_loss", "Training loss of the newest step, nats", runs, live.training_loss)
+    yield _by_run("esper_training_accuracy", "Training accuracy of the newest epoch, fraction", runs, lambda view: view.train_accuracy)
+    yield _by_run("esper_validation_loss", "Held-out loss of the newest epoch, nats", runs, lambda view: view.validation_loss)
+    yield _by_run(
+        "esper_validation_accuracy", "Held-out accuracy of the newest epoch, fraction", runs, lambda view: view.validation_accuracy
+    )
+    yield _by_run("esper_training_epoch", "Epochs completed", runs, lambda view: view.epoch)
+    yield _by_run("esper_training_step", "Optimizer steps completed", runs, live.step)
+    yield _by_run(
+        "esper_training_gradient_norm",
+        "Norm of the host's gradient at the newest step",
+        runs,
+        lambda view: training.gradient_norm if (training := live.pulse(view.run_id).training) else None,
+    )
+    yield _by_run("esper_telemetry_lost", "Telemetry events that the run dropped", runs, lambda view: view.lost)
+
+
+def _seeds(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
+    yield _gauge(
+        "esper_seed_active_count",
+        "Seeds of a layer whose slot holds or waits for a kernel",
+        ["run", "layer"],
+        (
+            ([view.run_id, layer], sum(stage in ACTIVE for stage in seeds.values()))
+            for view in runs
+            for layer, seeds in sorted(view.seeds.items())
+        ),
+    )
+    yield _gauge(
+        "esper_seed_stage_count",
+        "Seeds by lifecycle stage",
+        ["run", "stage"],
+        (([view.run_id, stage], count) for view in runs for stage, count in sorted(view.stages().items())),
+    )
+    health = GaugeMetricFamily("esper_seed_health", "Mean health score of a layer's seeds, 0 to 1", labels=["run", "layer"])
+    for view in runs:
+        scores: dict[str, list[float]] = {}
+        for (layer, _), score in live.pulse(view.run_id).health.items():
+            scores.setdefault(layer, []).append(score)
+        for layer, found in sorted(scores.items()):
+            health.add_metric([view.run_id, layer], sum(found) / len(found))
+    yield health
+
+
+def _adaptations(runs: Sequence[RunView]) -> Iterator[Family]:
+    yield _by_run("esper_adaptation_count", "Adaptations accepted", runs, lambda view: sum(view.adaptations.values()))
+    total = CounterMetricFamily("esper_adaptations", "Adaptations by command and result", labels=["run", "command", "result"])
+    outcomes = CounterMetricFamily("esper_adaptation_outcomes", "Adaptations that ended, by verdict", labels=["run", "verdict"])
+    reviews = CounterMetricFamily("esper_reviews", "Packets that Tamiyo answered", labels=["run"])
+    failures = CounterMetricFamily("esper_kernel_failures", "Kernel failures", labels=["run"])
+    for view in runs:
+        for result, counts in (("applied", view.adaptations), ("rejected", view.rejections)):
+            for command, count in sorted(counts.items()):
+                total.add_metric([view.run_id, command, result], count)
+        for verdict in sorted(set(view.outcomes.values())):
+            outcomes.add_metric([view.run_id, verdict], sum(each == verdict for each in view.outcomes.values()))
+        reviews.add_metric([view.run_id], view.reviews)
+        failures.add_metric([view.run_id], view.failures)
+    yield from (total, outcomes, reviews, failures)
+
+
+def _compilations(view: Compilations) -> Iterator[Family]:
+    latency = GaugeMetricFamily("esper_compilation_latency", "Time of the newest compilation, seconds")
+    if view.compiled:
+        latency.add_metric([], view.last_s)
+    yield latency
+    histogram = HistogramMetricFamily("esper_compilation_seconds", "Time of compilations, seconds")
+    bounds = [*(str(bound) for bound in BUCKETS_S), "+Inf"]
+    histogram.add_metric([], list(zip(bounds, map(float, accumulate(view.counts)), strict=True)), sum_value=view.sum_s)
+    yield histogram
+    total = CounterMetricFamily("esper_compilations", "Compilations by result", labels=["result"])
+    for result, count in (("started", view.started), ("failed", view.failed), ("compiled", view.compiled)):
+        total.add_metric([result], count)
+    yield total
+
+
+def _processes(scene: Scene) -> Iterator[Family]:
+    resources = sorted(scene.live.resources.items())
+    yield _gauge(
+        "esper_process_cpu_percent", "CPU of a process, percent of one core", ["process"], (([n], r.cpu_percent) for n, r in resources)
+    )
+    yield _gauge("esper_process_rss_bytes", "Resident memory of a process", ["process"], (([n], r.rss_bytes) for n, r in resources))
+    yield _gauge("esper_process_gpu_bytes", "GPU memory of a process", ["process"], (([n], r.gpu_bytes) for n, r in resources))
+    events = CounterMetricFamily("esper_nissa_events", "Events read since Nissa started", labels=["topic"])
+    for topic, count in sorted(scene.live.events.items()):
+        events.add_metric([topic], count)
+    yield events
+    yield GaugeMetricFamily("esper_nissa_lag", "Offsets between what Nissa has read and the ends of the topics", value=scene.lag)
+    yield GaugeMetricFamily("esper_nissa_delay_seconds", "Age of the newest event when it was read", value=scene.live.delay_us / 1e6)
+    yield GaugeMetricFamily("esper_nissa_uptime_seconds", "Time since Nissa started", value=scene.uptime_s)
+
+
+class _Collector(Collector):
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    def collect(self) -> Iterator[Family]:
+        return families(self._scene)
+
+
+def exposition(scene: Scene) -> bytes:
+    """The metrics in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(scene))
+    return generate_latest(registry)

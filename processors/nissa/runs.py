@@ -1,0 +1,218 @@
+"""What Nissa keeps of a run: facts of its journal, its packets and Tamiyo's answers, folded in any number of repetitions. Pure.
+
+Each fold knows by itself what it has seen (the journal's sequence, the packet's number), so that a message that comes twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import singledispatch
+from typing import Any, Literal
+
+from esper.events import Event, JournalEvent
+from esper.events.records import (
+    AdaptationApplied,
+    AdaptationOutcome,
+    AdaptationRejected,
+    EpochEnded,
+    EpochReviewed,
+    KernelFailed,
+    RunCompleted,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SeedTransitioned,
+    SystemStatePacket,
+    TelemetryLost,
+)
+
+Status = Literal["RUNNING", "PAUSED", "COMPLETED", "FAILED"]
+
+Counts = dict[str, int]
+"""How often, by kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as its events tell it. Losses are in nats, accuracies fractions, times microseconds since 1970; what is not known is None.
+
+    `packet` and `reviewed` are timeline and number of the last packet and of the last one that Tamiyo answered.
+    """
+
+    run_id: str
+    recipe: str = ""
+    status: Status = "RUNNING"
+    reason: str = ""
+    sequence: int = -1
+    timeline: int = 0
+    partition: int = 0
+    packet: tuple[int, int] = (0, -1)
+    reviewed: tuple[int, int] = (0, -1)
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    updated_at: int = 0
+    started_at: int = 0
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    seeds: dict[str, dict[str, str]] = field(default_factory=dict)
+    adaptations: Counts = field(default_factory=dict)
+    rejections: Counts = field(default_factory=dict)
+    transitions: Counts = field(default_factory=dict)
+    failures: int = 0
+    lost: int = 0
+    reviews: int = 0
+    outcomes: dict[str, str] = field(default_factory=dict)
+    last_decision: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows any more."""
+        return self.status in ("COMPLETED", "FAILED")
+
+    def stages(self) -> Counts:
+        """Seeds by stage."""
+        return dict(Counter(stage for layer in self.seeds.values() for stage in layer.values()))
+
+
+def encode(view: RunView) -> bytes:
+    """The view's bytes for the table."""
+    return json.dumps(asdict(view), separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> RunView:
+    """The view in `data`; fields that a later version added have their defaults, those that it dropped are ignored."""
+    known = RunView.__dataclass_fields__
+    plain = {name: value for name, value in json.loads(data).items() if name in known}
+    return RunView(**{**plain, "packet": tuple(plain["packet"]), "reviewed": tuple(plain["reviewed"])})
+
+
+def fold(view: RunView, event: Event) -> RunView:
+    """The view after an event of its run; the same view when the event changes nothing or was folded before."""
+    if isinstance(event, JournalEvent):
+        if event.sequence <= view.sequence:
+            return view
+        at = replace(view, sequence=event.sequence, timeline=event.timeline, epoch=event.epoch, step=event.step)
+        folded = _fold(event, at)
+    else:
+        folded = _fold(event, view)
+    return folded if folded is view else replace(folded, updated_at=max(view.updated_at, event.occurred_at))
+
+
+@singledispatch
+def _fold(event: Event, view: RunView) -> RunView:
+    """Events without a meaning here."""
+    del event
+    return view
+
+
+@_fold.register
+def _(event: RunStarted, view: RunView) -> RunView:
+    seeds = {layer.name: {str(index): "DORMANT" for index in range(len(layer.chunks))} for layer in event.layers}
+    return replace(view, recipe=event.recipe, total_steps=event.total_steps, started_at=event.occurred_at, seeds=seeds)
+
+
+@_fold.register
+def _(event: SeedTransitioned, view: RunView) -> RunView:
+    layer = {**view.seeds.get(event.layer, {}), str(event.seed): event.to_stage}
+    return replace(view, seeds={**view.seeds, event.layer: layer}, transitions=_more(view.transitions, event.to_stage))
+
+
+@_fold.register
+def _(event: AdaptationApplied, view: RunView) -> RunView:
+    return replace(view, adaptations=_more(view.adaptations, event.command))
+
+
+@_fold.register
+def _(event: AdaptationRejected, view: RunView) -> RunView:
+    return replace(view, rejections=_more(view.rejections, event.command))
+
+
+@_fold.register
+def _(event: KernelFailed, view: RunView) -> RunView:
+    del event
+    return replace(view, failures=view.failures + 1)
+
+
+@_fold.register
+def _(event: EpochEnded, view: RunView) -> RunView:
+    return replace(
+        view,
+        epoch=event.epoch + 1,
+        step=event.step,
+        train_loss=event.train_loss,
+        train_accuracy=event.train_accuracy,
+        validation_loss=event.validation_loss,
+        validation_accuracy=event.validation_accuracy,
+        loss=event.test_loss,
+        accuracy=event.test_accuracy,
+    )
+
+
+@_fold.register
+def _(event: RunPaused, view: RunView) -> RunView:
+    return replace(view, status="PAUSED", reason=event.reason)
+
+
+@_fold.register
+def _(event: RunResumed, view: RunView) -> RunView:
+    return replace(view, status="RUNNING", reason=event.reason)
+
+
+@_fold.register
+def _(event: RunCompleted, view: RunView) -> RunView:
+    return replace(view, status="COMPLETED", reason=event.outcome, accuracy=event.accuracy, loss=event.loss)
+
+
+@_fold.register
+def _(event: RunFailed, view: RunView) -> RunView:
+    return replace(view, status="FAILED", reason=event.reason)
+
+
+@_fold.register
+def _(event: TelemetryLost, view: RunView) -> RunView:
+    return replace(view, lost=view.lost + event.lost)
+
+
+@_fold.register
+def _(event: SystemStatePacket, view: RunView) -> RunView:
+    at = (event.timeline, event.packet)
+    return replace(view, packet=at, total_steps=event.total_steps) if at > view.packet else view
+
+
+@_fold.register
+def _(event: EpochReviewed, view: RunView) -> RunView:
+    at = (event.timeline, event.packet)
+    if at <= view.reviewed:
+        return view
+    view = replace(view, reviewed=at, reviews=view.reviews + 1)
+    if not event.commands:
+        return view
+    decision = {
+        "epoch": event.epoch,
+        "reason": event.reason,
+        "commands": [
+            {"decision_id": each.decision_id, "command": each.command, "layer": each.layer, "seed": each.seed, "family": each.family}
+            for each in event.commands
+        ],
+    }
+    return replace(view, last_decision=decision)
+
+
+@_fold.register
+def _(event: AdaptationOutcome, view: RunView) -> RunView:
+    if event.decision_id in view.outcomes:
+        return view
+    return replace(view, outcomes={**view.outcomes, event.decision_id: event.verdict})
+
+
+def _more(counts: Mapping[str, int], kind: str) -> Counts:
+    return {**counts, kind: counts.get(kind, 0) + 1}
