@@ -1,0 +1,83 @@
+"""The foundry process: `python -m esper.tezzeret`. Ends cleanly on SIGTERM or Ctrl-C, within 5 s whatever it is doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+
+import structlog
+
+from esper.clock import SystemClock
+from esper.config import Settings
+from esper.errors import EsperError, UsageError
+from esper.oona.kafka import KafkaBus
+from esper.tezzeret.answer import SENDER
+from esper.tezzeret.health import health_endpoint
+from esper.tezzeret.service import Foundry
+from esper.tezzeret.warm import WarmCompiler
+from esper.urza.local import LocalStore
+
+_NICENESS = 10
+_GRACE_S = 3.5
+
+
+def main() -> int:
+    """Wire the foundry and run it until a signal comes. Gives the exit code."""
+    os.nice(_NICENESS)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+    settings = Settings()
+    if not settings.kafka.bootstrap:
+        raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
+    clock = SystemClock()
+    compiler = WarmCompiler(clock)
+    foundry = Foundry(bus=KafkaBus(settings.kafka.bootstrap), store=LocalStore(settings.store_dir), clock=clock, compiler=compiler)
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    crashed: list[BaseException] = []
+    with health_endpoint(settings.urza.port, lambda: asdict(foundry.status)) as port:
+        structlog.get_logger(SENDER).info("listening", port=port, store=str(settings.store_dir))
+        worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
+        worker.start()
+        compiler.start()
+        told.wait()
+        foundry.stop.set()
+        worker.join(_GRACE_S)
+    structlog.get_logger(SENDER).info("ended", in_mid_answer=worker.is_alive())
+    return 1 if crashed else 0
+
+
+def _guarded(foundry: Foundry, told: threading.Event, crashed: list[BaseException]) -> None:
+    try:
+        foundry.run()
+    except BaseException as error:  # noqa: BLE001 -- the process ends with it, and the supervisor starts another
+        crashed.append(error)
+        structlog.get_logger(SENDER).error("crashed", error=str(error), traceback=traceback.format_exc())
+    finally:
+        told.set()
+
+
+def _run() -> int:
+    try:
+        return main()
+    except EsperError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    code = _run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread inside PyTorch cannot be interrupted; an answer survives a kill at any moment

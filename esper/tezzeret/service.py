@@ -1,0 +1,168 @@
+"""The foundry's service: hears field reports, answers each once, and survives being killed at any moment.
+
+It keeps no position of its own. On start it folds its topics from their beginning (`Ledger`), and then answers what is unanswered.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from esper.clock import Clock
+from esper.errors import BackpressureError, CorruptError, PoisonError, StorageFullError, UnavailableError
+from esper.events import Event, decode
+from esper.events.records import FieldReport
+from esper.karn import BlueprintIR, innovate
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.port import Bus, Producer, Reader, Received
+from esper.tezzeret.answer import SENDER, Workshop, answer
+from esper.tezzeret.attempts import Compiler
+from esper.tezzeret.ledger import TOPICS, Ledger
+from esper.urza.store import Store
+
+_BATCH = 1000
+_POLL_S = 0.25
+_SETTLE_S = 20.0
+_LEAST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 15.0
+
+
+@dataclass
+class Status:
+    """What `/health` tells; written by the service's thread alone."""
+
+    ready: bool = False
+    kernels: int = 0
+    waiting: int = 0
+    answered: int = 0
+    dead_lettered: int = 0
+    problem: str = field(default="The foundry is reading its topics.")
+
+
+@dataclass(frozen=True, slots=True)
+class Foundry:
+    """The service. `run` works until `stop` is set.
+
+    Attributes:
+        bus: where reports come from and answers go.
+        store: where artefacts go.
+        clock: time.
+        compiler: gives the compiler; called only when something has to be compiled, and may wait until it is loaded.
+        innovate: what to propose for a report.
+    """
+
+    bus: Bus
+    store: Store
+    clock: Clock
+    compiler: Callable[[], Compiler]
+    innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate
+    status: Status = field(default_factory=Status)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Answer reports until told to stop. Where broker or store fail, begin anew from the topics after a pause that grows."""
+        log = structlog.get_logger(SENDER)
+        pause = _LEAST_PAUSE_S
+        while not self.stop.is_set():
+            try:
+                with self.bus.producer(sender_id=SENDER) as producer, self.bus.reader(TOPICS, start="beginning") as reader:
+                    session = _Session(self, producer, reader)
+                    session.catch_up()
+                    pause = _LEAST_PAUSE_S
+                    session.serve()
+            except (UnavailableError, StorageFullError, CorruptError) as error:
+                self.status.ready, self.status.problem = False, str(error)
+                log.warning("paused", problem=str(error), seconds=pause)
+                self.stop.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+class _Session:
+    """One connection to the bus, with what was learnt through it."""
+
+    def __init__(self, foundry: Foundry, producer: Producer, reader: Reader) -> None:
+        self._foundry = foundry
+        self._producer = producer
+        self._reader = reader
+        self._dead_letters = DeadLetters(producer, SENDER, foundry.clock)
+        self._ledger = Ledger()
+        self._log = structlog.get_logger(SENDER)
+        self._shop = Workshop(
+            ledger=self._ledger,
+            store=foundry.store,
+            clock=foundry.clock,
+            compiler=foundry.compiler,
+            innovate=foundry.innovate,
+            emit=self._emit,
+            settle=self._settle,
+        )
+
+    def catch_up(self) -> None:
+        """Fold the topics up to where they end now; from then on the service is ready."""
+        ends = self._reader.stable_end()
+        while not self._foundry.stop.is_set() and any(self._reader.position()[place] < end for place, end in ends.items()):
+            self._absorb(self._reader.poll(_BATCH, _POLL_S))
+        self._tell()
+        self._log.info("ready", kernels=self._foundry.status.kernels, waiting=self._foundry.status.waiting)
+
+    def serve(self) -> None:
+        """Answer what waits, and then what comes."""
+        while not self._foundry.stop.is_set():
+            for report in self._ledger.waiting():
+                if self._foundry.stop.is_set():
+                    return
+                self._answer(report)
+            self._absorb(self._reader.poll(_BATCH, _POLL_S))
+            self._producer.poll()
+
+    def _answer(self, report: FieldReport) -> None:
+        began = self._foundry.clock.monotonic()
+        answered = answer(self._shop, report)
+        seconds = round(self._foundry.clock.monotonic() - began, 3)
+        self._tell()
+        self._log.info(
+            "answered",
+            report_id=report.event_id,
+            run_id=report.run_id,
+            kernels=len(answered.kernels),
+            failed=len(answered.failed),
+            seconds=seconds,
+        )
+
+    def _absorb(self, received: list[Received]) -> None:
+        for message in received:
+            try:
+                self._ledger.apply(decode(message.value, message.headers))
+            except PoisonError as error:
+                self._dead_letters.put(message, error)
+                self._foundry.status.dead_lettered += 1
+                self._log.warning(
+                    "dead_lettered", topic=message.topic, partition=message.partition, offset=message.offset, error=f"{error}"
+                )
+
+    def _emit(self, event: Event) -> None:
+        """Send, and take note at once: should the delivery fail, `_settle` raises and the session's notes go with it."""
+        try:
+            self._producer.send(event)
+        except BackpressureError:
+            self._settle()
+            self._producer.send(event)
+        self._ledger.apply(event)
+
+    def _settle(self) -> None:
+        ends = self._foundry.clock.monotonic() + _SETTLE_S
+        while (unsent := self._producer.flush(_POLL_S)) and self._foundry.clock.monotonic() < ends and not self._foundry.stop.is_set():
+            pass
+        if lost := unsent + sum(self._producer.failed().values()):
+            raise UnavailableError(f"The broker has not taken {lost} of the foundry's events; the answer is given again once it is back.")
+
+    def _tell(self) -> None:
+        status = self._foundry.status
+        status.kernels = len(self._ledger.catalogue.kernels)
+        status.waiting = len(self._ledger.waiting())
+        status.answered = len(self._ledger.answered)
+        status.problem = ""
+        status.ready = True
