@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
 from typing import Any, Final
@@ -72,9 +72,11 @@ class KafkaBus(Bus):
         """As the port says."""
         return KafkaJournalProducer({**self._common, "client.id": f"journal-{run_id}"}, run_id)
 
-    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True) -> Reader:
+    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True, partitions: Collection[int] | None = None) -> Reader:
         """As the port says."""
-        return KafkaReader(self, self._common, topics, start=start, headers=headers)
+        counts = self.partitions(topics)
+        pairs = [(topic, number) for topic in topics for number in range(counts[topic]) if partitions is None or number in partitions]
+        return KafkaReader(self, self._common, pairs, start=start, headers=headers)
 
     def partition_of(self, topic: str, key: bytes) -> int:
         """As the port says."""
@@ -329,10 +331,9 @@ class KafkaJournalProducer(JournalProducer):
 class KafkaReader(Reader):
     """A consumer of assigned partitions, `read_committed`."""
 
-    def __init__(self, bus: KafkaBus, common: dict[str, Any], topics: Sequence[str], *, start: Start, headers: bool) -> None:
+    def __init__(self, bus: KafkaBus, common: dict[str, Any], pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool) -> None:
         self._bus = bus
         self._headers = headers
-        pairs = [(topic, number) for topic, count in bus.partitions(topics).items() for number in range(count)]
         given = {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
         if rest := [pair for pair in pairs if pair not in given]:
             given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -62,9 +62,10 @@ class MemoryBus(Bus):
         """As the port says."""
         return MemoryJournalProducer(self, run_id)
 
-    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True) -> Reader:
+    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True, partitions: Collection[int] | None = None) -> Reader:
         """As the port says."""
-        return MemoryReader(self, topics, start=start, headers=headers)
+        pairs = [pair for pair in self.pairs(topics) if partitions is None or pair[1] in partitions]
+        return MemoryReader(self, pairs, start=start, headers=headers)
 
     def partition_of(self, topic: str, key: bytes) -> int:
         """As the port says."""
@@ -230,11 +231,10 @@ class MemoryJournalProducer(JournalProducer):
 class MemoryReader(Reader):
     """Reads what is committed, partition after partition."""
 
-    def __init__(self, bus: MemoryBus, topics: Sequence[str], *, start: Start, headers: bool) -> None:
+    def __init__(self, bus: MemoryBus, pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool) -> None:
         self._bus = bus
         self._headers = headers
         with bus.changed:
-            pairs = bus.pairs(topics)
             if start == "end":
                 self._position = {pair: bus.stable(pair) for pair in pairs}
             else:

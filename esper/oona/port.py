@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
@@ -158,10 +158,10 @@ class Bus(ABC):
         """A producer for the journal of `run_id`; `begin` it first."""
 
     @abstractmethod
-    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True) -> Reader:
-        """A reader of every partition that `topics` have now. At "end", it sees everything that is committed after this call.
+    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True, partitions: Collection[int] | None = None) -> Reader:
+        """A reader of every partition that `topics` have now, or of those in `partitions`.
 
-        Without `headers` they are left empty, which makes bulk reading faster.
+        At "end", it sees everything that is committed after this call. Without `headers` they are left empty, which makes bulk reading faster.
 
         Raises:
             UnavailableError: no broker answers, or a topic does not exist.

@@ -311,6 +311,19 @@ def test_a_reader_starts_where_it_is_told(world: World, bus: Bus, producer: Prod
     assert [one.offset for one in received if one.topic == second] == [0, 1, 2, 3]
 
 
+def test_a_reader_of_some_partitions_sees_those_alone(world: World, bus: Bus, producer: Producer) -> None:
+    """`partitions` restricts a reader; what it reads is all that those partitions hold."""
+    topic = world.topic(4)
+    keys = [f"k{number}" for number in range(40)]
+    for key in keys:
+        producer.send_message(message(topic, key, key))
+    producer.flush(PATIENCE_S)
+    with bus.reader([topic], start="beginning", partitions=[1, 3]) as reader:
+        assert reader.position().keys() == {(topic, 1), (topic, 3)}
+        received = {one.value.decode() for one in to_end(reader)}
+    assert received == {key for key in keys if bus.partition_of(topic, key.encode()) in {1, 3}}
+
+
 def test_a_position_after_the_end_is_refused(world: World, bus: Bus, producer: Producer) -> None:
     """A position that the topic has never reached belongs to another topic of that name: CorruptError, and no silent reset."""
     topic = world.topic()

@@ -1,0 +1,146 @@
+"""The inbox of a run: what others say to the trainer, read in the background, taken between steps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from esper.clock import Clock
+from esper.errors import EsperError, PoisonError, UnavailableError
+from esper.events.codec import decode
+from esper.events.envelope import Event
+from esper.events.records import EpochReviewed, FieldReport, KernelPublished, PauseRequested, SeedCommand
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.port import Bus, Reader, Received, Start
+
+_log = logging.getLogger(__name__)
+INBOX_TOPICS: Final = (EpochReviewed.TOPIC, SeedCommand.TOPIC, PauseRequested.TOPIC, KernelPublished.TOPIC, FieldReport.TOPIC)
+"""What a trainer listens to."""
+_FOR_ALL: Final = KernelPublished.TOPIC  # keyed by kernel: a kernel may serve any run
+_BATCH: Final = 500
+_POLL_S: Final = 1.0
+_BACKOFF_S: Final = 0.5
+_REMEMBERED: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An event and where it stood: topic, partition, offset."""
+
+    event: Event
+    position: tuple[str, int, int]
+
+
+class Inbox(threading.Thread):
+    """Hands over the events that concern `run_id`: those keyed by it, and every event of `compilation.kernels`.
+
+    It reads from `start` on, needs no broker to be made, and goes on by itself after an outage. Events are in order within a partition, and
+    each comes once: ids in `known` (those of commands that the journal answers) and ids that came already are dropped, and so is what has
+    expired. Messages that cannot be decoded become dead letters. `dropped` counts all of these by reason. `error` is what ended the thread
+    early, if anything did.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        run_id: str,
+        *,
+        start: Start,
+        clock: Clock,
+        dead_letters: DeadLetters,
+        known: Iterable[str] = (),
+        topics: Sequence[str] = INBOX_TOPICS,
+    ) -> None:
+        super().__init__(name=f"inbox-{run_id}", daemon=True)
+        self.error: EsperError | None = None
+        self.connected = False
+        self.dropped: Counter[str] = Counter()
+        self._bus = bus
+        self._key = run_id.encode()
+        self._start_at = start
+        self._clock = clock
+        self._dead_letters = dead_letters
+        self._seen: OrderedDict[str, None] = OrderedDict.fromkeys(known)
+        self._topics = topics
+        self._arrived = threading.Condition()
+        self._queue: list[Delivered] = []
+        self._ended = threading.Event()
+
+    def take(self) -> list[Delivered]:
+        """Everything that has come and was not taken yet, without waiting."""
+        if not self._queue:
+            return []
+        with self._arrived:
+            taken, self._queue = self._queue, []
+        return taken
+
+    def wait(self, predicate: Callable[[Delivered], bool], timeout: float) -> bool:
+        """Whether something that was not taken yet fulfils `predicate`, within `timeout` seconds. It stays to be taken, in its order."""
+        with self._arrived:
+            looked = 0
+
+            def found() -> bool:
+                nonlocal looked
+                fresh, looked = self._queue[looked:], len(self._queue)
+                return any(predicate(delivered) for delivered in fresh)
+
+            return self._arrived.wait_for(found, timeout)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread."""
+        self._ended.set()
+        if self.is_alive():
+            self.join(timeout)
+
+    def run(self) -> None:
+        """The thread's life."""
+        while not self._ended.is_set():
+            try:
+                with self._bus.reader(self._topics, start=self._start_at) as reader:
+                    self.connected = True
+                    self._follow(reader)
+            except UnavailableError as error:
+                _log.info("%s", error)
+                self.connected = False
+                self._ended.wait(_BACKOFF_S)
+            except EsperError as error:
+                _log.error("%s", error)
+                self.error = error
+                self._ended.set()
+        self.connected = False
+
+    def _follow(self, reader: Reader) -> None:
+        positions: Mapping[tuple[str, int], int] = reader.position()
+        self._start_at = positions  # "end" means the end at the first connection, not at a later one
+        while not self._ended.is_set():
+            delivered = [one for received in reader.poll(_BATCH, _POLL_S) if (one := self._accept(received)) is not None]
+            self._start_at = reader.position()
+            if delivered:
+                with self._arrived:
+                    self._queue += delivered
+                    self._arrived.notify_all()
+
+    def _accept(self, received: Received) -> Delivered | None:
+        if received.key != self._key and received.topic != _FOR_ALL:
+            return None
+        try:
+            event = decode(received.value, received.headers)
+        except PoisonError as error:
+            self.dropped["undecodable"] += 1
+            self._dead_letters.put(received, error)
+            return None
+        if event.event_id in self._seen:
+            self.dropped["known"] += 1
+            return None
+        expires_at: int | None = getattr(event, "expires_at", None)
+        if expires_at is not None and expires_at < self._clock.now_us():
+            self.dropped["expired"] += 1
+            return None
+        self._seen[event.event_id] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return Delivered(event, (received.topic, received.partition, received.offset))

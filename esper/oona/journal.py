@@ -1,0 +1,97 @@
+"""Reading a run's journal out of the partition that it shares with other runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from esper.clock import Clock
+from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.events.codec import decode
+from esper.events.envelope import JournalEvent
+from esper.events.records import RunCompleted, RunFailed
+from esper.oona.port import Bus, Received
+
+JOURNAL: Final = RunCompleted.TOPIC
+_BATCH: Final = 5_000
+_POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What is known of a journal without folding it. `ended` is RunCompleted or RunFailed, or empty while the run has not ended."""
+
+    run_id: str
+    events: int
+    next_sequence: int
+    ended: str
+
+
+def read(bus: Bus, run_id: str, *, clock: Clock, start: int = 0, patience: float = 30.0) -> Iterator[Received]:
+    """Every committed event of the run from offset `start` of its partition on, up to what is in the log when this is called.
+
+    An open transaction of another run may hide what our own writer has committed behind it: this waits until every transaction that had
+    begun is decided (a dead writer's takes up to 6 s), so that what it does not give is not there.
+
+    Raises:
+        UnavailableError: no broker, or no progress for `patience` seconds.
+        CorruptError: the partition ends before `start`, so it is another one than before.
+    """
+    key = run_id.encode()
+    pair = (JOURNAL, bus.partition_of(JOURNAL, key))
+    with bus.reader([JOURNAL], start={pair: start}, partitions=[pair[1]]) as reader:
+        end = reader.log_end()[pair]
+        if end < start:
+            raise CorruptError(
+                f"The journal of run {run_id} reached offset {start} of {JOURNAL}, and that topic now ends at {end}: it was deleted or made "
+                "again; restore it, or choose another --run-id."
+            )
+        at, deadline = start, clock.monotonic() + patience
+        while at < end:
+            for received in reader.poll(_BATCH, _POLL_S):
+                if received.key == key:
+                    yield received
+            if reader.position()[pair] > at:
+                at, deadline = reader.position()[pair], clock.monotonic() + patience
+            elif clock.monotonic() > deadline:
+                raise UnavailableError(
+                    f"The journal of run {run_id} could not be read to its end within {patience:.0f} s; is the broker up?"
+                )
+
+
+def journal_exists(bus: Bus, run_id: str, *, clock: Clock) -> Journal | None:
+    """The journal of `run_id`, or None where there is none. Reads the whole partition. Raises as `read` does."""
+    events, last = 0, None
+    for received in read(bus, run_id, clock=clock):
+        events, last = events + 1, received
+    if last is None:
+        return None
+    event = decode(last.value, last.headers)
+    ended = event.NAME if isinstance(event, RunCompleted | RunFailed) else ""
+    return Journal(run_id, events, sequence_of(last) + 1, ended)
+
+
+def require_new(bus: Bus, run_id: str, *, clock: Clock) -> None:
+    """Refuse a new run whose id is taken.
+
+    Raises:
+        UsageError: the run has a journal.
+        UnavailableError: no broker answers.
+    """
+    if (found := journal_exists(bus, run_id, clock=clock)) is not None:
+        state = {"RunCompleted": "ended in order", "RunFailed": "ended by a failure"}.get(found.ended, "not ended")
+        raise UsageError(f"Run {run_id} already has a journal ({found.events} events, {state}); choose another --run-id or resume it.")
+
+
+def sequence_of(received: Received) -> int:
+    """The sequence of a journal event.
+
+    Raises:
+        CorruptError: the message is none.
+        PoisonError: it cannot be decoded.
+    """
+    event = decode(received.value, received.headers)
+    if not isinstance(event, JournalEvent):
+        raise CorruptError(f"{JOURNAL}, partition {received.partition}, offset {received.offset} holds {event.NAME}, no journal event.")
+    return event.sequence
