@@ -131,6 +131,8 @@ def _outcome(origin: Origin, packet: SystemStatePacket, end: Ended) -> Adaptatio
     trial = end.trial
     return AdaptationOutcome(
         **origin.envelope(f"outcome/{trial.decision_id}", causation_id=packet.event_id),
+        epoch=packet.epoch,
+        step=packet.step,
         decision_id=trial.decision_id,
         layer=trial.layer,
         seed=trial.seed,

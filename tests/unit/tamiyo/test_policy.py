@@ -1,0 +1,202 @@
+"""Claims about what the policy decides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper.events.records import EpochReviewed, Stage
+from processors.tamiyo.bandits import Beta, generator
+from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey
+from processors.tamiyo.policy import confidence, decide, uniform
+from processors.tamiyo.settings import PolicySettings
+from processors.tamiyo.state import Record, RunState, Trial, observe
+from tests.unit.tamiyo.world import Family, World, seed_state
+
+FAMILIES = {
+    "0": (
+        Family("linear", 0.0),
+        Family("low_rank", 0.01),
+        Family("mlp", 0.03),
+        Family("conv1d", 0.25, blend="LERP"),
+        Family("gate", 0.0, "HOST_CHUNK"),
+    ),
+    "2": (Family("linear", 0.0), Family("low_rank", 0.0), Family("mlp", 0.02), Family("conv1d", 0.0), Family("gate", 0.0, "HOST_CHUNK")),
+    "4": (Family("linear", 0.0), Family("low_rank", 0.0), Family("mlp", 0.0), Family("conv1d", 0.0), Family("gate", 0.0, "HOST_CHUNK")),
+}
+RECIPE = {"first_epoch": 4, "every_epochs": 1, "last_fraction": 0.7, "max_active": 6, "max_training": 3}
+
+
+def digits(run_seed: int, **changed: Any) -> World:
+    """Three layers and five families, of which one on one layer is worth something."""
+    return World({"0": 40, "2": 100, "4": 100}, FAMILIES, run_seed=run_seed, policy=RECIPE, **changed)
+
+
+@pytest.mark.parametrize("decisions", ["LOCKSTEP", "LIVE"])
+def test_the_one_useful_arm_is_found_and_used(decisions: str) -> None:
+    """Within 60 epochs a conv1d kernel of the first layer is live, and in the end that layer has more of it than of all others together."""
+    first, chunks = [], []
+    for run_seed in range(8):
+        world = digits(run_seed, decisions=decisions)
+        found = world.epochs
+        for _ in range(world.epochs):
+            world.turn()
+            if any(seed.stage in ("BLENDING", "SHADOWING") and seed.family == "conv1d" for seed in world.seeds["0"]):
+                found = min(found, world.epoch)
+        first.append(found)
+        chunks.append(sum(seed.stage == "FOSSILIZED" and seed.family == "conv1d" for seed in world.seeds["0"]))
+    assert max(first) <= 60
+    assert sum(chunks) / len(chunks) >= 3
+    assert min(chunks) >= 2
+
+
+@given(
+    run_seed=st.integers(0, 1000),
+    max_training=st.integers(0, 4),
+    max_active=st.integers(0, 5),
+    first=st.integers(0, 9),
+    every=st.integers(1, 5),
+)
+@settings(max_examples=15, deadline=None)
+def test_schedule_and_limits_are_kept(run_seed: int, max_training: int, max_active: int, first: int, every: int) -> None:
+    """Nothing germinates outside the schedule; no more seeds train or are active than the recipe allows; each command is a probability."""
+    policy = {"max_training": max_training, "max_active": max_active, "first_epoch": first, "every_epochs": every, "last_fraction": 0.5}
+    world = World({"0": 40, "2": 100}, {name: FAMILIES[name] for name in ("0", "2")}, run_seed=run_seed, policy=policy, epochs=50)
+    for epoch in range(50):
+        review = world.turn()
+        check_commands(review)
+        germinations = [command for command in review.commands if command.command == "GERMINATE"]
+        if germinations:
+            assert epoch >= first
+            assert (epoch - first) % every == 0
+            assert epoch <= 25
+        stages = [seed.stage for seeds in world.seeds.values() for seed in seeds]
+        assert sum(stage in TRAINING for stage in stages) <= max_training
+        assert sum(stage in ACTIVE for stage in stages) <= max_active
+
+
+def check_commands(review: EpochReviewed) -> None:
+    """What holds of every command: probabilities above the guardrails, readable evidence, one command a seed."""
+    assert review.reason.endswith(".")
+    places = [(command.layer, command.seed) for command in review.commands]
+    assert len(set(places)) == len(places)
+    for command in review.commands:
+        assert 0.7 < command.confidence <= 1
+        assert 0 <= command.urgency <= 1
+        assert command.urgency > 0.6 or command.command != "GERMINATE"
+        assert json.loads(command.evidence)
+
+
+def test_an_arm_that_has_shown_nothing_is_tried_once_at_a_time() -> None:
+    """The first germinations are of different arms, however many seeds may train."""
+    for run_seed in range(10):
+        world = digits(run_seed, epoch=4)
+        commands = world.turn().commands
+        assert len({(command.layer, command.family) for command in commands}) == len(commands) == 3
+
+
+def test_it_is_too_late_when_no_kernel_can_be_blended_any_more() -> None:
+    """With fewer epochs left than a graft takes, urgency falls below the guardrail and nothing is germinated, though the schedule allows it."""
+    world = World({"0": 40}, {"0": FAMILIES["0"]}, policy={**RECIPE, "last_fraction": 1.0}, epoch=114)
+    review = world.turn()
+    assert not review.commands
+    assert "urgency" in review.reason
+
+
+def carried(stage: Stage, **changed: Any) -> tuple[World, RunState]:
+    """A world whose seed 1 carries a trial that Tamiyo knows, in `stage`."""
+    world = World({"0": 40}, {"0": FAMILIES["0"]}, epoch=30, policy={"max_training": 0, "cull_training_after_steps": 100})
+    trial = Trial(
+        decision_id="d", layer="0", seed=1, family="mlp", kernel_id="k", context="c", packet=10, epoch=10, stage=stage, learned="success"
+    )
+    fields = {"stage": stage, "decision_id": "d", "family": "mlp", "kernel_id": "k", "stage_epoch": 20, **changed}
+    world.seeds["0"][1] = seed_state(1, **fields)
+    return world, RunState(packet=29, trials={"d": trial})
+
+
+def commands_after(world: World, state: RunState, packets: int) -> list[tuple[str, float]]:
+    """Commands for seed 1, with confidence, after that many packets like the present one."""
+    found: list[tuple[str, float]] = []
+    for _ in range(packets):
+        packet = world.packet()
+        state, _ = observe(state, packet)
+        plan = decide(state, packet, PolicySettings(**world.policy), uniform, generator(0, world.epoch, "v"))
+        found = [(command.command, command.confidence) for command in plan.commands]
+        world.epoch += 1
+    return found
+
+
+def test_a_kernel_with_a_significant_gap_is_kept() -> None:
+    """PROBATIONARY for long enough with a gap of three standard errors and the model leaning on it: FOSSILISE, at P(gap > 0)."""
+    found = commands_after(*carried("PROBATIONARY", shadow_gap=0.06, shadow_gap_error=0.02, dependence=0.1), 1)
+    assert [name for name, _ in found] == ["FOSSILISE"]
+    assert found[0][1] == pytest.approx(0.99865, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"shadow_gap": 0.02, "shadow_gap_error": 0.02, "dependence": 0.1},
+        {"shadow_gap": 0.06, "shadow_gap_error": 0.02, "dependence": -0.1},
+        {"shadow_gap": 0.06, "shadow_gap_error": 0.02, "dependence": 0.1, "stage_epoch": 29},
+        {"shadow_gap": 0.0, "shadow_gap_error": 0.0, "dependence": 0.1},
+    ],
+)
+def test_a_kernel_without_evidence_is_not_kept(changed: dict[str, Any]) -> None:
+    """No FOSSILISE without a significant gap, while the model does better without the kernel, too early, or before anything was measured."""
+    assert commands_after(*carried("PROBATIONARY", **changed), 1) == []
+
+
+def test_a_live_kernel_that_keeps_hurting_is_culled() -> None:
+    """One validation that is better without the kernel is no evidence, two are: P = 7/8 that it hurts more often than not."""
+    assert commands_after(*carried("SHADOWING", shadow_gap=0.05, shadow_gap_error=0.02, dependence=-0.02), 1) == []
+    assert commands_after(*carried("SHADOWING", shadow_gap=0.05, shadow_gap_error=0.02, dependence=-0.02), 2) == [("CULL", 0.875)]
+
+
+def test_a_losing_kernel_in_training_is_culled_only_where_the_recipe_says_so() -> None:
+    """A gap that is surely negative after the steps that the recipe names culls; before, and by default, the trainer's budget decides."""
+    losing = {"shadow_gap": -0.1, "shadow_gap_error": 0.02}
+    assert [name for name, _ in commands_after(*carried("TRAINING", trained_steps=100, **losing), 1)] == ["CULL"]
+    assert commands_after(*carried("TRAINING", trained_steps=99, **losing), 1) == []
+    world, state = carried("TRAINING", trained_steps=500, **losing)
+    world.policy = {"max_training": 0}
+    assert commands_after(world, state, 1) == []
+
+
+def test_kernels_beyond_the_budget_or_of_other_families_are_left_alone() -> None:
+    """Only kernels within the parameter budget and of the families that the recipe names are germinated."""
+    for policy in ({"parameter_budget": 4999}, {"families": ["attention"]}):
+        review = World({"0": 40}, {"0": FAMILIES["0"]}, policy={**RECIPE, **policy}, epoch=4).turn()
+        assert not review.commands
+        assert review.reason == "No kernel of the catalogue fits a dormant seed."
+    review = World({"0": 40}, {"0": FAMILIES["0"]}, policy={**RECIPE, "families": ["gate"]}, epoch=4).turn()
+    assert {command.family for command in review.commands} == {"gate"}
+
+
+def test_a_refused_germination_is_forgotten_in_time() -> None:
+    """When no seed shows a germination it counts as refused: in lockstep at the next packet, live after one more, since answers may be late."""
+    for decisions, packets in (("LOCKSTEP", 1), ("LIVE", 2)):
+        world = digits(1, decisions=decisions, epoch=4)
+        world.ask()
+        world.policy = {**RECIPE, "max_training": 0}
+        pending = []
+        for _ in range(3):
+            world.epoch += 1
+            world.ask()
+            pending.append(len(world.row.state.trials))
+        assert pending == [3] * (packets - 1) + [0] * (4 - packets)
+        assert not world.row.state.arms
+
+
+def test_a_kernel_that_did_harm_lowers_confidence() -> None:
+    """Kernels that passed the gate and were culled for harm bring an arm's confidence below the guardrail; failures at the gate do not."""
+    key = ArmKey("0", "mlp")
+    failed = RunState(arms={key: Record(failures=3)})
+    harmed = RunState(arms={key: replace(Record(successes=2), harmed=2)})
+    assert confidence(failed, key, Beta(1, 4)) > 0.7
+    assert confidence(harmed, key, Beta(3, 1)) < 0.7
