@@ -1,0 +1,1 @@
+"""The history: every committed message of every topic as a row in ClickHouse, for SQL."""

@@ -1,0 +1,78 @@
+"""The history process: `python -m esper.history`. It owns the folder, fills it from Kafka and serves it over HTTP until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import Any
+
+import structlog
+
+from esper.clock import Clock, SystemClock
+from esper.config import Settings
+from esper.errors import EsperError, UsageError
+from esper.history.engine import open_engine
+from esper.history.http import HistoryServer
+from esper.history.migrations import migrate
+from esper.history.sink import Sink
+from esper.oona.kafka import KafkaBus
+
+_log = structlog.get_logger("esper.history")
+
+
+def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
+    """Run until `stop` is set.
+
+    Raises:
+        EsperError: the folder or port is taken, or the topics are not those that were read before.
+    """
+    if not settings.kafka.bootstrap:
+        raise UsageError("The history reads from Kafka: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
+    engine = open_engine(settings.history_dir, settings.history.dsn)
+    try:
+        migrate(engine.client, clock)
+        sink = Sink(engine.client, KafkaBus(settings.kafka.bootstrap), clock)
+        server = HistoryServer(engine, settings.history.port, lambda: health(sink))
+        server.start()
+        _log.info("serving", url=f"http://127.0.0.1:{server.port}")
+        try:
+            sink.run(stop)
+        finally:
+            server.stop()
+    finally:
+        engine.close()
+
+
+def health(sink: Sink) -> tuple[bool, dict[str, Any]]:
+    """Whether the sink consumes, and how far it is."""
+    progress = sink.progress
+    positions = {f"{topic}/{partition}": offset for (topic, partition), offset in progress.positions.items()}
+    more = {"rows": progress.rows, "dead_letters": progress.dead_letters, "trouble": progress.trouble, "positions": positions}
+    return progress.ready, more
+
+
+def main() -> int:
+    """Exit code 0 after SIGTERM; one sentence and another code if it cannot run."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), processors=_processors())
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        serve(Settings(), SystemClock(), stop)
+    except EsperError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
+        return error.exit_code
+    return 0
+
+
+def _processors() -> list[Any]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.LogfmtRenderer(),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

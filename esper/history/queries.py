@@ -1,0 +1,177 @@
+"""Asking the history: over HTTP while the history process lives, else straight from its folder. And waiting until it holds everything."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+from esper.clock import Clock, SystemClock
+from esper.config import Settings
+from esper.errors import EsperError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from esper.history.engine import Engine
+    from esper.oona.port import Bus
+
+RUNS: Final = (
+    "SELECT run_id, recipe, seed, decisions, state, started_at, seconds, epochs, steps, accuracy, loss, grafts, fossilized, culled, "
+    "parameters FROM runs"
+)
+"""What `esper runs` shows."""
+
+TABLES: Final = (
+    "SELECT name, if(engine = 'View', 'view', 'table') AS kind, total_rows AS rows, comment FROM system.tables "
+    "WHERE database = currentDatabase() ORDER BY (name LIKE 'raw%', kind = 'table', name)"
+)
+"""What `esper sql` without a query shows."""
+
+_TIMEOUT_S: Final = 120.0
+_POLL_S: Final = 0.05
+_MAX_SENTENCE: Final = 400
+
+
+class Source(AbstractContextManager["Source"], ABC):
+    """Where queries are answered."""
+
+    @abstractmethod
+    def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
+        """The result of a query that only reads, in a ClickHouse format unless the query names another.
+
+        Raises:
+            UsageError: ClickHouse refuses the query; the sentence says why.
+            UnavailableError: the history does not answer.
+        """
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """The result as one dictionary a row; raises as `ask` does."""
+        return [json.loads(line) for line in self.ask(sql, "JSONEachRow").splitlines()]
+
+    def missing(self) -> int | None:
+        """How many Kafka offsets the history had not taken when it ended; None if it was killed; 0 while it runs."""
+        return 0
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go."""
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class HttpSource(Source):
+    """The history process, or any ClickHouse, at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
+        """As the base class says."""
+        address = f"{self._url}/?{urlencode({'default_format': output_format, **(settings or {})})}"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, data=sql.encode(), method="POST"), timeout=_TIMEOUT_S) as response:  # noqa: S310 - our own address
+                body: bytes = response.read()
+        except urllib.error.HTTPError as error:
+            raise UsageError(sentence(error.read().decode(errors="replace"))) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(f"The history at {self._url} does not answer ({error}); `esper status` shows what runs.") from error
+        return body
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class FolderSource(Source):
+    """The folder of a history that no process owns now."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
+        """As the base class says."""
+        from esper.history.engine import QueryError  # noqa: PLC0415 - chDB is heavy
+        from esper.history.guard import check  # noqa: PLC0415 - the same
+
+        try:
+            return self._engine.answer(check(sql).sql, default_format=output_format, settings=settings or {}, parameters={}).body
+        except QueryError as error:
+            raise UsageError(sentence(str(error))) from error
+
+    def missing(self) -> int | None:
+        """As the base class says."""
+        last = self.rows("SELECT remaining FROM endings ORDER BY at DESC LIMIT 1")
+        remaining = last[0]["remaining"] if last else 0
+        return None if remaining is None else int(remaining)
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._engine.close()
+
+
+def source(settings: Settings, history_url: str) -> Source:
+    """The history at `history_url`; if that is empty, the ClickHouse server or the folder of `settings`.
+
+    Raises:
+        UsageError: there is no history yet.
+        UnavailableError: another process has the folder open, or the server does not answer.
+    """
+    if history_url:
+        return HttpSource(history_url)
+    if not settings.history.dsn and not (settings.history_dir / "store").exists():
+        raise UsageError(f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one.")
+    from esper.history.engine import open_engine  # noqa: PLC0415 - chDB is heavy
+
+    return FolderSource(open_engine(settings.history_dir, settings.history.dsn))
+
+
+def sentence(message: str) -> str:
+    """ClickHouse's message in one line, without its code, version and stack."""
+    text = " ".join(message.split())
+    text = text.rpartition("DB::Exception: ")[2] if "DB::Exception: " in text else text
+    text = text.partition(" (version ")[0].partition(" Stack trace:")[0]
+    if len(text) > _MAX_SENTENCE:
+        text = text[:_MAX_SENTENCE].rsplit(" ", 1)[0] + " ..."
+    return f"ClickHouse refuses the query: {text}"
+
+
+def wait_caught_up(history_url: str, bus: Bus, *, timeout: float, clock: Clock | None = None, topics: tuple[str, ...] = ()) -> bool:
+    """Wait until the history holds every message that is committed on `topics` (all of Esper's) at the time of the call.
+
+    Gives False after `timeout` seconds, also if the history does not answer or the broker is away.
+    """
+    from esper.events.topics import TOPICS  # noqa: PLC0415 - as the others: the command line loads quickly
+
+    clock = clock or SystemClock()
+    deadline = clock.monotonic() + timeout
+    ends: dict[tuple[str, int], int] | None = None
+    while True:
+        try:
+            if ends is None:
+                with bus.reader(topics or tuple(TOPICS), start="end") as reader:
+                    ends = reader.position()
+            if _reached(history_url, ends):
+                return True
+        except (OSError, EsperError, http.client.HTTPException, ValueError):
+            pass  # it may come back before the time is over
+        if clock.monotonic() >= deadline:
+            return False
+        clock.sleep(_POLL_S)
+
+
+def _reached(history_url: str, ends: Mapping[tuple[str, int], int]) -> bool:
+    with urllib.request.urlopen(f"{history_url.rstrip('/')}/health", timeout=5) as response:  # noqa: S310 - our own address
+        positions: dict[str, int] = json.load(response)["positions"]
+    return all(positions.get(f"{topic}/{partition}", -1) >= end for (topic, partition), end in ends.items())
+
+
+def events_by_topic(history_url: str, run_id: str) -> dict[str, int]:
+    """How many events of a run each topic has, each event counted once; raises as `Source.ask` does."""
+    query = "SELECT topic, count() AS events FROM events WHERE run_id = {run:String} GROUP BY topic ORDER BY topic"
+    found = HttpSource(history_url).ask(query, "JSONEachRow", {"param_run": run_id})
+    return {row["topic"]: int(row["events"]) for row in map(json.loads, found.splitlines())}

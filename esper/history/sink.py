@@ -1,0 +1,245 @@
+"""Kafka into the raw tables: nothing lost, nothing doubled, nothing decoded in Python.
+
+A block is what was polled in half a second. Its messages are inserted table by table in offset order, cut at every change of schema id, each
+insert under its own token; the ledger's rows follow all tables of the block. After a crash the sink resumes at the ledger and drops what a
+table already has: its largest offset says so, because a table takes a partition's messages in offset order and an insert is atomic.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from esper.clock import Clock
+from esper.errors import EsperError, PoisonError, UnavailableError
+from esper.events import codec
+from esper.events.registry import wire_schema
+from esper.events.topics import TOPICS
+from esper.history.container import container, layout
+from esper.history.engine import CLICKHOUSE_ERRORS, QueryError
+from esper.history.ledger import Ledger, Pair
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.port import Bus, Producer, Reader, Received
+
+BLOCK_MESSAGES: Final = 50_000
+BLOCK_BYTES: Final = 32 << 20
+LINGER_S: Final = 0.5
+_POLL_S: Final = 0.1
+_PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+_INSERT: Final = {
+    "input_format_avro_allow_missing_fields": 1,
+    "async_insert": 0,  # an insert that has returned is in the table
+    "max_insert_block_size": 1 << 20,  # a container is one part, so an insert is atomic
+    "min_insert_block_size_bytes": 1 << 30,
+    "max_insert_threads": 1,
+}
+_ENVIRONMENT: Final = frozenset({3, 60, 81, 74, 75, 76, 159, 164, 202, 209, 210, 241, 242, 243, 252, 319, 394, 425, 497, 516, 999, 1002})
+"""ClickHouse's codes for what is not the message's fault: disk, memory, network, rights. The insert is tried again."""
+
+_T = TypeVar("_T")
+
+_log = structlog.get_logger("esper.history")
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the sink has done, for /health. `positions` are the next offsets of what is in the tables, markers passed."""
+
+    ready: bool = False
+    rows: int = 0
+    dead_letters: int = 0
+    positions: dict[Pair, int] = field(default_factory=dict)
+    trouble: str = ""
+
+
+class Sink:
+    """Fills the raw tables from `topics` until told to stop. One thread runs it; `progress` may be read from any."""
+
+    def __init__(
+        self, client: Any, bus: Bus, clock: Clock, *, topics: Sequence[str] = tuple(TOPICS), block_messages: int = BLOCK_MESSAGES
+    ) -> None:
+        self._client = client
+        self._bus = bus
+        self._clock = clock
+        self._topics = tuple(topics)
+        self._block_messages = block_messages
+        self._ledger = Ledger(client, clock)
+        self._topic_ids: dict[str, str] = {}
+        self._largest: dict[tuple[str, Pair], int] = {}
+        self._block: list[Received] = []
+        self._stop = threading.Event()
+        self.progress = Progress()
+
+    def run(self, stop: threading.Event) -> None:
+        """Take messages until `stop` is set, then put what was polled into the tables and note what remains."""
+        self._stop = stop
+        with ExitStack() as held:
+            opened = self._persist(lambda: self._open(held))
+            if opened is None:
+                return
+            reader, producer = opened
+            self.progress.ready = True
+            while not stop.is_set():
+                self._fill(reader)
+                positions = reader.position()
+                if self._persist(lambda: self._flush(producer)) is None:
+                    break
+                self.progress.positions = positions
+            self._end(reader, producer)
+
+    def _open(self, held: ExitStack) -> tuple[Reader, Producer]:
+        ids = self._bus.topic_ids()
+        if lacking := sorted(set(self._topics) - ids.keys()):
+            raise UnavailableError(f"Kafka has no topic {', '.join(lacking)}; `esper up` creates what is missing.")
+        self._topic_ids = ids
+        positions = self._ledger.positions(ids)
+        self._largest = self._ledger.largest(ids, positions)
+        reader = held.enter_context(self._bus.reader(self._topics, start=positions, headers=False))
+        producer = held.enter_context(self._bus.producer(sender_id="history"))
+        self._ledger.note(None)
+        return reader, producer
+
+    def _fill(self, reader: Reader) -> None:
+        """Poll until the block is full or its first message has waited long enough."""
+        began = self._clock.monotonic()
+        size = 0
+        while not self._stop.is_set():
+            polled = reader.poll(self._block_messages - len(self._block), _POLL_S)
+            if not self._block:
+                began = self._clock.monotonic()
+            self._block += polled
+            size += sum(len(message.value) for message in polled)
+            waited = self._clock.monotonic() - began
+            if (not self._block and not polled) or waited >= LINGER_S or len(self._block) >= self._block_messages or size >= BLOCK_BYTES:
+                return
+
+    def _persist(self, action: Callable[[], _T]) -> _T | None:
+        """Repeat `action` until it succeeds or the sink is told to stop; tokens and largest offsets make repeating harmless."""
+        attempt = 0
+        while True:
+            try:
+                done = action()
+            except (UnavailableError, QueryError, *CLICKHOUSE_ERRORS) as error:
+                if self.progress.trouble != str(error):
+                    self.progress.trouble = str(error)
+                    _log.warning("waiting", reason=str(error)[:500])
+                if self._stop.wait(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]):
+                    return None
+                attempt += 1
+            else:
+                self.progress.trouble = ""
+                return done
+
+    def _flush(self, producer: Producer) -> bool:
+        """Put the block into the tables, then into the ledger."""
+        for messages in groups(self._block):
+            self._insert(producer, messages)
+        ends = {(message.topic, message.partition): message.offset + 1 for message in self._block}
+        if ends:
+            self._ledger.write(self._topic_ids, ends)
+        self._block = []
+        return True
+
+    def _insert(self, producer: Producer, messages: list[Received]) -> None:
+        first = messages[0]
+        try:
+            schema_id = codec.schema_id(first.value)
+            record = wire_schema(schema_id).record
+            if first.topic != record.TOPIC:
+                raise PoisonError(f"A {record.NAME} does not belong on {first.topic} but on {record.TOPIC}.")
+        except PoisonError as error:
+            for message in messages:
+                self._give_up(producer, message, error)
+            return
+        table = layout(schema_id).table.name
+        held = self._largest.get((table, (first.topic, first.partition)), -1)
+        if new := [message for message in messages if message.offset > held]:
+            self._insert_new(producer, schema_id, new)
+
+    def _insert_new(self, producer: Producer, schema_id: int, messages: list[Received]) -> None:
+        """Insert, halving a block that is refused until the messages at fault are found."""
+        try:
+            self._send(schema_id, messages)
+        except QueryError as error:
+            if error.code in _ENVIRONMENT and not _undecodable(messages):
+                raise
+            if len(messages) > 1:
+                middle = len(messages) // 2
+                self._insert_new(producer, schema_id, messages[:middle])
+                self._insert_new(producer, schema_id, messages[middle:])
+            else:
+                self._give_up(producer, messages[0], _undecodable(messages) or PoisonError(f"ClickHouse refuses the message: {error}"))
+        else:
+            last = messages[-1]
+            self._largest[layout(schema_id).table.name, (last.topic, last.partition)] = last.offset
+            self.progress.rows += len(messages)
+
+    def _send(self, schema_id: int, messages: list[Received]) -> None:
+        first, last = messages[0], messages[-1]
+        place = layout(schema_id)
+        topic_id = self._topic_ids[first.topic]
+        token = f"{topic_id}:{first.partition}:{schema_id}:{first.offset}-{last.offset}"
+        try:
+            self._client.raw_insert(
+                place.table.name,
+                column_names=list(place.columns),
+                insert_block=container(schema_id, topic_id, messages),
+                fmt="Avro",
+                settings={**_INSERT, "insert_deduplication_token": token},
+            )
+        except CLICKHOUSE_ERRORS as error:
+            raise QueryError.of(error) from error
+        except OSError as error:
+            raise UnavailableError(f"The history cannot write ({error}); free some space on its disk.") from error
+
+    def _give_up(self, producer: Producer, message: Received, error: EsperError) -> None:
+        """Dead-letter a message; only then may later rows go in, or a restart would take it for stored."""
+        DeadLetters(producer, "history", self._clock).put(message, error)
+        while producer.flush(1.0):
+            if self._stop.is_set():
+                raise UnavailableError("The history was told to end while Kafka did not take a dead letter; the next start repeats it.")
+        self.progress.dead_letters += 1
+        _log.warning("dead letter", topic=message.topic, partition=message.partition, offset=message.offset, reason=str(error)[:300])
+
+    def _end(self, reader: Reader, producer: Producer) -> None:
+        try:
+            self._flush(producer)
+            at, ends = reader.position(), reader.stable_end()
+            self._ledger.note(sum(max(end - at.get(pair, 0), 0) for pair, end in ends.items()))
+        except (UnavailableError, QueryError, *CLICKHOUSE_ERRORS) as error:
+            _log.warning("ended without a count of what remains", reason=str(error)[:300])
+
+
+def groups(block: Sequence[Received]) -> Iterator[list[Received]]:
+    """The inserts of a block: by partition and record type, in offset order, cut at every change of schema id."""
+    ordered = sorted(block, key=lambda message: (message.topic, message.partition, message.offset))
+    for _, partition in groupby(ordered, key=lambda message: (message.topic, message.partition)):
+        tables: dict[str, list[Received]] = {}
+        for message in partition:
+            tables.setdefault(_table(message), []).append(message)
+        for messages in tables.values():
+            for _, run in groupby(messages, key=lambda message: message.value[:5]):
+                yield list(run)
+
+
+def _table(message: Received) -> str:
+    try:
+        return layout(codec.schema_id(message.value)).table.name
+    except (PoisonError, KeyError):
+        return ""
+
+
+def _undecodable(messages: Sequence[Received]) -> PoisonError | None:
+    """Why a message at fault cannot be decoded; asked only about messages that ClickHouse refused."""
+    for message in messages:
+        try:
+            codec.decode(message.value)
+        except PoisonError as error:
+            return error
+    return None
