@@ -21,7 +21,7 @@ from esper.tezzeret.service import Foundry
 from esper.tezzeret.warm import WarmCompiler
 from esper.urza.local import LocalStore
 
-_NICENESS = 10
+_NICENESS = 5  # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
 _GRACE_S = 3.5
 
 

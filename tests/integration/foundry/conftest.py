@@ -26,7 +26,7 @@ from esper.stack.ports import PortClaims
 
 TOPICS = ("innovation.blueprints", "compilation.attempts", "compilation.kernels", "validation.kernels", "dead.letters")
 CLOCK = SystemClock()
-_PATIENCE_S = 60.0
+_PATIENCE_S = 150.0  # a start imports torch twice over, on cores that are shared
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 
