@@ -1,19 +1,27 @@
-"""One real broker for all tests of a session that need one."""
+"""One real broker for all tests of a session that need one, and small stacks for the tests of the stack itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib import import_module
-from importlib.util import find_spec
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import pytest
 
+from esper import stack
 from esper.clock import SystemClock
-from esper.config import KafkaSettings
+from esper.config import KafkaSettings, Settings
+from esper.oona import topics
 from esper.stack import jars
 from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
+from esper.stack.state import PartState, StackState
+
+TINY_STACK = (sys.executable, str(Path(__file__).parent / "integration" / "stack" / "tiny_stack.py"))
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +32,64 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         node = Node(folder, claims.choose(salt=f"{folder} broker", preferred=()), claims.choose(salt=f"{folder} controller", preferred=()))
         classpath = jars.kafka(lambda _: None)
         with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock()):
-            if find_spec("esper.oona") and find_spec("esper.oona.topics"):
-                import_module("esper.oona.topics").ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+            topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
             yield node.bootstrap
+
+
+def bring_up(settings: Settings, owner_pid: int | None = None) -> stack.Endpoints:
+    """`up` with the small stack of `tiny_stack.py`, owned by this test run unless told otherwise."""
+    return stack.up(settings, owner_pid=owner_pid or os.getpid(), progress=lambda _: None, supervisor=TINY_STACK)
+
+
+@contextmanager
+def tiny_stack(settings: Settings) -> Iterator[stack.Endpoints]:
+    """A small stack that is up, and down afterwards."""
+    try:
+        endpoints = bring_up(settings)
+        stack.wait_ready(settings, ["nissa"], 30)
+        yield endpoints
+    finally:
+        stack.down(settings)
+
+
+def now(settings: Settings) -> StackState:
+    """The state of a stack that is up."""
+    state = stack.status(settings)
+    assert state is not None
+    return state
+
+
+def part(settings: Settings, name: str) -> PartState:
+    """The state of one part of it."""
+    found = now(settings).part(name)
+    assert found is not None
+    return found
+
+
+def pid_of(settings: Settings, name: str) -> int:
+    """The pid of one part that runs."""
+    process = part(settings, name).process
+    assert process is not None
+    return process.pid
+
+
+def eventually(condition: Callable[[], bool], timeout: float) -> bool:
+    """Whether `condition` comes true within `timeout` seconds."""
+    clock = SystemClock()
+    deadline = clock.monotonic() + timeout
+    while not condition():
+        if clock.monotonic() > deadline:
+            return False
+        clock.sleep(0.02)
+    return True
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it."""
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run: `psutil` compares start times too."""
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

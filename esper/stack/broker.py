@@ -30,6 +30,7 @@ JVM_OPTIONS = (
     "-XX:TieredStopAtLevel=1",
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
+    "-XX:-CreateCoredumpOnCrash",
     "-Xlog:disable",
     "-Xlog:all=error:stderr",
     "-Dlog4j2.disableJmx=true",
@@ -154,24 +155,15 @@ def explain(node: Node, log_tail: str) -> EsperError | None:
     """The sentence for what the broker's last lines complain about, None when they say nothing that is known."""
     cases: tuple[tuple[str, Callable[[], EsperError]], ...] = (
         ("Address already in use", lambda: _ports_in_use(node)),
-        (
-            "No space left on device",
-            lambda: _no_room(node),
-        ),
-        ("InconsistentClusterId", lambda: _corrupt(node, "belongs to another cluster")),
+        ("No space left on device", lambda: _no_room(node)),
         ("Stored node id", lambda: _corrupt(node, "belongs to another broker")),
-        ("meta.properties", lambda: _corrupt(node, "has a damaged meta.properties")),
-        ("Corrupt", lambda: _corrupt(node, "has damaged files")),
-        ("CRC", lambda: _corrupt(node, "has damaged files")),
-        (
-            "Failed to acquire lock on file",
-            lambda: UnavailableError(f"another broker uses {node.log_dir}: end it"),
-        ),
+        ("No readable meta.properties", lambda: _corrupt(node, "has a damaged meta.properties")),
+        ("Found invalid record structure", lambda: _corrupt(node, "has a damaged bootstrap.checkpoint")),
+        ("Error while reading the Quorum status", lambda: _corrupt(node, "has a damaged __cluster_metadata-0/quorum-state")),
+        ("Malformed line in checkpoint file", lambda: _corrupt(node, "has a damaged checkpoint file")),
+        ("Failed to acquire lock on file", lambda: UnavailableError(f"another broker uses {node.log_dir}: end it")),
         ("AccessDenied", lambda: UnavailableError(f"the broker cannot write {node.log_dir}: give it back to this user")),
-        (
-            "OutOfMemoryError",
-            _out_of_memory,
-        ),
+        ("OutOfMemoryError", _out_of_memory),
     )
     return next((error() for pattern, error in cases if pattern in log_tail), None)
 
@@ -193,8 +185,23 @@ def _formatted(log_dir: Path) -> bool:
     meta = log_dir / "meta.properties"
     text = meta.read_text(encoding="utf-8", errors="replace") if meta.is_file() else ""
     if "cluster.id=" in text and "directory.id=" in text and (log_dir / "bootstrap.checkpoint").is_file():
+        _keeps_its_metadata(log_dir)
         return True
     raise CorruptError(f"{log_dir} is no complete Kafka storage: move it away to begin with an empty broker, or put back what is missing")
+
+
+def _keeps_its_metadata(log_dir: Path) -> None:
+    """Refuse partitions without the metadata log that names them: Kafka would take them for strays and delete them."""
+    metadata = log_dir / "__cluster_metadata-0"
+    partitions = [folder.name for folder in log_dir.glob("*-*") if folder.is_dir() and folder != metadata]
+    first = min(metadata.glob("*.log"), default=None)
+    head = first.read_bytes()[:17] if first is not None else b""
+    whole = len(head) == 17 and int.from_bytes(head[:8]) == int(first.stem if first else -1) and head[16] == 2
+    if partitions and not whole and not any(metadata.glob("*.checkpoint")):
+        raise CorruptError(
+            f"{metadata} is lost or damaged, and Kafka would delete the {len(partitions)} partitions beside it: restore the folder, "
+            f"or move {log_dir} away to begin with an empty broker"
+        )
 
 
 def _format(node: Node, classpath: Sequence[Path], cluster_id: str, java_options: Sequence[str]) -> None:
@@ -205,17 +212,24 @@ def _format(node: Node, classpath: Sequence[Path], cluster_id: str, java_options
         node.log_dir.rmdir()
     configuration = node.folder / "format.properties"
     _write_properties(configuration, node, scratch)
-    arguments = (*_java(classpath, java_options), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", configuration.name)
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False, cwd=node.folder, env=environment(os.environ)
-    )
+    done = _storage_tool(node, classpath, cluster_id, configuration, java_options)
+    if done.returncode != 0 and java_options:  # a damaged AOT cache crashes Java
+        shutil.rmtree(scratch, ignore_errors=True)
+        done = _storage_tool(node, classpath, cluster_id, configuration, ())
     if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise UnavailableError(
-            f"Kafka's storage could not be formatted in {node.folder} ({''.join(last)}): esper doctor says what is missing"
-        )
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip() and not line.startswith(("#", "\t"))]
+        raise UnavailableError(f"Kafka could not format {node.folder} ({' '.join(said[-1:])}): esper doctor says what is missing")
     scratch.rename(node.log_dir)
     configuration.unlink()
+
+
+def _storage_tool(
+    node: Node, classpath: Sequence[Path], cluster_id: str, configuration: Path, java_options: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    arguments = (*_java(classpath, java_options), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", configuration.name)
+    return subprocess.run(
+        arguments, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False, cwd=node.folder, env=environment(os.environ)
+    )
 
 
 def _write_properties(path: Path, node: Node, log_dir: Path) -> None:

@@ -20,6 +20,7 @@ from esper.stack.parts import as_environment, with_esper_on_path
 from esper.stack.ports import HOST
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
+_COMING = frozenset({"starting", "running"})
 _SPAWN_S = 30.0
 _START_S = 120.0
 _STOP_S = PARTS_STOP_S + BROKER_STOP_S + 5.0
@@ -73,7 +74,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         jars.kafka(progress)
     with owners.guard(folder):
         now = status(settings)
-        if now is not None and now.phase == "stopping":
+        if now is not None and now.phase not in _COMING:
             progress("waiting for the stack that is being stopped")
             now.supervisor.wait(clock=clock, timeout=_STOP_S)
             now = status(settings)
@@ -92,6 +93,8 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
     _until(lambda: _decided(settings, us), us, folder, clock, _START_S)
     now = state.read(folder)
     if now is not None and now.error is not None:
+        us.wait(clock=clock, timeout=_STOP_S)
+        _reap(us.pid)
         raise _error(now.error)
     endpoints = running(settings)
     if endpoints is None:
@@ -146,13 +149,10 @@ def _endpoints(now: state.StackState) -> Endpoints:
 
 
 def _same_kafka(settings: Settings, now: state.StackState) -> None:
-    embedded = now.part("broker") is not None or "broker" in now.ports
     wanted = settings.kafka.bootstrap
-    if (wanted and wanted != now.bootstrap) or (not wanted and not embedded):
-        asked = wanted or "the embedded broker"
-        raise UsageError(
-            f"the stack that is up uses Kafka at {now.bootstrap}, not {asked}: run `esper down` first, or set another ESPER_HOME"
-        )
+    if now.embedded != (not wanted) or (wanted and wanted != now.bootstrap):
+        asked, used = wanted or "the embedded broker", "the embedded broker" if now.embedded else now.bootstrap
+        raise UsageError(f"the stack that is up uses {used}, not {asked}: run `esper down` first, or set another ESPER_HOME")
 
 
 def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Identity:

@@ -33,6 +33,8 @@ class StackState:
 
     phase: Phase
     supervisor: Identity
+    embedded: bool
+    """Whether the broker is ours; else it is the cluster of ESPER_KAFKA__BOOTSTRAP."""
     bootstrap: str
     started_at_us: int
     ports: dict[str, int] = field(default_factory=dict)

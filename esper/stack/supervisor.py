@@ -70,6 +70,7 @@ class Supervisor:
         self._state = state.StackState(
             phase="starting",
             supervisor=me,
+            embedded=not settings.kafka.bootstrap,
             bootstrap=settings.kafka.bootstrap,
             started_at_us=clock.now_us(),
             ports=before.ports if before else {},
@@ -94,7 +95,7 @@ class Supervisor:
         return code
 
     def _start(self, claims: PortClaims, leash: Leash) -> None:
-        embedded = not self._settings.kafka.bootstrap
+        embedded = self._state.embedded
         ports = claim_ports(claims, self._parts, home=self._settings.home.resolve(), before=self._state.ports, embedded=embedded)
         bootstrap = f"{HOST}:{ports['broker']}" if embedded else self._settings.kafka.bootstrap
         self._publish(ports=ports, bootstrap=bootstrap)

@@ -1,0 +1,54 @@
+"""The AOT cache: recorded, used, and harmless when it is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from esper.clock import SystemClock
+from esper.config import Settings
+from esper.errors import UnavailableError
+from esper.stack import aot, jars
+from esper.stack.broker import Node, answers
+from esper.stack.ports import PortClaims
+from esper.stack.solo import running_broker
+from tests.stackfixtures import now, tiny_stack
+
+
+@pytest.mark.slow
+def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Java starts with the cache and insists on it; with a cache that crashes Java the stack comes up all the same, and the cache is gone."""
+    classpath = jars.kafka(lambda _: None)
+    cached_jars = jars.jars_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "esper").mkdir(parents=True)
+    (tmp_path / "cache" / "esper" / "jars").symlink_to(cached_jars)
+    classpath = tuple(jars.jars_dir() / jar.name for jar in classpath)
+
+    assert aot.java_options(classpath) == ()
+    cache = aot.record(classpath, clock=SystemClock())
+    assert cache is not None
+    assert aot.recorded()
+    assert sorted(file.name for file in cache.parent.iterdir()) == [".lock", cache.name]
+
+    with PortClaims() as claims:
+        node = Node(tmp_path / "node", *(claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in "ab"))
+        insist = (*aot.java_options(classpath), "-XX:AOTMode=on")
+        with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=insist):
+            assert answers(node.bootstrap, timeout=2)
+
+    broken = bytearray(cache.read_bytes())
+    broken[len(broken) // 4 :: 3] = bytes(len(broken[len(broken) // 4 :: 3]))
+    cache.write_bytes(broken)
+    with (
+        pytest.raises(UnavailableError),
+        running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=aot.java_options(classpath)),
+    ):
+        pytest.fail("this damage was to crash Java, or the rest of this test shows nothing")
+    settings = Settings(home=tmp_path / "home")
+    with tiny_stack(settings):
+        broker = now(settings).part("broker")
+        assert broker is not None
+        assert (broker.phase, broker.restarts) == ("ready", 1)
+    assert not aot.recorded()
