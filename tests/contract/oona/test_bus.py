@@ -13,22 +13,10 @@ from esper.errors import BackpressureError, CorruptError, FencedError, Unavailab
 from esper.events.codec import Message
 from esper.oona.count import committed
 from esper.oona.port import MAX_MESSAGE_BYTES, Bus, Producer, Reader, Received
-from tests.contract.oona.worlds import KafkaWorld, MemoryWorld, World
+from tests.contract.oona.worlds import World
 
 PATIENCE_S = 15.0
 _runs = (f"contract-run-{number}" for number in count())
-
-
-@pytest.fixture(params=["kafka", "memory"])
-def world(request: pytest.FixtureRequest) -> World:
-    """Each implementation in turn."""
-    return KafkaWorld(request.getfixturevalue("broker")) if request.param == "kafka" else MemoryWorld()
-
-
-@pytest.fixture
-def bus(world: World) -> Bus:
-    """The bus of that implementation."""
-    return world.bus
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import count
 
-from esper.clock import ManualClock, SystemClock
+from esper.clock import Clock, ManualClock, SystemClock
 from esper.events.codec import Message
 from esper.oona.kafka import KafkaBus, KafkaJournalProducer
 from esper.oona.memory import MemoryBus, MemoryJournalProducer
@@ -19,6 +19,7 @@ class World(ABC):
     """One implementation."""
 
     bus: Bus
+    clock: Clock
 
     @abstractmethod
     def topic(self, partitions: int = 1) -> str:
@@ -47,6 +48,7 @@ class KafkaWorld(World):
     def __init__(self, bootstrap: str) -> None:
         self._kafka = KafkaBus(bootstrap)
         self.bus = self._kafka
+        self.clock = SystemClock()
 
     def topic(self, partitions: int = 1) -> str:
         """A new topic."""
@@ -74,15 +76,15 @@ class KafkaWorld(World):
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
-        SystemClock().sleep(seconds)
+        self.clock.sleep(seconds)
 
 
 class MemoryWorld(World):
     """The twin in memory."""
 
     def __init__(self) -> None:
-        self._clock = ManualClock()
-        self._memory = MemoryBus({}, clock=self._clock)
+        self.clock = ManualClock()
+        self._memory = MemoryBus(clock=self.clock)
         self.bus = self._memory
 
     def topic(self, partitions: int = 1) -> str:
@@ -93,7 +95,7 @@ class MemoryWorld(World):
 
     def without_broker(self) -> Bus:
         """A bus whose broker does not answer."""
-        bus = MemoryBus({"contract": 1}, clock=self._clock)
+        bus = MemoryBus({"contract": 1}, clock=self.clock)
         bus.set_online(False)
         return bus
 
@@ -112,4 +114,4 @@ class MemoryWorld(World):
 
     def sleep(self, seconds: float) -> None:
         """Move the clock."""
-        self._clock.advance(seconds)
+        self.clock.sleep(seconds)

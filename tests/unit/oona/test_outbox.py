@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -33,6 +34,14 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
     made = Outbox.open(box(tmp_path), clock=CLOCK)
     yield made
     made.close()
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder in memory where the system has one: thousands of openings, and no disk to wait for."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folder inside has a name of its own
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="esper-test-") as folder:
+        yield Path(folder)
 
 
 def filled(directory: Path, frames: int = 3) -> list[Frame]:
@@ -67,18 +76,18 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
     assert reopened(box(tmp_path)) == (written, 4, 0)
 
 
-def test_torn_at_every_byte_the_whole_frames_remain(tmp_path: Path) -> None:
+def test_torn_at_every_byte_the_whole_frames_remain(memory_path: Path) -> None:
     """Whatever length a crash leaves a segment with, reopening gives the frames that are whole, says what was cut, and appending goes on."""
-    written = filled(box(tmp_path), 2)
-    content = segment(box(tmp_path)).read_bytes()
+    written = filled(box(memory_path), 2)
+    content = segment(box(memory_path)).read_bytes()
     ends = [len(MAGIC)]
     for one in written:
         ends.append(ends[-1] + len(pack(one)))
     assert ends[-1] == len(content)
     for size in range(len(content) + 1):
-        torn = box(tmp_path / str(size))
+        torn = box(memory_path / str(size))
         torn.mkdir(parents=True)
-        (torn / segment(box(tmp_path)).name).write_bytes(content[:size])
+        (torn / segment(box(memory_path)).name).write_bytes(content[:size])
         whole = sum(end <= size for end in ends[1:])
         intact = max((end for end in ends if end <= size), default=0)
         opened = Outbox.open(torn, clock=CLOCK)
@@ -90,22 +99,22 @@ def test_torn_at_every_byte_the_whole_frames_remain(tmp_path: Path) -> None:
         assert found == [*written[:whole], frame(RUN, written[whole].first_sequence if whole < 2 else 3, writer="later")]
 
 
-def test_a_flipped_bit_anywhere_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_refused_by_name(memory_path: Path) -> None:
     """One flipped bit in any byte of a segment, the last frame too, is a CorruptError with file and offset, and nothing is cut off."""
-    filled(box(tmp_path))
-    path = segment(box(tmp_path))
+    filled(box(memory_path))
+    path = segment(box(memory_path))
     content = path.read_bytes()
     for at in range(len(content)):
         damaged = bytearray(content)
         damaged[at] ^= 1 << at % 8
         path.write_bytes(damaged)
         with pytest.raises(CorruptError) as error:
-            Outbox.open(box(tmp_path), clock=CLOCK)
+            Outbox.open(box(memory_path), clock=CLOCK)
         assert str(path) in str(error.value)
         assert "offset" in str(error.value)
         assert path.read_bytes() == bytes(damaged)
     path.write_bytes(content)
-    assert len(reopened(box(tmp_path))[0]) == 3
+    assert len(reopened(box(memory_path))[0]) == 3
 
 
 def test_the_offset_of_the_damage_is_that_of_its_frame(tmp_path: Path) -> None:
