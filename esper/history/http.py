@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 import zlib
 from collections.abc import Callable, Mapping
@@ -66,6 +67,7 @@ _CONTENT_TYPES: Final = {
 }
 _STATUS: Final = {62: 400, 36: 400, 47: 404, 46: 404, 60: 404, 81: 404, 115: 404, 164: 403, 48: 501, 159: 504, 241: 507}
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", ""})
+_INSERT: Final = re.compile(r"\s*insert\b", re.IGNORECASE)
 _MAX_BODY: Final = 16 << 20
 _QUERIES_AT_ONCE: Final = 4
 
@@ -202,7 +204,9 @@ def _decoded(encoding: str, body: bytes) -> bytes:
         return zlib.decompress(body)
     if encoding in {"", "identity"}:
         return body
-    raise QueryError(48, f"Code: 48. DB::Exception: Content-Encoding {encoding} is not served; send gzip or deflate. (NOT_IMPLEMENTED)")
+    raise QueryError(  # clients compress so what they insert; queries come plain or by gzip
+        164, f"Code: 164. DB::Exception: Cannot execute query in readonly mode: a body in {encoding} is taken for an insert. (READONLY)"
+    )
 
 
 def _handler(history: HistoryServer) -> type[BaseHTTPRequestHandler]:
@@ -251,15 +255,14 @@ def _handler(history: HistoryServer) -> type[BaseHTTPRequestHandler]:
                 return
             parameters = dict(parse_qsl(address.query, keep_blank_values=True))
             try:
+                if _INSERT.match(parameters.get("query", "")):
+                    check(parameters["query"])  # refused for what it is, before its body is looked at
                 text = self._text(_decoded(self.headers.get("Content-Encoding", ""), body), parameters)
-            except (QueryError, UnicodeDecodeError, OSError, zlib.error) as error:
-                self._send(
-                    _failure(
-                        error
-                        if isinstance(error, QueryError)
-                        else QueryError(62, f"Code: 62. DB::Exception: The body cannot be read: {error}")
-                    )
-                )
+            except QueryError as error:
+                self._send(_failure(error))
+                return
+            except (UnicodeDecodeError, OSError, zlib.error) as error:
+                self._send(_failure(QueryError(62, f"Code: 62. DB::Exception: The body cannot be read: {error}. (SYNTAX_ERROR)")))
                 return
             if default := self.headers.get("X-ClickHouse-Format"):
                 parameters.setdefault("default_format", default)
