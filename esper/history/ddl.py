@@ -17,7 +17,7 @@ from typing import Any, Final
 from esper.errors import BuildError
 from esper.events.envelope import Event, JournalEvent
 from esper.events.records import RECORDS
-from esper.events.registry import WireSchema, current, wire_schemas
+from esper.events.registry import WireSchema, wire_schemas
 
 END: Final = 0x5EED5
 """What the container puts after each body: a body that does not match its schema shifts it, and the table's constraint refuses the block."""
@@ -166,9 +166,9 @@ def named_types(schema: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def order_by(record: type[Event]) -> tuple[str, ...]:
-    """The sorting key: the topic's key first, then what queries of one run go by."""
-    fields = [field["name"] for field in current(record).schema["fields"]]
+def order_by(record: type[Event], schema: dict[str, Any]) -> tuple[str, ...]:
+    """The sorting key: the topic's key first, then what queries of one run go by. Of the first schema, because it never changes."""
+    fields = [field["name"] for field in schema["fields"]]
     if issubclass(record, JournalEvent):
         return (record.KEY, "sequence")
     if "step" in fields:
@@ -192,7 +192,7 @@ def record_table(record: type[Event], versions: list[WireSchema]) -> RecordTable
     types = named_types(first.schema)
     columns = {field["name"]: _column(field, types) for field in first.schema["fields"]}
     placement = {first.id: tuple((name, name) for name in columns)}
-    migrations = [Migration(f"{table}.1.1", _create(record, first.schema.get("doc", ""), tuple(columns.values())))]
+    migrations = [Migration(f"{table}.1.1", _create(record, first.schema, tuple(columns.values())))]
     for number, wire in enumerate(later, 2):
         statements: list[str] = []
         older, types = types, named_types(wire.schema)
@@ -212,14 +212,14 @@ def _comment(record: type[Event], doc: str) -> str:
     return f"{doc} (topic {record.TOPIC})"
 
 
-def _create(record: type[Event], doc: str, columns: tuple[Column, ...]) -> str:
+def _create(record: type[Event], schema: dict[str, Any], columns: tuple[Column, ...]) -> str:
     every = [Column(*HEAD[0], None), Column(*HEAD[1], None), Column(*HEAD[2], None), *columns, Column(*TAIL, None)]
     rows = [column.sql for column in every]
     rows += ["INDEX _offsets _offset TYPE minmax", f"CONSTRAINT _framed CHECK _end = {END}"]
-    keys = ", ".join(quote(name) for name in order_by(record))
+    keys = ", ".join(quote(name) for name in order_by(record, schema))
     return (
         f"CREATE TABLE IF NOT EXISTS raw_{snake(record.NAME)} (\n    " + ",\n    ".join(rows) + f"\n) ENGINE = MergeTree ORDER BY ({keys}) "
-        f"SETTINGS non_replicated_deduplication_window = {_DEDUPLICATION_WINDOW} COMMENT {literal(_comment(record, doc))}"
+        f"SETTINGS non_replicated_deduplication_window = {_DEDUPLICATION_WINDOW} COMMENT {literal(_comment(record, schema.get('doc', '')))}"
     )
 
 

@@ -31,6 +31,7 @@ BLOCK_MESSAGES: Final = 50_000
 BLOCK_BYTES: Final = 32 << 20
 LINGER_S: Final = 0.5
 _POLL_S: Final = 0.1
+_ANSWER_S: Final = 1.0  # shorter than a request's time, so that the sink ends soon after it is told to
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _INSERT: Final = {
     "input_format_avro_allow_missing_fields": 1,
@@ -94,6 +95,8 @@ class Sink:
             self._end(reader, producer)
 
     def _open(self, held: ExitStack) -> tuple[Reader, Producer]:
+        if not self._bus.available(_ANSWER_S):
+            raise UnavailableError("Kafka does not answer; the history begins to read once it does.")
         ids = self._bus.topic_ids()
         if lacking := sorted(set(self._topics) - ids.keys()):
             raise UnavailableError(f"Kafka has no topic {', '.join(lacking)}; `esper up` creates what is missing.")
@@ -210,8 +213,9 @@ class Sink:
     def _end(self, reader: Reader, producer: Producer) -> None:
         try:
             self._flush(producer)
-            at, ends = reader.position(), reader.stable_end()
-            self._ledger.note(sum(max(end - at.get(pair, 0), 0) for pair, end in ends.items()))
+            at, ends = reader.position(), reader.stable_end() if self._bus.available(_ANSWER_S) else {}
+            if ends:
+                self._ledger.note(sum(max(end - at.get(pair, 0), 0) for pair, end in ends.items()))
         except (UnavailableError, QueryError, *CLICKHOUSE_ERRORS) as error:
             _log.warning("ended without a count of what remains", reason=str(error)[:300])
 

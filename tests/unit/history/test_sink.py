@@ -17,6 +17,7 @@ from esper.events.registry import BY_NAME, current
 from esper.history.engine import Engine
 from esper.history.sink import Sink, groups
 from esper.oona.count import committed
+from esper.oona.memory import MemoryBus
 from esper.oona.port import Received
 from tests.unit.history.conftest import NamedBus, example, framed, message, rows
 
@@ -59,7 +60,7 @@ def until(condition: object, seconds: float = 20.0) -> None:
         clock.sleep(0.02)
 
 
-def caught_up(sink: Sink, bus: NamedBus) -> bool:
+def caught_up(sink: Sink, bus: MemoryBus) -> bool:
     """Whether everything on the bus is in the tables."""
     return sink.progress.ready and all(sink.progress.positions.get(pair, 0) >= bus.stable(pair) for pair in bus.logs)
 
