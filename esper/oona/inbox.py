@@ -22,7 +22,7 @@ INBOX_TOPICS: Final = (EpochReviewed.TOPIC, SeedCommand.TOPIC, PauseRequested.TO
 """What a trainer listens to."""
 _FOR_ALL: Final = KernelPublished.TOPIC  # keyed by kernel: a kernel may serve any run
 _BATCH: Final = 500
-_POLL_S: Final = 1.0
+_POLL_S: Final = 0.25
 _BACKOFF_S: Final = 0.5
 _REMEMBERED: Final = 4_096
 

@@ -188,9 +188,9 @@ class Outbox:
 
     def seal(self, reason: str) -> None:
         """Take and give no more frames: another writer has the run."""
-        self.sealed = reason
         with suppress(EsperError):  # a full disk: the next start finds the fork in the journal
             write_file(self._sealed_path, f"{reason}\n".encode())
+        self.sealed = reason
 
     def close(self) -> None:
         """Let go of the folder."""
