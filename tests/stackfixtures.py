@@ -15,7 +15,7 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
 from esper.oona import topics
-from esper.stack import jars
+from esper.stack import aot, jars
 from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
@@ -31,7 +31,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with PortClaims() as claims:
         node = Node(folder, claims.choose(salt=f"{folder} broker", preferred=()), claims.choose(salt=f"{folder} controller", preferred=()))
         classpath = jars.kafka(lambda _: None)
-        with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock()):
+        with running_broker(
+            node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=aot.java_options(classpath)
+        ):
             topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
             yield node.bootstrap
 

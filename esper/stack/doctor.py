@@ -124,7 +124,7 @@ def _memory(_: Settings) -> Check:
         "memory",
         "ok" if good else "advice",
         f"{free / 2**30:.1f} GiB available",
-        "" if good else "the stack takes about 1 GiB: end other programs",
+        "" if good else "the stack takes 1.6 GiB: end other programs",
     )
 
 

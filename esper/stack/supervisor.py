@@ -102,6 +102,7 @@ class Supervisor:
         if embedded:
             launch = broker_launch(self._folder, ports, self._environment, self._log)
             self._broker = Child(launch, leash=leash, clock=self._clock)
+            threading.Thread(target=_load_client, daemon=True).start()
             self._await_broker(self._broker)
         else:
             self._await_cluster(bootstrap)
@@ -167,6 +168,7 @@ class Supervisor:
                 raise child.error
             self._publish()
             self._wake.wait(0.02)
+        self._publish()
 
     def _await_cluster(self, bootstrap: str) -> None:
         deadline = self._clock.monotonic() + _CLUSTER_S
@@ -216,8 +218,12 @@ class Supervisor:
         state.write(self._folder, new)
 
 
+def _load_client() -> None:
+    import esper.oona.topics  # noqa: F401, PLC0415 - the Kafka client loads while Java does
+
+
 def _topics(bootstrap: str, settings: Settings, outcome: list[EsperError]) -> None:
-    from esper.oona import topics  # noqa: PLC0415 - the Kafka client loads while the broker starts, not before
+    from esper.oona import topics  # noqa: PLC0415 - see above
 
     try:
         topics.ensure(bootstrap, settings.kafka)
