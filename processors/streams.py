@@ -25,6 +25,7 @@ from processors.cluster import cluster_id
 _HOST = "127.0.0.1"
 _CLUSTER_TIMEOUT_S = 60.0
 _QUIET_S = 60.0
+_MAX_REQUEST_BYTES = 9 << 20  # a dead letter holds a message of any size that Oona sends
 _ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_open_files": 256}
 """Small tables: RocksDB's own defaults reserve up to 2 GiB."""
 
@@ -52,7 +53,8 @@ def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.Ap
         datadir=folder,
         store="rocksdb://",
         processing_guarantee="at_least_once",
-        consumer_group_instance_id=member,
+        consumer_group_instance_id=member,  # a restarted worker takes its partitions back at once
+        canonical_url=f"http://{member}",  # part of the assignment that it takes back: another port must not change it
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=6.0,
         broker_heartbeat_interval=2.0,
@@ -60,6 +62,7 @@ def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.Ap
         broker_request_timeout=20.0,
         broker_commit_interval=1.0,
         producer_request_timeout=20.0,
+        producer_max_request_size=_MAX_REQUEST_BYTES,
         table_standby_replicas=0,
         topic_disable_leader=True,
         topic_partitions=settings.kafka.partitions,

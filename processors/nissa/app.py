@@ -33,6 +33,7 @@ _TELEMETRY = ("telemetry.seed.health", "telemetry.seed.performance", "telemetry.
 _BUILDS = b"\0compilations"
 """Key of the row that counts a partition's compilations; run ids have no NUL."""
 _KEPT_RUNS = 50
+_FRESH_US = 10_000_000
 _log = logging.getLogger(__name__)
 
 
@@ -58,10 +59,13 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             await outbound.send(streams.dead_letter(event, error, consumer=SENDER, clock=clock))
             return
         live.take(topic, decoded, clock.now_us())
+        changed = False
         if topic in _FACTS:
-            _fold_run(table, live, decoded, event.message.partition)
+            changed = _fold_run(table, live, decoded, event.message.partition)
         elif topic in _COMPILATIONS:
-            _fold_build(table, decoded)
+            changed = _fold_build(table, decoded)
+        if changed and live.delay_us < _FRESH_US:
+            await table.acknowledged()  # before Faust can commit the event's offset; a backlog, which comes again whole, does not wait
 
     @app.agent(streams.raw_topic(app, *_FACTS, *_COMPILATIONS, *_TELEMETRY), name="observe", concurrency=1)
     async def observed(stream: StreamT[bytes]) -> None:
@@ -105,7 +109,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     return app
 
 
-def _fold_run(table: streams.AcknowledgedTable, live: Live, event: Event, partition: int) -> None:
+def _fold_run(table: streams.AcknowledgedTable, live: Live, event: Event, partition: int) -> bool:
+    """Fold an event into its run's row; gives whether that changed."""
     key = event.run_id.encode()
     known = table.get(key)
     view = runs.decode(known) if known else RunView(run_id=event.run_id, partition=partition)
@@ -116,6 +121,7 @@ def _fold_run(table: streams.AcknowledgedTable, live: Live, event: Event, partit
         live.forget(event.run_id)
     if isinstance(event, RunStarted):
         _prune(table, partition)
+    return folded is not view
 
 
 def _prune(table: streams.AcknowledgedTable, partition: int) -> None:
@@ -126,12 +132,14 @@ def _prune(table: streams.AcknowledgedTable, partition: int) -> None:
         del table[view.run_id.encode()]
 
 
-def _fold_build(table: streams.AcknowledgedTable, event: Event) -> None:
+def _fold_build(table: streams.AcknowledgedTable, event: Event) -> bool:
+    """Count a compilation; gives whether that changed anything."""
     known = table.get(_BUILDS)
     view = compilations.decode(known) if known else Compilations()
     folded = compilations.fold(view, event)
     if folded is not view:
         table[_BUILDS] = compilations.encode(folded)
+    return folded is not view
 
 
 def _lags(app: faust.App, read: dict[tuple[str, int], int]) -> Iterator[int]:

@@ -1,0 +1,160 @@
+"""Real workers in tests: `python -m processors.<part>` as the stack starts it, against the session's broker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from esper.clock import SystemClock
+from esper.events import Event, Message, decode, encode
+from esper.events.records import EpochReviewed
+from esper.oona.kafka import KafkaBus
+from esper.oona.port import Received
+
+CLOCK = SystemClock()
+READY_S = 60.0
+
+Part = Literal["tamiyo", "nissa"]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Worker:
+    """One worker process; `start` and `kill` as often as wanted."""
+
+    def __init__(self, part: Part, bootstrap: str, home: Path) -> None:
+        self.port = free_port()
+        self.log = home / f"{part}.log"
+        self._part = part
+        self._environment = {
+            **os.environ,
+            "ESPER_HOME": str(home),
+            "ESPER_KAFKA__BOOTSTRAP": bootstrap,
+            f"ESPER_{part.upper()}__PORT": str(self.port),
+        }
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process; returns at once."""
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", f"processors.{self._part}"]
+            self._child = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=Path(__file__).parents[3])
+
+    def signal(self, number: int) -> tuple[float, int]:
+        """Send a signal and wait for the end; gives the seconds that it took, and the exit code."""
+        assert self._child is not None
+        began = CLOCK.monotonic()
+        self._child.send_signal(number)
+        code = self._child.wait(30)
+        self._child = None
+        return CLOCK.monotonic() - began, code
+
+    def stop(self) -> None:
+        """End the process if it runs."""
+        if self._child is not None:
+            self.signal(signal.SIGKILL)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a GET; status 0 when nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:  # our own port
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+        except (urllib.error.URLError, OSError):
+            return 0, b""
+
+    def json(self, path: str) -> Any:
+        """The JSON body of a GET that must succeed."""
+        code, body = self.get(path)
+        assert code == 200, (code, body)
+        return json.loads(body)
+
+    def wait_ready(self) -> float:
+        """Wait until it consumes; gives the seconds."""
+        began = CLOCK.monotonic()
+        wait_for(lambda: self.get("/health")[0] == 200, READY_S, lambda: self.log.read_text()[-3000:])
+        return CLOCK.monotonic() - began
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, told: Callable[[], str] = lambda: "") -> None:
+    """Wait until the condition holds; fail with what `told` says when it does not in time."""
+    deadline = CLOCK.monotonic() + seconds
+    while not condition():
+        if CLOCK.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {told()}")
+        CLOCK.sleep(0.05)
+
+
+def shared_home(factory: pytest.TempPathFactory) -> Path:
+    """One home for all workers of a session: the next one takes over the group membership of the one before, which takes 6 s from another home."""
+    home = factory.getbasetemp() / "processors"
+    home.mkdir(exist_ok=True)
+    return home
+
+
+@contextlib.contextmanager
+def running(part: Part, bootstrap: str, home: Path) -> Iterator[Worker]:
+    """A worker that is ready, and ended afterwards."""
+    worker = Worker(part, bootstrap, home)
+    worker.start()
+    try:
+        worker.wait_ready()
+        yield worker
+    finally:
+        worker.stop()
+
+
+def review_of(run_id: str, packet: int) -> Callable[[Event, Received], bool]:
+    """Whether an event is the review of this packet."""
+    return lambda event, _: isinstance(event, EpochReviewed) and (event.run_id, event.packet) == (run_id, packet)
+
+
+class Line:
+    """Sends to the broker and collects what comes on some topics."""
+
+    def __init__(self, bootstrap: str, *topics: str) -> None:
+        bus = KafkaBus(bootstrap)
+        self._producer = bus.producer(sender_id="test")
+        self._reader = bus.reader(topics, start="end")
+        self.received: list[Received] = []
+
+    def send(self, *messages: Message | Event) -> None:
+        """Send, and wait until the broker has them."""
+        for message in messages:
+            self._producer.send_message(encode(message) if isinstance(message, Event) else message)
+        assert self._producer.flush(20) == 0
+
+    def wait(self, wanted: Callable[[Event, Received], bool], *, count: int = 1, seconds: float = 30.0) -> Sequence[tuple[Event, Received]]:
+        """The first `count` events that are `wanted`, of all that were ever received."""
+        deadline = CLOCK.monotonic() + seconds
+        while True:
+            found = [(event, one) for one in self.received if wanted(event := decode(one.value, one.headers), one)]
+            if len(found) >= count:
+                return found
+            if CLOCK.monotonic() > deadline:
+                pytest.fail(f"{len(found)} of {count} events within {seconds} s")
+            self.received += self._reader.poll(1000, 0.1)
+
+    def close(self) -> None:
+        """Give up connections."""
+        self._producer.close()
+        self._reader.close()
