@@ -1,0 +1,148 @@
+"""Codec, envelope and registry: what goes out comes back, and what is not ours is poison with a sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import uuid
+from dataclasses import replace
+
+import pytest
+from fastavro.schema import parse_schema
+
+from esper.clock import ManualClock
+from esper.errors import PoisonError
+from esper.events import Origin, decode, encode, event_id
+from esper.events.codec import frame, schema_id
+from esper.events.envelope import trace_id
+from esper.events.records import ReviewedCommand, RunPaused
+from esper.events.registry import WireSchema, current, wire_schema, wire_schemas, without_logical_types
+
+CLOCK = ManualClock()
+ORIGIN = Origin("run-1", "trainer", trace_id("run-1"), CLOCK)
+
+
+def paused(reason: str = "a person asked") -> RunPaused:
+    """An event."""
+    return RunPaused(
+        **ORIGIN.envelope("paused/1", causation_id=event_id("run-1", 0, "cause")),
+        timeline=0,
+        sequence=7,
+        epoch=1,
+        step=20,
+        reason=reason,
+        command_id="",
+        source_topic="",
+        source_partition=0,
+        source_offset=-1,
+    )
+
+
+def test_an_event_comes_back_as_it_was() -> None:
+    """decode(encode(event)) = event, with its key, topic and schema id."""
+    event = paused()
+    message = encode(event)
+    assert decode(message.value, message.headers) == event
+    assert (message.topic, message.key) == ("system.events.run", b"run-1")
+    assert schema_id(message.value) == RunPaused.SCHEMA_ID
+
+
+def test_headers_are_cloudevents_and_trace_context() -> None:
+    """Binary mode of the CloudEvents Kafka binding, the schema's fingerprint, and a W3C traceparent."""
+    event = paused()
+    headers = dict(encode(event).headers)
+    assert headers["ce_specversion"] == b"1.0"
+    assert headers["ce_type"] == b"esper.events.RunPaused"
+    assert headers["ce_source"] == b"/esper/trainer"
+    assert headers["ce_id"] == event.event_id.encode()
+    assert headers["ce_dataschema"] == b"sha-256:" + current(RunPaused).fingerprint.encode()
+    assert headers["ce_time"] == b"2023-11-14T22:13:20+00:00"
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", headers["traceparent"])
+
+
+def test_nested_records_come_back_as_dataclasses() -> None:
+    """Arrays of records are tuples of dataclasses on both ways."""
+    command = ReviewedCommand.from_avro(
+        {
+            "decision_id": "d",
+            "command": "CULL",
+            "layer": "l",
+            "seed": 1,
+            "kernel_id": "",
+            "family": "",
+            "alpha": -1.0,
+            "confidence": 0.9,
+            "urgency": 0.8,
+            "expected_impact": 0.0,
+            "evidence": "{}",
+        }
+    )
+    assert ReviewedCommand.from_avro(command.to_avro()) == command
+
+
+def test_cut_off_at_every_byte_it_is_poison() -> None:
+    """A message of any shorter length is refused with a sentence, never read as another event."""
+    value = encode(paused()).value
+    for length in range(len(value)):
+        with pytest.raises(PoisonError):
+            decode(value[:length])
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda value: b"{}" + value, "Confluent frame"),
+        (lambda value: b"\0\xff\xff\xff\xff" + value[5:], "unknown to this version"),
+        (lambda value: value + b"x", "bytes after its datum"),
+    ],
+)
+def test_what_is_not_ours_is_poison(damage: object, sentence: str) -> None:
+    """Unframed, of an unknown schema, or longer than its schema says: each has its sentence."""
+    assert callable(damage)
+    with pytest.raises(PoisonError, match=sentence):
+        decode(damage(encode(paused()).value))
+
+
+def test_a_wrong_schema_is_named_by_the_header() -> None:
+    """The sentence says which type the sender claimed."""
+    message = encode(paused())
+    with pytest.raises(PoisonError, match=r"esper\.events\.RunPaused"):
+        decode(message.value[:9], message.headers)
+
+
+def test_an_earlier_version_is_read_with_the_defaults_of_the_present_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payload without a field that came later gets that field's default."""
+    now = current(RunPaused)
+    old_schema = copy.deepcopy(now.schema)
+    old_schema["fields"] = [field for field in old_schema["fields"] if field["name"] != "causation_id"]
+    parsed = parse_schema(without_logical_types(json.loads(json.dumps(old_schema))), named_schemas={})
+    old = WireSchema(RunPaused, 424242, "f" * 64, old_schema, parsed)
+    monkeypatch.setitem(wire_schemas(), old.id, old)
+    event = paused()
+    datum = {name: value for name, value in event.to_avro().items() if name != "causation_id"}
+    assert wire_schema(424242) is old
+    assert decode(frame(datum, old)) == replace(event, causation_id=None)
+
+
+def test_event_ids_are_hashes_of_what_happened() -> None:
+    """The same run, timeline and logical key give the same id, any other another one; they are UUIDs of version 8."""
+    one = event_id("run", 0, "step/1")
+    assert one == event_id("run", 0, "step/1")
+    others = {event_id("run", 0, "step/2"), event_id("run", 1, "step/1"), event_id("run2", 0, "step/1"), event_id("ru", 0, "nstep/1")}
+    assert len({one, *others}) == 5
+    assert uuid.UUID(one).version == 8
+    assert uuid.UUID(one).variant == uuid.RFC_4122
+
+
+def test_an_origin_fills_the_envelope() -> None:
+    """Run, sender, trace and time come from the origin, the id from the logical key."""
+    event = paused()
+    assert (event.run_id, event.sender_id, event.occurred_at) == ("run-1", "trainer", CLOCK.now_us())
+    assert event.event_id == event_id("run-1", 0, "paused/1")
+    assert re.fullmatch("[0-9a-f]{32}", event.trace_id)
+
+
+def test_subjects_are_by_topic_and_record() -> None:
+    """TopicRecordName: what a Confluent registry would be asked for."""
+    assert current(RunPaused).subject == "system.events.run-esper.events.RunPaused"
