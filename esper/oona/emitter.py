@@ -11,9 +11,8 @@ from esper.errors import BackpressureError
 from esper.events.envelope import Event
 from esper.oona.port import Producer
 
-_CHUNK: Final = 16  # events encoded before the interpreter lock is offered to the training thread
-_LINGER_S: Final = 0.005
-_IDLE_S: Final = 0.25
+_CHUNK: Final = 8  # events encoded before the interpreter lock is offered to the training thread
+_PERIOD_S: Final = 0.02  # waking the thread at each event would cost the training thread a system call
 
 
 class TelemetryRing:
@@ -64,7 +63,7 @@ class Emitter(threading.Thread):
         self.error: Exception | None = None
         self._producer = producer
         self._clock = clock
-        self._news = threading.Event()
+        self._hurry = threading.Event()
         self._ended = threading.Event()
         self._sending = 0
         self._failed: Counter[str] = Counter()
@@ -72,8 +71,6 @@ class Emitter(threading.Thread):
     def emit(self, event: Event) -> None:
         """Send an event some time soon, or lose an older one. Never blocks, never raises: training goes on whatever the bus does."""
         self.ring.put(event)
-        if not self._news.is_set():
-            self._news.set()
 
     def lost(self) -> dict[str, int]:
         """Events lost since the last call, by topic: pushed out of the ring, or given up by the producer."""
@@ -90,7 +87,7 @@ class Emitter(threading.Thread):
     def flush(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until everything emitted is delivered; gives how many events are still unsent."""
         deadline = self._clock.monotonic() + timeout
-        self._news.set()
+        self._hurry.set()
         while len(self.ring) + self._sending and self.is_alive() and self._clock.monotonic() < deadline:
             self._clock.sleep(0.002)
         return len(self.ring) + self._sending + self._producer.flush(max(0.0, deadline - self._clock.monotonic()))
@@ -98,7 +95,7 @@ class Emitter(threading.Thread):
     def stop(self, timeout: float = 5.0) -> None:
         """End the thread and close the producer; what is unsent then counts as lost. `flush` first."""
         self._ended.set()
-        self._news.set()
+        self._hurry.set()
         if self.is_alive():
             self.join(timeout)
         for event in self.ring.take(len(self.ring)):
@@ -108,12 +105,10 @@ class Emitter(threading.Thread):
     def run(self) -> None:
         """The thread's life."""
         while not self._ended.is_set():
-            if self._news.wait(_IDLE_S):
-                self._news.clear()
-                while not self._ended.is_set() and self._send():
-                    pass
-            self._producer.poll()
-            self._ended.wait(_LINGER_S)
+            self._hurry.wait(_PERIOD_S)
+            self._hurry.clear()
+            while not self._ended.is_set() and self._send():
+                pass
 
     def _send(self) -> bool:
         """Send one chunk; false when there was nothing."""
