@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -44,6 +45,11 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
         engine.close()
 
 
+def collect_rarely() -> None:
+    """Let Python look for reference cycles seldom: each look walks every message held, and at its defaults that halves the sink's rate."""
+    gc.set_threshold(200_000, 20, 100)
+
+
 def health(sink: Sink) -> tuple[bool, dict[str, Any]]:
     """Whether the sink consumes, and how far it is."""
     progress = sink.progress
@@ -55,6 +61,7 @@ def health(sink: Sink) -> tuple[bool, dict[str, Any]]:
 def main() -> int:
     """Exit code 0 after SIGTERM; one sentence and another code if it cannot run."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), processors=_processors())
+    collect_rarely()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -6,10 +6,12 @@ Source: Apache Avro specification 1.12, "Object container files".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
+
+import numpy as np
 
 from esper.events.registry import wire_schemas
 from esper.history.ddl import END, HEAD, TAIL, RecordTable, record_tables
@@ -31,6 +33,7 @@ def varint(number: int) -> bytes:
 
 
 _END: Final = varint(END)
+_ONE_ROW: Final = varint(1)  # what a block begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,31 @@ def header(schema_id: int, topic_id: str) -> bytes:
     return b"Obj\x01" + varint(len(meta)) + pairs + b"\0" + _SYNC
 
 
-def container(schema_id: int, topic_id: str, messages: Iterable[Received]) -> bytes:
-    """The container of framed messages of one schema and one topic, in the order given."""
-    out = [header(schema_id, topic_id)]
-    partitions: dict[int, bytes] = {}
+def container(schema_id: int, topic_id: str, messages: Sequence[Received]) -> bytes:
+    """The container of framed messages of one schema and one partition, in the order given."""
+    partition = b"\0" + varint(messages[0].partition)  # \0: the enum's first symbol
+    offsets, width = _offsets(messages)
+    overhead = len(partition) + width + len(_END) - _FRAME
+    tail = _END + _SYNC + _ONE_ROW
+    leads: dict[int, bytes] = {}
+    out = [header(schema_id, topic_id), _ONE_ROW]
+    at = 0
     for message in messages:
-        partition = partitions.get(message.partition)
-        if partition is None:
-            partition = partitions[message.partition] = b"\0" + varint(message.partition)  # \0: the enum's first symbol
-        row = b"%b%b%b%b" % (partition, varint(message.offset), message.value[_FRAME:], _END)
-        out.append(b"\x02%b%b%b" % (varint(len(row)), row, _SYNC))  # \x02: one row in the block
+        value = message.value
+        size = len(value) + overhead
+        lead = leads.get(size)
+        if lead is None:
+            lead = leads[size] = varint(size) + partition
+        out += (lead, offsets[at : at + width], value[_FRAME:], tail)
+        at += width
+    out[-1] = _END + _SYNC
     return b"".join(out)
+
+
+def _offsets(messages: Sequence[Received]) -> tuple[bytes, int]:
+    """The offsets as Avro longs of one width, that of the largest: a leading zero group is as valid as none."""
+    numbers = np.fromiter((message.offset for message in messages), dtype=np.uint64, count=len(messages)) << np.uint64(1)
+    width = len(varint(max(messages[0].offset, messages[-1].offset)))
+    groups = (numbers[:, None] >> (np.arange(width, dtype=np.uint64) * np.uint64(7))).astype(np.uint8) | np.uint8(0x80)
+    groups[:, -1] &= 0x7F
+    return groups.tobytes(), width

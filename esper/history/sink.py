@@ -8,10 +8,10 @@ table already has: its largest offset says so, because a table takes a partition
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -30,6 +30,7 @@ from esper.oona.port import Bus, Producer, Reader, Received
 BLOCK_MESSAGES: Final = 50_000
 BLOCK_BYTES: Final = 32 << 20
 LINGER_S: Final = 0.5
+_HEAD: Final = 5  # magic byte and schema id
 _POLL_S: Final = 0.1
 _ANSWER_S: Final = 1.0  # shorter than a request's time, so that the sink ends soon after it is told to
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -73,7 +74,6 @@ class Sink:
         self._ledger = Ledger(client, clock)
         self._topic_ids: dict[str, str] = {}
         self._largest: dict[tuple[str, Pair], int] = {}
-        self._block: list[Received] = []
         self._stop = threading.Event()
         self.progress = Progress()
 
@@ -86,13 +86,15 @@ class Sink:
                 return
             reader, producer = opened
             self.progress.ready = True
-            while not stop.is_set():
-                self._fill(reader)
-                positions = reader.position()
-                if self._persist(lambda: self._flush(producer)) is None:
+            store = held.enter_context(ThreadPoolExecutor(1, "history-store"))  # the next block is polled while one is stored
+            pending: Future[bool] | None = None
+            while not stop.is_set() and (pending is None or not pending.done() or pending.result()):
+                block, positions = self._fill(reader), reader.position()
+                if pending is not None and not pending.result():
                     break
-                self.progress.positions = positions
-            self._end(reader, producer)
+                pending = store.submit(self._store, producer, block, positions)
+            if pending is None or pending.result():
+                self._end(reader)
 
     def _open(self, held: ExitStack) -> tuple[Reader, Producer]:
         if not self._bus.available(_ANSWER_S):
@@ -108,19 +110,27 @@ class Sink:
         self._ledger.note(None)
         return reader, producer
 
-    def _fill(self, reader: Reader) -> None:
+    def _fill(self, reader: Reader) -> list[Received]:
         """Poll until the block is full or its first message has waited long enough."""
-        began = self._clock.monotonic()
-        size = 0
-        while not self._stop.is_set():
-            polled = reader.poll(self._block_messages - len(self._block), _POLL_S)
-            if not self._block:
+        began, size = self._clock.monotonic(), 0
+        block: list[Received] = []
+        while True:
+            polled = reader.poll(self._block_messages - len(block), _POLL_S)
+            if not block:
                 began = self._clock.monotonic()
-            self._block += polled
+            block += polled
             size += sum(len(message.value) for message in polled)
-            waited = self._clock.monotonic() - began
-            if (not self._block and not polled) or waited >= LINGER_S or len(self._block) >= self._block_messages or size >= BLOCK_BYTES:
-                return
+            if not block or self._stop.is_set() or self._clock.monotonic() - began >= LINGER_S:
+                return block
+            if len(block) >= self._block_messages or size >= BLOCK_BYTES:
+                return block
+
+    def _store(self, producer: Producer, block: list[Received], positions: dict[Pair, int]) -> bool:
+        """Put a block into the tables, however often it takes; False if the sink was told to stop before it succeeded."""
+        if block and self._persist(lambda: self._flush(producer, block)) is None:
+            return False
+        self.progress.positions = positions
+        return True
 
     def _persist(self, action: Callable[[], _T]) -> _T | None:
         """Repeat `action` until it succeeds or the sink is told to stop; tokens and largest offsets make repeating harmless."""
@@ -139,14 +149,15 @@ class Sink:
                 self.progress.trouble = ""
                 return done
 
-    def _flush(self, producer: Producer) -> bool:
+    def _flush(self, producer: Producer, block: Sequence[Received]) -> bool:
         """Put the block into the tables, then into the ledger."""
-        for messages in groups(self._block):
+        ends: dict[Pair, int] = {}
+        for messages in groups(block):
             self._insert(producer, messages)
-        ends = {(message.topic, message.partition): message.offset + 1 for message in self._block}
-        if ends:
-            self._ledger.write(self._topic_ids, ends)
-        self._block = []
+            last = messages[-1]
+            pair = (last.topic, last.partition)
+            ends[pair] = max(ends.get(pair, 0), last.offset + 1)
+        self._ledger.write(self._topic_ids, ends)
         return True
 
     def _insert(self, producer: Producer, messages: list[Received]) -> None:
@@ -162,7 +173,8 @@ class Sink:
             return
         table = layout(schema_id).table.name
         held = self._largest.get((table, (first.topic, first.partition)), -1)
-        if new := [message for message in messages if message.offset > held]:
+        new = messages if first.offset > held else [message for message in messages if message.offset > held]
+        if new:
             self._insert_new(producer, schema_id, new)
 
     def _insert_new(self, producer: Producer, schema_id: int, messages: list[Received]) -> None:
@@ -210,29 +222,36 @@ class Sink:
         self.progress.dead_letters += 1
         _log.warning("dead letter", topic=message.topic, partition=message.partition, offset=message.offset, reason=str(error)[:300])
 
-    def _end(self, reader: Reader, producer: Producer) -> None:
+    def _end(self, reader: Reader) -> None:
         try:
-            self._flush(producer)
-            at, ends = reader.position(), reader.stable_end() if self._bus.available(_ANSWER_S) else {}
-            if ends:
-                self._ledger.note(sum(max(end - at.get(pair, 0), 0) for pair, end in ends.items()))
-        except (UnavailableError, QueryError, *CLICKHOUSE_ERRORS) as error:
+            if self._bus.available(_ANSWER_S):
+                ends = reader.stable_end()
+                self._ledger.note(sum(max(end - self.progress.positions.get(pair, 0), 0) for pair, end in ends.items()))
+        except (UnavailableError, *CLICKHOUSE_ERRORS) as error:
             _log.warning("ended without a count of what remains", reason=str(error)[:300])
 
 
-def groups(block: Sequence[Received]) -> Iterator[list[Received]]:
+def groups(block: Iterable[Received]) -> list[list[Received]]:
     """The inserts of a block: by partition and record type, in offset order, cut at every change of schema id."""
-    ordered = sorted(block, key=lambda message: (message.topic, message.partition, message.offset))
-    for _, partition in groupby(ordered, key=lambda message: (message.topic, message.partition)):
-        tables: dict[str, list[Received]] = {}
-        for message in partition:
-            tables.setdefault(_table(message), []).append(message)
-        for messages in tables.values():
-            for _, run in groupby(messages, key=lambda message: message.value[:5]):
-                yield list(run)
+    found: list[list[Received]] = []
+    growing: dict[tuple[str, int, str], tuple[bytes, list[Received]]] = {}
+    tables: dict[bytes, str] = {}
+    for message in block:
+        head = message.value[:_HEAD]
+        table = tables.get(head)
+        if table is None:
+            table = tables[head] = _table(message)
+        key = (message.topic, message.partition, table)
+        run = growing.get(key)
+        if run is None or run[0] != head:
+            run = growing[key] = (head, [])
+            found.append(run[1])
+        run[1].append(message)
+    return found
 
 
 def _table(message: Received) -> str:
+    """Where a message goes; empty where nothing takes it."""
     try:
         return layout(codec.schema_id(message.value)).table.name
     except (PoisonError, KeyError):
