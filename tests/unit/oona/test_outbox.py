@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,24 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
     """Frames come back whole and in order, with events, headers, incarnation, command id and position."""
     written = filled(box(tmp_path))
     assert reopened(box(tmp_path)) == (written, 4, 0)
+
+
+def test_a_frame_is_durable_before_append_returns(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is synchronised after the frame was written whole."""
+    synced: list[int] = []
+    really = os.fdatasync
+
+    def spy(fd: int) -> None:
+        really(fd)
+        synced.append(os.fstat(fd).st_size)
+
+    monkeypatch.setattr("os.fdatasync", spy)
+    size = len(MAGIC)
+    for sequence in range(3):
+        one = frame(RUN, sequence)
+        outbox.append(one)
+        size += len(pack(one))
+        assert synced[-1] == size
 
 
 def test_torn_at_every_byte_the_whole_frames_remain(memory_path: Path) -> None:
