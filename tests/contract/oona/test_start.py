@@ -236,6 +236,7 @@ def test_a_journal_whose_last_acknowledged_event_is_not_ours_is_refused(world: W
     """A topic that was made again may be as long as before: the event before the acknowledged offset has to be this run's."""
     other = neighbour(world.bus, run)
     commit(world.bus, other, [frame(other, sequence) for sequence in range(3)])
+    commit(world.bus, run, [frame(run, 0, writer="of another time")])
     append(outbox, 1)
     outbox.acknowledge(1, 1)
     append(outbox, 1)
