@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,11 +35,11 @@ def replay(
 
     if not fold:
         raise UsageError("Say --fold: re-execution of a run's steps is not built yet.")
-    settings = Settings()
-    messages = from_file(journal) if journal else from_kafka(_bootstrap(settings), run_id)
+    settings, clock = Settings(), SystemClock()
+    messages = from_file(journal) if journal else from_kafka(_bootstrap(settings), run_id, clock=clock)
     if save:
         to_file(save, messages)
-    report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=SystemClock())
+    report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
         print(json.dumps(report.as_json(), sort_keys=True))
         return
@@ -49,18 +50,11 @@ def replay(
 
 
 def _bootstrap(settings: Settings) -> str:
-    """Where the journal is: the stack that is up, the user's cluster, or a stack started for this."""
-    import atexit  # noqa: PLC0415
-    import os  # noqa: PLC0415
-
-    from esper import stack  # noqa: PLC0415
-
-    if endpoints := stack.running(settings):
-        return endpoints.bootstrap
+    """Where the journal is: the user's cluster, or the local stack, which is started for as long as this command runs."""
     if settings.kafka.bootstrap:
         return settings.kafka.bootstrap
-    if not (settings.stack_dir / "kafka").exists():
+    from esper import stack  # noqa: PLC0415
+
+    if stack.running(settings) is None and not (settings.stack_dir / "kafka").exists():
         raise UsageError(f"There is no data in {settings.home}; run something first, or set ESPER_HOME to where the run is.")
-    endpoints = stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None, parts=())
-    atexit.register(stack.down, settings)
-    return endpoints.bootstrap
+    return stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None).bootstrap

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper.config import Settings
-from esper.errors import UnavailableError, UsageError
+from esper.errors import UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
     from esper.tolaria.recipe import Recipe
+
+
+STOP_S = 30.0  # the longest that a stack takes to end
+NOTICE_S = 5.0  # within which its supervisor notices that nobody wants it
 
 
 def register(app: typer.Typer) -> None:
@@ -60,36 +64,39 @@ def run(
 
 
 def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, console: Console) -> tuple[Finished, Endpoints]:
-    """Train with a stack around it: an `esper up` that lives is used and left alone, else one is started and ended here."""
+    """Train with a stack around it: one that is up is used and left alone, else one is started, and ends with this run."""
     from esper import stack  # noqa: PLC0415
 
-    endpoints = stack.running(settings)
-    started = endpoints is None
-    stopped: list[int] = []
-
     def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        stopped.append(number)
+        del number, frame
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
+    started = stack.running(settings) is None
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
-            coming = (
-                background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
-                if started
-                else None
-            )
+            coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
             from esper.tolaria.assembly import train  # noqa: PLC0415
 
-            endpoints = coming.result() if coming else endpoints
-        if endpoints is None:
-            raise UnavailableError("The stack did not start; `esper status` and its logs say why.")
+            endpoints = coming.result()
         finished = train(
             settings, recipe, run_id=run_id, bootstrap=endpoints.bootstrap, history_url=endpoints.history_url, clock=clock, console=console
         )
         return finished, endpoints
     finally:
         signal.signal(signal.SIGTERM, previous)
+        stack.release(settings, os.getpid())
         if started:
-            stack.down(settings)
+            _wait_until_down(settings, clock)
+
+
+def _wait_until_down(settings: Settings, clock: Clock) -> None:
+    """Give a stack that nobody wants any more the time to end, so that the command leaves no process behind."""
+    from esper import stack  # noqa: PLC0415
+
+    begin = clock.monotonic()
+    while (now := stack.status(settings)) is not None:
+        waited = clock.monotonic() - begin
+        if waited > STOP_S or (waited > NOTICE_S and now.phase != "stopping"):  # somebody else wants it
+            return
+        clock.sleep(0.05)

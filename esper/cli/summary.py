@@ -44,7 +44,7 @@ def show(console: Console, finished: Finished, endpoints: Endpoints) -> None:
     console.print(f"History  {finished.history_path}", highlight=False)
     console.print("\nTry next:", style="bold")
     for line in (
-        f"""esper sql "SELECT * FROM seed_timeline WHERE run_id = '{finished.run_id}'\"""",
+        f"""esper sql "SELECT * FROM seed_timeline WHERE run_id = '{finished.run_id}'\"""",  # noqa: S608  # text for a person
         f"esper replay {finished.run_id} --fold",
         "esper run mnist1d --set tamiyo.enabled=false     # the same model without growth",
         "esper recipes cp mnist1d mine.toml               # make it your own",

@@ -7,43 +7,27 @@ from pathlib import Path
 
 import fastavro
 
+from esper.clock import Clock
 from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
-from esper.oona.port import Bus
 
-JOURNAL = "system.events.run"
-BLOCK = 10_000  # messages a poll
 _FILE = fastavro.parse_schema(
     {"type": "record", "name": "JournalMessage", "namespace": "esper.journal", "fields": [{"name": "value", "type": "bytes"}]}
 )
 
 
-def read(bus: Bus, run_id: str) -> list[bytes]:
-    """The framed events of a run in the order of their partition, committed ones only.
+def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> list[bytes]:
+    """The framed events of a run in the order of their partition, committed ones only, from the cluster at `bootstrap`.
 
     Raises:
         UnavailableError: no broker answers.
-    """
-    key = run_id.encode()
-    partition = bus.partition_of(JOURNAL, key)
-    found: list[bytes] = []
-    with bus.reader([JOURNAL], start="beginning", headers=False) as reader:
-        end = reader.stable_end()
-        while reader.position()[(JOURNAL, partition)] < end[(JOURNAL, partition)]:
-            found += [one.value for one in reader.poll(BLOCK, 1.0) if one.key == key and one.partition == partition]
-    return found
-
-
-def from_kafka(bootstrap: str, run_id: str) -> list[bytes]:
-    """As `read`, from the cluster at `bootstrap`.
-
-    Raises:
         UsageError: the run has no journal there.
     """
     bus = KafkaBus(bootstrap)
     if not bus.available(5.0):
         raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`.")
-    if not (found := read(bus, run_id)):
+    if not (found := [received.value for received in read(bus, run_id, clock=clock)]):
         raise UsageError(f"There is no run {run_id}; `esper runs` lists those that there are.")
     return found
 

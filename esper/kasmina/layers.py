@@ -7,7 +7,6 @@ Shape legend: B batch (and any leading dimensions), I input features, O output f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +97,11 @@ class SeededLinear(nn.Linear):
         return output
 
 
-@cache
+_CLASSES: dict[type[nn.Linear], type[SeededLinear]] = {nn.Linear: SeededLinear}
+
+
 def seeded_class(host: type[nn.Linear]) -> type[SeededLinear]:
-    """The seeded subclass of a host class; a user's own subclass of Linear keeps its forward."""
-    if host is nn.Linear:
-        return SeededLinear
-    return type(f"Seeded{host.__name__}", (SeededLinear, host), {"__module__": __name__, "__doc__": SeededLinear.__doc__})
+    """The seeded subclass of a host class, the same at each call; a user's own subclass of Linear keeps its forward."""
+    if host not in _CLASSES:
+        _CLASSES[host] = type(f"Seeded{host.__name__}", (SeededLinear, host), {"__module__": __name__, "__doc__": SeededLinear.__doc__})
+    return _CLASSES[host]

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from esper.clock import Clock
 from esper.errors import CorruptError
 from esper.events.records import KernelPublished
-from esper.kasmina.slots import Slot
 from esper.karn.ir import BlueprintIR, parse
+from esper.kasmina.slots import Slot
 from esper.tezzeret.build import KernelModule
 
 TIMEOUT_S = 10.0  # a load that takes longer has failed
@@ -117,7 +117,7 @@ def open_kernel(path: Path, kernel_id: str) -> tuple[BlueprintIR, KernelModule]:
     try:
         with safe_open(path, framework="pt") as file:
             ir = parse(json.loads(file.metadata()["esper"])["ir"])
-            module = KernelModule(ir)
+            module = KernelModule(ir, "meta")
             module.to_empty(device="cpu")
             with torch.no_grad():
                 for name, parameter in module.named_parameters():

@@ -35,7 +35,7 @@ class Guardrails(BaseModel):
     urgency: float = Field(default=0.6, ge=0, le=1, description="an adaptation needs more urgency than this")
 
 
-def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guardrails) -> str:
+def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guardrails) -> str:  # noqa: PLR0911  # one return a rule
     """Why `command` is refused, in a sentence; empty when it is accepted."""
     if seed is None:
         return f"There is no seed {command.layer}[{command.seed}] in this run."

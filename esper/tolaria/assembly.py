@@ -20,19 +20,22 @@ from esper.config import Settings
 from esper.errors import EsperError, FencedError, UnavailableError, UsageError
 from esper.events import Origin
 from esper.events.envelope import trace_id
-from esper.events.records import SeedTransitioned
+from esper.events.records import KernelPublished, SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
 from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel, Place, germinate
 from esper.kasmina.loader import KernelLoader
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
+from esper.oona.dead_letters import DeadLetters
 from esper.oona.drain import Drain
 from esper.oona.emitter import Emitter
-from esper.oona.inbox import Inbox
+from esper.oona.inbox import INBOX_TOPICS, Inbox
+from esper.oona.journal import require_new
 from esper.oona.kafka import KafkaBus
 from esper.oona.outbox import Outbox
-from esper.oona.start import journal_exists, start
+from esper.oona.port import Bus, Start
+from esper.oona.start import start
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import observe
 from esper.tolaria.journal import Journal
@@ -125,8 +128,7 @@ def train(settings: Settings, recipe: Recipe, *, run_id: str, bootstrap: str, hi
     run_dir = settings.runs_dir / run_id
     with ExitStack() as stack:
         outbox = stack.enter_context(_closing(Outbox.open(run_dir / "outbox", clock=clock)))
-        if journal_exists(bus, run_id):
-            raise UsageError(f"Run {run_id} has a journal already; choose another --run-id.")
+        require_new(bus, run_id, clock=clock)
         splits = load_data(recipe, settings)
         module = germinate(
             seeded_model(recipe, function(recipe.model, "model")),
@@ -135,11 +137,12 @@ def train(settings: Settings, recipe: Recipe, *, run_id: str, bootstrap: str, hi
             exclude=recipe.kasmina.exclude,
         )
         growing = GrowingModel(module, training=kernel_training(recipe))
-        start(bus=bus, outbox=outbox, run_id=run_id, clock=clock)
-        drain = Drain(bus=bus, outbox=outbox, run_id=run_id, clock=clock)
+        start(outbox, bus, clock=clock)
+        drain = Drain(outbox, bus, clock=clock)
         producer = stack.enter_context(bus.producer(sender_id="trainer"))
-        emitter = Emitter(producer, capacity=recipe.telemetry.ring, clock=clock)
-        inbox = Inbox(bus=bus, run_id=run_id, clock=clock)
+        emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
+        dead_letters = DeadLetters(producer, "trainer", clock)
+        inbox = Inbox(bus, run_id, start=_from_now_on(bus), clock=clock, dead_letters=dead_letters)
         loader = KernelLoader(settings.store_dir, run_dir / "kernels", clock)
         progress = Progress(console)
         for begin, end in (
@@ -195,6 +198,13 @@ def train(settings: Settings, recipe: Recipe, *, run_id: str, bootstrap: str, hi
             history_path=settings.history_dir,
             history_complete=complete,
         )
+
+
+def _from_now_on(bus: Bus) -> Start:
+    """Where a new run's inbox begins: answers and commands from now on, kernels from the beginning."""
+    topics = [topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC]
+    with bus.reader(topics, start="end") as reader:
+        return reader.position()
 
 
 def _trained(trainer: Trainer, progress: Progress) -> Outcome:

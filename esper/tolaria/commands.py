@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from esper.clock import Clock
-from esper.events import Event
 from esper.events.records import EpochReviewed, KernelPublished, PauseRequested, ResumeRequested, SeedCommand
 from esper.kasmina.growth import Place
 from esper.lifecycle.commands import Adapt, Pause, Resume, RunCommand, Source
@@ -49,7 +47,7 @@ def commands_of(delivered: Delivered, *, vetting: Vetting, incarnation: int) -> 
     event = delivered.event
     if isinstance(event, EpochReviewed):
         for one in event.commands:
-            source = Source(one.decision_id, delivered.topic, delivered.partition, delivered.offset)
+            source = Source(one.decision_id, *delivered.position)
             yield Adapt(
                 source=source,
                 decision_id=one.decision_id,
@@ -66,7 +64,7 @@ def commands_of(delivered: Delivered, *, vetting: Vetting, incarnation: int) -> 
                 causation_id=event.event_id,
             )
         return
-    source = Source(event.event_id, delivered.topic, delivered.partition, delivered.offset)
+    source = Source(event.event_id, *delivered.position)
     if isinstance(event, SeedCommand):
         kernel = vetting.kernels.get(event.kernel_id)
         yield Adapt(
@@ -87,9 +85,3 @@ def commands_of(delivered: Delivered, *, vetting: Vetting, incarnation: int) -> 
         yield Pause(reason=event.reason, source=source)
     elif isinstance(event, ResumeRequested):
         yield Resume(reason=event.reason, source=source, incarnation=incarnation)
-
-
-def expired(event: Event, clock: Clock) -> bool:
-    """Whether a command is void: its time has passed."""
-    expires = getattr(event, "expires_at", None)
-    return expires is not None and expires < clock.now_us()

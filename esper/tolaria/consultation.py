@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -59,30 +60,45 @@ class Consultation:
                 found |= {one.kernel_id: one for one in best}
         return list(found.values())
 
-    def ask(self, packet: SystemStatePacket, handle: Callable[[Delivered], None], interrupted: Callable[[], bool]) -> None:
-        """Send `packet` and wait for its answer: in lockstep as long as it takes, live at most the timeout, and not at all while Tamiyo is silent."""
+    def ask(
+        self,
+        packet: SystemStatePacket,
+        handle: Callable[[Delivered], None],
+        interrupted: Callable[[], bool],
+        *,
+        patience_s: float | None = None,
+    ) -> None:
+        """Send `packet` and wait for its answer.
+
+        In lockstep as long as it takes; live at most `patience_s` when it is given, else the timeout, and not at all while Tamiyo is silent.
+        """
         self._send(packet)
         sent = begin = self.clock.monotonic()
+        patience = math.inf if self.lockstep else patience_s if patience_s is not None else self.timeout_s if self.heard else 0.0
         while not interrupted():
             for delivered in self.take():
                 handle(delivered)
             now = self.clock.monotonic()
             if self.answered >= packet.packet:
                 return
-            if not self.lockstep and (not self.heard or now - begin >= self.timeout_s):
+            if now - begin >= patience:
                 self.heard = False
                 return
-            if self.lockstep and now - sent >= RESEND_S:
+            if now - sent >= RESEND_S:
                 self._send(packet)
                 sent = now
             self.clock.sleep(NAP_S)
 
-    def wait_for_kernels(self, handle: Callable[[Delivered], None], interrupted: Callable[[], bool]) -> None:
-        """In lockstep: wait until the foundry has answered the run's field report and every kernel of the answer is known."""
-        while not interrupted() and (self.offered is None or any(one not in self.catalogue.kernels for one in self.offered)):
+    def wait_for_kernels(self, handle: Callable[[Delivered], None], interrupted: Callable[[], bool], *, patience_s: float) -> bool:
+        """Wait until the foundry has answered the run's field report and every kernel of the answer is known; in lockstep as long as it takes."""
+        begin = self.clock.monotonic()
+        while self.offered is None or any(one not in self.catalogue.kernels for one in self.offered):
+            if interrupted() or (not self.lockstep and self.clock.monotonic() - begin >= patience_s):
+                return False
             for delivered in self.take():
                 handle(delivered)
             self.clock.sleep(NAP_S)
+        return True
 
     def _send(self, packet: SystemStatePacket) -> None:
         try:

@@ -1,6 +1,7 @@
 """Gates: when a seed goes to its next stage by itself. Pure: evidence in, at most one move out.
 
-A TRAINING kernel earns BLENDING by a paired test: its shadow loss must be below the host's on held-out batches by `z` standard errors.
+A TRAINING kernel earns BLENDING by a paired test: its shadow loss must be below the host's on held-out batches by `z` standard errors,
+and by `min_gap`: many small wins overfit the model until nothing large can be won any more.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -
     rested = epoch - seed.stage_epoch
     if seed.stage == "TRAINING":
         figure = f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after {evidence.trained_steps} steps"
-        better = evidence.shadow_gap > gates.z * evidence.shadow_gap_error
+        better = evidence.shadow_gap > max(gates.z * evidence.shadow_gap_error, gates.min_gap)
         if evidence.trained_steps >= gates.min_training_steps and better:
             return move("BLENDING", figure)
         return move("CULLED", f"budget spent: {figure}") if evidence.trained_steps >= gates.max_training_steps else None

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from esper.events import JournalEvent, Origin, encode
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import RunCommand, Source
-from esper.oona.outbox import Frame, Outbox
+from esper.oona.frames import Frame
+from esper.oona.outbox import Outbox
 
 
 class Journal:

@@ -63,6 +63,9 @@ class GatesSection(_Section):
     min_training_steps: int = Field(default=150, ge=1, description="shadow steps before the gate to BLENDING may open")
     max_training_steps: int = Field(default=500, ge=1, description="shadow steps after which a seed that has not opened it is culled")
     z: float = Field(default=2.0, gt=0, description="standard errors by which the paired difference must be away from zero")
+    min_gap: float = Field(
+        default=0.02, ge=0, description="nats that a kernel must win on held-out batches at least, however surely it wins less"
+    )
     shadow_epochs: int = Field(default=2, ge=1, description="validations in SHADOWING before PROBATIONARY")
     embargo_epochs: int = Field(default=3, ge=1, description="epochs that a culled slot rests")
 
@@ -72,6 +75,9 @@ class TamiyoSection(_Section):
 
     enabled: bool = True
     consult_timeout_s: float = Field(default=2.0, gt=0, le=2.5, description="longest wait for an answer in live mode")
+    start_timeout_s: float = Field(
+        default=60.0, ge=0, description="longest wait before the first step, live, for Tamiyo and for first kernels"
+    )
     policy: dict[str, int | float | str | bool | list[str]] = Field(default_factory=dict)
 
 

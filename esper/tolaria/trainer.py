@@ -18,7 +18,7 @@ from esper.lifecycle import LIVE, RunState
 from esper.lifecycle.commands import Complete, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, StartRun
 from esper.oona.inbox import Delivered
 from esper.tolaria import packet as packets
-from esper.tolaria.commands import Vetting, commands_of, expired
+from esper.tolaria.commands import Vetting, commands_of
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import Environment
 from esper.tolaria.evaluation import Figures, evaluate, paired, parameters_digest, with_shadow, without
@@ -74,7 +74,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Trainer:
-    """Trains one run from its first step to its last."""
+    """Trains one run from its first step to its last.
+
+    `longest_step_s` is the longest time from the end of one step to the end of the next, with all that lies between: commands, validation,
+    consultation.
+    """
 
     parts: Parts
     step: int = 0
@@ -84,6 +88,7 @@ class Trainer:
     figures: EpochFigures = field(default_factory=EpochFigures)
     test: Figures = field(default_factory=lambda: Figures(0.0, 0.0, ()))
     longest_step_s: float = 0.0
+    last_step_end: float = 0.0
 
     @property
     def state(self) -> RunState:
@@ -103,7 +108,7 @@ class Trainer:
         self._start()
         ended = "FINISHED"
         try:
-            self._consult()
+            self._open_dialogue()
             for epoch in range(parts.recipe.run.epochs):
                 self._epoch(epoch, stepper)
         except Interrupted:
@@ -194,8 +199,6 @@ class Trainer:
     def _handle(self, delivered: Delivered) -> None:
         """Carry out the commands in a delivered message."""
         parts = self.parts
-        if expired(delivered.event, parts.clock):
-            return
         kernels = parts.consultation.catalogue.kernels
         for command in commands_of(delivered, vetting=Vetting(kernels, self._shapes()), incarnation=self.state.incarnation):
             self._do(command)
@@ -237,8 +240,10 @@ class Trainer:
             figures = stepper.step(self.state, self.step, (inputs[indices], labels[indices]), sample=sample)
             self.step += 1
             self._advance_alphas()
-            took = parts.clock.monotonic() - begin
-            self.longest_step_s = max(self.longest_step_s, took)
+            now = parts.clock.monotonic()
+            took = now - begin
+            self.longest_step_s = max(self.longest_step_s, now - self.last_step_end if self.last_step_end else took)
+            self.last_step_end = now
             seen.append(figures)
             if parts.recipe.telemetry.enabled:
                 samples = len(indices)
@@ -314,13 +319,32 @@ class Trainer:
 
     def _consult(self) -> None:
         """Ask Tamiyo at an epoch boundary and apply what it answers in time."""
-        parts = self.parts
-        if not parts.recipe.tamiyo.enabled:
+        if self.parts.recipe.tamiyo.enabled:
+            self._ask()
+            self._wait_for_loads()
+        if self.stop:
+            raise Interrupted
+
+    def _open_dialogue(self) -> None:
+        """Before the first step: wait for Tamiyo's first answer, and for the foundry when there are no kernels yet for these layers."""
+        parts, settings = self.parts, self.parts.recipe.tamiyo
+        if not settings.enabled:
             return
-        consultation = parts.consultation
+        begin = parts.clock.monotonic()
+        offered = self._ask(patience_s=settings.start_timeout_s)
+        left = settings.start_timeout_s - (parts.clock.monotonic() - begin)
+        if not offered and (parts.consultation.lockstep or left > 0):
+            parts.progress.say("Waiting for the foundry: it compiles and verifies kernels for these layers, once for all runs.")
+            if not parts.consultation.wait_for_kernels(self._handle, lambda: self.stop, patience_s=left) and not self.stop:
+                parts.progress.say("The foundry has not answered yet; training begins without kernels, which can come later.")
+        if self.stop:
+            raise Interrupted
+
+    def _ask(self, patience_s: float | None = None) -> int:
+        """Send the packet of this moment and apply what comes back; gives how many kernels it offered."""
+        parts, consultation = self.parts, self.parts.consultation
         for delivered in consultation.take():
             self._handle(delivered)
-        kernels = consultation.kernels(set(self._shapes().values()), packets.PER_ARM)
         asked = packets.build(
             origin=parts.origin,
             state=self.state,
@@ -329,19 +353,18 @@ class Trainer:
             figures=self.figures,
             evidence=self.evidence,
             statistics=parts.telemetry.statistics,
-            kernels=kernels,
+            kernels=consultation.kernels(set(self._shapes().values()), packets.PER_ARM),
             total_steps=self.total_steps,
         )
-        consultation.ask(asked, self._handle, lambda: self.stop)
-        if consultation.lockstep:
-            if consultation.offered is None:
-                parts.progress.say("Waiting for the foundry's kernels (lockstep).")
-                consultation.wait_for_kernels(self._handle, lambda: self.stop)
-            while not self.stop and any(seed.stage == "GERMINATED" for seed in self.state.seeds):
-                self._place_loaded()
-                parts.clock.sleep(0.001)
-        if self.stop:
-            raise Interrupted
+        consultation.ask(asked, self._handle, lambda: self.stop, patience_s=patience_s)
+        return len(asked.catalogue)
+
+    def _wait_for_loads(self) -> None:
+        """In lockstep a kernel is in its slot before the next step."""
+        parts = self.parts
+        while parts.consultation.lockstep and not self.stop and any(seed.stage == "GERMINATED" for seed in self.state.seeds):
+            self._place_loaded()
+            parts.clock.sleep(0.001)
 
     # -- the end ---------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from esper.events.records import Command, ReviewedCommand, SystemStatePacket
 from processors.tamiyo.bandits import Arm, Beta, normal_cdf, sign_test, thompson
 from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey, Choice, choices, context, epochs_left
 from processors.tamiyo.settings import PolicySettings
-from processors.tamiyo.state import RunState, Trial
+from processors.tamiyo.state import Record, RunState, Trial
 
 PER_EPOCH = 3
 """Germinations in one answer at most: what the trainer accepts in an epoch by default."""
@@ -128,7 +128,7 @@ def _germinations(
     arms = {key: posterior(state, key, prior(context(layers[key.layer], key.family))) for key in open_choices}
     success = {key: arm.success for key, arm in arms.items()}
     while arms and len(commands) < room:
-        key, worth = thompson(sorted(arms.items()), generator)
+        key, worth = thompson(_contenders(arms, state, trials), generator)
         choice = _free_seed(open_choices[key], state, trials)
         if choice is None or (not state.record(key).successes and _on_trial(state, key, trials)):
             del arms[key]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
@@ -145,6 +145,15 @@ def _germinations(
         return (), (), refused or "Every arm that fits is already on trial."
     told = ", ".join(f"{command.family} on {command.layer}[{command.seed}]" for command in commands)
     return tuple(commands), tuple(trials), f"Germinates {told}."
+
+
+def _contenders(arms: Mapping[ArmKey, Arm], state: RunState, new: list[Trial]) -> list[tuple[ArmKey, Arm]]:
+    """The arms to draw from: while some have not been tried at all, those whose every trial failed stand back.
+
+    Each arm is pulled once before a failure is repeated, as UCB1 begins (Auer, Cesa-Bianchi and Fischer 2002, Machine Learning 47).
+    """
+    untried = {key for key in arms if state.record(key) == Record() and not _on_trial(state, key, new)}
+    return [(key, arm) for key, arm in sorted(arms.items()) if not untried or key in untried or state.record(key).successes]
 
 
 def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> tuple[int, str]:

@@ -6,11 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import clickhouse_connect
+import pytest
 
 from esper.clock import SystemClock
+from esper.events.codec import encode
 from esper.events.topics import TOPICS
 from esper.history.queries import events_by_topic, wait_caught_up
 from esper.oona.count import committed
@@ -22,7 +26,7 @@ STOP_S = 5.0
 
 def esper(home: Path, bootstrap: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """One command line of `esper`."""
-    code = "from esper.cli import main; main()"
+    code = "import sys, atexit; atexit.register(lambda: sys.stderr.write('torch' * ('torch' in sys.modules))); from esper.cli import main; main()"
     return subprocess.run(
         (sys.executable, "-c", code, *arguments), env=environment(home, bootstrap, 0), capture_output=True, timeout=60, check=False
     )
@@ -34,13 +38,10 @@ def test_everything_on_kafka_is_a_row_and_the_command_line_shows_it(broker: str,
     producer = PlainProducer(broker)
     producer.send(steps("itself", range(300)))
     with bus.journal_producer(run_id="itself") as journal:
-        from esper.events.codec import encode  # noqa: PLC0415 - for this one use
-
         journal.begin(10)
         for number in range(0, 30, 3):
             journal.commit([encode(event) for event in transitions("itself", range(number, number + 3))])
     producer.send_raw("telemetry.training.step", b"itself", b"poison")
-    assert esper(tmp_path, broker, "runs").stderr.startswith(b"esper: There is no history in")
     with history_part(tmp_path, broker) as part:
         assert wait_caught_up(part.url, bus, timeout=40)
         assert wait_caught_up(part.url, bus, timeout=20)  # the dead letter that it wrote meanwhile
@@ -72,34 +73,15 @@ def test_everything_on_kafka_is_a_row_and_the_command_line_shows_it(broker: str,
         assert part.child.wait(STOP_S) == 0
         assert clock.monotonic() - began < STOP_S
 
-    found = esper(
-        tmp_path, broker, "sql", "SELECT count() AS n, max(step) AS last FROM training_step WHERE run_id = 'itself'", "--format", "json"
-    )
+    found = esper(tmp_path, broker, "sql", "SELECT count() AS n FROM training_step WHERE run_id = 'itself'", "--format", "json")
     assert found.returncode == 0, found.stderr
     [row] = json.loads(found.stdout)
     assert row["n"] in range(300, 351)
-    assert esper(tmp_path, broker, "sql", "SELECT 1 AS x", "--format", "csv").stdout == b'"x"\n1\n'
-    assert esper(tmp_path, broker, "sql", "SELECT 1 AS x", "--format", "parquet").stdout.startswith(b"PAR1")
-    listed = esper(tmp_path, broker, "sql").stdout.decode()
-    assert "seed_timeline" in listed
-    assert "Each seed's path through the stages" in listed
-    for wrong in ("SELEC 1", "SELECT nonsense FROM runs", "DROP TABLE ledger"):
-        refused = esper(tmp_path, broker, "sql", wrong)
-        assert refused.returncode == 2
-        assert len(refused.stderr.strip().splitlines()) == 1
-        assert b"Traceback" not in refused.stderr
-    runs = esper(tmp_path, broker, "runs")
-    assert (runs.returncode, runs.stdout) == (2, b"")
-    assert b"`esper run mnist1d`" in runs.stderr
+    assert b"torch" not in found.stderr
 
 
 def test_without_a_broker_it_waits_and_says_so(tmp_path: Path) -> None:
     """Started before its broker, the process serves HTTP, answers /health with 503, and ends at SIGTERM."""
-    import urllib.error  # noqa: PLC0415 - for this one claim
-    import urllib.request  # noqa: PLC0415 - the same
-
-    import pytest  # noqa: PLC0415 - the same
-
     with history_part(tmp_path, "127.0.0.1:1") as part:
         until(lambda: part.ask("SELECT 1") == [[1]])
         with pytest.raises(urllib.error.HTTPError) as caught:

@@ -11,7 +11,7 @@ from esper.events.registry import BY_NAME, current
 from esper.history.container import container, layout
 from esper.history.engine import Engine
 from esper.oona.port import Received
-from tests.unit.history.conftest import example, framed, rows
+from tests.unit.history.conftest import EXAMPLES, example, framed, rows
 
 _ids = count(1)
 SECOND = 1_000_000
@@ -155,3 +155,12 @@ def test_all_events_are_in_one_view_once_and_in_the_other_as_sent(engine: Engine
     [once] = rows(engine, "SELECT count() AS n, uniqExact(event_id) AS ids FROM events")
     [sent] = rows(engine, "SELECT count() AS n FROM raw_events")
     assert once["n"] == once["ids"] == sent["n"] / 2
+
+
+def test_the_readmes_queries_work(engine: Engine) -> None:
+    """Each SQL example of the package's README is answered."""
+    readme = (EXAMPLES.parents[1] / "esper" / "history" / "README.md").read_text()
+    queries = [query.strip() for query in readme.partition("```sql\n")[2].partition("```")[0].split(";") if query.strip()]
+    assert len(queries) >= 8
+    for query in queries:
+        rows(engine, query.replace("'RUN'", "'grown'"))

@@ -39,7 +39,9 @@ def test_bad_overrides_are_refused_in_a_sentence(override: str, sentence: str) -
 
 def test_overrides_take_toml_values() -> None:
     """--set values are TOML; a bare word is a string; policy keys pass through."""
-    recipe = load("mnist1d", ["decisions=lockstep", "tamiyo.enabled=false", "run.seed=4", "kasmina.include=['first']", "tamiyo.policy.max_active=2"])
+    recipe = load(
+        "mnist1d", ["decisions=lockstep", "tamiyo.enabled=false", "run.seed=4", "kasmina.include=['first']", "tamiyo.policy.max_active=2"]
+    )
     assert (recipe.decisions, recipe.tamiyo.enabled, recipe.run.seed, recipe.kasmina.include) == ("lockstep", False, 4, ("first",))
     assert recipe.tamiyo.policy["max_active"] == 2
 

@@ -1,0 +1,1 @@
+"""Tolaria, the training orchestrator: recipes, the step, the loop, gates, consultation, and the journal at its writer."""

@@ -1,0 +1,166 @@
+"""The whole: real broker, Tamiyo, Nissa, history and foundry as processes, through the command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper.clock import SystemClock
+from esper.config import Settings
+from esper.errors import CorruptError
+from esper.events import TOPICS, decode
+from esper.history.queries import query
+from esper.journal.reading import from_file, to_file
+from esper.journal.replay import fold_journal, live_state
+from esper.oona.count import committed
+from esper.oona.kafka import KafkaBus
+from esper.stack import Endpoints, running
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with a stack that is kept up for the tests of this module."""
+    folder = tmp_path_factory.mktemp("home")
+    assert esper(folder, "up", "--wait", "90").returncode == 0
+    yield folder
+    esper(folder, "down")
+
+
+def esper(home: Path, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in `home`."""
+    command = [sys.executable, "-m", "esper.cli", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, "ESPER_HOME": str(home), **environment}
+    )
+
+
+def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The JSON object on the last line of standard output."""
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def endpoints(home: Path) -> Endpoints:
+    found = running(Settings(home=home))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def lockstep(home: Path) -> list[dict[str, Any]]:
+    """Two equal runs in lockstep, long enough that kernels are grafted and kept."""
+    arguments = ("run", "mnist1d", "--json", "--set", "decisions=lockstep", "--set", "run.epochs=40", "--set", "run.seed=1")
+    return [result(esper(home, *arguments, "--run-id", f"twin-{index}")) for index in range(2)]
+
+
+def test_the_same_seed_gives_the_same_run_in_lockstep(lockstep: list[dict[str, Any]]) -> None:
+    """Two lockstep runs end with the same parameters, bit for bit, and kernels were grafted in them."""
+    assert lockstep[0]["digest"] == lockstep[1]["digest"]
+    assert lockstep[0]["accuracy"] == lockstep[1]["accuracy"]
+    assert lockstep[0]["seeds"] == lockstep[1]["seeds"]
+    assert lockstep[0]["seeds"]["DORMANT"] < 8
+    assert lockstep[0]["dropped"] == 0
+
+
+def test_history_holds_every_committed_message_once(home: Path, lockstep: list[dict[str, Any]]) -> None:
+    """Rows of the raw tables plus dead letters equal the committed messages of each topic, and no view shows an event_id twice."""
+    found = endpoints(home)
+    bus = KafkaBus(found.bootstrap)
+    counted = committed(bus, list(TOPICS))
+    for name, topic in TOPICS.items():
+        raw = sum(query(found.history_url, f"SELECT count() AS n FROM raw_{snake(record)}")[0]["n"] for record in topic.records)  # noqa: S608
+        assert raw == counted[name], name
+        for record in topic.records:
+            twice = query(found.history_url, f"SELECT event_id FROM {snake(record)} GROUP BY event_id HAVING count() > 1")  # noqa: S608
+            assert twice == []
+    assert counted["system.events.run"] > 0
+    assert lockstep[0]["history_complete"]
+
+
+def snake(name: str) -> str:
+    """A record's name as its table has it."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
+    """`esper replay --fold` agrees with the trainer; a journal with an event removed, doubled or swapped is refused, saying which."""
+    run_id = lockstep[0]["run_id"]
+    saved = tmp_path / "journal.avro"
+    folded = json.loads(esper(home, "replay", run_id, "--fold", "--save", str(saved), "--json").stdout)
+    assert folded["equals_live"] is True
+    assert folded["status"] == "COMPLETED"
+    messages = from_file(saved)
+    middle = len(messages) // 2
+    name = type(decode(messages[middle])).__name__
+    broken = {
+        "removed": (messages[:middle] + messages[middle + 1 :], f"lacks event {middle}"),
+        "doubled": (messages[: middle + 1] + messages[middle:], f"has event {middle} ({name}"),
+        "swapped": ([*messages[:middle], messages[middle + 1], messages[middle], *messages[middle + 2 :]], f"lacks event {middle}"),
+        "cut": (messages[:-1], "the rest is missing"),
+    }
+    for what, (changed, sentence) in broken.items():
+        path = tmp_path / f"{what}.avro"
+        to_file(path, changed)
+        done = esper(home, "replay", run_id, "--fold", "--journal", str(path))
+        assert done.returncode == 5, what
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+    live = live_state(home / "runs" / run_id)
+    with pytest.raises(CorruptError, match="differs from the live one"):
+        fold_journal(run_id, from_file(saved), replaced(live), clock=SystemClock())
+
+
+def replaced(live: Any) -> Any:
+    from dataclasses import replace  # noqa: PLC0415
+
+    return replace(live, step=live.step + 1)
+
+
+def test_a_run_id_is_taken_once(home: Path, lockstep: list[dict[str, Any]]) -> None:
+    """A second run with a used id is refused in one sentence, and the first one's journal is as it was."""
+    done = esper(home, "run", "mnist1d", "--run-id", lockstep[0]["run_id"], "--set", "run.epochs=1")
+    assert done.returncode == 2
+    assert "already" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(esper(home, "replay", lockstep[0]["run_id"], "--fold", "--json").stdout)["equals_live"] is True
+
+
+def test_host_alone_asks_nobody(home: Path) -> None:
+    """Without Tamiyo no packet is sent and no seed leaves DORMANT."""
+    alone = result(esper(home, "run", "mnist1d", "--json", "--set", "tamiyo.enabled=false", "--set", "run.epochs=2"))
+    assert alone["seeds"] == {"DORMANT": 8}
+    assert "system.events.epoch" not in alone["events"]
+    assert alone["events"]["system.events.run"] == 4
+
+
+def test_ctrl_c_ends_the_run_in_its_journal(home: Path) -> None:
+    """An interrupted run ends with RunCompleted, exit code 130, and folds to its live state."""
+    import signal  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "interrupted"]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)}
+    )
+    found = endpoints(home)
+    for _ in range(600):
+        if query(found.history_url, "SELECT count() AS n FROM epoch_ended WHERE run_id = 'interrupted'")[0]["n"]:
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=90)
+    assert child.returncode == 130, err
+    assert json.loads(out.splitlines()[-1])["outcome"] == "INTERRUPTED"
+    folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
+    assert folded["status"] == "COMPLETED"
+    assert folded["equals_live"] is True
