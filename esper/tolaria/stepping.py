@@ -73,7 +73,7 @@ class Stepper:
         growing.zero_gradients()
         logits = growing.module(inputs)
         loss = functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         growing.switches.sampling = False
         live = [(seed.layer, seed.seed) for seed in state.seeds if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels]
         shadowed = self.turns(state, step)

@@ -16,7 +16,7 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import CorruptError
 from esper.events import TOPICS, decode
-from esper.history.queries import query
+from esper.history.queries import HttpSource
 from esper.journal.reading import from_file, to_file
 from esper.journal.replay import fold_journal, live_state
 from esper.oona.count import committed
@@ -48,6 +48,11 @@ def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def query(history_url: str, sql: str) -> list[dict[str, Any]]:
+    """Rows of a query to the history."""
+    return [json.loads(line) for line in HttpSource(history_url).ask(sql, "JSONEachRow").splitlines()]
 
 
 def endpoints(home: Path) -> Endpoints:
