@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from esper import stack
 from esper.clock import SystemClock
@@ -46,14 +46,23 @@ def produce(producer: Producer, topic: str, numbers: range) -> None:
 
 
 def consume(bootstrap: str, topic: str) -> list[int]:
-    """All numbers of partition 0."""
+    """All numbers of partition 0. Its leader is elected a moment after the broker answers, which clients wait for."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "nobody", "log_level": 0, "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, 0, 0)])
-    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=30)
+    ends: list[int] = []
+
+    def led() -> bool:
+        try:
+            ends.append(consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=5)[1])
+        except KafkaException:
+            return False
+        return True
+
+    assert eventually(led, 20)
     found: list[int] = []
     clock = SystemClock()
     deadline = clock.monotonic() + 30
-    while len(found) < end and clock.monotonic() < deadline:
+    while len(found) < ends[0] and clock.monotonic() < deadline:
         found += [int(message.value() or b"-1") for message in consumer.consume(500, 1.0) if message.error() is None]
     consumer.close()
     return found

@@ -8,7 +8,6 @@ import pytest
 
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.errors import UnavailableError
 from esper.stack import aot, jars
 from esper.stack.broker import Node, answers
 from esper.stack.ports import PortClaims
@@ -41,14 +40,9 @@ def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(tmp_path
     broken = bytearray(cache.read_bytes())
     broken[len(broken) // 4 :: 3] = bytes(len(broken[len(broken) // 4 :: 3]))
     cache.write_bytes(broken)
-    with (
-        pytest.raises(UnavailableError),
-        running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=aot.java_options(classpath)),
-    ):
-        pytest.fail("this damage was to crash Java, or the rest of this test shows nothing")
     settings = Settings(home=tmp_path / "home")
     with tiny_stack(settings):
         broker = now(settings).part("broker")
         assert broker is not None
-        assert (broker.phase, broker.restarts) == ("ready", 1)
+        assert (broker.phase, broker.restarts) == ("ready", 1), "the damage did not break the first start, so this shows nothing"
     assert not aot.recorded()
