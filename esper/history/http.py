@@ -22,7 +22,9 @@ import structlog
 
 from esper.errors import UnavailableError
 from esper.history.engine import Engine, QueryError
+from esper.history.frames import framed
 from esper.history.guard import check
+from esper.history.native import FIRST_REVISION, at_revision
 
 _TRANSPORT: Final = frozenset(
     {
@@ -48,7 +50,13 @@ _TRANSPORT: Final = frozenset(
         "stacktrace",
         "readonly",
     }
-    | {"enable_http_compression", "http_zlib_compression_level", "send_progress_in_http_headers", "http_headers_progress_interval_ms"}
+    | {
+        "enable_http_compression",
+        "network_compression_method",
+        "http_zlib_compression_level",
+        "send_progress_in_http_headers",
+        "http_headers_progress_interval_ms",
+    }
     | {"cancel_http_readonly_queries_on_client_close", "http_response_buffer_size", "http_wait_end_of_query"}
 )
 """Parameters of a request that are no settings of its query."""
@@ -119,15 +127,16 @@ class HistoryServer:
             return Response(200 if ready else 503, body, {"Content-Type": "application/json"})
         return None
 
-    def query(self, parameters: Mapping[str, str], body: str) -> Response:
+    def query(self, parameters: Mapping[str, str], text: str) -> Response:
         """Answer a query: the parameter `query`, then the body."""
-        sql = "\n".join(part for part in (parameters.get("query", ""), body) if part)
+        sql = "\n".join(part for part in (parameters.get("query", ""), text) if part)
         if not sql:
             return Response(200, b"Ok.\n", {"Content-Type": "text/html; charset=UTF-8"})
         try:
-            if parameters.get("compress") == "1" or parameters.get("decompress") == "1":
+            if parameters.get("decompress") == "1":
                 raise QueryError(
-                    48, "Code: 48. DB::Exception: compress=1 is not served; ask for enable_http_compression=1. (NOT_IMPLEMENTED)"
+                    164,
+                    "Code: 164. DB::Exception: Cannot execute query in readonly mode: a compressed body is taken for an insert. (READONLY)",
                 )
             checked = check(sql)
             default = parameters.get("default_format") or "TabSeparated"
@@ -135,9 +144,14 @@ class HistoryServer:
             values = {name.removeprefix("param_"): value for name, value in parameters.items() if name.startswith("param_")}
             with self._turns:
                 answer = self._engine.answer(checked.sql, default_format=default, settings=settings, parameters=values)
+            name = checked.format or default
+            body = answer.body
+            if name.lower() == "native" and (revision := int(parameters.get("client_protocol_version") or 0)) >= FIRST_REVISION:
+                body = at_revision(body, revision)
+            if parameters.get("compress") == "1":
+                body = framed(body)
         except QueryError as error:
             return _failure(error)
-        name = checked.format or default
         summary = {
             "read_rows": str(answer.read_rows),
             "read_bytes": str(answer.read_bytes),
@@ -145,7 +159,7 @@ class HistoryServer:
             "written_bytes": "0",
             "total_rows_to_read": "0",
             "result_rows": "0",
-            "result_bytes": str(len(answer.body)),
+            "result_bytes": str(len(body)),
             "elapsed_ns": str(answer.elapsed_ns),
         }
         headers = {
@@ -155,7 +169,7 @@ class HistoryServer:
             "X-ClickHouse-Query-Id": parameters.get("query_id", ""),
             "X-ClickHouse-Timezone": "UTC",
         }
-        return Response(200, answer.body, headers)
+        return Response(200, body, headers)
 
 
 class _Server(ThreadingHTTPServer):
