@@ -6,6 +6,7 @@ Confidence and urgency are probabilities under a stated model; their formulas st
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,19 @@ import numpy as np
 
 from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
-from processors.tamiyo.bandits import Arm, Beta, normal_cdf, sign_test, thompson
+from processors.tamiyo.bandits import FRESH_GAIN, Arm, Beta, normal_cdf, sign_test, thompson
 from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey, Choice, choices, context, epochs_left
 from processors.tamiyo.settings import PolicySettings
 from processors.tamiyo.state import Record, RunState, Trial
 
 PER_EPOCH = 3
 """Germinations in one answer at most: what the trainer accepts in an epoch by default."""
-KINSHIP = 0.25
-"""Weight of a trial of the same family on another layer, or of another family on the same layer, in an arm's posterior."""
+OWN = 2.0
+"""Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the chunk is another."""
+SAME_LAYER = 0.5
+"""Weight of a trial of another family on the same layer: a layer that holds nothing back gains from no family."""
+SAME_FAMILY = 0.25
+"""Weight of a trial of the same family on another layer."""
 LOOKS = 8
 """How often the gate of TRAINING looks at a kernel before its budget is spent, about once an epoch."""
 FALSE_PASS = 0.0228
@@ -33,6 +38,8 @@ GRAFT_EPOCHS = (8.0, 4.0, 4.0)
 """Prior mean and standard deviation of the epochs from germination to full blending, and the trials that it counts for."""
 TRAIN_EPOCHS = (6.0, 3.0, 4.0)
 """The same for the epochs in GERMINATED and TRAINING."""
+AHEAD = 2.0
+"""Measurements ahead for which a shadow-loss gap is forecast before a kernel in TRAINING is given up."""
 KEEP = 0.95
 """Probability of a positive shadow-loss gap that a kernel needs to be kept (one-sided z-test at 5 %)."""
 CULL_SIGNS = 2
@@ -67,13 +74,11 @@ def decide(state: RunState, packet: SystemStatePacket, settings: PolicySettings,
 
 
 def posterior(state: RunState, key: ArmKey, prior: Beta) -> Arm:
-    """An arm's probability of success and gain: the prior, its own trials, and at `KINSHIP` those of its family and of its layer."""
+    """An arm's probability of success and gain: the prior, its own trials, and with less weight those of its layer and of its family."""
     success = prior
     for other, record in sorted(state.arms.items()):
-        if other == key:
-            success = success.plus(record.successes, record.failures)
-        elif other.family == key.family or other.layer == key.layer:
-            success = success.plus(KINSHIP * record.successes, KINSHIP * record.failures)
+        weight = OWN if other == key else SAME_LAYER if other.layer == key.layer else SAME_FAMILY if other.family == key.family else 0.0
+        success = success.plus(weight * record.successes, weight * record.failures)
     return Arm(success, state.record(key).gain)
 
 
@@ -156,6 +161,20 @@ def _contenders(arms: Mapping[ArmKey, Arm], state: RunState, new: list[Trial]) -
     return [(key, arm) for key, arm in sorted(arms.items()) if not untried or key in untried or state.record(key).successes]
 
 
+def _choose(arms: Mapping[ArmKey, Arm], state: RunState, generator: np.random.Generator) -> tuple[ArmKey, float]:
+    """Thompson sampling among the arms that have succeeded in this run and one that has not.
+
+    Of the untried arms, which are many, one is drawn first and then draws again against the proven ones: a lottery with a dozen tickets
+    must not outweigh an arm that is known to work (infinitely many arms: Wang, Audibert and Munos 2008, NIPS).
+    """
+    proven = [(key, arm) for key, arm in sorted(arms.items()) if state.record(key).successes]
+    fresh = [(key, arm) for key, arm in sorted(arms.items()) if not state.record(key).successes]
+    if fresh:
+        key, _ = thompson(fresh, generator)
+        proven.append((key, arms[key]))
+    return thompson(proven, generator)
+
+
 def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> tuple[int, str]:
     """How many seeds may be germinated now, and why none when it is none."""
     stages = [seed.stage for layer in packet.layers for seed in layer.seeds]
@@ -236,10 +255,10 @@ def _keeps(state: RunState, packet: SystemStatePacket, settings: PolicySettings)
     for trial, seed in _carried(state, packet):
         if seed.stage != "PROBATIONARY" or packet.epoch - seed.stage_epoch < settings.fossilise_after_epochs or seed.dependence < 0:
             continue
-        z = trial.gap / trial.gap_error if trial.gap_error > 0 else 0.0
+        z = seed.shadow_gap / seed.shadow_gap_error if seed.shadow_gap_error > 0 else 0.0
         sure = normal_cdf(z)
         if sure >= KEEP and sure > settings.min_confidence:
-            evidence = {"gap": trial.gap, "gap_error": trial.gap_error, "z": z, "dependence": seed.dependence}
+            evidence = {"gap": seed.shadow_gap, "gap_error": seed.shadow_gap_error, "z": z, "dependence": seed.dependence}
             found.append(
                 reviewed(
                     packet,
@@ -247,7 +266,7 @@ def _keeps(state: RunState, packet: SystemStatePacket, settings: PolicySettings)
                     trial.place,
                     confidence=sure,
                     urgency=normal_cdf(z / 2**0.5),
-                    expected_impact=trial.gap,
+                    expected_impact=seed.shadow_gap,
                     evidence=evidence,
                     family=trial.family,
                 )
@@ -256,22 +275,23 @@ def _keeps(state: RunState, packet: SystemStatePacket, settings: PolicySettings)
 
 
 def _culls(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> list[ReviewedCommand]:
-    """CULL: the gap of a kernel in TRAINING is surely negative, or the model keeps doing better without a live one.
+    """CULL: a kernel in TRAINING promises less than an arm that nobody has tried, or the model keeps doing better without a live one.
 
-    In TRAINING confidence is P(gap < 0) = Phi(-z), urgency Phi(-z / sqrt 2). Live, dependence has no standard error: its signs are counted.
-    Confidence is the posterior probability that a negative sign is the more likely one, urgency that the next is negative again.
+    An untried arm promises t = P(success) * median gain * loss, under the prior. A kernel in TRAINING is forecast to reach
+    f = gap + `AHEAD` * change, with standard error s from those of gap and change. Confidence is P(f < t) = Phi(z), z = (t - f) / s; urgency
+    Phi(z / sqrt 2), that another measurement would agree. It is done only while something else may still be germinated.
+    Live, dependence has no standard error: its signs are counted. Confidence is the posterior probability that a negative sign is the
+    more likely one, urgency the probability that the next is negative again.
     """
+    promised = Beta().mean * FRESH_GAIN * packet.validation_loss
+    growing = packet.step <= settings.last_fraction * packet.total_steps
     found = []
     for trial, seed in _carried(state, packet):
-        if seed.stage == "TRAINING" and 0 < settings.cull_training_after_steps <= seed.trained_steps and seed.shadow_gap_error > 0:
-            z = seed.shadow_gap / seed.shadow_gap_error
-            sure, urgent, impact = normal_cdf(-z), normal_cdf(-z / 2**0.5), 0.0
-            evidence: dict[str, Any] = {
-                "gap": seed.shadow_gap,
-                "gap_error": seed.shadow_gap_error,
-                "z": z,
-                "trained_steps": seed.trained_steps,
-            }
+        if seed.stage == "TRAINING" and growing and trial.looks > 1 and trial.steps >= settings.cull_training_after_steps:
+            forecast = trial.gap + AHEAD * trial.change
+            z = (promised - forecast) / max(math.hypot(trial.gap_error, AHEAD * trial.change_error), 1e-9)
+            sure, urgent, impact = normal_cdf(z), normal_cdf(z / 2**0.5), 0.0
+            evidence: dict[str, Any] = {"gap": trial.gap, "change": trial.change, "forecast": forecast, "promised": promised, "z": z}
         elif seed.stage in ("SHADOWING", "PROBATIONARY") and trial.negative >= CULL_SIGNS:
             looks = trial.negative + trial.positive
             sure, urgent, impact = sign_test(trial.negative, looks), (trial.negative + 1) / (looks + 2), max(-seed.dependence, 0.0)

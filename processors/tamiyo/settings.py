@@ -26,9 +26,7 @@ class PolicySettings(BaseModel):
     min_urgency: float = Field(default=0.6, ge=0, le=1, description="a germination needs more urgency than this")
     fossilise_after_epochs: int = Field(default=3, ge=0, description="epochs in PROBATIONARY before a kernel may be kept")
     cull_training_after_steps: int = Field(
-        default=0,
-        ge=0,
-        description="shadow-pass steps after which a losing kernel may be culled early; 0: the trainer's budget alone decides",
+        default=0, ge=0, description="shadow-pass steps before a kernel that promises too little may be culled early"
     )
     parameter_budget: int = Field(default=20000, ge=1, description="largest number of parameters of one kernel")
     families: tuple[str, ...] = Field(default=(), description="blueprint families to try; empty means all")

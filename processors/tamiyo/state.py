@@ -7,7 +7,7 @@ from typing import Literal
 
 from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
 from processors.tamiyo.bandits import Gain
-from processors.tamiyo.features import ENDED, PASSED, TRAINING, ArmKey, relative, seeds
+from processors.tamiyo.features import ENDED, PASSED, ArmKey, relative, seeds
 
 Learned = Literal["", "success", "failure"]
 Fate = Verdict | Literal["UNSEEN"] | None
@@ -51,7 +51,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A germination that was commanded and has not ended. `stage` is the last one seen, empty before a packet shows the decision."""
+    """A germination that was commanded and has not ended.
+
+    `stage` is the last one seen, empty before a packet shows the decision. `gap` is the newest shadow-loss gap, nats, after `steps` shadow
+    steps, and `change` its difference to the one before, with standard errors; `looks` counts them.
+    """
 
     decision_id: str
     layer: str
@@ -63,8 +67,12 @@ class Trial:
     epoch: int
     stage: Stage | Literal[""] = ""
     learned: Learned = ""
+    steps: int = 0
     gap: float = 0.0
     gap_error: float = 0.0
+    change: float = 0.0
+    change_error: float = 0.0
+    looks: int = 0
     relative_gap: float = 0.0
     negative: int = 0
     positive: int = 0
@@ -146,10 +154,11 @@ def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple
 
 def _follow(state: RunState, trial: Trial, seed: SeedState, packet: SystemStatePacket) -> tuple[RunState, Trial]:
     """The trial as its seed shows it now; passing the gate of TRAINING is learned at once."""
-    if seed.stage in TRAINING | PASSED and seed.shadow_gap_error > 0:
-        trial = replace(trial, gap=seed.shadow_gap, gap_error=seed.shadow_gap_error)
-        if seed.stage in TRAINING or not trial.relative_gap:
-            trial = replace(trial, relative_gap=relative(seed.shadow_gap, packet))
+    if seed.shadow_gap_error > 0 and seed.trained_steps > trial.steps and not trial.learned:
+        error, gain = seed.shadow_gap_error, relative(seed.shadow_gap, packet)
+        if trial.looks:
+            trial = replace(trial, change=seed.shadow_gap - trial.gap, change_error=(error**2 + trial.gap_error**2) ** 0.5)
+        trial = replace(trial, looks=trial.looks + 1, steps=seed.trained_steps, gap=seed.shadow_gap, gap_error=error, relative_gap=gain)
     if seed.stage in ("SHADOWING", "PROBATIONARY") and seed.dependence != 0:
         trial = replace(trial, negative=trial.negative + (seed.dependence < 0), positive=trial.positive + (seed.dependence > 0))
     if seed.stage in ("SHADOWING", "PROBATIONARY", "FOSSILIZED") and not trial.live:
