@@ -44,7 +44,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app = streams.build(settings, part=SENDER, port=settings.nissa.port, clock=clock)
-    table = streams.raw_table(app, "views", partitions=TOPICS["system.events.run"].partitions)
+    table = streams.raw_table(app, "views", partitions=TOPICS["system.events.run"].partitions or settings.kafka.partitions)
     outbound = streams.Outbound(app, "dead.letters")
     live = Live()
     read: dict[tuple[str, int], int] = {}

@@ -67,6 +67,13 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
     return Reply(messages, row.answered(state, Answer(packet.packet, tuple(message.value for message in messages))))
 
 
+def failed(packet: SystemStatePacket, error: Exception, *, clock: Clock) -> Message:
+    """The answer to a packet on which Tamiyo itself failed: no commands, and the reason. It is not remembered: a mended Tamiyo answers anew."""
+    origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
+    reason = f"Tamiyo failed on this packet, which is in dead.letters: {type(error).__name__}: {error}."
+    return encode_event(_review(origin, packet, PolicySettings(), policy.Plan((), (), reason), 0))
+
+
 def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
     """Experience of other runs in live mode; in lockstep none, so that the same seed gives the same run."""
     return policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)

@@ -19,7 +19,7 @@ from esper.events.registry import wire_schemas
 from processors import streams
 from processors.cluster import Follower
 from processors.tamiyo import row as rows
-from processors.tamiyo.answers import SENDER, answer
+from processors.tamiyo.answers import SENDER, answer, failed
 from processors.tamiyo.bandits import Beta, generator
 from processors.tamiyo.experience import HORIZON_US, Experience
 
@@ -34,7 +34,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app = streams.build(settings, part=SENDER, port=settings.tamiyo.port, clock=clock)
-    table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions)
+    table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions or settings.kafka.partitions)
     outbound = streams.Outbound(app, "decision.tamiyo", "innovation.blueprints", "dead.letters")
     experience = Experience()
 
@@ -50,7 +50,12 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             return
         key = packet.run_id.encode()
         known = table.get(key)
-        reply = answer(rows.decode(known) if known else rows.Row(), packet, prior=prior, clock=clock)
+        try:
+            reply = answer(rows.decode(known) if known else rows.Row(), packet, prior=prior, clock=clock)
+        except Exception as error:  # noqa: BLE001  # a mistake of ours: the trainer shall not wait for an answer that cannot come
+            _log.exception("Packet %s of run %s cannot be answered", packet.packet, packet.run_id)
+            await outbound.send(failed(packet, error, clock=clock), streams.dead_letter(event, error, consumer=SENDER, clock=clock))
+            return
         if reply.row is not None:
             table[key] = rows.encode(reply.row)
             await table.acknowledged()  # an answer that was sent is remembered, or the next life would give another

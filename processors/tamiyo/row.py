@@ -12,6 +12,8 @@ from processors.tamiyo.bandits import Gain
 from processors.tamiyo.features import ArmKey
 from processors.tamiyo.state import Record, RunState, Span, Trial
 
+FORMAT = 1
+"""Version of the bytes. A row of another version is forgotten: what it knew comes back with the next packets, but for the trials on the way."""
 KEPT_ANSWERS = 32
 """Answers that are kept to be given again. Older ones stand in the topic for ever."""
 
@@ -45,6 +47,7 @@ def encode(row: Row) -> bytes:
     """The row's bytes: compressed JSON."""
     state = row.state
     plain = {
+        "format": FORMAT,
         "timeline": state.timeline,
         "packet": state.packet,
         "arms": [[key.layer, key.family, asdict(record)] for key, record in sorted(state.arms.items())],
@@ -61,8 +64,10 @@ def encode(row: Row) -> bytes:
 
 
 def decode(data: bytes) -> Row:
-    """The row in `data`."""
+    """The row in `data`; an empty one when another version of Tamiyo wrote it."""
     plain: dict[str, Any] = json.loads(zlib.decompress(data))
+    if plain.get("format") != FORMAT:
+        return Row()
     trials = [Trial(**trial) for trial in plain["trials"]]
     state = RunState(
         timeline=plain["timeline"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from dataclasses import replace
 
 from esper.events import Message, decode, event_id
 from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, SystemStatePacket
 from processors.tamiyo import row as rows
-from processors.tamiyo.answers import answer
+from processors.tamiyo.answers import answer, failed
 from processors.tamiyo.bandits import Beta
 from processors.tamiyo.row import KEPT_ANSWERS, Row
 from tests.unit.tamiyo.world import Family, World
@@ -155,3 +157,20 @@ def test_a_packet_of_an_earlier_timeline_is_not_answered() -> None:
     assert {event.verdict for event in events if isinstance(event, AdaptationOutcome)} == {"RESET"}
     assert world.row.state.arms == arms
     assert world.ask(late).messages == ()
+
+
+def test_a_row_of_another_version_is_forgotten() -> None:
+    """Bytes of another format lead to an empty row and an answer, not to an error."""
+    world = small()
+    world.turn()
+    plain = json.loads(zlib.decompress(rows.encode(world.row))) | {"format": 0}
+    assert rows.decode(zlib.compress(json.dumps(plain).encode())) == Row()
+
+
+def test_a_mistake_of_tamiyo_is_answered_too() -> None:
+    """A packet on which the policy fails is answered under its own id, without commands, naming the error."""
+    world = small(epoch=7)
+    review = decode(failed(world.packet(), ZeroDivisionError("by zero"), clock=world.clock).value)
+    assert isinstance(review, EpochReviewed)
+    assert (review.event_id, review.packet, review.commands) == (event_id("run", 0, "review/7"), 7, ())
+    assert "ZeroDivisionError: by zero" in review.reason
