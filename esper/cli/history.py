@@ -31,10 +31,12 @@ def sql(
     query: Annotated[str, typer.Argument(help="A SELECT, SHOW, DESCRIBE, EXPLAIN or EXISTS; nothing lists the tables and views.")] = "",
     *,
     output: Annotated[OutputFormat, typer.Option("--format", help="How to write the result.")] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Ask the history in ClickHouse SQL."""
     from esper.history.queries import TABLES  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
+    output = "json" if as_json else output
     if output == "parquet" and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; redirect it into a file: esper sql '...' --format parquet > result.parquet")
     with _open() as history:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import clickhouse_connect
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from esper.errors import UnavailableError
 
@@ -92,7 +92,8 @@ class Engine:
         try:
             body = client.raw_query(
                 sql,
-                settings={**settings, **{f"param_{name}": value for name, value in parameters.items()}, "readonly": "1"},
+                parameters=dict(parameters),
+                settings={**settings, "readonly": "1"},
                 transport_settings={"X-ClickHouse-Format": default_format},
             )
         finally:
@@ -160,6 +161,3 @@ def _open_server(dsn: str) -> Engine:
             f"The ClickHouse server of ESPER_HISTORY__DSN does not answer ({QueryError.of(error)}); mend the address or start it."
         ) from error
     return Engine(client, None, dsn)
-
-
-__all__ = ["CLICKHOUSE_ERRORS", "DATABASE", "Answer", "DatabaseError", "Engine", "QueryError", "open_engine"]

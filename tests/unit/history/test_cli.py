@@ -51,7 +51,7 @@ def test_a_result_is_written_in_each_format(esper: Callable[..., Said]) -> None:
     assert esper("sql", query, "--format", "csv")[1] == b'"n","s"\n0,"0"\n1,"1"\n2,"2"\n'
     assert pyarrow.parquet.read_table(io.BytesIO(esper("sql", query, "--format", "parquet")[1])).num_rows == 3
     assert esper("sql", "SELECT 1 AS x FORMAT Vertical")[1].splitlines()[-1].startswith(b"x: 1")
-    assert json.loads(esper("sql", "SELECT 1 WHERE 0", "--format", "json")[1]) == []
+    assert json.loads(esper("sql", "SELECT 1 WHERE 0", "--json")[1]) == []
 
 
 def test_without_a_query_tables_and_views_are_listed_with_their_comments(esper: Callable[..., Said]) -> None:
