@@ -46,10 +46,13 @@ def run(
     from rich.console import Console  # noqa: PLC0415
 
     from esper.clock import SystemClock  # noqa: PLC0415
+    from esper.tolaria.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipe import load  # noqa: PLC0415
 
     if resume:
         raise UsageError("--resume needs snapshots, which this version does not write yet; start a new run.")
+    if run_id:
+        require_run_id(run_id)
     chosen = load(recipe, overrides or [])
     settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
     finished, endpoints = _on_stack(settings, chosen, run_id, clock, console)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +38,7 @@ from esper.oona.start import start
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import observe
 from esper.tolaria.journal import Journal
+from esper.tolaria.names import named, require_run_id
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.splits import Splits, cached
@@ -91,12 +91,6 @@ class Finished:
         }
 
 
-def named(recipe: Recipe, clock: Clock) -> str:
-    """A run id that says what ran and when."""
-    moment = datetime.fromtimestamp(clock.now_us() / 1e6, UTC)
-    return f"{recipe.name}-{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}"
-
-
 def load_data(recipe: Recipe, settings: Settings) -> Splits:
     """The recipe's data, made once and kept under ESPER_HOME.
 
@@ -111,24 +105,37 @@ def load_data(recipe: Recipe, settings: Settings) -> Splits:
     return made
 
 
-def train(settings: Settings, recipe: Recipe, *, run_id: str, bootstrap: str, history_url: str, clock: Clock, console: Console) -> Finished:
-    """Train one run on a bus that answers, and wait until Kafka and the history have all of it.
+def train(
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    run_id: str,
+    bootstrap: str,
+    history_url: str,
+    clock: Clock,
+    console: Console,
+    history_s: float = HISTORY_S,
+) -> Finished:
+    """Train one run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
     """
     torch.set_num_threads(recipe.run.threads)
-    run_id = run_id or named(recipe, clock)
+    run_id = run_id or named(recipe.name, clock)
+    require_run_id(run_id)
     origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
     bus = KafkaBus(bootstrap)
     if not bus.available(10.0):
         raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
-    if any(character in run_id for character in "/\\\0") or run_id in (".", ".."):
-        raise UsageError(f"A run id names a folder; {run_id!r} cannot be one. Choose letters, digits, dots and dashes.")
     run_dir = settings.runs_dir / run_id
     with ExitStack() as stack:
         outbox = stack.enter_context(_closing(Outbox.open(run_dir / "outbox", clock=clock)))
         require_new(bus, run_id, clock=clock)
+        if outbox.next_sequence > 0:
+            raise UsageError(
+                f"Run {run_id} was begun here and never reached Kafka; its events are in {run_dir / 'outbox'}. Choose another --run-id."
+            )
         splits = load_data(recipe, settings)
         module = germinate(
             seeded_model(recipe, function(recipe.model, "model")),
@@ -184,7 +191,7 @@ def train(settings: Settings, recipe: Recipe, *, run_id: str, bootstrap: str, hi
         seconds = clock.monotonic() - begun
         save_state(run_dir, trainer.state)
         _settle(drain, emitter, producer_flush=producer.flush, progress=progress)
-        complete = wait_caught_up(history_url, bus, timeout=HISTORY_S)
+        complete = wait_caught_up(history_url, bus, timeout=history_s)
         events = events_by_topic(history_url, run_id) if complete else _told(trainer, emitter)
         return Finished(
             run_id=run_id,
