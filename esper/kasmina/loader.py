@@ -44,9 +44,10 @@ class KernelLoader:
     _buffer: bytes = b""
 
     def start(self) -> None:
-        """Start the child."""
-        command = [sys.executable, "-m", "esper.kasmina.loading", str(self.store), str(self.cache)]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        """Start the child, in place of one that died."""
+        self._close()
+        command = [sys.executable, "-m", "esper.urza.loading", str(self.store), str(self.cache)]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
         assert self._child.stdout is not None  # noqa: S101  # it is a pipe
         os.set_blocking(self._child.stdout.fileno(), False)
         self._buffer = b""
@@ -64,7 +65,6 @@ class KernelLoader:
         assert self._child.stdin is not None  # noqa: S101  # it is a pipe
         with contextlib.suppress(BrokenPipeError):  # it died just now: `ready` notices
             self._child.stdin.write(line.encode() + b"\n")
-            self._child.stdin.flush()
 
     def ready(self) -> list[Loaded]:
         """What has been loaded, or has failed, since the last call. Never waits."""
@@ -94,18 +94,20 @@ class KernelLoader:
 
     def stop(self) -> None:
         """End the child."""
+        self._close()
+        self._child = None
+
+    def _close(self) -> None:
         if self._child is None:
             return
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+                pipe.close()
         try:
             self._child.wait(timeout=2)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        self._child = None
 
 
 def open_kernel(path: Path, kernel_id: str) -> tuple[BlueprintIR, KernelModule]:

@@ -69,7 +69,7 @@ def test_every_part_dies_once_in_a_live_run(tmp_path: Path) -> None:
             before = pid_of(home, name)
             assert before, name
             os.kill(before, signal.SIGKILL)
-            back = until(lambda name=name, before=before: pid_of(home, name) not in (0, before) and phase_of(home, name) == "ready", 60)  # type: ignore[misc]
+            back = until(lambda name=name, before=before: pid_of(home, name) not in (0, before) and phase_of(home, name) == "ready", 60)
             assert back, f"{name} did not come back: {phase_of(home, name)}"
             assert trainer.poll() is None, trainer.communicate()[1]
         trainer.send_signal(signal.SIGINT)

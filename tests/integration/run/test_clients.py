@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fastavro
 import pytest
@@ -42,7 +42,7 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
     while misses < 3:
         batch = consumer.consume(2000, timeout=3.0)
         misses += not batch
-        for message in batch:
+        for message in cast("list[Any]", batch):
             value, headers = message.value(), dict(message.headers())
             assert message.error() is None
             assert value[0] == 0
@@ -50,7 +50,7 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
             assert headers["ce_type"] == f"esper.events.{record}".encode()
             assert record in TOPICS[message.topic()].records
             body = io.BytesIO(value[5:])
-            datum = fastavro.schemaless_reader(body, schemas[record])
+            datum = cast("dict[str, Any]", fastavro.schemaless_reader(body, schemas[record]))
             assert body.read() == b""
             assert str(datum["event_id"]) == headers["ce_id"].decode()
             assert UUID.fullmatch(str(datum["event_id"]))

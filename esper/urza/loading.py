@@ -1,6 +1,6 @@
 """The loader process: fetches, verifies and unpacks kernels outside the trainer's interpreter, where it would hold the GIL.
 
-`python -m esper.kasmina.loading STORE CACHE` reads one request a line from standard input and answers each with a line on standard output, both
+`python -m esper.urza.loading STORE CACHE` reads one request a line from standard input and answers each with a line on standard output, both
 JSON. A verified artefact is put into CACHE, from where the trainer maps it. It imports no torch, and ends when its input does.
 """
 
