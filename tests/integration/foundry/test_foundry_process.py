@@ -153,7 +153,9 @@ def test_an_answer_cut_short_by_kill_9_is_completed_once(foundry: FoundryProcess
     assert early < set(entries)
     assert {entry.blueprint_id for entry in entries.values()} == blueprints
     assert_usable(entries, foundry.home)
+    # topics of their own, which the listener may reach after the answer
     listener.until(lambda _: {event.blueprint_id for event in listener.of(BlueprintProposed, "killed")} == blueprints or None)
+    listener.until(lambda _: {event.blueprint_id for event in listener.of(CompilationStarted, "killed")} == blueprints or None)
     said = [event for event in listener.events if event.run_id == "killed" and isinstance(event, BlueprintProposed | CompilationStarted)]
     for kind in (BlueprintProposed, CompilationStarted):
         ids = {event.event_id for event in said if isinstance(event, kind)}
