@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help takes 300 ms to import
 )
 for part in (run, recipes, replay, history, stack):
     part.register(app)

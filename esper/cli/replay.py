@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esper.config import Settings
 from esper.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper.config import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +32,7 @@ def replay(
 ) -> None:
     """Prove a run's journal: gapless, in order, and giving the state that the trainer had."""
     from esper.clock import SystemClock  # noqa: PLC0415
+    from esper.config import Settings  # noqa: PLC0415
     from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415
     from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415
 

@@ -6,12 +6,10 @@ import json
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esper.config import Settings
 from esper.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from esper.clock import Clock
+    from esper.config import Settings
     from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
     from esper.tolaria.recipe import Recipe
@@ -46,6 +45,7 @@ def run(
     from rich.console import Console  # noqa: PLC0415
 
     from esper.clock import SystemClock  # noqa: PLC0415
+    from esper.config import Settings  # noqa: PLC0415
     from esper.tolaria.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipe import load  # noqa: PLC0415
 
@@ -68,6 +68,8 @@ def run(
 
 def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, console: Console) -> tuple[Finished, Endpoints]:
     """Train with a stack around it: one that is up is used and left alone, else one is started, and ends with this run."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
     from esper import stack  # noqa: PLC0415
 
     def stop(number: int, frame: FrameType | None) -> None:

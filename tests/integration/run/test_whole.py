@@ -124,3 +124,47 @@ def test_ctrl_c_ends_the_run_in_its_journal(home: Path) -> None:
     folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
     assert folded["status"] == "COMPLETED"
     assert folded["equals_live"] is True
+
+
+def test_people_pause_and_resume_a_run_through_kafka(home: Path) -> None:
+    """PauseRequested stands a live run still, an expired one does nothing, ResumeRequested lets it go on; the journal names each request once."""
+    from esper.events import Origin  # noqa: PLC0415
+    from esper.events.records import PauseRequested, ResumeRequested  # noqa: PLC0415
+
+    found, clock = endpoints(home), SystemClock()
+    origin = Origin("paused", "operator", "0" * 32, clock)
+    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "paused"]
+    arguments = ["--set", "run.epochs=60", "--set", "tamiyo.enabled=false"]
+    child = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)})
+
+    def count(record: str) -> int:
+        return int(query(found.history_url, f"SELECT count() AS n FROM {record} WHERE run_id = 'paused'")[0]["n"])  # noqa: S608
+
+    def wait_for(record: str) -> None:
+        deadline = clock.monotonic() + 60
+        while not count(record) and clock.monotonic() < deadline:
+            clock.sleep(0.1)
+        assert count(record) == 1, record
+
+    deadline = clock.monotonic() + 60
+    while not count("epoch_ended") and clock.monotonic() < deadline:
+        clock.sleep(0.05)
+    late, soon = clock.now_us() - 1, clock.now_us() + 60_000_000
+    with KafkaBus(found.bootstrap).producer(sender_id="operator") as producer:
+        producer.send(PauseRequested(**origin.envelope("late"), reason="too late", expires_at=late))
+        pause = PauseRequested(**origin.envelope("pause"), reason="a look at it", expires_at=soon)
+        producer.send(pause)
+        producer.send(pause)
+        producer.flush(5)
+        wait_for("run_paused")
+        before = count("epoch_ended")
+        clock.sleep(2.0)
+        assert count("epoch_ended") <= before + 1
+        assert count("run_completed") == 0
+        producer.send(ResumeRequested(**origin.envelope("resume"), reason="looked at it", expires_at=soon + 60_000_000))
+        producer.flush(5)
+    out, _ = child.communicate(timeout=90)
+    assert json.loads(out.splitlines()[-1])["epochs"] == 60
+    reasons = query(found.history_url, "SELECT reason FROM run_paused WHERE run_id = 'paused'")
+    assert [row["reason"] for row in reasons] == ["a look at it"]
+    assert json.loads(esper(home, "replay", "paused", "--fold", "--json").stdout)["equals_live"] is True
