@@ -168,3 +168,19 @@ def test_people_pause_and_resume_a_run_through_kafka(home: Path) -> None:
     reasons = query(found.history_url, "SELECT reason FROM run_paused WHERE run_id = 'paused'")
     assert [row["reason"] for row in reasons] == ["a look at it"]
     assert json.loads(esper(home, "replay", "paused", "--fold", "--json").stdout)["equals_live"] is True
+
+
+def test_damaged_artefacts_are_refused_and_training_goes_on(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
+    """With every artefact damaged under way, each graft ends as KernelFailed with the seed back in DORMANT, and the run ends as the host alone."""
+    assert lockstep
+    for path in (home / "store" / "kernels").iterdir():
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        (tmp_path / "kernels").mkdir(exist_ok=True)
+        (tmp_path / "kernels" / path.name).write_bytes(content)
+    arguments = ("--json", "--run-id", "damaged", "--set", "decisions=lockstep", "--set", "run.epochs=30")
+    done = result(esper(home, "run", "mnist1d", *arguments, ESPER_URZA__STORE=str(tmp_path)))
+    assert done["seeds"] == {"DORMANT": 8}
+    failures = query(endpoints(home).history_url, "SELECT phase, error FROM kernel_failed WHERE run_id = 'damaged'")
+    assert failures
+    assert all(row["phase"] == "LOAD" and "damaged" in row["error"] for row in failures)
