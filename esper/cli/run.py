@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from esper.clock import Clock
     from esper.config import Settings
-    from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
     from esper.tolaria.recipe import Recipe
 
@@ -55,18 +54,18 @@ def run(
         require_run_id(run_id)
     chosen = load(recipe, overrides or [])
     settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
-    finished, endpoints = _on_stack(settings, chosen, run_id, clock, console)
+    finished = _on_stack(settings, chosen, run_id, clock, console)
     if as_json:
         print(json.dumps(finished.as_json(), sort_keys=True), flush=True)
     else:
         from esper.cli.summary import show  # noqa: PLC0415
 
-        show(Console(), finished, endpoints)
+        show(Console(), finished)
     if finished.outcome.outcome == "INTERRUPTED":
         sys.exit(130)
 
 
-def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, console: Console) -> tuple[Finished, Endpoints]:
+def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, console: Console) -> Finished:
     """Train with a stack around it: one that is up is used and left alone, else one is started, and ends with this run."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
@@ -84,10 +83,9 @@ def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, con
             from esper.tolaria.assembly import train  # noqa: PLC0415
 
             endpoints = coming.result()
-        finished = train(
+        return train(
             settings, recipe, run_id=run_id, bootstrap=endpoints.bootstrap, history_url=endpoints.history_url, clock=clock, console=console
         )
-        return finished, endpoints
     finally:
         signal.signal(signal.SIGTERM, previous)
         stack.release(settings, os.getpid())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
 from rich.console import Console
 from rich.table import Table
 
-from esper.stack import Endpoints
+from esper.events.records import SeedTransitioned
 from esper.tolaria.assembly import Finished
 
 
-def show(console: Console, finished: Finished, endpoints: Endpoints) -> None:
+def show(console: Console, finished: Finished) -> None:
     """Print the summary of a run."""
-    del endpoints
     outcome = finished.outcome
     ended = "finished" if outcome.outcome == "FINISHED" else "was ended early"
     console.print()
@@ -22,12 +26,10 @@ def show(console: Console, finished: Finished, endpoints: Endpoints) -> None:
     )
     if finished.paths:
         table = Table(title="Seeds", title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for column in ("seed", "kernel", "path (epoch)"):
-            table.add_column(column, overflow="fold")
-        for place, transitions in sorted(finished.paths.items()):
-            family = next((event.family for event in transitions if event.family), "")
-            steps = " → ".join(f"{event.to_stage} [dim]({event.epoch})[/]" for event in transitions)
-            table.add_row(f"{place[0]}[{place[1]}]", family, steps)
+        table.add_column("seed")
+        table.add_column("path through the stages (epoch)", overflow="fold")
+        for (layer, seed), transitions in sorted(finished.paths.items()):
+            table.add_row(f"{layer}[{seed}]", "\n".join(trials(transitions)))
         console.print(table)
     events = Table(title="Events", title_justify="left", title_style="bold", box=None, pad_edge=False)
     events.add_column("topic")
@@ -43,10 +45,41 @@ def show(console: Console, finished: Finished, endpoints: Endpoints) -> None:
     console.print(f"Digest   {outcome.digest}", highlight=False)
     console.print(f"History  {finished.history_path}", highlight=False)
     console.print("\nTry next:", style="bold")
+    command = "esper" if shutil.which("esper") else os.path.relpath(sys.argv[0])
+    query = f"SELECT epoch, layer, seed, family, to_stage, reason FROM seed_transitioned WHERE run_id = '{finished.run_id}'"  # noqa: S608  # for a person
     for line in (
-        f"""esper sql "SELECT * FROM seed_timeline WHERE run_id = '{finished.run_id}'\"""",  # noqa: S608  # text for a person
-        f"esper replay {finished.run_id} --fold",
-        "esper run mnist1d --set tamiyo.enabled=false     # the same model without growth",
-        "esper recipes cp mnist1d mine.toml               # make it your own",
+        f'{command} sql "{query}"',
+        f"{command} replay {finished.run_id} --fold",
+        f"{command} run mnist1d --set tamiyo.enabled=false     # the same model without growth",
+        f"{command} recipes cp mnist1d mine.toml               # make it your own",
     ):
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def trials(transitions: Sequence[SeedTransitioned]) -> Iterator[str]:
+    """One line for each kernel that a seed held, in order: those that left TRAINING with their whole path, the others in short, side by side."""
+    short: list[str] = []
+    for trial in _split(transitions):
+        family, first, last = trial[0].family, trial[0], trial[-1]
+        if any(event.to_stage == "BLENDING" for event in trial):
+            if short:
+                yield " · ".join(short)
+                short = []
+            yield f"[bold]{family}[/] " + " → ".join(f"{event.to_stage} [dim]{event.epoch}[/]" for event in trial)
+        else:
+            short.append(f"{family} {first.epoch}-{last.epoch} {last.to_stage}")
+    if short:
+        yield " · ".join(short)
+
+
+def _split(transitions: Sequence[SeedTransitioned]) -> Iterator[list[SeedTransitioned]]:
+    """The transitions of each kernel: from GERMINATED on, without the slot's rest after it."""
+    trial: list[SeedTransitioned] = []
+    for event in transitions:
+        if event.to_stage == "GERMINATED" and trial:
+            yield trial
+            trial = []
+        if event.to_stage not in ("EMBARGOED", "DORMANT"):
+            trial.append(event)
+    if trial:
+        yield trial
