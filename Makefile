@@ -8,13 +8,13 @@ STAMP := $(VENV)/.made-from-lock
 
 setup: $(STAMP)
 
-# uv installs the locked wheels side by side; it is itself locked, and installed by pip, which comes with Python.
+# Byte code is compiled once here, because every process of the stack imports it. uv installs the locked wheels side by side; it is itself locked, and installed by pip, which comes with Python.
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) tools/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python tools/lock_entry.py uv > $(VENV)/uv.lock.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock.txt
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 

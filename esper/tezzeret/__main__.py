@@ -41,7 +41,8 @@ def main() -> int:
         raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
     clock = SystemClock()
     compiler = WarmCompiler(clock)
-    foundry = Foundry(bus=KafkaBus(settings.kafka.bootstrap), store=LocalStore(settings.store_dir), clock=clock, compiler=compiler)
+    store = LocalStore(settings.store_dir)
+    foundry = Foundry(bus=KafkaBus(settings.kafka.bootstrap), store=store, clock=clock, compiler=compiler)
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
@@ -50,7 +51,8 @@ def main() -> int:
         structlog.get_logger(SENDER).info("listening", port=port, store=str(settings.store_dir))
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
-        compiler.start()
+        if next(iter(store.list("kernels/")), None) is None:  # a new installation will need it at once; others start training sooner without it
+            compiler.start()
         told.wait()
         foundry.stop.set()
         worker.join(_GRACE_S)

@@ -12,20 +12,24 @@ from esper.tezzeret.attempts import Compiler
 
 
 class WarmCompiler:
-    """Loads and warms up `esper.tezzeret.compile` in a thread of its own. Calling it gives the compiler once that is done."""
+    """Loads and warms up `esper.tezzeret.compile` in a thread of its own, on `start` or on the first call, which waits for it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._compiler: Compiler | None = None
         self._error: Exception | None = None
+        self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._load, name="warm-up", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin, unless it has begun."""
+        with self._guard:
+            if self._thread.ident is None:
+                self._thread.start()
 
     def __call__(self) -> Compiler:
         """The compiler. Raises what loading it raised."""
+        self.start()
         self._thread.join()
         if self._error is not None:
             raise self._error
