@@ -51,7 +51,8 @@ def main() -> int:
         structlog.get_logger(SENDER).info("listening", port=port, store=str(settings.store_dir))
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
-        if next(iter(store.list("kernels/")), None) is None:  # a new installation will need it at once; others start training sooner without it
+        # a new installation will need it at once; others start training sooner without it
+        if next(iter(store.list("kernels/")), None) is None:
             compiler.start()
         told.wait()
         foundry.stop.set()
