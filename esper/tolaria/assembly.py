@@ -183,7 +183,7 @@ def train(
                 environment=observe(),
                 run_dir=run_dir,
                 lost=emitter.lost,
-                fenced=lambda: _refuse_fenced(drain, run_id),
+                require_pen=lambda: _require_pen(drain, run_id),
             )
         )
         begun = clock.monotonic()
@@ -264,9 +264,12 @@ def _told(trainer: Trainer, emitter: Emitter) -> dict[str, int]:
     return dict(written)
 
 
-def _refuse_fenced(drain: Drain, run_id: str) -> None:
+def _require_pen(drain: Drain, run_id: str) -> None:
+    """Stop a trainer whose journal cannot be carried to Kafka any more: another writer has it, or the outbox is damaged."""
     if drain.fenced:
         raise FencedError(f"Another trainer has taken over run {run_id}; this one has stopped and writes nothing more.")
+    if drain.error is not None:
+        raise drain.error
 
 
 @contextmanager

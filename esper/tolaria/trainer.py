@@ -56,7 +56,7 @@ class Parts:
     environment: Environment
     run_dir: Path
     lost: Callable[[], dict[str, int]]
-    fenced: Callable[[], None]
+    require_pen: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Trainer:
     def _between_steps(self) -> None:
         """Apply what has come in: commands, loaded kernels, pause, interruption."""
         parts = self.parts
-        parts.fenced()
+        parts.require_pen()
         for delivered in parts.consultation.take():
             self._handle(delivered)
         self._place_loaded()
