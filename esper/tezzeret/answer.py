@@ -158,6 +158,7 @@ def _publish(shop: Workshop, report: FieldReport, compiled: Compiled) -> None:
     ir, sealed = compiled.ir, compiled.sealed
     known = shop.ledger.catalogue.kernels.get(sealed.kernel_id)
     if known is not None and known.sha256 == sealed.sha256:
+        shop.settle()  # an artefact is proof that its compilation was told: a known one is not told again after a kill
         store_artefact(shop.store, sealed)
         return
     origin = Origin("", SENDER, report.trace_id, shop.clock)
@@ -180,6 +181,7 @@ def _publish(shop: Workshop, report: FieldReport, compiled: Compiled) -> None:
             compile_ms=compiled.compile_ms,
         )
     )
+    shop.settle()
     store_artefact(shop.store, sealed)
     shop.emit(
         KernelPublished(
