@@ -57,6 +57,8 @@ def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.Ap
         canonical_url=f"http://{member}",  # part of the assignment that it takes back: another port must not change it
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=6.0,
+        consumer_metadata_max_age_ms=2_000,  # a worker that joined while topics were being made learns of their partitions by this; the default is 5 min
+        producer_metadata_max_age_ms=2_000,
         broker_heartbeat_interval=2.0,
         broker_rebalance_timeout=10.0,
         broker_request_timeout=20.0,
