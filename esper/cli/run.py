@@ -60,7 +60,7 @@ def run(
     else:
         from esper.cli.summary import show  # noqa: PLC0415
 
-        show(Console(), finished)
+        show(Console(), finished, recipe)
     if finished.outcome.outcome == "INTERRUPTED":
         sys.exit(130)
 

@@ -14,8 +14,8 @@ from esper.events.records import SeedTransitioned
 from esper.tolaria.assembly import Finished
 
 
-def show(console: Console, finished: Finished) -> None:
-    """Print the summary of a run."""
+def show(console: Console, finished: Finished, recipe: str) -> None:
+    """Print the summary of a run of `recipe`, a name or file as the user gave it."""
     outcome = finished.outcome
     ended = "finished" if outcome.outcome == "FINISHED" else "was ended early"
     console.print()
@@ -50,7 +50,7 @@ def show(console: Console, finished: Finished) -> None:
     for line in (
         f'{command} sql "{query}"',
         f"{command} replay {finished.run_id} --fold",
-        f"{command} run mnist1d --set tamiyo.enabled=false     # the same model without growth",
+        f"{command} run {recipe} --set tamiyo.enabled=false     # the same model without growth",
         f"{command} recipes cp mnist1d mine.toml               # make it your own",
     ):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,8 +43,6 @@ class Grown:
     parameters: list[nn.Parameter]
     trained: int = 0
     stepped: int = 0
-    shadow_loss: float = 0.0
-    gradients: list[Tensor] = field(default_factory=list)
 
 
 class GrowingModel:
@@ -138,8 +136,7 @@ class GrowingModel:
         """Leave the shadow pass's gradients in the parameters of the TRAINING kernel at `place`."""
         grown = self.kernels[place]
         with untouched(self._norms, random_state):
-            value, gradients = shadow_gradients(self.switches, place, grown.parameters, loss)
-        grown.shadow_loss = float(value)
+            _, gradients = shadow_gradients(self.switches, place, grown.parameters, loss)
         for parameter, gradient in zip(grown.parameters, gradients, strict=True):
             parameter.grad = gradient
         grown.trained += 1

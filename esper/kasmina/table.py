@@ -1,4 +1,4 @@
-"""Seed state as structure of arrays: what the hot path and telemetry read, 25 bytes a seed (MISSION: Data)."""
+"""Seed state as structure of arrays: what the hot path and telemetry read, 26 bytes a seed (MISSION: Data)."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from esper.events.records import EpochReviewed, KernelPublished, PauseRequested,
 from esper.kasmina.growth import Place
 from esper.lifecycle.commands import Adapt, Pause, Resume, RunCommand, Source
 from esper.oona.inbox import Delivered
+from esper.urza.catalogue import compatible
 
 ALPHA_TARGETS = {"RESIDUAL": 0.3, "LERP": 1.0}
 """Blending weight that a kernel ramps to when neither command nor blueprint says another (DESIGN: Kasmina)."""
@@ -30,9 +31,8 @@ class Vetting:
             return f"Kernel {kernel_id[:12] or '(none)'} is not in the catalogue of this run."
         if shape is None:
             return f"There is no seed {place[0]}[{place[1]}] in this run."
-        reads = shape[0] if kernel.tap == "LAYER_INPUT" else shape[1]
-        if (kernel.in_features, kernel.out_features) != (reads, shape[1]):
-            fit = f"this seed needs {reads} and {shape[1]}"
+        if not compatible([kernel], in_features=shape[0], chunk_width=shape[1]):
+            fit = f"this seed needs {shape[0] if kernel.tap == 'LAYER_INPUT' else shape[1]} and {shape[1]}"
             return f"Kernel {kernel_id[:12]} reads {kernel.in_features} features and writes {kernel.out_features}; {fit}."
         return ""
 

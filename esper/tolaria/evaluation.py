@@ -74,7 +74,5 @@ def parameters_digest(module: nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         plain: Tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}\x1f{tuple(plain.shape)}\x1f{plain.dtype}\x1f".encode())
-        digest.update(
-            plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.dim() else plain.reshape(1).view(torch.uint8).numpy().tobytes()
-        )
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -20,7 +20,6 @@ class Journal:
         self._origin = origin
         self._guardrails = guardrails
         self._notify = notify
-        self.written: dict[str, int] = {}
 
     def do(self, command: RunCommand, step: int) -> tuple[JournalEvent, ...]:
         """Carry out a command at `step`: its events are on the disk before the state changes.
@@ -45,6 +44,5 @@ class Journal:
         self._outbox.append(frame)
         for event in events:
             self.state = evolve(self.state, event)
-            self.written[event.NAME] = self.written.get(event.NAME, 0) + 1
         self._notify()
         return events
