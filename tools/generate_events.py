@@ -106,7 +106,7 @@ def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], 
     if wire:
         lines += [f'    NAME: ClassVar[str] = "{schema["name"]}"', f'    TOPIC: ClassVar[str] = "{wire["topic"]}"']
         lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}", ""]
-    lines += [f"    {f['name']}: {python_type(f['type'])}" + (" = None" if f.get("default", ...) is None else "") for f in own]
+    lines += [f"    {f['name']}: {python_type(f['type'])}" + (f" = {f['default']!r}" if "default" in f else "") for f in own]
     lines += ["", "    def to_avro(self) -> dict[str, Any]:", '        """The datum that fastavro writes."""', "        return {"]
     lines += [f'            "{f["name"]}": {writes(f, names)},' for f in schema["fields"]] + ["        }", ""]
     lines += [

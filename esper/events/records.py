@@ -25,9 +25,6 @@ FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
 Outcome = Literal["FINISHED", "INTERRUPTED"]
 """Whether all steps were done or a person ended the run early."""
 
-DecisionMode = Literal["LIVE", "LOCKSTEP"]
-"""Whether the trainer waits for each answer (LOCKSTEP) or not (LIVE)."""
-
 Stage = Literal[
     "DORMANT",
     "GERMINATED",
@@ -45,6 +42,9 @@ Stage = Literal[
 
 ExecutionState = Literal["DORMANT", "LOADING", "ACTIVE", "ERROR_RECOVERY", "FOSSILIZED"]
 """What the hot path does with a seed."""
+
+DecisionMode = Literal["LIVE", "LOCKSTEP"]
+"""Whether the trainer waits for each answer (LOCKSTEP) or not (LIVE)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,7 @@ class ReportedLayer:
         out_features: Features that the layer writes.
         chunks: Widths of its seeds' chunks.
         parameter_budget: Largest number of parameters of one kernel.
+        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
     """
 
     name: str
@@ -130,6 +131,7 @@ class ReportedLayer:
     out_features: int
     chunks: tuple[int, ...]
     parameter_budget: int
+    geometry: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -140,6 +142,7 @@ class ReportedLayer:
             "out_features": self.out_features,
             "chunks": self.chunks,
             "parameter_budget": self.parameter_budget,
+            "geometry": self.geometry,
         }
 
     @classmethod
@@ -152,6 +155,7 @@ class ReportedLayer:
             out_features=datum["out_features"],
             chunks=tuple(datum["chunks"]),
             parameter_budget=datum["parameter_budget"],
+            geometry=datum["geometry"],
         )
 
 
@@ -188,6 +192,106 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricLabel:
+    """A label of a custom metric.
+
+    Attributes:
+        name: Name of the label.
+        value: Value of the label.
+    """
+
+    name: str
+    value: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "name": self.name,
+            "value": self.value,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            name=datum["name"],
+            value=datum["value"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredSeed:
+    """One seed as the snapshot has it.
+
+    Attributes:
+        layer: Layer of the seed.
+        seed: Index of the seed in its layer.
+        stage: Lifecycle stage.
+        execution: Execution state.
+        kernel_id: Kernel in the slot; empty when none.
+        family: Blueprint family of the kernel; empty when none.
+        decision_id: Decision that germinated it; empty when none.
+        alpha: Blending weight at the beginning of the stage.
+        alpha_target: Blending weight that it ramps to.
+        stage_step: Step at which the stage began.
+        stage_epoch: Epoch in which the stage began.
+        adapted_epoch: Epoch of its last adaptation; -1 when none.
+        errors: Failures in a row.
+    """
+
+    layer: str
+    seed: int
+    stage: Stage
+    execution: ExecutionState
+    kernel_id: str
+    family: str
+    decision_id: str
+    alpha: float
+    alpha_target: float
+    stage_step: int
+    stage_epoch: int
+    adapted_epoch: int
+    errors: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "layer": self.layer,
+            "seed": self.seed,
+            "stage": self.stage,
+            "execution": self.execution,
+            "kernel_id": self.kernel_id,
+            "family": self.family,
+            "decision_id": self.decision_id,
+            "alpha": self.alpha,
+            "alpha_target": self.alpha_target,
+            "stage_step": self.stage_step,
+            "stage_epoch": self.stage_epoch,
+            "adapted_epoch": self.adapted_epoch,
+            "errors": self.errors,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            layer=datum["layer"],
+            seed=datum["seed"],
+            stage=datum["stage"],
+            execution=datum["execution"],
+            kernel_id=datum["kernel_id"],
+            family=datum["family"],
+            decision_id=datum["decision_id"],
+            alpha=datum["alpha"],
+            alpha_target=datum["alpha_target"],
+            stage_step=datum["stage_step"],
+            stage_epoch=datum["stage_epoch"],
+            adapted_epoch=datum["adapted_epoch"],
+            errors=datum["errors"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInventory:
     """One seeded layer of the model.
 
@@ -198,6 +302,7 @@ class LayerInventory:
         out_features: Features that the layer writes.
         parameters: Parameters of the host layer.
         chunks: Width of each seed's chunk of the output, in order; they add up to out_features.
+        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
     """
 
     name: str
@@ -206,6 +311,7 @@ class LayerInventory:
     out_features: int
     parameters: int
     chunks: tuple[int, ...]
+    geometry: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -216,6 +322,7 @@ class LayerInventory:
             "out_features": self.out_features,
             "parameters": self.parameters,
             "chunks": self.chunks,
+            "geometry": self.geometry,
         }
 
     @classmethod
@@ -228,6 +335,7 @@ class LayerInventory:
             out_features=datum["out_features"],
             parameters=datum["parameters"],
             chunks=tuple(datum["chunks"]),
+            geometry=datum["geometry"],
         )
 
 
@@ -324,6 +432,7 @@ class LayerState:
         activation_variance: Variance over batch and features of the layer's output, mean over the samples of the epoch.
         dead_ratio: Fraction of output features whose variance over the batch is below 1e-8.
         seeds: The layer's seeds in order.
+        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
     """
 
     name: str
@@ -334,6 +443,7 @@ class LayerState:
     activation_variance: float
     dead_ratio: float
     seeds: tuple[SeedState, ...]
+    geometry: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -346,6 +456,7 @@ class LayerState:
             "activation_variance": self.activation_variance,
             "dead_ratio": self.dead_ratio,
             "seeds": [item.to_avro() for item in self.seeds],
+            "geometry": self.geometry,
         }
 
     @classmethod
@@ -360,6 +471,7 @@ class LayerState:
             activation_variance=datum["activation_variance"],
             dead_ratio=datum["dead_ratio"],
             seeds=tuple(SeedState.from_avro(item) for item in datum["seeds"]),
+            geometry=datum["geometry"],
         )
 
 
@@ -377,6 +489,7 @@ class CatalogueEntry:
         blend: How it is blended.
         parameters: Trainable parameters.
         flops: Floating-point operations of one forward for one sample.
+        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
     """
 
     kernel_id: str
@@ -388,6 +501,7 @@ class CatalogueEntry:
     blend: Blend
     parameters: int
     flops: int
+    geometry: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -401,6 +515,7 @@ class CatalogueEntry:
             "blend": self.blend,
             "parameters": self.parameters,
             "flops": self.flops,
+            "geometry": self.geometry,
         }
 
     @classmethod
@@ -416,6 +531,7 @@ class CatalogueEntry:
             blend=datum["blend"],
             parameters=datum["parameters"],
             flops=datum["flops"],
+            geometry=datum["geometry"],
         )
 
 
@@ -683,6 +799,79 @@ class AdaptationRejected(JournalEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecorded(Event):
+    """Somebody asked a part to change something: who, what, and how it was answered. The records of one sender form a chain of hashes.
+
+    Attributes:
+        chain: Number of the record in its sender's chain, from 0.
+        previous: Hash of the record before it in the chain, hexadecimal; empty for the first.
+        hash: SHA-256 over the previous hash and the canonical JSON of the other fields, hexadecimal.
+        actor: Subject of the token; anonymous without one.
+        role: Role of the token: viewer, operator, admin; empty without one.
+        action: What was asked, as METHOD and route.
+        resource: Path that was asked for.
+        status: HTTP status of the answer.
+        detail: What was asked for, as JSON without secrets; empty when nothing.
+    """
+
+    NAME: ClassVar[str] = "AuditRecorded"
+    TOPIC: ClassVar[str] = "audit.events"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 2104897099
+
+    chain: int
+    previous: str
+    hash: str
+    actor: str
+    role: str
+    action: str
+    resource: str
+    status: int
+    detail: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "chain": self.chain,
+            "previous": self.previous,
+            "hash": self.hash,
+            "actor": self.actor,
+            "role": self.role,
+            "action": self.action,
+            "resource": self.resource,
+            "status": self.status,
+            "detail": self.detail,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            chain=datum["chain"],
+            previous=datum["previous"],
+            hash=datum["hash"],
+            actor=datum["actor"],
+            role=datum["role"],
+            action=datum["action"],
+            resource=datum["resource"],
+            status=datum["status"],
+            detail=datum["detail"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlueprintFailed(Event):
     """No configuration of this blueprint could be compiled.
 
@@ -750,12 +939,13 @@ class BlueprintProposed(Event):
         blend: How it is blended.
         parameters: Trainable parameters.
         flops: Floating-point operations of one forward for one sample.
+        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
     """
 
     NAME: ClassVar[str] = "BlueprintProposed"
     TOPIC: ClassVar[str] = "innovation.blueprints"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 2096067682
+    SCHEMA_ID: ClassVar[int] = 1164581288
 
     report_id: str
     blueprint_id: str
@@ -767,6 +957,7 @@ class BlueprintProposed(Event):
     blend: Blend
     parameters: int
     flops: int
+    geometry: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -787,6 +978,7 @@ class BlueprintProposed(Event):
             "blend": self.blend,
             "parameters": self.parameters,
             "flops": self.flops,
+            "geometry": self.geometry,
         }
 
     @classmethod
@@ -809,6 +1001,254 @@ class BlueprintProposed(Event):
             blend=datum["blend"],
             parameters=datum["parameters"],
             flops=datum["flops"],
+            geometry=datum["geometry"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSampled(Event):
+    """Counts of the kernel cache since its process began.
+
+    Attributes:
+        hits_memory: Kernels found in memory (L1).
+        hits_disk: Kernels found on the local disk (L2).
+        hits_store: Kernels that the store (L3) had.
+        misses: Kernels that no tier had.
+        evictions: Kernels that had to leave memory.
+        prefetched: Kernels fetched before they were asked for.
+        entries: Kernels in memory.
+        bytes: Bytes in memory.
+        limit_entries: Most kernels in memory.
+        limit_bytes: Most bytes in memory.
+        latency_us: Mean time of a hit in memory, microseconds.
+    """
+
+    NAME: ClassVar[str] = "CacheSampled"
+    TOPIC: ClassVar[str] = "telemetry.cache"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 891110509
+
+    hits_memory: int
+    hits_disk: int
+    hits_store: int
+    misses: int
+    evictions: int
+    prefetched: int
+    entries: int
+    bytes: int
+    limit_entries: int
+    limit_bytes: int
+    latency_us: float
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "hits_memory": self.hits_memory,
+            "hits_disk": self.hits_disk,
+            "hits_store": self.hits_store,
+            "misses": self.misses,
+            "evictions": self.evictions,
+            "prefetched": self.prefetched,
+            "entries": self.entries,
+            "bytes": self.bytes,
+            "limit_entries": self.limit_entries,
+            "limit_bytes": self.limit_bytes,
+            "latency_us": self.latency_us,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            hits_memory=datum["hits_memory"],
+            hits_disk=datum["hits_disk"],
+            hits_store=datum["hits_store"],
+            misses=datum["misses"],
+            evictions=datum["evictions"],
+            prefetched=datum["prefetched"],
+            entries=datum["entries"],
+            bytes=datum["bytes"],
+            limit_entries=datum["limit_entries"],
+            limit_bytes=datum["limit_bytes"],
+            latency_us=datum["latency_us"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequested(Event):
+    """Asks the trainer for a snapshot between two steps.
+
+    Attributes:
+        reason: Why, in a sentence.
+        expires_at: After this moment the request is void.
+    """
+
+    NAME: ClassVar[str] = "CheckpointRequested"
+    TOPIC: ClassVar[str] = "control.tolaria.commands"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1774709333
+
+    reason: str
+    expires_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "reason": self.reason,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            reason=datum["reason"],
+            expires_at=datum["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointTaken(JournalEvent):
+    """A snapshot of the run is durable, every byte of it.
+
+    Attributes:
+        snapshot_id: Name of the snapshot in its run, made of the timeline and the step that it holds.
+        address: Key of the manifest in the store.
+        sha256: SHA-256 of the manifest, hexadecimal; the manifest names the hash of every chunk.
+        parent: Snapshot whose unchanged tensors this one shares; empty for the first.
+        reason: Why it was taken: epoch, requested, interrupted, rollback.
+        at_timeline: Timeline of the state that it holds.
+        at_sequence: Journal events that the state has folded: the next event has this sequence.
+        at_epoch: Epochs completed in the state.
+        at_step: Optimizer steps completed in the state.
+        tensors: Tensors in the snapshot.
+        size_bytes: Bytes of the state, uncompressed.
+        stored_bytes: Bytes that were new to the store, compressed.
+        stall_us: Time that the training thread gave for it, microseconds.
+        duration_us: Time until every byte was durable, microseconds.
+        parameters_digest: SHA-256 over all parameters and buffers of the state, hexadecimal.
+        command_id: Id of the request; empty when the trainer itself decided.
+        source_topic: Topic of the request; empty when none.
+        source_partition: Partition of the request.
+        source_offset: Offset of the request; -1 when none.
+    """
+
+    NAME: ClassVar[str] = "CheckpointTaken"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 119972273
+
+    snapshot_id: str
+    address: str
+    sha256: str
+    parent: str
+    reason: str
+    at_timeline: int
+    at_sequence: int
+    at_epoch: int
+    at_step: int
+    tensors: int
+    size_bytes: int
+    stored_bytes: int
+    stall_us: int
+    duration_us: int
+    parameters_digest: str
+    command_id: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "snapshot_id": self.snapshot_id,
+            "address": self.address,
+            "sha256": self.sha256,
+            "parent": self.parent,
+            "reason": self.reason,
+            "at_timeline": self.at_timeline,
+            "at_sequence": self.at_sequence,
+            "at_epoch": self.at_epoch,
+            "at_step": self.at_step,
+            "tensors": self.tensors,
+            "size_bytes": self.size_bytes,
+            "stored_bytes": self.stored_bytes,
+            "stall_us": self.stall_us,
+            "duration_us": self.duration_us,
+            "parameters_digest": self.parameters_digest,
+            "command_id": self.command_id,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            snapshot_id=datum["snapshot_id"],
+            address=datum["address"],
+            sha256=datum["sha256"],
+            parent=datum["parent"],
+            reason=datum["reason"],
+            at_timeline=datum["at_timeline"],
+            at_sequence=datum["at_sequence"],
+            at_epoch=datum["at_epoch"],
+            at_step=datum["at_step"],
+            tensors=datum["tensors"],
+            size_bytes=datum["size_bytes"],
+            stored_bytes=datum["stored_bytes"],
+            stall_us=datum["stall_us"],
+            duration_us=datum["duration_us"],
+            parameters_digest=datum["parameters_digest"],
+            command_id=datum["command_id"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
         )
 
 
@@ -1154,7 +1594,7 @@ class FieldReport(Event):
     NAME: ClassVar[str] = "FieldReport"
     TOPIC: ClassVar[str] = "innovation.blueprints"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 930430647
+    SCHEMA_ID: ClassVar[int] = 1009096257
 
     run_seed: int
     layers: tuple[ReportedLayer, ...]
@@ -1236,6 +1676,79 @@ class FieldReportAnswered(Event):
             report_id=datum["report_id"],
             kernels=tuple(datum["kernels"]),
             failed=tuple(datum["failed"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstabilityDetected(JournalEvent):
+    """Training turned unstable: a rollback follows, or the run ends.
+
+    Attributes:
+        layer: Layer at fault; empty when none is known.
+        seed: Seed at fault; -1 when none is known.
+        kernel_id: Kernel at fault; empty when none is known.
+        metric: What was watched, such as kernel_output or training_loss.
+        value: Its value.
+        threshold: The value that it must not pass.
+        reason: What happened, in a sentence.
+    """
+
+    NAME: ClassVar[str] = "InstabilityDetected"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1207615890
+
+    layer: str
+    seed: int
+    kernel_id: str
+    metric: str
+    value: float
+    threshold: float
+    reason: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "metric": self.metric,
+            "value": self.value,
+            "threshold": self.threshold,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            metric=datum["metric"],
+            value=datum["value"],
+            threshold=datum["threshold"],
+            reason=datum["reason"],
         )
 
 
@@ -1385,12 +1898,13 @@ class KernelPublished(Event):
         tags: Tags to query by.
         parents: Kernels that it descends from.
         latency_us: Measured forward time of a batch of 32 on the compiling machine, microseconds.
+        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
     """
 
     NAME: ClassVar[str] = "KernelPublished"
     TOPIC: ClassVar[str] = "compilation.kernels"
     KEY: ClassVar[str] = "kernel_id"
-    SCHEMA_ID: ClassVar[int] = 33810822
+    SCHEMA_ID: ClassVar[int] = 913520139
 
     kernel_id: str
     blueprint_id: str
@@ -1407,6 +1921,7 @@ class KernelPublished(Event):
     tags: tuple[str, ...]
     parents: tuple[str, ...]
     latency_us: float
+    geometry: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -1432,6 +1947,7 @@ class KernelPublished(Event):
             "tags": self.tags,
             "parents": self.parents,
             "latency_us": self.latency_us,
+            "geometry": self.geometry,
         }
 
     @classmethod
@@ -1459,6 +1975,7 @@ class KernelPublished(Event):
             tags=tuple(datum["tags"]),
             parents=tuple(datum["parents"]),
             latency_us=datum["latency_us"],
+            geometry=datum["geometry"],
         )
 
 
@@ -1557,6 +2074,59 @@ class KernelValidated(Event):
             kernel_id=datum["kernel_id"],
             blueprint_id=datum["blueprint_id"],
             checks=tuple(Check.from_avro(item) for item in datum["checks"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRecorded(Event):
+    """A custom metric that somebody declared and sent.
+
+    Attributes:
+        name: Name, as Prometheus takes it.
+        value: Value.
+        unit: Unit; empty for a plain number.
+        labels: Labels, sorted by name.
+    """
+
+    NAME: ClassVar[str] = "MetricRecorded"
+    TOPIC: ClassVar[str] = "telemetry.custom"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 1459575677
+
+    name: str
+    value: float
+    unit: str
+    labels: tuple[MetricLabel, ...]
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "labels": [item.to_avro() for item in self.labels],
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            name=datum["name"],
+            value=datum["value"],
+            unit=datum["unit"],
+            labels=tuple(MetricLabel.from_avro(item) for item in datum["labels"]),
         )
 
 
@@ -1785,6 +2355,55 @@ class ResumeRequested(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRequested(Event):
+    """Asks the trainer to go on from an earlier snapshot, in a new timeline.
+
+    Attributes:
+        snapshot_id: Snapshot to restore; empty for the latest.
+        reason: Why, in a sentence.
+        expires_at: After this moment the request is void.
+    """
+
+    NAME: ClassVar[str] = "RollbackRequested"
+    TOPIC: ClassVar[str] = "control.tolaria.commands"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1149474686
+
+    snapshot_id: str
+    reason: str
+    expires_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "snapshot_id": self.snapshot_id,
+            "reason": self.reason,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            snapshot_id=datum["snapshot_id"],
+            reason=datum["reason"],
+            expires_at=datum["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted(JournalEvent):
     """Last event of a run that ended in order.
 
@@ -1972,6 +2591,63 @@ class RunPaused(JournalEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequested(Event):
+    """Asks for a run to be started, or an interrupted one to be resumed.
+
+    Attributes:
+        recipe: Name of a recipe, or path of a recipe file.
+        overrides: Changes of the recipe, each section.key=value.
+        resume: Whether an interrupted run goes on, instead of a new one.
+        reason: Why, in a sentence.
+        expires_at: After this moment the request is void.
+    """
+
+    NAME: ClassVar[str] = "RunRequested"
+    TOPIC: ClassVar[str] = "control.tolaria.commands"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1149752960
+
+    recipe: str
+    overrides: tuple[str, ...]
+    resume: bool
+    reason: str
+    expires_at: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "recipe": self.recipe,
+            "overrides": self.overrides,
+            "resume": self.resume,
+            "reason": self.reason,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            recipe=datum["recipe"],
+            overrides=tuple(datum["overrides"]),
+            resume=datum["resume"],
+            reason=datum["reason"],
+            expires_at=datum["expires_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed(JournalEvent):
     """Training goes on.
 
@@ -1982,14 +2658,101 @@ class RunResumed(JournalEvent):
         source_topic: Topic of the request; empty when none.
         source_partition: Partition of the request.
         source_offset: Offset of the request; -1 when none.
+        snapshot_id: Snapshot that the state was restored from; empty when nothing was restored.
+        restored_step: Step of that snapshot; -1 when nothing was restored.
     """
 
     NAME: ClassVar[str] = "RunResumed"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 663165998
+    SCHEMA_ID: ClassVar[int] = 2013154016
 
     incarnation: int
+    reason: str
+    command_id: str
+    source_topic: str
+    source_partition: int
+    source_offset: int
+    snapshot_id: str = ""
+    restored_step: int = -1
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "incarnation": self.incarnation,
+            "reason": self.reason,
+            "command_id": self.command_id,
+            "source_topic": self.source_topic,
+            "source_partition": self.source_partition,
+            "source_offset": self.source_offset,
+            "snapshot_id": self.snapshot_id,
+            "restored_step": self.restored_step,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            incarnation=datum["incarnation"],
+            reason=datum["reason"],
+            command_id=datum["command_id"],
+            source_topic=datum["source_topic"],
+            source_partition=datum["source_partition"],
+            source_offset=datum["source_offset"],
+            snapshot_id=datum["snapshot_id"],
+            restored_step=datum["restored_step"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRolledBack(JournalEvent):
+    """The run goes on from an earlier state, in a new timeline; the seeds that are not FOSSILIZED there are reset in the events after this one.
+
+    Attributes:
+        from_timeline: Timeline that was left.
+        from_step: Optimizer steps completed in it.
+        snapshot_id: Snapshot that was restored.
+        seeds: Every seed, in the order of the inventory.
+        adapted_epoch: Epoch of the last adaptation of any seed; -1 when none.
+        adaptations: Adaptations in that epoch.
+        reason: Why, in a sentence.
+        command_id: Id of the request; empty when the trainer itself decided.
+        source_topic: Topic of the request; empty when none.
+        source_partition: Partition of the request.
+        source_offset: Offset of the request; -1 when none.
+    """
+
+    NAME: ClassVar[str] = "RunRolledBack"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 867673662
+
+    from_timeline: int
+    from_step: int
+    snapshot_id: str
+    seeds: tuple[RestoredSeed, ...]
+    adapted_epoch: int
+    adaptations: int
     reason: str
     command_id: str
     source_topic: str
@@ -2009,7 +2772,12 @@ class RunResumed(JournalEvent):
             "sequence": self.sequence,
             "epoch": self.epoch,
             "step": self.step,
-            "incarnation": self.incarnation,
+            "from_timeline": self.from_timeline,
+            "from_step": self.from_step,
+            "snapshot_id": self.snapshot_id,
+            "seeds": [item.to_avro() for item in self.seeds],
+            "adapted_epoch": self.adapted_epoch,
+            "adaptations": self.adaptations,
             "reason": self.reason,
             "command_id": self.command_id,
             "source_topic": self.source_topic,
@@ -2031,7 +2799,12 @@ class RunResumed(JournalEvent):
             sequence=datum["sequence"],
             epoch=datum["epoch"],
             step=datum["step"],
-            incarnation=datum["incarnation"],
+            from_timeline=datum["from_timeline"],
+            from_step=datum["from_step"],
+            snapshot_id=datum["snapshot_id"],
+            seeds=tuple(RestoredSeed.from_avro(item) for item in datum["seeds"]),
+            adapted_epoch=datum["adapted_epoch"],
+            adaptations=datum["adaptations"],
             reason=datum["reason"],
             command_id=datum["command_id"],
             source_topic=datum["source_topic"],
@@ -2064,7 +2837,7 @@ class RunStarted(JournalEvent):
     NAME: ClassVar[str] = "RunStarted"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1945497081
+    SCHEMA_ID: ClassVar[int] = 1762482940
 
     incarnation: int
     recipe: str
@@ -2426,7 +3199,7 @@ class SystemStatePacket(Event):
     NAME: ClassVar[str] = "SystemStatePacket"
     TOPIC: ClassVar[str] = "system.events.epoch"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 15915754
+    SCHEMA_ID: ClassVar[int] = 861621021
 
     timeline: int
     packet: int
@@ -2627,8 +3400,12 @@ RECORDS: tuple[type[Event], ...] = (
     AdaptationApplied,
     AdaptationOutcome,
     AdaptationRejected,
+    AuditRecorded,
     BlueprintFailed,
     BlueprintProposed,
+    CacheSampled,
+    CheckpointRequested,
+    CheckpointTaken,
     CompilationFailed,
     CompilationStarted,
     DeadLettered,
@@ -2636,19 +3413,24 @@ RECORDS: tuple[type[Event], ...] = (
     EpochReviewed,
     FieldReport,
     FieldReportAnswered,
+    InstabilityDetected,
     KernelCompiled,
     KernelFailed,
     KernelPublished,
     KernelRejected,
     KernelValidated,
+    MetricRecorded,
     PauseRequested,
     PerformanceDelta,
     ResourceSampled,
     ResumeRequested,
+    RollbackRequested,
     RunCompleted,
     RunFailed,
     RunPaused,
+    RunRequested,
     RunResumed,
+    RunRolledBack,
     RunStarted,
     SeedCommand,
     SeedHealth,

@@ -33,6 +33,9 @@ TOPICS: dict[str, Topic] = {
             "AdaptationRejected",
             "KernelFailed",
             "EpochEnded",
+            "CheckpointTaken",
+            "InstabilityDetected",
+            "RunRolledBack",
             "RunPaused",
             "RunResumed",
             "RunCompleted",
@@ -51,6 +54,10 @@ TOPICS: dict[str, Topic] = {
     "telemetry.resources": Topic(
         "telemetry.resources", "sender_id", 4, 604800000, "trainer, nissa", ("nissa", "history"), ("ResourceSampled",)
     ),
+    "telemetry.cache": Topic("telemetry.cache", "sender_id", 4, 604800000, "trainer", ("nissa", "history"), ("CacheSampled",)),
+    "telemetry.custom": Topic(
+        "telemetry.custom", "sender_id", 4, 604800000, "anyone, through nissa", ("nissa", "history"), ("MetricRecorded",)
+    ),
     "control.kasmina.commands": Topic(
         "control.kasmina.commands", "run_id", 4, 604800000, "people and services", ("trainer", "history"), ("SeedCommand",)
     ),
@@ -60,8 +67,8 @@ TOPICS: dict[str, Topic] = {
         4,
         604800000,
         "people and services",
-        ("trainer", "history"),
-        ("PauseRequested", "ResumeRequested"),
+        ("trainer", "tolaria", "history"),
+        ("RunRequested", "PauseRequested", "ResumeRequested", "CheckpointRequested", "RollbackRequested"),
     ),
     "decision.tamiyo": Topic(
         "decision.tamiyo", "run_id", 4, -1, "tamiyo", ("trainer", "history", "nissa"), ("EpochReviewed", "AdaptationOutcome")
@@ -82,5 +89,8 @@ TOPICS: dict[str, Topic] = {
         "compilation.kernels", "kernel_id", 4, -1, "foundry", ("trainer", "foundry", "history"), ("KernelCompiled", "KernelPublished")
     ),
     "validation.kernels": Topic("validation.kernels", "kernel_id", 4, -1, "foundry", ("history",), ("KernelValidated", "KernelRejected")),
+    "audit.events": Topic(
+        "audit.events", "sender_id", 4, -1, "every part that answers requests", ("auditors", "history"), ("AuditRecorded",)
+    ),
     "dead.letters": Topic("dead.letters", "source_topic", 4, 2592000000, "any consumer", ("people", "history"), ("DeadLettered",)),
 }

@@ -49,9 +49,10 @@ def bus(request: pytest.FixtureRequest) -> NamedBus:
     return NamedBus(request.node.nodeid)
 
 
-def example(name: str, number: int = 1) -> dict[str, Any]:
-    """The golden datum of a record, as the wire has it: timestamps are integers, UUIDs are strings."""
-    with (EXAMPLES / f"{name}-{number}.avro").open("rb") as file:
+def example(name: str) -> dict[str, Any]:
+    """The newest golden datum of a record, as the wire has it: timestamps are integers, UUIDs are strings."""
+    newest = max(EXAMPLES.glob(f"{name}-*.avro"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    with newest.open("rb") as file:
         block: Any = next(iter(fastavro.block_reader(file)))
     found = schemaless_reader(block.bytes_, current(BY_NAME[name]).parsed, None)
     assert isinstance(found, dict)

@@ -1,0 +1,120 @@
+"""Geometry: what a layer's kernels have to know of it beside channels, as a text that events carry and that compares by equality.
+
+| layer | text |
+|---|---|
+| Linear on [batch, features] | (empty) |
+| Linear on [batch, length, features] | `sequence in 16` |
+| Conv1d on [batch, channels, length] | `conv1d k5 s2 p2 d1 g1 in 40` |
+| Conv2d on [batch, channels, height, width] | `conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8`; `psame` for PyTorch's padding="same" |
+
+`in` is the size that the layer reads in this run: blueprints are verified and costed at it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from esper.errors import BuildError
+
+Kind = Literal["features", "sequence", "conv1d", "conv2d"]
+_DIMENSIONS: dict[str, int] = {"features": 0, "sequence": 1, "conv1d": 1, "conv2d": 2}
+_TEXT = re.compile(
+    r"(?P<kind>sequence|conv1d|conv2d)(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a layer's output positions follow from its input positions.
+
+    Attributes:
+        kind: What kind of layer it is.
+        size: Positions that it reads: (), (length,) or (height, width).
+        kernel_size: Positions of one window, for each dimension; empty for features and sequences.
+        stride: Step of the window.
+        padding: Zeros on both sides; None for PyTorch's "same".
+        dilation: Distance within the window.
+        groups: Groups of channels that the host does not mix.
+
+    Raises:
+        BuildError: the numbers do not fit the kind, or the layer would have no output.
+    """
+
+    kind: Kind = "features"
+    size: tuple[int, ...] = ()
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] | None = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        dimensions = _DIMENSIONS[self.kind]
+        window = dimensions if self.convolves else 0
+        parts = (self.kernel_size, self.stride, self.dilation, *(() if self.padding is None else (self.padding,)))
+        if len(self.size) != dimensions or any(len(part) != window for part in parts) or (self.padding is None and not self.convolves):
+            raise BuildError(f"A {self.kind} layer has {dimensions} dimensions; its geometry gives others: {self}.")
+        if min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1 or min((0, *(self.padding or ()))) < 0:
+            raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self}.")
+        if min((1, *self.output_size)) < 1:
+            raise BuildError(f"A layer of this geometry has no output: {self}.")
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the layer is a convolution."""
+        return self.kind in ("conv1d", "conv2d")
+
+    @cached_property
+    def output_size(self) -> tuple[int, ...]:
+        """Positions that it writes (formula of torch.nn.Conv2d)."""
+        if not self.convolves or self.padding is None:
+            return self.size
+        numbers = zip(self.size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, padding, dilation in numbers
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """The text of events; `parse` reads it."""
+        if self.kind == "features":
+            return ""
+        if self.kind == "sequence":
+            return f"sequence in {_joined(self.size)}"
+        padding = "same" if self.padding is None else _joined(self.padding)
+        window = f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} d{_joined(self.dilation)} g{self.groups}"
+        return f"{self.kind} {window} in {_joined(self.size)}"
+
+
+def parse(text: str) -> Geometry:
+    """The geometry that a text says.
+
+    Raises:
+        BuildError: it says none.
+    """
+    if not text:
+        return Geometry()
+    found = _TEXT.fullmatch(text)
+    if found is None or (found["kind"] == "sequence") != (found["k"] is None):
+        raise BuildError(f"{text!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8'.")
+    kind: Kind = found["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
+    try:
+        if kind == "sequence":
+            return Geometry(kind, _numbers(found["size"]))
+        padding = None if found["p"] == "same" else _numbers(found["p"])
+        return Geometry(
+            kind, _numbers(found["size"]), _numbers(found["k"]), _numbers(found["s"]), padding, _numbers(found["d"]), int(found["g"])
+        )
+    except ValueError:
+        raise BuildError(f"{text!r} is no geometry of a layer: its numbers cannot be read.") from None
+
+
+def _joined(numbers: tuple[int, ...]) -> str:
+    return "x".join(map(str, numbers))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("x"))
