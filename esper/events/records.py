@@ -122,7 +122,7 @@ class ReportedLayer:
         out_features: Features that the layer writes.
         chunks: Widths of its seeds' chunks.
         parameter_budget: Largest number of parameters of one kernel.
-        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
+        geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
     """
 
     name: str
@@ -302,7 +302,7 @@ class LayerInventory:
         out_features: Features that the layer writes.
         parameters: Parameters of the host layer.
         chunks: Width of each seed's chunk of the output, in order; they add up to out_features.
-        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
+        geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
     """
 
     name: str
@@ -432,7 +432,7 @@ class LayerState:
         activation_variance: Variance over batch and features of the layer's output, mean over the samples of the epoch.
         dead_ratio: Fraction of output features whose variance over the batch is below 1e-8.
         seeds: The layer's seeds in order.
-        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
+        geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
     """
 
     name: str
@@ -489,7 +489,7 @@ class CatalogueEntry:
         blend: How it is blended.
         parameters: Trainable parameters.
         flops: Floating-point operations of one forward for one sample.
-        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
+        geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
     """
 
     kernel_id: str
@@ -939,7 +939,7 @@ class BlueprintProposed(Event):
         blend: How it is blended.
         parameters: Trainable parameters.
         flops: Floating-point operations of one forward for one sample.
-        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
+        geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
     """
 
     NAME: ClassVar[str] = "BlueprintProposed"
@@ -1898,7 +1898,7 @@ class KernelPublished(Event):
         tags: Tags to query by.
         parents: Kernels that it descends from.
         latency_us: Measured forward time of a batch of 32 on the compiling machine, microseconds.
-        geometry: Geometry of a convolution or sequence, as esper.karn.geometry writes it; empty for features alone.
+        geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
     """
 
     NAME: ClassVar[str] = "KernelPublished"

@@ -118,3 +118,22 @@ def _joined(numbers: tuple[int, ...]) -> str:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("x"))
+
+
+def fits(kernel: str, tap: str, layer: str) -> bool:
+    """Whether a kernel of one geometry can serve a layer of another, both as texts; channels are compared elsewhere.
+
+    A kernel that reads the layer's input needs the layer's own geometry. One that reads the host's chunk needs the layer's output positions,
+    as `outputs` gives them. A kernel of features serves a layer on sequences too: at each position.
+    """
+    if kernel == "" and layer.startswith("sequence"):
+        return True
+    return kernel == (layer if tap == "LAYER_INPUT" else outputs(parse(layer)).text)
+
+
+def outputs(layer: Geometry) -> Geometry:
+    """The geometry of what a layer writes, as a kernel reads it that keeps positions: a window of one position at the layer's output size."""
+    if not layer.convolves:
+        return layer
+    dimensions = len(layer.size)
+    return Geometry(layer.kind, layer.output_size, (1,) * dimensions, (1,) * dimensions, (0,) * dimensions, (1,) * dimensions)

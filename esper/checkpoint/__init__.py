@@ -1,0 +1,1 @@
+"""Snapshots: tensors in content-addressed chunks, a manifest that names every one of them."""
