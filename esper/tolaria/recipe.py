@@ -89,6 +89,13 @@ class TelemetrySection(_Section):
     ring: int = Field(default=20_000, ge=100, description="events that wait for the broker before the oldest is dropped and counted")
 
 
+class CheckpointsSection(_Section):
+    """When snapshots are taken: at the beginning of epochs, after a while, and on request; `esper run --resume` goes on from the last one."""
+
+    every_epochs: int = Field(default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs")
+    every_minutes: float = Field(default=30.0, gt=0, description="minutes after which one is taken in any case")
+
+
 class Recipe(_Section):
     """A whole recipe."""
 
@@ -104,6 +111,7 @@ class Recipe(_Section):
     guardrails: Guardrails = Guardrails()
     tamiyo: TamiyoSection = TamiyoSection()
     telemetry: TelemetrySection = TelemetrySection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
 
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from esper.events.records import FailurePhase
 from esper.kasmina.growth import GrowingModel, Place
 from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipe import Recipe
@@ -36,6 +39,17 @@ class StepFigures:
     accuracy: float
     gradient_norm: float
     learning_rate: float
+    faults: tuple[KernelFault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFault:
+    """A kernel that failed in a step, for the `consecutive`th time in a row."""
+
+    place: Place
+    phase: FailurePhase
+    error: str
+    consecutive: int
 
 
 class Stepper:
@@ -47,6 +61,13 @@ class Stepper:
         self._total_steps = total_steps
         settings = recipe.optimizer
         self.host_optimizer = torch.optim.AdamW(growing.host_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+    def notes(self) -> dict[str, Any]:
+        """What a snapshot keeps of it beside the optimizer's tensors."""
+        return {}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Take back what `notes` gave."""
 
     def fraction(self, step: int) -> float:
         """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and Hutter 2017, without restarts)."""
@@ -60,9 +81,12 @@ class Stepper:
         passes = min(self._recipe.kernels.shadow_passes, len(training))
         return [training[(step * passes + index) % len(training)] for index in range(passes)]
 
-    def step(self, state: RunState, step: int, batch: tuple[Tensor, Tensor], *, sample: bool) -> StepFigures:
+    def step(
+        self, state: RunState, step: int, batch: tuple[Tensor, Tensor], *, sample: bool, forced: frozenset[Place] = frozenset()
+    ) -> StepFigures:
         """Do step number `step` (from 0) on inputs [B, ...] and labels [B]; with `sample`, seed statistics are taken."""
         growing, (inputs, labels) = self._growing, batch
+        del forced
         fraction = self.fraction(step)
         group = self.host_optimizer.param_groups[0]
         group["lr"] = self._recipe.optimizer.learning_rate * fraction
