@@ -42,9 +42,11 @@ from esper.tolaria.names import named, require_run_id
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.splits import Splits, cached
+from esper.tolaria.stepping import numerics_of
 from esper.tolaria.telemetry import Telemetry
 from esper.tolaria.trainer import Outcome, Parts, Trainer, kernel_training, seeded_model
 
+PROBED = 3  # samples of the forward in which layers show their geometry
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -137,13 +139,15 @@ def train(
                 f"Run {run_id} was begun here and never reached Kafka; its events are in {run_dir / 'outbox'}. Choose another --run-id."
             )
         splits = load_data(recipe, settings)
+        numerics = numerics_of(recipe.run)
         module = germinate(
-            seeded_model(recipe, function(recipe.model, "model")),
+            numerics.place(seeded_model(recipe, function(recipe.model, "model"))),
             seeds=recipe.kasmina.seeds,
             include=recipe.kasmina.include,
             exclude=recipe.kasmina.exclude,
         )
-        growing = GrowingModel(module, training=kernel_training(recipe))
+        growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
+        growing.probe(splits.train[0][:PROBED])
         start(outbox, bus, clock=clock)
         drain = Drain(outbox, bus, clock=clock)
         producer = stack.enter_context(bus.producer(sender_id="trainer"))

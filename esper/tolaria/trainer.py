@@ -200,14 +200,8 @@ class Trainer:
         """Carry out the commands in a delivered message."""
         parts = self.parts
         kernels = parts.consultation.catalogue.kernels
-        for command in commands_of(delivered, vetting=Vetting(kernels, self._shapes()), incarnation=self.state.incarnation):
+        for command in commands_of(delivered, vetting=Vetting(kernels, self.parts.growing.shapes()), incarnation=self.state.incarnation):
             self._do(command)
-
-    def _shapes(self) -> dict[Place, tuple[int, int]]:
-        layers = self.parts.growing.layers
-        return {
-            (name, index): (layer.in_features, width) for name, layer in layers.items() for index, width in enumerate(layer.seeds.chunks)
-        }
 
     def _place_loaded(self) -> None:
         """Graft kernels that the loader has ready."""
@@ -263,8 +257,8 @@ class Trainer:
     def _end_epoch(self, seen: list[StepFigures]) -> None:
         """Validate, measure the seeds, journal the epoch, and let the gates move."""
         parts, growing = self.parts, self.parts.growing
-        validation = evaluate(growing.module, parts.splits.validation)
-        self.test = evaluate(growing.module, parts.splits.test)
+        validation = evaluate(growing, parts.splits.validation)
+        self.test = evaluate(growing, parts.splits.test)
         self.figures = EpochFigures(
             train_loss=sum(one.loss for one in seen) / len(seen),
             train_accuracy=sum(one.accuracy for one in seen) / len(seen),
@@ -353,7 +347,7 @@ class Trainer:
             figures=self.figures,
             evidence=self.evidence,
             statistics=parts.telemetry.statistics,
-            kernels=consultation.kernels(set(self._shapes().values()), packets.PER_ARM),
+            kernels=consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM),
             total_steps=self.total_steps,
         )
         consultation.ask(asked, self._handle, lambda: self.stop, patience_s=patience_s)
