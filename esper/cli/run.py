@@ -37,7 +37,9 @@ def run(
     *,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
     run_id: Annotated[str, typer.Option("--run-id", help="The run's name; one is made when none is given.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
 ) -> None:
     """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which is started when it is not up."""

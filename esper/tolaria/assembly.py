@@ -46,13 +46,14 @@ from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.resume import Beginning, beginning, differences, folded, recipe_of
 from esper.tolaria.session import Parts, Session
 from esper.tolaria.splits import Splits, cached
-from esper.tolaria.stepping import Stepper
+from esper.tolaria.stepping import Stepper, numerics_of
 from esper.tolaria.telemetry import Telemetry
 from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
 from esper.urza.catalogue import Catalogue
 from esper.urza.local import LocalStore
 from esper.urza.store import Store
 
+PROBED = 3  # samples of the forward in which layers show their geometry
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -150,13 +151,15 @@ def train(
         for difference in differences(past.events, environment) if past.events else ():
             progress.say(difference)
         splits = load_data(recipe, settings)
+        numerics = numerics_of(recipe.run)
         module = germinate(
-            seeded_model(recipe, function(recipe.model, "model")),
+            numerics.place(seeded_model(recipe, function(recipe.model, "model"))),
             seeds=recipe.kasmina.seeds,
             include=recipe.kasmina.include,
             exclude=recipe.kasmina.exclude,
         )
-        growing = GrowingModel(module, training=kernel_training(recipe))
+        growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
+        growing.probe(splits.train[0][:PROBED])
         drain = Drain(outbox, bus, clock=clock)
         producer = stack.enter_context(bus.producer(sender_id="trainer"))
         emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)

@@ -51,8 +51,8 @@ class Consultation:
         """A rollback opened `timeline`: its packets count anew, and answers to earlier ones are void."""
         self.timeline, self.answered = timeline, -1
 
-    def kernels(self, shapes: set[tuple[int, int]], per_arm: int) -> list[KernelPublished]:
-        """Kernels to offer for seeds of these (inputs, chunk width).
+    def kernels(self, shapes: set[tuple[int, int, str]], per_arm: int) -> list[KernelPublished]:
+        """Kernels to offer for seeds of these (inputs, chunk width, geometry).
 
         In lockstep only those that answered this run's own field report: the store may hold others by chance. Live, the best `per_arm` of each
         shape and family that anyone published.
@@ -60,8 +60,8 @@ class Consultation:
         if self.lockstep:
             return [self.catalogue.kernels[one] for one in self.offered or () if one in self.catalogue.kernels]
         found: dict[str, KernelPublished] = {}
-        for in_features, width in sorted(shapes):
-            fitting = compatible(self.catalogue, in_features=in_features, chunk_width=width)
+        for in_features, width, geometry in sorted(shapes):
+            fitting = compatible(self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry)
             for family in sorted({one.family for one in fitting}):
                 best = rank([one for one in fitting if one.family == family], {})[:per_arm]
                 found |= {one.kernel_id: one for one in best}

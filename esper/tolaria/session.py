@@ -220,15 +220,8 @@ class Session:
                 self.requested = source
         else:
             kernels = parts.consultation.catalogue.kernels
-            for command in commands_of(delivered, vetting=Vetting(kernels, self.shapes()), incarnation=self.state.incarnation):
+            for command in commands_of(delivered, vetting=Vetting(kernels, parts.growing.shapes()), incarnation=self.state.incarnation):
                 self.do(command)
-
-    def shapes(self) -> dict[Place, tuple[int, int]]:
-        """(inputs, chunk width) of each seed."""
-        layers = self.parts.growing.layers
-        return {
-            (name, index): (layer.in_features, width) for name, layer in layers.items() for index, width in enumerate(layer.seeds.chunks)
-        }
 
     def failed(self, figures: StepFigures) -> None:
         """After a step: report the kernels that failed in it; one that is FOSSILIZED sends the run back, and a second time ends it.
@@ -313,8 +306,8 @@ class Session:
     def end_epoch(self) -> None:
         """Validate, measure the seeds, journal the epoch, and let the gates move."""
         parts, growing, sums = self.parts, self.parts.growing, self.sums
-        validation = evaluate(growing.module, parts.held_out)
-        self.test = evaluate(growing.module, parts.test)
+        validation = evaluate(growing, parts.held_out)
+        self.test = evaluate(growing, parts.test)
         self.figures = EpochFigures(
             train_loss=sums.loss / sums.batches,
             train_accuracy=sums.accuracy / sums.batches,
@@ -410,7 +403,7 @@ class Session:
             figures=self.figures,
             evidence=self.evidence,
             statistics=parts.telemetry.statistics,
-            kernels=consultation.kernels(set(self.shapes().values()), packets.PER_ARM),
+            kernels=consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM),
             total_steps=self.total_steps,
         )
         consultation.ask(asked, self.handle, lambda: self.stop, patience_s=patience_s)

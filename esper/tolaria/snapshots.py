@@ -55,8 +55,7 @@ def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
         address(place): {
             "kernel_id": grown.slot.kernel_id,
             "ir": _kernel_module(grown.slot).ir.json,
-            "trained": grown.trained,
-            "stepped": grown.stepped,
+            "counters": grown.counters(),
         }
         for place, grown in growing.kernels.items()
     }
@@ -105,7 +104,7 @@ def restore_model(
         module = KernelModule(ir, "meta")
         module.to_empty(device="cpu")
         growing.graft(place, Slot(note["kernel_id"], ir.family, module, ir.blend, ir.tap, ir.alpha_target))
-        growing.kernels[place].trained, growing.kernels[place].stepped = note["trained"], note["stepped"]
+        growing.kernels[place].restore(note["counters"])
     living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
     saved = {name for name in snapshot.tensors if name.startswith("model/")}
     odd = sorted(saved ^ set(living)) or [name for name in living if snapshot.tensors[name].shape != living[name].shape]
