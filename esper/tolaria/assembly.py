@@ -43,7 +43,7 @@ from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.splits import Splits, cached
 from esper.tolaria.telemetry import Telemetry
-from esper.tolaria.trainer import Outcome, Parts, Trainer, kernel_training, seeded_model
+from esper.tolaria.trainer import Outcome, Parts, Trainer, cache_settings, kernel_training, seeded_model
 
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 HISTORY_S = 20.0  # how long it waits for the history to have every event
@@ -150,7 +150,7 @@ def train(
         emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
         dead_letters = DeadLetters(producer, "trainer", clock)
         inbox = Inbox(bus, run_id, start=_from_now_on(bus), clock=clock, dead_letters=dead_letters)
-        loader = KernelLoader(settings.store_dir, run_dir / "kernels", clock)
+        loader = KernelLoader(settings.store_dir, run_dir / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe))
         progress = Progress(console)
         for begin, end in (
             (drain.start, drain.stop),

@@ -13,7 +13,7 @@ from esper.errors import EsperError, StorageFullError
 from esper.events import JournalEvent, Origin
 from esper.events.records import SeedTransitioned
 from esper.kasmina.growth import GrowingModel, KernelTraining, Place
-from esper.kasmina.loader import KernelLoader, slot_of
+from esper.kasmina.loader import CacheSettings, KernelLoader
 from esper.lifecycle import LIVE, RunState
 from esper.lifecycle.commands import Complete, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, StartRun
 from esper.oona.inbox import Delivered
@@ -31,6 +31,7 @@ from esper.tolaria.recipe import Recipe
 from esper.tolaria.splits import Splits
 from esper.tolaria.stepping import StepFigures, Stepper, batch_order, stream_seed
 from esper.tolaria.telemetry import Telemetry
+from esper.urza.cache import MIB, CacheLimits
 
 NAP_S = 0.05  # while paused
 
@@ -174,7 +175,7 @@ class Trainer:
         self.parts.progress.transitioned(event)
         if event.to_stage == "GERMINATED":
             self.evidence[place] = Evidence()
-            self.parts.loader.request(self.parts.consultation.catalogue.kernels[event.kernel_id])
+            self.parts.loader.request(self.parts.consultation.catalogue.kernels[event.kernel_id], layer=event.layer)
         elif event.to_stage == "DORMANT":
             self.evidence.pop(place, None)
 
@@ -217,9 +218,7 @@ class Trainer:
             for seed in waiting:
                 place = (seed.layer, seed.seed)
                 try:
-                    if loaded.path is None:
-                        raise EsperError(loaded.error)
-                    growing.graft(place, slot_of(loaded.path, loaded.kernel_id))
+                    growing.graft(place, loaded.slot())
                 except EsperError as error:
                     self._do(ReportFailure(layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(error)))
                 else:
@@ -296,6 +295,7 @@ class Trainer:
                 self._do(move)
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(self.state)
+            parts.telemetry.cache(self.state, parts.loader.figures())
         parts.progress.epoch_ended(self.state, self.figures, self.test)
 
     def _measure(self, live: Figures) -> None:
@@ -345,6 +345,8 @@ class Trainer:
         parts, consultation = self.parts, self.parts.consultation
         for delivered in consultation.take():
             self._handle(delivered)
+        kernels = consultation.kernels(set(self._shapes().values()), packets.PER_ARM)
+        parts.loader.prefetch(kernels)
         asked = packets.build(
             origin=parts.origin,
             state=self.state,
@@ -353,7 +355,7 @@ class Trainer:
             figures=self.figures,
             evidence=self.evidence,
             statistics=parts.telemetry.statistics,
-            kernels=consultation.kernels(set(self._shapes().values()), packets.PER_ARM),
+            kernels=kernels,
             total_steps=self.total_steps,
         )
         consultation.ask(asked, self._handle, lambda: self.stop, patience_s=patience_s)
@@ -388,6 +390,13 @@ class Trainer:
 def kernel_training(recipe: Recipe) -> KernelTraining:
     """Kasmina's settings from a recipe."""
     return KernelTraining(**recipe.kernels.model_dump(exclude={"shadow_passes"}))
+
+
+def cache_settings(recipe: Recipe) -> CacheSettings:
+    """The kernel cache's limits from a recipe."""
+    cache = recipe.cache
+    memory = CacheLimits(cache.entries, cache.memory_mib * MIB, cache.layer_mib * MIB)
+    return CacheSettings(memory, cache.disk_mib * MIB, cache.prefetch)
 
 
 def seeded_model(recipe: Recipe, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
