@@ -48,7 +48,7 @@ from esper.tolaria.session import Parts, Session
 from esper.tolaria.splits import Splits, cached
 from esper.tolaria.stepping import Stepper, numerics_of
 from esper.tolaria.telemetry import Telemetry
-from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
+from esper.tolaria.trainer import Outcome, Trainer, cache_settings, kernel_training, seeded_model, total_steps
 from esper.urza.catalogue import Catalogue
 from esper.urza.local import LocalStore
 from esper.urza.store import Store
@@ -172,7 +172,7 @@ def train(
             dead_letters=DeadLetters(producer, "trainer", clock),
             known=past.state.commands,
         )
-        loader = KernelLoader(settings.store_dir, run_dir / "kernels", clock)
+        loader = KernelLoader(settings.store_dir, run_dir / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe))
         stack.callback(drain.stop)
         drain.start()
         recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, outbox, drain, origin, recipe)) if past.events else ()

@@ -69,6 +69,16 @@ class KernelsSection(_Section):
     shadow_passes: int = Field(default=1, ge=1, description="TRAINING seeds that a step gives a shadow pass to; more of them take turns")
 
 
+class CacheSection(_Section):
+    """The kernel cache: limits of its tiers, 1 MiB being 1,048,576 bytes."""
+
+    entries: int = Field(default=128, ge=1, description="most kernels in memory")
+    memory_mib: int = Field(default=512, ge=1, description="most MiB of kernels in memory")
+    layer_mib: int = Field(default=128, ge=1, description="most MiB in memory of the kernels that one layer used")
+    disk_mib: int = Field(default=2048, ge=0, description="most MiB on the disk that all runs share; 0 keeps nothing there")
+    prefetch: int = Field(default=32, ge=0, description="kernels of a packet's catalogue that are fetched before anyone asks; 0: none")
+
+
 class GatesSection(_Section):
     """When a seed goes from stage to stage by itself."""
 
@@ -119,6 +129,7 @@ class Recipe(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     kasmina: KasminaSection = KasminaSection()
     kernels: KernelsSection = KernelsSection()
+    cache: CacheSection = CacheSection()
     gates: GatesSection = GatesSection()
     guardrails: Guardrails = Guardrails()
     tamiyo: TamiyoSection = TamiyoSection()

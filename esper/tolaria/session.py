@@ -17,7 +17,7 @@ from esper.errors import CorruptError, EsperError, StorageFullError, Unavailable
 from esper.events import JournalEvent, Origin
 from esper.events.records import CheckpointRequested, RollbackRequested, SeedTransitioned
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.loader import KernelLoader, slot_of
+from esper.kasmina.loader import KernelLoader, Loaded
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import LIVE, RunState, from_canonical
 from esper.lifecycle.commands import CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
@@ -117,7 +117,7 @@ class Session:
     paths: dict[Place, list[SeedTransitioned]] = field(default_factory=dict)
     figures: EpochFigures = field(default_factory=EpochFigures)
     test: Figures = field(default_factory=lambda: Figures(0.0, 0.0, ()))
-    loaded: dict[str, Path] = field(default_factory=dict)
+    loaded: dict[str, Loaded] = field(default_factory=dict)
     requested: Source = field(default_factory=lambda: Source(""))
 
     @property
@@ -176,7 +176,7 @@ class Session:
         self.parts.progress.transitioned(event)
         if event.to_stage == "GERMINATED":
             self.evidence[place] = Evidence()
-            self._request(event.kernel_id)
+            self._request(event.layer, event.kernel_id)
         elif event.to_stage == "DORMANT":
             self.evidence.pop(place, None)
 
@@ -251,47 +251,41 @@ class Session:
 
     # -- kernels ---------------------------------------------------------------------------------------------------------------------
 
-    def _request(self, kernel_id: str) -> None:
+    def _request(self, layer: str, kernel_id: str) -> None:
         kernel = self.parts.consultation.catalogue.kernels.get(kernel_id)
         if kernel is None:
             raise UnavailableError(
                 f"Kernel {kernel_id[:12]} of this run's journal is not on compilation.kernels: another cluster, or it was deleted."
             )
-        self.parts.loader.request(kernel)
+        self.parts.loader.request(kernel, layer=layer)
 
     def place_loaded(self) -> None:
         """Graft kernels that the loader has ready."""
-        for kernel_id, error in self._fetched().items():
-            for seed in [seed for seed in seeds_waiting(self.state) if seed.kernel_id == kernel_id]:
-                place = (seed.layer, seed.seed)
-                try:
-                    if error:
-                        raise EsperError(error)
-                    self.parts.growing.graft(place, slot_of(self.loaded[kernel_id], kernel_id))
-                except EsperError as failure:
-                    self.do(ReportFailure(layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure)))
-                else:
-                    self.do(Move(layer=seed.layer, seed=seed.seed, to_stage="TRAINING", reason="kernel loaded and verified"))
-
-    def _fetched(self) -> dict[str, str]:
-        """Kernels that seeds wait for and that are here, or why they are not."""
-        failed = {}
-        for loaded in self.parts.loader.ready():
-            if loaded.path is None:
-                failed[loaded.kernel_id] = loaded.error
+        self._fetch()
+        for seed in [seed for seed in seeds_waiting(self.state) if seed.kernel_id in self.loaded]:
+            try:
+                self.parts.growing.graft((seed.layer, seed.seed), self.loaded[seed.kernel_id].slot())
+            except EsperError as failure:
+                self.do(ReportFailure(layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure)))
             else:
-                self.loaded[loaded.kernel_id] = loaded.path
-        here = {seed.kernel_id: "" for seed in seeds_waiting(self.state) if seed.kernel_id in self.loaded}
-        return here | failed
+                self.do(Move(layer=seed.layer, seed=seed.seed, to_stage="TRAINING", reason="kernel loaded and verified"))
+
+    def _fetch(self) -> None:
+        """Take what the loader has ready, and keep what seeds wait for."""
+        for loaded in self.parts.loader.ready():
+            self.loaded[loaded.kernel_id] = loaded
+        waiting = {seed.kernel_id for seed in seeds_waiting(self.state)}
+        self.loaded = {kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting}
 
     def _graft_again(self, place: Place, kernel_id: str) -> None:
         """Graft a kernel that the record has grafted here."""
         deadline = self.parts.clock.monotonic() + LOAD_S
         while kernel_id not in self.loaded:
-            if (error := self._fetched().get(kernel_id)) or self.parts.clock.monotonic() > deadline:
-                raise UnavailableError(f"Kernel {kernel_id[:12]}, which this run grafted, cannot be loaded again: {error or 'no answer'}")
+            if self.parts.clock.monotonic() > deadline:
+                raise UnavailableError(f"Kernel {kernel_id[:12]}, which this run grafted, cannot be loaded again within {LOAD_S:.0f} s.")
+            self._fetch()
             self.parts.clock.sleep(0.001)
-        self.parts.growing.graft(place, slot_of(self.loaded[kernel_id], kernel_id))
+        self.parts.growing.graft(place, self.loaded[kernel_id].slot())
 
     # -- an epoch --------------------------------------------------------------------------------------------------------------------
 
@@ -341,6 +335,7 @@ class Session:
         self.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(self.state)
+            parts.telemetry.cache(self.state, parts.loader.figures())
         parts.progress.epoch_ended(self.state, self.figures, self.test)
 
     def _measure(self, live: Figures) -> None:
@@ -395,6 +390,8 @@ class Session:
             return 0
         for delivered in consultation.take():
             self.handle(delivered)
+        kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
+        parts.loader.prefetch(kernels)
         asked = packets.build(
             origin=parts.origin,
             state=self.state,
@@ -403,7 +400,7 @@ class Session:
             figures=self.figures,
             evidence=self.evidence,
             statistics=parts.telemetry.statistics,
-            kernels=consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM),
+            kernels=kernels,
             total_steps=self.total_steps,
         )
         consultation.ask(asked, self.handle, lambda: self.stop, patience_s=patience_s)
@@ -484,7 +481,7 @@ class Session:
         self.test = Figures(test["loss"], test["accuracy"], tuple(test["batch_losses"]))
         restore_random(notes["random"], snapshot.tensors)
         for seed in seeds_waiting(state):
-            self._request(seed.kernel_id)
+            self._request(seed.layer, seed.kernel_id)
 
     def roll_back(self, snapshot_id: str, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
         """Go on from an earlier snapshot, in a new timeline; the latest when none is named, or an earlier one where that is damaged.

@@ -19,6 +19,7 @@ from esper.checkpoint import Snapshot
 from esper.errors import CorruptError
 from esper.karn.ir import parse
 from esper.kasmina import GrowingModel, Place, Slot
+from esper.kasmina.unpacked import unfilled
 from esper.lifecycle import RunState, SeedState
 from esper.tezzeret.build import KernelModule
 
@@ -100,10 +101,8 @@ def restore_model(
     for place in list(growing.kernels):
         growing.release(place)
     for name, note in kernels.items():
-        place, ir = place_of(name), parse(note["ir"])
-        module = KernelModule(ir, "meta")
-        module.to_empty(device="cpu")
-        growing.graft(place, Slot(note["kernel_id"], ir.family, module, ir.blend, ir.tap, ir.alpha_target))
+        place = place_of(name)
+        growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
         growing.kernels[place].restore(note["counters"])
     living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
     saved = {name for name in snapshot.tensors if name.startswith("model/")}

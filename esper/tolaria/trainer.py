@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from esper.kasmina.growth import KernelTraining
+from esper.kasmina.loader import CacheSettings
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.model_file import save_model
@@ -15,6 +16,7 @@ from esper.tolaria.recipe import Recipe
 from esper.tolaria.session import Interrupted, RolledBack, Session
 from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import batch_order, stream_seed
+from esper.urza.cache import MIB, CacheLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,13 @@ def start_of(session: Session) -> StartRun:
 def kernel_training(recipe: Recipe) -> KernelTraining:
     """Kasmina's settings from a recipe."""
     return KernelTraining(**recipe.kernels.model_dump(exclude={"shadow_passes"}))
+
+
+def cache_settings(recipe: Recipe) -> CacheSettings:
+    """The kernel cache's limits from a recipe."""
+    cache = recipe.cache
+    memory = CacheLimits(cache.entries, cache.memory_mib * MIB, cache.layer_mib * MIB)
+    return CacheSettings(memory, cache.disk_mib * MIB, cache.prefetch)
 
 
 def seeded_model(recipe: Recipe, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
