@@ -6,7 +6,7 @@ import difflib
 import importlib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -175,6 +175,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{name} is not valid TOML: {error}.") from error
     for override in overrides:
         _override(raw, override)
+    return validated(raw)
+
+
+def validated(raw: Mapping[str, Any]) -> Recipe:
+    """The recipe of these values.
+
+    Raises:
+        UsageError: an unknown key, or a value of the wrong type.
+    """
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
