@@ -39,7 +39,7 @@ golden: setup
 	$(BIN)/python -m pytest tests/golden
 
 bench: setup
-	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only
+	$(BIN)/esper bench
 
 chaos: setup
 	$(BIN)/python -m pytest tests/chaos
