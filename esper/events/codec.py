@@ -41,7 +41,7 @@ def frame(datum: dict[str, Any], wire: WireSchema) -> bytes:
 def encode(event: Event) -> Message:
     """The message of an event, with its topic, key and headers."""
     wire = current(type(event))
-    kind, schema = _of_record(type(event))
+    kind, schema = _of_schema(event.SCHEMA_ID)
     event_id = event.event_id
     headers = (
         _SPECVERSION,
@@ -62,9 +62,10 @@ _CONTENT_TYPE: Final = ("content-type", b"application/avro")
 
 
 @cache
-def _of_record(record: type[Event]) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-    """The headers that are the same in every event of a record type."""
-    return ("ce_type", b"esper.events." + record.NAME.encode()), ("ce_dataschema", b"sha-256:" + current(record).fingerprint.encode())
+def _of_schema(schema_id: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """The headers that are the same in every event of a schema: record type and fingerprint."""
+    wire = wire_schema(schema_id)
+    return ("ce_type", b"esper.events." + wire.record.NAME.encode()), ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode())
 
 
 @lru_cache(maxsize=256)
