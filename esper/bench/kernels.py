@@ -28,7 +28,7 @@ BUDGET = Budget.of(20_000)
 _OPERATIONS = 20_000
 _ROUNDS = 12
 _GRAFTS = 400
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 def blueprint(family: str, seed: int) -> BlueprintIR | None:
