@@ -28,12 +28,18 @@ class Unpacked:
 
     def slot(self, kernel_id: str) -> Slot:
         """A new slot with a module of its own."""
-        module = KernelModule(self.ir, "meta")
-        module.to_empty(device="cpu")
+        slot = unfilled(self.ir, kernel_id)
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
+            for name, parameter in slot.kernel.named_parameters():
                 parameter.copy_(self.weights[name])
-        return Slot(kernel_id, self.ir.family, module, self.ir.blend, self.ir.tap, self.ir.alpha_target)
+        return slot
+
+
+def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
+    """A slot with the module of a blueprint on the CPU, whose weights are still to be copied in."""
+    module = KernelModule(ir, "meta")
+    module.to_empty(device="cpu")
+    return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
 
 
 def unpack(path: Path, kernel_id: str) -> Unpacked:
