@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -165,7 +166,7 @@ def forwards(bench: Bench) -> dict[str, Samples]:
     torch.set_num_threads(1)
     inputs = torch.randn(100, 40)
     layers = {str(count): _grafted(count) for count in (0, 1, 4)}
-    return in_turns(bench, {name: (lambda layer=layer: layer(inputs)) for name, layer in layers.items()}, _FORWARDS)
+    return in_turns(bench, {name: partial(layer, inputs) for name, layer in layers.items()}, _FORWARDS)
 
 
 @figure("one_active_kernel", "ms", "forward of a layer (40 to 100, batch 100) with one conv1d kernel, beyond the host", at_most=2)
@@ -190,5 +191,5 @@ def training_samples(bench: Bench) -> Estimate:
     growing = GrowingModel(germinate(function(recipe.model, "model")()), training=KernelTraining())
     state, stepper = started(growing, origin_of(bench)), Stepper(growing, recipe, 1000)
     batch = (torch.randn(recipe.run.batch_size, 40), torch.randint(0, 10, (recipe.run.batch_size,)))
-    seconds = [bench.seconds(lambda step=step: stepper.step(state, step, batch, sample=False)) for step in range(_STEPS)]
+    seconds = [bench.seconds(partial(stepper.step, state, step, batch, sample=False)) for step in range(_STEPS)]
     return rate(recipe.run.batch_size, np.array(seconds[1:]))
