@@ -44,6 +44,21 @@ class UrzaSettings(PartSettings):
     store: str = Field(default="", description="folder of the object store; empty means ESPER_HOME/store")
 
 
+class ServiceSettings(BaseModel):
+    """How every part serves HTTP: its keys, its certificate, and what one caller may ask of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: str = Field(default="", description="folder of the key pair that signs tokens; empty means ESPER_HOME/keys")
+    certificate: str = Field(default="", description="PEM file of the certificate chain; with it every part serves HTTPS")
+    private_key: str = Field(default="", description="PEM file of the certificate's private key")
+    body_bytes: int = Field(default=1 << 20, ge=1, description="the largest body of a request, bytes")
+    in_flight: int = Field(default=64, ge=1, description="requests that a part answers at once")
+    rate: float = Field(default=100.0, gt=0, description="requests a second that one caller may send for long")
+    burst: int = Field(default=200, ge=1, description="requests that one caller may send at once")
+    timeout_s: float = Field(default=30.0, gt=0, description="seconds in which a body must come and an answer must begin")
+
+
 class Settings(BaseSettings):
     """Everything that is set once for an installation."""
 
@@ -55,6 +70,17 @@ class Settings(BaseSettings):
     nissa: PartSettings = PartSettings()
     history: HistorySettings = HistorySettings()
     urza: UrzaSettings = UrzaSettings()
+    service: ServiceSettings = ServiceSettings()
+
+    @property
+    def keys_dir(self) -> Path:
+        """The key pair of this installation's tokens."""
+        return Path(self.service.keys).resolve() if self.service.keys else self.home.resolve() / "keys"
+
+    @property
+    def scheme(self) -> str:
+        """How parts are spoken to: https once there is a certificate, else http."""
+        return "https" if self.service.certificate else "http"
 
     @property
     def stack_dir(self) -> Path:
