@@ -28,7 +28,7 @@ from processors.cluster import cluster_id
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from esper.service import Server
+    from esper.service import AuditEntry, Server
 
 _CLUSTER_TIMEOUT_S = 60.0
 _QUIET_S = 60.0
@@ -82,11 +82,15 @@ def server(
     Raises:
         EsperError: the port is in use, or the keys of tokens cannot be read.
     """
-    from esper.service import Server, create_app  # noqa: PLC0415  # as above
+    from esper.service import Server, create_app  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
-    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=audit)
+    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=_audited)
     add_routes(api)
     return Server(api, settings=settings, port=port, clock=clock)
+
+
+def _audited(entry: AuditEntry) -> None:
+    logging.getLogger(__name__).warning("%s", entry)
 
 
 class _Boot(BootStrategy):

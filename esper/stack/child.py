@@ -13,7 +13,7 @@ from typing import Literal
 
 from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
-from esper.stack.identity import Identity
+from esper.identity import Identity
 from esper.stack.leash import Leash, kill_group
 from esper.stack.ports import HOST
 from esper.stack.state import PartPhase, PartState

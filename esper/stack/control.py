@@ -12,10 +12,10 @@ import esper.errors
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
+from esper.identity import Identity
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
-from esper.stack.identity import Identity
 from esper.stack.parts import as_environment, with_esper_on_path
 from esper.stack.ports import HOST
 

@@ -134,7 +134,9 @@ def _recorded(samples: Sequence[Sample], definitions: dict[str, Definition], ori
     for number, sample in enumerate(samples):
         run_id = dict(sample.labels).get("run", "")
         yield MetricRecorded(
-            **Origin(run_id, origin.sender_id, origin.trace_id, origin.clock).envelope(f"metric/{at}/{number}/{sample.name}/{sample.labels}"),
+            **Origin(run_id, origin.sender_id, origin.trace_id, origin.clock).envelope(
+                f"metric/{at}/{number}/{sample.name}/{sample.labels}"
+            ),
             name=sample.name,
             value=sample.value,
             unit=definitions[sample.name].unit,

@@ -88,7 +88,9 @@ def declare(definition: Definition, known: Mapping[str, Definition]) -> bool:
         raise UsageError(f"{definition.name} ends in a suffix that Prometheus gives itself ({', '.join(_SUFFIXES)}); leave it out.")
     for label in definition.labels:
         if not _LABEL.fullmatch(label) or label.startswith("__"):
-            raise UsageError(f"{label!r} is no label name; take letters, digits and underscores, the first no digit, no two underscores first.")
+            raise UsageError(
+                f"{label!r} is no label name; take letters, digits and underscores, the first no digit, no two underscores first."
+            )
     if len(set(definition.labels)) < len(definition.labels):
         raise UsageError(f"The labels of {definition.name} name one twice; leave the second out.")
     if len(definition.labels) > LABELS_LIMIT:

@@ -131,7 +131,9 @@ def _adaptations(runs: Sequence[RunView]) -> Iterator[Family]:
 def _recovery(runs: Sequence[RunView]) -> Iterator[Family]:
     yield _by_run("esper_checkpoints_taken", "Snapshots of the run that are durable", runs, lambda view: view.checkpoints)
     yield _by_run("esper_checkpoint_step", "Step of the snapshot that the run can go back to", runs, lambda view: view.checkpoint_step)
-    yield _by_run("esper_checkpoint_stored_bytes", "Bytes that the run's snapshots gave the store", runs, lambda view: view.checkpoint_bytes)
+    yield _by_run(
+        "esper_checkpoint_stored_bytes", "Bytes that the run's snapshots gave the store", runs, lambda view: view.checkpoint_bytes
+    )
     yield _by_run(
         "esper_checkpoint_stall_seconds",
         "Time that the newest snapshot took from training",
