@@ -31,6 +31,7 @@ class Endpoints:
     """Where the parts of a running stack answer. A part that this stack does not run has an empty address."""
 
     bootstrap: str
+    tolaria_url: str
     tamiyo_url: str
     nissa_url: str
     history_url: str
@@ -103,7 +104,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
 
 
 def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None:
-    """Wait until each of `parts` (broker, tamiyo, nissa, history, foundry) answers its health check with ready.
+    """Wait until each of `parts` (broker, tolaria, tamiyo, nissa, history, foundry) answers its health check with ready.
 
     Raises:
         UnavailableError: the stack is not up, or a part is not ready within `timeout` seconds.
@@ -145,7 +146,7 @@ def _endpoints(now: state.StackState) -> Endpoints:
     def url(name: str) -> str:
         return f"http://{HOST}:{now.ports[name]}" if name in now.ports else ""
 
-    return Endpoints(now.bootstrap, url("tamiyo"), url("nissa"), url("history"), url("foundry"))
+    return Endpoints(now.bootstrap, url("tolaria"), url("tamiyo"), url("nissa"), url("history"), url("foundry"))
 
 
 def _same_kafka(settings: Settings, now: state.StackState) -> None:
