@@ -79,6 +79,11 @@ class Settings(BaseSettings):
         return Path(self.service.keys).resolve() if self.service.keys else self.home.resolve() / "keys"
 
     @property
+    def audit_dir(self) -> Path:
+        """What the audit trails of this machine have not sent yet, and where their chains have come to."""
+        return self.home.resolve() / "audit"
+
+    @property
     def scheme(self) -> str:
         """How parts are spoken to: https once there is a certificate, else http."""
         return "https" if self.service.certificate else "http"

@@ -18,9 +18,9 @@ from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.service.audit import AuditEntry
 from esper.service.callers import demanded, requires
+from esper.service.documents import problem_of, response_of
 from esper.service.gate import OPEN, TRACE_KEY, Gate
 from esper.service.openapi import described
-from esper.service.problems import problem_of, response_of
 from esper.service.tokens import Gatekeeper
 
 _log = structlog.get_logger("esper.service")

@@ -1,35 +1,19 @@
-"""Who asks, and what role a route demands: viewer reads, operator changes runs, admin does what cannot be undone. Each includes those before it."""
+"""Who asks, and what role a route demands, as FastAPI's dependencies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import Depends
 from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
-from esper.service.problems import ProblemError
-
-Role = Literal["viewer", "operator", "admin"]
-ROLES: Final[tuple[Role, ...]] = ("viewer", "operator", "admin")
-"""From the least to the most powerful."""
+from esper.service.problems import forbidden, unauthorized
+from esper.service.roles import ROLES, Caller, Role
 
 SCOPE_KEY: Final = "esper.caller"
 """Where the gate puts the caller in a request's ASGI scope."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Subject and role of a valid token."""
-
-    subject: str
-    role: Role
-
-    def may(self, role: Role) -> bool:
-        """Whether this caller's role includes `role`."""
-        return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def current_caller(connection: HTTPConnection) -> Caller:
@@ -60,26 +44,6 @@ def demanded(dependant: object) -> Role | None:
     roles = [role for role, dependency in _DEPENDENCIES.items() if dependant.call is dependency]
     roles += [role for inner in dependant.dependencies if (role := demanded(inner)) is not None]
     return max(roles, key=ROLES.index, default=None)
-
-
-def unauthorized(why: str, *, invalid: bool = False) -> ProblemError:
-    """The 401 for a missing or `invalid` token (RFC 6750, section 3; RFC 7617)."""
-    error = ', error="invalid_token"' if invalid else ""
-    return ProblemError(
-        401,
-        f"{why} `esper token` prints one: send it as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic.",
-        headers={"WWW-Authenticate": f'Bearer realm="esper"{error}, Basic realm="esper", charset="UTF-8"'},
-    )
-
-
-def forbidden(caller: Caller, role: Role) -> ProblemError:
-    """The 403 for a caller whose role is too low."""
-    return ProblemError(
-        403,
-        f"This needs the role {role}, and the token of {caller.subject!r} has the role {caller.role}; "
-        f"`esper token --role {role}` prints one that may.",
-        headers={"WWW-Authenticate": f'Bearer realm="esper", error="insufficient_scope", scope="{role}"'},
-    )
 
 
 def _viewer(connection: HTTPConnection) -> Caller:

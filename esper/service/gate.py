@@ -24,13 +24,18 @@ from esper.errors import EsperError
 from esper.events.envelope import trace_id
 from esper.service.answers import Answer, Held, replay
 from esper.service.audit import PENDING, AuditEntry, detail_of
-from esper.service.callers import SCOPE_KEY, Caller, Role, demanded, forbidden, unauthorized
+from esper.service.callers import SCOPE_KEY, demanded
+from esper.service.documents import problem_of, response_of
 from esper.service.limits import TokenBuckets, names_this_machine
-from esper.service.problems import ProblemError, problem_of, response_of
+from esper.service.problems import ProblemError, forbidden, unauthorized
+from esper.service.roles import Caller, Role
 from esper.service.tokens import Gatekeeper
 
 OPEN: Final = frozenset({("GET", "/health")})
 """Method and path of what is answered without a token."""
+
+ID_KEY: Final = "esper.request"
+"""Where a request's ASGI scope has its id within its part."""
 
 TRACE_KEY: Final = "esper.trace"
 """Where a request's ASGI scope has its trace id."""
@@ -103,8 +108,8 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})  # no part has a route for it
             return
         answer = Answer(send, self._headers)
-        trace = _trace(Headers(scope=scope)) or trace_id(self._part, str(self._began), str(next(self._numbers)))
-        scope[TRACE_KEY] = trace
+        scope[ID_KEY] = f"{self._part}/{self._began}/{next(self._numbers)}"
+        scope[TRACE_KEY] = trace = _trace(Headers(scope=scope)) or trace_id(scope[ID_KEY])
         self._in_flight += 1
         try:
             await self._admit(scope, receive, answer)
@@ -178,6 +183,7 @@ class Gate:
                 refusal = problem
         unseen, self._unseen = self._unseen, 0
         entry = AuditEntry(
+            id=scope[ID_KEY],
             actor=caller.subject if caller else ANONYMOUS,
             role=caller.role if caller else "",
             action=f"{scope['method']} {matched.route}",

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from esper.service.callers import demanded
-from esper.service.problems import MEDIA_TYPE
+from esper.service.documents import MEDIA_TYPE
 
 _EXAMPLE: Final = {
     "type": "about:blank",

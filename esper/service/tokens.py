@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service import keys
-from esper.service.callers import Caller, Role, unauthorized
+from esper.service.problems import unauthorized
+from esper.service.roles import Caller, Role
 
 ISSUER: Final = "esper"
 AUDIENCE: Final = "esper"
