@@ -9,6 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
@@ -28,7 +29,8 @@ from processors.cluster import cluster_id
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from esper.service import AuditEntry, Server
+    from esper.oona.audit import AuditTrail
+    from esper.service import Server
 
 _CLUSTER_TIMEOUT_S = 60.0
 _QUIET_S = 60.0
@@ -40,34 +42,43 @@ _ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_ope
 _WEB_STOP_S = 3.0
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A part's HTTP server with the trail of what it is asked to change."""
+
+    server: Server
+    trail: AuditTrail
+
+
 class Web(Service):
     """A part's HTTP server in its worker's own loop, from before the worker joins its group until all else has stopped.
 
     `make` is called in a thread: what it imports takes a third of a second, in which the worker joins its group.
     """
 
-    def __init__(self, make: Callable[[], Server]) -> None:
+    def __init__(self, make: Callable[[], Served]) -> None:
         super().__init__()
         self._make = make
-        self._server: Server | None = None
+        self._served: Served | None = None
         self._over = asyncio.Event()
 
     @Service.task
     async def _serve(self) -> None:
         try:
-            self._server = await asyncio.to_thread(self._make)
-            await self._server.serve()
+            self._served = await asyncio.to_thread(self._make)
+            with self._served.trail:
+                await self._served.server.serve()
         finally:
             self._over.set()
 
     async def on_stop(self) -> None:
         """Answer no more; requests under way have a moment to end."""
-        if self._server is not None:
-            self._server.stop()
+        if self._served is not None:
+            self._served.server.stop()
             await asyncio.wait_for(self._over.wait(), _WEB_STOP_S)
 
 
-def server(
+def served(
     settings: Settings,
     *,
     title: str,
@@ -76,21 +87,20 @@ def server(
     clock: Clock,
     ready: Callable[[], Mapping[str, bool]],
     add_routes: Callable[[FastAPI], None],
-) -> Server:
+) -> Served:
     """The HTTP server of a part, with tokens, roles and audit as everywhere. Imports FastAPI: call it in the thread of `Web`.
 
     Raises:
         EsperError: the port is in use, or the keys of tokens cannot be read.
     """
-    from esper.service import Server, create_app  # noqa: PLC0415  # FastAPI loads while the worker joins its group
+    from esper.oona.audit import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
+    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # the same
+    from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
-    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=_audited)
+    trail = AuditTrail(KafkaBus(settings.kafka.bootstrap), sender_id=part, clock=clock, folder=settings.audit_dir)
+    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail)
     add_routes(api)
-    return Server(api, settings=settings, port=port, clock=clock)
-
-
-def _audited(entry: AuditEntry) -> None:
-    logging.getLogger(__name__).warning("%s", entry)
+    return Served(Server(api, settings=settings, port=port, clock=clock), trail)
 
 
 class _Boot(BootStrategy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faust
 from faust.types import EventT, StreamT
@@ -23,9 +23,6 @@ from processors.nissa.live import Live
 from processors.nissa.metrics import Scene
 from processors.nissa.resources import default_collectors, sampled
 from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, Rows
-
-if TYPE_CHECKING:
-    from esper.service import Server
 
 SENDER = "nissa"
 SAMPLE_S = 15.0
@@ -110,11 +107,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     async def record(samples: Sequence[Sample]) -> None:
         await outbound.send(*(encode(event) for event in _recorded(samples, definitions, origin)))
 
-    def web() -> Server:
+    def web() -> streams.Served:
         from processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
         with_routes = Nissa(scene=scene, attempts=rows.attempts, declare=declare, record=record)
-        return streams.server(
+        return streams.served(
             settings,
             title="Nissa observes",
             part=SENDER,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faust
 from faust.types import EventT, StreamT
@@ -23,9 +23,6 @@ from processors.tamiyo.bandits import Beta, generator
 from processors.tamiyo.desk import Desk
 from processors.tamiyo.experience import HORIZON_US, Experience
 from processors.tamiyo.tracker import Tracker
-
-if TYPE_CHECKING:
-    from esper.service import Server
 
 _PACKETS = "system.events.epoch"
 _log = logging.getLogger(__name__)
@@ -103,7 +100,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     for service in (follower, *desk.followers):
         app.service(service)  # type: ignore[arg-type]  # Faust takes instances too
 
-    def web() -> Server:
+    def web() -> streams.Served:
         from processors.tamiyo.api import Tamiyo, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
         tamiyo = Tamiyo(
@@ -114,7 +111,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             give=desk.give,
             clock=clock,
         )
-        return streams.server(
+        return streams.served(
             settings,
             title="Tamiyo decides",
             part=SENDER,

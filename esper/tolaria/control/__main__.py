@@ -14,6 +14,7 @@ import threading
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
+from esper.oona.audit import AuditTrail
 from esper.oona.kafka import KafkaBus
 from esper.service import Server, create_app
 from esper.tolaria.control.api import Control, add_routes
@@ -37,7 +38,7 @@ def main() -> int:
     bus = KafkaBus(settings.kafka.bootstrap)
     ledger = Ledger(bus)
     trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
-    with bus.producer(sender_id=SENDER) as producer:
+    with bus.producer(sender_id=SENDER) as producer, AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
         control = Control(ledger, trainers, Outbound(producer), clock)
         app = create_app(
             title="Tolaria trains",
@@ -45,7 +46,7 @@ def main() -> int:
             settings=settings,
             clock=clock,
             ready=lambda: {"journal": ledger.caught_up},
-            audit=lambda entry: _log.warning("%s", entry),
+            audit=trail,
         )
         add_routes(app, control)
         server = Server(app, settings=settings, port=settings.tolaria.port, clock=clock)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal
 
@@ -20,7 +20,11 @@ START_EXPIRES_S: Final = 60.0
 _SEND_S: Final = 5.0
 
 Action = Literal["pause", "resume", "checkpoint", "rollback"]
-_PLAIN: Final = {"pause": PauseRequested, "resume": ResumeRequested, "checkpoint": CheckpointRequested}
+_PLAIN: Final[Mapping[Action, type[PauseRequested | ResumeRequested | CheckpointRequested]]] = {
+    "pause": PauseRequested,
+    "resume": ResumeRequested,
+    "checkpoint": CheckpointRequested,
+}
 
 
 class Outbound:
