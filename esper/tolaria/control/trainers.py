@@ -67,6 +67,7 @@ class Trainers:
 
     def all(self) -> list[Trainer]:
         """Every one, by run."""
+        self._reap()
         return [trainer for _, trainer in sorted(self._known.items())]
 
     def exit_code(self, run_id: str) -> int | None:
@@ -98,6 +99,7 @@ class Trainers:
         """
         with self._guard:
             known = self._known.get(run_id)
+            self._reap()
             if known is not None and known.process.lives():
                 raise RejectedError(f"Run {run_id} is being trained by process {known.process.pid}; pause it, or start another run.")
             child = self._spawn(run_id, command(run_id, recipe, overrides, resume=resume))
@@ -117,7 +119,13 @@ class Trainers:
         deadline = self._clock.monotonic() + timeout
         while (left := [trainer for trainer in living if trainer.process.lives()]) and self._clock.monotonic() < deadline:
             self._clock.sleep(0.05)
+        self._reap()
         return left
+
+    def _reap(self) -> None:
+        """Take the exit codes of children that have ended, so that they leave the process table."""
+        for child in list(self._children.values()):
+            child.poll()
 
     def _spawn(self, run_id: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         log = self.log(run_id)
