@@ -60,7 +60,9 @@ class Server:
             raise UsageError(
                 f"The certificate {certificate} with the key {key} cannot be used ({error}): give PEM files that belong together."
             ) from error
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket = socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+        )  # asyncio sets TCP_NODELAY only where the protocol is named
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((HOST, port))  # it listens only once it is served: until then clients are refused, not left waiting
