@@ -46,7 +46,7 @@ class Worker:
         self.port = free_port()
         self.log = home / f"{part}.log"
         self._part = part
-        self._keys = Settings(home=home).keys_dir
+        self.settings = Settings(home=home)
         self._environment = {
             **os.environ,
             "ESPER_HOME": str(home),
@@ -88,7 +88,7 @@ class Worker:
         """Status and body of a request; status 0 when nobody listens."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, method=method)  # our own port
         if role is not None:
-            request.add_header("Authorization", f"Bearer {own(self._keys, subject='tests', clock=CLOCK, role=role)}")
+            request.add_header("Authorization", f"Bearer {own(self.settings.keys_dir, subject='tests', clock=CLOCK, role=role)}")
         if body is not None:
             request.add_header("Content-Type", "application/json")
         try:
