@@ -25,7 +25,7 @@ Result = Literal["PENDING", "APPLIED", "REJECTED"]
 class Attempt:
     """One attempt. Times are microseconds since 1970; what is not known yet is None or empty.
 
-    `at` is the first time that was heard of it. `why` is Tamiyo's sentence on the packet, `reason` the trainer's for a refusal. A command of
+    `at` is when it was decided. `why` is Tamiyo's sentence on the packet, `reason` the trainer's for a refusal. A command of
     a person or a service is its own decision.
     """
 
@@ -102,7 +102,7 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
     if isinstance(event, EpochReviewed):
         return [
             replace(
-                attempts.get(one.decision_id) or Attempt(decision_id=one.decision_id, run_id=event.run_id, at=event.occurred_at),
+                _known(attempts, one.decision_id, event),
                 command=one.command,
                 layer=one.layer,
                 seed=one.seed,
@@ -118,7 +118,7 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
             for one in event.commands
         ]
     if isinstance(event, AdaptationApplied | AdaptationRejected):
-        known = attempts.get(event.decision_id) or Attempt(decision_id=event.decision_id, run_id=event.run_id, at=event.occurred_at)
+        known = _known(attempts, event.decision_id, event)
         answered = replace(
             known,
             source="operator" if event.source_topic and event.source_topic != _DECISIONS else "tamiyo",
@@ -127,7 +127,7 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
             layer=event.layer,
             seed=event.seed,
             kernel_id=event.kernel_id,
-            epoch=event.epoch if known.result == "PENDING" and not known.why else known.epoch,
+            epoch=known.epoch if known.why else event.epoch,
             answered_at=event.occurred_at,
         )
         if isinstance(event, AdaptationRejected):
@@ -136,6 +136,14 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
     if isinstance(event, AdaptationOutcome) and (ended := attempts.get(event.decision_id)) is not None:
         return [replace(ended, verdict=event.verdict, reward=event.reward)]
     return []
+
+
+def _known(attempts: Attempts, decision_id: str, event: Event) -> Attempt:
+    """The attempt as it is known, begun at the earliest time that any of its topics tells."""
+    known = attempts.get(decision_id)
+    if known is None:
+        return Attempt(decision_id=decision_id, run_id=event.run_id, at=event.occurred_at)
+    return replace(known, at=min(known.at, event.occurred_at))
 
 
 _DECISIONS = TOPICS["decision.tamiyo"].name

@@ -23,12 +23,18 @@ def test_an_attempt_is_whole_in_whatever_order_its_topics_are_read() -> None:
 
     An outcome comes after its review: they share a partition.
     """
-    run = Run("r", ManualClock())
-    review, answer, outcome = run.reviewed("d"), run.answered("d"), run.outcome("d")
+    clock = ManualClock()
+    run = Run("r", clock)
+    review = run.reviewed("d")
+    clock.advance(1)
+    answer = run.answered("d")
+    clock.advance(1)
+    outcome = run.outcome("d")
     orders: list[list[Event]] = [[review, answer, outcome], [answer, review, outcome], [review, outcome, answer]]
     seen = [told([*order, *order]) for order in orders]
     assert seen[0] == seen[1] == seen[2]
     attempt = seen[0]["d"]
+    assert attempt.at == review.occurred_at
     assert (attempt.result, attempt.verdict, attempt.reward) == ("APPLIED", "FOSSILIZED", 1.0)
     assert (attempt.confidence, attempt.urgency, attempt.family, attempt.kernel_id) == (0.9, 0.8, "conv1d", "k")
     assert attempt.as_json()["evidence"] == {"strategy": "DIVERSIFY"}
