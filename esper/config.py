@@ -42,6 +42,7 @@ class UrzaSettings(PartSettings):
     """Where kernels are stored."""
 
     store: str = Field(default="", description="folder of the object store; empty means ESPER_HOME/store")
+    cache: str = Field(default="", description="folder of the kernel cache that runs share; empty means ESPER_HOME/cache/kernels")
 
 
 class ServiceSettings(BaseModel):
@@ -102,6 +103,11 @@ class Settings(BaseSettings):
     def store_dir(self) -> Path:
         """Local object store: kernels and, later, tensors."""
         return Path(self.urza.store).resolve() if self.urza.store else self.home.resolve() / "store"
+
+    @property
+    def kernel_cache_dir(self) -> Path:
+        """Verified kernels on the local disk, shared by all runs; it may be deleted at any time."""
+        return Path(self.urza.cache).resolve() if self.urza.cache else self.home.resolve() / "cache" / "kernels"
 
     @property
     def history_dir(self) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from esper.kasmina.germination import germinate, harvest
+from esper.kasmina.faults import KernelFault
+from esper.kasmina.germination import germinate
 from esper.kasmina.growth import GrowingModel, KernelTraining, Place
+from esper.kasmina.harvest import harvest
+from esper.kasmina.numerics import Numerics
 from esper.kasmina.slots import Slot
 
-__all__ = ["GrowingModel", "KernelTraining", "Place", "Slot", "germinate", "harvest"]
+__all__ = ["GrowingModel", "KernelFault", "KernelTraining", "Numerics", "Place", "Slot", "germinate", "harvest"]

@@ -2,81 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from esper.errors import UsageError
 from esper.events.records import LayerInventory
+from esper.kasmina.faults import KernelFault, Place
 from esper.kasmina.health import Health
-from esper.kasmina.layers import SeededLinear, Seeds, Switches
-from esper.kasmina.shadow import running_norms, shadow_gradients, untouched
+from esper.kasmina.hosts import unsuited
+from esper.kasmina.kernels import Counters, Grown, KernelTraining
+from esper.kasmina.layers import SeededLayer, Switches, host_parameters, reads_and_writes, unseed
+from esper.kasmina.numerics import Numerics
+from esper.kasmina.probing import Seen, geometries
+from esper.kasmina.shadow import Kept, evaluating, running_norms, shadow_gradients, untouched
 from esper.kasmina.slots import Slot
 from esper.kasmina.statistics import SeedStatistics, StatisticsBuffer
 from esper.kasmina.table import SeedTable
 from esper.lifecycle import LIVE, RunState, SeedState
 
-Place = tuple[str, int]
-"""A seed's address: layer name and index in the layer."""
+__all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]
 
-
-class KernelTraining(BaseModel):
-    """How kernels are optimised: apart from the host, with their own rate, warm-up and clipping."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learning_rate: float = Field(default=5e-3, gt=0, description="AdamW's rate before warm-up and the run's schedule")
-    weight_decay: float = Field(default=1e-2, ge=0, description="AdamW's decoupled weight decay")
-    warmup_steps: int = Field(default=20, ge=0, description="optimizer steps over which a kernel's rate rises from 0")
-    clip_norm: float = Field(default=1.0, gt=0, description="largest Euclidean norm of one kernel's gradient")
-    blend_steps: int = Field(default=200, ge=1, description="steps over which alpha ramps linearly to its target")
-
-
-@dataclass(slots=True)
-class Grown:
-    """A kernel in its slot with its optimizer. `trained` counts optimizer steps in TRAINING, `stepped` all of them."""
-
-    slot: Slot
-    optimizer: torch.optim.AdamW
-    parameters: list[nn.Parameter]
-    trained: int = 0
-    stepped: int = 0
+Shape = tuple[int, int, str]
+"""What a kernel has to fit at a seed: channels that the layer reads, chunk width, and the layer's geometry as esper.events.geometry writes it."""
 
 
 class GrowingModel:
-    """The seeded layers of a germinated module. Tensors follow the folded state: `follow` is called after each event frame."""
+    """The seeded layers of a germinated module. Tensors follow the folded state: `follow` is called after each event frame.
 
-    def __init__(self, module: nn.Module, *, training: KernelTraining) -> None:
+    `excluded` names layers of a host's class that have no seeds because their forward is not what runs, and why.
+    """
+
+    def __init__(self, module: nn.Module, *, training: KernelTraining, numerics: Numerics | None = None) -> None:
         self.module = module
-        self.layers: dict[str, SeededLinear] = {name: layer for name, layer in module.named_modules() if isinstance(layer, SeededLinear)}
+        self.numerics = numerics or Numerics()
+        self.layers: dict[str, SeededLayer] = {name: layer for name, layer in module.named_modules() if isinstance(layer, SeededLayer)}
         self.switches = next(iter(self.layers.values())).seeds.switches if self.layers else Switches()
         self.host_parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.kernels: dict[Place, Grown] = {}
+        self.excluded: dict[str, str] = unsuited(module)
+        self._training = training
+        self._norms = running_norms(module)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make table, health and statistics for the layers that have seeds."""
         self.table = SeedTable(sum(len(layer.seeds.chunks) for layer in self.layers.values()))
         self.health: dict[Place, Health] = {place: Health() for place in self.places()}
         device = self.host_parameters[0].device if self.host_parameters else torch.device("cpu")
-        self._statistics = StatisticsBuffer({name: layer.seeds.chunks for name, layer in self.layers.items()}, device)
+        self._statistics = StatisticsBuffer({name: (layer.seeds.chunks, layer.seeds.dim) for name, layer in self.layers.items()}, device)
         for name, layer in self.layers.items():
             layer.seeds.statistics = self._statistics.layers[name]
-        self._training = training
-        self._norms = running_norms(module)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The module's output for inputs [B, ...], in the run's precision; what is in a lower one comes back as float32."""
+        inputs = self.numerics.inputs(inputs)
+        with self.numerics.autocast():
+            output: Tensor = self.module(inputs)
+        return output if self.numerics.precision == "float32" else output.float()
+
+    def probe(self, inputs: Tensor) -> dict[str, str]:
+        """Learn each layer's geometry from one forward on `inputs` [B, ...] in evaluation mode; nothing of model or random streams moves.
+
+        Layers that the forward does not reach, or that do not compute what their class says, lose their seeds: kernels there would change
+        nothing, or could not be verified. Call it before the run starts.
+
+        Returns:
+            Those layers and why, as in `excluded`.
+
+        Raises:
+            UsageError: no layer is left.
+        """
+        seen = Seen(self.layers)
+        with torch.no_grad(), untouched(self._norms), evaluating(self.module), seen:
+            self(inputs)
+        known, refused = geometries(self.layers, seen.calls, batch=len(inputs))
+        for name, geometry in known.items():
+            self.layers[name].seeds.geometry = geometry
+        for name in refused:
+            unseed(self.layers.pop(name))
+        if not self.layers:
+            raise UsageError(f"No layer can grow: {'; '.join(f'{name}: {why}' for name, why in refused.items())}. Include other layers.")
+        self.excluded |= refused
+        self._settle()
+        return refused
 
     def places(self) -> Iterator[Place]:
         """Every seed, in the order of the inventory."""
         return ((name, index) for name, layer in self.layers.items() for index in range(len(layer.seeds.chunks)))
+
+    def geometry(self, name: str) -> str:
+        """A layer's geometry; that of a Linear layer is empty before a probe.
+
+        Raises:
+            UsageError: a convolution's is not known yet.
+        """
+        seeds = self.layers[name].seeds
+        if seeds.geometry is None and seeds.kind != "Linear":
+            raise UsageError(f"The size that {name} reads is not known yet; call probe(inputs) first.")
+        return seeds.geometry or ""
+
+    def shapes(self) -> dict[Place, Shape]:
+        """What a kernel has to fit, for each seed."""
+        return {
+            (name, index): (reads_and_writes(layer)[0], width, self.geometry(name))
+            for name, layer in self.layers.items()
+            for index, width in enumerate(layer.seeds.chunks)
+        }
 
     def inventory(self) -> tuple[LayerInventory, ...]:
         """The seeded layers, as RunStarted lists them."""
         return tuple(
             LayerInventory(
                 name=name,
-                kind="Linear",
-                in_features=layer.in_features,
-                out_features=layer.out_features,
-                parameters=layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel()),
+                kind=layer.seeds.kind,
+                in_features=reads_and_writes(layer)[0],
+                out_features=reads_and_writes(layer)[1],
+                parameters=host_parameters(layer),
                 chunks=layer.seeds.chunks,
+                geometry=self.geometry(name),
             )
             for name, layer in self.layers.items()
         )
@@ -84,8 +129,9 @@ class GrowingModel:
     def graft(self, place: Place, slot: Slot) -> None:
         """Put a kernel into an empty slot, with an optimizer of its own."""
         layer = self.layers[place[0]]
-        slot.alpha = torch.zeros((), device=layer.weight.device)
-        slot.kernel.to(layer.weight.device)
+        device = next(layer.parameters()).device
+        slot.alpha = torch.zeros((), device=device)
+        slot.kernel.to(device).train(layer.training)
         layer.add_module(f"kernel_{place[1]}", slot.kernel)
         layer.seeds.slots[place[1]] = slot
         layer.seeds.refresh()
@@ -132,41 +178,54 @@ class GrowingModel:
         """Whether the ramp of a BLENDING seed has reached its target."""
         return step - seed.stage_step >= self._training.blend_steps
 
-    def shadow_step(self, place: Place, random_state: Tensor, loss: Callable[[], Tensor]) -> None:
-        """Leave the shadow pass's gradients in the parameters of the TRAINING kernel at `place`."""
-        grown = self.kernels[place]
-        with untouched(self._norms, random_state):
-            _, gradients = shadow_gradients(self.switches, place, grown.parameters, loss)
-        for parameter, gradient in zip(grown.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        grown.trained += 1
+    def kept(self) -> Kept:
+        """Copies of the running statistics that a forward in training moves, to be put back when a step is done again."""
+        return Kept(self._norms)
 
-    def optimise(self, places: Iterable[Place], fraction: float) -> None:
-        """One optimizer step for the kernels at `places`, at `fraction` (0 to 1) of their rate by the run's schedule."""
-        settings = self._training
-        for place in places:
-            grown = self.kernels[place]
-            warmup = min(1.0, (grown.stepped + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-            grown.optimizer.param_groups[0]["lr"] = settings.learning_rate * fraction * warmup
-            nn.utils.clip_grad_norm_(grown.parameters, settings.clip_norm)
-            grown.optimizer.step()
-            grown.optimizer.zero_grad(set_to_none=True)
-            grown.stepped += 1
+    def shadow_step(self, place: Place, random_seed: int, loss: Callable[[], Tensor]) -> None:
+        """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its `scale` in float16.
+
+        A kernel that fails is noted in `switches.notes`, and has no gradients.
+        """
+        grown = self.kernels[place]
+        scale = grown.scale if self.numerics.scales else 1.0
+        with untouched(self._norms, random_seed):
+            try:
+                gradients = shadow_gradients(self.switches, place, grown.parameters, loss if scale == 1.0 else lambda: loss() * scale)
+            except Exception as error:  # noqa: BLE001  # whatever a kernel does in its backward, the step goes on
+                self.switches.notes.failed(place, error)
+                return
+        grown.add(gradients)
+
+    def optimise(self, norms: Mapping[Place, Tensor], fraction: float) -> None:
+        """One optimizer step for each kernel in `norms` (norm of its gradients), at `fraction` (0 to 1) of its rate by the run's schedule."""
+        for place, norm in norms.items():
+            self.kernels[place].optimise(self._training, fraction, norm)
 
     def zero_gradients(self) -> None:
         """Forget the gradients of every kernel."""
         for grown in self.kernels.values():
             grown.optimizer.zero_grad(set_to_none=True)
 
+    def counters(self) -> dict[Place, Counters]:
+        """What a snapshot has to keep of each kernel beside its tensors and optimizer state."""
+        return {place: grown.counters() for place, grown in self.kernels.items()}
+
+    def restore_counters(self, counters: Mapping[Place, Counters]) -> None:
+        """Take over what a snapshot kept; kernels that it does not name stay as they are."""
+        for place, kept in counters.items():
+            self.kernels[place].restore(kept)
+
     @torch.no_grad()
     def observe_gradients(self) -> None:
         """Write the gradient norm of each seed into the statistics buffer: of its kernel when it holds one, else of its chunk's rows."""
         for name, layer in self.layers.items():
             rows = self._statistics.layers[name].rows
-            gradient = layer.weight.grad
+            weight = layer._parameters.get("weight")  # noqa: SLF001  # a parametrised weight is none, and has no gradient of its own
+            gradient = None if weight is None else weight.grad
             for index, (start, width) in enumerate(zip(layer.seeds.starts(), layer.seeds.chunks, strict=True)):
                 grown = self.kernels.get((name, index))
-                held = [p.grad for p in grown.parameters if p.grad is not None] if grown else []
+                held = list(grown.gradients()) if grown else []
                 if held:
                     rows[index, 3] = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in held]))
                 elif gradient is not None:
@@ -181,14 +240,3 @@ class GrowingModel:
         grown = self.kernels[place]
         states = [value for state in grown.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
         return sum(one.numel() * one.element_size() for one in [*grown.parameters, *states])
-
-
-def seed_layers(module: nn.Module, chunks: Mapping[str, tuple[int, ...]], make: Callable[[nn.Linear], type[SeededLinear]]) -> None:
-    """Swap the class of each named layer for its seeded subclass and give it dormant seeds."""
-    switches = Switches()
-    modules = dict(module.named_modules())
-    for name, sizes in chunks.items():
-        layer = modules[name]
-        assert isinstance(layer, nn.Linear)  # noqa: S101  # the caller found it so
-        layer.__class__ = make(layer)
-        layer.seeds = Seeds(name, sizes, switches)  # type: ignore[assignment]  # the class was just swapped

@@ -1,31 +1,40 @@
 """Seeded layers: a subclass of the host's class that takes its place, so a dormant one costs one branch and changes no bit.
 
 A layer's output channels are split into chunks, one a seed. The host transform runs once; each live seed then replaces or adds to its chunk.
-Shape legend: B batch (and any leading dimensions), I input features, O output features, C chunk width.
+Shape legend: B batch (and any leading dimensions), I input channels, O output channels, C chunk width, S positions of a convolution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from esper.errors import UsageError
+from esper.kasmina.faults import Notes, Place
+from esper.kasmina.hosts import CHANNEL_DIM, HostKind, channels, host_kind
 from esper.kasmina.slots import Slot
 from esper.kasmina.statistics import LayerStatistics
+from esper.kasmina.streams import side_by_side
 
 
 @dataclass(slots=True)
 class Switches:
     """Flags that all seeded layers of a model share, so that one assignment reaches every layer.
 
-    `shadow` is the (layer, seed) whose kernel stands in for its chunk in this pass; `without` the one that is left out.
+    `shadow` is the (layer, seed) whose kernel stands in for its chunk in this pass; `without` the one that is left out; those in `fallback`
+    give the host's chunk. `notes` says what kernels did wrong.
     """
 
     sampling: bool = False
-    shadow: tuple[str, int] | None = None
-    without: tuple[str, int] | None = None
+    shadow: Place | None = None
+    without: Place | None = None
+    fallback: frozenset[Place] = frozenset()
+    notes: Notes = field(default_factory=Notes)
 
 
 def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
@@ -42,18 +51,26 @@ def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Seeds:
-    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path."""
+    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path. `calls` counts forward calls of the layer."""
 
     name: str
+    kind: HostKind
     chunks: tuple[int, ...]
     switches: Switches
     slots: list[Slot | None] = field(default_factory=list)
     statistics: LayerStatistics | None = None
     busy: bool = False
+    calls: int = 0
+    geometry: str | None = None  # as esper.events.geometry writes it; None before a probe has seen it
 
     def __post_init__(self) -> None:
         """Begin with empty slots."""
         self.slots = [None] * len(self.chunks)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the channels."""
+        return CHANNEL_DIM[self.kind]
 
     def starts(self) -> tuple[int, ...]:
         """First channel of each chunk."""
@@ -64,32 +81,52 @@ class Seeds:
         self.busy = any(slot is not None for slot in self.slots)
 
     def mixed(self, inputs: Tensor, host: Tensor) -> Tensor:
-        """Output [B, O] of the layer: the host's, with the chunks of live and shadowed seeds blended in."""
-        switches, pieces, changed = self.switches, [], False
-        for index, (slot, chunk) in enumerate(zip(self.slots, host.split(self.chunks, dim=-1), strict=True)):
-            place = (self.name, index)
-            if slot is None or place == switches.without:
-                pieces.append(chunk)
-            elif place == switches.shadow:
-                pieces.append(slot.shadow(inputs, chunk))
-                changed = True
-            elif slot.live:
-                pieces.append(slot.blended(inputs, chunk, timed=switches.sampling))
-                changed = True
-            else:
-                pieces.append(chunk)
-        return torch.cat(pieces, dim=-1) if changed else host
+        """Output [B, O, S] of the layer for inputs [B, I, S]: the host's, with the chunks of live and shadowed seeds blended in."""
+        running = [(index, slot) for index, slot in enumerate(self.slots) if slot is not None and self._runs(index, slot)]
+        if not running:
+            return host
+        pieces = list(host.split(self.chunks, dim=self.dim))
+        calls = [partial(self._piece, (self.name, index), slot, inputs, pieces[index]) for index, slot in running]
+        for (index, _), piece in zip(running, side_by_side(calls, (inputs, host)), strict=True):
+            pieces[index] = piece
+        output = torch.cat(pieces, dim=self.dim)
+        if host.dim() == 4 and host.is_contiguous(memory_format=torch.channels_last):
+            output = output.contiguous(memory_format=torch.channels_last)
+        return output
+
+    def _runs(self, index: int, slot: Slot) -> bool:
+        switches, place = self.switches, (self.name, index)
+        if place in switches.fallback or place == switches.without:
+            return False
+        return slot.live or place == switches.shadow
+
+    def _piece(self, place: Place, slot: Slot, inputs: Tensor, chunk: Tensor) -> Tensor:
+        """The chunk of one seed with its kernel; the host's own, and a note, when the kernel fails."""
+        switches = self.switches
+        shadowed = place == switches.shadow
+        if shadowed:
+            inputs, chunk = inputs.detach(), chunk.detach()
+        try:
+            k = slot.output(inputs, chunk, self.dim, timed=switches.sampling)
+            if switches.notes.watching:
+                switches.notes.check(place, k)
+            return slot.shadow(chunk, k) if shadowed else slot.blended(chunk, k)
+        except Exception as error:  # noqa: BLE001  # whatever a kernel does, the step goes on without it
+            switches.notes.failed(place, error)
+            return chunk
 
 
-class SeededLinear(nn.Linear):
-    """An `nn.Linear` with seeds. Made by `germinate`, which swaps the class of a layer in place: parameters, hooks and names stay."""
+class SeededLayer(nn.Module):
+    """What makes a host layer a seeded one. `germinate` swaps a layer's class for one that has this before the host's own class."""
 
     seeds: Seeds
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the host's own argument name
-        """Layer inputs [B, I] to outputs [B, O]."""
-        output = super().forward(input)
+    def forward(self, input: Tensor, *rest: Any, **named: Any) -> Any:  # noqa: A002  # the host's own argument name
+        """Layer inputs [B, I, S] to outputs [B, O, S]; what else the host's forward takes goes to it as it is."""
+        output = super().forward(input, *rest, **named)
         seeds = self.seeds
+        if not torch.compiler.is_compiling():  # a compiled forward would be compiled again for each count
+            seeds.calls += 1
         if seeds.busy:
             output = seeds.mixed(input, output)
         if seeds.switches.sampling and seeds.statistics is not None:
@@ -97,11 +134,39 @@ class SeededLinear(nn.Linear):
         return output
 
 
-_CLASSES: dict[type[nn.Linear], type[SeededLinear]] = {nn.Linear: SeededLinear}
+_CLASSES: dict[type[nn.Module], type[SeededLayer]] = {}
 
 
-def seeded_class(host: type[nn.Linear]) -> type[SeededLinear]:
-    """The seeded subclass of a host class, the same at each call; a user's own subclass of Linear keeps its forward."""
+def seeded_class(host: type[nn.Module]) -> type[SeededLayer]:
+    """The seeded subclass of a host class, the same at each call; a user's own subclass of a host keeps its forward."""
     if host not in _CLASSES:
-        _CLASSES[host] = type(f"Seeded{host.__name__}", (SeededLinear, host), {"__module__": __name__, "__doc__": SeededLinear.__doc__})
+        _CLASSES[host] = type(f"Seeded{host.__name__}", (SeededLayer, host), {"__module__": __name__, "__doc__": SeededLayer.__doc__})
     return _CLASSES[host]
+
+
+def seed_layers(module: nn.Module, chunks: Mapping[str, tuple[int, ...]]) -> None:
+    """Swap the class of each named layer for its seeded subclass and give it dormant seeds."""
+    switches = Switches()
+    modules = dict(module.named_modules())
+    for name, sizes in chunks.items():
+        layer: Any = modules[name]
+        kind = host_kind(layer)
+        assert kind is not None  # noqa: S101  # the caller found it so
+        layer.__class__ = seeded_class(type(layer))
+        layer.seeds = Seeds(name, kind, sizes, switches)
+
+
+def unseed(layer: SeededLayer) -> None:
+    """Give a layer its host's class back; its slots have to be empty."""
+    del layer.__dict__["seeds"]
+    layer.__class__ = type(layer).__bases__[1]  # the host's class, from `seeded_class`
+
+
+def host_parameters(layer: SeededLayer) -> int:
+    """Number of parameters of the host layer itself."""
+    return sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+
+
+def reads_and_writes(layer: SeededLayer) -> tuple[int, int]:
+    """Channels that the layer reads and writes."""
+    return channels(layer)

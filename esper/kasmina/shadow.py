@@ -7,32 +7,60 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from esper.kasmina.layers import Switches
 
 
-def running_norms(model: nn.Module) -> tuple[_BatchNorm, ...]:
+def running_norms(model: nn.Module) -> tuple[_NormBase, ...]:
     """The normalisation layers that keep running statistics."""
-    return tuple(module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats)
+    return tuple(module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats)
+
+
+class Kept:
+    """Copies of what a pass in training moves beside gradients: the running statistics of normalisation layers."""
+
+    def __init__(self, norms: Sequence[_NormBase]) -> None:
+        self._copies = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them back."""
+        for buffer, copy in self._copies:
+            buffer.copy_(copy)
 
 
 @contextmanager
-def untouched(norms: Sequence[_BatchNorm], random_state: Tensor | None = None) -> Iterator[None]:
-    """Within: `norms` use batch statistics as in training but do not move their running ones; the random stream is put back after.
+def untouched(norms: Sequence[_NormBase], random_seed: int | None = None) -> Iterator[None]:
+    """Within: `norms` use batch statistics as in training, and what they keep of them is put back after; so are the random streams.
 
-    With `random_state` the stream starts from there, so that a second pass draws what the first one drew.
+    With `random_seed` the streams start from it, so that a second pass draws what the first one drew.
     """
+    batch_norms = [norm for norm in norms if isinstance(norm, _BatchNorm)]
+    kept = Kept([norm for norm in norms if not isinstance(norm, _BatchNorm)])  # instance norms move theirs whatever their flag says
     with torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
-        if random_state is not None:
-            torch.set_rng_state(random_state)
-        for norm in norms:
+        if random_seed is not None:
+            torch.manual_seed(random_seed)
+        for norm in batch_norms:
             norm.track_running_stats = False
         try:
             yield
         finally:
-            for norm in norms:
+            for norm in batch_norms:
                 norm.track_running_stats = True
+            kept.restore()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within: `module` is in evaluation mode; after, each part of it is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @contextmanager
@@ -57,12 +85,13 @@ def left_out(switches: Switches, place: tuple[str, int]) -> Iterator[None]:
 
 def shadow_gradients(
     switches: Switches, place: tuple[str, int], parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor]
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The shadow loss (detached) and its gradients for the kernel's `parameters`; `loss` runs the model forward on the step's batch.
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the shadow loss for the kernel's `parameters`; `loss` runs the model forward on the step's batch.
 
-    Call it inside `untouched`, with the random state of before the live pass.
+    None for each when the kernel failed. Call it inside `untouched`, with the random seed of the live pass.
     """
     with standing_in(switches, place):
         value = loss()
-        gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
-    return value.detach(), gradients
+        if place in switches.notes.raised:
+            return (None,) * len(parameters)
+        return torch.autograd.grad(value, list(parameters), allow_unused=True)

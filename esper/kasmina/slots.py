@@ -1,6 +1,7 @@
 """A slot: one kernel in one seed, how it reads and how it is blended.
 
-Shape legend: B batch (and any leading dimensions), I layer input features, C chunk width.
+Shape legend: B batch (and any leading dimensions), I layer input channels, C chunk width, S positions of a convolution; channels of a
+convolution stand before its positions, as torch has them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from esper.errors import BuildError
 from esper.events.records import Blend, Tap
 
 SATURATED_US = 65_535  # latency is kept in 16 bits
@@ -21,7 +23,9 @@ class Slot:
     """A kernel that a seed holds.
 
     `alpha` is a tensor so that a compiled forward is not compiled again when it changes. `live` kernels take part in the forward pass;
-    a TRAINING kernel is there, but only the shadow pass runs it. `fossilised` ones stay in a harvested model.
+    a TRAINING kernel is there, but only the shadow pass runs it. `fossilised` ones stay in a harvested model. `geometry` is the kernel's own,
+    as `esper.events.geometry` writes it: on a Linear layer, a kernel of features runs at each position, one of sequences on all of them.
+    `executions` counts runs of the kernel; `latency_us` is what the last sampled one took on the host.
     """
 
     kernel_id: str
@@ -30,33 +34,51 @@ class Slot:
     blend: Blend
     tap: Tap
     alpha_target: float
+    geometry: str = ""
     alpha: Tensor = field(default_factory=lambda: torch.zeros(()))
     live: bool = False
     fossilised: bool = False
     latency_us: int = 0
+    executions: int = 0
 
-    def output(self, inputs: Tensor, chunk: Tensor, *, timed: bool = False) -> Tensor:
-        """What the kernel gives for layer inputs [B, I] and the host's chunk [B, C]: [B, C]."""
+    def output(self, inputs: Tensor, chunk: Tensor, dim: int, *, timed: bool = False) -> Tensor:
+        """What the kernel gives for layer inputs [B, I, S] and the host's chunk [B, C, S]: a tensor like the chunk. `dim` is that of channels.
+
+        Raises:
+            BuildError: it gives another shape or type.
+        """
         source = inputs if self.tap == "LAYER_INPUT" else chunk
-        if not timed:
-            result: Tensor = self.kernel(source)
-            return result
-        begin = time.perf_counter_ns()
-        result = self.kernel(source)
-        self.latency_us = min((time.perf_counter_ns() - begin) // 1000, SATURATED_US)
+        self.executions += 1
+        begin = time.perf_counter_ns() if timed else 0
+        result = self._run(source, dim)
+        if timed:
+            self.latency_us = min((time.perf_counter_ns() - begin) // 1000, SATURATED_US)
+        if result.shape != chunk.shape:
+            raise BuildError(f"The kernel gives {tuple(result.shape)} for a chunk of {tuple(chunk.shape)}.")
+        if result.dtype != chunk.dtype:
+            if not (result.is_floating_point() and torch.is_autocast_enabled(chunk.device.type)):
+                raise BuildError(f"The kernel gives {result.dtype} for a chunk of {chunk.dtype}.")
+            result = result.to(chunk.dtype)  # under autocast, operators that stay in float32 give that
         return result
 
-    def blended(self, inputs: Tensor, chunk: Tensor, *, timed: bool = False) -> Tensor:
-        """The live chunk [B, C]: residual `h + alpha*k`, or lerp `(1-alpha)*h + alpha*k`."""
-        k = self.output(inputs, chunk, timed=timed)
+    def _run(self, source: Tensor, dim: int) -> Tensor:
+        if dim == -1 and not self.geometry and source.dim() != 2:
+            flat: Tensor = self.kernel(source.reshape(-1, source.shape[-1]))
+            return flat.reshape(*source.shape[:-1], flat.shape[-1])
+        if source.dim() == (2 if dim == -1 and self.geometry else -dim):  # no batch dimension
+            alone: Tensor = self.kernel(source.unsqueeze(0)).squeeze(0)
+            return alone
+        result: Tensor = self.kernel(source)
+        return result
+
+    def blended(self, chunk: Tensor, k: Tensor) -> Tensor:
+        """The live chunk: residual `h + alpha*k`, or lerp `(1-alpha)*h + alpha*k`."""
         if self.blend == "RESIDUAL":
             return chunk + self.alpha * k
         return (1 - self.alpha) * chunk + self.alpha * k
 
-    def shadow(self, inputs: Tensor, chunk: Tensor) -> Tensor:
-        """The chunk [B, C] as it would be after blending, with gradients to the kernel alone: `h.detach() + target*k`, or lerp at its target."""
-        h = chunk.detach()
-        k = self.output(inputs.detach(), h)
+    def shadow(self, chunk: Tensor, k: Tensor) -> Tensor:
+        """The chunk as it would be after blending: residual or lerp at the target. The chunk is detached, so gradients go to the kernel alone."""
         if self.blend == "RESIDUAL":
-            return h + self.alpha_target * k
-        return k if self.alpha_target == 1 else (1 - self.alpha_target) * h + self.alpha_target * k
+            return chunk + self.alpha_target * k
+        return k if self.alpha_target == 1 else (1 - self.alpha_target) * chunk + self.alpha_target * k

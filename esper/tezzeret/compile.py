@@ -21,6 +21,8 @@ from esper.urza.artefact import seal
 LATENCY_BATCH = 32
 _WARM_CALLS = 5
 _TIMED_CALLS = 51
+_TIMED_OPERATIONS = 100_000_000
+"""Floating-point operations of one timed forward at most: where 32 samples are more, fewer are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,11 @@ class Configuration:
 
 
 def _exported(module: KernelModule) -> nn.Module:
-    """The graph that `torch.export` captures, for any batch size."""
-    sample = torch.zeros(2, module.ir.in_features)
-    program = torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    """The graph that `torch.export` captures, for any batch size, and any number of positions where the kernel has some."""
+    value = module.ir.reads
+    first = 1 if value.kind == "sequence" else 2
+    free = dict.fromkeys((0, *range(first, first + len(value.size))), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(module, (torch.zeros(2, *value.shape),), dynamic_shapes=(free,))
     graph: nn.Module = program.module()
     return graph
 
@@ -84,8 +88,9 @@ def compile_kernel(
 
 @torch.inference_mode()
 def latency_us(module: KernelModule, clock: Clock) -> float:
-    """Median time of an eager forward of 32 samples on this machine, microseconds."""
-    x = torch.zeros(LATENCY_BATCH, module.ir.in_features)
+    """Median time of an eager forward of 32 samples on this machine, microseconds; of large ones, as many times that of fewer samples."""
+    batch = max(1, min(LATENCY_BATCH, _TIMED_OPERATIONS // max(1, module.ir.flops)))
+    x = torch.zeros(batch, *module.ir.reads.shape)
     for _ in range(_WARM_CALLS):
         module(x)
     times = []
@@ -93,4 +98,4 @@ def latency_us(module: KernelModule, clock: Clock) -> float:
         began = clock.monotonic()
         module(x)
         times.append(clock.monotonic() - began)
-    return statistics.median(times) * 1e6
+    return statistics.median(times) * 1e6 * LATENCY_BATCH / batch

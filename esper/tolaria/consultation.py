@@ -29,6 +29,7 @@ class Consultation:
     timeout_s: float
     heard: bool = False
     answered: int = -1
+    timeline: int = 0
     catalogue: Catalogue = field(default_factory=Catalogue)
     offered: tuple[str, ...] | None = None
 
@@ -41,11 +42,17 @@ class Consultation:
             elif isinstance(event, FieldReportAnswered) and event.run_id == self.run_id:
                 self.offered = tuple(sorted({*(self.offered or ()), *event.kernels}))
             elif isinstance(event, EpochReviewed):
+                if event.timeline != self.timeline:
+                    continue  # a late answer to a timeline that was left
                 self.heard, self.answered = True, max(self.answered, event.packet)
             yield delivered
 
-    def kernels(self, shapes: set[tuple[int, int]], per_arm: int) -> list[KernelPublished]:
-        """Kernels to offer for seeds of these (inputs, chunk width).
+    def begin_timeline(self, timeline: int) -> None:
+        """A rollback opened `timeline`: its packets count anew, and answers to earlier ones are void."""
+        self.timeline, self.answered = timeline, -1
+
+    def kernels(self, shapes: set[tuple[int, int, str]], per_arm: int) -> list[KernelPublished]:
+        """Kernels to offer for seeds of these (inputs, chunk width, geometry).
 
         In lockstep only those that answered this run's own field report: the store may hold others by chance. Live, the best `per_arm` of each
         shape and family that anyone published.
@@ -53,8 +60,8 @@ class Consultation:
         if self.lockstep:
             return [self.catalogue.kernels[one] for one in self.offered or () if one in self.catalogue.kernels]
         found: dict[str, KernelPublished] = {}
-        for in_features, width in sorted(shapes):
-            fitting = compatible(self.catalogue, in_features=in_features, chunk_width=width)
+        for in_features, width, geometry in sorted(shapes):
+            fitting = compatible(self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry)
             for family in sorted({one.family for one in fitting}):
                 best = rank([one for one in fitting if one.family == family], {})[:per_arm]
                 found |= {one.kernel_id: one for one in best}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.shadow import left_out, standing_in
+from esper.kasmina.shadow import evaluating, left_out, standing_in
 from esper.tolaria.splits import Pair
 
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500
@@ -21,31 +21,64 @@ PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-o
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Mean loss (nats) and accuracy (fraction) over a split, and the losses of its batches."""
+    """Mean loss (nats) and accuracy (fraction) over a split, and the losses of its batches.
+
+    `failed` are the seeds whose kernels failed on the way, and were on their fallback for all of it.
+    """
 
     loss: float
     accuracy: float
     batch_losses: tuple[float, ...]
+    failed: tuple[Place, ...] = ()
 
 
 @torch.no_grad()
 def evaluate(
-    module: nn.Module, split: Pair, *, batch: int = PAIRED_BATCH, mode: Callable[[], AbstractContextManager[None]] = nullcontext
+    growing: GrowingModel, split: Pair, *, batch: int = PAIRED_BATCH, mode: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Figures:
-    """Figures of `module` in evaluation mode; its training mode and every random stream are as before afterwards."""
-    inputs, labels = split
-    training = module.training
-    module.eval()
-    losses, right = [], 0
-    with mode():
-        for x, y in zip(inputs.split(batch), labels.split(batch), strict=True):
-            logits = module(x)
-            losses.append(functional.cross_entropy(logits, y).item())
-            right += int((logits.argmax(-1) == y).sum())
-    module.train(training)
-    sizes = [len(part) for part in labels.split(batch)]
-    mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / len(labels)
-    return Figures(mean, right / len(labels), tuple(losses))
+    """Figures of the model in evaluation mode; its training mode and every random stream are as before afterwards."""
+    switches = growing.switches
+    before, failed = switches.fallback, frozenset[Place]()
+    try:
+        while True:
+            switches.fallback = before | failed
+            with evaluating(growing.module), mode():
+                active = {
+                    place for place, grown in growing.kernels.items() if grown.slot.live or place == switches.shadow
+                } - switches.fallback
+                switches.notes.clear(watching=bool(active))
+                losses, right = _passes(growing, split, batch)
+            spoilt = _failed(growing, active, losses)
+            if not spoilt:
+                break
+            failed |= spoilt
+    finally:
+        switches.fallback = before
+        switches.notes.clear(watching=False)
+    sizes = [len(part) for part in split[1].split(batch)]
+    mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / len(split[1])
+    return Figures(mean, right / len(split[1]), tuple(losses), tuple(sorted(failed)))
+
+
+def _passes(growing: GrowingModel, split: Pair, batch: int) -> tuple[list[float], int]:
+    """Losses of the batches, and how many samples were right: one copy from the device."""
+    losses, right = [], []
+    for x, y in zip(split[0].split(batch), split[1].split(batch), strict=True):
+        labels = y.to(growing.numerics.device)
+        logits = growing(x)
+        losses.append(functional.cross_entropy(logits, labels))
+        right.append((logits.argmax(-1) == labels).sum())
+    return torch.stack(losses).tolist(), int(torch.stack(right).sum())
+
+
+def _failed(growing: GrowingModel, active: set[Place], losses: Sequence[float]) -> set[Place]:
+    """The active kernels to do the passes again without: those that raised, the first whose output was not finite, or all when the loss was not."""
+    notes = growing.switches.notes
+    if raised := active & notes.raised.keys():
+        return raised
+    if active and notes.finite and not all(flags := torch.stack(list(notes.finite.values())).tolist()):
+        return {list(notes.finite)[flags.index(False)]}
+    return set() if all(map(math.isfinite, losses)) else set(active)
 
 
 def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
@@ -60,18 +93,23 @@ def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, floa
 
 def with_shadow(growing: GrowingModel, split: Pair, place: Place) -> Figures:
     """Figures with the TRAINING kernel at `place` standing in for its chunk."""
-    return evaluate(growing.module, split, mode=lambda: standing_in(growing.switches, place))
+    return evaluate(growing, split, mode=lambda: standing_in(growing.switches, place))
 
 
 def without(growing: GrowingModel, split: Pair, place: Place) -> Figures:
     """Figures with the live kernel at `place` left out."""
-    return evaluate(growing.module, split, mode=lambda: left_out(growing.switches, place))
+    return evaluate(growing, split, mode=lambda: left_out(growing.switches, place))
 
 
 def parameters_digest(module: nn.Module) -> str:
     """SHA-256 over the names, shapes, types and bytes of all parameters and buffers, names sorted, hexadecimal."""
+    return tensors_digest(module.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The digest of a state dictionary, as `parameters_digest` gives it."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         plain: Tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}\x1f{tuple(plain.shape)}\x1f{plain.dtype}\x1f".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())

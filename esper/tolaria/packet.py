@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper.events import Origin
 from esper.events.records import CatalogueEntry, KernelPublished, LayerState, SeedState, SystemStatePacket
 from esper.kasmina.growth import GrowingModel, Place
+from esper.kasmina.layers import reads_and_writes
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import RunState
 from esper.tolaria.gates import Evidence
@@ -42,6 +44,7 @@ def catalogue_entries(kernels: Iterable[KernelPublished]) -> tuple[CatalogueEntr
             blend=kernel.blend,
             parameters=kernel.parameters,
             flops=kernel.flops,
+            geometry=kernel.geometry,
         )
         for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
     )
@@ -111,16 +114,17 @@ def _layer(
             )
         )
     mine = [statistics[(name, index)] for index in range(len(seeds))]
-    squares = sum(one.gradient_norm**2 for one in mine)
+    squares = sum(one.gradient_norm**2 for one in mine if math.isfinite(one.gradient_norm))
     widths = layer.seeds.chunks
     total = sum(widths)
     return LayerState(
         name=name,
-        kind="Linear",
-        in_features=layer.in_features,
-        out_features=layer.out_features,
+        kind=layer.seeds.kind,
+        in_features=reads_and_writes(layer)[0],
+        out_features=total,
         gradient_norm=squares**0.5,
         activation_variance=sum(one.activation_variance * width for one, width in zip(mine, widths, strict=True)) / total,
         dead_ratio=sum(one.dead_ratio * width for one, width in zip(mine, widths, strict=True)) / total,
         seeds=tuple(seeds),
+        geometry=growing.geometry(name),
     )

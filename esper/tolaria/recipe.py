@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esper.errors import UsageError
 from esper.lifecycle import Guardrails
@@ -28,6 +28,18 @@ class RunSection(_Section):
     epochs: int = Field(default=100, ge=1, description="passes over the training split")
     batch_size: int = Field(default=100, ge=1, description="samples a step; the last, smaller batch of an epoch is left out")
     threads: int = Field(default=1, ge=1, description="intra-operation threads of torch")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="auto takes a GPU where there is one")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of forward passes, by autocast; parameters stay in float32, and float16 scales the loss"
+    )
+    accumulate: int = Field(default=1, ge=1, description="micro-batches that a step is split into; batch_size stays the samples of a step")
+    channels_last: bool = Field(default=False, description="memory format of images [batch, channels, height, width]")
+
+    @model_validator(mode="after")
+    def _every_micro_batch_has_samples(self) -> RunSection:
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate = {self.accumulate} is more than the {self.batch_size} samples of a step; lower it.")
+        return self
 
 
 class OptimizerSection(_Section):
@@ -55,6 +67,16 @@ class KernelsSection(_Section):
     clip_norm: float = Field(default=1.0, gt=0)
     blend_steps: int = Field(default=200, ge=1)
     shadow_passes: int = Field(default=1, ge=1, description="TRAINING seeds that a step gives a shadow pass to; more of them take turns")
+
+
+class CacheSection(_Section):
+    """The kernel cache: limits of its tiers, 1 MiB being 1,048,576 bytes."""
+
+    entries: int = Field(default=128, ge=1, description="most kernels in memory")
+    memory_mib: int = Field(default=512, ge=1, description="most MiB of kernels in memory")
+    layer_mib: int = Field(default=128, ge=1, description="most MiB in memory of the kernels that one layer used")
+    disk_mib: int = Field(default=2048, ge=0, description="most MiB on the disk that all runs share; 0 keeps nothing there")
+    prefetch: int = Field(default=32, ge=0, description="kernels of a packet's catalogue that are fetched before anyone asks; 0: none")
 
 
 class GatesSection(_Section):
@@ -89,6 +111,13 @@ class TelemetrySection(_Section):
     ring: int = Field(default=20_000, ge=100, description="events that wait for the broker before the oldest is dropped and counted")
 
 
+class CheckpointsSection(_Section):
+    """When snapshots are taken: at the beginning of epochs, after a while, and on request; `esper run --resume` goes on from the last one."""
+
+    every_epochs: int = Field(default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs")
+    every_minutes: float = Field(default=30.0, gt=0, description="minutes after which one is taken in any case")
+
+
 class Recipe(_Section):
     """A whole recipe."""
 
@@ -100,10 +129,12 @@ class Recipe(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     kasmina: KasminaSection = KasminaSection()
     kernels: KernelsSection = KernelsSection()
+    cache: CacheSection = CacheSection()
     gates: GatesSection = GatesSection()
     guardrails: Guardrails = Guardrails()
     tamiyo: TamiyoSection = TamiyoSection()
     telemetry: TelemetrySection = TelemetrySection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
 
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""

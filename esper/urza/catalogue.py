@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from esper.events import Event
+from esper.events.geometry import fits
 from esper.events.records import KernelPublished
 
 
@@ -34,12 +35,19 @@ class Catalogue:
         return tuple(entry for entry in self if set(tags) <= set(entry.tags))
 
 
-def compatible(entries: Iterable[KernelPublished], *, in_features: int, chunk_width: int) -> tuple[KernelPublished, ...]:
-    """Those that fit a chunk: they write its width, and read what their tap gives, the layer's `in_features` or the chunk."""
+def compatible(
+    entries: Iterable[KernelPublished], *, in_features: int, chunk_width: int, geometry: str = ""
+) -> tuple[KernelPublished, ...]:
+    """Those that fit a chunk of a layer of that geometry.
+
+    They write the chunk's width, read what their tap gives (the layer's `in_features`, or the chunk), and have its positions.
+    """
     return tuple(
         entry
         for entry in entries
-        if entry.out_features == chunk_width and entry.in_features == (in_features if entry.tap == "LAYER_INPUT" else chunk_width)
+        if entry.out_features == chunk_width
+        and entry.in_features == (in_features if entry.tap == "LAYER_INPUT" else chunk_width)
+        and fits(entry.geometry, entry.tap, geometry)
     )
 
 

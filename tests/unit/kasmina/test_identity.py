@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
-from esper.kasmina.layers import SeededLinear, chunk_sizes
+from esper.kasmina.layers import SeededLayer, chunk_sizes
 from esper.lifecycle import Guardrails, RunState, SeedState
 from esper.tolaria.recipe import Recipe
 from esper.tolaria.stepping import Stepper
@@ -64,7 +64,7 @@ def test_host_trajectory_is_the_same_beside_a_training_seed() -> None:
         growing = GrowingModel(module, training=KernelTraining())
         for place in places:
             layer = growing.layers[place[0]]
-            growing.graft(place, slot(layer.in_features, layer.seeds.chunks[place[1]]))
+            growing.graft(place, slot(growing.shapes()[place][0], layer.seeds.chunks[place[1]]))
         kernels.append([grown.slot.kernel for grown in growing.kernels.values()])
         first = [copy.deepcopy(kernel.state_dict()) for kernel in kernels[-1]]
         stepper = Stepper(growing, recipe(), 100)
@@ -139,7 +139,7 @@ def test_harvest_gives_an_ordinary_module_with_the_fossilised_kernels() -> None:
     x = torch.randn(6, 8)
     assert torch.allclose(plain(x), module(x), atol=1e-6)
     assert not any(type(part).__module__.startswith("esper") for part in plain.modules())
-    assert isinstance(module[0], SeededLinear)  # type: ignore[index]  # the original is as it was
+    assert isinstance(module[0], SeededLayer)  # type: ignore[index]  # the original is as it was
     assert not [name for name, _ in plain.named_parameters() if name.startswith("4.kernel")]
 
 
@@ -167,10 +167,10 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
     for step in range(300, 501):
         stepper.step(state, step, (inputs[:500], labels[:500]), sample=False)
         if step % 50 == 0:
-            gap = paired(evaluate(module, held_out, batch=10).batch_losses, evaluate_shadow(growing, held_out))
+            gap = paired(evaluate(growing, held_out, batch=10).batch_losses, evaluate_shadow(growing, held_out))
             evidence = Evidence(growing.kernels[("0", 0)].trained, *gap)
             moves.append(gate(state.seeds[0], evidence, 5, gates))
-    assert with_shadow(growing, held_out, ("0", 0)).loss > evaluate(module, held_out).loss
+    assert with_shadow(growing, held_out, ("0", 0)).loss > evaluate(growing, held_out).loss
     assert [move.to_stage for move in moves if move] == ["CULLED"]
     assert Guardrails().confidence == 0.7
 
@@ -179,7 +179,7 @@ def evaluate_shadow(growing: GrowingModel, split: tuple[Tensor, Tensor]) -> tupl
     from esper.kasmina.shadow import standing_in  # noqa: PLC0415
     from esper.tolaria.evaluation import evaluate  # noqa: PLC0415
 
-    return evaluate(growing.module, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))).batch_losses
+    return evaluate(growing, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))).batch_losses
 
 
 def test_statistics_are_those_of_the_output() -> None:

@@ -8,23 +8,22 @@ from torch import Tensor, nn
 
 from esper.clock import SystemClock
 from esper.errors import BuildError
-from esper.karn import FAMILIES, BlueprintIR, Budget, Node, generate
+from esper.karn import BlueprintIR, Budget, Node
 from esper.karn.operators import Linear, Multiply, Scale
 from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
 from esper.tezzeret.build import KernelModule, module_of
 from esper.tezzeret.compile import CONFIGURATIONS, Configuration, compile_kernel
 from esper.tezzeret.verify import verify
 from esper.urza.artefact import read
+from tests.unit.karn.cases import CASES, blueprint
 
 BUDGET = Budget.of(20_000)
 News = Started | Failed | Rejected
 
 
-def make(family: str) -> BlueprintIR:
+def make(family: str, layer: str = "") -> BlueprintIR:
     """A small blueprint."""
-    ir = generate(in_features=9, out_features=3, family=family, budget=BUDGET, seed=3)
-    assert ir is not None
-    return ir
+    return blueprint(family, layer)
 
 
 def compiled(ir: BlueprintIR, *configurations: Configuration, budget: Budget = BUDGET) -> tuple[Compiled | None, list[News]]:
@@ -37,11 +36,11 @@ def compiled(ir: BlueprintIR, *configurations: Configuration, budget: Budget = B
     return kernel, heard
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_passes_every_check_in_its_exported_form(family: str) -> None:
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_every_family_passes_every_check_in_its_exported_form(family: str, layer: str) -> None:
     """The first configuration succeeds, all six checks hold, and the sealed artefact is one that Urza accepts."""
-    ir = make(family)
-    kernel, heard = compiled(ir)
+    ir = make(family, layer)
+    kernel, heard = compiled(ir, budget=Budget.of(20_000, ir.writes.positions))
     assert kernel is not None
     assert heard == [Started(1, "exported")]
     assert [check.name for check in kernel.checks] == ["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]

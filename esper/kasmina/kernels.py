@@ -1,0 +1,90 @@
+"""Kernels under way: each has its own optimizer, warm-up, clipping and overflow handling, apart from the host's and from each other's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from esper.kasmina.slots import Slot
+
+FIRST_SCALE = 65_536.0  # of a TRAINING kernel's loss in float16, as torch.amp.GradScaler begins
+
+
+class KernelTraining(BaseModel):
+    """How kernels are optimised: apart from the host, with their own rate, warm-up and clipping."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(default=5e-3, gt=0, description="AdamW's rate before warm-up and the run's schedule")
+    weight_decay: float = Field(default=1e-2, ge=0, description="AdamW's decoupled weight decay")
+    warmup_steps: int = Field(default=20, ge=0, description="optimizer steps over which a kernel's rate rises from 0")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest Euclidean norm of one kernel's gradient")
+    blend_steps: int = Field(default=200, ge=1, description="steps over which alpha ramps linearly to its target")
+
+
+class Counters(TypedDict):
+    """What a snapshot has to keep of a kernel beside its tensors and optimizer state."""
+
+    trained: int
+    stepped: int
+    errors: int
+    scale: float
+
+
+@dataclass(slots=True)
+class Grown:
+    """A kernel in its slot with its optimizer.
+
+    `trained` counts optimizer steps in TRAINING, `stepped` all of them; `errors` faults in a row. `scale` multiplies the loss of its shadow
+    passes in float16; an overflow halves it.
+    """
+
+    slot: Slot
+    optimizer: torch.optim.AdamW
+    parameters: list[nn.Parameter]
+    trained: int = 0
+    stepped: int = 0
+    errors: int = 0
+    scale: float = FIRST_SCALE
+
+    def counters(self) -> Counters:
+        """The figures that a snapshot keeps."""
+        return Counters(trained=self.trained, stepped=self.stepped, errors=self.errors, scale=self.scale)
+
+    def restore(self, counters: Counters) -> None:
+        """Take over the figures of a snapshot."""
+        self.trained, self.stepped = counters["trained"], counters["stepped"]
+        self.errors, self.scale = counters["errors"], counters["scale"]
+
+    def gradients(self) -> Iterator[Tensor]:
+        """Gradients that are there."""
+        return (parameter.grad for parameter in self.parameters if parameter.grad is not None)
+
+    def add(self, gradients: tuple[Tensor | None, ...]) -> None:
+        """Add gradients to those of earlier micro-batches."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def norm(self, scale: float) -> Tensor:
+        """Divide the gradients by `scale`, and give their Euclidean norm."""
+        held = list(self.gradients())
+        if scale != 1.0:
+            for gradient in held:
+                gradient.div_(scale)
+        return nn.utils.get_total_norm(held) if held else torch.zeros((), device=self.slot.alpha.device)
+
+    def optimise(self, settings: KernelTraining, fraction: float, norm: Tensor) -> None:
+        """One optimizer step at `fraction` (0 to 1) of the rate by the run's schedule; `norm` is that of the gradients."""
+        warmup = min(1.0, (self.stepped + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * fraction * warmup
+        nn.utils.clip_grads_with_norm_(self.parameters, settings.clip_norm, norm)
+        self.optimizer.step()
+        self.stepped += 1
+        if not self.slot.live:
+            self.trained += 1

@@ -1,0 +1,58 @@
+"""How forward passes run: device, precision and memory format, the same for live, shadow and validation passes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import UsageError
+
+CPU = torch.device("cpu")
+PrecisionName = Literal["float32", "bfloat16", "float16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """`precision` other than float32 means autocast: parameters stay in float32. `channels_last` is a memory format of images."""
+
+    precision: PrecisionName = "float32"
+    channels_last: bool = False
+    device: torch.device = CPU
+
+    @property
+    def scales(self) -> bool:
+        """Whether losses are scaled so that small gradients do not vanish."""
+        return self.precision == "float16"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16 if self.precision == "bfloat16" else torch.float16)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device, in the memory format, and return it."""
+        module.to(self.device)
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module
+
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """Inputs [B, ...] on the device, in the memory format; the same tensor when it is there already."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last and inputs.dim() == 4 else inputs
+
+
+def device_of(name: DeviceName) -> torch.device:
+    """The device that a recipe names; `auto` takes a GPU where there is one.
+
+    Raises:
+        UsageError: it names a GPU and there is none.
+    """
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise UsageError('run.device = "cuda", but torch finds no CUDA device here; set run.device=auto or cpu.')
+    return torch.device("cuda", torch.cuda.current_device()) if present and name != "cpu" else torch.device("cpu")
