@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from contextlib import suppress
@@ -28,6 +29,7 @@ HEAD: Final = "head"
 
 _BEGIN_S: Final = 5.0
 _ANSWER_S: Final = 2.0
+_QUIET_S: Final = 2.0  # after Kafka did not answer, what only has to be kept does not ask it again for so long
 _ATTEMPTS: Final = 3
 _MOST_WAITING: Final = 1_000
 
@@ -60,7 +62,9 @@ class AuditTrail:
             self._folder / "lock", what=f"The audit trail of {sender_id}", remedy="stop it, or give this part another ESPER_HOME"
         )
         self._turn = threading.Lock()
+        self._numbers = itertools.count()
         self._producer: JournalProducer | None = None
+        self._quiet_until = clock.monotonic()
         self._head = Link()
         self._written: set[str] = set()
         self._waiting: dict[str, dict[str, Any]] = self._left()
@@ -75,15 +79,14 @@ class AuditTrail:
         name = record_id(self._sender, entry)
         with self._turn:
             if entry.status == PENDING:
-                self._deliver()
-                self._connect()
-                if not self._bus.available(_ANSWER_S):
-                    raise UnavailableError("Kafka does not answer, and nothing is changed without a record of it: try again once it does.")
+                self._require()
                 self._note(name, entry)
                 return
             if len(self._waiting) >= _MOST_WAITING:
                 raise BackpressureError(f"{_MOST_WAITING} records of the audit trail wait for Kafka: try again once it answers.")
             self._waiting[name] = self._note(name, entry)
+            if self._clock.monotonic() < self._quiet_until:
+                return
             try:
                 self._deliver()
             except UnavailableError as error:  # it is on disk: what has happened is told truly, and nothing more happens until Kafka has it
@@ -118,12 +121,18 @@ class AuditTrail:
                 found[path.stem] = json.loads(path.read_bytes())
             except ValueError as error:
                 raise CorruptError(f"{path} of the audit trail is damaged: keep a copy for whoever audits, and move it away.") from error
-        return dict(sorted(found.items(), key=lambda item: int(item[1]["at"])))
+        return dict(sorted(found.items(), key=lambda item: (item[1]["at"], item[1]["number"])))
 
     def _note(self, name: str, entry: AuditEntry) -> dict[str, Any]:
-        noted = {"at": self._clock.now_us(), "entry": asdict(entry)}
+        noted = {"at": self._clock.now_us(), "number": next(self._numbers), "entry": asdict(entry)}
         write_file(self._folder / f"{name}.json", json.dumps(noted).encode())
         return noted
+
+    def _require(self) -> None:
+        """Make sure that a record would be written now."""
+        self._deliver()
+        self._connect()
+        self._answered()
 
     def _deliver(self) -> None:
         """Bring everything that waits to Kafka.
@@ -142,6 +151,7 @@ class AuditTrail:
                     raise UnavailableError(f"Another process writes the audit trail of {self._sender}: stop it, or try again.") from error
             except UnavailableError:
                 self._drop()
+                self._quiet_until = self._clock.monotonic() + _QUIET_S
                 raise
 
     def _commit(self, producer: JournalProducer) -> None:
@@ -165,6 +175,7 @@ class AuditTrail:
     def _connect(self) -> JournalProducer:
         """Be the only writer of the sender's chain, and know its end."""
         if self._producer is None:
+            self._answered()
             producer = self._bus.journal_producer(run_id=f"audit-{self._sender}")
             try:
                 producer.begin(_BEGIN_S)
@@ -183,6 +194,11 @@ class AuditTrail:
             self._head = self._head.after(event)
             if event.event_id in self._waiting:
                 self._written.add(event.event_id)
+
+    def _answered(self) -> None:
+        if not self._bus.available(_ANSWER_S):
+            self._quiet_until = self._clock.monotonic() + _QUIET_S
+            raise UnavailableError("Kafka does not answer, and nothing is changed without a record of it: try again once it does.")
 
     def _drop(self) -> None:
         if self._producer is not None:

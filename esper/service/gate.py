@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from traceback import format_exc
@@ -198,7 +199,12 @@ class Gate:
         if refusal is not None:
             await run_in_threadpool(self._audit, replace(entry, status=refusal.status))
             raise refusal
-        await run_in_threadpool(self._audit, entry)
+        try:
+            await run_in_threadpool(self._audit, entry)
+        except EsperError as error:  # it is not done; that it was asked for goes on record as soon as that is possible
+            with suppress(EsperError):
+                await run_in_threadpool(self._audit, replace(entry, status=problem_of(error).status))
+            raise
         held = Held(answer)
         try:
             await self._handle(scope, replay(body, receive), held)
