@@ -234,10 +234,7 @@ def _add_start(app: FastAPI, control: Control) -> None:
             raise ProblemError(409, f"Run {body.run_id} has a journal already ({known.status}); {remedy}.")
         if not control.ledger.caught_up:
             raise ProblemError(503, "The journals are still being read; try again.", headers={"Retry-After": "1"})
-        name = body.recipe or (known.recipe if known else "")
-        recipe = _fitting(lambda: load(name, body.overrides))
-        run_id = body.run_id or named(recipe.name, control.clock)
-        _fitting(lambda: require_run_id(run_id))
+        run_id, name = _named(body, known, control.clock)
         living = control.trainers.find(run_id)
         if living is not None and living.process.lives():
             raise ProblemError(409, f"Run {run_id} is being trained by process {living.process.pid}; choose another run_id.")
@@ -254,6 +251,22 @@ def _add_start(app: FastAPI, control: Control) -> None:
             "status": "STARTING",
             "trainer": trainer.as_json(control.trainers.log(run_id), None),
         }
+
+
+def _named(body: StartBody, known: RunStatus | None, clock: Clock) -> tuple[str, str]:
+    """Id and recipe of the run to start or to go on with.
+
+    Raises:
+        ProblemError: 422, the recipe, a change of it or the id cannot be taken.
+    """
+    if known is not None:
+        if body.overrides:
+            raise ProblemError(422, "A resumed run goes on with the settings that its journal has; leave overrides away.")
+        return known.run_id, body.recipe or known.recipe
+    recipe = _fitting(lambda: load(body.recipe, body.overrides))
+    run_id = body.run_id or named(recipe.name, clock)
+    _fitting(lambda: require_run_id(run_id))
+    return run_id, body.recipe
 
 
 def _fitting(check: Callable[[], Any]) -> Any:

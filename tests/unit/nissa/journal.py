@@ -217,8 +217,7 @@ class Run:
         }
         if refused:
             return AdaptationRejected(**self._journal(f"rejected/{decision}"), **target, reason=refused)
-        figures = {"alpha": -1.0, "confidence": 0.9, "urgency": 0.8}
-        return AdaptationApplied(**self._journal(f"applied/{decision}"), **target, family="conv1d", **figures)
+        return AdaptationApplied(**self._journal(f"applied/{decision}"), **target, family="conv1d", alpha=-1.0, confidence=0.9, urgency=0.8)
 
     def outcome(self, decision: str, *, reward: float = 1.0) -> AdaptationOutcome:
         """How a decision ended."""
