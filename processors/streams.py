@@ -108,7 +108,8 @@ class _Boot(BootStrategy):
 
     def web_server(self) -> Iterable[ServiceT]:
         """The HTTP server, where the app has one."""
-        return [self.app.http] if self.app.http is not None else []
+        http: Web | None = getattr(self.app, "http", None)
+        return [http] if http is not None else []
 
 
 class App(faust.App):

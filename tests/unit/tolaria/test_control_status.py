@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,13 +21,13 @@ CLOCK = ManualClock()
 
 def paused(run: Run, command_id: str) -> RunPaused:
     """The run stands still as a request asked."""
-    source = {"source_topic": PauseRequested.TOPIC, "source_partition": 0, "source_offset": 3}
+    source: dict[str, Any] = {"source_topic": PauseRequested.TOPIC, "source_partition": 0, "source_offset": 3}
     return RunPaused(**run._journal(f"paused/{command_id}"), reason="a look", command_id=command_id, **source)
 
 
 def resumed(run: Run, command_id: str) -> RunResumed:
     """And goes on."""
-    source = {"source_topic": PauseRequested.TOPIC, "source_partition": 0, "source_offset": 4}
+    source: dict[str, Any] = {"source_topic": PauseRequested.TOPIC, "source_partition": 0, "source_offset": 4}
     return RunResumed(**run._journal(f"resumed/{command_id}"), incarnation=0, reason="looked", command_id=command_id, **source)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def lives(home: Path) -> Trainers:
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def program(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What runs in place of `esper run`: a program of a few lines, so that no training is waited for."""
     code = {"code": ORDERLY}
     monkeypatch.setattr(module, "command", lambda *_, **__: (sys.executable, "-c", code["code"]))
