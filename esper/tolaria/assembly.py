@@ -39,6 +39,7 @@ from esper.oona.start import start
 from esper.tolaria.checkpoints import Checkpoints
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import observe
+from esper.tolaria.grafting import Grafting
 from esper.tolaria.journal import Journal
 from esper.tolaria.names import named, require_run_id
 from esper.tolaria.progress import Progress
@@ -179,6 +180,17 @@ def train(
         for begin, end in ((emitter.start, emitter.stop), (inbox.start, inbox.stop), (loader.start, loader.stop)):
             begin()
             stack.callback(end)
+        consultation = Consultation(
+            run_id=run_id,
+            inbox=inbox,
+            producer=producer,
+            clock=clock,
+            lockstep=recipe.decisions == "lockstep",
+            timeout_s=recipe.tamiyo.consult_timeout_s,
+            timeline=past.state.timeline,
+            catalogue=past.catalogue,
+            offered=past.offered,
+        )
         steps = total_steps(recipe, splits.train)
         session = Session(
             Parts(
@@ -195,19 +207,9 @@ def train(
                     notify=drain.notify,
                     recorded=recorded,
                 ),
-                consultation=Consultation(
-                    run_id=run_id,
-                    inbox=inbox,
-                    producer=producer,
-                    clock=clock,
-                    lockstep=recipe.decisions == "lockstep",
-                    timeout_s=recipe.tamiyo.consult_timeout_s,
-                    timeline=past.state.timeline,
-                    catalogue=past.catalogue,
-                    offered=past.offered,
-                ),
+                consultation=consultation,
                 telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
-                loader=loader,
+                grafting=Grafting(loader, consultation, growing, clock),
                 checkpoints=Checkpoints(SnapshotWriter(store, clock), recipe.checkpoints, clock),
                 store=store,
                 origin=origin,

@@ -6,29 +6,30 @@ from there; once the record is used up, from the bus.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from esper.checkpoint import Snapshot, read
 from esper.clock import Clock
-from esper.errors import CorruptError, EsperError, StorageFullError, UnavailableError
+from esper.errors import CorruptError, EsperError, StorageFullError
 from esper.events import JournalEvent, Origin
 from esper.events.records import CheckpointRequested, RollbackRequested, SeedTransitioned
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.loader import KernelLoader, Loaded
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import LIVE, RunState, from_canonical
-from esper.lifecycle.commands import CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
+from esper.lifecycle.commands import CountLost, EndEpoch, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
 from esper.oona.inbox import Delivered
 from esper.tolaria import packet as packets
 from esper.tolaria.checkpoints import Checkpoints, Moment
 from esper.tolaria.commands import Vetting, commands_of
 from esper.tolaria.consultation import Consultation
+from esper.tolaria.cursor import Cursor, Sums, cursor_of
 from esper.tolaria.environment import Environment
 from esper.tolaria.evaluation import Figures, evaluate, paired, parameters_digest, with_shadow, without
 from esper.tolaria.gates import Evidence, gate
+from esper.tolaria.grafting import Grafting, seeds_waiting
 from esper.tolaria.journal import Journal
 from esper.tolaria.model_file import save_model
 from esper.tolaria.packet import EpochFigures
@@ -41,9 +42,9 @@ from esper.tolaria.snapshots import (
     model_tensors,
     place_of,
     random_notes,
+    restore_health,
     restore_model,
     restore_random,
-    seeds_waiting,
 )
 from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import StepFigures, Stepper
@@ -51,7 +52,6 @@ from esper.tolaria.telemetry import Telemetry
 from esper.urza.store import Store
 
 NAP_S = 0.05  # while paused
-LOAD_S = 60.0  # how long a re-executed run waits for a kernel that it had
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error: a person ended the run
@@ -74,7 +74,7 @@ class Parts:
     journal: Journal
     consultation: Consultation
     telemetry: Telemetry
-    loader: KernelLoader
+    grafting: Grafting
     checkpoints: Checkpoints
     store: Store
     origin: Origin
@@ -87,43 +87,25 @@ class Parts:
 
 
 @dataclass(slots=True)
-class Sums:
-    """An epoch so far: batches done, and sums and last values of their figures."""
-
-    batches: int = 0
-    loss: float = 0.0
-    accuracy: float = 0.0
-    learning_rate: float = 0.0
-    gradient_norm: float = 0.0
-
-    def add(self, figures: StepFigures) -> None:
-        """Take in one step."""
-        self.batches += 1
-        self.loss += figures.loss
-        self.accuracy += figures.accuracy
-        self.learning_rate, self.gradient_norm = figures.learning_rate, figures.gradient_norm
-
-
-@dataclass(slots=True)
 class Session:
-    """One run at its trainer. `step` counts optimizer steps completed, `sums` the present epoch."""
+    """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end."""
 
     parts: Parts
     total_steps: int
-    step: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
     stop: bool = False
-    sums: Sums = field(default_factory=Sums)
-    evidence: dict[Place, Evidence] = field(default_factory=dict)
     paths: dict[Place, list[SeedTransitioned]] = field(default_factory=dict)
-    figures: EpochFigures = field(default_factory=EpochFigures)
-    test: Figures = field(default_factory=lambda: Figures(0.0, 0.0, ()))
-    loaded: dict[str, Loaded] = field(default_factory=dict)
     requested: Source = field(default_factory=lambda: Source(""))
 
     @property
     def state(self) -> RunState:
         """The folded state."""
         return self.parts.journal.state
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed."""
+        return self.cursor.step
 
     # -- the journal -----------------------------------------------------------------------------------------------------------------
 
@@ -160,7 +142,7 @@ class Session:
         parts, applied = self.parts, False
         while (event := parts.journal.outside(self.step, after_step=after_step)) is not None:
             if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":
-                self._graft_again((event.layer, event.seed), event.kernel_id)
+                parts.grafting.again(self.state, (event.layer, event.seed), event.kernel_id)
             self._note(parts.journal.accept())
             applied = True
         if applied:
@@ -175,10 +157,10 @@ class Session:
         self.paths.setdefault(place, []).append(event)
         self.parts.progress.transitioned(event)
         if event.to_stage == "GERMINATED":
-            self.evidence[place] = Evidence()
-            self._request(event.layer, event.kernel_id)
+            self.cursor.evidence[place] = Evidence()
+            self.parts.grafting.request(event.layer, event.kernel_id)
         elif event.to_stage == "DORMANT":
-            self.evidence.pop(place, None)
+            self.cursor.evidence.pop(place, None)
 
     def remember(self, events: Sequence[JournalEvent]) -> None:
         """Take note of a resumed run's events before its beginning."""
@@ -197,7 +179,7 @@ class Session:
         if not parts.journal.replaying:
             for delivered in parts.consultation.take():
                 self.handle(delivered)
-            self.place_loaded()
+            self._place_loaded()
             self._checkpoints()
             if self.state.status == "PAUSED":
                 parts.progress.say("Training is paused until it is told to resume.")
@@ -223,7 +205,7 @@ class Session:
             for command in commands_of(delivered, vetting=Vetting(kernels, parts.growing.shapes()), incarnation=self.state.incarnation):
                 self.do(command)
 
-    def failed(self, figures: StepFigures) -> None:
+    def _failed(self, figures: StepFigures) -> None:
         """After a step: report the kernels that failed in it; one that is FOSSILIZED sends the run back, and a second time ends it.
 
         Raises:
@@ -249,60 +231,22 @@ class Session:
         self.parts.progress.say("A fossilised kernel failed: the run goes back to its last snapshot.")
         self.roll_back("", "A fossilised kernel failed.")
 
-    # -- kernels ---------------------------------------------------------------------------------------------------------------------
-
-    def _request(self, layer: str, kernel_id: str) -> None:
-        kernel = self.parts.consultation.catalogue.kernels.get(kernel_id)
-        if kernel is None:
-            raise UnavailableError(
-                f"Kernel {kernel_id[:12]} of this run's journal is not on compilation.kernels: another cluster, or it was deleted."
-            )
-        self.parts.loader.request(kernel, layer=layer)
-
-    def place_loaded(self) -> None:
-        """Graft kernels that the loader has ready."""
-        self._fetch()
-        for seed in [seed for seed in seeds_waiting(self.state) if seed.kernel_id in self.loaded]:
-            try:
-                self.parts.growing.graft((seed.layer, seed.seed), self.loaded[seed.kernel_id].slot())
-            except EsperError as failure:
-                self.do(ReportFailure(layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure)))
-            else:
-                self.do(Move(layer=seed.layer, seed=seed.seed, to_stage="TRAINING", reason="kernel loaded and verified"))
-
-    def _fetch(self) -> None:
-        """Take what the loader has ready, and keep what seeds wait for."""
-        for loaded in self.parts.loader.ready():
-            self.loaded[loaded.kernel_id] = loaded
-        waiting = {seed.kernel_id for seed in seeds_waiting(self.state)}
-        self.loaded = {kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting}
-
-    def _graft_again(self, place: Place, kernel_id: str) -> None:
-        """Graft a kernel that the record has grafted here."""
-        deadline = self.parts.clock.monotonic() + LOAD_S
-        while kernel_id not in self.loaded:
-            if self.parts.clock.monotonic() > deadline:
-                raise UnavailableError(f"Kernel {kernel_id[:12]}, which this run grafted, cannot be loaded again within {LOAD_S:.0f} s.")
-            self._fetch()
-            self.parts.clock.sleep(0.001)
-        self.parts.growing.graft(place, self.loaded[kernel_id].slot())
-
     # -- an epoch --------------------------------------------------------------------------------------------------------------------
 
     def stepped(self, figures: StepFigures) -> None:
         """A step is done: count it."""
-        self.failed(figures)
-        self.step += 1
-        self.sums.add(figures)
+        self._failed(figures)
+        self.cursor.step += 1
+        self.cursor.sums.add(figures)
         if any(seed.stage == "BLENDING" for seed in self.state.seeds):
             self.parts.growing.follow(self.state, self.step)
 
     def end_epoch(self) -> None:
         """Validate, measure the seeds, journal the epoch, and let the gates move."""
-        parts, growing, sums = self.parts, self.parts.growing, self.sums
-        validation = evaluate(growing, parts.held_out)
-        self.test = evaluate(growing, parts.test)
-        self.figures = EpochFigures(
+        parts, growing, cursor = self.parts, self.parts.growing, self.cursor
+        validation, cursor.test = evaluate(growing, parts.held_out), evaluate(growing, parts.test)
+        sums = cursor.sums
+        cursor.figures = EpochFigures(
             train_loss=sums.loss / sums.batches,
             train_accuracy=sums.accuracy / sums.batches,
             validation_loss=validation.loss,
@@ -317,26 +261,25 @@ class Session:
         self.do(
             EndEpoch(
                 step=self.step,
-                train_loss=self.figures.train_loss,
-                train_accuracy=self.figures.train_accuracy,
+                train_loss=cursor.figures.train_loss,
+                train_accuracy=cursor.figures.train_accuracy,
                 validation_loss=validation.loss,
                 validation_accuracy=validation.accuracy,
-                test_loss=self.test.loss,
-                test_accuracy=self.test.accuracy,
-                learning_rate=self.figures.learning_rate,
+                test_loss=cursor.test.loss,
+                test_accuracy=cursor.test.accuracy,
+                learning_rate=sums.learning_rate,
                 parameters_digest=parameters_digest(growing.module),
                 alphas=tuple(growing.alpha(seed, self.step) for seed in self.state.seeds),
             )
         )
         for seed in self.state.seeds:
-            move = gate(seed, self.evidence.get((seed.layer, seed.seed), Evidence()), self.state.epoch, parts.recipe.gates)
-            if move:
+            if move := gate(seed, cursor.known((seed.layer, seed.seed)), self.state.epoch, parts.recipe.gates):
                 self.do(move)
-        self.sums = Sums()
+        cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(self.state)
-            parts.telemetry.cache(self.state, parts.loader.figures())
-        parts.progress.epoch_ended(self.state, self.figures, self.test)
+            parts.telemetry.cache(self.state, parts.grafting.loader.figures())
+        parts.progress.epoch_ended(self.state, cursor.figures, cursor.test)
 
     def _measure(self, live: Figures) -> None:
         """Take the evidence of every seed that holds a kernel, on the held-out split."""
@@ -345,7 +288,7 @@ class Session:
             place = (seed.layer, seed.seed)
             if place not in growing.kernels:
                 continue
-            known = self.evidence.setdefault(place, Evidence())
+            known = self.cursor.evidence.setdefault(place, Evidence())
             known.trained_steps = growing.kernels[place].trained
             known.blended = seed.stage == "BLENDING" and growing.blended(seed, self.step)
             if seed.stage == "TRAINING":
@@ -391,14 +334,14 @@ class Session:
         for delivered in consultation.take():
             self.handle(delivered)
         kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
-        parts.loader.prefetch(kernels)
+        parts.grafting.loader.prefetch(kernels)
         asked = packets.build(
             origin=parts.origin,
             state=self.state,
             growing=parts.growing,
             recipe=parts.recipe,
-            figures=self.figures,
-            evidence=self.evidence,
+            figures=self.cursor.figures,
+            evidence=self.cursor.evidence,
             statistics=parts.telemetry.statistics,
             kernels=kernels,
             total_steps=self.total_steps,
@@ -409,9 +352,13 @@ class Session:
     def _wait_for_loads(self) -> None:
         """In lockstep a kernel is in its slot before the next step."""
         parts = self.parts
-        while parts.consultation.lockstep and not self.stop and not parts.journal.replaying and any(seeds_waiting(self.state)):
-            self.place_loaded()
+        while parts.consultation.lockstep and not self.stop and not parts.journal.replaying and seeds_waiting(self.state):
+            self._place_loaded()
             parts.clock.sleep(0.001)
+
+    def _place_loaded(self) -> None:
+        for command in self.parts.grafting.arrived(self.state):
+            self.do(command)
 
     # -- snapshots -------------------------------------------------------------------------------------------------------------------
 
@@ -448,14 +395,10 @@ class Session:
         parts = self.parts
         return {
             "state": self.state.canonical(),
-            "step": self.step,
-            "sums": asdict(self.sums),
+            "cursor": self.cursor.notes(),
             "kernels": kernel_notes(parts.growing),
             "health": health_notes(parts.growing),
-            "evidence": {address(place): asdict(one) for place, one in self.evidence.items()},
             "statistics": {address(place): asdict(one) for place, one in parts.telemetry.statistics.items()},
-            "figures": asdict(self.figures),
-            "test": asdict(self.test),
             "random": random_notes(),
             "stepper": parts.stepper.notes(),
         }
@@ -463,25 +406,15 @@ class Session:
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
         """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has them."""
         parts, notes = self.parts, snapshot.notes
-        self.step = notes["step"]
-        saved = from_canonical(notes["state"])
-        restore_model(parts.growing, parts.stepper.host_optimizer, snapshot, kernels=notes["kernels"], state=saved, step=self.step)
+        self.cursor = cursor_of(notes["cursor"])
+        restore_model(parts.growing, parts.stepper.host_optimizer, snapshot, state=from_canonical(notes["state"]), step=self.step)
         parts.growing.follow(state, self.step)
         parts.stepper.restore(notes["stepper"])
-        self.sums = Sums(**notes["sums"])
-        self.evidence = {place_of(name): Evidence(**one) for name, one in notes["evidence"].items()}
+        restore_health(parts.growing, notes["health"])
         parts.telemetry.statistics = {place_of(name): SeedStatistics(**one) for name, one in notes["statistics"].items()}
-        for row, (name, health) in enumerate(notes["health"].items()):
-            place = place_of(name)
-            for key, value in health.items():
-                setattr(parts.growing.health[place], key, value)
-            parts.growing.table.health[row] = parts.growing.health[place].score
-        self.figures = EpochFigures(**notes["figures"])
-        test: Mapping[str, Any] = notes["test"]
-        self.test = Figures(test["loss"], test["accuracy"], tuple(test["batch_losses"]))
         restore_random(notes["random"], snapshot.tensors)
         for seed in seeds_waiting(state):
-            self._request(seed.layer, seed.kernel_id)
+            parts.grafting.request(seed.layer, seed.kernel_id)
 
     def roll_back(self, snapshot_id: str, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
         """Go on from an earlier snapshot, in a new timeline; the latest when none is named, or an earlier one where that is damaged.

@@ -7,7 +7,7 @@ blueprints of the kernels, evidence, health, figures, Python's and numpy's rando
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +19,9 @@ from esper.checkpoint import Snapshot
 from esper.errors import CorruptError
 from esper.karn.ir import parse
 from esper.kasmina import GrowingModel, Place, Slot
+from esper.kasmina.health import Health
 from esper.kasmina.unpacked import unfilled
-from esper.lifecycle import RunState, SeedState
+from esper.lifecycle import RunState
 from esper.tezzeret.build import KernelModule
 
 Note = dict[str, Any]
@@ -89,7 +90,6 @@ def restore_model(
     host_optimizer: torch.optim.Optimizer,
     snapshot: Snapshot,
     *,
-    kernels: Mapping[str, Note],
     state: RunState,
     step: int,
 ) -> None:
@@ -100,7 +100,7 @@ def restore_model(
     """
     for place in list(growing.kernels):
         growing.release(place)
-    for name, note in kernels.items():
+    for name, note in snapshot.notes["kernels"].items():
         place = place_of(name)
         growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
         growing.kernels[place].restore(note["counters"])
@@ -120,14 +120,16 @@ def restore_model(
     growing.follow(state, step)
 
 
-def seeds_waiting(state: RunState) -> Iterable[SeedState]:
-    """Seeds whose kernel is still to be loaded."""
-    return (seed for seed in state.seeds if seed.stage == "GERMINATED")
-
-
 def health_notes(growing: GrowingModel) -> dict[str, Note]:
     """Running health figures of every seed."""
     return {address(place): asdict(health) for place, health in growing.health.items()}
+
+
+def restore_health(growing: GrowingModel, notes: Mapping[str, Note]) -> None:
+    """Take back what `health_notes` gave."""
+    for row, place in enumerate(growing.places()):
+        growing.health[place] = Health(**notes[address(place)])
+        growing.table.health[row] = growing.health[place].score
 
 
 def _kernel_module(slot: Slot) -> KernelModule:

@@ -57,7 +57,7 @@ class Trainer:
             session.do(start_of(session))
         ended = "FINISHED"
         try:
-            if session.step == 0 and session.sums.batches == 0:
+            if session.step == 0 and session.cursor.sums.batches == 0:
                 session.open_dialogue()
             while session.state.epoch < session.parts.recipe.run.epochs:
                 try:
@@ -73,9 +73,9 @@ class Trainer:
         session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
         epoch, (inputs, labels) = session.state.epoch, self.train
         order = batch_order(run.seed, epoch, len(labels), run.batch_size)
-        if session.sums.batches == 0:
+        if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
-        for indices in order[session.sums.batches :]:
+        for indices in order[session.cursor.sums.batches :]:
             begin = parts.clock.monotonic()
             session.between_steps()
             telemetry = parts.recipe.telemetry
@@ -97,7 +97,7 @@ class Trainer:
                     timeline=session.state.timeline,
                 )
                 if sample:
-                    parts.telemetry.seeds(session.state, session.evidence, step=session.step)
+                    parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
             parts.progress.stepped(session.step, session.total_steps, figures)
         session.end_epoch()
         session.consult()
@@ -106,7 +106,7 @@ class Trainer:
         session, growing = self.session, self.session.parts.growing
         saved = save_model(growing, session.parts.run_dir / "model.safetensors")
         digest, parameters = parameters_digest(growing.module), sum(parameter.numel() for parameter in growing.module.parameters())
-        test = session.test
+        test = session.cursor.test
         if ended == "FINISHED":
             session.do(
                 Complete(
