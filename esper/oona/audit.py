@@ -30,6 +30,7 @@ HEAD: Final = "head"
 _BEGIN_S: Final = 5.0
 _ANSWER_S: Final = 2.0
 _QUIET_S: Final = 2.0  # after Kafka did not answer, what only has to be kept does not ask it again for so long
+_CLOSE_S: Final = 0.5
 _ATTEMPTS: Final = 3
 _MOST_WAITING: Final = 1_000
 
@@ -97,10 +98,11 @@ class AuditTrail:
         threading.Thread(target=self._recover, name="audit", daemon=True).start()
 
     def close(self) -> None:
-        """Let go of the trail. What waits stays on disk for the next life."""
-        with self._turn:
+        """Let go of the trail, at once, whatever it is doing. What waits stays on disk for the next life."""
+        if self._turn.acquire(timeout=_CLOSE_S):
             self._drop()
-            self._held.release()
+            self._turn.release()
+        self._held.release()
 
     def __enter__(self) -> Self:
         self.start()

@@ -28,12 +28,14 @@ _LARGEST_HEAD: Final = 32 * 1024
 class Server:
     """One app on one port of this machine; 0 takes a free one, and `port` says which. HTTPS where the settings give a certificate.
 
+    `setting` names what the user sets to choose another port.
+
     Raises:
         UnavailableError: the port is in use.
         UsageError: a route demands no role, or the certificate cannot be used.
     """
 
-    def __init__(self, app: FastAPI, *, settings: Settings, port: int, clock: Clock) -> None:
+    def __init__(self, app: FastAPI, *, settings: Settings, port: int, clock: Clock, setting: str = "this part's port") -> None:
         refuse_unguarded(app)
         certificate, key = _certificate(settings)
         self._clock = clock
@@ -69,7 +71,7 @@ class Server:
         except OSError as error:
             self._socket.close()
             raise UnavailableError(
-                f"Port {port} on {HOST} is in use: end what holds it, or set this part's port to another one or to 0."
+                f"Port {port} on {HOST} is in use: end what holds it, or set {setting} to another one, or to 0 for a free one."
             ) from error
         self.port: int = self._socket.getsockname()[1]
         self.url = f"{settings.scheme}://{HOST}:{self.port}"
