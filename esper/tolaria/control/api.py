@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-import esper
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service import CurrentCaller, ProblemError, requires
@@ -195,7 +194,7 @@ def _add_reading(app: FastAPI, control: Control) -> None:
         """All runs, and the versions of what runs them."""
         runs = control.ledger.runs()
         return {
-            "version": esper.__version__,
+            "version": app.version,
             "python": platform.python_version(),
             "packages": _versions(),
             "caught_up": control.ledger.caught_up,
