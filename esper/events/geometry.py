@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from esper.errors import BuildError
@@ -40,7 +40,7 @@ class Geometry:
         groups: Groups of channels that the host does not mix.
 
     Raises:
-        BuildError: the numbers do not fit the kind, or the layer would have no output.
+        BuildError: the numbers do not fit the kind, PyTorch has no such layer, or it would have no output.
     """
 
     kind: Kind = "features"
@@ -56,11 +56,13 @@ class Geometry:
         window = dimensions if self.convolves else 0
         parts = (self.kernel_size, self.stride, self.dilation, *(() if self.padding is None else (self.padding,)))
         if len(self.size) != dimensions or any(len(part) != window for part in parts) or (self.padding is None and not self.convolves):
-            raise BuildError(f"A {self.kind} layer has {dimensions} dimensions; its geometry gives others: {self}.")
+            raise BuildError(f"A {self.kind} layer has {dimensions} dimensions; its geometry gives others: {self.text}.")
         if min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1 or min((0, *(self.padding or ()))) < 0:
-            raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self}.")
+            raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self.text}.")
+        if self.padding is None and max((1, *self.stride)) > 1:
+            raise BuildError(f"Padding 'same' goes with a stride of 1, as in PyTorch: {self.text}.")
         if min((1, *self.output_size)) < 1:
-            raise BuildError(f"A layer of this geometry has no output: {self}.")
+            raise BuildError(f"The window is longer than the input with its padding, so there is no output: {self.text}.")
 
     @property
     def convolves(self) -> bool:
@@ -77,6 +79,14 @@ class Geometry:
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, padding, dilation in numbers
         )
 
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether it writes as many positions as it reads, for inputs of any size."""
+        if not self.convolves or self.padding is None:
+            return True
+        spans = zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return all(stride == 1 and 2 * padding == dilation * (kernel - 1) for kernel, stride, padding, dilation in spans)
+
     @cached_property
     def text(self) -> str:
         """The text of events; `parse` reads it."""
@@ -89,27 +99,35 @@ class Geometry:
         return f"{self.kind} {window} in {_joined(self.size)}"
 
 
+PLAIN = Geometry()
+"""Features without positions."""
+
+
+@lru_cache(maxsize=4096)
 def parse(text: str) -> Geometry:
     """The geometry that a text says.
 
     Raises:
-        BuildError: it says none.
+        BuildError: it says none, or not in the spelling of `Geometry.text`.
     """
     if not text:
-        return Geometry()
+        return PLAIN
     found = _TEXT.fullmatch(text)
     if found is None or (found["kind"] == "sequence") != (found["k"] is None):
-        raise BuildError(f"{text!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8'.")
+        raise BuildError(f"{text[:200]!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8'.")
     kind: Kind = found["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
     try:
         if kind == "sequence":
-            return Geometry(kind, _numbers(found["size"]))
-        padding = None if found["p"] == "same" else _numbers(found["p"])
-        return Geometry(
-            kind, _numbers(found["size"]), _numbers(found["k"]), _numbers(found["s"]), padding, _numbers(found["d"]), int(found["g"])
-        )
+            geometry = Geometry(kind, _numbers(found["size"]))
+        else:
+            padding = None if found["p"] == "same" else _numbers(found["p"])
+            window = (_numbers(found["k"]), _numbers(found["s"]), padding, _numbers(found["d"]), int(found["g"]))
+            geometry = Geometry(kind, _numbers(found["size"]), *window)
     except ValueError:
-        raise BuildError(f"{text!r} is no geometry of a layer: its numbers cannot be read.") from None
+        raise BuildError(f"{text[:200]!r} is no geometry of a layer: its numbers cannot be read.") from None
+    if geometry.text != text:
+        raise BuildError(f"The geometry {text[:200]!r} is spelled {geometry.text!r}: texts are compared as they are.")
+    return geometry
 
 
 def _joined(numbers: tuple[int, ...]) -> str:
@@ -124,11 +142,16 @@ def fits(kernel: str, tap: str, layer: str) -> bool:
     """Whether a kernel of one geometry can serve a layer of another, both as texts; channels are compared elsewhere.
 
     A kernel that reads the layer's input needs the layer's own geometry. One that reads the host's chunk needs the layer's output positions,
-    as `outputs` gives them. A kernel of features serves a layer on sequences too: at each position.
+    as `outputs` gives them. A kernel of features serves a layer on sequences too: at each position. No kernel fits a layer whose text says no
+    geometry.
     """
-    if kernel == "" and layer.startswith("sequence"):
-        return True
-    return kernel == (layer if tap == "LAYER_INPUT" else outputs(parse(layer)).text)
+    try:
+        place = parse(layer)
+    except BuildError:
+        return False
+    if kernel == "":
+        return place.kind in ("features", "sequence")
+    return kernel == (place if tap == "LAYER_INPUT" else outputs(place)).text
 
 
 def outputs(layer: Geometry) -> Geometry:

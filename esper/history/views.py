@@ -82,7 +82,7 @@ LEFT JOIN (
 _KERNEL_LEAGUE: Final = """
 SELECT
     k.kernel_id AS kernel_id, k.family AS family, k.blueprint_id AS blueprint_id, k.in_features AS in_features,
-    k.out_features AS out_features, k.blend AS blend, k.parameters AS parameters, k.flops AS flops, k.latency_us AS latency_us,
+    k.out_features AS out_features, k.geometry AS geometry, k.blend AS blend, k.parameters AS parameters, k.flops AS flops, k.latency_us AS latency_us,
     g.grafts AS grafts, g.fossilized AS fossilized, g.culled AS culled, g.runs AS runs,
     o.mean_reward AS mean_reward, o.mean_shadow_gap AS mean_shadow_gap,
     p.mean_accuracy_delta AS mean_accuracy_delta, p.mean_loss_delta AS mean_loss_delta

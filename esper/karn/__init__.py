@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from esper.karn.families import FAMILIES, generate
+from esper.karn.families import FAMILIES, families_for, generate
 from esper.karn.innovation import innovate
 from esper.karn.ir import BlueprintIR, Budget, Node, parse
 
-__all__ = ["FAMILIES", "BlueprintIR", "Budget", "Node", "generate", "innovate", "parse"]
+__all__ = ["FAMILIES", "BlueprintIR", "Budget", "Node", "families_for", "generate", "innovate", "parse"]

@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 
-from esper.events.records import FieldReport
-from esper.karn.families import FAMILIES, generate
+from esper.errors import BuildError
+from esper.events.geometry import Geometry, parse
+from esper.events.records import FieldReport, ReportedLayer
+from esper.karn.families import families_for, generate
 from esper.karn.ir import BlueprintIR, Budget
-from esper.karn.operators import MAX_SIZE
+from esper.karn.value import MAX_SIZE
 
 
 def innovate(report: FieldReport) -> tuple[BlueprintIR, ...]:
-    """One blueprint for each family wanted and each distinct pair of layer input and chunk width, within the layer's budget.
+    """One blueprint for each family wanted and each distinct geometry, layer input, chunk width and budget.
 
     Names, run and run seed play no part: a layer of the same shape and budget gets the same blueprints anywhere. Families that
-    have nothing for a shape, or that this Esper does not know, propose nothing; so does a shape that no blueprint can have.
+    have nothing for a layer, or that this Esper does not know, propose nothing; so do shapes and geometries that no blueprint can have.
     """
-    wanted = [family for family in FAMILIES if not report.families or family in report.families]
-    places = {(layer.in_features, width, layer.parameter_budget): None for layer in report.layers for width in layer.chunks}
+    places = {
+        (layer.geometry, layer.in_features, width, layer.parameter_budget): layer for layer in report.layers for width in layer.chunks
+    }
     proposed: dict[str, BlueprintIR] = {}
-    for in_features, width, parameter_budget in places:
-        if not (1 <= in_features <= MAX_SIZE and 1 <= width <= MAX_SIZE):
-            continue
-        for family in wanted:
-            blueprint = generate(
-                in_features=in_features,
-                out_features=width,
-                family=family,
-                budget=Budget.of(parameter_budget),
-                seed=_seed(family, width if family == "gate" else in_features, width),
-            )
-            if blueprint is not None:
-                proposed.setdefault(blueprint.blueprint_id, blueprint)
+    for (_, _, width, _), layer in places.items():
+        for blueprint in _of_place(layer, width, report.families):
+            proposed.setdefault(blueprint.blueprint_id, blueprint)
     return tuple(proposed.values())
 
 
-def _seed(family: str, reads: int, writes: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{family}\x1f{reads}\x1f{writes}".encode()).digest()[:8], "big") >> 1
+def _of_place(layer: ReportedLayer, width: int, wanted: tuple[str, ...]) -> Iterator[BlueprintIR]:
+    try:
+        geometry = parse(layer.geometry)
+    except BuildError:
+        return
+    if not all(1 <= size <= MAX_SIZE for size in (layer.in_features, width, *_numbers(geometry))):
+        return
+    budget = Budget.of(layer.parameter_budget, math.prod(geometry.output_size))
+    for family in families_for(geometry.kind):
+        if wanted and family not in wanted:
+            continue
+        found = generate(in_features=layer.in_features, out_features=width, family=family, budget=budget, seed=0, geometry=geometry)
+        if found is not None:
+            yield replace(found, seed=_seed(found))
+
+
+def _numbers(geometry: Geometry) -> tuple[int, ...]:
+    """Those of its numbers that a blueprint bounds, made at least 1."""
+    padding = tuple(number + 1 for number in geometry.padding or ())
+    return (*geometry.size, *geometry.output_size, *geometry.kernel_size, *geometry.stride, *geometry.dilation, *padding)
+
+
+def _seed(ir: BlueprintIR) -> int:
+    """What the place says, and not the run: the same kernel for the same place."""
+    parts = (ir.family, str(ir.in_features), str(ir.out_features), *filter(None, (ir.geometry.text,)))
+    return int.from_bytes(hashlib.sha256("\x1f".join(parts).encode()).digest()[:8], "big") >> 1

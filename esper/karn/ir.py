@@ -9,14 +9,18 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Set as AbstractSet
+from dataclasses import Field, dataclass, fields
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast, get_args
 
 from esper.errors import BuildError
+from esper.events import geometry as geometries
+from esper.events.geometry import PLAIN, Geometry
 from esper.events.records import Blend, Tap
-from esper.karn.operators import MAX_SIZE, OPERATORS, Operator, Shape
+from esper.karn.operators import LATER, OPERATORS, Flatten, Operator, Shape
+from esper.karn.value import MAX_SIZE, Value
 
 VERSION = 1
 """Version of the JSON form."""
@@ -33,6 +37,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "Initialisation": (str,),
     "Function": (str,),
+    "Padding": (int, str),
+    "Pair": (list,),
+    "PairPadding": (list, str),
 }
 
 
@@ -44,9 +51,13 @@ class Budget:
     flops: int
 
     @classmethod
-    def of(cls, parameters: int) -> Budget:
-        """The budget that goes with a number of parameters: 64 operations each, since convolutions use a weight at many positions."""
-        return cls(parameters, 64 * parameters)
+    def of(cls, parameters: int, positions: int = 1) -> Budget:
+        """The budget that goes with a number of parameters, for a kernel that writes so many positions.
+
+        64 operations a parameter; from 16 positions on 4 at each, twice what a convolution of as many weights costs. Where many positions
+        look at each other, as in attention, this bounds the work before the parameters do.
+        """
+        return cls(parameters, max(64, 4 * positions) * parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +71,19 @@ class Node:
 
 @dataclass(frozen=True)
 class BlueprintIR:
-    """A kernel's structure: reads [batch, in_features], writes [batch, out_features].
+    """A kernel's structure: reads [batch, *reads.shape], writes [batch, *writes.shape].
 
     Attributes:
         family: Name of the template it came from.
-        in_features: Features that it reads: the layer's, or the chunk's own for tap HOST_CHUNK.
+        in_features: Features or channels that it reads: the layer's, or the chunk's own for tap HOST_CHUNK.
         out_features: Width of the chunk that it writes.
         tap: What it reads.
         blend: How it is blended with the host's chunk.
         alpha_target: Blending weight to ramp to, within (0, 1].
         seed: Random seed of the initial weights, 0 to 2**63 - 1.
         nodes: The graph in the order of execution; the last node is the output.
+        geometry: How the positions that it writes follow from those that it reads: the layer's geometry, or for tap HOST_CHUNK that of the
+            layer's outputs. Kernels of features serve every position of a sequence.
 
     Raises:
         BuildError: the graph is not one that can be built; the sentence names the node.
@@ -84,12 +97,13 @@ class BlueprintIR:
     alpha_target: float
     seed: int
     nodes: tuple[Node, ...]
+    geometry: Geometry = PLAIN
 
     def __post_init__(self) -> None:
         self._check_fields()
         self._check_graph()
-        if (shape := self.shapes[self.nodes[-1].name]) != (self.out_features,):
-            raise BuildError(f"The blueprint writes shape {shape}, but its out_features are {self.out_features}.")
+        if (found := self.values[self.nodes[-1].name]) != self.writes:
+            raise BuildError(f"The blueprint writes {found}, but has to write {self.writes}.")
 
     def _check_fields(self) -> None:
         if not _FAMILY_NAME.fullmatch(self.family):
@@ -102,6 +116,10 @@ class BlueprintIR:
                 raise BuildError(f"The blueprint's {what} {choice!r} is unknown; it is one of {', '.join(known)}.")
         if self.tap == "HOST_CHUNK" and self.in_features != self.out_features:
             raise BuildError(f"A HOST_CHUNK blueprint reads as many features as it writes, not {self.in_features} and {self.out_features}.")
+        if self.tap == "HOST_CHUNK" and self.geometry != geometries.outputs(self.geometry):
+            raise BuildError(f"A HOST_CHUNK blueprint keeps its positions; the geometry {self.geometry.text!r} does not.")
+        if max((1, *self.geometry.size, *self.geometry.output_size)) > MAX_SIZE:
+            raise BuildError(f"The geometry {self.geometry.text!r} has more than {MAX_SIZE} positions in one dimension.")
         if not 0 < self.alpha_target <= 1:
             raise BuildError(f"The blueprint's alpha_target is {self.alpha_target}; it has to be above 0 and at most 1.")
         if not 0 <= self.seed < 1 << 63:
@@ -119,6 +137,10 @@ class BlueprintIR:
         for node in self.nodes:
             if type(node.operator) not in OPERATORS.values():
                 raise BuildError(f"Node {node.name!r} has an operator that is not on the whitelist: {type(node.operator).__name__}.")
+            if isinstance(node.operator, Flatten) and self.geometry.kind != "features":
+                raise BuildError(
+                    f"Node {node.name!r} flattens positions, but a {self.geometry.kind} kernel has to run on any number of them."
+                )
             if len(node.inputs) != node.operator.ARITY:
                 raise BuildError(f"Node {node.name!r} reads {len(node.inputs)} values; {node.operator.OP} reads {node.operator.ARITY}.")
             for source in node.inputs:
@@ -140,24 +162,34 @@ class BlueprintIR:
         if unread:
             raise BuildError(f"Nobody reads node {unread[0]!r}, and it is not the last one.")
 
+    @property
+    def reads(self) -> Value:
+        """What it reads, for one sample."""
+        return Value(self.geometry.kind, self.in_features, self.geometry.size)
+
+    @property
+    def writes(self) -> Value:
+        """What it writes, for one sample."""
+        return Value(self.geometry.kind, self.out_features, self.geometry.output_size)
+
     @cached_property
-    def shapes(self) -> dict[str, Shape]:
-        """Shape of each node's result for one sample, and of "input". Raises BuildError where they do not fit."""
-        shapes: dict[str, Shape] = {INPUT: (self.in_features,)}
+    def values(self) -> dict[str, Value]:
+        """What each node writes for one sample, and "input". Raises BuildError where they do not fit."""
+        values: dict[str, Value] = {INPUT: self.reads}
         for node in self.nodes:
             try:
-                shapes[node.name] = node.operator.output(*(shapes[source] for source in node.inputs))
+                values[node.name] = node.operator.output(*(values[source] for source in node.inputs))
             except BuildError as error:
                 raise BuildError(f"Node {node.name!r}: {error}") from None
-        return shapes
+        return values
 
     @cached_property
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Shape of each trainable parameter, by `node.parameter`, in the order of the nodes."""
+        """Shapes of the trainable parameters, by `node.parameter`, in the order of the nodes."""
         return {
             f"{node.name}.{name}": shape
             for node in self.nodes
-            for name, shape in node.operator.parameters(*(self.shapes[source] for source in node.inputs)).items()
+            for name, shape in node.operator.parameters(*(self.values[source] for source in node.inputs)).items()
         }
 
     @cached_property
@@ -168,17 +200,19 @@ class BlueprintIR:
     @cached_property
     def flops(self) -> int:
         """Floating-point operations of one forward for one sample (see `esper.karn.operators`)."""
-        return sum(node.operator.flops(*(self.shapes[source] for source in node.inputs)) for node in self.nodes)
+        return sum(node.operator.flops(*(self.values[source] for source in node.inputs)) for node in self.nodes)
 
     @cached_property
     def json(self) -> str:
         """The canonical JSON: keys sorted, no spaces; equal blueprints have equal text."""
         nodes = [
             {"name": node.name, "op": node.operator.OP, "inputs": list(node.inputs)}
-            | {field.name: getattr(node.operator, field.name) for field in fields(cast("Any", node.operator))}
+            | {own.name: getattr(node.operator, own.name) for own in fields(cast("Any", node.operator)) if _is_written(own, node.operator)}
             for node in self.nodes
         ]
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "nodes"}
+        own = {own.name: getattr(self, own.name) for own in fields(self) if own.name not in ("nodes", "geometry")}
+        if self.geometry.text:
+            own["geometry"] = self.geometry.text
         return json.dumps({**own, "version": VERSION, "nodes": nodes}, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @cached_property
@@ -216,13 +250,14 @@ def parse(text: str) -> BlueprintIR:
     except (ValueError, RecursionError) as error:
         raise BuildError(f"A blueprint is not JSON: {error}.") from None
     types = {"family": str, "in_features": int, "out_features": int, "tap": str, "blend": str, "alpha_target": float, "seed": int}
-    _require_keys("The blueprint", found, {*types, "nodes", "version"})
+    _require_keys("The blueprint", found, {*types, "nodes", "version"}, {"geometry"})
     if found["version"] != VERSION:
         raise BuildError(f"The blueprint has version {found['version']!r}; this Esper reads version {VERSION}.")
     values = {name: _typed(f"The blueprint's {name}", found[name], kind.__name__) for name, kind in types.items()}
     if not isinstance(found["nodes"], list):
         raise BuildError("The blueprint's nodes are not a list.")
-    return BlueprintIR(**values, nodes=tuple(_node(item) for item in found["nodes"]))
+    geometry = geometries.parse(_typed("The blueprint's geometry", found.get("geometry", ""), "str"))
+    return BlueprintIR(**values, nodes=tuple(_node(item) for item in found["nodes"]), geometry=geometry)
 
 
 def _node(found: Any) -> Node:
@@ -231,8 +266,9 @@ def _node(found: Any) -> Node:
     kind = OPERATORS.get(found["op"])
     if kind is None:
         raise BuildError(f"The operator {found['op']!r} is not on the whitelist: {', '.join(sorted(OPERATORS))}.")
-    attributes = {field.name: str(field.type) for field in fields(cast("Any", kind))}
-    _require_keys(f"A {kind.OP} node", found, {"name", "op", "inputs", *attributes})
+    attributes = {own.name: str(own.type) for own in fields(cast("Any", kind)) if not _is_later(own) or own.name in found}
+    later = {own.name for own in fields(cast("Any", kind)) if _is_later(own)}
+    _require_keys(f"A {kind.OP} node", found, {"name", "op", "inputs", *attributes} - later, later)
     inputs = found["inputs"]
     if not isinstance(found["name"], str) or not isinstance(inputs, list) or not all(isinstance(source, str) for source in inputs):
         raise BuildError(f"A {kind.OP} node's name has to be text, and its inputs a list of names.")
@@ -240,17 +276,30 @@ def _node(found: Any) -> Node:
     return Node(found["name"], kind(**values), tuple(inputs))
 
 
-def _require_keys(what: str, found: Any, keys: set[str]) -> None:
+def _is_later(attribute: Field[Any]) -> bool:
+    """Whether blueprints did not always have this attribute, so that its key may be missing."""
+    return attribute.metadata == LATER
+
+
+def _is_written(attribute: Field[Any], operator: Operator) -> bool:
+    return not _is_later(attribute) or getattr(operator, attribute.name) != attribute.default
+
+
+def _require_keys(what: str, found: Any, keys: set[str], optional: AbstractSet[str] = frozenset()) -> None:
     if not isinstance(found, dict):
         raise BuildError(f"{what} is not a JSON object.")
     if missing := keys - set(found):
         raise BuildError(f"{what} lacks {', '.join(sorted(missing))}.")
-    if unknown := set(found) - keys:
+    if unknown := set(found) - keys - optional:
         raise BuildError(f"{what} has unknown keys: {', '.join(sorted(unknown))}.")
 
 
 def _typed(what: str, value: Any, kind: str) -> Any:
-    """`value` if it is of the JSON type `kind`; whole numbers are taken for float."""
+    """`value` if it is of the JSON type `kind`; whole numbers are taken for float, two of them in a list for a pair."""
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise BuildError(f"{what} is {value!r}, which is no {kind}.")
+    if isinstance(value, list):
+        if [type(item) for item in value] != [int, int]:
+            raise BuildError(f"{what} is {value!r}, which are not two whole numbers.")
+        return tuple(value)
     return float(value) if isinstance(value, int) and kind == "float" else value

@@ -1,31 +1,32 @@
-"""The operators that a blueprint may be made of. Each knows its output shape, its parameters and its cost; none can run anything.
+"""The operators that a blueprint may be made of. Each knows what it writes, its parameters and its cost; none can run anything.
 
-Shapes are those of one sample, without the batch dimension: (features,) or (channels, length).
 Costs are counted as `torch.utils.flop_counter` counts them: two operations a multiply-add of a matrix product or convolution,
-nothing for elementwise operators.
+nothing for elementwise operators and means. None of them mixes samples: there are no statistics of a batch.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeVar, get_args
 
 from esper.errors import BuildError
+from esper.events.geometry import Geometry
+from esper.karn.value import Value, require_size
 
 Shape = tuple[int, ...]
+"""Dimensions of a parameter."""
+Pair = tuple[int, int]
+"""Along height and width."""
+Padding = int | Literal["same"]
+"""Zeros on both sides; "same" as PyTorch understands it."""
+PairPadding = Pair | Literal["same"]
 Initialisation = Literal["default", "zero"]
-"""default: uniform within 1/sqrt(fan in), which is PyTorch's; zero: weight and bias start at 0."""
+"""default: PyTorch's (uniform within 1/sqrt(fan in); a norm's scale 1 and shift 0); zero: every parameter starts at 0."""
 Function = Literal["relu", "gelu", "sigmoid"]
-
-MAX_SIZE = 1 << 20
-"""Largest number of features, channels or positions."""
-
-
-def _require_size(what: str, value: int, *, least: int = 1) -> None:
-    if not least <= value <= MAX_SIZE:
-        raise BuildError(f"{what} is {value}; it has to be from {least} to {MAX_SIZE}.")
+LATER = {"later": True}
+"""Metadata of an attribute that blueprints did not always have: JSON leaves it out where it has its default."""
 
 
 class Operator(ABC):
@@ -35,33 +36,26 @@ class Operator(ABC):
     ARITY: ClassVar[int] = 1
 
     @abstractmethod
-    def output(self, *inputs: Shape) -> Shape:
-        """The shape of the result. Raises BuildError when the inputs or the attributes do not fit."""
+    def output(self, *inputs: Value) -> Value:
+        """What it writes. Raises BuildError when the inputs or the attributes do not fit."""
 
-    def parameters(self, *inputs: Shape) -> dict[str, Shape]:  # noqa: ARG002 -- most operators have none
+    def parameters(self, *inputs: Value) -> dict[str, Shape]:  # noqa: ARG002 -- most operators have none
         """Shapes of the trainable parameters, by name."""
         return {}
 
-    def flops(self, *inputs: Shape) -> int:  # noqa: ARG002 -- most operators cost nothing by this count
+    def flops(self, *inputs: Value) -> int:  # noqa: ARG002 -- most operators cost nothing by this count
         """Floating-point operations for one sample."""
         return 0
 
 
-def _features(op: str, shape: Shape) -> int:
-    if len(shape) != 1:
-        raise BuildError(f"{op} reads (features,), not shape {shape}; flatten it first.")
-    return shape[0]
-
-
-def _channels(op: str, shape: Shape) -> tuple[int, int]:
-    if len(shape) != 2:
-        raise BuildError(f"{op} reads (channels, length), not shape {shape}; add a channel first.")
-    return shape[0], shape[1]
+def _require_initialisation(found: str) -> None:
+    if found not in get_args(Initialisation):
+        raise BuildError(f"initialisation {found!r} is unknown; it is one of {', '.join(get_args(Initialisation))}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Linear(Operator):
-    """y = x W^T + b on (features,)."""
+    """y = x W^T + b on features, at each position of a sequence."""
 
     OP: ClassVar[str] = "linear"
 
@@ -69,26 +63,70 @@ class Linear(Operator):
     bias: bool = True
     initialisation: Initialisation = "default"
 
-    def output(self, *inputs: Shape) -> Shape:
-        """(out_features,)."""
-        _features(self.OP, inputs[0])
-        _require_size("out_features", self.out_features)
-        if self.initialisation not in get_args(Initialisation):
-            raise BuildError(f"initialisation {self.initialisation!r} is unknown; it is one of {', '.join(get_args(Initialisation))}.")
-        return (self.out_features,)
+    def output(self, *inputs: Value) -> Value:
+        """`out_features` at the same positions."""
+        (value,) = inputs
+        if value.kind not in ("features", "sequence"):
+            raise BuildError(f"linear reads features or a sequence, not {value}; flatten it first, or take a convolution of one position.")
+        require_size("out_features", self.out_features)
+        _require_initialisation(self.initialisation)
+        return Value(value.kind, self.out_features, value.size)
 
-    def parameters(self, *inputs: Shape) -> dict[str, Shape]:
+    def parameters(self, *inputs: Value) -> dict[str, Shape]:
         """Weight [out, in] and, if wanted, bias [out]."""
-        shapes: dict[str, Shape] = {"weight": (self.out_features, inputs[0][0])}
+        shapes: dict[str, Shape] = {"weight": (self.out_features, inputs[0].channels)}
         return {**shapes, "bias": (self.out_features,)} if self.bias else shapes
 
-    def flops(self, *inputs: Shape) -> int:
-        """2 * in * out."""
-        return 2 * inputs[0][0] * self.out_features
+    def flops(self, *inputs: Value) -> int:
+        """2 * in * out at each position."""
+        return 2 * inputs[0].channels * self.out_features * inputs[0].positions
+
+
+class _Convolution(Operator):
+    """What convolutions of one and two dimensions share: bias, groups, cost."""
+
+    out_channels: int
+    groups: int
+    initialisation: Initialisation
+
+    @abstractmethod
+    def window(self, size: tuple[int, ...]) -> Geometry:
+        """The geometry of the convolution on an input of `size`."""
+
+    def output(self, *inputs: Value) -> Value:
+        """`out_channels` at the positions of the window."""
+        (value,) = inputs
+        if value.kind != self.OP:
+            raise BuildError(f"{self.OP} reads channels at positions, not {value}.")
+        window = self.window(value.size)
+        for what, numbers, least in (
+            ("out_channels", (self.out_channels,), 1),
+            ("kernel_size", window.kernel_size, 1),
+            ("stride", window.stride, 1),
+            ("padding", window.padding or (), 0),
+            ("dilation", window.dilation, 1),
+            ("groups", (self.groups,), 1),
+        ):
+            for number in numbers:
+                require_size(what, number, least=least)
+        _require_initialisation(self.initialisation)
+        if value.channels % self.groups or self.out_channels % self.groups:
+            raise BuildError(f"{value.channels} channels and {self.out_channels} out_channels cannot be parted into {self.groups} groups.")
+        return Value(value.kind, self.out_channels, window.output_size)
+
+    def parameters(self, *inputs: Value) -> dict[str, Shape]:
+        """Weight [out, in / groups, *kernel_size] and bias [out]."""
+        (value,) = inputs
+        weight = (self.out_channels, value.channels // self.groups, *self.window(value.size).kernel_size)
+        return {"weight": weight, "bias": (self.out_channels,)}
+
+    def flops(self, *inputs: Value) -> int:
+        """2 * positions * the weight's size."""
+        return 2 * self.output(*inputs).positions * math.prod(self.parameters(*inputs)["weight"])
 
 
 @dataclass(frozen=True, slots=True)
-class Conv1d(Operator):
+class Conv1d(_Convolution):
     """Convolution with bias on (channels, length)."""
 
     OP: ClassVar[str] = "conv1d"
@@ -96,27 +134,105 @@ class Conv1d(Operator):
     out_channels: int
     kernel_size: int
     stride: int = 1
-    padding: int = 0
+    padding: Padding = 0
+    dilation: int = field(default=1, metadata=LATER)
+    groups: int = field(default=1, metadata=LATER)
+    initialisation: Initialisation = field(default="default", metadata=LATER)
 
-    def output(self, *inputs: Shape) -> Shape:
-        """(out_channels, floor((length + 2 padding - kernel_size) / stride) + 1)."""
-        _, length = _channels(self.OP, inputs[0])
-        _require_size("out_channels", self.out_channels)
-        _require_size("kernel_size", self.kernel_size)
-        _require_size("stride", self.stride)
-        _require_size("padding", self.padding, least=0)
-        span = length + 2 * self.padding - self.kernel_size
-        if span < 0:
-            raise BuildError(f"a kernel_size of {self.kernel_size} is longer than the {length} positions with padding {self.padding}.")
-        return (self.out_channels, span // self.stride + 1)
+    def window(self, size: tuple[int, ...]) -> Geometry:
+        """The geometry of the convolution on an input of `size`."""
+        padding = None if self.padding == "same" else (_number(self.padding),)
+        return Geometry("conv1d", size, (self.kernel_size,), (self.stride,), padding, (self.dilation,), self.groups)
 
-    def parameters(self, *inputs: Shape) -> dict[str, Shape]:
-        """Weight [out, in, kernel_size] and bias [out]."""
-        return {"weight": (self.out_channels, inputs[0][0], self.kernel_size), "bias": (self.out_channels,)}
 
-    def flops(self, *inputs: Shape) -> int:
-        """2 * positions * out * in * kernel_size."""
-        return 2 * math.prod(self.output(*inputs)) * inputs[0][0] * self.kernel_size
+@dataclass(frozen=True, slots=True)
+class Conv2d(_Convolution):
+    """Convolution with bias on (channels, height, width)."""
+
+    OP: ClassVar[str] = "conv2d"
+
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair = (1, 1)
+    padding: PairPadding = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    initialisation: Initialisation = "default"
+
+    def window(self, size: tuple[int, ...]) -> Geometry:
+        """The geometry of the convolution on an input of `size`."""
+        padding = None if self.padding == "same" else _number(self.padding)
+        return Geometry("conv2d", size, self.kernel_size, self.stride, padding, self.dilation, self.groups)
+
+
+N = TypeVar("N", int, Pair)
+
+
+def _number(padding: N | str) -> N:
+    if isinstance(padding, str):
+        raise BuildError(f"padding {padding!r} is unknown; it is a number of positions or 'same'.")
+    return padding
+
+
+@dataclass(frozen=True, slots=True)
+class Norm(Operator):
+    """Normalisation of each sample with a trainable scale and shift of each channel; epsilon 1e-5.
+
+    Over the features of each position (LayerNorm, Ba et al. 2016, arXiv 1607.06450), or for convolutions over channels and positions
+    together (GroupNorm with one group, Wu and He 2018, arXiv 1803.08494).
+    """
+
+    OP: ClassVar[str] = "norm"
+
+    initialisation: Initialisation = "default"
+
+    def output(self, *inputs: Value) -> Value:
+        """As the input."""
+        _require_initialisation(self.initialisation)
+        return inputs[0]
+
+    def parameters(self, *inputs: Value) -> dict[str, Shape]:
+        """Weight [channels] and bias [channels]."""
+        return {"weight": (inputs[0].channels,), "bias": (inputs[0].channels,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Attention(Operator):
+    """Self-attention over positions: softmax(q k^T / sqrt(d)) v in each head (Vaswani et al. 2017, arXiv 1706.03762).
+
+    It has no parameters: queries, keys and values stand one after the other in the channels of the input.
+    """
+
+    OP: ClassVar[str] = "attention"
+
+    heads: int
+
+    def output(self, *inputs: Value) -> Value:
+        """A third of the channels, at the same positions."""
+        (value,) = inputs
+        require_size("heads", self.heads)
+        if value.kind == "features":
+            raise BuildError("attention reads channels at positions, not features alone.")
+        if value.channels % (3 * self.heads):
+            raise BuildError(f"{value.channels} channels are not queries, keys and values of {self.heads} heads.")
+        return Value(value.kind, value.channels // 3, value.size)
+
+    def flops(self, *inputs: Value) -> int:
+        """Two matrix products: 4 * positions^2 * channels of the output."""
+        return 4 * inputs[0].positions ** 2 * (inputs[0].channels // 3)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool(Operator):
+    """The mean over all positions."""
+
+    OP: ClassVar[str] = "global_pool"
+
+    def output(self, *inputs: Value) -> Value:
+        """Channels as features."""
+        if inputs[0].kind == "features":
+            raise BuildError("global_pool reads channels at positions, not features alone.")
+        return Value("features", inputs[0].channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +243,7 @@ class Activation(Operator):
 
     function: Function
 
-    def output(self, *inputs: Shape) -> Shape:
+    def output(self, *inputs: Value) -> Value:
         """As the input."""
         if self.function not in get_args(Function):
             raise BuildError(f"activation {self.function!r} is unknown; it is one of {', '.join(get_args(Function))}.")
@@ -136,13 +252,15 @@ class Activation(Operator):
 
 @dataclass(frozen=True, slots=True)
 class AddChannel(Operator):
-    """(features,) seen as one channel of that length."""
+    """Features seen as one channel of that length."""
 
     OP: ClassVar[str] = "add_channel"
 
-    def output(self, *inputs: Shape) -> Shape:
+    def output(self, *inputs: Value) -> Value:
         """(1, features)."""
-        return (1, _features(self.OP, inputs[0]))
+        if inputs[0].kind != "features":
+            raise BuildError(f"add_channel reads features, not {inputs[0]}.")
+        return Value("conv1d", 1, (inputs[0].channels,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +269,11 @@ class Flatten(Operator):
 
     OP: ClassVar[str] = "flatten"
 
-    def output(self, *inputs: Shape) -> Shape:
+    def output(self, *inputs: Value) -> Value:
         """(channels * length,)."""
-        channels, length = _channels(self.OP, inputs[0])
-        return (channels * length,)
+        if inputs[0].kind != "conv1d":
+            raise BuildError(f"flatten reads channels at the positions of a signal, not {inputs[0]}.")
+        return Value("features", math.prod(inputs[0].shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +284,7 @@ class Scale(Operator):
 
     factor: float
 
-    def output(self, *inputs: Shape) -> Shape:
+    def output(self, *inputs: Value) -> Value:
         """As the input."""
         if not math.isfinite(self.factor):
             raise BuildError(f"a scale of {self.factor} is not a finite number.")
@@ -174,17 +293,34 @@ class Scale(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Multiply(Operator):
-    """Two inputs of one shape, element by element."""
+    """Two inputs of one shape, element by element; or channels at positions times a gate, one feature a channel."""
 
     OP: ClassVar[str] = "multiply"
     ARITY: ClassVar[int] = 2
 
-    def output(self, *inputs: Shape) -> Shape:
+    def output(self, *inputs: Value) -> Value:
+        """As the first input."""
+        value, other = inputs
+        if value != other and other != Value("features", value.channels):
+            raise BuildError(f"multiply reads two equal shapes, or a gate for each channel in second place, not {value} and {other}.")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Operator):
+    """The sum of two inputs of one shape."""
+
+    OP: ClassVar[str] = "add"
+    ARITY: ClassVar[int] = 2
+
+    def output(self, *inputs: Value) -> Value:
         """As the inputs."""
         if inputs[0] != inputs[1]:
-            raise BuildError(f"multiply reads two equal shapes, not {inputs[0]} and {inputs[1]}.")
+            raise BuildError(f"add reads two equal shapes, not {inputs[0]} and {inputs[1]}.")
         return inputs[0]
 
 
-OPERATORS: dict[str, type[Operator]] = {kind.OP: kind for kind in (Linear, Conv1d, Activation, AddChannel, Flatten, Scale, Multiply)}
+OPERATORS: dict[str, type[Operator]] = {
+    kind.OP: kind for kind in (Linear, Conv1d, Conv2d, Norm, Attention, GlobalPool, Activation, AddChannel, Flatten, Scale, Multiply, Add)
+}
 """The whitelist."""

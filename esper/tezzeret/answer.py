@@ -100,7 +100,7 @@ def _kernel(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> str | None:
 def _compile(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> Compiled | None:
     """The compiled kernel, or None after BlueprintFailed; every attempt is an event."""
     run = _of_run(shop, report)
-    budget = Budget.of(max(layer.parameter_budget for layer in report.layers))
+    budget = Budget.of(max(layer.parameter_budget for layer in report.layers), ir.writes.positions)
     attempts = 0
 
     def tell(news: Started | Failed | Rejected) -> None:
@@ -201,6 +201,7 @@ def _publish(shop: Workshop, report: FieldReport, compiled: Compiled) -> None:
             tags=(f"family={ir.family}", f"tap={ir.tap}", f"blend={ir.blend}"),
             parents=(),
             latency_us=compiled.latency_us,
+            geometry=ir.geometry.text,
         )
     )
 
@@ -222,4 +223,5 @@ def _proposed(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> Blueprint
         blend=ir.blend,
         parameters=ir.parameters,
         flops=ir.flops,
+        geometry=ir.geometry.text,
     )

@@ -10,38 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import BuildError
-from esper.karn.ir import INPUT, BlueprintIR
-from esper.karn.operators import Activation, AddChannel, Conv1d, Flatten, Linear, Multiply, Operator, Scale, Shape
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid}
-
-
-class _Linear(nn.Linear):
-    def reset_parameters(self) -> None:
-        """Leave the weights unset: torch's own would draw from the global stream, or on the meta device import its compiler (4 s)."""
-
-
-class _Conv1d(nn.Conv1d):
-    def reset_parameters(self) -> None:
-        """Leave the weights unset, as `_Linear`."""
-
-
-class _Scale(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor
-
-
-class _Multiply(nn.Module):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x * y
+from esper.karn.ir import INPUT, BlueprintIR, Node
+from esper.karn.operators import AddChannel, Norm
+from esper.tezzeret.layers import as_laid_out, layer_of
 
 
 class KernelModule(nn.Module):
-    """A blueprint that can run: [batch, in_features] to [batch, out_features].
+    """A blueprint that can run: [batch, *ir.reads.shape] to [batch, *ir.writes.shape].
+
+    Convolution and sequence kernels run on any number of positions, not only those that the blueprint names; kernels of features on any
+    leading dimensions, so at each position of a sequence. The result has the memory format of the input (channels_last or contiguous).
 
     Each node is a child module of the node's name, so a parameter is named `node.parameter`, as in `BlueprintIR.parameter_shapes`.
     `torch.fx.symbolic_trace` turns it into a plain module that holds nothing of Esper.
@@ -51,11 +29,19 @@ class KernelModule(nn.Module):
         super().__init__()
         self.ir = ir
         for node in ir.nodes:
-            self.add_module(node.name, _layer(node.operator, ir.shapes[node.inputs[0]], device))
+            self.add_module(node.name, layer_of(node.operator, tuple(ir.values[source] for source in node.inputs), device))
         self._steps = tuple((node.name, node.inputs) for node in ir.nodes)
+        self._in_rows = ir.geometry.kind == "features" and any(isinstance(node.operator, AddChannel) for node in ir.nodes)
+        self._planar = ir.geometry.kind == "conv2d"
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in_features] to [batch, out_features]."""
+        """[batch, *ir.reads.shape] to [batch, *ir.writes.shape]."""
+        if self._in_rows:
+            found: Tensor = self._run(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+            return found
+        return as_laid_out(self._run(x), x) if self._planar else self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         values = {INPUT: x}
         for name, inputs in self._steps:
             x = getattr(self, name)(*[values[source] for source in inputs])
@@ -97,37 +83,21 @@ def load_weights(module: KernelModule, weights: Mapping[str, np.ndarray]) -> Non
             parameter.copy_(torch.tensor(weights[name]))
 
 
-def _layer(operator: Operator, shape: Shape, device: torch.device | str) -> nn.Module:
-    """The torch module of a node whose first input has `shape`; its parameters are not initialised."""
-    match operator:
-        case Linear(width, bias):
-            return _Linear(shape[0], width, bias=bias, device=device)
-        case Conv1d(channels, kernel_size, stride, padding):
-            return _Conv1d(shape[0], channels, kernel_size, stride=stride, padding=padding, device=device)
-        case Activation():
-            return _ACTIVATIONS[operator.function]()
-        case AddChannel():
-            return nn.Unflatten(1, (1, shape[0]))
-        case Flatten():
-            return nn.Flatten()
-        case Scale():
-            return _Scale(operator.factor)
-        case Multiply():
-            return _Multiply()
-        case _:
-            raise BuildError(f"Tezzeret cannot build the operator {operator.OP!r}.")
-
-
 @torch.no_grad()
 def _initialise(module: KernelModule) -> None:
-    """PyTorch's defaults for Linear and Conv1d: uniform within 1/sqrt(fan in), weight before bias; or zero."""
+    """PyTorch's defaults (linear maps and convolutions uniform within 1/sqrt(fan in), weight before bias; norms 1 and 0), or zero."""
     generator = torch.Generator().manual_seed(module.ir.seed)
     for node in module.ir.nodes:
         parameters = dict(module.get_submodule(node.name).named_parameters())
-        zero = isinstance(node.operator, Linear) and node.operator.initialisation == "zero"
-        for parameter in parameters.values():
-            if zero:
+        for name, parameter in parameters.items():
+            if _starts_at_zero(node, name):
                 parameter.zero_()
+            elif isinstance(node.operator, Norm):
+                parameter.fill_(1.0)
             else:
                 bound = 1 / math.sqrt(math.prod(parameters["weight"].shape[1:]))
                 parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _starts_at_zero(node: Node, name: str) -> bool:
+    return getattr(node.operator, "initialisation", "default") == "zero" or (isinstance(node.operator, Norm) and name == "bias")

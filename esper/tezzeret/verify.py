@@ -1,20 +1,29 @@
-"""Whether a kernel does what its blueprint says: shapes, batches, gradients, finite values, cost, determinism."""
+"""Whether a kernel does what its blueprint says: shapes, batches, gradients, finite values, cost, determinism.
+
+Cost is counted at the size that the blueprint names. Numbers are compared at no more than 8 positions along a dimension, or what the window
+needs: it is the same graph with the same weights, and a large image would take minutes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.events.geometry import Geometry
 from esper.events.records import Check
 from esper.karn.ir import BlueprintIR, Budget
+from esper.karn.value import Value
 from esper.tezzeret.build import KernelModule, module_of
 
 CheckName = Literal["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]
 BATCHES = (1, 2, 7, 32)
+_POSITIONS = 8
+_MORE = (3, 5)
 _STEP = 1e-6
 _GRADIENT_TOLERANCE = 1e-6
 _ROUNDING = 1e-5  # float32, between one sample alone and the same one in a batch
@@ -29,14 +38,32 @@ def verify(ir: BlueprintIR, prepared: nn.Module, budget: Budget) -> tuple[Check,
         prepared: what will run: the built module or its exported form, with the initial weights.
         budget: what it may cost.
     """
+    small = at_size(ir, small_size(ir.geometry))
     return (
-        _shape(ir, prepared),
-        _dynamic_batch(ir, prepared),
-        _gradient(ir),
-        _finite(ir, prepared),
+        _shape(small, prepared),
+        _dynamic_batch(small, prepared),
+        _gradient(small),
+        _finite(small, prepared),
         _budget(ir, budget),
-        _determinism(ir),
+        _determinism(small),
     )
+
+
+def at_size(ir: BlueprintIR, size: tuple[int, ...]) -> BlueprintIR:
+    """The same kernel on an input of another size.
+
+    Raises:
+        BuildError: there its positions would not be those of the layer, or the layer would have no output.
+    """
+    return replace(ir, geometry=replace(ir.geometry, size=size))
+
+
+def small_size(geometry: Geometry) -> tuple[int, ...]:
+    """The geometry's size, cut to 8 along each dimension where that still gives three windows."""
+    if not geometry.convolves:
+        return tuple(min(size, _POSITIONS) for size in geometry.size)
+    windows = zip(geometry.size, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
+    return tuple(min(size, max(_POSITIONS, dilation * (kernel - 1) + 1 + 2 * stride)) for size, kernel, stride, dilation in windows)
 
 
 def _check(name: CheckName, *, passed: bool, detail: str) -> Check:
@@ -44,21 +71,34 @@ def _check(name: CheckName, *, passed: bool, detail: str) -> Check:
 
 
 def _inputs(ir: BlueprintIR, batch: int, *, dtype: torch.dtype = torch.float32, number: int = 0) -> Tensor:
-    """[batch, in_features] from the standard normal distribution, the same each time."""
-    return torch.randn(batch, ir.in_features, generator=torch.Generator().manual_seed(1 + number), dtype=dtype)
+    """[batch, *ir.reads.shape] from the standard normal distribution, the same each time."""
+    return torch.randn(batch, *ir.reads.shape, generator=torch.Generator().manual_seed(1 + number), dtype=dtype)
 
 
 @torch.no_grad()
 def _shape(ir: BlueprintIR, prepared: nn.Module) -> Check:
-    found = tuple(prepared(_inputs(ir, 3)).shape)
-    return _check("shape", passed=found == (3, ir.out_features), detail=f"3 x {ir.in_features} gives {' x '.join(map(str, found))}")
+    """The shape of the output; for convolution and sequence kernels on another size too, since they have to run on any."""
+    runs = [(ir, prepared)]
+    if ir.geometry.size:
+        other = at_size(ir, tuple(size + more for size, more in zip(ir.geometry.size, _MORE, strict=False)))
+        runs.append((other, module_of(other)))
+    found = [(one, tuple(module(_inputs(one, 3)).shape)) for one, module in runs]
+    passed = all(shape == (3, *one.writes.shape) for one, shape in found)
+    return _check(
+        "shape", passed=passed, detail=", ".join(f"{_by(3, one.reads)} gives {' x '.join(map(str, shape))}" for one, shape in found)
+    )
+
+
+def _by(batch: int, value: Value) -> str:
+    return " x ".join(map(str, (batch, *value.shape)))
 
 
 @torch.no_grad()
 def _dynamic_batch(ir: BlueprintIR, prepared: nn.Module) -> Check:
     """Any batch size runs, and a sample's result does not depend on its neighbours."""
     x = _inputs(ir, max(BATCHES))
-    alone = torch.cat([module_of(ir)(row[None]) for row in x])
+    module = module_of(ir)
+    alone = torch.cat([module(row[None]) for row in x])
     worst = max((prepared(x[:batch]) - alone[:batch]).abs().max().item() for batch in BATCHES)
     return _check("dynamic_batch", passed=worst <= _ROUNDING * max(1.0, alone.abs().max().item()), detail=f"largest difference {worst:.1e}")
 
@@ -74,7 +114,7 @@ def _gradient(ir: BlueprintIR) -> Check:
         for parameter in module.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.1)
     x = _inputs(ir, 4, dtype=torch.float64).requires_grad_()
-    weights = torch.randn(4, ir.out_features, generator=generator, dtype=torch.float64)
+    weights = torch.randn(4, *ir.writes.shape, generator=generator, dtype=torch.float64)
 
     def objective() -> Tensor:
         return torch.sum(module(x) * weights)
@@ -120,7 +160,7 @@ def _not_finite(ir: BlueprintIR, prepared: nn.Module) -> Iterator[str]:
 
 def _budget(ir: BlueprintIR, budget: Budget) -> Check:
     """Cost as torch counts it, against the blueprint's own count and the budget."""
-    module = module_of(ir)
+    module = module_of(ir, device="meta")
     parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     flops = counted_flops(module)
     costs = ((parameters, flops), (ir.parameters, ir.flops), (budget.parameters, budget.flops))
@@ -131,9 +171,9 @@ def _budget(ir: BlueprintIR, budget: Budget) -> Check:
 
 @torch.no_grad()
 def counted_flops(module: KernelModule) -> int:
-    """Floating-point operations of a forward for one sample, as torch counts them."""
+    """Floating-point operations of a forward for one sample of the blueprint's size, as torch counts them on a module without weights."""
     with FlopCounterMode(display=False) as counter:
-        module(_inputs(module.ir, 1))
+        module(torch.empty(1, *module.ir.reads.shape, device="meta"))
     return int(counter.get_total_flops())
 
 

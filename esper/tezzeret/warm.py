@@ -7,8 +7,18 @@ from importlib import import_module
 from typing import cast
 
 from esper.clock import Clock
+from esper.events.geometry import parse
 from esper.karn import Budget, generate
 from esper.tezzeret.attempts import Compiler
+
+_EVERY_OPERATOR = (
+    ("mlp", ""),
+    ("conv1d", ""),
+    ("gate", ""),
+    ("conv2d", "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 2x2"),
+    ("attention", "sequence in 2"),
+)
+"""Families and geometries that together have nearly every operator."""
 
 
 class WarmCompiler:
@@ -47,8 +57,8 @@ def load(clock: Clock) -> Compiler:
     import_module("torch").set_num_threads(1)
     compiler = cast("Compiler", import_module("esper.tezzeret.compile").compile_kernel)
     budget = Budget.of(1000)
-    for family in ("mlp", "conv1d", "gate"):  # together they have every operator
-        blueprint = generate(in_features=8, out_features=2, family=family, budget=budget, seed=0)
+    for family, geometry in _EVERY_OPERATOR:
+        blueprint = generate(in_features=8, out_features=2, family=family, budget=budget, seed=0, geometry=parse(geometry))
         if blueprint is not None:
             compiler(blueprint, budget, clock=clock, progress=lambda _: None)
     return compiler

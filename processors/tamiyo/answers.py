@@ -122,6 +122,7 @@ def _report(origin: Origin, packet: SystemStatePacket, settings: PolicySettings,
             out_features=layer.out_features,
             chunks=tuple(seed.chunk_size for seed in layer.seeds),
             parameter_budget=settings.parameter_budget,
+            geometry=layer.geometry,
         )
         for layer in packet.layers
         if layer.name in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from esper.events import geometry
 from esper.events.records import CatalogueEntry, LayerState, SeedState, Stage, SystemStatePacket
 from processors.tamiyo.settings import PolicySettings
 
@@ -52,9 +53,10 @@ def seeds(packet: SystemStatePacket) -> dict[tuple[str, int], SeedState]:
 
 
 def fits(kernel: CatalogueEntry, layer: LayerState, seed: SeedState) -> bool:
-    """Whether the kernel reads what the seed can give it and writes the seed's chunk."""
+    """Whether the kernel reads what the seed can give it and writes the seed's chunk, at the layer's positions."""
     reads = layer.in_features if kernel.tap == "LAYER_INPUT" else seed.chunk_size
-    return kernel.in_features == reads and kernel.out_features == seed.chunk_size
+    shaped = kernel.in_features == reads and kernel.out_features == seed.chunk_size
+    return shaped and geometry.fits(kernel.geometry, kernel.tap, layer.geometry)
 
 
 def allowed(packet: SystemStatePacket, settings: PolicySettings) -> tuple[CatalogueEntry, ...]:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.errors import BuildError
-from esper.karn import FAMILIES, BlueprintIR, Budget, generate
+from esper.events.geometry import outputs, parse
+from esper.karn import BlueprintIR
+from esper.karn.families import families_for
+from esper.karn.operators import Operator
+from esper.karn.value import Value
 from esper.tezzeret.build import KernelModule, load_weights, module_of, weights_of
-
-Weights = Mapping[str, Tensor]
+from esper.tezzeret.layers import layer_of
+from tests.unit.karn.cases import CASES, blueprint
+from tests.unit.tezzeret.formulas import AT_POSITIONS, FORMULAS, Weights
 
 
 def make(family: str, in_features: int = 40, out_features: int = 25) -> BlueprintIR:
-    """A blueprint of a family with a comfortable budget."""
-    ir = generate(in_features=in_features, out_features=out_features, family=family, budget=Budget.of(20_000), seed=3)
-    assert ir is not None
-    return ir
+    """A blueprint of features with a comfortable budget."""
+    return blueprint(family, in_features=in_features, out_features=out_features)
 
 
 def awake(ir: BlueprintIR) -> KernelModule:
@@ -36,48 +40,11 @@ def awake(ir: BlueprintIR) -> KernelModule:
     return module
 
 
-def _linear(x: Tensor, w: Weights) -> Tensor:
-    return x @ w["linear1.weight"].T + w["linear1.bias"]
-
-
-def _low_rank(x: Tensor, w: Weights) -> Tensor:
-    return x @ w["linear1.weight"].T @ w["linear2.weight"].T + w["linear2.bias"]
-
-
-def _mlp(x: Tensor, w: Weights) -> Tensor:
-    return functional.gelu(x @ w["linear1.weight"].T + w["linear1.bias"]) @ w["linear2.weight"].T + w["linear2.bias"]
-
-
-def _conv1d(x: Tensor, w: Weights) -> Tensor:
-    h = x[:, None, :]
-    for number in (1, 2, 3):
-        kernel = w[f"conv{number}.weight"]
-        windows = functional.pad(h, (1, 1)).unfold(2, kernel.shape[2], 2)
-        h = (torch.einsum("bclk,ock->bol", windows, kernel) + w[f"conv{number}.bias"][:, None]).clamp(min=0)
-    return h.reshape(len(x), -1) @ w["linear1.weight"].T + w["linear1.bias"]
-
-
-def _gate(x: Tensor, w: Weights) -> Tensor:
-    return 2 * x / (1 + torch.exp(-(x @ w["linear1.weight"].T + w["linear1.bias"])))
-
-
-FORMULAS: dict[str, Callable[[Tensor, Weights], Tensor]] = {
-    "linear": _linear,
-    "low_rank": _low_rank,
-    "mlp": _mlp,
-    "conv1d": _conv1d,
-    "gate": _gate,
-}
-
-
-@pytest.mark.parametrize(("in_features", "out_features"), [(40, 25), (8, 3), (101, 2)])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_each_family_computes_its_formula_forward_and_backward(family: str, in_features: int, out_features: int) -> None:
-    """Output, and gradients of every parameter and of the input, equal those of the formula written out by hand, in float64."""
-    module = awake(make(family, in_features, out_features))
-    x = torch.randn(6, module.ir.in_features, dtype=torch.float64, requires_grad=True)
+def _assert_same(module: KernelModule, formula: Callable[[Tensor, Weights], Tensor], *shape: int) -> None:
+    """Output and every gradient of the module equal those of the formula, in float64."""
+    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
     weights = dict(module.named_parameters())
-    ours, theirs = module(x), FORMULAS[family](x, weights)
+    ours, theirs = module(x), formula(x, weights)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     variables = [*weights.values(), x]
     for a, b in zip(
@@ -86,36 +53,58 @@ def test_each_family_computes_its_formula_forward_and_backward(family: str, in_f
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_agree_with_finite_differences(family: str) -> None:
+@pytest.mark.parametrize(("in_features", "out_features"), [(40, 25), (8, 3), (101, 2)])
+@pytest.mark.parametrize("family", families_for("features"))
+def test_each_family_computes_its_formula_forward_and_backward(family: str, in_features: int, out_features: int) -> None:
+    """Output, and gradients of every parameter and of the input, equal those of the formula written out by hand, in float64."""
+    module = awake(make(family, in_features, out_features))
+    _assert_same(module, FORMULAS[family], 6, module.ir.in_features)
+
+
+@pytest.mark.parametrize(("in_features", "out_features"), [(9, 3), (24, 8)])
+@pytest.mark.parametrize(("family", "layer"), [case for case in CASES if case[1]])
+def test_families_at_positions_compute_their_formula(family: str, layer: str, in_features: int, out_features: int) -> None:
+    """The same for sequences and convolutions, at the blueprint's size and at another one; windows are summed by hand."""
+    module = awake(blueprint(family, layer, in_features=in_features, out_features=out_features))
+    geometry = parse(layer) if module.ir.tap == "LAYER_INPUT" else outputs(parse(layer))
+    for more in (0, 3):
+        here = replace(geometry, size=tuple(size + more for size in geometry.size))
+        if here.kind == "sequence":
+            _assert_same(module, FORMULAS[family], 2, *here.size, module.ir.in_features)
+        else:
+            _assert_same(module, partial(AT_POSITIONS[family], geometry=here), 2, module.ir.in_features, *here.size)
+
+
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_gradients_agree_with_finite_differences(family: str, layer: str) -> None:
     """Torch's own gradcheck passes on a small kernel, over the input and every parameter."""
-    module = awake(make(family, 9, 2))
+    module = awake(blueprint(family, layer))
     names = [name for name, _ in module.named_parameters()]
 
     def call(x: Tensor, *values: Tensor) -> Tensor:
         found: Tensor = torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
         return found
 
-    x = torch.randn(2, module.ir.in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    x = torch.randn(2, *module.ir.reads.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     assert torch.autograd.gradcheck(call, (x, *module.parameters()), fast_mode=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_blueprints_counts_are_torchs(family: str) -> None:
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_the_blueprints_counts_are_torchs(family: str, layer: str) -> None:
     """Parameters and operations counted from data alone equal what torch counts on the module, also for a batch."""
-    ir = make(family)
+    ir = blueprint(family, layer, in_features=24, out_features=12)
     module = module_of(ir)
     assert sum(parameter.numel() for parameter in module.parameters()) == ir.parameters
     assert {name: tuple(parameter.shape) for name, parameter in module.named_parameters()} == ir.parameter_shapes
     with FlopCounterMode(display=False) as counter:
-        module(torch.zeros(7, ir.in_features))
+        assert module(torch.zeros(7, *ir.reads.shape)).shape == (7, *ir.writes.shape)
     assert counter.get_total_flops() == 7 * ir.flops
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_two_builds_have_the_same_bits_and_leave_the_global_stream_alone(family: str) -> None:
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_two_builds_have_the_same_bits_and_leave_the_global_stream_alone(family: str, layer: str) -> None:
     """Initial weights follow from the blueprint's seed only, and nobody else's random numbers move."""
-    ir = make(family)
+    ir = blueprint(family, layer)
     before = torch.get_rng_state()
     first = module_of(ir)
     torch.rand(3)
@@ -149,22 +138,59 @@ def test_kernels_start_where_their_family_says() -> None:
     assert module_of(make("conv1d"))(x).any()
 
 
-def test_a_module_on_the_meta_device_has_shapes_only() -> None:
-    """The trainer can size its slots without allocating weights."""
-    ir = make("conv1d")
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_kernels_start_harmless_or_random_as_their_family_says(family: str, layer: str) -> None:
+    """Residual kernels write zeros in the beginning, gates the host's chunk, and the others something of their own."""
+    ir = blueprint(family, layer)
+    x = torch.randn(4, *ir.reads.shape)
+    found = module_of(ir)(x)
+    if ir.blend == "RESIDUAL":
+        assert not found.any()
+    elif ir.tap == "HOST_CHUNK":
+        assert torch.equal(found, x)
+    else:
+        assert found.std() > 0.01
+
+
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_a_module_on_the_meta_device_has_shapes_only(family: str, layer: str) -> None:
+    """The trainer can size its slots without allocating weights; what it fills then holds nothing but parameters."""
+    ir = blueprint(family, layer)
     module = module_of(ir, device="meta")
     assert all(parameter.is_meta for parameter in module.parameters())
-    assert module(torch.empty(5, 40, device="meta")).shape == (5, 25)
+    assert set(module.state_dict()) == set(ir.parameter_shapes)
+    assert module(torch.empty(5, *ir.reads.shape, device="meta")).shape == (5, *ir.writes.shape)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weights_travel_from_one_module_to_another(family: str) -> None:
+@pytest.mark.parametrize("family", families_for("features"))
+def test_kernels_of_features_work_at_each_position(family: str) -> None:
+    """On [batch, length, features] the result is that of each position by itself, also for the family that looks along the features."""
+    module = awake(make(family))
+    x = torch.randn(3, 5, module.ir.in_features, dtype=torch.float64)
+    expected = torch.stack([module(x[:, position]) for position in range(5)], 1)
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize(("family", "layer"), [case for case in CASES if case[1].startswith("conv2d")])
+def test_the_memory_format_of_the_input_is_kept(family: str, layer: str) -> None:
+    """channels_last in, channels_last out, and contiguous likewise, with the same values."""
+    module = awake(blueprint(family, layer))
+    x = torch.randn(2, *module.ir.reads.shape, dtype=torch.float64)
+    plain, last = module(x), module(x.to(memory_format=torch.channels_last))
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert not last.is_contiguous()
+    torch.testing.assert_close(plain, last)
+
+
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_weights_travel_from_one_module_to_another(family: str, layer: str) -> None:
     """What weights_of takes, load_weights gives another module of the same blueprint; the copies are independent."""
-    ir = make(family)
+    ir = blueprint(family, layer)
     source, target = awake(ir).float(), module_of(ir)
     weights = weights_of(source)
     load_weights(target, weights)
-    x = torch.randn(3, ir.in_features)
+    x = torch.randn(3, *ir.reads.shape)
     expected = source(x).detach()
     assert torch.equal(target(x), expected)
     with torch.no_grad():
@@ -181,12 +207,27 @@ def test_wrong_weights_are_refused() -> None:
         load_weights(module, weights_of(module) | {"linear1.weight": np.zeros((1, 1), dtype=np.float32)})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_kernel_copies_and_traces_into_plain_torch(family: str) -> None:
-    """Deepcopy keeps the output, and symbolic tracing leaves a module in which nothing of Esper is left."""
-    module = awake(make(family))
-    x = torch.randn(3, module.ir.in_features, dtype=torch.float64)
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_a_kernel_copies_and_traces_into_plain_torch(family: str, layer: str) -> None:
+    """Deepcopy keeps the output, and symbolic tracing leaves a module for any size in which nothing of Esper is left."""
+    module = awake(blueprint(family, layer))
+    more = tuple(size + 2 for size in module.ir.geometry.size)
     traced = torch.fx.symbolic_trace(module)
-    assert torch.equal(copy.deepcopy(module)(x), module(x))
-    assert torch.equal(traced(x), module(x))
+    for ir in (module.ir, replace(module.ir, geometry=replace(module.ir.geometry, size=more))):
+        x = torch.randn(3, *ir.reads.shape, dtype=torch.float64)
+        assert torch.equal(copy.deepcopy(module)(x), module(x))
+        assert torch.equal(traced(x), module(x))
     assert not [child for child in traced.modules() if type(child).__module__.startswith("esper")]
+
+
+def test_an_operator_that_nobody_can_build_is_refused() -> None:
+    """An operator that is no data of the whitelist gets a sentence, not a module."""
+
+    class Other(Operator):
+        OP = "other"
+
+        def output(self, *inputs: Value) -> Value:
+            return inputs[0]
+
+    with pytest.raises(BuildError, match="cannot build the operator 'other'"):
+        layer_of(Other(), (Value("features", 3),), "cpu")

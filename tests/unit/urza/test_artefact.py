@@ -12,24 +12,24 @@ import pytest
 from safetensors.numpy import load, save
 
 from esper.errors import BuildError, CorruptError
-from esper.karn import FAMILIES, BlueprintIR, Budget, generate
+from esper.karn import BlueprintIR
 from esper.urza.artefact import Sealed, fetch, read, seal
 from esper.urza.memory import MemoryStore
 from esper.urza.publish import store_artefact
+from tests.unit.karn.cases import CASES, blueprint
 
 
-def make(family: str) -> tuple[BlueprintIR, dict[str, np.ndarray]]:
+def make(family: str, layer: str = "") -> tuple[BlueprintIR, dict[str, np.ndarray]]:
     """A blueprint with weights."""
-    ir = generate(in_features=9, out_features=3, family=family, budget=Budget.of(20_000), seed=3)
-    assert ir is not None
+    ir = blueprint(family, layer)
     numbers = np.random.default_rng(0)
     return ir, {name: numbers.normal(size=shape).astype(np.float32) for name, shape in ir.parameter_shapes.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_artefact_gives_back_what_was_sealed(family: str) -> None:
-    """Blueprint and weights survive, and sealing again gives the same bytes."""
-    ir, weights = make(family)
+@pytest.mark.parametrize(("family", "layer"), CASES)
+def test_an_artefact_gives_back_what_was_sealed(family: str, layer: str) -> None:
+    """Blueprint, geometry and weights survive, and sealing again gives the same bytes."""
+    ir, weights = make(family, layer)
     sealed = seal(ir, weights)
     found = read(sealed.content, kernel_id=sealed.kernel_id, sha256=sealed.sha256)
     assert found.ir == ir

@@ -74,6 +74,26 @@ def test_only_kernels_of_the_right_shape_are_compatible() -> None:
     assert [entry.kernel_id for entry in compatible(entries, in_features=40, chunk_width=25)] == ["fits", "gate"]
 
 
+def test_kernels_are_compatible_with_layers_of_their_geometry() -> None:
+    """A convolution's kernel needs the layer's window and size; one of features serves every position of a sequence, and no convolution."""
+    image, written = "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", "conv2d k1x1 s1x1 p0x0 d1x1 g1 in 4x4"
+    entries = (
+        published("features"),
+        published("image", geometry=image),
+        published("other image", geometry=image.replace("8x8", "9x9")),
+        published("pool", tap="HOST_CHUNK", in_features=25, geometry=written),
+        published("sequence", geometry="sequence in 6"),
+    )
+
+    def fitting(geometry: str) -> list[str]:
+        return [entry.kernel_id for entry in compatible(entries, in_features=40, chunk_width=25, geometry=geometry)]
+
+    assert fitting("") == ["features"]
+    assert fitting(image) == ["image", "pool"]
+    assert fitting("sequence in 6") == ["features", "sequence"]
+    assert fitting("no geometry") == []
+
+
 def test_ranking_is_by_score_then_cost() -> None:
     """The best score first; without one a kernel counts as 0; equals by operations, then by id."""
     entries = (published("dear", flops=30), published("good"), published("b"), published("a"), published("bad"))

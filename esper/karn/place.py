@@ -1,0 +1,62 @@
+"""Where a kernel is wanted, and how large it may become there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from esper.events.geometry import Geometry, outputs
+from esper.events.records import Blend, Tap
+from esper.karn.ir import BlueprintIR, Budget, Node
+
+RESIDUAL_ALPHA = 0.3
+LERP_ALPHA = 1.0
+RANK_DIVISOR = 4
+"""A bottleneck is at most a quarter as wide as what it connects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A chunk of a layer.
+
+    Attributes:
+        in_features: Features or channels that the layer reads.
+        out_features: Width of the chunk.
+        geometry: The layer's.
+        budget: What one kernel may cost.
+        seed: Random seed of the initial weights.
+    """
+
+    in_features: int
+    out_features: int
+    geometry: Geometry
+    budget: Budget
+    seed: int
+
+    def on_input(self, family: str, blend: Blend, nodes: tuple[Node, ...]) -> BlueprintIR:
+        """A blueprint that reads the layer's input."""
+        return self._blueprint(family, "LAYER_INPUT", blend, nodes, self.in_features, self.geometry)
+
+    def on_chunk(self, family: str, blend: Blend, nodes: tuple[Node, ...]) -> BlueprintIR:
+        """A blueprint that reads the host's chunk."""
+        return self._blueprint(family, "HOST_CHUNK", blend, nodes, self.out_features, outputs(self.geometry))
+
+    def _blueprint(self, family: str, tap: Tap, blend: Blend, nodes: tuple[Node, ...], reads: int, geometry: Geometry) -> BlueprintIR:
+        alpha = RESIDUAL_ALPHA if blend == "RESIDUAL" else LERP_ALPHA
+        return BlueprintIR(family, reads, self.out_features, tap, blend, alpha, self.seed, nodes, geometry)
+
+    def affordable(self, candidate: BlueprintIR) -> BlueprintIR | None:
+        """The candidate, or None when it is over the budget."""
+        return candidate if candidate.fits(self.budget) else None
+
+    def largest(self, make: Callable[[int], BlueprintIR], least: int, most: int) -> BlueprintIR | None:
+        """The largest blueprint of sizes `least` to `most` within the budget; None when even the least is over it. Cost grows with size."""
+        low, high, best = least, most, None
+        while low <= high:
+            middle = (low + high) // 2
+            candidate = make(middle)
+            if candidate.fits(self.budget):
+                low, best = middle + 1, candidate
+            else:
+                high = middle - 1
+        return best
