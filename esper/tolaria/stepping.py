@@ -77,7 +77,9 @@ class _Pass:
     raised: dict[Place, str] = field(default_factory=dict)
 
     def read(self) -> _Read:
-        values = torch.stack([one.double() for one in (self.loss, self.accuracy, self.norm, self.kept, *self.norms.values(), *self.outputs.values())])
+        values = torch.stack(
+            [one.double() for one in (self.loss, self.accuracy, self.norm, self.kept, *self.norms.values(), *self.outputs.values())]
+        )
         loss, accuracy, norm, kept, *rest = values.tolist()
         return _Read(
             loss,
