@@ -18,6 +18,7 @@ from esper.karn.families import generate
 from esper.karn.ir import Budget
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.kasmina.loader import slot_of
+from esper.kasmina.statistics import LayerStatistics
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import EndEpoch, RunCommand, StartRun
 from esper.oona.emitter import TelemetryRing
@@ -56,6 +57,16 @@ def test_dormant_overhead(benchmark: Any, kind: str) -> None:
         optimizer.step()
 
     benchmark.pedantic(step, rounds=150, warmup_rounds=10)
+
+
+@pytest.mark.benchmark(group="statistics of one layer")
+@pytest.mark.parametrize("shape", [(100, 100), (512, 256), (32, 64, 56, 56), (32, 256, 28, 28)], ids=str)
+def test_observe(benchmark: Any, shape: tuple[int, ...]) -> None:
+    """What a layer pays when its statistics are taken: a Linear's output, and a convolution's, in four chunks."""
+    torch.set_num_threads(1)
+    output = torch.randn(shape)
+    statistics = LayerStatistics(torch.zeros(4, 4), (shape[1] // 4,) * 4, -1 if len(shape) == 2 else -3)
+    benchmark(statistics.observe, output)
 
 
 def step_event(number: int) -> TrainingStep:

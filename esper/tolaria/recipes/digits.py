@@ -14,7 +14,7 @@ SHUFFLE = 20_260_101  # seed of the split: writers come one after the other in t
 
 
 def model() -> nn.Module:
-    """A CNN of 3,000 parameters. Inputs [B, 1, 8, 8] of float32 from 0 to 1, logits [B, 10]."""
+    """A CNN of 754 parameters. Inputs [B, 1, 8, 8] of float32 from 0 to 1, logits [B, 10]."""
     return nn.Sequential(
         OrderedDict(
             first=nn.Conv2d(1, 8, 3, stride=2, padding=1),

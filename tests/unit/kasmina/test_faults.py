@@ -36,20 +36,23 @@ class Spoilt(nn.Module):
         return self.spoil(result) if self.spoils else result
 
 
-class _NanBackward(torch.autograd.Function):
+class _Backward(torch.autograd.Function):
+    """The identity, with a backward that gives the gradient times `factor`, or raises when that is 0."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0] * math.nan
+        if not ctx.factor:
+            raise RuntimeError("no way back")
+        return gradients[0] * ctx.factor, None
 
 
-class _RaisingBackward(_NanBackward):
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        raise RuntimeError("no way back")
+def backward(factor: float) -> Callable[[Tensor], Any]:
+    return lambda k: _Backward.apply(k, factor)
 
 
 def _raise(_: Tensor) -> Tensor:
@@ -64,8 +67,8 @@ SPOILS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "nan": (lambda k: k * math.nan, "NON_FINITE", "What the kernel gave was not finite."),
     "inf": (lambda k: k + math.inf, "NON_FINITE", "What the kernel gave was not finite."),
     "huge": (lambda k: k * 3e38, "NON_FINITE", "The step was not finite with the kernel, and is without it."),
-    "nan backward": (_NanBackward.apply, "NON_FINITE", "The step was not finite with the kernel, and is without it."),
-    "raising backward": (_RaisingBackward.apply, "NON_FINITE", "The step was not finite with the kernel, and is without it."),
+    "nan backward": (backward(math.nan), "NON_FINITE", "The step was not finite with the kernel, and is without it."),
+    "raising backward": (backward(0), "NON_FINITE", "The step was not finite with the kernel, and is without it."),
 }
 
 
@@ -141,7 +144,7 @@ def test_two_failing_kernels_are_both_found() -> None:
     """Two kernels whose backward is not finite are both left out, and the host still takes its step."""
     growing, stepper = grown()
     for place in (PLACE, OTHER):
-        graft(growing, place, spoilt(growing, place, _NanBackward.apply), alpha=0.5)
+        graft(growing, place, spoilt(growing, place, backward(math.nan)), alpha=0.5)
     before = host_of(growing)
     figures = stepper.step(staged("PROBATIONARY", PLACE, OTHER), 0, batch(0), sample=True)
     assert {fault.place for fault in figures.faults} == {PLACE, OTHER}
@@ -215,16 +218,10 @@ def test_an_overflow_in_float16_is_the_kernels_own() -> None:
 
     The host's scaler is halved for a live kernel, the kernel's own scale for one in TRAINING; at scale 1 it is a fault.
     """
-
-    class _Overflowing(_NanBackward):
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return gradients[0] * math.inf
-
     for stage in ("PROBATIONARY", "TRAINING"):
         growing, stepper = grown(precision="float16")
         assert stepper.scaler is not None
-        graft(growing, PLACE, spoilt(growing, PLACE, _Overflowing.apply), alpha=0.5 if stage == "PROBATIONARY" else None)
+        graft(growing, PLACE, spoilt(growing, PLACE, backward(math.inf)), alpha=0.5 if stage == "PROBATIONARY" else None)
         before = host_of(growing)
         scale = stepper.scaler.get_scale()
         figures = stepper.step(staged(stage, PLACE), 0, batch(0), sample=False)
