@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
-from esper.errors import BuildError
 from esper.events.geometry import Geometry
 from esper.karn.ir import BlueprintIR, Node
 from esper.karn.operators import (
@@ -19,6 +19,7 @@ from esper.karn.operators import (
     Multiply,
     Norm,
     Operator,
+    Pair,
     Scale,
 )
 from esper.karn.place import RANK_DIVISOR, Place
@@ -115,14 +116,9 @@ def _same(geometry: Geometry, channels: int, window: int, *, initialisation: Ini
 
 def _host_window(geometry: Geometry, channels: int, groups: int = 1) -> Operator:
     """A convolution with the host's window, so that it writes the host's positions."""
-    match geometry:
-        case Geometry("conv1d", _, (kernel,), (stride,), None, (dilation,)):
-            return Conv1d(channels, kernel, stride, "same", dilation, groups)
-        case Geometry("conv1d", _, (kernel,), (stride,), (padding,), (dilation,)):
-            return Conv1d(channels, kernel, stride, padding, dilation, groups)
-        case Geometry("conv2d", _, (k1, k2), (s1, s2), None, (d1, d2)):
-            return Conv2d(channels, (k1, k2), (s1, s2), "same", (d1, d2), groups)
-        case Geometry("conv2d", _, (k1, k2), (s1, s2), (p1, p2), (d1, d2)):
-            return Conv2d(channels, (k1, k2), (s1, s2), (p1, p2), (d1, d2), groups)
-        case _:
-            raise BuildError(f"A {geometry.kind} layer has no window.")
+    padding = geometry.padding
+    if geometry.kind == "conv1d":
+        (kernel,), (stride,), (dilation,) = geometry.kernel_size, geometry.stride, geometry.dilation
+        return Conv1d(channels, kernel, stride, "same" if padding is None else padding[0], dilation, groups)
+    window, strides, dilations = (cast("Pair", numbers) for numbers in (geometry.kernel_size, geometry.stride, geometry.dilation))
+    return Conv2d(channels, window, strides, "same" if padding is None else cast("Pair", padding), dilations, groups)
