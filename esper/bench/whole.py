@@ -30,7 +30,7 @@ from esper.stack.parts import as_environment
 
 E = TypeVar("E", bound=Event)
 
-EPOCHS = 40
+EPOCHS = 30
 PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry")
 _READY_S = 120.0
 _RUN_S = 170.0

@@ -7,7 +7,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -15,7 +14,8 @@ from fastapi import FastAPI
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import UnavailableError, UsageError
+from esper.errors import UnavailableError
+from esper.service import certificates
 from esper.service.app import refuse_unguarded
 
 HOST: Final = "127.0.0.1"
@@ -37,13 +37,13 @@ class Server:
 
     def __init__(self, app: FastAPI, *, settings: Settings, port: int, clock: Clock, setting: str = "this part's port") -> None:
         refuse_unguarded(app)
-        certificate, key = _certificate(settings)
+        pair = certificates.files(settings)
         self._clock = clock
         self._server = _Uvicorn(
             uvicorn.Config(
                 app,
-                ssl_certfile=certificate,
-                ssl_keyfile=key,
+                ssl_certfile=pair[0] if pair else None,
+                ssl_keyfile=pair[1] if pair else None,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -58,10 +58,10 @@ class Server:
         )
         try:
             self._server.config.load()
-        except OSError as error:  # ssl.SSLError is one
-            raise UsageError(
-                f"The certificate {certificate} with the key {key} cannot be used ({error}): give PEM files that belong together."
-            ) from error
+        except (OSError, ValueError) as error:
+            if pair is None:
+                raise
+            raise certificates.unusable(pair, error) from error
         self._socket = socket.socket(
             socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
         )  # asyncio sets TCP_NODELAY only where the protocol is named
@@ -114,15 +114,3 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to the process that this is a part of."""
         yield
-
-
-def _certificate(settings: Settings) -> tuple[str | None, str | None]:
-    certificate, key = settings.service.certificate, settings.service.private_key
-    if not certificate and not key:
-        return None, None
-    if not certificate or not key:
-        raise UsageError("HTTPS needs both: ESPER_SERVICE__CERTIFICATE and ESPER_SERVICE__PRIVATE_KEY.")
-    for path in (certificate, key):
-        if not Path(path).is_file():
-            raise UsageError(f"There is no file {path}: set ESPER_SERVICE__CERTIFICATE and ESPER_SERVICE__PRIVATE_KEY to PEM files.")
-    return certificate, key

@@ -13,6 +13,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.identity import Identity
+from esper.service import certificates, keys
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
@@ -59,7 +60,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
     Raises:
         UnavailableError: no jars and no network, a port in use, no broker at ESPER_KAFKA__BOOTSTRAP, a broker that does not start.
         UsageError: the stack that is up uses another Kafka than the settings ask for, or `owner_pid` is no living process.
-        CorruptError: the broker's folder or a jar is damaged.
+        CorruptError: the broker's folder, a jar or a key is damaged.
         StorageFullError: no room.
     """
     clock = SystemClock()
@@ -71,6 +72,8 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
+    keys.ensure(settings.keys_dir)
+    certificates.files(settings)
     if status(settings) is None and not settings.kafka.bootstrap:
         jars.kafka(progress)
     with owners.guard(folder):
@@ -144,7 +147,7 @@ def down(settings: Settings) -> bool:
 
 def _endpoints(now: state.StackState) -> Endpoints:
     def url(name: str) -> str:
-        return f"http://{HOST}:{now.ports[name]}" if name in now.ports else ""
+        return f"{now.scheme}://{HOST}:{now.ports[name]}" if name in now.ports else ""
 
     return Endpoints(now.bootstrap, url("tolaria"), url("tamiyo"), url("nissa"), url("history"), url("foundry"))
 

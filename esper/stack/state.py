@@ -39,6 +39,8 @@ class StackState:
     started_at_us: int
     ports: dict[str, int] = field(default_factory=dict)
     parts: tuple[PartState, ...] = ()
+    scheme: str = "http"
+    """How the parts are spoken to: http or https."""
     error: tuple[str, str] | None = None
     """Class name and sentence of the `EsperError` that ended the start."""
 

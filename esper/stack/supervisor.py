@@ -74,6 +74,7 @@ class Supervisor:
             bootstrap=settings.kafka.bootstrap,
             started_at_us=clock.now_us(),
             ports=before.ports if before else {},
+            scheme=settings.scheme,
         )
 
     def run(self) -> int:
@@ -110,7 +111,8 @@ class Supervisor:
         if self._wake.stop:
             return
         self._environment = part_environment(self._environment, self._settings, self._parts, ports, bootstrap)
-        launches = [part_launch(part, ports[part.name], self._folder, self._environment) for part in self._parts]
+        tls = self._settings.scheme == "https"
+        launches = [part_launch(part, ports[part.name], self._folder, self._environment, tls=tls) for part in self._parts]
         self._children = [Child(launch, leash=leash, clock=self._clock) for launch in launches]
         self._publish(phase="running")
 

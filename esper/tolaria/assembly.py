@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,48 +13,27 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from esper.checkpoint import SnapshotWriter
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import EsperError, FencedError, UnavailableError, UsageError
-from esper.events import Event, JournalEvent, Origin, decode
-from esper.events.envelope import trace_id
-from esper.events.records import FieldReportAnswered, KernelPublished, SeedTransitioned
+from esper.errors import EsperError, FencedError, UsageError
+from esper.events.records import SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
-from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel, Place, germinate
-from esper.kasmina.loader import KernelLoader
-from esper.lifecycle import RunState, from_canonical
-from esper.lifecycle.commands import Fail, Resume
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.drain import Drain
-from esper.oona.emitter import Emitter
-from esper.oona.inbox import INBOX_TOPICS, Inbox
-from esper.oona.journal import read_topics, require_new
-from esper.oona.kafka import KafkaBus
-from esper.oona.outbox import Outbox
-from esper.oona.port import Bus, Received, Start
-from esper.oona.start import start
-from esper.tolaria.checkpoints import Checkpoints
-from esper.tolaria.consultation import Consultation
+from esper.lifecycle import RunState
+from esper.lifecycle.commands import Fail
 from esper.tolaria.environment import observe
-from esper.tolaria.grafting import Grafting
-from esper.tolaria.journal import Journal
 from esper.tolaria.names import named, require_run_id
+from esper.tolaria.past import nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
-from esper.tolaria.resume import Beginning, beginning, differences, folded, recipe_of
-from esper.tolaria.session import Parts, Session
+from esper.tolaria.resume import differences, recipe_of
 from esper.tolaria.splits import Splits, cached
 from esper.tolaria.stepping import Stepper, numerics_of
-from esper.tolaria.telemetry import Telemetry
-from esper.tolaria.trainer import Outcome, Trainer, cache_settings, kernel_training, seeded_model, total_steps
-from esper.urza.catalogue import Catalogue
+from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
+from esper.tolaria.wiring import Rig, place_of, rig
 from esper.urza.local import LocalStore
-from esper.urza.store import Store
 
 PROBED = 3  # samples of the forward in which layers show their geometry
-DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
 
@@ -135,24 +113,19 @@ def train(
     """
     run_id = run_id or named(recipe.name if recipe else "run", clock)
     require_run_id(run_id)
-    bus = KafkaBus(bootstrap)
-    if not bus.available(10.0):
-        raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
-    run_dir, progress = settings.runs_dir / run_id, Progress(console)
-    store = LocalStore(settings.store_dir)
+    progress = Progress(console)
     with ExitStack() as stack:
-        outbox = stack.enter_context(_closing(Outbox.open(run_dir / "outbox", clock=clock)))
+        place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress))
         if recipe is None:
-            past = _past(outbox, bus, clock, store, progress)
-            recipe = recipe_of(past.events)
+            before = past(place.outbox, place.bus, clock, LocalStore(settings.store_dir), progress)
+            recipe = recipe_of(before.events)
         else:
-            past = _nothing(outbox, bus, clock)
+            before = nothing(place.outbox, place.bus, clock)
         torch.set_num_threads(recipe.run.threads)
         environment = observe()
-        for difference in differences(past.events, environment) if past.events else ():
+        for difference in differences(before.events, environment) if before.events else ():
             progress.say(difference)
-        splits = load_data(recipe, settings)
-        numerics = numerics_of(recipe.run)
+        splits, numerics = load_data(recipe, settings), numerics_of(recipe.run)
         module = germinate(
             numerics.place(seeded_model(recipe, function(recipe.model, "model"))),
             seeds=recipe.kasmina.seeds,
@@ -161,169 +134,37 @@ def train(
         )
         growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
         growing.probe(splits.train[0][:PROBED])
-        drain = Drain(outbox, bus, clock=clock)
-        producer = stack.enter_context(bus.producer(sender_id="trainer"))
-        emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
-        origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
-        inbox = Inbox(
-            bus,
-            run_id,
-            start=_inbox_start(bus, past.state),
-            clock=clock,
-            dead_letters=DeadLetters(producer, "trainer", clock),
-            known=past.state.commands,
-        )
-        loader = KernelLoader(settings.store_dir, run_dir / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe))
-        stack.callback(drain.stop)
-        drain.start()
-        recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, outbox, drain, origin, recipe)) if past.events else ()
-        for begin, end in ((emitter.start, emitter.stop), (inbox.start, inbox.stop), (loader.start, loader.stop)):
-            begin()
-            stack.callback(end)
-        consultation = Consultation(
-            run_id=run_id,
-            inbox=inbox,
-            producer=producer,
-            clock=clock,
-            lockstep=recipe.decisions == "lockstep",
-            timeout_s=recipe.tamiyo.consult_timeout_s,
-            timeline=past.state.timeline,
-            catalogue=past.catalogue,
-            offered=past.offered,
-        )
         steps = total_steps(recipe, splits.train)
-        session = Session(
-            Parts(
-                recipe=recipe,
-                held_out=splits.validation,
-                test=splits.test,
-                growing=growing,
-                stepper=Stepper(growing, recipe, steps),
-                journal=Journal(
-                    state=past.beginning.state,
-                    outbox=outbox,
-                    origin=origin,
-                    guardrails=recipe.guardrails,
-                    notify=drain.notify,
-                    recorded=recorded,
-                ),
-                consultation=consultation,
-                telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
-                grafting=Grafting(loader, consultation, growing, clock),
-                checkpoints=Checkpoints(SnapshotWriter(store, clock), recipe.checkpoints, clock),
-                store=store,
-                origin=origin,
-                clock=clock,
-                progress=progress,
-                environment=environment,
-                run_dir=run_dir,
-                lost=emitter.lost,
-                require_pen=lambda: _require_pen(drain, run_id),
-            ),
-            steps,
+        rigged = rig(
+            stack,
+            place,
+            before,
+            recipe,
+            growing=growing,
+            stepper=Stepper(growing, recipe, steps),
+            held_out=splits.validation,
+            test=splits.test,
+            steps=steps,
+            environment=environment,
         )
-        session.remember(past.events[: past.beginning.state.sequence])
-        if past.beginning.snapshot is not None:
-            session.restore(past.beginning.snapshot, past.beginning.state)
-        trainer = Trainer(session, splits.train)
+        trainer = Trainer(rigged.session, splits.train)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun
-        save_state(run_dir, session.state)
-        _settle(drain, emitter, producer_flush=producer.flush, progress=progress)
-        complete = wait_caught_up(history_url, bus, timeout=history_s)
-        events = events_by_topic(history_url, run_id) if complete else _told(session, emitter)
+        rigged.settle()
+        complete = wait_caught_up(history_url, place.bus, timeout=history_s)
         return Finished(
             run_id=run_id,
             outcome=outcome,
             seconds=seconds,
             longest_step_s=trainer.longest_step_s,
-            state=session.state,
-            paths=session.paths,
-            events=events,
-            model_path=run_dir / "model.safetensors",
+            state=rigged.session.state,
+            paths=rigged.session.paths,
+            events=events_by_topic(history_url, run_id) if complete else _told(rigged),
+            model_path=place.folder / "model.safetensors",
             history_path=settings.history_dir,
             history_complete=complete,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """What there is of a run: its events and their fold, where it begins now, and the kernels that it may meet."""
-
-    events: tuple[JournalEvent, ...]
-    state: RunState
-    beginning: Beginning
-    catalogue: Catalogue
-    offered: tuple[str, ...] | None
-
-
-def _nothing(outbox: Outbox, bus: Bus, clock: Clock) -> _Past:
-    """The past of a new run, whose id nobody has used."""
-    run_id = outbox.run_id
-    require_new(bus, run_id, clock=clock)
-    if outbox.next_sequence > 0:
-        raise UsageError(
-            f"Run {run_id} was begun here and never reached Kafka; its events are in {outbox.directory}. Go on with it by --resume, or choose "
-            "another --run-id."
-        )
-    start(outbox, bus, clock=clock)
-    state = RunState(run_id)
-    return _Past((), state, Beginning(state, None, "", ()), Catalogue(), None)
-
-
-def _past(outbox: Outbox, bus: Bus, clock: Clock, store: Store, progress: Progress) -> _Past:
-    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds."""
-    run_id, events = outbox.run_id, list[JournalEvent]()
-
-    def hear(received: Received) -> None:
-        event = decode(received.value, received.headers)
-        assert isinstance(event, JournalEvent)  # noqa: S101  # nothing else is on the journal's topic
-        events.append(event)
-
-    started = start(outbox, bus, clock=clock, on_event=hear)
-    state = folded(run_id, events)
-    found = beginning(run_id, events, store)
-    for note in (*started.notes, *found.notes):
-        progress.say(note)
-    progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
-    kernels: list[Event] = []
-    offered: set[str] | None = None
-    for event in read_topics(bus, [KernelPublished.TOPIC, FieldReportAnswered.TOPIC], clock=clock):
-        if isinstance(event, KernelPublished):
-            kernels.append(event)
-        elif isinstance(event, FieldReportAnswered) and event.run_id == run_id:
-            offered = (offered or set()) | set(event.kernels)
-    return _Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)))
-
-
-def _resumed(past: _Past, outbox: Outbox, drain: Drain, origin: Origin, recipe: Recipe) -> tuple[JournalEvent, ...]:
-    """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is fenced."""
-    pen = Journal(state=past.state, outbox=outbox, origin=origin, guardrails=recipe.guardrails, notify=drain.notify)
-    begun = past.beginning
-    step = from_canonical(begun.snapshot.notes["state"]).step if begun.snapshot else 0
-    events = pen.do(
-        Resume(
-            reason="Resumed by `esper run --resume`.",
-            incarnation=past.state.incarnation + 1,
-            snapshot_id=begun.name,
-            restored_step=step,
-        ),
-        past.state.step,
-    )
-    if not drain.wait_empty(DRAIN_S):
-        _require_pen(drain, outbox.run_id)
-        raise UnavailableError(f"The broker did not take the resumption of run {outbox.run_id} within {DRAIN_S:.0f} s; try again.")
-    return events
-
-
-def _inbox_start(bus: Bus, state: RunState) -> Start:
-    """Where the inbox begins. A new run hears answers and commands from now on, kernels from the beginning; a resumed one from where it was."""
-    if state.sequence > 0:
-        return {(topic, partition): offset for topic, partition, offset in state.positions}
-    topics = [topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC]
-    with bus.reader(topics, start="end") as reader:
-        return reader.position()
 
 
 def _trained(trainer: Trainer, progress: Progress) -> Outcome:
@@ -360,34 +201,8 @@ def _journal_failure(trainer: Trainer, error: str, reason: str) -> None:
         session.parts.journal.do(Fail(error=error, reason=reason), session.step)
 
 
-def _settle(drain: Drain, emitter: Emitter, *, producer_flush: Any, progress: Progress) -> None:
-    """Wait until Kafka has the journal and the telemetry."""
-    emitter.flush(DRAIN_S)
-    producer_flush(DRAIN_S)
-    if not drain.wait_empty(DRAIN_S):
-        progress.say(
-            "The broker has not taken the whole journal yet; the rest is safe in the run's outbox and goes out when the run is opened again."
-        )
-
-
-def _told(session: Session, emitter: Emitter) -> dict[str, int]:
+def _told(rigged: Rig) -> dict[str, int]:
     """What the trainer itself wrote, by topic: the answer when the history cannot be asked."""
-    written = Counter(emitter.delivered())
-    written["system.events.run"] = session.state.sequence
+    written = Counter(rigged.emitter.delivered())
+    written["system.events.run"] = rigged.session.state.sequence
     return dict(written)
-
-
-def _require_pen(drain: Drain, run_id: str) -> None:
-    """Stop a trainer whose journal cannot be carried to Kafka any more: another writer has it, or the outbox is damaged."""
-    if drain.fenced:
-        raise FencedError(f"Another trainer has taken over run {run_id}; this one has stopped and writes nothing more.")
-    if drain.error is not None:
-        raise drain.error
-
-
-@contextmanager
-def _closing(outbox: Outbox) -> Iterator[Outbox]:
-    try:
-        yield outbox
-    finally:
-        outbox.close()

@@ -64,13 +64,16 @@ class RolledBack(Exception):  # noqa: N818  # not an error: the loop begins agai
 
 @dataclass(slots=True)
 class Parts:
-    """What a session is made of; `esper.tolaria.assembly` puts it together."""
+    """What a session is made of; `esper.tolaria.wiring` puts it together.
+
+    Without a stepper the loop is a user's own: it cannot be executed again, so no snapshots are taken.
+    """
 
     recipe: Recipe
     held_out: Pair
     test: Pair
     growing: GrowingModel
-    stepper: Stepper
+    stepper: Stepper | None
     journal: Journal
     consultation: Consultation
     telemetry: Telemetry
@@ -364,12 +367,14 @@ class Session:
 
     def checkpoint_at_epoch(self) -> None:
         """At the beginning of an epoch: take a snapshot if one is due. A record that is executed again has its own."""
-        if not self.parts.journal.replaying and self.parts.checkpoints.due(self.state.epoch):
+        if self.parts.stepper and not self.parts.journal.replaying and self.parts.checkpoints.due(self.state.epoch):
             self._begin_checkpoint("epoch", Source(""))
 
     def _checkpoints(self) -> None:
         """Journal the snapshot that has become durable; begin one that was asked for, or that is overdue."""
         checkpoints = self.parts.checkpoints
+        if self.parts.stepper is None:
+            return
         self._record_checkpoint(wait=False)
         if self.requested.command_id and not checkpoints.writer.busy:
             self._begin_checkpoint("requested", self.requested)
@@ -388,10 +393,11 @@ class Session:
 
     def _begin_checkpoint(self, reason: str, source: Source) -> None:
         parts = self.parts
+        assert parts.stepper is not None  # noqa: S101  # the callers looked
         tensors = model_tensors(parts.growing, parts.stepper.host_optimizer)
-        parts.checkpoints.begin(tensors, self._notes(), Moment(self.state, reason, source))
+        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, reason, source))
 
-    def _notes(self) -> dict[str, Any]:
+    def _notes(self, stepper: Stepper) -> dict[str, Any]:
         parts = self.parts
         return {
             "state": self.state.canonical(),
@@ -400,12 +406,13 @@ class Session:
             "health": health_notes(parts.growing),
             "statistics": {address(place): asdict(one) for place, one in parts.telemetry.statistics.items()},
             "random": random_notes(),
-            "stepper": parts.stepper.notes(),
+            "stepper": stepper.notes(),
         }
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
         """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has them."""
         parts, notes = self.parts, snapshot.notes
+        assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
         self.cursor = cursor_of(notes["cursor"])
         restore_model(parts.growing, parts.stepper.host_optimizer, snapshot, state=from_canonical(notes["state"]), step=self.step)
         parts.growing.follow(state, self.step)
@@ -453,7 +460,11 @@ class Session:
         """
         if not self.parts.journal.replaying:
             self._record_checkpoint(wait=True)
-            if self.step and (not self.parts.checkpoints.taken or self.parts.checkpoints.taken[-1].at_step != self.step):
+            if (
+                self.parts.stepper
+                and self.step
+                and (not self.parts.checkpoints.taken or self.parts.checkpoints.taken[-1].at_step != self.step)
+            ):
                 self._begin_checkpoint("interrupted", Source(""))
                 self._record_checkpoint(wait=True)
             self.do(Pause(reason="Interrupted; `esper run --resume` goes on from here."))

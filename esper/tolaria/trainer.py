@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from esper.kasmina.growth import KernelTraining
-from esper.kasmina.loader import CacheSettings
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.model_file import save_model
@@ -16,7 +15,6 @@ from esper.tolaria.recipe import Recipe
 from esper.tolaria.session import Interrupted, RolledBack, Session
 from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import batch_order, stream_seed
-from esper.urza.cache import MIB, CacheLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,8 @@ class Trainer:
     def _epoch(self) -> None:
         """The present epoch, from the session's cursor on."""
         session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
-        epoch, (inputs, labels) = session.state.epoch, self.train
+        epoch, (inputs, labels), stepper = session.state.epoch, self.train, parts.stepper
+        assert stepper is not None  # noqa: S101  # a recipe's session has one
         order = batch_order(run.seed, epoch, len(labels), run.batch_size)
         if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
@@ -81,7 +80,7 @@ class Trainer:
             telemetry = parts.recipe.telemetry
             sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
             forced = parts.journal.failures(session.step)
-            figures = parts.stepper.step(session.state, session.step, (inputs[indices], labels[indices]), sample=sample, forced=forced)
+            figures = stepper.step(session.state, session.step, (inputs[indices], labels[indices]), sample=sample, forced=forced)
             session.stepped(figures)
             now = parts.clock.monotonic()
             took = now - begin
@@ -145,13 +144,6 @@ def start_of(session: Session) -> StartRun:
 def kernel_training(recipe: Recipe) -> KernelTraining:
     """Kasmina's settings from a recipe."""
     return KernelTraining(**recipe.kernels.model_dump(exclude={"shadow_passes"}))
-
-
-def cache_settings(recipe: Recipe) -> CacheSettings:
-    """The kernel cache's limits from a recipe."""
-    cache = recipe.cache
-    memory = CacheLimits(cache.entries, cache.memory_mib * MIB, cache.layer_mib * MIB)
-    return CacheSettings(memory, cache.disk_mib * MIB, cache.prefetch)
 
 
 def seeded_model(recipe: Recipe, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:

@@ -55,7 +55,7 @@ def test_confluents_client_finds_its_way(confluent: SchemaRegistryClient) -> Non
     assert confluent.get_versions(subject) == [1, 2]
     latest = confluent.get_latest_version(subject)
     assert (latest.version, latest.schema_id) == (2, KernelPublished.SCHEMA_ID)
-    assert json.loads(latest.schema.schema_str) == current(KernelPublished).schema
+    assert json.loads(latest.schema.schema_str or "") == current(KernelPublished).schema
     first = confluent.get_version(subject, 1)
     assert first.schema_id != latest.schema_id
     found = confluent.lookup_schema(subject, Schema(first.schema.schema_str, "AVRO"))
