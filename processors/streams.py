@@ -69,6 +69,10 @@ class Web(Service):
             self._served = await asyncio.to_thread(self._make)
             with self._served.trail:
                 await self._served.server.serve()
+        except EsperError as error:  # a port in use, keys that cannot be read
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(error.exit_code)  # a worker may be killed at any moment, so it may also end at once
         finally:
             self._over.set()
 

@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path) -> None:
     """Ls names the recipes, show prints one with its comments or as JSON with defaults, cp writes a file that runs and never overwrites."""
     listed = json.loads(esper("recipes", "ls", "--json").stdout)
-    assert [one["name"] for one in listed] == ["mnist1d"]
+    assert [one["name"] for one in listed] == ["digits", "mnist1d"]
     assert esper("recipes", "show", "mnist1d").stdout == text("mnist1d")
     assert json.loads(esper("recipes", "show", "mnist1d", "--json").stdout)["tamiyo"]["start_timeout_s"] == 60.0
     mine = tmp_path / "mine.toml"
