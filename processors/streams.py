@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +69,10 @@ class Web(Service):
             self._served = await asyncio.to_thread(self._make)
             with self._served.trail:
                 await self._served.server.serve()
+        except EsperError as error:  # a port in use, keys that cannot be read
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(error.exit_code)  # a worker may be killed at any moment, so it may also end at once
         finally:
             self._over.set()
 
@@ -283,7 +288,11 @@ def _logging(clock: Clock) -> dict[str, Any]:
 
 
 def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
-    """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence."""
+    """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence.
+
+    The interpreter's own end is left out: once the worker has stopped, everything is closed, and taking all modules apart takes seconds
+    where cores are short.
+    """
     clock = SystemClock()
     try:
         app = build_app(Settings(), clock)
@@ -292,4 +301,10 @@ def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
         sys.exit(error.exit_code)
     worker = faust.Worker(app, loglevel="warn", quiet=True, logging_config=_logging(clock))
     worker.spinner = None  # a log is no terminal
-    worker.execute_from_commandline()
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as ended:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

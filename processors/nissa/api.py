@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -21,8 +22,6 @@ from processors.nissa.custom import Definition, Kind, Labels, Sample
 from processors.nissa.live import SAMPLES
 from processors.nissa.metrics import Scene, exposition
 from processors.nissa.status import status
-
-T = TypeVar("T")
 
 MOST_SAMPLES = 1000
 """Samples that one request may bring."""
@@ -101,7 +100,9 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
     async def define(body: DefinitionBody, response: Response) -> dict[str, Any]:
         """Declare a custom metric: 201 for a new one, 200 for one that stands already exactly so."""
         definition = body.definition()
-        if _fitting(lambda: custom.declare(definition, nissa.scene().definitions)):
+        with _content():
+            new = custom.declare(definition, nissa.scene().definitions)
+        if new:
             await nissa.declare(definition)
         else:
             response.status_code = 200
@@ -115,7 +116,8 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
         samples: list[Sample] = []
         for one in body.samples:
             known = accepted[one.name] | set(present.get(one.name, ())) | {sample.labels for sample in samples if sample.name == one.name}
-            sample = _fitting(lambda one=one, known=known: custom.validate(one.name, one.value, one.labels, scene.definitions, known))  # type: ignore[misc]
+            with _content():
+                sample = custom.validate(one.name, one.value, one.labels, scene.definitions, known)
             samples.append(sample)
         for sample in samples:
             accepted[sample.name].add(sample.labels)
@@ -123,10 +125,11 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
         return {"recorded": len(samples)}
 
 
-def _fitting(check: Callable[[], T]) -> T:
-    """What a check gives; what it refuses is a 422, since the request is well formed and its content is not."""
+@contextmanager
+def _content() -> Iterator[None]:
+    """What is refused in here is a 422: the request is well formed, its content does not fit."""
     try:
-        return check()
+        yield
     except UsageError as error:
         raise ProblemError(422, str(error)) from error
 

@@ -16,7 +16,7 @@ from esper.events import TOPICS, Origin, encode
 from esper.events.codec import decode
 from esper.events.records import MetricLabel, MetricRecorded
 from processors import streams
-from processors.cluster import Follower
+from processors.cluster import Followed, Follower
 from processors.nissa import custom
 from processors.nissa.custom import Definition, Sample
 from processors.nissa.live import Live
@@ -97,7 +97,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         definition = custom.decode(value)
         definitions.setdefault(definition.name, definition)
 
-    follower = Follower(bootstrap=settings.kafka.bootstrap, topic=DEFINITIONS, since_ms=0, take=learn, clock=clock)
+    follower = Follower(Followed(DEFINITIONS, 0, learn), bootstrap=settings.kafka.bootstrap, clock=clock)
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     async def declare(definition: Definition) -> None:
@@ -117,7 +117,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             part=SENDER,
             port=settings.nissa.port,
             clock=clock,
-            ready=lambda: {**streams.readiness(app), "definitions": follower.caught_up},
+            ready=lambda: {**streams.readiness(app), "definitions": follower.caught_up(DEFINITIONS)},
             add_routes=lambda api: add_routes(api, with_routes),
         )
 

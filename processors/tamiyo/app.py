@@ -16,15 +16,17 @@ from esper.events.codec import decode, schema_id
 from esper.events.records import AdaptationOutcome, PerformanceDelta, SeedCommand, SystemStatePacket
 from esper.events.registry import wire_schemas
 from processors import streams
-from processors.cluster import Follower
+from processors.cluster import Followed, Follower
+from processors.tamiyo import commands as orders
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import SENDER, answer, failed
 from processors.tamiyo.bandits import Beta, generator
 from processors.tamiyo.desk import Desk
 from processors.tamiyo.experience import HORIZON_US, Experience
-from processors.tamiyo.tracker import Tracker
+from processors.tamiyo.tracker import ROWS, Tracker
 
 _PACKETS = "system.events.epoch"
+_DECISIONS = "decision.tamiyo"
 _log = logging.getLogger(__name__)
 
 
@@ -35,10 +37,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app = streams.build(settings, part=SENDER, clock=clock)
-    partitions = TOPICS[_PACKETS].partitions or settings.kafka.partitions
-    table = streams.raw_table(app, "runs", partitions=partitions)
-    tracker = Tracker(streams.raw_table(app, "performance", partitions=partitions), clock)
-    outbound = streams.Outbound(app, "decision.tamiyo", "innovation.blueprints", "dead.letters", SeedCommand.TOPIC)
+    table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions or settings.kafka.partitions)
+    tracker = Tracker(table, clock)
+    outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC)
     experience = Experience()
 
     def prior(context: str, packet: SystemStatePacket) -> Beta:
@@ -89,25 +90,19 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     app.task(warm)
 
-    follower = Follower(
-        bootstrap=settings.kafka.bootstrap,
-        topic="decision.tamiyo",
-        since_ms=(clock.now_us() - HORIZON_US) // 1000,
-        take=lambda value: _learn(experience, value),
-        clock=clock,
-    )
-    desk = Desk(settings, outbound, clock)
-    for service in (follower, *desk.followers):
-        app.service(service)  # type: ignore[arg-type]  # Faust takes instances too
+    desk = Desk(outbound, clock)
+    outcomes = Followed(_DECISIONS, (clock.now_us() - HORIZON_US) // 1000, lambda value: _learn(experience, value))
+    follower = Follower(outcomes, *desk.followed(), bootstrap=settings.kafka.bootstrap, clock=clock)
+    app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     def web() -> streams.Served:
         from processors.tamiyo.api import Tamiyo, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
         tamiyo = Tamiyo(
-            rows=lambda: {key.decode(): rows.decode(value) for key, value in table.items()},
+            rows=lambda: {key.decode(): rows.decode(value) for key, value in table.items() if not key.startswith(ROWS)},
             performance=tracker.of,
             commands=desk.commands,
-            followed=desk.followed,
+            followed=lambda: follower.caught_up(*orders.TOPICS),
             give=desk.give,
             clock=clock,
         )
@@ -117,7 +112,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             part=SENDER,
             port=settings.tamiyo.port,
             clock=clock,
-            ready=lambda: {**streams.readiness(app), "experience": follower.caught_up},
+            ready=lambda: {**streams.readiness(app), "experience": follower.caught_up(_DECISIONS)},
             add_routes=lambda api: add_routes(api, tamiyo),
         )
 
@@ -152,7 +147,7 @@ def _learn(experience: Experience, value: bytes) -> None:
             return
         outcome = decode(value)
     except PoisonError as error:
-        _log.warning("A message of decision.tamiyo teaches nothing: %s", error)
+        _log.warning("A message of %s teaches nothing: %s", _DECISIONS, error)
         return
     if isinstance(outcome, AdaptationOutcome):
         experience.take(outcome)

@@ -1,4 +1,4 @@
-"""The performance tracker's rows: folded in memory, written at most once a packet."""
+"""The performance tracker's rows in Tamiyo's table: folded in memory, written at most once a packet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from esper.events import Event
 from esper.events.records import AdaptationOutcome, PerformanceDelta
 from processors.tamiyo import performance
 from processors.tamiyo.performance import Performance
+
+ROWS = b"\0performance\0"
+"""What the keys of these rows begin with; run ids have no NUL."""
 
 
 class Tracker:
@@ -33,7 +36,7 @@ class Tracker:
         for outcome in outcomes:
             found = found.ended(outcome)
         if outcomes or run_id in self._fresh:
-            self._table[run_id.encode()] = performance.encode(found)
+            self._table[ROWS + run_id.encode()] = performance.encode(found)
         self._fresh.pop(run_id, None)
 
     def of(self, run_id: str) -> Performance:
@@ -43,5 +46,5 @@ class Tracker:
     def _known(self, run_id: str) -> Performance:
         if run_id in self._fresh:
             return self._fresh[run_id]
-        row = self._table.get(run_id.encode())
+        row = self._table.get(ROWS + run_id.encode())
         return (performance.decode(row) if row else Performance({})).at(self._clock.now_us())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
@@ -262,16 +263,18 @@ def _named(body: StartBody, known: RunStatus | None, clock: Clock) -> tuple[str,
         if body.overrides:
             raise ProblemError(422, "A resumed run goes on with the settings that its journal has; leave overrides away.")
         return known.run_id, body.recipe or known.recipe
-    recipe = _fitting(lambda: load(body.recipe, body.overrides))
-    run_id = body.run_id or named(recipe.name, clock)
-    _fitting(lambda: require_run_id(run_id))
+    with _content():
+        recipe = load(body.recipe, body.overrides)
+        run_id = body.run_id or named(recipe.name, clock)
+        require_run_id(run_id)
     return run_id, body.recipe
 
 
-def _fitting(check: Callable[[], Any]) -> Any:
-    """What a check gives; what it refuses is a 422, since the request is well formed and its content is not."""
+@contextmanager
+def _content() -> Iterator[None]:
+    """What is refused in here is a 422: the request is well formed, its content does not fit."""
     try:
-        return check()
+        yield
     except UsageError as error:
         raise ProblemError(422, str(error)) from error
 

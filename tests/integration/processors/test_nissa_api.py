@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -164,3 +166,16 @@ def test_resources_are_sampled_every_fifteen_seconds(nissa: Worker, broker: str)
         line.close()
     wait_for(lambda: metrics(nissa).get('esper_process_rss_bytes{process="machine"}', 0) > 1 << 20, 10)
     wait_for(lambda: any("nissa" in one["resources"] for one in nissa.json("/api/v1/status?samples=100")["samples"]), 40)
+
+
+def test_a_port_in_use_ends_the_worker_with_a_sentence(broker: str, tmp_path: Path) -> None:
+    """Where somebody else listens on its port, the worker ends by itself with exit code 3 and one sentence that says what to do."""
+    worker = Worker("nissa", broker, tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", worker.port))
+        taken.listen()
+        worker.start()
+        assert worker.wait(60) == 3
+    said = worker.log.read_text()
+    assert f"Port {worker.port} on 127.0.0.1 is in use" in said.splitlines()[-1]
+    assert "Traceback" not in said

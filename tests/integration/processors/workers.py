@@ -70,6 +70,13 @@ class Worker:
         self._child = None
         return CLOCK.monotonic() - began, code
 
+    def wait(self, seconds: float) -> int:
+        """Wait for the process to end by itself; gives the exit code."""
+        assert self._child is not None
+        code = self._child.wait(seconds)
+        self._child = None
+        return code
+
     def stop(self) -> None:
         """End the process if it runs."""
         if self._child is not None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from esper.tolaria.recipe import load, text
 
 
@@ -43,3 +45,13 @@ def test_debug_shows_the_traceback() -> None:
     assert plain.stderr.count("\n") == 1
     assert "Traceback" in debug.stderr
     assert plain.returncode == 2
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "rollback"])
+def test_a_request_needs_a_stack(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no stack is up, a request to a run says so in one sentence and ends with 3."""
+    monkeypatch.setenv("ESPER_HOME", str(tmp_path))
+    done = esper(command, "somebody")
+    assert done.returncode == 3
+    assert "is not up" in done.stderr
+    assert "Traceback" not in done.stderr
