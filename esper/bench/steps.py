@@ -18,7 +18,7 @@ from esper.events import Origin
 from esper.karn.families import generate
 from esper.karn.ir import Budget
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
-from esper.kasmina.layers import SeededLinear
+from esper.kasmina.layers import SeededLayer
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
 from esper.oona.emitter import TelemetryRing
@@ -148,7 +148,7 @@ def health_signal(bench: Bench) -> Estimate:
     return difference(found["sampled"], found["dormant"]).scaled(1e3 / LAYERS)
 
 
-def _grafted(kernels: int) -> SeededLinear:
+def _grafted(kernels: int) -> SeededLayer:
     """MNIST-1D's first layer with so many live conv1d kernels."""
     layer = nn.Linear(40, 100)
     growing = GrowingModel(germinate(nn.Sequential(layer)), training=KernelTraining())

@@ -7,7 +7,7 @@ import pytest
 from esper.errors import UsageError
 from esper.kasmina.loader import CacheSettings
 from esper.tolaria.recipe import function, load, names
-from esper.tolaria.trainer import cache_settings
+from esper.tolaria.wiring import cache_settings
 from esper.urza.cache import CacheLimits
 
 
