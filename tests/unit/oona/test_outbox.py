@@ -303,11 +303,30 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, outbox: Outbox)
         outbox.append(frame(RUN, 1))
 
 
+def test_an_acknowledgement_that_cannot_be_kept_is_said(outbox: Outbox) -> None:
+    """Where the disk fails, the sentence names the file, and the frames are still there."""
+    outbox.append(frame(RUN, 0))
+    outbox._ack.close()
+    with pytest.raises(EsperError, match=r"/outbox/acknowledged.*Bad file descriptor"):
+        outbox.acknowledge(1, 10)
+    assert list(outbox.unacknowledged()) == [frame(RUN, 0)]
+
+
+def test_what_was_cut_off_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A torn tail is cut with a warning that names file and bytes."""
+    filled(box(tmp_path))
+    path = segment(box(tmp_path))
+    path.write_bytes(path.read_bytes()[:-3])
+    opened = Outbox.open(box(tmp_path), clock=CLOCK)
+    opened.close()
+    assert caplog.messages == [f"{path}: {opened.torn_bytes} bytes of a write that never ended were cut off"]
+
+
 def test_the_id_of_an_event_stands_in_its_headers() -> None:
     """`ce_id` by its exact name; empty where a message has none."""
     (event,) = frame(RUN, 0).events
     assert event_id_of(event.headers) == dict(event.headers)["ce_id"].decode() != ""
-    assert event_id_of([("CE_ID", b"other")]) == ""
+    assert event_id_of((("CE_ID", b"other"),)) == ""
 
 
 def test_a_copy_of_the_folder_is_an_outbox(tmp_path: Path, outbox: Outbox) -> None:
