@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from esper.bench.estimate import Estimate
 from esper.clock import Clock
 from esper.config import KafkaSettings
-from esper.errors import EsperError
+from esper.errors import EsperError, UnavailableError
 
 T = TypeVar("T")
+
+_START_S = 60.0  # on a busy machine a broker answers before its partitions have leaders
 
 
 @dataclass(slots=True)
@@ -114,5 +118,6 @@ def _broker(bench: Bench) -> str:
     classpath = jars.kafka(bench.progress)
     options = aot.java_options(classpath)
     bench.held.enter_context(running_broker(node, classpath, cluster_id="ZXNwZXItYmVuY2gtYnJva2", clock=bench.clock, java_options=options))
-    topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+    busy = Retrying(retry=retry_if_exception_type(UnavailableError), stop=stop_after_delay(_START_S), wait=wait_fixed(0.5), reraise=True)
+    busy(topics.ensure, node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
     return node.bootstrap

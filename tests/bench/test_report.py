@@ -18,6 +18,7 @@ from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
 from esper.errors import UnavailableError, UsageError
 
+pytestmark = pytest.mark.timeout(400)
 SMALL: dict[Any, dict[str, int]] = {
     steps: {"_ROUNDS": 3, "_FORWARDS": 3, "_STEPS": 3},
     kernels: {"_OPERATIONS": 1000, "_ROUNDS": 2, "_GRAFTS": 10},
@@ -80,7 +81,6 @@ def test_every_family_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_the_whole_stack_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack of its own is started, trained on and looked at: memory of every process, and Nissa's delay."""
     report = reported(monkeypatch, [one for one in FIGURES.values() if one.family == "whole" and one.name != "cache_hit_rate"])
@@ -115,7 +115,7 @@ def test_the_command_prints_one_object_and_refuses_unknown_names(tmp_path: Path)
 
     def esper(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "esper.cli", "bench", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
 
     report = json.loads(esper("--json", "--only", "cache_operations").stdout)
     assert list(report) == ["machine", "version", "commit", "figures"]

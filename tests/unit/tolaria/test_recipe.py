@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from esper.errors import UsageError
+from esper.kasmina.loader import CacheSettings
 from esper.tolaria.recipe import function, load, names
+from esper.tolaria.wiring import cache_settings
+from esper.urza.cache import CacheLimits
 
 
 def test_every_recipe_that_comes_along_is_valid() -> None:
@@ -49,6 +52,16 @@ def test_overrides_take_toml_values() -> None:
     )
     assert (recipe.decisions, recipe.tamiyo.enabled, recipe.run.seed, recipe.kasmina.include) == ("lockstep", False, 4, ("first",))
     assert recipe.tamiyo.policy["max_active"] == 2
+
+
+def test_the_cache_section_sets_the_limits_of_each_tier() -> None:
+    """Defaults are MISSION's: 512 MiB and 128 kernels in memory, 128 MiB a layer; overrides reach the loader in bytes."""
+    default = cache_settings(load("mnist1d"))
+    assert default.memory == CacheLimits(entries=128, bytes=512 << 20, layer_bytes=128 << 20)
+    changed = cache_settings(
+        load("mnist1d", ["cache.entries=2", "cache.memory_mib=3", "cache.layer_mib=1", "cache.disk_mib=4", "cache.prefetch=5"])
+    )
+    assert changed == CacheSettings(CacheLimits(entries=2, bytes=3 << 20, layer_bytes=1 << 20), disk_bytes=4 << 20, prefetch=5)
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
