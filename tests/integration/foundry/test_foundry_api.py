@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import cast
 
 import pytest
 from confluent_kafka import Consumer
@@ -100,9 +101,9 @@ def test_real_messages_are_decoded_by_a_client_of_its_registry(foundry: FoundryP
             if message is None or message.value() is None or not (message.value() or b"").startswith(b"\0"):
                 continue
             datum = registryclients.decode(registry, message.topic() or "", message.value() or b"")
-            headers = dict(message.headers() or [])
-            assert str(datum["event_id"]) == (headers["ce_id"] or b"").decode()
-            found.add((headers["ce_type"] or b"").decode())
+            headers = dict(cast("list[tuple[str, bytes]]", message.headers()))
+            assert str(datum["event_id"]) == headers["ce_id"].decode()
+            found.add(headers["ce_type"].decode())
     consumer.close()
 
 
