@@ -67,6 +67,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".esper"), description="folder of all data")
     kafka: KafkaSettings = KafkaSettings()
+    tolaria: PartSettings = PartSettings()
     tamiyo: PartSettings = PartSettings()
     nissa: PartSettings = PartSettings()
     history: HistorySettings = HistorySettings()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from esper.bench.estimate import Estimate
 from esper.clock import Clock
 from esper.config import KafkaSettings
+from esper.errors import EsperError
 
 T = TypeVar("T")
 
@@ -27,9 +28,18 @@ class Bench:
     _shared: dict[Callable[[Bench], Any], Any] = field(default_factory=dict)
 
     def once(self, make: Callable[[Bench], T]) -> T:
-        """What `make` gives, made at the first call: measurements side by side from which several figures follow, a broker, a stack."""
+        """What `make` gives, made at the first call: measurements side by side from which several figures follow, a broker, a stack.
+
+        Raises:
+            EsperError: the error of the first call, at each: what cannot be measured is not tried again.
+        """
         if make not in self._shared:
-            self._shared[make] = make(self)
+            try:
+                self._shared[make] = make(self)
+            except EsperError as error:
+                self._shared[make] = error
+        if isinstance(self._shared[make], EsperError):
+            raise self._shared[make]
         found: T = self._shared[make]
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from esper.errors import BuildError
 from esper.events.geometry import Geometry
 from esper.karn.ir import BlueprintIR, Node
@@ -22,8 +24,10 @@ from esper.karn.operators import (
 from esper.karn.place import RANK_DIVISOR, Place
 
 _LEAST_CHANNELS = 4
-_HEADS = 4
 _WINDOW = 3
+_HEAD_WIDTH = 8
+_MOST_SCORES = 1 << 20
+"""Scores of one sample at most, heads * positions^2: each costs an exponential, which the count of operations leaves out."""
 
 
 def convolution(place: Place) -> BlueprintIR | None:
@@ -78,21 +82,21 @@ def pool(place: Place) -> BlueprintIR | None:
 def attention(place: Place) -> BlueprintIR | None:
     """A pre-normalised self-attention over positions whose output starts at zero (Vaswani et al. 2017; Xiong et al. 2020, arXiv 2002.04745).
 
-    It reads the layer's input where the layer keeps positions, else the host's chunk.
+    It reads the layer's input where the layer keeps positions, else the host's chunk, in as many heads as the budget pays.
     """
 
-    def make(size: int) -> BlueprintIR:
-        width = _HEADS * size
+    def make(heads: int) -> BlueprintIR:
         nodes = (
             Node("norm1", Norm()),
-            Node("project1", _pointwise(place.geometry, 3 * width), ("norm1",)),
-            Node("attention1", Attention(_HEADS if size >= _HEADS else 1), ("project1",)),
+            Node("project1", _pointwise(place.geometry, 3 * heads * _HEAD_WIDTH), ("norm1",)),
+            Node("attention1", Attention(heads), ("project1",)),
             Node("project2", _pointwise(place.geometry, place.out_features, initialisation="zero"), ("attention1",)),
         )
         return put("attention", "RESIDUAL", nodes)
 
     put, reads = (place.on_input, place.in_features) if place.geometry.keeps_positions else (place.on_chunk, place.out_features)
-    return place.largest(make, 1, max(1, max(reads, place.out_features) // _HEADS))
+    useful = max(1, max(reads, place.out_features) // _HEAD_WIDTH)
+    return place.largest(make, 1, min(useful, _MOST_SCORES // math.prod(place.geometry.output_size) ** 2))
 
 
 def _pointwise(geometry: Geometry, width: int, *, initialisation: Initialisation = "default") -> Operator:

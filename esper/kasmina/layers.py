@@ -51,7 +51,10 @@ def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Seeds:
-    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path. `calls` counts forward calls of the layer."""
+    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path.
+
+    `calls` counts forward calls of the layer, `executions` the runs of kernels in them.
+    """
 
     name: str
     kind: HostKind
@@ -61,6 +64,7 @@ class Seeds:
     statistics: LayerStatistics | None = None
     busy: bool = False
     calls: int = 0
+    executions: int = 0
     geometry: str | None = None  # as esper.events.geometry writes it; None before a probe has seen it
 
     def __post_init__(self) -> None:
@@ -85,6 +89,7 @@ class Seeds:
         running = [(index, slot) for index, slot in enumerate(self.slots) if slot is not None and self._runs(index, slot)]
         if not running:
             return host
+        self.executions += len(running)
         pieces = list(host.split(self.chunks, dim=self.dim))
         calls = [partial(self._piece, (self.name, index), slot, inputs, pieces[index]) for index, slot in running]
         for (index, _), piece in zip(running, side_by_side(calls, (inputs, host)), strict=True):

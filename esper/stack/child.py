@@ -13,8 +13,8 @@ from typing import Literal
 
 from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
+from esper.identity import Identity
 from esper.service import certificates
-from esper.stack.identity import Identity
 from esper.stack.leash import Leash, kill_group
 from esper.stack.ports import HOST
 from esper.stack.state import PartPhase, PartState

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from esper.stack.identity import Identity
+from esper.identity import Identity
 
 Phase = Literal["starting", "running", "stopping", "down", "failed"]
 PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "stopped"]

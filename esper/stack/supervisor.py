@@ -17,9 +17,9 @@ import structlog
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
+from esper.identity import Identity
 from esper.stack import aot, broker, owners, state
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
-from esper.stack.identity import Identity
 from esper.stack.launches import broker_launch, part_launch
 from esper.stack.leash import Leash
 from esper.stack.parts import Part, claim_ports, part_environment

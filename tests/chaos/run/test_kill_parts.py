@@ -22,7 +22,7 @@ from esper.oona.kafka import KafkaBus
 from esper.stack import running, status
 
 pytestmark = pytest.mark.timeout(400)
-PARTS = ("tamiyo", "nissa", "history", "foundry", "broker")
+PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry", "broker")
 
 
 def esper(home: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:

@@ -214,7 +214,7 @@ def write(world: World, sender: str, records: Sequence[AuditRecorded | bytes]) -
     with world.bus.producer(sender_id=sender) as producer:
         for record in records:
             message = encode(record) if isinstance(record, AuditRecorded) else Message(TOPIC, sender.encode(), record, ())
-            producer.send_message(replace(message, key=sender.encode()))
+            producer.send_message(message._replace(key=sender.encode()))
         assert producer.flush(10) == 0
 
 
