@@ -1,1 +1,8 @@
-"""Snapshots: tensors in content-addressed chunks, a manifest that names every one of them."""
+"""Snapshots: tensors in content-addressed chunks, a manifest that names every one of them, written behind the training thread."""
+
+from __future__ import annotations
+
+from esper.checkpoint.snapshot import Snapshot, Stored, read, write
+from esper.checkpoint.writer import SnapshotWriter, Taken
+
+__all__ = ["Snapshot", "SnapshotWriter", "Stored", "Taken", "read", "write"]

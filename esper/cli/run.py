@@ -37,7 +37,9 @@ def run(
     *,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
     run_id: Annotated[str, typer.Option("--run-id", help="The run's name; one is made when none is given.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
 ) -> None:
     """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which is started when it is not up."""
@@ -48,12 +50,14 @@ def run(
     from esper.tolaria.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipe import load  # noqa: PLC0415
 
-    if resume:
-        raise UsageError("--resume needs snapshots, which this version does not write yet; start a new run.")
     if run_id:
         require_run_id(run_id)
-    chosen = load(recipe, overrides or [])
     settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    chosen = None if resume else load(recipe, overrides or [])
+    if resume:
+        if overrides:
+            raise UsageError("A resumed run goes on with the settings that its journal has; leave --set away, or start a new run with it.")
+        run_id = run_id or _latest(settings, recipe)
     finished = _on_stack(settings, chosen, run_id, clock, console)
     if as_json:
         print(json.dumps(finished.as_json(), sort_keys=True), flush=True)
@@ -65,7 +69,22 @@ def run(
         sys.exit(130)
 
 
-def _on_stack(settings: Settings, recipe: Recipe, run_id: str, clock: Clock, console: Console) -> Finished:
+def _latest(settings: Settings, recipe: str) -> str:
+    """The latest run of a recipe in this installation.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from pathlib import Path  # noqa: PLC0415
+
+    name = Path(recipe).stem
+    found = [path for path in settings.runs_dir.glob(f"{name}-*") if (path / "outbox").is_dir()]
+    if not found:
+        raise UsageError(f"No run of {name} is in {settings.runs_dir}; name the run with --run-id.")
+    return max(found, key=lambda path: (path / "outbox").stat().st_mtime).name
+
+
+def _on_stack(settings: Settings, recipe: Recipe | None, run_id: str, clock: Clock, console: Console) -> Finished:
     """Train with a stack around it: one that is up is used and left alone, else one is started, and ends with this run."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 

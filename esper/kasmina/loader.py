@@ -1,139 +1,309 @@
-"""The trainer's end of the loader process: ask for kernels, take what is ready between steps, never wait."""
+"""The trainer's end of the kernel cache: kernels out of memory at once, others from the loader process, and never a wait.
+
+Tiers: L1 is here, in memory (`esper.urza.cache`); L2, the disk that all runs share, and L3, the store, are the loader process's
+(`esper.urza.loading`). What any tier finds goes up into those above it.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from safetensors import safe_open
 
 from esper.clock import Clock
 from esper.errors import CorruptError
 from esper.events.records import KernelPublished
-from esper.karn.ir import BlueprintIR, parse
 from esper.kasmina.slots import Slot
-from esper.tezzeret.build import KernelModule
+from esper.kasmina.unpacked import Unpacked, unpack
+from esper.urza.cache import MIB, CacheFigures, CacheLimits, KernelCache
 
 TIMEOUT_S = 10.0  # a load that takes longer has failed
+START_S = 20.0  # more for a child that has not answered yet: a busy machine may take this long to start a process
+_RESTART_S = 0.2  # a child that ends sooner is not started again at once
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Limits of the tiers, and how many kernels are fetched ahead at a time."""
+
+    memory: CacheLimits = field(default_factory=CacheLimits)
+    disk_bytes: int = 2048 * MIB
+    prefetch: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderFigures:
+    """Counts since the loader was made; meanings as in CacheSampled. `damaged` counts files of the shared disk that had to be replaced."""
+
+    hits_memory: int
+    hits_disk: int
+    hits_store: int
+    misses: int
+    evictions: int
+    prefetched: int
+    entries: int
+    bytes: int
+    limit_entries: int
+    limit_bytes: int
+    latency_us: float
+    damaged: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the kernels asked for that were found in memory or on the disk; 0 before the first one."""
+        asked = self.hits_memory + self.hits_disk + self.hits_store + self.misses
+        return (self.hits_memory + self.hits_disk) / asked if asked else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A kernel that is ready: its verified artefact on the local disk, or why it failed."""
+    """A kernel that is ready, or why it failed, in a sentence."""
 
     kernel_id: str
-    path: Path | None
+    unpacked: Unpacked | None
     error: str = ""
+
+    def slot(self) -> Slot:
+        """A new slot with the kernel.
+
+        Raises:
+            CorruptError: it could not be loaded.
+        """
+        if self.unpacked is None:
+            raise CorruptError(self.error)
+        return self.unpacked.slot(self.kernel_id)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A kernel that the child was asked for. `wanted` by a seed of `layer`, or only fetched ahead."""
+
+    line: bytes
+    layer: str
+    wanted: bool
+    begun: float
+    patience_s: float
 
 
 @dataclass(slots=True)
 class KernelLoader:
-    """Asks a child process for kernels. A child that died is started again and asked again."""
+    """Finds kernels in memory, and asks a child process for others. A child that died or hangs is replaced, and its successor asked again.
+
+    `kernels` is the run's own folder, which keeps every artefact that the run used; `shared` the disk tier of all runs.
+    """
 
     store: Path
-    cache: Path
+    kernels: Path
+    shared: Path
     clock: Clock
+    settings: CacheSettings = field(default_factory=CacheSettings)
+    _cache: KernelCache[Unpacked] = field(init=False)
     _child: subprocess.Popen[bytes] | None = None
-    _pending: dict[str, tuple[str, float]] = field(default_factory=dict)
-    _buffer: bytes = b""
+    _left: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _pending: dict[str, _Asked] = field(default_factory=dict)
+    _later: deque[KernelPublished] = field(default_factory=deque)
+    _found: list[Loaded] = field(default_factory=list)
+    _unsent: bytes = b""
+    _unread: bytes = b""
+    _heard: bool = False
+    _began: float = 0.0
+    _spent_s: float = 0.0
+    _hits_disk: int = 0
+    _hits_store: int = 0
+    _misses: int = 0
+    _prefetched: int = 0
+    _damaged: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin with an empty cache."""
+        self._cache = KernelCache(self.settings.memory)
 
     def start(self) -> None:
-        """Start the child, in place of one that died."""
-        self._close()
-        command = [sys.executable, "-m", "esper.urza.loading", str(self.store), str(self.cache)]
+        """Start the child."""
+        module = ("-m", "esper.urza.loading")
+        command = [sys.executable, *module, str(self.store), str(self.kernels), str(self.shared), str(self.settings.disk_bytes)]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
-        assert self._child.stdout is not None  # noqa: S101  # it is a pipe
-        os.set_blocking(self._child.stdout.fileno(), False)
-        self._buffer = b""
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None  # noqa: S101  # both are pipes
+            os.set_blocking(pipe.fileno(), False)
+        self._unsent = self._unread = b""
+        self._heard = False
+        self._began = self.clock.monotonic()
 
-    def request(self, kernel: KernelPublished) -> None:
-        """Ask for a kernel; `ready` will give it."""
-        line = json.dumps({"kernel_id": kernel.kernel_id, "address": kernel.address, "sha256": kernel.sha256})
-        self._pending[kernel.kernel_id] = (line, self.clock.monotonic() + TIMEOUT_S)
-        self._send(line)
+    def request(self, kernel: KernelPublished, *, layer: str = "") -> None:
+        """Ask for a kernel for a seed of `layer`; `ready` will give it, at its next call if it is in memory."""
+        begin = self.clock.monotonic()
+        unpacked = self._cache.get(kernel.kernel_id, layer)
+        if unpacked is not None:
+            self._found.append(Loaded(kernel.kernel_id, unpacked))
+            self._spent_s += self.clock.monotonic() - begin
+            return
+        self._ask(kernel, layer=layer, wanted=True)
 
-    def _send(self, line: str) -> None:
-        if self._child is None or self._child.poll() is not None:
-            self.start()
-        assert self._child is not None  # noqa: S101  # just started
-        assert self._child.stdin is not None  # noqa: S101  # it is a pipe
-        with contextlib.suppress(BrokenPipeError):  # it died just now: `ready` notices
-            self._child.stdin.write(line.encode() + b"\n")
+    def prefetch(self, kernels: Iterable[KernelPublished]) -> None:
+        """Have kernels fetched that may be asked for soon: the first `settings.prefetch` that are not in memory, one after the other.
+
+        They take the place of those that an earlier call asked for and that have not had their turn.
+        """
+        lacking = (kernel for kernel in kernels if kernel.kernel_id not in self._cache)
+        self._later = deque(itertools.islice(lacking, self.settings.prefetch))
 
     def ready(self) -> list[Loaded]:
-        """What has been loaded, or has failed, since the last call. Never waits."""
-        if not self._pending or self._child is None:
-            return []
-        assert self._child.stdout is not None  # noqa: S101  # it is a pipe
-        found = []
-        self._buffer += self._child.stdout.read() or b""
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            answer = json.loads(line)
-            if self._pending.pop(answer["kernel_id"], None):
-                path = Path(answer["path"]) if "path" in answer else None
-                found.append(Loaded(answer["kernel_id"], path, answer.get("error", "")))
-        now = self.clock.monotonic()
-        for kernel_id, (_, deadline) in list(self._pending.items()):
-            if now > deadline:
-                del self._pending[kernel_id]
-                found.append(
-                    Loaded(kernel_id, None, f"Kernel {kernel_id} was not loaded within {TIMEOUT_S:g} s; see whether the store answers.")
-                )
-        if self._pending and self._child.poll() is not None:
-            self.start()
-            for line_again, _ in list(self._pending.values()):
-                self._send(line_again)
-        return found
+        """What was asked for and has been loaded, or has failed, since the last call. Never waits."""
+        found, self._found = self._found, []
+        self._left = [child for child in self._left if child.poll() is None]
+        if self._later and all(asked.wanted for asked in self._pending.values()):
+            self._ask(self._later.popleft(), layer="", wanted=False)
+        if not self._pending:
+            return found
+        self._write()
+        for answer in self._read():
+            asked = self._pending.pop(str(answer["kernel_id"]), None)
+            if asked is not None:
+                loaded = self._take(answer, asked)
+                if asked.wanted:
+                    found.append(loaded)
+        return found + self._overdue()
+
+    def figures(self) -> LoaderFigures:
+        """Figures of the whole cache."""
+        memory = self._cache.figures()
+        return LoaderFigures(
+            hits_memory=memory.hits,
+            hits_disk=self._hits_disk,
+            hits_store=self._hits_store,
+            misses=self._misses,
+            evictions=memory.evictions,
+            prefetched=self._prefetched,
+            entries=memory.entries,
+            bytes=memory.bytes,
+            limit_entries=self.settings.memory.entries,
+            limit_bytes=self.settings.memory.bytes,
+            latency_us=self._spent_s / memory.hits * 1e6 if memory.hits else 0.0,
+            damaged=self._damaged,
+        )
+
+    def layer_figures(self, layer: str) -> CacheFigures:
+        """Figures of the memory tier for one layer: what its seeds asked for, and the kernels that count towards its limit."""
+        return self._cache.figures(layer)
 
     def stop(self) -> None:
-        """End the child."""
-        self._close()
+        """End the child, and those that it replaced."""
+        if self._child is not None:
+            _close(self._child)
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=2)
+            self._abandon()
+        for child in self._left:
+            with suppress(subprocess.TimeoutExpired):  # a child that the kernel does not let go of ends with its file system's answer
+                child.wait(timeout=2)
+        self._left = []
+
+    def _ask(self, kernel: KernelPublished, *, layer: str, wanted: bool) -> None:
+        pending = self._pending.get(kernel.kernel_id)
+        if pending is not None and (pending.wanted or not wanted):
+            return
+        request = {"kernel_id": kernel.kernel_id, "address": kernel.address, "sha256": kernel.sha256, "prefetch": not wanted}
+        line = json.dumps(request).encode() + b"\n"
+        self._pending[kernel.kernel_id] = _Asked(line, layer, wanted, self.clock.monotonic(), self._patience_s())
+        self._unsent += line
+        if self._child is None:
+            self.start()
+            self._unsent = line
+        self._write()
+
+    def _patience_s(self) -> float:
+        return TIMEOUT_S if self._heard else START_S + TIMEOUT_S
+
+    def _take(self, answer: dict[str, str | bool], asked: _Asked) -> Loaded:
+        """Note an answer, and keep its kernel in memory."""
+        kernel_id, error = str(answer["kernel_id"]), str(answer.get("error", ""))
+        self._damaged += bool(answer["damaged"])
+        if not error:
+            try:
+                unpacked = unpack(Path(str(answer["path"])), kernel_id)
+            except CorruptError as reason:
+                error = str(reason)
+        if error:
+            self._misses += asked.wanted
+            return Loaded(kernel_id, None, error)
+        if asked.wanted:
+            self._hits_disk += answer["tier"] == "disk"
+            self._hits_store += answer["tier"] == "store"
+        else:
+            self._prefetched += 1
+        self._cache.put(kernel_id, unpacked, unpacked.size_bytes, asked.layer)
+        return Loaded(kernel_id, unpacked)
+
+    def _overdue(self) -> list[Loaded]:
+        """What has taken too long has failed, and the child that hangs with it is replaced, as is one that died."""
+        now, failed = self.clock.monotonic(), []
+        overdue = {kernel_id: asked for kernel_id, asked in self._pending.items() if now > asked.begun + asked.patience_s}
+        for kernel_id, asked in overdue.items():
+            del self._pending[kernel_id]
+            if asked.wanted:
+                self._misses += 1
+                error = f"Kernel {kernel_id} was not loaded within {asked.patience_s:g} s; see whether the store answers."
+                failed.append(Loaded(kernel_id, None, error))
+            else:
+                self._later.clear()
+        died = self._child is not None and self._child.poll() is not None and now - self._began > _RESTART_S
+        if overdue or (died and self._pending):
+            self._abandon()
+            if self._pending:
+                self.start()
+                for asked in self._pending.values():
+                    asked.begun = now if overdue else asked.begun  # a kernel whose load ends its child each time fails in the end
+                    asked.patience_s = self._patience_s()
+                self._unsent = b"".join(asked.line for asked in self._pending.values())
+                self._write()
+        return failed
+
+    def _write(self) -> None:
+        """Send as much as the child's pipe takes; `ready` sends the rest."""
+        assert self._child is not None  # noqa: S101  # there are requests only with a child
+        assert self._child.stdin is not None  # noqa: S101  # it is a pipe
+        with suppress(BrokenPipeError):  # it died just now: `ready` notices
+            while self._unsent:
+                sent = self._child.stdin.write(self._unsent)
+                if not sent:
+                    return
+                self._unsent = self._unsent[sent:]
+
+    def _read(self) -> list[dict[str, str | bool]]:
+        assert self._child is not None  # noqa: S101  # there are requests only with a child
+        assert self._child.stdout is not None  # noqa: S101  # it is a pipe
+        self._unread += self._child.stdout.read() or b""
+        *lines, self._unread = self._unread.split(b"\n")
+        self._heard = self._heard or bool(lines)
+        return [json.loads(line) for line in lines]
+
+    def _abandon(self) -> None:
+        """Let go of the child without waiting for its end: one that hangs in a file system may take long to die."""
+        assert self._child is not None  # noqa: S101  # the caller has looked
+        _close(self._child)
+        self._child.kill()
+        self._left.append(self._child)
         self._child = None
 
-    def _close(self) -> None:
-        if self._child is None:
-            return
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe:
-                pipe.close()
-        try:
-            self._child.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
 
-
-def open_kernel(path: Path, kernel_id: str) -> tuple[BlueprintIR, KernelModule]:
-    """The module of a verified artefact: built from its blueprint, weights copied from the mapped file.
-
-    Raises:
-        CorruptError: the file is gone or is not an artefact.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            ir = parse(json.loads(file.metadata()["esper"])["ir"])
-            module = KernelModule(ir, "meta")
-            module.to_empty(device="cpu")
-            with torch.no_grad():
-                for name, parameter in module.named_parameters():
-                    parameter.copy_(file.get_tensor(name))
-    except (OSError, KeyError, ValueError) as error:
-        raise CorruptError(f"The unpacked kernel {kernel_id} cannot be read: {error}. Start the run again; it is fetched anew.") from error
-    return ir, module
+def _close(child: subprocess.Popen[bytes]) -> None:
+    for pipe in (child.stdin, child.stdout):
+        if pipe:
+            pipe.close()
 
 
 def slot_of(path: Path, kernel_id: str) -> Slot:
     """A slot with the kernel of a verified artefact.
 
     Raises:
-        CorruptError: as `open_kernel`.
+        CorruptError: as `unpack`.
     """
-    ir, module = open_kernel(path, kernel_id)
-    return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target)
+    return unpack(path, kernel_id).slot(kernel_id)

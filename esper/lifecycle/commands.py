@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esper.events.records import Command, FailurePhase, LayerInventory, Outcome, Stage
+from esper.lifecycle.state import RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,13 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFailure:
-    """A kernel failed."""
+    """A kernel failed, for the `consecutive`th time in a row."""
 
     layer: str
     seed: int
     phase: FailurePhase
     error: str
+    consecutive: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +109,45 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Go on."""
+    """Go on; with a snapshot when the process is a new one."""
 
     reason: str
     source: Source = Source("")
     incarnation: int
+    snapshot_id: str = ""
+    restored_step: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCheckpoint:
+    """A snapshot is durable. The fields are those of CheckpointTaken."""
+
+    snapshot_id: str
+    address: str
+    sha256: str
+    parent: str
+    reason: str
+    at_timeline: int
+    at_sequence: int
+    at_epoch: int
+    at_step: int
+    tensors: int
+    size_bytes: int
+    stored_bytes: int
+    stall_us: int
+    duration_us: int
+    parameters_digest: str
+    source: Source = Source("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollBack:
+    """Go on from the state that a snapshot holds, in a new timeline."""
+
+    snapshot_id: str
+    restored: RunState
+    reason: str
+    source: Source = Source("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,4 +178,4 @@ class CountLost:
     lost: int
 
 
-RunCommand = StartRun | Adapt | Move | ReportFailure | EndEpoch | Pause | Resume | Complete | Fail | CountLost
+RunCommand = StartRun | Adapt | Move | ReportFailure | EndEpoch | Pause | Resume | RecordCheckpoint | RollBack | Complete | Fail | CountLost

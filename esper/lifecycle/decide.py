@@ -12,18 +12,36 @@ from esper.events.envelope import JournalEvent, Origin
 from esper.events.records import (
     AdaptationApplied,
     AdaptationRejected,
+    CheckpointTaken,
     EpochEnded,
+    InstabilityDetected,
     KernelFailed,
+    RestoredSeed,
     RunCompleted,
     RunFailed,
     RunPaused,
     RunResumed,
+    RunRolledBack,
     RunStarted,
     SeedTransitioned,
     Stage,
     TelemetryLost,
 )
-from esper.lifecycle.commands import Adapt, Complete, CountLost, EndEpoch, Fail, Move, Pause, ReportFailure, Resume, RunCommand, StartRun
+from esper.lifecycle.commands import (
+    Adapt,
+    Complete,
+    CountLost,
+    EndEpoch,
+    Fail,
+    Move,
+    Pause,
+    RecordCheckpoint,
+    ReportFailure,
+    Resume,
+    RollBack,
+    RunCommand,
+    StartRun,
+)
 from esper.lifecycle.evolve import BREAKER, evolve
 from esper.lifecycle.guardrails import Guardrails, refusal
 from esper.lifecycle.stages import EXECUTION, HOLDING, may_follow
@@ -42,20 +60,23 @@ class Context:
 
 
 class _Frame:
-    """The events of one decision: each is numbered after the one before, in the state that this one left."""
+    """The events of one decision: each is numbered after the one before, in the state that this one left.
+
+    They stand at the timeline, epoch and step of `place`.
+    """
 
     def __init__(self, state: RunState, context: Context) -> None:
         self.state = state
         self.events: list[JournalEvent] = []
+        self.place = replace(state, step=max(context.step, state.step))
         self._context = context
 
     def add(self, record: Callable[..., E], subject: str, *, causation_id: str | None = None, **fields: Any) -> E:
         """Append an event; `subject` is what makes its identity differ from others at this sequence."""
-        state, name = self.state, getattr(record, "NAME", "")
-        step = max(self._context.step, state.step)
-        key = f"journal/{state.sequence}/{name}/{step}/{subject}"
-        envelope = self._context.origin.envelope(key, timeline=state.timeline, causation_id=causation_id)
-        event = record(**envelope, timeline=state.timeline, sequence=state.sequence, epoch=state.epoch, step=step, **fields)
+        state, place, name = self.state, self.place, getattr(record, "NAME", "")
+        key = f"journal/{state.sequence}/{name}/{place.step}/{subject}"
+        envelope = self._context.origin.envelope(key, timeline=place.timeline, causation_id=causation_id)
+        event = record(**envelope, timeline=place.timeline, sequence=state.sequence, epoch=place.epoch, step=place.step, **fields)
         self.state = evolve(state, event)
         self.events.append(event)
         return event
@@ -199,7 +220,7 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
     seed = frame.state.seed(command.layer, command.seed)
     if seed is None or seed.stage not in HOLDING:
         raise RejectedError(f"Seed {command.layer}[{command.seed}] holds no kernel that could fail.")
-    errors = BREAKER if command.phase == "LOAD" else seed.errors + 1  # a kernel that cannot be loaded is not tried again
+    errors = BREAKER if command.phase == "LOAD" else command.consecutive  # a kernel that cannot be loaded is not tried again
     failed = frame.add(
         KernelFailed,
         f"{command.layer}/{command.seed}/{errors}",
@@ -210,7 +231,20 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
         error=command.error,
         consecutive_errors=errors,
     )
-    if errors >= BREAKER and seed.stage != "FOSSILIZED":
+    if seed.stage == "FOSSILIZED":
+        frame.add(
+            InstabilityDetected,
+            f"{command.layer}/{command.seed}",
+            causation_id=failed.event_id,
+            layer=command.layer,
+            seed=command.seed,
+            kernel_id=seed.kernel_id,
+            metric="kernel_failures",
+            value=float(errors),
+            threshold=0.0,
+            reason=f"The fossilised kernel of {command.layer}[{command.seed}] failed: {command.error}",
+        )
+    elif seed.stage == "GERMINATED":
         present = frame.state.seed(command.layer, command.seed) or seed
         reset = frame.move(present, "RESETTING", f"kernel failed: {command.error}", causation_id=failed.event_id)
         frame.move(reset, "DORMANT", "cleared after the failure", causation_id=failed.event_id)
@@ -234,10 +268,48 @@ def _(command: Pause, frame: _Frame, context: Context) -> None:
 @_decide.register
 def _(command: Resume, frame: _Frame, context: Context) -> None:
     del context
-    frame.add(RunResumed, command.source.command_id, incarnation=command.incarnation, reason=command.reason, **_origin_of(command))
+    frame.add(
+        RunResumed,
+        command.source.command_id,
+        incarnation=command.incarnation,
+        reason=command.reason,
+        snapshot_id=command.snapshot_id,
+        restored_step=command.restored_step,
+        **_origin_of(command),
+    )
 
 
-def _origin_of(command: Pause | Resume) -> dict[str, Any]:
+@_decide.register
+def _(command: RecordCheckpoint, frame: _Frame, context: Context) -> None:
+    del context
+    fields = {name: getattr(command, name) for name in command.__slots__ if name != "source"}
+    frame.add(CheckpointTaken, command.snapshot_id, **fields, **_origin_of(command))
+
+
+@_decide.register
+def _(command: RollBack, frame: _Frame, context: Context) -> None:
+    del context
+    left, restored = frame.state, command.restored
+    frame.place = replace(restored, timeline=left.timeline + 1)
+    rolled = frame.add(
+        RunRolledBack,
+        command.snapshot_id,
+        from_timeline=left.timeline,
+        from_step=left.step,
+        snapshot_id=command.snapshot_id,
+        seeds=tuple(RestoredSeed(**asdict(seed)) for seed in restored.seeds),
+        adapted_epoch=restored.adapted_epoch,
+        adaptations=restored.adaptations,
+        reason=command.reason,
+        **_origin_of(command),
+    )
+    for seed in frame.state.seeds:
+        if may_follow(seed.stage, "RESETTING"):
+            reset = frame.move(seed, "RESETTING", "the run was rolled back", causation_id=rolled.event_id)
+            frame.move(reset, "DORMANT", "cleared by the rollback", causation_id=rolled.event_id)
+
+
+def _origin_of(command: Pause | Resume | RecordCheckpoint | RollBack) -> dict[str, Any]:
     source = command.source
     return {
         "command_id": source.command_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import singledispatch
 
 from esper.errors import CorruptError
@@ -10,12 +10,15 @@ from esper.events.envelope import JournalEvent
 from esper.events.records import (
     AdaptationApplied,
     AdaptationRejected,
+    CheckpointTaken,
     EpochEnded,
+    InstabilityDetected,
     KernelFailed,
     RunCompleted,
     RunFailed,
     RunPaused,
     RunResumed,
+    RunRolledBack,
     RunStarted,
     SeedTransitioned,
     TelemetryLost,
@@ -40,6 +43,8 @@ def evolve(state: RunState, event: JournalEvent) -> RunState:
         raise CorruptError(_out_of_order(state, event))
     if event.sequence == 0 and not isinstance(event, RunStarted):
         raise CorruptError(f"The journal of run {state.run_id} begins with {event.NAME} instead of RunStarted.")
+    if isinstance(event, RunRolledBack):
+        return _rolled_back(state, event)
     if event.timeline != state.timeline or event.step < state.step or event.epoch < state.epoch:
         raise CorruptError(
             f"Event {event.sequence} ({event.NAME}) of run {state.run_id} stands at timeline {event.timeline}, epoch {event.epoch}, step {event.step}, "
@@ -47,6 +52,28 @@ def evolve(state: RunState, event: JournalEvent) -> RunState:
         )
     placed = replace(state, sequence=state.sequence + 1, step=event.step)
     return _evolve(event, placed, state)
+
+
+def _rolled_back(state: RunState, event: RunRolledBack) -> RunState:
+    """The state of the snapshot in a new timeline; what was asked, lost and unstable stays known."""
+    here = [(seed.layer, seed.seed) for seed in state.seeds]
+    if event.timeline != state.timeline + 1 or event.step > state.step or [(seed.layer, seed.seed) for seed in event.seeds] != here:
+        raise CorruptError(
+            f"Event {event.sequence} (RunRolledBack) of run {state.run_id} leads from timeline {state.timeline}, step {state.step}, to timeline "
+            f"{event.timeline}, step {event.step}, or to other seeds; the journal was changed."
+        )
+    restored = replace(
+        state,
+        status="RUNNING",
+        timeline=event.timeline,
+        sequence=state.sequence + 1,
+        epoch=event.epoch,
+        step=event.step,
+        seeds=tuple(SeedState(**asdict(seed)) for seed in event.seeds),
+        adapted_epoch=event.adapted_epoch,
+        adaptations=event.adaptations,
+    )
+    return _heard(restored, event.command_id, event.source_topic, event.source_partition, event.source_offset)
 
 
 def _out_of_order(state: RunState, event: JournalEvent) -> str:
@@ -156,6 +183,18 @@ def _(event: RunResumed, state: RunState, before: RunState) -> RunState:
     del before
     state = replace(state, status="RUNNING", incarnation=event.incarnation)
     return _heard(state, event.command_id, event.source_topic, event.source_partition, event.source_offset)
+
+
+@_evolve.register
+def _(event: CheckpointTaken, state: RunState, before: RunState) -> RunState:
+    del before
+    return _heard(state, event.command_id, event.source_topic, event.source_partition, event.source_offset)
+
+
+@_evolve.register
+def _(event: InstabilityDetected, state: RunState, before: RunState) -> RunState:
+    del event
+    return replace(state, instabilities=before.instabilities + 1)
 
 
 @_evolve.register

@@ -36,6 +36,7 @@ class SeedState:
 class RunState:
     """A run after the events before `sequence`.
 
+    `instabilities` counts the times that training turned unstable; a rollback does not take them back.
     `positions` holds, for each (topic, partition) of commands, the offset of the last command that the journal answers; `commands` the ids
     of the last ones, so that a command which comes twice is applied once.
     """
@@ -53,6 +54,7 @@ class RunState:
     positions: tuple[tuple[str, int, int], ...] = ()
     commands: tuple[str, ...] = field(default=())
     lost: tuple[tuple[str, int], ...] = ()
+    instabilities: int = 0
 
     def seed(self, layer: str, index: int) -> SeedState | None:
         """The seed at this place, or None."""
@@ -68,8 +70,14 @@ class RunState:
         return next((offset for name, number, offset in self.positions if (name, number) == (topic, partition)), -1)
 
     def canonical(self) -> str:
-        """Canonical JSON of the whole state: equal states have equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON of the whole state: equal states have equal text.
+
+        Fields that came after the first journals stand in it only where they say something, so that those journals still prove themselves.
+        """
+        values = asdict(self)
+        if not self.instabilities:
+            del values["instabilities"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, hexadecimal."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,38 +15,25 @@ from rich.console import Console
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import EsperError, FencedError, UnavailableError, UsageError
-from esper.events import Origin
-from esper.events.envelope import trace_id
-from esper.events.records import KernelPublished, SeedTransitioned
+from esper.errors import EsperError, FencedError, UsageError
+from esper.events.records import SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
-from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel, Place, germinate
-from esper.kasmina.loader import KernelLoader
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.drain import Drain
-from esper.oona.emitter import Emitter
-from esper.oona.inbox import INBOX_TOPICS, Inbox
-from esper.oona.journal import require_new
-from esper.oona.kafka import KafkaBus
-from esper.oona.outbox import Outbox
-from esper.oona.port import Bus, Start
-from esper.oona.start import start
-from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import observe
-from esper.tolaria.journal import Journal
 from esper.tolaria.names import named, require_run_id
+from esper.tolaria.past import nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
+from esper.tolaria.resume import differences, recipe_of
 from esper.tolaria.splits import Splits, cached
-from esper.tolaria.stepping import numerics_of
-from esper.tolaria.telemetry import Telemetry
-from esper.tolaria.trainer import Outcome, Parts, Trainer, kernel_training, seeded_model
+from esper.tolaria.stepping import Stepper, numerics_of
+from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
+from esper.tolaria.wiring import Rig, place_of, rig
+from esper.urza.local import LocalStore
 
 PROBED = 3  # samples of the forward in which layers show their geometry
-DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
 
@@ -109,7 +95,7 @@ def load_data(recipe: Recipe, settings: Settings) -> Splits:
 
 def train(
     settings: Settings,
-    recipe: Recipe,
+    recipe: Recipe | None,
     *,
     run_id: str,
     bootstrap: str,
@@ -118,28 +104,28 @@ def train(
     console: Console,
     history_s: float = HISTORY_S,
 ) -> Finished:
-    """Train one run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
+    """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
+
+    Without a recipe the run `run_id` is resumed, with the recipe that its journal has.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
     """
-    torch.set_num_threads(recipe.run.threads)
-    run_id = run_id or named(recipe.name, clock)
+    run_id = run_id or named(recipe.name if recipe else "run", clock)
     require_run_id(run_id)
-    origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
-    bus = KafkaBus(bootstrap)
-    if not bus.available(10.0):
-        raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
-    run_dir = settings.runs_dir / run_id
+    progress = Progress(console)
     with ExitStack() as stack:
-        outbox = stack.enter_context(_closing(Outbox.open(run_dir / "outbox", clock=clock)))
-        require_new(bus, run_id, clock=clock)
-        if outbox.next_sequence > 0:
-            raise UsageError(
-                f"Run {run_id} was begun here and never reached Kafka; its events are in {run_dir / 'outbox'}. Choose another --run-id."
-            )
-        splits = load_data(recipe, settings)
-        numerics = numerics_of(recipe.run)
+        place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress))
+        if recipe is None:
+            before = past(place.outbox, place.bus, clock, LocalStore(settings.store_dir), progress)
+            recipe = recipe_of(before.events)
+        else:
+            before = nothing(place.outbox, place.bus, clock)
+        torch.set_num_threads(recipe.run.threads)
+        environment = observe()
+        for difference in differences(before.events, environment) if before.events else ():
+            progress.say(difference)
+        splits, numerics = load_data(recipe, settings), numerics_of(recipe.run)
         module = germinate(
             numerics.place(seeded_model(recipe, function(recipe.model, "model"))),
             seeds=recipe.kasmina.seeds,
@@ -148,74 +134,37 @@ def train(
         )
         growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
         growing.probe(splits.train[0][:PROBED])
-        start(outbox, bus, clock=clock)
-        drain = Drain(outbox, bus, clock=clock)
-        producer = stack.enter_context(bus.producer(sender_id="trainer"))
-        emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
-        dead_letters = DeadLetters(producer, "trainer", clock)
-        inbox = Inbox(bus, run_id, start=_from_now_on(bus), clock=clock, dead_letters=dead_letters)
-        loader = KernelLoader(settings.store_dir, run_dir / "kernels", clock)
-        progress = Progress(console)
-        for begin, end in (
-            (drain.start, drain.stop),
-            (emitter.start, emitter.stop),
-            (inbox.start, inbox.stop),
-            (loader.start, loader.stop),
-        ):
-            begin()
-            stack.callback(end)
-        journal = Journal(state=RunState(run_id), outbox=outbox, origin=origin, guardrails=recipe.guardrails, notify=drain.notify)
-        trainer = Trainer(
-            Parts(
-                recipe=recipe,
-                splits=splits,
-                growing=growing,
-                journal=journal,
-                consultation=Consultation(
-                    run_id=run_id,
-                    inbox=inbox,
-                    producer=producer,
-                    clock=clock,
-                    lockstep=recipe.decisions == "lockstep",
-                    timeout_s=recipe.tamiyo.consult_timeout_s,
-                ),
-                telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
-                loader=loader,
-                origin=origin,
-                clock=clock,
-                progress=progress,
-                environment=observe(),
-                run_dir=run_dir,
-                lost=emitter.lost,
-                require_pen=lambda: _require_pen(drain, run_id),
-            )
+        steps = total_steps(recipe, splits.train)
+        rigged = rig(
+            stack,
+            place,
+            before,
+            recipe,
+            growing=growing,
+            stepper=Stepper(growing, recipe, steps),
+            held_out=splits.validation,
+            test=splits.test,
+            steps=steps,
+            environment=environment,
         )
+        trainer = Trainer(rigged.session, splits.train)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun
-        save_state(run_dir, trainer.state)
-        _settle(drain, emitter, producer_flush=producer.flush, progress=progress)
-        complete = wait_caught_up(history_url, bus, timeout=history_s)
-        events = events_by_topic(history_url, run_id) if complete else _told(trainer, emitter)
+        rigged.settle()
+        complete = wait_caught_up(history_url, place.bus, timeout=history_s)
         return Finished(
             run_id=run_id,
             outcome=outcome,
             seconds=seconds,
             longest_step_s=trainer.longest_step_s,
-            state=trainer.state,
-            paths=trainer.paths,
-            events=events,
-            model_path=run_dir / "model.safetensors",
+            state=rigged.session.state,
+            paths=rigged.session.paths,
+            events=events_by_topic(history_url, run_id) if complete else _told(rigged),
+            model_path=place.folder / "model.safetensors",
             history_path=settings.history_dir,
             history_complete=complete,
         )
-
-
-def _from_now_on(bus: Bus) -> Start:
-    """Where a new run's inbox begins: answers and commands from now on, kernels from the beginning."""
-    topics = [topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC]
-    with bus.reader(topics, start="end") as reader:
-        return reader.position()
 
 
 def _trained(trainer: Trainer, progress: Progress) -> Outcome:
@@ -223,10 +172,10 @@ def _trained(trainer: Trainer, progress: Progress) -> Outcome:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
-        if trainer.stop:
+        if trainer.session.stop:
             raise KeyboardInterrupt
         progress.say("Ending the run after this step; once more ends it at once.")
-        trainer.interrupt()
+        trainer.session.stop = True
 
     handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     progress.start()
@@ -247,38 +196,13 @@ def _trained(trainer: Trainer, progress: Progress) -> Outcome:
 
 
 def _journal_failure(trainer: Trainer, error: str, reason: str) -> None:
-    if trainer.state.status in ("RUNNING", "PAUSED"):
-        trainer.parts.journal.do(Fail(error=error, reason=reason), trainer.step)
+    session = trainer.session
+    if session.state.status in ("RUNNING", "PAUSED") and not session.parts.journal.replaying:
+        session.parts.journal.do(Fail(error=error, reason=reason), session.step)
 
 
-def _settle(drain: Drain, emitter: Emitter, *, producer_flush: Any, progress: Progress) -> None:
-    """Wait until Kafka has the journal and the telemetry."""
-    emitter.flush(DRAIN_S)
-    producer_flush(DRAIN_S)
-    if not drain.wait_empty(DRAIN_S):
-        progress.say(
-            "The broker has not taken the whole journal yet; the rest is safe in the run's outbox and goes out when the run is opened again."
-        )
-
-
-def _told(trainer: Trainer, emitter: Emitter) -> dict[str, int]:
+def _told(rigged: Rig) -> dict[str, int]:
     """What the trainer itself wrote, by topic: the answer when the history cannot be asked."""
-    written = Counter(emitter.delivered())
-    written["system.events.run"] = trainer.state.sequence
+    written = Counter(rigged.emitter.delivered())
+    written["system.events.run"] = rigged.session.state.sequence
     return dict(written)
-
-
-def _require_pen(drain: Drain, run_id: str) -> None:
-    """Stop a trainer whose journal cannot be carried to Kafka any more: another writer has it, or the outbox is damaged."""
-    if drain.fenced:
-        raise FencedError(f"Another trainer has taken over run {run_id}; this one has stopped and writes nothing more.")
-    if drain.error is not None:
-        raise drain.error
-
-
-@contextmanager
-def _closing(outbox: Outbox) -> Iterator[Outbox]:
-    try:
-        yield outbox
-    finally:
-        outbox.close()

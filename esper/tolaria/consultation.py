@@ -29,6 +29,7 @@ class Consultation:
     timeout_s: float
     heard: bool = False
     answered: int = -1
+    timeline: int = 0
     catalogue: Catalogue = field(default_factory=Catalogue)
     offered: tuple[str, ...] | None = None
 
@@ -41,8 +42,14 @@ class Consultation:
             elif isinstance(event, FieldReportAnswered) and event.run_id == self.run_id:
                 self.offered = tuple(sorted({*(self.offered or ()), *event.kernels}))
             elif isinstance(event, EpochReviewed):
+                if event.timeline != self.timeline:
+                    continue  # a late answer to a timeline that was left
                 self.heard, self.answered = True, max(self.answered, event.packet)
             yield delivered
+
+    def begin_timeline(self, timeline: int) -> None:
+        """A rollback opened `timeline`: its packets count anew, and answers to earlier ones are void."""
+        self.timeline, self.answered = timeline, -1
 
     def kernels(self, shapes: set[tuple[int, int, str]], per_arm: int) -> list[KernelPublished]:
         """Kernels to offer for seeds of these (inputs, chunk width, geometry).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -103,8 +103,13 @@ def without(growing: GrowingModel, split: Pair, place: Place) -> Figures:
 
 def parameters_digest(module: nn.Module) -> str:
     """SHA-256 over the names, shapes, types and bytes of all parameters and buffers, names sorted, hexadecimal."""
+    return tensors_digest(module.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The digest of a state dictionary, as `parameters_digest` gives it."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         plain: Tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}\x1f{tuple(plain.shape)}\x1f{plain.dtype}\x1f".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())

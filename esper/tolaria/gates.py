@@ -1,11 +1,13 @@
 """Gates: when a seed goes to its next stage by itself. Pure: evidence in, at most one move out.
 
 A TRAINING kernel earns BLENDING by a paired test: its shadow loss must be below the host's on held-out batches by `z` standard errors,
-and by `min_gap`: many small wins overfit the model until nothing large can be won any more.
+and by `min_gap`: many small wins overfit the model until nothing large can be won any more. A seed that the breaker has put on its
+fallback is culled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from esper.lifecycle import SeedState
@@ -34,13 +36,23 @@ def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -
     def move(stage: str, reason: str) -> Move:
         return Move(layer=seed.layer, seed=seed.seed, to_stage=stage, reason=reason)  # type: ignore[arg-type]  # a Stage literal
 
-    rested = epoch - seed.stage_epoch
+    if seed.execution == "ERROR_RECOVERY":
+        return move("CULLED", f"its kernel failed {seed.errors} times in a row")
     if seed.stage == "TRAINING":
-        figure = f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after {evidence.trained_steps} steps"
-        better = evidence.shadow_gap > max(gates.z * evidence.shadow_gap_error, gates.min_gap)
-        if evidence.trained_steps >= gates.min_training_steps and better:
-            return move("BLENDING", figure)
-        return move("CULLED", f"budget spent: {figure}") if evidence.trained_steps >= gates.max_training_steps else None
+        return _training(evidence, gates, move)
+    return _later(seed, evidence, epoch - seed.stage_epoch, gates, move)
+
+
+def _training(evidence: Evidence, gates: GatesSection, move: Callable[[str, str], Move]) -> Move | None:
+    figure = f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after {evidence.trained_steps} steps"
+    better = evidence.shadow_gap > max(gates.z * evidence.shadow_gap_error, gates.min_gap)
+    if evidence.trained_steps >= gates.min_training_steps and better:
+        return move("BLENDING", figure)
+    return move("CULLED", f"budget spent: {figure}") if evidence.trained_steps >= gates.max_training_steps else None
+
+
+def _later(seed: SeedState, evidence: Evidence, rested: int, gates: GatesSection, move: Callable[[str, str], Move]) -> Move | None:
+    """The stages after TRAINING; `rested` counts the epochs in the present one."""
     if seed.stage == "BLENDING":
         return move("SHADOWING", f"alpha reached {seed.alpha_target:g}") if evidence.blended else None
     if seed.stage in ("SHADOWING", "PROBATIONARY"):

@@ -1,25 +1,55 @@
-"""The trainer's pen: decide, write the frame durably, then evolve. Tensors follow the state that comes out."""
+"""The trainer's pen: decide, write the frame durably, then evolve. Tensors follow the state that comes out.
+
+A resumed run executes again what its journal has recorded after the snapshot. Until that record is used up, `do` takes the events from there
+instead of writing them: what the trainer decides anew has to be what stands there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 
+from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin, encode
+from esper.events.records import EpochEnded, KernelFailed, RunCompleted, RunStarted, SeedTransitioned
+from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import RunCommand, Source
 from esper.oona.frames import Frame
 from esper.oona.outbox import Outbox
 
 
-class Journal:
-    """One run's journal at its writer. `state` is the folded state of everything written."""
+def derived(event: JournalEvent) -> bool:
+    """Whether the trainer decides this event by itself from what it computes; all others came from outside, and are applied where they stand."""
+    if isinstance(event, SeedTransitioned):
+        return event.causation_id is None and event.to_stage != "TRAINING"
+    return isinstance(event, RunStarted | EpochEnded | RunCompleted)
 
-    def __init__(self, *, state: RunState, outbox: Outbox, origin: Origin, guardrails: Guardrails, notify: Callable[[], None]) -> None:
+
+class Journal:
+    """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far."""
+
+    def __init__(
+        self,
+        *,
+        state: RunState,
+        outbox: Outbox,
+        origin: Origin,
+        guardrails: Guardrails,
+        notify: Callable[[], None],
+        recorded: Iterable[JournalEvent] = (),
+    ) -> None:
         self.state = state
         self._outbox = outbox
         self._origin = origin
         self._guardrails = guardrails
         self._notify = notify
+        self._recorded = deque(recorded)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether recorded events are still to be executed again."""
+        return bool(self._recorded)
 
     def do(self, command: RunCommand, step: int) -> tuple[JournalEvent, ...]:
         """Carry out a command at `step`: its events are on the disk before the state changes.
@@ -28,10 +58,13 @@ class Journal:
             RejectedError: the command does not fit the state.
             StorageFullError: the disk is full; nothing changed, the call may be repeated.
             FencedError: another writer has taken over this run.
+            CorruptError: executed again, the run does something else than its journal has recorded.
         """
         events = decide(self.state, command, Context(self._origin, step, self._guardrails))
         if not events:
             return ()
+        if self._recorded:
+            return tuple(self._again(event) for event in events)
         source: Source | None = getattr(command, "source", None)
         position = (source.topic, source.partition, source.offset) if source and source.topic else None
         frame = Frame(
@@ -46,3 +79,57 @@ class Journal:
             self.state = evolve(self.state, event)
         self._notify()
         return events
+
+    def outside(self, step: int, *, after_step: bool) -> JournalEvent | None:
+        """The next recorded event, if it came from outside at `step`; `accept` takes it.
+
+        Failures of kernels that happened in step number `step` come only `after_step`.
+
+        Raises:
+            CorruptError: the run has passed the step of the next recorded event.
+        """
+        if not self._recorded or derived(head := self._recorded[0]) or head.step > step:
+            return None
+        if head.step < step:
+            raise CorruptError(
+                f"Executed again, run {self.state.run_id} stands at step {step}, but event {head.sequence} ({head.NAME}) of its journal belongs to "
+                f"step {head.step}; the code or the settings are others than those it was trained with."
+            )
+        return None if not after_step and _in_step(head) else head
+
+    def accept(self) -> JournalEvent:
+        """Take the next recorded event."""
+        event = self._recorded.popleft()
+        self.state = evolve(self.state, event)
+        return event
+
+    def failures(self, step: int) -> frozenset[Place]:
+        """Kernels that failed in step number `step` by the record: they ran on their fallback."""
+        found = []
+        for event in self._recorded:
+            if event.step != step or derived(event):
+                break
+            if isinstance(event, KernelFailed) and _in_step(event):
+                found.append((event.layer, event.seed))
+        return frozenset(found)
+
+    def _again(self, event: JournalEvent) -> JournalEvent:
+        """The recorded event in the place of one that was decided anew."""
+        head = self._recorded[0] if self._recorded else None
+        if head is None or head.event_id != event.event_id:
+            found = "nothing" if head is None else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
+            raise CorruptError(
+                f"Executed again, run {event.run_id} decides {event.NAME} at epoch {event.epoch}, step {event.step}, where its journal has {found} "
+                f"(event {event.sequence}); the code or the settings are others than those it was trained with."
+            )
+        if isinstance(head, EpochEnded) and isinstance(event, EpochEnded) and head.parameters_digest != event.parameters_digest:
+            raise CorruptError(
+                f"Executed again, epoch {head.epoch} of run {event.run_id} ends with other parameters (digest {event.parameters_digest[:12]}) "
+                f"than its journal has ({head.parameters_digest[:12]}); the code, the settings or the machine are others than those it was "
+                "trained with."
+            )
+        return self.accept()
+
+
+def _in_step(event: JournalEvent) -> bool:
+    return isinstance(event, KernelFailed) and event.phase != "LOAD"

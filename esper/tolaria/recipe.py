@@ -6,7 +6,7 @@ import difflib
 import importlib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +69,16 @@ class KernelsSection(_Section):
     shadow_passes: int = Field(default=1, ge=1, description="TRAINING seeds that a step gives a shadow pass to; more of them take turns")
 
 
+class CacheSection(_Section):
+    """The kernel cache: limits of its tiers, 1 MiB being 1,048,576 bytes."""
+
+    entries: int = Field(default=128, ge=1, description="most kernels in memory")
+    memory_mib: int = Field(default=512, ge=1, description="most MiB of kernels in memory")
+    layer_mib: int = Field(default=128, ge=1, description="most MiB in memory of the kernels that one layer used")
+    disk_mib: int = Field(default=2048, ge=0, description="most MiB on the disk that all runs share; 0 keeps nothing there")
+    prefetch: int = Field(default=32, ge=0, description="kernels of a packet's catalogue that are fetched before anyone asks; 0: none")
+
+
 class GatesSection(_Section):
     """When a seed goes from stage to stage by itself."""
 
@@ -101,6 +111,13 @@ class TelemetrySection(_Section):
     ring: int = Field(default=20_000, ge=100, description="events that wait for the broker before the oldest is dropped and counted")
 
 
+class CheckpointsSection(_Section):
+    """When snapshots are taken: at the beginning of epochs, after a while, and on request; `esper run --resume` goes on from the last one."""
+
+    every_epochs: int = Field(default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs")
+    every_minutes: float = Field(default=30.0, gt=0, description="minutes after which one is taken in any case")
+
+
 class Recipe(_Section):
     """A whole recipe."""
 
@@ -112,10 +129,12 @@ class Recipe(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     kasmina: KasminaSection = KasminaSection()
     kernels: KernelsSection = KernelsSection()
+    cache: CacheSection = CacheSection()
     gates: GatesSection = GatesSection()
     guardrails: Guardrails = Guardrails()
     tamiyo: TamiyoSection = TamiyoSection()
     telemetry: TelemetrySection = TelemetrySection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
 
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""
@@ -156,6 +175,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{name} is not valid TOML: {error}.") from error
     for override in overrides:
         _override(raw, override)
+    return validated(raw)
+
+
+def validated(raw: Mapping[str, Any]) -> Recipe:
+    """The recipe of these values.
+
+    Raises:
+        UsageError: an unknown key, or a value of the wrong type.
+    """
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,15 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(growing.numerics.device.type) if growing.numerics.scales else None
         if self.scaler is not None:
             self.scaler.scale(torch.zeros((), device=growing.numerics.device))  # it makes its tensors at the first call
+
+    def notes(self) -> dict[str, Any]:
+        """What a snapshot keeps of it beside the optimizer's tensors: the state of the scaler."""
+        return {"scaler": self.scaler.state_dict() if self.scaler is not None else {}}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Take back what `notes` gave."""
+        if self.scaler is not None:
+            self.scaler.load_state_dict(dict(notes["scaler"]))
 
     def fraction(self, step: int) -> float:
         """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and Hutter 2017, without restarts)."""

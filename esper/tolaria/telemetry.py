@@ -1,4 +1,4 @@
-"""What the trainer tells while it trains: steps, seed health, performance deltas, resources. Fire and forget, off the training thread."""
+"""What the trainer tells while it trains: steps, seed health, performance deltas, resources, the kernel cache. Fire and forget, off the training thread."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 import psutil
 
 from esper.events import Event, Origin
-from esper.events.records import PerformanceDelta, ResourceSampled, SeedHealth, TrainingStep
+from esper.events.records import CacheSampled, PerformanceDelta, ResourceSampled, SeedHealth, TrainingStep
 from esper.kasmina.growth import GrowingModel, Place
+from esper.kasmina.loader import LoaderFigures
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import RunState
 from esper.tolaria.evaluation import Figures, paired
@@ -112,5 +113,24 @@ class Telemetry:
                 cpu_percent=self._process.cpu_percent(),
                 rss_bytes=self._process.memory_info().rss,
                 gpu_bytes=0,
+            )
+        )
+
+    def cache(self, state: RunState, figures: LoaderFigures) -> None:
+        """The kernel cache's counts since the run began."""
+        self._emit(
+            CacheSampled(
+                **self._origin.envelope(f"cache/{state.epoch}", timeline=state.timeline),
+                hits_memory=figures.hits_memory,
+                hits_disk=figures.hits_disk,
+                hits_store=figures.hits_store,
+                misses=figures.misses,
+                evictions=figures.evictions,
+                prefetched=figures.prefetched,
+                entries=figures.entries,
+                bytes=figures.bytes,
+                limit_entries=figures.limit_entries,
+                limit_bytes=figures.limit_bytes,
+                latency_us=figures.latency_us,
             )
         )

@@ -107,10 +107,20 @@ def fetch(store: Store, *, kernel_id: str, address: str, sha256: str) -> Artefac
         CorruptError: it is missing or damaged.
         UnavailableError: the store cannot be reached.
     """
+    return read(content_of(store, kernel_id=kernel_id, address=address), kernel_id=kernel_id, sha256=sha256)
+
+
+def content_of(store: Store, *, kernel_id: str, address: str) -> bytes:
+    """A published kernel's bytes as the store has them, not verified.
+
+    Raises:
+        CorruptError: it is missing.
+        UnavailableError: the store cannot be reached.
+    """
     content = store.get(address)
     if content is None:
         raise CorruptError(f"The artefact of kernel {kernel_id} is not in the store under {address}. {_REMEDY}")
-    return read(content, kernel_id=kernel_id, sha256=sha256)
+    return content
 
 
 _REMEDY = "The foundry builds it anew when a field report next asks for it."

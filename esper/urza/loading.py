@@ -1,44 +1,114 @@
 """The loader process: fetches, verifies and unpacks kernels outside the trainer's interpreter, where it would hold the GIL.
 
-`python -m esper.urza.loading STORE CACHE` reads one request a line from standard input and answers each with a line on standard output, both
-JSON. A verified artefact is put into CACHE, from where the trainer maps it. It imports no torch, and ends when its input does.
+`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES` reads one request a line from standard input and answers each with a line on
+standard output, both JSON. A verified artefact is put into KERNELS, the run's own folder, from where the trainer reads it: out of the cache SHARED
+of all runs where it has it, else out of STORE, and then into SHARED too. Requests to prefetch wait for those that somebody waits for, on a
+thread of their own, so that one that hangs holds up nobody. It imports no torch, and ends when its input does.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import queue
 import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from esper.errors import EsperError
-from esper.urza.artefact import fetch
+from esper.errors import CorruptError, EsperError
+from esper.urza.artefact import content_of, read
+from esper.urza.disk import DiskCache
 from esper.urza.local import LocalStore
 from esper.urza.store import Store
 
+_PARTIAL = ".partial"
 
-def place(store: Store, cache: Path, request: dict[str, str]) -> dict[str, str]:
-    """The answer to one request: the path of the verified artefact, or why there is none, in a sentence."""
-    kernel_id = request["kernel_id"]
-    target = cache / f"{kernel_id}.safetensors"
-    try:
-        fetch(store, kernel_id=kernel_id, address=request["address"], sha256=request["sha256"])
-        content = store.get(request["address"])
-        partial = target.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(content or b"")
-        partial.replace(target)
-    except (EsperError, OSError) as error:
-        return {"kernel_id": kernel_id, "error": str(error)}
-    return {"kernel_id": kernel_id, "path": str(target)}
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Where kernels come from and go to. `place` is safe to call from several threads."""
+
+    store: Store
+    kernels: Path
+    shared: DiskCache
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def place(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request: path and tier ("disk" or "store") of the verified artefact, or why there is none, in a sentence.
+
+        `damaged` says that the shared cache had a file that was not what it should be; it has been removed, and replaced if the store had the kernel.
+        """
+        kernel_id, name = request["kernel_id"], f"{request['kernel_id']}.safetensors"
+        target, partial = self.kernels / name, self.kernels / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
+        answer: dict[str, Any] = {"kernel_id": kernel_id, "damaged": False}
+        try:
+            if self.shared.take(name, partial):
+                with suppress(CorruptError):
+                    read(partial.read_bytes(), kernel_id=kernel_id, sha256=request["sha256"])
+                    return answer | {"tier": "disk", "path": _named(partial, target)}
+                answer["damaged"] = True
+                self.shared.drop(name)
+                partial.unlink()
+            content = content_of(self.store, kernel_id=kernel_id, address=request["address"])
+            read(content, kernel_id=kernel_id, sha256=request["sha256"])
+            partial.write_bytes(content)
+            path = _named(partial, target)
+            self.shared.keep(target, name)
+        except (EsperError, OSError) as error:
+            partial.unlink(missing_ok=True)
+            return answer | {"error": str(error)}
+        return answer | {"tier": "store", "path": path}
+
+    def sweep(self) -> None:
+        """Remove what a loader of this run that was killed has left."""
+        self.kernels.mkdir(parents=True, exist_ok=True)
+        for left in self.kernels.glob(f"*{_PARTIAL}"):
+            left.unlink(missing_ok=True)
+
+
+def _named(partial: Path, target: Path) -> str:
+    partial.replace(target)
+    partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+    return str(target)
+
+
+class _Answers:
+    """Lines on standard output, from two threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def write(self, answer: dict[str, Any]) -> None:
+        with self._lock, suppress(BrokenPipeError):  # the trainer has gone: standard input ends too
+            os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
+
+
+def _prefetch(loading: Loading, requests: queue.SimpleQueue[dict[str, Any]], idle: threading.Event, answers: _Answers) -> None:
+    while True:
+        request = requests.get()
+        idle.wait()
+        answers.write(loading.place(request))
 
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    store, cache = LocalStore(Path(sys.argv[1])), Path(sys.argv[2])
-    cache.mkdir(parents=True, exist_ok=True)
+    loading = Loading(LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), DiskCache(Path(sys.argv[3]), int(sys.argv[4])))
+    loading.sweep()
+    answers, later, idle = _Answers(), queue.SimpleQueue[dict[str, Any]](), threading.Event()
+    idle.set()
+    threading.Thread(target=_prefetch, args=(loading, later, idle, answers), name="prefetch", daemon=True).start()
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(place(store, cache, json.loads(line))) + "\n")
-        sys.stdout.flush()
+        request = json.loads(line)
+        if request["prefetch"]:
+            later.put(request)
+            continue
+        idle.clear()
+        answers.write(loading.place(request))
+        idle.set()
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_damaged_artefacts_are_refused_and_training_goes_on(home: Path, lockstep
         (tmp_path / "kernels").mkdir(exist_ok=True)
         (tmp_path / "kernels" / path.name).write_bytes(content)
     arguments = ("--json", "--run-id", "damaged", "--set", "decisions=lockstep", "--set", "run.epochs=30")
-    done = result(esper(home, "run", "mnist1d", *arguments, ESPER_URZA__STORE=str(tmp_path)))
+    done = result(esper(home, "run", "mnist1d", *arguments, ESPER_URZA__STORE=str(tmp_path), ESPER_URZA__CACHE=str(tmp_path / "cache")))
     assert done["seeds"] == {"DORMANT": 8}
     failures = query(endpoints(home).history_url, "SELECT phase, error FROM kernel_failed WHERE run_id = 'damaged'")
     assert failures

@@ -3,12 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from esper.errors import UsageError
-from esper.kasmina import Numerics
 from esper.tolaria.recipe import function, load, names
-from esper.tolaria.stepping import numerics_of
 
 
 def test_every_recipe_that_comes_along_is_valid() -> None:
@@ -28,6 +25,8 @@ def test_every_recipe_that_comes_along_is_valid() -> None:
         ("seed=3", "Did you mean run.seed?"),
         ("run.epochs=many", "run.epochs = 'many' does not fit"),
         ("run.epochs=0", "run.epochs = 0 does not fit"),
+        ("cache.entries=0", "cache.entries = 0 does not fit"),
+        ("cache.memory_mb=1", "Unknown key cache.memory_mb. Did you mean cache.memory_mib?"),
         ("decisions=later", "decisions = 'later' does not fit"),
         ("run.precision=int8", "run.precision = 'int8' does not fit"),
         ("run.accumulate=101", "run.accumulate = 101 is more than the 100 samples of a step; lower it."),
@@ -50,14 +49,6 @@ def test_overrides_take_toml_values() -> None:
     )
     assert (recipe.decisions, recipe.tamiyo.enabled, recipe.run.seed, recipe.kasmina.include) == ("lockstep", False, 4, ("first",))
     assert recipe.tamiyo.policy["max_active"] == 2
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="There is a CUDA device here, which is not refused.")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    """A recipe that wants CUDA without a GPU is refused in a sentence; auto takes the CPU then."""
-    with pytest.raises(UsageError, match=r"torch finds no CUDA device here; set run.device=auto or cpu"):
-        numerics_of(load("mnist1d", ["run.device=cuda"]).run)
-    assert numerics_of(load("mnist1d", ["run.device=auto", "run.precision=bfloat16"]).run) == Numerics("bfloat16")
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

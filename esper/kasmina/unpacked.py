@@ -1,0 +1,60 @@
+"""A kernel in memory: its blueprint parsed and its weights as tensors, so that a slot is built without a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from esper.errors import BuildError, CorruptError
+from esper.karn.ir import BlueprintIR, parse
+from esper.kasmina.slots import Slot
+from esper.tezzeret.build import KernelModule
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Blueprint and weights (by parameter name, on the CPU) of a verified kernel. The weights are never written: each slot gets a copy."""
+
+    ir: BlueprintIR
+    weights: Mapping[str, Tensor]
+    size_bytes: int
+
+    def slot(self, kernel_id: str) -> Slot:
+        """A new slot with a module of its own."""
+        slot = unfilled(self.ir, kernel_id)
+        with torch.no_grad():
+            for name, parameter in slot.kernel.named_parameters():
+                parameter.copy_(self.weights[name])
+        return slot
+
+
+def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
+    """A slot with the module of a blueprint on the CPU, whose weights are still to be copied in."""
+    module = KernelModule(ir, "meta")
+    module.to_empty(device="cpu")
+    return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
+
+
+def unpack(path: Path, kernel_id: str) -> Unpacked:
+    """The kernel in a verified artefact. It is read, not mapped: a file that is cut off later does no harm.
+
+    Raises:
+        CorruptError: the file is gone or is not an artefact.
+    """
+    try:
+        content = path.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["esper"])
+        ir, weights = parse(metadata["ir"]), load(content)
+        if set(weights) != set(ir.parameter_shapes):
+            raise BuildError("its weights are not its blueprint's")
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, BuildError) as error:
+        raise CorruptError(f"The unpacked kernel {kernel_id} cannot be read: {error}. Start the run again; it is fetched anew.") from error
+    return Unpacked(ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))

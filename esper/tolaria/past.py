@@ -1,0 +1,69 @@
+"""What there is of a run before this process: nothing, or a journal that is brought together with its outbox and folded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.clock import Clock
+from esper.errors import UsageError
+from esper.events import Event, JournalEvent, decode
+from esper.events.records import FieldReportAnswered, KernelPublished
+from esper.lifecycle import RunState
+from esper.oona.journal import read_topics, require_new
+from esper.oona.outbox import Outbox
+from esper.oona.port import Bus, Received
+from esper.oona.start import start
+from esper.tolaria.progress import Progress
+from esper.tolaria.resume import Beginning, beginning, folded
+from esper.urza.catalogue import Catalogue
+from esper.urza.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What there is of a run: its events and their fold, where it begins now, and the kernels that it may meet."""
+
+    events: tuple[JournalEvent, ...]
+    state: RunState
+    beginning: Beginning
+    catalogue: Catalogue
+    offered: tuple[str, ...] | None
+
+
+def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
+    """The past of a new run, whose id nobody has used."""
+    run_id = outbox.run_id
+    require_new(bus, run_id, clock=clock)
+    if outbox.next_sequence > 0:
+        raise UsageError(
+            f"Run {run_id} was begun here and never reached Kafka; its events are in {outbox.directory}. Go on with it by --resume, or choose "
+            "another --run-id."
+        )
+    start(outbox, bus, clock=clock)
+    state = RunState(run_id)
+    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None)
+
+
+def past(outbox: Outbox, bus: Bus, clock: Clock, store: Store, progress: Progress) -> Past:
+    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds."""
+    run_id, events = outbox.run_id, list[JournalEvent]()
+
+    def hear(received: Received) -> None:
+        event = decode(received.value, received.headers)
+        assert isinstance(event, JournalEvent)  # noqa: S101  # nothing else is on the journal's topic
+        events.append(event)
+
+    started = start(outbox, bus, clock=clock, on_event=hear)
+    state = folded(run_id, events)
+    found = beginning(run_id, events, store)
+    for note in (*started.notes, *found.notes):
+        progress.say(note)
+    progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
+    kernels: list[Event] = []
+    offered: set[str] | None = None
+    for event in read_topics(bus, [KernelPublished.TOPIC, FieldReportAnswered.TOPIC], clock=clock):
+        if isinstance(event, KernelPublished):
+            kernels.append(event)
+        elif isinstance(event, FieldReportAnswered) and event.run_id == run_id:
+            offered = (offered or set()) | set(event.kernels)
+    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)))

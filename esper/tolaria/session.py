@@ -1,0 +1,471 @@
+"""What surrounds the steps of a run: its journal, commands, kernels, gates, consultation and snapshots.
+
+Everything takes effect between two steps and nowhere else. While a resumed run executes its record again, what comes from outside is taken
+from there; once the record is used up, from the bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from esper.checkpoint import Snapshot, read
+from esper.clock import Clock
+from esper.errors import CorruptError, EsperError, StorageFullError
+from esper.events import JournalEvent, Origin
+from esper.events.records import CheckpointRequested, RollbackRequested, SeedTransitioned
+from esper.kasmina.growth import GrowingModel, Place
+from esper.kasmina.statistics import SeedStatistics
+from esper.lifecycle import LIVE, RunState, from_canonical
+from esper.lifecycle.commands import CountLost, EndEpoch, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
+from esper.oona.inbox import Delivered
+from esper.tolaria import packet as packets
+from esper.tolaria.checkpoints import Checkpoints, Moment
+from esper.tolaria.commands import Vetting, commands_of
+from esper.tolaria.consultation import Consultation
+from esper.tolaria.cursor import Cursor, Sums, cursor_of
+from esper.tolaria.environment import Environment
+from esper.tolaria.evaluation import Figures, evaluate, paired, parameters_digest, with_shadow, without
+from esper.tolaria.gates import Evidence, gate
+from esper.tolaria.grafting import Grafting, seeds_waiting
+from esper.tolaria.journal import Journal
+from esper.tolaria.model_file import save_model
+from esper.tolaria.packet import EpochFigures
+from esper.tolaria.progress import Progress
+from esper.tolaria.recipe import Recipe
+from esper.tolaria.snapshots import (
+    address,
+    health_notes,
+    kernel_notes,
+    model_tensors,
+    place_of,
+    random_notes,
+    restore_health,
+    restore_model,
+    restore_random,
+)
+from esper.tolaria.splits import Pair
+from esper.tolaria.stepping import StepFigures, Stepper
+from esper.tolaria.telemetry import Telemetry
+from esper.urza.store import Store
+
+NAP_S = 0.05  # while paused
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: a person ended the run
+    """The run was asked to end early."""
+
+
+class RolledBack(Exception):  # noqa: N818  # not an error: the loop begins again at the restored cursor
+    """The run stands at an earlier step, in a new timeline."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a session is made of; `esper.tolaria.wiring` puts it together.
+
+    Without a stepper the loop is a user's own: it cannot be executed again, so no snapshots are taken.
+    """
+
+    recipe: Recipe
+    held_out: Pair
+    test: Pair
+    growing: GrowingModel
+    stepper: Stepper | None
+    journal: Journal
+    consultation: Consultation
+    telemetry: Telemetry
+    grafting: Grafting
+    checkpoints: Checkpoints
+    store: Store
+    origin: Origin
+    clock: Clock
+    progress: Progress
+    environment: Environment
+    run_dir: Path
+    lost: Callable[[], dict[str, int]]
+    require_pen: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Session:
+    """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end."""
+
+    parts: Parts
+    total_steps: int
+    cursor: Cursor = field(default_factory=Cursor)
+    stop: bool = False
+    paths: dict[Place, list[SeedTransitioned]] = field(default_factory=dict)
+    requested: Source = field(default_factory=lambda: Source(""))
+
+    @property
+    def state(self) -> RunState:
+        """The folded state."""
+        return self.parts.journal.state
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed."""
+        return self.cursor.step
+
+    # -- the journal -----------------------------------------------------------------------------------------------------------------
+
+    def do(self, command: RunCommand) -> tuple[JournalEvent, ...]:
+        """Write a command's events, and let the tensors follow; when the disk is full, snapshot, stand still and go on once there is room."""
+        self.catch_up(after_step=True)
+        events = self._written(command)
+        for event in events:
+            self._note(event)
+        if events:
+            self.parts.growing.follow(self.state, self.step)
+        return events
+
+    def _written(self, command: RunCommand) -> tuple[JournalEvent, ...]:
+        parts, full = self.parts, False
+        while True:
+            try:
+                if full:
+                    parts.journal.do(Pause(reason="The disk is full."), self.step)
+                    parts.journal.do(Resume(reason="There is room on the disk again.", incarnation=self.state.incarnation), self.step)
+                    full = False
+                return parts.journal.do(command, self.step)
+            except StorageFullError as error:
+                if not full:
+                    saved = save_model(parts.growing, parts.run_dir / "paused.safetensors", elsewhere=True)
+                    parts.progress.say(f"{error} Training stands still until there is room; a snapshot is in {saved.path}.")
+                full = True
+                if self.stop:
+                    raise
+                parts.clock.sleep(1.0)
+
+    def catch_up(self, *, after_step: bool) -> None:
+        """Apply what the record has from outside at this step."""
+        parts, applied = self.parts, False
+        while (event := parts.journal.outside(self.step, after_step=after_step)) is not None:
+            if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":
+                parts.grafting.again(self.state, (event.layer, event.seed), event.kernel_id)
+            self._note(parts.journal.accept())
+            applied = True
+        if applied:
+            parts.growing.follow(self.state, self.step)
+
+    def _note(self, event: JournalEvent) -> None:
+        """What an event means beyond state and tensors."""
+        self.parts.checkpoints.heard(event)
+        if not isinstance(event, SeedTransitioned):
+            return
+        place = (event.layer, event.seed)
+        self.paths.setdefault(place, []).append(event)
+        self.parts.progress.transitioned(event)
+        if event.to_stage == "GERMINATED":
+            self.cursor.evidence[place] = Evidence()
+            self.parts.grafting.request(event.layer, event.kernel_id)
+        elif event.to_stage == "DORMANT":
+            self.cursor.evidence.pop(place, None)
+
+    def remember(self, events: Sequence[JournalEvent]) -> None:
+        """Take note of a resumed run's events before its beginning."""
+        for event in events:
+            self.parts.checkpoints.heard(event)
+            if isinstance(event, SeedTransitioned):
+                self.paths.setdefault((event.layer, event.seed), []).append(event)
+
+    # -- between steps ---------------------------------------------------------------------------------------------------------------
+
+    def between_steps(self) -> None:
+        """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption."""
+        parts = self.parts
+        parts.require_pen()
+        self.catch_up(after_step=False)
+        if not parts.journal.replaying:
+            for delivered in parts.consultation.take():
+                self.handle(delivered)
+            self._place_loaded()
+            self._checkpoints()
+            if self.state.status == "PAUSED":
+                parts.progress.say("Training is paused until it is told to resume.")
+            while self.state.status == "PAUSED" and not self.stop:
+                for delivered in parts.consultation.take():
+                    self.handle(delivered)
+                parts.clock.sleep(NAP_S)
+        if self.stop:
+            self.interrupted()
+
+    def handle(self, delivered: Delivered) -> None:
+        """Carry out what a delivered message asks for."""
+        parts, event = self.parts, delivered.event
+        source = Source(event.event_id, *delivered.position)
+        if isinstance(event, RollbackRequested):
+            if source.command_id not in self.state.commands:
+                self.roll_back(event.snapshot_id, event.reason, source)
+        elif isinstance(event, CheckpointRequested):
+            if source.command_id not in self.state.commands:
+                self.requested = source
+        else:
+            kernels = parts.consultation.catalogue.kernels
+            for command in commands_of(delivered, vetting=Vetting(kernels, parts.growing.shapes()), incarnation=self.state.incarnation):
+                self.do(command)
+
+    def _failed(self, figures: StepFigures) -> None:
+        """After a step: report the kernels that failed in it; one that is FOSSILIZED sends the run back, and a second time ends it.
+
+        Raises:
+            EsperError: a fossilised kernel failed again.
+            RolledBack: it failed for the first time.
+        """
+        recorded, before = self.parts.journal.replaying, self.state.instabilities
+        self.catch_up(after_step=True)
+        if self.parts.journal.replaying:
+            return
+        for fault in () if recorded else figures.faults:
+            layer, seed = fault.place
+            self.do(ReportFailure(layer=layer, seed=seed, phase=fault.phase, error=fault.error, consecutive=fault.consecutive))
+        if self.state.instabilities > before:
+            self._unstable(again=before > 0)
+
+    def _unstable(self, *, again: bool) -> None:
+        if again:
+            raise EsperError(
+                "A fossilised kernel failed, and this run has been rolled back for such a failure before, so it stops; its journal says which "
+                "kernel and why (instability_detected in the history)."
+            )
+        self.parts.progress.say("A fossilised kernel failed: the run goes back to its last snapshot.")
+        self.roll_back("", "A fossilised kernel failed.")
+
+    # -- an epoch --------------------------------------------------------------------------------------------------------------------
+
+    def stepped(self, figures: StepFigures) -> None:
+        """A step is done: count it."""
+        self._failed(figures)
+        self.cursor.step += 1
+        self.cursor.sums.add(figures)
+        if any(seed.stage == "BLENDING" for seed in self.state.seeds):
+            self.parts.growing.follow(self.state, self.step)
+
+    def end_epoch(self) -> None:
+        """Validate, measure the seeds, journal the epoch, and let the gates move."""
+        parts, growing, cursor = self.parts, self.parts.growing, self.cursor
+        validation, cursor.test = evaluate(growing, parts.held_out), evaluate(growing, parts.test)
+        sums = cursor.sums
+        cursor.figures = EpochFigures(
+            train_loss=sums.loss / sums.batches,
+            train_accuracy=sums.accuracy / sums.batches,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
+            learning_rate=sums.learning_rate,
+            gradient_norm=sums.gradient_norm,
+        )
+        self._measure(validation)
+        if not parts.journal.replaying:
+            for topic, lost in parts.lost().items():
+                self.do(CountLost(topic=topic, lost=lost))
+        self.do(
+            EndEpoch(
+                step=self.step,
+                train_loss=cursor.figures.train_loss,
+                train_accuracy=cursor.figures.train_accuracy,
+                validation_loss=validation.loss,
+                validation_accuracy=validation.accuracy,
+                test_loss=cursor.test.loss,
+                test_accuracy=cursor.test.accuracy,
+                learning_rate=sums.learning_rate,
+                parameters_digest=parameters_digest(growing.module),
+                alphas=tuple(growing.alpha(seed, self.step) for seed in self.state.seeds),
+            )
+        )
+        for seed in self.state.seeds:
+            if move := gate(seed, cursor.known((seed.layer, seed.seed)), self.state.epoch, parts.recipe.gates):
+                self.do(move)
+        cursor.sums = Sums()
+        if parts.recipe.telemetry.enabled:
+            parts.telemetry.resources(self.state)
+            parts.telemetry.cache(self.state, parts.grafting.loader.figures())
+        parts.progress.epoch_ended(self.state, cursor.figures, cursor.test)
+
+    def _measure(self, live: Figures) -> None:
+        """Take the evidence of every seed that holds a kernel, on the held-out split."""
+        growing, held_out = self.parts.growing, self.parts.held_out
+        for seed in self.state.seeds:
+            place = (seed.layer, seed.seed)
+            if place not in growing.kernels:
+                continue
+            known = self.cursor.evidence.setdefault(place, Evidence())
+            known.trained_steps = growing.kernels[place].trained
+            known.blended = seed.stage == "BLENDING" and growing.blended(seed, self.step)
+            if seed.stage == "TRAINING":
+                shadow = with_shadow(growing, held_out, place)
+                known.shadow_gap, known.shadow_gap_error = paired(live.batch_losses, shadow.batch_losses)
+            elif seed.stage in LIVE:
+                removed = without(growing, held_out, place)
+                known.dependence, known.dependence_error = paired(removed.batch_losses, live.batch_losses)
+                if self.parts.recipe.telemetry.enabled:
+                    self.parts.telemetry.performance(self.state, place, live, removed)
+
+    # -- Tamiyo ----------------------------------------------------------------------------------------------------------------------
+
+    def consult(self) -> None:
+        """Ask Tamiyo at an epoch boundary and apply what it answers in time."""
+        if self.parts.recipe.tamiyo.enabled:
+            self._ask()
+            self._wait_for_loads()
+        if self.stop:
+            self.interrupted()
+
+    def open_dialogue(self) -> None:
+        """Before the first step: wait for Tamiyo's first answer, and for the foundry when there are no kernels yet for these layers."""
+        parts, settings = self.parts, self.parts.recipe.tamiyo
+        if not settings.enabled:
+            return
+        begin = parts.clock.monotonic()
+        offered = self._ask(patience_s=settings.start_timeout_s)
+        left = settings.start_timeout_s - (parts.clock.monotonic() - begin)
+        if not parts.journal.replaying and not offered and (parts.consultation.lockstep or left > 0):
+            parts.progress.say("Waiting for the foundry: it compiles and verifies kernels for these layers, once for all runs.")
+            if not parts.consultation.wait_for_kernels(self.handle, lambda: self.stop, patience_s=left) and not self.stop:
+                parts.progress.say("The foundry has not answered yet; training begins without kernels, which can come later.")
+        if self.stop:
+            self.interrupted()
+
+    def _ask(self, patience_s: float | None = None) -> int:
+        """Send the packet of this moment and apply what comes back; gives how many kernels it offered. A record answers by itself."""
+        parts, consultation = self.parts, self.parts.consultation
+        self.catch_up(after_step=True)
+        if parts.journal.replaying:
+            return 0
+        for delivered in consultation.take():
+            self.handle(delivered)
+        kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
+        parts.grafting.loader.prefetch(kernels)
+        asked = packets.build(
+            origin=parts.origin,
+            state=self.state,
+            growing=parts.growing,
+            recipe=parts.recipe,
+            figures=self.cursor.figures,
+            evidence=self.cursor.evidence,
+            statistics=parts.telemetry.statistics,
+            kernels=kernels,
+            total_steps=self.total_steps,
+        )
+        consultation.ask(asked, self.handle, lambda: self.stop, patience_s=patience_s)
+        return len(asked.catalogue)
+
+    def _wait_for_loads(self) -> None:
+        """In lockstep a kernel is in its slot before the next step."""
+        parts = self.parts
+        while parts.consultation.lockstep and not self.stop and not parts.journal.replaying and seeds_waiting(self.state):
+            self._place_loaded()
+            parts.clock.sleep(0.001)
+
+    def _place_loaded(self) -> None:
+        for command in self.parts.grafting.arrived(self.state):
+            self.do(command)
+
+    # -- snapshots -------------------------------------------------------------------------------------------------------------------
+
+    def checkpoint_at_epoch(self) -> None:
+        """At the beginning of an epoch: take a snapshot if one is due. A record that is executed again has its own."""
+        if self.parts.stepper and not self.parts.journal.replaying and self.parts.checkpoints.due(self.state.epoch):
+            self._begin_checkpoint("epoch", Source(""))
+
+    def _checkpoints(self) -> None:
+        """Journal the snapshot that has become durable; begin one that was asked for, or that is overdue."""
+        checkpoints = self.parts.checkpoints
+        if self.parts.stepper is None:
+            return
+        self._record_checkpoint(wait=False)
+        if self.requested.command_id and not checkpoints.writer.busy:
+            self._begin_checkpoint("requested", self.requested)
+            self.requested = Source("")
+        elif checkpoints.overdue():
+            self._begin_checkpoint("schedule", Source(""))
+
+    def _record_checkpoint(self, *, wait: bool) -> None:
+        checkpoints, before = self.parts.checkpoints, self.parts.checkpoints.failed
+        if (record := checkpoints.collect(wait=wait)) is not None:
+            self.do(record)
+        elif checkpoints.failed is not None and before is None:
+            self.parts.progress.say(
+                f"A snapshot could not be written: {checkpoints.failed} Training goes on; the next one is tried in time."
+            )
+
+    def _begin_checkpoint(self, reason: str, source: Source) -> None:
+        parts = self.parts
+        assert parts.stepper is not None  # noqa: S101  # the callers looked
+        tensors = model_tensors(parts.growing, parts.stepper.host_optimizer)
+        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, reason, source))
+
+    def _notes(self, stepper: Stepper) -> dict[str, Any]:
+        parts = self.parts
+        return {
+            "state": self.state.canonical(),
+            "cursor": self.cursor.notes(),
+            "kernels": kernel_notes(parts.growing),
+            "health": health_notes(parts.growing),
+            "statistics": {address(place): asdict(one) for place, one in parts.telemetry.statistics.items()},
+            "random": random_notes(),
+            "stepper": stepper.notes(),
+        }
+
+    def restore(self, snapshot: Snapshot, state: RunState) -> None:
+        """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has them."""
+        parts, notes = self.parts, snapshot.notes
+        assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
+        self.cursor = cursor_of(notes["cursor"])
+        restore_model(parts.growing, parts.stepper.host_optimizer, snapshot, state=from_canonical(notes["state"]), step=self.step)
+        parts.growing.follow(state, self.step)
+        parts.stepper.restore(notes["stepper"])
+        restore_health(parts.growing, notes["health"])
+        parts.telemetry.statistics = {place_of(name): SeedStatistics(**one) for name, one in notes["statistics"].items()}
+        restore_random(notes["random"], snapshot.tensors)
+        for seed in seeds_waiting(state):
+            parts.grafting.request(seed.layer, seed.kernel_id)
+
+    def roll_back(self, snapshot_id: str, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
+        """Go on from an earlier snapshot, in a new timeline; the latest when none is named, or an earlier one where that is damaged.
+
+        Raises:
+            RolledBack: it is done; the loop begins again at the restored cursor.
+            EsperError: there is no snapshot to go back to.
+        """
+        parts = self.parts
+        self._record_checkpoint(wait=True)
+        candidates = [one for one in reversed(parts.checkpoints.taken) if snapshot_id in ("", one.snapshot_id)]
+        for one in candidates:
+            try:
+                snapshot = read(parts.store, one.address, one.sha256)
+            except CorruptError as error:
+                parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
+                continue
+            self.do(RollBack(snapshot_id=one.snapshot_id, restored=from_canonical(snapshot.notes["state"]), reason=reason, source=source))
+            self.restore(snapshot, self.state)
+            parts.consultation.begin_timeline(self.state.timeline)
+            parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}.")
+            raise RolledBack
+        missing = f"There is no snapshot {snapshot_id}" if snapshot_id and not candidates else "No snapshot can be used"
+        if source.command_id:
+            parts.progress.say(f"{missing} to roll back to; the request is ignored. `esper checkpoints` lists them.")
+            return
+        raise EsperError(f"{missing} to roll back to: {reason}")
+
+    # -- the end ---------------------------------------------------------------------------------------------------------------------
+
+    def interrupted(self) -> None:
+        """Leave the run so that `--resume` goes on from here.
+
+        Raises:
+            Interrupted: always.
+        """
+        if not self.parts.journal.replaying:
+            self._record_checkpoint(wait=True)
+            if (
+                self.parts.stepper
+                and self.step
+                and (not self.parts.checkpoints.taken or self.parts.checkpoints.taken[-1].at_step != self.step)
+            ):
+                self._begin_checkpoint("interrupted", Source(""))
+                self._record_checkpoint(wait=True)
+            self.do(Pause(reason="Interrupted; `esper run --resume` goes on from here."))
+        raise Interrupted

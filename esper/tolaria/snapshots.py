@@ -1,0 +1,163 @@
+"""What a snapshot of a run holds, and how it comes back bit for bit.
+
+Tensors: model with its kernels, optimizer of the host and of each kernel, torch's random streams. Notes: folded state, cursor in the epoch,
+blueprints of the kernels, evidence, health, figures, Python's and numpy's random streams.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esper.checkpoint import Snapshot
+from esper.errors import CorruptError
+from esper.karn.ir import parse
+from esper.kasmina import GrowingModel, Place, Slot
+from esper.kasmina.health import Health
+from esper.kasmina.unpacked import unfilled
+from esper.lifecycle import RunState
+from esper.tezzeret.build import KernelModule
+
+Note = dict[str, Any]
+"""A JSON object."""
+
+
+def address(place: Place) -> str:
+    """A seed's address in the names of tensors and notes."""
+    return f"{place[0]}:{place[1]}"
+
+
+def place_of(address: str) -> Place:
+    """The seed that an address names."""
+    layer, _, seed = address.rpartition(":")
+    return layer, int(seed)
+
+
+def model_tensors(growing: GrowingModel, host_optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of a run's state by name. They are the living ones, not copies."""
+    tensors = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
+    tensors |= _optimizer_tensors("host", host_optimizer)
+    for place, grown in growing.kernels.items():
+        tensors |= _optimizer_tensors(f"kernels/{address(place)}", grown.optimizer)
+    tensors["random/torch"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        tensors |= {f"random/cuda{number}": torch.cuda.get_rng_state(number) for number in range(torch.cuda.device_count())}
+    return tensors
+
+
+def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
+    """What each kernel needs beside its tensors."""
+    return {
+        address(place): {
+            "kernel_id": grown.slot.kernel_id,
+            "ir": _kernel_module(grown.slot).ir.json,
+            "counters": grown.counters(),
+        }
+        for place, grown in growing.kernels.items()
+    }
+
+
+def random_notes() -> Note:
+    """Python's and numpy's global random streams."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global stream, which a user's model may draw from
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def restore_random(notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Put every random stream where the snapshot has it."""
+    version, words, gauss = notes["python"]
+    random.setstate((version, tuple(words), gauss))
+    keys, position, has_gauss, cached = notes["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002  # as above
+    torch.set_rng_state(tensors["random/torch"].clone())
+    for number in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        if (state := tensors.get(f"random/cuda{number}")) is not None:
+            torch.cuda.set_rng_state(state.clone(), number)
+
+
+def restore_model(
+    growing: GrowingModel,
+    host_optimizer: torch.optim.Optimizer,
+    snapshot: Snapshot,
+    *,
+    state: RunState,
+    step: int,
+) -> None:
+    """Make model, kernels and optimizers what the snapshot holds: values are copied into allocated storage.
+
+    Raises:
+        CorruptError: the snapshot is of another model.
+    """
+    for place in list(growing.kernels):
+        growing.release(place)
+    for name, note in snapshot.notes["kernels"].items():
+        place = place_of(name)
+        growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
+        growing.kernels[place].restore(note["counters"])
+    living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
+    saved = {name for name in snapshot.tensors if name.startswith("model/")}
+    odd = sorted(saved ^ set(living)) or [name for name in living if snapshot.tensors[name].shape != living[name].shape]
+    if odd:
+        raise CorruptError(
+            f"The snapshot is of another model: {odd[0].removeprefix('model/')} is not the same in both; resume with the code of then."
+        )
+    with torch.no_grad():
+        for name, tensor in living.items():
+            tensor.copy_(snapshot.tensors[name])
+    _restore_optimizer("host", host_optimizer, snapshot.tensors)
+    for place, grown in growing.kernels.items():
+        _restore_optimizer(f"kernels/{address(place)}", grown.optimizer, snapshot.tensors)
+    growing.follow(state, step)
+
+
+def health_notes(growing: GrowingModel) -> dict[str, Note]:
+    """Running health figures of every seed."""
+    return {address(place): asdict(health) for place, health in growing.health.items()}
+
+
+def restore_health(growing: GrowingModel, notes: Mapping[str, Note]) -> None:
+    """Take back what `health_notes` gave."""
+    for row, place in enumerate(growing.places()):
+        growing.health[place] = Health(**notes[address(place)])
+        growing.table.health[row] = growing.health[place].score
+
+
+def _kernel_module(slot: Slot) -> KernelModule:
+    if not isinstance(slot.kernel, KernelModule):
+        raise CorruptError(f"The kernel {slot.kernel_id} has no blueprint, so it cannot be part of a snapshot.")
+    return slot.kernel
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{prefix}/{number}/{key}": value
+        for number, parameter in enumerate(_parameters(optimizer))
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+@torch.no_grad()
+def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    optimizer.state.clear()
+    for number, parameter in enumerate(_parameters(optimizer)):
+        beginning = f"{prefix}/{number}/"
+        for name in (name for name in tensors if name.startswith(beginning)):
+            saved = tensors[name]
+            like = parameter if saved.shape == parameter.shape else torch.empty(saved.shape, dtype=saved.dtype)
+            value = torch.empty_like(like, dtype=saved.dtype, requires_grad=False)
+            optimizer.state[parameter][name.removeprefix(beginning)] = value.copy_(saved)

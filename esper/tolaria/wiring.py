@@ -1,0 +1,229 @@
+"""A run's threads, bus and session, put together the same way for a recipe's loop and for a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from esper.checkpoint import SnapshotWriter
+from esper.clock import Clock
+from esper.config import Settings
+from esper.errors import FencedError, UnavailableError
+from esper.events import JournalEvent, Origin
+from esper.events.envelope import trace_id
+from esper.events.records import KernelPublished
+from esper.journal.replay import save_state
+from esper.kasmina import GrowingModel
+from esper.kasmina.loader import CacheSettings, KernelLoader
+from esper.lifecycle import RunState
+from esper.lifecycle.commands import Resume
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.drain import Drain
+from esper.oona.emitter import Emitter
+from esper.oona.inbox import INBOX_TOPICS, Inbox
+from esper.oona.kafka import KafkaBus
+from esper.oona.outbox import Outbox
+from esper.oona.port import Bus, Producer, Start
+from esper.tolaria.checkpoints import Checkpoints
+from esper.tolaria.consultation import Consultation
+from esper.tolaria.environment import Environment
+from esper.tolaria.grafting import Grafting
+from esper.tolaria.journal import Journal
+from esper.tolaria.past import Past
+from esper.tolaria.progress import Progress
+from esper.tolaria.recipe import Recipe
+from esper.tolaria.session import Parts, Session
+from esper.tolaria.splits import Pair
+from esper.tolaria.stepping import Stepper
+from esper.tolaria.telemetry import Telemetry
+from esper.urza.cache import MIB, CacheLimits
+from esper.urza.local import LocalStore
+
+DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run works: the installation, its folder, the bus and the outbox that it holds."""
+
+    settings: Settings
+    run_id: str
+    bus: Bus
+    outbox: Outbox
+    clock: Clock
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.settings.runs_dir / self.run_id
+
+    @property
+    def origin(self) -> Origin:
+        """Who emits the run's events."""
+        return Origin(self.run_id, "trainer", trace_id("run", self.run_id), self.clock)
+
+
+@contextmanager
+def place_of(settings: Settings, run_id: str, bootstrap: str, clock: Clock, progress: Progress) -> Iterator[Place]:
+    """The place of a run, its outbox locked, on a broker that answers.
+
+    Raises:
+        UnavailableError: no broker answers.
+        UsageError: another process holds the run.
+    """
+    bus = KafkaBus(bootstrap)
+    if not bus.available(10.0):
+        raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
+    outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
+    try:
+        yield Place(settings, run_id, bus, outbox, clock, progress)
+    finally:
+        outbox.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A session and what carries its events."""
+
+    session: Session
+    drain: Drain
+    emitter: Emitter
+    producer: Producer
+    place: Place
+
+    def settle(self) -> None:
+        """At a run's end: keep its state, and wait until Kafka has the journal and the telemetry."""
+        save_state(self.place.folder, self.session.state)
+        self.emitter.flush(DRAIN_S)
+        self.producer.flush(DRAIN_S)
+        if not self.drain.wait_empty(DRAIN_S):
+            self.place.progress.say(
+                "The broker has not taken the whole journal yet; the rest is safe in the run's outbox and goes out when the run is resumed."
+            )
+
+
+def rig(
+    stack: ExitStack,
+    place: Place,
+    past: Past,
+    recipe: Recipe,
+    *,
+    growing: GrowingModel,
+    stepper: Stepper | None,
+    held_out: Pair,
+    test: Pair,
+    steps: int,
+    environment: Environment,
+) -> Rig:
+    """Start what a run needs beside its loop, which `stack` ends again, and restore what its past has."""
+    settings, clock, bus, origin = place.settings, place.clock, place.bus, place.origin
+    store = LocalStore(settings.store_dir)
+    drain = Drain(place.outbox, bus, clock=clock)
+    producer = stack.enter_context(bus.producer(sender_id="trainer"))
+    emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
+    inbox = Inbox(
+        bus,
+        place.run_id,
+        start=_inbox_start(bus, past.state),
+        clock=clock,
+        dead_letters=DeadLetters(producer, "trainer", clock),
+        known=past.state.commands,
+    )
+    loader = KernelLoader(settings.store_dir, place.folder / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe))
+    stack.callback(drain.stop)
+    drain.start()
+    recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, place, drain, recipe)) if past.events else ()
+    for begin, end in ((emitter.start, emitter.stop), (inbox.start, inbox.stop), (loader.start, loader.stop)):
+        begin()
+        stack.callback(end)
+    consultation = Consultation(
+        run_id=place.run_id,
+        inbox=inbox,
+        producer=producer,
+        clock=clock,
+        lockstep=recipe.decisions == "lockstep",
+        timeout_s=recipe.tamiyo.consult_timeout_s,
+        timeline=past.state.timeline,
+        catalogue=past.catalogue,
+        offered=past.offered,
+    )
+    session = Session(
+        Parts(
+            recipe=recipe,
+            held_out=held_out,
+            test=test,
+            growing=growing,
+            stepper=stepper,
+            journal=Journal(
+                state=past.beginning.state,
+                outbox=place.outbox,
+                origin=origin,
+                guardrails=recipe.guardrails,
+                notify=drain.notify,
+                recorded=recorded,
+            ),
+            consultation=consultation,
+            telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
+            grafting=Grafting(loader, consultation, growing, clock),
+            checkpoints=Checkpoints(SnapshotWriter(store, clock), recipe.checkpoints, clock),
+            store=store,
+            origin=origin,
+            clock=clock,
+            progress=place.progress,
+            environment=environment,
+            run_dir=place.folder,
+            lost=emitter.lost,
+            require_pen=lambda: _require_pen(drain, place.run_id),
+        ),
+        steps,
+    )
+    session.remember(past.events[: past.beginning.state.sequence])
+    if past.beginning.snapshot is not None:
+        session.restore(past.beginning.snapshot, past.beginning.state)
+    return Rig(session, drain, emitter, producer, place)
+
+
+def cache_settings(recipe: Recipe) -> CacheSettings:
+    """The kernel cache's limits from a recipe."""
+    cache = recipe.cache
+    memory = CacheLimits(cache.entries, cache.memory_mib * MIB, cache.layer_mib * MIB)
+    return CacheSettings(memory, cache.disk_mib * MIB, cache.prefetch)
+
+
+def _resumed(past: Past, place: Place, drain: Drain, recipe: Recipe) -> tuple[JournalEvent, ...]:
+    """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is fenced."""
+    pen = Journal(state=past.state, outbox=place.outbox, origin=place.origin, guardrails=recipe.guardrails, notify=drain.notify)
+    begun = past.beginning
+    events = pen.do(
+        Resume(
+            reason="Resumed by `esper run --resume`.",
+            incarnation=past.state.incarnation + 1,
+            snapshot_id=begun.name,
+            restored_step=begun.snapshot.notes["cursor"]["step"] if begun.snapshot else 0,
+        ),
+        past.state.step,
+    )
+    if not drain.wait_empty(DRAIN_S):
+        _require_pen(drain, place.run_id)
+        raise UnavailableError(f"The broker did not take the resumption of run {place.run_id} within {DRAIN_S:.0f} s; try again.")
+    return events
+
+
+def _inbox_start(bus: Bus, state: RunState) -> Start:
+    """Where the inbox begins. A new run hears answers and commands from now on, kernels from the beginning; a resumed one from where it was."""
+    if state.sequence > 0:
+        return {(topic, partition): offset for topic, partition, offset in state.positions}
+    topics = [topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC]
+    with bus.reader(topics, start="end") as reader:
+        return reader.position()
+
+
+def _require_pen(drain: Drain, run_id: str) -> None:
+    """Stop a trainer whose journal cannot be carried to Kafka any more: another writer has it, or the outbox is damaged."""
+    if drain.fenced:
+        raise FencedError(f"Another trainer has taken over run {run_id}; this one has stopped and writes nothing more.")
+    if drain.error is not None:
+        raise drain.error
