@@ -54,7 +54,6 @@ class Slot:
             BuildError: it gives another shape or type.
         """
         source = inputs if self.tap == "LAYER_INPUT" else chunk
-        self.executions += 1
         begin = time.perf_counter_ns() if timed else 0
         result = self._run(source, dim)
         if timed:

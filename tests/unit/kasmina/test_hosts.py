@@ -183,3 +183,22 @@ def test_a_kernel_of_sequences_sees_all_positions() -> None:
     assert module(torch.randn(2, 5, 4)).shape == (2, 5, 6)
     assert module(torch.randn(5, 4)).shape == (5, 6)
     assert seen == [(10, 4), (2, 5, 4), (5, 4), (1, 5, 4)]
+
+
+def test_a_compiled_model_is_not_compiled_again_by_steps_or_alpha() -> None:
+    """A dormant compiled model is one graph, however often it runs; with a live kernel it is one more, whatever its alpha becomes."""
+    from torch._dynamo.testing import CompileCounter  # noqa: PLC0415  # it imports the compiler
+
+    case, counter = CASES["strided"], CompileCounter()
+    module = germinate(case.host().eval(), seeds=3)
+    growing = GrowingModel(module, training=KernelTraining())
+    compiled = torch.compile(module, backend=counter)
+    x = case.inputs(2)
+    for _ in range(4):
+        assert torch.equal(compiled(x), module(x))
+    assert counter.frame_count == 1
+    slot = graft(growing, case.places[0], alpha=0.0)
+    for step in range(4):
+        slot.alpha.fill_(step / 4)
+        assert torch.equal(compiled(x), module(x))
+    assert counter.frame_count == 2
