@@ -105,5 +105,5 @@ def _model_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def snapshot_id(state: RunState) -> str:
-    """The name of a snapshot in its run: the timeline and the step that it holds."""
-    return f"t{state.timeline}-s{state.step}"
+    """The name of a snapshot in its run: the timeline and the step that it holds, and the number of events before it."""
+    return f"t{state.timeline}-s{state.step}-n{state.sequence}"
