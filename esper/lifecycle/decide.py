@@ -293,7 +293,7 @@ def _(command: RecordCheckpoint, frame: _Frame, context: Context) -> None:
 @_decide.register
 def _(command: RollBack, frame: _Frame, context: Context) -> None:
     del context
-    left, restored = frame.state, command.restored
+    left, restored = replace(frame.state, step=frame.place.step), command.restored
     inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (left, restored)]
     if restored.run_id != left.run_id or restored.step > left.step or restored.epoch > left.epoch or inventory[0] != inventory[1]:
         raise RejectedError(

@@ -61,15 +61,15 @@ def evolve(state: RunState, event: JournalEvent) -> RunState:
 def _rolled_back(state: RunState, event: RunRolledBack) -> RunState:
     """The state of the snapshot in a new timeline; what was asked, lost and unstable stays known."""
     here = [(seed.layer, seed.seed) for seed in state.seeds]
-    if (event.from_timeline, event.from_step) != (state.timeline, state.step):
+    if event.from_timeline != state.timeline or event.from_step < state.step:
         raise CorruptError(
             f"Event {event.sequence} (RunRolledBack) of run {state.run_id} leaves timeline {event.from_timeline}, step {event.from_step}, but "
             f"the run is in timeline {state.timeline}, step {state.step}; the journal was changed."
         )
-    if event.timeline != state.timeline + 1 or event.step > state.step or event.epoch > state.epoch:
+    if event.timeline != state.timeline + 1 or event.step > event.from_step or event.epoch > state.epoch:
         raise CorruptError(
             f"Event {event.sequence} (RunRolledBack) of run {state.run_id} leads from timeline {state.timeline}, epoch {state.epoch}, step "
-            f"{state.step}, to timeline {event.timeline}, epoch {event.epoch}, step {event.step}, which is not back; the journal was changed."
+            f"{event.from_step}, to timeline {event.timeline}, epoch {event.epoch}, step {event.step}, which is not back; the journal was changed."
         )
     if [(seed.layer, seed.seed) for seed in event.seeds] != here:
         raise CorruptError(

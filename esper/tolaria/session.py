@@ -7,7 +7,7 @@ from there; once the record is used up, from the bus.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -397,7 +397,7 @@ class Session:
         parts = self.parts
         assert parts.stepper is not None  # noqa: S101  # the callers looked
         tensors = model_tensors(parts.growing, parts.stepper.host_optimizer)
-        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, reason, source))
+        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, self.step, reason, source))
 
     def _notes(self, stepper: Stepper) -> dict[str, Any]:
         parts = self.parts
@@ -443,7 +443,8 @@ class Session:
             except CorruptError as error:
                 parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
                 continue
-            self.do(RollBack(snapshot_id=one.snapshot_id, restored=from_canonical(snapshot.notes["state"]), reason=reason, source=source))
+            restored = replace(from_canonical(snapshot.notes["state"]), step=one.at_step)
+            self.do(RollBack(snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source))
             self.restore(snapshot, self.state)
             parts.consultation.begin_timeline(self.state.timeline)
             parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}.")

@@ -198,12 +198,13 @@ class Lifecycle(RuleBasedStateMachine):
         self.number += 1
         source = Source(f"00000000-0000-4000-8000-{self.number:012d}", "control.tolaria.commands", 1, self.number) if asked else Source("")
         events = self.do(RollBack(snapshot_id="one", restored=restored, reason="test", source=source))
-        if restored.step > before.step or restored.epoch > before.epoch:
+        if restored.step > self.step or restored.epoch > before.epoch:
             assert events == ()
             return
         assert [events[0].NAME, *{event.NAME for event in events[1:]}] in (["RunRolledBack"], ["RunRolledBack", "SeedTransitioned"])
         assert {(event.timeline, event.epoch, event.step) for event in events} == {(before.timeline + 1, restored.epoch, restored.step)}
         assert all(event.causation_id == events[0].event_id for event in events[1:])
+        assert (getattr(events[0], "from_timeline", -1), getattr(events[0], "from_step", -1)) == (before.timeline, self.step)
         after, self.step = self.state, restored.step
         assert (after.status, after.timeline, after.epoch, after.step) == ("RUNNING", before.timeline + 1, restored.epoch, restored.step)
         assert (after.adapted_epoch, after.adaptations) == (restored.adapted_epoch, restored.adaptations)
