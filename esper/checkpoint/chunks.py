@@ -48,8 +48,8 @@ def get(store: Store, chunk: Chunk) -> bytes:
     if packed is None:
         raise CorruptError(f"Chunk {chunk.address} is not in the store: it was deleted, or the store is another one.")
     try:
-        content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=chunk.size)
-    except zstandard.ZstdError as error:
+        content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=chunk.size, allow_extra_data=False)
+    except (zstandard.ZstdError, MemoryError) as error:  # a damaged header may ask for any amount of memory
         raise CorruptError(f"Chunk {chunk.address} is damaged: {error}.") from error
     if len(content) != chunk.size or hashlib.sha256(content).hexdigest() != chunk.address:
         raise CorruptError(f"Chunk {chunk.address} is damaged: its content has another hash.")

@@ -63,20 +63,16 @@ def write(store: Store, snapshot: Snapshot) -> Stored:
     for names in _groups(snapshot.tensors):
         content = b"".join(_bytes(snapshot.tensors[name]) for name in names) if len(names) > 1 else _bytes(snapshot.tensors[names[0]])
         size += len(content)
-        numbers = []
+        first = len(listed)
         for begin in range(0, max(len(content), 1), chunks.PIECE_BYTES):
             chunk, new = chunks.put(store, memoryview(content)[begin : begin + chunks.PIECE_BYTES])
             stored += new
-            numbers.append(len(listed))
             listed.append(chunk)
         at = 0
         for name in names:
             length = snapshot.tensors[name].numel() * snapshot.tensors[name].element_size()
-            if len(names) > 1:
-                entries[name].pieces = [(numbers[0], at, length)]
-                at += length
-            else:
-                entries[name].pieces = [(number, 0, listed[number].size) for number in numbers]
+            entries[name].pieces = [(first + number, begin, size) for number, begin, size in _pieces(at, length)]
+            at += length
     manifest = {
         "format": FORMAT,
         "notes": snapshot.notes,
@@ -128,6 +124,17 @@ def _groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:
                 groups.append(small.setdefault(kind, []))
             small[kind].append(name)
     return groups
+
+
+def _pieces(at: int, length: int) -> list[tuple[int, int, int]]:
+    """Where the `length` bytes from `at` on lie when the whole is cut into pieces: (number of the piece, first byte in it, number of bytes)."""
+    end, found = at + length, []
+    while at < end:
+        number, begin = divmod(at, chunks.PIECE_BYTES)
+        taken = min(end - at, chunks.PIECE_BYTES - begin)
+        found.append((number, begin, taken))
+        at += taken
+    return found
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esper.checkpoint.snapshot import Snapshot, Stored, write
 from esper.clock import Clock
-from esper.errors import EsperError
+from esper.errors import BackpressureError, EsperError
 from esper.urza.store import Store
 
 
@@ -46,7 +46,13 @@ class SnapshotWriter:
     def begin(
         self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], label: Any, *, digest: Callable[[Mapping[str, Tensor]], str]
     ) -> None:
-        """Copy the tensors and go on writing behind the caller, `digest` of the copies too; not while `busy`."""
+        """Copy the tensors and go on writing behind the caller, `digest` of the copies too.
+
+        Raises:
+            BackpressureError: `busy`; collect the last one first.
+        """
+        if self.busy:
+            raise BackpressureError("A snapshot is being written, or was not collected yet; collect it before the next one.")
         begun = self._clock.monotonic()
         copies = {name: _copied(tensor, self._copies.get(name)) for name, tensor in tensors.items()}
         if any(tensor.is_cuda for tensor in tensors.values()):
@@ -74,6 +80,8 @@ class SnapshotWriter:
             stored = write(self._store, snapshot)
         except EsperError as raised:
             error = raised
+        except Exception as raised:  # noqa: BLE001  # given to the caller: training goes on without this snapshot
+            error = EsperError(f"{type(raised).__name__}: {raised}".rstrip(".") + ".")
         self._taken = Taken(label, digested, stored, error, stall_us, round((self._clock.monotonic() - begun) * 1e6))
 
 

@@ -44,7 +44,7 @@ from esper.lifecycle.commands import (
 )
 from esper.lifecycle.evolve import BREAKER, evolve
 from esper.lifecycle.guardrails import Guardrails, refusal
-from esper.lifecycle.stages import EXECUTION, HOLDING, may_follow
+from esper.lifecycle.stages import EXECUTION, FALLBACK_ENDS, HOLDING, may_follow
 from esper.lifecycle.state import RunState, SeedState
 
 E = TypeVar("E", bound=JournalEvent)
@@ -85,6 +85,10 @@ class _Frame:
         """Append the transition of one seed."""
         if not may_follow(seed.stage, to_stage):
             raise RejectedError(f"Seed {seed.layer}[{seed.seed}] is {seed.stage}, from where it cannot become {to_stage}.")
+        if seed.execution == "ERROR_RECOVERY" and to_stage not in FALLBACK_ENDS:
+            raise RejectedError(
+                f"Seed {seed.layer}[{seed.seed}] is on its fallback, because its kernel failed, so it cannot become {to_stage}."
+            )
         keep = to_stage in HOLDING
         after = replace(seed, **changed)
         if not keep:
@@ -289,7 +293,13 @@ def _(command: RecordCheckpoint, frame: _Frame, context: Context) -> None:
 @_decide.register
 def _(command: RollBack, frame: _Frame, context: Context) -> None:
     del context
-    left, restored = frame.state, command.restored
+    left, restored = replace(frame.state, step=frame.place.step), command.restored
+    inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (left, restored)]
+    if restored.run_id != left.run_id or restored.step > left.step or restored.epoch > left.epoch or inventory[0] != inventory[1]:
+        raise RejectedError(
+            f"Snapshot {command.snapshot_id} holds run {restored.run_id} at epoch {restored.epoch}, step {restored.step}, which is no earlier "
+            f"state of run {left.run_id} at epoch {left.epoch}, step {left.step}."
+        )
     frame.place = replace(restored, timeline=left.timeline + 1)
     rolled = frame.add(
         RunRolledBack,
@@ -304,9 +314,12 @@ def _(command: RollBack, frame: _Frame, context: Context) -> None:
         **_origin_of(command),
     )
     for seed in frame.state.seeds:
-        if may_follow(seed.stage, "RESETTING"):
+        if seed.stage in ("DORMANT", "FOSSILIZED", "TERMINATED"):
+            continue
+        reset = seed
+        if seed.stage != "RESETTING":
             reset = frame.move(seed, "RESETTING", "the run was rolled back", causation_id=rolled.event_id)
-            frame.move(reset, "DORMANT", "cleared by the rollback", causation_id=rolled.event_id)
+        frame.move(reset, "DORMANT", "cleared by the rollback", causation_id=rolled.event_id)
 
 
 def _origin_of(command: Pause | Resume | RecordCheckpoint | RollBack) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from esper.events.records import (
     SeedTransitioned,
     TelemetryLost,
 )
-from esper.lifecycle.stages import EXECUTION, may_follow
+from esper.lifecycle.stages import EXECUTION, FALLBACK_ENDS, may_follow
 from esper.lifecycle.state import KNOWN_COMMANDS, RunState, SeedState
 
 BREAKER = 3  # errors in a row that put a seed into ERROR_RECOVERY (MISSION: circuit breaker)
@@ -43,6 +43,10 @@ def evolve(state: RunState, event: JournalEvent) -> RunState:
         raise CorruptError(_out_of_order(state, event))
     if event.sequence == 0 and not isinstance(event, RunStarted):
         raise CorruptError(f"The journal of run {state.run_id} begins with {event.NAME} instead of RunStarted.")
+    if state.status in ("COMPLETED", "FAILED"):
+        raise CorruptError(
+            f"Event {event.sequence} ({event.NAME}) of run {state.run_id} comes after the run had ended ({state.status}); the journal was changed."
+        )
     if isinstance(event, RunRolledBack):
         return _rolled_back(state, event)
     if event.timeline != state.timeline or event.step < state.step or event.epoch < state.epoch:
@@ -57,10 +61,19 @@ def evolve(state: RunState, event: JournalEvent) -> RunState:
 def _rolled_back(state: RunState, event: RunRolledBack) -> RunState:
     """The state of the snapshot in a new timeline; what was asked, lost and unstable stays known."""
     here = [(seed.layer, seed.seed) for seed in state.seeds]
-    if event.timeline != state.timeline + 1 or event.step > state.step or [(seed.layer, seed.seed) for seed in event.seeds] != here:
+    if event.from_timeline != state.timeline or event.from_step < state.step:
         raise CorruptError(
-            f"Event {event.sequence} (RunRolledBack) of run {state.run_id} leads from timeline {state.timeline}, step {state.step}, to timeline "
-            f"{event.timeline}, step {event.step}, or to other seeds; the journal was changed."
+            f"Event {event.sequence} (RunRolledBack) of run {state.run_id} leaves timeline {event.from_timeline}, step {event.from_step}, but "
+            f"the run is in timeline {state.timeline}, step {state.step}; the journal was changed."
+        )
+    if event.timeline != state.timeline + 1 or event.step > event.from_step or event.epoch > state.epoch:
+        raise CorruptError(
+            f"Event {event.sequence} (RunRolledBack) of run {state.run_id} leads from timeline {state.timeline}, epoch {state.epoch}, step "
+            f"{event.from_step}, to timeline {event.timeline}, epoch {event.epoch}, step {event.step}, which is not back; the journal was changed."
+        )
+    if [(seed.layer, seed.seed) for seed in event.seeds] != here:
+        raise CorruptError(
+            f"Event {event.sequence} (RunRolledBack) of run {state.run_id} restores other seeds than the run has; the journal was changed."
         )
     restored = replace(
         state,
@@ -111,6 +124,11 @@ def _(event: SeedTransitioned, state: RunState, before: RunState) -> RunState:
         raise CorruptError(
             f"Event {event.sequence} of run {event.run_id} takes seed {event.layer}[{event.seed}] from {event.from_stage} to {event.to_stage}, "
             f"but it is {stage}; the journal was changed."
+        )
+    if seed.execution == "ERROR_RECOVERY" and event.to_stage not in FALLBACK_ENDS:
+        raise CorruptError(
+            f"Event {event.sequence} of run {event.run_id} takes seed {event.layer}[{event.seed}] to {event.to_stage}, but it is on its fallback, "
+            "because its kernel failed; the journal was changed."
         )
     return state.with_seed(
         replace(

@@ -22,6 +22,9 @@ ALLOWED: dict[Command, frozenset[Stage]] = {
 ADAPTATIONS: frozenset[Command] = frozenset({"GERMINATE", "ADVANCE", "SET_ALPHA"})
 """Commands that change what the model computes: they are counted, and need urgency. Culling and keeping only end what was begun."""
 
+WAYS_OUT: frozenset[Command] = frozenset({"CULL", "RESET"})
+"""What can be asked of a seed in ERROR_RECOVERY: its kernel is gone."""
+
 
 class Guardrails(BaseModel):
     """Limits on adaptation. Epochs are counted from 0."""
@@ -41,6 +44,8 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
         return f"There is no seed {command.layer}[{command.seed}] in this run."
     if seed.stage not in ALLOWED[command.command]:
         return f"{command.command} does not fit a seed that is {seed.stage}."
+    if seed.execution == "ERROR_RECOVERY" and command.command not in WAYS_OUT:
+        return f"{command.command} does not fit a seed that is on its fallback, because its kernel failed: it can be culled or reset."
     if command.command == "SET_ALPHA" and not 0 <= command.alpha <= 1:
         return f"Alpha {command.alpha} is not between 0 and 1."
     if not command.trusted and command.confidence <= rails.confidence:

@@ -46,6 +46,10 @@ HOLDING: Final[frozenset[Stage]] = LIVE | {"GERMINATED", "TRAINING"}
 """Stages in which the slot holds, or waits for, a kernel."""
 
 
+FALLBACK_ENDS: Final[frozenset[Stage]] = frozenset({"CULLED", "RESETTING"})
+"""Stages that a seed in ERROR_RECOVERY may go to: its kernel is gone, so nothing can come of it."""
+
+
 def may_follow(before: Stage, after: Stage) -> bool:
     """Whether a seed may go from `before` to `after`."""
     return after in NEXT[before]

@@ -108,6 +108,17 @@ def require_new(bus: Bus, run_id: str, *, clock: Clock) -> None:
         raise UsageError(f"Run {run_id} already has a journal ({found.events} events, {state}); choose another --run-id or resume it.")
 
 
+def require_known(bus: Bus, run_id: str, *, clock: Clock) -> None:
+    """Refuse to resume a run that nobody has begun.
+
+    Raises:
+        UsageError: the run has no journal.
+        UnavailableError: no broker answers.
+    """
+    if journal_exists(bus, run_id, clock=clock) is None:
+        raise UsageError(f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; start it without --resume.")
+
+
 def sequence_of(received: Received) -> int:
     """The sequence of a journal event.
 

@@ -115,7 +115,7 @@ def train(
     require_run_id(run_id)
     progress = Progress(console)
     with ExitStack() as stack:
-        place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress))
+        place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress, resumed=recipe is None))
         if recipe is None:
             before = past(place.outbox, place.bus, clock, LocalStore(settings.store_dir), progress)
             recipe = recipe_of(before.events)

@@ -21,9 +21,10 @@ from esper.tolaria.recipe import CheckpointsSection
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a snapshot under way is of."""
+    """What a snapshot under way is of. `step` counts optimizer steps completed: the state knows only that of its last event."""
 
     state: RunState
+    step: int
     reason: str
     source: Source
 
@@ -81,7 +82,7 @@ class Checkpoints:
         state, stored = moment.state, found.stored
         assert stored is not None  # noqa: S101  # the caller looked
         return RecordCheckpoint(
-            snapshot_id=snapshot_id(state),
+            snapshot_id=snapshot_id(moment),
             address=stored.address,
             sha256=stored.sha256,
             parent=self.taken[-1].snapshot_id if self.taken else "",
@@ -89,7 +90,7 @@ class Checkpoints:
             at_timeline=state.timeline,
             at_sequence=state.sequence,
             at_epoch=state.epoch,
-            at_step=state.step,
+            at_step=moment.step,
             tensors=stored.tensors,
             size_bytes=stored.size_bytes,
             stored_bytes=stored.stored_bytes,
@@ -104,6 +105,6 @@ def _model_digest(tensors: Mapping[str, Tensor]) -> str:
     return tensors_digest({name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")})
 
 
-def snapshot_id(state: RunState) -> str:
-    """The name of a snapshot in its run: the timeline and the step that it holds."""
-    return f"t{state.timeline}-s{state.step}"
+def snapshot_id(moment: Moment) -> str:
+    """The name of a snapshot in its run: the timeline and the step that it holds, and the number of events before it."""
+    return f"t{moment.state.timeline}-s{moment.step}-n{moment.state.sequence}"

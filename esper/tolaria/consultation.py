@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -32,10 +33,16 @@ class Consultation:
     timeline: int = 0
     catalogue: Catalogue = field(default_factory=Catalogue)
     offered: tuple[str, ...] | None = None
+    waiting: deque[Delivered] = field(default_factory=deque)
 
     def take(self) -> Iterator[Delivered]:
-        """What has come in since the last call, after noting what it says of catalogue and answers. Never waits."""
-        for delivered in self.inbox.take():
+        """What has come in since the last call, after noting what it says of catalogue and answers. Never waits.
+
+        What the caller does not get to, because a rollback sends it elsewhere, stays for the next call.
+        """
+        self.waiting += self.inbox.take()
+        while self.waiting:
+            delivered = self.waiting.popleft()
             event = delivered.event
             if isinstance(event, KernelPublished):
                 self.catalogue = self.catalogue.evolve([event])

@@ -7,7 +7,7 @@ from there; once the record is used up, from the bus.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ class Session:
 
     def do(self, command: RunCommand) -> tuple[JournalEvent, ...]:
         """Write a command's events, and let the tensors follow; when the disk is full, snapshot, stand still and go on once there is room."""
-        self.catch_up(after_step=True)
+        self.catch_up()
         events = self._written(command)
         for event in events:
             self._note(event)
@@ -140,8 +140,8 @@ class Session:
                     raise
                 parts.clock.sleep(1.0)
 
-    def catch_up(self, *, after_step: bool) -> None:
-        """Apply what the record has from outside at this step."""
+    def catch_up(self, *, after_step: bool = False) -> None:
+        """Apply what the record has from outside at this step; kernels that failed in the step of this number only `after_step`."""
         parts, applied = self.parts, False
         while (event := parts.journal.outside(self.step, after_step=after_step)) is not None:
             if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":
@@ -178,7 +178,7 @@ class Session:
         """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption."""
         parts = self.parts
         parts.require_pen()
-        self.catch_up(after_step=False)
+        self.catch_up()
         if not parts.journal.replaying:
             for delivered in parts.consultation.take():
                 self.handle(delivered)
@@ -187,8 +187,10 @@ class Session:
             if self.state.status == "PAUSED":
                 parts.progress.say("Training is paused until it is told to resume.")
             while self.state.status == "PAUSED" and not self.stop:
+                parts.require_pen()
                 for delivered in parts.consultation.take():
                     self.handle(delivered)
+                self._checkpoints()
                 parts.clock.sleep(NAP_S)
         if self.stop:
             self.interrupted()
@@ -215,11 +217,11 @@ class Session:
             EsperError: a fossilised kernel failed again.
             RolledBack: it failed for the first time.
         """
-        recorded, before = self.parts.journal.replaying, self.state.instabilities
+        before = self.state.instabilities
         self.catch_up(after_step=True)
         if self.parts.journal.replaying:
             return
-        for fault in () if recorded else figures.faults:
+        for fault in figures.faults:  # those that the record had are not among them: their kernels did not run
             layer, seed = fault.place
             self.do(ReportFailure(layer=layer, seed=seed, phase=fault.phase, error=fault.error, consecutive=fault.consecutive))
         if self.state.instabilities > before:
@@ -331,7 +333,7 @@ class Session:
     def _ask(self, patience_s: float | None = None) -> int:
         """Send the packet of this moment and apply what comes back; gives how many kernels it offered. A record answers by itself."""
         parts, consultation = self.parts, self.parts.consultation
-        self.catch_up(after_step=True)
+        self.catch_up()
         if parts.journal.replaying:
             return 0
         for delivered in consultation.take():
@@ -379,7 +381,7 @@ class Session:
         if self.requested.command_id and not checkpoints.writer.busy:
             self._begin_checkpoint("requested", self.requested)
             self.requested = Source("")
-        elif checkpoints.overdue():
+        elif self.state.status == "RUNNING" and checkpoints.overdue():
             self._begin_checkpoint("schedule", Source(""))
 
     def _record_checkpoint(self, *, wait: bool) -> None:
@@ -395,7 +397,7 @@ class Session:
         parts = self.parts
         assert parts.stepper is not None  # noqa: S101  # the callers looked
         tensors = model_tensors(parts.growing, parts.stepper.host_optimizer)
-        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, reason, source))
+        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, self.step, reason, source))
 
     def _notes(self, stepper: Stepper) -> dict[str, Any]:
         parts = self.parts
@@ -414,6 +416,8 @@ class Session:
         parts, notes = self.parts, snapshot.notes
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
         self.cursor = cursor_of(notes["cursor"])
+        dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
+        self.cursor.evidence = {place: known for place, known in self.cursor.evidence.items() if place not in dormant}
         restore_model(parts.growing, parts.stepper.host_optimizer, snapshot, state=from_canonical(notes["state"]), step=self.step)
         parts.growing.follow(state, self.step)
         parts.stepper.restore(notes["stepper"])
@@ -439,7 +443,8 @@ class Session:
             except CorruptError as error:
                 parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
                 continue
-            self.do(RollBack(snapshot_id=one.snapshot_id, restored=from_canonical(snapshot.notes["state"]), reason=reason, source=source))
+            restored = replace(from_canonical(snapshot.notes["state"]), step=one.at_step)
+            self.do(RollBack(snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source))
             self.restore(snapshot, self.state)
             parts.consultation.begin_timeline(self.state.timeline)
             parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}.")

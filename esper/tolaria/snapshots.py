@@ -157,7 +157,7 @@ def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: M
     for number, parameter in enumerate(_parameters(optimizer)):
         beginning = f"{prefix}/{number}/"
         for name in (name for name in tensors if name.startswith(beginning)):
-            saved = tensors[name]
-            like = parameter if saved.shape == parameter.shape else torch.empty(saved.shape, dtype=saved.dtype)
+            saved, key = tensors[name], name.removeprefix(beginning)
+            like = torch.empty(saved.shape, dtype=saved.dtype) if key == "step" else parameter  # the count of steps stays on the host
             value = torch.empty_like(like, dtype=saved.dtype, requires_grad=False)
-            optimizer.state[parameter][name.removeprefix(beginning)] = value.copy_(saved)
+            optimizer.state[parameter][key] = value.copy_(saved)

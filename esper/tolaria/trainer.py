@@ -55,10 +55,10 @@ class Trainer:
             session.do(start_of(session))
         ended = "FINISHED"
         try:
-            if session.step == 0 and session.cursor.sums.batches == 0:
-                session.open_dialogue()
             while session.state.epoch < session.parts.recipe.run.epochs:
                 try:
+                    if session.step == 0:
+                        session.open_dialogue()
                     self._epoch()
                 except RolledBack:
                     self.last_step_end = 0.0

@@ -23,6 +23,7 @@ from esper.oona.dead_letters import DeadLetters
 from esper.oona.drain import Drain
 from esper.oona.emitter import Emitter
 from esper.oona.inbox import INBOX_TOPICS, Inbox
+from esper.oona.journal import require_known
 from esper.oona.kafka import KafkaBus
 from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Producer, Start
@@ -67,16 +68,20 @@ class Place:
 
 
 @contextmanager
-def place_of(settings: Settings, run_id: str, bootstrap: str, clock: Clock, progress: Progress) -> Iterator[Place]:
-    """The place of a run, its outbox locked, on a broker that answers.
+def place_of(
+    settings: Settings, run_id: str, bootstrap: str, clock: Clock, progress: Progress, *, resumed: bool = False
+) -> Iterator[Place]:
+    """The place of a run, its outbox locked, on a broker that answers. A run that is `resumed` here for the first time has a journal there.
 
     Raises:
         UnavailableError: no broker answers.
-        UsageError: another process holds the run.
+        UsageError: another process holds the run, or there is none to resume.
     """
     bus = KafkaBus(bootstrap)
     if not bus.available(10.0):
         raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
+    if resumed and not (settings.runs_dir / run_id).is_dir():
+        require_known(bus, run_id, clock=clock)
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
     try:
         yield Place(settings, run_id, bus, outbox, clock, progress)

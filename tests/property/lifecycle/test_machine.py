@@ -10,9 +10,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from esper.clock import ManualClock
 from esper.errors import CorruptError, RejectedError
 from esper.events import JournalEvent, Origin, decode, encode
-from esper.events.records import AdaptationApplied, AdaptationRejected, LayerInventory, SeedTransitioned
+from esper.events.records import AdaptationApplied, AdaptationRejected, KernelFailed, LayerInventory, SeedTransitioned
 from esper.lifecycle import EXECUTION, HOLDING, STAGES, Context, Guardrails, RunState, decide, evolve, from_canonical, may_follow
-from esper.lifecycle.commands import Adapt, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, Source, StartRun
+from esper.lifecycle.commands import (
+    Adapt,
+    EndEpoch,
+    Move,
+    Pause,
+    RecordCheckpoint,
+    ReportFailure,
+    Resume,
+    RollBack,
+    RunCommand,
+    Source,
+    StartRun,
+)
 
 PLACES = [("a", 0), ("a", 1), ("b", 0)]
 LAYERS = (
@@ -35,6 +47,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.step = 0
         self.number = 0
         self.sent: list[Adapt] = []
+        self.held: list[RunState] = []  # what snapshots hold, of every timeline
 
     def do(self, command: RunCommand) -> tuple[JournalEvent, ...]:
         self.clock.advance(0.001)
@@ -43,6 +56,7 @@ class Lifecycle(RuleBasedStateMachine):
             events = decide(self.state, command, Context(self.origin, self.step, self.rails))
         except RejectedError:
             assert self.state == before
+            assert fold(self.journal) == before
             return ()
         for event in events:
             self.state = evolve(self.state, event)
@@ -119,11 +133,32 @@ class Lifecycle(RuleBasedStateMachine):
         before = self.state.seed(*place)
         assert before is not None
         events = self.do(Move(layer=place[0], seed=place[1], to_stage=stage, reason="test"))  # type: ignore[arg-type]
-        assert bool(events) == (may_follow(before.stage, stage) and stage != "GERMINATED")  # type: ignore[arg-type]
+        open_to = before.execution != "ERROR_RECOVERY" or stage in ("CULLED", "RESETTING")
+        assert bool(events) == (may_follow(before.stage, stage) and stage != "GERMINATED" and open_to)  # type: ignore[arg-type]
 
-    @rule(place=st.sampled_from(PLACES), phase=st.sampled_from(["LOAD", "FORWARD", "NON_FINITE"]))
-    def fail(self, place: tuple[str, int], phase: str) -> None:
-        self.do(ReportFailure(layer=place[0], seed=place[1], phase=phase, error="it broke"))  # type: ignore[arg-type]
+    @rule(place=st.sampled_from(PLACES), phase=st.sampled_from(["LOAD", "FORWARD", "NON_FINITE"]), consecutive=st.integers(1, 4))
+    def fail(self, place: tuple[str, int], phase: str, consecutive: int) -> None:
+        """What a failure leads to depends on the stage, and on how many there were in a row."""
+        before, unstable = self.state.seed(*place), self.state.instabilities
+        assert before is not None
+        asked = ReportFailure(layer=place[0], seed=place[1], phase=phase, error="it broke", consecutive=consecutive)  # type: ignore[arg-type]
+        events, after = self.do(asked), self.state.seed(*place)
+        assert after is not None
+        if before.stage not in HOLDING:
+            assert events == ()
+            return
+        errors = 3 if phase == "LOAD" else consecutive
+        assert isinstance(events[0], KernelFailed)
+        assert (events[0].consecutive_errors, events[0].kernel_id, events[0].phase) == (errors, before.kernel_id, phase)
+        assert self.state.instabilities == unstable + (before.stage == "FOSSILIZED")
+        followers = {"FOSSILIZED": ["InstabilityDetected"], "GERMINATED": ["SeedTransitioned", "SeedTransitioned"]}.get(before.stage, [])
+        assert [event.NAME for event in events[1:]] == followers
+        assert all(event.causation_id == events[0].event_id for event in events[1:])
+        if before.stage == "GERMINATED":
+            assert (after.stage, after.execution, after.errors, after.kernel_id) == ("DORMANT", "DORMANT", 0, "")
+            return
+        recovering = before.execution == "ERROR_RECOVERY" or (errors >= 3 and before.stage != "FOSSILIZED")
+        assert after == replace(before, errors=errors, execution="ERROR_RECOVERY" if recovering else before.execution)
 
     @rule(steps=st.integers(1, 5))
     def train(self, steps: int) -> None:
@@ -138,7 +173,72 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:  # noqa: FBT001
-        self.do(Pause(reason="test") if paused else Resume(reason="test", incarnation=0))
+        self.do(Pause(reason="test") if paused else Resume(reason="test", incarnation=self.state.incarnation))
+        assert self.state.status == ("PAUSED" if paused else "RUNNING")
+
+    @rule(asked=st.booleans())
+    def checkpoint(self, asked: bool) -> None:  # noqa: FBT001
+        """A snapshot changes nothing of a run but what it has answered."""
+        before = self.state
+        self.number += 1
+        source = Source(f"00000000-0000-4000-8000-{self.number:012d}", "control.tolaria.commands", 1, self.number) if asked else Source("")
+        (taken,) = self.do(record(before, source))
+        assert taken.NAME == "CheckpointTaken"
+        known = (*before.commands, source.command_id) if asked else before.commands
+        unchanged = replace(before, sequence=before.sequence + 1, step=self.step, commands=known, positions=self.state.positions)
+        assert self.state == unchanged
+        assert not asked or self.state.position("control.tolaria.commands", 1) == self.number
+        self.held.append(before)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), asked=st.booleans())
+    def roll_back(self, data: st.DataObject, asked: bool) -> None:  # noqa: FBT001
+        """A new timeline has the steps, epochs and finished seeds of the snapshot, and the answers and the instabilities of the whole run."""
+        restored, before = data.draw(st.sampled_from(self.held)), self.state
+        self.number += 1
+        source = Source(f"00000000-0000-4000-8000-{self.number:012d}", "control.tolaria.commands", 1, self.number) if asked else Source("")
+        events = self.do(RollBack(snapshot_id="one", restored=restored, reason="test", source=source))
+        if restored.step > self.step or restored.epoch > before.epoch:
+            assert events == ()
+            return
+        assert [events[0].NAME, *{event.NAME for event in events[1:]}] in (["RunRolledBack"], ["RunRolledBack", "SeedTransitioned"])
+        assert {(event.timeline, event.epoch, event.step) for event in events} == {(before.timeline + 1, restored.epoch, restored.step)}
+        assert all(event.causation_id == events[0].event_id for event in events[1:])
+        assert (getattr(events[0], "from_timeline", -1), getattr(events[0], "from_step", -1)) == (before.timeline, self.step)
+        after, self.step = self.state, restored.step
+        assert (after.status, after.timeline, after.epoch, after.step) == ("RUNNING", before.timeline + 1, restored.epoch, restored.step)
+        assert (after.adapted_epoch, after.adaptations) == (restored.adapted_epoch, restored.adaptations)
+        assert (after.instabilities, after.lost, after.incarnation) == (before.instabilities, before.lost, before.incarnation)
+        assert after.commands == ((*before.commands, source.command_id) if asked else before.commands)
+        for then, now in zip(restored.seeds, after.seeds, strict=True):
+            if then.stage in ("DORMANT", "FOSSILIZED", "TERMINATED"):
+                assert now == then
+            else:
+                assert (now.stage, now.execution, now.kernel_id, now.alpha, now.errors) == ("DORMANT", "DORMANT", "", 0.0, 0)
+                assert now.adapted_epoch == then.adapted_epoch
+
+    @rule()
+    def restart(self) -> None:
+        """A new process goes on from a snapshot: only the incarnation moves."""
+        before = self.state
+        self.do(Resume(reason="test", incarnation=before.incarnation + 1, snapshot_id="one", restored_step=0))
+        moved = replace(before, status="RUNNING", incarnation=before.incarnation + 1, sequence=before.sequence + 1, step=self.step)
+        assert self.state == moved
+
+    @invariant()
+    def the_journal_folds_to_the_live_state(self) -> None:
+        assert fold(self.journal) == self.state
+
+    @invariant()
+    def timelines_only_grow(self) -> None:
+        """Within a timeline steps and epochs do not go back, and each timeline is opened by a rollback."""
+        for before, after in zip(self.journal, self.journal[1:], strict=False):
+            if after.timeline == before.timeline:
+                assert after.NAME != "RunRolledBack"
+                assert (after.step, after.epoch) >= (before.step, before.epoch)
+                assert after.epoch >= before.epoch
+            else:
+                assert (after.NAME, after.timeline) == ("RunRolledBack", before.timeline + 1)
 
     @invariant()
     def seeds_are_consistent(self) -> None:
@@ -146,6 +246,7 @@ class Lifecycle(RuleBasedStateMachine):
             assert seed.execution in (EXECUTION[seed.stage], "ERROR_RECOVERY")
             assert bool(seed.kernel_id) == (seed.stage in HOLDING)
             assert 0 <= seed.alpha <= 1
+            assert seed.execution != "ERROR_RECOVERY" or (seed.errors >= 3 and seed.stage in HOLDING)
 
     @invariant()
     def only_allowed_transitions(self) -> None:
@@ -171,6 +272,28 @@ class Lifecycle(RuleBasedStateMachine):
             for broken in (removed, doubled, swapped):
                 with pytest.raises(CorruptError):
                     fold(broken)
+
+
+def record(state: RunState, source: Source) -> RecordCheckpoint:
+    """A snapshot of `state`."""
+    return RecordCheckpoint(
+        snapshot_id=f"t{state.timeline}-s{state.step}",
+        address="manifests/ab.json",
+        sha256="ab" * 32,
+        parent="",
+        reason="requested" if source.command_id else "epoch",
+        at_timeline=state.timeline,
+        at_sequence=state.sequence,
+        at_epoch=state.epoch,
+        at_step=state.step,
+        tensors=3,
+        size_bytes=12,
+        stored_bytes=13,
+        stall_us=14,
+        duration_us=15,
+        parameters_digest="cd" * 32,
+        source=source,
+    )
 
 
 def fold(events: list[JournalEvent]) -> RunState:

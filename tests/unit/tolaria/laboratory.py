@@ -1,0 +1,283 @@
+"""A small run in one process: the whole trainer on the bus in memory, with kernels at hand, that a test may disturb between any two steps.
+
+Commands come in at the step that the test names, in every life of the run, so that a run which was killed is asked the same as one that was not.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from esper.clock import SystemClock
+from esper.config import Settings
+from esper.events import Event, JournalEvent, Origin, decode
+from esper.events.envelope import event_id
+from esper.events.records import Command, KernelPublished, SeedCommand
+from esper.karn import BlueprintIR, Budget, generate
+from esper.kasmina import GrowingModel, germinate
+from esper.kasmina.unpacked import Unpacked
+from esper.oona.inbox import Delivered
+from esper.oona.journal import read
+from esper.oona.memory import MemoryBus
+from esper.oona.outbox import Outbox
+from esper.tezzeret.build import module_of
+from esper.tolaria.environment import observe
+from esper.tolaria.past import nothing, past
+from esper.tolaria.progress import Progress
+from esper.tolaria.recipe import Recipe
+from esper.tolaria.session import Session
+from esper.tolaria.splits import Pair
+from esper.tolaria.stepping import Stepper, numerics_of
+from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
+from esper.tolaria.wiring import Place, Rig, rig
+from esper.urza.local import LocalStore
+
+CLOCK = SystemClock()
+BATCH, BATCHES = 20, 8
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A command for a seed that comes in before step number `step`."""
+
+    step: int
+    command: Command
+    layer: str = "first"
+    seed: int = 0
+    alpha: float = -1.0
+
+
+def model() -> nn.Module:
+    """A host with everything that has state: batch statistics and dropout."""
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Linear(12, 16),
+            norm=nn.BatchNorm1d(16),
+            relu=nn.ReLU(),
+            drop=nn.Dropout(0.2),
+            second=nn.Linear(16, 8),
+            relu2=nn.ReLU(),
+            third=nn.Linear(8, 4),
+        )
+    )
+
+
+def pair(samples: int, seed: int) -> Pair:
+    """Labelled points around four centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 4, (samples,), generator=generator)
+    return centres[labels] + torch.randn(samples, 12, generator=generator), labels
+
+
+def recipe(**sections: Any) -> Recipe:
+    """A short recipe; `sections` change it."""
+    raw: dict[str, Any] = {
+        "name": "laboratory",
+        "model": "a:b",
+        "data": "a:b",
+        "run": {"epochs": 8, "batch_size": BATCH},
+        "kasmina": {"seeds": 2, "include": ["first", "second"]},
+        "kernels": {"blend_steps": 10, "warmup_steps": 4, "shadow_passes": 2},
+        "gates": {"min_training_steps": 10_000, "max_training_steps": 10_000, "z": 1_000.0},
+        "guardrails": {"cooldown": 0, "per_epoch": 100},
+        "tamiyo": {"enabled": False},
+        "telemetry": {"every_steps": 3},
+    }
+    for name, section in sections.items():
+        raw[name] = {**raw[name], **section} if isinstance(raw.get(name), dict) else section
+    return Recipe.model_validate(raw)
+
+
+def blueprint(layer: str) -> BlueprintIR:
+    """A kernel for a seed of a layer."""
+    sizes = {"first": (12, 8), "second": (16, 4)}[layer]
+    ir = generate(in_features=sizes[0], out_features=sizes[1], family="mlp", budget=Budget.of(5_000), seed=3)
+    assert ir is not None
+    return ir
+
+
+def kernel_id(layer: str) -> str:
+    """The id of that kernel here."""
+    return {"first": "1a", "second": "2b"}[layer] * 32
+
+
+def published(layer: str) -> KernelPublished:
+    """What the foundry would have said of it."""
+    ir = blueprint(layer)
+    return KernelPublished(
+        **Origin("", "foundry", "0" * 32, CLOCK).envelope(layer),
+        kernel_id=kernel_id(layer),
+        blueprint_id=ir.blueprint_id,
+        family=ir.family,
+        in_features=ir.in_features,
+        out_features=ir.out_features,
+        tap=ir.tap,
+        blend=ir.blend,
+        parameters=ir.parameters,
+        flops=1,
+        address=f"kernels/{layer}",
+        sha256="",
+        size_bytes=1,
+        tags=(),
+        parents=(),
+        latency_us=1,
+    )
+
+
+def unpacked(layer: str) -> Unpacked:
+    """Its blueprint and weights."""
+    ir = blueprint(layer)
+    return Unpacked(ir, {name: one.detach() for name, one in module_of(ir).named_parameters()}, 1_000)
+
+
+@dataclass
+class Laboratory:
+    """A bus, an installation, and the lives of one run. `said` is what the trainer told people, over all lives."""
+
+    folder: Path
+    recipe: Recipe
+    asked: Sequence[Asked] = ()
+    run_id: str = "laboratory-1"
+    said: io.StringIO = field(default_factory=io.StringIO)
+    disturb: Callable[[Session], None] = lambda _: None
+    telemetry: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Publish the kernels."""
+        self.bus = MemoryBus(clock=CLOCK)
+        self.settings = Settings(home=self.folder)
+        self.store = LocalStore(self.settings.store_dir)
+        with self.bus.producer(sender_id="foundry") as producer:
+            for layer in ("first", "second"):
+                producer.send(published(layer))
+
+    def journal(self) -> list[JournalEvent]:
+        """What Kafka has of the run."""
+        found = [decode(received.value, received.headers) for received in read(self.bus, self.run_id, clock=CLOCK)]
+        assert all(isinstance(event, JournalEvent) for event in found)
+        return found  # type: ignore[return-value]
+
+    def sends(self, session: Session, sent: set[Asked]) -> None:
+        """Let the commands of this step come in, and let the test do its worst."""
+        for number, one in enumerate(self.asked):
+            if one.step == session.step and one not in sent:
+                sent.add(one)
+                session.parts.consultation.waiting.append(Delivered(self.command(one, number), ("laboratory", 0, number)))
+        self.disturb(session)
+
+    def command(self, one: Asked, number: int) -> SeedCommand:
+        """The event of a command."""
+        envelope = Origin(self.run_id, "operator", "0" * 32, CLOCK).envelope(f"asked/{number}")
+        assert envelope["event_id"] == event_id(self.run_id, 0, f"asked/{number}")
+        chosen = kernel_id(one.layer) if one.command == "GERMINATE" else ""
+        return SeedCommand(
+            **envelope,
+            command=one.command,
+            layer=one.layer,
+            seed=one.seed,
+            kernel_id=chosen,
+            alpha=one.alpha,
+            reason="test",
+            expires_at=2**60,
+        )
+
+    @contextmanager
+    def life(self, *, resumed: bool = False) -> Iterator[tuple[Trainer, Rig]]:
+        """One process of the run, from its start or its resumption to its end."""
+        progress = Progress(Console(file=self.said, width=1000))
+        torch.set_num_threads(self.recipe.run.threads)
+        with ExitStack() as stack:
+            outbox = Outbox.open(self.settings.runs_dir / self.run_id / "outbox", clock=CLOCK)
+            stack.callback(outbox.close)
+            place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
+            before = past(outbox, self.bus, CLOCK, self.store, progress) if resumed else nothing(outbox, self.bus, CLOCK)
+            numerics = numerics_of(self.recipe.run)
+            module = germinate(
+                numerics.place(seeded_model(self.recipe, model)), seeds=self.recipe.kasmina.seeds, include=self.recipe.kasmina.include
+            )
+            train = pair(BATCH * BATCHES, 1)
+            growing = GrowingModel(module, training=kernel_training(self.recipe), numerics=numerics)
+            growing.probe(train[0][:3])
+            steps = total_steps(self.recipe, train)
+            rigged = rig(
+                stack,
+                place,
+                before,
+                self.recipe,
+                growing=growing,
+                stepper=Stepper(growing, self.recipe, steps),
+                held_out=pair(100, 2),
+                test=pair(100, 3),
+                steps=steps,
+                environment=observe(),
+            )
+            session, sent = rigged.session, set[Asked]()
+            session.parts.consultation.catalogue = session.parts.consultation.catalogue.evolve([published("first"), published("second")])
+            for layer in ("first", "second"):
+                session.parts.grafting.loader._cache.put(kernel_id(layer), unpacked(layer), 1_000, layer)
+            require = session.parts.require_pen
+
+            def between() -> None:
+                require()
+                self.sends(session, sent)
+
+            session.parts.require_pen = between
+            emit = session.parts.telemetry._emit
+            session.parts.telemetry._emit = lambda event: (self.telemetry.append(event), emit(event))[1]
+            yield Trainer(session, train), rigged
+
+    def run(self, *, resumed: bool = False) -> tuple[Outcome, Session]:
+        """A life to its end."""
+        with self.life(resumed=resumed) as (trainer, rigged):
+            outcome = trainer.run()
+            rigged.settle()
+            return outcome, rigged.session
+
+    def killed_at(self, step: int, *, resumed: bool = False) -> None:
+        """A life that is killed before step number `step`."""
+
+        def kill(session: Session) -> None:
+            if session.step == step and not session.parts.journal.replaying:
+                raise Killed
+
+        before, self.disturb = self.disturb, lambda session: (before(session), kill(session))[1]
+        try:
+            self.run(resumed=resumed)
+        except Killed:
+            return
+        finally:
+            self.disturb = before
+        raise AssertionError(f"the run never came to step {step}")
+
+
+def stages(session: Session) -> Mapping[tuple[str, int], str]:
+    """The stage of every seed."""
+    return {(seed.layer, seed.seed): seed.stage for seed in session.state.seeds}
+
+
+GROWTH = (
+    Asked(1, "GERMINATE"),
+    Asked(6, "ADVANCE"),
+    Asked(8, "GERMINATE", "second", 1),
+    Asked(18, "ADVANCE"),
+    Asked(20, "ADVANCE", "second", 1),
+    Asked(21, "ADVANCE"),
+    Asked(23, "FOSSILISE"),
+    Asked(28, "GERMINATE", "first", 1),
+    Asked(40, "SET_ALPHA", "second", 1, 0.2),
+)
+"""Commands after which, at step 25, there is a FOSSILIZED and a BLENDING seed, and from 28 on a TRAINING one."""
