@@ -51,7 +51,7 @@ mutate: setup
 	cd .esper/mutation && $(CURDIR)/$(BIN)/mutmut results
 
 chaos: setup
-	$(BIN)/python -m pytest tests/chaos
+	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-100} $(BIN)/python -m pytest tests/chaos
 
 clean:
 	rm -rf $(VENV) .esper .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

@@ -134,6 +134,8 @@ def train(
         )
         growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
         growing.probe(splits.train[0][:PROBED])
+        for name, reason in growing.excluded.items():
+            progress.say(f"Layer {name} has no seeds: {reason}")
         steps = total_steps(recipe, splits.train)
         rigged = rig(
             stack,
