@@ -154,7 +154,7 @@ def train(
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun
         rigged.settle()
-        complete = wait_caught_up(history_url, place.bus, timeout=history_s)
+        complete = wait_caught_up(history_url, place.bus, timeout=history_s, settings=settings)
         return Finished(
             run_id=run_id,
             outcome=outcome,
@@ -162,7 +162,7 @@ def train(
             longest_step_s=trainer.longest_step_s,
             state=rigged.session.state,
             paths=rigged.session.paths,
-            events=events_by_topic(history_url, run_id) if complete else _told(rigged),
+            events=events_by_topic(history_url, run_id, settings=settings) if complete else _told(rigged),
             model_path=place.folder / "model.safetensors",
             history_path=settings.history_dir,
             history_complete=complete,
