@@ -47,6 +47,7 @@ class Finished:
     longest_step_s: float
     state: RunState
     paths: dict[Place, list[SeedTransitioned]]
+    growth: str
     events: dict[str, int]
     model_path: Path
     history_path: Path
@@ -67,6 +68,7 @@ class Finished:
             "loss": outcome.loss,
             "epochs": outcome.epochs,
             "steps": outcome.steps,
+            "growth": self.growth,
             "seeds": dict(Counter(seed.stage for seed in self.state.seeds)),
             "events": self.events,
             "dropped": self.dropped,
@@ -162,6 +164,7 @@ def train(
             longest_step_s=trainer.longest_step_s,
             state=rigged.session.state,
             paths=rigged.session.paths,
+            growth=rigged.session.growth(),
             events=events_by_topic(history_url, run_id, settings=settings) if complete else _told(rigged),
             model_path=place.folder / "model.safetensors",
             history_path=settings.history_dir,

@@ -6,7 +6,6 @@ Such a run cannot be executed again, because its loop and data are not Esper's: 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -137,19 +136,8 @@ class Growth:
         self.rigged.session.consult()
 
     def report(self) -> str:
-        """What grew, or why nothing was grafted, in a sentence."""
-        session = self.rigged.session
-        kept = [seed for seed in session.state.seeds if seed.stage == "FOSSILIZED"]
-        if kept:
-            return f"Grew {', '.join(f'{seed.family} at {seed.layer}[{seed.seed}]' for seed in kept)}."
-        tried = [path for path in session.paths.values() if path]
-        if not tried:
-            offered = len(session.parts.consultation.catalogue.kernels)
-            return f"Nothing was grafted: {'no kernel was offered in time' if not offered else 'Tamiyo saw no reason to'}."
-        stages = Counter(seed.stage for seed in session.state.seeds if seed.stage not in ("DORMANT", "EMBARGOED", "CULLED"))
-        last = max((path[-1] for path in tried), key=lambda event: event.sequence)
-        way = f"; under way: {', '.join(f'{count} {stage}' for stage, count in stages.items())}" if stages else ""
-        return f"No kernel was kept{way}. The last move: {last.layer}[{last.seed}] became {last.to_stage}, {last.reason}."
+        """What grew, or why nothing did, in a sentence."""
+        return self.rigged.session.growth()
 
     def end(self, error: BaseException | None) -> None:
         """End the run's journal: completed, interrupted by Ctrl-C, or failed."""
