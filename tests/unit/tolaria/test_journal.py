@@ -133,7 +133,6 @@ def test_a_record_is_executed_again_event_by_event(record: list[JournalEvent], t
         "EpochEnded",
     ]
     with pen(tmp_path / "again", record) as journal:
-        assert journal.replaying
         assert execute(journal) == [
             "RunStarted",
             "AdaptationApplied@0",

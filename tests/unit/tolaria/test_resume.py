@@ -64,7 +64,7 @@ class Story:
 
     def address(self, name: str) -> Path:
         taken: Any = next(event for event in self.pen.events if getattr(event, "snapshot_id", "") == name)
-        return self.store.root / taken.address
+        return self.store.root / str(taken.address)
 
     def begins(self) -> Any:
         return beginning("r", self.pen.events, self.store)
