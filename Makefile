@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 STAMP := $(VENV)/.made-from-lock
 
-.PHONY: setup run test lint type arch bench golden chaos clean
+.PHONY: setup run test lint type arch bench golden chaos mutate clean
 
 setup: $(STAMP)
 
@@ -39,10 +40,18 @@ golden: setup
 	$(BIN)/python -m pytest tests/golden
 
 bench: setup
-	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only
+	$(BIN)/esper bench
+
+# Which changes of the pure core no test notices: all of them, or `make mutate MUTANTS='esper.events.codec*'`. It works on a copy.
+mutate: setup
+	rm -rf .esper/mutation
+	mkdir -p .esper/mutation
+	cp -r esper processors schemas tests tools pyproject.toml .esper/mutation
+	cd .esper/mutation && nice -n 10 $(CURDIR)/$(BIN)/mutmut run --max-children $(WORKERS) $(MUTANTS)
+	cd .esper/mutation && $(CURDIR)/$(BIN)/mutmut results
 
 chaos: setup
-	$(BIN)/python -m pytest tests/chaos
+	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-100} $(BIN)/python -m pytest tests/chaos
 
 clean:
 	rm -rf $(VENV) .esper .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

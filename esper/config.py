@@ -45,6 +45,21 @@ class UrzaSettings(PartSettings):
     cache: str = Field(default="", description="folder of the kernel cache that runs share; empty means ESPER_HOME/cache/kernels")
 
 
+class ServiceSettings(BaseModel):
+    """How every part serves HTTP: its keys, its certificate, and what one caller may ask of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: str = Field(default="", description="folder of the key pair that signs tokens; empty means ESPER_HOME/keys")
+    certificate: str = Field(default="", description="PEM file of the certificate chain; with it every part serves HTTPS")
+    private_key: str = Field(default="", description="PEM file of the certificate's private key")
+    body_bytes: int = Field(default=1 << 20, ge=1, description="the largest body of a request, bytes")
+    in_flight: int = Field(default=64, ge=1, description="requests that a part answers at once")
+    rate: float = Field(default=100.0, gt=0, description="requests a second that one caller may send for long")
+    burst: int = Field(default=200, ge=1, description="requests that one caller may send at once")
+    timeout_s: float = Field(default=30.0, gt=0, description="seconds in which a body must come and an answer must begin")
+
+
 class Settings(BaseSettings):
     """Everything that is set once for an installation."""
 
@@ -52,10 +67,27 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".esper"), description="folder of all data")
     kafka: KafkaSettings = KafkaSettings()
+    tolaria: PartSettings = PartSettings()
     tamiyo: PartSettings = PartSettings()
     nissa: PartSettings = PartSettings()
     history: HistorySettings = HistorySettings()
     urza: UrzaSettings = UrzaSettings()
+    service: ServiceSettings = ServiceSettings()
+
+    @property
+    def keys_dir(self) -> Path:
+        """The key pair of this installation's tokens."""
+        return Path(self.service.keys).resolve() if self.service.keys else self.home.resolve() / "keys"
+
+    @property
+    def audit_dir(self) -> Path:
+        """What the audit trails of this machine have not sent yet, and where their chains have come to."""
+        return self.home.resolve() / "audit"
+
+    @property
+    def scheme(self) -> str:
+        """How parts are spoken to: https once there is a certificate, else http."""
+        return "https" if self.service.certificate else "http"
 
     @property
     def stack_dir(self) -> Path:

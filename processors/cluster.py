@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient
@@ -31,17 +32,28 @@ async def cluster_id(bootstrap: str) -> str:
     return str(cluster["cluster_id"])
 
 
-class Follower(Service):
-    """Reads a topic from all partitions, from a time in the past on, without a consumer group, and hands each value to a callback."""
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A topic to follow from a time on, milliseconds since 1970, and what takes each value."""
 
-    def __init__(self, *, bootstrap: str, topic: str, since_ms: int, take: Callable[[bytes], None], clock: Clock) -> None:
+    topic: str
+    since_ms: int
+    take: Callable[[bytes], None]
+
+
+class Follower(Service):
+    """Reads topics from all partitions, each from a time in the past on, without a consumer group, and hands each value to a callback."""
+
+    def __init__(self, *followed: Followed, bootstrap: str, clock: Clock) -> None:
         super().__init__()
         self._bootstrap = bootstrap
-        self._topic = topic
-        self._since_ms = since_ms
-        self._take = take
+        self._followed = {one.topic: one for one in followed}
+        self._behind = set(self._followed)
         self._clock = clock
-        self.caught_up = False
+
+    def caught_up(self, *topics: str) -> bool:
+        """Whether everything of these topics was read that was there at the start."""
+        return self._behind.isdisjoint(topics)
 
     @Service.task
     async def _follow(self) -> None:
@@ -49,7 +61,7 @@ class Follower(Service):
             try:
                 await self._read()
             except (KafkaError, OSError) as error:
-                self.log.warning("Reading %s was interrupted, it goes on in a second: %s", self._topic, error)
+                self.log.warning("Reading %s was interrupted, it goes on in a second: %s", ", ".join(self._followed), error)
                 await self.sleep(1.0)
 
     async def _read(self) -> None:
@@ -58,29 +70,35 @@ class Follower(Service):
         )
         await consumer.start()
         try:
-            partitions = [aiokafka.TopicPartition(self._topic, number) for number in await self._partitions(consumer)]
-            consumer.assign(partitions)
-            starts = await consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
-            ends = await consumer.end_offsets(partitions)
-            for partition in partitions:
-                found = starts.get(partition)
-                consumer.seek(partition, found.offset if found else ends[partition])
+            ends = await self._assigned(consumer)
             while not self.should_stop:
-                for records in (await consumer.getmany(timeout_ms=200)).values():
+                for place, records in (await consumer.getmany(timeout_ms=200)).items():
+                    take = self._followed[place.topic].take
                     for record in records:
                         if record.value is not None:
-                            self._take(record.value)
-                if not self.caught_up:
-                    positions = [await consumer.position(partition) for partition in partitions]
-                    self.caught_up = all(at >= ends[partition] for at, partition in zip(positions, partitions, strict=True))
+                            take(record.value)
+                if self._behind:
+                    at = {place: await consumer.position(place) for place in ends}
+                    self._behind &= {place.topic for place, end in ends.items() if at[place] < end}
                 await asyncio.sleep(0)
         finally:
             await consumer.stop()
 
-    async def _partitions(self, consumer: aiokafka.AIOKafkaConsumer) -> list[int]:
+    async def _assigned(self, consumer: aiokafka.AIOKafkaConsumer) -> dict[aiokafka.TopicPartition, int]:
+        """Assign every partition at its place in time; gives where each ends now."""
+        places = [aiokafka.TopicPartition(topic, number) for topic in self._followed for number in await self._partitions(consumer, topic)]
+        consumer.assign(places)
+        starts = await consumer.offsets_for_times({place: self._followed[place.topic].since_ms for place in places})
+        ends: dict[aiokafka.TopicPartition, int] = await consumer.end_offsets(places)
+        for place in places:
+            found = starts.get(place)
+            consumer.seek(place, found.offset if found else ends[place])
+        return ends
+
+    async def _partitions(self, consumer: aiokafka.AIOKafkaConsumer, topic: str) -> list[int]:
         while not self.should_stop:
             await consumer._client.force_metadata_update()  # noqa: SLF001  # a topic that is younger than the last metadata
-            found = consumer.partitions_for_topic(self._topic)
+            found = consumer.partitions_for_topic(topic)
             if found:
                 return sorted(found)
             await self.sleep(0.2)

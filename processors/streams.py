@@ -6,14 +6,19 @@ import asyncio
 import hashlib
 import logging
 import math
+import os
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
+from faust.app.base import BootStrategy
 from faust.exceptions import ConsumerNotStarted
 from faust.types import EventT, FutureMessage, TopicT
+from mode import Service
+from mode.types import ServiceT
 
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
@@ -22,7 +27,12 @@ from esper.events import Message, Origin, encode
 from esper.events.records import DeadLettered
 from processors.cluster import cluster_id
 
-_HOST = "127.0.0.1"
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from esper.oona.audit import AuditTrail
+    from esper.service import Server
+
 _CLUSTER_TIMEOUT_S = 60.0
 _QUIET_S = 60.0
 _MAX_REQUEST_BYTES = 9 << 20  # a dead letter holds a message of any size that Oona sends
@@ -30,8 +40,92 @@ _ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_ope
 """Small tables: RocksDB's own defaults reserve up to 2 GiB."""
 
 
-def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.App:
-    """A Faust app named `esper-<part>` with web server on 127.0.0.1:`port` and its tables under the stack's folder.
+_WEB_STOP_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A part's HTTP server with the trail of what it is asked to change."""
+
+    server: Server
+    trail: AuditTrail
+
+
+class Web(Service):
+    """A part's HTTP server in its worker's own loop, from before the worker joins its group until all else has stopped.
+
+    `make` is called in a thread: what it imports takes a third of a second, in which the worker joins its group.
+    """
+
+    def __init__(self, make: Callable[[], Served]) -> None:
+        super().__init__()
+        self._make = make
+        self._served: Served | None = None
+        self._over = asyncio.Event()
+
+    @Service.task
+    async def _serve(self) -> None:
+        try:
+            self._served = await asyncio.to_thread(self._make)
+            with self._served.trail:
+                await self._served.server.serve()
+        except EsperError as error:  # a port in use, keys that cannot be read
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(error.exit_code)  # a worker may be killed at any moment, so it may also end at once
+        finally:
+            self._over.set()
+
+    async def on_stop(self) -> None:
+        """Answer no more; requests under way have a moment to end."""
+        if self._served is not None:
+            self._served.server.stop()
+            await asyncio.wait_for(self._over.wait(), _WEB_STOP_S)
+
+
+def served(
+    settings: Settings,
+    *,
+    title: str,
+    part: str,
+    port: int,
+    clock: Clock,
+    ready: Callable[[], Mapping[str, bool]],
+    add_routes: Callable[[FastAPI], None],
+) -> Served:
+    """The HTTP server of a part, with tokens, roles and audit as everywhere. Imports FastAPI: call it in the thread of `Web`.
+
+    Raises:
+        EsperError: the port is in use, or the keys of tokens cannot be read.
+    """
+    from esper.oona.audit import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
+    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # the same
+    from esper.service import Server, create_app  # noqa: PLC0415  # the same
+
+    trail = AuditTrail(KafkaBus(settings.kafka.bootstrap), sender_id=part, clock=clock, folder=settings.audit_dir)
+    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail)
+    add_routes(api)
+    return Served(Server(api, settings=settings, port=port, clock=clock), trail)
+
+
+class _Boot(BootStrategy):
+    """Starts what Faust starts, with our HTTP server where Faust's own would be."""
+
+    def web_server(self) -> Iterable[ServiceT]:
+        """The HTTP server, where the app has one."""
+        http: Web | None = getattr(self.app, "http", None)
+        return [http] if http is not None else []
+
+
+class App(faust.App):
+    """A Faust app whose HTTP server is `http`."""
+
+    BootStrategy = _Boot
+    http: Web | None = None
+
+
+def build(settings: Settings, *, part: str, clock: Clock) -> App:
+    """A Faust app named `esper-<part>` with its tables under the stack's folder.
 
     Timeouts make it answer again about six seconds after a `kill -9` (Faust's defaults: 60 s). Tables live in a folder a cluster, since
     RocksDB remembers changelog offsets, which mean nothing on another cluster.
@@ -46,7 +140,7 @@ def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.Ap
     folder = settings.stack_dir / part / _cluster(bootstrap, clock)
     folder.mkdir(parents=True, exist_ok=True)
     member = hashlib.sha256(f"{socket.gethostname()}\x1f{folder}".encode()).hexdigest()[:16]
-    return faust.App(
+    return App(
         f"esper-{part}",
         broker=[f"kafka://{address}" for address in bootstrap.split(",")],
         autodiscover=False,
@@ -71,11 +165,7 @@ def build(settings: Settings, *, part: str, port: int, clock: Clock) -> faust.Ap
         topic_replication_factor=settings.kafka.replication,
         stream_wait_empty=False,
         worker_redirect_stdouts=False,
-        web_host=_HOST,
-        web_bind=_HOST,
-        web_port=port,
-        web_tables_enabled=False,
-        web_router_enabled=False,
+        web_enabled=False,
     )
 
 
@@ -198,7 +288,11 @@ def _logging(clock: Clock) -> dict[str, Any]:
 
 
 def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
-    """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence."""
+    """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence.
+
+    The interpreter's own end is left out: once the worker has stopped, everything is closed, and taking all modules apart takes seconds
+    where cores are short.
+    """
     clock = SystemClock()
     try:
         app = build_app(Settings(), clock)
@@ -207,4 +301,10 @@ def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
         sys.exit(error.exit_code)
     worker = faust.Worker(app, loglevel="warn", quiet=True, logging_config=_logging(clock))
     worker.spinner = None  # a log is no terminal
-    worker.execute_from_commandline()
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as ended:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

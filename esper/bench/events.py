@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from esper.bench.estimate import Estimate, p99, rate
@@ -80,7 +82,7 @@ def emit(bench: Bench) -> Estimate:
     emitter.start()
     seconds = []
     for event in trained(bench, _EMITTED):
-        seconds.append(bench.seconds(lambda event=event: emitter.emit(event)))
+        seconds.append(bench.seconds(partial(emitter.emit, event)))
         bench.clock.sleep(_BETWEEN_S)
     emitter.flush(_FLUSH_S)
     emitter.stop()

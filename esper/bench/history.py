@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def _waits(bench: Bench, bus: KafkaBus, sink: Sink, sent: list[Message]) -> Samp
             rows = sink.progress.rows
             producer.send_message(message)
             producer.flush(5)
-            waits.append(bench.seconds(lambda rows=rows: _until(bench, sink, rows + 1, 0.002)))
+            waits.append(bench.seconds(partial(_until, bench, sink, rows + 1, 0.002)))
     return np.array(waits)
 
 

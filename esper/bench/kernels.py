@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ BUDGET = Budget.of(20_000)
 _OPERATIONS = 20_000
 _ROUNDS = 12
 _GRAFTS = 400
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 def blueprint(family: str, seed: int) -> BlueprintIR | None:
@@ -151,7 +152,7 @@ def graft(bench: Bench) -> Estimate:
 
     seconds = []
     for number in range(_GRAFTS):
-        seconds.append(bench.seconds(lambda number=number: work(found.kernels[number % len(found.kernels)])))
+        seconds.append(bench.seconds(partial(work, found.kernels[number % len(found.kernels)])))
         growing.release(("0", 0))
     return p99(np.array(seconds)).scaled(1e3)
 
@@ -160,7 +161,7 @@ def compilations(bench: Bench) -> Samples:
     """Seconds to build, export, verify and seal a blueprint, three of each family; the first in the process, which loads the compiler, is left out."""
     torch.set_num_threads(1)
     made = [ir for seed in range(3) for family in FAMILIES if (ir := blueprint(family, seed)) is not None]
-    seconds = [bench.seconds(lambda ir=ir: compile_kernel(ir, BUDGET, clock=bench.clock, progress=lambda _: None)) for ir in made]
+    seconds = [bench.seconds(partial(compile_kernel, ir, BUDGET, clock=bench.clock, progress=lambda _: None)) for ir in made]
     return np.array(seconds[1:])
 
 

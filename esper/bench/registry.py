@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from esper.bench.estimate import Estimate
 from esper.clock import Clock
 from esper.config import KafkaSettings
+from esper.errors import EsperError, UnavailableError
 
 T = TypeVar("T")
+
+_START_S = 60.0  # on a busy machine a broker answers before its partitions have leaders
 
 
 @dataclass(slots=True)
@@ -27,9 +32,18 @@ class Bench:
     _shared: dict[Callable[[Bench], Any], Any] = field(default_factory=dict)
 
     def once(self, make: Callable[[Bench], T]) -> T:
-        """What `make` gives, made at the first call: measurements side by side from which several figures follow, a broker, a stack."""
+        """What `make` gives, made at the first call: measurements side by side from which several figures follow, a broker, a stack.
+
+        Raises:
+            EsperError: the error of the first call, at each: what cannot be measured is not tried again.
+        """
         if make not in self._shared:
-            self._shared[make] = make(self)
+            try:
+                self._shared[make] = make(self)
+            except EsperError as error:
+                self._shared[make] = error
+        if isinstance(self._shared[make], EsperError):
+            raise self._shared[make]
         found: T = self._shared[make]
         return found
 
@@ -104,5 +118,6 @@ def _broker(bench: Bench) -> str:
     classpath = jars.kafka(bench.progress)
     options = aot.java_options(classpath)
     bench.held.enter_context(running_broker(node, classpath, cluster_id="ZXNwZXItYmVuY2gtYnJva2", clock=bench.clock, java_options=options))
-    topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+    busy = Retrying(retry=retry_if_exception_type(UnavailableError), stop=stop_after_delay(_START_S), wait=wait_fixed(0.5), reraise=True)
+    busy(topics.ensure, node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
     return node.bootstrap

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from esper.events import Origin
 from esper.karn.families import generate
 from esper.karn.ir import Budget
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
-from esper.kasmina.layers import SeededLinear
+from esper.kasmina.layers import SeededLayer
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
 from esper.oona.emitter import TelemetryRing
@@ -147,7 +148,7 @@ def health_signal(bench: Bench) -> Estimate:
     return difference(found["sampled"], found["dormant"]).scaled(1e3 / LAYERS)
 
 
-def _grafted(kernels: int) -> SeededLinear:
+def _grafted(kernels: int) -> SeededLayer:
     """MNIST-1D's first layer with so many live conv1d kernels."""
     layer = nn.Linear(40, 100)
     growing = GrowingModel(germinate(nn.Sequential(layer)), training=KernelTraining())
@@ -165,7 +166,7 @@ def forwards(bench: Bench) -> dict[str, Samples]:
     torch.set_num_threads(1)
     inputs = torch.randn(100, 40)
     layers = {str(count): _grafted(count) for count in (0, 1, 4)}
-    return in_turns(bench, {name: (lambda layer=layer: layer(inputs)) for name, layer in layers.items()}, _FORWARDS)
+    return in_turns(bench, {name: partial(layer, inputs) for name, layer in layers.items()}, _FORWARDS)
 
 
 @figure("one_active_kernel", "ms", "forward of a layer (40 to 100, batch 100) with one conv1d kernel, beyond the host", at_most=2)
@@ -190,5 +191,5 @@ def training_samples(bench: Bench) -> Estimate:
     growing = GrowingModel(germinate(function(recipe.model, "model")()), training=KernelTraining())
     state, stepper = started(growing, origin_of(bench)), Stepper(growing, recipe, 1000)
     batch = (torch.randn(recipe.run.batch_size, 40), torch.randint(0, 10, (recipe.run.batch_size,)))
-    seconds = [bench.seconds(lambda step=step: stepper.step(state, step, batch, sample=False)) for step in range(_STEPS)]
+    seconds = [bench.seconds(partial(stepper.step, state, step, batch, sample=False)) for step in range(_STEPS)]
     return rate(recipe.run.batch_size, np.array(seconds[1:]))

@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,17 +20,18 @@ from esper.bench.estimate import Estimate, Samples, exactly, p99
 from esper.bench.history import messages
 from esper.bench.registry import Bench, figure
 from esper.clock import Clock
-from esper.config import Settings
+from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError
 from esper.events import Event, decode
 from esper.events.records import CacheSampled, ResourceSampled
 from esper.oona.kafka import KafkaBus
+from esper.service import tokens
 from esper.stack.parts import as_environment
 
 E = TypeVar("E", bound=Event)
 
-EPOCHS = 40
-PARTS = ("tamiyo", "nissa", "history", "foundry")
+EPOCHS = 30
+PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry")
 _READY_S = 120.0
 _RUN_S = 170.0
 _SIGNALS = 20
@@ -51,7 +53,7 @@ def whole(bench: Bench) -> Whole:
     Raises:
         UnavailableError: the stack or the run does not come to its end.
     """
-    settings = Settings(home=bench.folder / "home")
+    settings = Settings(home=bench.folder / "home", service=ServiceSettings(rate=1000.0))  # it asks Nissa every 5 ms
     bench.progress("starting a stack")
     try:
         endpoints = stack.up(settings, owner_pid=os.getpid(), progress=bench.progress)
@@ -61,7 +63,7 @@ def whole(bench: Bench) -> Whole:
         bus = KafkaBus(endpoints.bootstrap)
         resources, cache = _last(bus, ResourceSampled, bench.clock), _last(bus, CacheSampled, bench.clock)
         megabytes = _memory(settings) | {"trainer": resources.rss_bytes / 1e6}
-        return Whole(megabytes, cache, _nissa(bench, bus, endpoints.nissa_url))
+        return Whole(megabytes, cache, _nissa(bench, bus, endpoints.nissa_url, settings.keys_dir))
     finally:
         stack.down(settings)
 
@@ -107,16 +109,17 @@ def _memory(settings: Settings) -> dict[str, float]:
     return found
 
 
-def _nissa(bench: Bench, bus: KafkaBus, url: str) -> Samples:
+def _nissa(bench: Bench, bus: KafkaBus, url: str, keys: Path) -> Samples:
     """Seconds from sending a health signal to Nissa's status counting it."""
+    token = tokens.own(keys, subject="bench", clock=bench.clock)
     waits = []
     with bus.producer(sender_id="bench") as producer:
         for message in messages(bench, _SIGNALS):
-            known = _counted(url)
+            known = _counted(url, token)
             began = bench.clock.monotonic()
             producer.send_message(message)
             producer.flush(5)
-            while _counted(url) <= known:
+            while _counted(url, token) <= known:
                 if bench.clock.monotonic() - began > _PATIENCE_S:
                     raise UnavailableError(f"Nissa has not counted a health signal within {_PATIENCE_S:g} s.")
                 bench.clock.sleep(0.005)
@@ -124,10 +127,11 @@ def _nissa(bench: Bench, bus: KafkaBus, url: str) -> Samples:
     return np.array(waits)
 
 
-def _counted(url: str) -> int:
+def _counted(url: str, token: str) -> int:
     """How many health signals Nissa has counted."""
+    request = urllib.request.Request(f"{url}/api/v1/status", headers={"Authorization": f"Bearer {token}"})  # noqa: S310  # our own stack
     try:
-        with urllib.request.urlopen(f"{url}/api/v1/status", timeout=5) as answer:  # noqa: S310  # our own stack
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # the same
             told: dict[str, Any] = json.load(answer)
     except (urllib.error.URLError, OSError) as error:
         raise UnavailableError(f"Nissa does not answer at {url}: {error}.") from error

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from esper.errors import UsageError
-
-if TYPE_CHECKING:
-    from esper.config import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +27,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Prove a run's journal: gapless, in order, and giving the state that the trainer had."""
+    from esper.cli.broker import bootstrap_of  # noqa: PLC0415
     from esper.clock import SystemClock  # noqa: PLC0415
     from esper.config import Settings  # noqa: PLC0415
     from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415
@@ -39,7 +36,7 @@ def replay(
     if not fold:
         raise UsageError("Say --fold: re-execution of a run's steps is not built yet.")
     settings, clock = Settings(), SystemClock()
-    messages = from_file(journal) if journal else from_kafka(_bootstrap(settings), run_id, clock=clock)
+    messages = from_file(journal) if journal else from_kafka(bootstrap_of(settings), run_id, clock=clock)
     if save:
         to_file(save, messages)
     report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
@@ -50,14 +47,3 @@ def replay(
     for seed in report.state.seeds:
         if seed.stage != "DORMANT":
             print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
-
-
-def _bootstrap(settings: Settings) -> str:
-    """Where the journal is: the user's cluster, or the local stack, which is started for as long as this command runs."""
-    if settings.kafka.bootstrap:
-        return settings.kafka.bootstrap
-    from esper import stack  # noqa: PLC0415
-
-    if stack.running(settings) is None and not (settings.stack_dir / "kafka").exists():
-        raise UsageError(f"There is no data in {settings.home}; run something first, or set ESPER_HOME to where the run is.")
-    return stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None).bootstrap

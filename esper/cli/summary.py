@@ -24,6 +24,7 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
         f"{outcome.epochs} epochs, {outcome.steps} steps, {outcome.parameters:,} parameters, {finished.seconds:.0f} s.",
         highlight=False,
     )
+    console.print(finished.growth, highlight=False)
     if finished.paths:
         table = Table(title="Seeds", title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("seed")
@@ -47,7 +48,9 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
     console.print("\nTry next:", style="bold")
     command = "esper" if shutil.which("esper") else os.path.relpath(sys.argv[0])
     query = f"SELECT epoch, layer, seed, family, to_stage, reason FROM seed_transitioned WHERE run_id = '{finished.run_id}'"  # noqa: S608  # for a person
+    resume = (f"{command} run {recipe} --resume --run-id {finished.run_id}     # go on from here",)
     for line in (
+        *(resume if outcome.outcome == "INTERRUPTED" else ()),
         f'{command} sql "{query}"',
         f"{command} replay {finished.run_id} --fold",
         f"{command} run {recipe} --set tamiyo.enabled=false     # the same model without growth",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, Final, NamedTuple
 
 from fastavro import schemaless_reader, schemaless_writer
 
@@ -21,8 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD = 5  # magic byte and schema id
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A framed event: what goes to Kafka."""
 
     topic: str
@@ -42,18 +41,47 @@ def frame(datum: dict[str, Any], wire: WireSchema) -> bytes:
 def encode(event: Event) -> Message:
     """The message of an event, with its topic, key and headers."""
     wire = current(type(event))
+    kind, schema = _of_schema(event.SCHEMA_ID)
+    event_id = event.event_id
     headers = (
-        ("ce_specversion", b"1.0"),
-        ("ce_type", b"esper.events." + event.NAME.encode()),
-        ("ce_source", b"/esper/" + event.sender_id.encode()),
-        ("ce_id", event.event_id.encode()),
-        ("ce_time", (_EPOCH + timedelta(microseconds=event.occurred_at)).isoformat().encode()),
-        ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode()),
-        ("content-type", b"application/avro"),
-        ("traceparent", f"00-{event.trace_id}-{event.event_id.replace('-', '')[:16]}-01".encode()),
+        _SPECVERSION,
+        kind,
+        ("ce_source", _source(event.sender_id)),
+        ("ce_id", event_id.encode()),
+        ("ce_time", _time(event.occurred_at).encode()),
+        schema,
+        _CONTENT_TYPE,
+        ("traceparent", f"00-{event.trace_id}-{event_id[:8]}{event_id[9:13]}{event_id[14:18]}-01".encode()),
     )
     key: str = getattr(event, event.KEY)
     return Message(event.TOPIC, key.encode(), frame(event.to_avro(), wire), headers)
+
+
+_SPECVERSION: Final = ("ce_specversion", b"1.0")
+_CONTENT_TYPE: Final = ("content-type", b"application/avro")
+
+
+@cache
+def _of_schema(schema_id: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """The headers that are the same in every event of a schema: record type and fingerprint."""
+    wire = wire_schema(schema_id)
+    return ("ce_type", b"esper.events." + wire.record.NAME.encode()), ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode())
+
+
+@lru_cache(maxsize=256)
+def _source(sender_id: str) -> bytes:
+    return b"/esper/" + sender_id.encode()
+
+
+def _time(at_us: int) -> str:
+    """RFC 3339 of microseconds since 1970, as `datetime.isoformat` writes it."""
+    seconds, us = divmod(at_us, 1_000_000)
+    return f"{_second(seconds)}.{us:06d}+00:00" if us else f"{_second(seconds)}+00:00"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[: len("1970-01-01T00:00:00")]
 
 
 def schema_id(value: bytes) -> int:

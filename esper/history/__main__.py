@@ -18,6 +18,8 @@ from esper.history.http import HistoryServer
 from esper.history.migrations import migrate
 from esper.history.sink import Sink
 from esper.oona.kafka import KafkaBus
+from esper.service import certificates
+from esper.service.tokens import Gatekeeper
 
 _log = structlog.get_logger("esper.history")
 
@@ -34,9 +36,12 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
     try:
         migrate(engine.client, clock)
         sink = Sink(engine.client, KafkaBus(settings.kafka.bootstrap), clock)
-        server = HistoryServer(engine, settings.history.port, lambda: health(sink))
+        gatekeeper = Gatekeeper.of(settings.keys_dir, clock)
+        server = HistoryServer(
+            engine, settings.history.port, lambda: health(sink), gatekeeper=gatekeeper, tls=certificates.serving(settings)
+        )
         server.start()
-        _log.info("serving", url=f"http://127.0.0.1:{server.port}")
+        _log.info("serving", url=f"{settings.scheme}://127.0.0.1:{server.port}")
         try:
             sink.run(stop)
         finally:

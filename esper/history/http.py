@@ -8,10 +8,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
+import ssl
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email import message_from_bytes
 from email.message import Message as Mail
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,9 @@ from esper.history.engine import Engine, QueryError
 from esper.history.frames import framed
 from esper.history.guard import check
 from esper.history.native import FIRST_REVISION, at_revision
+from esper.service.limits import names_this_machine
+from esper.service.problems import ProblemError
+from esper.service.tokens import Gatekeeper
 
 _TRANSPORT: Final = frozenset(
     {
@@ -73,8 +78,21 @@ _CONTENT_TYPES: Final = {
     "pretty": "text/plain; charset=UTF-8",
     "vertical": "text/plain; charset=UTF-8",
 }
-_STATUS: Final = {62: 400, 36: 400, 47: 404, 46: 404, 60: 404, 81: 404, 115: 404, 164: 403, 48: 501, 159: 504, 241: 507}
-_LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", ""})
+_AUTHENTICATION_FAILED: Final = 516
+_STATUS: Final = {
+    _AUTHENTICATION_FAILED: 401,
+    62: 400,
+    36: 400,
+    47: 404,
+    46: 404,
+    60: 404,
+    81: 404,
+    115: 404,
+    164: 403,
+    48: 501,
+    159: 504,
+    241: 507,
+}
 _INSERT: Final = re.compile(r"\s*insert\b", re.IGNORECASE)
 _MAX_BODY: Final = 16 << 20
 _QUERIES_AT_ONCE: Final = 4
@@ -92,14 +110,26 @@ class Response:
 
 
 class HistoryServer:
-    """Serves `engine` on 127.0.0.1:`port` (0: a free one) in threads of its own. `health` gives readiness and the rest of /health."""
+    """Serves `engine` on 127.0.0.1:`port` (0: a free one) in threads of its own, over TLS with a context.
 
-    def __init__(self, engine: Engine, port: int, health: Callable[[], tuple[bool, dict[str, Any]]]) -> None:
+    `health` gives readiness and the rest of /health, which is open as /ping is; every query needs a token, of whatever role.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        port: int,
+        health: Callable[[], tuple[bool, dict[str, Any]]],
+        *,
+        gatekeeper: Gatekeeper,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._gatekeeper = gatekeeper
         self._engine = engine
         self._health = health
         self._turns = threading.BoundedSemaphore(_QUERIES_AT_ONCE)
         try:
-            self._server = _Server(("127.0.0.1", port), _handler(self))
+            self._server = _Server(("127.0.0.1", port), _handler(self), tls)
         except OSError as error:
             raise UnavailableError(
                 f"Port {port} of 127.0.0.1 is in use; set ESPER_HISTORY__PORT to another, or to 0 for a free one."
@@ -125,6 +155,23 @@ class HistoryServer:
             ready, more = self._health()
             body = json.dumps({"ready": ready, **more}).encode()
             return Response(200 if ready else 503, body, {"Content-Type": "application/json"})
+        return None
+
+    def refusal(self, headers: Mail, parameters: Mapping[str, str]) -> Response | None:
+        """ClickHouse's answer to a request without a valid token; None where it has one, in any of the ways in which ClickHouse takes a password."""
+        try:
+            if authorization := headers.get("Authorization"):
+                self._gatekeeper.of_authorization(authorization)
+            else:
+                self._gatekeeper.caller(headers.get("X-ClickHouse-Key") or parameters.get("password", ""))
+        except ProblemError as problem:
+            user = headers.get("X-ClickHouse-User") or parameters.get("user") or "default"
+            error = QueryError(
+                _AUTHENTICATION_FAILED,
+                f"Code: 516. DB::Exception: {user[:80]}: Authentication failed: {problem.detail} (AUTHENTICATION_FAILED)",
+            )
+            failed = _failure(error)
+            return replace(failed, headers={**failed.headers, "WWW-Authenticate": 'Basic realm="ClickHouse server HTTP API"'})
         return None
 
     def query(self, parameters: Mapping[str, str], text: str) -> Response:
@@ -175,6 +222,17 @@ class HistoryServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        super().__init__(address, handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A connection; its TLS handshake is left to its own thread."""
+        connection, address = super().get_request()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
         """A client that went away is no error of ours."""
@@ -259,8 +317,7 @@ def _handler(history: HistoryServer) -> type[BaseHTTPRequestHandler]:
             return out
 
         def _respond(self, body: bytes) -> None:
-            host = self.headers.get("Host", "")
-            if (host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host) not in _LOCAL_HOSTS:
+            if not names_this_machine(self.headers.get("Host", "")):
                 self._send(Response(403, b"The history answers this machine only.\n", {"Content-Type": "text/plain"}))
                 return
             address = urlsplit(self.path)
@@ -268,6 +325,9 @@ def _handler(history: HistoryServer) -> type[BaseHTTPRequestHandler]:
                 self._send(found)
                 return
             parameters = dict(parse_qsl(address.query, keep_blank_values=True))
+            if (refused := history.refusal(self.headers, parameters)) is not None:
+                self._send(refused)
+                return
             try:
                 if _INSERT.match(parameters.get("query", "")):
                     check(parameters["query"])  # refused for what it is, before its body is looked at

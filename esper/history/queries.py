@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +13,7 @@ from urllib.parse import urlencode
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
+from esper.service.client import FAILURES, Client
 
 if TYPE_CHECKING:
     from esper.history.engine import Engine
@@ -35,6 +34,7 @@ TABLES: Final = (
 _TIMEOUT_S: Final = 120.0
 _POLL_S: Final = 0.05
 _MAX_SENTENCE: Final = 400
+_SUBJECT: Final = "esper"
 
 
 class Source(AbstractContextManager["Source"], ABC):
@@ -66,22 +66,22 @@ class Source(AbstractContextManager["Source"], ABC):
 
 
 class HttpSource(Source):
-    """The history process, or any ClickHouse, at `url`."""
+    """The history process at `url`, asked with a token of this installation. `settings` are the environment's, if left out."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, settings: Settings | None = None) -> None:
         self._url = url.rstrip("/")
+        self._client = Client(settings or Settings(), subject=_SUBJECT)
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""
         address = f"{self._url}/?{urlencode({'default_format': output_format, **(settings or {})})}"
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, data=sql.encode(), method="POST"), timeout=_TIMEOUT_S) as response:  # noqa: S310 - our own address
-                body: bytes = response.read()
+            return self._client.get(address, data=sql.encode(), method="POST", timeout=_TIMEOUT_S)
         except urllib.error.HTTPError as error:
-            raise UsageError(sentence(error.read().decode(errors="replace"))) from error
-        except (OSError, http.client.HTTPException) as error:
+            with error:
+                raise UsageError(sentence(error.read().decode(errors="replace"))) from error
+        except FAILURES as error:
             raise UnavailableError(f"The history at {self._url} does not answer ({error}); `esper status` shows what runs.") from error
-        return body
 
     def close(self) -> None:
         """Nothing is held."""
@@ -122,7 +122,7 @@ def source(settings: Settings, history_url: str) -> Source:
         UnavailableError: another process has the folder open, or the server does not answer.
     """
     if history_url:
-        return HttpSource(history_url)
+        return HttpSource(history_url, settings)
     if not settings.history.dsn and not (settings.history_dir / "store").exists():
         raise UsageError(f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one.")
     from esper.history.engine import open_engine  # noqa: PLC0415 - chDB is heavy
@@ -140,14 +140,23 @@ def sentence(message: str) -> str:
     return f"ClickHouse refuses the query: {text}"
 
 
-def wait_caught_up(history_url: str, bus: Bus, *, timeout: float, clock: Clock | None = None, topics: tuple[str, ...] = ()) -> bool:
+def wait_caught_up(
+    history_url: str,
+    bus: Bus,
+    *,
+    timeout: float,
+    clock: Clock | None = None,
+    topics: tuple[str, ...] = (),
+    settings: Settings | None = None,
+) -> bool:
     """Wait until the history holds every message that is committed on `topics` (all of Esper's) at the time of the call.
 
-    Gives False after `timeout` seconds, also if the history does not answer or the broker is away.
+    `settings` are the environment's, if left out. Gives False after `timeout` seconds, also if the history does not answer or the broker is away.
     """
     from esper.events.topics import TOPICS  # noqa: PLC0415 - as the others: the command line loads quickly
 
     clock = clock or SystemClock()
+    client = Client(settings or Settings(), subject=_SUBJECT, clock=clock)
     deadline = clock.monotonic() + timeout
     ends: dict[tuple[str, int], int] | None = None
     while True:
@@ -155,23 +164,22 @@ def wait_caught_up(history_url: str, bus: Bus, *, timeout: float, clock: Clock |
             if ends is None:
                 with bus.reader(topics or tuple(TOPICS), start="end") as reader:
                     ends = reader.position()
-            if _reached(history_url, ends):
+            if _reached(client, history_url, ends):
                 return True
-        except (OSError, EsperError, http.client.HTTPException, ValueError):
+        except (EsperError, ValueError, *FAILURES):
             pass  # it may come back before the time is over
         if clock.monotonic() >= deadline:
             return False
         clock.sleep(_POLL_S)
 
 
-def _reached(history_url: str, ends: Mapping[tuple[str, int], int]) -> bool:
-    with urllib.request.urlopen(f"{history_url.rstrip('/')}/health", timeout=5) as response:  # noqa: S310 - our own address
-        positions: dict[str, int] = json.load(response)["positions"]
+def _reached(client: Client, history_url: str, ends: Mapping[tuple[str, int], int]) -> bool:
+    positions: dict[str, int] = json.loads(client.get(f"{history_url.rstrip('/')}/health", timeout=5, role=None))["positions"]
     return all(positions.get(f"{topic}/{partition}", -1) >= end for (topic, partition), end in ends.items())
 
 
-def events_by_topic(history_url: str, run_id: str) -> dict[str, int]:
-    """How many events of a run each topic has, each event counted once; raises as `Source.ask` does."""
+def events_by_topic(history_url: str, run_id: str, settings: Settings | None = None) -> dict[str, int]:
+    """How many events of a run each topic has, each event counted once; raises as `Source.ask` does. `settings` as in `HttpSource`."""
     query = "SELECT topic, count() AS events FROM events WHERE run_id = {run:String} GROUP BY topic ORDER BY topic"
-    found = HttpSource(history_url).ask(query, "JSONEachRow", {"param_run": run_id})
+    found = HttpSource(history_url, settings).ask(query, "JSONEachRow", {"param_run": run_id})
     return {row["topic"]: int(row["events"]) for row in map(json.loads, found.splitlines())}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from esper.errors import BuildError
+import math
+from typing import cast
+
 from esper.events.geometry import Geometry
 from esper.karn.ir import BlueprintIR, Node
 from esper.karn.operators import (
@@ -17,13 +19,16 @@ from esper.karn.operators import (
     Multiply,
     Norm,
     Operator,
+    Pair,
     Scale,
 )
 from esper.karn.place import RANK_DIVISOR, Place
 
 _LEAST_CHANNELS = 4
-_HEADS = 4
 _WINDOW = 3
+_HEAD_WIDTH = 8
+_MOST_SCORES = 1 << 20
+"""Scores of one sample at most, heads * positions^2: each costs an exponential, which the count of operations leaves out."""
 
 
 def convolution(place: Place) -> BlueprintIR | None:
@@ -78,21 +83,21 @@ def pool(place: Place) -> BlueprintIR | None:
 def attention(place: Place) -> BlueprintIR | None:
     """A pre-normalised self-attention over positions whose output starts at zero (Vaswani et al. 2017; Xiong et al. 2020, arXiv 2002.04745).
 
-    It reads the layer's input where the layer keeps positions, else the host's chunk.
+    It reads the layer's input where the layer keeps positions, else the host's chunk, in as many heads as the budget pays.
     """
 
-    def make(size: int) -> BlueprintIR:
-        width = _HEADS * size
+    def make(heads: int) -> BlueprintIR:
         nodes = (
             Node("norm1", Norm()),
-            Node("project1", _pointwise(place.geometry, 3 * width), ("norm1",)),
-            Node("attention1", Attention(_HEADS if size >= _HEADS else 1), ("project1",)),
+            Node("project1", _pointwise(place.geometry, 3 * heads * _HEAD_WIDTH), ("norm1",)),
+            Node("attention1", Attention(heads), ("project1",)),
             Node("project2", _pointwise(place.geometry, place.out_features, initialisation="zero"), ("attention1",)),
         )
         return put("attention", "RESIDUAL", nodes)
 
     put, reads = (place.on_input, place.in_features) if place.geometry.keeps_positions else (place.on_chunk, place.out_features)
-    return place.largest(make, 1, max(1, max(reads, place.out_features) // _HEADS))
+    useful = max(1, max(reads, place.out_features) // _HEAD_WIDTH)
+    return place.largest(make, 1, min(useful, _MOST_SCORES // math.prod(place.geometry.output_size) ** 2))
 
 
 def _pointwise(geometry: Geometry, width: int, *, initialisation: Initialisation = "default") -> Operator:
@@ -111,14 +116,9 @@ def _same(geometry: Geometry, channels: int, window: int, *, initialisation: Ini
 
 def _host_window(geometry: Geometry, channels: int, groups: int = 1) -> Operator:
     """A convolution with the host's window, so that it writes the host's positions."""
-    match geometry:
-        case Geometry("conv1d", _, (kernel,), (stride,), None, (dilation,)):
-            return Conv1d(channels, kernel, stride, "same", dilation, groups)
-        case Geometry("conv1d", _, (kernel,), (stride,), (padding,), (dilation,)):
-            return Conv1d(channels, kernel, stride, padding, dilation, groups)
-        case Geometry("conv2d", _, (k1, k2), (s1, s2), None, (d1, d2)):
-            return Conv2d(channels, (k1, k2), (s1, s2), "same", (d1, d2), groups)
-        case Geometry("conv2d", _, (k1, k2), (s1, s2), (p1, p2), (d1, d2)):
-            return Conv2d(channels, (k1, k2), (s1, s2), (p1, p2), (d1, d2), groups)
-        case _:
-            raise BuildError(f"A {geometry.kind} layer has no window.")
+    padding = geometry.padding
+    if geometry.kind == "conv1d":
+        (kernel,), (stride,), (dilation,) = geometry.kernel_size, geometry.stride, geometry.dilation
+        return Conv1d(channels, kernel, stride, "same" if padding is None else padding[0], dilation, groups)
+    window, strides, dilations = (cast("Pair", numbers) for numbers in (geometry.kernel_size, geometry.stride, geometry.dilation))
+    return Conv2d(channels, window, strides, "same" if padding is None else cast("Pair", padding), dilations, groups)

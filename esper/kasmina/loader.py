@@ -25,6 +25,7 @@ from esper.kasmina.unpacked import Unpacked, unpack
 from esper.urza.cache import MIB, CacheFigures, CacheLimits, KernelCache
 
 TIMEOUT_S = 10.0  # a load that takes longer has failed
+START_S = 20.0  # more for a child that has not answered yet: a busy machine may take this long to start a process
 _RESTART_S = 0.2  # a child that ends sooner is not started again at once
 
 
@@ -85,9 +86,10 @@ class _Asked:
     """A kernel that the child was asked for. `wanted` by a seed of `layer`, or only fetched ahead."""
 
     line: bytes
-    deadline: float
     layer: str
     wanted: bool
+    begun: float
+    patience_s: float
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class KernelLoader:
     _found: list[Loaded] = field(default_factory=list)
     _unsent: bytes = b""
     _unread: bytes = b""
+    _heard: bool = False
     _began: float = 0.0
     _spent_s: float = 0.0
     _hits_disk: int = 0
@@ -131,6 +134,7 @@ class KernelLoader:
             assert pipe is not None  # noqa: S101  # both are pipes
             os.set_blocking(pipe.fileno(), False)
         self._unsent = self._unread = b""
+        self._heard = False
         self._began = self.clock.monotonic()
 
     def request(self, kernel: KernelPublished, *, layer: str = "") -> None:
@@ -208,12 +212,15 @@ class KernelLoader:
             return
         request = {"kernel_id": kernel.kernel_id, "address": kernel.address, "sha256": kernel.sha256, "prefetch": not wanted}
         line = json.dumps(request).encode() + b"\n"
-        self._pending[kernel.kernel_id] = _Asked(line, self.clock.monotonic() + TIMEOUT_S, layer, wanted)
+        self._pending[kernel.kernel_id] = _Asked(line, layer, wanted, self.clock.monotonic(), self._patience_s())
         self._unsent += line
         if self._child is None:
             self.start()
             self._unsent = line
         self._write()
+
+    def _patience_s(self) -> float:
+        return TIMEOUT_S if self._heard else START_S + TIMEOUT_S
 
     def _take(self, answer: dict[str, str | bool], asked: _Asked) -> Loaded:
         """Note an answer, and keep its kernel in memory."""
@@ -238,20 +245,23 @@ class KernelLoader:
     def _overdue(self) -> list[Loaded]:
         """What has taken too long has failed, and the child that hangs with it is replaced, as is one that died."""
         now, failed = self.clock.monotonic(), []
-        overdue = [kernel_id for kernel_id, asked in self._pending.items() if now > asked.deadline]
-        for kernel_id in overdue:
-            if not self._pending.pop(kernel_id).wanted:
-                self._later.clear()
-            else:
+        overdue = {kernel_id: asked for kernel_id, asked in self._pending.items() if now > asked.begun + asked.patience_s}
+        for kernel_id, asked in overdue.items():
+            del self._pending[kernel_id]
+            if asked.wanted:
                 self._misses += 1
-                failed.append(
-                    Loaded(kernel_id, None, f"Kernel {kernel_id} was not loaded within {TIMEOUT_S:g} s; see whether the store answers.")
-                )
+                error = f"Kernel {kernel_id} was not loaded within {asked.patience_s:g} s; see whether the store answers."
+                failed.append(Loaded(kernel_id, None, error))
+            else:
+                self._later.clear()
         died = self._child is not None and self._child.poll() is not None and now - self._began > _RESTART_S
         if overdue or (died and self._pending):
             self._abandon()
             if self._pending:
                 self.start()
+                for asked in self._pending.values():
+                    asked.begun = now if overdue else asked.begun  # a kernel whose load ends its child each time fails in the end
+                    asked.patience_s = self._patience_s()
                 self._unsent = b"".join(asked.line for asked in self._pending.values())
                 self._write()
         return failed
@@ -272,6 +282,7 @@ class KernelLoader:
         assert self._child.stdout is not None  # noqa: S101  # it is a pipe
         self._unread += self._child.stdout.read() or b""
         *lines, self._unread = self._unread.split(b"\n")
+        self._heard = self._heard or bool(lines)
         return [json.loads(line) for line in lines]
 
     def _abandon(self) -> None:

@@ -29,6 +29,10 @@ class Kept:
         for buffer, copy in self._copies:
             buffer.copy_(copy)
 
+    def norm(self) -> Tensor:
+        """Euclidean norm of what they are now: not finite when a pass has spoilt them."""
+        return nn.utils.get_total_norm([buffer for buffer, _ in self._copies if buffer.is_floating_point()])
+
 
 @contextmanager
 def untouched(norms: Sequence[_NormBase], random_seed: int | None = None) -> Iterator[None]:

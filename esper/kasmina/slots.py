@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from esper.errors import BuildError
 from esper.events.records import Blend, Tap
+from esper.tezzeret.build import KernelModule
 
 SATURATED_US = 65_535  # latency is kept in 16 bits
 
@@ -41,6 +42,11 @@ class Slot:
     latency_us: int = 0
     executions: int = 0
 
+    def __post_init__(self) -> None:
+        """Take the geometry of a kernel that knows its blueprint."""
+        if isinstance(self.kernel, KernelModule):
+            self.geometry = self.kernel.ir.geometry.text
+
     def output(self, inputs: Tensor, chunk: Tensor, dim: int, *, timed: bool = False) -> Tensor:
         """What the kernel gives for layer inputs [B, I, S] and the host's chunk [B, C, S]: a tensor like the chunk. `dim` is that of channels.
 
@@ -48,7 +54,6 @@ class Slot:
             BuildError: it gives another shape or type.
         """
         source = inputs if self.tap == "LAYER_INPUT" else chunk
-        self.executions += 1
         begin = time.perf_counter_ns() if timed else 0
         result = self._run(source, dim)
         if timed:

@@ -17,7 +17,7 @@ from torch import Tensor
 COLUMNS: Final = ("activation_variance", "dead_ratio", "correlation", "gradient_norm")
 DEAD_VARIANCE: Final = 1e-8  # a feature that varies less over the batch carries nothing
 SAMPLES: Final = 1024  # samples that are measured at most
-ELEMENTS: Final = 1 << 18  # numbers that are measured at most, unless that leaves fewer than LEAST samples
+ELEMENTS: Final = 1 << 15  # numbers that are measured at most, unless that leaves fewer than LEAST samples
 LEAST: Final = 64
 CORRELATED: Final = 64  # channels of a chunk that are correlated at most
 

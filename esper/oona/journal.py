@@ -39,26 +39,29 @@ def read(bus: Bus, run_id: str, *, clock: Clock, start: int = 0, patience: float
         UnavailableError: no broker, or no progress for `patience` seconds.
         CorruptError: the partition ends before `start`, so it is another one than before.
     """
-    key = run_id.encode()
-    pair = (JOURNAL, bus.partition_of(JOURNAL, key))
-    with bus.reader([JOURNAL], start={pair: start}, partitions=[pair[1]]) as reader:
+    yield from read_key(bus, JOURNAL, run_id, what=f"The journal of run {run_id}", clock=clock, start=start, patience=patience)
+
+
+def read_key(bus: Bus, topic: str, key: str, *, what: str, clock: Clock, start: int = 0, patience: float = 30.0) -> Iterator[Received]:
+    """The same for every committed message with a key on any topic; `what` names it in sentences."""
+    wanted = key.encode()
+    pair = (topic, bus.partition_of(topic, wanted))
+    with bus.reader([topic], start={pair: start}, partitions=[pair[1]]) as reader:
         end = reader.log_end()[pair]
         if end < start:
             raise CorruptError(
-                f"The journal of run {run_id} reached offset {start} of {JOURNAL}, and that topic now ends at {end}: it was deleted or made "
+                f"{what} reached offset {start} of {topic}, and that topic now ends at {end}: it was deleted or made "
                 "again; restore it, or choose another --run-id."
             )
         at, deadline = start, clock.monotonic() + patience
         while at < end:
             for received in reader.poll(_BATCH, _POLL_S):
-                if received.key == key:
+                if received.key == wanted:
                     yield received
             if reader.position()[pair] > at:
                 at, deadline = reader.position()[pair], clock.monotonic() + patience
             elif clock.monotonic() > deadline:
-                raise UnavailableError(
-                    f"The journal of run {run_id} could not be read to its end within {patience:.0f} s; is the broker up?"
-                )
+                raise UnavailableError(f"{what} could not be read to its end within {patience:.0f} s; is the broker up?")
 
 
 def read_topics(bus: Bus, topics: Sequence[str], *, clock: Clock, patience: float = 30.0) -> Iterator[Event]:

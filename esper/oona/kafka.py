@@ -44,6 +44,7 @@ _MOVING: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError._NOENT,  # noqa: SLF001 - librdkafka: no partition that was asked for has a leader yet
     }
 )
 _GONE: Final = frozenset(

@@ -15,25 +15,28 @@ _held: Final[set[Path]] = set()  # record locks do not exclude their own process
 _guard: Final = threading.Lock()
 
 
+_REMEDY: Final = "wait for it, stop it, or choose another --run-id"
+
+
 class Lock:
     """An exclusive lock on `path`, held from construction to `release`.
 
     Raises:
-        UsageError: a living process holds it; `what` and its process id are in the sentence.
+        UsageError: a living process holds it; `what`, its process id and `remedy` are in the sentence.
     """
 
-    def __init__(self, path: Path, *, what: str) -> None:
+    def __init__(self, path: Path, *, what: str, remedy: str = _REMEDY) -> None:
         self._path = path.resolve()
         with _guard:
             if self._path in _held:
-                raise _taken(what, os.getpid())
+                raise _taken(what, os.getpid(), remedy)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
                 os.close(self._fd)
-                raise _taken(what, holder or "unknown") from error
+                raise _taken(what, holder or "unknown", remedy) from error
             _held.add(self._path)
         with suppress(OSError):  # a full disk: the lock holds all the same, only without a name
             os.ftruncate(self._fd, 0)
@@ -47,5 +50,5 @@ class Lock:
                 os.close(self._fd)
 
 
-def _taken(what: str, holder: int | str) -> UsageError:
-    return UsageError(f"{what} is being written by process {holder}; wait for it, stop it, or choose another --run-id.")
+def _taken(what: str, holder: int | str, remedy: str) -> UsageError:
+    return UsageError(f"{what} is being written by process {holder}; {remedy}.")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from esper.events.codec import Message, encode
 from esper.events.envelope import Event
@@ -21,8 +20,7 @@ Start = Literal["beginning", "end"] | Positions
 """Where a reader begins. A partition that the mapping leaves out is read from its beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message as it stands in its partition. `timestamp_us` is the broker's, microseconds since 1970-01-01 UTC."""
 
     topic: str

@@ -7,6 +7,8 @@ from esper.events.topics import TOPICS
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import MAX_MESSAGE_BYTES
 
+_PATIENCE_S = 30.0  # a fresh broker on a busy machine takes more than 5 s to lead some 70 partitions
+
 
 def ensure(bootstrap: str, settings: KafkaSettings) -> list[str]:
     """Create every topic of `schemas/topics.toml` that the cluster lacks; gives the names of those created.
@@ -29,4 +31,4 @@ def ensure(bootstrap: str, settings: KafkaSettings) -> list[str]:
         )
         for topic in TOPICS.values()
     }
-    return KafkaBus(bootstrap).create_topics(wanted, replication=settings.replication)
+    return KafkaBus(bootstrap, patience=_PATIENCE_S).create_topics(wanted, replication=settings.replication)

@@ -13,7 +13,8 @@ from typing import Literal
 
 from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
-from esper.stack.identity import Identity
+from esper.identity import Identity
+from esper.service import certificates
 from esper.stack.leash import Leash, kill_group
 from esper.stack.ports import HOST
 from esper.stack.state import PartPhase, PartState
@@ -61,9 +62,13 @@ class Launch:
     """The sentence for a death whose cause is known."""
 
 
-def health(port: int) -> Answer:
+def health(port: int, *, tls: bool) -> Answer:
     """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
+    connection = (
+        http.client.HTTPSConnection(HOST, port, timeout=PROBE_TIMEOUT_S, context=certificates.probing())
+        if tls
+        else http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
+    )
     try:
         connection.request("GET", "/health")
         return "ready" if connection.getresponse().status == http.client.OK else "starting"

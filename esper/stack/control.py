@@ -12,10 +12,11 @@ import esper.errors
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
+from esper.identity import Identity
+from esper.service import certificates, keys
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
-from esper.stack.identity import Identity
 from esper.stack.parts import as_environment, with_esper_on_path
 from esper.stack.ports import HOST
 
@@ -31,6 +32,7 @@ class Endpoints:
     """Where the parts of a running stack answer. A part that this stack does not run has an empty address."""
 
     bootstrap: str
+    tolaria_url: str
     tamiyo_url: str
     nissa_url: str
     history_url: str
@@ -58,7 +60,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
     Raises:
         UnavailableError: no jars and no network, a port in use, no broker at ESPER_KAFKA__BOOTSTRAP, a broker that does not start.
         UsageError: the stack that is up uses another Kafka than the settings ask for, or `owner_pid` is no living process.
-        CorruptError: the broker's folder or a jar is damaged.
+        CorruptError: the broker's folder, a jar or a key is damaged.
         StorageFullError: no room.
     """
     clock = SystemClock()
@@ -70,6 +72,8 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
+    keys.ensure(settings.keys_dir)
+    certificates.files(settings)
     if status(settings) is None and not settings.kafka.bootstrap:
         jars.kafka(progress)
     with owners.guard(folder):
@@ -103,7 +107,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
 
 
 def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None:
-    """Wait until each of `parts` (broker, tamiyo, nissa, history, foundry) answers its health check with ready.
+    """Wait until each of `parts` (broker, tolaria, tamiyo, nissa, history, foundry) answers its health check with ready.
 
     Raises:
         UnavailableError: the stack is not up, or a part is not ready within `timeout` seconds.
@@ -143,9 +147,9 @@ def down(settings: Settings) -> bool:
 
 def _endpoints(now: state.StackState) -> Endpoints:
     def url(name: str) -> str:
-        return f"http://{HOST}:{now.ports[name]}" if name in now.ports else ""
+        return f"{now.scheme}://{HOST}:{now.ports[name]}" if name in now.ports else ""
 
-    return Endpoints(now.bootstrap, url("tamiyo"), url("nissa"), url("history"), url("foundry"))
+    return Endpoints(now.bootstrap, url("tolaria"), url("tamiyo"), url("nissa"), url("history"), url("foundry"))
 
 
 def _same_kafka(settings: Settings, now: state.StackState) -> None:

@@ -53,8 +53,8 @@ def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[s
     )
 
 
-def part_launch(part: Part, port: int, folder: Path, environment: Mapping[str, str]) -> Launch:
-    """One part of the stack in `folder`."""
+def part_launch(part: Part, port: int, folder: Path, environment: Mapping[str, str], *, tls: bool) -> Launch:
+    """One part of the stack in `folder`; it serves HTTPS with `tls`."""
     return Launch(
         name=part.name,
         port=port,
@@ -62,7 +62,7 @@ def part_launch(part: Part, port: int, folder: Path, environment: Mapping[str, s
         arguments=lambda: part.command,
         environment=environment,
         folder=None,
-        probe=lambda: health(port),
+        probe=lambda: health(port, tls=tls),
         silence_s=part.silence_s,
         start_s=part.start_s,
         explain=lambda _: None,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from esper.identity import Identity
 from esper.stack.cache import locked
-from esper.stack.identity import Identity
 
 _KEEP = "keep"
 

@@ -33,9 +33,11 @@ class Part:
 
 
 def default_parts(settings: Settings) -> tuple[Part, ...]:
-    """Tamiyo, Nissa, history and foundry."""
+    """Tolaria's control API, Tamiyo, Nissa, history and foundry."""
     python = (sys.executable, "-m")
+    embedded = () if settings.kafka.bootstrap else ("--embedded",)
     return (
+        Part("tolaria", (*python, "esper.tolaria.control", *embedded), "ESPER_TOLARIA__PORT", 8080, settings.tolaria.port),
         Part("tamiyo", (*python, "processors.tamiyo"), "ESPER_TAMIYO__PORT", 8081, settings.tamiyo.port),
         Part("nissa", (*python, "processors.nissa"), "ESPER_NISSA__PORT", 9090, settings.nissa.port),
         Part("history", (*python, "esper.history"), "ESPER_HISTORY__PORT", 8123, settings.history.port),

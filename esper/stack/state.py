@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from esper.stack.identity import Identity
+from esper.identity import Identity
 
 Phase = Literal["starting", "running", "stopping", "down", "failed"]
 PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "stopped"]
@@ -39,6 +39,8 @@ class StackState:
     started_at_us: int
     ports: dict[str, int] = field(default_factory=dict)
     parts: tuple[PartState, ...] = ()
+    scheme: str = "http"
+    """How the parts are spoken to: http or https."""
     error: tuple[str, str] | None = None
     """Class name and sentence of the `EsperError` that ended the start."""
 

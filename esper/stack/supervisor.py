@@ -17,9 +17,9 @@ import structlog
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
+from esper.identity import Identity
 from esper.stack import aot, broker, owners, state
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
-from esper.stack.identity import Identity
 from esper.stack.launches import broker_launch, part_launch
 from esper.stack.leash import Leash
 from esper.stack.parts import Part, claim_ports, part_environment
@@ -74,6 +74,7 @@ class Supervisor:
             bootstrap=settings.kafka.bootstrap,
             started_at_us=clock.now_us(),
             ports=before.ports if before else {},
+            scheme=settings.scheme,
         )
 
     def run(self) -> int:
@@ -110,7 +111,8 @@ class Supervisor:
         if self._wake.stop:
             return
         self._environment = part_environment(self._environment, self._settings, self._parts, ports, bootstrap)
-        launches = [part_launch(part, ports[part.name], self._folder, self._environment) for part in self._parts]
+        tls = self._settings.scheme == "https"
+        launches = [part_launch(part, ports[part.name], self._folder, self._environment, tls=tls) for part in self._parts]
         self._children = [Child(launch, leash=leash, clock=self._clock) for launch in launches]
         self._publish(phase="running")
 

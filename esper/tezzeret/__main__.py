@@ -7,19 +7,21 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import asdict
 
 import structlog
 
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
+from esper.oona.audit import AuditTrail
 from esper.oona.kafka import KafkaBus
+from esper.service import Server
 from esper.tezzeret.answer import SENDER
-from esper.tezzeret.health import health_endpoint
+from esper.tezzeret.api import build
 from esper.tezzeret.service import Foundry
 from esper.tezzeret.warm import WarmCompiler
 from esper.urza.local import LocalStore
+from esper.urza.shelf import follow_outcomes
 
 _NICENESS = 5  # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
 _GRACE_S = 3.5
@@ -42,20 +44,26 @@ def main() -> int:
     clock = SystemClock()
     compiler = WarmCompiler(clock)
     store = LocalStore(settings.store_dir)
-    foundry = Foundry(bus=KafkaBus(settings.kafka.bootstrap), store=store, clock=clock, compiler=compiler)
+    bus = KafkaBus(settings.kafka.bootstrap)
+    foundry = Foundry(bus=bus, store=store, clock=clock, compiler=compiler)
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     crashed: list[BaseException] = []
-    with health_endpoint(settings.urza.port, lambda: asdict(foundry.status)) as port:
-        structlog.get_logger(SENDER).info("listening", port=port, store=str(settings.store_dir))
+    with AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as audit:
+        app = build(foundry, settings=settings, clock=clock, audit=audit)
+        server = Server(app, settings=settings, port=settings.urza.port, clock=clock, setting="ESPER_URZA__PORT")
+        server.start()
+        structlog.get_logger(SENDER).info("listening", url=server.url, store=str(settings.store_dir))
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
+        threading.Thread(target=follow_outcomes, args=(foundry.shelf, bus, clock, told), name="outcomes", daemon=True).start()
         # a new installation will need it at once; others start training sooner without it
         if next(iter(store.list("kernels/")), None) is None:
             compiler.start()
         told.wait()
         foundry.stop.set()
+        server.stop()
         worker.join(_GRACE_S)
     structlog.get_logger(SENDER).info("ended", in_mid_answer=worker.is_alive())
     return 1 if crashed else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import traceback
 from collections.abc import Callable
@@ -15,14 +16,16 @@ from esper.errors import BuildError
 from esper.karn.ir import BlueprintIR, Budget
 from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
 from esper.tezzeret.build import KernelModule, module_of, weights_of
-from esper.tezzeret.verify import verify
+from esper.tezzeret.verify import at_size, small_size, verify
 from esper.urza.artefact import seal
 
 LATENCY_BATCH = 32
 _WARM_CALLS = 5
 _TIMED_CALLS = 51
-_TIMED_OPERATIONS = 100_000_000
-"""Floating-point operations of one timed forward at most: where 32 samples are more, fewer are timed."""
+_LEAST_CALLS = 3
+_TIMED_S = 0.5
+_TIMED_NUMBERS = 1 << 22
+"""Numbers that the nodes of one timed forward write at most: where 32 samples are more, fewer are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,9 @@ class Configuration:
 
 
 def _exported(module: KernelModule) -> nn.Module:
-    """The graph that `torch.export` captures, for any batch size, and any number of positions where the kernel has some."""
-    value = module.ir.reads
-    first = 1 if value.kind == "sequence" else 2
-    free = dict.fromkeys((0, *range(first, first + len(value.size))), torch.export.Dim.DYNAMIC)
-    program = torch.export.export(module, (torch.zeros(2, *value.shape),), dynamic_shapes=(free,))
+    """The graph that `torch.export` captures, for any batch size, at the number of positions at which it is verified."""
+    sample = torch.zeros(2, *at_size(module.ir, small_size(module.ir.geometry)).reads.shape)
+    program = torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     graph: nn.Module = program.module()
     return graph
 
@@ -89,12 +90,13 @@ def compile_kernel(
 @torch.inference_mode()
 def latency_us(module: KernelModule, clock: Clock) -> float:
     """Median time of an eager forward of 32 samples on this machine, microseconds; of large ones, as many times that of fewer samples."""
-    batch = max(1, min(LATENCY_BATCH, _TIMED_OPERATIONS // max(1, module.ir.flops)))
+    written = sum(math.prod(value.shape) for value in module.ir.values.values())
+    batch = max(1, min(LATENCY_BATCH, _TIMED_NUMBERS // written))
     x = torch.zeros(batch, *module.ir.reads.shape)
     for _ in range(_WARM_CALLS):
         module(x)
-    times = []
-    for _ in range(_TIMED_CALLS):
+    times: list[float] = []
+    while len(times) < _TIMED_CALLS and (len(times) < _LEAST_CALLS or sum(times) < _TIMED_S):
         began = clock.monotonic()
         module(x)
         times.append(clock.monotonic() - began)

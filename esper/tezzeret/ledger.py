@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from esper.events import Event
-from esper.events.records import BlueprintFailed, BlueprintProposed, FieldReport, FieldReportAnswered, KernelPublished
+from esper.events.records import BlueprintFailed, BlueprintProposed, FieldReport, FieldReportAnswered, KernelCompiled, KernelPublished
 from esper.urza.catalogue import Catalogue
 
 TOPICS = ("innovation.blueprints", "compilation.kernels")
 
 
 class Ledger:
-    """Reports that wait for an answer, what has been done about them, and every published kernel. Events may come twice."""
+    """Reports that wait for an answer, what has been done about them, every published kernel and how long it compiled. Events may come twice."""
 
     def __init__(self) -> None:
         self.catalogue = Catalogue()
+        self.compile_ms: dict[str, float] = {}
         self.answered: set[str] = set()
         self._waiting: dict[str, FieldReport] = {}
         self._proposed: set[tuple[str, str]] = set()
@@ -33,6 +34,8 @@ class Ledger:
                 self._proposed.add((event.report_id, event.blueprint_id))
             case BlueprintFailed() if event.report_id not in self.answered:
                 self._failed.add((event.report_id, event.blueprint_id))
+            case KernelCompiled():
+                self.compile_ms[event.kernel_id] = event.compile_ms
             case KernelPublished():
                 self.catalogue = self.catalogue.evolve((event,))
             case _:

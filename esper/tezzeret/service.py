@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import structlog
 
@@ -21,6 +22,7 @@ from esper.oona.port import Bus, Producer, Reader, Received
 from esper.tezzeret.answer import SENDER, Workshop, answer
 from esper.tezzeret.attempts import Compiler
 from esper.tezzeret.ledger import TOPICS, Ledger
+from esper.urza.shelf import Shelf
 from esper.urza.store import Store
 
 _BATCH = 1000
@@ -32,7 +34,7 @@ _LONGEST_PAUSE_S = 15.0
 
 @dataclass
 class Status:
-    """What `/health` tells; written by the service's thread alone."""
+    """What the foundry tells of itself; written by the service's thread alone."""
 
     ready: bool = False
     kernels: int = 0
@@ -52,6 +54,7 @@ class Foundry:
         clock: time.
         compiler: gives the compiler; called only when something has to be compiled, and may wait until it is loaded.
         innovate: what to propose for a report.
+        shelf: where other threads see what is published.
     """
 
     bus: Bus
@@ -60,6 +63,7 @@ class Foundry:
     compiler: Callable[[], Compiler]
     innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate
     status: Status = field(default_factory=Status)
+    shelf: Shelf = field(default_factory=Shelf)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -160,7 +164,8 @@ class _Session:
             raise UnavailableError(f"The broker has not taken {lost} of the foundry's events; the answer is given again once it is back.")
 
     def _tell(self) -> None:
-        status = self._foundry.status
+        shelf, status = self._foundry.shelf, self._foundry.status
+        shelf.catalogue, shelf.compile_ms = self._ledger.catalogue, MappingProxyType(dict(self._ledger.compile_ms))
         status.kernels = len(self._ledger.catalogue.kernels)
         status.waiting = len(self._ledger.waiting())
         status.answered = len(self._ledger.answered)

@@ -47,6 +47,7 @@ class Finished:
     longest_step_s: float
     state: RunState
     paths: dict[Place, list[SeedTransitioned]]
+    growth: str
     events: dict[str, int]
     model_path: Path
     history_path: Path
@@ -67,6 +68,7 @@ class Finished:
             "loss": outcome.loss,
             "epochs": outcome.epochs,
             "steps": outcome.steps,
+            "growth": self.growth,
             "seeds": dict(Counter(seed.stage for seed in self.state.seeds)),
             "events": self.events,
             "dropped": self.dropped,
@@ -134,6 +136,8 @@ def train(
         )
         growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
         growing.probe(splits.train[0][:PROBED])
+        for name, reason in growing.excluded.items():
+            progress.say(f"Layer {name} has no seeds: {reason}")
         steps = total_steps(recipe, splits.train)
         rigged = rig(
             stack,
@@ -152,7 +156,7 @@ def train(
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun
         rigged.settle()
-        complete = wait_caught_up(history_url, place.bus, timeout=history_s)
+        complete = wait_caught_up(history_url, place.bus, timeout=history_s, settings=settings)
         return Finished(
             run_id=run_id,
             outcome=outcome,
@@ -160,7 +164,8 @@ def train(
             longest_step_s=trainer.longest_step_s,
             state=rigged.session.state,
             paths=rigged.session.paths,
-            events=events_by_topic(history_url, run_id) if complete else _told(rigged),
+            growth=rigged.session.growth(),
+            events=events_by_topic(history_url, run_id, settings=settings) if complete else _told(rigged),
             model_path=place.folder / "model.safetensors",
             history_path=settings.history_dir,
             history_complete=complete,

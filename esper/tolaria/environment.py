@@ -12,9 +12,7 @@ from pathlib import Path
 
 import torch
 
-import esper
-
-PACKAGES = ("torch", "numpy", "safetensors", "fastavro", "confluent-kafka", "mnist1d")
+PACKAGES = ("esper", "torch", "numpy", "safetensors", "fastavro", "confluent-kafka", "mnist1d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Environment:
 
 def source_digest() -> str:
     """SHA-256 over Esper's Python files, names sorted."""
-    root = Path(esper.__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\x1f" + path.read_bytes())
@@ -40,7 +38,7 @@ def source_digest() -> str:
 
 def observe() -> Environment:
     """The environment as it is now."""
-    versions = {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version(), "esper": esper.__version__}
+    versions = {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return Environment(
         source_sha256=source_digest(),

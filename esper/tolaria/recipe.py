@@ -6,7 +6,7 @@ import difflib
 import importlib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class RunSection(_Section):
     @model_validator(mode="after")
     def _every_micro_batch_has_samples(self) -> RunSection:
         if self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate = {self.accumulate} is more than the {self.batch_size} samples of a step; lower it.")
+            raise ValueError(f"run.accumulate = {self.accumulate} is more than the {self.batch_size} samples of a step; lower it.")
         return self
 
 
@@ -175,6 +175,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{name} is not valid TOML: {error}.") from error
     for override in overrides:
         _override(raw, override)
+    return validated(raw)
+
+
+def validated(raw: Mapping[str, Any]) -> Recipe:
+    """The recipe of these values.
+
+    Raises:
+        UsageError: an unknown key, or a value of the wrong type.
+    """
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -227,6 +236,8 @@ def _sentence(error: ValidationError) -> str:
         else:
             hint = f"Known keys here: {', '.join(right)}."
         return f"Unknown key {dotted}. {hint}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     if first["type"] == "missing":
         return f"The recipe lacks {dotted}; add it."
     return f"{dotted} = {first.get('input')!r} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}."

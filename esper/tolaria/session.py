@@ -35,6 +35,7 @@ from esper.tolaria.model_file import save_model
 from esper.tolaria.packet import EpochFigures
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe
+from esper.tolaria.report import growth
 from esper.tolaria.snapshots import (
     address,
     health_notes,
@@ -454,6 +455,12 @@ class Session:
             parts.progress.say(f"{missing} to roll back to; the request is ignored. `esper checkpoints` lists them.")
             return
         raise EsperError(f"{missing} to roll back to: {reason}")
+
+    def growth(self) -> str:
+        """What grew, or why nothing did, in a sentence."""
+        parts = self.parts
+        offered = parts.consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
+        return growth(self.state, self.paths, asked=parts.recipe.tamiyo.enabled, offered=len(offered))
 
     # -- the end ---------------------------------------------------------------------------------------------------------------------
 

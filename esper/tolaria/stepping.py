@@ -64,22 +64,29 @@ class StepFigures:
 
 @dataclass(slots=True)
 class _Pass:
-    """What one attempt at a step gave: tensors on the device, until `read` copies them to the host at once."""
+    """What one attempt at a step gave: tensors on the device, until `read` copies them to the host at once.
+
+    `kept` is the norm of the running statistics that it moved, `norms` are those of the kernels' gradients, `outputs` flags of finite outputs.
+    """
 
     loss: Tensor
     accuracy: Tensor
     norm: Tensor
+    kept: Tensor
     norms: dict[Place, Tensor] = field(default_factory=dict)
     outputs: dict[Place, Tensor] = field(default_factory=dict)
     raised: dict[Place, str] = field(default_factory=dict)
 
     def read(self) -> _Read:
-        values = torch.stack([one.double() for one in (self.loss, self.accuracy, self.norm, *self.norms.values(), *self.outputs.values())])
-        loss, accuracy, norm, *rest = values.tolist()
+        values = torch.stack(
+            [one.double() for one in (self.loss, self.accuracy, self.norm, self.kept, *self.norms.values(), *self.outputs.values())]
+        )
+        loss, accuracy, norm, kept, *rest = values.tolist()
         return _Read(
             loss,
             accuracy,
             norm,
+            kept,
             {place: value for place, value in zip(self.norms, rest, strict=False) if not math.isfinite(value)},
             [place for place, value in zip(self.outputs, rest[len(self.norms) :], strict=True) if not value],
         )
@@ -92,12 +99,13 @@ class _Read:
     loss: float
     accuracy: float
     norm: float
+    kept: float
     norms: dict[Place, float]
     outputs: list[Place]
 
     @property
     def finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.norm)
+        return all(map(math.isfinite, (self.loss, self.norm, self.kept)))
 
 
 class Stepper:
@@ -282,7 +290,7 @@ class _Attempts:
             return {self.read.outputs[0]}
         if self.read.finite:
             return set()
-        overflow = self.scale > 1 and math.isfinite(self.read.loss)
+        overflow = self.scale > 1 and math.isfinite(self.read.loss) and math.isfinite(self.read.kept)
         spoilt = self._suspects(running)
         if spoilt and overflow:
             self.overflowed |= spoilt
@@ -330,6 +338,7 @@ class _Attempts:
             torch.stack(losses).sum() if len(losses) > 1 else losses[0],
             torch.stack(right).sum() / total,
             norm if self.scale == 1.0 else norm / self.scale,
+            torch.zeros_like(norm) if self._kept is None else self._kept.norm().to(norm.device),
             norms,
             dict(switches.notes.finite),
             dict(switches.notes.raised),

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import faust
 from faust.types import EventT, StreamT
-from faust.web import Request, Response, View
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import PoisonError
-from esper.events import TOPICS, Event
+from esper.events import TOPICS, Origin, encode
 from esper.events.codec import decode
-from esper.events.records import RunStarted
+from esper.events.records import MetricLabel, MetricRecorded
 from processors import streams
-from processors.nissa import compilations, runs
-from processors.nissa.compilations import Compilations
-from processors.nissa.live import SAMPLES, Live
-from processors.nissa.metrics import Scene, exposition
-from processors.nissa.runs import RunView
-from processors.nissa.status import status
+from processors.cluster import Followed, Follower
+from processors.nissa import custom
+from processors.nissa.custom import Definition, Sample
+from processors.nissa.live import Live
+from processors.nissa.metrics import Scene
+from processors.nissa.resources import default_collectors, sampled
+from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, Rows
 
 SENDER = "nissa"
 SAMPLE_S = 15.0
-_FACTS = ("system.events.run", "system.events.epoch", "decision.tamiyo")
-_COMPILATIONS = ("compilation.attempts", "compilation.kernels")
-_TELEMETRY = ("telemetry.seed.health", "telemetry.seed.performance", "telemetry.training.step", "telemetry.resources")
-_BUILDS = b"\0compilations"
-"""Key of the row that counts a partition's compilations; run ids have no NUL."""
-_KEPT_RUNS = 50
+DEFINITIONS = "esper-nissa-definitions"
+"""Nissa's own topic of declared metrics, compacted, one partition, so that every worker knows all in the same order."""
+_TELEMETRY = (
+    "telemetry.seed.health",
+    "telemetry.seed.performance",
+    "telemetry.training.step",
+    "telemetry.resources",
+    "telemetry.cache",
+    CUSTOM,
+)
 _FRESH_US = 10_000_000
 _log = logging.getLogger(__name__)
 
@@ -43,10 +46,16 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     Raises:
         EsperError: no broker is configured, or it does not answer.
     """
-    app = streams.build(settings, part=SENDER, port=settings.nissa.port, clock=clock)
+    app = streams.build(settings, part=SENDER, clock=clock)
     table = streams.raw_table(app, "views", partitions=TOPICS["system.events.run"].partitions or settings.kafka.partitions)
-    outbound = streams.Outbound(app, "dead.letters")
-    live = Live()
+    outbound = streams.Outbound(app, "dead.letters", "telemetry.resources", CUSTOM)
+    own_topic = app.topic(
+        DEFINITIONS, partitions=1, compacting=True, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+    )
+    origin = Origin("", SENDER, "0" * 32, clock)
+    collectors = default_collectors(SENDER)
+    rows, live = Rows(table), Live()
+    definitions: dict[str, Definition] = {}
     read: dict[tuple[str, int], int] = {}
     began = clock.monotonic()
 
@@ -59,87 +68,77 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             await outbound.send(streams.dead_letter(event, error, consumer=SENDER, clock=clock))
             return
         live.take(topic, decoded, clock.now_us())
-        changed = False
-        if topic in _FACTS:
-            changed = _fold_run(table, live, decoded, event.message.partition)
-        elif topic in _COMPILATIONS:
-            changed = _fold_build(table, decoded)
+        view, changed = rows.take(topic, decoded, event.message.partition)
+        if view is not None and view.ended:
+            live.forget(view.run_id)
         if changed and live.delay_us < _FRESH_US:
             await table.acknowledged()  # before Faust can commit the event's offset; a backlog, which comes again whole, does not wait
 
-    @app.agent(streams.raw_topic(app, *_FACTS, *_COMPILATIONS, *_TELEMETRY), name="observe", concurrency=1)
+    @app.agent(streams.raw_topic(app, *FACTS, *COMPILATIONS, *_TELEMETRY), name="observe", concurrency=1)
     async def observed(stream: StreamT[bytes]) -> None:
         async for event in stream.events():
             await note(event)
             read[event.message.topic, event.message.partition] = event.message.offset + 1
 
     def scene() -> Scene:
-        rows = list(table.items())
-        builds = Compilations()
-        for key, value in rows:
-            if key == _BUILDS:
-                builds = builds.plus(compilations.decode(value))
-        views = [runs.decode(value) for key, value in rows if key != _BUILDS]
-        return Scene(views, builds, live, clock.now_us(), clock.monotonic() - began, sum(_lags(app, read)))
+        uptime = clock.monotonic() - began
+        lag = sum(_lags(app, read))
+        return Scene(rows.runs(), rows.builds(), live, clock.now_us(), uptime, lag, definitions, rows.series())
 
     async def sample() -> None:
         present = scene()
         live.sample(present.runs, present.now_us)
+        await outbound.send(*(encode(reading) for reading in sampled(collectors, origin)))
 
     app.timer(SAMPLE_S)(sample)
+    app.task(own_topic.maybe_declare)
 
-    @app.page("/health", name="health")
-    async def health(web: View, request: Request) -> Response:
-        del request
-        state = streams.readiness(app)
-        ready = all(state.values())
-        return web.json({"ready": ready, **state}, status=200 if ready else 503)
+    def learn(value: bytes) -> None:
+        definition = custom.decode(value)
+        definitions.setdefault(definition.name, definition)
 
-    @app.page("/metrics", name="metrics")
-    async def metrics(web: View, request: Request) -> Response:
-        del request
-        return web.bytes(exposition(scene()), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+    follower = Follower(Followed(DEFINITIONS, 0, learn), bootstrap=settings.kafka.bootstrap, clock=clock)
+    app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
-    @app.page("/api/v1/status", name="status")
-    async def overview(web: View, request: Request) -> Response:
-        wanted = request.query.get("samples", "0")
-        samples = min(int(wanted), SAMPLES) if wanted.isdecimal() else 0
-        return web.json(status(scene(), samples=samples))
+    async def declare(definition: Definition) -> None:
+        await (await own_topic.send(key=definition.name.encode(), value=custom.encode(definition)))
+        learn(custom.encode(definition))
 
+    async def record(samples: Sequence[Sample]) -> None:
+        await outbound.send(*(encode(event) for event in _recorded(samples, definitions, origin)))
+
+    def web() -> streams.Served:
+        from processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
+
+        with_routes = Nissa(scene=scene, attempts=rows.attempts, declare=declare, record=record)
+        return streams.served(
+            settings,
+            title="Nissa observes",
+            part=SENDER,
+            port=settings.nissa.port,
+            clock=clock,
+            ready=lambda: {**streams.readiness(app), "definitions": follower.caught_up(DEFINITIONS)},
+            add_routes=lambda api: add_routes(api, with_routes),
+        )
+
+    app.http = streams.Web(web)
     return app
 
 
-def _fold_run(table: streams.AcknowledgedTable, live: Live, event: Event, partition: int) -> bool:
-    """Fold an event into its run's row; gives whether that changed."""
-    key = event.run_id.encode()
-    known = table.get(key)
-    view = runs.decode(known) if known else RunView(run_id=event.run_id, partition=partition)
-    folded = runs.fold(view, event)
-    if folded is not view:
-        table[key] = runs.encode(folded)
-    if folded.ended:
-        live.forget(event.run_id)
-    if isinstance(event, RunStarted):
-        _prune(table, partition)
-    return folded is not view
-
-
-def _prune(table: streams.AcknowledgedTable, partition: int) -> None:
-    """Forget the runs of this partition that were heard of the longest ago, all but `_KEPT_RUNS`."""
-    views = [runs.decode(value) for key, value in table.items() if key != _BUILDS]
-    mine = sorted((view for view in views if view.partition == partition), key=lambda view: view.updated_at)
-    for view in mine[:-_KEPT_RUNS]:
-        del table[view.run_id.encode()]
-
-
-def _fold_build(table: streams.AcknowledgedTable, event: Event) -> bool:
-    """Count a compilation; gives whether that changed anything."""
-    known = table.get(_BUILDS)
-    view = compilations.decode(known) if known else Compilations()
-    folded = compilations.fold(view, event)
-    if folded is not view:
-        table[_BUILDS] = compilations.encode(folded)
-    return folded is not view
+def _recorded(samples: Sequence[Sample], definitions: dict[str, Definition], origin: Origin) -> Iterator[MetricRecorded]:
+    """The events of samples that came in one request. A label named run is the run that the event belongs to."""
+    at = origin.clock.now_us()
+    for number, sample in enumerate(samples):
+        run_id = dict(sample.labels).get("run", "")
+        yield MetricRecorded(
+            **Origin(run_id, origin.sender_id, origin.trace_id, origin.clock).envelope(
+                f"metric/{at}/{number}/{sample.name}/{sample.labels}"
+            ),
+            name=sample.name,
+            value=sample.value,
+            unit=definitions[sample.name].unit,
+            labels=tuple(MetricLabel(name=name, value=value) for name, value in sample.labels),
+        )
 
 
 def _lags(app: faust.App, read: dict[tuple[str, int], int]) -> Iterator[int]:

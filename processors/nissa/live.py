@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from esper.events import Event
-from esper.events.records import ResourceSampled, SeedHealth, TrainingStep
+from esper.events.records import CacheSampled, ResourceSampled, SeedHealth, TrainingStep
 from processors.nissa.runs import RunView
 
 SILENT_US = 3_600_000_000
 """A run that says nothing for an hour counts as gone: its trainer was killed, and no journal event will ever say so."""
 SAMPLES = 100
+LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Upper bounds of the histogram of health signals' latency, seconds."""
 _RUNS = 256
+
+
+@dataclass(slots=True)
+class Latency:
+    """Time from a signal's emission to its reading here. `counts` has one entry a bucket and one for what is slower than all."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_S) + 1))
+    sum_s: float = 0.0
+
+    def note(self, seconds: float) -> None:
+        """One more signal."""
+        self.counts[bisect_left(LATENCY_S, seconds)] += 1
+        self.sum_s += seconds
 
 
 @dataclass(slots=True)
@@ -33,6 +49,8 @@ class Live:
     def __init__(self) -> None:
         self._runs: OrderedDict[str, Pulse] = OrderedDict()
         self.resources: dict[str, ResourceSampled] = {}
+        self.caches: dict[tuple[str, str], CacheSampled] = {}
+        self.health_latency = Latency()
         self.events: Counter[str] = Counter()
         self.samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
         self.delay_us = 0
@@ -41,12 +59,21 @@ class Live:
         """A run's newest telemetry; empty when there was none."""
         return self._runs.get(run_id, Pulse())
 
+    def caches_of(self, runs: Iterable[str]) -> list[CacheSampled]:
+        """The newest counts of every kernel cache of these runs, and of those that belong to no run."""
+        wanted = {*runs, ""}
+        return [cache for (run_id, _), cache in sorted(self.caches.items()) if run_id in wanted]
+
     def take(self, topic: str, event: Event, now_us: int) -> None:
         """Note an event that has just been read."""
         self.events[topic] += 1
         self.delay_us = max(now_us - event.occurred_at, 0)
         if isinstance(event, ResourceSampled):
             self.resources[event.process] = event
+        elif isinstance(event, CacheSampled):
+            self.caches[event.run_id, event.sender_id] = event
+        elif isinstance(event, SeedHealth):
+            self.health_latency.note(self.delay_us / 1e6)
         if not event.run_id:
             return
         pulse = self._runs.setdefault(event.run_id, Pulse())
@@ -58,11 +85,13 @@ class Live:
         elif isinstance(event, SeedHealth):
             pulse.health[event.layer, event.seed] = event.health
         if len(self._runs) > _RUNS:
-            self._runs.popitem(last=False)
+            self.forget(next(iter(self._runs)))
 
     def forget(self, run_id: str) -> None:
         """Drop a run that ended."""
         self._runs.pop(run_id, None)
+        for key in [key for key in self.caches if key[0] == run_id]:
+            del self.caches[key]
 
     def current(self, views: Iterable[RunView], now_us: int) -> tuple[RunView, ...]:
         """Runs that go on: not ended, and heard of within the hour. Only these have metrics with their name."""
@@ -77,6 +106,10 @@ class Live:
                 "at": now_us,
                 "events": self.events.total(),
                 "delay_us": self.delay_us,
+                "resources": {
+                    name: {"cpu_percent": one.cpu_percent, "rss_bytes": one.rss_bytes, "gpu_bytes": one.gpu_bytes}
+                    for name, one in sorted(self.resources.items())
+                },
                 "runs": {
                     view.run_id: {
                         "step": self.step(view),

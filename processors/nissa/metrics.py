@@ -1,21 +1,23 @@
 """Prometheus metrics, made from the views at the time of the scrape: what is gone has no label left to remove. Pure.
 
 prometheus_client appends `_total` to counters, so the names that are fixed without it (`esper_adaptation_count`, ...) are gauges, with a
-counter of another name beside them. `esper_kernel_cache_hits` appears once the kernel cache emits events; until then it would be invented.
+counter of another name beside them. `esper_kernel_cache_hits` appears once a kernel cache has sent its counts; until then it would be invented.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from esper.events.records import CacheSampled
 from processors.nissa.compilations import BUCKETS_S, Compilations
-from processors.nissa.live import Live
+from processors.nissa.custom import Definition, Series, newest
+from processors.nissa.live import LATENCY_S, Live
 from processors.nissa.runs import RunView
 
 ACTIVE = frozenset({"GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
@@ -34,6 +36,8 @@ class Scene:
     now_us: int
     uptime_s: float
     lag: int
+    definitions: Mapping[str, Definition] = field(default_factory=dict)
+    series: Sequence[Series] = ()
 
 
 def families(scene: Scene) -> Iterator[Family]:
@@ -42,8 +46,12 @@ def families(scene: Scene) -> Iterator[Family]:
     yield from _training(runs, scene.live)
     yield from _seeds(runs, scene.live)
     yield from _adaptations(runs)
+    yield from _recovery(runs)
     yield from _compilations(scene.compilations)
+    if caches := scene.live.caches_of(view.run_id for view in runs):
+        yield from _caches(caches)
     yield from _processes(scene)
+    yield from _custom(scene)
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], values: Iterator[tuple[Sequence[str], float | None]]) -> GaugeMetricFamily:
@@ -120,6 +128,65 @@ def _adaptations(runs: Sequence[RunView]) -> Iterator[Family]:
     yield from (total, outcomes, reviews, failures)
 
 
+def _recovery(runs: Sequence[RunView]) -> Iterator[Family]:
+    yield _by_run("esper_checkpoints_taken", "Snapshots of the run that are durable", runs, lambda view: view.checkpoints)
+    yield _by_run("esper_checkpoint_step", "Step of the snapshot that the run can go back to", runs, lambda view: view.checkpoint_step)
+    yield _by_run(
+        "esper_checkpoint_stored_bytes", "Bytes that the run's snapshots gave the store", runs, lambda view: view.checkpoint_bytes
+    )
+    yield _by_run(
+        "esper_checkpoint_stall_seconds",
+        "Time that the newest snapshot took from training",
+        runs,
+        lambda view: view.checkpoint_stall_us / 1e6 if view.checkpoints else None,
+    )
+    yield _by_run("esper_rollback_count", "Rollbacks of the run", runs, lambda view: view.rollbacks)
+    yield _by_run("esper_instability_count", "Times that training turned unstable", runs, lambda view: view.instabilities)
+    yield _by_run("esper_run_timeline", "Timeline of the run, which each rollback counts up", runs, lambda view: view.timeline)
+
+
+def _caches(caches: Sequence[CacheSampled]) -> Iterator[Family]:
+    """Counts by tier: what one tier did not have, the next was asked for."""
+    labels = ["run", "process", "tier"]
+    hits = GaugeMetricFamily("esper_kernel_cache_hits", "Kernels that a tier of the cache had", labels=labels)
+    misses = GaugeMetricFamily("esper_kernel_cache_misses", "Kernels that a tier of the cache did not have", labels=labels)
+    rate = GaugeMetricFamily("esper_kernel_cache_hit_rate", "Hits of a tier among the questions to it, 0 to 1", labels=labels)
+    for cache in caches:
+        left = cache.misses
+        for tier, had in (("store", cache.hits_store), ("disk", cache.hits_disk), ("memory", cache.hits_memory)):
+            values = [cache.run_id, cache.sender_id, tier]
+            hits.add_metric(values, had)
+            misses.add_metric(values, left)
+            if had + left:
+                rate.add_metric(values, had / (had + left))
+            left += had
+    yield from (hits, misses, rate)
+    plain: tuple[tuple[str, str, Callable[[CacheSampled], float]], ...] = (
+        ("esper_kernel_cache_evictions", "Kernels that had to leave memory", lambda cache: cache.evictions),
+        ("esper_kernel_cache_prefetched", "Kernels fetched before they were asked for", lambda cache: cache.prefetched),
+        ("esper_kernel_cache_entries", "Kernels in memory", lambda cache: cache.entries),
+        ("esper_kernel_cache_bytes", "Bytes of the kernels in memory", lambda cache: cache.bytes),
+        ("esper_kernel_cache_limit_bytes", "Most bytes in memory", lambda cache: cache.limit_bytes),
+        ("esper_kernel_cache_hit_seconds", "Mean time of a hit in memory", lambda cache: cache.latency_us / 1e6),
+    )
+    for name, text, value in plain:
+        yield _gauge(name, text, ["run", "process"], (([cache.run_id, cache.sender_id], value(cache)) for cache in caches))
+
+
+def _custom(scene: Scene) -> Iterator[Family]:
+    """What was declared and sent; series of metrics that nobody declared here stay in the history alone."""
+    values = newest(scene.series)
+    for name, definition in sorted(scene.definitions.items()):
+        kind = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
+        text = f"{definition.help}, {definition.unit}" if definition.unit else definition.help
+        labels = sorted(definition.labels)
+        family = kind(name, text, labels=labels)
+        for found, one in sorted(values.get(name, {}).items()):
+            if [label for label, _ in found] == labels:
+                family.add_metric([value for _, value in found], one.value)
+        yield family
+
+
 def _compilations(view: Compilations) -> Iterator[Family]:
     latency = GaugeMetricFamily("esper_compilation_latency", "Time of the newest compilation, seconds")
     if view.compiled:
@@ -146,6 +213,11 @@ def _processes(scene: Scene) -> Iterator[Family]:
     for topic, count in sorted(scene.live.events.items()):
         events.add_metric([topic], count)
     yield events
+    latency = HistogramMetricFamily("esper_health_signal_latency_seconds", "Time from a health signal's emission to its reading here")
+    signals = scene.live.health_latency
+    bounds = [*(str(bound) for bound in LATENCY_S), "+Inf"]
+    latency.add_metric([], list(zip(bounds, map(float, accumulate(signals.counts)), strict=True)), sum_value=signals.sum_s)
+    yield latency
     yield GaugeMetricFamily("esper_nissa_lag", "Offsets between what Nissa has read and the ends of the topics", value=scene.lag)
     yield GaugeMetricFamily("esper_nissa_delay_seconds", "Age of the newest event when it was read", value=scene.live.delay_us / 1e6)
     yield GaugeMetricFamily("esper_nissa_uptime_seconds", "Time since Nissa started", value=scene.uptime_s)

@@ -17,13 +17,16 @@ from esper.events.records import (
     AdaptationApplied,
     AdaptationOutcome,
     AdaptationRejected,
+    CheckpointTaken,
     EpochEnded,
     EpochReviewed,
+    InstabilityDetected,
     KernelFailed,
     RunCompleted,
     RunFailed,
     RunPaused,
     RunResumed,
+    RunRolledBack,
     RunStarted,
     SeedTransitioned,
     SystemStatePacket,
@@ -40,7 +43,8 @@ Counts = dict[str, int]
 class RunView:
     """A run as its events tell it. Losses are in nats, accuracies fractions, times microseconds since 1970; what is not known is None.
 
-    `packet` and `reviewed` are timeline and number of the last packet and of the last one that Tamiyo answered.
+    `packet` and `reviewed` are timeline and number of the last packet and of the last one that Tamiyo answered. `checkpoint_step` is the step
+    of the newest snapshot that the present timeline can go back to; the bytes are those that the store was given for all of them.
     """
 
     run_id: str
@@ -72,6 +76,13 @@ class RunView:
     reviews: int = 0
     outcomes: dict[str, str] = field(default_factory=dict)
     last_decision: dict[str, Any] = field(default_factory=dict)
+    checkpoints: int = 0
+    checkpoint_step: int | None = None
+    checkpoint_bytes: int = 0
+    checkpoint_stall_us: int = 0
+    rollbacks: int = 0
+    instabilities: int = 0
+    last_instability: str = ""
 
     @property
     def ended(self) -> bool:
@@ -155,6 +166,31 @@ def _(event: EpochEnded, view: RunView) -> RunView:
         loss=event.test_loss,
         accuracy=event.test_accuracy,
     )
+
+
+@_fold.register
+def _(event: CheckpointTaken, view: RunView) -> RunView:
+    return replace(
+        view,
+        checkpoints=view.checkpoints + 1,
+        checkpoint_step=event.at_step,
+        checkpoint_bytes=view.checkpoint_bytes + event.stored_bytes,
+        checkpoint_stall_us=event.stall_us,
+    )
+
+
+@_fold.register
+def _(event: InstabilityDetected, view: RunView) -> RunView:
+    return replace(view, instabilities=view.instabilities + 1, last_instability=event.reason)
+
+
+@_fold.register
+def _(event: RunRolledBack, view: RunView) -> RunView:
+    """The state that the snapshot has: its seeds, and its epoch and step, which the event itself stands at."""
+    seeds: dict[str, dict[str, str]] = {}
+    for seed in event.seeds:
+        seeds.setdefault(seed.layer, {})[str(seed.seed)] = seed.stage
+    return replace(view, rollbacks=view.rollbacks + 1, checkpoint_step=event.step, seeds=seeds)
 
 
 @_fold.register

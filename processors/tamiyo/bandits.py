@@ -1,19 +1,26 @@
-"""Thompson sampling over arms whose pulls succeed or fail and, when they succeed, gain something. Pure: the generator is passed in.
+"""Bandits over arms whose pulls succeed or fail and, when they succeed, gain something. Pure: the generator is passed in.
 
-Sources: Thompson 1933 (Biometrika 25); Chapelle and Li 2011 (NIPS), Beta-Bernoulli; Raj and Kalyani 2017 (arXiv 1707.09727), discounting.
+Sources: Thompson 1933 (Biometrika 25); Chapelle and Li 2011 (NIPS), Beta-Bernoulli; Raj and Kalyani 2017 (arXiv 1707.09727), discounting;
+Auer, Cesa-Bianchi and Fischer 2002 (Machine Learning 47), UCB1 and epsilon-greedy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 K = TypeVar("K")
+
+Bandit = Literal["thompson", "ucb", "epsilon-greedy", "performance-weighted"]
+"""How an arm is chosen."""
+
+EPSILON = 0.1
+"""Share of the choices that epsilon-greedy leaves to chance."""
 
 FRESH_GAIN = 0.03
 """Prior median of what a kernel of an untried arm gains when it succeeds, as a fraction of the validation loss."""
@@ -70,6 +77,16 @@ class Arm:
     success: Beta = Beta()
     gain: Gain = Gain()
 
+    @property
+    def pulls(self) -> float:
+        """Trials behind the posterior, beyond the uniform prior; those of other arms and runs count by their weight."""
+        return self.success.successes + self.success.failures - 2.0
+
+    @property
+    def worth(self) -> float:
+        """Expected probability of success times the median gain."""
+        return self.success.mean * self.gain.median
+
     def sample(self, generator: np.random.Generator) -> float:
         """A draw of the arm's worth: probability of success times gain."""
         mean, spread = self.gain.posterior()
@@ -91,6 +108,54 @@ def thompson(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> t
     draws = [(arm.sample(generator), -index, key) for index, (key, arm) in enumerate(arms)]
     worth, _, key = max(draws, key=lambda draw: draw[:2])
     return key, worth
+
+
+def ucb_score(mean: float, pulls: float, total: float) -> float:
+    """UCB1: mean + sqrt(2 ln(total) / n), for a mean reward between 0 and 1; infinite for an arm without a pull."""
+    return mean + math.sqrt(2 * math.log(max(total, 1.0)) / pulls) if pulls > 0 else math.inf
+
+
+def ucb(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
+    """The arm with the largest upper confidence bound of its probability of success, and its worth; of equal ones the first.
+
+    Raises:
+        ValueError: no arms.
+    """
+    del generator
+    total = sum(arm.pulls for _, arm in arms)
+    key, arm = max(arms, key=lambda item: ucb_score(item[1].success.mean, item[1].pulls, total))
+    return key, arm.worth
+
+
+def epsilon_greedy(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
+    """The arm with the largest worth, or with probability `EPSILON` any one, and its worth.
+
+    Raises:
+        ValueError: no arms.
+    """
+    explores = generator.random() < EPSILON
+    key, arm = arms[int(generator.integers(len(arms)))] if explores else max(arms, key=lambda item: item[1].worth)
+    return key, arm.worth
+
+
+def performance_weighted(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
+    """An arm drawn with a probability in proportion to its worth, and its worth.
+
+    Raises:
+        ValueError: no arms.
+    """
+    worth = np.array([arm.worth for _, arm in arms])
+    key, arm = arms[int(generator.choice(len(arms), p=worth / worth.sum()))]
+    return key, arm.worth
+
+
+CHOOSE: dict[Bandit, Callable[[Sequence[tuple[Any, Arm]], np.random.Generator], tuple[Any, float]]] = {
+    "thompson": thompson,
+    "ucb": ucb,
+    "epsilon-greedy": epsilon_greedy,
+    "performance-weighted": performance_weighted,
+}
+"""The bandits by name. Each takes the arms in order and gives the chosen one and what it was valued at."""
 
 
 def normal_cdf(z: float) -> float:

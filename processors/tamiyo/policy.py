@@ -15,7 +15,7 @@ import numpy as np
 
 from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
-from processors.tamiyo.bandits import FRESH_GAIN, Arm, Beta, normal_cdf, sign_test, thompson
+from processors.tamiyo.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
 from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey, Choice, choices, context, epochs_left
 from processors.tamiyo.settings import PolicySettings
 from processors.tamiyo.state import Record, RunState, Trial
@@ -133,7 +133,7 @@ def _germinations(
     arms = {key: posterior(state, key, prior(context(layers[key.layer], key.family))) for key in open_choices}
     success = {key: arm.success for key, arm in arms.items()}
     while arms and len(commands) < room:
-        key, worth = thompson(_contenders(arms, state, trials), generator)
+        key, worth = CHOOSE[settings.bandit](_contenders(arms, state, trials), generator)
         choice = _free_seed(open_choices[key], state, trials)
         if choice is None or (not state.record(key).successes and _on_trial(state, key, trials)):
             del arms[key]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
@@ -159,20 +159,6 @@ def _contenders(arms: Mapping[ArmKey, Arm], state: RunState, new: list[Trial]) -
     """
     untried = {key for key in arms if state.record(key) == Record() and not _on_trial(state, key, new)}
     return [(key, arm) for key, arm in sorted(arms.items()) if not untried or key in untried or state.record(key).successes]
-
-
-def _choose(arms: Mapping[ArmKey, Arm], state: RunState, generator: np.random.Generator) -> tuple[ArmKey, float]:
-    """Thompson sampling among the arms that have succeeded in this run and one that has not.
-
-    Of the untried arms, which are many, one is drawn first and then draws again against the proven ones: a lottery with a dozen tickets
-    must not outweigh an arm that is known to work (infinitely many arms: Wang, Audibert and Munos 2008, NIPS).
-    """
-    proven = [(key, arm) for key, arm in sorted(arms.items()) if state.record(key).successes]
-    fresh = [(key, arm) for key, arm in sorted(arms.items()) if not state.record(key).successes]
-    if fresh:
-        key, _ = thompson(fresh, generator)
-        proven.append((key, arms[key]))
-    return thompson(proven, generator)
 
 
 def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> tuple[int, str]:

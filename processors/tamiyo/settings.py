@@ -9,6 +9,7 @@ from functools import lru_cache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from esper.errors import UsageError
+from processors.tamiyo.bandits import Bandit
 
 
 class PolicySettings(BaseModel):
@@ -17,6 +18,7 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str = Field(default="thompson-1", description="version of the policy; part of the key of its randomness")
+    bandit: Bandit = Field(default="thompson", description="how an arm is chosen: thompson, ucb, epsilon-greedy or performance-weighted")
     first_epoch: int = Field(default=5, ge=0, description="epochs completed before the first germination")
     every_epochs: int = Field(default=3, ge=1, description="epochs between two occasions to germinate")
     last_fraction: float = Field(default=0.6, ge=0, le=1, description="no germination after this fraction of the foreseen steps")

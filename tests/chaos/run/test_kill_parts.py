@@ -22,7 +22,7 @@ from esper.oona.kafka import KafkaBus
 from esper.stack import running, status
 
 pytestmark = pytest.mark.timeout(400)
-PARTS = ("tamiyo", "nissa", "history", "foundry", "broker")
+PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry", "broker")
 
 
 def esper(home: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
@@ -84,9 +84,9 @@ def test_every_part_dies_once_in_a_live_run(tmp_path: Path) -> None:
         endpoints = running(Settings(home=home))
         assert endpoints is not None
         bus = KafkaBus(endpoints.bootstrap)
-        assert wait_caught_up(endpoints.history_url, bus, timeout=60)
+        assert wait_caught_up(endpoints.history_url, bus, timeout=60, settings=Settings(home=home))
         counted = committed(bus, list(TOPICS))
-        source = HttpSource(endpoints.history_url)
+        source = HttpSource(endpoints.history_url, Settings(home=home))
         for name, topic in TOPICS.items():
             tables = [snake(record) for record in topic.records]
             raw = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608

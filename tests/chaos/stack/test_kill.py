@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
+from esper.identity import Identity
 from esper.oona.kafka import KafkaBus
-from esper.stack.identity import Identity
 from tests.stackfixtures import bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
 
 MESSAGES = 300

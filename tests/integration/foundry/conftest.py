@@ -14,15 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import pytest
 
 from esper.clock import SystemClock
+from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import Event, Origin, decode
 from esper.events.records import FieldReport, ReportedLayer
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Producer, Reader
+from esper.service import Role
 from esper.stack.ports import PortClaims
+from tests.servicefixtures import bearer, client_of, token
 
 TOPICS = ("innovation.blueprints", "compilation.attempts", "compilation.kernels", "validation.kernels", "dead.letters")
 CLOCK = SystemClock()
@@ -66,6 +70,17 @@ class FoundryProcess:
             return error.code, json.load(error)
         except urllib.error.URLError:
             return 0, {}
+
+    @property
+    def settings(self) -> Settings:
+        """Of its home, whose key signs the tokens that it takes."""
+        return Settings(home=self.home)
+
+    def client(self, role: Role = "viewer") -> httpx.Client:
+        """A client with a token of this role."""
+        made = client_of(f"http://127.0.0.1:{self.port}")
+        made.headers.update(bearer(token(self.settings, CLOCK, role)))
+        return made
 
     def wait_ready(self) -> list[int]:
         """Wait until /health answers 200; gives the codes seen on the way."""

@@ -18,10 +18,12 @@ from urllib.parse import quote
 from confluent_kafka import Producer
 
 from esper.clock import SystemClock
+from esper.config import Settings
 from esper.events.codec import encode
 from esper.events.envelope import Event, Origin
 from esper.events.records import SeedTransitioned, TrainingStep
 from esper.stack.ports import PortClaims
+from tests.servicefixtures import bearer, token
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,10 +36,20 @@ class HistoryPart:
     url: str
     child: subprocess.Popen[bytes]
 
+    @property
+    def settings(self) -> Settings:
+        """Of its home."""
+        return Settings(home=self.home)
+
+    def token(self) -> str:
+        """A viewer's token."""
+        return token(self.settings, SystemClock())
+
     def ask(self, sql: str) -> list[list[Any]]:
         """The rows of a query; an empty list while nobody answers."""
+        address = f"{self.url}/?query={quote(sql)}&default_format=JSONCompactEachRow"
         try:
-            with urllib.request.urlopen(f"{self.url}/?query={quote(sql)}&default_format=JSONCompactEachRow", timeout=20) as response:  # noqa: S310 - our own
+            with urllib.request.urlopen(urllib.request.Request(address, headers=bearer(self.token())), timeout=20) as response:  # noqa: S310 - our own
                 return [json.loads(line) for line in response.read().splitlines()]
         except (urllib.error.URLError, ConnectionError):
             return []

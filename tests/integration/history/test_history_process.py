@@ -52,10 +52,12 @@ def test_everything_on_kafka_is_a_row_and_the_command_line_shows_it(broker: str,
         rows = {row[0]: int(row[1]) + letters.get(row[0], 0) for row in part.ask("SELECT topic, count() FROM raw_events GROUP BY topic")}
         assert rows == {topic: count for topic, count in committed(bus, list(TOPICS)).items() if count}
         assert letters["telemetry.training.step"] >= 1
-        assert events_by_topic(part.url, "itself") == {"system.events.run": 30, "telemetry.training.step": 300}
+        assert events_by_topic(part.url, "itself", part.settings) == {"system.events.run": 30, "telemetry.training.step": 300}
         assert part.ask("SELECT count(), uniqExact(event_id) FROM events")[0][0] == part.ask("SELECT uniqExact(event_id) FROM events")[0][0]
 
-        client = clickhouse_connect.get_client(host="127.0.0.1", port=int(part.url.rpartition(":")[2]))
+        client = clickhouse_connect.get_client(
+            host="127.0.0.1", port=int(part.url.rpartition(":")[2]), username="me", password=part.token()
+        )
         assert client.query("SELECT max(step) FROM training_step WHERE run_id = 'itself'").result_rows == [(299,)]
         client.close()
 

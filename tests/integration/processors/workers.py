@@ -18,10 +18,13 @@ from typing import Any, Literal
 import pytest
 
 from esper.clock import SystemClock
+from esper.config import Settings
 from esper.events import Event, Message, decode, encode
 from esper.events.records import EpochReviewed
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Received
+from esper.service import Role
+from esper.service.tokens import own
 
 CLOCK = SystemClock()
 READY_S = 60.0
@@ -43,6 +46,7 @@ class Worker:
         self.port = free_port()
         self.log = home / f"{part}.log"
         self._part = part
+        self.settings = Settings(home=home)
         self._environment = {
             **os.environ,
             "ESPER_HOME": str(home),
@@ -66,15 +70,36 @@ class Worker:
         self._child = None
         return CLOCK.monotonic() - began, code
 
+    def wait(self, seconds: float) -> int:
+        """Wait for the process to end by itself; gives the exit code."""
+        assert self._child is not None
+        code = self._child.wait(seconds)
+        self._child = None
+        return code
+
     def stop(self) -> None:
         """End the process if it runs."""
         if self._child is not None:
             self.signal(signal.SIGKILL)
 
-    def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a GET; status 0 when nobody listens."""
+    def get(self, path: str, role: Role | None = "viewer") -> tuple[int, bytes]:
+        """Status and body of a GET with a token of this role, or without one; status 0 when nobody listens."""
+        return self.ask("GET", path, role=role)
+
+    def post(self, path: str, body: Any, role: Role | None = "operator") -> tuple[int, Any]:
+        """Status and JSON of a POST."""
+        code, answer = self.ask("POST", path, json.dumps(body).encode(), role=role)
+        return code, json.loads(answer)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, *, role: Role | None) -> tuple[int, bytes]:
+        """Status and body of a request; status 0 when nobody listens."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, method=method)  # our own port
+        if role is not None:
+            request.add_header("Authorization", f"Bearer {own(self.settings.keys_dir, subject='tests', clock=CLOCK, role=role)}")
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:  # our own port
+            with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310  # our own port
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -91,7 +116,7 @@ class Worker:
     def wait_ready(self) -> float:
         """Wait until it consumes; gives the seconds."""
         began = CLOCK.monotonic()
-        wait_for(lambda: self.get("/health")[0] == 200, READY_S, lambda: self.log.read_text()[-3000:])
+        wait_for(lambda: self.get("/health", None)[0] == 200, READY_S, lambda: self.log.read_text()[-3000:])
         return CLOCK.monotonic() - began
 
 

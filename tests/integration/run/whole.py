@@ -16,6 +16,9 @@ from esper.config import Settings
 from esper.history.queries import HttpSource
 from esper.stack import Endpoints, running
 
+_HOMES: dict[str, Path] = {}
+"""The home of each history, which has the key for its tokens."""
+
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -42,13 +45,15 @@ def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def query(history_url: str, sql: str) -> list[dict[str, Any]]:
-    """Rows of a query to the history."""
-    return [json.loads(line) for line in HttpSource(history_url).ask(sql, "JSONEachRow").splitlines()]
+    """Rows of a query to a history that `endpoints` has given."""
+    source = HttpSource(history_url, Settings(home=_HOMES[history_url]))
+    return [json.loads(line) for line in source.ask(sql, "JSONEachRow").splitlines()]
 
 
 def endpoints(home: Path) -> Endpoints:
     found = running(Settings(home=home))
     assert found is not None
+    _HOMES[found.history_url] = home
     return found
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from esper.tolaria.recipe import load, text
 
 
@@ -24,7 +26,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path) -> None:
     """Ls names the recipes, show prints one with its comments or as JSON with defaults, cp writes a file that runs and never overwrites."""
     listed = json.loads(esper("recipes", "ls", "--json").stdout)
-    assert [one["name"] for one in listed] == ["mnist1d"]
+    assert [one["name"] for one in listed] == ["digits", "mnist1d"]
     assert esper("recipes", "show", "mnist1d").stdout == text("mnist1d")
     assert json.loads(esper("recipes", "show", "mnist1d", "--json").stdout)["tamiyo"]["start_timeout_s"] == 60.0
     mine = tmp_path / "mine.toml"
@@ -43,3 +45,13 @@ def test_debug_shows_the_traceback() -> None:
     assert plain.stderr.count("\n") == 1
     assert "Traceback" in debug.stderr
     assert plain.returncode == 2
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint", "rollback"])
+def test_a_request_needs_a_stack(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no stack is up, a request to a run says so in one sentence and ends with 3."""
+    monkeypatch.setenv("ESPER_HOME", str(tmp_path))
+    done = esper(command, "somebody")
+    assert done.returncode == 3
+    assert "is not up" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -107,8 +107,25 @@ def test_what_is_not_ours_is_poison(damage: object, sentence: str) -> None:
 def test_a_wrong_schema_is_named_by_the_header() -> None:
     """The sentence says which type the sender claimed."""
     message = encode(paused())
-    with pytest.raises(PoisonError, match=r"esper\.events\.RunPaused"):
+    with pytest.raises(PoisonError, match=r"^A message of type esper\.events\.RunPaused does not match schema \d+: (?!NoneType)\w+: "):
         decode(message.value[:9], message.headers)
+    with pytest.raises(PoisonError, match="of type \N{REPLACEMENT CHARACTER} does not"):
+        decode(message.value[:9], [("ce_type", b"\xff")])
+
+
+def test_a_frame_is_five_bytes() -> None:
+    """The shortest framed message is its frame alone; one byte less is none."""
+    assert schema_id(b"\0\1\2\3\4") == 0x01020304
+    with pytest.raises(PoisonError, match=r"^A message has no Confluent frame .* by Esper's codec\.$"):
+        schema_id(b"\0\1\2\3")
+
+
+@pytest.mark.parametrize(("us", "written"), [(0, "1970-01-01T00:00:00+00:00"), (1, "1970-01-01T00:00:00.000001+00:00")])
+def test_the_time_header_is_rfc_3339(us: int, written: str) -> None:
+    """Microseconds are written where there are some, within the second and in the next one."""
+    for seconds in (0, 1):
+        event = replace(paused(), occurred_at=seconds * 1_000_000 + us)
+        assert dict(encode(event).headers)["ce_time"].decode() == written.replace("00:00:00", f"00:00:0{seconds}", 1)
 
 
 def test_an_earlier_version_is_read_with_the_defaults_of_the_present_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import http.client
 import json
 import socket
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -18,18 +20,40 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
+from esper.clock import SystemClock
+from esper.config import Settings
 from esper.errors import UnavailableError
 from esper.events.registry import BY_NAME, current
 from esper.history.container import container, layout
 from esper.history.engine import Engine
 from esper.history.http import HistoryServer
 from esper.oona.port import Received
+from esper.service.tokens import Gatekeeper
+from tests.servicefixtures import HOLDERS, Holder, bearer, credentials, token
 from tests.unit.history.conftest import example, framed
+
+TOKENS: dict[int, str] = {}
+"""A token for the server on each port."""
+
+CREDENTIALS = {"Authorization", "X-ClickHouse-Key", "X-ClickHouse-User", "No-Token"}
+"""Headers beside which `ask` sends no token of its own."""
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine) -> Iterator[HistoryServer]:
-    """A served history that holds 1,000 training steps."""
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An installation with its keys."""
+    return Settings(home=tmp_path_factory.mktemp("installation"))
+
+
+@pytest.fixture(scope="module")
+def password(settings: Settings) -> str:
+    """A viewer's token."""
+    return token(settings, SystemClock())
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine, settings: Settings, password: str) -> Iterator[HistoryServer]:
+    """A served history that holds 1,000 training steps; `ask` knows a token for it."""
     wire = current(BY_NAME["TrainingStep"])
     place = layout(wire.id)
     messages = [
@@ -47,8 +71,9 @@ def server(engine: Engine) -> Iterator[HistoryServer]:
     engine.client.raw_insert(
         place.table.name, column_names=list(place.columns), insert_block=container(wire.id, "http", messages), fmt="Avro"
     )
-    served = HistoryServer(engine, 0, lambda: (True, {"positions": {}}))
+    served = HistoryServer(engine, 0, lambda: (True, {"positions": {}}), gatekeeper=Gatekeeper.of(settings.keys_dir, SystemClock()))
     served.start()
+    TOKENS[served.port] = password
     yield served
     served.stop()
 
@@ -56,13 +81,14 @@ def server(engine: Engine) -> Iterator[HistoryServer]:
 def ask(server: HistoryServer, body: str = "", headers: dict[str, str] | None = None, path: str = "/", **parameters: str) -> Any:
     """The response to a request; POST if there is a body."""
     address = f"http://127.0.0.1:{server.port}{path}?{urlencode(parameters)}"
-    request = urllib.request.Request(address, data=body.encode() or None, headers=headers or {})
+    sent = bearer(TOKENS[server.port]) if headers is None or not headers.keys() & CREDENTIALS else {}
+    request = urllib.request.Request(address, data=body.encode() or None, headers=sent | (headers or {}))
     return urllib.request.urlopen(request, timeout=20)  # noqa: S310 - the same
 
 
-def test_clickhouse_connect_works_unchanged(server: HistoryServer) -> None:
+def test_clickhouse_connect_works_unchanged(server: HistoryServer, password: str) -> None:
     """An unmodified client connects, reads settings and rows, binds parameters, reads frames and asks for column names only."""
-    client = clickhouse_connect.get_client(host="127.0.0.1", port=server.port)
+    client = clickhouse_connect.get_client(host="127.0.0.1", port=server.port, username="me", password=password)
     try:
         assert client.ping()
         assert client.command("SELECT 1") == 1
@@ -114,9 +140,10 @@ def test_settings_and_compression_are_honoured(server: HistoryServer) -> None:
     assert response.headers["Content-Encoding"] == "gzip"
     assert len(gzip.decompress(response.read()).splitlines()) == 1_000
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.request("POST", "/", gzip.compress(b"SELECT 7"), {"Content-Encoding": "gzip"})
+    headers = bearer(TOKENS[server.port])
+    connection.request("POST", "/", gzip.compress(b"SELECT 7"), headers | {"Content-Encoding": "gzip"})
     assert connection.getresponse().read() == b"7\n"
-    connection.request("POST", "/", iter([b"SELECT ", b"8"]), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+    connection.request("POST", "/", iter([b"SELECT ", b"8"]), headers | {"Transfer-Encoding": "chunked"}, encode_chunked=True)
     assert connection.getresponse().read() == b"8\n"
     connection.close()
 
@@ -198,10 +225,59 @@ def test_only_this_machine_by_its_own_names_is_answered(server: HistoryServer) -
     assert ask(server, "SELECT 1", headers={"Host": f"localhost:{server.port}"}).read() == b"1\n"
 
 
-def test_a_port_in_use_is_one_sentence(engine: Engine) -> None:
+def test_a_port_in_use_is_one_sentence(engine: Engine, server: HistoryServer) -> None:
     """The remedy names the variable."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UnavailableError, match="ESPER_HISTORY__PORT"):
-            HistoryServer(engine, taken.getsockname()[1], lambda: (True, {}))
+            HistoryServer(engine, taken.getsockname()[1], lambda: (True, {}), gatekeeper=server._gatekeeper)
+
+
+def test_a_token_is_taken_in_every_way_that_clickhouse_takes_a_password(server: HistoryServer, password: str) -> None:
+    """Bearer, Basic, ClickHouse's own headers, parameters in the address; any user name does."""
+    basic = base64.b64encode(f"anybody:{password}".encode()).decode()
+    for headers in (bearer(password), {"Authorization": f"Basic {basic}"}, {"X-ClickHouse-User": "me", "X-ClickHouse-Key": password}):
+        assert ask(server, "SELECT 1", headers=headers).read() == b"1\n"
+    assert ask(server, "SELECT 1", headers={"No-Token": "1"}, user="me", password=password).read() == b"1\n"
+
+
+def test_curl_and_clickhouse_connect_with_a_token(server: HistoryServer, password: str) -> None:
+    """`curl -u me:TOKEN`, and clickhouse-connect with an access token."""
+    command = ["curl", "-sS", "-u", f"me:{password}", f"http://127.0.0.1:{server.port}/?query=SELECT%201"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"1\n"
+    client = clickhouse_connect.get_client(host="127.0.0.1", port=server.port, access_token=password)
+    assert client.command("SELECT 1") == 1
+    client.close()
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize(
+    "path", ["/ping", "/replicas_status", "/health", "/", "/anything", "/?query=SELECT%201", "/?query=DROP%20TABLE%20ledger"]
+)
+def test_each_path_answers_by_token(server: HistoryServer, settings: Settings, path: str, holder: Holder) -> None:
+    """Whether it lives is open; every query, and what is no query, needs a token of any role, or it gets ClickHouse's code 516."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        for method in ("GET", "POST"):
+            connection.request(method, path, headers=credentials(settings, SystemClock(), holder))
+            answer = connection.getresponse()
+            body = answer.read()
+            if path in {"/ping", "/replicas_status", "/health"}:
+                assert answer.status == 200
+            elif holder in {"viewer", "operator", "admin"}:
+                assert answer.status == (403 if "DROP" in path else 200)
+                assert b"AUTHENTICATION_FAILED" not in body
+            else:
+                assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (401, "516")
+                assert body.startswith(b"Code: 516. DB::Exception: default: Authentication failed")
+                assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    finally:
+        connection.close()
+
+
+def test_a_driver_without_a_token_says_why(server: HistoryServer) -> None:
+    """clickhouse-connect raises with the code and the remedy."""
+    with pytest.raises(DatabaseError, match="esper token") as caught:
+        clickhouse_connect.get_client(host="127.0.0.1", port=server.port, username="me", password="nonsense")  # noqa: S106
+    assert caught.value.code == 516

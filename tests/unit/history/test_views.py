@@ -15,6 +15,7 @@ from tests.unit.history.conftest import EXAMPLES, example, framed, rows
 
 _ids = count(1)
 SECOND = 1_000_000
+IMAGE = "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8"
 DECISION = "00000000-0000-8000-8000-00000000dec1"
 REFUSED = "00000000-0000-8000-8000-00000000dec2"
 OPEN = "00000000-0000-8000-8000-00000000dec3"
@@ -95,8 +96,8 @@ def story(engine: Engine) -> None:
         shadow_gap=0.25,
         step=50,
     )
-    put(engine, "KernelPublished", kernel_id="k1", family="mlp")
-    put(engine, "KernelPublished", kernel_id="k2", family="mlp")
+    put(engine, "KernelPublished", kernel_id="k1", family="conv2d", geometry=IMAGE)
+    put(engine, "KernelPublished", kernel_id="k2", family="mlp", geometry="")
     put(engine, "PerformanceDelta", run_id="grown", kernel_id="k1", accuracy_delta=0.1, loss_delta=0.2)
 
 
@@ -140,8 +141,10 @@ def test_each_decision_has_its_answer_and_outcome(engine: Engine) -> None:
 
 def test_the_kernel_league_ranks_by_reward(engine: Engine) -> None:
     """Every published kernel is in it, with what its grafts were worth; one that was never grafted has no reward."""
-    found = rows(engine, "SELECT kernel_id, grafts, fossilized, mean_reward, mean_accuracy_delta, mean_loss_delta FROM kernel_league")
-    assert [tuple(row.values()) for row in found] == [("k1", 1, 1, 1, 0.1, 0.2), ("k2", 0, 0, None, None, None)]
+    found = rows(
+        engine, "SELECT kernel_id, geometry, grafts, fossilized, mean_reward, mean_accuracy_delta, mean_loss_delta FROM kernel_league"
+    )
+    assert [tuple(row.values()) for row in found] == [("k1", IMAGE, 1, 1, 1, 0.1, 0.2), ("k2", "", 0, 0, None, None, None)]
 
 
 def test_runs_are_compared_with_the_host_alone(engine: Engine) -> None:

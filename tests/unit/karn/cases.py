@@ -13,6 +13,7 @@ LAYERS = (
     "conv1d k5 s2 p2 d1 g1 in 11",
     "conv1d k3 s1 psame d2 g1 in 9",
     "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 6x5",
+    "conv2d k3x1 s1x1 psame d1x2 g1 in 4x5",
     "conv2d k3x2 s2x1 p1x0 d1x2 g3 in 7x6",
 )
 CASES = tuple((family, layer) for layer in LAYERS for family in families_for(parse(layer).kind))

@@ -74,3 +74,16 @@ def test_a_compilation_is_counted_once() -> None:
     assert compilations.decode(compilations.encode(view)) == view
     assert view.plus(view).compiled == 4
     assert isinstance(slow, KernelCompiled)
+
+
+def test_a_rollback_takes_the_seeds_back_and_is_counted() -> None:
+    """After snapshots, an instability and a rollback the view has the restored seeds, epoch and step, a new timeline, and each of them counted once."""
+    run = Run("r", ManualClock())
+    events: list[Event] = [run.started(), *run.germinated("0", 2), run.checkpoint(40), run.checkpoint(80), run.unstable()]
+    events += [run.rolled_back(1), run.epoch_ended(validation_accuracy=0.3)]
+    view = told([*events, *events])
+    assert view.stages() == {"FOSSILIZED": 1, "DORMANT": 7}
+    assert (view.checkpoints, view.checkpoint_step, view.checkpoint_bytes) == (2, 40, 800)
+    assert (view.rollbacks, view.instabilities, view.timeline, view.epoch) == (1, 1, 1, 2)
+    assert view.last_instability == "The training loss went beyond its bound."
+    assert runs.decode(runs.encode(view)) == view

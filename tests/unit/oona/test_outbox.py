@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from esper.clock import ManualClock
-from esper.errors import CorruptError, FencedError, UsageError
+from esper.errors import CorruptError, EsperError, FencedError, UsageError
 from esper.oona.acknowledged import Ack
-from esper.oona.frames import MAGIC, Frame, pack, scan
+from esper.oona.frames import MAGIC, Frame, event_id_of, pack, scan
 from esper.oona.outbox import Outbox
 from esper.oona.port import MAX_MESSAGE_BYTES
 from tests.unit.oona.samples import frame
@@ -270,6 +270,7 @@ def test_a_sealed_outbox_takes_nothing_more(tmp_path: Path, outbox: Outbox) -> N
     with pytest.raises(FencedError):
         again.append(frame(RUN, 1))
     again.restart(7, 90)
+    assert again.sealed == ""
     again.append(frame(RUN, 7))
     again.close()
     assert reopened(box(tmp_path)) == ([frame(RUN, 7)], 8, 0)
@@ -282,10 +283,50 @@ def test_quarantined_frames_stay_readable(outbox: Outbox) -> None:
     path = outbox.quarantine(one, "a fork")
     outbox.restart(5, 50)
     assert [placed.frame for placed in scan(path, path.read_bytes())] == [one]
+    assert path.parent.name == "quarantine"
     assert "a fork" in path.with_suffix(".reason").read_text()
     assert list(outbox.unacknowledged()) == []
     assert outbox.acknowledged() == Ack(5, 50)
     assert outbox.next_sequence == 5
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, outbox: Outbox) -> None:
+    """A frame that cannot be put into quarantine stays in the outbox, and the sentence names the folder; sealing holds even where it cannot be noted."""
+    outbox.append(frame(RUN, 0))
+    (box(tmp_path) / "quarantine").touch()
+    with pytest.raises(EsperError, match=r"quarantine.*File exists"):
+        outbox.quarantine(frame(RUN, 0), "a fork")
+    assert list(outbox.unacknowledged()) == [frame(RUN, 0)]
+    outbox._sealed_path.mkdir()
+    outbox.seal("another writer has taken over")
+    with pytest.raises(FencedError, match="another writer"):
+        outbox.append(frame(RUN, 1))
+
+
+def test_an_acknowledgement_that_cannot_be_kept_is_said(outbox: Outbox) -> None:
+    """Where the disk fails, the sentence names the file, and the frames are still there."""
+    outbox.append(frame(RUN, 0))
+    outbox._ack.close()
+    with pytest.raises(EsperError, match=r"/outbox/acknowledged.*Bad file descriptor"):
+        outbox.acknowledge(1, 10)
+    assert list(outbox.unacknowledged()) == [frame(RUN, 0)]
+
+
+def test_what_was_cut_off_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A torn tail is cut with a warning that names file and bytes."""
+    filled(box(tmp_path))
+    path = segment(box(tmp_path))
+    path.write_bytes(path.read_bytes()[:-3])
+    opened = Outbox.open(box(tmp_path), clock=CLOCK)
+    opened.close()
+    assert caplog.messages == [f"{path}: {opened.torn_bytes} bytes of a write that never ended were cut off"]
+
+
+def test_the_id_of_an_event_stands_in_its_headers() -> None:
+    """`ce_id` by its exact name; empty where a message has none."""
+    (event,) = frame(RUN, 0).events
+    assert event_id_of(event.headers) == dict(event.headers)["ce_id"].decode() != ""
+    assert event_id_of((("CE_ID", b"other"),)) == ""
 
 
 def test_a_copy_of_the_folder_is_an_outbox(tmp_path: Path, outbox: Outbox) -> None:

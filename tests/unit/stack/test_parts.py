@@ -27,11 +27,12 @@ def test_each_part_learns_the_broker_and_the_port_of_every_part(tmp_path: Path) 
     ports = {part.name: 1000 + number for number, part in enumerate(parts)}
     given = part_environment({"PATH": "/bin", "PYTHONPATH": "/extra"}, settings, parts, ports, "127.0.0.1:9")
     assert given["ESPER_KAFKA__BOOTSTRAP"] == "127.0.0.1:9"
-    assert {name: given[f"ESPER_{name}__PORT"] for name in ("TAMIYO", "NISSA", "HISTORY", "URZA")} == {
-        "TAMIYO": "1000",
-        "NISSA": "1001",
-        "HISTORY": "1002",
-        "URZA": "1003",
+    assert {name: given[f"ESPER_{name}__PORT"] for name in ("TOLARIA", "TAMIYO", "NISSA", "HISTORY", "URZA")} == {
+        "TOLARIA": "1000",
+        "TAMIYO": "1001",
+        "NISSA": "1002",
+        "HISTORY": "1003",
+        "URZA": "1004",
     }
     assert given["ESPER_HOME"] == str(tmp_path)
     assert given["PYTHONPATH"].endswith(":/extra")

@@ -22,6 +22,16 @@ def small(**changed: object) -> World:
     return World({"0": 40}, {"0": (CONV, MLP, LINEAR)}, **changed)  # type: ignore[arg-type]
 
 
+def test_the_report_names_the_layers_geometry() -> None:
+    """The first packet's report carries what the packet says of each layer, so that the foundry can build for it."""
+    packet = small().packet()
+    image = "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8"
+    packet = replace(packet, layers=(replace(packet.layers[0], kind="Conv2d", geometry=image),))
+    events = [decode(message.value) for message in small().ask(packet).messages]
+    (report,) = [event for event in events if isinstance(event, FieldReport)]
+    assert [(layer.kind, layer.geometry) for layer in report.layers] == [("Conv2d", image)]
+
+
 def test_every_packet_gets_exactly_one_review() -> None:
     """Each packet of a run is answered by one EpochReviewed with its own number, in effect at the packet's step."""
     world = small()

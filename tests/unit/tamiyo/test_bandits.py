@@ -9,7 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.tamiyo.bandits import Arm, Beta, Gain, generator, normal_cdf, sign_test, thompson
+from processors.tamiyo.bandits import (
+    CHOOSE,
+    EPSILON,
+    Arm,
+    Bandit,
+    Beta,
+    Gain,
+    epsilon_greedy,
+    generator,
+    normal_cdf,
+    performance_weighted,
+    sign_test,
+    thompson,
+    ucb,
+    ucb_score,
+)
 
 GOOD, BAD = 0.7, 0.3
 
@@ -80,3 +95,48 @@ def test_the_gain_lies_between_prior_and_what_was_seen(gains: list[float]) -> No
         spreads.append(gain.posterior()[1])
     assert min(*gains, 0.03) * (1 - 1e-9) <= gain.median <= max(*gains, 0.03) * (1 + 1e-9)
     assert spreads == sorted(spreads, reverse=True)
+
+
+def arm(successes: float, failures: float, *gains: float) -> Arm:
+    """An arm with these trials behind it, beyond the uniform prior."""
+    gain = Gain()
+    for one in gains:
+        gain = gain.plus(one)
+    return Arm(Beta().plus(successes, failures), gain)
+
+
+def test_ucb_takes_the_untried_first_and_then_the_larger_bound() -> None:
+    """An arm without a pull comes before all; then mean + sqrt(2 ln(total) / n) decides, so a rarely tried arm beats a better known one."""
+    rng = generator(0, 0, "v")
+    assert ucb([("known", arm(9, 1)), ("new", Arm())], rng)[0] == "new"
+    known, rare = arm(30, 10), arm(1, 1)
+    total = known.pulls + rare.pulls
+    assert ucb_score(rare.success.mean, rare.pulls, total) == 0.5 + math.sqrt(2 * math.log(42) / 2)
+    assert ucb([("known", known), ("rare", rare)], rng)[0] == "rare"
+    assert ucb([("known", known), ("tried", arm(8, 32))], rng)[0] == "known"
+
+
+def test_epsilon_greedy_explores_one_choice_in_ten() -> None:
+    """Of 4000 choices between a good and a bad arm the bad one gets half of the share that is left to chance."""
+    arms = [("bad", arm(1, 9)), ("good", arm(9, 1))]
+    chosen = [epsilon_greedy(arms, generator(1, turn, "v"))[0] for turn in range(4000)]
+    assert abs(chosen.count("bad") / 4000 - EPSILON / 2) < 0.015
+
+
+def test_performance_weighted_draws_in_proportion_to_worth() -> None:
+    """Of 4000 draws each arm gets its share of the summed worth."""
+    arms = [("a", arm(8, 0, 0.2)), ("b", arm(0, 8)), ("c", arm(4, 4, 0.1))]
+    total = sum(one.worth for _, one in arms)
+    chosen = [performance_weighted(arms, generator(2, turn, "v"))[0] for turn in range(4000)]
+    for name, one in arms:
+        assert abs(chosen.count(name) / 4000 - one.worth / total) < 0.03
+
+
+@pytest.mark.parametrize("name", sorted(CHOOSE))
+def test_every_bandit_is_repeated_by_its_key(name: Bandit) -> None:
+    """The same arms and the same key of randomness give the same choice, which is one of the arms."""
+    arms = [("a", arm(3, 1, 0.1)), ("b", arm(1, 3)), ("c", Arm())]
+    choices = [CHOOSE[name](arms, generator(3, 7, "v")) for _ in range(3)]
+    assert choices[0] == choices[1] == choices[2]
+    assert choices[0][0] in "abc"
+    assert math.isfinite(choices[0][1])

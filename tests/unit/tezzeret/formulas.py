@@ -57,14 +57,13 @@ def _attention(x: Tensor, w: Weights) -> Tensor:
 
 
 def _attend(x: Tensor, w: Weights) -> Tensor:
-    """[batch, positions, channels], normalised, to [batch, positions, out]; four heads from a width of 16 on."""
+    """[batch, positions, channels], normalised, to [batch, positions, out]; each head is 8 wide."""
     w = {name: value.flatten(1) if value.dim() > 2 else value for name, value in w.items()}
     q, k, v = (x @ w["project1.weight"].T + w["project1.bias"]).chunk(3, dim=-1)
-    heads = 4 if q.shape[-1] >= 16 else 1
-    width, found = q.shape[-1] // heads, []
-    for head in range(heads):
-        mine = slice(head * width, (head + 1) * width)
-        scores = torch.einsum("bid,bjd->bij", q[..., mine], k[..., mine]) / width**0.5
+    found = []
+    for first in range(0, q.shape[-1], 8):
+        mine = slice(first, first + 8)
+        scores = torch.einsum("bid,bjd->bij", q[..., mine], k[..., mine]) / 8**0.5
         weights = torch.exp(scores - scores.amax(-1, keepdim=True))
         found.append((weights / weights.sum(-1, keepdim=True)) @ v[..., mine])
     return torch.cat(found, -1) @ w["project2.weight"].T + w["project2.bias"]

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.clock import SystemClock
+from esper.clock import ManualClock, SystemClock
 from esper.errors import BuildError
+from esper.events.geometry import parse
 from esper.karn import BlueprintIR, Budget, Node
-from esper.karn.operators import Linear, Multiply, Scale
+from esper.karn.operators import Conv1d, Linear, Multiply, Scale
 from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
 from esper.tezzeret.build import KernelModule, module_of
-from esper.tezzeret.compile import CONFIGURATIONS, Configuration, compile_kernel
+from esper.tezzeret.compile import CONFIGURATIONS, Configuration, compile_kernel, latency_us
 from esper.tezzeret.verify import verify
 from esper.urza.artefact import read
 from tests.unit.karn.cases import CASES, blueprint
@@ -47,6 +48,54 @@ def test_every_family_passes_every_check_in_its_exported_form(family: str, layer
     assert all(check.passed for check in kernel.checks)
     assert kernel.latency_us > 0
     assert read(kernel.sealed.content, kernel_id=kernel.sealed.kernel_id, sha256=kernel.sealed.sha256).ir == ir
+
+
+def test_a_large_image_is_verified_at_a_smaller_size_and_costed_at_its_own() -> None:
+    """What it costs is counted for every position of 224 x 224; numbers are compared on few, and on a second size."""
+    ir = make("conv2d", "conv2d k7x7 s2x2 p3x3 d1x1 g1 in 224x224")
+    checks = {check.name: check for check in verify(ir, module_of(ir), Budget.of(20_000, ir.writes.positions))}
+    assert all(check.passed for check in checks.values())
+    assert f"counted {ir.parameters} parameters, {ir.flops} operations" in checks["budget"].detail
+    assert checks["shape"].detail == "3 x 9 x 11 x 11 gives 3 x 3 x 6 x 6, 3 x 9 x 14 x 16 gives 3 x 3 x 7 x 8"
+    assert ir.flops > 112 * 112 * ir.parameter_shapes["conv1.weight"][0] * 2 * 9 * 49
+
+
+def test_a_graph_that_fits_one_size_only_is_refused() -> None:
+    """A second convolution with a stride writes the right positions for one input; on another size it would not."""
+    geometry = parse("conv1d k3 s2 p1 d1 g1 in 2")
+    ir = BlueprintIR("test", 4, 3, "LAYER_INPUT", "LERP", 1.0, 0, (Node("conv1", Conv1d(3, 2)),), geometry)
+    with pytest.raises(BuildError, match="has to write conv1d"):
+        verify(ir, module_of(ir), BUDGET)
+    kernel, heard = compiled(ir)
+    assert kernel is None
+    assert [type(news) for news in heard] == [Started, Failed] * 2
+
+
+def test_a_kernel_that_fails_at_another_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shape check runs the kernel on a second number of positions."""
+    ir = make("attention", "sequence in 6")
+    forward = KernelModule.forward
+    monkeypatch.setattr(KernelModule, "forward", lambda module, x: forward(module, x)[:, :6])
+    failed = {check.name for check in verify(ir, module_of(ir), Budget.of(20_000, 6)) if not check.passed}
+    assert failed == {"shape"}
+
+
+def test_many_positions_are_timed_with_fewer_samples() -> None:
+    """The latency stands for 32 samples also where only one is run: on a clock that every forward moves by one second, 32 s."""
+    clock = ManualClock()
+    ir = make("pool", "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 900x900")
+    module = module_of(ir)
+    batches: list[int] = []
+
+    def forward(x: Tensor) -> Tensor:
+        batches.append(len(x))
+        clock.advance(1.0)
+        return x
+
+    module.forward = forward  # type: ignore[method-assign]
+    assert latency_us(module, clock) == pytest.approx(32e6)
+    assert set(batches) == {1}
+    assert len(batches) == 5 + 3
 
 
 def _refuse(module: KernelModule) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 from esper.errors import UsageError
 from esper.kasmina.loader import CacheSettings
 from esper.tolaria.recipe import function, load, names
-from esper.tolaria.trainer import cache_settings
+from esper.tolaria.wiring import cache_settings
 from esper.urza.cache import CacheLimits
 
 
@@ -31,6 +31,8 @@ def test_every_recipe_that_comes_along_is_valid() -> None:
         ("cache.entries=0", "cache.entries = 0 does not fit"),
         ("cache.memory_mb=1", "Unknown key cache.memory_mb. Did you mean cache.memory_mib?"),
         ("decisions=later", "decisions = 'later' does not fit"),
+        ("run.precision=int8", "run.precision = 'int8' does not fit"),
+        ("run.accumulate=101", "run.accumulate = 101 is more than the 100 samples of a step; lower it."),
         ("run.seed", "--set takes section.key=value, not 'run.seed'."),
         ("name.x=1", "--set name.x: name is a value, not a section."),
     ],
@@ -40,6 +42,7 @@ def test_bad_overrides_are_refused_in_a_sentence(override: str, sentence: str) -
     with pytest.raises(UsageError) as refused:
         load("mnist1d", [override])
     assert sentence in str(refused.value)
+    assert "rror," not in str(refused.value)
 
 
 def test_overrides_take_toml_values() -> None:

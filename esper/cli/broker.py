@@ -1,0 +1,27 @@
+"""Where a command that only reads finds Kafka."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from esper.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper.config import Settings
+
+
+def bootstrap_of(settings: Settings) -> str:
+    """The user's cluster, or the local stack, which is started for as long as this command runs.
+
+    Raises:
+        UsageError: there is no data here that a stack could give.
+        EsperError: as `stack.up` does.
+    """
+    if settings.kafka.bootstrap:
+        return settings.kafka.bootstrap
+    from esper import stack  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+
+    if stack.running(settings) is None and not (settings.stack_dir / "kafka").exists():
+        raise UsageError(f"There is no data in {settings.home}; run something first, or set ESPER_HOME to where the run is.")
+    return stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None).bootstrap

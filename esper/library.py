@@ -1,0 +1,73 @@
+"""`esper.grow`: growth in a training loop of one's own, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper import stack
+from esper.clock import SystemClock
+from esper.config import Settings
+from esper.tolaria.names import named, require_run_id
+from esper.tolaria.own_loop import begin
+from esper.tolaria.progress import Progress
+from esper.tolaria.wiring import place_of
+
+if TYPE_CHECKING:
+    from esper.tolaria.own_loop import Growth
+
+
+@contextmanager
+def grow(
+    model: nn.Module, optimizer: Optimizer, *, held_out: tuple[Tensor, Tensor], steps: int, run_id: str = "", seed: int = 0, **settings: Any
+) -> Iterator[Growth]:
+    """Within: `model` grows while the caller trains it. The stack is started when it is not up, and ends with the block if it was.
+
+        with esper.grow(model, optimizer, held_out=(x_val, y_val), steps=epochs * len(batches)) as growth:
+            for _ in range(epochs):
+                for x, y in batches:
+                    optimizer.zero_grad()
+                    growth.loss(x, y).backward()
+                    growth.step()
+                    optimizer.step()
+                growth.epoch()
+        print(growth.report())
+
+    Args:
+        model: a module with class logits as output, germinated by `esper.germinate`.
+        optimizer: the caller's own, made before: it moves the host and is only looked at; kernels have their own.
+        held_out: inputs [N, ...] and labels [N] that the caller does not train on: gates and Tamiyo judge kernels by them.
+        steps: optimizer steps that the loop will do in all: the schedule of growth and of the kernels' learning rates.
+        run_id: the run's name in journal and history; one is made when none is given.
+        seed: of the shadow passes and of Tamiyo's choices.
+        settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}` or `tamiyo={"policy": {...}}`.
+
+    Raises:
+        EsperError: the stack cannot be started, or the arguments make no sense.
+    """
+    clock, installation, console = SystemClock(), Settings(), Console(stderr=True, quiet=not sys.stderr.isatty())
+    run_id = run_id or named("own-loop", clock)
+    require_run_id(run_id)
+    endpoints = stack.up(installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
+    progress = Progress(console)
+    try:
+        with ExitStack() as resources:
+            place = resources.enter_context(place_of(installation, run_id, endpoints.bootstrap, clock, progress))
+            growth = begin(model, optimizer, place, resources, held_out=held_out, steps=steps, seed=seed, settings=settings)
+            progress.start()
+            resources.callback(progress.stop)
+            try:
+                yield growth
+            except BaseException as error:
+                growth.end(error)
+                raise
+            growth.end(None)
+    finally:
+        stack.release(installation, os.getpid())

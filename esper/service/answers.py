@@ -1,0 +1,65 @@
+"""The two ends of an ASGI request as the gate holds them: answers with headers of their own, answers held back, bodies read once and given again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Receive, Send
+
+
+class Answer:
+    """Passes an answer on, with headers added. `status` is 0, and `begun` is not set, until the answer begins."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self.status = 0
+        self.begun = asyncio.Event()
+        self._send = send
+        self._headers = headers
+
+    async def __call__(self, message: Message) -> None:
+        """Send one message of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
+            self.begun.set()
+            headers = MutableHeaders(scope=message)
+            for name, value in self._headers.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+
+class Held:
+    """Keeps an answer back until `release`."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status = 0
+        self.begun = asyncio.Event()
+        self._answer = answer
+        self._messages: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Keep one message of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
+            self.begun.set()
+        self._messages.append(message)
+
+    async def release(self) -> None:
+        """Send what was kept."""
+        for message in self._messages:
+            await self._answer(message)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body` once, and after it what the connection gives."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

@@ -1,0 +1,126 @@
+"""The key pair of an installation (Ed25519, RFC 8032): `token.pem` signs tokens, and its owner alone may read it; `token.pub.pem` checks them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from esper.errors import CorruptError, UnavailableError, UsageError
+
+PRIVATE: Final = "token.pem"
+PUBLIC: Final = "token.pub.pem"
+
+
+def ensure(folder: Path) -> None:
+    """Make the pair where it is missing. Several processes may do so at once: all end with the same pair.
+
+    Raises:
+        UnavailableError: the folder cannot be written.
+        UsageError: the private key may be read by others.
+        CorruptError: the private key is damaged.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / PRIVATE).exists():
+            if (folder / PUBLIC).exists():
+                return  # a part that only checks tokens is given the public key alone
+            folder.chmod(0o700)
+            _place(folder / PRIVATE, _private_pem(Ed25519PrivateKey.generate()), 0o600)
+        if not (folder / PUBLIC).exists():
+            _place(folder / PUBLIC, _public_pem(signing(folder).public_key()), 0o644)
+    except OSError as error:
+        raise UnavailableError(
+            f"The keys of tokens cannot be made in {folder} ({error.strerror}): make it writable, or set ESPER_SERVICE__KEYS to another folder."
+        ) from error
+
+
+def signing(folder: Path) -> Ed25519PrivateKey:
+    """The key that signs.
+
+    Raises:
+        UsageError: there is none, or others than its owner may read it.
+        CorruptError: it is damaged.
+    """
+    path = folder / PRIVATE
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        pem = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"There is no key to sign tokens with in {folder}: `esper up` or the first `esper run` makes it.") from None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}): only the user who started this installation can make tokens."
+        ) from error
+    if mode & 0o077:
+        raise UsageError(
+            f"{path} may be read by other users, who could make tokens of any role: chmod 600 it, or delete {folder} for a new pair."
+        )
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except ValueError as error:
+        raise _damaged(path) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _damaged(path)
+    return key
+
+
+def checking(folder: Path) -> Ed25519PublicKey:
+    """The key that checks signatures.
+
+    Raises:
+        UsageError: there is none.
+        CorruptError: it is damaged.
+    """
+    path = folder / PUBLIC
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): `esper up` makes the keys of tokens.") from error
+    try:
+        key = load_pem_public_key(pem)
+    except ValueError as error:
+        raise _damaged(path) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise _damaged(path)
+    return key
+
+
+def _damaged(path: Path) -> CorruptError:
+    return CorruptError(f"{path} holds no Ed25519 key: delete {path.parent} and run `esper up`; tokens made before end with it.")
+
+
+def _place(path: Path, content: bytes, mode: int) -> None:
+    """Put a whole file at `path` unless there is one: readers see all of it or none, and of two writers the first wins."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+
+
+def _private_pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _public_pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

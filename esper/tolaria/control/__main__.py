@@ -1,0 +1,68 @@
+"""`python -m esper.tolaria.control`: Tolaria's control API. Ends on SIGTERM or Ctrl-C, and its trainers with it.
+
+`--embedded` says that this is a part of a stack with an embedded broker, which trainers find by ESPER_HOME.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from esper.clock import SystemClock
+from esper.config import Settings
+from esper.errors import EsperError, UsageError
+from esper.oona.audit import AuditTrail
+from esper.oona.kafka import KafkaBus
+from esper.service import Server, create_app
+from esper.tolaria.control.api import Control, add_routes
+from esper.tolaria.control.ledger import Ledger
+from esper.tolaria.control.requests import SENDER, Outbound
+from esper.tolaria.control.trainers import Trainers
+
+_GRACE_S = 4.0
+_log = logging.getLogger("esper.tolaria.control")
+
+
+def main() -> int:
+    """Serve until a signal comes; the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings, clock = Settings(), SystemClock()
+    if not settings.kafka.bootstrap:
+        raise UsageError("Tolaria's control API needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    bus = KafkaBus(settings.kafka.bootstrap)
+    ledger = Ledger(bus)
+    trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
+    with bus.producer(sender_id=SENDER) as producer, AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
+        control = Control(ledger, trainers, Outbound(producer), clock)
+        app = create_app(
+            title="Tolaria trains",
+            part=SENDER,
+            settings=settings,
+            clock=clock,
+            ready=lambda: {"journal": ledger.caught_up},
+            audit=trail,
+        )
+        add_routes(app, control)
+        server = Server(app, settings=settings, port=settings.tolaria.port, clock=clock)
+        ledger.start()
+        server.start()
+        told.wait()
+        for trainer in trainers.end(_GRACE_S):
+            _log.warning("The trainer of run %s (process %s) is still ending; it does so by itself.", trainer.run_id, trainer.process.pid)
+        server.stop()
+        ledger.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EsperError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,95 @@
+"""What the process knows of all runs: their journals and the requests to them, read from the beginning and followed, in a thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from typing import Final
+
+from esper.errors import CorruptError, PoisonError, UnavailableError
+from esper.events import Event, JournalEvent, decode
+from esper.events.records import PauseRequested, RunStarted
+from esper.oona.port import Bus, Received, Start
+from esper.tolaria.control.status import RunStatus, fold
+
+_log = logging.getLogger(__name__)
+JOURNALS: Final = RunStarted.TOPIC
+REQUESTS: Final = PauseRequested.TOPIC
+_BATCH: Final = 2_000
+_POLL_S: Final = 0.25
+_PAUSE_S: Final = 1.0
+_KEPT_REQUESTS: Final = 10_000
+
+
+class Ledger(threading.Thread):
+    """Every run by id, and the requests of the last days by theirs. Other threads may read at any time; what they get never changes.
+
+    It needs no broker to be made, and goes on by itself after an outage. `caught_up` says whether everything was read that was there at the
+    start. Messages that cannot be decoded, or are of a newer Esper's schemas, are left out: people are told of what is known.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__(name="ledger", daemon=True)
+        self.caught_up = False
+        self._bus = bus
+        self._runs: dict[str, RunStatus] = {}
+        self._requests: OrderedDict[str, Event] = OrderedDict()
+        self._at: Start = "beginning"
+        self._over = threading.Event()
+
+    def runs(self) -> list[RunStatus]:
+        """Every run, those that were heard of last first."""
+        return sorted(self._runs.values(), key=lambda run: run.updated_at, reverse=True)
+
+    def run_of(self, run_id: str) -> RunStatus | None:
+        """One run."""
+        return self._runs.get(run_id)
+
+    def request(self, command_id: str) -> Event | None:
+        """A request of the last days."""
+        return self._requests.get(command_id)
+
+    def note(self, request: Event) -> None:
+        """A request that was just sent, before it is read back."""
+        self._requests[request.event_id] = request
+        while len(self._requests) > _KEPT_REQUESTS:
+            self._requests.popitem(last=False)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        """The thread's life."""
+        while not self._over.is_set():
+            try:
+                self._follow()
+            except CorruptError as error:
+                _log.warning("The topics are others than before, they are read anew: %s", error)
+                self._runs, self._at = {}, "beginning"
+            except UnavailableError as error:
+                _log.warning("Reading the journals was interrupted, it goes on in a second: %s", error)
+            self._over.wait(0 if self._over.is_set() else _PAUSE_S)
+
+    def _follow(self) -> None:
+        with self._bus.reader([JOURNALS, REQUESTS], start=self._at, headers=False) as reader:
+            ends = reader.stable_end()
+            while not self._over.is_set():
+                for received in reader.poll(_BATCH, _POLL_S):
+                    self._absorb(received)
+                self._at = position = reader.position()
+                self.caught_up = self.caught_up or all(position[place] >= end for place, end in ends.items())
+
+    def _absorb(self, received: Received) -> None:
+        try:
+            event = decode(received.value)
+        except PoisonError as error:
+            _log.debug("%s/%s/%s says nothing: %s", received.topic, received.partition, received.offset, error)
+            return
+        if received.topic == REQUESTS:
+            self.note(event)
+        elif isinstance(event, JournalEvent):
+            known = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
+            self._runs[event.run_id] = fold(known, event)

@@ -1,0 +1,94 @@
+"""What the foundry shows of its kernels to other threads: the catalogue, how long each took to compile, and what it was worth in runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+
+from esper.clock import Clock
+from esper.errors import EsperError, PoisonError
+from esper.events import decode
+from esper.events.codec import schema_id
+from esper.events.records import AdaptationOutcome
+from esper.events.registry import wire_schema
+from esper.oona.port import Bus
+from esper.urza.catalogue import Catalogue
+
+_BATCH: Final = 2_000
+_POLL_S: Final = 0.5
+_PAUSE_S: Final = 5.0
+
+_log = structlog.get_logger("esper.urza")
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """What a kernel was worth: the mean of its rewards, 0 to 1, over `outcomes` decisions in all runs."""
+
+    score: float
+    outcomes: int
+
+
+@dataclass(frozen=True)
+class Performances:
+    """The fold of AdaptationOutcome: rewards by kernel, each decision once. Pure."""
+
+    rewards: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def evolve(self, outcome: AdaptationOutcome) -> Performances:
+        """The rewards after one more outcome; told again, a decision changes nothing."""
+        known = self.rewards.get(outcome.kernel_id, {})
+        if outcome.decision_id in known:
+            return self
+        return Performances(MappingProxyType({**self.rewards, outcome.kernel_id: {**known, outcome.decision_id: outcome.reward}}))
+
+    def of(self, kernel_id: str) -> Performance | None:
+        """What a kernel was worth; None where no run has ended a decision about it."""
+        rewards = self.rewards.get(kernel_id)
+        return Performance(sum(rewards.values()) / len(rewards), len(rewards)) if rewards else None
+
+
+@dataclass
+class Shelf:
+    """Whole values that one thread puts here and others read: each is immutable, so no reader sees half a change.
+
+    Attributes:
+        catalogue: what is published.
+        compile_ms: time of each kernel's compilation, milliseconds.
+        performances: what kernels were worth.
+    """
+
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    compile_ms: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    performances: Performances = field(default_factory=Performances)
+
+
+def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event) -> None:
+    """Keep `shelf.performances` up to date from Kafka until `stop` is set. Where Kafka fails, begin anew after a pause."""
+    while not stop.is_set():
+        found = Performances()
+        try:
+            with bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False) as reader:
+                while not stop.is_set():
+                    for received in reader.poll(_BATCH, _POLL_S):
+                        found = _take(found, received.value)
+                    if len(found.rewards) >= len(shelf.performances.rewards):  # beginning anew, it forgets nothing meanwhile
+                        shelf.performances = found
+        except EsperError as error:
+            _log.info("outcomes are not read", reason=str(error), at=clock.now_us())
+            stop.wait(_PAUSE_S)
+
+
+def _take(found: Performances, value: bytes) -> Performances:
+    try:
+        if wire_schema(schema_id(value)).record is not AdaptationOutcome:  # the topic's other records are large, and not ours
+            return found
+        event = decode(value)
+    except PoisonError:
+        return found  # whoever decides by it dead-letters it
+    return found.evolve(event) if isinstance(event, AdaptationOutcome) else found

@@ -1,0 +1,47 @@
+"""Where people's commands go out and their answers come in."""
+
+from __future__ import annotations
+
+import logging
+
+from esper.clock import Clock
+from esper.errors import PoisonError
+from esper.events import Origin, encode
+from esper.events.codec import decode, schema_id
+from esper.events.envelope import trace_id
+from esper.events.records import SeedCommand
+from processors import streams
+from processors.cluster import Followed
+from processors.tamiyo.answers import SENDER
+from processors.tamiyo.commands import HORIZON_US, SCHEMAS, TOPICS, Commands, Order
+
+_log = logging.getLogger(__name__)
+
+
+class Desk:
+    """Knows every command of the last days with its answer, whichever worker sent it, and sends new ones."""
+
+    def __init__(self, outbound: streams.Outbound, clock: Clock) -> None:
+        self.commands = Commands()
+        self._outbound = outbound
+        self._clock = clock
+
+    def followed(self) -> tuple[Followed, ...]:
+        """What has to be followed for it."""
+        since_ms = (self._clock.now_us() - HORIZON_US) // 1000
+        return tuple(Followed(topic, since_ms, self._note) for topic in TOPICS)
+
+    async def give(self, run_id: str, order: Order, actor: str) -> SeedCommand:
+        """Send a command; returns once the broker has it."""
+        command = order.event(Origin(run_id, SENDER, trace_id("command", run_id, actor), self._clock), actor)
+        await self._outbound.send(encode(command))
+        self.commands.take(command)
+        return command
+
+    def _note(self, value: bytes) -> None:
+        """Take a command or an answer; what else stands in these topics is not even decoded, and poison is for its owners to tell of."""
+        try:
+            if schema_id(value) in SCHEMAS:
+                self.commands.take(decode(value))
+        except PoisonError as error:
+            _log.debug("A message says nothing of commands: %s", error)
