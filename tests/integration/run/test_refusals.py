@@ -26,7 +26,11 @@ def refused(home: Path, code: int, sentence: str, *arguments: str, **environment
         (("run", "mnist1d", "--set", "run.epocs=1"), "Did you mean run.epochs?"),
         (("run", "mnist1d", "--set", "run.epochs=many"), "run.epochs = 'many' does not fit"),
         (("run", "mnist1d", "--run-id", "a/b"), "A run id names a folder"),
-        (("run", "mnist1d", "--resume"), "--resume needs snapshots"),
+        (("run", "mnist1d", "--resume"), "No run of mnist1d is in"),
+        (
+            ("run", "mnist1d", "--resume", "--run-id", "x", "--set", "run.epochs=2"),
+            "A resumed run goes on with the settings that its journal has",
+        ),
         (("replay", "nothing", "--fold"), "There is no data in"),
         (("replay", "nothing"), "Say --fold"),
         (("recipes", "show", "nothing"), "There is no recipe or file nothing."),

@@ -103,14 +103,15 @@ def test_host_alone_asks_nobody(home: Path) -> None:
     assert alone["events"]["system.events.run"] == 4
 
 
-def test_ctrl_c_ends_the_run_in_its_journal(home: Path) -> None:
-    """An interrupted run ends with RunCompleted, exit code 130, and folds to its live state."""
+def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, Any]]) -> None:
+    """An interrupted run is PAUSED in its journal, exit code 130; --resume ends it with the bits of the uninterrupted run, and only once."""
     import signal  # noqa: PLC0415
     import time  # noqa: PLC0415
 
     command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "interrupted"]
+    arguments = ["--set", "decisions=lockstep", "--set", "run.epochs=40", "--set", "run.seed=1"]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)}
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)}
     )
     found = endpoints(home)
     for _ in range(600):
@@ -120,10 +121,79 @@ def test_ctrl_c_ends_the_run_in_its_journal(home: Path) -> None:
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=90)
     assert child.returncode == 130, err
-    assert json.loads(out.splitlines()[-1])["outcome"] == "INTERRUPTED"
+    ended = json.loads(out.splitlines()[-1])
+    assert ended["outcome"] == "INTERRUPTED"
     folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
-    assert folded["status"] == "COMPLETED"
+    assert folded["status"] == "PAUSED"
     assert folded["equals_live"] is True
+    again = result(esper(home, "run", "mnist1d", "--json", "--resume", "--run-id", "interrupted"))
+    assert (again["outcome"], again["digest"], again["steps"]) == ("FINISHED", lockstep[0]["digest"], lockstep[0]["steps"])
+    resumed = query(found.history_url, "SELECT incarnation, restored_step FROM run_resumed WHERE run_id = 'interrupted'")
+    assert resumed == [{"incarnation": 1, "restored_step": ended["steps"]}]
+    folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
+    assert (folded["status"], folded["equals_live"]) == ("COMPLETED", True)
+    finished = esper(home, "run", "mnist1d", "--resume", "--run-id", "interrupted")
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1] == "esper: Run interrupted is finished, so there is nothing to resume; start a new run."
+    unknown = esper(home, "run", "mnist1d", "--resume", "--run-id", "mnist1d-nobody")
+    assert unknown.returncode == 2
+    assert unknown.stderr.splitlines()[-1].startswith(
+        "esper: Run mnist1d-nobody has no journal on this Kafka, so there is nothing to resume"
+    )
+    assert not (home / "runs" / "mnist1d-nobody").exists()
+
+
+def test_people_ask_for_a_snapshot_and_a_rollback_through_kafka(home: Path) -> None:
+    """CheckpointRequested is answered by a snapshot, RollbackRequested by a new timeline from it, each once; what does not exist is ignored."""
+    from esper.events import Origin  # noqa: PLC0415
+    from esper.events.records import CheckpointRequested, RollbackRequested  # noqa: PLC0415
+
+    found, clock = endpoints(home), SystemClock()
+    origin = Origin("rolled", "operator", "0" * 32, clock)
+    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "rolled"]
+    sets = ("run.epochs=300", "tamiyo.enabled=false", "checkpoints.every_epochs=0")
+    arguments = [argument for one in sets for argument in ("--set", one)]
+    child = subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)}
+    )
+
+    def rows(sql: str) -> list[dict[str, Any]]:
+        deadline = clock.monotonic() + 60
+        while not (answer := query(found.history_url, sql)):
+            assert clock.monotonic() < deadline, sql
+            assert child.poll() is None, child.communicate()
+            clock.sleep(0.05)
+        return answer
+
+    rows("SELECT epoch FROM epoch_ended WHERE run_id = 'rolled'")
+    soon = clock.now_us() + 120_000_000
+    with KafkaBus(found.bootstrap).producer(sender_id="operator") as producer:
+        for _ in range(2):
+            producer.send(CheckpointRequested(**origin.envelope("keep"), reason="before a risk", expires_at=soon))
+        producer.flush(5)
+        (taken,) = rows("SELECT snapshot_id, at_step, reason, toString(command_id) AS id FROM checkpoint_taken WHERE run_id = 'rolled'")
+        assert (taken["reason"], taken["id"]) == ("requested", origin.envelope("keep")["event_id"])
+        producer.send(RollbackRequested(**origin.envelope("none"), snapshot_id="t9-s9", reason="a typing error", expires_at=soon))
+        back = RollbackRequested(**origin.envelope("back"), snapshot_id=taken["snapshot_id"], reason="the risk", expires_at=soon)
+        producer.send(back)
+        producer.send(back)
+        producer.flush(5)
+        rolled = rows("SELECT from_step, step, timeline, snapshot_id, reason FROM run_rolled_back WHERE run_id = 'rolled'")
+    out, err = child.communicate(timeout=150)
+    assert child.returncode == 0, err
+    assert "There is no snapshot t9-s9 to roll back to; the request is ignored." in err.replace("\n", " ")
+    assert (rolled[0]["timeline"], rolled[0]["snapshot_id"], rolled[0]["reason"]) == (1, taken["snapshot_id"], "the risk")
+    assert (rolled[0]["step"], rolled[0]["from_step"] >= taken["at_step"]) == (taken["at_step"], True)
+    done = json.loads(out.splitlines()[-1])
+    assert (done["outcome"], done["epochs"], done["steps"]) == ("FINISHED", 300, 300 * 35)
+    for record in ("checkpoint_taken", "run_rolled_back"):
+        assert len(query(found.history_url, f"SELECT 1 FROM {record} WHERE run_id = 'rolled'")) == 1  # noqa: S608
+    again = query(
+        found.history_url,
+        "SELECT count() AS n, uniqExact(timeline, step) AS m, max(timeline) AS t FROM training_step WHERE run_id = 'rolled'",
+    )
+    assert again[0]["n"] == again[0]["m"] == 300 * 35 + rolled[0]["from_step"] - rolled[0]["step"]
+    assert json.loads(esper(home, "replay", "rolled", "--fold", "--json").stdout)["equals_live"] is True
 
 
 def test_people_pause_and_resume_a_run_through_kafka(home: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_third_failure_in_a_row_opens_the_breaker_and_keeps_the_stage(stage:
         assert (failed.layer, failed.seed, failed.kernel_id) == ("a", 0, KERNEL)
         assert (failed.phase, failed.error, failed.consecutive_errors, failed.step) == ("FORWARD", "it broke.", number, number)
         execution = "ERROR_RECOVERY" if number == 3 else before.execution
-        assert pen.seed() == replace(before, errors=number, execution=execution)  # type: ignore[arg-type]
+        assert pen.seed() == replace(before, errors=number, execution=execution)
 
 
 def test_a_seed_on_its_fallback_is_culled_or_reset_and_nothing_else() -> None:

@@ -237,7 +237,12 @@ class Laboratory:
 
             session.parts.require_pen = between
             emit = session.parts.telemetry._emit
-            session.parts.telemetry._emit = lambda event: (self.telemetry.append(event), emit(event))[1]
+
+            def emitted(event: Event) -> None:
+                self.telemetry.append(event)
+                emit(event)
+
+            session.parts.telemetry._emit = emitted
             yield Trainer(session, train), rigged
 
     def run(self, *, resumed: bool = False) -> tuple[Outcome, Session]:
@@ -254,7 +259,13 @@ class Laboratory:
             if session.step == step and not session.parts.journal.replaying:
                 raise Killed
 
-        before, self.disturb = self.disturb, lambda session: (before(session), kill(session))[1]
+        before = self.disturb
+
+        def disturb(session: Session) -> None:
+            before(session)
+            kill(session)
+
+        self.disturb = disturb
         try:
             self.run(resumed=resumed)
         except Killed:

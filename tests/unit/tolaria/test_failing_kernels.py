@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from esper.checkpoint import Taken
 from esper.errors import EsperError
 from esper.events.codec import encode
 from esper.events.records import (
@@ -44,7 +45,7 @@ def too_wide(x: Tensor) -> Tensor:
 
 def break_kernel(session: Session, broken: Callable[[Tensor], Tensor]) -> None:
     """From now on the kernel in first[0] does something else."""
-    session.parts.growing.kernels["first", 0].slot.kernel.forward = broken  # type: ignore[method-assign]
+    session.parts.growing.kernels["first", 0].slot.kernel.forward = broken
 
 
 def failures(laboratory: Laboratory) -> list[KernelFailed]:
@@ -215,14 +216,21 @@ def test_a_rollback_survives_a_kill(tmp_path: Path, moment: str) -> None:
     laboratory = Laboratory(tmp_path / "killed", recipe(), GROWTH, disturb=unstable(1))
     with laboratory.life() as (trainer, _):
         session = trainer.session
+        writer, collect = session.parts.checkpoints.writer, session.parts.checkpoints.writer.collect
+
+        def collected(**named: bool) -> Taken | None:
+            kill(session)
+            return collect(**named)
+
+        def later(one: Session) -> None:
+            unstable(1)(one)
+            if one.state.timeline and one.step == (32 if moment == "after" else 35):
+                kill(one)
+
         if moment == "before":
-            writer, collect = session.parts.checkpoints.writer, session.parts.checkpoints.writer.collect
-            writer.collect = lambda **named: (kill(session), collect(**named))[1]  # type: ignore[method-assign]
+            writer.collect = collected  # type: ignore[method-assign]
         else:
-            laboratory.disturb = lambda one: (
-                unstable(1)(one),
-                one.state.timeline and one.step == (32 if moment == "after" else 35) and kill(one),
-            )[0]
+            laboratory.disturb = later
         with pytest.raises(Killed):
             trainer.run()
     laboratory.disturb = unstable(1)

@@ -42,6 +42,15 @@ def test_gates(stage: str, evidence: Evidence, epoch: int, expected: str | None)
     assert (move.to_stage if move else None) == expected
 
 
+@pytest.mark.parametrize("stage", ["TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"])
+def test_a_seed_on_its_fallback_is_culled(stage: str) -> None:
+    """Whatever the evidence says, a seed in ERROR_RECOVERY is culled at the end of the epoch, with the number of its failures."""
+    seed = SeedState("a", 0, stage=stage, execution="ERROR_RECOVERY", errors=3)  # type: ignore[arg-type]
+    move = gate(seed, Evidence(1000, 9.0, 0.1, 9.0, 0.1, blended=True), 9, GATES)
+    assert move is not None
+    assert (move.layer, move.seed, move.to_stage, move.reason) == ("a", 0, "CULLED", "its kernel failed 3 times in a row")
+
+
 def test_paired_difference_and_its_error() -> None:
     """The paired test uses the differences of the same batches: their mean, and the standard error of that mean."""
     mean, error = paired([1.0, 2.0, 4.0], [0.5, 1.0, 2.5])
