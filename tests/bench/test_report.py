@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esper.bench import decisions, estimate, events, history, kernels, steps, whole
+from esper.bench import decisions, estimate, events, history, kernels, snapshots, steps, whole
 from esper.bench.registry import FIGURES, Bench, Figure
 from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(400)
 SMALL: dict[Any, dict[str, int]] = {
     steps: {"_ROUNDS": 3, "_FORWARDS": 3, "_STEPS": 3},
     kernels: {"_OPERATIONS": 1000, "_ROUNDS": 2, "_GRAFTS": 10},
+    snapshots: {"_BYTES": 1 << 20, "_ROUNDS": 2},
     events: {"_EVENTS": 50, "_ROUNDS": 2, "_SENT": 200, "_EMITTED": 50},
     decisions: {"_EPOCHS": 3},
     history: {"MESSAGES": 2000, "_VISIBLE": 3},
