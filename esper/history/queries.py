@@ -25,6 +25,12 @@ RUNS: Final = (
 )
 """What `esper runs` shows."""
 
+CHECKPOINTS: Final = (
+    "SELECT snapshot_id, at_timeline, at_epoch, at_step, reason, tensors, size_bytes, stored_bytes, stall_us, duration_us, occurred_at "
+    "FROM checkpoint_taken WHERE run_id = {run:String} ORDER BY sequence"
+)
+"""What `esper checkpoints RUN` shows."""
+
 TABLES: Final = (
     "SELECT name, if(engine = 'View', 'view', 'table') AS kind, total_rows AS rows, comment FROM system.tables "
     "WHERE database = currentDatabase() ORDER BY (name LIKE 'raw%', kind = 'table', name)"
@@ -49,9 +55,9 @@ class Source(AbstractContextManager["Source"], ABC):
             UnavailableError: the history does not answer.
         """
 
-    def rows(self, sql: str) -> list[dict[str, Any]]:
-        """The result as one dictionary a row; raises as `ask` does."""
-        return [json.loads(line) for line in self.ask(sql, "JSONEachRow").splitlines()]
+    def rows(self, sql: str, parameters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """The result as one dictionary a row; takes parameters and raises as `ask` does."""
+        return [json.loads(line) for line in self.ask(sql, "JSONEachRow", parameters).splitlines()]
 
     def missing(self) -> int | None:
         """How many Kafka offsets the history had not taken when it ended; None if it was killed; 0 while it runs."""

@@ -53,7 +53,7 @@ SELECT
     leadInFrame(toNullable(step)) OVER following - step AS steps_in_stage,
     dateDiff('microsecond', occurred_at, leadInFrame(toNullable(occurred_at)) OVER following) / 1e6 AS seconds_in_stage
 FROM seed_transitioned
-WINDOW following AS (PARTITION BY run_id, layer, seed ORDER BY sequence ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)
+WINDOW following AS (PARTITION BY run_id, timeline, layer, seed ORDER BY sequence ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)
 """
 
 _DECISIONS: Final = """
@@ -122,7 +122,7 @@ FROM (
 ) AS s
 LEFT JOIN (
     SELECT
-        run_id, max(epoch) AS epochs, max(raw.step) AS steps, max(occurred_at) AS last_at,
+        run_id, argMax(raw.epoch, sequence) AS epochs, argMax(raw.step, sequence) AS steps, max(occurred_at) AS last_at,
         toNullable(argMax(raw.test_accuracy, sequence)) AS test_accuracy, toNullable(argMax(raw.test_loss, sequence)) AS test_loss,
         toNullable(max(raw.test_accuracy)) AS best_accuracy
     FROM epoch_ended AS raw GROUP BY run_id
@@ -141,12 +141,13 @@ LEFT JOIN (
 ) AS t ON t.run_id = s.run_id
 LEFT JOIN (
     SELECT
-        run_id, argMax(raw.kind, sequence) AS kind, argMax(raw.reason, sequence) AS reason, max(occurred_at) AS at, max(raw.step) AS step
+        run_id, argMax(raw.kind, sequence) AS kind, argMax(raw.reason, sequence) AS reason, max(occurred_at) AS at, argMax(raw.step, sequence) AS step
     FROM (
         SELECT run_id, sequence, occurred_at, step, toString(outcome) AS kind, '' AS reason FROM run_completed
         UNION ALL SELECT run_id, sequence, occurred_at, step, 'FAILED', reason FROM run_failed
         UNION ALL SELECT run_id, sequence, occurred_at, step, 'PAUSED', reason FROM run_paused
         UNION ALL SELECT run_id, sequence, occurred_at, step, 'RUNNING', reason FROM run_resumed
+        UNION ALL SELECT run_id, sequence, occurred_at, step, 'RUNNING', reason FROM run_rolled_back
     ) AS raw GROUP BY run_id
 ) AS last ON last.run_id = s.run_id
 ORDER BY started_at DESC
