@@ -187,8 +187,7 @@ class Session:
             self._checkpoints()
             if self.state.status == "PAUSED":
                 parts.progress.say("Training is paused until it is told to resume.")
-            while self.state.status == "PAUSED" and not self.stop:
-                parts.require_pen()
+            while self.state.status == "PAUSED" and not self._stopping():
                 for delivered in parts.consultation.take():
                     self.handle(delivered)
                 self._checkpoints()
@@ -326,7 +325,7 @@ class Session:
         left = settings.start_timeout_s - (parts.clock.monotonic() - begin)
         if not parts.journal.replaying and not offered and (parts.consultation.lockstep or left > 0):
             parts.progress.say("Waiting for the foundry: it compiles and verifies kernels for these layers, once for all runs.")
-            if not parts.consultation.wait_for_kernels(self.handle, lambda: self.stop, patience_s=left) and not self.stop:
+            if not parts.consultation.wait_for_kernels(self.handle, self._stopping, patience_s=left) and not self.stop:
                 parts.progress.say("The foundry has not answered yet; training begins without kernels, which can come later.")
         if self.stop:
             self.interrupted()
@@ -352,13 +351,18 @@ class Session:
             kernels=kernels,
             total_steps=self.total_steps,
         )
-        consultation.ask(asked, self.handle, lambda: self.stop, patience_s=patience_s)
+        consultation.ask(asked, self.handle, self._stopping, patience_s=patience_s)
         return len(asked.catalogue)
+
+    def _stopping(self) -> bool:
+        """Whether a person wants the run to end; a run that another trainer has taken over waits for nobody."""
+        self.parts.require_pen()
+        return self.stop
 
     def _wait_for_loads(self) -> None:
         """In lockstep a kernel is in its slot before the next step."""
         parts = self.parts
-        while parts.consultation.lockstep and not self.stop and not parts.journal.replaying and seeds_waiting(self.state):
+        while parts.consultation.lockstep and not self._stopping() and not parts.journal.replaying and seeds_waiting(self.state):
             self._place_loaded()
             parts.clock.sleep(0.001)
 

@@ -254,16 +254,20 @@ class Laboratory:
 
     def killed_at(self, step: int, *, resumed: bool = False) -> None:
         """A life that is killed before step number `step`."""
+        self.killed_when(lambda session: session.step == step, resumed=resumed)
 
-        def kill(session: Session) -> None:
-            if session.step == step and not session.parts.journal.replaying:
-                raise Killed
+    def run_until_timeline(self, timeline: int) -> None:
+        """A first life that is killed as soon as a timeline has begun."""
+        self.killed_when(lambda session: session.state.timeline == timeline, resumed=False)
 
+    def killed_when(self, moment: Callable[[Session], bool], *, resumed: bool) -> None:
+        """A life that is killed between two steps, once its record is used up and `moment` has come."""
         before = self.disturb
 
         def disturb(session: Session) -> None:
             before(session)
-            kill(session)
+            if moment(session) and not session.parts.journal.replaying:
+                raise Killed
 
         self.disturb = disturb
         try:
@@ -272,7 +276,7 @@ class Laboratory:
             return
         finally:
             self.disturb = before
-        raise AssertionError(f"the run never came to step {step}")
+        raise AssertionError("the moment never came")
 
 
 def stages(session: Session) -> Mapping[tuple[str, int], str]:

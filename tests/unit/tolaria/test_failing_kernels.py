@@ -147,12 +147,13 @@ def breaks(begin: int) -> Callable[[Session], None]:
     return disturb
 
 
-@pytest.mark.parametrize("at", [11, 12, 16, 17])
+@pytest.mark.parametrize("at", [11, 12, 16, 17, 20])
 def test_failures_of_the_past_are_failures_again(tmp_path: Path, at: int) -> None:
     """A run that is killed after a kernel failed goes on to the same bits, though the kernel is whole in its next life: the record says it failed."""
     ends = []
     for name in ("whole", "killed"):
-        laboratory = Laboratory(tmp_path / name, recipe(run={"epochs": 4, "batch_size": 20}), BLENDING, disturb=breaks(0))
+        asking = recipe(run={"epochs": 4, "batch_size": 20}, tamiyo={"start_timeout_s": 0})  # nobody answers, but the record is asked, too
+        laboratory = Laboratory(tmp_path / name, asking, BLENDING, disturb=breaks(0))
         if name == "killed":
             laboratory.killed_at(at)
             laboratory.disturb = breaks(at)

@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from esper.clock import SystemClock
 from esper.errors import CorruptError, UsageError
+from esper.events import Event, Origin
 from esper.events.codec import encode
-from esper.events.records import CheckpointTaken, RunResumed
+from esper.events.records import (
+    AdaptationApplied,
+    CheckpointRequested,
+    CheckpointTaken,
+    PauseRequested,
+    ResumeRequested,
+    RollbackRequested,
+    RunResumed,
+    RunRolledBack,
+)
 from esper.journal.replay import fold_journal, live_state
+from esper.oona.inbox import Delivered
 from esper.tolaria.session import Session
-from tests.unit.tolaria.laboratory import GROWTH, Laboratory, recipe, stages
+from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -23,7 +33,7 @@ def proven(laboratory: Laboratory) -> None:
     events = laboratory.journal()
     live = live_state(laboratory.settings.runs_dir / laboratory.run_id)
     assert live is not None
-    report = fold_journal(laboratory.run_id, [encode(event).value for event in events], live, clock=SystemClock())
+    report = fold_journal(laboratory.run_id, [encode(event).value for event in events], live, clock=CLOCK)
     assert report.compared
     assert len({event.event_id for event in events}) == len(events)
 
@@ -119,3 +129,86 @@ def test_other_code_is_found_out_where_the_bits_differ(tmp_path: Path) -> None:
     after = laboratory.journal()
     assert [event.event_id for event in after[: len(before)]] == [event.event_id for event in before]
     assert {event.NAME for event in after[len(before) :]} <= {"RunResumed", "EpochEnded", "SeedTransitioned", "AdaptationApplied"}
+
+
+def people(session: Session, *events: Event) -> None:
+    """Let requests come in."""
+    for number, event in enumerate(events):
+        session.parts.consultation.waiting.append(Delivered(event, ("people", 0, 10 * session.step + number)))
+
+
+def test_what_comes_in_with_a_rollback_is_not_lost(tmp_path: Path) -> None:
+    """A graft that stands behind a rollback in the queue is applied in the new timeline; a run killed after it ends alike; nothing is doubled."""
+    origin = Origin("laboratory-1", "operator", "0" * 32, CLOCK)
+    envelopes = {name: origin.envelope(name) for name in ("back", "nowhere")}
+    ends = []
+    for name in ("whole", "killed"):
+        laboratory = Laboratory(tmp_path / name, recipe(), GROWTH[:2])
+        graft = laboratory.command(Asked(20, "GERMINATE", "second", 0), 77)
+        nowhere = RollbackRequested(**envelopes["nowhere"], snapshot_id="t9-s9-n9", reason="a typing error", expires_at=2**60)
+        back = RollbackRequested(**envelopes["back"], snapshot_id="", reason="the risk", expires_at=2**60)
+
+        def disturb(session: Session, asked: tuple[Event, ...] = (nowhere, back, graft)) -> None:
+            if session.step == 20 and session.state.timeline == 0:
+                people(session, *asked)
+
+        laboratory.disturb = disturb
+        if name == "killed":
+            laboratory.killed_at(23)
+        outcome, session = laboratory.run(resumed=name == "killed")
+        ends.append(outcome)
+        events = laboratory.journal()
+        (rolled,) = (event for event in events if isinstance(event, RunRolledBack))
+        assert (rolled.from_step, rolled.step, rolled.timeline, rolled.command_id) == (20, 16, 1, back.event_id)
+        applied = [event for event in events if isinstance(event, AdaptationApplied) and event.command_id == graft.event_id]
+        assert [(event.timeline, event.step) for event in applied] == [(1, 16)]
+        assert "There is no snapshot t9-s9-n9 to roll back to; the request is ignored." in laboratory.said.getvalue()
+        assert stages(session)["first", 0] == "DORMANT"
+        assert set(session.cursor.evidence) == {("second", 0)}
+        proven(laboratory)
+    assert ends[0] == ends[1]
+
+
+def test_a_paused_run_answers_requests(tmp_path: Path) -> None:
+    """While a run stands still, a snapshot that is asked for is taken and told, once; then it goes on."""
+    origin = Origin("laboratory-1", "operator", "0" * 32, CLOCK)
+    laboratory = Laboratory(tmp_path, recipe(run={"epochs": 2, "batch_size": 20}, checkpoints={"every_epochs": 0}))
+    keep = CheckpointRequested(**origin.envelope("keep"), reason="while it is quiet", expires_at=2**60)
+    told: list[str] = []
+
+    def disturb(session: Session) -> None:
+        if session.step == 5 and session.state.status == "RUNNING" and not told:
+            told.append("paused")
+            people(session, PauseRequested(**origin.envelope("pause"), reason="a look", expires_at=2**60), keep)
+        if session.parts.checkpoints.taken and session.state.status == "PAUSED" and len(told) == 1:
+            told.append("taken")
+            people(session, keep, ResumeRequested(**origin.envelope("resume"), reason="seen", expires_at=2**60))
+
+    laboratory.disturb = disturb
+    outcome, _ = laboratory.run()
+    assert outcome.outcome == "FINISHED"
+    names = [event.NAME for event in laboratory.journal()]
+    assert names == ["RunStarted", "RunPaused", "CheckpointTaken", "RunResumed", "EpochEnded", "EpochEnded", "RunCompleted"]
+    taken = laboratory.journal()[2]
+    assert isinstance(taken, CheckpointTaken)
+    assert (taken.reason, taken.at_step, taken.command_id, taken.snapshot_id) == ("requested", 5, keep.event_id, "t0-s5-n2")
+    proven(laboratory)
+
+
+def test_a_run_goes_back_to_its_very_beginning(tmp_path: Path) -> None:
+    """Rolled back to the snapshot of step 0, a run is what it was; killed after that, it is again."""
+    origin = Origin("laboratory-1", "operator", "0" * 32, CLOCK)
+    whole, _ = Laboratory(tmp_path / "whole", recipe(run={"epochs": 3, "batch_size": 20})).run()
+    laboratory = Laboratory(tmp_path / "back", recipe(run={"epochs": 3, "batch_size": 20}))
+    back = RollbackRequested(**origin.envelope("back"), snapshot_id="t0-s0-n1", reason="from scratch", expires_at=2**60)
+
+    def disturb(session: Session) -> None:
+        if session.step == 12 and session.state.timeline == 0:
+            people(session, back)
+
+    laboratory.disturb = disturb
+    laboratory.run_until_timeline(1)
+    outcome, session = laboratory.run(resumed=True)
+    assert outcome == whole
+    assert session.state.timeline == 1
+    proven(laboratory)
