@@ -152,8 +152,9 @@ def test_failures_of_the_past_are_failures_again(tmp_path: Path, at: int) -> Non
     """A run that is killed after a kernel failed goes on to the same bits, though the kernel is whole in its next life: the record says it failed."""
     ends = []
     for name in ("whole", "killed"):
-        asking = recipe(run={"epochs": 4, "batch_size": 20}, tamiyo={"start_timeout_s": 0})  # nobody answers, but the record is asked, too
-        laboratory = Laboratory(tmp_path / name, asking, BLENDING, disturb=breaks(0))
+        asking = {"enabled": True, "start_timeout_s": 0}  # nobody answers; without snapshots, the consultations are executed again, too
+        settings = recipe(run={"epochs": 4, "batch_size": 20}, tamiyo=asking, checkpoints={"every_epochs": 0})
+        laboratory = Laboratory(tmp_path / name, settings, BLENDING, disturb=breaks(0))
         if name == "killed":
             laboratory.killed_at(at)
             laboratory.disturb = breaks(at)
