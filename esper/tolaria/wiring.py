@@ -181,7 +181,7 @@ def rig(
             environment=environment,
             run_dir=place.folder,
             lost=emitter.lost,
-            require_pen=lambda: _require_pen(drain, place.run_id),
+            require_pen=lambda: _require_both(drain, inbox, place.run_id),
         ),
         steps,
     )
@@ -224,6 +224,13 @@ def _inbox_start(bus: Bus, state: RunState) -> Start:
     topics = [topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC]
     with bus.reader(topics, start="end") as reader:
         return reader.position()
+
+
+def _require_both(drain: Drain, inbox: Inbox, run_id: str) -> None:
+    """Stop a trainer that can write no more, or hear no more: it would wait for ever."""
+    _require_pen(drain, run_id)
+    if inbox.error is not None:
+        raise inbox.error
 
 
 def _require_pen(drain: Drain, run_id: str) -> None:
