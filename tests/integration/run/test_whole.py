@@ -97,7 +97,8 @@ def test_a_run_id_is_taken_once(home: Path, lockstep: list[dict[str, Any]]) -> N
 
 def test_host_alone_asks_nobody(home: Path) -> None:
     """Without Tamiyo no packet is sent and no seed leaves DORMANT."""
-    alone = result(esper(home, "run", "mnist1d", "--json", "--set", "tamiyo.enabled=false", "--set", "run.epochs=2", "--set", "checkpoints.every_epochs=0"))
+    settings = ("--set", "tamiyo.enabled=false", "--set", "run.epochs=2", "--set", "checkpoints.every_epochs=0")
+    alone = result(esper(home, "run", "mnist1d", "--json", *settings))
     assert alone["seeds"] == {"DORMANT": 8}
     assert "system.events.epoch" not in alone["events"]
     assert alone["events"]["system.events.run"] == 4
