@@ -166,8 +166,8 @@ def test_a_trainer_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path:
         assert not lives[0].snapshot_id, "the first kill came after the first snapshot"
         assert KILLS < 3 or in_record, "no kill came during re-execution"
         bus = KafkaBus(endpoints.bootstrap)
-        assert wait_caught_up(endpoints.history_url, bus, timeout=60)
-        source = HttpSource(endpoints.history_url)
+        assert wait_caught_up(endpoints.history_url, bus, timeout=60, settings=Settings(home=home))
+        source = HttpSource(endpoints.history_url, Settings(home=home))
         for table in (snake(record) for topic in TOPICS.values() for record in topic.records):
             assert source.ask(f"SELECT event_id FROM {table} GROUP BY event_id HAVING count() > 1", "TSV") == b"", table  # noqa: S608
         for name in (run.run_id for run in runs if run.lives):
