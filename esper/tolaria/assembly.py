@@ -30,10 +30,9 @@ from esper.tolaria.resume import differences, recipe_of
 from esper.tolaria.splits import Splits, cached
 from esper.tolaria.stepping import Stepper, numerics_of
 from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
-from esper.tolaria.wiring import Rig, place_of, rig
+from esper.tolaria.wiring import PROBED, Rig, place_of, rig
 from esper.urza.local import LocalStore
 
-PROBED = 3  # samples of the forward in which layers show their geometry
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
 

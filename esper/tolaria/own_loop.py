@@ -25,12 +25,10 @@ from esper.tolaria.past import nothing
 from esper.tolaria.recipe import validated
 from esper.tolaria.session import Interrupted
 from esper.tolaria.splits import Pair
-from esper.tolaria.stepping import GRADIENT_NOT_FINITE, NOT_FINITE, StepFigures, stream_seed
+from esper.tolaria.stepping import GRADIENT_NOT_FINITE, NOT_FINITE, StepFigures, cosine, shadow_turns, stream_seed
 from esper.tolaria.trainer import kernel_training, start_of
+from esper.tolaria.wiring import PROBED, Rig, rig
 from esper.tolaria.wiring import Place as RunPlace
-from esper.tolaria.wiring import Rig, rig
-
-PROBED = 3  # samples of the forward in which layers show their geometry
 
 
 @dataclass(slots=True)
@@ -107,7 +105,9 @@ class Growth:
         bad = {place for place, value in zip(norms, rest, strict=False) if not math.isfinite(value)}
         spoilt = {place for place, value in zip(finite, rest[len(norms) :], strict=True) if not value}
         faults = self._count([*live, *turns], raised, bad, spoilt)
-        growing.optimise({place: one for place, one in norms.items() if place not in bad | spoilt | raised.keys()}, self._fraction(step))
+        growing.optimise(
+            {place: one for place, one in norms.items() if place not in bad | spoilt | raised.keys()}, cosine(step, session.total_steps)
+        )
         growing.zero_gradients()
         if live and not (math.isfinite(loss) and math.isfinite(total)):
             for parameter in growing.host_parameters:
@@ -166,18 +166,10 @@ class Growth:
         """Shadow passes of the TRAINING seeds whose turn it is."""
         session = self.rigged.session
         growing = session.parts.growing
-        training = [
-            (one.layer, one.seed) for one in session.state.seeds if one.stage == "TRAINING" and (one.layer, one.seed) in growing.kernels
-        ]
-        passes = min(session.parts.recipe.kernels.shadow_passes, len(training))
-        turns = [training[(step * passes + index) % len(training)] for index in range(passes)]
+        turns = shadow_turns(growing, session.state, step, session.parts.recipe.kernels.shadow_passes)
         for place in turns:
             growing.shadow_step(place, batch.seed, lambda: functional.cross_entropy(growing(batch.inputs), batch.labels))
         return turns
-
-    def _fraction(self, step: int) -> float:
-        total = self.rigged.session.total_steps
-        return 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
 
     def _count(self, took_part: list[Place], raised: dict[Place, str], bad: set[Place], spoilt: set[Place]) -> tuple[KernelFault, ...]:
         """Count faults in a row, and put them together."""

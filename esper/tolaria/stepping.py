@@ -42,6 +42,18 @@ def batch_order(seed: int, epoch: int, samples: int, batch_size: int) -> Tensor:
     return torch.randperm(samples, generator=generator)[: steps * batch_size].view(steps, batch_size)
 
 
+def cosine(step: int, total_steps: int) -> float:
+    """Fraction of a learning rate at `step`: from 1 to 0 by a half cosine over `total_steps`, 0 after them."""
+    return 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps))
+
+
+def shadow_turns(growing: GrowingModel, state: RunState, step: int, most: int) -> list[Place]:
+    """The TRAINING seeds that have a shadow pass in this step: at most `most`, taking turns."""
+    training = [(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "TRAINING" and (seed.layer, seed.seed) in growing.kernels]
+    passes = min(most, len(training))
+    return [training[(step * passes + index) % len(training)] for index in range(passes)]
+
+
 def numerics_of(run: RunSection) -> Numerics:
     """How the forward passes of a run go.
 
@@ -132,15 +144,11 @@ class Stepper:
 
     def fraction(self, step: int) -> float:
         """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and Hutter 2017, without restarts)."""
-        return 0.5 * (1 + math.cos(math.pi * min(step, self._total_steps) / self._total_steps))
+        return cosine(step, self._total_steps)
 
     def turns(self, state: RunState, step: int) -> list[Place]:
         """The TRAINING seeds that have a shadow pass in this step: at most `kernels.shadow_passes`, taking turns."""
-        training = [
-            (seed.layer, seed.seed) for seed in state.seeds if seed.stage == "TRAINING" and (seed.layer, seed.seed) in self._growing.kernels
-        ]
-        passes = min(self._recipe.kernels.shadow_passes, len(training))
-        return [training[(step * passes + index) % len(training)] for index in range(passes)]
+        return shadow_turns(self._growing, state, step, self._recipe.kernels.shadow_passes)
 
     def step(
         self, state: RunState, step: int, batch: tuple[Tensor, Tensor], *, sample: bool, forced: frozenset[Place] = frozenset()

@@ -42,6 +42,7 @@ from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
 from esper.urza.local import LocalStore
 
+PROBED = 3  # samples of the forward in which layers show their geometry
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 
 
