@@ -8,7 +8,7 @@ from torch import Tensor
 
 from esper.bench.estimate import Estimate, exactly, median
 from esper.bench.registry import Bench, figure
-from esper.checkpoint import SnapshotWriter, Stored, Taken, read
+from esper.checkpoint import SnapshotWriter, Stored, Taken, TensorStore
 from esper.errors import StorageFullError
 from esper.urza.local import LocalStore
 
@@ -39,7 +39,7 @@ def checkpoint_stall(bench: Bench) -> Estimate:
     torch.set_num_threads(1)
     state = _state()
     copies = {name: torch.empty_like(tensor) for name, tensor in state.items()}
-    writer = SnapshotWriter(LocalStore(bench.folder / "snapshots"), bench.clock)
+    writer = SnapshotWriter(TensorStore(LocalStore(bench.folder / "snapshots")), bench.clock)
 
     def copy() -> None:
         for name, tensor in state.items():
@@ -58,7 +58,7 @@ def checkpoint_stall(bench: Bench) -> Estimate:
 def checkpoint_increment(bench: Bench) -> Estimate:
     """As with a frozen host."""
     state = _state()
-    writer = SnapshotWriter(LocalStore(bench.folder / "increments"), bench.clock)
+    writer = SnapshotWriter(TensorStore(LocalStore(bench.folder / "increments")), bench.clock)
     stored = []
     for _ in range(2):
         writer.begin(state, {}, None, digest=lambda _: "")
@@ -71,9 +71,9 @@ def checkpoint_increment(bench: Bench) -> Estimate:
 @figure("checkpoint_restore", "MB/s", "a snapshot of 32 MiB read, every hash verified", at_least=34)
 def checkpoint_restore(bench: Bench) -> Estimate:
     """The bar is 1 GB in 30 s."""
-    store, state = LocalStore(bench.folder / "restored"), _state()
-    writer = SnapshotWriter(store, bench.clock)
+    tensors, state = TensorStore(LocalStore(bench.folder / "restored")), _state()
+    writer = SnapshotWriter(tensors, bench.clock)
     writer.begin(state, {}, None, digest=lambda _: "")
     stored = _stored(writer.collect(wait=True))
-    seconds = np.array([bench.seconds(lambda: read(store, stored.address, stored.sha256)) for _ in range(_ROUNDS)])
+    seconds = np.array([bench.seconds(lambda: tensors.read(stored.address, stored.sha256)) for _ in range(_ROUNDS)])
     return median(stored.size_bytes / 1e6 / seconds)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from esper.checkpoint.snapshot import Snapshot, Stored, read, write
+from esper.checkpoint.snapshot import Snapshot, Stored
+from esper.checkpoint.tensors import TensorStore
 from esper.checkpoint.writer import SnapshotWriter, Taken
 
-__all__ = ["Snapshot", "SnapshotWriter", "Stored", "Taken", "read", "write"]
+__all__ = ["Snapshot", "SnapshotWriter", "Stored", "Taken", "TensorStore"]

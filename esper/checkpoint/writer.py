@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.checkpoint.snapshot import Snapshot, Stored, write
+from esper.checkpoint.snapshot import Snapshot, Stored
+from esper.checkpoint.tensors import TensorStore
 from esper.clock import Clock
 from esper.errors import BackpressureError, EsperError
-from esper.urza.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Taken:
 
 
 class SnapshotWriter:
-    """Writes snapshots to `store` from a thread of its own. The copies' memory is used again for the next snapshot."""
+    """Writes snapshots to `tensors` from a thread of its own. The copies' memory is used again for the next snapshot."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, tensors: TensorStore, clock: Clock) -> None:
+        self._tensors = tensors
         self._clock = clock
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -77,7 +77,7 @@ class SnapshotWriter:
         stored, error, digested = None, None, ""
         try:
             digested = digest(snapshot.tensors)
-            stored = write(self._store, snapshot)
+            stored = self._tensors.write(snapshot)
         except EsperError as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001  # given to the caller: training goes on without this snapshot

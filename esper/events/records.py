@@ -2526,6 +2526,99 @@ class RunFailed(JournalEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunForked(JournalEvent):
+    """The run begins with the state that another run had at a step; always the second event of its journal.
+
+    Attributes:
+        parent_run_id: Run that this one was forked from.
+        parent_timeline: Timeline of the parent in which the fork stands.
+        parent_step: Optimizer steps completed there.
+        parent_sequence: Number of the parent's events that the forked state has in it.
+        address: Key of the manifest in the object store that holds the state.
+        sha256: SHA-256 of the manifest, hexadecimal.
+        seeds: Every seed, in the order of the inventory.
+        adapted_epoch: Epoch of the last adaptation of any seed; -1 when none.
+        adaptations: Adaptations in that epoch.
+        changes: Settings that differ from the parent's, as section.key=value.
+        without: Decisions of the parent that this run leaves out; empty when it leaves out none.
+        reason: Why, in a sentence.
+    """
+
+    NAME: ClassVar[str] = "RunForked"
+    TOPIC: ClassVar[str] = "system.events.run"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 833324328
+
+    parent_run_id: str
+    parent_timeline: int
+    parent_step: int
+    parent_sequence: int
+    address: str
+    sha256: str
+    seeds: tuple[RestoredSeed, ...]
+    adapted_epoch: int
+    adaptations: int
+    changes: tuple[str, ...]
+    without: tuple[str, ...]
+    reason: str
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+            "run_id": self.run_id,
+            "sender_id": self.sender_id,
+            "trace_id": self.trace_id,
+            "causation_id": self.causation_id,
+            "timeline": self.timeline,
+            "sequence": self.sequence,
+            "epoch": self.epoch,
+            "step": self.step,
+            "parent_run_id": self.parent_run_id,
+            "parent_timeline": self.parent_timeline,
+            "parent_step": self.parent_step,
+            "parent_sequence": self.parent_sequence,
+            "address": self.address,
+            "sha256": self.sha256,
+            "seeds": [item.to_avro() for item in self.seeds],
+            "adapted_epoch": self.adapted_epoch,
+            "adaptations": self.adaptations,
+            "changes": self.changes,
+            "without": self.without,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            event_id=datum["event_id"],
+            occurred_at=datum["occurred_at"],
+            run_id=datum["run_id"],
+            sender_id=datum["sender_id"],
+            trace_id=datum["trace_id"],
+            causation_id=datum["causation_id"],
+            timeline=datum["timeline"],
+            sequence=datum["sequence"],
+            epoch=datum["epoch"],
+            step=datum["step"],
+            parent_run_id=datum["parent_run_id"],
+            parent_timeline=datum["parent_timeline"],
+            parent_step=datum["parent_step"],
+            parent_sequence=datum["parent_sequence"],
+            address=datum["address"],
+            sha256=datum["sha256"],
+            seeds=tuple(RestoredSeed.from_avro(item) for item in datum["seeds"]),
+            adapted_epoch=datum["adapted_epoch"],
+            adaptations=datum["adaptations"],
+            changes=tuple(datum["changes"]),
+            without=tuple(datum["without"]),
+            reason=datum["reason"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunPaused(JournalEvent):
     """Training stands still between two steps.
 
@@ -2832,12 +2925,13 @@ class RunStarted(JournalEvent):
         instruction_set: CPU capability that torch uses, such as AVX2.
         blas: BLAS library.
         onednn: Whether oneDNN is on.
+        family: Family of runs whose snapshots share one key, and what is unchanged among them: the first run of a line of forks; empty means this run.
     """
 
     NAME: ClassVar[str] = "RunStarted"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1762482940
+    SCHEMA_ID: ClassVar[int] = 413059320
 
     incarnation: int
     recipe: str
@@ -2853,6 +2947,7 @@ class RunStarted(JournalEvent):
     instruction_set: str
     blas: str
     onednn: bool
+    family: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -2881,6 +2976,7 @@ class RunStarted(JournalEvent):
             "instruction_set": self.instruction_set,
             "blas": self.blas,
             "onednn": self.onednn,
+            "family": self.family,
         }
 
     @classmethod
@@ -2911,6 +3007,7 @@ class RunStarted(JournalEvent):
             instruction_set=datum["instruction_set"],
             blas=datum["blas"],
             onednn=datum["onednn"],
+            family=datum["family"],
         )
 
 
@@ -3427,6 +3524,7 @@ RECORDS: tuple[type[Event], ...] = (
     RollbackRequested,
     RunCompleted,
     RunFailed,
+    RunForked,
     RunPaused,
     RunRequested,
     RunResumed,

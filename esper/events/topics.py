@@ -28,6 +28,7 @@ TOPICS: dict[str, Topic] = {
         ("history", "nissa", "esper replay"),
         (
             "RunStarted",
+            "RunForked",
             "SeedTransitioned",
             "AdaptationApplied",
             "AdaptationRejected",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from esper.checkpoint import TensorStore
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import EsperError, FencedError, UsageError
@@ -118,7 +119,7 @@ def train(
     with ExitStack() as stack:
         place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress, resumed=recipe is None))
         if recipe is None:
-            before = past(place.outbox, place.bus, clock, LocalStore(settings.store_dir), progress)
+            before = past(place.outbox, place.bus, clock, TensorStore(LocalStore(settings.store_dir)), progress)
             recipe = recipe_of(before.events)
         else:
             before = nothing(place.outbox, place.bus, clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from esper.checkpoint import TensorStore
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
@@ -16,7 +17,6 @@ from esper.oona.start import start
 from esper.tolaria.progress import Progress
 from esper.tolaria.resume import Beginning, beginning, folded
 from esper.urza.catalogue import Catalogue
-from esper.urza.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
     return Past((), state, Beginning(state, None, "", ()), Catalogue(), None)
 
 
-def past(outbox: Outbox, bus: Bus, clock: Clock, store: Store, progress: Progress) -> Past:
+def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress: Progress) -> Past:
     """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds."""
     run_id, events = outbox.run_id, list[JournalEvent]()
 
@@ -55,7 +55,7 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, store: Store, progress: Progres
 
     started = start(outbox, bus, clock=clock, on_event=hear)
     state = folded(run_id, events)
-    found = beginning(run_id, events, store)
+    found = beginning(run_id, events, tensors)
     for note in (*started.notes, *found.notes):
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")

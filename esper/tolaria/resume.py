@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from esper.checkpoint import Snapshot, read
+from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, RunRolledBack, RunStarted
 from esper.lifecycle import RunState, evolve, from_canonical
 from esper.tolaria.environment import Environment
 from esper.tolaria.recipe import Recipe
-from esper.urza.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
     return tuple(f"{one}; the resumed run may give other bits." for one in found)
 
 
-def beginning(run_id: str, events: Sequence[JournalEvent], store: Store) -> Beginning:
+def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> Beginning:
     """The latest state on the run's present timeline whose tensors are at hand.
 
     A snapshot that is missing or damaged is passed over, with a note, for the one before it; without any, the run begins at its first step.
@@ -83,7 +82,7 @@ def beginning(run_id: str, events: Sequence[JournalEvent], store: Store) -> Begi
         if taken is None:
             continue
         try:
-            snapshot = read(store, taken.address, taken.sha256)
+            snapshot = tensors.read(taken.address, taken.sha256)
         except CorruptError as error:
             notes.append(f"Snapshot {taken.snapshot_id} cannot be used: {error}")
             continue

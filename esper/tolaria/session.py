@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from esper.checkpoint import Snapshot, read
+from esper.checkpoint import Snapshot, TensorStore
 from esper.clock import Clock
 from esper.errors import CorruptError, EsperError, StorageFullError
 from esper.events import JournalEvent, Origin
@@ -50,7 +50,6 @@ from esper.tolaria.snapshots import (
 from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import StepFigures, Stepper
 from esper.tolaria.telemetry import Telemetry
-from esper.urza.store import Store
 
 NAP_S = 0.05  # while paused
 
@@ -80,7 +79,7 @@ class Parts:
     telemetry: Telemetry
     grafting: Grafting
     checkpoints: Checkpoints
-    store: Store
+    tensors: TensorStore
     origin: Origin
     clock: Clock
     progress: Progress
@@ -444,7 +443,7 @@ class Session:
         candidates = [one for one in reversed(parts.checkpoints.taken) if snapshot_id in ("", one.snapshot_id)]
         for one in candidates:
             try:
-                snapshot = read(parts.store, one.address, one.sha256)
+                snapshot = parts.tensors.read(one.address, one.sha256)
             except CorruptError as error:
                 parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
                 continue

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.checkpoint import SnapshotWriter
+from esper.checkpoint import SnapshotWriter, TensorStore
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import FencedError, UnavailableError
@@ -126,7 +126,7 @@ def rig(
 ) -> Rig:
     """Start what a run needs beside its loop, which `stack` ends again, and restore what its past has."""
     settings, clock, bus, origin = place.settings, place.clock, place.bus, place.origin
-    store = LocalStore(settings.store_dir)
+    tensors = TensorStore(LocalStore(settings.store_dir))
     drain = Drain(place.outbox, bus, clock=clock)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
     emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
@@ -174,8 +174,8 @@ def rig(
             consultation=consultation,
             telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
             grafting=Grafting(loader, consultation, growing, clock),
-            checkpoints=Checkpoints(SnapshotWriter(store, clock), recipe.checkpoints, clock),
-            store=store,
+            checkpoints=Checkpoints(SnapshotWriter(tensors, clock), recipe.checkpoints, clock),
+            tensors=tensors,
             origin=origin,
             clock=clock,
             progress=place.progress,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.checkpoint import Snapshot, Stored, chunks, read, write
+from esper.checkpoint import Snapshot, Stored, TensorStore, chunks
 from esper.errors import CorruptError, EsperError
 from esper.urza.local import LocalStore
 
@@ -57,8 +57,8 @@ def test_every_type_and_form_comes_back_bit_for_bit(tmp_path: Path) -> None:
     """Each dtype, 0 dimensions, empty, NaN, and memory formats other than contiguous; notes as they were."""
     notes = {"state": "{}", "list": [1, 2.5, None, True], "deep": {"ü": [float("1e-300")]}}
     store = LocalStore(tmp_path)
-    stored = write(store, Snapshot(tensors(), notes))
-    found = read(store, stored.address, stored.sha256)
+    stored = TensorStore(store).write(Snapshot(tensors(), notes))
+    found = TensorStore(store).read(stored.address, stored.sha256)
     assert_same(found.tensors, tensors())
     assert found.notes == notes
     assert stored.tensors == len(tensors())
@@ -66,35 +66,35 @@ def test_every_type_and_form_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert stored.address == f"manifests/{stored.sha256}.json"
     assert stored.stored_bytes == sum((tmp_path / key).stat().st_size for key in store.list())
     found.tensors["model/scalar"].add_(1)  # what was read is the reader's own
-    assert_same(read(store, stored.address, stored.sha256).tensors, tensors())
+    assert_same(TensorStore(store).read(stored.address, stored.sha256).tensors, tensors())
 
 
 def test_what_did_not_change_costs_nothing(tmp_path: Path) -> None:
     """The same snapshot again stores no byte; with one large tensor changed, that tensor's chunks and a manifest; with notes changed, a manifest."""
     store = LocalStore(tmp_path)
     values = {"model/large": torch.randn(100_000), "model/other": torch.randn(100_000), "model/small": torch.randn(3)}
-    first = write(store, Snapshot(values, {"step": 1}))
+    first = TensorStore(store).write(Snapshot(values, {"step": 1}))
     assert first.stored_bytes > 700_000
-    assert write(store, Snapshot(values, {"step": 1})) == Stored(first.address, first.sha256, 3, first.size_bytes, 0)
-    manifest = write(store, Snapshot(values, {"step": 2})).stored_bytes
+    assert TensorStore(store).write(Snapshot(values, {"step": 1})) == Stored(first.address, first.sha256, 3, first.size_bytes, 0)
+    manifest = TensorStore(store).write(Snapshot(values, {"step": 2})).stored_bytes
     assert 0 < manifest < 1_000
-    changed = write(store, Snapshot({**values, "model/other": torch.randn(100_000)}, {"step": 2})).stored_bytes
+    changed = TensorStore(store).write(Snapshot({**values, "model/other": torch.randn(100_000)}, {"step": 2})).stored_bytes
     assert 300_000 < changed < 410_000
 
 
 def test_large_tensors_are_cut_into_pieces(tmp_path: Path) -> None:
     """A tensor of 20 MiB and a bit has three pieces; a change at its end costs the last of them."""
     store, value = LocalStore(tmp_path), torch.arange(20 * MIB // 4 + 3, dtype=torch.int32)
-    stored = write(store, Snapshot({"model/large": value}, {}))
+    stored = TensorStore(store).write(Snapshot({"model/large": value}, {}))
     assert len(list(store.list("chunks"))) == 3
-    assert_same(read(store, stored.address, stored.sha256).tensors, {"model/large": value})
+    assert_same(TensorStore(store).read(stored.address, stored.sha256).tensors, {"model/large": value})
     value[-1] = 0
-    again = write(store, Snapshot({"model/large": value}, {}))
+    again = TensorStore(store).write(Snapshot({"model/large": value}, {}))
     assert len(list(store.list("chunks"))) == 4
     assert again.stored_bytes < stored.stored_bytes / 3
     exact = torch.zeros(8 * MIB, dtype=torch.uint8)
-    stored = write(store, Snapshot({"model/exact": exact, "model/tail": torch.empty(0)}, {}))
-    assert_same(read(store, stored.address, stored.sha256).tensors, {"model/exact": exact, "model/tail": torch.empty(0)})
+    stored = TensorStore(store).write(Snapshot({"model/exact": exact, "model/tail": torch.empty(0)}, {}))
+    assert_same(TensorStore(store).read(stored.address, stored.sha256).tensors, {"model/exact": exact, "model/tail": torch.empty(0)})
 
 
 def test_many_small_tensors_that_fill_more_than_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,8 @@ def test_many_small_tensors_that_fill_more_than_a_piece(tmp_path: Path, monkeypa
     values = {f"model/{number:03}": torch.full((number % 97,), float(number)) for number in range(200)}
     values |= {f"host/{number}/step": torch.tensor(float(number)) for number in range(250)}  # 1,000 bytes: a piece to the last byte
     store = LocalStore(tmp_path)
-    stored = write(store, Snapshot(values, {}))
-    assert_same(read(store, stored.address, stored.sha256).tensors, values)
+    stored = TensorStore(store).write(Snapshot(values, {}))
+    assert_same(TensorStore(store).read(stored.address, stored.sha256).tensors, values)
 
 
 def flipped(content: bytes, position: int, bit: int) -> bytes:
@@ -119,14 +119,14 @@ def test_any_change_of_any_object_is_refused_by_name(tmp_path: Path) -> None:
     """
     chance, store = random.Random(7), LocalStore(tmp_path)  # noqa: S311  # bits to flip
     values = tensors() | {"model/wide": torch.randn(300, 100), "model/constant": torch.zeros(30_000)}
-    stored = write(store, Snapshot(values, {"note": "x" * 200}))
+    stored = TensorStore(store).write(Snapshot(values, {"note": "x" * 200}))
     addresses = list(store.list())
     assert len(addresses) >= 6
     sentences: list[tuple[str, str]] = []
 
     def attempt(key: str, *, must: bool = True) -> None:
         try:
-            found = read(store, stored.address, stored.sha256)
+            found = TensorStore(store).read(stored.address, stored.sha256)
         except CorruptError as error:
             sentences.append((key if key.startswith("manifests") else key.rpartition("/")[2], str(error)))
         else:
@@ -156,26 +156,26 @@ def test_any_change_of_any_object_is_refused_by_name(tmp_path: Path) -> None:
         (tmp_path / one).write_bytes(contents[1])
         attempt(one)
         (tmp_path / one).write_bytes(contents[0])
-    assert_same(read(store, stored.address, stored.sha256).tensors, values)
+    assert_same(TensorStore(store).read(stored.address, stored.sha256).tensors, values)
 
 
 def test_a_manifest_of_another_snapshot_or_format_is_refused(tmp_path: Path) -> None:
     """The journal's hash binds the manifest; a later format is named with what this Esper reads."""
     store = LocalStore(tmp_path)
-    first, second = (write(store, Snapshot({"model/a": torch.tensor(number)}, {})) for number in (1, 2))
+    first, second = (TensorStore(store).write(Snapshot({"model/a": torch.tensor(number)}, {})) for number in (1, 2))
     with pytest.raises(CorruptError, match=f"^Manifest {first.address} is damaged: its content has another hash than the journal gives"):
-        read(store, first.address, second.sha256)
+        TensorStore(store).read(first.address, second.sha256)
     with pytest.raises(
         CorruptError, match=r"^Manifest manifests/none\.json is not in the store: it was deleted, or the store is another one\.$"
     ):
-        read(store, "manifests/none.json", first.sha256)
+        TensorStore(store).read("manifests/none.json", first.sha256)
     import hashlib  # noqa: PLC0415
     import json  # noqa: PLC0415
 
     later = json.dumps({**json.loads((tmp_path / first.address).read_bytes()), "format": 2}).encode()
     store.put_if_absent("manifests/later.json", later)
     with pytest.raises(CorruptError, match=r"^Manifest manifests/later\.json has format 2; this Esper reads format 1\.$"):
-        read(store, "manifests/later.json", hashlib.sha256(later).hexdigest())
+        TensorStore(store).read("manifests/later.json", hashlib.sha256(later).hexdigest())
 
 
 def test_only_errors_of_esper_leave_a_damaged_snapshot() -> None:

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from esper.checkpoint import TensorStore
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import Event, JournalEvent, Origin, decode
@@ -160,7 +161,8 @@ class Laboratory:
         """Publish the kernels."""
         self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
-        self.store = LocalStore(self.settings.store_dir)
+        self.root = self.settings.store_dir
+        self.tensors = TensorStore(LocalStore(self.root))
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
                 producer.send(published(layer))
@@ -204,7 +206,7 @@ class Laboratory:
             outbox = Outbox.open(self.settings.runs_dir / self.run_id / "outbox", clock=CLOCK)
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
-            before = past(outbox, self.bus, CLOCK, self.store, progress) if resumed else nothing(outbox, self.bus, CLOCK)
+            before = past(outbox, self.bus, CLOCK, self.tensors, progress) if resumed else nothing(outbox, self.bus, CLOCK)
             numerics = numerics_of(self.recipe.run)
             module = germinate(
                 numerics.place(seeded_model(self.recipe, model)), seeds=self.recipe.kasmina.seeds, include=self.recipe.kasmina.include

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from esper.checkpoint import Snapshot, write
+from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.lifecycle import RunState, evolve
@@ -37,7 +37,7 @@ class Story:
         """Take one, and go on before it is recorded, as training does."""
         state, step = self.pen.state, self.pen.step
         values = {"model/a": torch.full((3,), float(step + 100 * state.timeline))}
-        stored = write(self.store, Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}}))
+        stored = TensorStore(self.store).write(Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}}))
         name = f"t{state.timeline}-s{step}-n{state.sequence}"
         self.held[name] = state
         self.train(1)
@@ -67,7 +67,7 @@ class Story:
         return self.store.root / str(taken.address)
 
     def begins(self) -> Any:
-        return beginning("r", self.pen.events, self.store)
+        return beginning("r", self.pen.events, TensorStore(self.store))
 
     def fold(self, count: int) -> RunState:
         state = RunState("r")

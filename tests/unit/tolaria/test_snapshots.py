@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint import Snapshot, read, write
+from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError
 from esper.events.geometry import parse
 from esper.events.records import Stage
@@ -167,14 +167,14 @@ def test_training_goes_on_bit_for_bit(kind: str, run: dict[str, Any], tmp_path: 
     first.train(BEFORE - 3)
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002  # the global stream
-    store = LocalStore(tmp_path)
-    stored = write(store, first.snapshot())
+    tensors = TensorStore(LocalStore(tmp_path))
+    stored = tensors.write(first.snapshot())
     expected, numbers = first.train(AFTER), draws()
 
     second = World(kind, run)
     second.grow()
     second.train(7)
-    second.restore(read(store, stored.address, stored.sha256), BEFORE)
+    second.restore(tensors.read(stored.address, stored.sha256), BEFORE)
     assert second.train(AFTER) == expected
     assert draws() == numbers
     found, wanted = second.everything(), first.everything()
@@ -194,12 +194,12 @@ def test_a_seed_that_the_snapshot_has_empty_is_empty(tmp_path: Path) -> None:
     """Restored to a moment before any graft, a grown model is the host alone."""
     world = World("linear", {})
     plain = world.snapshot()
-    store = LocalStore(tmp_path)
-    stored = write(store, plain)
+    tensors = TensorStore(LocalStore(tmp_path))
+    stored = tensors.write(plain)
     world.grow()
     world.train(5)
     world.state = RunState("r", status="RUNNING", seeds=tuple(SeedState(layer, index) for layer, index, _ in SEEDS))
-    world.restore(read(store, stored.address, stored.sha256), 0)
+    world.restore(tensors.read(stored.address, stored.sha256), 0)
     assert world.growing.kernels == {}
     fresh = World("linear", {})
     assert all(torch.equal(tensor, world.everything()[name]) for name, tensor in fresh.everything().items() if name.startswith("model/"))
