@@ -39,9 +39,10 @@ class HistorySettings(PartSettings):
 
 
 class UrzaSettings(PartSettings):
-    """Where kernels are stored."""
+    """Where kernels and snapshots are stored."""
 
-    store: str = Field(default="", description="folder of the object store; empty means ESPER_HOME/store")
+    store: str = Field(default="", description="the object store: a folder, or s3://bucket/prefix; empty means ESPER_HOME/store")
+    endpoint: str = Field(default="", description="URL of a server that speaks S3; empty means Amazon's")
     cache: str = Field(default="", description="folder of the kernel cache that runs share; empty means ESPER_HOME/cache/kernels")
 
 
@@ -121,9 +122,11 @@ class Settings(BaseSettings):
         return self.home.resolve() / "runs"
 
     @property
-    def store_dir(self) -> Path:
-        """Local object store: kernels and, later, tensors."""
-        return Path(self.urza.store).resolve() if self.urza.store else self.home.resolve() / "store"
+    def store_location(self) -> str:
+        """The object store, of kernels and of tensors: a folder, or s3://bucket/prefix."""
+        if self.urza.store.startswith("s3://"):
+            return self.urza.store
+        return str(Path(self.urza.store).resolve() if self.urza.store else self.home.resolve() / "store")
 
     @property
     def kernel_cache_dir(self) -> Path:

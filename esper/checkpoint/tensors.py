@@ -10,7 +10,7 @@ from esper.checkpoint.families import Family, made
 from esper.checkpoint.masters import held, masters
 from esper.checkpoint.snapshot import Snapshot, Stored
 from esper.config import Settings
-from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
 from esper.urza.store import Store
 
 
@@ -47,7 +47,7 @@ def open_tensors(settings: Settings, family: str) -> TensorStore:
         CorruptError: the family's file or the master key's was changed.
         UnavailableError, StorageFullError: the store cannot be used.
     """
-    store = LocalStore(settings.store_dir)
+    store = open_store(settings)
     with held(settings.master_key_path):
         keys = masters(settings, make=next(iter(store.list("families/")), None) is None)
         return TensorStore(store, made(store, keys, family))

@@ -161,7 +161,7 @@ class Laboratory:
         """Publish the kernels."""
         self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
-        self.root = self.settings.store_dir
+        self.root = Path(self.settings.store_location)
         self.tensors = partial(open_tensors, self.settings)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
