@@ -19,6 +19,9 @@ Tap = Literal["LAYER_INPUT", "HOST_CHUNK"]
 Blend = Literal["RESIDUAL", "LERP"]
 """RESIDUAL: y = h + alpha*k. LERP: y = (1-alpha)*h + alpha*k."""
 
+SnapshotKind = Literal["FULL", "INCREMENTAL"]
+"""Whether a snapshot has a parent, whose unchanged chunks it shares (INCREMENTAL), or begins a line (FULL)."""
+
 FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
 """Where a kernel failed."""
 
@@ -1155,12 +1158,13 @@ class CheckpointTaken(JournalEvent):
         source_topic: Topic of the request; empty when none.
         source_partition: Partition of the request.
         source_offset: Offset of the request; -1 when none.
+        kind: Whether it shares what is unchanged with a parent.
     """
 
     NAME: ClassVar[str] = "CheckpointTaken"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 119972273
+    SCHEMA_ID: ClassVar[int] = 293378940
 
     snapshot_id: str
     address: str
@@ -1181,6 +1185,7 @@ class CheckpointTaken(JournalEvent):
     source_topic: str
     source_partition: int
     source_offset: int
+    kind: SnapshotKind = "FULL"
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -1214,6 +1219,7 @@ class CheckpointTaken(JournalEvent):
             "source_topic": self.source_topic,
             "source_partition": self.source_partition,
             "source_offset": self.source_offset,
+            "kind": self.kind,
         }
 
     @classmethod
@@ -1249,6 +1255,7 @@ class CheckpointTaken(JournalEvent):
             source_topic=datum["source_topic"],
             source_partition=datum["source_partition"],
             source_offset=datum["source_offset"],
+            kind=datum["kind"],
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esper.events.records import Command, FailurePhase, LayerInventory, Outcome, Stage
+from esper.events.records import Command, FailurePhase, LayerInventory, Outcome, SnapshotKind, Stage
 from esper.lifecycle.state import RunState
 
 
@@ -137,6 +137,7 @@ class RecordCheckpoint:
     stall_us: int
     duration_us: int
     parameters_digest: str
+    kind: SnapshotKind = "FULL"
     source: Source = Source("")
 
 
