@@ -21,9 +21,9 @@ _PINS: Final = "pins/"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A snapshot that a journal names. `why` says what keeps it beyond its time."""
+    """A snapshot that a journal names, taken at `taken_us`, microseconds since 1970-01-01 UTC. `why` says what keeps it beyond its time."""
 
-    taken: CheckpointTaken
+    taken_us: int
     why: Why = ""
 
 
@@ -53,7 +53,7 @@ def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str,
             last = not run.ended and (one is run.taken[-1] or (bool(run.line) and one is run.line[-1]))
             why: Why = "pinned" if run_id in pinned else "last" if last else "forked" if one.address in forked else ""
             if one.address not in family or why:
-                family[one.address] = Held(one, why)
+                family[one.address] = Held(one.occurred_at, why)
     return found
 
 
