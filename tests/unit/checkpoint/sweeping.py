@@ -1,4 +1,4 @@
-"""Processes of test_sweep.py: one that writes snapshots, one that sweeps, and one that kills sweeps. They share a store in a folder."""
+"""Processes of test_sweep.py and test_keys.py: one that writes snapshots, one that sweeps, and those that kill sweeps and rotations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from pathlib import Path
 
 import torch
 
-from esper.checkpoint import Snapshot, Stored, TensorStore
+from esper.checkpoint import Snapshot, Stored, TensorStore, open_tensors
+from esper.checkpoint.families import listed
+from esper.checkpoint.masters import masters
 from esper.checkpoint.retention import Held
+from esper.checkpoint.rotation import rotate
 from esper.checkpoint.sweep import Rules, sweep
 from esper.clock import SystemClock
+from esper.config import Settings
 from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
 from tests.tensorstores import family
 
 CLOCK = SystemClock()
@@ -97,9 +102,40 @@ def kills(folder: Path) -> None:
     sys.stdout.write(str(number))
 
 
+def rotations(folder: Path) -> None:
+    """Fork a rotation of the master key for each of its operations, kill it there, read a snapshot of each family, and rotate again."""
+    first = Settings(home=folder / "first")
+    torch.set_num_threads(1)
+    stored = {name: open_tensors(first, name).write(of(number)) for number, name in enumerate(("run-a", "run-b", "run-c"))}
+    number = 0
+    while True:
+        settings = Settings(home=folder / str(number))
+        shutil.copytree(folder / "first", settings.home)
+        child = os.fork()
+        if child == 0:
+            _die_at(number)
+            rotate(settings)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        for value, (name, one) in enumerate(stored.items()):
+            assert right(open_tensors(settings, name), one, (value,)), (number, name)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        done = rotate(settings)
+        assert masters(settings).current.id == done.current != masters(first).current.id
+        assert len(masters(settings).keys) == 1
+        assert {one.master_id for one in listed(open_store(settings), masters(settings))} == {done.current}
+        for value, (name, one) in enumerate(stored.items()):
+            assert right(open_tensors(settings, name), one, (value,)), (number, name)
+        number += 1
+    sys.stdout.write(str(number))
+
+
 def _die_at(number: int) -> None:
-    """Die before the link or unlink of this number."""
-    left, calls = [number], {"os.link", "os.remove"}
+    """Die before the link, unlink or rename of this number."""
+    left, calls = [number], {"os.link", "os.remove", "os.rename"}
 
     def hear(event: str, _: object) -> None:
         if event in calls:
@@ -112,4 +148,11 @@ def _die_at(number: int) -> None:
 
 if __name__ == "__main__":
     role, where = sys.argv[1], Path(sys.argv[2])
-    {"kills": kills, "sweep": sweeps, "write": lambda place: write(place, int(sys.argv[3]))}[role](where)
+    if role == "write":
+        write(where, int(sys.argv[3]))
+    elif role == "sweep":
+        sweeps(where)
+    elif role == "kills":
+        kills(where)
+    else:
+        rotations(where)

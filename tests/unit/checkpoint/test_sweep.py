@@ -276,7 +276,7 @@ def test_a_sweep_paused_anywhere_while_a_writer_is_paused_anywhere() -> None:
             yard, stored = prepared(), list[Stored]()
             turn, swept = threading.Event(), threading.Event()
             writer = threading.Thread(target=write_paused, args=(yard, j, turn, swept, stored))
-            happened = step(yard.hot, i, lambda writer=writer, turn=turn: void((writer.start(), turn.wait(20))))  # type: ignore[misc]
+            happened = step(yard.hot, i, lambda writer=writer, turn=turn: began(writer, turn))  # type: ignore[misc]
             yard.sweep(HARSH)
             yard.hot.hook = None
             swept.set()
@@ -293,11 +293,23 @@ def test_a_sweep_paused_anywhere_while_a_writer_is_paused_anywhere() -> None:
     assert i > 9
 
 
+def began(writer: threading.Thread, turn: threading.Event) -> None:
+    """Let a writer begin, and wait until it stops."""
+    writer.start()
+    assert turn.wait(20)
+
+
+def passed(turn: threading.Event, swept: threading.Event) -> None:
+    """Let the sweep go on to its end."""
+    turn.set()
+    assert swept.wait(20)
+
+
 def write_paused(yard: Yard, at: int, turn: threading.Event, swept: threading.Event, stored: list[Stored]) -> None:
     """Write a snapshot; before the operation `at`, or at the end, it is the other's turn."""
     view = HookedStore(yard.clock)
     view._objects = yard.hot._objects  # the same objects, without the sweep's hook
-    step(view, at, lambda: void((turn.set(), swept.wait(20))))
+    step(view, at, lambda: passed(turn, swept))
     stored.append(TensorStore(view, family(), yard.cold).write(snapshot(a=1, b=2, d=4)))
     turn.set()
 
