@@ -54,9 +54,7 @@ def stored_of(taken: Taken | None) -> Stored:
 
 @dataclass(frozen=True)
 class _Stalls:
-    """Seconds that the training thread waits, a round each, for ours and for each of the others; and its processor's time for ours over that for
-    one copy of the state into memory that is there.
-    """
+    """Of each round: seconds that the training thread waits, for ours and for each other way; processor's time of ours over that of one copy."""
 
     ours: Samples
     against_copy: Samples

@@ -17,8 +17,9 @@ from esper.urza.store import Listed, Store, require_key
 
 T = TypeVar("T")
 
+MOST_BYTES: Final = 16 << 20
+"""Larger objects are uploaded in parts; a snapshot's chunk is half as large, and one request."""
 PART_BYTES: Final = 8 << 20
-"""Larger objects are uploaded in parts of this size."""
 
 _ATTEMPTS: Final = 5
 _MARK: Final = "esper-put"  # in an object's metadata: which put stored it
@@ -63,7 +64,7 @@ class S3Store(Store):
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Store unless taken; see `Store`."""
         place, token = self._place(key), secrets.token_hex(16)
-        if len(content) > PART_BYTES:
+        if len(content) > MOST_BYTES:
             return self._put_parts(place, content, token)
         named = {"Key": place, "Body": content, "Metadata": {_MARK: token}, "IfNoneMatch": "*"}
         return self._stored(place, token, lambda: self._client.put_object(Bucket=self._bucket, **named))

@@ -27,7 +27,7 @@ from tests.unit.lifecycle.test_recovery import Pen
 RUN = "vault-run-1"
 DAY_US = 86_400_000_000
 CLOCK = SystemClock()
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Installation:
@@ -66,7 +66,7 @@ class Installation:
         """A command as typed."""
         set_here = {"ESPER_HOME": str(self.home), "ESPER_KAFKA__BOOTSTRAP": self.broker, **environment}
         command = [sys.executable, "-m", "esper.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **set_here})
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **set_here})
 
     def said(self, *arguments: str) -> Any:
         """What a command says with --json."""

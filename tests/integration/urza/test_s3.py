@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import torch
 
+from esper.checkpoint import Snapshot, open_tensors
+from esper.checkpoint.retention import Held
+from esper.checkpoint.sweep import Rules, sweep
+from esper.clock import SystemClock
+from esper.config import CheckpointSettings, Settings, UrzaSettings
 from esper.errors import UnavailableError, UsageError
+from esper.karn.families import generate
+from esper.karn.ir import Budget
+from esper.tezzeret.build import module_of, weights_of
+from esper.urza.artefact import seal
 from esper.urza.opening import store_at
-from esper.urza.s3 import PART_BYTES, S3Store
+from esper.urza.s3 import MOST_BYTES, S3Store
 from tests import s3proxy
 from tests.stackfixtures import S3Place
+
+DAY_US = 86_400_000_000
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -63,13 +79,13 @@ def cutting(endpoint: str, cut: Callable[[str, str], bool]) -> Iterator[str]:
             server.shutdown()
 
 
-@pytest.mark.parametrize("size", [1_000, PART_BYTES + 1_000])
+@pytest.mark.parametrize("size", [1_000, MOST_BYTES + 1_000])
 def test_a_put_whose_answer_is_lost_knows_that_it_stored(s3: S3Place, size: int) -> None:
     """The server stores, the answer never comes, the put is asked for again: it says that it stored, and a second one that it did not."""
     lost: list[str] = []
 
     def cut(method: str, path: str) -> bool:
-        if lost or not (method == "PUT" if size < PART_BYTES else method == "POST" and "uploadId" in path):
+        if lost or not (method == "PUT" if size < MOST_BYTES else method == "POST" and "uploadId" in path):
             return False
         lost.append(path)
         return True
@@ -85,7 +101,7 @@ def test_a_put_whose_answer_is_lost_knows_that_it_stored(s3: S3Place, size: int)
 def test_objects_lie_below_the_prefix_and_no_upload_is_left(s3: S3Place) -> None:
     """Two places in one bucket see nothing of each other; a large put that came too late leaves no parts behind."""
     store, other = (store_at(f"{s3.location}/{name}", s3.server.endpoint) for name in ("one", "other"))
-    large = bytes(PART_BYTES + 1)
+    large = bytes(MOST_BYTES + 1)
     assert store.put_if_absent("kernels/a", large)
     assert not store.put_if_absent("kernels/a", large)
     assert list(other.list()) == []
@@ -118,3 +134,51 @@ def test_what_is_wrong_is_said_in_a_sentence(s3: S3Place, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", "/nowhere")
     with pytest.raises(UnavailableError, match=r"asks for credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE\.$"):
         store_at(s3.location, endpoint).get("a")
+
+
+def test_snapshots_lie_on_s3_hot_and_cold(s3: S3Place, tmp_path: Path) -> None:
+    """A trainer's snapshots with ESPER_URZA__STORE on S3: an unchanged tensor costs nothing again, a sweep moves and deletes there, all is read back."""
+    settings = Settings(
+        home=tmp_path,
+        urza=UrzaSettings(store=f"{s3.location}/hot", endpoint=s3.server.endpoint),
+        checkpoints=CheckpointSettings(cold_store=f"{s3.location}/cold"),
+    )
+    tensors = open_tensors(settings, "run-1")
+    values = {"model/large": torch.randn(3 << 20), "model/small": torch.randn(7), "host/0/step": torch.tensor(1.0)}
+    first = tensors.write(Snapshot(values, {"step": 1}))
+    second = tensors.write(Snapshot({**values, "host/0/step": torch.tensor(2.0)}, {"step": 2}))
+    assert first.stored_bytes > 11_000_000
+    assert second.stored_bytes < 2_000
+    now_us = SystemClock().now_us()
+    held = {second.address: Held(now_us, "last"), first.address: Held(now_us - 8 * DAY_US)}
+    done = sweep(tensors, held, Rules(grace_us=0), now_us=now_us + 2 * DAY_US, owner="me")
+    assert (done.kept, done.deleted, done.chunks, done.moved) == (1, 1, 1, 4)
+    assert list(store_at(f"{s3.location}/hot", s3.server.endpoint).list("chunks")) == []
+    found = open_tensors(settings, "run-1").read(second.address, second.sha256)
+    assert torch.equal(found.tensors["model/large"], values["model/large"])
+    assert found.tensors["host/0/step"] == 2
+    assert found.notes == {"step": 2}
+    assert not (tmp_path / "store").exists()
+
+
+def test_kernels_are_loaded_from_s3(s3: S3Place, tmp_path: Path) -> None:
+    """The loader process fetches, verifies and places a kernel out of the bucket."""
+    ir = generate(in_features=40, out_features=25, family="conv1d", budget=Budget.of(20_000), seed=1)
+    assert ir is not None
+    sealed = seal(ir, weights_of(module_of(ir)))
+    assert store_at(s3.location, s3.server.endpoint).put_if_absent(sealed.address, sealed.content)
+    command = (
+        sys.executable,
+        "-m",
+        "esper.urza.loading",
+        s3.location,
+        str(tmp_path / "kernels"),
+        str(tmp_path / "shared"),
+        "1000000",
+        s3.server.endpoint,
+    )
+    request = {"kernel_id": sealed.kernel_id, "address": sealed.address, "sha256": sealed.sha256, "prefetch": False}
+    done = subprocess.run(command, input=json.dumps(request) + "\n", capture_output=True, text=True, check=True, timeout=120)
+    answer = json.loads(done.stdout)
+    assert (answer.get("error"), answer["tier"]) == (None, "store")
+    assert Path(answer["path"]).read_bytes() == sealed.content
