@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed import checkpoint as distributed
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from esper.bench.estimate import Estimate, Samples, exactly, median
 from esper.bench.registry import Bench, figure
@@ -62,7 +62,8 @@ class _Stalls:
 
     @property
     def against_fastest(self) -> Samples:
-        return np.min(np.array(list(self.others.values())), axis=0) / self.ours
+        fastest: Samples = np.min(np.array(list(self.others.values())), axis=0)
+        return fastest / self.ours
 
 
 def _measured(bench: Bench, size: int, rounds: int) -> _Stalls:
@@ -80,7 +81,7 @@ def _measured(bench: Bench, size: int, rounds: int) -> _Stalls:
         writer.begin(state, {}, None, digest=lambda _: "")
 
     def behind(number: int) -> None:
-        saving = distributed.async_save(dict(state), checkpoint_id=folder / f"distributed-{number}", no_dist=True)
+        saving = async_save(dict(state), checkpoint_id=folder / f"distributed-{number}", no_dist=True)
         assert isinstance(saving, Future)  # noqa: S101  # as its default has it
         pending.append(saving)
 
