@@ -168,7 +168,7 @@ class Laboratory:
         self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
         self.root = self.settings.store_dir
-        self.tensors = partial(open_tensors, self.settings)
+        self.tensors = open_tensors(self.settings, self.run_id)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
                 producer.send(published(layer))
@@ -217,7 +217,11 @@ class Laboratory:
             outbox = Outbox.open(self.settings.runs_dir / self.run_id / "outbox", clock=CLOCK)
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
-            before = past(outbox, self.bus, CLOCK, self.tensors, progress) if resumed else nothing(outbox, self.bus, CLOCK)
+            before = (
+                past(outbox, self.bus, CLOCK, partial(open_tensors, self.settings), progress)
+                if resumed
+                else nothing(outbox, self.bus, CLOCK)
+            )
             trainee = trainee_of(self.recipe, model, data())
             rigged = rig(
                 stack,
