@@ -101,11 +101,12 @@ class Fold:
                 f"Event {event.sequence} ({event.NAME}) of run {self.run_id} stands at timeline {event.timeline}, epoch {event.epoch}, step {event.step}, "
                 f"behind timeline {self.timeline}, epoch {self.epoch}, step {self.step}; the journal was changed."
             )
-        if kind not in _RULES:
+        rule = _RULES.get(kind)
+        if rule is None:
             raise CorruptError(
                 f"Event {event.sequence} of run {event.run_id} is a {event.NAME}, which this version of Esper cannot fold; upgrade Esper."
             )
-        _RULES[kind](event, self)
+        rule(event, self)
         self.sequence += 1
         self.step = event.step
 

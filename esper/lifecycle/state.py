@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from json.encoder import encode_basestring_ascii as _quoted
 from operator import attrgetter
 from typing import Any, Final, Literal, Protocol
 
@@ -42,13 +43,17 @@ class SeedState:
         """The same seed with other values, as `dataclasses.replace` gives it, without looking at each field."""
         fresh = object.__new__(SeedState)
         fresh.__dict__.update(self.__dict__, **values)
-        fresh.__dict__.pop("digest", None)
+        fresh.__dict__.pop("text", None)
         return fresh
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON of the seed, hexadecimal; worked out once, since most seeds stay as they are from epoch to epoch."""
-        return hashlib.sha256(_canonical(asdict(self)).encode()).hexdigest()
+    def text(self) -> str:
+        """The seed's values as a JSON array in the order of the fields; made once, since most seeds stay as they are from epoch to epoch."""
+        return (
+            f"[{_quoted(self.layer)},{self.seed},{_quoted(self.stage)},{_quoted(self.execution)},{_quoted(self.kernel_id)},"
+            f"{_quoted(self.family)},{_quoted(self.decision_id)},{self.alpha!r},{self.alpha_target!r},{self.stage_step},"
+            f"{self.stage_epoch},{self.adapted_epoch},{self.errors}]"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,12 @@ class RunState:
         return _canonical({name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]})
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of what stands for the state, hexadecimal; see `digest_of`."""
+        """SHA-256 of a text that stands for the state, hexadecimal; see `digest_of`."""
         return digest_of(self, self.seeds, self.positions, self.lost)
 
 
 PLAIN: Final = tuple(one.name for one in fields(RunState) if one.name not in ("seeds", "positions", "commands", "lost"))
-"""Fields of a state that hold one value, in alphabetical order or not: JSON sorts them."""
+"""Fields of a state that hold one value."""
 
 _plain = attrgetter(*PLAIN)
 
@@ -107,17 +112,16 @@ class Plain(Protocol):
 
 
 def digest_of(run: Plain, seeds: Iterable[SeedState], positions: Iterable[tuple[str, int, int]], lost: Iterable[tuple[str, int]]) -> str:
-    """SHA-256 of the canonical JSON of a state's plain fields, its positions and losses, and `seeds`, the digests of all seeds in a row.
+    """SHA-256 of two lines: the canonical JSON of a state's plain fields, positions and losses, and the JSON array of the seeds' texts.
 
-    So an epoch costs what changed in it, not the size of the model: a seed's digest is kept with the seed, and the commands stand in it by the
-    head of their chain, `heard`.
+    A seed's text is kept with the seed, and the commands stand in it by the head of their chain, `heard`: an epoch costs what changed in it.
     """
     values: dict[str, Any] = dict(zip(PLAIN, _plain(run), strict=True))
     for name, silent in LATER.items():
         if values[name] == silent:
             del values[name]
-    values |= {"seeds": "".join([seed.digest for seed in seeds]), "positions": sorted(positions), "lost": sorted(lost)}
-    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+    values["positions"], values["lost"] = sorted(positions), sorted(lost)
+    return hashlib.sha256(f"{_canonical(values)}\n[{','.join([seed.text for seed in seeds])}]".encode()).hexdigest()
 
 
 def from_canonical(text: str) -> RunState:
