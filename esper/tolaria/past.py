@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from esper.checkpoint import TensorStore
@@ -15,19 +16,20 @@ from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Received
 from esper.oona.start import start
 from esper.tolaria.progress import Progress
-from esper.tolaria.resume import Beginning, beginning, folded
+from esper.tolaria.resume import Beginning, beginning, family_of, folded
 from esper.urza.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What there is of a run: its events and their fold, where it begins now, and the kernels that it may meet."""
+    """What there is of a run: its events and their fold, where it begins now, the kernels that it may meet, and the family of its snapshots."""
 
     events: tuple[JournalEvent, ...]
     state: RunState
     beginning: Beginning
     catalogue: Catalogue
     offered: tuple[str, ...] | None
+    family: str
 
 
 def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
@@ -41,11 +43,11 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
         )
     start(outbox, bus, clock=clock)
     state = RunState(run_id)
-    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None)
+    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
-def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress: Progress) -> Past:
-    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds."""
+def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
+    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds. `tensors` opens a family's."""
     run_id, events = outbox.run_id, list[JournalEvent]()
 
     def hear(received: Received) -> None:
@@ -55,7 +57,8 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress:
 
     started = start(outbox, bus, clock=clock, on_event=hear)
     state = folded(run_id, events)
-    found = beginning(run_id, events, tensors)
+    family = family_of(events)
+    found = beginning(run_id, events, tensors(family))
     for note in (*started.notes, *found.notes):
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
@@ -66,4 +69,4 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress:
             kernels.append(event)
         elif isinstance(event, FieldReportAnswered) and event.run_id == run_id:
             offered = (offered or set()) | set(event.kernels)
-    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)))
+    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)), family)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from esper.checkpoint import TensorStore
+from esper.checkpoint import open_tensors
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import Event, JournalEvent, Origin, decode
@@ -41,7 +42,6 @@ from esper.tolaria.splits import Pair, Splits
 from esper.tolaria.trainee import trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Place, Rig, rig
-from esper.urza.local import LocalStore
 
 CLOCK = SystemClock()
 BATCH, BATCHES = 20, 8
@@ -168,7 +168,7 @@ class Laboratory:
         self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
         self.root = self.settings.store_dir
-        self.tensors = TensorStore(LocalStore(self.root))
+        self.tensors = partial(open_tensors, self.settings)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
                 producer.send(published(layer))
