@@ -9,7 +9,8 @@ from typing import cast
 import fastavro
 
 from esper.clock import Clock
-from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
+from esper.events import JournalEvent, decode
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
@@ -33,6 +34,29 @@ def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> Iterator[bytes]:
         yield received.value
     if received is None:
         raise UsageError(f"There is no run {run_id}; `esper runs` lists those that there are.")
+
+
+def decoded(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
+    """The events of a run in framed messages.
+
+    Raises:
+        UsageError: they are another run's.
+        CorruptError: one cannot be decoded, or belongs to no journal.
+    """
+    found: list[JournalEvent] = []
+    for number, value in enumerate(values):
+        try:
+            event = decode(value)
+        except PoisonError as error:
+            raise CorruptError(f"Event {number} of run {run_id} cannot be decoded: {error}") from error
+        if not isinstance(event, JournalEvent):
+            raise CorruptError(f"Where event {number} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal.")
+        if event.run_id != run_id:
+            raise UsageError(f"This is the journal of run {event.run_id}, not of run {run_id}.")
+        found.append(event)
+    if not found:
+        raise CorruptError(f"The journal of run {run_id} is empty.")
+    return found
 
 
 def to_file(path: Path, messages: Iterable[bytes]) -> None:

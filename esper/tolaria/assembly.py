@@ -17,7 +17,7 @@ from rich.console import Console
 from esper.checkpoint import open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import EsperError, FencedError, UsageError
+from esper.errors import EsperError, FencedError
 from esper.events.records import SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
 from esper.kasmina import Place
@@ -29,8 +29,7 @@ from esper.tolaria.past import nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.resume import differences, recipe_of
-from esper.tolaria.splits import Splits, cached
-from esper.tolaria.trainee import trainee_of
+from esper.tolaria.trainee import load_data, trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Rig, place_of, rig
 
@@ -81,20 +80,6 @@ class Finished:
         }
 
 
-def load_data(recipe: Recipe, settings: Settings) -> Splits:
-    """The recipe's data, made once and kept under ESPER_HOME.
-
-    Raises:
-        UsageError: the function does not exist or returns something else.
-    """
-    make = function(recipe.data, "data")
-    source = Path(make.__code__.co_filename)
-    made = cached(recipe.name, make, source, settings.home.resolve() / "data")
-    if not isinstance(made, Splits):
-        raise UsageError(f"data = {recipe.data!r} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
-    return made
-
-
 def train(
     settings: Settings,
     recipe: Recipe | None,
@@ -126,8 +111,8 @@ def train(
         torch.set_num_threads(recipe.run.threads)
         environment = observe()
         for difference in differences(before.events, environment) if before.events else ():
-            progress.say(difference)
-        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings))
+            progress.say(f"{difference}; the resumed run may give other bits.")
+        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings.home.resolve() / "data"))
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         rigged = rig(
