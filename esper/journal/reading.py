@@ -9,7 +9,9 @@ from typing import cast
 import fastavro
 
 from esper.clock import Clock
-from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
+from esper.events import JournalEvent, decode
+from esper.lifecycle import RunState, evolve
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
@@ -58,3 +60,25 @@ def from_file(path: Path) -> list[bytes]:
         raise CorruptError(
             f"{path} is no whole journal file: {error}. Save it again with `esper replay RUN --fold --save FILE`."
         ) from error
+
+
+def events_of(messages: Iterable[bytes], name: str) -> list[JournalEvent]:
+    """The events of a run's journal, folded on the way so that they are known to be whole up to their end; `name` is for sentences.
+
+    Raises:
+        CorruptError: one cannot be decoded, is missing, doubled or out of order, or there is none.
+    """
+    events: list[JournalEvent] = []
+    state: RunState | None = None
+    for value in messages:
+        try:
+            event = decode(value)
+        except PoisonError as error:
+            raise CorruptError(f"Event {len(events)} of {name} cannot be decoded: {error}") from error
+        if not isinstance(event, JournalEvent):
+            raise CorruptError(f"Where event {len(events)} of {name} should be, there is a {event.NAME}, which belongs to no journal.")
+        state = evolve(RunState(event.run_id) if state is None else state, event)
+        events.append(event)
+    if not events:
+        raise CorruptError(f"{name} holds no event.")
+    return events
