@@ -63,8 +63,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel], *, x: str = "epoch") -
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - the same
     from matplotlib.figure import Figure  # noqa: PLC0415 - the same
 
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "esper", "text.color": INK}
-    with rc_context(style):
+    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "esper", "text.color": INK}):
         figure = Figure(figsize=(8.0, 0.9 + 2.5 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)

@@ -292,6 +292,54 @@ class RestoredSeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A decision that a fork leaves out, and what it is known by when it comes again.
+
+    Attributes:
+        run_id: Run whose decision it was.
+        decision_id: Its identity there.
+        command: What it asked.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel that it grafted; empty unless GERMINATE.
+        epoch: Epochs completed when it was applied.
+    """
+
+    run_id: str
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    epoch: int
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes."""
+        return {
+            "run_id": self.run_id,
+            "decision_id": self.decision_id,
+            "command": self.command,
+            "layer": self.layer,
+            "seed": self.seed,
+            "kernel_id": self.kernel_id,
+            "epoch": self.epoch,
+        }
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read."""
+        return cls(
+            run_id=datum["run_id"],
+            decision_id=datum["decision_id"],
+            command=datum["command"],
+            layer=datum["layer"],
+            seed=datum["seed"],
+            kernel_id=datum["kernel_id"],
+            epoch=datum["epoch"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInventory:
     """One seeded layer of the model.
 
@@ -2542,12 +2590,15 @@ class RunForked(JournalEvent):
         changes: Settings that differ from the parent's, as section.key=value.
         without: Decisions of the parent that this run leaves out; empty when it leaves out none.
         reason: Why, in a sentence.
+        left_out: Decisions that this run refuses if they come again: those of its own fork, and those that its parent's state refuses.
+        parent_packet: Number of the parent's last packet whose answer the state has in it; -1 when there was none.
+        offered: Kernels that the foundry had answered the parent's field reports with.
     """
 
     NAME: ClassVar[str] = "RunForked"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 833324328
+    SCHEMA_ID: ClassVar[int] = 610609697
 
     parent_run_id: str
     parent_timeline: int
@@ -2561,6 +2612,9 @@ class RunForked(JournalEvent):
     changes: tuple[str, ...]
     without: tuple[str, ...]
     reason: str
+    left_out: tuple[LeftOut, ...] = ()
+    parent_packet: int = -1
+    offered: tuple[str, ...] = ()
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -2587,6 +2641,9 @@ class RunForked(JournalEvent):
             "changes": self.changes,
             "without": self.without,
             "reason": self.reason,
+            "left_out": [item.to_avro() for item in self.left_out],
+            "parent_packet": self.parent_packet,
+            "offered": self.offered,
         }
 
     @classmethod
@@ -2615,6 +2672,9 @@ class RunForked(JournalEvent):
             changes=tuple(datum["changes"]),
             without=tuple(datum["without"]),
             reason=datum["reason"],
+            left_out=tuple(LeftOut.from_avro(item) for item in datum["left_out"]),
+            parent_packet=datum["parent_packet"],
+            offered=tuple(datum["offered"]),
         )
 
 
@@ -3291,12 +3351,15 @@ class SystemStatePacket(Event):
         layers: Seeded layers in the order of the module tree.
         catalogue: Kernels that can be grafted, sorted by kernel id.
         policy: Settings of the policy from the recipe, as a JSON object.
+        parent_run_id: Run that this one was forked from; empty for one that was not.
+        parent_timeline: Timeline of the parent in which the fork stands.
+        parent_packet: Number of the parent's last packet whose answer the fork began with; -1 when there was none.
     """
 
     NAME: ClassVar[str] = "SystemStatePacket"
     TOPIC: ClassVar[str] = "system.events.epoch"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 861621021
+    SCHEMA_ID: ClassVar[int] = 1129128424
 
     timeline: int
     packet: int
@@ -3314,6 +3377,9 @@ class SystemStatePacket(Event):
     layers: tuple[LayerState, ...]
     catalogue: tuple[CatalogueEntry, ...]
     policy: str
+    parent_run_id: str = ""
+    parent_timeline: int = 0
+    parent_packet: int = -1
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -3340,6 +3406,9 @@ class SystemStatePacket(Event):
             "layers": [item.to_avro() for item in self.layers],
             "catalogue": [item.to_avro() for item in self.catalogue],
             "policy": self.policy,
+            "parent_run_id": self.parent_run_id,
+            "parent_timeline": self.parent_timeline,
+            "parent_packet": self.parent_packet,
         }
 
     @classmethod
@@ -3368,6 +3437,9 @@ class SystemStatePacket(Event):
             layers=tuple(LayerState.from_avro(item) for item in datum["layers"]),
             catalogue=tuple(CatalogueEntry.from_avro(item) for item in datum["catalogue"]),
             policy=datum["policy"],
+            parent_run_id=datum["parent_run_id"],
+            parent_timeline=datum["parent_timeline"],
+            parent_packet=datum["parent_packet"],
         )
 
 

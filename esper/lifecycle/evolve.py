@@ -16,6 +16,7 @@ from esper.events.records import (
     KernelFailed,
     RunCompleted,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
     RunRolledBack,
@@ -113,6 +114,26 @@ def _(event: RunStarted, state: RunState, before: RunState) -> RunState:
         raise CorruptError(f"Run {event.run_id} starts a second time at event {event.sequence}; the journal was changed.")
     seeds = tuple(SeedState(layer.name, index) for layer in event.layers for index in range(len(layer.chunks)))
     return replace(state, status="RUNNING", incarnation=event.incarnation, seeds=seeds)
+
+
+@_evolve.register
+def _(event: RunForked, state: RunState, before: RunState) -> RunState:
+    if before.sequence != 1:
+        raise CorruptError(
+            f"Event {event.sequence} of run {event.run_id} is a RunForked, which can only be the second of a journal; the journal was changed."
+        )
+    if [(seed.layer, seed.seed) for seed in event.seeds] != [(seed.layer, seed.seed) for seed in before.seeds]:
+        raise CorruptError(
+            f"Event {event.sequence} (RunForked) of run {event.run_id} brings other seeds than the run has; the journal was changed."
+        )
+    return replace(
+        state,
+        epoch=event.epoch,
+        seeds=tuple(SeedState(**asdict(seed)) for seed in event.seeds),
+        adapted_epoch=event.adapted_epoch,
+        adaptations=event.adaptations,
+        left_out=event.left_out,
+    )
 
 
 @_evolve.register

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from esper.events.records import ExecutionState, Stage
+from esper.events.records import ExecutionState, LeftOut, Stage
 
 Status = Literal["NEW", "RUNNING", "PAUSED", "COMPLETED", "FAILED"]
 KNOWN_COMMANDS = 512  # a command comes again only after a restart of its sender or reader, long before this many others
@@ -38,7 +38,7 @@ class RunState:
 
     `instabilities` counts the times that training turned unstable; a rollback does not take them back.
     `positions` holds, for each (topic, partition) of commands, the offset of the last command that the journal answers; `commands` the ids
-    of the last ones, so that a command which comes twice is applied once.
+    of the last ones, so that a command which comes twice is applied once. `left_out` are decisions that a fork refuses.
     """
 
     run_id: str
@@ -55,6 +55,7 @@ class RunState:
     commands: tuple[str, ...] = field(default=())
     lost: tuple[tuple[str, int], ...] = ()
     instabilities: int = 0
+    left_out: tuple[LeftOut, ...] = ()
 
     def seed(self, layer: str, index: int) -> SeedState | None:
         """The seed at this place, or None."""
@@ -77,6 +78,8 @@ class RunState:
         values = asdict(self)
         if not self.instabilities:
             del values["instabilities"]
+        if not self.left_out:
+            del values["left_out"]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -91,4 +94,5 @@ def from_canonical(text: str) -> RunState:
     raw["positions"] = tuple((topic, partition, offset) for topic, partition, offset in raw["positions"])
     raw["commands"] = tuple(raw["commands"])
     raw["lost"] = tuple((topic, count) for topic, count in raw["lost"])
+    raw["left_out"] = tuple(LeftOut(**one) for one in raw.get("left_out", ()))
     return RunState(**raw)
