@@ -19,7 +19,7 @@ from esper.config import Settings
 from esper.errors import EsperError, FencedError, UsageError
 from esper.events.records import SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
-from esper.kasmina import GrowingModel, Place, germinate
+from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.tolaria.environment import observe
@@ -29,9 +29,9 @@ from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.resume import differences, recipe_of
 from esper.tolaria.splits import Splits, cached
-from esper.tolaria.stepping import Stepper, numerics_of
-from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
-from esper.tolaria.wiring import PROBED, Rig, place_of, rig
+from esper.tolaria.trainee import trainee_of
+from esper.tolaria.trainer import Outcome, Trainer
+from esper.tolaria.wiring import Rig, place_of, rig
 from esper.urza.local import LocalStore
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
@@ -127,31 +127,22 @@ def train(
         environment = observe()
         for difference in differences(before.events, environment) if before.events else ():
             progress.say(difference)
-        splits, numerics = load_data(recipe, settings), numerics_of(recipe.run)
-        module = germinate(
-            numerics.place(seeded_model(recipe, function(recipe.model, "model"))),
-            seeds=recipe.kasmina.seeds,
-            include=recipe.kasmina.include,
-            exclude=recipe.kasmina.exclude,
-        )
-        growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
-        growing.probe(splits.train[0][:PROBED])
-        for name, reason in growing.excluded.items():
+        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings))
+        for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
-        steps = total_steps(recipe, splits.train)
         rigged = rig(
             stack,
             place,
             before,
             recipe,
-            growing=growing,
-            stepper=Stepper(growing, recipe, steps),
-            held_out=splits.validation,
-            test=splits.test,
-            steps=steps,
+            growing=trainee.growing,
+            stepper=trainee.stepper,
+            held_out=trainee.splits.validation,
+            test=trainee.splits.test,
+            steps=trainee.steps,
             environment=environment,
         )
-        trainer = Trainer(rigged.session, splits.train)
+        trainer = Trainer(rigged.session, trainee.splits.train)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun

@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from esper.clock import Clock
 from esper.errors import BackpressureError
+from esper.events import Event
 from esper.events.records import EpochReviewed, FieldReportAnswered, KernelPublished, SystemStatePacket
-from esper.oona.inbox import Delivered, Inbox
-from esper.oona.port import Producer
+from esper.oona.inbox import Delivered
 from esper.urza.catalogue import Catalogue, compatible, rank
 
 RESEND_S = 5.0  # in lockstep a packet is sent again after this: a dead part may have lost it, and Tamiyo answers a packet twice alike
 NAP_S = 0.002
+
+
+class Hearing(Protocol):
+    """Where messages for the run come from: the inbox."""
+
+    def take(self) -> Sequence[Delivered]:
+        """What has come since the last call. Never waits."""
+
+
+class Speaking(Protocol):
+    """Where packets go: a producer."""
+
+    def send(self, event: Event) -> None:
+        """Send an event, or raise BackpressureError."""
+
+
+class Nobody:
+    """Says nothing and hears nothing: the other side of a run that is executed again without a bus."""
+
+    def take(self) -> Sequence[Delivered]:
+        """Nothing."""
+        return ()
+
+    def send(self, event: Event) -> None:
+        """It goes nowhere."""
 
 
 @dataclass(slots=True)
@@ -23,8 +49,8 @@ class Consultation:
     """One run's dialogue. `heard` says whether Tamiyo has answered since the last time that waiting for it was in vain."""
 
     run_id: str
-    inbox: Inbox
-    producer: Producer
+    inbox: Hearing
+    producer: Speaking
     clock: Clock
     lockstep: bool
     timeout_s: float

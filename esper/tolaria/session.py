@@ -62,6 +62,10 @@ class RolledBack(Exception):  # noqa: N818  # not an error: the loop begins agai
     """The run stands at an earlier step, in a new timeline."""
 
 
+class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is done
+    """A run that is executed again stands where it was to end."""
+
+
 @dataclass(slots=True)
 class Parts:
     """What a session is made of; `esper.tolaria.wiring` puts it together.
@@ -91,12 +95,16 @@ class Parts:
 
 @dataclass(slots=True)
 class Session:
-    """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end."""
+    """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end.
+
+    `goal` is the step at which a run that is executed again ends.
+    """
 
     parts: Parts
     total_steps: int
     cursor: Cursor = field(default_factory=Cursor)
     stop: bool = False
+    goal: int | None = None
     paths: dict[Place, list[SeedTransitioned]] = field(default_factory=dict)
     requested: Source = field(default_factory=lambda: Source(""))
 
@@ -175,10 +183,17 @@ class Session:
     # -- between steps ---------------------------------------------------------------------------------------------------------------
 
     def between_steps(self) -> None:
-        """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption."""
+        """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption.
+
+        Raises:
+            Arrived: the goal is reached.
+            Interrupted: a person wants the run to end.
+        """
         parts = self.parts
         parts.require_pen()
         self.catch_up()
+        if self.step == self.goal:
+            raise Arrived
         if not parts.journal.replaying:
             for delivered in parts.consultation.take():
                 self.handle(delivered)
@@ -282,7 +297,7 @@ class Session:
         cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(self.state)
-            parts.telemetry.cache(self.state, parts.grafting.loader.figures())
+            parts.telemetry.cache(self.state, parts.grafting.kernels.figures())
         parts.progress.epoch_ended(self.state, cursor.figures, cursor.test)
 
     def _measure(self, live: Figures) -> None:
@@ -338,7 +353,7 @@ class Session:
         for delivered in consultation.take():
             self.handle(delivered)
         kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
-        parts.grafting.loader.prefetch(kernels)
+        parts.grafting.kernels.prefetch(kernels)
         asked = packets.build(
             origin=parts.origin,
             state=self.state,
@@ -398,22 +413,23 @@ class Session:
             )
 
     def _begin_checkpoint(self, reason: str, source: Source) -> None:
-        parts = self.parts
-        assert parts.stepper is not None  # noqa: S101  # the callers looked
-        tensors = model_tensors(parts.growing, parts.stepper.host_optimizer)
-        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, self.step, reason, source))
+        living = self.living()
+        self.parts.checkpoints.begin(living.tensors, living.notes, Moment(self.state, self.step, reason, source))
 
-    def _notes(self, stepper: Stepper) -> dict[str, Any]:
+    def living(self) -> Snapshot:
+        """What a snapshot taken now would hold; the tensors are the living ones, not copies."""
         parts = self.parts
-        return {
+        assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
+        notes: dict[str, Any] = {
             "state": self.state.canonical(),
             "cursor": self.cursor.notes(),
             "kernels": kernel_notes(parts.growing),
             "health": health_notes(parts.growing),
             "statistics": {address(place): asdict(one) for place, one in parts.telemetry.statistics.items()},
             "random": random_notes(),
-            "stepper": stepper.notes(),
+            "stepper": parts.stepper.notes(),
         }
+        return Snapshot(model_tensors(parts.growing, parts.stepper.host_optimizer), notes)
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
         """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has them."""

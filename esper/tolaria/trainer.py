@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
-from esper.kasmina.growth import KernelTraining
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.model_file import save_model
-from esper.tolaria.recipe import Recipe
 from esper.tolaria.session import Interrupted, RolledBack, Session
 from esper.tolaria.splits import Pair
-from esper.tolaria.stepping import batch_order, stream_seed
+from esper.tolaria.stepping import batch_order
+from esper.tolaria.trainee import begin_streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +24,6 @@ class Outcome:
     digest: str
     steps: int
     epochs: int
-
-
-def total_steps(recipe: Recipe, train: Pair) -> int:
-    """Steps that the schedule foresees."""
-    return recipe.run.epochs * (len(train[1]) // recipe.run.batch_size)
 
 
 @dataclass(slots=True)
@@ -50,21 +41,31 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Train until the last epoch or an interruption."""
-        session = self.session
-        if session.state.status == "NEW":
-            session.do(start_of(session))
         ended = "FINISHED"
         try:
-            while session.state.epoch < session.parts.recipe.run.epochs:
-                try:
-                    if session.step == 0:
-                        session.open_dialogue()
-                    self._epoch()
-                except RolledBack:
-                    self.last_step_end = 0.0
+            self.train_on()
         except Interrupted:
             ended = "INTERRUPTED"
         return self._end(ended)
+
+    def train_on(self) -> None:
+        """Go through the epochs that are left.
+
+        Raises:
+            Interrupted: a person ended the run.
+            Arrived: the session's goal is reached.
+        """
+        session = self.session
+        if session.state.status == "NEW":
+            begin_streams(session.parts.recipe.run.seed, "run")
+            session.do(start_of(session))
+        while session.state.epoch < session.parts.recipe.run.epochs:
+            try:
+                if session.step == 0:
+                    session.open_dialogue()
+                self._epoch()
+            except RolledBack:
+                self.last_step_end = 0.0
 
     def _epoch(self) -> None:
         """The present epoch, from the session's cursor on."""
@@ -139,15 +140,3 @@ def start_of(session: Session) -> StartRun:
         blas=environment.blas,
         onednn=environment.onednn,
     )
-
-
-def kernel_training(recipe: Recipe) -> KernelTraining:
-    """Kasmina's settings from a recipe."""
-    return KernelTraining(**recipe.kernels.model_dump(exclude={"shadow_passes"}))
-
-
-def seeded_model(recipe: Recipe, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """The host model of a run, initialised from the run's seed alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(stream_seed(recipe.run.seed, "model"))
-        return make()

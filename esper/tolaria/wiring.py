@@ -30,7 +30,7 @@ from esper.oona.port import Bus, Producer, Start
 from esper.tolaria.checkpoints import Checkpoints
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import Environment
-from esper.tolaria.grafting import Grafting
+from esper.tolaria.grafting import Grafting, Published
 from esper.tolaria.journal import Journal
 from esper.tolaria.past import Past
 from esper.tolaria.progress import Progress
@@ -42,7 +42,6 @@ from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
 from esper.urza.local import LocalStore
 
-PROBED = 3  # samples of the forward in which layers show their geometry
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 
 
@@ -173,7 +172,7 @@ def rig(
             ),
             consultation=consultation,
             telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
-            grafting=Grafting(loader, consultation, growing, clock),
+            grafting=Grafting(Published(loader, consultation), growing, clock),
             checkpoints=Checkpoints(SnapshotWriter(tensors, clock), recipe.checkpoints, clock),
             tensors=tensors,
             origin=origin,

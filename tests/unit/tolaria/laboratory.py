@@ -24,7 +24,6 @@ from esper.events import Event, JournalEvent, Origin, decode
 from esper.events.envelope import event_id
 from esper.events.records import Command, KernelPublished, SeedCommand
 from esper.karn import BlueprintIR, Budget, generate
-from esper.kasmina import GrowingModel, germinate
 from esper.kasmina.unpacked import Unpacked
 from esper.oona.inbox import Delivered
 from esper.oona.journal import read
@@ -32,13 +31,15 @@ from esper.oona.memory import MemoryBus
 from esper.oona.outbox import Outbox
 from esper.tezzeret.build import module_of
 from esper.tolaria.environment import observe
+from esper.tolaria.grafting import Published
 from esper.tolaria.past import nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe
+from esper.tolaria.reexecution import Archive
 from esper.tolaria.session import Session
-from esper.tolaria.splits import Pair
-from esper.tolaria.stepping import Stepper, numerics_of
-from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
+from esper.tolaria.splits import Pair, Splits
+from esper.tolaria.trainee import trainee_of
+from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Place, Rig, rig
 from esper.urza.local import LocalStore
 
@@ -82,6 +83,11 @@ def pair(samples: int, seed: int) -> Pair:
     centres = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 4, (samples,), generator=generator)
     return centres[labels] + torch.randn(samples, 12, generator=generator), labels
+
+
+def data() -> Splits:
+    """Eight batches to train on, and two splits of 100."""
+    return Splits(pair(BATCH * BATCHES, 1), pair(100, 2), pair(100, 3))
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -173,6 +179,11 @@ class Laboratory:
         assert all(isinstance(event, JournalEvent) for event in found)
         return found  # type: ignore[return-value]
 
+    def archive(self) -> Archive:
+        """What executing the run again takes."""
+        kernels = {kernel_id(layer): unpacked(layer) for layer in ("first", "second")}
+        return Archive(self.journal(), self.tensors, kernels.__getitem__, model, data(), CLOCK)
+
     def sends(self, session: Session, sent: set[Asked]) -> None:
         """Let the commands of this step come in, and let the test do its worst."""
         for number, one in enumerate(self.asked):
@@ -207,30 +218,25 @@ class Laboratory:
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
             before = past(outbox, self.bus, CLOCK, self.tensors, progress) if resumed else nothing(outbox, self.bus, CLOCK)
-            numerics = numerics_of(self.recipe.run)
-            module = germinate(
-                numerics.place(seeded_model(self.recipe, model)), seeds=self.recipe.kasmina.seeds, include=self.recipe.kasmina.include
-            )
-            train = pair(BATCH * BATCHES, 1)
-            growing = GrowingModel(module, training=kernel_training(self.recipe), numerics=numerics)
-            growing.probe(train[0][:3])
-            steps = total_steps(self.recipe, train)
+            trainee = trainee_of(self.recipe, model, data())
             rigged = rig(
                 stack,
                 place,
                 before,
                 self.recipe,
-                growing=growing,
-                stepper=Stepper(growing, self.recipe, steps),
-                held_out=pair(100, 2),
-                test=pair(100, 3),
-                steps=steps,
+                growing=trainee.growing,
+                stepper=trainee.stepper,
+                held_out=trainee.splits.validation,
+                test=trainee.splits.test,
+                steps=trainee.steps,
                 environment=observe(),
             )
             session, sent = rigged.session, set[Asked]()
             session.parts.consultation.catalogue = session.parts.consultation.catalogue.evolve([published("first"), published("second")])
             for layer in ("first", "second"):
-                session.parts.grafting.loader._cache.put(kernel_id(layer), unpacked(layer), 1_000, layer)
+                kernels = session.parts.grafting.kernels
+                assert isinstance(kernels, Published)
+                kernels.loader._cache.put(kernel_id(layer), unpacked(layer), 1_000, layer)
             require = session.parts.require_pen
 
             def between() -> None:
@@ -245,7 +251,7 @@ class Laboratory:
                 emit(event)
 
             session.parts.telemetry._emit = emitted
-            yield Trainer(session, train), rigged
+            yield Trainer(session, trainee.splits.train), rigged
 
     def run(self, *, resumed: bool = False) -> tuple[Outcome, Session]:
         """A life to its end."""
