@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,24 +66,24 @@ def compare(
 
 def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[list[str], dict[str, Sequence[JournalEvent]]]:
     """The id of each run as it was named, and the folded journals of all of them and of their ancestors."""
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
-    from esper.journal.reading import events_of, from_file, from_kafka  # noqa: PLC0415 - as above
+    from esper.cli.journals import journal  # noqa: PLC0415 - as above
+    from esper.journal.reading import from_any_file, whole  # noqa: PLC0415 - as above
     from esper.journal.story import fork_of  # noqa: PLC0415 - as above
+
+    def read(run: str) -> Sequence[JournalEvent]:
+        return whole(journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr)))
 
     named: list[str] = []
     journals: dict[str, Sequence[JournalEvent]] = {}
     for run in runs:
-        if Path(run).is_file():
-            events = events_of(from_file(Path(run)), run)
-        else:
-            events = events_of(from_kafka(bootstrap_of(settings), run, clock=clock), run)
+        events = whole(from_any_file(Path(run))) if Path(run).is_file() else read(run)
         named.append(events[0].run_id)
         journals[events[0].run_id] = events
     missing = {forked.parent_run_id for events in journals.values() if (forked := fork_of(events))} - journals.keys()
     while missing and not all(Path(run).is_file() for run in runs):
         parent = missing.pop()
         try:
-            journals[parent] = events_of(from_kafka(bootstrap_of(settings), parent, clock=clock), parent)
+            journals[parent] = read(parent)
         except UsageError:  # an ancestor that is not here: the fork's curve begins at the fork
             continue
         if (forked := fork_of(journals[parent])) and forked.parent_run_id not in journals:

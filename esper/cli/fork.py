@@ -44,12 +44,12 @@ def fork(
     settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
 
     def forked(endpoints: Endpoints) -> tuple[Finished, str]:
-        from esper.journal.reading import events_of, from_kafka  # noqa: PLC0415 - as above
+        from esper.journal.reading import decoded, from_kafka, whole  # noqa: PLC0415 - as above
         from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.forking import cut_at, decision_of  # noqa: PLC0415 - as above
         from esper.tolaria.resume import recipe_of  # noqa: PLC0415 - as above
 
-        events = events_of(from_kafka(endpoints.bootstrap, run_id, clock=clock), run_id)
+        events = whole(decoded(run_id, from_kafka(endpoints.bootstrap, run_id, clock=clock)))
         cut = cut_at(events, step, timeline=timeline, without=[decision_of(events, one) for one in without or ()])
         ground = Ground(settings, endpoints.bootstrap, endpoints.history_url, clock, console)
         return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(events).name

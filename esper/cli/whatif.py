@@ -57,7 +57,10 @@ def whatif(
         require_format(out)
     settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
     if mode == "open":
-        answer = _open(_question(settings, clock, run_id, decision, orders, until), settings, clock, console)
+        from esper.cli.journals import journal  # noqa: PLC0415 - as above
+
+        events = journal(settings, run_id, clock=clock, say=console.print)
+        answer = _open(_question(events, decision, orders, until), settings, clock, console)
     else:
         answer = _closed(run_id, decision, orders, until, settings, clock, console)
     from esper.tolaria.whatif import keep  # noqa: PLC0415 - as above
@@ -72,36 +75,32 @@ def whatif(
     print(f"\nPicture  {picture}\nAnswer   {kept}")
 
 
-def _question(
-    settings: Settings, clock: Clock, run_id: str, decision: str, orders: int, until: int | None, bootstrap: str = ""
-) -> Question:
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
-    from esper.journal.reading import events_of, from_kafka  # noqa: PLC0415 - as above
+def _question(events: Sequence[JournalEvent], decision: str, orders: int, until: int | None) -> Question:
+    from esper.journal.reading import whole  # noqa: PLC0415 - as above
     from esper.tolaria.forking import decision_of  # noqa: PLC0415 - as above
     from esper.tolaria.whatif import asked  # noqa: PLC0415 - as above
 
-    events = events_of(from_kafka(bootstrap or bootstrap_of(settings), run_id, clock=clock), run_id)
-    return asked(events, decision_of(events, decision), orders=orders, until=until)
+    return asked(whole(events), decision_of(events, decision), orders=orders, until=until)
 
 
 def _open(question: Question, settings: Settings, clock: Clock, console: Console) -> Answer:
-    from esper.tolaria.branching import archive_of  # noqa: PLC0415 - as above
+    from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
     from esper.tolaria.progress import Progress  # noqa: PLC0415 - as above
     from esper.tolaria.whatif import open_loop  # noqa: PLC0415 - as above
 
-    return open_loop(question, archive_of(question.events, settings, clock), Progress(console), clock=clock)
+    return open_loop(question, Archived(settings, tuple(question.events)).open(clock), Progress(console), clock=clock)
 
 
 def _closed(run_id: str, decision: str, orders: int, until: int | None, settings: Settings, clock: Clock, console: Console) -> Answer:
     from esper.cli.run import on_stack  # noqa: PLC0415 - as above
 
     def both(endpoints: Endpoints) -> Answer:
-        from esper.journal.reading import events_of, from_kafka  # noqa: PLC0415 - as above
+        from esper.journal.reading import decoded, from_kafka  # noqa: PLC0415 - as above
         from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.names import named  # noqa: PLC0415 - as above
         from esper.tolaria.whatif import closed_loop  # noqa: PLC0415 - as above
 
-        question = _question(settings, clock, run_id, decision, orders, until, endpoints.bootstrap)
+        question = _question(decoded(run_id, from_kafka(endpoints.bootstrap, run_id, clock=clock)), decision, orders, until)
         ground = Ground(settings, endpoints.bootstrap, endpoints.history_url, clock, console)
         begun = named(f"{run_id}-whatif", clock)
 
@@ -116,7 +115,7 @@ def _closed(run_id: str, decision: str, orders: int, until: int | None, settings
                 until=question.epochs,
                 reason=f"What if: {side} decision {question.decision.decision_id}, data order {order}.",
             )
-            return name, events_of(from_kafka(endpoints.bootstrap, name, clock=clock), name)
+            return name, decoded(name, from_kafka(endpoints.bootstrap, name, clock=clock))
 
         return closed_loop(question, run, clock=clock)
 

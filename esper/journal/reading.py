@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +35,29 @@ def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> list[bytes]:
     return found
 
 
+def decoded(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
+    """The events of a run in framed messages.
+
+    Raises:
+        UsageError: they are another run's.
+        CorruptError: one cannot be decoded, or belongs to no journal.
+    """
+    found: list[JournalEvent] = []
+    for number, value in enumerate(values):
+        try:
+            event = decode(value)
+        except PoisonError as error:
+            raise CorruptError(f"Event {number} of run {run_id} cannot be decoded: {error}") from error
+        if not isinstance(event, JournalEvent):
+            raise CorruptError(f"Where event {number} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal.")
+        if event.run_id != run_id:
+            raise UsageError(f"This is the journal of run {event.run_id}, not of run {run_id}.")
+        found.append(event)
+    if not found:
+        raise CorruptError(f"The journal of run {run_id} is empty.")
+    return found
+
+
 def to_file(path: Path, messages: Iterable[bytes]) -> None:
     """Write messages to an Avro container, one datum each."""
     try:
@@ -62,23 +85,21 @@ def from_file(path: Path) -> list[bytes]:
         ) from error
 
 
-def events_of(messages: Iterable[bytes], name: str) -> list[JournalEvent]:
-    """The events of a run's journal, folded on the way so that they are known to be whole up to their end; `name` is for sentences.
+def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
+    """The same events, once a fold has shown that none is missing, doubled or out of order up to the last.
 
     Raises:
-        CorruptError: one cannot be decoded, is missing, doubled or out of order, or there is none.
+        CorruptError: one is; the sentence says which.
     """
-    events: list[JournalEvent] = []
-    state: RunState | None = None
-    for value in messages:
-        try:
-            event = decode(value)
-        except PoisonError as error:
-            raise CorruptError(f"Event {len(events)} of {name} cannot be decoded: {error}") from error
-        if not isinstance(event, JournalEvent):
-            raise CorruptError(f"Where event {len(events)} of {name} should be, there is a {event.NAME}, which belongs to no journal.")
-        state = evolve(RunState(event.run_id) if state is None else state, event)
-        events.append(event)
-    if not events:
-        raise CorruptError(f"{name} holds no event.")
+    state = RunState(events[0].run_id)
+    for event in events:
+        state = evolve(state, event)
     return events
+
+
+def from_any_file(path: Path) -> list[JournalEvent]:
+    """The events in a file that `to_file` wrote, of whatever run. Raises as `from_file` and `decoded` do."""
+    messages = from_file(path)
+    if not messages:
+        raise CorruptError(f"{path} holds no event.")
+    return decoded(decode(messages[0]).run_id, messages)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from esper.checkpoint import TensorStore
 from esper.clock import Clock
 from esper.config import Settings
 from esper.events import JournalEvent
@@ -15,13 +14,12 @@ from esper.events.records import FieldReportAnswered, RunForked
 from esper.oona.journal import read_topics
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
-from esper.tolaria.archive import archived, kernels_in
+from esper.tolaria.archive import Archived
 from esper.tolaria.assembly import Finished, train
 from esper.tolaria.forking import Beginning, Cut, changed, family_of
 from esper.tolaria.names import named
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution
-from esper.urza.local import LocalStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +31,6 @@ class Ground:
     history_url: str
     clock: Clock
     console: Console
-
-
-def archive_of(events: Sequence[JournalEvent], settings: Settings, clock: Clock) -> Archive:
-    """What executing a run of this installation again takes. Raises as `archived` does."""
-    store = LocalStore(settings.store_dir)
-    kernels = kernels_in([settings.runs_dir / events[0].run_id / "kernels"], store)
-    return archived(events, tensors=TensorStore(store), kernels=kernels, data_dir=settings.home.resolve() / "data", clock=clock)
 
 
 def begin(archive: Archive, cut: Cut, *, changes: tuple[str, ...], offered: tuple[str, ...], reason: str, progress: Progress) -> Beginning:
@@ -84,7 +75,7 @@ def fork(
     settings, clock, progress = ground.settings, ground.clock, Progress(ground.console)
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
     beginning = begin(
-        archive_of(events, settings, clock),
+        Archived(settings, tuple(events)).open(clock),
         cut,
         changes=changes,
         offered=offered_to(KafkaBus(ground.bootstrap), events, cut, clock=clock),

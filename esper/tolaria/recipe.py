@@ -113,9 +113,14 @@ class TelemetrySection(_Section):
 
 
 class CheckpointsSection(_Section):
-    """When snapshots are taken: at the beginning of epochs, after a while, and on request; `esper run --resume` goes on from the last one."""
+    """When snapshots are taken: at the beginning of epochs, between steps, after a while, and on request; `esper run --resume` goes on from the last one."""
 
     every_epochs: int = Field(default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs")
+    every_steps: int = Field(
+        default=0,
+        ge=0,
+        description="optimizer steps between two snapshots, within epochs too; 0 takes none by steps, and none waits for another",
+    )
     every_minutes: float = Field(default=30.0, gt=0, description="minutes after which one is taken in any case")
 
 

@@ -52,7 +52,7 @@ def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
 
 
 def differences(events: Sequence[JournalEvent], environment: Environment) -> tuple[str, ...]:
-    """What is not as it was when the run began, a sentence each: the bits may differ."""
+    """What is not as it was when the run began, a clause each: the bits may differ."""
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
     found = []
@@ -69,7 +69,7 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
             ]
         else:
             found.append("Esper's code is another one" if field.name == "source_sha256" else f"{field.name} was {then} and is {now}")
-    return tuple(f"{one}; the resumed run may give other bits." for one in found)
+    return tuple(found)
 
 
 def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> Beginning:

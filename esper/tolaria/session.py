@@ -423,7 +423,7 @@ class Session:
         if self.requested.command_id and not checkpoints.writer.busy:
             self._begin_checkpoint("requested", self.requested)
             self.requested = Source("")
-        elif self.state.status == "RUNNING" and checkpoints.overdue():
+        elif self.state.status == "RUNNING" and checkpoints.due_before(self.step):
             self._begin_checkpoint("schedule", Source(""))
 
     def _record_checkpoint(self, *, wait: bool) -> None:

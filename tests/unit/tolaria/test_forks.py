@@ -75,7 +75,7 @@ def test_a_fork_that_is_killed_goes_on(parent: Laboratory) -> None:
     fork = parent.fork_lab("killed", after(13))
     fork.killed_when(lambda session: session.step == 13, resumed=False, fork=beginning(parent, 13))
     for number, step in enumerate((14, 22)):
-        fork.killed_when(lambda session, step=step: session.step == step, resumed=True)  # type: ignore[misc]
+        fork.killed_when(lambda session, step=step: session.step == step, resumed=True)
         assert len([event for event in fork.journal() if isinstance(event, RunResumed)]) == number + 1
     outcome, _ = fork.run(resumed=True)
     assert outcome.digest == getattr(parent.journal()[-1], "digest", "")
