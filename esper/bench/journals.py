@@ -117,19 +117,21 @@ class _Run:
         seed = list(self.fold.seeds.values())[number % len(self.fold.seeds)]
         to_stage = _LIFE[(_LIFE.index(seed.stage) + 1) % len(_LIFE)]
         holding = to_stage in HOLDING
-        texts = {"layer": seed.layer, "from_stage": seed.stage, "to_stage": to_stage, "execution": EXECUTION[to_stage]}
-        kernel = {"kernel_id": "ef" * 32 if holding else "", "family": "conv1d" if holding else ""}
         target = 1.0 if holding else 0.0
         reason = "the gate opened: 0.12 nats (z 4.1) over 2 epochs"
         return SeedTransitioned(
-            **self.place("moved"),
-            **texts,
-            **kernel,
+            **self.place("moved"),  # type: ignore[arg-type]
+            layer=seed.layer,
+            from_stage=seed.stage,
+            to_stage=to_stage,
+            execution=EXECUTION[to_stage],
+            kernel_id="ef" * 32 if holding else "",
+            family="conv1d" if holding else "",
             seed=seed.seed,
             decision_id="",
             alpha=0.0,
             alpha_target=target,
-            reason=reason,  # type: ignore[arg-type]
+            reason=reason,
         )
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from esper.clock import Clock
     from esper.config import Settings
+    from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
-    from esper.tolaria.recipe import Recipe
 
+T = TypeVar("T")
 
 STOP_S = 30.0  # the longest that a stack takes to end
 NOTICE_S = 5.0  # within which its supervisor notices that nobody wants it
@@ -58,10 +60,30 @@ def run(
         if overrides:
             raise UsageError("A resumed run goes on with the settings that its journal has; leave --set away, or start a new run with it.")
         run_id = run_id or _latest(settings, recipe)
-    finished = _on_stack(settings, chosen, run_id, clock, console)
+
+    def trained(endpoints: Endpoints) -> Finished:
+        from esper.tolaria.assembly import train  # noqa: PLC0415
+
+        return train(
+            settings,
+            chosen,
+            run_id=run_id,
+            bootstrap=endpoints.bootstrap,
+            history_url=endpoints.history_url,
+            clock=clock,
+            console=console,
+        )
+
+    tell(on_stack(settings, clock, console, trained), recipe, as_json=as_json)
+
+
+def tell(finished: Finished, recipe: str, *, as_json: bool) -> None:
+    """Print how a run of `recipe` ended; one that was interrupted ends the process with 130."""
     if as_json:
         print(json.dumps(finished.as_json(), sort_keys=True), flush=True)
     else:
+        from rich.console import Console  # noqa: PLC0415
+
         from esper.cli.summary import show  # noqa: PLC0415
 
         show(Console(), finished, recipe)
@@ -84,8 +106,8 @@ def _latest(settings: Settings, recipe: str) -> str:
     return max(found, key=lambda path: (path / "outbox").stat().st_mtime).name
 
 
-def _on_stack(settings: Settings, recipe: Recipe | None, run_id: str, clock: Clock, console: Console) -> Finished:
-    """Train with a stack around it: one that is up is used and left alone, else one is started, and ends with this run."""
+def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[[Endpoints], T]) -> T:
+    """Work with a stack around it: one that is up is used and left alone, else one is started, and ends with this work."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from esper import stack  # noqa: PLC0415
@@ -99,12 +121,10 @@ def _on_stack(settings: Settings, recipe: Recipe | None, run_id: str, clock: Clo
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
             coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
-            from esper.tolaria.assembly import train  # noqa: PLC0415
+            import esper.tolaria.assembly  # noqa: F401, PLC0415
 
             endpoints = coming.result()
-        return train(
-            settings, recipe, run_id=run_id, bootstrap=endpoints.bootstrap, history_url=endpoints.history_url, clock=clock, console=console
-        )
+        return work(endpoints)
     finally:
         signal.signal(signal.SIGTERM, previous)
         stack.release(settings, os.getpid())

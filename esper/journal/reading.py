@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +11,7 @@ import fastavro
 from esper.clock import Clock
 from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
 from esper.events import JournalEvent, decode
+from esper.lifecycle import RunState, evolve
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
@@ -93,3 +94,23 @@ def from_file(path: Path) -> Iterator[bytes]:
         raise CorruptError(
             f"{path} is no whole journal file: {error}. Save it again with `esper replay RUN --fold --save FILE`."
         ) from error
+
+
+def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
+    """The same events, once a fold has shown that none is missing, doubled or out of order up to the last.
+
+    Raises:
+        CorruptError: one is; the sentence says which.
+    """
+    state = RunState(events[0].run_id)
+    for event in events:
+        state = evolve(state, event)
+    return events
+
+
+def from_any_file(path: Path) -> list[JournalEvent]:
+    """The events in a file that `to_file` wrote, of whatever run. Raises as `from_file` and `decoded` do."""
+    messages = list(from_file(path))
+    if not messages:
+        raise CorruptError(f"{path} holds no event.")
+    return decoded(decode(messages[0]).run_id, messages)

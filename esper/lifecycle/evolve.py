@@ -17,8 +17,10 @@ from esper.events.records import (
     EpochEnded,
     InstabilityDetected,
     KernelFailed,
+    LeftOut,
     RunCompleted,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
     RunRolledBack,
@@ -51,6 +53,7 @@ class Fold:
     adaptations: int
     instabilities: int
     heard: str
+    left_out: tuple[LeftOut, ...]
 
     def __init__(self, state: RunState) -> None:
         for name in PLAIN:
@@ -177,6 +180,21 @@ def _(event: RunRolledBack, run: Fold) -> None:
     run.seeds = {(seed.layer, seed.seed): SeedState(**asdict(seed)) for seed in event.seeds}
     run.adapted_epoch, run.adaptations = event.adapted_epoch, event.adaptations
     run.hear(event.command_id, event.source_topic, event.source_partition, event.source_offset)
+
+
+@_rule(RunForked)
+def _(event: RunForked, run: Fold) -> None:
+    if run.sequence != 1:
+        raise CorruptError(
+            f"Event {event.sequence} of run {event.run_id} is a RunForked, which can only be the second of a journal; the journal was changed."
+        )
+    if [(seed.layer, seed.seed) for seed in event.seeds] != list(run.seeds):
+        raise CorruptError(
+            f"Event {event.sequence} (RunForked) of run {event.run_id} brings other seeds than the run has; the journal was changed."
+        )
+    run.epoch = event.epoch
+    run.seeds = {(seed.layer, seed.seed): SeedState(**asdict(seed)) for seed in event.seeds}
+    run.adapted_epoch, run.adaptations, run.left_out = event.adapted_epoch, event.adaptations, event.left_out
 
 
 @_rule(SeedTransitioned)

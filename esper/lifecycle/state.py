@@ -11,14 +11,14 @@ from json.encoder import encode_basestring_ascii as _quoted
 from operator import attrgetter
 from typing import Any, Final, Literal, Protocol
 
-from esper.events.records import ExecutionState, Stage
+from esper.events.records import ExecutionState, LeftOut, Stage
 
 Status = Literal["NEW", "RUNNING", "PAUSED", "COMPLETED", "FAILED"]
 KNOWN_COMMANDS = 512  # a command comes again only after a restart of its sender or reader, long before this many others
-LATER: Final = {"instabilities": 0}
+LATER: Final[dict[str, Any]] = {"instabilities": 0, "left_out": ()}
 """Fields that came after the first journals, with what they say in those: they stand in text and digest only where they say something else."""
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=asdict).encode
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class RunState:
 
     `instabilities` counts the times that training turned unstable; a rollback does not take them back.
     `positions` holds, for each (topic, partition) of commands, the offset of the last command that the journal answers; `commands` the ids
-    of the last ones, so that a command which comes twice is applied once. `heard` is the head of the hash chain over all of them.
+    of the last ones, so that a command which comes twice is applied once. `heard` is the head of the hash chain over all of them. `left_out` are
+    decisions that a fork refuses.
     """
 
     run_id: str
@@ -80,6 +81,7 @@ class RunState:
     lost: tuple[tuple[str, int], ...] = ()
     instabilities: int = 0
     heard: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     def seed(self, layer: str, index: int) -> SeedState | None:
         """The seed at this place, or None."""
@@ -131,4 +133,5 @@ def from_canonical(text: str) -> RunState:
     raw["positions"] = tuple((topic, partition, offset) for topic, partition, offset in raw["positions"])
     raw["commands"] = tuple(raw["commands"])
     raw["lost"] = tuple((topic, count) for topic, count in raw["lost"])
+    raw["left_out"] = tuple(LeftOut(**one) for one in raw.get("left_out", ()))
     return RunState(**raw)

@@ -24,8 +24,9 @@ from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.tolaria.environment import observe
+from esper.tolaria.forking import Beginning
 from esper.tolaria.names import named, require_run_id
-from esper.tolaria.past import nothing, past
+from esper.tolaria.past import forked, nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.resume import differences, recipe_of
@@ -90,10 +91,13 @@ def train(
     clock: Clock,
     console: Console,
     history_s: float = HISTORY_S,
+    fork: Beginning | None = None,
+    until: int | None = None,
 ) -> Finished:
     """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
 
-    Without a recipe the run `run_id` is resumed, with the recipe that its journal has.
+    Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork` it begins with another run's state. After
+    `until` epochs it is interrupted, and can be resumed.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
@@ -106,6 +110,8 @@ def train(
         if recipe is None:
             before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
+        elif fork is not None:
+            before = forked(place.outbox, place.bus, clock, fork.offered)
         else:
             before = nothing(place.outbox, place.bus, clock)
         torch.set_num_threads(recipe.run.threads)
@@ -127,7 +133,8 @@ def train(
             steps=trainee.steps,
             environment=environment,
         )
-        trainer = Trainer(rigged.session, trainee.splits.train)
+        rigged.session.goal = None if until is None else until * (trainee.steps // recipe.run.epochs)
+        trainer = Trainer(rigged.session, trainee.splits.train, fork)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
-from esper.events.records import FieldReportAnswered, KernelPublished
+from esper.events.records import FieldReportAnswered, KernelPublished, RunForked
 from esper.lifecycle import RunState
 from esper.oona.journal import read_topics, require_new
 from esper.oona.outbox import Outbox
@@ -46,6 +46,12 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
     return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
+def forked(outbox: Outbox, bus: Bus, clock: Clock, offered: tuple[str, ...]) -> Past:
+    """The past of a new fork: no events of its own, but the kernels that its parent may have had. Raises as `nothing` does."""
+    before = nothing(outbox, bus, clock)
+    return replace(before, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None)
+
+
 def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
     """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds. `tensors` opens a family's."""
     run_id, events = outbox.run_id, list[JournalEvent]()
@@ -63,7 +69,7 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], Tensor
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
     kernels: list[Event] = []
-    offered: set[str] | None = None
+    offered: set[str] | None = next((set(event.offered) for event in events[:2] if isinstance(event, RunForked)), set()) or None
     for event in read_topics(bus, [KernelPublished.TOPIC, FieldReportAnswered.TOPIC], clock=clock):
         if isinstance(event, KernelPublished):
             kernels.append(event)
