@@ -259,6 +259,8 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
     if seed is None or seed.stage not in HOLDING:
         raise RejectedError(f"Seed {command.layer}[{command.seed}] holds no kernel that could fail.")
     errors = BREAKER if command.phase == "LOAD" else command.consecutive  # a kernel that cannot be loaded is not tried again
+    if seed.execution == "ERROR_RECOVERY":  # its row goes on until a gate ends it
+        errors = max(errors, seed.errors)
     failed = frame.add(
         KernelFailed,
         f"{command.layer}/{command.seed}/{errors}",

@@ -186,6 +186,8 @@ class Lifecycle(RuleBasedStateMachine):
             assert events == ()
             return
         errors = 3 if phase == "LOAD" else consecutive
+        if before.execution == "ERROR_RECOVERY":
+            errors = max(errors, before.errors)
         assert isinstance(events[0], KernelFailed)
         assert (events[0].consecutive_errors, events[0].kernel_id, events[0].phase) == (errors, before.kernel_id, phase)
         assert self.state.instabilities == unstable + (before.stage == "FOSSILIZED")
