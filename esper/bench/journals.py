@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import psutil
@@ -48,7 +48,7 @@ _LIFE: Final[tuple[Stage, ...]] = (
     "CULLED",
     "EMBARGOED",
 )
-_FIGURES: Final = dict.fromkeys(
+_FIGURES: Final[dict[str, Any]] = dict.fromkeys(
     ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy", "learning_rate"), 0.4375
 )
 
@@ -59,7 +59,7 @@ class _Run:
     def __init__(self, clock: Clock) -> None:
         self.fold, self.origin, self.step = Fold(RunState(_RUN)), Origin(_RUN, "trainer", "0" * 32, clock), 0
 
-    def place(self, subject: str) -> dict[str, object]:
+    def place(self, subject: str) -> dict[str, Any]:
         """The fields that every event begins with."""
         run = self.fold
         envelope = self.origin.envelope(f"{run.sequence}/{subject}")
@@ -76,9 +76,11 @@ class _Run:
             LayerInventory(name=f"layers.{n}", kind="Linear", in_features=100, out_features=100, parameters=10_100, chunks=(25,) * 4)
             for n in range(3)
         )
-        texts = dict.fromkeys(("recipe", "config", "decisions", "source_sha256", "versions", "instruction_set", "blas"), "LIVE")
-        numbers = dict.fromkeys(("incarnation", "seed", "total_steps", "parameters", "threads"), 1)
-        return self.written(RunStarted(**self.place("start"), **texts, **numbers, layers=layers, onednn=False))  # type: ignore[arg-type]
+        texts: dict[str, Any] = dict.fromkeys(
+            ("recipe", "config", "decisions", "source_sha256", "versions", "instruction_set", "blas"), "LIVE"
+        )
+        numbers: dict[str, Any] = dict.fromkeys(("incarnation", "seed", "total_steps", "parameters", "threads"), 1)
+        return self.written(RunStarted(**self.place("start"), **texts, **numbers, layers=layers, onednn=False))
 
     def epoch(self) -> Iterator[bytes]:
         """The messages of the next epoch."""
@@ -88,45 +90,55 @@ class _Run:
         for moving in (2 * epoch, 2 * epoch + 1):
             yield self.written(self.transition(moving))
         yield self.written(
-            EpochEnded(**self.place("end"), **_FIGURES, parameters_digest="ab" * 32, state_digest=self.fold.digest(), alphas=())  # type: ignore[arg-type]
+            EpochEnded(**self.place("end"), **_FIGURES, parameters_digest="ab" * 32, state_digest=self.fold.digest(), alphas=())
         )
-        texts = {
+        texts: dict[str, Any] = {
             "snapshot_id": f"t0-s{self.step}",
             "address": "manifests/" + "ab" * 32,
             "parent": f"t0-s{self.step - 75}",
             "reason": "epoch",
         }
-        whole = {"at_timeline": 0, "at_sequence": self.fold.sequence, "at_epoch": epoch, "at_step": self.step, "tensors": 48}
-        costs = {"size_bytes": 1 << 20, "stored_bytes": 1 << 18, "stall_us": 900, "duration_us": 40_000}
-        digests = {"sha256": "cd" * 32, "parameters_digest": "ab" * 32}
-        source = {"command_id": "", "source_topic": "", "source_partition": 0, "source_offset": -1}
-        yield self.written(CheckpointTaken(**self.place("taken"), **texts, **whole, **costs, **digests, **source))  # type: ignore[arg-type]
+        whole: dict[str, Any] = {
+            "at_timeline": 0,
+            "at_sequence": self.fold.sequence,
+            "at_epoch": epoch,
+            "at_step": self.step,
+            "tensors": 48,
+        }
+        costs: dict[str, Any] = {"size_bytes": 1 << 20, "stored_bytes": 1 << 18, "stall_us": 900, "duration_us": 40_000}
+        digests: dict[str, Any] = {"sha256": "cd" * 32, "parameters_digest": "ab" * 32}
+        source: dict[str, Any] = {"command_id": "", "source_topic": "", "source_partition": 0, "source_offset": -1}
+        yield self.written(CheckpointTaken(**self.place("taken"), **texts, **whole, **costs, **digests, **source))
 
     def answer(self, number: int) -> JournalEvent:
         """A command of Tamiyo, answered: every second one is rejected."""
         asked = f"00000000-0000-4000-8000-{number:012d}"
-        texts = {"command_id": asked, "decision_id": asked, "command": "GERMINATE", "kernel_id": "ef" * 32, "layer": f"layers.{number % 3}"}
-        source = {"source_topic": "decision.tamiyo", "source_partition": 0, "source_offset": number, "seed": number % 4}
+        texts: dict[str, Any] = {
+            "command_id": asked,
+            "decision_id": asked,
+            "command": "GERMINATE",
+            "kernel_id": "ef" * 32,
+            "layer": f"layers.{number % 3}",
+        }
+        source: dict[str, Any] = {"source_topic": "decision.tamiyo", "source_partition": 0, "source_offset": number, "seed": number % 4}
         if number % 2:
-            return AdaptationRejected(**self.place(asked), **texts, **source, reason="This seed was adapted 2 epochs ago; 3 have to pass.")  # type: ignore[arg-type]
-        weights = {"family": "conv1d", "alpha": -1.0, "confidence": 0.875, "urgency": 0.75}
-        return AdaptationApplied(**self.place(asked), **texts, **source, **weights)  # type: ignore[arg-type]
+            return AdaptationRejected(**self.place(asked), **texts, **source, reason="This seed was adapted 2 epochs ago; 3 have to pass.")
+        weights: dict[str, Any] = {"family": "conv1d", "alpha": -1.0, "confidence": 0.875, "urgency": 0.75}
+        return AdaptationApplied(**self.place(asked), **texts, **source, **weights)
 
     def transition(self, number: int) -> JournalEvent:
         """The next stage of one of the seeds, in turn."""
         seed = list(self.fold.seeds.values())[number % len(self.fold.seeds)]
         to_stage = _LIFE[(_LIFE.index(seed.stage) + 1) % len(_LIFE)]
         holding = to_stage in HOLDING
+        texts: dict[str, Any] = {"layer": seed.layer, "from_stage": seed.stage, "to_stage": to_stage, "execution": EXECUTION[to_stage]}
+        kernel: dict[str, Any] = {"kernel_id": "ef" * 32 if holding else "", "family": "conv1d" if holding else ""}
         target = 1.0 if holding else 0.0
         reason = "the gate opened: 0.12 nats (z 4.1) over 2 epochs"
         return SeedTransitioned(
-            **self.place("moved"),  # type: ignore[arg-type]
-            layer=seed.layer,
-            from_stage=seed.stage,
-            to_stage=to_stage,
-            execution=EXECUTION[to_stage],
-            kernel_id="ef" * 32 if holding else "",
-            family="conv1d" if holding else "",
+            **self.place("moved"),
+            **texts,
+            **kernel,
             seed=seed.seed,
             decision_id="",
             alpha=0.0,

@@ -220,16 +220,15 @@ class GrowingModel:
     def observe_gradients(self) -> None:
         """Write the gradient norm of each seed into the statistics buffer: of its kernel when it holds one, else of its chunk's rows."""
         for name, layer in self.layers.items():
-            rows = self._statistics.layers[name].rows
+            statistics = self._statistics.layers[name]
             weight = layer._parameters.get("weight")  # noqa: SLF001  # a parametrised weight is none, and has no gradient of its own
-            gradient = None if weight is None else weight.grad
-            for index, (start, width) in enumerate(zip(layer.seeds.starts(), layer.seeds.chunks, strict=True)):
+            if weight is not None and weight.grad is not None:
+                statistics.observe_gradient(weight.grad)
+            for index in range(len(layer.seeds.chunks)):
                 grown = self.kernels.get((name, index))
                 held = list(grown.gradients()) if grown else []
                 if held:
-                    rows[index, 3] = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in held]))
-                elif gradient is not None:
-                    rows[index, 3] = torch.linalg.vector_norm(gradient[start : start + width])
+                    statistics.rows[index, 3] = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in held]))
 
     def read_statistics(self) -> dict[Place, SeedStatistics]:
         """Figures of the last sampled step: one copy from the device."""
