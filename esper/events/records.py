@@ -57,6 +57,15 @@ _BLEND = {
     "symbols": ["RESIDUAL", "LERP"],
 }
 
+SnapshotKind = Literal["FULL", "INCREMENTAL"]
+"""Whether a snapshot has a parent, whose unchanged chunks it shares (INCREMENTAL), or begins a line (FULL)."""
+
+_SNAPSHOTKIND = {
+    "type": "enum",
+    "name": "SnapshotKind",
+    "symbols": ["FULL", "INCREMENTAL"],
+}
+
 FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
 """Where a kernel failed."""
 
@@ -990,12 +999,13 @@ class CheckpointTaken(JournalEvent):
         source_topic: Topic of the request; empty when none.
         source_partition: Partition of the request.
         source_offset: Offset of the request; -1 when none.
+        kind: Whether it shares what is unchanged with a parent.
     """
 
     NAME: ClassVar[str] = "CheckpointTaken"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 119972273
+    SCHEMA_ID: ClassVar[int] = 293378940
 
     snapshot_id: str
     address: str
@@ -1016,6 +1026,7 @@ class CheckpointTaken(JournalEvent):
     source_topic: str
     source_partition: int
     source_offset: int
+    kind: SnapshotKind = "FULL"
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
@@ -1051,6 +1062,7 @@ class CheckpointTaken(JournalEvent):
                 "source_topic": read_utf8(stream),
                 "source_partition": read_long(stream),
                 "source_offset": read_long(stream),
+                "kind": read_enum(stream, _SNAPSHOTKIND, None),
             }
         )
 
@@ -1080,6 +1092,7 @@ class CheckpointTaken(JournalEvent):
         write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
         write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.kind, _SNAPSHOTKIND, NAMED, "kind", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esper.events.records import Command, FailurePhase, LayerInventory, LeftOut, Outcome, Stage
+from esper.events.records import Command, FailurePhase, LayerInventory, LeftOut, Outcome, SnapshotKind, Stage
 from esper.lifecycle.state import RunState
 
 
@@ -157,6 +157,7 @@ class RecordCheckpoint:
     stall_us: int
     duration_us: int
     parameters_digest: str
+    kind: SnapshotKind = "FULL"
     source: Source = Source("")
 
 

@@ -169,7 +169,7 @@ class Laboratory:
         """Publish the kernels."""
         self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
-        self.root = self.settings.store_dir
+        self.root = Path(self.settings.store_location)
         self.tensors = open_tensors(self.settings, self.run_id)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
