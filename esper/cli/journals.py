@@ -27,8 +27,10 @@ def journal_from_file(path: Path, run_id: str) -> Sequence[JournalEvent]:
     return decoded(run_id, from_file(path))
 
 
-def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]) -> Sequence[JournalEvent]:
-    """The journal of a run of this installation: from Kafka where that is up and has it, else as the history has it.
+def journal(
+    settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]
+) -> tuple[Sequence[JournalEvent], Sequence[bytes] | None]:
+    """The journal of a run of this installation: from Kafka where that is up and has it, else as the history has it, without the messages.
 
     A stack that is down is left down if the history's folder has the whole run.
 
@@ -50,16 +52,34 @@ def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str
         else:
             if _ended(found):
                 say("The stack is down; the journal comes from the history's folder.")
-                return found
+                return found, None
     try:
-        return decoded(run_id, from_kafka(bootstrap_of(settings), run_id, clock=clock))
+        messages = from_kafka(bootstrap_of(settings), run_id, clock=clock)
+        return decoded(run_id, messages), messages
     except (UsageError, UnavailableError) as error:
         try:
             found = _from_history(settings, run_id, history_url)
         except EsperError:
             raise error from None
         say(f"{error} The journal comes from the history, which has {len(found)} events of it.")
-        return found
+        return found, None
+
+
+def passphrase_in(file: Path | None) -> str:
+    """The passphrase in a file, without the end of its line; empty when there is no file.
+
+    Raises:
+        UsageError: it cannot be read, or is empty.
+    """
+    if file is None:
+        return ""
+    try:
+        found = file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The passphrase in {file} cannot be read: {error}.") from error
+    if not found:
+        raise UsageError(f"{file} is empty; it has to hold a passphrase.")
+    return found
 
 
 def _from_history(settings: Settings, run_id: str, history_url: str) -> Sequence[JournalEvent]:

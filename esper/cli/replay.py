@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from esper.tolaria.archive import Archived
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the run is taken from, if not from this installation."""
+
+    journal: Path | None
+    export: Path | None
+    passphrase_file: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +46,8 @@ def replay(
     journal: Annotated[
         Path | None, typer.Option("--journal", help="Read the journal from a file that --save or `esper export` wrote.")
     ] = None,
+    export: Annotated[Path | None, typer.Option("--from", help="Take journal, snapshots, kernels and data from an `esper export`.")] = None,
+    passphrase_file: Annotated[Path | None, typer.Option("--passphrase-file", help="With --from: the file of its passphrase.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="With --fold: write the journal's messages, as they are, to a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -43,11 +55,11 @@ def replay(
     if [fold, verify, step is not None].count(True) != 1:
         raise UsageError("Say what to do: --fold folds the journal, --step N rebuilds a step, --verify executes all of the run again.")
     if verify:
-        _verify(run_id, journal, workers, from_scratch=from_scratch, as_json=as_json)
+        _verify(run_id, Origin(journal, export, passphrase_file), workers, from_scratch=from_scratch, as_json=as_json)
     elif fold:
-        _fold(run_id, journal, save, as_json=as_json)
+        _fold(run_id, export / "journal.avro" if export else journal, save, as_json=as_json)
     elif step is not None:
-        _step(run_id, step, timeline, out, journal, from_scratch=from_scratch, as_json=as_json)
+        _step(run_id, step, timeline, out, Origin(journal, export, passphrase_file), from_scratch=from_scratch, as_json=as_json)
 
 
 def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool) -> None:
@@ -72,9 +84,7 @@ def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool
             print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
 
 
-def _step(
-    run_id: str, step: int, timeline: int | None, out: Path | None, journal: Path | None, *, from_scratch: bool, as_json: bool
-) -> None:
+def _step(run_id: str, step: int, timeline: int | None, out: Path | None, origin: Origin, *, from_scratch: bool, as_json: bool) -> None:
     from dataclasses import asdict  # noqa: PLC0415 - as above
 
     from rich.console import Console  # noqa: PLC0415 - as above
@@ -84,7 +94,7 @@ def _step(
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already; name another file with --out.")
     console = Console(stderr=True)
-    archive = _source(run_id, journal, console).open(SystemClock())
+    archive = _source(run_id, origin, console).open(SystemClock())
     from esper.cli.steps import rebuilt  # noqa: PLC0415 - as above
     from esper.tolaria.addresses import address_of  # noqa: PLC0415 - as above
     from esper.tolaria.state_file import digests_of, save_state_file  # noqa: PLC0415 - as above
@@ -114,13 +124,13 @@ def _step(
         print(f"  written to {out}")
 
 
-def _verify(run_id: str, journal: Path | None, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
+def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
     from esper.errors import CorruptError  # noqa: PLC0415 - as above
 
     console = Console(stderr=True)
-    source = _source(run_id, journal, console)
+    source = _source(run_id, origin, console)
     from esper.cli.proving import prove  # noqa: PLC0415 - as above
 
     proof = prove(source, console, workers=workers, from_scratch=from_scratch)
@@ -132,18 +142,23 @@ def _verify(run_id: str, journal: Path | None, workers: int | None, *, from_scra
         print(proof.sentence())
 
 
-def _source(run_id: str, journal: Path | None, console: Console) -> Archived:
-    """The run as this installation has it."""
-    from esper.cli.journals import journal as journal_of  # noqa: PLC0415 - as above
-    from esper.cli.journals import journal_from_file  # noqa: PLC0415 - as above
+def _source(run_id: str, origin: Origin, console: Console) -> Archived:
+    """The run as this installation or an export has it."""
+    from esper.cli.journals import journal, journal_from_file, passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
+    from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
     from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
-    settings, clock = Settings(), SystemClock()
-    if journal is not None:
-        return Archived(settings, tuple(journal_from_file(journal, run_id)))
-    events = journal_of(settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False))
+    settings = Settings()
+    if origin.export is not None:
+        export = opened_export(origin.export)
+        if export.content.run_id != run_id:
+            raise UsageError(f"{origin.export} is an export of run {export.content.run_id}, not of run {run_id}.")
+        return Archived(settings, tuple(export.events()), export, passphrase_in(origin.passphrase_file))
+    if origin.journal is not None:
+        return Archived(settings, tuple(journal_from_file(origin.journal, run_id)))
+    events, _ = journal(settings, run_id, clock=SystemClock(), say=lambda sentence: console.print(sentence, highlight=False))
     return Archived(settings, tuple(events))

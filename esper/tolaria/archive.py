@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from esper.checkpoint import TensorStore, open_tensors
@@ -12,11 +13,13 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, UsageError
 from esper.events import JournalEvent
+from esper.journal.portable import Export
 from esper.kasmina.unpacked import Unpacked, unpack_artefact
 from esper.lifecycle import RunState, evolve
-from esper.tolaria.recipe import function
+from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.reexecution import Archive
 from esper.tolaria.resume import family_of, recipe_of
+from esper.tolaria.splits import Splits, read_splits
 from esper.tolaria.trainee import load_data
 from esper.urza.artefact import address_of, read
 from esper.urza.local import LocalStore
@@ -27,25 +30,46 @@ OWN_LOOP = "own.loop:model"  # the model of a run in a user's own loop: its loop
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A run that can be executed again, as what another process opens it by: its journal, and the installation that has the rest."""
+    """A run that can be executed again, as what another process opens it by: its journal, and the installation or the export with the rest."""
 
     settings: Settings
     events: tuple[JournalEvent, ...]
+    export: Export | None = None
+    passphrase: str = field(default="", repr=False)
 
     def open(self, clock: Clock) -> Archive:
         """The archive; raises as `archived` does."""
+        if self.export is not None:
+            return archived(
+                self.events,
+                tensors=self.export.tensors(self.settings, self.passphrase),
+                kernels=kernels_in([], self.export.store),
+                splits=_exported_data(self.export),
+                clock=clock,
+            )
         store = LocalStore(self.settings.store_dir)
         return archived(
             self.events,
             tensors=open_tensors(self.settings, family_of(self.events)),
             kernels=kernels_in([self.settings.runs_dir / self.events[0].run_id / "kernels"], store),
-            data_dir=self.settings.home.resolve() / "data",
+            splits=partial(load_data, folder=self.settings.home.resolve() / "data"),
             clock=clock,
         )
 
 
+def _exported_data(export: Export) -> Callable[[Recipe], Splits]:
+    """The data that the run trained on; an export without it has the recipe make it anew."""
+    found = sorted((export.folder / "data").glob("*.safetensors"))
+    return lambda recipe: read_splits(found[0]) if found else function(recipe.data, "data")()
+
+
 def archived(
-    events: Sequence[JournalEvent], *, tensors: TensorStore, kernels: Callable[[str], Unpacked], data_dir: Path, clock: Clock
+    events: Sequence[JournalEvent],
+    *,
+    tensors: TensorStore,
+    kernels: Callable[[str], Unpacked],
+    splits: Callable[[Recipe], Splits],
+    clock: Clock,
 ) -> Archive:
     """What executing a run again takes.
 
@@ -59,7 +83,7 @@ def archived(
         raise UsageError(
             f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper cannot execute; `esper replay --fold` proves its journal."
         )
-    return Archive(events, tensors, kernels, function(recipe.model, "model"), load_data(recipe, data_dir), clock)
+    return Archive(events, tensors, kernels, function(recipe.model, "model"), splits(recipe), clock)
 
 
 def proven(events: Sequence[JournalEvent]) -> RunState:

@@ -15,7 +15,7 @@ from esper.errors import UsageError
 from esper.kasmina import GrowingModel, germinate
 from esper.kasmina.growth import KernelTraining
 from esper.tolaria.recipe import Recipe, function
-from esper.tolaria.splits import Pair, Splits, cached
+from esper.tolaria.splits import Pair, Splits, cached, kept_at
 from esper.tolaria.stepping import Stepper, numerics_of, stream_seed
 
 PROBED = 3  # samples of the forward in which layers show their geometry
@@ -61,6 +61,11 @@ def load_data(recipe: Recipe, folder: Path) -> Splits:
     if not isinstance(made, Splits):
         raise UsageError(f"data = {recipe.data!r} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
     return made
+
+
+def data_file(recipe: Recipe, folder: Path) -> Path:
+    """The file in `folder` that keeps the recipe's data; raises as `load_data` does."""
+    return kept_at(recipe.name, Path(function(recipe.data, "data").__code__.co_filename), folder)
 
 
 def total_steps(recipe: Recipe, train: Pair) -> int:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from esper.oona.inbox import Delivered
 from esper.oona.journal import read
 from esper.oona.memory import MemoryBus
 from esper.oona.outbox import Outbox
+from esper.oona.port import Bus
 from esper.tezzeret.build import module_of
+from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
 from esper.tolaria.forking import Beginning
 from esper.tolaria.grafting import Published
@@ -44,6 +46,9 @@ from esper.tolaria.splits import Pair, Splits
 from esper.tolaria.trainee import trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Place, Rig, rig
+from esper.urza.artefact import Sealed, seal
+from esper.urza.local import LocalStore
+from esper.urza.publish import store_artefact
 
 CLOCK = SystemClock()
 BATCH, BATCHES = 20, 8
@@ -96,8 +101,8 @@ def recipe(**sections: Any) -> Recipe:
     """A short recipe; `sections` change it."""
     raw: dict[str, Any] = {
         "name": "laboratory",
-        "model": "a:b",
-        "data": "a:b",
+        "model": f"{__name__}:model",
+        "data": f"{__name__}:data",
         "run": {"epochs": 8, "batch_size": BATCH},
         "kasmina": {"seeds": 2, "include": ["first", "second"]},
         "kernels": {"blend_steps": 10, "warmup_steps": 4, "shadow_passes": 2},
@@ -119,9 +124,16 @@ def blueprint(layer: str) -> BlueprintIR:
     return ir
 
 
+@cache
+def sealed(layer: str) -> Sealed:
+    """The artefact of that kernel."""
+    ir = blueprint(layer)
+    return seal(ir, {name: one.detach().numpy() for name, one in module_of(ir).named_parameters()})
+
+
 def kernel_id(layer: str) -> str:
-    """The id of that kernel here."""
-    return {"first": "1a", "second": "2b"}[layer] * 32
+    """The id of that kernel."""
+    return sealed(layer).kernel_id
 
 
 def published(layer: str) -> KernelPublished:
@@ -138,9 +150,9 @@ def published(layer: str) -> KernelPublished:
         blend=ir.blend,
         parameters=ir.parameters,
         flops=1,
-        address=f"kernels/{layer}",
-        sha256="",
-        size_bytes=1,
+        address=sealed(layer).address,
+        sha256=sealed(layer).sha256,
+        size_bytes=len(sealed(layer).content),
         tags=(),
         parents=(),
         latency_us=1,
@@ -164,16 +176,18 @@ class Laboratory:
     said: io.StringIO = field(default_factory=io.StringIO)
     disturb: Callable[[Session], None] = lambda _: None
     telemetry: list[Event] = field(default_factory=list)
+    bus: Bus = field(default_factory=lambda: MemoryBus(clock=CLOCK))
 
     def __post_init__(self) -> None:
         """Publish the kernels."""
-        self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
         self.root = Path(self.settings.store_location)
         self.tensors = open_tensors(self.settings, self.run_id)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
+                store_artefact(LocalStore(self.root), sealed(layer))
                 producer.send(published(layer))
+            assert producer.flush(30) == 0
 
     def journal(self) -> list[JournalEvent]:
         """What Kafka has of the run."""
@@ -183,8 +197,7 @@ class Laboratory:
 
     def archive(self) -> Archive:
         """What executing the run again takes."""
-        kernels = {kernel_id(layer): unpacked(layer) for layer in ("first", "second")}
-        return Archive(self.journal(), self.tensors, kernels.__getitem__, model, data(), CLOCK)
+        return Archived(self.settings, tuple(self.journal())).open(CLOCK)
 
     def sends(self, session: Session, sent: set[Asked]) -> None:
         """Let the commands of this step come in, and let the test do its worst."""
