@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.checkpoint import TensorStore
+from esper.checkpoint import TensorStore, open_tensors
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, UsageError
@@ -16,7 +16,7 @@ from esper.kasmina.unpacked import Unpacked, unpack_artefact
 from esper.lifecycle import RunState, evolve
 from esper.tolaria.recipe import function
 from esper.tolaria.reexecution import Archive
-from esper.tolaria.resume import recipe_of
+from esper.tolaria.resume import family_of, recipe_of
 from esper.tolaria.trainee import load_data
 from esper.urza.artefact import address_of, read
 from esper.urza.local import LocalStore
@@ -37,7 +37,7 @@ class Archived:
         store = LocalStore(self.settings.store_dir)
         return archived(
             self.events,
-            tensors=TensorStore(store),
+            tensors=open_tensors(self.settings, family_of(self.events)),
             kernels=kernels_in([self.settings.runs_dir / self.events[0].run_id / "kernels"], store),
             data_dir=self.settings.home.resolve() / "data",
             clock=clock,

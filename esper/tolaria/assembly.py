@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from esper.checkpoint import TensorStore
+from esper.checkpoint import open_tensors
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import EsperError, FencedError
@@ -32,7 +33,6 @@ from esper.tolaria.resume import differences, recipe_of
 from esper.tolaria.trainee import load_data, trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Rig, place_of, rig
-from esper.urza.local import LocalStore
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -108,7 +108,7 @@ def train(
     with ExitStack() as stack:
         place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress, resumed=recipe is None))
         if recipe is None:
-            before = past(place.outbox, place.bus, clock, TensorStore(LocalStore(settings.store_dir)), progress)
+            before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
         elif fork is not None:
             before = forked(place.outbox, place.bus, clock, fork.offered)

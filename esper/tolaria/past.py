@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
@@ -15,19 +16,20 @@ from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Received
 from esper.oona.start import start
 from esper.tolaria.progress import Progress
-from esper.tolaria.resume import Beginning, beginning, folded
+from esper.tolaria.resume import Beginning, beginning, family_of, folded
 from esper.urza.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What there is of a run: its events and their fold, where it begins now, and the kernels that it may meet."""
+    """What there is of a run: its events and their fold, where it begins now, the kernels that it may meet, and the family of its snapshots."""
 
     events: tuple[JournalEvent, ...]
     state: RunState
     beginning: Beginning
     catalogue: Catalogue
     offered: tuple[str, ...] | None
+    family: str
 
 
 def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
@@ -41,7 +43,7 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
         )
     start(outbox, bus, clock=clock)
     state = RunState(run_id)
-    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None)
+    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
 def forked(outbox: Outbox, bus: Bus, clock: Clock, offered: tuple[str, ...]) -> Past:
@@ -50,8 +52,8 @@ def forked(outbox: Outbox, bus: Bus, clock: Clock, offered: tuple[str, ...]) -> 
     return replace(before, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None)
 
 
-def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress: Progress) -> Past:
-    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds."""
+def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
+    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds. `tensors` opens a family's."""
     run_id, events = outbox.run_id, list[JournalEvent]()
 
     def hear(received: Received) -> None:
@@ -61,7 +63,8 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress:
 
     started = start(outbox, bus, clock=clock, on_event=hear)
     state = folded(run_id, events)
-    found = beginning(run_id, events, tensors)
+    family = family_of(events)
+    found = beginning(run_id, events, tensors(family))
     for note in (*started.notes, *found.notes):
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
@@ -72,4 +75,4 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress:
             kernels.append(event)
         elif isinstance(event, FieldReportAnswered) and event.run_id == run_id:
             offered = (offered or set()) | set(event.kernels)
-    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)))
+    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)), family)

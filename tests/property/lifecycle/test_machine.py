@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,20 @@ from esper.clock import ManualClock
 from esper.errors import CorruptError, RejectedError
 from esper.events import JournalEvent, Origin, decode, encode
 from esper.events.records import AdaptationApplied, AdaptationRejected, KernelFailed, LayerInventory, LeftOut, SeedTransitioned
-from esper.lifecycle import EXECUTION, HOLDING, STAGES, Context, Guardrails, RunState, SeedState, decide, evolve, from_canonical, may_follow
+from esper.lifecycle import (
+    EXECUTION,
+    HOLDING,
+    STAGES,
+    Context,
+    Fold,
+    Guardrails,
+    RunState,
+    SeedState,
+    decide,
+    evolve,
+    from_canonical,
+    may_follow,
+)
 from esper.lifecycle.commands import (
     Adapt,
     EndEpoch,
@@ -208,7 +223,10 @@ class Lifecycle(RuleBasedStateMachine):
         (taken,) = self.do(record(before, source))
         assert taken.NAME == "CheckpointTaken"
         known = (*before.commands, source.command_id) if asked else before.commands
-        unchanged = replace(before, sequence=before.sequence + 1, step=self.step, commands=known, positions=self.state.positions)
+        heard = hashlib.sha256((before.heard + source.command_id).encode()).hexdigest() if asked else before.heard
+        unchanged = replace(
+            before, sequence=before.sequence + 1, step=self.step, commands=known, positions=self.state.positions, heard=heard
+        )
         assert self.state == unchanged
         assert not asked or self.state.position("control.tolaria.commands", 1) == self.number
         self.held.append(before)
@@ -292,9 +310,13 @@ class Lifecycle(RuleBasedStateMachine):
             removed = self.journal[:middle] + self.journal[middle + 1 :]
             doubled = [*self.journal[: middle + 1], *self.journal[middle:]]
             swapped = [*self.journal[: middle - 1], self.journal[middle], self.journal[middle - 1], *self.journal[middle + 1 :]]
-            for broken in (removed, doubled, swapped):
-                with pytest.raises(CorruptError):
+            renamed = [*self.journal[:middle], replace(self.journal[middle], run_id="another"), *self.journal[middle + 1 :]]
+            for broken in (removed, doubled, swapped, renamed):
+                with pytest.raises(CorruptError) as caught:
                     fold(broken)
+                with pytest.raises(CorruptError, match=f"^{re.escape(str(caught.value))}$"):
+                    folded(broken)
+        assert folded(self.journal) == self.state
 
 
 def record(state: RunState, source: Source) -> RecordCheckpoint:
@@ -319,7 +341,17 @@ def record(state: RunState, source: Source) -> RecordCheckpoint:
     )
 
 
+def folded(events: list[JournalEvent]) -> RunState:
+    """The state after all events, taken in by one Fold."""
+    run = Fold(RunState("r"))
+    for event in events:
+        run.apply(event)
+    assert run.digest() == run.state().digest()
+    return run.state()
+
+
 def fold(events: list[JournalEvent]) -> RunState:
+    """The state after all events, evolved one by one."""
     state = RunState("r")
     for event in events:
         state = evolve(state, event)

@@ -94,7 +94,7 @@ def test_what_cannot_be_compared_is_refused(journals: dict[str, Path], tmp_path:
         compare([str(journals["one"]), str(journals["one"])])
     from esper.journal.reading import from_file  # noqa: PLC0415
 
-    messages = from_file(journals["one"])
+    messages = list(from_file(journals["one"]))
     to_file(tmp_path / "gap.avro", messages[:1] + messages[2:])
     with pytest.raises(CorruptError, match="lacks event 1"):
         compare([str(tmp_path / "gap.avro"), str(journals["one"])])

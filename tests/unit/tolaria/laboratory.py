@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from esper.checkpoint import TensorStore
+from esper.checkpoint import open_tensors
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import Event, JournalEvent, Origin, decode
@@ -43,7 +44,6 @@ from esper.tolaria.splits import Pair, Splits
 from esper.tolaria.trainee import trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Place, Rig, rig
-from esper.urza.local import LocalStore
 
 CLOCK = SystemClock()
 BATCH, BATCHES = 20, 8
@@ -170,7 +170,7 @@ class Laboratory:
         self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
         self.root = self.settings.store_dir
-        self.tensors = TensorStore(LocalStore(self.root))
+        self.tensors = open_tensors(self.settings, self.run_id)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
                 producer.send(published(layer))
@@ -227,7 +227,7 @@ class Laboratory:
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
             if resumed:
-                before = past(outbox, self.bus, CLOCK, self.tensors, progress)
+                before = past(outbox, self.bus, CLOCK, partial(open_tensors, self.settings), progress)
             else:
                 before = forked(outbox, self.bus, CLOCK, fork.offered) if fork else nothing(outbox, self.bus, CLOCK)
             trainee = trainee_of(self.recipe, model, data())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,12 +71,16 @@ def test_a_fork_with_no_changes_ends_like_its_parent(parent: Laboratory, step: i
     assert kept == [("first", 0)]
 
 
+def _at(step: int, session: Session) -> bool:
+    return session.step == step
+
+
 def test_a_fork_that_is_killed_goes_on(parent: Laboratory) -> None:
     """Killed at its very first step, in an epoch and once more: resumed from its parent's state, then from its own, it ends like its parent."""
     fork = parent.fork_lab("killed", after(13))
     fork.killed_when(lambda session: session.step == 13, resumed=False, fork=beginning(parent, 13))
     for number, step in enumerate((14, 22)):
-        fork.killed_when(lambda session, step=step: session.step == step, resumed=True)
+        fork.killed_when(partial(_at, step), resumed=True)
         assert len([event for event in fork.journal() if isinstance(event, RunResumed)]) == number + 1
     outcome, _ = fork.run(resumed=True)
     assert outcome.digest == getattr(parent.journal()[-1], "digest", "")
@@ -160,12 +165,7 @@ def test_decisions_are_found_by_the_beginning_of_their_id(parent: Laboratory) ->
     with pytest.raises(UsageError, match=r"is the beginning of 2 decisions of run laboratory-1 \("):
         decision_of([*events, twin], applied[1].decision_id[:-1])
     rejected = AdaptationRejected(
-        **{name: getattr(applied[0], name) for name in AdaptationRejected.__slots__ if name not in ("reason", "decision_id")}  # type: ignore[arg-type]
-        | {name: getattr(applied[0], name) for name in ("event_id", "occurred_at", "run_id", "sender_id", "trace_id", "causation_id")},
-        timeline=0,
-        sequence=0,
-        epoch=0,
-        step=0,
+        **{one.name: getattr(applied[0], one.name) for one in fields(AdaptationRejected) if one.name not in ("reason", "decision_id")},
         decision_id="rejected-1",
         reason="test",
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from esper.checkpoint import Snapshot, TensorStore
+from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.lifecycle import RunState, evolve
@@ -18,6 +18,7 @@ from esper.lifecycle.commands import Complete, CountLost, Fail, RecordCheckpoint
 from esper.tolaria.environment import observe
 from esper.tolaria.resume import beginning, differences, folded, recipe_of
 from esper.urza.local import LocalStore
+from tests.tensorstores import tensors_in
 from tests.unit.lifecycle.test_recovery import Pen
 
 
@@ -37,7 +38,7 @@ class Story:
         """Take one, and go on before it is recorded, as training does."""
         state, step = self.pen.state, self.pen.step
         values = {"model/a": torch.full((3,), float(step + 100 * state.timeline))}
-        stored = TensorStore(self.store).write(Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}}))
+        stored = tensors_in(self.store).write(Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}}))
         name = f"t{state.timeline}-s{step}-n{state.sequence}"
         self.held[name] = state
         self.train(1)
@@ -67,7 +68,7 @@ class Story:
         return self.store.root / str(taken.address)
 
     def begins(self) -> Any:
-        return beginning("r", self.pen.events, TensorStore(self.store))
+        return beginning("r", self.pen.events, tensors_in(self.store))
 
     def fold(self, count: int) -> RunState:
         state = RunState("r")
