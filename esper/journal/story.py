@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,6 @@ def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[Journa
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # the fold refused anything else
     forked, (line, whole) = fork_of(events), _line(events, journals)
-    changes = [
-        Change(event.epoch, event.layer, event.seed, event.to_stage, event.family or _family(line, event))
-        for event in line
-        if isinstance(event, SeedTransitioned) and event.to_stage in TOLD
-    ]
     points = [
         Point(event.epoch, event.step, event.test_accuracy, event.test_loss, event.train_loss, event.parameters_digest)
         for event in line
@@ -107,7 +102,7 @@ def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[Journa
         settings=flat(json.loads(started.config)),
         environment=_environment(started),
         lineage=_lineage(forked) if forked else None,
-        changes=tuple(sorted(changes)),
+        changes=tuple(sorted(_changes(line))),
         points=tuple(points),
         status=_status(events),
         parameters=completed.parameters if completed else started.parameters,
@@ -146,11 +141,15 @@ def _own(events: Iterable[JournalEvent]) -> list[JournalEvent]:
     return kept
 
 
-def _family(line: Sequence[JournalEvent], event: SeedTransitioned) -> str:
-    """The family of the kernel that a seed held before it was culled."""
-    held = [one for one in line if isinstance(one, SeedTransitioned) and (one.layer, one.seed) == (event.layer, event.seed) and one.family]
-    earlier = [one.family for one in held if (one.run_id != event.run_id) or one.sequence < event.sequence]
-    return earlier[-1] if earlier else ""
+def _changes(line: Iterable[JournalEvent]) -> Iterator[Change]:
+    """What became of seeds; one that is culled has let go of its kernel, so the family is the one that it held before."""
+    held: dict[tuple[str, int], str] = {}
+    for event in line:
+        if isinstance(event, SeedTransitioned):
+            family = event.family or held.get((event.layer, event.seed), "")
+            held[event.layer, event.seed] = family
+            if event.to_stage in TOLD:
+                yield Change(event.epoch, event.layer, event.seed, event.to_stage, family)
 
 
 def _environment(started: RunStarted) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.events import JournalEvent
 from esper.events.records import FieldReportAnswered, RunForked
-from esper.oona.journal import read_topics
+from esper.oona.journal import read_topics, require_new
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
 from esper.tolaria.archive import Archived
@@ -74,6 +74,8 @@ def fork(
     """
     settings, clock, progress = ground.settings, ground.clock, Progress(ground.console)
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
+    if run_id:
+        require_new(KafkaBus(ground.bootstrap), run_id, clock=clock)
     beginning = begin(
         Archived(settings, tuple(events)).open(clock),
         cut,
