@@ -55,6 +55,11 @@ class Identity:
         return True
 
 
+def age_s(clock: Clock) -> float:
+    """Seconds since this process was created."""
+    return max(0.0, clock.now_us() / 1e6 - psutil.Process().create_time())
+
+
 def _started(pid: int) -> int | None:
     stat = Path(f"/proc/{pid}/stat")
     if stat.parent.parent.joinpath("self").exists():

@@ -89,21 +89,32 @@ def _on_stack(settings: Settings, recipe: Recipe | None, run_id: str, clock: Clo
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from esper import stack  # noqa: PLC0415
+    from esper.identity import age_s  # noqa: PLC0415
+    from esper.tolaria.startup import Startup  # noqa: PLC0415
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
-    started = stack.running(settings) is None
+    started, startup = stack.running(settings) is None, Startup.of(clock, age_s(clock))
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
             coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
             from esper.tolaria.assembly import train  # noqa: PLC0415
 
+            startup.spent("imports")
             endpoints = coming.result()
+        startup.spent("stack")
         return train(
-            settings, recipe, run_id=run_id, bootstrap=endpoints.bootstrap, history_url=endpoints.history_url, clock=clock, console=console
+            settings,
+            recipe,
+            run_id=run_id,
+            bootstrap=endpoints.bootstrap,
+            history_url=endpoints.history_url,
+            clock=clock,
+            console=console,
+            startup=startup,
         )
     finally:
         signal.signal(signal.SIGTERM, previous)

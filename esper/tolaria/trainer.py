@@ -9,6 +9,7 @@ from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.model_file import save_model
 from esper.tolaria.session import Interrupted, RolledBack, Session
 from esper.tolaria.splits import Pair
+from esper.tolaria.startup import Startup
 from esper.tolaria.stepping import batch_order
 from esper.tolaria.trainee import begin_streams
 
@@ -31,11 +32,12 @@ class Trainer:
     """Trains one run from its first step, or from where it was restored, to its last.
 
     `longest_step_s` is the longest time from the end of one step to the end of the next, with all that lies between: commands, validation,
-    consultation.
+    consultation. `startup` is told when a step of its own is done, after those that a record has.
     """
 
     session: Session
     train: Pair
+    startup: Startup | None = None
     longest_step_s: float = 0.0
     last_step_end: float = 0.0
 
@@ -78,6 +80,7 @@ class Trainer:
         for indices in order[session.cursor.sums.batches :]:
             begin = parts.clock.monotonic()
             session.between_steps()
+            live = not parts.journal.replaying
             telemetry = parts.recipe.telemetry
             sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
             forced = parts.journal.failures(session.step)
@@ -99,6 +102,8 @@ class Trainer:
                 if sample:
                     parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
             parts.progress.stepped(session.step, session.total_steps, figures)
+            if live and self.startup and self.startup.stepped() and session.state.incarnation:
+                parts.progress.say(self.startup.sentence())
         session.end_epoch()
         session.consult()
 
