@@ -57,7 +57,8 @@ class Identity:
 
 def age_s(clock: Clock) -> float:
     """Seconds since this process was created."""
-    return max(0.0, clock.now_us() / 1e6 - psutil.Process().create_time())
+    begun: float = psutil.Process().create_time()
+    return max(0.0, clock.now_us() / 1e6 - begun)
 
 
 def _started(pid: int) -> int | None:

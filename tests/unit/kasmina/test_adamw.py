@@ -52,7 +52,7 @@ def test_a_closure_is_called_and_its_loss_given_back() -> None:
 
     def closure() -> float:
         loss = weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     assert optimizer.step(closure) == 4.0
