@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -45,6 +45,20 @@ class UrzaSettings(PartSettings):
     cache: str = Field(default="", description="folder of the kernel cache that runs share; empty means ESPER_HOME/cache/kernels")
 
 
+class CheckpointSettings(BaseModel):
+    """How snapshots are kept. The master key is taken from the first of these that is set, else from ESPER_HOME/keys/master.key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    master_key: SecretStr = Field(
+        default=SecretStr(""), description="32 random bytes in base64; while keys are rotated, the old one behind it"
+    )
+    master_key_command: str = Field(default="", description="a shell command that prints it, such as one of a key service")
+    master_key_file: str = Field(
+        default="", description="the file that holds it, made on first use; empty means ESPER_HOME/keys/master.key"
+    )
+
+
 class ServiceSettings(BaseModel):
     """How every part serves HTTP: its keys, its certificate, and what one caller may ask of it."""
 
@@ -73,11 +87,18 @@ class Settings(BaseSettings):
     history: HistorySettings = HistorySettings()
     urza: UrzaSettings = UrzaSettings()
     service: ServiceSettings = ServiceSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
 
     @property
     def keys_dir(self) -> Path:
         """The key pair of this installation's tokens."""
         return Path(self.service.keys).resolve() if self.service.keys else self.home.resolve() / "keys"
+
+    @property
+    def master_key_path(self) -> Path:
+        """The file of the key that wraps the keys of snapshots."""
+        given = self.checkpoints.master_key_file
+        return Path(given).resolve() if given else self.home.resolve() / "keys" / "master.key"
 
     @property
     def audit_dir(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from esper.bench.estimate import Estimate, exactly, median
 from esper.bench.registry import Bench, figure
 from esper.checkpoint import SnapshotWriter, Stored, Taken, TensorStore
+from esper.checkpoint.families import Family
 from esper.errors import StorageFullError
 from esper.urza.local import LocalStore
 
@@ -20,6 +23,10 @@ _ROUNDS = 15
 def _state() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {f"model/{number}": torch.randn(_BYTES // _TENSORS // 4, generator=generator) for number in range(_TENSORS)}
+
+
+def _tensors(folder: Path) -> TensorStore:
+    return TensorStore(LocalStore(folder), Family("bench", bytes(32)))
 
 
 def _stored(taken: Taken | None) -> Stored:
@@ -39,7 +46,7 @@ def checkpoint_stall(bench: Bench) -> Estimate:
     torch.set_num_threads(1)
     state = _state()
     copies = {name: torch.empty_like(tensor) for name, tensor in state.items()}
-    writer = SnapshotWriter(TensorStore(LocalStore(bench.folder / "snapshots")), bench.clock)
+    writer = SnapshotWriter(_tensors(bench.folder / "snapshots"), bench.clock)
 
     def copy() -> None:
         for name, tensor in state.items():
@@ -58,7 +65,7 @@ def checkpoint_stall(bench: Bench) -> Estimate:
 def checkpoint_increment(bench: Bench) -> Estimate:
     """As with a frozen host."""
     state = _state()
-    writer = SnapshotWriter(TensorStore(LocalStore(bench.folder / "increments")), bench.clock)
+    writer = SnapshotWriter(_tensors(bench.folder / "increments"), bench.clock)
     stored = []
     for _ in range(2):
         writer.begin(state, {}, None, digest=lambda _: "")
@@ -71,7 +78,7 @@ def checkpoint_increment(bench: Bench) -> Estimate:
 @figure("checkpoint_restore", "MB/s", "a snapshot of 32 MiB read, every hash verified", at_least=34)
 def checkpoint_restore(bench: Bench) -> Estimate:
     """The bar is 1 GB in 30 s."""
-    tensors, state = TensorStore(LocalStore(bench.folder / "restored")), _state()
+    tensors, state = _tensors(bench.folder / "restored"), _state()
     writer = SnapshotWriter(tensors, bench.clock)
     writer.begin(state, {}, None, digest=lambda _: "")
     stored = _stored(writer.collect(wait=True))

@@ -1,12 +1,20 @@
-"""Chunks: pieces of tensors, compressed with zstd, addressed by the SHA-256 of what is in them. An unchanged tensor costs nothing again."""
+"""Chunks: pieces of tensors, compressed with zstd, each sealed with AES-256-GCM under a data key of its own, which the family's key wraps.
+
+An object is `ESC1`, codec (1 byte), length of the plain bytes (8 bytes, big-endian), the sealed data key (60 bytes), the sealed content.
+Both seals are bound to address, codec and length. The address is the HMAC-SHA256 of the plain bytes, so an unchanged tensor costs nothing again.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import os
+import struct
 from dataclasses import dataclass
+from typing import Final
 
 import zstandard
 
+from esper.checkpoint.families import Family
+from esper.checkpoint.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 from esper.errors import CorruptError
 from esper.urza.store import Store
 
@@ -14,43 +22,72 @@ PIECE_BYTES = 8 << 20
 """Larger tensors are cut into pieces of this size, so that they are compressed and restored side by side."""
 LEVEL = 1  # of zstd: 500 MB/s and more; float weights hardly compress any further at higher ones
 
+_MAGIC: Final = b"ESC1"
+_HEAD: Final = struct.Struct(">4sBQ")
+_WRAPPED_BYTES: Final = KEY_BYTES + OVERHEAD_BYTES
+_PLAIN, _ZSTD = 0, 1
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk as the manifest names it: address (SHA-256 of the plain bytes, hexadecimal) and size in plain bytes."""
+    """A chunk as the manifest names it: address (HMAC-SHA256 of the plain bytes, hexadecimal) and size in plain bytes."""
 
     address: str
     size: int
 
+    def key(self, family: Family) -> str:
+        """Where it lies in the store."""
+        return f"chunks/{family.id}/{self.address[:2]}/{self.address}"
 
-def key(address: str) -> str:
-    """Where a chunk lies in the store."""
-    return f"chunks/{address[:2]}/{address}"
 
-
-def put(store: Store, content: bytes | memoryview) -> tuple[Chunk, int]:
+def put(store: Store, family: Family, content: bytes | memoryview) -> tuple[Chunk, int]:
     """Store a piece unless it is there; durable before it returns. Gives the chunk, and the bytes that were new to the store."""
-    address = hashlib.sha256(content).hexdigest()
-    chunk = Chunk(address, len(content))
-    if store.exists(key(address)):
+    chunk = Chunk(family.address(content), len(content))
+    if store.exists(chunk.key(family)):
         return chunk, 0
-    packed = zstandard.ZstdCompressor(level=LEVEL).compress(content)
-    return chunk, len(packed) if store.put_if_absent(key(address), packed) else 0
+    sealed = _sealed(family, chunk, content)
+    return chunk, len(sealed) if store.put_if_absent(chunk.key(family), sealed) else 0
 
 
-def get(store: Store, chunk: Chunk) -> bytes:
+def get(store: Store, family: Family, chunk: Chunk) -> bytes | memoryview:
     """The plain bytes of a chunk.
 
     Raises:
-        CorruptError: it is missing, cut off or changed; the sentence names it.
+        CorruptError: it is missing, cut off, changed, or another chunk's; the sentence names it.
     """
-    packed = store.get(key(chunk.address))
-    if packed is None:
-        raise CorruptError(f"Chunk {chunk.address} is not in the store: it was deleted, or the store is another one.")
-    try:
-        content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=chunk.size, allow_extra_data=False)
-    except (zstandard.ZstdError, MemoryError) as error:  # a damaged header may ask for any amount of memory
-        raise CorruptError(f"Chunk {chunk.address} is damaged: {error}.") from error
-    if len(content) != chunk.size or hashlib.sha256(content).hexdigest() != chunk.address:
-        raise CorruptError(f"Chunk {chunk.address} is damaged: its content has another hash.")
+    what = f"Chunk {chunk.address}"
+    sealed = store.get(chunk.key(family))
+    if sealed is None:
+        raise CorruptError(f"{what} is not in the store: it was deleted, or the store is another one.")
+    if len(sealed) < _HEAD.size + _WRAPPED_BYTES:
+        raise CorruptError(f"{what} is damaged: it is cut off.")
+    magic, codec, length = _HEAD.unpack_from(sealed)
+    if magic != _MAGIC or codec not in (_PLAIN, _ZSTD) or length != chunk.size:
+        raise CorruptError(f"{what} is damaged: its head is another one than was written.")
+    rest, bound = memoryview(sealed)[_HEAD.size :], _bound(chunk, codec)
+    data_key = bytes(unseal(family.wrapping_key, rest[:_WRAPPED_BYTES], bound, what=what))
+    packed = unseal(data_key, rest[_WRAPPED_BYTES:], bound, what=what)
+    content: bytes | memoryview = packed
+    if codec == _ZSTD:
+        try:
+            content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=chunk.size, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise CorruptError(f"{what} is damaged: {error}.") from error
+    if len(content) != chunk.size or family.address(content) != chunk.address:
+        raise CorruptError(f"{what} is damaged: its content has another hash.")
     return content
+
+
+def _sealed(family: Family, chunk: Chunk, content: bytes | memoryview) -> bytes:
+    packed: bytes | memoryview = zstandard.ZstdCompressor(level=LEVEL).compress(content)
+    codec = _ZSTD
+    if len(packed) >= len(content):
+        packed, codec = content, _PLAIN
+    bound, data_key = _bound(chunk, codec), os.urandom(KEY_BYTES)
+    wrapped = seal(family.wrapping_key, data_key, bound, head=_HEAD.pack(_MAGIC, codec, chunk.size))
+    return seal(data_key, packed, bound, head=wrapped)
+
+
+def _bound(chunk: Chunk, codec: int) -> bytes:
+    """What both seals are bound to: address, codec, length."""
+    return bytes.fromhex(chunk.address) + struct.pack(">BQ", codec, chunk.size)

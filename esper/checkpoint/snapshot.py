@@ -1,25 +1,30 @@
-"""A snapshot: named tensors and notes. Its manifest is canonical JSON that names every chunk; no pickle anywhere."""
+"""A snapshot: named tensors and notes. Its manifest is canonical JSON that names every chunk, sealed; no pickle anywhere."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
+import zstandard
 from torch import Tensor
 
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
+from esper.checkpoint.families import Family
+from esper.checkpoint.sealing import seal, unseal
 from esper.errors import CorruptError
 from esper.urza.store import Store
 
-FORMAT = 1
-SMALL_BYTES = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
-READERS = 4
+FORMAT: Final = 2
+SMALL_BYTES: Final = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
+READERS: Final = 4
+_MAGIC: Final = b"ESM2"
+_MOST_BYTES: Final = 1 << 30  # of a manifest, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class _Entry:
     pieces: list[tuple[int, int, int]] = field(default_factory=list)
 
 
-def write(store: Store, snapshot: Snapshot) -> Stored:
+def write(store: Store, family: Family, snapshot: Snapshot) -> Stored:
     """Store a snapshot: every chunk, then the manifest; durable before it returns.
 
     Raises:
@@ -61,11 +66,13 @@ def write(store: Store, snapshot: Snapshot) -> Stored:
     listed: list[Chunk] = []
     stored = size = 0
     for names in _groups(snapshot.tensors):
-        content = b"".join(_bytes(snapshot.tensors[name]) for name in names) if len(names) > 1 else _bytes(snapshot.tensors[names[0]])
+        content = (
+            memoryview(b"".join(_bytes(snapshot.tensors[name]) for name in names)) if len(names) > 1 else _bytes(snapshot.tensors[names[0]])
+        )
         size += len(content)
         first = len(listed)
         for begin in range(0, max(len(content), 1), chunks.PIECE_BYTES):
-            chunk, new = chunks.put(store, memoryview(content)[begin : begin + chunks.PIECE_BYTES])
+            chunk, new = chunks.put(store, family, content[begin : begin + chunks.PIECE_BYTES])
             stored += new
             listed.append(chunk)
         at = 0
@@ -79,36 +86,71 @@ def write(store: Store, snapshot: Snapshot) -> Stored:
         "chunks": [asdict(chunk) for chunk in listed],
         "tensors": {name: asdict(entry) for name, entry in entries.items()},
     }
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    sha256 = hashlib.sha256(text).hexdigest()
-    address = f"manifests/{sha256}.json"
-    stored += len(text) if store.put_if_absent(address, text) else 0
+    sealed = sealed_manifest(family, manifest)
+    sha256 = hashlib.sha256(sealed).hexdigest()
+    address = f"{manifests(family)}{sha256}"
+    stored += len(sealed) if store.put_if_absent(address, sealed) else 0
     return Stored(address, sha256, len(entries), size, stored)
 
 
-def read(store: Store, address: str, sha256: str) -> Snapshot:
-    """The snapshot whose manifest lies at `address`, every hash verified; chunks are read side by side.
+def read(store: Store, family: Family, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
+    """The snapshot whose manifest lies at `address`, every hash verified; chunks are read side by side. With `kinds`, only tensors of these.
 
     Raises:
         CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
     """
-    text = store.get(address)
-    if text is None:
+    manifest = manifest_at(store, family, address, sha256)
+    wanted = {name: _Entry(**entry) for name, entry in manifest["tensors"].items() if kinds is None or name.partition("/")[0] in kinds}
+    contents = {name: torch.empty(sum(length for _, _, length in entry.pieces), dtype=torch.uint8) for name, entry in wanted.items()}
+    places: dict[int, list[tuple[memoryview, int]]] = {}
+    for name, entry in wanted.items():
+        at, whole = 0, contents[name].numpy().data
+        for number, begin, length in entry.pieces:
+            places.setdefault(number, []).append((whole[at : at + length], begin))
+            at += length
+
+    def fill(number: int) -> None:
+        content = memoryview(chunks.get(store, family, Chunk(**manifest["chunks"][number])))
+        for place, begin in places[number]:
+            place[:] = content[begin : begin + len(place)]
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for _ in readers.map(fill, sorted(places)):
+            pass
+    tensors = {name: contents[name].view(getattr(torch, entry.dtype)).reshape(entry.shape) for name, entry in wanted.items()}
+    return Snapshot(tensors, manifest["notes"])
+
+
+def manifests(family: Family) -> str:
+    """What the keys of a family's manifests begin with; the rest is the SHA-256 of what is there."""
+    return f"manifests/{family.id}/"
+
+
+def sealed_manifest(family: Family, manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is stored."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return seal(family.manifest_key, zstandard.ZstdCompressor(level=chunks.LEVEL).compress(text), _MAGIC, head=_MAGIC)
+
+
+def manifest_at(store: Store, family: Family, address: str, sha256: str) -> dict[str, Any]:
+    """The manifest at `address`, verified.
+
+    Raises:
+        CorruptError: it is missing, not what its hash says, or of another family.
+    """
+    sealed = store.get(address)
+    if sealed is None:
         raise CorruptError(f"Manifest {address} is not in the store: it was deleted, or the store is another one.")
-    if hashlib.sha256(text).hexdigest() != sha256:
+    if hashlib.sha256(sealed).hexdigest() != sha256:
         raise CorruptError(f"Manifest {address} is damaged: its content has another hash than the journal gives.")
-    manifest = json.loads(text)
+    if sealed[: len(_MAGIC)] != _MAGIC:
+        raise CorruptError(f"Manifest {address} is none that this Esper reads: it does not begin as one of format {FORMAT}.")
+    what = f"Manifest {address}, read as one of {family.name},"
+    packed = unseal(family.manifest_key, memoryview(sealed)[len(_MAGIC) :], _MAGIC, what=what)
+    manifest: dict[str, Any] = json.loads(zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MOST_BYTES))
     if manifest["format"] != FORMAT:
         raise CorruptError(f"Manifest {address} has format {manifest['format']}; this Esper reads format {FORMAT}.")
-    with ThreadPoolExecutor(READERS) as readers:
-        contents = list(readers.map(lambda one: chunks.get(store, Chunk(**one)), manifest["chunks"]))
-    tensors = {}
-    for name, entry in manifest["tensors"].items():
-        content = bytearray(b"".join(contents[number][begin : begin + length] for number, begin, length in entry["pieces"]))
-        dtype = getattr(torch, entry["dtype"])
-        plain = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-        tensors[name] = plain.view(dtype).reshape(entry["shape"])
-    return Snapshot(tensors, manifest["notes"])
+    return manifest
 
 
 def _groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:
@@ -137,5 +179,6 @@ def _pieces(at: int, length: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the host, not copied where they lie side by side."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from esper.checkpoint import snapshot
+from esper.checkpoint.families import Family, made
+from esper.checkpoint.masters import held, masters
 from esper.checkpoint.snapshot import Snapshot, Stored
+from esper.config import Settings
+from esper.urza.local import LocalStore
 from esper.urza.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStore:
-    """Snapshots of the runs of one family in an object store: what is unchanged among them is stored once."""
+    """Snapshots of the runs of one family in an object store, sealed: what is unchanged among them is stored once."""
 
     store: Store
+    family: Family
 
     def write(self, snap: Snapshot) -> Stored:
         """Store a snapshot: every chunk, then the manifest; durable before it returns.
@@ -22,12 +28,26 @@ class TensorStore:
             StorageFullError: no room; what was stored already is garbage that nothing names.
             UnavailableError: the store cannot be reached.
         """
-        return snapshot.write(self.store, snap)
+        return snapshot.write(self.store, self.family, snap)
 
-    def read(self, address: str, sha256: str) -> Snapshot:
-        """The snapshot whose manifest lies at `address`, every hash verified.
+    def read(self, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
+        """The snapshot whose manifest lies at `address`, every hash verified. With `kinds`, only tensors whose names begin with one of these.
 
         Raises:
             CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
         """
-        return snapshot.read(self.store, address, sha256)
+        return snapshot.read(self.store, self.family, address, sha256, kinds=kinds)
+
+
+def open_tensors(settings: Settings, family: str) -> TensorStore:
+    """The tensor store of a family, which is named after its first run; its key is made when the store has none.
+
+    Raises:
+        UsageError: the master key is missing or another one, so that nothing can be read.
+        CorruptError: the family's file or the master key's was changed.
+        UnavailableError, StorageFullError: the store cannot be used.
+    """
+    store = LocalStore(settings.store_dir)
+    with held(settings.master_key_path):
+        keys = masters(settings, make=next(iter(store.list("families/")), None) is None)
+        return TensorStore(store, made(store, keys, family))

@@ -1,14 +1,19 @@
-"""`esper replay RUN --fold`: fold a run's journal and compare the result with the live state."""
+"""`esper replay RUN`: fold a run's journal, rebuild any step of it, or prove all of it by executing it again."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esper.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from esper.tolaria.archive import Archived
 
 
 def register(app: typer.Typer) -> None:
@@ -20,25 +25,43 @@ def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")],
     *,
     fold: Annotated[bool, typer.Option("--fold", help="Fold the journal and compare it with the live state.")] = False,
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Rebuild the state after so many optimizer steps.")] = None,
+    timeline: Annotated[int | None, typer.Option("--timeline", min=0, help="The timeline of --step; the present one, if left out.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --step: write all of the state to a safetensors file.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Execute the whole run again, compare with every digest and snapshot, and name what differs.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --verify: processes; a core each, if left out.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Begin at the first step, whatever snapshots there are.")] = False,
     journal: Annotated[
-        Path | None, typer.Option("--journal", help="Read the journal from a file that --save wrote, instead of Kafka.")
+        Path | None, typer.Option("--journal", help="Read the journal from a file that --save or `esper export` wrote.")
     ] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the journal's messages, as they are, to a file.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="With --fold: write the journal's messages, as they are, to a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Prove a run's journal: gapless, in order, and giving the state that the trainer had."""
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415
-    from esper.clock import SystemClock  # noqa: PLC0415
-    from esper.config import Settings  # noqa: PLC0415
-    from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415
-    from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415
+    """Prove a run by its journal: that it is gapless and gives the state that the trainer had, or what any step of it was, bit for bit."""
+    if [fold, verify, step is not None].count(True) != 1:
+        raise UsageError("Say what to do: --fold folds the journal, --step N rebuilds a step, --verify executes all of the run again.")
+    if verify:
+        _verify(run_id, journal, workers, from_scratch=from_scratch, as_json=as_json)
+    elif fold:
+        _fold(run_id, journal, save, as_json=as_json)
+    elif step is not None:
+        _step(run_id, step, timeline, out, journal, from_scratch=from_scratch, as_json=as_json)
 
-    if not fold:
-        raise UsageError("Say --fold: re-execution of a run's steps is not built yet.")
+
+def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool) -> None:
+    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+    from esper.config import Settings  # noqa: PLC0415 - as above
+    from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415 - as above
+    from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415 - as above
+
     settings, clock = Settings(), SystemClock()
     messages = from_file(journal) if journal else from_kafka(bootstrap_of(settings), run_id, clock=clock)
     if save:
         to_file(save, messages)
+        messages = from_file(save)
     report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
         print(json.dumps(report.as_json(), sort_keys=True))
@@ -47,3 +70,80 @@ def replay(
     for seed in report.state.seeds:
         if seed.stage != "DORMANT":
             print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
+
+
+def _step(
+    run_id: str, step: int, timeline: int | None, out: Path | None, journal: Path | None, *, from_scratch: bool, as_json: bool
+) -> None:
+    from dataclasses import asdict  # noqa: PLC0415 - as above
+
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+
+    if out is not None and out.exists():
+        raise UsageError(f"{out} exists already; name another file with --out.")
+    console = Console(stderr=True)
+    archive = _source(run_id, journal, console).open(SystemClock())
+    from esper.cli.steps import rebuilt  # noqa: PLC0415 - as above
+    from esper.tolaria.addresses import address_of  # noqa: PLC0415 - as above
+    from esper.tolaria.state_file import digests_of, save_state_file  # noqa: PLC0415 - as above
+
+    address = address_of(archive.events, step, timeline=timeline)
+    found = rebuilt(archive, address, console, from_scratch=from_scratch)
+    snapshot = found.rerun.snapshot()
+    digests = digests_of(snapshot)
+    if out is not None:
+        save_state_file(out, snapshot, run_id=run_id, address=address, versions=found.versions)
+    if as_json:
+        told = {"run_id": run_id, **asdict(address), "begun": found.rerun.begun, "notes": [*found.rerun.notes, *found.differences]}
+        print(
+            json.dumps(
+                told
+                | {"parameters_digest": digests.parameters, "state_digest": digests.state, "proven": found.proven, "file": str(out or "")},
+                sort_keys=True,
+            )
+        )
+        return
+    print(
+        f"Run {run_id} stands at {address} again, begun from {f'snapshot {found.rerun.begun}' if found.rerun.begun else 'its first step'}."
+    )
+    print(f"  parameters {digests.parameters}{'  as the journal has it' if found.proven else ''}")
+    print(f"  all state  {digests.state}")
+    if out is not None:
+        print(f"  written to {out}")
+
+
+def _verify(run_id: str, journal: Path | None, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from esper.errors import CorruptError  # noqa: PLC0415 - as above
+
+    console = Console(stderr=True)
+    source = _source(run_id, journal, console)
+    from esper.cli.proving import prove  # noqa: PLC0415 - as above
+
+    proof = prove(source, console, workers=workers, from_scratch=from_scratch)
+    if as_json:
+        print(json.dumps(proof.as_json(), sort_keys=True), flush=True)
+    if proof.narrowed is not None:
+        raise CorruptError(proof.sentence())
+    if not as_json:
+        print(proof.sentence())
+
+
+def _source(run_id: str, journal: Path | None, console: Console) -> Archived:
+    """The run as this installation has it."""
+    from esper.cli.journals import journal as journal_of  # noqa: PLC0415 - as above
+    from esper.cli.journals import journal_from_file  # noqa: PLC0415 - as above
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+    from esper.config import Settings  # noqa: PLC0415 - as above
+    from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
+    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
+
+    require_run_id(run_id)
+    settings, clock = Settings(), SystemClock()
+    if journal is not None:
+        return Archived(settings, tuple(journal_from_file(journal, run_id)))
+    events = journal_of(settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False))
+    return Archived(settings, tuple(events))

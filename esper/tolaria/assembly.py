@@ -14,27 +14,26 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from esper.checkpoint import TensorStore
+from esper.checkpoint import open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import EsperError, FencedError, UsageError
+from esper.errors import EsperError, FencedError
 from esper.events.records import SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
 from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.tolaria.environment import observe
+from esper.tolaria.forking import Beginning
 from esper.tolaria.names import named, require_run_id
-from esper.tolaria.past import nothing, past
+from esper.tolaria.past import forked, nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.resume import differences, recipe_of
-from esper.tolaria.splits import Splits, cached
 from esper.tolaria.startup import Startup
-from esper.tolaria.trainee import trainee_of
+from esper.tolaria.trainee import load_data, trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Rig, place_of, rig
-from esper.urza.local import LocalStore
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -85,20 +84,6 @@ class Finished:
         }
 
 
-def load_data(recipe: Recipe, settings: Settings) -> Splits:
-    """The recipe's data, made once and kept under ESPER_HOME.
-
-    Raises:
-        UsageError: the function does not exist or returns something else.
-    """
-    make = function(recipe.data, "data")
-    source = Path(make.__code__.co_filename)
-    made = cached(recipe.name, make, source, settings.home.resolve() / "data")
-    if not isinstance(made, Splits):
-        raise UsageError(f"data = {recipe.data!r} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
-    return made
-
-
 def train(
     settings: Settings,
     recipe: Recipe | None,
@@ -109,11 +94,14 @@ def train(
     clock: Clock,
     console: Console,
     history_s: float = HISTORY_S,
+    fork: Beginning | None = None,
+    until: int | None = None,
     startup: Startup | None = None,
 ) -> Finished:
     """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
 
-    Without a recipe the run `run_id` is resumed, with the recipe that its journal has. `startup` has what the process did before, if anything.
+    Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork` it begins with another run's state. After
+    `until` epochs it is interrupted, and can be resumed. `startup` has what the process did before, if anything.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
@@ -124,16 +112,18 @@ def train(
     with ExitStack() as stack:
         place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress, resumed=recipe is None))
         if recipe is None:
-            before = past(place.outbox, place.bus, clock, TensorStore(LocalStore(settings.store_dir)), progress)
+            before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
+        elif fork is not None:
+            before = forked(place.outbox, place.bus, clock, fork.offered)
         else:
             before = nothing(place.outbox, place.bus, clock)
         startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
         environment = observe()
         for difference in differences(before.events, environment) if before.events else ():
-            progress.say(difference)
-        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings))
+            progress.say(f"{difference}; the resumed run may give other bits.")
+        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings.home.resolve() / "data"))
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         startup.spent("data_model")
@@ -151,7 +141,8 @@ def train(
         )
         startup.spent("restore")
         rigged.session.parts.journal.used_up = partial(startup.spent, "re_execution")
-        trainer = Trainer(rigged.session, trainee.splits.train, startup)
+        rigged.session.goal = None if until is None else until * (trainee.steps // recipe.run.epochs)
+        trainer = Trainer(rigged.session, trainee.splits.train, fork, startup)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun

@@ -119,6 +119,10 @@ class Journal:
             )
         return None if not after_step and in_step(head) else head
 
+    def record(self, events: Iterable[JournalEvent]) -> None:
+        """Have more events executed again, after those that are left."""
+        self._recorded.extend(events)
+
     def accept(self) -> JournalEvent:
         """Take the next recorded event."""
         event = self._recorded.popleft()

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
-from esper.events.records import FieldReportAnswered, KernelPublished
+from esper.events.records import FieldReportAnswered, KernelPublished, RunForked
 from esper.lifecycle import RunState
 from esper.oona.journal import read_topics, require_new
 from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Received
 from esper.oona.start import start
 from esper.tolaria.progress import Progress
-from esper.tolaria.resume import Beginning, beginning, folded
+from esper.tolaria.resume import Beginning, beginning, family_of, folded
 from esper.urza.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What there is of a run: its events and their fold, where it begins now, and the kernels that it may meet."""
+    """What there is of a run: its events and their fold, where it begins now, the kernels that it may meet, and the family of its snapshots."""
 
     events: tuple[JournalEvent, ...]
     state: RunState
     beginning: Beginning
     catalogue: Catalogue
     offered: tuple[str, ...] | None
+    family: str
 
 
 def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
@@ -42,11 +44,17 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
         )
     start(outbox, bus, clock=clock)
     state = RunState(run_id)
-    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None)
+    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
-def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress: Progress) -> Past:
-    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds."""
+def forked(outbox: Outbox, bus: Bus, clock: Clock, offered: tuple[str, ...]) -> Past:
+    """The past of a new fork: no events of its own, but the kernels that its parent may have had. Raises as `nothing` does."""
+    before = nothing(outbox, bus, clock)
+    return replace(before, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None)
+
+
+def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
+    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds. `tensors` opens a family's."""
     run_id, events = outbox.run_id, list[JournalEvent]()
 
     def hear(received: Received) -> None:
@@ -58,12 +66,15 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: TensorStore, progress:
         known = beside.submit(_kernels, bus, run_id, clock)
         started = start(outbox, bus, clock=clock, on_event=hear)
         state = folded(run_id, events)
-        found = beginning(run_id, events, tensors)
-        catalogue, offered = known.result()
+        family = family_of(events)
+        found = beginning(run_id, events, tensors(family))
+        catalogue, answered = known.result()
+    inherited = next((event.offered for event in events[:2] if isinstance(event, RunForked)), ())
+    offered = tuple(sorted({*inherited, *(answered or ())})) if inherited or answered is not None else None
     for note in (*started.notes, *found.notes):
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
-    return Past(tuple(events), state, found, catalogue, offered)
+    return Past(tuple(events), state, found, catalogue, offered, family)
 
 
 def _kernels(bus: Bus, run_id: str, clock: Clock) -> tuple[Catalogue, tuple[str, ...] | None]:

@@ -29,7 +29,7 @@ from esper.oona.frames import Frame
 from esper.tolaria.addresses import Address, Anchor, anchors
 from esper.tolaria.checkpoints import Checkpoints
 from esper.tolaria.consultation import Consultation, Nobody
-from esper.tolaria.environment import observe
+from esper.tolaria.environment import Environment, observe
 from esper.tolaria.grafting import Grafting, seeds_waiting
 from esper.tolaria.journal import Journal
 from esper.tolaria.progress import Progress
@@ -123,13 +123,13 @@ class Rerun:
         session.parts.journal, session.goal = journal, step
         if before.status == "PAUSED":
             session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
-        session.parts.grafting.held |= {(one.layer, one.seed) for _, one in script if not isinstance(one, Adapt)}
-        rest = deque(script)
+        grafting, rest = session.parts.grafting, deque(script)
 
         def between() -> None:
             begin()
             while rest and rest[0][0] <= session.step:
                 _carry_out(session, rest.popleft()[1])
+            grafting.held = {(one.layer, one.seed) for _, one in rest if not isinstance(one, Adapt)}
 
         session.parts.require_pen = between
         with suppress(Arrived):
@@ -145,7 +145,6 @@ def _carry_out(session: Session, command: Scripted) -> None:
         return
     place = (command.layer, command.seed)
     waiting = next((seed for seed in seeds_waiting(session.state) if (seed.layer, seed.seed) == place), None)
-    session.parts.grafting.held.discard(place)
     if waiting is None:
         return
     if isinstance(command, Move):
@@ -155,13 +154,15 @@ def _carry_out(session: Session, command: Scripted) -> None:
 
 @dataclass(slots=True)
 class Reexecution:
-    """Executes an archived run again. `step` is told before each step, with the timeline that it is in."""
+    """Executes an archived run again. `told` has the session before each step, and `session` is the last one, also where it went astray."""
 
     archive: Archive
     progress: Progress
     usable: Callable[[Anchor], bool] = lambda _: True
-    told: Callable[[Address, int], None] = lambda _, __: None
+    told: Callable[[Session], None] = lambda _: None
     notes: list[str] = field(default_factory=list)
+    session: Session | None = None
+    environment: Environment = field(default_factory=observe)
 
     def rebuild(self, address: Address) -> Rerun:
         """The run as it stood at `address`, from the nearest snapshot that is `usable` and whole, or from its first step.
@@ -176,10 +177,18 @@ class Reexecution:
         """
         torch.set_num_threads(self.archive.recipe.run.threads)
         begin = self._begin(address)
-        session = self._session(begin, address)
-        trainer = Trainer(session, self.archive.splits.train)
+        self.session = self._session(begin)
+        rerun = Rerun(Trainer(self.session, self.archive.splits.train), begin.name, tuple(self.notes))
+        self.go_on(rerun, address)
+        return rerun
+
+    def go_on(self, rerun: Rerun, address: Address) -> None:
+        """Execute the record from where the run stands to a later state of the same timeline; raises as `rebuild` does."""
+        session = rerun.session
+        session.parts.journal.record(self.archive.events[session.state.sequence : address.sequence])
+        session.goal = address.step
         try:
-            trainer.train_on()
+            rerun.trainer.train_on()
         except Arrived:
             pass
         else:  # the last step of a run has no step after it
@@ -189,7 +198,6 @@ class Reexecution:
                 f"Executed again, run {self.archive.run_id} ends at step {session.step} with {session.state.sequence} events, not at {address} with "
                 f"{address.sequence}; its journal was changed."
             )
-        return Rerun(trainer, begin.name, tuple(self.notes))
 
     def _begin(self, address: Address) -> Beginning:
         archive = self.archive
@@ -207,7 +215,7 @@ class Reexecution:
                 return replace(standing(archive.run_id, archive.events, anchor, source.snapshot(), ()), name=source.begun)
         return Beginning(RunState(archive.run_id), None, "", ())
 
-    def _session(self, begin: Beginning, address: Address) -> Session:
+    def _session(self, begin: Beginning) -> Session:
         archive, clock, run_id = self.archive, self.archive.clock, self.archive.run_id
         recipe = alone(archive.recipe)
         trainee = trainee_of(recipe, archive.model, archive.splits)
@@ -218,7 +226,6 @@ class Reexecution:
             origin=origin,
             guardrails=recipe.guardrails,
             notify=lambda: None,
-            recorded=archive.events[begin.state.sequence : address.sequence],
         )
         session = Session(
             Parts(
@@ -229,7 +236,13 @@ class Reexecution:
                 stepper=trainee.stepper,
                 journal=journal,
                 consultation=Consultation(
-                    run_id=run_id, inbox=Nobody(), producer=Nobody(), clock=clock, lockstep=False, timeout_s=0.0, timeline=address.timeline
+                    run_id=run_id,
+                    inbox=Nobody(),
+                    producer=Nobody(),
+                    clock=clock,
+                    lockstep=False,
+                    timeout_s=0.0,
+                    timeline=begin.state.timeline,
                 ),
                 telemetry=Telemetry(origin=origin, emit=lambda _: None, growing=trainee.growing, gates=recipe.gates),
                 grafting=Grafting(Shelf(archive.kernels), trainee.growing, clock),
@@ -238,13 +251,12 @@ class Reexecution:
                 origin=origin,
                 clock=clock,
                 progress=self.progress,
-                environment=observe(),
+                environment=self.environment,
                 run_dir=NOWHERE,
                 lost=dict,
-                require_pen=lambda: self.told(address, session.step),
+                require_pen=lambda: self.told(session),
             ),
             trainee.steps,
-            goal=address.step,
         )
         session.remember(archive.events[: begin.state.sequence])
         if begin.snapshot is not None:
@@ -257,6 +269,6 @@ def alone(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={
             "tamiyo": recipe.tamiyo.model_copy(update={"enabled": False}),
-            "checkpoints": recipe.checkpoints.model_copy(update={"every_epochs": 0, "every_minutes": math.inf}),
+            "checkpoints": recipe.checkpoints.model_copy(update={"every_epochs": 0, "every_steps": 0, "every_minutes": math.inf}),
         }
     )

@@ -51,8 +51,15 @@ def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
     return Recipe.model_validate_json(started.config)
 
 
+def family_of(events: Sequence[JournalEvent]) -> str:
+    """The family whose key seals the run's snapshots: that of the run which it was forked from, in the end, or the run itself."""
+    started = events[0]
+    assert isinstance(started, RunStarted)  # noqa: S101  # as above
+    return started.family or started.run_id
+
+
 def differences(events: Sequence[JournalEvent], environment: Environment) -> tuple[str, ...]:
-    """What is not as it was when the run began, a sentence each: the bits may differ."""
+    """What is not as it was when the run began, a clause each: the bits may differ."""
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
     found = []
@@ -69,7 +76,7 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
             ]
         else:
             found.append("Esper's code is another one" if field.name == "source_sha256" else f"{field.name} was {then} and is {now}")
-    return tuple(f"{one}; the resumed run may give other bits." for one in found)
+    return tuple(found)
 
 
 def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> Beginning:
@@ -89,7 +96,8 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
     if opened:
-        raise CorruptError(f"Run {run_id} was rolled back, and no snapshot since then can be used: {' '.join(notes)}")
+        how = "was rolled back" if last.timeline else "is a fork"
+        raise CorruptError(f"Run {run_id} {how}, and no snapshot since then can be used: {' '.join(notes)}")
     return Beginning(RunState(run_id), None, "", tuple(notes))
 
 

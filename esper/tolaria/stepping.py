@@ -36,9 +36,9 @@ def stream_seed(seed: int, *labels: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def batch_order(seed: int, epoch: int, samples: int, batch_size: int) -> Tensor:
-    """Indices [steps, batch_size] of an epoch: a permutation made from (seed, epoch) alone; the rest that fills no batch is left out."""
-    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
+def batch_order(seed: int, epoch: int, samples: int, batch_size: int, order: int = 0) -> Tensor:
+    """Indices [steps, batch_size] of an epoch: a permutation made from (seed, epoch, order) alone; the rest that fills no batch is left out."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch, *([order] if order else [])))
     steps = samples // batch_size
     return torch.randperm(samples, generator=generator)[: steps * batch_size].view(steps, batch_size)
 

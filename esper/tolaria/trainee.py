@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from esper.errors import UsageError
 from esper.kasmina import GrowingModel, germinate
 from esper.kasmina.growth import KernelTraining
-from esper.tolaria.recipe import Recipe
-from esper.tolaria.splits import Pair, Splits
+from esper.tolaria.recipe import Recipe, function
+from esper.tolaria.splits import Pair, Splits, cached
 from esper.tolaria.stepping import Stepper, numerics_of, stream_seed
 
 PROBED = 3  # samples of the forward in which layers show their geometry
@@ -46,6 +48,19 @@ def trainee_of(recipe: Recipe, make: Callable[[], nn.Module], splits: Splits) ->
     growing.probe(splits.train[0][:PROBED])
     steps = total_steps(recipe, splits.train)
     return Trainee(growing, Stepper(growing, recipe, steps), splits, steps)
+
+
+def load_data(recipe: Recipe, folder: Path) -> Splits:
+    """The recipe's data, made once and kept in `folder`.
+
+    Raises:
+        UsageError: the function does not exist or returns something else.
+    """
+    make = function(recipe.data, "data")
+    made = cached(recipe.name, make, Path(make.__code__.co_filename), folder)
+    if not isinstance(made, Splits):
+        raise UsageError(f"data = {recipe.data!r} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
+    return made
 
 
 def total_steps(recipe: Recipe, train: Pair) -> int:

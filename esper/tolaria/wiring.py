@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.checkpoint import SnapshotWriter, TensorStore
+from esper.checkpoint import SnapshotWriter, open_tensors
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import FencedError, UnavailableError
@@ -40,7 +40,6 @@ from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import Stepper
 from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
-from esper.urza.local import LocalStore
 
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 
@@ -125,7 +124,7 @@ def rig(
 ) -> Rig:
     """Start what a run needs beside its loop, which `stack` ends again, and restore what its past has."""
     settings, clock, bus, origin = place.settings, place.clock, place.bus, place.origin
-    tensors = TensorStore(LocalStore(settings.store_dir))
+    tensors = open_tensors(settings, past.family)
     drain = Drain(place.outbox, bus, clock=clock)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
     emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)

@@ -14,17 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.checkpoint import Snapshot, SnapshotWriter, Taken, TensorStore
+from esper.checkpoint import Snapshot, SnapshotWriter, Taken
 from esper.clock import ManualClock, SystemClock
 from esper.errors import BackpressureError, StorageFullError
 from esper.urza.local import LocalStore
+from tests.tensorstores import tensors_in
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from esper.checkpoint import Snapshot, TensorStore
+from esper.checkpoint import Snapshot
 from esper.urza.local import LocalStore
+from tests.tensorstores import tensors_in
 
 store, left = LocalStore(Path(sys.argv[1])), int(sys.argv[2])
 link = os.link
@@ -35,7 +37,7 @@ def dying(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     link(*arguments)
 os.link = dying
-TensorStore(store).write(Snapshot({f"model/{n}": torch.full((6_000,), float(n)) for n in range(5)}, {"life": 1}))
+tensors_in(store).write(Snapshot({f"model/{n}": torch.full((6_000,), float(n)) for n in range(5)}, {"life": 1}))
 """
 
 
@@ -65,7 +67,7 @@ def mean(tensors: object) -> str:
 def test_the_copy_is_stored_while_the_training_thread_goes_on(tmp_path: Path) -> None:
     """Tensors that change while the writer works are stored as they were, and so is the digest; then the copies' memory is used again."""
     store = GatedStore(tmp_path)
-    writer = SnapshotWriter(TensorStore(store), SystemClock())
+    writer = SnapshotWriter(tensors_in(store), SystemClock())
     living = {"model/a": torch.zeros(100_000), "model/b": torch.zeros(3, dtype=torch.int64)}
     assert writer.collect() is None
     for number in range(3):
@@ -79,7 +81,7 @@ def test_the_copy_is_stored_while_the_training_thread_goes_on(tmp_path: Path) ->
         assert (found.label, found.digest, found.error) == (f"label {number}", str(number), None)
         assert 0 <= found.stall_us <= found.duration_us
         assert found.stored is not None
-        snapshot = TensorStore(store).read(found.stored.address, found.stored.sha256)
+        snapshot = tensors_in(store).read(found.stored.address, found.stored.sha256)
         assert snapshot.notes == {"number": number}
         assert all(torch.equal(tensor, torch.full_like(tensor, number)) for tensor in snapshot.tensors.values())
         assert not writer.busy
@@ -88,7 +90,7 @@ def test_the_copy_is_stored_while_the_training_thread_goes_on(tmp_path: Path) ->
 
 def test_the_copies_memory_is_used_again_where_it_fits(tmp_path: Path) -> None:
     """A second snapshot of the same shapes allocates nothing; another shape or type gets memory of its own."""
-    writer = SnapshotWriter(TensorStore(LocalStore(tmp_path)), ManualClock())
+    writer = SnapshotWriter(tensors_in(LocalStore(tmp_path)), ManualClock())
     living: dict[str, Tensor] = {"model/a": torch.zeros(10), "model/b": torch.zeros(10), "model/c": torch.zeros(10)}
     writer.begin(living, {}, None, digest=lambda _: "")
     first = {name: copy.data_ptr() for name, copy in writer._copies.items()}
@@ -107,7 +109,7 @@ def test_the_copies_memory_is_used_again_where_it_fits(tmp_path: Path) -> None:
 def test_one_at_a_time(tmp_path: Path) -> None:
     """A second snapshot before the first was collected is refused, and the first is as it was."""
     store = GatedStore(tmp_path)
-    writer = SnapshotWriter(TensorStore(store), ManualClock())
+    writer = SnapshotWriter(tensors_in(store), ManualClock())
     writer.begin({"model/a": torch.zeros(3)}, {}, 1, digest=lambda _: "")
     with pytest.raises(
         BackpressureError, match=r"^A snapshot is being written, or was not collected yet; collect it before the next one\.$"
@@ -116,13 +118,13 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     store.gate.set()
     found = taken_from(writer)
     assert found.stored is not None
-    assert torch.equal(TensorStore(store).read(found.stored.address, found.stored.sha256).tensors["model/a"], torch.zeros(3))
+    assert torch.equal(tensors_in(store).read(found.stored.address, found.stored.sha256).tensors["model/a"], torch.zeros(3))
 
 
 def test_whatever_goes_wrong_is_given_and_not_raised(tmp_path: Path) -> None:
     """Notes that are no JSON, a digest that fails, a store that is gone: an error in the result, and the next snapshot is written."""
     root = tmp_path / "store"
-    writer = SnapshotWriter(TensorStore(LocalStore(root)), ManualClock())
+    writer = SnapshotWriter(tensors_in(LocalStore(root)), ManualClock())
     values = {"model/a": torch.zeros(3)}
 
     def failing(_: object) -> str:
@@ -160,7 +162,7 @@ def test_a_full_disk_leaves_no_half_snapshot(small_disk: Path) -> None:
     store = LocalStore(small_disk / "store")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(300_000))
-    writer = SnapshotWriter(TensorStore(store), SystemClock())
+    writer = SnapshotWriter(tensors_in(store), SystemClock())
     generator = torch.Generator().manual_seed(1)
     values = {f"model/{number}": torch.randn(10_000, generator=generator) for number in range(10)}
     writer.begin(values, {}, None, digest=lambda _: "")
@@ -175,7 +177,7 @@ def test_a_full_disk_leaves_no_half_snapshot(small_disk: Path) -> None:
     again = taken_from(writer)
     assert again.stored is not None, again.error
     assert again.stored.stored_bytes < 400_000  # the chunks of the first attempt are used
-    assert torch.equal(TensorStore(store).read(again.stored.address, again.stored.sha256).tensors["model/9"], values["model/9"])
+    assert torch.equal(tensors_in(store).read(again.stored.address, again.stored.sha256).tensors["model/9"], values["model/9"])
 
 
 @pytest.mark.parametrize("puts", range(7))
@@ -188,6 +190,6 @@ def test_a_writer_killed_in_the_middle_leaves_no_half_snapshot(tmp_path: Path, p
     assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (min(puts, 5), int(puts == 6))
     assert list(store._incoming.iterdir()) == []
     values = {f"model/{number}": torch.full((6_000,), float(number)) for number in range(5)}
-    stored = TensorStore(store).write(Snapshot(values, {"life": 1}))
-    assert (stored.stored_bytes == 0) == (puts == 6)
-    assert torch.equal(TensorStore(store).read(stored.address, stored.sha256).tensors["model/4"], values["model/4"])
+    stored = tensors_in(store).write(Snapshot(values, {"life": 1}))
+    assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (5, 1 + int(puts == 6))  # each is sealed anew
+    assert torch.equal(tensors_in(store).read(stored.address, stored.sha256).tensors["model/4"], values["model/4"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint import Snapshot, TensorStore
+from esper.checkpoint import Snapshot
 from esper.errors import CorruptError
 from esper.events.geometry import parse
 from esper.events.records import Stage
@@ -35,6 +35,7 @@ from esper.tolaria.snapshots import (
 )
 from esper.tolaria.stepping import Stepper
 from esper.urza.local import LocalStore
+from tests.tensorstores import tensors_in
 
 SEEDS: tuple[tuple[str, int, Stage], ...] = (
     ("0", 0, "TRAINING"),
@@ -167,7 +168,7 @@ def test_training_goes_on_bit_for_bit(kind: str, run: dict[str, Any], tmp_path: 
     first.train(BEFORE - 3)
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002  # the global stream
-    tensors = TensorStore(LocalStore(tmp_path))
+    tensors = tensors_in(LocalStore(tmp_path))
     stored = tensors.write(first.snapshot())
     expected, numbers = first.train(AFTER), draws()
 
@@ -194,7 +195,7 @@ def test_a_seed_that_the_snapshot_has_empty_is_empty(tmp_path: Path) -> None:
     """Restored to a moment before any graft, a grown model is the host alone."""
     world = World("linear", {})
     plain = world.snapshot()
-    tensors = TensorStore(LocalStore(tmp_path))
+    tensors = tensors_in(LocalStore(tmp_path))
     stored = tensors.write(plain)
     world.grow()
     world.train(5)

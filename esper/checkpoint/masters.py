@@ -1,0 +1,148 @@
+"""Master keys of an installation: from a file, the environment or a command. The first is current; others only read what they have wrapped."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from esper.checkpoint.sealing import KEY_BYTES
+from esper.config import Settings
+from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.oona.disk import sync_directory
+
+_COMMAND_S: Final = 60.0
+_FORM: Final = "a master key is 32 random bytes in base64, as `openssl rand -base64 32` prints them"
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """A key that wraps family keys. Its id, from its hash, is no secret."""
+
+    key: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits."""
+        return hashlib.sha256(b"esper master key" + self.key).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Masters:
+    """The master keys at hand, the current one first. `source` says where they come from."""
+
+    keys: tuple[MasterKey, ...]
+    source: str
+
+    @property
+    def current(self) -> MasterKey:
+        """The key that wraps."""
+        return self.keys[0]
+
+    def by_id(self, key_id: str) -> MasterKey | None:
+        """The key of this id, if it is at hand."""
+        return next((key for key in self.keys if key.id == key_id), None)
+
+
+def masters(settings: Settings, *, make: bool = False) -> Masters:
+    """The installation's master keys. Where nothing says otherwise they lie in a file, which `make` makes if it is missing; hold it then.
+
+    Raises:
+        UsageError: there is none and none may be made, or what there is is no key, or others may read the file.
+        CorruptError: the file is damaged.
+        UnavailableError: the file or the command does not work.
+    """
+    given = settings.checkpoints
+    if given.master_key.get_secret_value():
+        return Masters(_parsed(given.master_key.get_secret_value(), "ESPER_CHECKPOINTS__MASTER_KEY"), "the environment")
+    if given.master_key_command:
+        return Masters(_parsed(_printed(given.master_key_command), "The master key's command"), "a command")
+    path = settings.master_key_path
+    if not path.exists():
+        if not make:
+            raise UsageError(f"There is no master key in {path}: put back the one that was there, or set ESPER_CHECKPOINTS__MASTER_KEY.")
+        write(path, (MasterKey(secrets.token_bytes(KEY_BYTES)),))
+    return Masters(_read(path), str(path))
+
+
+def write(path: Path, keys: Sequence[MasterKey]) -> None:
+    """Put the keys into the file, all or none, readable by its owner alone; durable before it returns.
+
+    Raises:
+        UnavailableError: the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    lines = "".join(f"{base64.b64encode(key.key).decode()}\n" for key in keys)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise UnavailableError(f"The master key cannot be written to {path} ({error.strerror}): make its folder writable.") from error
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Within: no other process of this machine makes or rotates master keys in this file, or wraps with them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UnavailableError(f"The master key in {path} cannot be used ({error.strerror}): make its folder writable.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> tuple[MasterKey, ...]:
+    try:
+        mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text(encoding="ascii")
+    except OSError as error:
+        raise UnavailableError(f"The master key in {path} cannot be read ({error.strerror}): mend its permissions.") from error
+    except UnicodeDecodeError:
+        raise CorruptError(f"{path} holds no master key: put back what was there; {_FORM}.") from None
+    if mode & 0o077:
+        raise UsageError(f"{path} may be read by other users, who could read every snapshot: chmod 600 it.")
+    try:
+        return _parsed(text, str(path))
+    except UsageError as error:
+        raise CorruptError(str(error)) from None
+
+
+def _parsed(text: str, where: str) -> tuple[MasterKey, ...]:
+    """Keys between blanks or commas. What is no key is never quoted: it may be most of one."""
+    try:
+        keys = tuple(MasterKey(base64.b64decode(word, validate=True)) for word in text.replace(",", " ").split())
+    except (binascii.Error, ValueError):
+        keys = ()
+    if not keys or any(len(key.key) != KEY_BYTES for key in keys):
+        raise UsageError(f"{where} gives no master key: {_FORM}; several stand side by side, the current one first.")
+    return keys
+
+
+def _printed(command: str) -> str:
+    try:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=_COMMAND_S)  # noqa: S602  # the user's own
+    except (subprocess.TimeoutExpired, OSError) as error:
+        raise UnavailableError(f"The master key's command ({type(error).__name__}) gives no answer: try it by hand.") from error
+    if done.returncode:
+        raise UnavailableError(f"The master key's command ended with status {done.returncode}: try it by hand.")
+    return done.stdout
