@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from esper.config import Settings
     from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
+    from esper.tolaria.startup import Startup
 
 T = TypeVar("T")
 
@@ -49,8 +50,10 @@ def run(
 
     from esper.clock import SystemClock  # noqa: PLC0415
     from esper.config import Settings  # noqa: PLC0415
+    from esper.identity import age_s  # noqa: PLC0415
     from esper.tolaria.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipe import load  # noqa: PLC0415
+    from esper.tolaria.startup import Startup  # noqa: PLC0415
 
     if run_id:
         require_run_id(run_id)
@@ -60,6 +63,8 @@ def run(
         if overrides:
             raise UsageError("A resumed run goes on with the settings that its journal has; leave --set away, or start a new run with it.")
         run_id = run_id or _latest(settings, recipe)
+
+    startup = Startup.of(clock, age_s(clock))
 
     def trained(endpoints: Endpoints) -> Finished:
         from esper.tolaria.assembly import train  # noqa: PLC0415
@@ -72,9 +77,10 @@ def run(
             history_url=endpoints.history_url,
             clock=clock,
             console=console,
+            startup=startup,
         )
 
-    tell(on_stack(settings, clock, console, trained), recipe, as_json=as_json)
+    tell(on_stack(settings, clock, console, trained, startup), recipe, as_json=as_json)
 
 
 def tell(finished: Finished, recipe: str, *, as_json: bool) -> None:
@@ -106,8 +112,8 @@ def _latest(settings: Settings, recipe: str) -> str:
     return max(found, key=lambda path: (path / "outbox").stat().st_mtime).name
 
 
-def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[[Endpoints], T]) -> T:
-    """Work with a stack around it: one that is up is used and left alone, else one is started, and ends with this work."""
+def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[[Endpoints], T], startup: Startup | None = None) -> T:
+    """Work with a stack around it: one that is up is used and left alone, else one is started, and ends with this work. `startup` is told the parts."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from esper import stack  # noqa: PLC0415
@@ -123,7 +129,11 @@ def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[
             coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
             import esper.tolaria.assembly  # noqa: F401, PLC0415
 
+            if startup is not None:
+                startup.spent("imports")
             endpoints = coming.result()
+        if startup is not None:
+            startup.spent("stack")
         return work(endpoints)
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
+from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.faults import KernelFault, Place
 from esper.kasmina.health import Health
 from esper.kasmina.hosts import unsuited
@@ -137,7 +138,7 @@ class GrowingModel:
         layer.seeds.refresh()
         parameters = [parameter for parameter in slot.kernel.parameters() if parameter.requires_grad]
         settings = self._training
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = EagerAdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.kernels[place] = Grown(slot, optimizer, parameters)
 
     def release(self, place: Place) -> None:

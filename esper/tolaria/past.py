@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
@@ -61,18 +62,28 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], Tensor
         assert isinstance(event, JournalEvent)  # noqa: S101  # nothing else is on the journal's topic
         events.append(event)
 
-    started = start(outbox, bus, clock=clock, on_event=hear)
-    state = folded(run_id, events)
-    family = family_of(events)
-    found = beginning(run_id, events, tensors(family))
+    with ThreadPoolExecutor(1) as beside:  # two waits for the broker, side by side
+        known = beside.submit(_kernels, bus, run_id, clock)
+        started = start(outbox, bus, clock=clock, on_event=hear)
+        state = folded(run_id, events)
+        family = family_of(events)
+        found = beginning(run_id, events, tensors(family))
+        catalogue, answered = known.result()
+    inherited = next((event.offered for event in events[:2] if isinstance(event, RunForked)), ())
+    offered = tuple(sorted({*inherited, *(answered or ())})) if inherited or answered is not None else None
     for note in (*started.notes, *found.notes):
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
+    return Past(tuple(events), state, found, catalogue, offered, family)
+
+
+def _kernels(bus: Bus, run_id: str, clock: Clock) -> tuple[Catalogue, tuple[str, ...] | None]:
+    """Every kernel that was published, and those that answered the run's field reports; None when none was answered."""
     kernels: list[Event] = []
-    offered: set[str] | None = next((set(event.offered) for event in events[:2] if isinstance(event, RunForked)), set()) or None
+    offered: set[str] | None = None
     for event in read_topics(bus, [KernelPublished.TOPIC, FieldReportAnswered.TOPIC], clock=clock):
         if isinstance(event, KernelPublished):
             kernels.append(event)
         elif isinstance(event, FieldReportAnswered) and event.run_id == run_id:
             offered = (offered or set()) | set(event.kernels)
-    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)), family)
+    return Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered))

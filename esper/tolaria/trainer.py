@@ -11,6 +11,7 @@ from esper.tolaria.forking import Beginning
 from esper.tolaria.model_file import save_model
 from esper.tolaria.session import Arrived, Interrupted, RolledBack, Session
 from esper.tolaria.splits import Pair
+from esper.tolaria.startup import Startup
 from esper.tolaria.stepping import batch_order
 from esper.tolaria.trainee import begin_streams
 
@@ -33,12 +34,13 @@ class Trainer:
     """Trains one run from its first step, or from where it was restored or forked, to its last, or to the session's goal.
 
     `longest_step_s` is the longest time from the end of one step to the end of the next, with all that lies between: commands, validation,
-    consultation.
+    consultation. `startup` is told when a step of its own is done, after those that a record has.
     """
 
     session: Session
     train: Pair
     fork: Beginning | None = None
+    startup: Startup | None = None
     longest_step_s: float = 0.0
     last_step_end: float = 0.0
 
@@ -89,6 +91,7 @@ class Trainer:
         for indices in order[session.cursor.sums.batches :]:
             begin = parts.clock.monotonic()
             session.between_steps()
+            live = not parts.journal.replaying
             telemetry = parts.recipe.telemetry
             sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
             forced = parts.journal.failures(session.step)
@@ -110,6 +113,8 @@ class Trainer:
                 if sample:
                     parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
             parts.progress.stepped(session.step, session.total_steps, figures)
+            if live and self.startup and self.startup.stepped() and session.state.incarnation:
+                parts.progress.say(self.startup.sentence())
         session.end_epoch()
         session.consult()
 
