@@ -71,7 +71,8 @@ def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[li
     from esper.journal.story import fork_of  # noqa: PLC0415 - as above
 
     def read(run: str) -> Sequence[JournalEvent]:
-        return whole(journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr)))
+        events, _ = journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr))
+        return whole(events)
 
     named: list[str] = []
     journals: dict[str, Sequence[JournalEvent]] = {}

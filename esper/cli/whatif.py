@@ -59,7 +59,7 @@ def whatif(
     if mode == "open":
         from esper.cli.journals import journal  # noqa: PLC0415 - as above
 
-        events = journal(settings, run_id, clock=clock, say=console.print)
+        events, _ = journal(settings, run_id, clock=clock, say=console.print)
         answer = _open(_question(events, decision, orders, until), settings, clock, console)
     else:
         answer = _closed(run_id, decision, orders, until, settings, clock, console)
