@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
+from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
@@ -17,7 +18,7 @@ from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Received
 from esper.oona.start import start
 from esper.tolaria.progress import Progress
-from esper.tolaria.resume import Beginning, beginning, family_of, folded
+from esper.tolaria.resume import Beginning, beginning, folded
 from esper.urza.catalogue import Catalogue
 
 
