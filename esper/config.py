@@ -39,9 +39,10 @@ class HistorySettings(PartSettings):
 
 
 class UrzaSettings(PartSettings):
-    """Where kernels are stored."""
+    """Where kernels and snapshots are stored."""
 
-    store: str = Field(default="", description="folder of the object store; empty means ESPER_HOME/store")
+    store: str = Field(default="", description="the object store: a folder, or s3://bucket/prefix; empty means ESPER_HOME/store")
+    endpoint: str = Field(default="", description="URL of a server that speaks S3; empty means Amazon's")
     cache: str = Field(default="", description="folder of the kernel cache that runs share; empty means ESPER_HOME/cache/kernels")
 
 
@@ -54,6 +55,9 @@ class CheckpointSettings(BaseModel):
         default=SecretStr(""), description="32 random bytes in base64; while keys are rotated, the old one behind it"
     )
     master_key_command: str = Field(default="", description="a shell command that prints it, such as one of a key service")
+    keep_days: float = Field(default=7.0, gt=0, description="days after which a snapshot is deleted, unless its run is pinned or needs it")
+    cold_after_days: float = Field(default=1.0, gt=0, description="days after which it is moved to the cold store")
+    cold_store: str = Field(default="", description="the cold store: a folder, or s3://bucket/prefix; empty means ESPER_HOME/cold")
     master_key_file: str = Field(
         default="", description="the file that holds it, made on first use; empty means ESPER_HOME/keys/master.key"
     )
@@ -121,9 +125,19 @@ class Settings(BaseSettings):
         return self.home.resolve() / "runs"
 
     @property
-    def store_dir(self) -> Path:
-        """Local object store: kernels and, later, tensors."""
-        return Path(self.urza.store).resolve() if self.urza.store else self.home.resolve() / "store"
+    def store_location(self) -> str:
+        """The object store, of kernels and of tensors: a folder, or s3://bucket/prefix."""
+        return self._location(self.urza.store, "store")
+
+    @property
+    def cold_location(self) -> str:
+        """The store of snapshots that are old: a folder, or s3://bucket/prefix."""
+        return self._location(self.checkpoints.cold_store, "cold")
+
+    def _location(self, given: str, name: str) -> str:
+        if given.startswith("s3://"):
+            return given
+        return str(Path(given).resolve() if given else self.home.resolve() / name)
 
     @property
     def kernel_cache_dir(self) -> Path:

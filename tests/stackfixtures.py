@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,16 @@ from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
 from esper.stack.state import PartState, StackState
+from tests import s3proxy
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A location that nobody else uses, and its server."""
+
+    location: str
+    server: s3proxy.S3Server
+
 
 TINY_STACK = (sys.executable, str(Path(__file__).parent / "integration" / "stack" / "tiny_stack.py"))
 
@@ -36,6 +47,21 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ):
             topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
             yield node.bootstrap
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3proxy.S3Server]:
+    """A real S3 server; tests share it, so each uses its own prefix."""
+    with s3proxy.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: s3proxy.S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Place:
+    """A place of its own on that server, and the credentials for it in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return S3Place(f"s3://{s3proxy.BUCKET}/{tmp_path.parent.name}-{tmp_path.name}", s3_server)
 
 
 def bring_up(settings: Settings, owner_pid: int | None = None) -> stack.Endpoints:

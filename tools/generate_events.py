@@ -64,6 +64,11 @@ def python_type(avro: Any) -> str:
     return str(avro["name"]) if avro["type"] in ("record", "enum") else python_type(avro["type"])
 
 
+def python_default(value: Any) -> Any:
+    """The default of a field in Python, where arrays are tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def is_record(avro: Any, names: dict[str, Any]) -> bool:
     """Whether values of this type are generated dataclasses."""
     avro = names.get(avro, avro) if isinstance(avro, str) else avro
@@ -163,7 +168,9 @@ def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], 
     if wire:
         lines += [f'    NAME: ClassVar[str] = "{schema["name"]}"', f'    TOPIC: ClassVar[str] = "{wire["topic"]}"']
         lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}", ""]
-    lines += [f"    {f['name']}: {python_type(f['type'])}" + (f" = {f['default']!r}" if "default" in f else "") for f in own]
+    lines += [
+        f"    {f['name']}: {python_type(f['type'])}" + (f" = {python_default(f['default'])!r}" if "default" in f else "") for f in own
+    ]
     lines += conversions(own, names)
     if wire and not any(many(f) and is_record(many(f), names) for f in own):
         lines += field_by_field(schema["fields"])

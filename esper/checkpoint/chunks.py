@@ -7,8 +7,10 @@ Both seals are bound to address, codec and length. The address is the HMAC-SHA25
 from __future__ import annotations
 
 import os
+import secrets
 import struct
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import zstandard
@@ -30,33 +32,48 @@ _PLAIN, _ZSTD = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk as the manifest names it: address (HMAC-SHA256 of the plain bytes, hexadecimal) and size in plain bytes."""
+    """A chunk as the manifest names it: address (HMAC-SHA256 of the plain bytes, hexadecimal) and size in plain bytes.
+
+    `copy` tells objects with the same content apart: there is a second one where the first was about to be deleted when it was needed again.
+    """
 
     address: str
     size: int
+    copy: str = ""
 
     def key(self, family: Family) -> str:
         """Where it lies in the store."""
-        return f"chunks/{family.id}/{self.address[:2]}/{self.address}"
+        return f"{chunks(family)}{self.address[:2]}/{self.address}{f'-{self.copy}' if self.copy else ''}"
 
 
-def put(store: Store, family: Family, content: bytes | memoryview) -> tuple[Chunk, int]:
-    """Store a piece unless it is there; durable before it returns. Gives the chunk, and the bytes that were new to the store."""
+def chunks(family: Family) -> str:
+    """What the keys of a family's chunks begin with."""
+    return f"chunks/{family.id}/"
+
+
+def put(store: Store, family: Family, content: bytes | memoryview, doomed: Container[str]) -> tuple[Chunk, int]:
+    """Store a piece unless it is there, or a copy of it where its key is `doomed`; durable before it returns.
+
+    Returns:
+        The chunk, and the bytes that were new to the store.
+    """
     chunk = Chunk(family.address(content), len(content))
+    if chunk.key(family) in doomed:
+        chunk = replace(chunk, copy=secrets.token_hex(8))
     if store.exists(chunk.key(family)):
         return chunk, 0
     sealed = _sealed(family, chunk, content)
     return chunk, len(sealed) if store.put_if_absent(chunk.key(family), sealed) else 0
 
 
-def get(store: Store, family: Family, chunk: Chunk) -> bytes | memoryview:
-    """The plain bytes of a chunk.
+def get(stores: Sequence[Store], family: Family, chunk: Chunk) -> bytes | memoryview:
+    """The plain bytes of a chunk out of the first store that has it.
 
     Raises:
         CorruptError: it is missing, cut off, changed, or another chunk's; the sentence names it.
     """
     what = f"Chunk {chunk.address}"
-    sealed = store.get(chunk.key(family))
+    sealed = next((found for store in stores if (found := store.get(chunk.key(family))) is not None), None)
     if sealed is None:
         raise CorruptError(f"{what} is not in the store: it was deleted, or the store is another one.")
     if len(sealed) < _HEAD.size + _WRAPPED_BYTES:

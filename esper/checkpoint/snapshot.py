@@ -17,12 +17,12 @@ from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family
 from esper.checkpoint.sealing import seal, unseal
-from esper.errors import CorruptError
+from esper.errors import CorruptError, UnavailableError
 from esper.urza.store import Store
 
 FORMAT: Final = 2
 SMALL_BYTES: Final = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
-READERS: Final = 4
+_ATTEMPTS: Final = 5
 _MAGIC: Final = b"ESM2"
 _MOST_BYTES: Final = 1 << 30  # of a manifest, unpacked
 
@@ -46,6 +46,24 @@ class Stored:
     stored_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where snapshots lie: `hot` takes what is new and has every manifest, `cold` the chunks that have been moved. `readers` read at once."""
+
+    hot: Store
+    cold: Store | None = None
+    readers: int = 4
+
+    @property
+    def both(self) -> tuple[Store, ...]:
+        """In the order in which they are asked: what is moved is in the cold one before it leaves the hot one."""
+        return (self.hot,) if self.cold is None else (self.hot, self.cold)
+
+    def exist(self, key: str) -> bool:
+        """Whether one of them has it."""
+        return any(store.exists(key) for store in self.both)
+
+
 @dataclass(slots=True)
 class _Entry:
     """A tensor in the manifest: `pieces` are (chunk, first byte, number of bytes) in order."""
@@ -55,51 +73,53 @@ class _Entry:
     pieces: list[tuple[int, int, int]] = field(default_factory=list)
 
 
-def write(store: Store, family: Family, snapshot: Snapshot) -> Stored:
+def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
     """Store a snapshot: every chunk, then the manifest; durable before it returns.
+
+    A sweep may be about to delete a chunk that is there already. So that none is missing in the end, no lock is needed: the sweep names what it
+    will delete, then looks for new manifests, then deletes; this puts its manifest, then looks what is named and what is there. Whichever comes
+    second sees the other: the sweep spares what the manifest names, or this stores a copy under another key and a manifest with that.
 
     Raises:
         StorageFullError: no room; what was stored already is garbage that nothing names.
         UnavailableError: the store cannot be reached.
     """
-    entries = {name: _Entry(str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in snapshot.tensors.items()}
-    listed: list[Chunk] = []
-    stored = size = 0
-    for names in _groups(snapshot.tensors):
-        content = (
-            memoryview(b"".join(_bytes(snapshot.tensors[name]) for name in names)) if len(names) > 1 else _bytes(snapshot.tensors[names[0]])
-        )
-        size += len(content)
-        first = len(listed)
-        for begin in range(0, max(len(content), 1), chunks.PIECE_BYTES):
-            chunk, new = chunks.put(store, family, content[begin : begin + chunks.PIECE_BYTES])
-            stored += new
-            listed.append(chunk)
-        at = 0
-        for name in names:
-            length = snapshot.tensors[name].numel() * snapshot.tensors[name].element_size()
-            entries[name].pieces = [(first + number, begin, size) for number, begin, size in _pieces(at, length)]
-            at += length
-    manifest = {
-        "format": FORMAT,
-        "notes": snapshot.notes,
-        "chunks": [asdict(chunk) for chunk in listed],
-        "tensors": {name: asdict(entry) for name, entry in entries.items()},
-    }
-    sealed = sealed_manifest(family, manifest)
-    sha256 = hashlib.sha256(sealed).hexdigest()
-    address = f"{manifests(family)}{sha256}"
-    stored += len(sealed) if store.put_if_absent(address, sealed) else 0
-    return Stored(address, sha256, len(entries), size, stored)
+    entries, contents = _laid_out(snapshot.tensors)
+    doomed = condemned(stores.hot, family)
+    placed = [chunks.put(stores.hot, family, content, doomed) for content in contents]
+    new_bytes = sum(new for _, new in placed)
+    listed = [chunk for chunk, _ in placed]
+    for _ in range(_ATTEMPTS):
+        manifest = {
+            "format": FORMAT,
+            "notes": snapshot.notes,
+            "chunks": [asdict(chunk) for chunk in listed],
+            "tensors": {name: asdict(entry) for name, entry in entries.items()},
+        }
+        sealed = sealed_manifest(family, manifest)
+        sha256 = hashlib.sha256(sealed).hexdigest()
+        address = f"{manifests(family)}{sha256}"
+        stores.hot.put_if_absent(address, sealed)
+        doomed = condemned(stores.hot, family)
+        unsafe = [number for number, chunk in enumerate(listed) if chunk.key(family) in doomed or not stores.exist(chunk.key(family))]
+        if not unsafe:
+            return Stored(address, sha256, len(entries), sum(map(len, contents)), new_bytes + len(sealed))
+        for number in unsafe:
+            listed[number], new = chunks.put(stores.hot, family, contents[number], doomed | {listed[number].key(family)})
+            new_bytes += new
+        stores.hot.delete(address)
+    raise UnavailableError(
+        f"Chunks of the snapshot were deleted as often as they were stored, {_ATTEMPTS} times: see who sweeps the store."
+    )
 
 
-def read(store: Store, family: Family, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
+def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
     """The snapshot whose manifest lies at `address`, every hash verified; chunks are read side by side. With `kinds`, only tensors of these.
 
     Raises:
         CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
     """
-    manifest = manifest_at(store, family, address, sha256)
+    manifest = manifest_at(stores.hot, family, address, sha256)
     wanted = {name: _Entry(**entry) for name, entry in manifest["tensors"].items() if kinds is None or name.partition("/")[0] in kinds}
     contents = {name: torch.empty(sum(length for _, _, length in entry.pieces), dtype=torch.uint8) for name, entry in wanted.items()}
     places: dict[int, list[tuple[memoryview, int]]] = {}
@@ -110,15 +130,28 @@ def read(store: Store, family: Family, address: str, sha256: str, *, kinds: Coll
             at += length
 
     def fill(number: int) -> None:
-        content = memoryview(chunks.get(store, family, Chunk(**manifest["chunks"][number])))
+        content = memoryview(chunks.get(stores.both, family, Chunk(**manifest["chunks"][number])))
         for place, begin in places[number]:
             place[:] = content[begin : begin + len(place)]
 
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(stores.readers) as readers:
         for _ in readers.map(fill, sorted(places)):
             pass
     tensors = {name: contents[name].view(getattr(torch, entry.dtype)).reshape(entry.shape) for name, entry in wanted.items()}
     return Snapshot(tensors, manifest["notes"])
+
+
+def condemned(store: Store, family: Family) -> set[str]:
+    """Keys of chunks that a sweep is about to delete, or was when it was killed."""
+    found: set[str] = set()
+    for key in store.list(condemnations(family)):
+        found |= set(json.loads(store.get(key) or b"[]"))
+    return found
+
+
+def condemnations(family: Family) -> str:
+    """What the keys begin with under which sweeps name what they are about to delete."""
+    return f"condemned/{family.id}/"
 
 
 def manifests(family: Family) -> str:
@@ -151,6 +184,21 @@ def manifest_at(store: Store, family: Family, address: str, sha256: str) -> dict
     if manifest["format"] != FORMAT:
         raise CorruptError(f"Manifest {address} has format {manifest['format']}; this Esper reads format {FORMAT}.")
     return manifest
+
+
+def _laid_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Entry], list[memoryview]]:
+    """The entry of each tensor, and the contents of the chunks that they point at."""
+    entries = {name: _Entry(str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in tensors.items()}
+    contents: list[memoryview] = []
+    for names in _groups(tensors):
+        parts = [_bytes(tensors[name]) for name in names]
+        whole = memoryview(b"".join(parts)) if len(parts) > 1 else parts[0]
+        first, at = len(contents), 0
+        contents += [whole[begin : begin + chunks.PIECE_BYTES] for begin in range(0, max(len(whole), 1), chunks.PIECE_BYTES)]
+        for name, part in zip(names, parts, strict=True):
+            entries[name].pieces = [(first + number, begin, size) for number, begin, size in _pieces(at, len(part))]
+            at += len(part)
+    return entries, contents
 
 
 def _groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:

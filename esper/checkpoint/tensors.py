@@ -8,18 +8,25 @@ from dataclasses import dataclass
 from esper.checkpoint import snapshot
 from esper.checkpoint.families import Family, made
 from esper.checkpoint.masters import held, masters
-from esper.checkpoint.snapshot import Snapshot, Stored
+from esper.checkpoint.snapshot import Snapshot, Stored, Stores
 from esper.config import Settings
-from esper.urza.local import LocalStore
+from esper.urza.opening import open_store, store_at
 from esper.urza.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStore:
-    """Snapshots of the runs of one family in an object store, sealed: what is unchanged among them is stored once."""
+    """Snapshots of the runs of one family in an object store, sealed: what is unchanged among them is stored once. `cold` has what is old."""
 
     store: Store
     family: Family
+    cold: Store | None = None
+    readers: int = 4
+
+    @property
+    def stores(self) -> Stores:
+        """Where they lie."""
+        return Stores(self.store, self.cold, self.readers)
 
     def write(self, snap: Snapshot) -> Stored:
         """Store a snapshot: every chunk, then the manifest; durable before it returns.
@@ -28,7 +35,7 @@ class TensorStore:
             StorageFullError: no room; what was stored already is garbage that nothing names.
             UnavailableError: the store cannot be reached.
         """
-        return snapshot.write(self.store, self.family, snap)
+        return snapshot.write(self.stores, self.family, snap)
 
     def read(self, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
         """The snapshot whose manifest lies at `address`, every hash verified. With `kinds`, only tensors whose names begin with one of these.
@@ -36,7 +43,7 @@ class TensorStore:
         Raises:
             CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
         """
-        return snapshot.read(self.store, self.family, address, sha256, kinds=kinds)
+        return snapshot.read(self.stores, self.family, address, sha256, kinds=kinds)
 
 
 def open_tensors(settings: Settings, family: str) -> TensorStore:
@@ -47,7 +54,12 @@ def open_tensors(settings: Settings, family: str) -> TensorStore:
         CorruptError: the family's file or the master key's was changed.
         UnavailableError, StorageFullError: the store cannot be used.
     """
-    store = LocalStore(settings.store_dir)
+    store = open_store(settings)
     with held(settings.master_key_path):
         keys = masters(settings, make=next(iter(store.list("families/")), None) is None)
-        return TensorStore(store, made(store, keys, family))
+        return TensorStore(store, made(store, keys, family), open_cold(settings))
+
+
+def open_cold(settings: Settings) -> Store:
+    """The store that takes what is old. Raises as `open_store` does."""
+    return store_at(settings.cold_location, settings.urza.endpoint)

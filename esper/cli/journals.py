@@ -54,7 +54,7 @@ def journal(
                 say("The stack is down; the journal comes from the history's folder.")
                 return found, None
     try:
-        messages = from_kafka(bootstrap_of(settings), run_id, clock=clock)
+        messages = list(from_kafka(bootstrap_of(settings), run_id, clock=clock))
         return decoded(run_id, messages), messages
     except (UsageError, UnavailableError) as error:
         try:

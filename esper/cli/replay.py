@@ -73,6 +73,7 @@ def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool
     messages = from_file(journal) if journal else from_kafka(bootstrap_of(settings), run_id, clock=clock)
     if save:
         to_file(save, messages)
+        messages = from_file(save)
     report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
         print(json.dumps(report.as_json(), sort_keys=True))

@@ -57,6 +57,15 @@ _BLEND = {
     "symbols": ["RESIDUAL", "LERP"],
 }
 
+SnapshotKind = Literal["FULL", "INCREMENTAL"]
+"""Whether a snapshot has a parent, whose unchanged chunks it shares (INCREMENTAL), or begins a line (FULL)."""
+
+_SNAPSHOTKIND = {
+    "type": "enum",
+    "name": "SnapshotKind",
+    "symbols": ["FULL", "INCREMENTAL"],
+}
+
 FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
 """Where a kernel failed."""
 
@@ -248,6 +257,29 @@ class RestoredSeed(Record):
     stage_epoch: int
     adapted_epoch: int
     errors: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut(Record):
+    """A decision that a fork leaves out, and what it is known by when it comes again.
+
+    Attributes:
+        run_id: Run whose decision it was.
+        decision_id: Its identity there.
+        command: What it asked.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel that it grafted; empty unless GERMINATE.
+        epoch: Epochs completed when it was applied.
+    """
+
+    run_id: str
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -967,12 +999,13 @@ class CheckpointTaken(JournalEvent):
         source_topic: Topic of the request; empty when none.
         source_partition: Partition of the request.
         source_offset: Offset of the request; -1 when none.
+        kind: Whether it shares what is unchanged with a parent.
     """
 
     NAME: ClassVar[str] = "CheckpointTaken"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 119972273
+    SCHEMA_ID: ClassVar[int] = 293378940
 
     snapshot_id: str
     address: str
@@ -993,6 +1026,7 @@ class CheckpointTaken(JournalEvent):
     source_topic: str
     source_partition: int
     source_offset: int
+    kind: SnapshotKind = "FULL"
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
@@ -1028,6 +1062,7 @@ class CheckpointTaken(JournalEvent):
                 "source_topic": read_utf8(stream),
                 "source_partition": read_long(stream),
                 "source_offset": read_long(stream),
+                "kind": read_enum(stream, _SNAPSHOTKIND, None),
             }
         )
 
@@ -1057,6 +1092,7 @@ class CheckpointTaken(JournalEvent):
         write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
         write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.kind, _SNAPSHOTKIND, NAMED, "kind", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2194,12 +2230,15 @@ class RunForked(JournalEvent):
         changes: Settings that differ from the parent's, as section.key=value.
         without: Decisions of the parent that this run leaves out; empty when it leaves out none.
         reason: Why, in a sentence.
+        left_out: Decisions that this run refuses if they come again: those of its own fork, and those that its parent's state refuses.
+        parent_packet: Number of the parent's last packet whose answer the state has in it; -1 when there was none.
+        offered: Kernels that the foundry had answered the parent's field reports with.
     """
 
     NAME: ClassVar[str] = "RunForked"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 833324328
+    SCHEMA_ID: ClassVar[int] = 610609697
 
     parent_run_id: str
     parent_timeline: int
@@ -2213,12 +2252,16 @@ class RunForked(JournalEvent):
     changes: tuple[str, ...]
     without: tuple[str, ...]
     reason: str
+    left_out: tuple[LeftOut, ...] = ()
+    parent_packet: int = -1
+    offered: tuple[str, ...] = ()
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
             **super().to_avro(),
             "seeds": [item.to_avro() for item in self.seeds],
+            "left_out": [item.to_avro() for item in self.left_out],
         }
 
     @classmethod
@@ -2227,6 +2270,8 @@ class RunForked(JournalEvent):
         datum["seeds"] = tuple(map(RestoredSeed.from_avro, datum["seeds"]))
         datum["changes"] = tuple(datum["changes"])
         datum["without"] = tuple(datum["without"])
+        datum["left_out"] = tuple(map(LeftOut.from_avro, datum["left_out"]))
+        datum["offered"] = tuple(datum["offered"])
         return super().from_avro(datum)
 
 
@@ -2791,12 +2836,15 @@ class SystemStatePacket(Event):
         layers: Seeded layers in the order of the module tree.
         catalogue: Kernels that can be grafted, sorted by kernel id.
         policy: Settings of the policy from the recipe, as a JSON object.
+        parent_run_id: Run that this one was forked from; empty for one that was not.
+        parent_timeline: Timeline of the parent in which the fork stands.
+        parent_packet: Number of the parent's last packet whose answer the fork began with; -1 when there was none.
     """
 
     NAME: ClassVar[str] = "SystemStatePacket"
     TOPIC: ClassVar[str] = "system.events.epoch"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 861621021
+    SCHEMA_ID: ClassVar[int] = 1129128424
 
     timeline: int
     packet: int
@@ -2814,6 +2862,9 @@ class SystemStatePacket(Event):
     layers: tuple[LayerState, ...]
     catalogue: tuple[CatalogueEntry, ...]
     policy: str
+    parent_run_id: str = ""
+    parent_timeline: int = 0
+    parent_packet: int = -1
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""

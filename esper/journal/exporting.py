@@ -28,6 +28,7 @@ from esper.journal.portable import JOURNAL, MANIFEST, Content, key_of, sha256_of
 from esper.journal.reading import to_file
 from esper.urza.artefact import address_of
 from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
 from esper.urza.store import Store
 
 README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR` takes it into an installation,
@@ -135,11 +136,11 @@ class Exporting:
         taken = [event for event in self.events if isinstance(event, CheckpointTaken | RunForked)]
         if not taken:
             return "", ""
-        source, keys = LocalStore(self.settings.store_dir), masters(self.settings)
+        source, keys = open_store(self.settings), masters(self.settings)
         found = opened(source, keys, family)
         if found is None:
             raise UsageError(
-                f"The key of the snapshots of {family} is not in {self.settings.store_dir}; restore it, or nothing can read them."
+                f"The key of the snapshots of {family} is not in {self.settings.store_location}; restore it, or nothing can read them."
             )
         with _kept(folder) as store:
             for event in taken:
@@ -166,7 +167,7 @@ class Exporting:
 
     def _kernels(self, folder: Path) -> None:
         grafted = {event.kernel_id for event in self.events if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"}
-        source = LocalStore(self.settings.store_dir)
+        source = open_store(self.settings)
         own = self.settings.runs_dir / self.events[0].run_id / "kernels"
         for kernel_id in sorted(grafted):
             path, target = own / f"{kernel_id}.safetensors", folder / address_of(kernel_id)

@@ -16,7 +16,7 @@ from esper.events.codec import Message, encode
 from esper.journal.portable import Export, require_snapshots
 from esper.oona.journal import read
 from esper.oona.port import Bus
-from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
 
 _A_COMMIT = 500  # events a transaction: far below what its time limit allows
 
@@ -74,7 +74,7 @@ class Importing:
         return Imported(self.export.content.run_id, len(events) - len(have), objects)
 
     def _objects(self) -> int:
-        store, source, content = LocalStore(self.settings.store_dir), self.export.store, self.export.content
+        store, source, content = open_store(self.settings), self.export.store, self.export.content
         if content.master_key:
             with held(self.settings.master_key_path):
                 own = masters(self.settings, make=next(iter(store.list("families/")), None) is None)

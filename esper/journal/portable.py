@@ -29,7 +29,7 @@ from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken
 from esper.journal.reading import decoded, from_file
 from esper.lifecycle import RunState, evolve
-from esper.urza.store import Store, require_key
+from esper.urza.store import Listed, Store, require_key
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -76,10 +76,12 @@ class FolderStore(Store):
         """Whether it is there; see `Store`."""
         return (self.root / require_key(key)).is_file()
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys, sorted; see `Store`."""
-        keys = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        yield from sorted(key for key in keys if key.startswith(prefix))
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
+        """What there is, sorted; see `Store`."""
+        for path in sorted(path for path in self.root.rglob("*") if path.is_file()):
+            if (key := path.relative_to(self.root).as_posix()).startswith(prefix):
+                status = path.stat()
+                yield Listed(key, status.st_size, status.st_mtime_ns // 1000)
 
     def delete(self, key: str) -> bool:
         """Never."""

@@ -96,14 +96,16 @@ class _Asked:
 class KernelLoader:
     """Finds kernels in memory, and asks a child process for others. A child that died or hangs is replaced, and its successor asked again.
 
-    `kernels` is the run's own folder, which keeps every artefact that the run used; `shared` the disk tier of all runs.
+    `store` is a folder or s3://bucket/prefix at `endpoint`; `kernels` the run's own folder, which keeps every artefact that the run used; `shared`
+    the disk tier of all runs.
     """
 
-    store: Path
+    store: Path | str
     kernels: Path
     shared: Path
     clock: Clock
     settings: CacheSettings = field(default_factory=CacheSettings)
+    endpoint: str = ""
     _cache: KernelCache[Unpacked] = field(init=False)
     _child: subprocess.Popen[bytes] | None = None
     _left: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -128,7 +130,8 @@ class KernelLoader:
     def start(self) -> None:
         """Start the child."""
         module = ("-m", "esper.urza.loading")
-        command = [sys.executable, *module, str(self.store), str(self.kernels), str(self.shared), str(self.settings.disk_bytes)]
+        places = (str(self.store), str(self.kernels), str(self.shared), str(self.settings.disk_bytes), self.endpoint)
+        command = [sys.executable, *module, *places]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
         for pipe in (self._child.stdin, self._child.stdout):
             assert pipe is not None  # noqa: S101  # both are pipes

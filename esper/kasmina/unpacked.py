@@ -39,8 +39,7 @@ class Unpacked:
 
 def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
     """A slot with the module of a blueprint on the CPU, whose weights are still to be copied in."""
-    module = KernelModule(ir, "meta")
-    module.to_empty(device="cpu")
+    module = KernelModule(ir, "cpu")  # weights unset; by the meta device and `to_empty` torch would import its shape compiler (sympy, 1 s)
     return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
 
 

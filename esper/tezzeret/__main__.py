@@ -20,7 +20,7 @@ from esper.tezzeret.answer import SENDER
 from esper.tezzeret.api import build
 from esper.tezzeret.service import Foundry
 from esper.tezzeret.warm import WarmCompiler
-from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
 from esper.urza.shelf import follow_outcomes
 
 _NICENESS = 5  # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
@@ -43,7 +43,7 @@ def main() -> int:
         raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
     clock = SystemClock()
     compiler = WarmCompiler(clock)
-    store = LocalStore(settings.store_dir)
+    store = open_store(settings)
     bus = KafkaBus(settings.kafka.bootstrap)
     foundry = Foundry(bus=bus, store=store, clock=clock, compiler=compiler)
     told = threading.Event()
@@ -54,7 +54,7 @@ def main() -> int:
         app = build(foundry, settings=settings, clock=clock, audit=audit)
         server = Server(app, settings=settings, port=settings.urza.port, clock=clock, setting="ESPER_URZA__PORT")
         server.start()
-        structlog.get_logger(SENDER).info("listening", url=server.url, store=str(settings.store_dir))
+        structlog.get_logger(SENDER).info("listening", url=server.url, store=settings.store_location)
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
         threading.Thread(target=follow_outcomes, args=(foundry.shelf, bus, clock, told), name="outcomes", daemon=True).start()

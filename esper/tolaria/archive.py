@@ -22,7 +22,7 @@ from esper.tolaria.resume import family_of, recipe_of
 from esper.tolaria.splits import Splits, read_splits
 from esper.tolaria.trainee import load_data
 from esper.urza.artefact import address_of, read
-from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
 from esper.urza.store import Store
 
 OWN_LOOP = "own.loop:model"  # the model of a run in a user's own loop: its loop and data are not Esper's
@@ -47,7 +47,7 @@ class Archived:
                 splits=_exported_data(self.export),
                 clock=clock,
             )
-        store = LocalStore(self.settings.store_dir)
+        store = open_store(self.settings)
         return archived(
             self.events,
             tensors=open_tensors(self.settings, family_of(self.events)),

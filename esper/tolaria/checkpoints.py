@@ -104,6 +104,7 @@ class Checkpoints:
             stall_us=found.stall_us,
             duration_us=found.duration_us,
             parameters_digest=found.digest,
+            kind="INCREMENTAL" if self.taken else "FULL",
             source=moment.source,
         )
 

@@ -43,7 +43,10 @@ class Frames(Protocol):
 
 
 class Journal:
-    """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far."""
+    """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far.
+
+    `used_up` is called when the last recorded event has been taken.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Journal:
         self._guardrails = guardrails
         self._notify = notify
         self._recorded = deque(recorded)
+        self.used_up: Callable[[], None] = lambda: None
 
     @property
     def replaying(self) -> bool:
@@ -123,6 +127,8 @@ class Journal:
         """Take the next recorded event."""
         event = self._recorded.popleft()
         self.state = evolve(self.state, event)
+        if not self._recorded:
+            self.used_up()
         return event
 
     def failures(self, step: int) -> frozenset[Place]:

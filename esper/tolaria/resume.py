@@ -96,7 +96,8 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
     if opened:
-        raise CorruptError(f"Run {run_id} was rolled back, and no snapshot since then can be used: {' '.join(notes)}")
+        how = "was rolled back" if last.timeline else "is a fork"
+        raise CorruptError(f"Run {run_id} {how}, and no snapshot since then can be used: {' '.join(notes)}")
     return Beginning(RunState(run_id), None, "", tuple(notes))
 
 

@@ -15,11 +15,11 @@ from esper.checkpoint import Snapshot, TensorStore
 from esper.clock import Clock
 from esper.errors import CorruptError, EsperError, StorageFullError
 from esper.events import JournalEvent, Origin
-from esper.events.records import CheckpointRequested, RollbackRequested, SeedTransitioned
+from esper.events.records import CheckpointRequested, RollbackRequested, RunForked, SeedTransitioned
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import LIVE, RunState, from_canonical
-from esper.lifecycle.commands import CountLost, EndEpoch, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
+from esper.lifecycle.commands import CountLost, EndEpoch, Fork, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
 from esper.oona.inbox import Delivered
 from esper.tolaria import packet as packets
 from esper.tolaria.checkpoints import Checkpoints, Moment
@@ -97,7 +97,7 @@ class Parts:
 class Session:
     """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end.
 
-    `goal` is the step at which a run that is executed again ends.
+    `forked` says where a fork began. `goal` is the step at which a run that is executed again ends.
     """
 
     parts: Parts
@@ -107,6 +107,7 @@ class Session:
     goal: int | None = None
     paths: dict[Place, list[SeedTransitioned]] = field(default_factory=dict)
     requested: Source = field(default_factory=lambda: Source(""))
+    forked: RunForked | None = None
 
     @property
     def state(self) -> RunState:
@@ -162,6 +163,8 @@ class Session:
     def _note(self, event: JournalEvent) -> None:
         """What an event means beyond state and tensors."""
         self.parts.checkpoints.heard(event)
+        if isinstance(event, RunForked):
+            self.forked = event
         if not isinstance(event, SeedTransitioned):
             return
         place = (event.layer, event.seed)
@@ -177,8 +180,27 @@ class Session:
         """Take note of a resumed run's events before its beginning."""
         for event in events:
             self.parts.checkpoints.heard(event)
+            if isinstance(event, RunForked):
+                self.forked = event
             if isinstance(event, SeedTransitioned):
                 self.paths.setdefault((event.layer, event.seed), []).append(event)
+
+    # -- a fork ----------------------------------------------------------------------------------------------------------------------
+
+    def fork(self, command: Fork, snapshot: Snapshot) -> None:
+        """Begin the journal of a fork, and take over its parent's tensors."""
+        for event in self._written(command):
+            self._note(event)
+        self.restore(snapshot, self.state)
+
+    def open_fork(self) -> None:
+        """Where a fork begins: keep a snapshot of its own to roll back to, and ask Tamiyo for what the parent's state has no answer to."""
+        if self.forked is None or self.state.sequence != self.forked.sequence + 1:
+            return
+        if self.parts.stepper and not self.parts.journal.replaying:
+            self._begin_checkpoint("forked", Source(""))
+        if self.step and self.forked.parent_packet < self.state.epoch:
+            self.consult()
 
     # -- between steps ---------------------------------------------------------------------------------------------------------------
 
@@ -364,6 +386,7 @@ class Session:
             statistics=parts.telemetry.statistics,
             kernels=kernels,
             total_steps=self.total_steps,
+            forked=self.forked,
         )
         consultation.ask(asked, self.handle, self._stopping, patience_s=patience_s)
         return len(asked.catalogue)

@@ -136,7 +136,9 @@ def rig(
         dead_letters=DeadLetters(producer, "trainer", clock),
         known=past.state.commands,
     )
-    loader = KernelLoader(settings.store_dir, place.folder / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe))
+    loader = KernelLoader(
+        settings.store_location, place.folder / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe), settings.urza.endpoint
+    )
     stack.callback(drain.stop)
     drain.start()
     recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, place, drain, recipe)) if past.events else ()

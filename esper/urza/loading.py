@@ -1,6 +1,6 @@
 """The loader process: fetches, verifies and unpacks kernels outside the trainer's interpreter, where it would hold the GIL.
 
-`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES` reads one request a line from standard input and answers each with a line on
+`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES ENDPOINT` reads one request a line from standard input and answers each with a line on
 standard output, both JSON. A verified artefact is put into KERNELS, the run's own folder, from where the trainer reads it: out of the cache SHARED
 of all runs where it has it, else out of STORE, and then into SHARED too. Requests to prefetch wait for those that somebody waits for, on a
 thread of their own, so that one that hangs holds up nobody. It imports no torch, and ends when its input does.
@@ -22,7 +22,7 @@ from typing import Any
 from esper.errors import CorruptError, EsperError
 from esper.urza.artefact import content_of, read
 from esper.urza.disk import DiskCache
-from esper.urza.local import LocalStore
+from esper.urza.opening import store_at
 from esper.urza.store import Store
 
 _PARTIAL = ".partial"
@@ -96,7 +96,8 @@ def _prefetch(loading: Loading, requests: queue.SimpleQueue[dict[str, Any]], idl
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    loading = Loading(LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), DiskCache(Path(sys.argv[3]), int(sys.argv[4])))
+    location, kernels, shared, limit_bytes, endpoint = sys.argv[1:]
+    loading = Loading(store_at(location, endpoint), Path(kernels), DiskCache(Path(shared), int(limit_bytes)))
     loading.sweep()
     answers, later, idle = _Answers(), queue.SimpleQueue[dict[str, Any]](), threading.Event()
     idle.set()

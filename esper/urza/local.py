@@ -6,12 +6,14 @@ import errno
 import fcntl
 import itertools
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from esper.errors import StorageFullError, UnavailableError
-from esper.urza.store import Store, require_key
+from esper.urza.store import Listed, Store, require_key
 
 _INCOMING = ".incoming"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -60,10 +62,18 @@ class LocalStore(Store):
         """Whether it is there; see `Store`."""
         return (self.root / require_key(key)).is_file()
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys, sorted; see `Store`."""
-        keys = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        yield from sorted(key for key in keys if key.startswith(prefix) and not key.startswith(_INCOMING))
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
+        """What there is, sorted; see `Store`."""
+        folder = self.root / prefix.rpartition("/")[0]
+        found = []
+        for path in folder.rglob("*"):
+            key = path.relative_to(self.root).as_posix()
+            if key.startswith(prefix) and not key.startswith(_INCOMING):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = path.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(Listed(key, status.st_size, status.st_mtime_ns // 1000))
+        yield from sorted(found, key=lambda one: one.key)
 
     def delete(self, key: str) -> bool:
         """Remove; see `Store`."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from esper.urza.store import Store, require_key
+from esper.clock import Clock, SystemClock
+from esper.urza.store import Listed, Store, require_key
 
 
 class MemoryStore(Store):
     """Objects in a dictionary; gone with the process."""
 
-    def __init__(self) -> None:
-        self._objects: dict[str, bytes] = {}
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._objects: dict[str, tuple[bytes, int]] = {}
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
@@ -20,20 +22,23 @@ class MemoryStore(Store):
         with self._lock:
             if require_key(key) in self._objects:
                 return False
-            self._objects[key] = content
+            self._objects[key] = (content, self._clock.now_us())
             return True
 
     def get(self, key: str) -> bytes | None:
         """The bytes or None; see `Store`."""
-        return self._objects.get(require_key(key))
+        found = self._objects.get(require_key(key))
+        return found[0] if found else None
 
     def exists(self, key: str) -> bool:
         """Whether it is there; see `Store`."""
         return require_key(key) in self._objects
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys, sorted; see `Store`."""
-        yield from sorted(key for key in tuple(self._objects) if key.startswith(prefix))
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
+        """What there is, sorted; see `Store`."""
+        for key, (content, stored_us) in sorted(self._objects.copy().items()):
+            if key.startswith(prefix):
+                yield Listed(key, len(content), stored_us)
 
     def delete(self, key: str) -> bool:
         """Remove; see `Store`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from esper.errors import UsageError
 
@@ -20,6 +21,15 @@ def require_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise UsageError(f"The object key {key!r} is no path of names made of letters, digits, '.', '-' and '_'.")
     return key
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as a listing has it: when it was stored, in microseconds since 1970-01-01 UTC, by the store's own clock."""
+
+    key: str
+    size: int
+    stored_us: int
 
 
 class Store(ABC):
@@ -48,8 +58,12 @@ class Store(ABC):
         """Whether there is an object."""
 
     @abstractmethod
+    def objects(self, prefix: str = "") -> Iterator[Listed]:
+        """Objects whose keys begin with `prefix`, sorted by them."""
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that begin with `prefix`, sorted."""
+        return (one.key for one in self.objects(prefix))
 
     @abstractmethod
     def delete(self, key: str) -> bool:

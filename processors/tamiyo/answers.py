@@ -55,8 +55,8 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
     else:
         generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
         plan = policy.decide(state, packet, settings, _prior(packet, prior), generator)
-        state, wanted = _wanted(state, packet, settings, first=first)
-    state = _begun(state, plan.trials)
+        state, wanted = wanted_layers(state, packet, settings, first=first)
+    state = begun(state, plan.trials)
     origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
     events: list[Event] = [_review(origin, packet, settings, plan, round((clock.monotonic() - began) * 1e6))]
     if wanted:
@@ -79,7 +79,7 @@ def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
     return policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
 
 
-def _wanted(state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool) -> tuple[RunState, tuple[str, ...]]:
+def wanted_layers(state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool) -> tuple[RunState, tuple[str, ...]]:
     """Layers to report now: all at a run's first packet, later those that lack kernels and were not reported since they had some."""
     without = lacking(packet, settings)
     if first:
@@ -89,7 +89,8 @@ def _wanted(state: RunState, packet: SystemStatePacket, settings: PolicySettings
     return replace(state, reported=(*outstanding, *new)), new
 
 
-def _begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
+def begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
+    """The state with these trials on the way."""
     kernels, uses = dict(state.kernels), dict(state.uses)
     for trial in trials:
         kernels[trial.kernel_id] = kernels.get(trial.kernel_id, 0) + 1

@@ -23,6 +23,7 @@ from processors.tamiyo.answers import SENDER, answer, failed
 from processors.tamiyo.bandits import Beta, generator
 from processors.tamiyo.desk import Desk
 from processors.tamiyo.experience import HORIZON_US, Experience
+from processors.tamiyo.inheritance import beginning
 from processors.tamiyo.tracker import ROWS, Tracker
 
 _PACKETS = "system.events.epoch"
@@ -58,7 +59,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         key = packet.run_id.encode()
         known = table.get(key)
         try:
-            reply = answer(rows.decode(known) if known else rows.Row(), packet, prior=prior, clock=clock)
+            row = rows.decode(known) if known else await beginning(packet, bootstrap=settings.kafka.bootstrap, clock=clock)
+            reply = answer(row, packet, prior=prior, clock=clock)
         except Exception as error:  # noqa: BLE001  # a mistake of ours: the trainer shall not wait for an answer that cannot come
             _log.exception("Packet %s of run %s cannot be answered", packet.packet, packet.run_id)
             await outbound.send(failed(packet, error, clock=clock), streams.dead_letter(event, error, consumer=SENDER, clock=clock))

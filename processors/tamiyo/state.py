@@ -132,7 +132,7 @@ def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple
     present = seeds(packet)
     ended: list[Ended] = []
     state = replace(state, timeline=packet.timeline, packet=packet.packet)
-    for decision_id in sorted(state.trials):
+    for decision_id in tuple(state.trials):  # as they were begun: ids are made from the run's, and two equal runs add up alike
         trial = state.trials[decision_id]
         seed = present.get(trial.place)
         if seed is not None and seed.decision_id == decision_id:

@@ -33,7 +33,7 @@ def value(avro: Any, named: dict[str, Any], draw: random.Random) -> Any:
         return [value(avro["items"], named, draw) for _ in range(draw.choice([0, 1, 3]))]
     if kind == "enum":
         return draw.choice(avro["symbols"])
-    plain = {
+    plain: dict[str, list[Any]] = {
         "null": [None],
         "string": TEXTS,
         "int": WHOLE,

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from esper.clock import SystemClock
 from esper.errors import UsageError
 from esper.urza.local import LocalStore
 from esper.urza.memory import MemoryStore
+from esper.urza.opening import store_at
 from esper.urza.store import Store
+from tests.stackfixtures import S3Place
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=(pytest.mark.slow, pytest.mark.timeout(200)))])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """One of the implementations, empty."""
+    if request.param == "s3":
+        place: S3Place = request.getfixturevalue("s3")
+        return store_at(place.location, place.server.endpoint)
     return LocalStore(tmp_path / "store") if request.param == "local" else MemoryStore()
 
 
@@ -48,6 +54,26 @@ def test_listing_is_sorted_and_by_prefix(store: Store) -> None:
     assert list(store.list("kern")) == ["kern", "kernels/a", "kernels/b"]
     assert list(store.list("kernels/")) == ["kernels/a", "kernels/b"]
     assert list(store.list("nothing")) == []
+
+
+def test_a_listing_says_how_large_and_how_old(store: Store) -> None:
+    """Size in bytes, and the time of the put by a clock that is near ours; what was deleted is not listed."""
+    before = SystemClock().now_us()
+    store.put_if_absent("kernels/a", bytes(70_000))
+    store.put_if_absent("kernels/b", b"")
+    store.put_if_absent("kernels/c", b"")
+    store.delete("kernels/c")
+    found = list(store.objects("kernels/"))
+    assert [(one.key, one.size) for one in found] == [("kernels/a", 70_000), ("kernels/b", 0)]
+    assert all(before - 5_000_000 < one.stored_us < SystemClock().now_us() + 5_000_000 for one in found)
+
+
+def test_a_large_object_is_whole(store: Store) -> None:
+    """20 MiB and a bit, which S3 takes in parts, is put once and read as it was."""
+    content = bytes(range(256)) * (80 << 10) + b"end"
+    assert store.put_if_absent("kernels/large", content)
+    assert not store.put_if_absent("kernels/large", content + b"other")
+    assert store.get("kernels/large") == content
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../b", "a//b", ".incoming/x", "a\0b", "a b", "a/", "a\n"])

@@ -5,6 +5,7 @@ Commands come in at the step that the test names, in every life of the run, so t
 
 from __future__ import annotations
 
+import copy
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,8 +35,9 @@ from esper.oona.port import Bus
 from esper.tezzeret.build import module_of
 from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
+from esper.tolaria.forking import Beginning
 from esper.tolaria.grafting import Published
-from esper.tolaria.past import nothing, past
+from esper.tolaria.past import forked, nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe
 from esper.tolaria.reexecution import Archive
@@ -179,8 +181,8 @@ class Laboratory:
     def __post_init__(self) -> None:
         """Publish the kernels."""
         self.settings = Settings(home=self.folder)
-        self.root = self.settings.store_dir
-        self.tensors = partial(open_tensors, self.settings)
+        self.root = Path(self.settings.store_location)
+        self.tensors = open_tensors(self.settings, self.run_id)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
                 store_artefact(LocalStore(self.root), sealed(layer))
@@ -221,16 +223,26 @@ class Laboratory:
             expires_at=2**60,
         )
 
+    def fork_lab(self, run_id: str, asked: Sequence[Asked], **changes: Any) -> Laboratory:
+        """A laboratory for a fork of this run: the same bus and installation, its own commands and recipe."""
+        other = copy.copy(self)
+        other.run_id, other.asked, other.telemetry = run_id, asked, []
+        other.recipe = changes.get("recipe", self.recipe)
+        return other
+
     @contextmanager
-    def life(self, *, resumed: bool = False) -> Iterator[tuple[Trainer, Rig]]:
-        """One process of the run, from its start or its resumption to its end."""
+    def life(self, *, resumed: bool = False, fork: Beginning | None = None) -> Iterator[tuple[Trainer, Rig]]:
+        """One process of the run, from its start, as a fork or not, or its resumption to its end."""
         progress = Progress(Console(file=self.said, width=1000))
         torch.set_num_threads(self.recipe.run.threads)
         with ExitStack() as stack:
             outbox = Outbox.open(self.settings.runs_dir / self.run_id / "outbox", clock=CLOCK)
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
-            before = past(outbox, self.bus, CLOCK, self.tensors, progress) if resumed else nothing(outbox, self.bus, CLOCK)
+            if resumed:
+                before = past(outbox, self.bus, CLOCK, partial(open_tensors, self.settings), progress)
+            else:
+                before = forked(outbox, self.bus, CLOCK, fork.offered) if fork else nothing(outbox, self.bus, CLOCK)
             trainee = trainee_of(self.recipe, model, data())
             rigged = rig(
                 stack,
@@ -264,11 +276,11 @@ class Laboratory:
                 emit(event)
 
             session.parts.telemetry._emit = emitted
-            yield Trainer(session, trainee.splits.train), rigged
+            yield Trainer(session, trainee.splits.train, fork), rigged
 
-    def run(self, *, resumed: bool = False) -> tuple[Outcome, Session]:
+    def run(self, *, resumed: bool = False, fork: Beginning | None = None) -> tuple[Outcome, Session]:
         """A life to its end."""
-        with self.life(resumed=resumed) as (trainer, rigged):
+        with self.life(resumed=resumed, fork=fork) as (trainer, rigged):
             outcome = trainer.run()
             rigged.settle()
             return outcome, rigged.session
@@ -281,7 +293,7 @@ class Laboratory:
         """A first life that is killed as soon as a timeline has begun."""
         self.killed_when(lambda session: session.state.timeline == timeline, resumed=False)
 
-    def killed_when(self, moment: Callable[[Session], bool], *, resumed: bool) -> None:
+    def killed_when(self, moment: Callable[[Session], bool], *, resumed: bool, fork: Beginning | None = None) -> None:
         """A life that is killed between two steps, once its record is used up and `moment` has come."""
         before = self.disturb
 
@@ -292,7 +304,7 @@ class Laboratory:
 
         self.disturb = disturb
         try:
-            self.run(resumed=resumed)
+            self.run(resumed=resumed, fork=fork)
         except Killed:
             return
         finally:

@@ -1,0 +1,62 @@
+"""Garbage collection of a whole store: every family that the journals know, one sweep of an installation at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from esper.checkpoint.families import family_id, opened
+from esper.checkpoint.masters import masters
+from esper.checkpoint.retention import Pins, held
+from esper.checkpoint.sweep import Rules, Swept, sweep
+from esper.checkpoint.tensors import TensorStore, open_cold
+from esper.clock import Clock
+from esper.config import Settings
+from esper.errors import EsperError
+from esper.events import Event
+from esper.oona.lock import Lock
+from esper.urza.opening import open_store
+
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What became of each family, why some were left alone, and how many lie in the store that no journal at hand knows: those are left alone too."""
+
+    swept: tuple[Swept, ...]
+    left: tuple[str, ...]
+    unknown: int
+
+
+def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_run: bool = False) -> Collected:
+    """Sweep every family of which `events`, the journals of all runs, know.
+
+    A family that cannot be swept is left alone, and the others are swept.
+
+    Raises:
+        UsageError: another process of this installation sweeps.
+        UnavailableError: a store cannot be used.
+    """
+    store, cold, keys = open_store(settings), open_cold(settings), masters(settings)
+    given, where = settings.checkpoints, settings.home.resolve()
+    rules = Rules(keep_us=round(given.keep_days * _DAY_US), cold_after_us=round(given.cold_after_days * _DAY_US))
+    owner = hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
+    lock = Lock(where / "gc.lock", what=f"The store {settings.store_location}", remedy="wait until that `esper gc` has ended")
+    swept, left = list[Swept](), list[str]()
+    try:
+        found = held(events, Pins(store))
+        for name, snapshots in found.items():
+            try:
+                if (family := opened(store, keys, name)) is not None:
+                    tensors = TensorStore(store, family, cold)
+                    swept.append(sweep(tensors, snapshots, rules, now_us=clock.now_us(), owner=owner, dry_run=dry_run))
+            except EsperError as error:
+                left.append(str(error))
+        known = {family_id(name) for name in found}
+        unknown = {key.split("/")[1] for key in store.list("families/")} - known
+    finally:
+        lock.release()
+    return Collected(tuple(swept), tuple(left), len(unknown))

@@ -1,0 +1,94 @@
+"""Which snapshots are kept, and why, out of the journals of all runs. Pure.
+
+A snapshot is kept for as long as the settings say, and beyond that while its run is pinned, while it is the last of a run that has not ended,
+and while a fork begins with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from esper.events import Event
+from esper.events.records import CheckpointTaken, RunCompleted, RunFailed, RunForked, RunRolledBack, RunStarted
+from esper.urza.store import Store
+
+Why = Literal["", "pinned", "last", "forked"]
+_PINS: Final = "pins/"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A snapshot that a journal names. `why` says what keeps it beyond its time."""
+
+    taken: CheckpointTaken
+    why: Why = ""
+
+
+@dataclass(slots=True)
+class _Run:
+    family: str
+    taken: list[CheckpointTaken] = field(default_factory=list)
+    line: list[CheckpointTaken] = field(default_factory=list)
+    ended: bool = False
+
+
+def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str, Held]]:
+    """The snapshots of every family by the key of their manifest. `events` are journals, each in order; `pinned` has ids of runs."""
+    runs: dict[str, _Run] = {}
+    forked: set[str] = set()
+    for event in events:
+        if isinstance(event, RunStarted):
+            runs[event.run_id] = _Run(event.family or event.run_id)
+        elif isinstance(event, RunForked):
+            forked.add(event.address)
+        elif event.run_id in runs:
+            _note(runs[event.run_id], event)
+    found: dict[str, dict[str, Held]] = {}
+    for run_id, run in runs.items():
+        family = found.setdefault(run.family, {})
+        for one in run.taken:
+            last = not run.ended and (one is run.taken[-1] or (bool(run.line) and one is run.line[-1]))
+            why: Why = "pinned" if run_id in pinned else "last" if last else "forked" if one.address in forked else ""
+            if one.address not in family or why:
+                family[one.address] = Held(one, why)
+    return found
+
+
+def _note(run: _Run, event: Event) -> None:
+    if isinstance(event, CheckpointTaken):
+        run.taken.append(event)
+        run.line.append(event)
+    elif isinstance(event, RunRolledBack):
+        names = [one.snapshot_id for one in run.line]
+        run.line = run.line[: names.index(event.snapshot_id) + 1] if event.snapshot_id in names else []
+    elif isinstance(event, RunCompleted | RunFailed):
+        run.ended = True
+
+
+class Pins:
+    """Runs whose snapshots stay until somebody says otherwise. They lie in the store, so all machines know; names of runs stand in no key."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = set(store.list(_PINS))
+
+    def __contains__(self, run_id: object) -> bool:
+        """Whether a run is pinned."""
+        return isinstance(run_id, str) and _pin(run_id) in self._keys
+
+    def add(self, run_id: str) -> bool:
+        """Pin a run. Returns whether it was not."""
+        self._keys.add(_pin(run_id))
+        return self._store.put_if_absent(_pin(run_id), b"")
+
+    def remove(self, run_id: str) -> bool:
+        """Let a run go. Returns whether it was pinned."""
+        self._keys.discard(_pin(run_id))
+        return self._store.delete(_pin(run_id))
+
+
+def _pin(run_id: str) -> str:
+    return f"{_PINS}{hashlib.sha256(b'esper run' + run_id.encode()).hexdigest()[:32]}"

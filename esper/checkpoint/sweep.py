@@ -1,0 +1,153 @@
+"""The sweep: deletes snapshots whose time is over, with the chunks that only they had, and moves old chunks to the cold store.
+
+It can be killed at any point and started again, and trainers write meanwhile: `esper.checkpoint.snapshot.write` says why nothing is missing then.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from esper.checkpoint import chunks
+from esper.checkpoint.chunks import Chunk
+from esper.checkpoint.retention import Held
+from esper.checkpoint.snapshot import condemnations, manifest_at, manifests
+from esper.checkpoint.tensors import TensorStore
+from esper.errors import CorruptError
+from esper.urza.store import Listed, Store
+
+_DAY_US = 86_400_000_000
+_HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How long things stay, in microseconds. `grace_us`: a chunk that is younger may belong to a snapshot that is being written."""
+
+    keep_us: int = 7 * _DAY_US
+    cold_after_us: int = _DAY_US
+    grace_us: int = _HOUR_US
+
+
+@dataclass(slots=True)
+class Swept:
+    """What became of a family, or would: snapshots kept and deleted; chunks deleted and moved; their sealed bytes."""
+
+    family: str
+    kept: int = 0
+    deleted: int = 0
+    chunks: int = 0
+    freed_bytes: int = 0
+    moved: int = 0
+    moved_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Live:
+    """Chunks that manifests name, and the time of the youngest of these for each."""
+
+    youngest: dict[str, int] = field(default_factory=dict)
+    chunks: dict[str, Chunk] = field(default_factory=dict)
+
+    def add(self, tensors: TensorStore, address: str, taken_us: int) -> None:
+        manifest = manifest_at(tensors.store, tensors.family, address, address.rpartition("/")[2])
+        for one in manifest["chunks"]:
+            chunk = Chunk(**one)
+            key = chunk.key(tensors.family)
+            self.youngest[key] = max(taken_us, self.youngest.get(key, taken_us))
+            self.chunks[key] = chunk
+
+
+def sweep(tensors: TensorStore, held: Mapping[str, Held], rules: Rules, *, now_us: int, owner: str, dry_run: bool = False) -> Swept:
+    """Sweep a family. `held` are its snapshots that journals name; one that none names stays for as long as if it were.
+
+    `owner` names this installation: of its sweeps only one may run at a time; what earlier ones left is finished.
+
+    Raises:
+        CorruptError: a manifest that is to be kept cannot be read, so nobody knows which chunks it needs; nothing was deleted.
+    """
+    swept, live = Swept(tensors.family.name), _Live()
+    seen = list(tensors.store.objects(manifests(tensors.family)))
+    expired = [one for one in seen if _expired(one, held, rules, now_us)]
+    for one in set(seen) - set(expired):
+        live.add(tensors, one.key, _taken_us(one, held))
+    swept.kept, swept.deleted = len(seen) - len(expired), len(expired)
+    swept.freed_bytes = sum(one.size for one in expired)
+    chunks_at = [list(store.objects(chunks.chunks(tensors.family))) for store in tensors.stores.both]
+    garbage = [[one for one in found if one.key not in live.youngest and now_us - one.stored_us > rules.grace_us] for found in chunks_at]
+    old = [one for one in chunks_at[0] if now_us - live.youngest.get(one.key, now_us) > rules.cold_after_us] if tensors.cold else []
+    if dry_run:
+        _count(swept, garbage, old)
+        return swept
+    for one in expired:
+        tensors.store.delete(one.key)
+    _delete(tensors, garbage, {one.key for one in seen}, owner=owner, now_us=now_us, live=live, swept=swept)
+    for one in old:
+        _move(tensors, live.chunks[one.key], one, swept)
+    return swept
+
+
+def _expired(one: Listed, held: Mapping[str, Held], rules: Rules, now_us: int) -> bool:
+    named = held.get(one.key)
+    return not (named and named.why) and now_us - _taken_us(one, held) > rules.keep_us
+
+
+def _taken_us(one: Listed, held: Mapping[str, Held]) -> int:
+    named = held.get(one.key)
+    return named.taken.occurred_at if named else one.stored_us
+
+
+def _count(swept: Swept, garbage: Iterable[Iterable[Listed]], old: Iterable[Listed]) -> None:
+    for one in (one for found in garbage for one in found):
+        swept.chunks += 1
+        swept.freed_bytes += one.size
+    for one in old:
+        swept.moved += 1
+        swept.moved_bytes += one.size
+
+
+def _delete(
+    tensors: TensorStore, garbage: list[list[Listed]], seen: set[str], *, owner: str, now_us: int, live: _Live, swept: Swept
+) -> None:
+    """Name what will be deleted, look for manifests that came since, delete what none of them names."""
+    store, place = tensors.store, condemnations(tensors.family)
+    left = [one.key for one in store.objects(place) if f"/{owner}-" in one.key or now_us - one.stored_us > _DAY_US]
+    if any(garbage):
+        named = f"{place}{owner}-{secrets.token_hex(8)}"
+        store.put_if_absent(named, json.dumps(sorted({one.key for found in garbage for one in found})).encode())
+        for key in store.list(manifests(tensors.family)):
+            if key not in seen:
+                live.add(tensors, key, now_us)
+        for where, found in zip(tensors.stores.both, garbage, strict=True):
+            for one in found:
+                if one.key not in live.youngest and where.delete(one.key):
+                    swept.chunks += 1
+                    swept.freed_bytes += one.size
+        left.append(named)
+    for key in left:  # of sweeps that were killed: nobody deletes by them any more
+        store.delete(key)
+
+
+def _move(tensors: TensorStore, chunk: Chunk, one: Listed, swept: Swept) -> None:
+    """Into the cold store, then out of the hot one. What lies there already counts only if it can be read."""
+    assert tensors.cold is not None  # noqa: S101  # the caller looked
+    content = tensors.store.get(one.key)
+    if content is None:
+        return
+    if not tensors.cold.put_if_absent(one.key, content) and not _readable(tensors.cold, tensors, chunk):
+        tensors.cold.delete(one.key)
+        if not tensors.cold.put_if_absent(one.key, content):
+            return
+    tensors.store.delete(one.key)
+    swept.moved += 1
+    swept.moved_bytes += one.size
+
+
+def _readable(store: Store, tensors: TensorStore, chunk: Chunk) -> bool:
+    try:
+        chunks.get((store,), tensors.family, chunk)
+    except CorruptError:
+        return False
+    return True
