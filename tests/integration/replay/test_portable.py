@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pyarrow import parquet
 
@@ -26,6 +28,7 @@ from esper.tolaria.addresses import address_of
 from esper.tolaria.reexecution import Reexecution
 from esper.tolaria.state_file import digests_of
 from tests.integration.history.historyfixtures import ROOT, history_part, until
+from tests.stackfixtures import survivors
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 from tests.unit.tolaria.test_reexecution import asking, quiet
 
@@ -165,3 +168,31 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
     assert json.loads((tmp_path / "second" / MANIFEST).read_text())["salt"] == ""
     assert result(esper(home, "import", tmp_path / "second", "--check", "--json"))["events"] == len(world.events)
     assert "exists already" in refused(esper(home, "export", RUN, "--to", tmp_path / "second", bootstrap=world.broker), 2)
+
+
+def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path) -> None:
+    """Interrupted while its processes work: exit code 130, no traceback from any of them, and none is left."""
+    command = [sys.executable, "-m", "esper.cli", "replay", RUN, "--verify", "--workers", "2", "--from", str(world.export)]
+    environment = {**os.environ, "ESPER_HOME": str(tmp_path / "empty"), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "--passphrase-file", str(world.secret)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as proving:
+        until(lambda: len(psutil.Process(proving.pid).children()) >= 3 or proving.poll() is not None, 300)  # two, and multiprocessing's own
+        children = psutil.Process(proving.pid).children()
+        os.killpg(proving.pid, signal.SIGINT)
+        _, said = proving.communicate(timeout=120)
+    assert proving.returncode == 130
+    assert "Traceback" not in said
+    until(lambda: survivors(children) == [], 30)
+
+
+def test_other_instructions_are_named(world: World, tmp_path: Path) -> None:
+    """Executed on torch's plainest instruction set: it is done anyway, the difference is named, and again in the sentence if bits differ."""
+    arguments = ("replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch")
+    command = [sys.executable, "-m", "esper.cli", *map(str, arguments)]
+    environment = {**os.environ, "ESPER_HOME": str(tmp_path / "empty"), "PYTHONPATH": str(ROOT), "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode in (0, 5), done.stderr
+    named = [line for line in done.stderr.splitlines() if "instruction_set was" in line and "and is DEFAULT" in line]
+    assert len(named) == (1 if done.returncode == 0 else 2)
+    assert "Traceback" not in done.stderr
