@@ -58,7 +58,7 @@ mutate: setup
 	cd .esper/mutation && $(CURDIR)/$(BIN)/mutmut results
 
 chaos: setup
-	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-100} $(BIN)/python -m pytest tests/chaos
+	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-100} ESPER_CHAOS_TRIPLES=$${ESPER_CHAOS_TRIPLES:-200} $(BIN)/python -m pytest tests/chaos
 
 clean:
 	rm -rf $(VENV) .esper .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

@@ -73,7 +73,9 @@ def _side_by_side(source: Archived, pieces: Sequence[Segment], count: int, conso
         task = shown.add_task("executing again", total=len(pieces))
         found = []
         try:
-            for done in as_completed([pool.submit(_check, piece) for piece in pieces]):
+            with _unheard(signal.SIGINT):  # what is started now never hears of it
+                running = [pool.submit(_check, piece) for piece in pieces]
+            for done in as_completed(running):
                 found.append(done.result())
                 shown.advance(task)
         except BrokenProcessPool as error:
@@ -96,9 +98,18 @@ def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
+@contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Within, a signal waits; processes that are started have it waiting for ever: Ctrl-C is their parent's business."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
 def _open(source: Archived) -> None:
-    """The beginning of a process of the pool: Ctrl-C is its parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The beginning of a process of the pool."""
     _WORKER.archives.append(source.open(SystemClock()))
 
 

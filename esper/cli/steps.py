@@ -39,18 +39,16 @@ def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratc
     """
     torch.set_num_threads(archive.recipe.run.threads)
     environment = observe()
-    others = tuple(
-        one.replace("the resumed run may give", "what is executed again may have") for one in differences(archive.events, environment)
-    )
+    others = differences(archive.events, environment)
     for one in others:
-        console.print(one, highlight=False)
+        console.print(f"{one}; what is executed again may have other bits.", highlight=False)
     with bar(console) as shown:
         task = shown.add_task("executing again", total=None)
 
         def told(session: Session) -> None:
             shown.update(task, total=session.goal, completed=session.step)
 
-        execution = Reexecution(archive, Told(console), usable=lambda _: not from_scratch, told=told)
+        execution = Reexecution(archive, Told(console), usable=lambda anchor: not from_scratch or anchor.source is None, told=told)
         try:
             rerun = execution.rebuild(address)
             proven = require_proven(archive.events, address, parameters_digest(rerun.session.parts.growing.module))
