@@ -16,10 +16,11 @@ from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
 from esper.tolaria.archive import Archived
 from esper.tolaria.assembly import Finished, train
-from esper.tolaria.forking import Beginning, Cut, changed, family_of
+from esper.tolaria.forking import Beginning, Cut, changed
 from esper.tolaria.names import named
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution
+from esper.tolaria.resume import family_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,10 +48,12 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
     return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
-def forked(outbox: Outbox, bus: Bus, clock: Clock, offered: tuple[str, ...]) -> Past:
-    """The past of a new fork: no events of its own, but the kernels that its parent may have had. Raises as `nothing` does."""
+def forked(outbox: Outbox, bus: Bus, clock: Clock, *, family: str, offered: tuple[str, ...]) -> Past:
+    """The past of a new fork: no events of its own, but its parent's family and the kernels that its parent may have had. Raises as `nothing` does."""
     before = nothing(outbox, bus, clock)
-    return replace(before, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None)
+    return replace(
+        before, family=family, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None
+    )
 
 
 def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
