@@ -35,7 +35,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help takes 300 ms to import
 )
-for part in (run, control, recipes, replay, fork, whatif, compare, snapshots, portable, history, audit, dead_letters, token, keys, stack, bench):
+for part in (
+    run,
+    control,
+    recipes,
+    replay,
+    fork,
+    whatif,
+    compare,
+    snapshots,
+    portable,
+    history,
+    audit,
+    dead_letters,
+    token,
+    keys,
+    stack,
+    bench,
+):
     part.register(app)
 
 

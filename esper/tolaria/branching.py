@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.config import Settings
 from esper.events import JournalEvent
@@ -20,7 +21,6 @@ from esper.tolaria.forking import Beginning, Cut, changed
 from esper.tolaria.names import named
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution
-from esper.tolaria.resume import family_of
 
 
 @dataclass(frozen=True, slots=True)
