@@ -8,8 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ("tests.stackfixtures",)
+
+settings.register_profile("shared machine", deadline=None)  # what takes 5 ms takes 500 beside others
+if settings.get_current_profile_name() == "default":
+    settings.load_profile("shared machine")
 
 TESTS = Path(__file__).parent
 WHOLE = ("integration/run", "integration/stack", "chaos/run", "chaos/stack", "bench")

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import torch
-import zstandard
 from torch import Tensor
 
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family
-from esper.checkpoint.sealing import seal, unseal
-from esper.errors import CorruptError, UnavailableError
-from esper.urza.store import Store
+from esper.checkpoint.manifest import FORMAT, Stores, condemned, manifest_at, manifests, sealed_manifest
+from esper.errors import UnavailableError
 
-FORMAT: Final = 2
 SMALL_BYTES: Final = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
 _ATTEMPTS: Final = 5
-_MAGIC: Final = b"ESM2"
-_MOST_BYTES: Final = 1 << 30  # of a manifest, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +38,6 @@ class Stored:
     tensors: int
     size_bytes: int
     stored_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """Where snapshots lie: `hot` takes what is new and has every manifest, `cold` the chunks that have been moved. `readers` read at once."""
-
-    hot: Store
-    cold: Store | None = None
-    readers: int = 4
-
-    @property
-    def both(self) -> tuple[Store, ...]:
-        """In the order in which they are asked: what is moved is in the cold one before it leaves the hot one."""
-        return (self.hot,) if self.cold is None else (self.hot, self.cold)
-
-    def exist(self, key: str) -> bool:
-        """Whether one of them has it."""
-        return any(store.exists(key) for store in self.both)
 
 
 @dataclass(slots=True)
@@ -141,51 +117,6 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
             pass
     tensors = {name: contents[name].view(getattr(torch, entry.dtype)).reshape(entry.shape) for name, entry in wanted.items()}
     return Snapshot(tensors, manifest["notes"])
-
-
-def condemned(store: Store, family: Family) -> set[str]:
-    """Keys of chunks that a sweep is about to delete, or was when it was killed."""
-    found: set[str] = set()
-    for key in store.list(condemnations(family)):
-        found |= set(json.loads(store.get(key) or b"[]"))
-    return found
-
-
-def condemnations(family: Family) -> str:
-    """What the keys begin with under which sweeps name what they are about to delete."""
-    return f"condemned/{family.id}/"
-
-
-def manifests(family: Family) -> str:
-    """What the keys of a family's manifests begin with; the rest is the SHA-256 of what is there."""
-    return f"manifests/{family.id}/"
-
-
-def sealed_manifest(family: Family, manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as it is stored."""
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return seal(family.manifest_key, zstandard.ZstdCompressor(level=chunks.LEVEL).compress(text), _MAGIC, head=_MAGIC)
-
-
-def manifest_at(store: Store, family: Family, address: str, sha256: str) -> dict[str, Any]:
-    """The manifest at `address`, verified.
-
-    Raises:
-        CorruptError: it is missing, not what its hash says, or of another family.
-    """
-    sealed = store.get(address)
-    if sealed is None:
-        raise CorruptError(f"Manifest {address} is not in the store: it was deleted, or the store is another one.")
-    if hashlib.sha256(sealed).hexdigest() != sha256:
-        raise CorruptError(f"Manifest {address} is damaged: its content has another hash than the journal gives.")
-    if sealed[: len(_MAGIC)] != _MAGIC:
-        raise CorruptError(f"Manifest {address} is none that this Esper reads: it does not begin as one of format {FORMAT}.")
-    what = f"Manifest {address}, read as one of {family.name},"
-    packed = unseal(family.manifest_key, memoryview(sealed)[len(_MAGIC) :], _MAGIC, what=what)
-    manifest: dict[str, Any] = json.loads(zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MOST_BYTES))
-    if manifest["format"] != FORMAT:
-        raise CorruptError(f"Manifest {address} has format {manifest['format']}; this Esper reads format {FORMAT}.")
-    return manifest
 
 
 def _laid_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Entry], list[memoryview]]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
+from esper.checkpoint.manifest import condemnations, manifest_at, manifests
 from esper.checkpoint.retention import Held
-from esper.checkpoint.snapshot import condemnations, manifest_at, manifests
 from esper.checkpoint.tensors import TensorStore
 from esper.errors import CorruptError
 from esper.urza.store import Listed, Store

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from esper.checkpoint import snapshot
 from esper.checkpoint.families import Family, made
+from esper.checkpoint.manifest import Stores
 from esper.checkpoint.masters import held, masters
-from esper.checkpoint.snapshot import Snapshot, Stored, Stores
 from esper.config import Settings
 from esper.urza.opening import open_store, store_at
 from esper.urza.store import Store
+
+if TYPE_CHECKING:
+    from esper.checkpoint.snapshot import Snapshot, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class TensorStore:
             StorageFullError: no room; what was stored already is garbage that nothing names.
             UnavailableError: the store cannot be reached.
         """
+        from esper.checkpoint import snapshot  # noqa: PLC0415 - torch, which whoever sweeps need not wait for
+
         return snapshot.write(self.stores, self.family, snap)
 
     def read(self, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
@@ -43,6 +48,8 @@ class TensorStore:
         Raises:
             CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
         """
+        from esper.checkpoint import snapshot  # noqa: PLC0415 - as above
+
         return snapshot.read(self.stores, self.family, address, sha256, kinds=kinds)
 
 

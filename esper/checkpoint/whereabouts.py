@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from esper.checkpoint.chunks import Chunk, chunks
+from esper.checkpoint.manifest import manifest_at
 from esper.checkpoint.retention import Held, Why
-from esper.checkpoint.snapshot import manifest_at
 from esper.checkpoint.tensors import TensorStore
 from esper.errors import CorruptError
 from esper.events import Event

@@ -25,7 +25,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("sql")(sql)
     app.command("runs")(runs)
-    app.command("checkpoints")(checkpoints)
 
 
 def sql(
@@ -58,24 +57,6 @@ def runs(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array
         found = history.rows(RUNS)
         if not found:
             raise UsageError("No run is in the history yet; `esper run mnist1d` makes one.")
-        if as_json:
-            print(json.dumps(found))
-        else:
-            _table(list(found[0]), [list(row.values()) for row in found])
-
-
-def checkpoints(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False,
-) -> None:
-    """List the snapshots of a run, in the order in which they were taken; `esper rollback RUN` goes back to one."""
-    from esper.history.queries import CHECKPOINTS  # noqa: PLC0415 - as above
-
-    with _open() as history:
-        found = history.rows(CHECKPOINTS, {"param_run": run_id})
-        if not found:
-            raise UsageError(f"Run {run_id} has no snapshots in the history; `esper runs` lists the runs.")
         if as_json:
             print(json.dumps(found))
         else:

@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 _MIB = 1 << 20
+_SHOWN = (
+    "snapshot_id",
+    "at_timeline",
+    "at_epoch",
+    "at_step",
+    "kind",
+    "reason",
+    "tensors",
+    "size_bytes",
+    "stored_bytes",
+    "stall_us",
+    "duration_us",
+    "occurred_at",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
-    """List a run's snapshots: size, kind, parent, whether they are hot, cold or gone, and what keeps them."""
+    """List a run's snapshots in the order in which they were taken, for `esper rollback`: size, kind, parent, whether they are hot, cold or gone, and what keeps them."""
     from esper.checkpoint.families import opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.checkpoint.masters import masters  # noqa: PLC0415 - as above
     from esper.checkpoint.retention import Pins, family_of, held  # noqa: PLC0415 - as above
@@ -51,7 +65,7 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     tensors = TensorStore(store, family, open_cold(settings)) if family else None
     found = list(whereabouts(mine, held(events, pins).get(name, {}), tensors))
     if as_json:
-        print(json.dumps({"run_id": run, "family": name, "pinned": run in pins, "snapshots": [_row(one) for one in found]}))
+        print(json.dumps([_row(one) | {"family": name, "pinned": run in pins} for one in found]))
     else:
         _show(run, found, pinned=run in pins)
 
@@ -130,21 +144,8 @@ def _journals(settings: Settings, clock: Clock) -> list[Event]:
 
 
 def _row(one: Whereabouts) -> dict[str, Any]:
-    taken = one.taken
-    return {
-        "snapshot_id": taken.snapshot_id,
-        "taken_at_us": taken.occurred_at,
-        "step": taken.at_step,
-        "epoch": taken.at_epoch,
-        "timeline": taken.at_timeline,
-        "kind": taken.kind,
-        "parent": taken.parent or None,
-        "reason": taken.reason,
-        "size_bytes": taken.size_bytes,
-        "stored_bytes": taken.stored_bytes,
-        "where": one.where,
-        "kept": one.why or None,
-    }
+    taken = {name: getattr(one.taken, name) for name in _SHOWN}
+    return taken | {"parent": one.taken.parent or None, "where": one.where, "kept": one.why or None}
 
 
 def _show(run: str, found: Iterable[Whereabouts], *, pinned: bool) -> None:

@@ -25,12 +25,6 @@ RUNS: Final = (
 )
 """What `esper runs` shows."""
 
-CHECKPOINTS: Final = (
-    "SELECT snapshot_id, at_timeline, at_epoch, at_step, reason, tensors, size_bytes, stored_bytes, stall_us, duration_us, occurred_at "
-    "FROM checkpoint_taken WHERE run_id = {run:String} ORDER BY sequence"
-)
-"""What `esper checkpoints RUN` shows."""
-
 TABLES: Final = (
     "SELECT name, if(engine = 'View', 'view', 'table') AS kind, total_rows AS rows, comment FROM system.tables "
     "WHERE database = currentDatabase() ORDER BY (name LIKE 'raw%', kind = 'table', name)"

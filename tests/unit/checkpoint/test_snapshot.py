@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from esper.checkpoint import Snapshot, Stored, chunks
-from esper.checkpoint.snapshot import manifest_at, sealed_manifest
+from esper.checkpoint.manifest import manifest_at, sealed_manifest
 from esper.errors import CorruptError, EsperError
 from esper.urza.local import LocalStore
 from tests.tensorstores import family, tensors_in

@@ -14,8 +14,8 @@ import torch
 
 from esper.checkpoint import Snapshot, Stored, TensorStore, chunks
 from esper.checkpoint.chunks import Chunk
+from esper.checkpoint.manifest import condemnations, manifest_at
 from esper.checkpoint.retention import Held
-from esper.checkpoint.snapshot import condemnations, manifest_at
 from esper.checkpoint.sweep import Rules, sweep
 from esper.clock import ManualClock
 from esper.errors import CorruptError

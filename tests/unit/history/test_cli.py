@@ -98,34 +98,6 @@ def test_runs_are_listed_or_it_is_said_how_to_make_one(esper: Callable[..., Said
     assert (run["run_id"], run["recipe"], run["state"]) == ("one", "mnist1d", "RUNNING")
 
 
-def test_snapshots_of_a_run_are_listed(esper: Callable[..., Said], engine: Engine) -> None:
-    """Each snapshot of the run is a row, in the order of the journal; a run without any is one sentence and exit code 2."""
-    wire = current(BY_NAME["CheckpointTaken"])
-    place = layout(wire.id)
-    bodies = [
-        framed(
-            wire,
-            {
-                **example("CheckpointTaken"),
-                "event_id": f"00000000-0000-8000-8000-0000000000c{n}",
-                "run_id": run,
-                "sequence": n,
-                "snapshot_id": f"t0-s{n}",
-            },
-        )
-        for n, run in ((2, "kept"), (1, "kept"), (3, "other"))
-    ]
-    received = [Received(wire.record.TOPIC, 0, n, b"", body, (), 0) for n, body in enumerate(bodies)]
-    engine.client.raw_insert(
-        place.table.name, column_names=list(place.columns), insert_block=container(wire.id, "snapshots", received), fmt="Avro"
-    )
-    assert [row["snapshot_id"] for row in json.loads(esper("checkpoints", "kept", "--json")[1])] == ["t0-s1", "t0-s2"]
-    assert b"t0-s2" in esper("checkpoints", "kept")[1]
-    code, _, err = esper("checkpoints", "nobody's")
-    assert code == 2
-    assert b"Run nobody's has no snapshots in the history" in err
-
-
 def test_what_may_be_missing_is_said(esper: Callable[..., Said], engine: Engine) -> None:
     """A history that was killed, or ended with messages left on Kafka, says so on standard error; one that ended in order says nothing."""
     ledger = Ledger(engine.client, SystemClock())
