@@ -7,7 +7,7 @@ and while a fork begins with it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -21,9 +21,9 @@ _PINS: Final = "pins/"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A snapshot that a journal names. `why` says what keeps it beyond its time."""
+    """A snapshot that a journal names, taken at `taken_us`, microseconds since 1970-01-01 UTC. `why` says what keeps it beyond its time."""
 
-    taken: CheckpointTaken
+    taken_us: int
     why: Why = ""
 
 
@@ -41,7 +41,7 @@ def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str,
     forked: set[str] = set()
     for event in events:
         if isinstance(event, RunStarted):
-            runs[event.run_id] = _Run(event.family or event.run_id)
+            runs[event.run_id] = _Run(family_of((event,)))
         elif isinstance(event, RunForked):
             forked.add(event.address)
         elif event.run_id in runs:
@@ -53,8 +53,15 @@ def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str,
             last = not run.ended and (one is run.taken[-1] or (bool(run.line) and one is run.line[-1]))
             why: Why = "pinned" if run_id in pinned else "last" if last else "forked" if one.address in forked else ""
             if one.address not in family or why:
-                family[one.address] = Held(one, why)
+                family[one.address] = Held(one.occurred_at, why)
     return found
+
+
+def family_of(events: Sequence[Event]) -> str:
+    """The family whose key seals a run's snapshots: that of the run which it was forked from, in the end, or the run itself."""
+    started = events[0]
+    assert isinstance(started, RunStarted)  # noqa: S101  # every journal begins so
+    return started.family or started.run_id
 
 
 def _note(run: _Run, event: Event) -> None:

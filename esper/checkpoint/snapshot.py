@@ -88,7 +88,7 @@ def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
     doomed = condemned(stores.hot, family)
     placed = [chunks.put(stores.hot, family, content, doomed) for content in contents]
     new_bytes = sum(new for _, new in placed)
-    listed = [chunk for chunk, _ in placed]
+    listed, before = [chunk for chunk, _ in placed], ""
     for _ in range(_ATTEMPTS):
         manifest = {
             "format": FORMAT,
@@ -100,6 +100,8 @@ def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
         sha256 = hashlib.sha256(sealed).hexdigest()
         address = f"{manifests(family)}{sha256}"
         stores.hot.put_if_absent(address, sealed)
+        if before:
+            stores.hot.delete(before)  # not sooner: it kept the rest
         doomed = condemned(stores.hot, family)
         unsafe = [number for number, chunk in enumerate(listed) if chunk.key(family) in doomed or not stores.exist(chunk.key(family))]
         if not unsafe:
@@ -107,7 +109,7 @@ def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
         for number in unsafe:
             listed[number], new = chunks.put(stores.hot, family, contents[number], doomed | {listed[number].key(family)})
             new_bytes += new
-        stores.hot.delete(address)
+        before = address
     raise UnavailableError(
         f"Chunks of the snapshot were deleted as often as they were stored, {_ATTEMPTS} times: see who sweeps the store."
     )

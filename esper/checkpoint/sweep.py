@@ -52,7 +52,12 @@ class _Live:
     chunks: dict[str, Chunk] = field(default_factory=dict)
 
     def add(self, tensors: TensorStore, address: str, taken_us: int) -> None:
-        manifest = manifest_at(tensors.store, tensors.family, address, address.rpartition("/")[2])
+        try:
+            manifest = manifest_at(tensors.store, tensors.family, address, address.rpartition("/")[2])
+        except CorruptError:
+            if tensors.store.exists(address):
+                raise
+            return  # its writer has put another in its place
         for one in manifest["chunks"]:
             chunk = Chunk(**one)
             key = chunk.key(tensors.family)
@@ -96,7 +101,7 @@ def _expired(one: Listed, held: Mapping[str, Held], rules: Rules, now_us: int) -
 
 def _taken_us(one: Listed, held: Mapping[str, Held]) -> int:
     named = held.get(one.key)
-    return named.taken.occurred_at if named else one.stored_us
+    return named.taken_us if named else one.stored_us
 
 
 def _count(swept: Swept, garbage: Iterable[Iterable[Listed]], old: Iterable[Listed]) -> None:

@@ -1348,12 +1348,13 @@ class EpochReviewed(Event):
         commands: What to do, most important first.
         reason: Why these or none, in a sentence.
         duration_us: Time from packet to answer inside Tamiyo, microseconds.
+        rollback_id: RollbackRequested that goes with this answer because training is unstable; empty when none.
     """
 
     NAME: ClassVar[str] = "EpochReviewed"
     TOPIC: ClassVar[str] = "decision.tamiyo"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 366250439
+    SCHEMA_ID: ClassVar[int] = 2138104803
 
     packet_id: str
     timeline: int
@@ -1365,6 +1366,7 @@ class EpochReviewed(Event):
     commands: tuple[ReviewedCommand, ...]
     reason: str
     duration_us: int
+    rollback_id: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -2065,16 +2067,18 @@ class RollbackRequested(Event):
         snapshot_id: Snapshot to restore; empty for the latest.
         reason: Why, in a sentence.
         expires_at: After this moment the request is void.
+        at_most_epoch: Go back to a snapshot of at most so many epochs completed; -1 for any.
     """
 
     NAME: ClassVar[str] = "RollbackRequested"
     TOPIC: ClassVar[str] = "control.tolaria.commands"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1149474686
+    SCHEMA_ID: ClassVar[int] = 2021153682
 
     snapshot_id: str
     reason: str
     expires_at: int
+    at_most_epoch: int = -1
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
@@ -2090,6 +2094,7 @@ class RollbackRequested(Event):
                 "snapshot_id": read_utf8(stream),
                 "reason": read_utf8(stream),
                 "expires_at": read_long(stream),
+                "at_most_epoch": read_long(stream),
             }
         )
 
@@ -2099,6 +2104,7 @@ class RollbackRequested(Event):
         write_data(out, self.snapshot_id, "string", NAMED, "snapshot_id", OPTIONS)
         write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
         write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
+        write_data(out, self.at_most_epoch, "int", NAMED, "at_most_epoch", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

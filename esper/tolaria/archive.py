@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from esper.checkpoint import TensorStore, open_tensors
+from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, UsageError
@@ -18,7 +19,7 @@ from esper.kasmina.unpacked import Unpacked, unpack_artefact
 from esper.lifecycle import RunState, evolve
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.reexecution import Archive
-from esper.tolaria.resume import family_of, recipe_of
+from esper.tolaria.resume import recipe_of
 from esper.tolaria.splits import Splits, read_splits
 from esper.tolaria.trainee import load_data
 from esper.urza.artefact import address_of, read

@@ -115,7 +115,7 @@ def train(
             before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
         elif fork is not None:
-            before = forked(place.outbox, place.bus, clock, fork.offered)
+            before = forked(place.outbox, place.bus, clock, family=fork.family, offered=fork.offered)
         else:
             before = nothing(place.outbox, place.bus, clock)
         startup.spent("journal")

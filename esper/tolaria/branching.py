@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.config import Settings
 from esper.events import JournalEvent
@@ -16,7 +17,7 @@ from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
 from esper.tolaria.archive import Archived
 from esper.tolaria.assembly import Finished, train
-from esper.tolaria.forking import Beginning, Cut, changed, family_of
+from esper.tolaria.forking import Beginning, Cut, changed
 from esper.tolaria.names import named
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution

@@ -151,12 +151,6 @@ def changed(events: Sequence[JournalEvent], overrides: Sequence[str], *, epoch: 
     return after, tuple(f"{key}={json.dumps(new.get(key))}" for key in keys)
 
 
-def family_of(events: Sequence[JournalEvent]) -> str:
-    """The family that a fork of a run belongs to: the run's, or the run itself, when it is the first."""
-    family: str = getattr(events[0], "family", "")
-    return family or events[0].run_id
-
-
 def _answer(events: Sequence[JournalEvent], decision: AdaptationApplied) -> int:
     """The sequence of the first event of the answer that a decision was part of."""
     return next(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
+from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
@@ -17,7 +18,7 @@ from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Received
 from esper.oona.start import start
 from esper.tolaria.progress import Progress
-from esper.tolaria.resume import Beginning, beginning, family_of, folded
+from esper.tolaria.resume import Beginning, beginning, folded
 from esper.urza.catalogue import Catalogue
 
 
@@ -47,10 +48,12 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
     return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
-def forked(outbox: Outbox, bus: Bus, clock: Clock, offered: tuple[str, ...]) -> Past:
-    """The past of a new fork: no events of its own, but the kernels that its parent may have had. Raises as `nothing` does."""
+def forked(outbox: Outbox, bus: Bus, clock: Clock, *, family: str, offered: tuple[str, ...]) -> Past:
+    """The past of a new fork: no events of its own, but its parent's family and the kernels that its parent may have had. Raises as `nothing` does."""
     before = nothing(outbox, bus, clock)
-    return replace(before, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None)
+    return replace(
+        before, family=family, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None
+    )
 
 
 def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:

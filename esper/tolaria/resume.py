@@ -51,13 +51,6 @@ def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
     return Recipe.model_validate_json(started.config)
 
 
-def family_of(events: Sequence[JournalEvent]) -> str:
-    """The family whose key seals the run's snapshots: that of the run which it was forked from, in the end, or the run itself."""
-    started = events[0]
-    assert isinstance(started, RunStarted)  # noqa: S101  # as above
-    return started.family or started.run_id
-
-
 def differences(events: Sequence[JournalEvent], environment: Environment) -> tuple[str, ...]:
     """What is not as it was when the run began, a clause each: the bits may differ."""
     started = events[0]

@@ -237,7 +237,7 @@ class Session:
         source = Source(event.event_id, *delivered.position)
         if isinstance(event, RollbackRequested):
             if source.command_id not in self.state.commands:
-                self.roll_back(event.snapshot_id, event.reason, source)
+                self.roll_back(event.snapshot_id, event.reason, source, at_most_epoch=event.at_most_epoch)
         elif isinstance(event, CheckpointRequested):
             if source.command_id not in self.state.commands:
                 self.requested = source
@@ -470,8 +470,10 @@ class Session:
         for seed in seeds_waiting(state):
             parts.grafting.request(seed.layer, seed.kernel_id)
 
-    def roll_back(self, snapshot_id: str, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
+    def roll_back(self, snapshot_id: str, reason: str, source: Source = Source(""), *, at_most_epoch: int = -1) -> None:  # noqa: B008  # frozen
         """Go on from an earlier snapshot, in a new timeline; the latest when none is named, or an earlier one where that is damaged.
+
+        It is of at most `at_most_epoch` completed epochs, unless that is -1.
 
         Raises:
             RolledBack: it is done; the loop begins again at the restored cursor.
@@ -479,7 +481,11 @@ class Session:
         """
         parts = self.parts
         self._record_checkpoint(wait=True)
-        candidates = [one for one in reversed(parts.checkpoints.taken) if snapshot_id in ("", one.snapshot_id)]
+        candidates = [
+            one
+            for one in reversed(parts.checkpoints.taken)
+            if snapshot_id in ("", one.snapshot_id) and (at_most_epoch < 0 or one.at_epoch <= at_most_epoch)
+        ]
         for one in candidates:
             try:
                 snapshot = parts.tensors.read(one.address, one.sha256)
@@ -490,9 +496,11 @@ class Session:
             self.do(RollBack(snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source))
             self.restore(snapshot, self.state)
             parts.consultation.begin_timeline(self.state.timeline)
-            parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}.")
+            parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}: {reason}")
             raise RolledBack
         missing = f"There is no snapshot {snapshot_id}" if snapshot_id and not candidates else "No snapshot can be used"
+        if not snapshot_id and not candidates and at_most_epoch >= 0:
+            missing = f"There is no snapshot of epoch {at_most_epoch} or before"
         if source.command_id:
             parts.progress.say(f"{missing} to roll back to; the request is ignored. `esper checkpoints` lists them.")
             return

@@ -13,7 +13,7 @@ from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import TOPICS, Message
 from esper.events.codec import decode, schema_id
-from esper.events.records import AdaptationOutcome, PerformanceDelta, SeedCommand, SystemStatePacket
+from esper.events.records import AdaptationOutcome, PerformanceDelta, RollbackRequested, SeedCommand, SystemStatePacket
 from esper.events.registry import wire_schemas
 from processors import streams
 from processors.cluster import Followed, Follower
@@ -40,7 +40,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     app = streams.build(settings, part=SENDER, clock=clock)
     table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions or settings.kafka.partitions)
     tracker = Tracker(table, clock)
-    outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC)
+    outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC, RollbackRequested.TOPIC)
     experience = Experience()
 
     def prior(context: str, packet: SystemStatePacket) -> Beta:

@@ -17,6 +17,7 @@ from esper.events.records import EpochReviewed, SystemStatePacket
 from esper.oona.journal import read_key
 from esper.oona.port import Bus
 from processors.tamiyo.answers import begun, wanted_layers
+from processors.tamiyo.emergency import watch
 from processors.tamiyo.features import context
 from processors.tamiyo.row import Row
 from processors.tamiyo.settings import parse
@@ -74,16 +75,18 @@ def inherited(dialogues: Iterable[Dialogue]) -> Row:
         for packet in dialogue.packets:
             if packet.timeline > state.timeline or packet.packet > state.packet:
                 state = _remembered(state, packet, dialogue.answers.get(packet.event_id))
-    return Row(replace(state, timeline=0))
+    return Row(replace(state, timeline=0, watch=replace(state.watch, timeline=-1)))
 
 
 def _remembered(state: RunState, packet: SystemStatePacket, review: EpochReviewed | None) -> RunState:
     """The state after a packet that was answered before."""
-    first = state.packet < 0
+    first, rolled_back = state.packet < 0, packet.timeline > state.timeline
     state, _ = observe(state, packet)
     with suppress(UsageError):  # settings that no policy took: such a packet was answered without a look at its layers
-        state, wanted = wanted_layers(state, packet, parse(packet.policy), first=first)
-        state = replace(state, reports=state.reports + bool(wanted))
+        settings = parse(packet.policy)
+        state, wanted = wanted_layers(state, packet, settings, first=first)
+        seen, _ = watch(state.watch, packet, settings, rolled_back=rolled_back)
+        state = replace(state, reports=state.reports + bool(wanted), watch=seen)
     layers = {layer.name: layer for layer in packet.layers}
     return begun(
         state,

@@ -242,7 +242,9 @@ class Laboratory:
             if resumed:
                 before = past(outbox, self.bus, CLOCK, partial(open_tensors, self.settings), progress)
             else:
-                before = forked(outbox, self.bus, CLOCK, fork.offered) if fork else nothing(outbox, self.bus, CLOCK)
+                before = (
+                    forked(outbox, self.bus, CLOCK, family=fork.family, offered=fork.offered) if fork else nothing(outbox, self.bus, CLOCK)
+                )
             trainee = trainee_of(self.recipe, model, data())
             rigged = rig(
                 stack,

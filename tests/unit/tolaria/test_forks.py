@@ -17,9 +17,11 @@ from esper.events.records import AdaptationApplied, AdaptationRejected, Checkpoi
 from esper.journal.replay import fold_journal, live_state
 from esper.journal.story import story
 from esper.tolaria.branching import begin
+from esper.tolaria.control import status
 from esper.tolaria.forking import Beginning, changed, cut_at, decision_of
 from esper.tolaria.progress import Progress
 from esper.tolaria.session import Session
+from processors.nissa import runs
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 
 pytestmark = pytest.mark.timeout(300)
@@ -86,6 +88,18 @@ def test_a_fork_that_is_killed_goes_on(parent: Laboratory) -> None:
     assert outcome.digest == getattr(parent.journal()[-1], "digest", "")
     resumed = [event for event in proven(fork) if isinstance(event, RunResumed)]
     assert [event.restored_step for event in resumed] == [13, 13, 16]
+
+
+def test_views_of_a_fork_show_what_it_began_with(parent: Laboratory) -> None:
+    """Tolaria's status and Nissa's view have the parent's stages as soon as the fork has begun, and its step."""
+    fork = parent.fork_lab("viewed", ())
+    fork.killed_when(lambda session: session.step == 24, resumed=False, fork=beginning(parent, 24))
+    told, view = status.RunStatus(run_id="viewed"), runs.RunView(run_id="viewed")
+    for event in fork.journal()[:2]:
+        told, view = status.fold(told, event), runs.fold(view, event)
+    assert told.stages() == {"BLENDING": 1, "DORMANT": 2, "FOSSILIZED": 1}
+    assert (told.step, view.step, told.epoch) == (24, 24, 3)
+    assert view.seeds == {"first": {"0": "FOSSILIZED", "1": "DORMANT"}, "second": {"0": "DORMANT", "1": "BLENDING"}}
 
 
 def test_a_fork_whose_state_is_lost_is_refused(parent: Laboratory) -> None:
