@@ -45,7 +45,7 @@ def prove(source: Archived, console: Console, *, workers: int | None, from_scrat
     begun = clock.monotonic()
     archive = source.open(clock)
     torch.set_num_threads(archive.recipe.run.threads)
-    pieces = segments(source.events, from_scratch=from_scratch)
+    pieces = segments(archive, from_scratch=from_scratch)
     others = differences(source.events, observe())
     for one in others:
         console.print(f"{one}; what is executed again may have other bits.", highlight=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ from rich.console import Console
 
 from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, EsperError
-from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, EpochEnded
 from esper.tolaria.addresses import Address, Anchor, address_of, line_of, lines
 from esper.tolaria.comparison import differing
@@ -33,11 +31,15 @@ from esper.tolaria.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a timeline: begun from the nearest snapshot at or before `begin` (None: from the first step), through the states of `ways`."""
+    """A piece of a timeline: begun from the nearest snapshot at or before `begin` (None: where the timeline begins), through the states of `ways`.
+
+    With `from_scratch` no snapshot is used, but for that of another run.
+    """
 
     timeline: int
     begin: Address | None
     ways: tuple[Address, ...]
+    from_scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +91,45 @@ class Narrowed:
         )
 
 
-def segments(events: Sequence[JournalEvent], *, from_scratch: bool = False) -> list[Segment]:
-    """The pieces of a run that together are all of it: one between any two snapshots, or with `from_scratch` one for each timeline."""
-    found = []
+def segments(archive: Archive, *, from_scratch: bool = False) -> list[Segment]:
+    """The pieces of a run that together are all of it: one between any two snapshots that are there, or with `from_scratch` one for each timeline.
+
+    Snapshots that are not there, because they were lost or retired, are passed on the way: the journal has the digests of their parameters.
+    """
+    events, found = archive.events, list[Segment]()
     for line in lines(events):
         end = address_of(events, line.last, timeline=line.timeline)
-        taken = [one for one in events if isinstance(one, CheckpointTaken) and one.at_timeline == line.timeline]
-        inner = sorted((one.at_step, one.at_sequence) for one in taken)
-        ways = [Address(line.timeline, step, sequence) for step, sequence in inner if (step, sequence) < (end.step, end.sequence)] + [end]
-        if from_scratch:
-            found.append(Segment(line.timeline, None, tuple(ways)))
-        else:
-            found += [Segment(line.timeline, begin, (way,)) for begin, way in zip([None, *ways[:-1]], ways, strict=True)]
+        taken = {
+            Address(line.timeline, one.at_step, one.at_sequence): one
+            for one in events
+            if isinstance(one, CheckpointTaken)
+            and one.at_timeline == line.timeline
+            and (one.at_step, one.at_sequence) < (end.step, end.sequence)
+        }
+        begin, ways = None, list[Address]()
+        for address in sorted(taken, key=lambda one: (one.step, one.sequence)):
+            ways.append(address)
+            if not from_scratch and _present(archive, taken[address]):
+                found.append(Segment(line.timeline, begin, tuple(ways)))
+                begin, ways = address, []
+        found.append(Segment(line.timeline, begin, (*ways, end), from_scratch))
     return found
+
+
+def _present(archive: Archive, taken: CheckpointTaken) -> bool:
+    """Whether a snapshot's manifest is there; its chunks are not looked at."""
+    try:
+        archive.tensors.read(taken.address, taken.sha256, kinds=())
+    except CorruptError:
+        return False
+    return True
 
 
 def usable_for(segment: Segment, anchor: Anchor) -> bool:
     """Whether a piece may begin there: at what opens its timeline, or at a snapshot that is not after its beginning."""
     begin = segment.begin
     if anchor.opens:
-        return begin is not None or anchor.source is None
+        return not segment.from_scratch or anchor.source is None
     return begin is not None and (anchor.at.step, anchor.at.sequence) <= (begin.step, begin.sequence)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,20 +83,35 @@ def test_a_run_is_proven_in_two_processes(laboratory: Laboratory) -> None:
     assert proofs[0].as_json()["epochs"] == 3
 
 
-def test_a_lost_chunk_is_passed_over(laboratory: Laboratory, tmp_path: Path) -> None:
-    """Without one snapshot's manifest the proof is made from the one before, and says so."""
+def test_a_lost_manifest_and_lost_chunks_are_passed_over(laboratory: Laboratory) -> None:
+    """Without a snapshot's manifest its steps belong to the piece before; without its chunks a piece begins earlier, and says so."""
     events = laboratory.journal()
-    lost = [one for one in events if isinstance(one, CheckpointTaken)][1]
-    path = laboratory.root / lost.address
+    source, lost = Archived(laboratory.settings, tuple(events)), [one for one in events if isinstance(one, CheckpointTaken)][1]
+    with without(laboratory.root / lost.address):
+        proof = prove(source, Console(file=io.StringIO()), workers=1, from_scratch=False)
+        assert proof.narrowed is None
+        assert len(proof.verdicts) == sum(isinstance(one, CheckpointTaken) for one in events)
+        assert proof.as_json()["steps"] == 24
+    said = io.StringIO()
+    with ExitStack() as stack:
+        for path in (laboratory.root / "chunks").rglob("*"):
+            if path.is_file():
+                stack.enter_context(without(path))
+        proof = prove(source, Console(file=said, width=1000), workers=1, from_scratch=False)
+    assert proof.narrowed is None
+    assert proof.as_json()["snapshots"] == 0
+    assert f"Snapshot {lost.snapshot_id} cannot be used: Chunk " in said.getvalue()
+
+
+@contextmanager
+def without(path: Path) -> Iterator[None]:
+    """Within, a file is not there."""
     content = path.read_bytes()
     path.unlink()
     try:
-        said = io.StringIO()
-        proof = prove(Archived(laboratory.settings, tuple(events)), Console(file=said, width=1000), workers=1, from_scratch=False)
+        yield
     finally:
         path.write_bytes(content)
-    assert proof.narrowed is None
-    assert f"Snapshot {lost.snapshot_id} cannot be used: Manifest {lost.address} is not in the store" in said.getvalue()
 
 
 def test_the_file_has_all_state_and_says_what_it_is(laboratory: Laboratory, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SHORT = {"run": {"epochs": 3, "batch_size": 20}}
 
 
 def verdicts(archive: Archive, *, from_scratch: bool = False) -> list[Verdict]:
-    return [Check(archive, one).run() for one in segments(archive.events, from_scratch=from_scratch)]
+    return [Check(archive, one).run() for one in segments(archive, from_scratch=from_scratch)]
 
 
 def looked_at(archive: Archive) -> Narrowed:
