@@ -67,11 +67,10 @@ def draw(path: Path, title: str, panels: Sequence[Panel], *, x: str = "epoch") -
         figure = Figure(figsize=(8.0, 0.9 + 2.5 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
-        for number, panel in enumerate(panels, start=1):
-            axes = figure.add_subplot(len(panels), 1, number)
+        rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, panel in zip(rows, panels, strict=True):
             _panel(axes, panel)
-            if number == len(panels):
-                axes.set_xlabel(x)
+        rows[-1].set_xlabel(x)
         try:
             figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
         except OSError as error:

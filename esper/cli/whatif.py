@@ -126,7 +126,7 @@ def show(console: Console, answer: Answer) -> None:
     """Print the answer."""
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    console.print(f"\n[bold]{headline(answer)}[/]", highlight=False)
+    console.print(f"\n{headline(answer)}", style="bold", highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for title in ("data order", "with", "without", "effect on accuracy", "effect on loss"):
         table.add_column(title, justify="right")
@@ -155,7 +155,7 @@ def show(console: Console, answer: Answer) -> None:
 def headline(answer: Answer) -> str:
     """What was asked and what came out, in a sentence."""
     decision, effect = answer.question.decision, answer.effect
-    what = f"{decision.command} {f'{decision.family} ' if decision.family else ''}at {decision.layer}({decision.seed})"
+    what = f"{decision.command} {f'{decision.family} ' if decision.family else ''}at {decision.layer}[{decision.seed}]"
     return (
         f"{what}, epoch {decision.epoch}, step {decision.step} of {decision.run_id}: {points(effect.accuracy)} of test accuracy and "
         f"{nats(effect.loss)} of test loss after {answer.question.epochs} epochs ({answer.mode} loop)."
@@ -209,6 +209,8 @@ def draw(path: Path, answer: Answer) -> None:
         for label, branches, colour in (("with the decision", answer.with_it, 0), ("without it", answer.without, 1)):
             epochs = [epoch for epoch, _, _ in answer.effect.curve]
             spread = [interval([_at(branch, epoch, figure) for branch in branches]) for epoch in epochs]
+            if past:  # both begin where the run stood
+                epochs, spread = [past[-1].epoch, *epochs], [interval([getattr(past[-1], figure)]), *spread]
             means = [one.mean for one in spread]
             low = [one.mean if one.low is None else one.low for one in spread]
             high = [one.mean if one.high is None else one.high for one in spread]
