@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def alone(broker: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, broker: str) -> Iterator[Machine]:
+def machine(tmp_path: Path, broker: str) -> Machine:
     """A machine of this test's own."""
     return Machine(tmp_path / "home", tmp_path / "store", broker)
 

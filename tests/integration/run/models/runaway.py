@@ -12,6 +12,8 @@ PATIENCE = 150  # training passes with a kernel in the first layer that go well,
 class Runaway(nn.Module):
     """40-64-10. With a kernel in `first` for longer than PATIENCE, logits grow with each pass. Inputs [B, 40], logits [B, 10]."""
 
+    passes: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(40, 64)
