@@ -13,8 +13,8 @@ from pathlib import Path
 
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family, opened, rewrap
+from esper.checkpoint.manifest import manifest_at
 from esper.checkpoint.masters import Masters, masters
-from esper.checkpoint.snapshot import manifest_at
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, StorageFullError, UsageError

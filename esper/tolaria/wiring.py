@@ -41,6 +41,8 @@ from esper.tolaria.stepping import Stepper
 from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
 
+BROKER_S = 10.0  # how long a run that begins waits for a broker
+EMBEDDED_S = 30.0  # the same for one that the stack brings back when it has died
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 
 
@@ -77,7 +79,7 @@ def place_of(
         UsageError: another process holds the run, or there is none to resume.
     """
     bus = KafkaBus(bootstrap)
-    if not bus.available(10.0):
+    if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
         raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
     if resumed and not (settings.runs_dir / run_id).is_dir():
         require_known(bus, run_id, clock=clock)

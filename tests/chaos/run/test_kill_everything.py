@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from esper.config import Settings
+from esper.errors import UnavailableError
 from esper.events import TOPICS
 from esper.history.ddl import snake
 from esper.history.queries import HttpSource, wait_caught_up
@@ -67,6 +68,7 @@ class Hunt:
     killed: Counter[str] = field(default_factory=Counter)
     back_s: dict[str, list[float]] = field(default_factory=dict)
     away: dict[str, tuple[float, int]] = field(default_factory=dict)
+    refused: int = 0
     steps: dict[str, list[dict[str, float]]] = field(default_factory=lambda: {"from nothing": [], "forked": []})
 
     @property
@@ -103,15 +105,20 @@ class Hunt:
         """A run from its first life to its end, with so many kills on the way, if it lasts that long."""
         killed_at, cold, life, since = 0.0, False, run.begin(), CLOCK.now_us()
         deadline = CLOCK.monotonic() + LONGEST_S
-        while life.poll() is None:
+        while (code := life.poll()) is None or code == UnavailableError.exit_code:
             self.look()
+            if code is not None:  # a resume is refused without a broker, which is on its way back
+                assert self.away or self.refused < KILLS, life.err.read_text()
+                self.refused += 1
+                life, since = run.begin(cold=cold), CLOCK.now_us()
+                continue
             if not deaths or self.kills >= KILLS:
                 assert CLOCK.monotonic() < deadline, f"the run does not end: {life.err.read_text()[-2000:]}"
                 CLOCK.sleep(0.02)
                 continue
             enough, wait_s = self.chance.choice((0, 0, 600, 1_500)), self.chance.random() * 1.5
             if not run.wait_written(life, since, enough, wait_s):
-                break
+                continue
             deaths -= 1
             victim = next(victims)
             run.deaths.append({"victim": victim, "after_bytes": enough, "wait_s": round(wait_s, 3)})
@@ -200,6 +207,7 @@ def test_everything_is_killed_and_every_run_is_what_it_would_have_been(tmp_path:
         "killed": dict(sorted(hunt.killed.items())),
         "runs": {"lockstep": (len(runs) + 1) // 2, "live": len(runs) // 2},
         "lives": sum(run.lives for run in runs),
+        "refused_without_a_broker": hunt.refused,
         "seconds": round(CLOCK.monotonic() - begun),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[2], 1),
