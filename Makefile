@@ -23,7 +23,7 @@ run: setup
 	$(BIN)/esper run mnist1d
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 # Lines and branches that the tests reach, in their processes too: about twice as long as the tests alone.
 coverage: setup
@@ -57,8 +57,10 @@ mutate: setup
 	cd .esper/mutation && nice -n 10 $(CURDIR)/$(BIN)/mutmut run --max-children $(WORKERS) $(MUTANTS)
 	cd .esper/mutation && $(CURDIR)/$(BIN)/mutmut results
 
+# Kills by the hundred; what came of them is a line of JSON in tests/chaos/reports. ESPER_CHAOS_SEED chooses whom and when.
 chaos: setup
-	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-100} $(BIN)/python -m pytest tests/chaos
+	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-200} ESPER_CHAOS_TRIPLES=$${ESPER_CHAOS_TRIPLES:-200} ESPER_CHAOS_REPORT=$${ESPER_CHAOS_REPORT:-tests/chaos/reports} \
+		$(BIN)/python -m pytest tests/chaos
 
 clean:
 	rm -rf $(VENV) .esper .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

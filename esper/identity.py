@@ -55,6 +55,12 @@ class Identity:
         return True
 
 
+def age_s(clock: Clock) -> float:
+    """Seconds since this process was created."""
+    begun: float = psutil.Process().create_time()
+    return max(0.0, clock.now_us() / 1e6 - begun)
+
+
 def _started(pid: int) -> int | None:
     stat = Path(f"/proc/{pid}/stat")
     if stat.parent.parent.joinpath("self").exists():

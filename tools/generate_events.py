@@ -24,6 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "schemas"
 PACKAGE = ROOT / "esper" / "events"
 PLAIN = {"string": "str", "long": "int", "int": "int", "double": "float", "float": "float", "boolean": "bool", "bytes": "bytes"}
+READ = {
+    "string": "read_utf8",
+    "long": "read_long",
+    "int": "read_long",
+    "double": "read_double",
+    "boolean": "read_boolean",
+    "bytes": "read_bytes",
+}
+CALLED = ("NAMED", "OPTIONS", "read_array", "read_enum", "read_nullable", "write_data")
 ENVELOPE = ("event_id", "occurred_at", "run_id", "sender_id", "trace_id", "causation_id")
 JOURNAL = ("timeline", "sequence", "epoch", "step")
 JOURNAL_TOPIC = "system.events.run"
@@ -55,6 +64,11 @@ def python_type(avro: Any) -> str:
     return str(avro["name"]) if avro["type"] in ("record", "enum") else python_type(avro["type"])
 
 
+def python_default(value: Any) -> Any:
+    """The default of a field in Python, where arrays are tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def is_record(avro: Any, names: dict[str, Any]) -> bool:
     """Whether values of this type are generated dataclasses."""
     avro = names.get(avro, avro) if isinstance(avro, str) else avro
@@ -77,45 +91,90 @@ def collect(avro: Any, names: dict[str, Any]) -> None:
             names[f"{avro['namespace']}.{avro['name']}"] = avro
 
 
-def writes(field: dict[str, Any], names: dict[str, Any]) -> str:
-    """The expression that turns a field into what fastavro writes."""
-    name, avro = field["name"], field["type"]
-    if isinstance(avro, dict) and avro["type"] == "array" and is_record(avro["items"], names):
-        return f"[item.to_avro() for item in self.{name}]"
-    return f"self.{name}"
+def many(field: dict[str, Any]) -> Any:
+    """The type of the items of an array field; None for other fields."""
+    avro = field["type"]
+    return avro["items"] if isinstance(avro, dict) and avro["type"] == "array" else None
 
 
-def reads(field: dict[str, Any], names: dict[str, Any]) -> str:
-    """The expression that turns what fastavro read into a field."""
-    name, avro = field["name"], field["type"]
-    if isinstance(avro, dict) and avro["type"] == "array":
-        if is_record(avro["items"], names):
-            return f'tuple({python_type(avro["items"])}.from_avro(item) for item in datum["{name}"])'
-        return f'tuple(datum["{name}"])'
-    return f'datum["{name}"]'
+def plain(avro: Any) -> Any:
+    """The type without logical types and documentation, as fastavro's functions take it; an enum is the name of its constant."""
+    if isinstance(avro, list):
+        return [plain(branch) for branch in avro]
+    if isinstance(avro, dict):
+        if avro["type"] == "array":
+            return {"type": "array", "items": plain(avro["items"])}
+        return f"_{avro['name'].upper()}" if avro["type"] == "enum" else plain(avro["type"])
+    return f"_{avro.rsplit('.', 1)[-1].upper()}" if "." in avro else avro
+
+
+def expression(avro: Any) -> str:
+    """Source of a type that `plain` gave."""
+    if isinstance(avro, list):
+        return f"[{', '.join(expression(branch) for branch in avro)}]"
+    if isinstance(avro, dict):
+        return "{" + f'"type": "array", "items": {expression(avro["items"])}' + "}"
+    return str(avro) if avro.startswith("_") else f'"{avro}"'
+
+
+def reads(avro: Any) -> str:
+    """The expression that reads a value of a type that `plain` gave."""
+    if isinstance(avro, list):
+        return f"read_nullable(stream, {READ[inner(avro)]})"
+    if isinstance(avro, dict):
+        return f"read_array(stream, {expression(avro)}, NAMED)"
+    return f"read_enum(stream, {avro}, None)" if avro.startswith("_") else f"{READ[avro]}(stream)"
+
+
+def conversions(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str]:
+    """Source of the ways to and from the datum of a record that has arrays."""
+    records = [(f["name"], python_type(many(f))) for f in fields if many(f) and is_record(many(f), names)]
+    lines: list[str] = []
+    if records:
+        lines += ["", "    def to_avro(self) -> dict[str, Any]:", '        """The datum that fastavro writes."""']
+        lines += ["        return {", "            **super().to_avro(),"]
+        lines += [f'            "{name}": [item.to_avro() for item in self.{name}],' for name, _ in records] + ["        }"]
+    if any(many(f) for f in fields):
+        lines += ["", "    @classmethod", "    def from_avro(cls, datum: dict[str, Any]) -> Self:"]
+        lines += ['        """The record of a datum, which it takes over."""']
+        kinds = dict(records)
+        for name in [f["name"] for f in fields if many(f)]:
+            items = f'map({kinds[name]}.from_avro, datum["{name}"])' if name in kinds else f'datum["{name}"]'
+            lines.append(f'        datum["{name}"] = tuple({items})')
+        lines += ["        return super().from_avro(datum)"]
+    return lines
+
+
+def field_by_field(fields: list[dict[str, Any]]) -> list[str]:
+    """Source of the fast ways to and from bytes of an event without records inside."""
+    types = {f["name"]: plain(f["type"]) for f in fields}
+    lines = [
+        "",
+        "    @classmethod",
+        "    def read(cls, stream: BytesIO) -> Self:",
+        '        """The record whose datum comes next in the stream."""',
+    ]
+    lines += ["        return cls.from_avro({"] + [f'            "{name}": {reads(avro)},' for name, avro in types.items()] + ["        })"]
+    lines += ["", "    def write(self, out: bytearray) -> None:", '        """Append the datum."""', "        write_envelope(out, self)"]
+    own = {name: avro for name, avro in types.items() if name not in ENVELOPE}
+    return lines + [f'        write_data(out, self.{name}, {expression(avro)}, NAMED, "{name}", OPTIONS)' for name, avro in own.items()]
 
 
 def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], names: dict[str, Any], wire: dict[str, Any] | None) -> str:
     """Source of one dataclass."""
     own = [field for field in schema["fields"] if field["name"] not in inherited]
-    lines = [
-        "@dataclass(frozen=True, slots=True, kw_only=True)",
-        f"class {schema['name']}({base}):" if base else f"class {schema['name']}:",
-    ]
+    lines = ["@dataclass(frozen=True, kw_only=True)", f"class {schema['name']}({base}):"]
     lines += [f'    """{schema["doc"]}', "", "    Attributes:", *[f"        {f['name']}: {f['doc']}." for f in own], '    """', ""]
     if wire:
         lines += [f'    NAME: ClassVar[str] = "{schema["name"]}"', f'    TOPIC: ClassVar[str] = "{wire["topic"]}"']
         lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}", ""]
-    lines += [f"    {f['name']}: {python_type(f['type'])}" + (f" = {f['default']!r}" if "default" in f else "") for f in own]
-    lines += ["", "    def to_avro(self) -> dict[str, Any]:", '        """The datum that fastavro writes."""', "        return {"]
-    lines += [f'            "{f["name"]}": {writes(f, names)},' for f in schema["fields"]] + ["        }", ""]
     lines += [
-        "    @classmethod",
-        "    def from_avro(cls, datum: dict[str, Any]) -> Self:",
-        '        """The record of a datum that fastavro read."""',
+        f"    {f['name']}: {python_type(f['type'])}" + (f" = {python_default(f['default'])!r}" if "default" in f else "") for f in own
     ]
-    lines += ["        return cls("] + [f"            {f['name']}={reads(f, names)}," for f in schema["fields"]] + ["        )", "", ""]
-    return "\n".join(lines)
+    lines += conversions(own, names)
+    if wire and not any(many(f) and is_record(many(f), names) for f in own):
+        lines += field_by_field(schema["fields"])
+    return "\n".join([*lines, "", ""])
 
 
 def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str, Any]]) -> str:
@@ -124,17 +183,19 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
     for schema in schemas.values():
         collect(schema, names)
     out = ['"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""', "", "from __future__ import annotations", ""]
-    out += ["from dataclasses import dataclass", "from typing import Any, ClassVar, Literal, Self", ""]
-    out += ["from esper.events.envelope import Event, JournalEvent", ""]
+    out += ["from dataclasses import dataclass", "from io import BytesIO", "from typing import Any, ClassVar, Literal, Self", ""]
+    out += ["from esper.events.avro import (", *[f"    {name}," for name in sorted({*READ.values(), *CALLED})], ")"]
+    out += ["from esper.events.envelope import Event, JournalEvent, Record, write_envelope", ""]
     enums = [avro for avro in names.values() if avro["type"] == "enum"]
     for avro in enums:
         symbols = ", ".join(f'"{symbol}"' for symbol in avro["symbols"])
         out += [f"{avro['name']} = Literal[{symbols}]", f'"""{avro["doc"]}"""', ""]
+        out += [f"_{avro['name'].upper()} = {{", f'    "type": "enum", "name": "{avro["name"]}", "symbols": [{symbols}],', "}", ""]
     out.append("")
     for name, avro in names.items():
         short = name.rsplit(".", 1)[-1]
         if avro["type"] == "record" and short not in schemas:
-            out.append(record_class(avro, "", (), names, None))
+            out.append(record_class(avro, "Record", (), names, None))
     for short, schema in schemas.items():
         journal = wires[short]["topic"] == JOURNAL_TOPIC
         inherited = ENVELOPE + (JOURNAL if journal else ())

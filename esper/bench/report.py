@@ -17,12 +17,12 @@ import psutil
 import torch
 
 import esper
-from esper.bench import decisions, events, history, kernels, restores, snapshots, steps, whole
+from esper.bench import decisions, events, history, journals, kernels, restores, snapshots, steps, whole
 from esper.bench.registry import FIGURES, Bench, Figure
 from esper.clock import Clock
 from esper.errors import EsperError, UsageError
 
-FAMILIES = (steps, kernels, snapshots, restores, events, decisions, history, whole)
+FAMILIES = (steps, kernels, snapshots, restores, events, journals, decisions, history, whole)
 """The modules whose figures are measured, in this order."""
 
 _DIGITS = 4  # of a figure: more would be noise

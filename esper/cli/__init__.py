@@ -7,7 +7,24 @@ import sys
 
 import typer
 
-from esper.cli import audit, bench, control, dead_letters, history, keys, recipes, replay, run, snapshots, stack, token
+from esper.cli import (
+    audit,
+    bench,
+    compare,
+    control,
+    dead_letters,
+    fork,
+    history,
+    keys,
+    portable,
+    recipes,
+    replay,
+    run,
+    snapshots,
+    stack,
+    token,
+    whatif,
+)
 from esper.errors import EsperError
 
 app = typer.Typer(
@@ -18,7 +35,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help takes 300 ms to import
 )
-for part in (run, control, recipes, replay, snapshots, history, audit, dead_letters, token, keys, stack, bench):
+for part in (
+    run,
+    control,
+    recipes,
+    replay,
+    fork,
+    whatif,
+    compare,
+    snapshots,
+    portable,
+    history,
+    audit,
+    dead_letters,
+    token,
+    keys,
+    stack,
+    bench,
+):
     part.register(app)
 
 

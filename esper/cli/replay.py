@@ -1,14 +1,29 @@
-"""`esper replay RUN --fold`: fold a run's journal and compare the result with the live state."""
+"""`esper replay RUN`: fold a run's journal, rebuild any step of it, or prove all of it by executing it again."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esper.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from esper.tolaria.archive import Archived
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the run is taken from, if not from this installation."""
+
+    journal: Path | None
+    export: Path | None
+    passphrase_file: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -20,25 +35,45 @@ def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")],
     *,
     fold: Annotated[bool, typer.Option("--fold", help="Fold the journal and compare it with the live state.")] = False,
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Rebuild the state after so many optimizer steps.")] = None,
+    timeline: Annotated[int | None, typer.Option("--timeline", min=0, help="The timeline of --step; the present one, if left out.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --step: write all of the state to a safetensors file.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Execute the whole run again, compare with every digest and snapshot, and name what differs.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --verify: processes; a core each, if left out.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Begin at the first step, whatever snapshots there are.")] = False,
     journal: Annotated[
-        Path | None, typer.Option("--journal", help="Read the journal from a file that --save wrote, instead of Kafka.")
+        Path | None, typer.Option("--journal", help="Read the journal from a file that --save or `esper export` wrote.")
     ] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the journal's messages, as they are, to a file.")] = None,
+    export: Annotated[Path | None, typer.Option("--from", help="Take journal, snapshots, kernels and data from an `esper export`.")] = None,
+    passphrase_file: Annotated[Path | None, typer.Option("--passphrase-file", help="With --from: the file of its passphrase.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="With --fold: write the journal's messages, as they are, to a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Prove a run's journal: gapless, in order, and giving the state that the trainer had."""
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415
-    from esper.clock import SystemClock  # noqa: PLC0415
-    from esper.config import Settings  # noqa: PLC0415
-    from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415
-    from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415
+    """Prove a run by its journal: that it is gapless and gives the state that the trainer had, or what any step of it was, bit for bit."""
+    if [fold, verify, step is not None].count(True) != 1:
+        raise UsageError("Say what to do: --fold folds the journal, --step N rebuilds a step, --verify executes all of the run again.")
+    if verify:
+        _verify(run_id, Origin(journal, export, passphrase_file), workers, from_scratch=from_scratch, as_json=as_json)
+    elif fold:
+        _fold(run_id, export / "journal.avro" if export else journal, save, as_json=as_json)
+    elif step is not None:
+        _step(run_id, step, timeline, out, Origin(journal, export, passphrase_file), from_scratch=from_scratch, as_json=as_json)
 
-    if not fold:
-        raise UsageError("Say --fold: re-execution of a run's steps is not built yet.")
+
+def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool) -> None:
+    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+    from esper.config import Settings  # noqa: PLC0415 - as above
+    from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415 - as above
+    from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415 - as above
+
     settings, clock = Settings(), SystemClock()
     messages = from_file(journal) if journal else from_kafka(bootstrap_of(settings), run_id, clock=clock)
     if save:
         to_file(save, messages)
+        messages = from_file(save)
     report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
         print(json.dumps(report.as_json(), sort_keys=True))
@@ -47,3 +82,83 @@ def replay(
     for seed in report.state.seeds:
         if seed.stage != "DORMANT":
             print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
+
+
+def _step(run_id: str, step: int, timeline: int | None, out: Path | None, origin: Origin, *, from_scratch: bool, as_json: bool) -> None:
+    from dataclasses import asdict  # noqa: PLC0415 - as above
+
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+
+    if out is not None and out.exists():
+        raise UsageError(f"{out} exists already; name another file with --out.")
+    console = Console(stderr=True)
+    archive = _source(run_id, origin, console).open(SystemClock())
+    from esper.cli.steps import rebuilt  # noqa: PLC0415 - as above
+    from esper.tolaria.addresses import address_of  # noqa: PLC0415 - as above
+    from esper.tolaria.state_file import digests_of, save_state_file  # noqa: PLC0415 - as above
+
+    address = address_of(archive.events, step, timeline=timeline)
+    found = rebuilt(archive, address, console, from_scratch=from_scratch)
+    snapshot = found.rerun.snapshot()
+    digests = digests_of(snapshot)
+    if out is not None:
+        save_state_file(out, snapshot, run_id=run_id, address=address, versions=found.versions)
+    if as_json:
+        told = {"run_id": run_id, **asdict(address), "begun": found.rerun.begun, "notes": [*found.rerun.notes, *found.differences]}
+        print(
+            json.dumps(
+                told
+                | {"parameters_digest": digests.parameters, "state_digest": digests.state, "proven": found.proven, "file": str(out or "")},
+                sort_keys=True,
+            )
+        )
+        return
+    print(
+        f"Run {run_id} stands at {address} again, begun from {f'snapshot {found.rerun.begun}' if found.rerun.begun else 'its first step'}."
+    )
+    print(f"  parameters {digests.parameters}{'  as the journal has it' if found.proven else ''}")
+    print(f"  all state  {digests.state}")
+    if out is not None:
+        print(f"  written to {out}")
+
+
+def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from esper.errors import CorruptError  # noqa: PLC0415 - as above
+
+    console = Console(stderr=True)
+    source = _source(run_id, origin, console)
+    from esper.cli.proving import prove  # noqa: PLC0415 - as above
+
+    proof = prove(source, console, workers=workers, from_scratch=from_scratch)
+    if as_json:
+        print(json.dumps(proof.as_json(), sort_keys=True), flush=True)
+    if proof.narrowed is not None:
+        raise CorruptError(proof.sentence())
+    if not as_json:
+        print(proof.sentence())
+
+
+def _source(run_id: str, origin: Origin, console: Console) -> Archived:
+    """The run as this installation or an export has it."""
+    from esper.cli.journals import journal, journal_from_file, passphrase_in  # noqa: PLC0415 - as above
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+    from esper.config import Settings  # noqa: PLC0415 - as above
+    from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
+    from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
+    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
+
+    require_run_id(run_id)
+    settings = Settings()
+    if origin.export is not None:
+        export = opened_export(origin.export)
+        if export.content.run_id != run_id:
+            raise UsageError(f"{origin.export} is an export of run {export.content.run_id}, not of run {run_id}.")
+        return Archived(settings, tuple(export.events()), export, passphrase_in(origin.passphrase_file))
+    if origin.journal is not None:
+        return Archived(settings, tuple(journal_from_file(origin.journal, run_id)))
+    events, _ = journal(settings, run_id, clock=SystemClock(), say=lambda sentence: console.print(sentence, highlight=False))
+    return Archived(settings, tuple(events))

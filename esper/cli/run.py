@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
     from esper.clock import Clock
     from esper.config import Settings
+    from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
-    from esper.tolaria.recipe import Recipe
+    from esper.tolaria.startup import Startup
 
+T = TypeVar("T")
 
 STOP_S = 30.0  # the longest that a stack takes to end
 NOTICE_S = 5.0  # within which its supervisor notices that nobody wants it
@@ -47,8 +50,10 @@ def run(
 
     from esper.clock import SystemClock  # noqa: PLC0415
     from esper.config import Settings  # noqa: PLC0415
+    from esper.identity import age_s  # noqa: PLC0415
     from esper.tolaria.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipe import load  # noqa: PLC0415
+    from esper.tolaria.startup import Startup  # noqa: PLC0415
 
     if run_id:
         require_run_id(run_id)
@@ -58,10 +63,33 @@ def run(
         if overrides:
             raise UsageError("A resumed run goes on with the settings that its journal has; leave --set away, or start a new run with it.")
         run_id = run_id or _latest(settings, recipe)
-    finished = _on_stack(settings, chosen, run_id, clock, console)
+
+    startup = Startup.of(clock, age_s(clock))
+
+    def trained(endpoints: Endpoints) -> Finished:
+        from esper.tolaria.assembly import train  # noqa: PLC0415
+
+        return train(
+            settings,
+            chosen,
+            run_id=run_id,
+            bootstrap=endpoints.bootstrap,
+            history_url=endpoints.history_url,
+            clock=clock,
+            console=console,
+            startup=startup,
+        )
+
+    tell(on_stack(settings, clock, console, trained, startup), recipe, as_json=as_json)
+
+
+def tell(finished: Finished, recipe: str, *, as_json: bool) -> None:
+    """Print how a run of `recipe` ended; one that was interrupted ends the process with 130."""
     if as_json:
         print(json.dumps(finished.as_json(), sort_keys=True), flush=True)
     else:
+        from rich.console import Console  # noqa: PLC0415
+
         from esper.cli.summary import show  # noqa: PLC0415
 
         show(Console(), finished, recipe)
@@ -84,8 +112,8 @@ def _latest(settings: Settings, recipe: str) -> str:
     return max(found, key=lambda path: (path / "outbox").stat().st_mtime).name
 
 
-def _on_stack(settings: Settings, recipe: Recipe | None, run_id: str, clock: Clock, console: Console) -> Finished:
-    """Train with a stack around it: one that is up is used and left alone, else one is started, and ends with this run."""
+def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[[Endpoints], T], startup: Startup | None = None) -> T:
+    """Work with a stack around it: one that is up is used and left alone, else one is started, and ends with this work. `startup` is told the parts."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from esper import stack  # noqa: PLC0415
@@ -99,12 +127,14 @@ def _on_stack(settings: Settings, recipe: Recipe | None, run_id: str, clock: Clo
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
             coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
-            from esper.tolaria.assembly import train  # noqa: PLC0415
+            import esper.tolaria.assembly  # noqa: F401, PLC0415
 
+            if startup is not None:
+                startup.spent("imports")
             endpoints = coming.result()
-        return train(
-            settings, recipe, run_id=run_id, bootstrap=endpoints.bootstrap, history_url=endpoints.history_url, clock=clock, console=console
-        )
+        if startup is not None:
+            startup.spent("stack")
+        return work(endpoints)
     finally:
         signal.signal(signal.SIGTERM, previous)
         stack.release(settings, os.getpid())

@@ -6,10 +6,11 @@ Sources: Confluent wire format; CloudEvents 1.0 Kafka binding, binary mode; W3C 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any, Final, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, cast
 
 from fastavro import schemaless_reader, schemaless_writer
 
@@ -33,39 +34,61 @@ class Message(NamedTuple):
 def frame(datum: dict[str, Any], wire: WireSchema) -> bytes:
     """The framed bytes of a datum."""
     buffer = io.BytesIO()
-    buffer.write(b"\0" + wire.id.to_bytes(4, "big"))
+    buffer.write(_head(wire.id))
     schemaless_writer(buffer, wire.parsed, datum)
     return buffer.getvalue()
 
 
 def encode(event: Event) -> Message:
     """The message of an event, with its topic, key and headers."""
-    wire = current(type(event))
-    kind, schema = _of_schema(event.SCHEMA_ID)
+    kind, schema, key, value_of = _form(event.SCHEMA_ID)
     event_id = event.event_id
     headers = (
         _SPECVERSION,
         kind,
         ("ce_source", _source(event.sender_id)),
         ("ce_id", event_id.encode()),
-        ("ce_time", _time(event.occurred_at).encode()),
+        ("ce_time", _time(event.occurred_at)),
         schema,
         _CONTENT_TYPE,
         ("traceparent", f"00-{event.trace_id}-{event_id[:8]}{event_id[9:13]}{event_id[14:18]}-01".encode()),
     )
-    key: str = getattr(event, event.KEY)
-    return Message(event.TOPIC, key.encode(), frame(event.to_avro(), wire), headers)
+    return Message(event.TOPIC, key(event).encode(), value_of(event), headers)
+
+
+class _Form(NamedTuple):
+    """What is the same in every message of a record: the headers of type and fingerprint, where its key stands, and how it is framed."""
+
+    kind: tuple[str, bytes]
+    schema: tuple[str, bytes]
+    key: Callable[[Event], str]
+    value_of: Callable[[Event], bytes]
+
+
+@cache
+def _form(schema_id: int) -> _Form:
+    wire = wire_schema(schema_id)
+    record = wire.record
+    kind, schema = ("ce_type", b"esper.events." + record.NAME.encode()), ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode())
+    write: Callable[[Event, bytearray], None] | None = getattr(record, "write", None)
+    if write is None:  # it has records inside
+        return _Form(kind, schema, attrgetter(record.KEY), lambda event: frame(event.to_avro(), wire))
+    head = _head(wire.id)
+
+    def value_of(event: Event) -> bytes:
+        out = bytearray(head)
+        write(event, out)
+        return bytes(out)
+
+    return _Form(kind, schema, attrgetter(record.KEY), value_of)
+
+
+def _head(schema_id: int) -> bytes:
+    return b"\0" + schema_id.to_bytes(4, "big")
 
 
 _SPECVERSION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/avro")
-
-
-@cache
-def _of_schema(schema_id: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-    """The headers that are the same in every event of a schema: record type and fingerprint."""
-    wire = wire_schema(schema_id)
-    return ("ce_type", b"esper.events." + wire.record.NAME.encode()), ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode())
 
 
 @lru_cache(maxsize=256)
@@ -73,15 +96,15 @@ def _source(sender_id: str) -> bytes:
     return b"/esper/" + sender_id.encode()
 
 
-def _time(at_us: int) -> str:
+def _time(at_us: int) -> bytes:
     """RFC 3339 of microseconds since 1970, as `datetime.isoformat` writes it."""
     seconds, us = divmod(at_us, 1_000_000)
-    return f"{_second(seconds)}.{us:06d}+00:00" if us else f"{_second(seconds)}+00:00"
+    return b"%b.%06d+00:00" % (_second(seconds), us) if us else _second(seconds) + b"+00:00"
 
 
 @lru_cache(maxsize=16)
-def _second(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[: len("1970-01-01T00:00:00")]
+def _second(seconds: int) -> bytes:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[: len("1970-01-01T00:00:00")].encode()
 
 
 def schema_id(value: bytes) -> int:
@@ -106,19 +129,27 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
     Raises:
         PoisonError: unframed, of an unknown schema, cut off, or longer than its schema says.
     """
-    wire = wire_schema(schema_id(value))
-    record: Any = wire.record
-    buffer = io.BytesIO(value)
-    buffer.seek(_HEAD)
+    stream = io.BytesIO(value)
+    found = stream.read(_HEAD)
+    read = _reader(found)
     try:
-        target = current(wire.record)
-        datum = schemaless_reader(buffer, wire.parsed, None if target is wire else target.parsed)
-        if buffer.read(1):
-            raise PoisonError(f"A {record.NAME} message has bytes after its datum; the sender wrote another schema than its frame says.")
-        event: Event = record.from_avro(datum)
-    except PoisonError:
-        raise
+        event = read(stream)
     except Exception as error:
-        kind = dict(headers).get("ce_type", record.NAME.encode()).decode(errors="replace")
+        wire = wire_schema(schema_id(value))
+        kind = dict(headers).get("ce_type", wire.record.NAME.encode()).decode(errors="replace")
         raise PoisonError(f"A message of type {kind} does not match schema {wire.id}: {type(error).__name__}: {error}.") from error
+    if stream.tell() != len(value):
+        raise PoisonError(f"A {event.NAME} message has bytes after its datum; the sender wrote another schema than its frame says.")
     return event
+
+
+@cache
+def _reader(head: bytes) -> Callable[[io.BytesIO], Event]:
+    """How the datum after these five bytes is read."""
+    wire = wire_schema(schema_id(head))
+    record: Any = wire.record
+    target = current(wire.record)
+    if wire is target and hasattr(record, "read"):
+        return cast("Callable[[io.BytesIO], Event]", record.read)
+    reader_schema = None if wire is target else target.parsed
+    return lambda stream: record.from_avro(schemaless_reader(stream, wire.parsed, reader_schema))

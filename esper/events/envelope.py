@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, Self
 
 from esper.clock import Clock
+from esper.events.avro import NAMED, OPTIONS, write_data
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Base of every record: the envelope. Field meanings stand in the schemas."""
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Base of whatever a schema describes. The datum is the record's namespace, without slots: reading and writing it copy nothing."""
+
+    def to_avro(self) -> dict[str, Any]:
+        """The datum that fastavro writes. It is the record's own: not to be changed."""
+        return self.__dict__
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum that fastavro read, which it takes over."""
+        record = object.__new__(cls)
+        object.__setattr__(record, "__dict__", datum)
+        return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(Record):
+    """Base of every event: the envelope. Field meanings stand in the schemas."""
 
     NAME: ClassVar[str]
     TOPIC: ClassVar[str]
@@ -26,12 +43,25 @@ class Event:
     trace_id: str
     causation_id: str | None = None
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        raise NotImplementedError
+
+def write_envelope(out: bytearray, event: Event) -> None:
+    """Append the envelope's fields. Avro writes a record as its fields one after the other, so those that a sender repeats are kept as bytes."""
+    write_data(out, event.event_id, "string", NAMED, "event_id", OPTIONS)
+    write_data(out, event.occurred_at, "long", NAMED, "occurred_at", OPTIONS)
+    out += _repeated(event.run_id, event.sender_id, event.trace_id, event.causation_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@lru_cache(maxsize=256)
+def _repeated(run_id: str, sender_id: str, trace_id: str, causation_id: str | None) -> bytes:
+    out = bytearray()
+    write_data(out, run_id, "string", NAMED, "run_id", OPTIONS)
+    write_data(out, sender_id, "string", NAMED, "sender_id", OPTIONS)
+    write_data(out, trace_id, "string", NAMED, "trace_id", OPTIONS)
+    write_data(out, causation_id, ["null", "string"], NAMED, "causation_id", OPTIONS)
+    return bytes(out)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JournalEvent(Event):
     """Base of the records of a run's journal."""
 
@@ -46,7 +76,8 @@ def event_id(run_id: str, timeline: int, logical_key: str) -> str:
     digest = bytearray(hashlib.sha256(f"{run_id}\x1f{timeline}\x1f{logical_key}".encode()).digest()[:16])
     digest[6] = (digest[6] & 0x0F) | 0x80
     digest[8] = (digest[8] & 0x3F) | 0x80
-    return str(uuid.UUID(bytes=bytes(digest)))
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def trace_id(*parts: str) -> str:

@@ -3,30 +3,86 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, ClassVar, Literal, Self
 
-from esper.events.envelope import Event, JournalEvent
+from esper.events.avro import (
+    NAMED,
+    OPTIONS,
+    read_array,
+    read_boolean,
+    read_bytes,
+    read_double,
+    read_enum,
+    read_long,
+    read_nullable,
+    read_utf8,
+    write_data,
+)
+from esper.events.envelope import Event, JournalEvent, Record, write_envelope
 
 Command = Literal["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
 """What a command asks of a seed."""
 
+_COMMAND = {
+    "type": "enum",
+    "name": "Command",
+    "symbols": ["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"],
+}
+
 Verdict = Literal["FOSSILIZED", "CULLED", "RESET"]
 """How an adaptation ended."""
+
+_VERDICT = {
+    "type": "enum",
+    "name": "Verdict",
+    "symbols": ["FOSSILIZED", "CULLED", "RESET"],
+}
 
 Tap = Literal["LAYER_INPUT", "HOST_CHUNK"]
 """What a kernel reads: the layer's input or the host's own chunk of output."""
 
+_TAP = {
+    "type": "enum",
+    "name": "Tap",
+    "symbols": ["LAYER_INPUT", "HOST_CHUNK"],
+}
+
 Blend = Literal["RESIDUAL", "LERP"]
 """RESIDUAL: y = h + alpha*k. LERP: y = (1-alpha)*h + alpha*k."""
+
+_BLEND = {
+    "type": "enum",
+    "name": "Blend",
+    "symbols": ["RESIDUAL", "LERP"],
+}
 
 SnapshotKind = Literal["FULL", "INCREMENTAL"]
 """Whether a snapshot has a parent, whose unchanged chunks it shares (INCREMENTAL), or begins a line (FULL)."""
 
+_SNAPSHOTKIND = {
+    "type": "enum",
+    "name": "SnapshotKind",
+    "symbols": ["FULL", "INCREMENTAL"],
+}
+
 FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
 """Where a kernel failed."""
 
+_FAILUREPHASE = {
+    "type": "enum",
+    "name": "FailurePhase",
+    "symbols": ["LOAD", "FORWARD", "NON_FINITE"],
+}
+
 Outcome = Literal["FINISHED", "INTERRUPTED"]
 """Whether all steps were done or a person ended the run early."""
+
+_OUTCOME = {
+    "type": "enum",
+    "name": "Outcome",
+    "symbols": ["FINISHED", "INTERRUPTED"],
+}
 
 Stage = Literal[
     "DORMANT",
@@ -43,15 +99,45 @@ Stage = Literal[
 ]
 """Lifecycle stage of a seed."""
 
+_STAGE = {
+    "type": "enum",
+    "name": "Stage",
+    "symbols": [
+        "DORMANT",
+        "GERMINATED",
+        "TRAINING",
+        "BLENDING",
+        "SHADOWING",
+        "PROBATIONARY",
+        "FOSSILIZED",
+        "CULLED",
+        "EMBARGOED",
+        "RESETTING",
+        "TERMINATED",
+    ],
+}
+
 ExecutionState = Literal["DORMANT", "LOADING", "ACTIVE", "ERROR_RECOVERY", "FOSSILIZED"]
 """What the hot path does with a seed."""
+
+_EXECUTIONSTATE = {
+    "type": "enum",
+    "name": "ExecutionState",
+    "symbols": ["DORMANT", "LOADING", "ACTIVE", "ERROR_RECOVERY", "FOSSILIZED"],
+}
 
 DecisionMode = Literal["LIVE", "LOCKSTEP"]
 """Whether the trainer waits for each answer (LOCKSTEP) or not (LIVE)."""
 
+_DECISIONMODE = {
+    "type": "enum",
+    "name": "DecisionMode",
+    "symbols": ["LIVE", "LOCKSTEP"],
+}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReviewedCommand:
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewedCommand(Record):
     """One command of Tamiyo with its evidence.
 
     Attributes:
@@ -80,42 +166,9 @@ class ReviewedCommand:
     expected_impact: float
     evidence: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "decision_id": self.decision_id,
-            "command": self.command,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "alpha": self.alpha,
-            "confidence": self.confidence,
-            "urgency": self.urgency,
-            "expected_impact": self.expected_impact,
-            "evidence": self.evidence,
-        }
 
-    @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            decision_id=datum["decision_id"],
-            command=datum["command"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            alpha=datum["alpha"],
-            confidence=datum["confidence"],
-            urgency=datum["urgency"],
-            expected_impact=datum["expected_impact"],
-            evidence=datum["evidence"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedLayer:
+@dataclass(frozen=True, kw_only=True)
+class ReportedLayer(Record):
     """A layer for which kernels are wanted.
 
     Attributes:
@@ -136,34 +189,15 @@ class ReportedLayer:
     parameter_budget: int
     geometry: str = ""
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "chunks": self.chunks,
-            "parameter_budget": self.parameter_budget,
-            "geometry": self.geometry,
-        }
-
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            name=datum["name"],
-            kind=datum["kind"],
-            in_features=datum["in_features"],
-            out_features=datum["out_features"],
-            chunks=tuple(datum["chunks"]),
-            parameter_budget=datum["parameter_budget"],
-            geometry=datum["geometry"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["chunks"] = tuple(datum["chunks"])
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+@dataclass(frozen=True, kw_only=True)
+class Check(Record):
     """One verification of a kernel.
 
     Attributes:
@@ -176,26 +210,9 @@ class Check:
     passed: bool
     detail: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "name": self.name,
-            "passed": self.passed,
-            "detail": self.detail,
-        }
 
-    @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            name=datum["name"],
-            passed=datum["passed"],
-            detail=datum["detail"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricLabel:
+@dataclass(frozen=True, kw_only=True)
+class MetricLabel(Record):
     """A label of a custom metric.
 
     Attributes:
@@ -206,24 +223,9 @@ class MetricLabel:
     name: str
     value: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "name": self.name,
-            "value": self.value,
-        }
 
-    @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            name=datum["name"],
-            value=datum["value"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoredSeed:
+@dataclass(frozen=True, kw_only=True)
+class RestoredSeed(Record):
     """One seed as the snapshot has it.
 
     Attributes:
@@ -256,46 +258,32 @@ class RestoredSeed:
     adapted_epoch: int
     errors: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "layer": self.layer,
-            "seed": self.seed,
-            "stage": self.stage,
-            "execution": self.execution,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "decision_id": self.decision_id,
-            "alpha": self.alpha,
-            "alpha_target": self.alpha_target,
-            "stage_step": self.stage_step,
-            "stage_epoch": self.stage_epoch,
-            "adapted_epoch": self.adapted_epoch,
-            "errors": self.errors,
-        }
 
-    @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            layer=datum["layer"],
-            seed=datum["seed"],
-            stage=datum["stage"],
-            execution=datum["execution"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            decision_id=datum["decision_id"],
-            alpha=datum["alpha"],
-            alpha_target=datum["alpha_target"],
-            stage_step=datum["stage_step"],
-            stage_epoch=datum["stage_epoch"],
-            adapted_epoch=datum["adapted_epoch"],
-            errors=datum["errors"],
-        )
+@dataclass(frozen=True, kw_only=True)
+class LeftOut(Record):
+    """A decision that a fork leaves out, and what it is known by when it comes again.
+
+    Attributes:
+        run_id: Run whose decision it was.
+        decision_id: Its identity there.
+        command: What it asked.
+        layer: Target layer.
+        seed: Target seed.
+        kernel_id: Kernel that it grafted; empty unless GERMINATE.
+        epoch: Epochs completed when it was applied.
+    """
+
+    run_id: str
+    decision_id: str
+    command: Command
+    layer: str
+    seed: int
+    kernel_id: str
+    epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerInventory:
+@dataclass(frozen=True, kw_only=True)
+class LayerInventory(Record):
     """One seeded layer of the model.
 
     Attributes:
@@ -316,34 +304,15 @@ class LayerInventory:
     chunks: tuple[int, ...]
     geometry: str = ""
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "parameters": self.parameters,
-            "chunks": self.chunks,
-            "geometry": self.geometry,
-        }
-
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            name=datum["name"],
-            kind=datum["kind"],
-            in_features=datum["in_features"],
-            out_features=datum["out_features"],
-            parameters=datum["parameters"],
-            chunks=tuple(datum["chunks"]),
-            geometry=datum["geometry"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["chunks"] = tuple(datum["chunks"])
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeedState:
+@dataclass(frozen=True, kw_only=True)
+class SeedState(Record):
     """One seed at the time of the packet.
 
     Attributes:
@@ -380,50 +349,9 @@ class SeedState:
     dependence: float
     health: float
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "seed": self.seed,
-            "chunk_start": self.chunk_start,
-            "chunk_size": self.chunk_size,
-            "stage": self.stage,
-            "execution": self.execution,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "decision_id": self.decision_id,
-            "alpha": self.alpha,
-            "stage_epoch": self.stage_epoch,
-            "trained_steps": self.trained_steps,
-            "shadow_gap": self.shadow_gap,
-            "shadow_gap_error": self.shadow_gap_error,
-            "dependence": self.dependence,
-            "health": self.health,
-        }
 
-    @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            seed=datum["seed"],
-            chunk_start=datum["chunk_start"],
-            chunk_size=datum["chunk_size"],
-            stage=datum["stage"],
-            execution=datum["execution"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            decision_id=datum["decision_id"],
-            alpha=datum["alpha"],
-            stage_epoch=datum["stage_epoch"],
-            trained_steps=datum["trained_steps"],
-            shadow_gap=datum["shadow_gap"],
-            shadow_gap_error=datum["shadow_gap_error"],
-            dependence=datum["dependence"],
-            health=datum["health"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerState:
+@dataclass(frozen=True, kw_only=True)
+class LayerState(Record):
     """One seeded layer at the time of the packet.
 
     Attributes:
@@ -451,35 +379,19 @@ class LayerState:
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "name": self.name,
-            "kind": self.kind,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "gradient_norm": self.gradient_norm,
-            "activation_variance": self.activation_variance,
-            "dead_ratio": self.dead_ratio,
+            **super().to_avro(),
             "seeds": [item.to_avro() for item in self.seeds],
-            "geometry": self.geometry,
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            name=datum["name"],
-            kind=datum["kind"],
-            in_features=datum["in_features"],
-            out_features=datum["out_features"],
-            gradient_norm=datum["gradient_norm"],
-            activation_variance=datum["activation_variance"],
-            dead_ratio=datum["dead_ratio"],
-            seeds=tuple(SeedState.from_avro(item) for item in datum["seeds"]),
-            geometry=datum["geometry"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["seeds"] = tuple(map(SeedState.from_avro, datum["seeds"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueEntry:
+@dataclass(frozen=True, kw_only=True)
+class CatalogueEntry(Record):
     """A kernel that the trainer could graft at the time of the packet.
 
     Attributes:
@@ -506,39 +418,8 @@ class CatalogueEntry:
     flops: int
     geometry: str = ""
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "kernel_id": self.kernel_id,
-            "blueprint_id": self.blueprint_id,
-            "family": self.family,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "tap": self.tap,
-            "blend": self.blend,
-            "parameters": self.parameters,
-            "flops": self.flops,
-            "geometry": self.geometry,
-        }
 
-    @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            kernel_id=datum["kernel_id"],
-            blueprint_id=datum["blueprint_id"],
-            family=datum["family"],
-            in_features=datum["in_features"],
-            out_features=datum["out_features"],
-            tap=datum["tap"],
-            blend=datum["blend"],
-            parameters=datum["parameters"],
-            flops=datum["flops"],
-            geometry=datum["geometry"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AdaptationApplied(JournalEvent):
     """A command of Tamiyo, a person or a service was accepted; the transitions that it caused follow in the same frame.
 
@@ -577,65 +458,60 @@ class AdaptationApplied(JournalEvent):
     source_partition: int
     source_offset: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "command_id": self.command_id,
-            "decision_id": self.decision_id,
-            "command": self.command,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "alpha": self.alpha,
-            "confidence": self.confidence,
-            "urgency": self.urgency,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            command_id=datum["command_id"],
-            decision_id=datum["decision_id"],
-            command=datum["command"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            alpha=datum["alpha"],
-            confidence=datum["confidence"],
-            urgency=datum["urgency"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "command_id": read_utf8(stream),
+                "decision_id": read_utf8(stream),
+                "command": read_enum(stream, _COMMAND, None),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "family": read_utf8(stream),
+                "alpha": read_double(stream),
+                "confidence": read_double(stream),
+                "urgency": read_double(stream),
+                "source_topic": read_utf8(stream),
+                "source_partition": read_long(stream),
+                "source_offset": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.command_id, "string", NAMED, "command_id", OPTIONS)
+        write_data(out, self.decision_id, "string", NAMED, "decision_id", OPTIONS)
+        write_data(out, self.command, _COMMAND, NAMED, "command", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.family, "string", NAMED, "family", OPTIONS)
+        write_data(out, self.alpha, "double", NAMED, "alpha", OPTIONS)
+        write_data(out, self.confidence, "double", NAMED, "confidence", OPTIONS)
+        write_data(out, self.urgency, "double", NAMED, "urgency", OPTIONS)
+        write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
+        write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
+        write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptationOutcome(Event):
     """How a decision of Tamiyo ended, and its reward: what the bandits learn from.
 
@@ -670,53 +546,48 @@ class AdaptationOutcome(Event):
     epoch: int
     step: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "decision_id": self.decision_id,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "context": self.context,
-            "verdict": self.verdict,
-            "reward": self.reward,
-            "shadow_gap": self.shadow_gap,
-            "epoch": self.epoch,
-            "step": self.step,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            decision_id=datum["decision_id"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            context=datum["context"],
-            verdict=datum["verdict"],
-            reward=datum["reward"],
-            shadow_gap=datum["shadow_gap"],
-            epoch=datum["epoch"],
-            step=datum["step"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "decision_id": read_utf8(stream),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "family": read_utf8(stream),
+                "context": read_utf8(stream),
+                "verdict": read_enum(stream, _VERDICT, None),
+                "reward": read_double(stream),
+                "shadow_gap": read_double(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.decision_id, "string", NAMED, "decision_id", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.family, "string", NAMED, "family", OPTIONS)
+        write_data(out, self.context, "string", NAMED, "context", OPTIONS)
+        write_data(out, self.verdict, _VERDICT, NAMED, "verdict", OPTIONS)
+        write_data(out, self.reward, "double", NAMED, "reward", OPTIONS)
+        write_data(out, self.shadow_gap, "double", NAMED, "shadow_gap", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptationRejected(JournalEvent):
     """A command was refused; the state is unchanged.
 
@@ -749,59 +620,54 @@ class AdaptationRejected(JournalEvent):
     source_partition: int
     source_offset: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "command_id": self.command_id,
-            "decision_id": self.decision_id,
-            "command": self.command,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "reason": self.reason,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            command_id=datum["command_id"],
-            decision_id=datum["decision_id"],
-            command=datum["command"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            reason=datum["reason"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "command_id": read_utf8(stream),
+                "decision_id": read_utf8(stream),
+                "command": read_enum(stream, _COMMAND, None),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "reason": read_utf8(stream),
+                "source_topic": read_utf8(stream),
+                "source_partition": read_long(stream),
+                "source_offset": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.command_id, "string", NAMED, "command_id", OPTIONS)
+        write_data(out, self.decision_id, "string", NAMED, "decision_id", OPTIONS)
+        write_data(out, self.command, _COMMAND, NAMED, "command", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
+        write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
+        write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class AuditRecorded(Event):
     """Somebody asked a part to change something: who, what, and how it was answered. The records of one sender form a chain of hashes.
 
@@ -832,49 +698,44 @@ class AuditRecorded(Event):
     status: int
     detail: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "chain": self.chain,
-            "previous": self.previous,
-            "hash": self.hash,
-            "actor": self.actor,
-            "role": self.role,
-            "action": self.action,
-            "resource": self.resource,
-            "status": self.status,
-            "detail": self.detail,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            chain=datum["chain"],
-            previous=datum["previous"],
-            hash=datum["hash"],
-            actor=datum["actor"],
-            role=datum["role"],
-            action=datum["action"],
-            resource=datum["resource"],
-            status=datum["status"],
-            detail=datum["detail"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "chain": read_long(stream),
+                "previous": read_utf8(stream),
+                "hash": read_utf8(stream),
+                "actor": read_utf8(stream),
+                "role": read_utf8(stream),
+                "action": read_utf8(stream),
+                "resource": read_utf8(stream),
+                "status": read_long(stream),
+                "detail": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.chain, "long", NAMED, "chain", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.hash, "string", NAMED, "hash", OPTIONS)
+        write_data(out, self.actor, "string", NAMED, "actor", OPTIONS)
+        write_data(out, self.role, "string", NAMED, "role", OPTIONS)
+        write_data(out, self.action, "string", NAMED, "action", OPTIONS)
+        write_data(out, self.resource, "string", NAMED, "resource", OPTIONS)
+        write_data(out, self.status, "int", NAMED, "status", OPTIONS)
+        write_data(out, self.detail, "string", NAMED, "detail", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class BlueprintFailed(Event):
     """No configuration of this blueprint could be compiled.
 
@@ -895,39 +756,34 @@ class BlueprintFailed(Event):
     attempts: int
     error: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "report_id": self.report_id,
-            "blueprint_id": self.blueprint_id,
-            "attempts": self.attempts,
-            "error": self.error,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            report_id=datum["report_id"],
-            blueprint_id=datum["blueprint_id"],
-            attempts=datum["attempts"],
-            error=datum["error"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "report_id": read_utf8(stream),
+                "blueprint_id": read_utf8(stream),
+                "attempts": read_long(stream),
+                "error": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.report_id, "string", NAMED, "report_id", OPTIONS)
+        write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
+        write_data(out, self.attempts, "int", NAMED, "attempts", OPTIONS)
+        write_data(out, self.error, "string", NAMED, "error", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class BlueprintProposed(Event):
     """Karn proposes a blueprint.
 
@@ -962,53 +818,48 @@ class BlueprintProposed(Event):
     flops: int
     geometry: str = ""
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "report_id": self.report_id,
-            "blueprint_id": self.blueprint_id,
-            "family": self.family,
-            "ir": self.ir,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "tap": self.tap,
-            "blend": self.blend,
-            "parameters": self.parameters,
-            "flops": self.flops,
-            "geometry": self.geometry,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            report_id=datum["report_id"],
-            blueprint_id=datum["blueprint_id"],
-            family=datum["family"],
-            ir=datum["ir"],
-            in_features=datum["in_features"],
-            out_features=datum["out_features"],
-            tap=datum["tap"],
-            blend=datum["blend"],
-            parameters=datum["parameters"],
-            flops=datum["flops"],
-            geometry=datum["geometry"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "report_id": read_utf8(stream),
+                "blueprint_id": read_utf8(stream),
+                "family": read_utf8(stream),
+                "ir": read_utf8(stream),
+                "in_features": read_long(stream),
+                "out_features": read_long(stream),
+                "tap": read_enum(stream, _TAP, None),
+                "blend": read_enum(stream, _BLEND, None),
+                "parameters": read_long(stream),
+                "flops": read_long(stream),
+                "geometry": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.report_id, "string", NAMED, "report_id", OPTIONS)
+        write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
+        write_data(out, self.family, "string", NAMED, "family", OPTIONS)
+        write_data(out, self.ir, "string", NAMED, "ir", OPTIONS)
+        write_data(out, self.in_features, "int", NAMED, "in_features", OPTIONS)
+        write_data(out, self.out_features, "int", NAMED, "out_features", OPTIONS)
+        write_data(out, self.tap, _TAP, NAMED, "tap", OPTIONS)
+        write_data(out, self.blend, _BLEND, NAMED, "blend", OPTIONS)
+        write_data(out, self.parameters, "long", NAMED, "parameters", OPTIONS)
+        write_data(out, self.flops, "long", NAMED, "flops", OPTIONS)
+        write_data(out, self.geometry, "string", NAMED, "geometry", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class CacheSampled(Event):
     """Counts of the kernel cache since its process began.
 
@@ -1043,53 +894,48 @@ class CacheSampled(Event):
     limit_bytes: int
     latency_us: float
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "hits_memory": self.hits_memory,
-            "hits_disk": self.hits_disk,
-            "hits_store": self.hits_store,
-            "misses": self.misses,
-            "evictions": self.evictions,
-            "prefetched": self.prefetched,
-            "entries": self.entries,
-            "bytes": self.bytes,
-            "limit_entries": self.limit_entries,
-            "limit_bytes": self.limit_bytes,
-            "latency_us": self.latency_us,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            hits_memory=datum["hits_memory"],
-            hits_disk=datum["hits_disk"],
-            hits_store=datum["hits_store"],
-            misses=datum["misses"],
-            evictions=datum["evictions"],
-            prefetched=datum["prefetched"],
-            entries=datum["entries"],
-            bytes=datum["bytes"],
-            limit_entries=datum["limit_entries"],
-            limit_bytes=datum["limit_bytes"],
-            latency_us=datum["latency_us"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "hits_memory": read_long(stream),
+                "hits_disk": read_long(stream),
+                "hits_store": read_long(stream),
+                "misses": read_long(stream),
+                "evictions": read_long(stream),
+                "prefetched": read_long(stream),
+                "entries": read_long(stream),
+                "bytes": read_long(stream),
+                "limit_entries": read_long(stream),
+                "limit_bytes": read_long(stream),
+                "latency_us": read_double(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.hits_memory, "long", NAMED, "hits_memory", OPTIONS)
+        write_data(out, self.hits_disk, "long", NAMED, "hits_disk", OPTIONS)
+        write_data(out, self.hits_store, "long", NAMED, "hits_store", OPTIONS)
+        write_data(out, self.misses, "long", NAMED, "misses", OPTIONS)
+        write_data(out, self.evictions, "long", NAMED, "evictions", OPTIONS)
+        write_data(out, self.prefetched, "long", NAMED, "prefetched", OPTIONS)
+        write_data(out, self.entries, "int", NAMED, "entries", OPTIONS)
+        write_data(out, self.bytes, "long", NAMED, "bytes", OPTIONS)
+        write_data(out, self.limit_entries, "int", NAMED, "limit_entries", OPTIONS)
+        write_data(out, self.limit_bytes, "long", NAMED, "limit_bytes", OPTIONS)
+        write_data(out, self.latency_us, "double", NAMED, "latency_us", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointRequested(Event):
     """Asks the trainer for a snapshot between two steps.
 
@@ -1106,35 +952,30 @@ class CheckpointRequested(Event):
     reason: str
     expires_at: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "reason": self.reason,
-            "expires_at": self.expires_at,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            reason=datum["reason"],
-            expires_at=datum["expires_at"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "reason": read_utf8(stream),
+                "expires_at": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointTaken(JournalEvent):
     """A snapshot of the run is durable, every byte of it.
 
@@ -1187,79 +1028,74 @@ class CheckpointTaken(JournalEvent):
     source_offset: int
     kind: SnapshotKind = "FULL"
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "snapshot_id": self.snapshot_id,
-            "address": self.address,
-            "sha256": self.sha256,
-            "parent": self.parent,
-            "reason": self.reason,
-            "at_timeline": self.at_timeline,
-            "at_sequence": self.at_sequence,
-            "at_epoch": self.at_epoch,
-            "at_step": self.at_step,
-            "tensors": self.tensors,
-            "size_bytes": self.size_bytes,
-            "stored_bytes": self.stored_bytes,
-            "stall_us": self.stall_us,
-            "duration_us": self.duration_us,
-            "parameters_digest": self.parameters_digest,
-            "command_id": self.command_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-            "kind": self.kind,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            snapshot_id=datum["snapshot_id"],
-            address=datum["address"],
-            sha256=datum["sha256"],
-            parent=datum["parent"],
-            reason=datum["reason"],
-            at_timeline=datum["at_timeline"],
-            at_sequence=datum["at_sequence"],
-            at_epoch=datum["at_epoch"],
-            at_step=datum["at_step"],
-            tensors=datum["tensors"],
-            size_bytes=datum["size_bytes"],
-            stored_bytes=datum["stored_bytes"],
-            stall_us=datum["stall_us"],
-            duration_us=datum["duration_us"],
-            parameters_digest=datum["parameters_digest"],
-            command_id=datum["command_id"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
-            kind=datum["kind"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "snapshot_id": read_utf8(stream),
+                "address": read_utf8(stream),
+                "sha256": read_utf8(stream),
+                "parent": read_utf8(stream),
+                "reason": read_utf8(stream),
+                "at_timeline": read_long(stream),
+                "at_sequence": read_long(stream),
+                "at_epoch": read_long(stream),
+                "at_step": read_long(stream),
+                "tensors": read_long(stream),
+                "size_bytes": read_long(stream),
+                "stored_bytes": read_long(stream),
+                "stall_us": read_long(stream),
+                "duration_us": read_long(stream),
+                "parameters_digest": read_utf8(stream),
+                "command_id": read_utf8(stream),
+                "source_topic": read_utf8(stream),
+                "source_partition": read_long(stream),
+                "source_offset": read_long(stream),
+                "kind": read_enum(stream, _SNAPSHOTKIND, None),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.snapshot_id, "string", NAMED, "snapshot_id", OPTIONS)
+        write_data(out, self.address, "string", NAMED, "address", OPTIONS)
+        write_data(out, self.sha256, "string", NAMED, "sha256", OPTIONS)
+        write_data(out, self.parent, "string", NAMED, "parent", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.at_timeline, "int", NAMED, "at_timeline", OPTIONS)
+        write_data(out, self.at_sequence, "long", NAMED, "at_sequence", OPTIONS)
+        write_data(out, self.at_epoch, "int", NAMED, "at_epoch", OPTIONS)
+        write_data(out, self.at_step, "long", NAMED, "at_step", OPTIONS)
+        write_data(out, self.tensors, "int", NAMED, "tensors", OPTIONS)
+        write_data(out, self.size_bytes, "long", NAMED, "size_bytes", OPTIONS)
+        write_data(out, self.stored_bytes, "long", NAMED, "stored_bytes", OPTIONS)
+        write_data(out, self.stall_us, "long", NAMED, "stall_us", OPTIONS)
+        write_data(out, self.duration_us, "long", NAMED, "duration_us", OPTIONS)
+        write_data(out, self.parameters_digest, "string", NAMED, "parameters_digest", OPTIONS)
+        write_data(out, self.command_id, "string", NAMED, "command_id", OPTIONS)
+        write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
+        write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
+        write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.kind, _SNAPSHOTKIND, NAMED, "kind", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class CompilationFailed(Event):
     """One attempt to compile failed.
 
@@ -1282,41 +1118,36 @@ class CompilationFailed(Event):
     error: str
     detail: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "blueprint_id": self.blueprint_id,
-            "attempt": self.attempt,
-            "configuration": self.configuration,
-            "error": self.error,
-            "detail": self.detail,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            blueprint_id=datum["blueprint_id"],
-            attempt=datum["attempt"],
-            configuration=datum["configuration"],
-            error=datum["error"],
-            detail=datum["detail"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "blueprint_id": read_utf8(stream),
+                "attempt": read_long(stream),
+                "configuration": read_utf8(stream),
+                "error": read_utf8(stream),
+                "detail": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
+        write_data(out, self.attempt, "int", NAMED, "attempt", OPTIONS)
+        write_data(out, self.configuration, "string", NAMED, "configuration", OPTIONS)
+        write_data(out, self.error, "string", NAMED, "error", OPTIONS)
+        write_data(out, self.detail, "string", NAMED, "detail", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class CompilationStarted(Event):
     """Tezzeret begins to compile a blueprint.
 
@@ -1335,37 +1166,32 @@ class CompilationStarted(Event):
     attempt: int
     configuration: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "blueprint_id": self.blueprint_id,
-            "attempt": self.attempt,
-            "configuration": self.configuration,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            blueprint_id=datum["blueprint_id"],
-            attempt=datum["attempt"],
-            configuration=datum["configuration"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "blueprint_id": read_utf8(stream),
+                "attempt": read_long(stream),
+                "configuration": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
+        write_data(out, self.attempt, "int", NAMED, "attempt", OPTIONS)
+        write_data(out, self.configuration, "string", NAMED, "configuration", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class DeadLettered(Event):
     """A message that could not be decoded or applied.
 
@@ -1390,43 +1216,38 @@ class DeadLettered(Event):
     payload: bytes
     consumer: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-            "error": self.error,
-            "payload": self.payload,
-            "consumer": self.consumer,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
-            error=datum["error"],
-            payload=datum["payload"],
-            consumer=datum["consumer"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "source_topic": read_utf8(stream),
+                "source_partition": read_long(stream),
+                "source_offset": read_long(stream),
+                "error": read_utf8(stream),
+                "payload": read_bytes(stream),
+                "consumer": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
+        write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
+        write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.error, "string", NAMED, "error", OPTIONS)
+        write_data(out, self.payload, "bytes", NAMED, "payload", OPTIONS)
+        write_data(out, self.consumer, "string", NAMED, "consumer", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class EpochEnded(JournalEvent):
     """An epoch is over: its figures, and the digests that a replay must reproduce.
 
@@ -1459,59 +1280,60 @@ class EpochEnded(JournalEvent):
     state_digest: str
     alphas: tuple[float, ...]
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "train_loss": self.train_loss,
-            "train_accuracy": self.train_accuracy,
-            "validation_loss": self.validation_loss,
-            "validation_accuracy": self.validation_accuracy,
-            "test_loss": self.test_loss,
-            "test_accuracy": self.test_accuracy,
-            "learning_rate": self.learning_rate,
-            "parameters_digest": self.parameters_digest,
-            "state_digest": self.state_digest,
-            "alphas": self.alphas,
-        }
-
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            train_loss=datum["train_loss"],
-            train_accuracy=datum["train_accuracy"],
-            validation_loss=datum["validation_loss"],
-            validation_accuracy=datum["validation_accuracy"],
-            test_loss=datum["test_loss"],
-            test_accuracy=datum["test_accuracy"],
-            learning_rate=datum["learning_rate"],
-            parameters_digest=datum["parameters_digest"],
-            state_digest=datum["state_digest"],
-            alphas=tuple(datum["alphas"]),
+        """The record of a datum, which it takes over."""
+        datum["alphas"] = tuple(datum["alphas"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "train_loss": read_double(stream),
+                "train_accuracy": read_double(stream),
+                "validation_loss": read_double(stream),
+                "validation_accuracy": read_double(stream),
+                "test_loss": read_double(stream),
+                "test_accuracy": read_double(stream),
+                "learning_rate": read_double(stream),
+                "parameters_digest": read_utf8(stream),
+                "state_digest": read_utf8(stream),
+                "alphas": read_array(stream, {"type": "array", "items": "double"}, NAMED),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.train_loss, "double", NAMED, "train_loss", OPTIONS)
+        write_data(out, self.train_accuracy, "double", NAMED, "train_accuracy", OPTIONS)
+        write_data(out, self.validation_loss, "double", NAMED, "validation_loss", OPTIONS)
+        write_data(out, self.validation_accuracy, "double", NAMED, "validation_accuracy", OPTIONS)
+        write_data(out, self.test_loss, "double", NAMED, "test_loss", OPTIONS)
+        write_data(out, self.test_accuracy, "double", NAMED, "test_accuracy", OPTIONS)
+        write_data(out, self.learning_rate, "double", NAMED, "learning_rate", OPTIONS)
+        write_data(out, self.parameters_digest, "string", NAMED, "parameters_digest", OPTIONS)
+        write_data(out, self.state_digest, "string", NAMED, "state_digest", OPTIONS)
+        write_data(out, self.alphas, {"type": "array", "items": "double"}, NAMED, "alphas", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class EpochReviewed(Event):
     """Tamiyo's answer to one packet, with its commands and their evidence, or none.
 
@@ -1526,12 +1348,13 @@ class EpochReviewed(Event):
         commands: What to do, most important first.
         reason: Why these or none, in a sentence.
         duration_us: Time from packet to answer inside Tamiyo, microseconds.
+        rollback_id: RollbackRequested that goes with this answer because training is unstable; empty when none.
     """
 
     NAME: ClassVar[str] = "EpochReviewed"
     TOPIC: ClassVar[str] = "decision.tamiyo"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 366250439
+    SCHEMA_ID: ClassVar[int] = 2138104803
 
     packet_id: str
     timeline: int
@@ -1543,52 +1366,23 @@ class EpochReviewed(Event):
     commands: tuple[ReviewedCommand, ...]
     reason: str
     duration_us: int
+    rollback_id: str = ""
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "packet_id": self.packet_id,
-            "timeline": self.timeline,
-            "packet": self.packet,
-            "epoch": self.epoch,
-            "step": self.step,
-            "effective_step": self.effective_step,
-            "policy_version": self.policy_version,
+            **super().to_avro(),
             "commands": [item.to_avro() for item in self.commands],
-            "reason": self.reason,
-            "duration_us": self.duration_us,
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            packet_id=datum["packet_id"],
-            timeline=datum["timeline"],
-            packet=datum["packet"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            effective_step=datum["effective_step"],
-            policy_version=datum["policy_version"],
-            commands=tuple(ReviewedCommand.from_avro(item) for item in datum["commands"]),
-            reason=datum["reason"],
-            duration_us=datum["duration_us"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["commands"] = tuple(map(ReviewedCommand.from_avro, datum["commands"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FieldReport(Event):
     """Tamiyo asks for kernels for these layers.
 
@@ -1610,34 +1404,19 @@ class FieldReport(Event):
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "run_seed": self.run_seed,
+            **super().to_avro(),
             "layers": [item.to_avro() for item in self.layers],
-            "families": self.families,
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            run_seed=datum["run_seed"],
-            layers=tuple(ReportedLayer.from_avro(item) for item in datum["layers"]),
-            families=tuple(datum["families"]),
-        )
+        """The record of a datum, which it takes over."""
+        datum["layers"] = tuple(map(ReportedLayer.from_avro, datum["layers"]))
+        datum["families"] = tuple(datum["families"])
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FieldReportAnswered(Event):
     """Every blueprint of a field report is a published kernel or has failed.
 
@@ -1656,37 +1435,39 @@ class FieldReportAnswered(Event):
     kernels: tuple[str, ...]
     failed: tuple[str, ...]
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "report_id": self.report_id,
-            "kernels": self.kernels,
-            "failed": self.failed,
-        }
-
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            report_id=datum["report_id"],
-            kernels=tuple(datum["kernels"]),
-            failed=tuple(datum["failed"]),
+        """The record of a datum, which it takes over."""
+        datum["kernels"] = tuple(datum["kernels"])
+        datum["failed"] = tuple(datum["failed"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "report_id": read_utf8(stream),
+                "kernels": read_array(stream, {"type": "array", "items": "string"}, NAMED),
+                "failed": read_array(stream, {"type": "array", "items": "string"}, NAMED),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.report_id, "string", NAMED, "report_id", OPTIONS)
+        write_data(out, self.kernels, {"type": "array", "items": "string"}, NAMED, "kernels", OPTIONS)
+        write_data(out, self.failed, {"type": "array", "items": "string"}, NAMED, "failed", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class InstabilityDetected(JournalEvent):
     """Training turned unstable: a rollback follows, or the run ends.
 
@@ -1713,53 +1494,48 @@ class InstabilityDetected(JournalEvent):
     threshold: float
     reason: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "metric": self.metric,
-            "value": self.value,
-            "threshold": self.threshold,
-            "reason": self.reason,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            metric=datum["metric"],
-            value=datum["value"],
-            threshold=datum["threshold"],
-            reason=datum["reason"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "metric": read_utf8(stream),
+                "value": read_double(stream),
+                "threshold": read_double(stream),
+                "reason": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.metric, "string", NAMED, "metric", OPTIONS)
+        write_data(out, self.value, "double", NAMED, "value", OPTIONS)
+        write_data(out, self.threshold, "double", NAMED, "threshold", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class KernelCompiled(Event):
     """A blueprint was built and compiled.
 
@@ -1782,41 +1558,36 @@ class KernelCompiled(Event):
     configuration: str
     compile_ms: float
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "kernel_id": self.kernel_id,
-            "blueprint_id": self.blueprint_id,
-            "attempt": self.attempt,
-            "configuration": self.configuration,
-            "compile_ms": self.compile_ms,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            kernel_id=datum["kernel_id"],
-            blueprint_id=datum["blueprint_id"],
-            attempt=datum["attempt"],
-            configuration=datum["configuration"],
-            compile_ms=datum["compile_ms"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "kernel_id": read_utf8(stream),
+                "blueprint_id": read_utf8(stream),
+                "attempt": read_long(stream),
+                "configuration": read_utf8(stream),
+                "compile_ms": read_double(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
+        write_data(out, self.attempt, "int", NAMED, "attempt", OPTIONS)
+        write_data(out, self.configuration, "string", NAMED, "configuration", OPTIONS)
+        write_data(out, self.compile_ms, "double", NAMED, "compile_ms", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class KernelFailed(JournalEvent):
     """A kernel could not be loaded or failed while it ran.
 
@@ -1841,51 +1612,46 @@ class KernelFailed(JournalEvent):
     error: str
     consecutive_errors: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "phase": self.phase,
-            "error": self.error,
-            "consecutive_errors": self.consecutive_errors,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            phase=datum["phase"],
-            error=datum["error"],
-            consecutive_errors=datum["consecutive_errors"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "phase": read_enum(stream, _FAILUREPHASE, None),
+                "error": read_utf8(stream),
+                "consecutive_errors": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.phase, _FAILUREPHASE, NAMED, "phase", OPTIONS)
+        write_data(out, self.error, "string", NAMED, "error", OPTIONS)
+        write_data(out, self.consecutive_errors, "int", NAMED, "consecutive_errors", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class KernelPublished(Event):
     """A kernel is in the store and can be grafted.
 
@@ -1930,63 +1696,65 @@ class KernelPublished(Event):
     latency_us: float
     geometry: str = ""
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "kernel_id": self.kernel_id,
-            "blueprint_id": self.blueprint_id,
-            "family": self.family,
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "tap": self.tap,
-            "blend": self.blend,
-            "parameters": self.parameters,
-            "flops": self.flops,
-            "address": self.address,
-            "sha256": self.sha256,
-            "size_bytes": self.size_bytes,
-            "tags": self.tags,
-            "parents": self.parents,
-            "latency_us": self.latency_us,
-            "geometry": self.geometry,
-        }
-
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            kernel_id=datum["kernel_id"],
-            blueprint_id=datum["blueprint_id"],
-            family=datum["family"],
-            in_features=datum["in_features"],
-            out_features=datum["out_features"],
-            tap=datum["tap"],
-            blend=datum["blend"],
-            parameters=datum["parameters"],
-            flops=datum["flops"],
-            address=datum["address"],
-            sha256=datum["sha256"],
-            size_bytes=datum["size_bytes"],
-            tags=tuple(datum["tags"]),
-            parents=tuple(datum["parents"]),
-            latency_us=datum["latency_us"],
-            geometry=datum["geometry"],
+        """The record of a datum, which it takes over."""
+        datum["tags"] = tuple(datum["tags"])
+        datum["parents"] = tuple(datum["parents"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "kernel_id": read_utf8(stream),
+                "blueprint_id": read_utf8(stream),
+                "family": read_utf8(stream),
+                "in_features": read_long(stream),
+                "out_features": read_long(stream),
+                "tap": read_enum(stream, _TAP, None),
+                "blend": read_enum(stream, _BLEND, None),
+                "parameters": read_long(stream),
+                "flops": read_long(stream),
+                "address": read_utf8(stream),
+                "sha256": read_utf8(stream),
+                "size_bytes": read_long(stream),
+                "tags": read_array(stream, {"type": "array", "items": "string"}, NAMED),
+                "parents": read_array(stream, {"type": "array", "items": "string"}, NAMED),
+                "latency_us": read_double(stream),
+                "geometry": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
+        write_data(out, self.family, "string", NAMED, "family", OPTIONS)
+        write_data(out, self.in_features, "int", NAMED, "in_features", OPTIONS)
+        write_data(out, self.out_features, "int", NAMED, "out_features", OPTIONS)
+        write_data(out, self.tap, _TAP, NAMED, "tap", OPTIONS)
+        write_data(out, self.blend, _BLEND, NAMED, "blend", OPTIONS)
+        write_data(out, self.parameters, "long", NAMED, "parameters", OPTIONS)
+        write_data(out, self.flops, "long", NAMED, "flops", OPTIONS)
+        write_data(out, self.address, "string", NAMED, "address", OPTIONS)
+        write_data(out, self.sha256, "string", NAMED, "sha256", OPTIONS)
+        write_data(out, self.size_bytes, "long", NAMED, "size_bytes", OPTIONS)
+        write_data(out, self.tags, {"type": "array", "items": "string"}, NAMED, "tags", OPTIONS)
+        write_data(out, self.parents, {"type": "array", "items": "string"}, NAMED, "parents", OPTIONS)
+        write_data(out, self.latency_us, "double", NAMED, "latency_us", OPTIONS)
+        write_data(out, self.geometry, "string", NAMED, "geometry", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class KernelRejected(Event):
     """A built kernel did not pass verification.
 
@@ -2008,34 +1776,18 @@ class KernelRejected(Event):
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "kernel_id": self.kernel_id,
-            "blueprint_id": self.blueprint_id,
+            **super().to_avro(),
             "checks": [item.to_avro() for item in self.checks],
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            kernel_id=datum["kernel_id"],
-            blueprint_id=datum["blueprint_id"],
-            checks=tuple(Check.from_avro(item) for item in datum["checks"]),
-        )
+        """The record of a datum, which it takes over."""
+        datum["checks"] = tuple(map(Check.from_avro, datum["checks"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelValidated(Event):
     """A kernel passed every check.
 
@@ -2057,34 +1809,18 @@ class KernelValidated(Event):
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "kernel_id": self.kernel_id,
-            "blueprint_id": self.blueprint_id,
+            **super().to_avro(),
             "checks": [item.to_avro() for item in self.checks],
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            kernel_id=datum["kernel_id"],
-            blueprint_id=datum["blueprint_id"],
-            checks=tuple(Check.from_avro(item) for item in datum["checks"]),
-        )
+        """The record of a datum, which it takes over."""
+        datum["checks"] = tuple(map(Check.from_avro, datum["checks"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricRecorded(Event):
     """A custom metric that somebody declared and sent.
 
@@ -2108,36 +1844,18 @@ class MetricRecorded(Event):
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "name": self.name,
-            "value": self.value,
-            "unit": self.unit,
+            **super().to_avro(),
             "labels": [item.to_avro() for item in self.labels],
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            name=datum["name"],
-            value=datum["value"],
-            unit=datum["unit"],
-            labels=tuple(MetricLabel.from_avro(item) for item in datum["labels"]),
-        )
+        """The record of a datum, which it takes over."""
+        datum["labels"] = tuple(map(MetricLabel.from_avro, datum["labels"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PauseRequested(Event):
     """Asks the trainer to stand still between two steps.
 
@@ -2154,35 +1872,30 @@ class PauseRequested(Event):
     reason: str
     expires_at: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "reason": self.reason,
-            "expires_at": self.expires_at,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            reason=datum["reason"],
-            expires_at=datum["expires_at"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "reason": read_utf8(stream),
+                "expires_at": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class PerformanceDelta(Event):
     """What a live seed changed on the held-out split in one validation.
 
@@ -2215,51 +1928,46 @@ class PerformanceDelta(Event):
     latency_us: float
     memory_bytes: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "epoch": self.epoch,
-            "step": self.step,
-            "accuracy_delta": self.accuracy_delta,
-            "loss_delta": self.loss_delta,
-            "latency_us": self.latency_us,
-            "memory_bytes": self.memory_bytes,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            accuracy_delta=datum["accuracy_delta"],
-            loss_delta=datum["loss_delta"],
-            latency_us=datum["latency_us"],
-            memory_bytes=datum["memory_bytes"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "family": read_utf8(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "accuracy_delta": read_double(stream),
+                "loss_delta": read_double(stream),
+                "latency_us": read_double(stream),
+                "memory_bytes": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.family, "string", NAMED, "family", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.accuracy_delta, "double", NAMED, "accuracy_delta", OPTIONS)
+        write_data(out, self.loss_delta, "double", NAMED, "loss_delta", OPTIONS)
+        write_data(out, self.latency_us, "double", NAMED, "latency_us", OPTIONS)
+        write_data(out, self.memory_bytes, "long", NAMED, "memory_bytes", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ResourceSampled(Event):
     """Resources of one process.
 
@@ -2282,41 +1990,36 @@ class ResourceSampled(Event):
     rss_bytes: int
     gpu_bytes: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "process": self.process,
-            "pid": self.pid,
-            "cpu_percent": self.cpu_percent,
-            "rss_bytes": self.rss_bytes,
-            "gpu_bytes": self.gpu_bytes,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            process=datum["process"],
-            pid=datum["pid"],
-            cpu_percent=datum["cpu_percent"],
-            rss_bytes=datum["rss_bytes"],
-            gpu_bytes=datum["gpu_bytes"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "process": read_utf8(stream),
+                "pid": read_long(stream),
+                "cpu_percent": read_double(stream),
+                "rss_bytes": read_long(stream),
+                "gpu_bytes": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.process, "string", NAMED, "process", OPTIONS)
+        write_data(out, self.pid, "int", NAMED, "pid", OPTIONS)
+        write_data(out, self.cpu_percent, "double", NAMED, "cpu_percent", OPTIONS)
+        write_data(out, self.rss_bytes, "long", NAMED, "rss_bytes", OPTIONS)
+        write_data(out, self.gpu_bytes, "long", NAMED, "gpu_bytes", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ResumeRequested(Event):
     """Asks a paused trainer to go on.
 
@@ -2333,35 +2036,30 @@ class ResumeRequested(Event):
     reason: str
     expires_at: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "reason": self.reason,
-            "expires_at": self.expires_at,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            reason=datum["reason"],
-            expires_at=datum["expires_at"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "reason": read_utf8(stream),
+                "expires_at": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RollbackRequested(Event):
     """Asks the trainer to go on from an earlier snapshot, in a new timeline.
 
@@ -2369,48 +2067,47 @@ class RollbackRequested(Event):
         snapshot_id: Snapshot to restore; empty for the latest.
         reason: Why, in a sentence.
         expires_at: After this moment the request is void.
+        at_most_epoch: Go back to a snapshot of at most so many epochs completed; -1 for any.
     """
 
     NAME: ClassVar[str] = "RollbackRequested"
     TOPIC: ClassVar[str] = "control.tolaria.commands"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1149474686
+    SCHEMA_ID: ClassVar[int] = 2021153682
 
     snapshot_id: str
     reason: str
     expires_at: int
-
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "snapshot_id": self.snapshot_id,
-            "reason": self.reason,
-            "expires_at": self.expires_at,
-        }
+    at_most_epoch: int = -1
 
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            snapshot_id=datum["snapshot_id"],
-            reason=datum["reason"],
-            expires_at=datum["expires_at"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "snapshot_id": read_utf8(stream),
+                "reason": read_utf8(stream),
+                "expires_at": read_long(stream),
+                "at_most_epoch": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.snapshot_id, "string", NAMED, "snapshot_id", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
+        write_data(out, self.at_most_epoch, "int", NAMED, "at_most_epoch", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RunCompleted(JournalEvent):
     """Last event of a run that ended in order.
 
@@ -2435,51 +2132,46 @@ class RunCompleted(JournalEvent):
     digest: str
     model_sha256: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "outcome": self.outcome,
-            "accuracy": self.accuracy,
-            "loss": self.loss,
-            "parameters": self.parameters,
-            "digest": self.digest,
-            "model_sha256": self.model_sha256,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            outcome=datum["outcome"],
-            accuracy=datum["accuracy"],
-            loss=datum["loss"],
-            parameters=datum["parameters"],
-            digest=datum["digest"],
-            model_sha256=datum["model_sha256"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "outcome": read_enum(stream, _OUTCOME, None),
+                "accuracy": read_double(stream),
+                "loss": read_double(stream),
+                "parameters": read_long(stream),
+                "digest": read_utf8(stream),
+                "model_sha256": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.outcome, _OUTCOME, NAMED, "outcome", OPTIONS)
+        write_data(out, self.accuracy, "double", NAMED, "accuracy", OPTIONS)
+        write_data(out, self.loss, "double", NAMED, "loss", OPTIONS)
+        write_data(out, self.parameters, "long", NAMED, "parameters", OPTIONS)
+        write_data(out, self.digest, "string", NAMED, "digest", OPTIONS)
+        write_data(out, self.model_sha256, "string", NAMED, "model_sha256", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RunFailed(JournalEvent):
     """Last event of a run that could not go on.
 
@@ -2496,43 +2188,38 @@ class RunFailed(JournalEvent):
     error: str
     reason: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "error": self.error,
-            "reason": self.reason,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            error=datum["error"],
-            reason=datum["reason"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "error": read_utf8(stream),
+                "reason": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.error, "string", NAMED, "error", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RunForked(JournalEvent):
     """The run begins with the state that another run had at a step; always the second event of its journal.
 
@@ -2549,12 +2236,15 @@ class RunForked(JournalEvent):
         changes: Settings that differ from the parent's, as section.key=value.
         without: Decisions of the parent that this run leaves out; empty when it leaves out none.
         reason: Why, in a sentence.
+        left_out: Decisions that this run refuses if they come again: those of its own fork, and those that its parent's state refuses.
+        parent_packet: Number of the parent's last packet whose answer the state has in it; -1 when there was none.
+        offered: Kernels that the foundry had answered the parent's field reports with.
     """
 
     NAME: ClassVar[str] = "RunForked"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 833324328
+    SCHEMA_ID: ClassVar[int] = 610609697
 
     parent_run_id: str
     parent_timeline: int
@@ -2568,64 +2258,30 @@ class RunForked(JournalEvent):
     changes: tuple[str, ...]
     without: tuple[str, ...]
     reason: str
+    left_out: tuple[LeftOut, ...] = ()
+    parent_packet: int = -1
+    offered: tuple[str, ...] = ()
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "parent_run_id": self.parent_run_id,
-            "parent_timeline": self.parent_timeline,
-            "parent_step": self.parent_step,
-            "parent_sequence": self.parent_sequence,
-            "address": self.address,
-            "sha256": self.sha256,
+            **super().to_avro(),
             "seeds": [item.to_avro() for item in self.seeds],
-            "adapted_epoch": self.adapted_epoch,
-            "adaptations": self.adaptations,
-            "changes": self.changes,
-            "without": self.without,
-            "reason": self.reason,
+            "left_out": [item.to_avro() for item in self.left_out],
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            parent_run_id=datum["parent_run_id"],
-            parent_timeline=datum["parent_timeline"],
-            parent_step=datum["parent_step"],
-            parent_sequence=datum["parent_sequence"],
-            address=datum["address"],
-            sha256=datum["sha256"],
-            seeds=tuple(RestoredSeed.from_avro(item) for item in datum["seeds"]),
-            adapted_epoch=datum["adapted_epoch"],
-            adaptations=datum["adaptations"],
-            changes=tuple(datum["changes"]),
-            without=tuple(datum["without"]),
-            reason=datum["reason"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["seeds"] = tuple(map(RestoredSeed.from_avro, datum["seeds"]))
+        datum["changes"] = tuple(datum["changes"])
+        datum["without"] = tuple(datum["without"])
+        datum["left_out"] = tuple(map(LeftOut.from_avro, datum["left_out"]))
+        datum["offered"] = tuple(datum["offered"])
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunPaused(JournalEvent):
     """Training stands still between two steps.
 
@@ -2648,49 +2304,44 @@ class RunPaused(JournalEvent):
     source_partition: int
     source_offset: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "reason": self.reason,
-            "command_id": self.command_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            reason=datum["reason"],
-            command_id=datum["command_id"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "reason": read_utf8(stream),
+                "command_id": read_utf8(stream),
+                "source_topic": read_utf8(stream),
+                "source_partition": read_long(stream),
+                "source_offset": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.command_id, "string", NAMED, "command_id", OPTIONS)
+        write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
+        write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
+        write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RunRequested(Event):
     """Asks for a run to be started, or an interrupted one to be resumed.
 
@@ -2713,41 +2364,42 @@ class RunRequested(Event):
     reason: str
     expires_at: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "recipe": self.recipe,
-            "overrides": self.overrides,
-            "resume": self.resume,
-            "reason": self.reason,
-            "expires_at": self.expires_at,
-        }
-
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            recipe=datum["recipe"],
-            overrides=tuple(datum["overrides"]),
-            resume=datum["resume"],
-            reason=datum["reason"],
-            expires_at=datum["expires_at"],
+        """The record of a datum, which it takes over."""
+        datum["overrides"] = tuple(datum["overrides"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "recipe": read_utf8(stream),
+                "overrides": read_array(stream, {"type": "array", "items": "string"}, NAMED),
+                "resume": read_boolean(stream),
+                "reason": read_utf8(stream),
+                "expires_at": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.recipe, "string", NAMED, "recipe", OPTIONS)
+        write_data(out, self.overrides, {"type": "array", "items": "string"}, NAMED, "overrides", OPTIONS)
+        write_data(out, self.resume, "boolean", NAMED, "resume", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RunResumed(JournalEvent):
     """Training goes on.
 
@@ -2776,55 +2428,50 @@ class RunResumed(JournalEvent):
     snapshot_id: str = ""
     restored_step: int = -1
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "incarnation": self.incarnation,
-            "reason": self.reason,
-            "command_id": self.command_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-            "snapshot_id": self.snapshot_id,
-            "restored_step": self.restored_step,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            incarnation=datum["incarnation"],
-            reason=datum["reason"],
-            command_id=datum["command_id"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
-            snapshot_id=datum["snapshot_id"],
-            restored_step=datum["restored_step"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "incarnation": read_long(stream),
+                "reason": read_utf8(stream),
+                "command_id": read_utf8(stream),
+                "source_topic": read_utf8(stream),
+                "source_partition": read_long(stream),
+                "source_offset": read_long(stream),
+                "snapshot_id": read_utf8(stream),
+                "restored_step": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.incarnation, "int", NAMED, "incarnation", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.command_id, "string", NAMED, "command_id", OPTIONS)
+        write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
+        write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
+        write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.snapshot_id, "string", NAMED, "snapshot_id", OPTIONS)
+        write_data(out, self.restored_step, "long", NAMED, "restored_step", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class RunRolledBack(JournalEvent):
     """The run goes on from an earlier state, in a new timeline; the seeds that are not FOSSILIZED there are reset in the events after this one.
 
@@ -2862,58 +2509,18 @@ class RunRolledBack(JournalEvent):
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "from_timeline": self.from_timeline,
-            "from_step": self.from_step,
-            "snapshot_id": self.snapshot_id,
+            **super().to_avro(),
             "seeds": [item.to_avro() for item in self.seeds],
-            "adapted_epoch": self.adapted_epoch,
-            "adaptations": self.adaptations,
-            "reason": self.reason,
-            "command_id": self.command_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            from_timeline=datum["from_timeline"],
-            from_step=datum["from_step"],
-            snapshot_id=datum["snapshot_id"],
-            seeds=tuple(RestoredSeed.from_avro(item) for item in datum["seeds"]),
-            adapted_epoch=datum["adapted_epoch"],
-            adaptations=datum["adaptations"],
-            reason=datum["reason"],
-            command_id=datum["command_id"],
-            source_topic=datum["source_topic"],
-            source_partition=datum["source_partition"],
-            source_offset=datum["source_offset"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["seeds"] = tuple(map(RestoredSeed.from_avro, datum["seeds"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(JournalEvent):
     """First event of a run: everything that is not a pure function of code, and the settings that decide the bits.
 
@@ -2959,66 +2566,18 @@ class RunStarted(JournalEvent):
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "incarnation": self.incarnation,
-            "recipe": self.recipe,
-            "config": self.config,
-            "seed": self.seed,
-            "decisions": self.decisions,
-            "total_steps": self.total_steps,
+            **super().to_avro(),
             "layers": [item.to_avro() for item in self.layers],
-            "parameters": self.parameters,
-            "source_sha256": self.source_sha256,
-            "versions": self.versions,
-            "threads": self.threads,
-            "instruction_set": self.instruction_set,
-            "blas": self.blas,
-            "onednn": self.onednn,
-            "family": self.family,
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            incarnation=datum["incarnation"],
-            recipe=datum["recipe"],
-            config=datum["config"],
-            seed=datum["seed"],
-            decisions=datum["decisions"],
-            total_steps=datum["total_steps"],
-            layers=tuple(LayerInventory.from_avro(item) for item in datum["layers"]),
-            parameters=datum["parameters"],
-            source_sha256=datum["source_sha256"],
-            versions=datum["versions"],
-            threads=datum["threads"],
-            instruction_set=datum["instruction_set"],
-            blas=datum["blas"],
-            onednn=datum["onednn"],
-            family=datum["family"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["layers"] = tuple(map(LayerInventory.from_avro, datum["layers"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SeedCommand(Event):
     """A command of a person or a service for one seed.
 
@@ -3045,45 +2604,40 @@ class SeedCommand(Event):
     reason: str
     expires_at: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "command": self.command,
-            "layer": self.layer,
-            "seed": self.seed,
-            "kernel_id": self.kernel_id,
-            "alpha": self.alpha,
-            "reason": self.reason,
-            "expires_at": self.expires_at,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            command=datum["command"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            kernel_id=datum["kernel_id"],
-            alpha=datum["alpha"],
-            reason=datum["reason"],
-            expires_at=datum["expires_at"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "command": read_enum(stream, _COMMAND, None),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "kernel_id": read_utf8(stream),
+                "alpha": read_double(stream),
+                "reason": read_utf8(stream),
+                "expires_at": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.command, _COMMAND, NAMED, "command", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.alpha, "double", NAMED, "alpha", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SeedHealth(Event):
     """Measured health of one seed.
 
@@ -3130,65 +2684,60 @@ class SeedHealth(Event):
     health: float
     ready: bool
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "layer": self.layer,
-            "seed": self.seed,
-            "chunk_start": self.chunk_start,
-            "chunk_size": self.chunk_size,
-            "epoch": self.epoch,
-            "step": self.step,
-            "stage": self.stage,
-            "activation_variance": self.activation_variance,
-            "dead_ratio": self.dead_ratio,
-            "correlation": self.correlation,
-            "gradient_norm": self.gradient_norm,
-            "gradient_variance": self.gradient_variance,
-            "latency_us": self.latency_us,
-            "errors": self.errors,
-            "recovering": self.recovering,
-            "health": self.health,
-            "ready": self.ready,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            chunk_start=datum["chunk_start"],
-            chunk_size=datum["chunk_size"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            stage=datum["stage"],
-            activation_variance=datum["activation_variance"],
-            dead_ratio=datum["dead_ratio"],
-            correlation=datum["correlation"],
-            gradient_norm=datum["gradient_norm"],
-            gradient_variance=datum["gradient_variance"],
-            latency_us=datum["latency_us"],
-            errors=datum["errors"],
-            recovering=datum["recovering"],
-            health=datum["health"],
-            ready=datum["ready"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "chunk_start": read_long(stream),
+                "chunk_size": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "stage": read_enum(stream, _STAGE, None),
+                "activation_variance": read_double(stream),
+                "dead_ratio": read_double(stream),
+                "correlation": read_double(stream),
+                "gradient_norm": read_double(stream),
+                "gradient_variance": read_double(stream),
+                "latency_us": read_long(stream),
+                "errors": read_long(stream),
+                "recovering": read_boolean(stream),
+                "health": read_double(stream),
+                "ready": read_boolean(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.chunk_start, "int", NAMED, "chunk_start", OPTIONS)
+        write_data(out, self.chunk_size, "int", NAMED, "chunk_size", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.stage, _STAGE, NAMED, "stage", OPTIONS)
+        write_data(out, self.activation_variance, "double", NAMED, "activation_variance", OPTIONS)
+        write_data(out, self.dead_ratio, "double", NAMED, "dead_ratio", OPTIONS)
+        write_data(out, self.correlation, "double", NAMED, "correlation", OPTIONS)
+        write_data(out, self.gradient_norm, "double", NAMED, "gradient_norm", OPTIONS)
+        write_data(out, self.gradient_variance, "double", NAMED, "gradient_variance", OPTIONS)
+        write_data(out, self.latency_us, "int", NAMED, "latency_us", OPTIONS)
+        write_data(out, self.errors, "int", NAMED, "errors", OPTIONS)
+        write_data(out, self.recovering, "boolean", NAMED, "recovering", OPTIONS)
+        write_data(out, self.health, "double", NAMED, "health", OPTIONS)
+        write_data(out, self.ready, "boolean", NAMED, "ready", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SeedTransitioned(JournalEvent):
     """A seed went from one lifecycle stage to the next.
 
@@ -3223,61 +2772,56 @@ class SeedTransitioned(JournalEvent):
     alpha_target: float
     reason: str
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "layer": self.layer,
-            "seed": self.seed,
-            "from_stage": self.from_stage,
-            "to_stage": self.to_stage,
-            "execution": self.execution,
-            "kernel_id": self.kernel_id,
-            "family": self.family,
-            "decision_id": self.decision_id,
-            "alpha": self.alpha,
-            "alpha_target": self.alpha_target,
-            "reason": self.reason,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            layer=datum["layer"],
-            seed=datum["seed"],
-            from_stage=datum["from_stage"],
-            to_stage=datum["to_stage"],
-            execution=datum["execution"],
-            kernel_id=datum["kernel_id"],
-            family=datum["family"],
-            decision_id=datum["decision_id"],
-            alpha=datum["alpha"],
-            alpha_target=datum["alpha_target"],
-            reason=datum["reason"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "layer": read_utf8(stream),
+                "seed": read_long(stream),
+                "from_stage": read_enum(stream, _STAGE, None),
+                "to_stage": read_enum(stream, _STAGE, None),
+                "execution": read_enum(stream, _EXECUTIONSTATE, None),
+                "kernel_id": read_utf8(stream),
+                "family": read_utf8(stream),
+                "decision_id": read_utf8(stream),
+                "alpha": read_double(stream),
+                "alpha_target": read_double(stream),
+                "reason": read_utf8(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.from_stage, _STAGE, NAMED, "from_stage", OPTIONS)
+        write_data(out, self.to_stage, _STAGE, NAMED, "to_stage", OPTIONS)
+        write_data(out, self.execution, _EXECUTIONSTATE, NAMED, "execution", OPTIONS)
+        write_data(out, self.kernel_id, "string", NAMED, "kernel_id", OPTIONS)
+        write_data(out, self.family, "string", NAMED, "family", OPTIONS)
+        write_data(out, self.decision_id, "string", NAMED, "decision_id", OPTIONS)
+        write_data(out, self.alpha, "double", NAMED, "alpha", OPTIONS)
+        write_data(out, self.alpha_target, "double", NAMED, "alpha_target", OPTIONS)
+        write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class SystemStatePacket(Event):
     """State of the whole run at an epoch boundary: what Tamiyo decides from.
 
@@ -3298,12 +2842,15 @@ class SystemStatePacket(Event):
         layers: Seeded layers in the order of the module tree.
         catalogue: Kernels that can be grafted, sorted by kernel id.
         policy: Settings of the policy from the recipe, as a JSON object.
+        parent_run_id: Run that this one was forked from; empty for one that was not.
+        parent_timeline: Timeline of the parent in which the fork stands.
+        parent_packet: Number of the parent's last packet whose answer the fork began with; -1 when there was none.
     """
 
     NAME: ClassVar[str] = "SystemStatePacket"
     TOPIC: ClassVar[str] = "system.events.epoch"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 861621021
+    SCHEMA_ID: ClassVar[int] = 1129128424
 
     timeline: int
     packet: int
@@ -3321,64 +2868,27 @@ class SystemStatePacket(Event):
     layers: tuple[LayerState, ...]
     catalogue: tuple[CatalogueEntry, ...]
     policy: str
+    parent_run_id: str = ""
+    parent_timeline: int = 0
+    parent_packet: int = -1
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "packet": self.packet,
-            "epoch": self.epoch,
-            "step": self.step,
-            "total_steps": self.total_steps,
-            "run_seed": self.run_seed,
-            "decisions": self.decisions,
-            "train_loss": self.train_loss,
-            "train_accuracy": self.train_accuracy,
-            "validation_loss": self.validation_loss,
-            "validation_accuracy": self.validation_accuracy,
-            "learning_rate": self.learning_rate,
-            "gradient_norm": self.gradient_norm,
+            **super().to_avro(),
             "layers": [item.to_avro() for item in self.layers],
             "catalogue": [item.to_avro() for item in self.catalogue],
-            "policy": self.policy,
         }
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            packet=datum["packet"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            total_steps=datum["total_steps"],
-            run_seed=datum["run_seed"],
-            decisions=datum["decisions"],
-            train_loss=datum["train_loss"],
-            train_accuracy=datum["train_accuracy"],
-            validation_loss=datum["validation_loss"],
-            validation_accuracy=datum["validation_accuracy"],
-            learning_rate=datum["learning_rate"],
-            gradient_norm=datum["gradient_norm"],
-            layers=tuple(LayerState.from_avro(item) for item in datum["layers"]),
-            catalogue=tuple(CatalogueEntry.from_avro(item) for item in datum["catalogue"]),
-            policy=datum["policy"],
-        )
+        """The record of a datum, which it takes over."""
+        datum["layers"] = tuple(map(LayerState.from_avro, datum["layers"]))
+        datum["catalogue"] = tuple(map(CatalogueEntry.from_avro, datum["catalogue"]))
+        return super().from_avro(datum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TelemetryLost(JournalEvent):
     """Telemetry that was dropped because the ring was full.
 
@@ -3395,43 +2905,38 @@ class TelemetryLost(JournalEvent):
     topic: str
     lost: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "timeline": self.timeline,
-            "sequence": self.sequence,
-            "epoch": self.epoch,
-            "step": self.step,
-            "topic": self.topic,
-            "lost": self.lost,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            timeline=datum["timeline"],
-            sequence=datum["sequence"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            topic=datum["topic"],
-            lost=datum["lost"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "timeline": read_long(stream),
+                "sequence": read_long(stream),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "topic": read_utf8(stream),
+                "lost": read_long(stream),
+            }
         )
 
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.timeline, "int", NAMED, "timeline", OPTIONS)
+        write_data(out, self.sequence, "long", NAMED, "sequence", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.topic, "string", NAMED, "topic", OPTIONS)
+        write_data(out, self.lost, "long", NAMED, "lost", OPTIONS)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingStep(Event):
     """Figures of one optimizer step.
 
@@ -3460,44 +2965,39 @@ class TrainingStep(Event):
     samples: int
     duration_us: int
 
-    def to_avro(self) -> dict[str, Any]:
-        """The datum that fastavro writes."""
-        return {
-            "event_id": self.event_id,
-            "occurred_at": self.occurred_at,
-            "run_id": self.run_id,
-            "sender_id": self.sender_id,
-            "trace_id": self.trace_id,
-            "causation_id": self.causation_id,
-            "epoch": self.epoch,
-            "step": self.step,
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "gradient_norm": self.gradient_norm,
-            "learning_rate": self.learning_rate,
-            "samples": self.samples,
-            "duration_us": self.duration_us,
-        }
-
     @classmethod
-    def from_avro(cls, datum: dict[str, Any]) -> Self:
-        """The record of a datum that fastavro read."""
-        return cls(
-            event_id=datum["event_id"],
-            occurred_at=datum["occurred_at"],
-            run_id=datum["run_id"],
-            sender_id=datum["sender_id"],
-            trace_id=datum["trace_id"],
-            causation_id=datum["causation_id"],
-            epoch=datum["epoch"],
-            step=datum["step"],
-            loss=datum["loss"],
-            accuracy=datum["accuracy"],
-            gradient_norm=datum["gradient_norm"],
-            learning_rate=datum["learning_rate"],
-            samples=datum["samples"],
-            duration_us=datum["duration_us"],
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream."""
+        return cls.from_avro(
+            {
+                "event_id": read_utf8(stream),
+                "occurred_at": read_long(stream),
+                "run_id": read_utf8(stream),
+                "sender_id": read_utf8(stream),
+                "trace_id": read_utf8(stream),
+                "causation_id": read_nullable(stream, read_utf8),
+                "epoch": read_long(stream),
+                "step": read_long(stream),
+                "loss": read_double(stream),
+                "accuracy": read_double(stream),
+                "gradient_norm": read_double(stream),
+                "learning_rate": read_double(stream),
+                "samples": read_long(stream),
+                "duration_us": read_long(stream),
+            }
         )
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.loss, "double", NAMED, "loss", OPTIONS)
+        write_data(out, self.accuracy, "double", NAMED, "accuracy", OPTIONS)
+        write_data(out, self.gradient_norm, "double", NAMED, "gradient_norm", OPTIONS)
+        write_data(out, self.learning_rate, "double", NAMED, "learning_rate", OPTIONS)
+        write_data(out, self.samples, "int", NAMED, "samples", OPTIONS)
+        write_data(out, self.duration_us, "long", NAMED, "duration_us", OPTIONS)
 
 
 RECORDS: tuple[type[Event], ...] = (

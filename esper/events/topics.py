@@ -67,7 +67,7 @@ TOPICS: dict[str, Topic] = {
         "run_id",
         4,
         604800000,
-        "people and services",
+        "people and services, tamiyo",
         ("trainer", "tolaria", "history"),
         ("RunRequested", "PauseRequested", "ResumeRequested", "CheckpointRequested", "RollbackRequested"),
     ),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RUNS: Final = (
     "SELECT run_id, recipe, seed, decisions, state, started_at, seconds, epochs, steps, accuracy, loss, grafts, fossilized, culled, "
-    "parameters FROM runs"
+    "parameters, parent, forked_step FROM runs"
 )
 """What `esper runs` shows."""
 

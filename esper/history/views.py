@@ -113,7 +113,8 @@ SELECT
     e.epochs AS epochs, greatest(e.steps, last.step) AS steps, s.total_steps AS total_steps,
     if(c.completed = 1, c.accuracy, e.test_accuracy) AS accuracy, if(c.completed = 1, c.loss, e.test_loss) AS loss,
     e.best_accuracy AS best_accuracy, s.parameters AS host_parameters, if(c.completed = 1, c.parameters, s.parameters) AS parameters,
-    t.grafts AS grafts, t.fossilized AS fossilized, t.culled AS culled, c.digest AS digest, last.reason AS reason
+    t.grafts AS grafts, t.fossilized AS fossilized, t.culled AS culled, c.digest AS digest, last.reason AS reason,
+    f.parent AS parent, f.forked_step AS forked_step
 FROM (
     SELECT
         run_id, any(recipe) AS recipe, any(raw.seed) AS seed, any(raw.decisions) AS decisions, min(occurred_at) AS started_at,
@@ -150,6 +151,9 @@ LEFT JOIN (
         UNION ALL SELECT run_id, sequence, occurred_at, step, 'RUNNING', reason FROM run_rolled_back
     ) AS raw GROUP BY run_id
 ) AS last ON last.run_id = s.run_id
+LEFT JOIN (
+    SELECT run_id, any(raw.parent_run_id) AS parent, toNullable(any(raw.parent_step)) AS forked_step FROM run_forked AS raw GROUP BY run_id
+) AS f ON f.run_id = s.run_id
 ORDER BY started_at DESC
 """
 

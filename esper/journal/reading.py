@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import fastavro
 
 from esper.clock import Clock
-from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
+from esper.events import JournalEvent, decode
+from esper.lifecycle import RunState, evolve
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
@@ -18,8 +20,8 @@ _FILE = fastavro.parse_schema(
 )
 
 
-def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> list[bytes]:
-    """The framed events of a run in the order of their partition, committed ones only, from the cluster at `bootstrap`.
+def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> Iterator[bytes]:
+    """The framed events of a run in the order of their partition, committed ones only, from the cluster at `bootstrap`; read while they are taken.
 
     Raises:
         UnavailableError: no broker answers.
@@ -28,22 +30,55 @@ def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> list[bytes]:
     bus = KafkaBus(bootstrap)
     if not bus.available(5.0):
         raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`.")
-    if not (found := [received.value for received in read(bus, run_id, clock=clock)]):
+    received = None
+    for received in read(bus, run_id, clock=clock):
+        yield received.value
+    if received is None:
         raise UsageError(f"There is no run {run_id}; `esper runs` lists those that there are.")
+
+
+def decoded(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
+    """The events of a run in framed messages.
+
+    Raises:
+        UsageError: they are another run's.
+        CorruptError: one cannot be decoded, or belongs to no journal.
+    """
+    found: list[JournalEvent] = []
+    for number, value in enumerate(values):
+        try:
+            event = decode(value)
+        except PoisonError as error:
+            raise CorruptError(f"Event {number} of run {run_id} cannot be decoded: {error}") from error
+        if not isinstance(event, JournalEvent):
+            raise CorruptError(f"Where event {number} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal.")
+        if event.run_id != run_id:
+            raise UsageError(f"This is the journal of run {event.run_id}, not of run {run_id}.")
+        found.append(event)
+    if not found:
+        raise CorruptError(f"The journal of run {run_id} is empty.")
     return found
 
 
 def to_file(path: Path, messages: Iterable[bytes]) -> None:
-    """Write messages to an Avro container, one datum each."""
+    """Write messages to an Avro container, one datum each, as they come; where they cannot be read there is no file afterwards.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
     try:
-        with path.open("wb") as file:
-            fastavro.writer(file, _FILE, [{"value": value} for value in messages], codec="deflate")
+        with partial.open("wb") as file:
+            fastavro.writer(file, _FILE, ({"value": value} for value in messages), codec="deflate")
+        partial.replace(path)
     except OSError as error:
         raise UsageError(f"The journal cannot be written to {path}: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def from_file(path: Path) -> list[bytes]:
-    """The messages that `to_file` wrote.
+def from_file(path: Path) -> Iterator[bytes]:
+    """The messages that `to_file` wrote, read while they are taken.
 
     Raises:
         UsageError: there is no such file.
@@ -51,10 +86,31 @@ def from_file(path: Path) -> list[bytes]:
     """
     try:
         with path.open("rb") as file:
-            return [datum["value"] for datum in cast("Iterable[dict[str, bytes]]", fastavro.reader(file))]
+            for datum in cast("Iterable[dict[str, bytes]]", fastavro.reader(file)):
+                yield datum["value"]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, EOFError, KeyError, TypeError) as error:
         raise CorruptError(
             f"{path} is no whole journal file: {error}. Save it again with `esper replay RUN --fold --save FILE`."
         ) from error
+
+
+def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
+    """The same events, once a fold has shown that none is missing, doubled or out of order up to the last.
+
+    Raises:
+        CorruptError: one is; the sentence says which.
+    """
+    state = RunState(events[0].run_id)
+    for event in events:
+        state = evolve(state, event)
+    return events
+
+
+def from_any_file(path: Path) -> list[JournalEvent]:
+    """The events in a file that `to_file` wrote, of whatever run. Raises as `from_file` and `decoded` do."""
+    messages = list(from_file(path))
+    if not messages:
+        raise CorruptError(f"{path} holds no event.")
+    return decoded(decode(messages[0]).run_id, messages)

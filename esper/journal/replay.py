@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from esper.clock import Clock
 from esper.errors import CorruptError, PoisonError
 from esper.events import JournalEvent, decode
-from esper.lifecycle import RunState, evolve, from_canonical
+from esper.events.records import EpochEnded
+from esper.lifecycle import Fold, RunState, from_canonical
 
 STATE_FILE = "state.json"
 
@@ -70,36 +71,37 @@ def fold_journal(run_id: str, messages: Iterable[bytes], live: RunState | None, 
     Raises:
         CorruptError: an event is missing, doubled, out of order, undecodable, or a state differs; the sentence says which.
     """
-    begin, state, events, epochs = clock.monotonic(), RunState(run_id), 0, 0
+    begin, run, events, epochs = clock.monotonic(), Fold(RunState(run_id)), 0, 0
     compared = False
     for value in messages:
         try:
             event = decode(value)
         except PoisonError as error:
-            raise CorruptError(f"Event {state.sequence} of run {run_id} cannot be decoded: {error}") from error
+            raise CorruptError(f"Event {run.sequence} of run {run_id} cannot be decoded: {error}") from error
         if not isinstance(event, JournalEvent):
             raise CorruptError(
-                f"Where event {state.sequence} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal."
+                f"Where event {run.sequence} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal."
             )
-        if state.sequence == 0 and event.sequence == 0:
-            state = RunState(run_id, timeline=event.timeline)
-        state = evolve(state, event)
+        if not events and event.sequence == 0:
+            run.timeline = event.timeline
+        run.apply(event)
         events += 1
-        epochs += event.NAME == "EpochEnded"
-        if live and state.sequence == live.sequence:
-            _compare(run_id, state, live)
+        if isinstance(event, EpochEnded):
+            epochs += 1
+        if live and run.sequence == live.sequence:
+            _compare(run_id, run.state(), live)
             compared = True
     if live and not compared:
         raise CorruptError(
-            f"The journal of run {run_id} ends after event {state.sequence - 1}, but the trainer had written {live.sequence - 1}: the rest is missing."
+            f"The journal of run {run_id} ends after event {run.sequence - 1}, but the trainer had written {live.sequence - 1}: the rest is missing."
         )
-    return FoldReport(run_id, state, events, epochs, clock.monotonic() - begin, compared)
+    return FoldReport(run_id, run.state(), events, epochs, clock.monotonic() - begin, compared)
 
 
 def _compare(run_id: str, folded: RunState, live: RunState) -> None:
     if folded == live:
         return
-    differing = [name for name in RunState.__slots__ if getattr(folded, name) != getattr(live, name)]
+    differing = [one.name for one in fields(RunState) if getattr(folded, one.name) != getattr(live, one.name)]
     raise CorruptError(
         f"The folded state of run {run_id} after event {folded.sequence - 1} differs from the live one in: {', '.join(differing)}."
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
+from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.faults import KernelFault, Place
 from esper.kasmina.health import Health
 from esper.kasmina.hosts import unsuited
@@ -137,7 +138,7 @@ class GrowingModel:
         layer.seeds.refresh()
         parameters = [parameter for parameter in slot.kernel.parameters() if parameter.requires_grad]
         settings = self._training
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = EagerAdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.kernels[place] = Grown(slot, optimizer, parameters)
 
     def release(self, place: Place) -> None:
@@ -220,16 +221,15 @@ class GrowingModel:
     def observe_gradients(self) -> None:
         """Write the gradient norm of each seed into the statistics buffer: of its kernel when it holds one, else of its chunk's rows."""
         for name, layer in self.layers.items():
-            rows = self._statistics.layers[name].rows
+            statistics = self._statistics.layers[name]
             weight = layer._parameters.get("weight")  # noqa: SLF001  # a parametrised weight is none, and has no gradient of its own
-            gradient = None if weight is None else weight.grad
-            for index, (start, width) in enumerate(zip(layer.seeds.starts(), layer.seeds.chunks, strict=True)):
+            if weight is not None and weight.grad is not None:
+                statistics.observe_gradient(weight.grad)
+            for index in range(len(layer.seeds.chunks)):
                 grown = self.kernels.get((name, index))
                 held = list(grown.gradients()) if grown else []
                 if held:
-                    rows[index, 3] = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in held]))
-                elif gradient is not None:
-                    rows[index, 3] = torch.linalg.vector_norm(gradient[start : start + width])
+                    statistics.rows[index, 3] = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in held]))
 
     def read_statistics(self) -> dict[Place, SeedStatistics]:
         """Figures of the last sampled step: one copy from the device."""

@@ -1,15 +1,17 @@
 """Measured statistics of seeded layers, written by the forward pass into preallocated buffers; one copy to the host a report.
 
 Positions of a convolution or sequence count as samples. Cost is bounded: of many samples a fixed selection is measured, and of wide chunks
-a fixed selection of channels for the correlation.
-Shape legend: N samples, O output channels, C chunk width, S seeds of all layers.
+a fixed selection of channels for the correlation. Seeds whose chunks have the same width are measured at once.
+Shape legend: N samples, O output channels, C chunk width, K channels that are correlated, G seeds of a group, S seeds of all layers.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,12 +54,31 @@ def samples(output: Tensor, dim: int) -> Tensor:
     return by_position[taken // positions, :, taken % positions]
 
 
+class Group(NamedTuple):
+    """Neighbouring seeds of a layer whose chunks have the same width: their rows, their channels, and the width."""
+
+    seeds: slice
+    channels: slice
+    width: int
+
+
+def groups(chunks: Sequence[int]) -> tuple[Group, ...]:
+    """The chunks of a layer, as few groups as can be."""
+    found: list[Group] = []
+    seed = channel = 0
+    for width, same in itertools.groupby(chunks):
+        count = len(list(same))
+        found.append(Group(slice(seed, seed + count), slice(channel, channel + count * width), width))
+        seed, channel = seed + count, channel + count * width
+    return tuple(found)
+
+
 class LayerStatistics:
     """Figures of one layer: a view of the model's buffer, one row a seed."""
 
     def __init__(self, rows: Tensor, chunks: tuple[int, ...], dim: int = -1) -> None:
         self.rows = rows
-        self._chunks = chunks
+        self._groups = groups(chunks)
         self._dim = dim
 
     @torch.no_grad()
@@ -67,19 +88,25 @@ class LayerStatistics:
             self._observe(samples(output.detach(), self._dim).float())
 
     def _observe(self, flat: Tensor) -> None:
+        count = len(flat)
         centred = flat - flat.mean(0)
         variance = centred.square().mean(0)
-        dead = (variance < DEAD_VARIANCE).float()
-        unit = centred / (variance.sqrt() + DEAD_VARIANCE)
-        for row, part, spread, lost in zip(
-            self.rows, unit.split(self._chunks, 1), variance.split(self._chunks), dead.split(self._chunks), strict=True
-        ):
-            some = part[:, :: -(-part.shape[1] // CORRELATED)] if part.shape[1] > CORRELATED else part
-            width = some.shape[1]
-            pairs = (some.T @ some / some.shape[0]).abs()
-            row[0] = spread.mean()
-            row[1] = lost.mean()
-            row[2] = (pairs.sum() - pairs.diagonal().sum()) / max(width * (width - 1), 1)
+        unit = centred.div_(variance.sqrt().add_(DEAD_VARIANCE))
+        for seeds, channels, width in self._groups:
+            spread = variance[channels].reshape(-1, width)  # [G, C]
+            some = unit[:, channels].reshape(count, -1, width)[:, :, :: -(-width // CORRELATED)].movedim(1, 0)  # [G, N, K]
+            pairs = torch.bmm(some.mT, some).abs_()
+            others = pairs.sum((1, 2)) - pairs.diagonal(dim1=1, dim2=2).sum(1)
+            kept = some.shape[2]
+            self.rows[seeds, 0] = spread.mean(1)
+            self.rows[seeds, 1] = (spread < DEAD_VARIANCE).float().mean(1)
+            self.rows[seeds, 2] = others / (count * max(kept * (kept - 1), 1))
+
+    @torch.no_grad()
+    def observe_gradient(self, gradient: Tensor) -> None:
+        """Write the norm of each seed's rows of the gradient [O, ...] of the layer's weight."""
+        for seeds, channels, _ in self._groups:
+            self.rows[seeds, 3] = torch.linalg.vector_norm(gradient[channels].reshape(seeds.stop - seeds.start, -1), dim=1)
 
 
 class StatisticsBuffer:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -16,6 +17,7 @@ from esper.errors import BuildError, CorruptError
 from esper.karn.ir import BlueprintIR, parse
 from esper.kasmina.slots import Slot
 from esper.tezzeret.build import KernelModule
+from esper.urza.artefact import Artefact
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,14 @@ class Unpacked:
 
 def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
     """A slot with the module of a blueprint on the CPU, whose weights are still to be copied in."""
-    module = KernelModule(ir, "meta")
-    module.to_empty(device="cpu")
+    module = KernelModule(ir, "cpu")  # weights unset; by the meta device and `to_empty` torch would import its shape compiler (sympy, 1 s)
     return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
+
+
+def unpack_artefact(artefact: Artefact) -> Unpacked:
+    """A kernel out of an artefact that was read and verified in this process."""
+    weights = {name: torch.from_numpy(np.array(weight)) for name, weight in artefact.weights.items()}
+    return Unpacked(artefact.ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
 
 
 def unpack(path: Path, kernel_id: str) -> Unpacked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esper.events.records import Command, FailurePhase, LayerInventory, Outcome, SnapshotKind, Stage
+from esper.events.records import Command, FailurePhase, LayerInventory, LeftOut, Outcome, SnapshotKind, Stage
 from esper.lifecycle.state import RunState
 
 
@@ -36,6 +36,26 @@ class StartRun:
     instruction_set: str
     blas: str
     onednn: bool
+    family: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """Begin a run with the state that another had: `forked` is that state, with the step at which it stood, `address` and `sha256` its manifest.
+
+    `without` are the decisions that are to be refused when they come again, beside those that `forked` refuses; `parent_packet` and `offered` as
+    in RunForked.
+    """
+
+    start: StartRun
+    forked: RunState
+    address: str
+    sha256: str
+    changes: tuple[str, ...]
+    without: tuple[LeftOut, ...]
+    reason: str
+    parent_packet: int = -1
+    offered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,4 +199,6 @@ class CountLost:
     lost: int
 
 
-RunCommand = StartRun | Adapt | Move | ReportFailure | EndEpoch | Pause | Resume | RecordCheckpoint | RollBack | Complete | Fail | CountLost
+RunCommand = (
+    StartRun | Fork | Adapt | Move | ReportFailure | EndEpoch | Pause | Resume | RecordCheckpoint | RollBack | Complete | Fail | CountLost
+)

@@ -19,6 +19,7 @@ from esper.events.records import (
     RestoredSeed,
     RunCompleted,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
     RunRolledBack,
@@ -33,6 +34,7 @@ from esper.lifecycle.commands import (
     CountLost,
     EndEpoch,
     Fail,
+    Fork,
     Move,
     Pause,
     RecordCheckpoint,
@@ -127,7 +129,7 @@ def decide(state: RunState, command: RunCommand, context: Context) -> tuple[Jour
         return ()
     if state.status in ("COMPLETED", "FAILED"):
         raise RejectedError(f"Run {state.run_id} has ended ({state.status}); nothing can follow.")
-    if (state.status == "NEW") != isinstance(command, StartRun):
+    if (state.status == "NEW") != isinstance(command, StartRun | Fork):
         raise RejectedError(f"Run {state.run_id} is {state.status}; {type(command).__name__} does not fit.")
     frame = _Frame(state, context)
     _decide(command, frame, context)
@@ -145,6 +147,38 @@ def _(command: StartRun, frame: _Frame, context: Context) -> None:
     del context
     fields = {name: getattr(command, name) for name in command.__slots__}
     frame.add(RunStarted, command.recipe, **fields)
+
+
+@_decide.register
+def _(command: Fork, frame: _Frame, context: Context) -> None:
+    _decide(command.start, frame, context)
+    forked = command.forked
+    inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (frame.state, forked)]
+    if forked.run_id == frame.state.run_id or inventory[0] != inventory[1]:
+        raise RejectedError(
+            f"Run {forked.run_id} at step {forked.step} has {len(forked.seeds)} seeds at other places than run {frame.state.run_id} with its "
+            f"{len(frame.state.seeds)}, or is the same run, so it cannot be forked into it."
+        )
+    frame.place = replace(frame.state, epoch=forked.epoch, step=forked.step)
+    frame.add(
+        RunForked,
+        forked.run_id,
+        parent_run_id=forked.run_id,
+        parent_timeline=forked.timeline,
+        parent_step=forked.step,
+        parent_sequence=forked.sequence,
+        address=command.address,
+        sha256=command.sha256,
+        seeds=tuple(RestoredSeed(**asdict(seed)) for seed in forked.seeds),
+        adapted_epoch=forked.adapted_epoch,
+        adaptations=forked.adaptations,
+        changes=command.changes,
+        without=tuple(one.decision_id for one in command.without),
+        reason=command.reason,
+        left_out=(*forked.left_out, *command.without),
+        parent_packet=command.parent_packet,
+        offered=command.offered,
+    )
 
 
 @_decide.register
@@ -225,6 +259,8 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
     if seed is None or seed.stage not in HOLDING:
         raise RejectedError(f"Seed {command.layer}[{command.seed}] holds no kernel that could fail.")
     errors = BREAKER if command.phase == "LOAD" else command.consecutive  # a kernel that cannot be loaded is not tried again
+    if seed.execution == "ERROR_RECOVERY":  # its row goes on until a gate ends it
+        errors = max(errors, seed.errors)
     failed = frame.add(
         KernelFailed,
         f"{command.layer}/{command.seed}/{errors}",

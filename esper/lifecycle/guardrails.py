@@ -42,6 +42,8 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
     """Why `command` is refused, in a sentence; empty when it is accepted."""
     if seed is None:
         return f"There is no seed {command.layer}[{command.seed}] in this run."
+    if not command.trusted and (left_out := _left_out(state, command)):
+        return left_out
     if seed.stage not in ALLOWED[command.command]:
         return f"{command.command} does not fit a seed that is {seed.stage}."
     if seed.execution == "ERROR_RECOVERY" and command.command not in WAYS_OUT:
@@ -60,4 +62,13 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
         return f"Epoch {state.epoch} has had its {rails.per_epoch} adaptations."
     if seed.adapted_epoch >= 0 and state.epoch - seed.adapted_epoch < rails.cooldown:
         return f"Seed {seed.layer}[{seed.seed}] was adapted in epoch {seed.adapted_epoch} and rests for {rails.cooldown} epochs."
+    return ""
+
+
+def _left_out(state: RunState, command: Adapt) -> str:
+    """Why a fork refuses a decision that it was made to leave out: the same command for the same seed and kernel in the same epoch."""
+    asked = (command.command, command.layer, command.seed, command.kernel_id, state.epoch)
+    for one in state.left_out:
+        if asked == (one.command, one.layer, one.seed, one.kernel_id, one.epoch):
+            return f"This fork leaves out decision {one.decision_id} of run {one.run_id}, which this one repeats."
     return ""

@@ -17,22 +17,23 @@ from rich.console import Console
 from esper.checkpoint import open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import EsperError, FencedError, UsageError
+from esper.errors import EsperError, FencedError
 from esper.events.records import SeedTransitioned
 from esper.history.queries import events_by_topic, wait_caught_up
-from esper.kasmina import GrowingModel, Place, germinate
+from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.tolaria.environment import observe
+from esper.tolaria.forking import Beginning
 from esper.tolaria.names import named, require_run_id
-from esper.tolaria.past import nothing, past
+from esper.tolaria.past import forked, nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.resume import differences, recipe_of
-from esper.tolaria.splits import Splits, cached
-from esper.tolaria.stepping import Stepper, numerics_of
-from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
-from esper.tolaria.wiring import PROBED, Rig, place_of, rig
+from esper.tolaria.startup import Startup
+from esper.tolaria.trainee import load_data, trainee_of
+from esper.tolaria.trainer import Outcome, Trainer
+from esper.tolaria.wiring import Rig, place_of, rig
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -45,6 +46,7 @@ class Finished:
     outcome: Outcome
     seconds: float
     longest_step_s: float
+    start: dict[str, float]
     state: RunState
     paths: dict[Place, list[SeedTransitioned]]
     growth: str
@@ -76,23 +78,10 @@ class Finished:
             "digest": outcome.digest,
             "seconds": round(self.seconds, 3),
             "longest_step_s": round(self.longest_step_s, 4),
+            "start": self.start,
             "history_complete": self.history_complete,
             "model": str(self.model_path),
         }
-
-
-def load_data(recipe: Recipe, settings: Settings) -> Splits:
-    """The recipe's data, made once and kept under ESPER_HOME.
-
-    Raises:
-        UsageError: the function does not exist or returns something else.
-    """
-    make = function(recipe.data, "data")
-    source = Path(make.__code__.co_filename)
-    made = cached(recipe.name, make, source, settings.home.resolve() / "data")
-    if not isinstance(made, Splits):
-        raise UsageError(f"data = {recipe.data!r} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
-    return made
 
 
 def train(
@@ -105,53 +94,55 @@ def train(
     clock: Clock,
     console: Console,
     history_s: float = HISTORY_S,
+    fork: Beginning | None = None,
+    until: int | None = None,
+    startup: Startup | None = None,
 ) -> Finished:
     """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
 
-    Without a recipe the run `run_id` is resumed, with the recipe that its journal has.
+    Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork` it begins with another run's state. After
+    `until` epochs it is interrupted, and can be resumed. `startup` has what the process did before, if anything.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
     """
     run_id = run_id or named(recipe.name if recipe else "run", clock)
     require_run_id(run_id)
-    progress = Progress(console)
+    progress, startup = Progress(console), startup or Startup.of(clock)
     with ExitStack() as stack:
         place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress, resumed=recipe is None))
         if recipe is None:
             before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
+        elif fork is not None:
+            before = forked(place.outbox, place.bus, clock, family=fork.family, offered=fork.offered)
         else:
             before = nothing(place.outbox, place.bus, clock)
+        startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
         environment = observe()
         for difference in differences(before.events, environment) if before.events else ():
-            progress.say(difference)
-        splits, numerics = load_data(recipe, settings), numerics_of(recipe.run)
-        module = germinate(
-            numerics.place(seeded_model(recipe, function(recipe.model, "model"))),
-            seeds=recipe.kasmina.seeds,
-            include=recipe.kasmina.include,
-            exclude=recipe.kasmina.exclude,
-        )
-        growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
-        growing.probe(splits.train[0][:PROBED])
-        for name, reason in growing.excluded.items():
+            progress.say(f"{difference}; the resumed run may give other bits.")
+        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings.home.resolve() / "data"))
+        for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
-        steps = total_steps(recipe, splits.train)
+        startup.spent("data_model")
         rigged = rig(
             stack,
             place,
             before,
             recipe,
-            growing=growing,
-            stepper=Stepper(growing, recipe, steps),
-            held_out=splits.validation,
-            test=splits.test,
-            steps=steps,
+            growing=trainee.growing,
+            stepper=trainee.stepper,
+            held_out=trainee.splits.validation,
+            test=trainee.splits.test,
+            steps=trainee.steps,
             environment=environment,
         )
-        trainer = Trainer(rigged.session, splits.train)
+        startup.spent("restore")
+        rigged.session.parts.journal.used_up = partial(startup.spent, "re_execution")
+        rigged.session.goal = None if until is None else until * (trainee.steps // recipe.run.epochs)
+        trainer = Trainer(rigged.session, trainee.splits.train, fork, startup)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
         seconds = clock.monotonic() - begun
@@ -162,6 +153,7 @@ def train(
             outcome=outcome,
             seconds=seconds,
             longest_step_s=trainer.longest_step_s,
+            start=startup.as_json(),
             state=rigged.session.state,
             paths=rigged.session.paths,
             growth=rigged.session.growth(),

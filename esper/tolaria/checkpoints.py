@@ -59,6 +59,13 @@ class Checkpoints:
         every = self.settings.every_epochs
         return (every > 0 and epoch % every == 0) or self.overdue()
 
+    def due_before(self, step: int) -> bool:
+        """Whether a snapshot is to be taken before step number `step`, wherever in an epoch that is; none while one is under way."""
+        if self.writer.busy:
+            return False
+        every = self.settings.every_steps
+        return (every > 0 and step > 0 and step % every == 0) or self.overdue()
+
     def overdue(self) -> bool:
         """Whether the last snapshot is `every_minutes` ago."""
         return not self.writer.busy and self.clock.monotonic() - self.last >= self.settings.every_minutes * 60

@@ -4,27 +4,56 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from esper.clock import Clock
 from esper.errors import BackpressureError
-from esper.events.records import EpochReviewed, FieldReportAnswered, KernelPublished, SystemStatePacket
-from esper.oona.inbox import Delivered, Inbox
-from esper.oona.port import Producer
+from esper.events import Event
+from esper.events.records import EpochReviewed, FieldReportAnswered, KernelPublished, RollbackRequested, SystemStatePacket
+from esper.oona.inbox import Delivered
 from esper.urza.catalogue import Catalogue, compatible, rank
 
 RESEND_S = 5.0  # in lockstep a packet is sent again after this: a dead part may have lost it, and Tamiyo answers a packet twice alike
 NAP_S = 0.002
 
 
+class Hearing(Protocol):
+    """Where messages for the run come from: the inbox."""
+
+    def take(self) -> Sequence[Delivered]:
+        """What has come since the last call. Never waits."""
+
+
+class Speaking(Protocol):
+    """Where packets go: a producer."""
+
+    def send(self, event: Event) -> None:
+        """Send an event, or raise BackpressureError."""
+
+
+class Nobody:
+    """Says nothing and hears nothing: the other side of a run that is executed again without a bus."""
+
+    def take(self) -> Sequence[Delivered]:
+        """Nothing."""
+        return ()
+
+    def send(self, event: Event) -> None:
+        """It goes nowhere."""
+
+
 @dataclass(slots=True)
 class Consultation:
-    """One run's dialogue. `heard` says whether Tamiyo has answered since the last time that waiting for it was in vain."""
+    """One run's dialogue. `heard` says whether Tamiyo has answered since the last time that waiting for it was in vain.
+
+    An answer may name a request to roll back, which comes on another topic: `named` are those, `came` the ones that are here. An answer is whole with it.
+    """
 
     run_id: str
-    inbox: Inbox
-    producer: Producer
+    inbox: Hearing
+    producer: Speaking
     clock: Clock
     lockstep: bool
     timeout_s: float
@@ -34,6 +63,8 @@ class Consultation:
     catalogue: Catalogue = field(default_factory=Catalogue)
     offered: tuple[str, ...] | None = None
     waiting: deque[Delivered] = field(default_factory=deque)
+    named: set[str] = field(default_factory=set)
+    came: set[str] = field(default_factory=set)
 
     def take(self) -> Iterator[Delivered]:
         """What has come in since the last call, after noting what it says of catalogue and answers. Never waits.
@@ -52,11 +83,15 @@ class Consultation:
                 if event.timeline != self.timeline:
                     continue  # a late answer to a timeline that was left
                 self.heard, self.answered = True, max(self.answered, event.packet)
+                self.named |= {event.rollback_id} - {""}
+            elif isinstance(event, RollbackRequested):
+                self.came.add(event.event_id)
             yield delivered
 
     def begin_timeline(self, timeline: int) -> None:
         """A rollback opened `timeline`: its packets count anew, and answers to earlier ones are void."""
         self.timeline, self.answered = timeline, -1
+        self.named.clear()
 
     def kernels(self, shapes: set[tuple[int, int, str]], per_arm: int) -> list[KernelPublished]:
         """Kernels to offer for seeds of these (inputs, chunk width, geometry).
@@ -93,7 +128,7 @@ class Consultation:
             for delivered in self.take():
                 handle(delivered)
             now = self.clock.monotonic()
-            if self.answered >= packet.packet:
+            if self.answered >= packet.packet and self.named <= self.came:
                 return
             if now - begin >= patience:
                 self.heard = False

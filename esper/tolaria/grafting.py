@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
+from esper.events.records import KernelPublished
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.loader import KernelLoader, Loaded
+from esper.kasmina.loader import KernelLoader, Loaded, LoaderFigures
 from esper.lifecycle import RunState, SeedState
 from esper.lifecycle.commands import Move, ReportFailure
 from esper.tolaria.consultation import Consultation
@@ -21,18 +23,31 @@ def seeds_waiting(state: RunState) -> list[SeedState]:
     return [seed for seed in state.seeds if seed.stage == "GERMINATED"]
 
 
-@dataclass(slots=True)
-class Grafting:
-    """`loaded` are the kernels that are here and that a seed waits for."""
+class Kernels(Protocol):
+    """Where the kernels of a run come from."""
+
+    def request(self, kernel_id: str, *, layer: str) -> None:
+        """Ask for a kernel for a seed of `layer`; `ready` gives it, or why there is none."""
+
+    def ready(self) -> list[Loaded]:
+        """What has come since the last call. Never waits."""
+
+    def prefetch(self, kernels: Iterable[KernelPublished]) -> None:
+        """These may be asked for soon."""
+
+    def figures(self) -> LoaderFigures:
+        """Counts since the run began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Kernels that were published on this Kafka, out of the kernel cache."""
 
     loader: KernelLoader
     consultation: Consultation
-    growing: GrowingModel
-    clock: Clock
-    loaded: dict[str, Loaded] = field(default_factory=dict)
 
-    def request(self, layer: str, kernel_id: str) -> None:
-        """Have a kernel loaded for a seed of `layer`.
+    def request(self, kernel_id: str, *, layer: str) -> None:
+        """Have it loaded.
 
         Raises:
             UnavailableError: no such kernel was published on this Kafka.
@@ -44,10 +59,38 @@ class Grafting:
             )
         self.loader.request(kernel, layer=layer)
 
+    def ready(self) -> list[Loaded]:
+        """As the port says."""
+        return self.loader.ready()
+
+    def prefetch(self, kernels: Iterable[KernelPublished]) -> None:
+        """As the port says."""
+        self.loader.prefetch(kernels)
+
+    def figures(self) -> LoaderFigures:
+        """As the port says."""
+        return self.loader.figures()
+
+
+@dataclass(slots=True)
+class Grafting:
+    """`loaded` are the kernels that are here and that a seed waits for; `held` the seeds that are grafted at a step that is known, not before."""
+
+    kernels: Kernels
+    growing: GrowingModel
+    clock: Clock
+    held: set[Place] = field(default_factory=set)
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+
+    def request(self, layer: str, kernel_id: str) -> None:
+        """Have a kernel loaded for a seed of `layer`; raises as its source does."""
+        self.kernels.request(kernel_id, layer=layer)
+
     def arrived(self, state: RunState) -> Iterator[Move | ReportFailure]:
         """Graft what the loader has ready, and say of each seed what follows: it trains, or its load failed."""
         self._fetch(state)
-        for seed in [seed for seed in seeds_waiting(state) if seed.kernel_id in self.loaded]:
+        waiting = [seed for seed in seeds_waiting(state) if (seed.layer, seed.seed) not in self.held]
+        for seed in [seed for seed in waiting if seed.kernel_id in self.loaded]:
             try:
                 self.growing.graft((seed.layer, seed.seed), self.loaded[seed.kernel_id].slot())
             except EsperError as failure:
@@ -70,7 +113,7 @@ class Grafting:
         self.growing.graft(place, self.loaded[kernel_id].slot())
 
     def _fetch(self, state: RunState) -> None:
-        for loaded in self.loader.ready():
+        for loaded in self.kernels.ready():
             self.loaded[loaded.kernel_id] = loaded
         waiting = {seed.kernel_id for seed in seeds_waiting(state)}
         self.loaded = {kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting}

@@ -1,13 +1,14 @@
 """The trainer's pen: decide, write the frame durably, then evolve. Tensors follow the state that comes out.
 
 A resumed run executes again what its journal has recorded after the snapshot. Until that record is used up, `do` takes the events from there
-instead of writing them: what the trainer decides anew has to be what stands there.
+instead of writing them: what the trainer decides anew has to be what stands there. Without an outbox there is nothing but the record.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin, encode
@@ -16,7 +17,6 @@ from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import RunCommand, Source
 from esper.oona.frames import Frame
-from esper.oona.outbox import Outbox
 
 
 def derived(event: JournalEvent) -> bool:
@@ -26,14 +26,33 @@ def derived(event: JournalEvent) -> bool:
     return isinstance(event, RunStarted | EpochEnded | RunCompleted)
 
 
+class Diverged(CorruptError):  # noqa: N818  # reads as what the run did
+    """Executed again, a run does something else than its journal has: `recorded` is the event that stands there, `decided` what came instead."""
+
+    def __init__(self, sentence: str, recorded: JournalEvent | None, decided: JournalEvent | None) -> None:
+        super().__init__(sentence)
+        self.recorded = recorded
+        self.decided = decided
+
+
+class Frames(Protocol):
+    """Where frames are written: the outbox."""
+
+    def append(self, frame: Frame) -> None:
+        """Make a frame durable, or raise."""
+
+
 class Journal:
-    """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far."""
+    """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far.
+
+    `used_up` is called when the last recorded event has been taken.
+    """
 
     def __init__(
         self,
         *,
         state: RunState,
-        outbox: Outbox,
+        outbox: Frames | None,
         origin: Origin,
         guardrails: Guardrails,
         notify: Callable[[], None],
@@ -45,11 +64,12 @@ class Journal:
         self._guardrails = guardrails
         self._notify = notify
         self._recorded = deque(recorded)
+        self.used_up: Callable[[], None] = lambda: None
 
     @property
     def replaying(self) -> bool:
-        """Whether recorded events are still to be executed again."""
-        return bool(self._recorded)
+        """Whether recorded events are still to be executed again; without an outbox, always."""
+        return self._outbox is None or bool(self._recorded)
 
     def do(self, command: RunCommand, step: int) -> tuple[JournalEvent, ...]:
         """Carry out a command at `step`: its events are on the disk before the state changes.
@@ -58,12 +78,12 @@ class Journal:
             RejectedError: the command does not fit the state.
             StorageFullError: the disk is full; nothing changed, the call may be repeated.
             FencedError: another writer has taken over this run.
-            CorruptError: executed again, the run does something else than its journal has recorded.
+            Diverged: executed again, the run does something else than its journal has recorded.
         """
         events = decide(self.state, command, Context(self._origin, step, self._guardrails))
         if not events:
             return ()
-        if self._recorded:
+        if self._recorded or self._outbox is None:
             return tuple(self._again(event) for event in events)
         source: Source | None = getattr(command, "source", None)
         position = (source.topic, source.partition, source.offset) if source and source.topic else None
@@ -86,21 +106,29 @@ class Journal:
         Failures of kernels that happened in step number `step` come only `after_step`.
 
         Raises:
-            CorruptError: the run has passed the step of the next recorded event.
+            Diverged: the run has passed the step of the next recorded event.
         """
         if not self._recorded or derived(head := self._recorded[0]) or head.step > step:
             return None
         if head.step < step:
-            raise CorruptError(
+            raise Diverged(
                 f"Executed again, run {self.state.run_id} stands at step {step}, but event {head.sequence} ({head.NAME}) of its journal belongs to "
-                f"step {head.step}; the code or the settings are others than those it was trained with."
+                f"step {head.step}; the code or the settings are others than those it was trained with.",
+                head,
+                None,
             )
-        return None if not after_step and _in_step(head) else head
+        return None if not after_step and in_step(head) else head
+
+    def record(self, events: Iterable[JournalEvent]) -> None:
+        """Have more events executed again, after those that are left."""
+        self._recorded.extend(events)
 
     def accept(self) -> JournalEvent:
         """Take the next recorded event."""
         event = self._recorded.popleft()
         self.state = evolve(self.state, event)
+        if not self._recorded:
+            self.used_up()
         return event
 
     def failures(self, step: int) -> frozenset[Place]:
@@ -109,7 +137,7 @@ class Journal:
         for event in self._recorded:
             if event.step != step or derived(event):
                 break
-            if isinstance(event, KernelFailed) and _in_step(event):
+            if isinstance(event, KernelFailed) and in_step(event):
                 found.append((event.layer, event.seed))
         return frozenset(found)
 
@@ -118,18 +146,23 @@ class Journal:
         head = self._recorded[0] if self._recorded else None
         if head is None or head.event_id != event.event_id:
             found = "nothing" if head is None else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
-            raise CorruptError(
+            raise Diverged(
                 f"Executed again, run {event.run_id} decides {event.NAME} at epoch {event.epoch}, step {event.step}, where its journal has {found} "
-                f"(event {event.sequence}); the code or the settings are others than those it was trained with."
+                f"(event {event.sequence}); the code or the settings are others than those it was trained with.",
+                head,
+                event,
             )
         if isinstance(head, EpochEnded) and isinstance(event, EpochEnded) and head.parameters_digest != event.parameters_digest:
-            raise CorruptError(
+            raise Diverged(
                 f"Executed again, epoch {head.epoch} of run {event.run_id} ends with other parameters (digest {event.parameters_digest[:12]}) "
                 f"than its journal has ({head.parameters_digest[:12]}); the code, the settings or the machine are others than those it was "
-                "trained with."
+                "trained with.",
+                head,
+                event,
             )
         return self.accept()
 
 
-def _in_step(event: JournalEvent) -> bool:
+def in_step(event: JournalEvent) -> bool:
+    """Whether an event at step N happened within step number N, after all others at N."""
     return isinstance(event, KernelFailed) and event.phase != "LOAD"

@@ -26,9 +26,10 @@ from esper.tolaria.recipe import validated
 from esper.tolaria.session import Interrupted
 from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import GRADIENT_NOT_FINITE, NOT_FINITE, StepFigures, cosine, shadow_turns, stream_seed
-from esper.tolaria.trainer import kernel_training, start_of
-from esper.tolaria.wiring import PROBED, Rig, rig
+from esper.tolaria.trainee import PROBED, kernel_training
+from esper.tolaria.trainer import start_of
 from esper.tolaria.wiring import Place as RunPlace
+from esper.tolaria.wiring import Rig, rig
 
 
 @dataclass(slots=True)

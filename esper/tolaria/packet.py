@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper.events import Origin
-from esper.events.records import CatalogueEntry, KernelPublished, LayerState, SeedState, SystemStatePacket
+from esper.events.records import CatalogueEntry, KernelPublished, LayerState, RunForked, SeedState, SystemStatePacket
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.layers import reads_and_writes
 from esper.kasmina.statistics import SeedStatistics
@@ -61,6 +61,7 @@ def build(
     statistics: dict[Place, SeedStatistics],
     kernels: Iterable[KernelPublished],
     total_steps: int,
+    forked: RunForked | None = None,
 ) -> SystemStatePacket:
     """The packet of the present state. Its id is made from run, timeline and epoch: the same epoch gives the same packet."""
     return SystemStatePacket(
@@ -81,6 +82,9 @@ def build(
         layers=tuple(_layer(name, state, growing, evidence, statistics) for name in growing.layers),
         catalogue=catalogue_entries(kernels),
         policy=json.dumps(recipe.tamiyo.policy, sort_keys=True),
+        parent_run_id=forked.parent_run_id if forked else "",
+        parent_timeline=forked.parent_timeline if forked else 0,
+        parent_packet=forked.parent_packet if forked else -1,
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from esper.checkpoint import TensorStore
 from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
-from esper.events.records import FieldReportAnswered, KernelPublished
+from esper.events.records import FieldReportAnswered, KernelPublished, RunForked
 from esper.lifecycle import RunState
 from esper.oona.journal import read_topics, require_new
 from esper.oona.outbox import Outbox
@@ -47,6 +48,14 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock) -> Past:
     return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
+def forked(outbox: Outbox, bus: Bus, clock: Clock, *, family: str, offered: tuple[str, ...]) -> Past:
+    """The past of a new fork: no events of its own, but its parent's family and the kernels that its parent may have had. Raises as `nothing` does."""
+    before = nothing(outbox, bus, clock)
+    return replace(
+        before, family=family, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None
+    )
+
+
 def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
     """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds. `tensors` opens a family's."""
     run_id, events = outbox.run_id, list[JournalEvent]()
@@ -56,13 +65,23 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], Tensor
         assert isinstance(event, JournalEvent)  # noqa: S101  # nothing else is on the journal's topic
         events.append(event)
 
-    started = start(outbox, bus, clock=clock, on_event=hear)
-    state = folded(run_id, events)
-    family = family_of(events)
-    found = beginning(run_id, events, tensors(family))
+    with ThreadPoolExecutor(1) as beside:  # two waits for the broker, side by side
+        known = beside.submit(_kernels, bus, run_id, clock)
+        started = start(outbox, bus, clock=clock, on_event=hear)
+        state = folded(run_id, events)
+        family = family_of(events)
+        found = beginning(run_id, events, tensors(family))
+        catalogue, answered = known.result()
+    inherited = next((event.offered for event in events[:2] if isinstance(event, RunForked)), ())
+    offered = tuple(sorted({*inherited, *(answered or ())})) if inherited or answered is not None else None
     for note in (*started.notes, *found.notes):
         progress.say(note)
     progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
+    return Past(tuple(events), state, found, catalogue, offered, family)
+
+
+def _kernels(bus: Bus, run_id: str, clock: Clock) -> tuple[Catalogue, tuple[str, ...] | None]:
+    """Every kernel that was published, and those that answered the run's field reports; None when none was answered."""
     kernels: list[Event] = []
     offered: set[str] | None = None
     for event in read_topics(bus, [KernelPublished.TOPIC, FieldReportAnswered.TOPIC], clock=clock):
@@ -70,4 +89,4 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], Tensor
             kernels.append(event)
         elif isinstance(event, FieldReportAnswered) and event.run_id == run_id:
             offered = (offered or set()) | set(event.kernels)
-    return Past(tuple(events), state, found, Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered)), family)
+    return Catalogue().evolve(kernels), None if offered is None else tuple(sorted(offered))

@@ -25,6 +25,7 @@ class RunSection(_Section):
     """The loop."""
 
     seed: int = Field(default=0, ge=0, description="random seed: model, batch order, dropout, policy")
+    order: int = Field(default=0, ge=0, description="variant of the batch order; 0 is the seed's own, `esper whatif` repeats with others")
     epochs: int = Field(default=100, ge=1, description="passes over the training split")
     batch_size: int = Field(default=100, ge=1, description="samples a step; the last, smaller batch of an epoch is left out")
     threads: int = Field(default=1, ge=1, description="intra-operation threads of torch")
@@ -112,9 +113,14 @@ class TelemetrySection(_Section):
 
 
 class CheckpointsSection(_Section):
-    """When snapshots are taken: at the beginning of epochs, after a while, and on request; `esper run --resume` goes on from the last one."""
+    """When snapshots are taken: at the beginning of epochs, between steps, after a while, and on request; `esper run --resume` goes on from the last one."""
 
     every_epochs: int = Field(default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs")
+    every_steps: int = Field(
+        default=0,
+        ge=0,
+        description="optimizer steps between two snapshots, within epochs too; 0 takes none by steps, and none waits for another",
+    )
     every_minutes: float = Field(default=30.0, gt=0, description="minutes after which one is taken in any case")
 
 
@@ -173,6 +179,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raw = tomllib.loads(text(name))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name} is not valid TOML: {error}.") from error
+    return overridden(raw, overrides)
+
+
+def overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+    """The recipe of these values with overrides as `load` takes them; `raw` is changed. Raises as `load` does."""
     for override in overrides:
         _override(raw, override)
     return validated(raw)

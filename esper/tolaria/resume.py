@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
-from esper.events.records import CheckpointTaken, RunRolledBack, RunStarted
+from esper.events.records import RunStarted
 from esper.lifecycle import RunState, evolve, from_canonical
+from esper.tolaria.addresses import Address, Anchor, anchors
 from esper.tolaria.environment import Environment
 from esper.tolaria.recipe import Recipe
 
@@ -51,7 +52,7 @@ def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
 
 
 def differences(events: Sequence[JournalEvent], environment: Environment) -> tuple[str, ...]:
-    """What is not as it was when the run began, a sentence each: the bits may differ."""
+    """What is not as it was when the run began, a clause each: the bits may differ."""
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
     found = []
@@ -68,52 +69,36 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
             ]
         else:
             found.append("Esper's code is another one" if field.name == "source_sha256" else f"{field.name} was {then} and is {now}")
-    return tuple(f"{one}; the resumed run may give other bits." for one in found)
+    return tuple(found)
 
 
 def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> Beginning:
     """The latest state on the run's present timeline whose tensors are at hand.
 
     A snapshot that is missing or damaged is passed over, with a note, for the one before it; without any, the run begins at its first step.
+
+    Raises:
+        CorruptError: the timeline goes on from an earlier state, and no snapshot of that or since then can be used.
     """
     notes: list[str] = []
-    for at, event in _anchors(events):
-        taken = _snapshot_of(event, events)
-        if taken is None:
-            continue
+    last, opened = Address(events[-1].timeline, events[-1].step, len(events)), False
+    for anchor in anchors(events, last):
+        opened = anchor.opens
         try:
-            snapshot = tensors.read(taken.address, taken.sha256)
+            return standing(run_id, events, anchor, tensors.read(anchor.key, anchor.sha256), tuple(notes))
         except CorruptError as error:
-            notes.append(f"Snapshot {taken.snapshot_id} cannot be used: {error}")
-            continue
-        state = RunState(run_id)
-        if isinstance(event, RunRolledBack):
-            for earlier in events[:at]:
-                state = evolve(state, earlier)
-        else:
-            state = from_canonical(snapshot.notes["state"])
-        return Beginning(state, snapshot, taken.snapshot_id, tuple(notes))
-    if any(isinstance(event, RunRolledBack) for event in events):
-        raise CorruptError(f"Run {run_id} was rolled back, and no snapshot since then can be used: {' '.join(notes)}")
+            notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
+    if opened:
+        how = "was rolled back" if last.timeline else "is a fork"
+        raise CorruptError(f"Run {run_id} {how}, and no snapshot since then can be used: {' '.join(notes)}")
     return Beginning(RunState(run_id), None, "", tuple(notes))
 
 
-def _anchors(events: Sequence[JournalEvent]) -> Iterator[tuple[int, CheckpointTaken | RunRolledBack]]:
-    """Snapshots of the present timeline, the latest first, then the rollback that opened it, with the number of events folded after it."""
-    timeline = events[-1].timeline
-    for event in reversed(events):
-        if isinstance(event, CheckpointTaken) and event.at_timeline == timeline:
-            yield event.at_sequence, event
-        elif isinstance(event, RunRolledBack):
-            follow = event.sequence + 1
-            while follow < len(events) and events[follow].causation_id == event.event_id:
-                follow += 1
-            yield follow, event
-            return
-
-
-def _snapshot_of(event: CheckpointTaken | RunRolledBack, events: Sequence[JournalEvent]) -> CheckpointTaken | None:
-    if isinstance(event, CheckpointTaken):
-        return event
-    earlier = [one for one in events[: event.sequence] if isinstance(one, CheckpointTaken) and one.snapshot_id == event.snapshot_id]
-    return earlier[-1] if earlier else None
+def standing(run_id: str, events: Sequence[JournalEvent], anchor: Anchor, snapshot: Snapshot, notes: tuple[str, ...]) -> Beginning:
+    """The beginning at an anchor whose snapshot is at hand."""
+    if not anchor.opens:
+        return Beginning(from_canonical(snapshot.notes["state"]), snapshot, anchor.name, notes)
+    state = RunState(run_id)
+    for event in events[: anchor.at.sequence]:
+        state = evolve(state, event)
+    return Beginning(state, snapshot, anchor.name, notes)

@@ -15,11 +15,11 @@ from esper.checkpoint import Snapshot, TensorStore
 from esper.clock import Clock
 from esper.errors import CorruptError, EsperError, StorageFullError
 from esper.events import JournalEvent, Origin
-from esper.events.records import CheckpointRequested, RollbackRequested, SeedTransitioned
+from esper.events.records import CheckpointRequested, RollbackRequested, RunForked, SeedTransitioned
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import LIVE, RunState, from_canonical
-from esper.lifecycle.commands import CountLost, EndEpoch, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
+from esper.lifecycle.commands import CountLost, EndEpoch, Fork, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
 from esper.oona.inbox import Delivered
 from esper.tolaria import packet as packets
 from esper.tolaria.checkpoints import Checkpoints, Moment
@@ -62,6 +62,10 @@ class RolledBack(Exception):  # noqa: N818  # not an error: the loop begins agai
     """The run stands at an earlier step, in a new timeline."""
 
 
+class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is done
+    """A run that is executed again stands where it was to end."""
+
+
 @dataclass(slots=True)
 class Parts:
     """What a session is made of; `esper.tolaria.wiring` puts it together.
@@ -91,14 +95,19 @@ class Parts:
 
 @dataclass(slots=True)
 class Session:
-    """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end."""
+    """One run at its trainer. `requested` is the command that a snapshot is still to be taken for, `stop` that a person wants it to end.
+
+    `forked` says where a fork began. `goal` is the step at which a run that is executed again ends.
+    """
 
     parts: Parts
     total_steps: int
     cursor: Cursor = field(default_factory=Cursor)
     stop: bool = False
+    goal: int | None = None
     paths: dict[Place, list[SeedTransitioned]] = field(default_factory=dict)
     requested: Source = field(default_factory=lambda: Source(""))
+    forked: RunForked | None = None
 
     @property
     def state(self) -> RunState:
@@ -154,6 +163,8 @@ class Session:
     def _note(self, event: JournalEvent) -> None:
         """What an event means beyond state and tensors."""
         self.parts.checkpoints.heard(event)
+        if isinstance(event, RunForked):
+            self.forked = event
         if not isinstance(event, SeedTransitioned):
             return
         place = (event.layer, event.seed)
@@ -169,16 +180,42 @@ class Session:
         """Take note of a resumed run's events before its beginning."""
         for event in events:
             self.parts.checkpoints.heard(event)
+            if isinstance(event, RunForked):
+                self.forked = event
             if isinstance(event, SeedTransitioned):
                 self.paths.setdefault((event.layer, event.seed), []).append(event)
+
+    # -- a fork ----------------------------------------------------------------------------------------------------------------------
+
+    def fork(self, command: Fork, snapshot: Snapshot) -> None:
+        """Begin the journal of a fork, and take over its parent's tensors."""
+        for event in self._written(command):
+            self._note(event)
+        self.restore(snapshot, self.state)
+
+    def open_fork(self) -> None:
+        """Where a fork begins: keep a snapshot of its own to roll back to, and ask Tamiyo for what the parent's state has no answer to."""
+        if self.forked is None or self.state.sequence != self.forked.sequence + 1:
+            return
+        if self.parts.stepper and not self.parts.journal.replaying:
+            self._begin_checkpoint("forked", Source(""))
+        if self.step and self.forked.parent_packet < self.state.epoch:
+            self.consult()
 
     # -- between steps ---------------------------------------------------------------------------------------------------------------
 
     def between_steps(self) -> None:
-        """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption."""
+        """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption.
+
+        Raises:
+            Arrived: the goal is reached.
+            Interrupted: a person wants the run to end.
+        """
         parts = self.parts
         parts.require_pen()
         self.catch_up()
+        if self.step == self.goal:
+            raise Arrived
         if not parts.journal.replaying:
             for delivered in parts.consultation.take():
                 self.handle(delivered)
@@ -200,7 +237,7 @@ class Session:
         source = Source(event.event_id, *delivered.position)
         if isinstance(event, RollbackRequested):
             if source.command_id not in self.state.commands:
-                self.roll_back(event.snapshot_id, event.reason, source)
+                self.roll_back(event.snapshot_id, event.reason, source, at_most_epoch=event.at_most_epoch)
         elif isinstance(event, CheckpointRequested):
             if source.command_id not in self.state.commands:
                 self.requested = source
@@ -282,7 +319,7 @@ class Session:
         cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(self.state)
-            parts.telemetry.cache(self.state, parts.grafting.loader.figures())
+            parts.telemetry.cache(self.state, parts.grafting.kernels.figures())
         parts.progress.epoch_ended(self.state, cursor.figures, cursor.test)
 
     def _measure(self, live: Figures) -> None:
@@ -338,7 +375,7 @@ class Session:
         for delivered in consultation.take():
             self.handle(delivered)
         kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
-        parts.grafting.loader.prefetch(kernels)
+        parts.grafting.kernels.prefetch(kernels)
         asked = packets.build(
             origin=parts.origin,
             state=self.state,
@@ -349,6 +386,7 @@ class Session:
             statistics=parts.telemetry.statistics,
             kernels=kernels,
             total_steps=self.total_steps,
+            forked=self.forked,
         )
         consultation.ask(asked, self.handle, self._stopping, patience_s=patience_s)
         return len(asked.catalogue)
@@ -385,7 +423,7 @@ class Session:
         if self.requested.command_id and not checkpoints.writer.busy:
             self._begin_checkpoint("requested", self.requested)
             self.requested = Source("")
-        elif self.state.status == "RUNNING" and checkpoints.overdue():
+        elif self.state.status == "RUNNING" and checkpoints.due_before(self.step):
             self._begin_checkpoint("schedule", Source(""))
 
     def _record_checkpoint(self, *, wait: bool) -> None:
@@ -398,22 +436,23 @@ class Session:
             )
 
     def _begin_checkpoint(self, reason: str, source: Source) -> None:
-        parts = self.parts
-        assert parts.stepper is not None  # noqa: S101  # the callers looked
-        tensors = model_tensors(parts.growing, parts.stepper.host_optimizer)
-        parts.checkpoints.begin(tensors, self._notes(parts.stepper), Moment(self.state, self.step, reason, source))
+        living = self.living()
+        self.parts.checkpoints.begin(living.tensors, living.notes, Moment(self.state, self.step, reason, source))
 
-    def _notes(self, stepper: Stepper) -> dict[str, Any]:
+    def living(self) -> Snapshot:
+        """What a snapshot taken now would hold; the tensors are the living ones, not copies."""
         parts = self.parts
-        return {
+        assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
+        notes: dict[str, Any] = {
             "state": self.state.canonical(),
             "cursor": self.cursor.notes(),
             "kernels": kernel_notes(parts.growing),
             "health": health_notes(parts.growing),
             "statistics": {address(place): asdict(one) for place, one in parts.telemetry.statistics.items()},
             "random": random_notes(),
-            "stepper": stepper.notes(),
+            "stepper": parts.stepper.notes(),
         }
+        return Snapshot(model_tensors(parts.growing, parts.stepper.host_optimizer), notes)
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
         """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has them."""
@@ -431,8 +470,10 @@ class Session:
         for seed in seeds_waiting(state):
             parts.grafting.request(seed.layer, seed.kernel_id)
 
-    def roll_back(self, snapshot_id: str, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
+    def roll_back(self, snapshot_id: str, reason: str, source: Source = Source(""), *, at_most_epoch: int = -1) -> None:  # noqa: B008  # frozen
         """Go on from an earlier snapshot, in a new timeline; the latest when none is named, or an earlier one where that is damaged.
+
+        It is of at most `at_most_epoch` completed epochs, unless that is -1.
 
         Raises:
             RolledBack: it is done; the loop begins again at the restored cursor.
@@ -440,7 +481,11 @@ class Session:
         """
         parts = self.parts
         self._record_checkpoint(wait=True)
-        candidates = [one for one in reversed(parts.checkpoints.taken) if snapshot_id in ("", one.snapshot_id)]
+        candidates = [
+            one
+            for one in reversed(parts.checkpoints.taken)
+            if snapshot_id in ("", one.snapshot_id) and (at_most_epoch < 0 or one.at_epoch <= at_most_epoch)
+        ]
         for one in candidates:
             try:
                 snapshot = parts.tensors.read(one.address, one.sha256)
@@ -451,9 +496,11 @@ class Session:
             self.do(RollBack(snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source))
             self.restore(snapshot, self.state)
             parts.consultation.begin_timeline(self.state.timeline)
-            parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}.")
+            parts.progress.say(f"Timeline {self.state.timeline} begins at step {self.step}, from snapshot {one.snapshot_id}: {reason}")
             raise RolledBack
         missing = f"There is no snapshot {snapshot_id}" if snapshot_id and not candidates else "No snapshot can be used"
+        if not snapshot_id and not candidates and at_most_epoch >= 0:
+            missing = f"There is no snapshot of epoch {at_most_epoch} or before"
         if source.command_id:
             parts.progress.say(f"{missing} to roll back to; the request is ignored. `esper checkpoints` lists them.")
             return

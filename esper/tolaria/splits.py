@@ -34,13 +34,23 @@ class Splits:
                 )
 
 
+def kept_at(name: str, source: Path, folder: Path) -> Path:
+    """The file in which `cached` keeps the data."""
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    return folder / f"{name}-{digest}.safetensors"
+
+
+def read_splits(path: Path) -> Splits:
+    """The data in such a file."""
+    tensors = load_file(path)
+    return Splits(*((tensors[f"{split}_x"], tensors[f"{split}_y"]) for split in ("train", "validation", "test")))
+
+
 def cached(name: str, make: Callable[[], Splits], source: Path, folder: Path) -> Splits:
     """`make()`, kept as safetensors in `folder` under the hash of `source`, the file that defines it: the second run does not make it again."""
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    path = folder / f"{name}-{digest}.safetensors"
+    path = kept_at(name, source, folder)
     if path.exists():
-        tensors = load_file(path)
-        return Splits(*((tensors[f"{split}_x"], tensors[f"{split}_y"]) for split in ("train", "validation", "test")))
+        return read_splits(path)
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from esper.events.records import FailurePhase
 from esper.kasmina import KernelFault, Numerics
+from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.numerics import device_of
 from esper.lifecycle import LIVE, RunState
@@ -35,9 +36,9 @@ def stream_seed(seed: int, *labels: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def batch_order(seed: int, epoch: int, samples: int, batch_size: int) -> Tensor:
-    """Indices [steps, batch_size] of an epoch: a permutation made from (seed, epoch) alone; the rest that fills no batch is left out."""
-    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
+def batch_order(seed: int, epoch: int, samples: int, batch_size: int, order: int = 0) -> Tensor:
+    """Indices [steps, batch_size] of an epoch: a permutation made from (seed, epoch, order) alone; the rest that fills no batch is left out."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch, *([order] if order else [])))
     steps = samples // batch_size
     return torch.randperm(samples, generator=generator)[: steps * batch_size].view(steps, batch_size)
 
@@ -128,7 +129,7 @@ class Stepper:
         self._recipe = recipe
         self._total_steps = total_steps
         settings = recipe.optimizer
-        self.host_optimizer = torch.optim.AdamW(growing.host_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.host_optimizer = EagerAdamW(growing.host_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.scaler = torch.amp.GradScaler(growing.numerics.device.type) if growing.numerics.scales else None
         if self.scaler is not None:
             self.scaler.scale(torch.zeros((), device=growing.numerics.device))  # it makes its tensors at the first call

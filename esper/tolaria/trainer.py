@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-import torch
-
-from esper.kasmina.growth import KernelTraining
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.evaluation import parameters_digest
+from esper.tolaria.forking import Beginning
 from esper.tolaria.model_file import save_model
-from esper.tolaria.recipe import Recipe
-from esper.tolaria.session import Interrupted, RolledBack, Session
+from esper.tolaria.session import Arrived, Interrupted, RolledBack, Session
 from esper.tolaria.splits import Pair
-from esper.tolaria.stepping import batch_order, stream_seed
+from esper.tolaria.startup import Startup
+from esper.tolaria.stepping import batch_order
+from esper.tolaria.trainee import begin_streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,53 +29,69 @@ class Outcome:
     epochs: int
 
 
-def total_steps(recipe: Recipe, train: Pair) -> int:
-    """Steps that the schedule foresees."""
-    return recipe.run.epochs * (len(train[1]) // recipe.run.batch_size)
-
-
 @dataclass(slots=True)
 class Trainer:
-    """Trains one run from its first step, or from where it was restored, to its last.
+    """Trains one run from its first step, or from where it was restored or forked, to its last, or to the session's goal.
 
     `longest_step_s` is the longest time from the end of one step to the end of the next, with all that lies between: commands, validation,
-    consultation.
+    consultation. `startup` is told when a step of its own is done, after those that a record has.
     """
 
     session: Session
     train: Pair
+    fork: Beginning | None = None
+    startup: Startup | None = None
     longest_step_s: float = 0.0
     last_step_end: float = 0.0
 
     def run(self) -> Outcome:
         """Train until the last epoch or an interruption."""
-        session = self.session
-        if session.state.status == "NEW":
-            session.do(start_of(session))
         ended = "FINISHED"
         try:
-            while session.state.epoch < session.parts.recipe.run.epochs:
-                try:
-                    if session.step == 0:
-                        session.open_dialogue()
-                    self._epoch()
-                except RolledBack:
-                    self.last_step_end = 0.0
+            self.train_on()
         except Interrupted:
             ended = "INTERRUPTED"
+        except Arrived:
+            ended = "INTERRUPTED"
+            with suppress(Interrupted):
+                self.session.interrupted()
         return self._end(ended)
+
+    def train_on(self) -> None:
+        """Go through the epochs that are left.
+
+        Raises:
+            Interrupted: a person ended the run.
+            Arrived: the session's goal is reached.
+        """
+        session = self.session
+        if session.state.status == "NEW":
+            begin_streams(session.parts.recipe.run.seed, "run")
+            if self.fork is None:
+                session.do(start_of(session))
+            else:
+                session.fork(self.fork.command(start_of(session)), self.fork.snapshot)
+        session.open_fork()
+        while session.state.epoch < session.parts.recipe.run.epochs:
+            try:
+                if session.step == 0:
+                    session.open_dialogue()
+                self._epoch()
+            except RolledBack:
+                self.last_step_end = 0.0
 
     def _epoch(self) -> None:
         """The present epoch, from the session's cursor on."""
         session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
         epoch, (inputs, labels), stepper = session.state.epoch, self.train, parts.stepper
         assert stepper is not None  # noqa: S101  # a recipe's session has one
-        order = batch_order(run.seed, epoch, len(labels), run.batch_size)
+        order = batch_order(run.seed, epoch, len(labels), run.batch_size, run.order)
         if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
         for indices in order[session.cursor.sums.batches :]:
             begin = parts.clock.monotonic()
             session.between_steps()
+            live = not parts.journal.replaying
             telemetry = parts.recipe.telemetry
             sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
             forced = parts.journal.failures(session.step)
@@ -98,6 +113,8 @@ class Trainer:
                 if sample:
                     parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
             parts.progress.stepped(session.step, session.total_steps, figures)
+            if live and self.startup and self.startup.stepped() and session.state.incarnation:
+                parts.progress.say(self.startup.sentence())
         session.end_epoch()
         session.consult()
 
@@ -139,15 +156,3 @@ def start_of(session: Session) -> StartRun:
         blas=environment.blas,
         onednn=environment.onednn,
     )
-
-
-def kernel_training(recipe: Recipe) -> KernelTraining:
-    """Kasmina's settings from a recipe."""
-    return KernelTraining(**recipe.kernels.model_dump(exclude={"shadow_passes"}))
-
-
-def seeded_model(recipe: Recipe, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """The host model of a run, initialised from the run's seed alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(stream_seed(recipe.run.seed, "model"))
-        return make()

@@ -30,7 +30,7 @@ from esper.oona.port import Bus, Producer, Start
 from esper.tolaria.checkpoints import Checkpoints
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import Environment
-from esper.tolaria.grafting import Grafting
+from esper.tolaria.grafting import Grafting, Published
 from esper.tolaria.journal import Journal
 from esper.tolaria.past import Past
 from esper.tolaria.progress import Progress
@@ -41,7 +41,8 @@ from esper.tolaria.stepping import Stepper
 from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
 
-PROBED = 3  # samples of the forward in which layers show their geometry
+BROKER_S = 10.0  # how long a run that begins waits for a broker
+EMBEDDED_S = 30.0  # the same for one that the stack brings back when it has died
 DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole journal
 
 
@@ -78,7 +79,7 @@ def place_of(
         UsageError: another process holds the run, or there is none to resume.
     """
     bus = KafkaBus(bootstrap)
-    if not bus.available(10.0):
+    if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
         raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
     if resumed and not (settings.runs_dir / run_id).is_dir():
         require_known(bus, run_id, clock=clock)
@@ -174,7 +175,7 @@ def rig(
             ),
             consultation=consultation,
             telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
-            grafting=Grafting(loader, consultation, growing, clock),
+            grafting=Grafting(Published(loader, consultation), growing, clock),
             checkpoints=Checkpoints(SnapshotWriter(tensors, clock), recipe.checkpoints, clock),
             tensors=tensors,
             origin=origin,

@@ -24,6 +24,7 @@ from esper.events.records import (
     KernelFailed,
     RunCompleted,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
     RunRolledBack,
@@ -185,12 +186,22 @@ def _(event: InstabilityDetected, view: RunView) -> RunView:
 
 
 @_fold.register
+def _(event: RunForked, view: RunView) -> RunView:
+    """The state that the parent had, at the epoch and step that the event itself stands at."""
+    return replace(view, seeds=_stages(event))
+
+
+@_fold.register
 def _(event: RunRolledBack, view: RunView) -> RunView:
     """The state that the snapshot has: its seeds, and its epoch and step, which the event itself stands at."""
+    return replace(view, rollbacks=view.rollbacks + 1, checkpoint_step=event.step, seeds=_stages(event))
+
+
+def _stages(event: RunForked | RunRolledBack) -> dict[str, dict[str, str]]:
     seeds: dict[str, dict[str, str]] = {}
     for seed in event.seeds:
         seeds.setdefault(seed.layer, {})[str(seed.seed)] = seed.stage
-    return replace(view, rollbacks=view.rollbacks + 1, checkpoint_step=event.step, seeds=seeds)
+    return seeds
 
 
 @_fold.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,15 +11,20 @@ from esper.errors import UsageError
 from esper.events import Event, Message, Origin
 from esper.events.codec import decode as decode_event
 from esper.events.codec import encode as encode_event
-from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, ReportedLayer, SystemStatePacket
+from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, ReportedLayer, RollbackRequested, SystemStatePacket
 from processors.tamiyo import bandits, policy
 from processors.tamiyo.bandits import Beta
+from processors.tamiyo.emergency import Alarm, watch
 from processors.tamiyo.features import lacking
 from processors.tamiyo.row import Answer, Row
 from processors.tamiyo.settings import PolicySettings, parse
 from processors.tamiyo.state import Ended, RunState, Trial, observe
 
 SENDER = "tamiyo"
+LIVE_EXPIRES_US = 60_000_000
+"""An emergency that a live trainer has not heard of within this time is another one by now."""
+LOCKSTEP_EXPIRES_US = 10 * 365 * 24 * 3_600_000_000
+"""In lockstep the trainer waits for it, and a run that is resumed later asks again."""
 
 PriorOf = Callable[[str, SystemStatePacket], Beta]
 """Experience of other runs with a context, at the time of a packet."""
@@ -46,6 +52,7 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
         return Reply(tuple(encode_event(decode_event(value)) for value in known.values) if known else (), None)
     first = row.state.packet < 0
     state, ended = observe(row.state, packet)
+    alarm: Alarm | None = None
     try:
         settings = parse(packet.policy)
     except UsageError as error:
@@ -54,11 +61,18 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
         wanted: tuple[str, ...] = ()
     else:
         generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
-        plan = policy.decide(state, packet, settings, _prior(packet, prior), generator)
-        state, wanted = _wanted(state, packet, settings, first=first)
-    state = _begun(state, plan.trials)
+        seen, alarm = watch(state.watch, packet, settings, rolled_back=packet.timeline > row.state.timeline)
+        state = replace(state, watch=seen)
+        if alarm is None and math.isfinite(packet.validation_loss):
+            plan = policy.decide(state, packet, settings, _prior(packet, prior), generator)
+        else:
+            plan = policy.Plan((), (), alarm.reason if alarm else "The validation loss is not finite: nothing can be judged by it.")
+        state, wanted = wanted_layers(state, packet, settings, first=first)
+    state = begun(state, plan.trials)
     origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
-    events: list[Event] = [_review(origin, packet, settings, plan, round((clock.monotonic() - began) * 1e6))]
+    back = [_rollback(origin, packet, alarm, clock.now_us())] if alarm else []
+    duration_us = round((clock.monotonic() - began) * 1e6)
+    events: list[Event] = [_review(origin, packet, settings, plan, duration_us, rollback_id=back[0].event_id if back else ""), *back]
     if wanted:
         events.append(_report(origin, packet, settings, wanted, state.reports))
         state = replace(state, reports=state.reports + 1)
@@ -79,7 +93,7 @@ def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
     return policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
 
 
-def _wanted(state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool) -> tuple[RunState, tuple[str, ...]]:
+def wanted_layers(state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool) -> tuple[RunState, tuple[str, ...]]:
     """Layers to report now: all at a run's first packet, later those that lack kernels and were not reported since they had some."""
     without = lacking(packet, settings)
     if first:
@@ -89,7 +103,8 @@ def _wanted(state: RunState, packet: SystemStatePacket, settings: PolicySettings
     return replace(state, reported=(*outstanding, *new)), new
 
 
-def _begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
+def begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
+    """The state with these trials on the way."""
     kernels, uses = dict(state.kernels), dict(state.uses)
     for trial in trials:
         kernels[trial.kernel_id] = kernels.get(trial.kernel_id, 0) + 1
@@ -97,7 +112,20 @@ def _begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
     return replace(state, trials={**state.trials, **{trial.decision_id: trial for trial in trials}}, kernels=kernels, uses=uses)
 
 
-def _review(origin: Origin, packet: SystemStatePacket, settings: PolicySettings, plan: policy.Plan, duration_us: int) -> EpochReviewed:
+def _rollback(origin: Origin, packet: SystemStatePacket, alarm: Alarm, now_us: int) -> RollbackRequested:
+    lasting = LOCKSTEP_EXPIRES_US if packet.decisions == "LOCKSTEP" else LIVE_EXPIRES_US
+    return RollbackRequested(
+        **origin.envelope(f"emergency/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id),
+        snapshot_id="",
+        at_most_epoch=alarm.epoch,
+        reason=alarm.reason,
+        expires_at=now_us + lasting,
+    )
+
+
+def _review(
+    origin: Origin, packet: SystemStatePacket, settings: PolicySettings, plan: policy.Plan, duration_us: int, *, rollback_id: str = ""
+) -> EpochReviewed:
     return EpochReviewed(
         **origin.envelope(f"review/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id),
         packet_id=packet.event_id,
@@ -110,6 +138,7 @@ def _review(origin: Origin, packet: SystemStatePacket, settings: PolicySettings,
         commands=plan.commands,
         reason=plan.reason,
         duration_us=duration_us,
+        rollback_id=rollback_id,
     )
 
 

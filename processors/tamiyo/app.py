@@ -13,7 +13,7 @@ from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import TOPICS, Message
 from esper.events.codec import decode, schema_id
-from esper.events.records import AdaptationOutcome, PerformanceDelta, SeedCommand, SystemStatePacket
+from esper.events.records import AdaptationOutcome, PerformanceDelta, RollbackRequested, SeedCommand, SystemStatePacket
 from esper.events.registry import wire_schemas
 from processors import streams
 from processors.cluster import Followed, Follower
@@ -23,6 +23,7 @@ from processors.tamiyo.answers import SENDER, answer, failed
 from processors.tamiyo.bandits import Beta, generator
 from processors.tamiyo.desk import Desk
 from processors.tamiyo.experience import HORIZON_US, Experience
+from processors.tamiyo.inheritance import beginning
 from processors.tamiyo.tracker import ROWS, Tracker
 
 _PACKETS = "system.events.epoch"
@@ -39,7 +40,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     app = streams.build(settings, part=SENDER, clock=clock)
     table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions or settings.kafka.partitions)
     tracker = Tracker(table, clock)
-    outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC)
+    outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC, RollbackRequested.TOPIC)
     experience = Experience()
 
     def prior(context: str, packet: SystemStatePacket) -> Beta:
@@ -58,7 +59,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         key = packet.run_id.encode()
         known = table.get(key)
         try:
-            reply = answer(rows.decode(known) if known else rows.Row(), packet, prior=prior, clock=clock)
+            row = rows.decode(known) if known else await beginning(packet, bootstrap=settings.kafka.bootstrap, clock=clock)
+            reply = answer(row, packet, prior=prior, clock=clock)
         except Exception as error:  # noqa: BLE001  # a mistake of ours: the trainer shall not wait for an answer that cannot come
             _log.exception("Packet %s of run %s cannot be answered", packet.packet, packet.run_id)
             await outbound.send(failed(packet, error, clock=clock), streams.dead_letter(event, error, consumer=SENDER, clock=clock))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from processors.tamiyo.bandits import Gain
+from processors.tamiyo.emergency import Watch
 from processors.tamiyo.features import ArmKey
 from processors.tamiyo.state import Record, RunState, Span, Trial
 
@@ -58,6 +59,7 @@ def encode(row: Row) -> bytes:
         "grafting": asdict(state.grafting),
         "reports": state.reports,
         "reported": list(state.reported),
+        "watch": asdict(state.watch),
         "answers": [[answer.packet, [base64.b85encode(value).decode() for value in answer.values]] for answer in row.answers],
     }
     return zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 1)
@@ -80,9 +82,15 @@ def decode(data: bytes) -> Row:
         grafting=Span(**plain["grafting"]),
         reports=plain["reports"],
         reported=tuple(plain["reported"]),
+        watch=_watch(plain.get("watch", {})),
     )
     answers = tuple(Answer(packet, tuple(base64.b85decode(value) for value in values)) for packet, values in plain["answers"])
     return Row(state, answers)
+
+
+def _watch(plain: dict[str, Any]) -> Watch:
+    losses = tuple((epoch, loss) for epoch, loss in plain.get("losses", ()))
+    return Watch(**{**plain, "losses": losses})
 
 
 def _record(plain: dict[str, Any]) -> Record:

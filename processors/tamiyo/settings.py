@@ -31,6 +31,16 @@ class PolicySettings(BaseModel):
         default=0, ge=0, description="shadow-pass steps before a kernel that promises too little may be culled early"
     )
     parameter_budget: int = Field(default=20000, ge=1, description="largest number of parameters of one kernel")
+    emergency_ratio: float = Field(
+        default=2.0,
+        ge=0,
+        description="a validation loss above this multiple of its recent best, plus 1 nat, is out of bounds; 0: no emergency",
+    )
+    emergency_window: int = Field(default=10, ge=1, description="packets within bounds among which the recent best is sought")
+    emergency_packets: int = Field(
+        default=2, ge=1, description="packets out of bounds in a row that are an emergency; one that is not finite is at once"
+    )
+    emergency_limit: int = Field(default=3, ge=0, description="times that a run may be sent back")
     families: tuple[str, ...] = Field(default=(), description="blueprint families to try; empty means all")
 
 

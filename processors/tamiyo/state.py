@@ -7,6 +7,7 @@ from typing import Literal
 
 from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
 from processors.tamiyo.bandits import Gain
+from processors.tamiyo.emergency import Watch
 from processors.tamiyo.features import ENDED, PASSED, ArmKey, relative, seeds
 
 Learned = Literal["", "success", "failure"]
@@ -112,6 +113,7 @@ class RunState:
     grafting: Span = field(default_factory=Span)
     reports: int = 0
     reported: tuple[str, ...] = ()
+    watch: Watch = field(default_factory=Watch)
 
     def record(self, key: ArmKey) -> Record:
         """What an arm's trials came to."""
@@ -125,14 +127,15 @@ class RunState:
 def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple[Ended, ...]]:
     """The state after a packet, and the trials that it shows as ended.
 
-    A packet of a later timeline ends, without learning, every trial that is not fossilised: a rollback took it back, the kernel did
-    not fail.
+    A packet of a later timeline ends every trial that is not fossilised. A rollback took it back, so nothing is learned of its kernel, unless
+    Tamiyo sent the run back because it was unstable: then a kernel that was live has done harm.
     """
     rolled_back = packet.timeline > state.timeline
+    unstable = rolled_back and state.watch.timeline == packet.timeline - 1
     present = seeds(packet)
     ended: list[Ended] = []
     state = replace(state, timeline=packet.timeline, packet=packet.packet)
-    for decision_id in sorted(state.trials):
+    for decision_id in tuple(state.trials):  # as they were begun: ids are made from the run's, and two equal runs add up alike
         trial = state.trials[decision_id]
         seed = present.get(trial.place)
         if seed is not None and seed.decision_id == decision_id:
@@ -148,6 +151,8 @@ def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple
             continue
         if not rolled_back:
             state, trial = _conclude(state, trial, verdict)
+        elif unstable and trial.learned and verdict != "FOSSILIZED":
+            state = _harmed(state, trial)
         ended.append(Ended(trial, verdict, 1.0 if trial.learned == "success" else 0.0))
     return state, tuple(ended)
 
@@ -206,6 +211,10 @@ def _conclude(state: RunState, trial: Trial, verdict: Verdict) -> tuple[RunState
     if not trial.learned:
         return _learn(state, trial, success=False)
     if verdict == "CULLED" and trial.learned == "success":
-        record = state.record(trial.key)
-        state = replace(state, arms={**state.arms, trial.key: replace(record, harmed=record.harmed + 1)})
+        state = _harmed(state, trial)
     return state, trial
+
+
+def _harmed(state: RunState, trial: Trial) -> RunState:
+    record = state.record(trial.key)
+    return replace(state, arms={**state.arms, trial.key: replace(record, harmed=record.harmed + 1)})

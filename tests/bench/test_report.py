@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esper.bench import decisions, estimate, events, history, kernels, snapshots, steps, whole
+from esper.bench import decisions, estimate, events, history, journals, kernels, snapshots, steps, whole
 from esper.bench.registry import FIGURES, Bench, Figure
 from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
@@ -24,11 +24,12 @@ SMALL: dict[Any, dict[str, int]] = {
     kernels: {"_OPERATIONS": 1000, "_ROUNDS": 2, "_GRAFTS": 10},
     snapshots: {"_BYTES": 1 << 20, "_ROUNDS": 2},
     events: {"_EVENTS": 50, "_ROUNDS": 2, "_SENT": 200, "_EMITTED": 50},
+    journals: {"_EVENTS": 60, "_LONG": 300, "_ROUNDS": 2, "_SAMPLED": 50},
     decisions: {"_EPOCHS": 3},
     history: {"MESSAGES": 2000, "_VISIBLE": 3},
     whole: {"EPOCHS": 4, "_SIGNALS": 3},
 }
-DIFFERENCES = {"dormant_overhead_layer", "health_signal", "one_active_kernel", "four_active_kernels"}
+DIFFERENCES = {"dormant_overhead_layer", "health_signal", "one_active_kernel", "four_active_kernels", "fold_long_memory"}
 """Figures that are the difference of two noisy times, and may have any sign."""
 
 

@@ -16,6 +16,7 @@ from esper.events.records import (
     InstabilityDetected,
     RunCompleted,
     RunFailed,
+    RunForked,
     RunPaused,
     RunResumed,
     RunRolledBack,
@@ -165,6 +166,11 @@ def _(event: CheckpointTaken, status: RunStatus) -> RunStatus:
 @_fold.register
 def _(event: InstabilityDetected, status: RunStatus) -> RunStatus:
     return replace(status, instability=event.reason)
+
+
+@_fold.register
+def _(event: RunForked, status: RunStatus) -> RunStatus:
+    return replace(status, reason=event.reason, seeds={(seed.layer, seed.seed): seed.stage for seed in event.seeds})
 
 
 @_fold.register

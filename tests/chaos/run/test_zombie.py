@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 def trainer(home: Path, store: Path, broker: str, epochs: int, run_id: str = RUN) -> subprocess.Popen[str]:
     environment = {**os.environ, "ESPER_HOME": str(home), "ESPER_URZA__STORE": str(store), "PYTHONPATH": str(Path.cwd())}
+    environment["ESPER_CHECKPOINTS__MASTER_KEY"] = base64.b64encode(bytes(range(32))).decode()  # who shares a store shares its key
     command = [sys.executable, "-m", "tests.chaos.run.trainer", broker, run_id, str(epochs)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -156,6 +156,7 @@ def test_an_aborted_transaction_is_never_seen(world: World, bus: Bus, producer: 
     with bus.journal_producer(run_id=run) as new:
         new.begin(10)
         assert new.commit([message(topic, "kept")]) == 3
+    settle(bus, topic, 4)  # the marker is written behind the commit
     producer.send_message(message(topic, "after"))
     producer.flush(PATIENCE_S)
     settle(bus, topic, 5)

@@ -59,7 +59,7 @@ def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(home: Path,
     folded = json.loads(esper(home, "replay", run_id, "--fold", "--save", str(saved), "--json").stdout)
     assert folded["equals_live"] is True
     assert folded["status"] == "COMPLETED"
-    messages = from_file(saved)
+    messages = list(from_file(saved))
     middle = len(messages) // 2
     name = type(decode(messages[middle])).__name__
     broken = {

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,11 +12,25 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from esper.clock import ManualClock
 from esper.errors import CorruptError, RejectedError
 from esper.events import JournalEvent, Origin, decode, encode
-from esper.events.records import AdaptationApplied, AdaptationRejected, KernelFailed, LayerInventory, SeedTransitioned
-from esper.lifecycle import EXECUTION, HOLDING, STAGES, Context, Guardrails, RunState, decide, evolve, from_canonical, may_follow
+from esper.events.records import AdaptationApplied, AdaptationRejected, KernelFailed, LayerInventory, LeftOut, SeedTransitioned
+from esper.lifecycle import (
+    EXECUTION,
+    HOLDING,
+    STAGES,
+    Context,
+    Fold,
+    Guardrails,
+    RunState,
+    SeedState,
+    decide,
+    evolve,
+    from_canonical,
+    may_follow,
+)
 from esper.lifecycle.commands import (
     Adapt,
     EndEpoch,
+    Fork,
     Move,
     Pause,
     RecordCheckpoint,
@@ -32,6 +48,34 @@ LAYERS = (
     LayerInventory(name="b", kind="Linear", in_features=4, out_features=2, parameters=10, chunks=(2,)),
 )
 COMMANDS = ["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
+
+
+START = StartRun(
+    incarnation=0,
+    recipe="t",
+    config="{}",
+    seed=0,
+    decisions="LIVE",
+    total_steps=100,
+    layers=LAYERS,
+    parameters=30,
+    source_sha256="",
+    versions="{}",
+    threads=1,
+    instruction_set="",
+    blas="",
+    onednn=False,
+)
+LEFT_OUT = LeftOut(run_id="p", decision_id="d", command="GERMINATE", layer="a", seed=0, kernel_id="cd" * 32, epoch=3)
+
+
+def forked(stages: list[str]) -> RunState:
+    """Another run at step 17, its seeds in these stages."""
+    seeds = tuple(
+        SeedState(layer, index, stage, EXECUTION[stage], "ab" * 32 if stage in HOLDING else "", "conv1d" if stage in HOLDING else "")  # type: ignore[arg-type,index]
+        for (layer, index), stage in zip(PLACES, stages, strict=True)
+    )
+    return RunState("p", "RUNNING", timeline=2, sequence=40, epoch=3, step=17, seeds=seeds, adapted_epoch=2, adaptations=1)
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -63,26 +107,20 @@ class Lifecycle(RuleBasedStateMachine):
             self.journal.append(event)
         return events
 
-    @initialize()
-    def begin(self) -> None:
-        self.do(
-            StartRun(
-                incarnation=0,
-                recipe="t",
-                config="{}",
-                seed=0,
-                decisions="LIVE",
-                total_steps=100,
-                layers=LAYERS,
-                parameters=30,
-                source_sha256="",
-                versions="{}",
-                threads=1,
-                instruction_set="",
-                blas="",
-                onednn=False,
-            )
+    @initialize(stages=st.none() | st.lists(st.sampled_from(STAGES), min_size=len(PLACES), max_size=len(PLACES)))
+    def begin(self, stages: list[str] | None = None) -> None:
+        """The run begins with nothing, or with what another run had."""
+        if stages is None:
+            assert [event.NAME for event in self.do(START)] == ["RunStarted"]
+            return
+        parent = forked(stages)
+        events = self.do(
+            Fork(start=START, forked=parent, address="manifests/ab.json", sha256="ab" * 32, changes=(), without=(LEFT_OUT,), reason="test")
         )
+        assert [event.NAME for event in events] == ["RunStarted", "RunForked"]
+        expected = RunState("r", "RUNNING", sequence=2, epoch=3, step=17, seeds=parent.seeds, adapted_epoch=2, adaptations=1)
+        assert self.state == replace(expected, left_out=(LEFT_OUT,))
+        self.step = 17
 
     @rule(
         place=st.sampled_from([*PLACES, ("c", 0)]),
@@ -148,6 +186,8 @@ class Lifecycle(RuleBasedStateMachine):
             assert events == ()
             return
         errors = 3 if phase == "LOAD" else consecutive
+        if before.execution == "ERROR_RECOVERY":
+            errors = max(errors, before.errors)
         assert isinstance(events[0], KernelFailed)
         assert (events[0].consecutive_errors, events[0].kernel_id, events[0].phase) == (errors, before.kernel_id, phase)
         assert self.state.instabilities == unstable + (before.stage == "FOSSILIZED")
@@ -185,7 +225,10 @@ class Lifecycle(RuleBasedStateMachine):
         (taken,) = self.do(record(before, source))
         assert taken.NAME == "CheckpointTaken"
         known = (*before.commands, source.command_id) if asked else before.commands
-        unchanged = replace(before, sequence=before.sequence + 1, step=self.step, commands=known, positions=self.state.positions)
+        heard = hashlib.sha256((before.heard + source.command_id).encode()).hexdigest() if asked else before.heard
+        unchanged = replace(
+            before, sequence=before.sequence + 1, step=self.step, commands=known, positions=self.state.positions, heard=heard
+        )
         assert self.state == unchanged
         assert not asked or self.state.position("control.tolaria.commands", 1) == self.number
         self.held.append(before)
@@ -269,9 +312,13 @@ class Lifecycle(RuleBasedStateMachine):
             removed = self.journal[:middle] + self.journal[middle + 1 :]
             doubled = [*self.journal[: middle + 1], *self.journal[middle:]]
             swapped = [*self.journal[: middle - 1], self.journal[middle], self.journal[middle - 1], *self.journal[middle + 1 :]]
-            for broken in (removed, doubled, swapped):
-                with pytest.raises(CorruptError):
+            renamed = [*self.journal[:middle], replace(self.journal[middle], run_id="another"), *self.journal[middle + 1 :]]
+            for broken in (removed, doubled, swapped, renamed):
+                with pytest.raises(CorruptError) as caught:
                     fold(broken)
+                with pytest.raises(CorruptError, match=f"^{re.escape(str(caught.value))}$"):
+                    folded(broken)
+        assert folded(self.journal) == self.state
 
 
 def record(state: RunState, source: Source) -> RecordCheckpoint:
@@ -296,7 +343,17 @@ def record(state: RunState, source: Source) -> RecordCheckpoint:
     )
 
 
+def folded(events: list[JournalEvent]) -> RunState:
+    """The state after all events, taken in by one Fold."""
+    run = Fold(RunState("r"))
+    for event in events:
+        run.apply(event)
+    assert run.digest() == run.state().digest()
+    return run.state()
+
+
 def fold(events: list[JournalEvent]) -> RunState:
+    """The state after all events, evolved one by one."""
     state = RunState("r")
     for event in events:
         state = evolve(state, event)

@@ -50,6 +50,7 @@ def said(outcome: str, **changed: Any) -> list[str]:
         "outcome": Outcome(outcome, 0.877, 0.58, 22310, "d1" * 32, 2800, 80),
         "seconds": 48.2,
         "longest_step_s": 0.1,
+        "start": {"imports": 2.0, "total": 2.0},
         "state": RunState("mnist1d-1"),
         "paths": {
             ("first", 0): [*moves(["GERMINATED", "TRAINING", "CULLED", "EMBARGOED", "DORMANT"], "mlp", 2), *moves(PATH, "conv1d", 8)]

@@ -1,4 +1,4 @@
-"""What analysts see: the views on a small story of four runs."""
+"""What analysts see: the views on a small story of five runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def stage(before: str, after: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def story(engine: Engine) -> None:
-    """A run that grew, one that did not, one that still trains and one that failed."""
+    """A run that grew and its fork, one that did not, one that still trains and one that failed."""
     start = ("RunStarted", {"recipe": "r", "seed": 1, "total_steps": 100, "parameters": 1000})
     journal(
         engine,
@@ -81,6 +81,7 @@ def story(engine: Engine) -> None:
     journal(engine, "host", [start, ("EpochEnded", {"test_accuracy": 0.6, "test_loss": 1.0}), done])
     journal(engine, "live", [start, ("RunPaused", {}), ("RunResumed", {}), ("EpochEnded", {"test_accuracy": 0.2, "test_loss": 2.0})])
     journal(engine, "lost", [start, ("RunFailed", {"reason": "The disk is full."})])
+    journal(engine, "fork", [start, ("RunForked", {"parent_run_id": "grown", "parent_step": 20})])
     command = {**example("EpochReviewed")["commands"][0], "layer": "l0", "seed": 0, "kernel_id": "k1", "command": "GERMINATE"}
     commands = [{**command, "decision_id": decision} for decision in (DECISION, REFUSED, OPEN)]
     put(engine, "EpochReviewed", run_id="grown", commands=commands)
@@ -109,7 +110,9 @@ def test_runs_has_one_row_a_run_with_its_state_and_figures(engine: Engine) -> No
         "host": "FINISHED",
         "live": "RUNNING",
         "lost": "FAILED",
+        "fork": "RUNNING",
     }
+    assert {run: (row["parent"], row["forked_step"]) for run, row in found.items() if row["parent"]} == {"fork": ("grown", 20)}
     grown = found["grown"]
     assert (grown["accuracy"], grown["best_accuracy"], grown["parameters"], grown["host_parameters"]) == (0.9, 0.9, 1200, 1000)
     assert (grown["grafts"], grown["fossilized"], grown["culled"], grown["seconds"], grown["steps"]) == (1, 1, 0, 8, 80)
@@ -150,7 +153,7 @@ def test_the_kernel_league_ranks_by_reward(engine: Engine) -> None:
 def test_runs_are_compared_with_the_host_alone(engine: Engine) -> None:
     """The gain is over the finished run of the same recipe, seed and length that grew nothing."""
     found = {row["run_id"]: row["accuracy_over_host"] for row in rows(engine, "SELECT * FROM run_comparison")}
-    assert found == {"grown": pytest.approx(0.3), "host": 0, "live": pytest.approx(-0.4), "lost": None}
+    assert found == {"grown": pytest.approx(0.3), "host": 0, "live": pytest.approx(-0.4), "lost": None, "fork": None}
 
 
 def test_all_events_are_in_one_view_once_and_in_the_other_as_sent(engine: Engine) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from esper.kasmina import GrowingModel, KernelTraining, germinate
-from esper.kasmina.statistics import samples
+from esper.kasmina.statistics import CORRELATED, DEAD_VARIANCE, LayerStatistics, samples
 from tests.unit.kasmina.cases import CASES
 
 
@@ -54,3 +54,25 @@ def test_many_samples_are_thinned_evenly(shape: tuple[int, ...]) -> None:
     positions = math.prod(shape[dim + 1 :]) if dim != -1 else 1
     marks = torch.arange(positions, dtype=torch.float32).expand(shape[0], shape[dim], positions).reshape(shape)
     assert len(samples(marks, dim)[:, 0].unique()) >= min(positions, len(taken)) * 0.9
+
+
+@pytest.mark.parametrize("chunks", [(4, 4, 4), (5, 4, 4, 5), (70, 70), (1, 2), (130,)])
+def test_seeds_measured_together_have_the_figures_of_each(chunks: tuple[int, ...]) -> None:
+    """Whatever the widths: variance, dead ratio and correlation of a chunk, and the norm of its gradient, are those of the chunk alone."""
+    torch.manual_seed(0)
+    output, gradient = torch.randn(100, sum(chunks)) * torch.linspace(0.5, 2, sum(chunks)), torch.randn(sum(chunks), 7)
+    output[:, 0] = 1.0
+    rows = torch.zeros(len(chunks), 4)
+    layer = LayerStatistics(rows, chunks)
+    layer.observe(output)
+    layer.observe_gradient(gradient)
+    for found, part, norm in zip(rows.tolist(), output.split(chunks, 1), gradient.split(chunks), strict=True):
+        width = part.shape[1]
+        some = part[:, :: -(-width // CORRELATED)]
+        unit = (some - some.mean(0)) / (some.std(0, unbiased=False) + DEAD_VARIANCE)
+        pairs = (unit.T @ unit / len(unit)).abs()
+        between = (pairs.sum() - pairs.trace()) / max(pairs.numel() - len(pairs), 1)
+        assert found[0] == pytest.approx(part.var(0, unbiased=False).mean().item(), rel=1e-5)
+        assert found[1] == pytest.approx((part.var(0, unbiased=False) < DEAD_VARIANCE).float().mean().item())
+        assert found[2] == pytest.approx(between.item(), rel=1e-4, abs=1e-6)
+        assert found[3] == pytest.approx(norm.norm().item(), rel=1e-5)

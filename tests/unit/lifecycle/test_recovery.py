@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import hashlib
+import json
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,7 @@ from esper.lifecycle.commands import (
     Complete,
     CountLost,
     Move,
+    Pause,
     RecordCheckpoint,
     ReportFailure,
     Resume,
@@ -369,11 +373,11 @@ def test_a_resumption_names_its_snapshot() -> None:
 
 
 def test_a_journal_of_the_first_version_still_proves_its_digests() -> None:
-    """A journal written before `instabilities` existed folds, its epoch digest agrees, and its state keeps the text that it had."""
-    messages = from_file(FIRST_VERSION)
+    """The first journal of this form of digests folds, its epoch digest agrees, and what it does not say does not stand in its text."""
+    messages = list(from_file(FIRST_VERSION))
     report = fold_journal("old", messages, None, clock=ManualClock())
     assert (report.events, report.epochs, report.state.status) == (11, 1, "COMPLETED")
-    assert report.state.digest() == "35ee9304c5f92772722a4fe2cc6410dda832df13a400f9668a493bf8f21428bb"
+    assert report.state.digest() == "4e3bb8efd7ad373402a08889bf4fbd208205ba9b8915178f1f9699dca5c3084f"
     assert "instabilities" not in report.state.canonical()
     assert from_canonical(report.state.canonical()) == report.state
     events = [decode(value) for value in messages]
@@ -389,3 +393,45 @@ def test_a_state_that_was_unstable_says_so() -> None:
     assert '"instabilities":1' in pen.state.canonical()
     assert from_canonical(pen.state.canonical()) == pen.state
     assert quiet.digest() != replace(quiet, instabilities=1).digest()
+
+
+def test_every_field_stands_in_the_digest() -> None:
+    """Two states that differ in any field, or in any field of a seed, have different digests."""
+    pen = Pen()
+    pen.grow("BLENDING")
+    state = pen.state
+    names = [one.name for one in fields(state) if one.name not in ("seeds", "commands")]
+    first, *rest = state.seeds
+    seeds = [replace(first, **{one.name: changed(getattr(first, one.name))}) for one in fields(first)]
+    others = [replace(state, **{name: changed(getattr(state, name))}) for name in names]
+    others += [replace(state, seeds=(seed, *rest)) for seed in seeds] + [replace(state, seeds=(*rest, first))]
+    assert len({one.digest() for one in (state, *others)}) == len(others) + 1
+    assert state.digest() == from_canonical(state.canonical()).digest()
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, tuple):
+        return (*value, ("x", 1, 2))
+    return f"{value}x" if isinstance(value, str) else value + 1
+
+
+def test_the_commands_stand_in_the_digest_by_their_chain() -> None:
+    """`heard` is the SHA-256 of what it was and the id of each command, so that one left out long ago still shows."""
+    pen, head = Pen(), ""
+    for number in range(3):
+        pen.do(Pause(reason="x", source=Source(f"id-{number}", "control.tolaria.commands", 0, number)))
+        pen.do(Resume(reason="x", incarnation=0))
+        head = hashlib.sha256(f"{head}id-{number}".encode()).hexdigest()
+    assert pen.state.commands == ("id-0", "id-1", "id-2")
+    assert pen.state.heard == head
+
+
+def test_a_changed_seed_has_its_own_text() -> None:
+    """A seed's text is JSON of its values, kept with the seed and not handed on to the one that it becomes."""
+    seed = SeedState('a"\n', 0)
+    first = seed.text
+    grown = seed.changed(stage="GERMINATED", alpha=0.5)
+    assert grown == replace(seed, stage="GERMINATED", alpha=0.5)
+    assert json.loads(grown.text) == list(astuple(grown)) != json.loads(first) == list(astuple(seed))
+    assert grown.changed(stage="DORMANT", alpha=0.0).text == first

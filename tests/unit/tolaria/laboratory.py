@@ -5,12 +5,13 @@ Commands come in at the step that the test names, in every life of the run, so t
 
 from __future__ import annotations
 
+import copy
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,29 @@ from esper.events import Event, JournalEvent, Origin, decode
 from esper.events.envelope import event_id
 from esper.events.records import Command, KernelPublished, SeedCommand
 from esper.karn import BlueprintIR, Budget, generate
-from esper.kasmina import GrowingModel, germinate
 from esper.kasmina.unpacked import Unpacked
 from esper.oona.inbox import Delivered
 from esper.oona.journal import read
 from esper.oona.memory import MemoryBus
 from esper.oona.outbox import Outbox
+from esper.oona.port import Bus
 from esper.tezzeret.build import module_of
+from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
-from esper.tolaria.past import nothing, past
+from esper.tolaria.forking import Beginning
+from esper.tolaria.grafting import Published
+from esper.tolaria.past import forked, nothing, past
 from esper.tolaria.progress import Progress
 from esper.tolaria.recipe import Recipe
+from esper.tolaria.reexecution import Archive
 from esper.tolaria.session import Session
-from esper.tolaria.splits import Pair
-from esper.tolaria.stepping import Stepper, numerics_of
-from esper.tolaria.trainer import Outcome, Trainer, kernel_training, seeded_model, total_steps
+from esper.tolaria.splits import Pair, Splits
+from esper.tolaria.trainee import trainee_of
+from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Place, Rig, rig
+from esper.urza.artefact import Sealed, seal
+from esper.urza.local import LocalStore
+from esper.urza.publish import store_artefact
 
 CLOCK = SystemClock()
 BATCH, BATCHES = 20, 8
@@ -84,12 +92,17 @@ def pair(samples: int, seed: int) -> Pair:
     return centres[labels] + torch.randn(samples, 12, generator=generator), labels
 
 
+def data() -> Splits:
+    """Eight batches to train on, and two splits of 100."""
+    return Splits(pair(BATCH * BATCHES, 1), pair(100, 2), pair(100, 3))
+
+
 def recipe(**sections: Any) -> Recipe:
     """A short recipe; `sections` change it."""
     raw: dict[str, Any] = {
         "name": "laboratory",
-        "model": "a:b",
-        "data": "a:b",
+        "model": f"{__name__}:model",
+        "data": f"{__name__}:data",
         "run": {"epochs": 8, "batch_size": BATCH},
         "kasmina": {"seeds": 2, "include": ["first", "second"]},
         "kernels": {"blend_steps": 10, "warmup_steps": 4, "shadow_passes": 2},
@@ -111,9 +124,16 @@ def blueprint(layer: str) -> BlueprintIR:
     return ir
 
 
+@cache
+def sealed(layer: str) -> Sealed:
+    """The artefact of that kernel."""
+    ir = blueprint(layer)
+    return seal(ir, {name: one.detach().numpy() for name, one in module_of(ir).named_parameters()})
+
+
 def kernel_id(layer: str) -> str:
-    """The id of that kernel here."""
-    return {"first": "1a", "second": "2b"}[layer] * 32
+    """The id of that kernel."""
+    return sealed(layer).kernel_id
 
 
 def published(layer: str) -> KernelPublished:
@@ -130,9 +150,9 @@ def published(layer: str) -> KernelPublished:
         blend=ir.blend,
         parameters=ir.parameters,
         flops=1,
-        address=f"kernels/{layer}",
-        sha256="",
-        size_bytes=1,
+        address=sealed(layer).address,
+        sha256=sealed(layer).sha256,
+        size_bytes=len(sealed(layer).content),
         tags=(),
         parents=(),
         latency_us=1,
@@ -156,22 +176,28 @@ class Laboratory:
     said: io.StringIO = field(default_factory=io.StringIO)
     disturb: Callable[[Session], None] = lambda _: None
     telemetry: list[Event] = field(default_factory=list)
+    bus: Bus = field(default_factory=lambda: MemoryBus(clock=CLOCK))
 
     def __post_init__(self) -> None:
         """Publish the kernels."""
-        self.bus = MemoryBus(clock=CLOCK)
         self.settings = Settings(home=self.folder)
         self.root = Path(self.settings.store_location)
-        self.tensors = partial(open_tensors, self.settings)
+        self.tensors = open_tensors(self.settings, self.run_id)
         with self.bus.producer(sender_id="foundry") as producer:
             for layer in ("first", "second"):
+                store_artefact(LocalStore(self.root), sealed(layer))
                 producer.send(published(layer))
+            assert producer.flush(30) == 0
 
     def journal(self) -> list[JournalEvent]:
         """What Kafka has of the run."""
         found = [decode(received.value, received.headers) for received in read(self.bus, self.run_id, clock=CLOCK)]
         assert all(isinstance(event, JournalEvent) for event in found)
         return found  # type: ignore[return-value]
+
+    def archive(self) -> Archive:
+        """What executing the run again takes."""
+        return Archived(self.settings, tuple(self.journal())).open(CLOCK)
 
     def sends(self, session: Session, sent: set[Asked]) -> None:
         """Let the commands of this step come in, and let the test do its worst."""
@@ -197,40 +223,47 @@ class Laboratory:
             expires_at=2**60,
         )
 
+    def fork_lab(self, run_id: str, asked: Sequence[Asked], **changes: Any) -> Laboratory:
+        """A laboratory for a fork of this run: the same bus and installation, its own commands and recipe."""
+        other = copy.copy(self)
+        other.run_id, other.asked, other.telemetry = run_id, asked, []
+        other.recipe = changes.get("recipe", self.recipe)
+        return other
+
     @contextmanager
-    def life(self, *, resumed: bool = False) -> Iterator[tuple[Trainer, Rig]]:
-        """One process of the run, from its start or its resumption to its end."""
+    def life(self, *, resumed: bool = False, fork: Beginning | None = None) -> Iterator[tuple[Trainer, Rig]]:
+        """One process of the run, from its start, as a fork or not, or its resumption to its end."""
         progress = Progress(Console(file=self.said, width=1000))
         torch.set_num_threads(self.recipe.run.threads)
         with ExitStack() as stack:
             outbox = Outbox.open(self.settings.runs_dir / self.run_id / "outbox", clock=CLOCK)
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
-            before = past(outbox, self.bus, CLOCK, self.tensors, progress) if resumed else nothing(outbox, self.bus, CLOCK)
-            numerics = numerics_of(self.recipe.run)
-            module = germinate(
-                numerics.place(seeded_model(self.recipe, model)), seeds=self.recipe.kasmina.seeds, include=self.recipe.kasmina.include
-            )
-            train = pair(BATCH * BATCHES, 1)
-            growing = GrowingModel(module, training=kernel_training(self.recipe), numerics=numerics)
-            growing.probe(train[0][:3])
-            steps = total_steps(self.recipe, train)
+            if resumed:
+                before = past(outbox, self.bus, CLOCK, partial(open_tensors, self.settings), progress)
+            else:
+                before = (
+                    forked(outbox, self.bus, CLOCK, family=fork.family, offered=fork.offered) if fork else nothing(outbox, self.bus, CLOCK)
+                )
+            trainee = trainee_of(self.recipe, model, data())
             rigged = rig(
                 stack,
                 place,
                 before,
                 self.recipe,
-                growing=growing,
-                stepper=Stepper(growing, self.recipe, steps),
-                held_out=pair(100, 2),
-                test=pair(100, 3),
-                steps=steps,
+                growing=trainee.growing,
+                stepper=trainee.stepper,
+                held_out=trainee.splits.validation,
+                test=trainee.splits.test,
+                steps=trainee.steps,
                 environment=observe(),
             )
             session, sent = rigged.session, set[Asked]()
             session.parts.consultation.catalogue = session.parts.consultation.catalogue.evolve([published("first"), published("second")])
             for layer in ("first", "second"):
-                session.parts.grafting.loader._cache.put(kernel_id(layer), unpacked(layer), 1_000, layer)
+                kernels = session.parts.grafting.kernels
+                assert isinstance(kernels, Published)
+                kernels.loader._cache.put(kernel_id(layer), unpacked(layer), 1_000, layer)
             require = session.parts.require_pen
 
             def between() -> None:
@@ -245,11 +278,11 @@ class Laboratory:
                 emit(event)
 
             session.parts.telemetry._emit = emitted
-            yield Trainer(session, train), rigged
+            yield Trainer(session, trainee.splits.train, fork), rigged
 
-    def run(self, *, resumed: bool = False) -> tuple[Outcome, Session]:
+    def run(self, *, resumed: bool = False, fork: Beginning | None = None) -> tuple[Outcome, Session]:
         """A life to its end."""
-        with self.life(resumed=resumed) as (trainer, rigged):
+        with self.life(resumed=resumed, fork=fork) as (trainer, rigged):
             outcome = trainer.run()
             rigged.settle()
             return outcome, rigged.session
@@ -262,7 +295,7 @@ class Laboratory:
         """A first life that is killed as soon as a timeline has begun."""
         self.killed_when(lambda session: session.state.timeline == timeline, resumed=False)
 
-    def killed_when(self, moment: Callable[[Session], bool], *, resumed: bool) -> None:
+    def killed_when(self, moment: Callable[[Session], bool], *, resumed: bool, fork: Beginning | None = None) -> None:
         """A life that is killed between two steps, once its record is used up and `moment` has come."""
         before = self.disturb
 
@@ -273,7 +306,7 @@ class Laboratory:
 
         self.disturb = disturb
         try:
-            self.run(resumed=resumed)
+            self.run(resumed=resumed, fork=fork)
         except Killed:
             return
         finally:

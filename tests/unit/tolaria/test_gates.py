@@ -68,6 +68,8 @@ def test_batch_order_is_a_function_of_seed_and_epoch_alone() -> None:
     torch.manual_seed(2)
     assert torch.equal(batch_order(0, 3, 1050, 100), first)
     assert not torch.equal(batch_order(0, 4, 1050, 100), first)
+    assert torch.equal(batch_order(0, 3, 1050, 100, order=0), first)
+    assert not torch.equal(batch_order(0, 3, 1050, 100, order=1), first)
     assert first.shape == (10, 100)
     assert len(first.unique()) == 1000
     assert stream_seed(0, "a", 1) != stream_seed(0, "a", 2)

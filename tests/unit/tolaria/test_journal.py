@@ -152,6 +152,7 @@ def test_a_record_is_executed_again_event_by_event(record: list[JournalEvent], t
             "EpochEnded",
         ]
         assert not journal.replaying
+        assert isinstance(journal._outbox, Outbox)
         assert list(journal._outbox.unacknowledged()) == []
         assert journal.state.sequence == len(record)
         assert journal.state.seed("a", 0) is not None
@@ -227,6 +228,7 @@ def test_after_the_record_the_pen_writes_on(record: list[JournalEvent], tmp_path
         execute(journal)
         (ended,) = journal.do(end(9), 9)
         assert (ended.sequence, ended.epoch) == (len(record), 2)
+        assert isinstance(journal._outbox, Outbox)
         assert journal._outbox.next_sequence == len(record) + 1
     with pen(tmp_path / "again", record[:1]) as journal:
         journal.do(START, 0)

@@ -1,0 +1,94 @@
+"""Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file, or an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esper.errors import CorruptError, EsperError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from esper.clock import Clock
+    from esper.config import Settings
+    from esper.events import JournalEvent
+
+
+def journal_from_file(path: Path, run_id: str) -> Sequence[JournalEvent]:
+    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote.
+
+    Raises:
+        UsageError: there is no such file, or it is of another run.
+        CorruptError: it is cut off, or is no journal.
+    """
+    from esper.journal.reading import decoded, from_file  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+
+    return decoded(run_id, from_file(path))
+
+
+def journal(
+    settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]
+) -> tuple[Sequence[JournalEvent], Sequence[bytes] | None]:
+    """The journal of a run of this installation: from Kafka where that is up and has it, else as the history has it, without the messages.
+
+    A stack that is down is left down if the history's folder has the whole run.
+
+    Raises:
+        UsageError: neither has the run.
+        UnavailableError: neither answers.
+    """
+    from esper import stack  # noqa: PLC0415 - as above
+    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
+    from esper.journal.reading import decoded, from_kafka  # noqa: PLC0415 - as above
+
+    endpoints = stack.running(settings)
+    history_url = endpoints.history_url if endpoints else ""
+    if endpoints is None and not settings.kafka.bootstrap:
+        try:
+            found = _from_history(settings, run_id, history_url)
+        except (UsageError, UnavailableError, CorruptError):
+            pass
+        else:
+            if _ended(found):
+                say("The stack is down; the journal comes from the history's folder.")
+                return found, None
+    try:
+        messages = list(from_kafka(bootstrap_of(settings), run_id, clock=clock))
+        return decoded(run_id, messages), messages
+    except (UsageError, UnavailableError) as error:
+        try:
+            found = _from_history(settings, run_id, history_url)
+        except EsperError:
+            raise error from None
+        say(f"{error} The journal comes from the history, which has {len(found)} events of it.")
+        return found, None
+
+
+def passphrase_in(file: Path | None) -> str:
+    """The passphrase in a file, without the end of its line; empty when there is no file.
+
+    Raises:
+        UsageError: it cannot be read, or is empty.
+    """
+    if file is None:
+        return ""
+    try:
+        found = file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The passphrase in {file} cannot be read: {error}.") from error
+    if not found:
+        raise UsageError(f"{file} is empty; it has to hold a passphrase.")
+    return found
+
+
+def _from_history(settings: Settings, run_id: str, history_url: str) -> Sequence[JournalEvent]:
+    from esper.history.journal import journal_of  # noqa: PLC0415 - as above
+    from esper.history.queries import source  # noqa: PLC0415 - as above
+
+    with source(settings, history_url) as history:
+        return journal_of(history, run_id)
+
+
+def _ended(events: Sequence[JournalEvent]) -> bool:
+    return events[-1].NAME in ("RunCompleted", "RunFailed") and [event.sequence for event in events] == list(range(len(events)))

@@ -1,0 +1,55 @@
+"""fastavro's own functions for single values, which the generated records call field by field.
+
+`schemaless_reader` and `schemaless_writer` choose among these functions at every field of every datum, by comparing names of types; that takes as
+long again as reading and writing. They are not part of fastavro's public interface: `make golden` holds what they give against what the public
+functions give, for every record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, Final
+
+from fastavro import _read, _write
+
+__all__ = [
+    "NAMED",
+    "OPTIONS",
+    "read_array",
+    "read_boolean",
+    "read_bytes",
+    "read_double",
+    "read_enum",
+    "read_long",
+    "read_nullable",
+    "read_utf8",
+    "write_data",
+]
+
+_reading: Any = _read
+_writing: Any = _write
+read_array: Final[Callable[..., Any]] = _reading.read_array
+read_boolean: Final[Callable[[BytesIO], bool]] = _reading.read_boolean
+read_bytes: Final[Callable[[BytesIO], bytes]] = _reading.read_bytes
+read_double: Final[Callable[[BytesIO], float]] = _reading.read_double
+read_enum: Final[Callable[..., str]] = _reading.read_enum
+read_long: Final[Callable[[BytesIO], int]] = _reading.read_long
+read_utf8: Final[Callable[[BytesIO], str]] = _reading.read_utf8
+write_data: Final[Callable[..., None]] = _writing.write_data
+
+NAMED: Final[dict[str, Any]] = {}
+"""Types that are referred to by name: none, since the generated types are spelled out."""
+
+OPTIONS: Final[dict[str, Any]] = {}
+"""fastavro's options, all as they are by default."""
+
+
+def read_nullable(stream: BytesIO, read: Callable[[BytesIO], Any]) -> Any:
+    """A value of the union of null and what `read` reads."""
+    branch = read_long(stream)
+    if branch == 1:
+        return read(stream)
+    if branch:
+        raise IndexError(f"a union of two types has no branch {branch}")
+    return None

@@ -1,0 +1,84 @@
+"""A run's journal out of the history's tables: the history keeps every field of every event, so the events come back as they were."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from esper.errors import UsageError
+from esper.events import JournalEvent
+from esper.events.records import RECORDS
+from esper.events.registry import current
+from esper.history.ddl import quote, snake
+from esper.history.queries import Source
+
+_PLAIN: Final = {
+    "output_format_json_quote_64bit_integers": "0",
+    "output_format_json_quote_denormals": "1",
+    "output_format_json_named_tuples_as_objects": "1",
+}
+
+
+def journal_of(history: Source, run_id: str) -> list[JournalEvent]:
+    """The events of a run in the order of their sequence, each once.
+
+    Raises:
+        UsageError: the history has no such run.
+        UnavailableError: the history does not answer.
+    """
+    found = [event for record in RECORDS if issubclass(record, JournalEvent) for event in _events(history, record, run_id)]
+    if not found:
+        raise UsageError(f"There is no run {run_id} in the history; `esper runs` lists those that there are.")
+    return sorted(found, key=lambda event: event.sequence)
+
+
+def _events(history: Source, record: type[JournalEvent], run_id: str) -> list[JournalEvent]:
+    fields = current(record).schema["fields"]
+    types = {field["name"]: field["type"] for field in fields}
+    known: dict[str, Any] = {}
+    _remember(fields, known)
+    columns = ", ".join(_column(name, avro) for name, avro in types.items())
+    query = f"SELECT {columns} FROM {snake(record.NAME)} WHERE run_id = {{run:String}}"  # noqa: S608  # names from the schemas, the run as a parameter
+    answer = history.ask(query, "JSONEachRow", {**_PLAIN, "param_run": run_id})
+    found = []
+    for line in answer.splitlines():
+        row = json.loads(line, parse_int=_number)
+        made: Any = record
+        found.append(made.from_avro({name: _value(types[name], row[name], known) for name in types}))
+    return found
+
+
+def _column(name: str, avro: Any) -> str:
+    timed = isinstance(avro, dict) and avro.get("logicalType") == "timestamp-micros"
+    return f"toUnixTimestamp64Micro({quote(name)}) AS {quote(name)}" if timed else quote(name)
+
+
+def _number(text: str) -> int | float:
+    """ClickHouse writes whole floats as integers, and minus zero as -0."""
+    return -0.0 if text == "-0" else int(text)
+
+
+def _remember(fields: list[dict[str, Any]], known: dict[str, Any]) -> None:
+    """Note the records that are defined inside others."""
+    for field in fields:
+        inner = field["type"]
+        while isinstance(inner, dict) and inner["type"] == "array":
+            inner = inner["items"]
+        if isinstance(inner, dict) and inner["type"] == "record":
+            known[inner["name"]] = inner
+            _remember(inner["fields"], known)
+
+
+def _value(avro: Any, value: Any, known: dict[str, Any]) -> Any:
+    """A JSON value as fastavro would have read it: doubles are floats, whatever they look like."""
+    if isinstance(avro, list):
+        return None if value is None else _value(next(one for one in avro if one != "null"), value, known)
+    kind = avro["type"] if isinstance(avro, dict) else avro
+    if kind in ("double", "float"):
+        return float(value)
+    if kind == "array":
+        return [_value(avro["items"], one, known) for one in value]
+    record = avro if kind == "record" else known.get(str(kind).rpartition(".")[2])
+    if record is not None:
+        return {field["name"]: _value(field["type"], value[field["name"]], known) for field in record["fields"]}
+    return value

@@ -1,0 +1,219 @@
+"""A run carried out of its installation: everything that proving it years later takes, in a folder."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from esper.checkpoint.chunks import Chunk
+from esper.checkpoint.families import Family, opened, rewrap
+from esper.checkpoint.manifest import manifest_at
+from esper.checkpoint.masters import Masters, masters
+from esper.clock import Clock
+from esper.config import Settings
+from esper.errors import CorruptError, EsperError, StorageFullError, UsageError
+from esper.events import JournalEvent
+from esper.events.codec import encode, schema_id
+from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted, SeedTransitioned
+from esper.events.registry import wire_schema
+from esper.history.ddl import snake
+from esper.history.queries import Source
+from esper.journal.portable import JOURNAL, MANIFEST, Content, key_of, sha256_of
+from esper.journal.reading import to_file
+from esper.urza.artefact import address_of
+from esper.urza.local import LocalStore
+from esper.urza.opening import open_store
+from esper.urza.store import Store
+
+README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR` takes it into an installation,
+`esper replay RUN --from DIR --verify` proves it by executing it again.
+
+manifest.json   what the run is, and the SHA-256 of every other file
+journal.avro    its journal: Avro container, one datum {value: bytes} a message; value = 0, schema id (4 bytes, big endian), Avro datum
+schemas/        the Avro schemas of those ids
+store/          snapshots, sealed by AES-256-GCM under the family's key, which lies wrapped in store/families; kernels as safetensors
+data/           the data that it trained on, as safetensors
+history/        its rows in each table of the history, as Parquet
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export has: files and bytes in all, and what of the run was lost before, a sentence each."""
+
+    folder: Path
+    files: int
+    size_bytes: int
+    sha256: str
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Exporting:
+    """Carries one run out. `history` may be None: then there are no Parquet files."""
+
+    settings: Settings
+    events: Sequence[JournalEvent]
+    messages: Sequence[bytes]
+    data: Sequence[Path]
+    history: Source | None
+    clock: Clock
+    passphrase: str = ""
+    told: Callable[[str], None] = lambda _: None
+    notes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    def to(self, folder: Path) -> Exported:
+        """Write the export, whole or not at all.
+
+        Raises:
+            UsageError: the folder is there and not empty, or the run's snapshots cannot be opened for want of a key.
+            StorageFullError: there is no room.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} exists already; name a new folder with --to.")
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            (part / "store").mkdir(parents=True)
+            self._fill(part)
+            if folder.exists():
+                folder.rmdir()
+            part.rename(folder)
+        except OSError as error:
+            raise StorageFullError(f"The export cannot be written to {folder}: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return Exported(folder, len(paths), sum(path.stat().st_size for path in paths), sha256_of(folder / MANIFEST), tuple(self.notes))
+
+    def _fill(self, part: Path) -> None:
+        started = self.events[0]
+        assert isinstance(started, RunStarted)  # noqa: S101  # evolve refused anything else
+        self.told("journal")
+        to_file(part / JOURNAL, self.messages)
+        self._schemas(part / "schemas")
+        self.told("snapshots")
+        family = started.family or started.run_id
+        salt, master_key = self._store(part / "store", family)
+        self.told("kernels")
+        self._kernels(part / "store")
+        for path in self.data:
+            (part / "data").mkdir(exist_ok=True)
+            shutil.copyfile(path, part / "data" / path.name)
+        if self.history is not None:
+            self._tables(part / "history", self.history)
+        else:
+            self.notes.append("There is no history here, so the export has no tables.")
+        (part / "README.txt").write_text(README)
+        content = Content(
+            run_id=started.run_id,
+            family=family,
+            events=len(self.events),
+            salt=salt,
+            master_key=master_key,
+            made_at_us=self.clock.now_us(),
+            versions={name: metadata.version(name) for name in ("esper", "torch", "safetensors")},
+            lost=self.lost,
+            files={path.relative_to(part).as_posix(): sha256_of(path) for path in sorted(part.rglob("*")) if path.is_file()},
+        )
+        (part / MANIFEST).write_text(content.text())
+
+    def _schemas(self, folder: Path) -> None:
+        folder.mkdir()
+        for number in sorted({schema_id(value) for value in self.messages}):
+            wire = wire_schema(number)
+            (folder / f"{wire.record.NAME}-{number}.avsc").write_text(json.dumps(wire.schema, indent=2) + "\n")
+
+    def _store(self, folder: Path, family: str) -> tuple[str, str]:
+        """Copy the snapshots and the family's key; gives the salt of the passphrase and the id of the key that wraps it, or nothing."""
+        taken = [event for event in self.events if isinstance(event, CheckpointTaken | RunForked)]
+        if not taken:
+            return "", ""
+        source, keys = open_store(self.settings), masters(self.settings)
+        found = opened(source, keys, family)
+        if found is None:
+            raise UsageError(
+                f"The key of the snapshots of {family} is not in {self.settings.store_location}; restore it, or nothing can read them."
+            )
+        with _kept(folder) as store:
+            for event in taken:
+                self._snapshot(source, store, found, event)
+            (wrapped,) = [key for key in source.list(f"families/{found.id}/") if keys.by_id(key.rpartition("/")[2])][:1]
+            _copy(source, store, wrapped)
+            if not self.passphrase:
+                return "", wrapped.rpartition("/")[2]
+            salt = secrets.token_hex(16)
+            own = key_of(self.passphrase, salt)
+            rewrap(store, Masters((own, *keys.keys), "the passphrase"))
+            return salt, own.id
+
+    def _snapshot(self, source: Store, store: Store, family: Family, event: CheckpointTaken | RunForked) -> None:
+        name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
+        try:
+            manifest = manifest_at(source, family, event.address, event.sha256)
+            keys = [event.address, *(Chunk(**one).key(family) for one in manifest["chunks"])]
+            for key in keys:
+                _copy(source, store, key)
+        except CorruptError as error:
+            self.lost.append(name)
+            self.notes.append(f"Snapshot {name} is lost: {error}")
+
+    def _kernels(self, folder: Path) -> None:
+        grafted = {event.kernel_id for event in self.events if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"}
+        source = open_store(self.settings)
+        own = self.settings.runs_dir / self.events[0].run_id / "kernels"
+        for kernel_id in sorted(grafted):
+            path, target = own / f"{kernel_id}.safetensors", folder / address_of(kernel_id)
+            content = path.read_bytes() if path.is_file() else source.get(address_of(kernel_id))
+            if content is None:
+                self.notes.append(f"Kernel {kernel_id} is lost, so steps after its graft can only be reached from a snapshot that has it.")
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    def _tables(self, folder: Path, history: Source) -> None:
+        folder.mkdir()
+        run = {"param_run": self.events[0].run_id}
+        for record in RECORDS:
+            table = snake(record.NAME)
+            self.told(f"history {table}")
+            try:
+                (counted,) = history.rows(f"SELECT count() AS rows FROM {table} WHERE run_id = {{run:String}}", run)  # noqa: S608  # a table's name
+                if int(counted["rows"]):
+                    content = history.ask(f"SELECT * FROM {table} WHERE run_id = {{run:String}}", "Parquet", run)  # noqa: S608  # as above
+                    (folder / f"{table}.parquet").write_bytes(content)
+            except EsperError as error:
+                self.notes.append(f"Table {table} could not be read: {error}")
+
+
+def messages_of(events: Iterable[JournalEvent]) -> list[bytes]:
+    """The messages of events whose own bytes are not at hand, because they come from the history."""
+    return [encode(event).value for event in events]
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[LocalStore]:
+    """A store in a folder, without what it keeps for itself afterwards."""
+    yield LocalStore(folder)
+    shutil.rmtree(folder / ".incoming", ignore_errors=True)
+
+
+def _copy(source: Store, target: Store, key: str) -> None:
+    """Copy one object as it is.
+
+    Raises:
+        CorruptError: it is not there.
+    """
+    if target.exists(key):
+        return
+    content = source.get(key)
+    if content is None:
+        raise CorruptError(f"{key} is not in the store.")
+    target.put_if_absent(key, content)

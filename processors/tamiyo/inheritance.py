@@ -1,0 +1,113 @@
+"""What Tamiyo knows of a fork before its first packet: what it knew of the parent where the fork stands.
+
+That is folded anew from the parent's packets and from the answers that they had then, so it is exact in both decision modes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from esper.clock import Clock
+from esper.errors import PoisonError, UsageError
+from esper.events import Event, decode
+from esper.events.records import EpochReviewed, SystemStatePacket
+from esper.oona.journal import read_key
+from esper.oona.port import Bus
+from processors.tamiyo.answers import begun, wanted_layers
+from processors.tamiyo.emergency import watch
+from processors.tamiyo.features import context
+from processors.tamiyo.row import Row
+from processors.tamiyo.settings import parse
+from processors.tamiyo.state import RunState, Trial, observe
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """The packets of a run in their order, up to where it was forked, and the answers to them by packet id."""
+
+    packets: Sequence[SystemStatePacket]
+    answers: dict[str, EpochReviewed]
+
+
+async def beginning(packet: SystemStatePacket, *, bootstrap: str, clock: Clock) -> Row:
+    """The row with which a run begins at its first packet: an empty one, or of a fork what was known of its parent.
+
+    Raises:
+        UnavailableError: no broker, or no progress.
+    """
+    if not packet.parent_run_id:
+        return Row()
+    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
+
+    return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(bootstrap), packet, clock=clock))
+
+
+def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock) -> list[Dialogue]:
+    """The dialogues of a fork's ancestors, the oldest first; blocks while it reads. What is not on this Kafka is not there.
+
+    Raises:
+        UnavailableError: no broker, or no progress.
+    """
+    found: list[Dialogue] = []
+    while packet.parent_run_id:
+        end = (packet.parent_timeline, packet.parent_packet)
+        packets = [
+            one
+            for one in _read(bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock)
+            if isinstance(one, SystemStatePacket) and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
+        ]
+        answers = [one for one in _read(bus, EpochReviewed.TOPIC, packet.parent_run_id, clock) if isinstance(one, EpochReviewed)]
+        found.append(Dialogue(packets, {one.packet_id: one for one in answers}))
+        if not packets:
+            break
+        packet = packets[0]
+    return found[::-1]
+
+
+def inherited(dialogues: Iterable[Dialogue]) -> Row:
+    """The row with which a fork begins: in its own first timeline, with no answers to give again."""
+    state = RunState()
+    for dialogue in dialogues:
+        state = replace(state, timeline=0)
+        for packet in dialogue.packets:
+            if packet.timeline > state.timeline or packet.packet > state.packet:
+                state = _remembered(state, packet, dialogue.answers.get(packet.event_id))
+    return Row(replace(state, timeline=0, watch=replace(state.watch, timeline=-1)))
+
+
+def _remembered(state: RunState, packet: SystemStatePacket, review: EpochReviewed | None) -> RunState:
+    """The state after a packet that was answered before."""
+    first, rolled_back = state.packet < 0, packet.timeline > state.timeline
+    state, _ = observe(state, packet)
+    with suppress(UsageError):  # settings that no policy took: such a packet was answered without a look at its layers
+        settings = parse(packet.policy)
+        state, wanted = wanted_layers(state, packet, settings, first=first)
+        seen, _ = watch(state.watch, packet, settings, rolled_back=rolled_back)
+        state = replace(state, reports=state.reports + bool(wanted), watch=seen)
+    layers = {layer.name: layer for layer in packet.layers}
+    return begun(
+        state,
+        tuple(
+            Trial(
+                decision_id=command.decision_id,
+                layer=command.layer,
+                seed=command.seed,
+                family=command.family,
+                kernel_id=command.kernel_id,
+                context=context(layers[command.layer], command.family),
+                packet=packet.packet,
+                epoch=packet.epoch,
+            )
+            for command in (review.commands if review else ())
+            if command.command == "GERMINATE"
+        ),
+    )
+
+
+def _read(bus: Bus, topic: str, run_id: str, clock: Clock) -> Iterable[Event]:
+    for received in read_key(bus, topic, run_id, what=f"What was said of run {run_id}", clock=clock):
+        with suppress(PoisonError):  # it was put aside as a dead letter when it came
+            yield decode(received.value, received.headers)

@@ -1,0 +1,162 @@
+"""A trainer dies at the worst moments: while a snapshot is being written, within a write to its outbox, and with events that only it has.
+
+Real trainers on a real broker, without the other parts; each run ends with the bits of the one that was left alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from esper.config import KafkaSettings
+from esper.events.records import CheckpointTaken, RunResumed
+from esper.oona import topics
+from esper.oona.frames import scan
+from esper.stack import jars
+from esper.stack.broker import Node
+from esper.stack.ports import PortClaims
+from esper.stack.solo import running_broker
+from tests.chaos.run.lives import CLOCK, journal, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+EPOCHS = 30
+MASTER_KEY = base64.b64encode(bytes(range(32))).decode()  # machines that share a store share the key that opens its snapshots
+
+
+@dataclass
+class Machine:
+    """A home with trainers that share a store."""
+
+    home: Path
+    store: Path
+    broker: str
+
+    def begin(self, run_id: str, *, resumed: bool = False) -> subprocess.Popen[str]:
+        """A life of a run."""
+        environment = {
+            **os.environ,
+            "ESPER_HOME": str(self.home),
+            "ESPER_URZA__STORE": str(self.store),
+            "ESPER_KAFKA__BOOTSTRAP": self.broker,
+            "ESPER_CHECKPOINTS__MASTER_KEY": MASTER_KEY,
+            "PYTHONPATH": str(Path.cwd()),
+        }
+        command = [sys.executable, "-m", "tests.chaos.run.trainer", self.broker, run_id, "0" if resumed else str(EPOCHS)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def outbox(self, run_id: str) -> Path:
+        """Where a run's frames are here."""
+        return self.home / "runs" / run_id / "outbox"
+
+    def frames(self, run_id: str) -> int:
+        """Bytes of them."""
+        return sum(path.stat().st_size for path in self.outbox(run_id).glob("*.frames"))
+
+
+def killed(child: subprocess.Popen[str], moment: Callable[[], object]) -> None:
+    """Kill -9 at a moment."""
+    assert until(lambda: moment() or child.poll() is not None, 200), "the moment never came"
+    assert child.poll() is None, child.communicate()[1]
+    child.kill()
+    child.communicate()
+
+
+def finished(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """The digest with which a life ends, and what it said."""
+    out, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said
+    return json.loads(out.splitlines()[-1])["digest"], said
+
+
+@pytest.fixture(scope="module")
+def alone(broker: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("alone")
+    return finished(Machine(folder / "home", folder / "store", broker).begin("left-alone"))[0]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, broker: str) -> Machine:
+    """A machine of this test's own."""
+    return Machine(tmp_path / "home", tmp_path / "store", broker)
+
+
+def test_killed_while_a_snapshot_is_being_written(machine: Machine, alone: str) -> None:
+    """Objects of a snapshot are in the store and its manifest is not, or nobody has said so: no journal names it, and the run ends alike."""
+    run_id = "dies-in-a-snapshot"
+    incoming = machine.store / ".incoming"
+
+    def writing() -> bool:
+        return machine.frames(run_id) > 3_000 and incoming.is_dir() and any(path.stat().st_size for path in _files(incoming))
+
+    killed(machine.begin(run_id), writing)
+    before = {str(path.relative_to(machine.store)) for path in _files(machine.store)}
+    digest, said = finished(machine.begin(run_id, resumed=True))
+    assert digest == alone
+    events = journal(machine.broker, run_id)
+    (resumed,) = [event.sequence for event in events if isinstance(event, RunResumed)]
+    named = {event.address for event in events[:resumed] if isinstance(event, CheckpointTaken)}
+    assert named <= before
+    assert "cannot be used" not in said
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files below a folder that others change."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_killed_within_a_write_to_the_outbox(machine: Machine, alone: str) -> None:
+    """Half of a frame at the end of the outbox is cut off and said; the run executes that decision anew and ends alike."""
+    run_id = "dies-in-a-write"
+    killed(machine.begin(run_id), lambda: machine.frames(run_id) > 4_000)
+    segment = max(machine.outbox(run_id).glob("*.frames"))
+    content = segment.read_bytes()
+    *_, last = scan(segment, content)
+    half = content[last.offset : last.offset + last.size // 2]
+    segment.write_bytes(content[: last.offset + last.size] + half)
+    digest, said = finished(machine.begin(run_id, resumed=True))
+    assert digest == alone
+    assert f"{len(half)} bytes of a write that never ended were cut off the outbox." in said
+    events = journal(machine.broker, run_id)
+    assert [event.sequence for event in events] == list(range(len(events)))
+
+
+def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: str) -> None:
+    """The broker dies, the trainer goes on without it and dies too. Elsewhere the run goes on from what Kafka has; back here the tail is put aside."""
+    run_id, store = "moves-house", tmp_path / "store"
+    with PortClaims() as claims:
+        ports = [claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in ("broker", "controller")]
+    node, classpath = Node(tmp_path / "kafka", *ports), jars.kafka(lambda _: None)
+    here, there = (Machine(tmp_path / name, store, node.bootstrap) for name in ("here", "there"))
+    with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK) as broker:
+        topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+        trainer = here.begin(run_id)
+        assert until(lambda: here.frames(run_id) > 4_000, 200), trainer.poll()
+        broker.kill()
+        broker.wait()
+        then = here.frames(run_id)
+        killed(trainer, lambda: here.frames(run_id) > then + 4_000)
+    with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK):
+        had = len(journal(node.bootstrap, run_id))
+        moved = there.begin(run_id, resumed=True)
+        assert until(lambda: len(journal(node.bootstrap, run_id)) > had + 3, 200), moved.poll()
+        moved.send_signal(signal.SIGTERM)
+        _, said = moved.communicate(timeout=100)
+        assert moved.returncode == 130, said
+        assert "were written elsewhere; what that place had not sent is lost." in said
+        digest, said = finished(here.begin(run_id, resumed=True))
+        assert "were not sent but put into" in said
+        assert "another writer's events stand at its sequences in the journal" in said
+        assert digest == alone
+        events = journal(node.bootstrap, run_id)
+        assert [event.sequence for event in events] == list(range(len(events)))
+        assert [event.incarnation for event in events if isinstance(event, RunResumed)] == [1, 2]
