@@ -15,6 +15,8 @@ from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family, opened, rewrap
 from esper.checkpoint.manifest import manifest_at
 from esper.checkpoint.masters import Masters, masters
+from esper.checkpoint.snapshot import Stores
+from esper.checkpoint.tensors import open_cold
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, StorageFullError, UsageError
@@ -144,9 +146,9 @@ class Exporting:
             )
         with _kept(folder) as store:
             for event in taken:
-                self._snapshot(source, store, found, event)
+                self._snapshot(Stores(source, open_cold(self.settings)), store, found, event)
             (wrapped,) = [key for key in source.list(f"families/{found.id}/") if keys.by_id(key.rpartition("/")[2])][:1]
-            _copy(source, store, wrapped)
+            _copy([source], store, wrapped)
             if not self.passphrase:
                 return "", wrapped.rpartition("/")[2]
             salt = secrets.token_hex(16)
@@ -154,16 +156,16 @@ class Exporting:
             rewrap(store, Masters((own, *keys.keys), "the passphrase"))
             return salt, own.id
 
-    def _snapshot(self, source: Store, store: Store, family: Family, event: CheckpointTaken | RunForked) -> None:
+    def _snapshot(self, sources: Stores, store: Store, family: Family, event: CheckpointTaken | RunForked) -> None:
         name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
         try:
-            manifest = manifest_at(source, family, event.address, event.sha256)
+            manifest = manifest_at(sources.hot, family, event.address, event.sha256)
             keys = [event.address, *(Chunk(**one).key(family) for one in manifest["chunks"])]
             for key in keys:
-                _copy(source, store, key)
+                _copy(sources.both, store, key)
         except CorruptError as error:
             self.lost.append(name)
-            self.notes.append(f"Snapshot {name} is lost: {error}")
+            self.notes.append(f"Snapshot {name} is not exported: {error}")
 
     def _kernels(self, folder: Path) -> None:
         grafted = {event.kernel_id for event in self.events if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"}
@@ -205,15 +207,15 @@ def _kept(folder: Path) -> Iterator[LocalStore]:
     shutil.rmtree(folder / ".incoming", ignore_errors=True)
 
 
-def _copy(source: Store, target: Store, key: str) -> None:
-    """Copy one object as it is.
+def _copy(sources: Sequence[Store], target: Store, key: str) -> None:
+    """Copy one object as it is, from the first store that has it.
 
     Raises:
-        CorruptError: it is not there.
+        CorruptError: none has it.
     """
     if target.exists(key):
         return
-    content = source.get(key)
+    content = next((found for source in sources if (found := source.get(key)) is not None), None)
     if content is None:
         raise CorruptError(f"{key} is not in the store.")
     target.put_if_absent(key, content)

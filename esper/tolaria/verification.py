@@ -19,7 +19,7 @@ from rich.console import Console
 from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, EsperError
 from esper.events.records import CheckpointTaken, EpochEnded
-from esper.tolaria.addresses import Address, Anchor, address_of, line_of, lines
+from esper.tolaria.addresses import Address, Anchor, Line, address_of, line_of, lines
 from esper.tolaria.comparison import differing
 from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.journal import Diverged
@@ -139,14 +139,15 @@ class Check:
 
     archive: Archive
     segment: Segment
+    line: Line = field(init=False)
     agreed: Address = field(init=False)
     first: int | None = None
     snapshots: int = 0
 
     def __post_init__(self) -> None:
         """What is not executed agrees."""
-        line = line_of(self.archive.events, self.segment.timeline)
-        self.agreed = self.segment.begin or Address(line.timeline, line.first, line.begin)
+        self.line = line_of(self.archive.events, self.segment.timeline)
+        self.agreed = self.segment.begin or Address(self.line.timeline, self.line.first, self.line.begin)
 
     def run(self) -> Verdict:
         """Execute the piece, and compare with every digest and snapshot on the way. A lost kernel or state of another run is a fault too."""
@@ -178,10 +179,11 @@ class Check:
 
     def _ended(self, session: Session) -> Address | None:
         """The end of the last epoch, whose digest the pen has compared."""
-        done = session.state.sequence
-        events = self.archive.events[line_of(self.archive.events, self.segment.timeline).begin : done]
-        last = next((one for one in reversed(events) if isinstance(one, EpochEnded)), None)
-        return Address(last.timeline, last.step, last.sequence + 1) if last else None
+        for number in range(session.state.sequence - 1, self.line.begin - 1, -1):
+            last = self.archive.events[number]
+            if isinstance(last, EpochEnded):
+                return Address(last.timeline, last.step, last.sequence + 1)
+        return None
 
     def _compared(self, way: Address, rebuilt: Snapshot) -> Fault | None:
         """What differs from the snapshot that the run wrote at `way`, if it wrote one that can still be read."""
@@ -231,7 +233,7 @@ class Check:
     def _verdict(self, begun: str, execution: Reexecution, fault: Fault | None) -> Verdict:
         session = execution.session
         done = session.state.sequence if session is not None else 0
-        first = self.segment.begin.sequence if self.segment.begin else line_of(self.archive.events, self.segment.timeline).begin
+        first = self.segment.begin.sequence if self.segment.begin else self.line.begin
         epochs = sum(isinstance(one, EpochEnded) for one in self.archive.events[first:done])
         steps = 0 if session is None or self.first is None else session.step - self.first
         return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(execution.notes), fault)
