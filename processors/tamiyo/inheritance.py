@@ -71,11 +71,16 @@ def inherited(dialogues: Iterable[Dialogue]) -> Row:
     """The row with which a fork begins: in its own first timeline, with no answers to give again."""
     state = RunState()
     for dialogue in dialogues:
-        state = replace(state, timeline=0)
+        state = _anew(state)
         for packet in dialogue.packets:
             if packet.timeline > state.timeline or packet.packet > state.packet:
                 state = _remembered(state, packet, dialogue.answers.get(packet.event_id))
-    return Row(replace(state, timeline=0, watch=replace(state.watch, timeline=-1)))
+    return Row(_anew(state))
+
+
+def _anew(state: RunState) -> RunState:
+    """The state in the first timeline of a fork, which has had no emergency yet."""
+    return replace(state, timeline=0, watch=replace(state.watch, timeline=-1))
 
 
 def _remembered(state: RunState, packet: SystemStatePacket, review: EpochReviewed | None) -> RunState:
