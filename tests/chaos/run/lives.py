@@ -16,11 +16,15 @@ from typing import Any, Self
 
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.events import JournalEvent, decode
+from esper.events import TOPICS, JournalEvent, decode
 from esper.events.records import RunCompleted, RunResumed
+from esper.history.ddl import snake
+from esper.history.queries import HttpSource, wait_caught_up
 from esper.journal.reading import from_kafka
+from esper.oona.count import committed
 from esper.oona.frames import MAGIC
-from esper.stack import status
+from esper.oona.kafka import KafkaBus
+from esper.stack import running, status
 
 CLOCK = SystemClock()
 PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry", "broker")
@@ -51,6 +55,11 @@ def phase_of(home: Path, name: str) -> str:
     now = status(Settings(home=home))
     part = now.part(name) if now else None
     return part.phase if part else ""
+
+
+def returned(home: Path, name: str, before: int) -> bool:
+    """Whether a part that had this pid is back as another process, and ready."""
+    return pid_of(home, name) not in (0, before) and phase_of(home, name) == "ready"
 
 
 def until(condition: Callable[[], object], timeout: float) -> bool:
@@ -207,6 +216,22 @@ def journal(bootstrap: str, run_id: str) -> list[JournalEvent]:
     events = [decode(value) for value in from_kafka(bootstrap, run_id, clock=CLOCK)]
     assert all(isinstance(event, JournalEvent) for event in events)
     return events  # type: ignore[return-value]
+
+
+def counted_once(home: Path, *, timeout: float) -> int:
+    """That the history has every message of Kafka once and no event twice, when it has caught up; gives the number of messages."""
+    endpoints = running(Settings(home=home))
+    assert endpoints is not None
+    bus = KafkaBus(endpoints.bootstrap)
+    assert wait_caught_up(endpoints.history_url, bus, timeout=timeout, settings=Settings(home=home))
+    counted, source = committed(bus, list(TOPICS)), HttpSource(endpoints.history_url, Settings(home=home))
+    for name, topic in TOPICS.items():
+        tables = [snake(record) for record in topic.records]
+        raw = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608
+        assert raw == counted[name], name
+        for table in tables:
+            assert source.ask(f"SELECT event_id FROM {table} GROUP BY event_id HAVING count() > 1", "TSV") == b"", table  # noqa: S608
+    return sum(counted.values())
 
 
 def proven(run: Run, bootstrap: str, digest: str = "") -> list[JournalEvent]:

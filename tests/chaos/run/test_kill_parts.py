@@ -7,50 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from esper.config import Settings
-from esper.events import TOPICS
-from esper.history.ddl import snake
-from esper.history.queries import HttpSource, wait_caught_up
-from esper.oona.count import committed
-from esper.oona.kafka import KafkaBus
-from esper.stack import running, status
+from esper.history.queries import HttpSource
+from esper.stack import running
+from tests.chaos.run.lives import PARTS, counted_once, esper, phase_of, pid_of, returned, until
 
 pytestmark = pytest.mark.timeout(400)
-PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry", "broker")
-
-
-def esper(home: Path, *arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "esper.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, "ESPER_HOME": str(home)}
-    )
-
-
-def pid_of(home: Path, name: str) -> int:
-    now = status(Settings(home=home))
-    part = now.part(name) if now else None
-    return part.process.pid if part and part.process else 0
-
-
-def phase_of(home: Path, name: str) -> str:
-    now = status(Settings(home=home))
-    part = now.part(name) if now else None
-    return part.phase if part else ""
-
-
-def until(condition: Any, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.slow
@@ -69,7 +36,7 @@ def test_every_part_dies_once_in_a_live_run(tmp_path: Path) -> None:
             before = pid_of(home, name)
             assert before, name
             os.kill(before, signal.SIGKILL)
-            back = until(lambda name=name, before=before: pid_of(home, name) not in (0, before) and phase_of(home, name) == "ready", 60)
+            back = until(partial(returned, home, name, before), 60)
             assert back, f"{name} did not come back: {phase_of(home, name)}"
             assert trainer.poll() is None, trainer.communicate()[1]
         trainer.send_signal(signal.SIGINT)
@@ -81,18 +48,10 @@ def test_every_part_dies_once_in_a_live_run(tmp_path: Path) -> None:
 
         folded = json.loads(esper(home, "replay", "tough", "--fold", "--json").stdout)
         assert folded["equals_live"] is True
+        counted_once(home, timeout=60)
         endpoints = running(Settings(home=home))
         assert endpoints is not None
-        bus = KafkaBus(endpoints.bootstrap)
-        assert wait_caught_up(endpoints.history_url, bus, timeout=60, settings=Settings(home=home))
-        counted = committed(bus, list(TOPICS))
         source = HttpSource(endpoints.history_url, Settings(home=home))
-        for name, topic in TOPICS.items():
-            tables = [snake(record) for record in topic.records]
-            raw = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608
-            assert raw == counted[name], name
-            for table in tables:
-                assert source.ask(f"SELECT event_id FROM {table} GROUP BY event_id HAVING count() > 1", "TSV") == b"", table  # noqa: S608
         answered = source.ask("SELECT count() - uniqExact(packet) FROM epoch_reviewed WHERE run_id = 'tough'", "TSV")
         assert int(answered) == 0
     finally:

