@@ -13,9 +13,8 @@ from pathlib import Path
 
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family, opened, rewrap
-from esper.checkpoint.manifest import manifest_at
+from esper.checkpoint.manifest import Stores, manifest_at
 from esper.checkpoint.masters import Masters, masters
-from esper.checkpoint.snapshot import Stores
 from esper.checkpoint.tensors import open_cold
 from esper.clock import Clock
 from esper.config import Settings
