@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.run.whole import endpoints, esper, query, result
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 EAGER = ("tamiyo.policy.last_fraction=0.9", "tamiyo.policy.min_urgency=0.0", "guardrails.urgency=0.0")
 """In so few epochs nothing is urgent: no kernel would be blended in time."""
 SHORT = ("--json", *(one for key in ("decisions=lockstep", "run.epochs=9", "run.seed=1", *EAGER) for one in ("--set", key)))
@@ -19,7 +19,7 @@ SHORT = ("--json", *(one for key in ("decisions=lockstep", "run.epochs=9", "run.
 @pytest.fixture(scope="module")
 def parent(home: Path) -> dict[str, Any]:
     """A short run in lockstep, in which Tamiyo grafts from epoch 4 on."""
-    return result(esper(home, "run", "mnist1d", *SHORT, "--run-id", "root"))
+    return result(esper(home, "run", "mnist1d", *SHORT, "--run-id", "root", timeout=800))
 
 
 def decisions(home: Path, run_id: str) -> list[dict[str, Any]]:
