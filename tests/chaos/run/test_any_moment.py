@@ -27,7 +27,7 @@ from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
 from tests.chaos.run.lives import CLOCK, journal, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 EPOCHS = 30
 MASTER_KEY = base64.b64encode(bytes(range(32))).decode()  # machines that share a store share the key that opens its snapshots
 
@@ -72,7 +72,7 @@ def killed(child: subprocess.Popen[str], moment: Callable[[], object]) -> None:
 
 def finished(child: subprocess.Popen[str]) -> tuple[str, str]:
     """The digest with which a life ends, and what it said."""
-    out, said = child.communicate(timeout=300)
+    out, said = child.communicate(timeout=500)
     assert child.returncode == 0, said
     return json.loads(out.splitlines()[-1])["digest"], said
 

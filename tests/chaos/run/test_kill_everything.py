@@ -72,14 +72,15 @@ class Hunt:
         """How many so far."""
         return self.killed.total()
 
-    def part(self, name: str) -> None:
-        """Kill a part, if it lives just now; one that is away already is passed over."""
+    def part(self, name: str) -> bool:
+        """Kill a part, if it lives just now; one that is away already is passed over, which is false."""
         pid = pid_of(self.home, name)
         if name in self.away or not pid:
-            return
+            return False
         os.kill(pid, signal.SIGKILL)
         self.killed[name] += 1
         self.away[name] = CLOCK.monotonic(), pid
+        return True
 
     def look(self) -> None:
         """Take note of who is back."""
@@ -115,8 +116,10 @@ class Hunt:
             enough, wait_s = self.chance.choice((0, 0, 600, 1_500)), self.chance.random() * 1.5
             if not run.wait_written(life, since, enough, wait_s):
                 continue
-            deaths -= 1
             victim = next(victims)
+            if victim != "trainer" and not self.part(victim):
+                continue
+            deaths -= 1
             run.deaths.append({"victim": victim, "after_bytes": enough, "wait_s": round(wait_s, 3)})
             if victim == "trainer":
                 life.kill()
@@ -124,8 +127,6 @@ class Hunt:
                 self.killed["trainer"] += 1
                 killed_at, cold = CLOCK.monotonic(), not self.killed["trainer"] % COLD
                 life, since = run.begin(cold=cold), CLOCK.now_us()
-            else:
-                self.part(victim)
             deadline = CLOCK.monotonic() + LONGEST_S
         run.ended(life)
         self._note(life, killed_at, cold=cold)

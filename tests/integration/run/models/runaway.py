@@ -10,7 +10,10 @@ PATIENCE = 150  # training passes with a kernel in the first layer that go well,
 
 
 class Runaway(nn.Module):
-    """40-64-10. With a kernel in `first` for longer than PATIENCE, logits grow with each pass. Inputs [B, 40], logits [B, 10]."""
+    """40-64-10. After a kernel in `first` for longer than PATIENCE logits grow with each pass, and go on to when it is culled.
+
+    Inputs [B, 40], logits [B, 10].
+    """
 
     passes: Tensor
 
@@ -23,9 +26,9 @@ class Runaway(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x)
         grafted = not torch.equal(hidden.detach(), functional.linear(x, self.first.weight, self.first.bias).detach())
-        if grafted and self.training:
+        if self.training and (grafted or int(self.passes) > PATIENCE):
             self.passes += 1
-        over = float(self.passes) - PATIENCE if grafted else 0.0
+        over = float(self.passes) - PATIENCE
         logits: Tensor = self.second(functional.relu(hidden))
         return logits * (1.0 + max(0.0, over) ** 2)
 
