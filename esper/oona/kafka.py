@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import Producer as Client
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from esper.errors import BackpressureError, CorruptError, EsperError, FencedError, UnavailableError, UsageError
 from esper.events.codec import Message
@@ -55,6 +55,8 @@ _GONE: Final = frozenset(
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
 )
+
+LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
 
 
 class KafkaBus(Bus):
@@ -117,13 +119,19 @@ class KafkaBus(Bus):
             raise UnavailableError(f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}; `esper up` creates what is missing.")
         return {topic: len(found[topic].partitions) for topic in topics}
 
+    def _given_up(self, attempt: RetryCallState) -> bool:
+        """Whether partitions have had no leader for too long, or a topic is unknown for longer than a new one is."""
+        error = attempt.outcome.exception() if attempt.outcome else None
+        unknown = isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+        return (attempt.seconds_since_start or 0.0) > (self.patience if unknown else LEADERS_S)
+
     def ends(self, partitions: Sequence[tuple[str, int]], where: Any, *, committed: bool = True) -> dict[tuple[str, int], int]:
         """The earliest or latest offset of each of `partitions`; the latest is the last stable one if `committed`."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         request = {TopicPartition(topic, number): where for topic, number in partitions}
         again = retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _MOVING)
         try:
-            for attempt in Retrying(retry=again, stop=stop_after_delay(self.patience), wait=wait_fixed(0.05), reraise=True):
+            for attempt in Retrying(retry=again, stop=self._given_up, wait=wait_fixed(0.05), reraise=True):
                 with attempt:
                     futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=self.patience)
                     return {(at.topic, at.partition): future.result().offset for at, future in futures.items()}
