@@ -23,7 +23,7 @@ run: setup
 	$(BIN)/esper run mnist1d
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 # Lines and branches that the tests reach, in their processes too: about twice as long as the tests alone.
 coverage: setup

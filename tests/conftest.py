@@ -6,9 +6,11 @@ A file's tests run one after another in one worker. Those that start whole stack
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 pytest_plugins = ("tests.stackfixtures",)
 
@@ -21,13 +23,20 @@ WHOLE = ("integration/run", "integration/stack", "chaos/run", "chaos/stack", "be
 """Folders whose tests start a stack; they are begun first, because they take longest."""
 
 
+class Groups(LoadScopeScheduling):  # type: ignore[misc]  # the same
+    """Which tests go to one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "whole" if path.removeprefix("tests/").startswith(WHOLE) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Give each group to a worker, in the order of the tests."""
+    return Groups(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name each test's group, and put the long ones in front."""
-
-    def whole(item: pytest.Item) -> bool:
-        return item.path.relative_to(TESTS).as_posix().startswith(WHOLE)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("whole" if whole(item) else item.path.relative_to(TESTS).as_posix()))
-    items.sort(key=lambda item: not whole(item))
+    """Put the long ones in front."""
+    items.sort(key=lambda item: not item.path.relative_to(TESTS).as_posix().startswith(WHOLE))
