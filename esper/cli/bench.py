@@ -25,7 +25,7 @@ def bench(
     names: Annotated[bool, typer.Option("--list", help="Name the figures, and measure nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Measure Esper on this machine: about four minutes for everything."""
+    """Measure Esper on this machine: half an hour for everything, seconds to minutes for one figure (--only)."""
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     from esper.bench.report import chosen, measure  # noqa: PLC0415 - as above
