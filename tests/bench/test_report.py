@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esper.bench import decisions, estimate, events, history, journals, kernels, snapshots, steps, whole
+from esper.bench import decisions, estimate, events, history, journals, kernels, restores, snapshots, steps, whole
 from esper.bench.registry import FIGURES, Bench, Figure
 from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
 from esper.errors import UnavailableError, UsageError
 
 pytestmark = pytest.mark.timeout(400)
-SMALL: dict[Any, dict[str, int]] = {
+SMALL: dict[Any, dict[str, Any]] = {
     steps: {"_ROUNDS": 3, "_FORWARDS": 3, "_STEPS": 3},
     kernels: {"_OPERATIONS": 1000, "_ROUNDS": 2, "_GRAFTS": 10},
-    snapshots: {"_BYTES": 1 << 20, "_ROUNDS": 2},
+    snapshots: {"_SIZES": {"10mb": (1 << 20, 2), "100mb": (1 << 20, 2), "1gb": (1 << 20, 2)}, "_STEPS": 2},
+    restores: {"_BYTES": 1 << 22, "_ROUNDS": 2},
     events: {"_EVENTS": 50, "_ROUNDS": 2, "_SENT": 200, "_EMITTED": 50},
     journals: {"_EVENTS": 60, "_LONG": 300, "_ROUNDS": 2, "_SAMPLED": 50},
     decisions: {"_EPOCHS": 3},
@@ -70,6 +71,7 @@ def test_every_figure_says_what_it_is() -> None:
             assert one.bar.startswith("<=" if one.at_most is not None else ">=")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # async_save says so in one process
 def test_every_family_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """With few rounds, every figure but those of the whole stack comes out of real parts, finite, within its interval."""
     figures = [one for one in FIGURES.values() if one.family != "whole"]

@@ -32,7 +32,7 @@ def refused(home: Path, code: int, sentence: str, *arguments: str, **environment
             "A resumed run goes on with the settings that its journal has",
         ),
         (("replay", "nothing", "--fold"), "There is no data in"),
-        (("replay", "nothing"), "Say --fold"),
+        (("replay", "nothing"), "Say what to do: --fold folds the journal"),
         (("recipes", "show", "nothing"), "There is no recipe or file nothing."),
     ],
 )
