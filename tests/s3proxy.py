@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
-import pytest
 from botocore.config import Config
-from jgo.maven import MavenContext
-from requests import RequestException
 
-from esper.clock import SystemClock
-from esper.stack.cache import cache_dir, locked
 from esper.stack.java import java
 from esper.stack.ports import PortClaims
+from tests.servers import MavenFile, fetched, wait_for
 
 VERSION: Final = "4.1.1"
 SHA256: Final = "5a2397ce0119c2d98025663d018afe2ac88a55c1c7946ece62653db83132b286"
@@ -32,22 +25,9 @@ _START_S: Final = 120.0
 
 
 def jar() -> Path:
-    """S3Proxy (55 MB, Maven Central), fetched once into the user's cache; without a network the test is left out."""
-    target = cache_dir() / "tests" / f"s3proxy-{VERSION}.jar"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / ".lock"):
-        if not target.exists():
-            scratch = target.parent / "fetch-s3proxy"
-            try:
-                context = MavenContext(repo_cache=scratch, timeout=60)
-                found = context.project("org.gaul", "s3proxy").at_version(VERSION).artifact("jar-with-dependencies", "jar").resolve()
-            except (RequestException, RuntimeError, OSError) as error:
-                pytest.skip(f"S3Proxy could not be fetched from Maven ({type(error).__name__}): connect to the network for this test.")
-            with Path(found).open("rb") as file:
-                assert hashlib.file_digest(file, "sha256").hexdigest() == SHA256
-            Path(found).replace(target)
-            shutil.rmtree(scratch)
-    return target
+    """S3Proxy (55 MB)."""
+    wanted = MavenFile("org.gaul", "s3proxy", VERSION, "jar-with-dependencies", "jar", SHA256)
+    return fetched(wanted, name="S3Proxy")
 
 
 @dataclass(frozen=True)
@@ -98,27 +78,10 @@ def running(folder: Path) -> Iterator[S3Server]:
         )
         with subprocess.Popen((str(java()), *options), stdout=log, stderr=log) as process:
             try:
-                _wait(process, port, folder / "log")
+                wait_for(process, port, "/", name="S3Proxy", log=folder / "log", patience_s=_START_S, ready=lambda _: True)
                 keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1"}
                 server = S3Server(settings["s3proxy.endpoint"], keys)
                 server.client().create_bucket(Bucket=BUCKET)
                 yield server
             finally:
                 process.kill()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    clock = SystemClock()
-    ends = clock.monotonic() + _START_S
-    while clock.monotonic() < ends and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            connection.request("GET", "/")
-            connection.getresponse().read()
-        except (OSError, http.client.HTTPException):
-            clock.sleep(0.2)
-        else:
-            return
-        finally:
-            connection.close()
-    pytest.fail(f"S3Proxy did not start: {log.read_text(errors='replace')[-2_000:]}")

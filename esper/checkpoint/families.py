@@ -60,6 +60,11 @@ def family_id(name: str) -> str:
     return hashlib.sha256(b"esper family" + name.encode()).hexdigest()[:32]
 
 
+def any_in(store: Store) -> bool:
+    """Whether a store has the key of any family: then its master key is never made anew."""
+    return next(iter(store.list(_PREFIX)), None) is not None
+
+
 def opened(store: Store, masters: Masters, name: str) -> Family | None:
     """The family of this name, or None when the store has none.
 

@@ -64,14 +64,21 @@ def family_of(events: Sequence[Event]) -> str:
     return started.family or started.run_id
 
 
+def line_after(line: list[CheckpointTaken], event: Event) -> list[CheckpointTaken]:
+    """The snapshots of the present line of a run, the latest last, once `event` is in its journal: a rollback leaves later ones behind."""
+    if isinstance(event, CheckpointTaken):
+        return [*line, event]
+    if isinstance(event, RunRolledBack):
+        names = [one.snapshot_id for one in line]
+        return line[: names.index(event.snapshot_id) + 1] if event.snapshot_id in names else []
+    return line
+
+
 def _note(run: _Run, event: Event) -> None:
     if isinstance(event, CheckpointTaken):
         run.taken.append(event)
-        run.line.append(event)
-    elif isinstance(event, RunRolledBack):
-        names = [one.snapshot_id for one in run.line]
-        run.line = run.line[: names.index(event.snapshot_id) + 1] if event.snapshot_id in names else []
-    elif isinstance(event, RunCompleted | RunFailed):
+    run.line = line_after(run.line, event)
+    if isinstance(event, RunCompleted | RunFailed):
         run.ended = True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esper.checkpoint.families import Family, made
+from esper.checkpoint.families import Family, any_in, made
 from esper.checkpoint.manifest import Stores
 from esper.checkpoint.masters import held, masters
 from esper.config import Settings
@@ -63,7 +63,7 @@ def open_tensors(settings: Settings, family: str) -> TensorStore:
     """
     store = open_store(settings)
     with held(settings.master_key_path):
-        keys = masters(settings, make=next(iter(store.list("families/")), None) is None)
+        keys = masters(settings, make=not any_in(store))
         return TensorStore(store, made(store, keys, family), open_cold(settings))
 
 

@@ -47,14 +47,14 @@ def export(
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.exporting import Exporting, messages_of  # noqa: PLC0415 - as above
-    from esper.tolaria.archive import proven  # noqa: PLC0415 - as above
+    from esper.journal.reading import whole  # noqa: PLC0415 - as above
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
     passphrase = passphrase_in(passphrase_file)
     events, messages = journal(settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False))
-    proven(events)
+    whole(events)
     with ExitStack() as stack, console.status("exporting") as shown:
         done = Exporting(
             settings=settings,

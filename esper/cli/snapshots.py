@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     """List a run's snapshots in the order in which they were taken, for `esper rollback`: size, kind, parent, whether they are hot, cold or gone, and what keeps them."""
-    from esper.checkpoint.families import opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.checkpoint.families import any_in, opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.checkpoint.masters import masters  # noqa: PLC0415 - as above
     from esper.checkpoint.retention import Pins, family_of, held  # noqa: PLC0415 - as above
     from esper.checkpoint.tensors import TensorStore, open_cold  # noqa: PLC0415 - as above
@@ -61,7 +61,7 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
         raise UsageError(f"There is no run {run}; `esper runs` lists those that there are.")
     store = open_store(settings)
     pins, name = Pins(store), family_of(mine)
-    family = opened(store, masters(settings), name) if next(iter(store.list("families/")), None) else None
+    family = opened(store, masters(settings), name) if any_in(store) else None
     tensors = TensorStore(store, family, open_cold(settings)) if family else None
     found = list(whereabouts(mine, held(events, pins).get(name, {}), tensors))
     if as_json:

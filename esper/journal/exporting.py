@@ -15,6 +15,7 @@ from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family, opened, rewrap
 from esper.checkpoint.manifest import Stores, manifest_at
 from esper.checkpoint.masters import Masters, masters
+from esper.checkpoint.retention import family_of
 from esper.checkpoint.tensors import open_cold
 from esper.clock import Clock
 from esper.config import Settings
@@ -101,7 +102,7 @@ class Exporting:
         to_file(part / JOURNAL, self.messages)
         self._schemas(part / "schemas")
         self.told("snapshots")
-        family = started.family or started.run_id
+        family = family_of(self.events)
         salt, master_key = self._store(part / "store", family)
         self.told("kernels")
         self._kernels(part / "store")

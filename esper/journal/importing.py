@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from esper.checkpoint.families import opened, rewrap
+from esper.checkpoint.families import any_in, opened, rewrap
 from esper.checkpoint.masters import Masters, held, masters
 from esper.clock import Clock
 from esper.config import Settings
@@ -77,7 +77,7 @@ class Importing:
         store, source, content = open_store(self.settings), self.export.store, self.export.content
         if content.master_key:
             with held(self.settings.master_key_path):
-                own = masters(self.settings, make=next(iter(store.list("families/")), None) is None)
+                own = masters(self.settings, make=not any_in(store))
                 both = Masters((*own.keys, *self.export.masters(self.settings, self.passphrase).keys), own.source)
                 theirs, ours = opened(source, both, content.family), opened(store, own, content.family)
                 if theirs is None:

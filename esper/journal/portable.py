@@ -28,7 +28,7 @@ from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken
 from esper.journal.reading import decoded, from_file
-from esper.lifecycle import RunState, evolve
+from esper.lifecycle import fold
 from esper.urza.store import Listed, Store, require_key
 
 FORMAT: Final = 1
@@ -107,9 +107,7 @@ class Export:
             CorruptError: the journal was changed, or is shorter than manifest.json says.
         """
         found = decoded(self.content.run_id, from_file(self.folder / JOURNAL))
-        state = RunState(self.content.run_id)
-        for event in found:
-            state = evolve(state, event)
+        fold(self.content.run_id, found)
         if len(found) != self.content.events:
             raise CorruptError(f"{self.folder / JOURNAL} has {len(found)} events, and {MANIFEST} says {self.content.events}.")
         return found

@@ -11,7 +11,7 @@ import fastavro
 from esper.clock import Clock
 from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
 from esper.events import JournalEvent, decode
-from esper.lifecycle import RunState, evolve
+from esper.lifecycle import fold
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
@@ -102,9 +102,7 @@ def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
     Raises:
         CorruptError: one is; the sentence says which.
     """
-    state = RunState(events[0].run_id)
-    for event in events:
-        state = evolve(state, event)
+    fold(events[0].run_id, events)
     return events
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from esper.lifecycle.decide import Context, decide
-from esper.lifecycle.evolve import Fold, evolve
+from esper.lifecycle.evolve import Fold, evolve, fold
 from esper.lifecycle.guardrails import Guardrails
 from esper.lifecycle.stages import EXECUTION, HOLDING, LIVE, STAGES, may_follow
 from esper.lifecycle.state import RunState, SeedState, from_canonical
@@ -20,6 +20,7 @@ __all__ = [
     "SeedState",
     "decide",
     "evolve",
+    "fold",
     "from_canonical",
     "may_follow",
 ]

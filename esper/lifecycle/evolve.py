@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
@@ -132,6 +132,18 @@ def evolve(state: RunState, event: JournalEvent) -> RunState:
     fold = Fold(state)
     fold.apply(event)
     return fold.state()
+
+
+def fold(run_id: str, events: Iterable[JournalEvent]) -> RunState:
+    """The state after `events`, which are the journal of a run from its first event on.
+
+    Raises:
+        CorruptError: as `Fold.apply` does.
+    """
+    run = Fold(RunState(run_id))
+    for event in events:
+        run.apply(event)
+    return run.state()
 
 
 def _out_of_order(run: Fold, event: JournalEvent) -> str:

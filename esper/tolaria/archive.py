@@ -15,8 +15,8 @@ from esper.config import Settings
 from esper.errors import CorruptError, EsperError, UsageError
 from esper.events import JournalEvent
 from esper.journal.portable import Export
+from esper.journal.reading import whole
 from esper.kasmina.unpacked import Unpacked, unpack_artefact
-from esper.lifecycle import RunState, evolve
 from esper.tolaria.recipe import Recipe, function
 from esper.tolaria.reexecution import Archive
 from esper.tolaria.resume import recipe_of
@@ -78,25 +78,13 @@ def archived(
         UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot be imported here.
         CorruptError: the journal was changed.
     """
-    proven(events)
+    whole(events)
     recipe = recipe_of(events)
     if recipe.model == OWN_LOOP:
         raise UsageError(
             f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper cannot execute; `esper replay --fold` proves its journal."
         )
     return Archive(events, tensors, kernels, function(recipe.model, "model"), splits(recipe), clock)
-
-
-def proven(events: Sequence[JournalEvent]) -> RunState:
-    """The state that a whole journal gives.
-
-    Raises:
-        CorruptError: an event is missing, doubled, out of order, or does not follow from those before it.
-    """
-    state = RunState(events[0].run_id)
-    for event in events:
-        state = evolve(state, event)
-    return state
 
 
 def kernels_in(folders: Sequence[Path], store: Store | None) -> Callable[[str], Unpacked]:

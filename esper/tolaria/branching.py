@@ -11,7 +11,8 @@ from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.config import Settings
 from esper.events import JournalEvent
-from esper.events.records import FieldReportAnswered, RunForked
+from esper.events.records import FieldReportAnswered
+from esper.journal.story import fork_of
 from esper.oona.journal import read_topics, require_new
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
@@ -52,7 +53,7 @@ def offered_to(bus: Bus, events: Sequence[JournalEvent], cut: Cut, *, clock: Clo
     """Kernels that the foundry had answered the field reports of a run with; none for a fork that begins before the run's first report."""
     if cut.address.step == 0:
         return ()
-    inherited = next((event.offered for event in events[:2] if isinstance(event, RunForked)), ())
+    inherited = forked.offered if (forked := fork_of(events)) else ()
     answers = [event for event in read_topics(bus, [FieldReportAnswered.TOPIC], clock=clock) if isinstance(event, FieldReportAnswered)]
     own = {kernel for event in answers if event.run_id == events[0].run_id for kernel in event.kernels}
     return tuple(sorted({*inherited, *own}))

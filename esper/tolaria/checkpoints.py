@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from esper.checkpoint import SnapshotWriter, Taken
+from esper.checkpoint.retention import line_after
 from esper.clock import Clock
 from esper.errors import EsperError
 from esper.events import JournalEvent
-from esper.events.records import CheckpointTaken, RunRolledBack
+from esper.events.records import CheckpointTaken
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import RecordCheckpoint, Source
 from esper.tolaria.evaluation import tensors_digest
@@ -46,11 +47,7 @@ class Checkpoints:
 
     def heard(self, event: JournalEvent) -> None:
         """Take note of the journal: a snapshot, or a rollback that leaves later ones behind."""
-        if isinstance(event, CheckpointTaken):
-            self.taken.append(event)
-        elif isinstance(event, RunRolledBack):
-            names = [one.snapshot_id for one in self.taken]
-            self.taken = self.taken[: names.index(event.snapshot_id) + 1] if event.snapshot_id in names else []
+        self.taken = line_after(self.taken, event)
 
     def due(self, epoch: int) -> bool:
         """Whether a snapshot is to be taken at the beginning of `epoch`, or because the last one is long ago; none while one is under way."""

@@ -15,7 +15,7 @@ from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, AdaptationRejected, EpochReviewed, LeftOut, RunCompleted
 from esper.journal.story import flat
-from esper.lifecycle import RunState, evolve
+from esper.lifecycle import RunState, fold
 from esper.lifecycle.commands import Fork, StartRun
 from esper.tolaria.addresses import Address, address_of
 from esper.tolaria.recipe import Recipe, overridden
@@ -123,10 +123,7 @@ def cut_at(
         sequences += [_answer(events, one) for one in events[: address.sequence] if isinstance(one, AdaptationApplied)][:1]
     if sequences:
         address = address_of(events, step, timeline=address.timeline, sequence=min(sequences))
-    state = RunState(run_id)
-    for event in events[: address.sequence]:
-        state = evolve(state, event)
-    state = replace(state, step=step)
+    state = replace(fold(run_id, events[: address.sequence]), step=step)
     packet = state.epoch if step and _answered(events, address, state.epoch, moved=bool(sequences)) else state.epoch - 1
     return Cut(address, state, packet, tuple(_left_out(one) for one in without))
 

@@ -11,7 +11,8 @@ from esper.checkpoint.retention import family_of
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.events import Event, JournalEvent, decode
-from esper.events.records import FieldReportAnswered, KernelPublished, RunForked
+from esper.events.records import FieldReportAnswered, KernelPublished
+from esper.journal.story import fork_of
 from esper.lifecycle import RunState
 from esper.oona.journal import read_topics, require_new
 from esper.oona.outbox import Outbox
@@ -72,7 +73,7 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, tensors: Callable[[str], Tensor
         family = family_of(events)
         found = beginning(run_id, events, tensors(family))
         catalogue, answered = known.result()
-    inherited = next((event.offered for event in events[:2] if isinstance(event, RunForked)), ())
+    inherited = forked_run.offered if (forked_run := fork_of(events)) else ()
     offered = tuple(sorted({*inherited, *(answered or ())})) if inherited or answered is not None else None
     for note in (*started.notes, *found.notes):
         progress.say(note)

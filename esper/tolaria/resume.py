@@ -10,7 +10,7 @@ from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import RunStarted
-from esper.lifecycle import RunState, evolve, from_canonical
+from esper.lifecycle import RunState, fold, from_canonical
 from esper.tolaria.addresses import Address, Anchor, anchors
 from esper.tolaria.environment import Environment
 from esper.tolaria.recipe import Recipe
@@ -35,9 +35,7 @@ def folded(run_id: str, events: Sequence[JournalEvent]) -> RunState:
     """
     if not events:
         raise UsageError(f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; start it without --resume.")
-    state = RunState(run_id)
-    for event in events:
-        state = evolve(state, event)
+    state = fold(run_id, events)
     if state.status in ("COMPLETED", "FAILED"):
         how = "is finished" if state.status == "COMPLETED" else "ended by a failure"
         raise UsageError(f"Run {run_id} {how}, so there is nothing to resume; start a new run.")
@@ -98,7 +96,4 @@ def standing(run_id: str, events: Sequence[JournalEvent], anchor: Anchor, snapsh
     """The beginning at an anchor whose snapshot is at hand."""
     if not anchor.opens:
         return Beginning(from_canonical(snapshot.notes["state"]), snapshot, anchor.name, notes)
-    state = RunState(run_id)
-    for event in events[: anchor.at.sequence]:
-        state = evolve(state, event)
-    return Beginning(state, snapshot, anchor.name, notes)
+    return Beginning(fold(run_id, events[: anchor.at.sequence]), snapshot, anchor.name, notes)

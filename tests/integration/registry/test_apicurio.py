@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -15,16 +12,13 @@ from typing import Final
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from jgo.maven import MavenContext
-from requests import RequestException
 
-from esper.clock import SystemClock
 from esper.events.records import RECORDS
 from esper.events.registry import current
-from esper.stack.cache import cache_dir, locked
 from esper.stack.java import java
 from esper.stack.ports import PortClaims
 from tests import registryclients
+from tests.servers import MavenFile, fetched, wait_for
 
 VERSION: Final = "3.3.3"
 SHA256: Final = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"
@@ -35,23 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def archive() -> Path:
-    """Apicurio's archive (159 MB, Maven Central), fetched once into the user's cache; without a network the test is left out."""
-    target = cache_dir() / "tests" / f"apicurio-registry-{VERSION}.tar.gz"
-    with locked(target.parent / ".lock"):
-        if not target.exists():
-            scratch = target.parent / "fetch"
-            try:
-                context = MavenContext(repo_cache=scratch, timeout=60)
-                found = context.project("io.apicurio", "apicurio-registry-app").at_version(VERSION).artifact("all", "tar.gz").resolve()
-            except (RequestException, RuntimeError, OSError) as error:
-                pytest.skip(
-                    f"Apicurio Registry could not be fetched from Maven ({type(error).__name__}): connect to the network for this test."
-                )
-            with Path(found).open("rb") as file:
-                assert hashlib.file_digest(file, "sha256").hexdigest() == SHA256
-            Path(found).replace(target)
-            shutil.rmtree(scratch)
-    return target
+    """Apicurio's archive (159 MB)."""
+    wanted = MavenFile("io.apicurio", "apicurio-registry-app", VERSION, "all", "tar.gz", SHA256)
+    return fetched(wanted, name="Apicurio Registry")
 
 
 @pytest.fixture(scope="module")
@@ -66,27 +46,18 @@ def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         options = ("-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", "quarkus-run.jar")
         with subprocess.Popen((str(java()), *options), cwd=folder, env=environment, stdout=log, stderr=log) as process:
             try:
-                _wait(process, port, folder / "log")
+                wait_for(
+                    process,
+                    port,
+                    "/apis/ccompat/v7/subjects",
+                    name="Apicurio Registry",
+                    log=folder / "log",
+                    patience_s=_START_S,
+                    ready=lambda status: status == 200,
+                )
                 yield f"http://127.0.0.1:{port}/apis/ccompat/v7"
             finally:
                 process.kill()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    clock = SystemClock()
-    ends = clock.monotonic() + _START_S
-    while clock.monotonic() < ends and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/apis/ccompat/v7/subjects")
-            if connection.getresponse().status == 200:
-                return
-        except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
-        clock.sleep(0.3)
-    pytest.fail(f"Apicurio Registry did not start: {log.read_text(errors='replace')[-2_000:]}")
 
 
 @pytest.fixture(scope="module")

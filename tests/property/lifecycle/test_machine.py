@@ -39,33 +39,18 @@ from esper.lifecycle.commands import (
     RollBack,
     RunCommand,
     Source,
-    StartRun,
 )
+from tests import samples
 
 PLACES = [("a", 0), ("a", 1), ("b", 0)]
 LAYERS = (
-    LayerInventory(name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2)),
+    samples.LAYER,
     LayerInventory(name="b", kind="Linear", in_features=4, out_features=2, parameters=10, chunks=(2,)),
 )
 COMMANDS = ["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
 
 
-START = StartRun(
-    incarnation=0,
-    recipe="t",
-    config="{}",
-    seed=0,
-    decisions="LIVE",
-    total_steps=100,
-    layers=LAYERS,
-    parameters=30,
-    source_sha256="",
-    versions="{}",
-    threads=1,
-    instruction_set="",
-    blas="",
-    onednn=False,
-)
+START = replace(samples.START, layers=LAYERS, parameters=30)
 LEFT_OUT = LeftOut(run_id="p", decision_id="d", command="GERMINATE", layer="a", seed=0, kernel_id="cd" * 32, epoch=3)
 
 

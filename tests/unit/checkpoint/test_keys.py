@@ -19,10 +19,10 @@ from esper.checkpoint.rotation import rotate
 from esper.config import CheckpointSettings, Settings
 from esper.errors import CorruptError, UnavailableError, UsageError
 from esper.urza.opening import open_store
+from tests.unit.checkpoint.sweeping import ended
 
 ONE, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 ONE_ID, OTHER_ID = (MasterKey(bytes([number]) * 32).id for number in (1, 2))
-SCRIPT = Path(__file__).with_name("sweeping.py")
 
 
 def given(home: Path, *keys: str) -> Settings:
@@ -179,13 +179,4 @@ def test_processes_that_begin_at_once_get_one_family(tmp_path: Path) -> None:
 @pytest.mark.timeout(200)
 def test_a_rotation_killed_before_each_of_its_operations_is_finished_by_the_next(tmp_path: Path) -> None:
     """Kill -9 before every link, unlink and rename: every snapshot can be read at once, and the next rotation ends with one key."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "rotations", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 11
+    assert ended("rotations", tmp_path) >= 11

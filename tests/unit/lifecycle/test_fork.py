@@ -9,29 +9,13 @@ import pytest
 from esper.clock import ManualClock
 from esper.errors import CorruptError, RejectedError
 from esper.events import JournalEvent, Origin
-from esper.events.records import AdaptationApplied, AdaptationRejected, LayerInventory, LeftOut, RunForked, RunStarted
+from esper.events.records import AdaptationApplied, AdaptationRejected, LeftOut, RunForked, RunStarted
 from esper.lifecycle import Context, Guardrails, RunState, SeedState, decide, evolve, from_canonical
-from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Fork, Source, StartRun
+from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Fork, Source
+from tests import samples
 
 KERNEL = "ab" * 32
-LAYERS = (LayerInventory(name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2)),)
-START = StartRun(
-    incarnation=0,
-    recipe="t",
-    config="{}",
-    seed=0,
-    decisions="LOCKSTEP",
-    total_steps=100,
-    layers=LAYERS,
-    parameters=20,
-    source_sha256="",
-    versions="{}",
-    threads=1,
-    instruction_set="",
-    blas="",
-    onednn=False,
-    family="p",
-)
+START = replace(samples.START, decisions="LOCKSTEP", family="p")
 GROWN = SeedState("a", 0, "TRAINING", "ACTIVE", KERNEL, "mlp", "d0", alpha_target=0.3, stage_step=9, stage_epoch=2, adapted_epoch=2)
 EARLIER = LeftOut(run_id="o", decision_id="d9", command="CULL", layer="a", seed=0, kernel_id="", epoch=5)
 PARENT = RunState(

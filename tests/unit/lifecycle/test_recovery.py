@@ -18,7 +18,6 @@ from esper.events.records import (
     CheckpointTaken,
     InstabilityDetected,
     KernelFailed,
-    LayerInventory,
     RestoredSeed,
     RunResumed,
     RunRolledBack,
@@ -39,8 +38,8 @@ from esper.lifecycle.commands import (
     RollBack,
     RunCommand,
     Source,
-    StartRun,
 )
+from tests.samples import START
 
 KERNEL = "ab" * 32
 FIRST_VERSION = Path(__file__).with_name("first_version.avro")
@@ -61,25 +60,7 @@ class Pen:
         self.state = RunState("r")
         self.events: list[JournalEvent] = []
         self.step = 0
-        layers = (LayerInventory(name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2)),)
-        self.do(
-            StartRun(
-                incarnation=0,
-                recipe="t",
-                config="{}",
-                seed=0,
-                decisions="LIVE",
-                total_steps=100,
-                layers=layers,
-                parameters=20,
-                source_sha256="",
-                versions="{}",
-                threads=1,
-                instruction_set="",
-                blas="",
-                onednn=False,
-            )
-        )
+        self.do(START)
 
     def do(self, command: RunCommand) -> tuple[JournalEvent, ...]:
         context = Context(Origin("r", "trainer", "0" * 32, ManualClock()), self.step, Guardrails())

@@ -1,0 +1,28 @@
+"""Events and commands that tests begin with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from esper.events.records import LayerInventory
+from esper.lifecycle.commands import StartRun
+
+LAYER: Final = LayerInventory(name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2))
+"""A layer of two seeds."""
+START: Final = StartRun(
+    incarnation=0,
+    recipe="t",
+    config="{}",
+    seed=0,
+    decisions="LIVE",
+    total_steps=100,
+    layers=(LAYER,),
+    parameters=20,
+    source_sha256="",
+    versions="{}",
+    threads=1,
+    instruction_set="",
+    blas="",
+    onednn=False,
+)
+"""A run of that layer alone, deciding live."""
