@@ -200,7 +200,12 @@ class Laboratory:
         return Archived(self.settings, tuple(self.journal())).open(CLOCK)
 
     def sends(self, session: Session, sent: set[Asked]) -> None:
-        """Let the commands of this step come in, and let the test do its worst."""
+        """Let the commands of this step come in, and let the test do its worst.
+
+        A snapshot under way is finished first: on a busy machine it would still be there when the next is due, which then is not taken.
+        """
+        if (writing := session.parts.checkpoints.writer._thread) is not None:
+            writing.join()
         for number, one in enumerate(self.asked):
             if one.step == session.step and one not in sent:
                 sent.add(one)

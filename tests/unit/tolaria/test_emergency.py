@@ -113,8 +113,6 @@ def test_the_run_goes_back_to_the_last_snapshot_of_that_epoch_or_before(tmp_path
     nothing = RollbackRequested(**TAMIYO.envelope("none"), snapshot_id="", reason="Too far.", expires_at=2**60, at_most_epoch=0)
 
     def disturb(session: Session) -> None:
-        if (writing := session.parts.checkpoints.writer._thread) is not None:
-            writing.join()
         if session.step == 29 and session.state.timeline == 0:
             session.parts.checkpoints.taken = [one for one in session.parts.checkpoints.taken if one.at_epoch]
             for number, event in enumerate((nothing, BACK)):

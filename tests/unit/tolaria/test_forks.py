@@ -121,8 +121,6 @@ def test_a_fork_goes_back_to_its_beginning(parent: Laboratory) -> None:
     fork = parent.fork_lab("back", ())
 
     def disturb(session: Session) -> None:
-        if (writing := session.parts.checkpoints.writer._thread) is not None:
-            writing.join()
         if session.step == 15 and session.state.timeline == 0:
             session.roll_back("", "test")
 

@@ -47,8 +47,6 @@ def asking(laboratory: Laboratory, *steps: int) -> None:
             asked.add(session.step)
             request = CheckpointRequested(**origin.envelope(f"keep/{session.step}"), reason="a look", expires_at=2**60)
             session.parts.consultation.waiting.append(Delivered(request, ("people", 0, session.step)))
-        if (writing := session.parts.checkpoints.writer._thread) is not None:
-            writing.join()
 
     laboratory.disturb = disturb
 
