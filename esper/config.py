@@ -57,6 +57,7 @@ class CheckpointSettings(BaseModel):
     master_key_command: str = Field(default="", description="a shell command that prints it, such as one of a key service")
     keep_days: float = Field(default=7.0, gt=0, description="days after which a snapshot is deleted, unless its run is pinned or needs it")
     cold_after_days: float = Field(default=1.0, gt=0, description="days after which it is moved to the cold store")
+    sweep_hours: float = Field(default=24.0, ge=0, description="hours between two sweeps (`esper gc`) by the stack; 0 means none by itself")
     cold_store: str = Field(default="", description="the cold store: a folder, or s3://bucket/prefix; empty means ESPER_HOME/cold")
     master_key_file: str = Field(
         default="", description="the file that holds it, made on first use; empty means ESPER_HOME/keys/master.key"
@@ -133,6 +134,11 @@ class Settings(BaseSettings):
     def cold_location(self) -> str:
         """The store of snapshots that are old: a folder, or s3://bucket/prefix."""
         return self._location(self.checkpoints.cold_store, "cold")
+
+    @property
+    def swept_path(self) -> Path:
+        """When the store was swept last, microseconds since 1970-01-01 UTC."""
+        return self.home.resolve() / "swept"
 
     def _location(self, given: str, name: str) -> str:
         if given.startswith("s3://"):

@@ -16,6 +16,7 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import EsperError
 from esper.events import Event
+from esper.oona.disk import write_file
 from esper.oona.lock import Lock
 from esper.urza.opening import open_store
 
@@ -57,6 +58,8 @@ def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_ru
                 left.append(str(error))
         known = {family_id(name) for name in found}
         unknown = {key.split("/")[1] for key in store.list("families/")} - known
+        if not dry_run and not left:
+            write_file(settings.swept_path, str(clock.now_us()).encode())
     finally:
         lock.release()
     return Collected(tuple(swept), tuple(left), len(unknown))

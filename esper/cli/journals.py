@@ -1,4 +1,4 @@
-"""Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file, or an export."""
+"""Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file, or an export; and what the run told of its steps."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from esper.errors import CorruptError, EsperError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
+    from esper.tolaria.archive import Archived
+    from esper.tolaria.figures import StepTold
 
 
 def journal_from_file(path: Path, run_id: str) -> Sequence[JournalEvent]:
@@ -63,6 +65,22 @@ def journal(
             raise error from None
         say(f"{error} The journal comes from the history, which has {len(found)} events of it.")
         return found, None
+
+
+def told_by(source: Archived) -> Mapping[str, StepTold]:
+    """What a run told of its steps, out of its export or of the history; nothing, where neither has it."""
+    from esper import stack  # noqa: PLC0415 - as above
+    from esper.history.queries import source as history_at  # noqa: PLC0415 - as above
+    from esper.tolaria.figures import from_export, from_history  # noqa: PLC0415 - as above
+
+    if source.export is not None:
+        return from_export(source.export.folder)
+    endpoints = stack.running(source.settings)
+    try:
+        with history_at(source.settings, endpoints.history_url if endpoints else "") as history:
+            return from_history(history, source.events[0].run_id)
+    except (UsageError, UnavailableError):
+        return {}
 
 
 def passphrase_in(file: Path | None) -> str:

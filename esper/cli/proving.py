@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from esper.clock import SystemClock
 from esper.errors import UnavailableError
 from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
+from esper.tolaria.figures import StepTold
 from esper.tolaria.reexecution import Archive
 from esper.tolaria.resume import differences
 from esper.tolaria.verification import Check, Proof, Segment, Verdict, narrowed, segments
@@ -34,8 +35,15 @@ class _Worker:
 _WORKER = _Worker()
 
 
-def prove(source: Archived, console: Console, *, workers: int | None, from_scratch: bool) -> Proof:
-    """Execute a whole run again; the first fault is looked at again in this process.
+def prove(
+    source: Archived,
+    console: Console,
+    *,
+    workers: int | None,
+    from_scratch: bool,
+    told: Callable[[], Mapping[str, StepTold]] = dict,
+) -> Proof:
+    """Execute a whole run again; the first fault is looked at again in this process, beside what the run `told` of its steps.
 
     Raises:
         UsageError, CorruptError: the run cannot be executed, or its journal was changed.
@@ -52,7 +60,7 @@ def prove(source: Archived, console: Console, *, workers: int | None, from_scrat
     count = min(workers or len(os.sched_getaffinity(0)), len(pieces))
     verdicts = _in_order(_here(archive, pieces, console) if count == 1 else _side_by_side(source, pieces, count, console))
     faults = [one for one in verdicts if one.fault is not None]
-    found = narrowed(archive, faults[0].segment, faults[0].fault) if faults and faults[0].fault else None
+    found = narrowed(archive, faults[0].segment, faults[0].fault, told()) if faults and faults[0].fault else None
     for note in sorted({note for one in verdicts for note in one.notes}):
         console.print(note, highlight=False)
     return Proof(archive.run_id, tuple(verdicts), found, others, clock.monotonic() - begun)

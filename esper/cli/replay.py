@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,16 @@ class Origin:
     passphrase_file: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which state, and which kinds of its tensors go to which file."""
+
+    step: int
+    timeline: int | None
+    out: Path | None
+    kinds: tuple[str, ...]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("replay")(replay)
@@ -37,7 +48,10 @@ def replay(
     fold: Annotated[bool, typer.Option("--fold", help="Fold the journal and compare it with the live state.")] = False,
     step: Annotated[int | None, typer.Option("--step", min=0, help="Rebuild the state after so many optimizer steps.")] = None,
     timeline: Annotated[int | None, typer.Option("--timeline", min=0, help="The timeline of --step; the present one, if left out.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --step: write all of the state to a safetensors file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --step: write the state to a safetensors file.")] = None,
+    only: Annotated[
+        str, typer.Option("--only", metavar="KINDS", help="With --out: only model, host, kernels, random; several with commas between.")
+    ] = "",
     verify: Annotated[
         bool, typer.Option("--verify", help="Execute the whole run again, compare with every digest and snapshot, and name what differs.")
     ] = False,
@@ -59,7 +73,9 @@ def replay(
     elif fold:
         _fold(run_id, export / "journal.avro" if export else journal, save, as_json=as_json)
     elif step is not None:
-        _step(run_id, step, timeline, out, Origin(journal, export, passphrase_file), from_scratch=from_scratch, as_json=as_json)
+        kinds = tuple(kind.strip() for kind in only.split(",") if kind.strip())
+        origin = Origin(journal, export, passphrase_file)
+        _step(run_id, Wanted(step, timeline, out, kinds), origin, from_scratch=from_scratch, as_json=as_json)
 
 
 def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool) -> None:
@@ -84,44 +100,37 @@ def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool
             print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
 
 
-def _step(run_id: str, step: int, timeline: int | None, out: Path | None, origin: Origin, *, from_scratch: bool, as_json: bool) -> None:
-    from dataclasses import asdict  # noqa: PLC0415 - as above
-
+def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as_json: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
-    from esper.clock import SystemClock  # noqa: PLC0415 - as above
-
+    out = wanted.out
+    if wanted.kinds and out is None:
+        raise UsageError("--only says which tensors are written: name a file with --out.")
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already; name another file with --out.")
     console = Console(stderr=True)
-    archive = _source(run_id, origin, console).open(SystemClock())
-    from esper.cli.steps import rebuilt  # noqa: PLC0415 - as above
+    source = _source(run_id, origin, console)
+    from esper.cli.steps import restored  # noqa: PLC0415 - as above
+    from esper.journal.reading import whole  # noqa: PLC0415 - as above
     from esper.tolaria.addresses import address_of  # noqa: PLC0415 - as above
-    from esper.tolaria.state_file import digests_of, save_state_file  # noqa: PLC0415 - as above
+    from esper.tolaria.state_file import save_state_file  # noqa: PLC0415 - as above
 
-    address = address_of(archive.events, step, timeline=timeline)
-    found = rebuilt(archive, address, console, from_scratch=from_scratch)
-    snapshot = found.rerun.snapshot()
-    digests = digests_of(snapshot)
+    whole(source.events)
+    address = address_of(source.events, wanted.step, timeline=wanted.timeline)
+    found = restored(source, address, console, kinds=wanted.kinds, from_scratch=from_scratch)
     if out is not None:
-        save_state_file(out, snapshot, run_id=run_id, address=address, versions=found.versions)
+        save_state_file(out, found.snapshot, run_id=run_id, address=found.address, digests=found.digests, versions=found.versions)
     if as_json:
-        told = {"run_id": run_id, **asdict(address), "begun": found.rerun.begun, "notes": [*found.rerun.notes, *found.differences]}
-        print(
-            json.dumps(
-                told
-                | {"parameters_digest": digests.parameters, "state_digest": digests.state, "proven": found.proven, "file": str(out or "")},
-                sort_keys=True,
-            )
-        )
+        print(json.dumps({"run_id": run_id, **found.as_json(), "file": str(out or "")}, sort_keys=True))
         return
-    print(
-        f"Run {run_id} stands at {address} again, begun from {f'snapshot {found.rerun.begun}' if found.rerun.begun else 'its first step'}."
-    )
-    print(f"  parameters {digests.parameters}{'  as the journal has it' if found.proven else ''}")
-    print(f"  all state  {digests.state}")
+    how = "begun" if found.executed else "read"
+    print(f"Run {run_id} stands at {address} again, {how} from {f'snapshot {found.begun}' if found.begun else 'its first step'}.")
+    if found.digests.parameters:
+        print(f"  parameters {found.digests.parameters}{'  as the journal has it' if found.proven else ''}")
+    if found.digests.state:
+        print(f"  all state  {found.digests.state}")
     if out is not None:
-        print(f"  written to {out}")
+        print(f"  written to {out}{f', {len(found.snapshot.tensors)} tensors' if wanted.kinds else ''}")
 
 
 def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
@@ -131,9 +140,10 @@ def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: b
 
     console = Console(stderr=True)
     source = _source(run_id, origin, console)
+    from esper.cli.journals import told_by  # noqa: PLC0415 - as above
     from esper.cli.proving import prove  # noqa: PLC0415 - as above
 
-    proof = prove(source, console, workers=workers, from_scratch=from_scratch)
+    proof = prove(source, console, workers=workers, from_scratch=from_scratch, told=partial(told_by, source))
     if as_json:
         print(json.dumps(proof.as_json(), sort_keys=True), flush=True)
     if proof.narrowed is not None:

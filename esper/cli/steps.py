@@ -1,17 +1,22 @@
-"""Rebuilding one step for a command: with a bar for people, and with what is not as it was when the run was trained."""
+"""One state of a run for a command: out of its snapshot or executed again, with a bar for people, and with what is not as it was when the run was trained."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from esper.errors import CorruptError
-from esper.tolaria.addresses import Address
+from esper.checkpoint import Snapshot
+from esper.clock import SystemClock
+from esper.errors import CorruptError, UsageError
+from esper.events.records import CheckpointTaken, RunPaused, RunResumed
+from esper.tolaria.addresses import Address, anchors
+from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
 from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.progress import Progress as Told
@@ -19,6 +24,39 @@ from esper.tolaria.proof import require_proven
 from esper.tolaria.reexecution import Archive, Reexecution, Rerun
 from esper.tolaria.resume import differences
 from esper.tolaria.session import Session
+from esper.tolaria.snapshots import KINDS
+from esper.tolaria.state_file import StateDigests, digests_of, kind_of, model_digest, part_of
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A state, or the kinds of its tensors that were asked for, and what is known of it.
+
+    `begun` names the snapshot that it came from; empty for the run's first step. `executed` says whether steps were executed again from there.
+    `proven` says that the journal has the digest of these very parameters.
+    """
+
+    address: Address
+    snapshot: Snapshot
+    begun: str
+    executed: bool
+    digests: StateDigests
+    proven: bool
+    notes: tuple[str, ...]
+    versions: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            **asdict(self.address),
+            "begun": self.begun,
+            "executed": self.executed,
+            "notes": list(self.notes),
+            "kinds": sorted({kind_of(name) for name in self.snapshot.tensors}),
+            "parameters_digest": self.digests.parameters or None,
+            "state_digest": self.digests.state or None,
+            "proven": self.proven,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +67,46 @@ class Rebuilt:
     proven: bool
     differences: tuple[str, ...]
     versions: dict[str, Any]
+
+
+def restored(source: Archived, address: Address, console: Console, *, kinds: Collection[str] = (), from_scratch: bool = False) -> Restored:
+    """The state at `address`, of these kinds of tensors; all of it when none is named.
+
+    Kinds that a snapshot of this very state has are read from it, they alone: neither the run's model nor its data are needed for that. All else is
+    rebuilt.
+
+    Raises:
+        UsageError: there is no such kind.
+        CorruptError: as `rebuilt` does; or the snapshot holds other parameters than its journal says.
+    """
+    if unknown := sorted(set(kinds) - KINDS.keys()):
+        known = ", ".join(f"{name} ({meaning})" for name, meaning in KINDS.items())
+        raise UsageError(f"A state has no {unknown[0]!r}; --only takes, with commas between them: {known}.")
+    if kinds and not from_scratch and (found := _read(source, address, console, kinds)) is not None:
+        return found
+    again = rebuilt(source.open(SystemClock()), address, console, from_scratch=from_scratch)
+    whole = again.rerun.snapshot()
+    notes = (*again.rerun.notes, *again.differences)
+    return Restored(address, part_of(whole, kinds), again.rerun.begun, True, digests_of(whole), again.proven, notes, again.versions)
+
+
+def _read(source: Archived, address: Address, console: Console, kinds: Collection[str]) -> Restored | None:
+    """The state out of its snapshot, where there is a whole one of it: from there to `address` the journal has nothing that changes a tensor."""
+    events = source.events
+    anchor = next(anchors(events, address), None)
+    if anchor is None or anchor.opens or (anchor.at.timeline, anchor.at.step) != (address.timeline, address.step):
+        return None
+    if not all(isinstance(event, CheckpointTaken | RunPaused | RunResumed) for event in events[anchor.at.sequence : address.sequence]):
+        return None
+    try:
+        snapshot = source.tensors().read(anchor.key, anchor.sha256, kinds=kinds)
+    except CorruptError as error:
+        console.print(f"Snapshot {anchor.name} cannot be used: {error}", highlight=False)
+        return None
+    parameters = model_digest(snapshot) if "model" in kinds else ""
+    proven = bool(parameters) and require_proven(events, anchor.at, parameters)
+    versions = json.loads(observe().versions)
+    return Restored(anchor.at, snapshot, anchor.name, False, StateDigests(parameters, ""), proven, (), versions)
 
 
 def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratch: bool = False) -> Rebuilt:

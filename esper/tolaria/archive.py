@@ -38,12 +38,18 @@ class Archived:
     export: Export | None = None
     passphrase: str = field(default="", repr=False)
 
+    def tensors(self) -> TensorStore:
+        """The run's snapshots, for which neither its model nor its data are needed. Raises as `open_tensors` does."""
+        if self.export is not None:
+            return self.export.tensors(self.settings, self.passphrase)
+        return open_tensors(self.settings, family_of(self.events))
+
     def open(self, clock: Clock) -> Archive:
         """The archive; raises as `archived` does."""
         if self.export is not None:
             return archived(
                 self.events,
-                tensors=self.export.tensors(self.settings, self.passphrase),
+                tensors=self.tensors(),
                 kernels=kernels_in([], self.export.store),
                 splits=_exported_data(self.export),
                 clock=clock,
@@ -51,7 +57,7 @@ class Archived:
         store = open_store(self.settings)
         return archived(
             self.events,
-            tensors=open_tensors(self.settings, family_of(self.events)),
+            tensors=self.tensors(),
             kernels=kernels_in([self.settings.runs_dir / self.events[0].run_id / "kernels"], store),
             splits=partial(load_data, folder=self.settings.home.resolve() / "data"),
             clock=clock,

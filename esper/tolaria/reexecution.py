@@ -1,6 +1,6 @@
 """A run executed again from its journal: no broker, no other part, no outbox, nothing written; any step is rebuilt, bit for bit.
 
-The session is the one that trained. What came from outside comes from the record, kernels from an archive, and telemetry goes nowhere.
+The session is the one that trained. What came from outside comes from the record, kernels from an archive, and telemetry stays in the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 from esper.checkpoint import Snapshot, SnapshotWriter, TensorStore
 from esper.clock import Clock
 from esper.errors import CorruptError, UnavailableError
-from esper.events import JournalEvent, Origin, decode
+from esper.events import Event, JournalEvent, Origin, decode
 from esper.events.envelope import trace_id
 from esper.kasmina.unpacked import Unpacked
 from esper.lifecycle import RunState
@@ -154,12 +154,16 @@ def _carry_out(session: Session, command: Scripted) -> None:
 
 @dataclass(slots=True)
 class Reexecution:
-    """Executes an archived run again. `told` has the session before each step, and `session` is the last one, also where it went astray."""
+    """Executes an archived run again. `told` has the session before each step, and `session` is the last one, also where it went astray.
+
+    `heard` has what the run tells of its steps: the telemetry of the live run.
+    """
 
     archive: Archive
     progress: Progress
     usable: Callable[[Anchor], bool] = lambda _: True
     told: Callable[[Session], None] = lambda _: None
+    heard: Callable[[Event], None] = lambda _: None
     notes: list[str] = field(default_factory=list)
     session: Session | None = None
     environment: Environment = field(default_factory=observe)
@@ -244,7 +248,7 @@ class Reexecution:
                     timeout_s=0.0,
                     timeline=begin.state.timeline,
                 ),
-                telemetry=Telemetry(origin=origin, emit=lambda _: None, growing=trainee.growing, gates=recipe.gates),
+                telemetry=Telemetry(origin=origin, emit=self.heard, growing=trainee.growing, gates=recipe.gates),
                 grafting=Grafting(Shelf(archive.kernels), trainee.growing, clock),
                 checkpoints=Checkpoints(SnapshotWriter(archive.tensors, clock), recipe.checkpoints, clock),
                 tensors=archive.tensors,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -37,6 +37,15 @@ def place_of(address: str) -> Place:
     """The seed that an address names."""
     layer, _, seed = address.rpartition(":")
     return layer, int(seed)
+
+
+KINDS: Final = {
+    "model": "parameters and buffers of host and kernels",
+    "host": "the host's optimizer",
+    "kernels": "the kernels' optimizers",
+    "random": "torch's random streams",
+}
+"""The kinds of a run's tensors. The kind of a tensor is the first word of its name."""
 
 
 def model_tensors(growing: GrowingModel, host_optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

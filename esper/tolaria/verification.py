@@ -1,14 +1,15 @@
 """A whole run proven by executing it again, in pieces that may run side by side; and where it differs, to which step that can be narrowed.
 
-The journal has a digest of the parameters at the end of each epoch and of each snapshot. Between two of them it knows nothing of a step, so that a
-difference from the record is narrowed to the steps between the last state that agrees and the first that does not. Two executions that differ from
-each other, because code or machine are not deterministic, are compared step by step.
+The journal has a digest of the parameters at the end of each epoch and of each snapshot: a difference from the record lies between the last state
+that agrees and the first that does not. Between them, what the run told of each step narrows it to one: its loss and the norm of its gradient, every
+bit of them. Two executions that differ from each other, because code or machine are not deterministic, are compared step by step and tensor by tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -18,10 +19,12 @@ from rich.console import Console
 
 from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, EsperError
-from esper.events.records import CheckpointTaken, EpochEnded
+from esper.events import Event
+from esper.events.records import CheckpointTaken, EpochEnded, TrainingStep
 from esper.tolaria.addresses import Address, Anchor, Line, address_of, line_of, lines
 from esper.tolaria.comparison import differing
 from esper.tolaria.evaluation import parameters_digest
+from esper.tolaria.figures import StepTold
 from esper.tolaria.journal import Diverged
 from esper.tolaria.progress import Progress
 from esper.tolaria.proof import require_proven
@@ -68,12 +71,20 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """A fault, looked at again. `deterministic` says whether two executions of its steps agree; else `step` and `names` are where they do not."""
+    """A fault, looked at again. `deterministic` says whether two executions of its steps agree; else `step` and `names` are where they do not.
+
+    Where they agree, `step` is the first whose `figure` is not the one that the run told, `then` and `now`; `agreed` tells how many steps before it
+    have the figures that the run told.
+    """
 
     fault: Fault
     deterministic: bool
     step: int | None = None
     names: tuple[str, ...] = ()
+    figure: str = ""
+    then: float = 0.0
+    now: float = 0.0
+    agreed: int = 0
 
     def sentence(self) -> str:
         """What is known, for people."""
@@ -84,10 +95,21 @@ class Narrowed:
                 f"{self.fault.sentence} Two executions of steps {first} to {last} differ from each other, first after step {self.step} in "
                 f"{', '.join(self.names[:4])}: the code or the machine is not deterministic."
             )
+        whose = "Two executions here agree with each other, so the record is of other code, settings or numerics."
+        if self.figure:
+            arises = (
+                f"in step {self.step}" if self.figure != "loss" else f"in the update of the step before or in the batch of step {self.step}"
+            )
+            return (
+                f"{self.fault.sentence} In timeline {self.fault.at.timeline}, the {self.figure} of step {self.step} is the first of what the run told "
+                f"that differs ({self.then!r} then, {self.now!r} now; {self.agreed} steps from step {first} on agree): the difference arises {arises}"
+                f"{which}. {whose}"
+            )
+        seen = f"; what the run told of {self.agreed} steps there agrees" if self.agreed else ""
         span = f"at step {last}" if first == last else f"after step {first} and at the latest at step {last}"
         return (
             f"{self.fault.sentence} The difference arises {span}, in timeline {self.fault.at.timeline}; the journal has no digest in "
-            f"between{which}. Two executions here agree with each other, so the record is of other code, settings or numerics."
+            f"between{seen}{which}. {whose}"
         )
 
 
@@ -239,32 +261,57 @@ class Check:
         return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(execution.notes), fault)
 
 
-def narrowed(archive: Archive, segment: Segment, fault: Fault) -> Narrowed:
-    """A fault looked at again: its steps are executed twice, with a digest of every tensor after each step."""
+def narrowed(archive: Archive, segment: Segment, fault: Fault, told: Mapping[str, StepTold]) -> Narrowed:
+    """A fault looked at again: its steps are executed twice, with a digest of every tensor after each step.
+
+    `told` is what the run told of its steps, as far as that is at hand, by the id of the event.
+    """
     first, second = (_steps(archive, segment, fault) for _ in range(2))
-    for step in sorted(first.keys() | second.keys()):
-        one, other = first.get(step, {}), second.get(step, {})
+    for step in sorted(first.digests.keys() | second.digests.keys()):
+        one, other = first.digests.get(step, {}), second.digests.get(step, {})
         names = [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
         if names:
             return Narrowed(fault, deterministic=False, step=step, names=tuple(names))
-    return Narrowed(fault, deterministic=True)
+    agreed = 0
+    for event in first.told:
+        if (then := told.get(event.event_id)) is None:
+            continue
+        now = StepTold(event.loss, event.gradient_norm)
+        if figure := then.odd(now):
+            pair = (then.loss, now.loss) if figure == "loss" else (then.gradient_norm, now.gradient_norm)
+            return Narrowed(fault, deterministic=True, step=event.step, figure=figure, then=pair[0], now=pair[1], agreed=agreed)
+        agreed += 1
+    return Narrowed(fault, deterministic=True, agreed=agreed)
 
 
-def _steps(archive: Archive, segment: Segment, fault: Fault) -> dict[int, dict[str, str]]:
-    """Digests of all tensors by name, by the number of steps completed, from the last state that agreed to the first that did not."""
-    found: dict[int, dict[str, str]] = {}
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Digests of all tensors by name, by the number of steps completed, and what was told of the steps, in their order."""
+
+    digests: dict[int, dict[str, str]] = field(default_factory=dict)
+    told: list[TrainingStep] = field(default_factory=list)
+
+
+def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
+    """The steps from the last state that agreed to the first that did not."""
+    steps = _Steps()
+    found = steps.digests
 
     def told(session: Session) -> None:
         if fault.agreed.step <= session.step <= fault.at.step:
             found[session.step] = _digests(session)
 
-    execution = Reexecution(archive, quiet(), usable=partial(usable_for, segment), told=told)
+    def heard(event: Event) -> None:
+        if isinstance(event, TrainingStep) and fault.agreed.step < event.step <= fault.at.step:
+            steps.told.append(event)
+
+    execution = Reexecution(archive, quiet(), usable=partial(usable_for, segment), told=told, heard=heard)
     try:
         execution.rebuild(segment.ways[-1])
     except EsperError:
         if execution.session is not None:
             found[execution.session.step] = _digests(execution.session)
-    return found
+    return steps
 
 
 def _digests(session: Session) -> dict[str, str]:

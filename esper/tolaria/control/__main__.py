@@ -20,6 +20,7 @@ from esper.service import Server, create_app
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.control.requests import SENDER, Outbound
+from esper.tolaria.control.sweeping import Sweeps
 from esper.tolaria.control.trainers import Trainers
 
 _GRACE_S = 4.0
@@ -50,9 +51,12 @@ def main() -> int:
         )
         add_routes(app, control)
         server = Server(app, settings=settings, port=settings.tolaria.port, clock=clock)
+        sweeps = Sweeps(settings, environment=os.environ, clock=clock)
         ledger.start()
         server.start()
+        sweeps.start()
         told.wait()
+        sweeps.stop()
         for trainer in trainers.end(_GRACE_S):
             _log.warning("The trainer of run %s (process %s) is still ending; it does so by itself.", trainer.run_id, trainer.process.pid)
         server.stop()

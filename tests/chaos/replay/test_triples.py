@@ -1,7 +1,8 @@
 """Random (recipe, seed, step): the state rebuilt from the journal is the one that the live run wrote at that step, bit for bit.
 
 ESPER_CHAOS_TRIPLES says how many (6), ESPER_CHAOS_SEED which. Runs of both recipes, lockstep and live, take a snapshot every few steps; a state is
-rebuilt from the snapshot before it, without its own, or from the first step. The report is one line of JSON on standard output.
+rebuilt from the snapshot before it, without its own, or from the first step. The report is one line of JSON on standard output, and a file in the
+folder that ESPER_CHAOS_REPORT names.
 """
 
 from __future__ import annotations
@@ -126,8 +127,12 @@ def test_random_states_are_rebuilt_bit_for_bit(home: Path, capsys: pytest.Captur
         "runs": [{"run": plan.run_id, "recipe": plan.recipe, "settings": plan.settings, **grown(archive)} for plan, archive in archives],
         "states": told,
     }
+    line = json.dumps(report)
     with capsys.disabled():
-        sys.stdout.write(f"\n{json.dumps(report)}\n")
+        sys.stdout.write(f"\n{line}\n")
+    if folder := os.environ.get("ESPER_CHAOS_REPORT"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"triples-{len(told)}-seed-{SEED}.json").write_text(f"{line}\n")
     assert [one for one in told if one["differing"]] == []
     assert sum(grown(archive)["grafts"] for _, archive in archives) > 0
 

@@ -155,13 +155,15 @@ def in_history(home: Path, runs: Sequence[Run], steps: int) -> dict[str, Any]:
     assert endpoints is not None
     source = HttpSource(endpoints.history_url, Settings(home=home))
     lacking = 0
-    for name in (run.run_id for run in runs):
+    for run in runs:
+        name = run.run_id
         where = f"WHERE run_id = '{name}'"
         answered = source.ask(f"SELECT count() - uniqExact(timeline, packet) FROM epoch_reviewed {where}", "TSV")  # noqa: S608
         assert int(answered) == 0, name
         figures = source.ask(f"SELECT count(), uniqExact(step), max(step) FROM training_step {where}", "TSV")  # noqa: S608
         told, once, last = map(int, figures.split())
-        assert (told, last) == (once, steps), name
+        assert told == once, name
+        assert last == steps or not run.end, name  # a life that was killed takes with it what Kafka did not have yet of its telemetry
         lacking += steps - once
     return {"messages": messages, "steps_without_telemetry": lacking}
 

@@ -22,6 +22,7 @@ from esper.events.records import AuditRecorded, CheckpointTaken
 from esper.lifecycle.commands import Complete, RecordCheckpoint
 from esper.oona.journal import read_topics
 from esper.oona.kafka import KafkaBus
+from tests.stackfixtures import eventually
 from tests.unit.lifecycle.test_recovery import Pen
 
 RUN = "vault-run-1"
@@ -33,12 +34,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 class Installation:
     """A home, the cluster, and a run whose snapshots were taken 9 and 2 days ago and now."""
 
-    def __init__(self, home: Path, broker: str) -> None:
-        self.home, self.broker = home, broker
+    def __init__(self, home: Path, broker: str, run: str = RUN) -> None:
+        self.home, self.broker, self.run = home, broker, run
         self.settings = Settings(home=home)
         self.bus = KafkaBus(broker)
         self.values = {name: torch.full((5_000,), float(number)) for number, name in enumerate(("old", "middle", "new"))}
-        tensors, pen, days = open_tensors(self.settings, RUN), Pen(), {"old": 9, "middle": 2, "new": 0}
+        tensors, pen, days = open_tensors(self.settings, self.run), Pen(), {"old": 9, "middle": 2, "new": 0}
         self.addresses: dict[str, tuple[str, str]] = {}
         for name, value in self.values.items():
             stored = tensors.write(Snapshot({"model/a": value}, {}))
@@ -51,14 +52,14 @@ class Installation:
                 RecordCheckpoint(snapshot_id=name, parent=parent, kind="INCREMENTAL" if parent else "FULL", **sizes, **place, **kept)  # type: ignore[arg-type]
             )
         pen.do(Complete(outcome="FINISHED", accuracy=0.0, loss=0.0, parameters=1, digest="", model_sha256=""))
-        events = [replace(event, run_id=RUN, occurred_at=CLOCK.now_us()) for event in pen.events]
+        events = [replace(event, run_id=self.run, occurred_at=CLOCK.now_us()) for event in pen.events]
         aged = [
             replace(event, occurred_at=event.occurred_at - days[event.snapshot_id] * DAY_US)
             if isinstance(event, CheckpointTaken)
             else event
             for event in events
         ]
-        with self.bus.journal_producer(run_id=RUN) as producer:
+        with self.bus.journal_producer(run_id=self.run) as producer:
             producer.begin(20)
             producer.commit([encode(event) for event in aged])
 
@@ -75,15 +76,21 @@ class Installation:
         return json.loads(done.stdout)
 
     def where(self) -> dict[str, tuple[str, str | None]]:
-        return {one["snapshot_id"]: (one["where"], one["kept"]) for one in self.said("checkpoints", RUN)}
+        return {one["snapshot_id"]: (one["where"], one["kept"]) for one in self.said("checkpoints", self.run)}
 
     def mine(self) -> dict[str, Any]:
-        (found,) = [one for one in self.said("gc", "--dry-run")["families"] if one["family"] == RUN]
+        (found,) = [one for one in self.said("gc", "--dry-run")["families"] if one["family"] == self.run]
         return dict(found)
 
     def reads(self, name: str) -> bool:
-        found = open_tensors(self.settings, RUN).read(*self.addresses[name])
+        found = open_tensors(self.settings, self.run).read(*self.addresses[name])
         return torch.equal(found.tensors["model/a"], self.values[name])
+
+
+def audited(bus: KafkaBus) -> list[tuple[str, int]]:
+    """Action and status of what the command line has done so far."""
+    found = read_topics(bus, [AuditRecorded.TOPIC], clock=CLOCK)
+    return [(event.action, event.status) for event in found if isinstance(event, AuditRecorded) and event.sender_id == "cli"]
 
 
 def test_the_commands_of_the_store(tmp_path: Path, broker: str) -> None:
@@ -125,9 +132,20 @@ def test_the_commands_of_the_store(tmp_path: Path, broker: str) -> None:
     secret = (tmp_path / "keys" / "master.key").read_text().strip()
     assert secret not in here.esper("keys").stdout
 
-    audited = [event for event in read_topics(here.bus, [AuditRecorded.TOPIC], clock=CLOCK) if isinstance(event, AuditRecorded)]
-    mine = [(event.action, event.status) for event in audited if event.sender_id == "cli"]
-    assert mine[-4:] == [("pin", 200), ("pin --off", 200), ("gc", 200), ("keys rotate", 200)]
+    assert audited(here.bus)[-4:] == [("pin", 200), ("pin --off", 200), ("gc", 200), ("keys rotate", 200)]
+
+
+def test_the_stack_sweeps_by_itself(tmp_path: Path, broker: str) -> None:
+    """Tolaria's part sweeps when it is time: what is too old is gone, as after `esper gc`, and the audit log has it."""
+    here, before = Installation(tmp_path, broker, "vault-run-2"), len(audited(KafkaBus(broker)))
+    environment = {"ESPER_HOME": str(tmp_path), "ESPER_KAFKA__BOOTSTRAP": broker, "ESPER_CHECKPOINTS__SWEEP_HOURS": "0.0005"}
+    part = subprocess.Popen([sys.executable, "-m", "esper.tolaria.control"], env={**os.environ, **environment, "ESPER_TOLARIA__PORT": "0"})
+    try:
+        assert eventually(lambda: ("gc", 200) in audited(here.bus)[before:], 120)
+    finally:
+        part.terminate()
+    assert part.wait(30) == 0
+    assert here.where() == {"old": ("gone", None), "middle": ("cold", None), "new": ("hot", None)}
 
 
 def test_nothing_is_changed_without_a_record_of_it(tmp_path: Path) -> None:

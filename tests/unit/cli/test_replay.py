@@ -10,17 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors import safe_open
 
 from esper.cli.proving import prove
-from esper.cli.steps import rebuilt
+from esper.cli.steps import rebuilt, restored
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, EpochEnded, RunStarted
 from esper.tolaria.addresses import address_of
 from esper.tolaria.archive import Archived
-from esper.tolaria.state_file import digests_of, save_state_file
+from esper.tolaria.snapshots import KINDS
+from esper.tolaria.state_file import digests_of, kind_of, save_state_file
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 from tests.unit.tolaria.test_reexecution import asking
 
@@ -120,13 +122,58 @@ def test_the_file_has_all_state_and_says_what_it_is(laboratory: Laboratory, tmp_
     address = address_of(archive.events, 19)
     found = rebuilt(archive, address, Console(file=io.StringIO()))
     snapshot, path = found.rerun.snapshot(), tmp_path / "state.safetensors"
-    save_state_file(path, snapshot, run_id=archive.run_id, address=address, versions=found.versions)
+    digests = digests_of(snapshot)
+    save_state_file(path, snapshot, run_id=archive.run_id, address=address, digests=digests, versions=found.versions)
     with safe_open(path, "pt") as file:
         assert set(file.keys()) == set(snapshot.tensors)
         meta = json.loads(file.metadata()["esper"])
     assert (meta["run_id"], meta["timeline"], meta["step"], meta["sequence"]) == ("laboratory-1", 0, 19, address.sequence)
-    assert meta["digests"]["parameters"] == digests_of(snapshot).parameters
+    assert meta["digests"] == {"parameters": digests.parameters, "state": digests.state}
+    assert meta["kinds"] == sorted(KINDS)
     assert meta["notes"]["cursor"]["step"] == 19
     assert "torch" in meta["versions"]
     with pytest.raises(UsageError, match="exists already"):
-        save_state_file(path, snapshot, run_id=archive.run_id, address=address, versions={})
+        save_state_file(path, snapshot, run_id=archive.run_id, address=address, digests=digests, versions={})
+
+
+def test_kinds_of_tensors_are_read_from_a_snapshot_alone(laboratory: Laboratory) -> None:
+    """Of a state with a snapshot only these tensors are read, without the run's model; they are those of the state executed again."""
+    events = tuple(laboratory.journal())
+    taken = [one for one in events if isinstance(one, CheckpointTaken) and one.at_step == 16][-1]
+    address = address_of(events, 16)
+    quiet = Console(file=io.StringIO())
+    whole = restored(Archived(laboratory.settings, events), address, quiet)
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    nobody = json.loads(started.config) | {"model": "nobody.has:it"}
+    homeless = Archived(laboratory.settings, (replace(started, config=json.dumps(nobody)), *events[1:]))
+    part = restored(homeless, address, quiet, kinds=("model", "kernels"))
+    assert (part.begun, part.executed, part.proven) == (taken.snapshot_id, False, True)
+    assert {kind_of(name) for name in part.snapshot.tensors} == {"model", "kernels"}
+    assert all(torch.equal(tensor, whole.snapshot.tensors[name]) for name, tensor in part.snapshot.tensors.items())
+    assert part.as_json()["parameters_digest"] == whole.digests.parameters
+    assert part.as_json()["state_digest"] is None
+
+
+def test_kinds_of_a_state_without_a_snapshot_are_of_the_state_executed_again(laboratory: Laboratory) -> None:
+    """The same tensors as in the whole state, and its digests; so it is where the snapshot was lost, which is said."""
+    events = tuple(laboratory.journal())
+    source, said = Archived(laboratory.settings, events), io.StringIO()
+    taken = [one for one in events if isinstance(one, CheckpointTaken) and one.at_step == 16][-1]
+    with without(laboratory.root / taken.address):
+        lost = restored(source, address_of(events, 16), Console(file=said, width=1000), kinds=("host",))
+    assert f"Snapshot {taken.snapshot_id} cannot be used" in said.getvalue()
+    between = restored(source, address_of(events, 19), Console(file=io.StringIO()), kinds=("host",))
+    for found in (lost, between):
+        whole = restored(source, found.address, Console(file=io.StringIO()))
+        assert found.executed
+        assert found.digests == whole.digests
+        assert {kind_of(name) for name in found.snapshot.tensors} == {"host"}
+        assert all(torch.equal(tensor, whole.snapshot.tensors[name]) for name, tensor in found.snapshot.tensors.items())
+
+
+def test_a_kind_that_there_is_not_is_named(laboratory: Laboratory) -> None:
+    """With those that there are."""
+    source = Archived(laboratory.settings, tuple(laboratory.journal()))
+    with pytest.raises(UsageError, match=r"no 'optimizer'; .* host \(the host's optimizer\)"):
+        restored(source, address_of(source.events, 16), Console(file=io.StringIO()), kinds=("optimizer",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from esper.events import Origin
-from esper.events.records import CheckpointTaken, EpochEnded, RollbackRequested
+from esper.events.records import CheckpointTaken, EpochEnded, RollbackRequested, RunForked, TrainingStep
 from esper.oona.inbox import Delivered
+from esper.tolaria.branching import begin
+from esper.tolaria.figures import StepTold
+from esper.tolaria.forking import cut_at
 from esper.tolaria.reexecution import Archive
 from esper.tolaria.session import Session
-from esper.tolaria.verification import Check, Narrowed, Proof, Verdict, narrowed, segments
+from esper.tolaria.verification import Check, Narrowed, Proof, Verdict, narrowed, quiet, segments
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
 from tests.unit.tolaria.test_reexecution import asking
 
@@ -28,11 +31,17 @@ def verdicts(archive: Archive, *, from_scratch: bool = False) -> list[Verdict]:
     return [Check(archive, one).run() for one in segments(archive, from_scratch=from_scratch)]
 
 
-def looked_at(archive: Archive) -> Narrowed:
+def looked_at(archive: Archive, told: Mapping[str, StepTold] | None = None) -> Narrowed:
     """The first fault from the first step on, looked at again."""
     (found,) = verdicts(archive, from_scratch=True)
     assert found.fault is not None
-    return narrowed(archive, found.segment, found.fault)
+    return narrowed(archive, found.segment, found.fault, told or {})
+
+
+def told_by(laboratory: Laboratory) -> dict[str, StepTold]:
+    """What a laboratory's run told of its steps."""
+    steps = (event for event in laboratory.telemetry if isinstance(event, TrainingStep))
+    return {event.event_id: StepTold(event.loss, event.gradient_norm) for event in steps}
 
 
 def from_step(step: int, change: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
@@ -111,6 +120,42 @@ def test_another_arithmetic_is_narrowed_to_the_steps_between_two_digests(tmp_pat
         assert "Two executions here agree with each other" in found.sentence()
 
 
+@pytest.mark.parametrize(("name", "figure"), [("forward", "loss"), ("backward", "gradient norm")])
+def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(tmp_path: Path, name: str, figure: str) -> None:
+    """Other numerics from step 14 on: the first loss that is another one is that of step 14, and the first gradient where only that differs."""
+    laboratory = Laboratory(tmp_path, recipe(**SHORT))
+    asking(laboratory)
+    laboratory.run()
+    told = told_by(laboratory)
+    assert len(told) == 24
+
+    def backward(output: Tensor) -> Tensor:
+        changed = output * 1.0
+        changed.register_hook(lambda gradient: gradient * 1.0001)
+        return changed
+
+    change = backward if name == "backward" else lambda output: output * 1.0001
+    found = looked_at(replace(laboratory.archive(), model=from_step(13, change)), told)
+    assert (found.deterministic, found.step, found.figure, found.agreed) == (True, 14, figure, 5)
+    assert f"the {figure} of step 14 is the first of what the run told that differs" in found.sentence()
+    assert found.then != found.now
+
+
+def test_a_forged_digest_is_told_from_another_arithmetic(tmp_path: Path) -> None:
+    """Where all that the run told agrees, the sentence says so."""
+    laboratory = Laboratory(tmp_path, recipe(**SHORT))
+    asking(laboratory)
+    laboratory.run()
+    told = told_by(laboratory)
+    archive = laboratory.archive()
+    forged = [
+        replace(one, parameters_digest="ab" * 32) if isinstance(one, EpochEnded) and one.epoch == 1 else one for one in archive.events
+    ]
+    found = looked_at(replace(archive, events=forged), told)
+    assert (found.step, found.agreed) == (None, 8)
+    assert "what the run told of 8 steps there agrees" in found.sentence()
+
+
 def test_chance_is_named_by_step_and_tensor(tmp_path: Path) -> None:
     """What differs from one execution to the next is found at the very step, with the tensors."""
     laboratory = Laboratory(tmp_path, recipe(**SHORT))
@@ -125,3 +170,27 @@ def test_chance_is_named_by_step_and_tensor(tmp_path: Path) -> None:
     assert (found.deterministic, found.step) == (False, 14)
     assert "model/first.weight" in found.names
     assert "first after step 14 in" in found.sentence()
+
+
+def test_a_fork_is_proven(tmp_path: Path) -> None:
+    """All its pieces, from its own snapshots and from its parent's state; without that state the proof says whose state is lost."""
+    parent = Laboratory(tmp_path, recipe(**SHORT), GROWTH[:4])
+    parent.run()
+    where = cut_at(parent.journal(), 13)
+    fork = parent.fork_lab("fork", [one for one in GROWTH[:4] if one.step > 13])
+    fork.run(fork=begin(parent.archive(), where, changes=(), offered=(), reason="test", progress=quiet()))
+    archive = fork.archive()
+    taken = sum(isinstance(event, CheckpointTaken) for event in archive.events)
+    for from_scratch in (False, True):
+        found = verdicts(archive, from_scratch=from_scratch)
+        assert [one.fault for one in found] == [None] * len(found)
+        assert sum(one.snapshots for one in found) == taken > 0
+        assert sum(one.steps for one in found) == 24 - 13
+        assert found[0].begun == "of run laboratory-1 at step 13"
+    opening = next(event.address for event in archive.events if isinstance(event, RunForked))
+    (fork.root / opening).unlink()
+    lost = verdicts(archive, from_scratch=True)[0].fault
+    assert lost is not None
+    assert lost.sentence.startswith(
+        "Run fork begins with the state of run laboratory-1 at step 13, which is not at hand. Snapshot of run laboratory-1"
+    )
