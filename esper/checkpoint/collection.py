@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from esper.checkpoint.families import family_id, opened
@@ -45,9 +46,8 @@ def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_ru
     given, where = settings.checkpoints, settings.home.resolve()
     rules = Rules(keep_us=round(given.keep_days * _DAY_US), cold_after_us=round(given.cold_after_days * _DAY_US))
     owner = hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
-    lock = Lock(where / "gc.lock", what=f"The store {settings.store_location}", remedy="wait until that `esper gc` has ended")
     swept, left = list[Swept](), list[str]()
-    try:
+    with no_sweep(settings):
         found = held(events, Pins(store))
         for name, snapshots in found.items():
             try:
@@ -60,6 +60,20 @@ def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_ru
         unknown = {key.split("/")[1] for key in store.list("families/")} - known
         if not dry_run and not left:
             write_file(settings.swept_path, str(clock.now_us()).encode())
+    return Collected(tuple(swept), tuple(left), len(unknown))
+
+
+@contextmanager
+def no_sweep(settings: Settings) -> Iterator[None]:
+    """Within, nobody else of this installation sweeps its store.
+
+    Raises:
+        UsageError: somebody does.
+    """
+    where = settings.home.resolve()
+    where.mkdir(parents=True, exist_ok=True)
+    lock = Lock(where / "gc.lock", what=f"The store {settings.store_location}", remedy="wait until that `esper gc` has ended")
+    try:
+        yield
     finally:
         lock.release()
-    return Collected(tuple(swept), tuple(left), len(unknown))

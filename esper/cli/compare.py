@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Run ids, or files that `esper replay RUN --fold --save` wrote.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN RUN...", help="Run ids, folders of `esper export`, or files of `esper replay RUN --fold --save`."),
+    ],
     *,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the curves to this file, .svg, .png or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -67,6 +70,7 @@ def compare(
 def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[list[str], dict[str, Sequence[JournalEvent]]]:
     """The id of each run as it was named, and the folded journals of all of them and of their ancestors."""
     from esper.cli.journals import journal  # noqa: PLC0415 - as above
+    from esper.journal.portable import JOURNAL  # noqa: PLC0415 - as above
     from esper.journal.reading import from_any_file, whole  # noqa: PLC0415 - as above
     from esper.journal.story import fork_of  # noqa: PLC0415 - as above
 
@@ -74,14 +78,15 @@ def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[li
         events, _ = journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr))
         return whole(events)
 
+    files = {run: path for run in runs if (path := Path(run) / JOURNAL if Path(run).is_dir() else Path(run)).is_file()}
     named: list[str] = []
     journals: dict[str, Sequence[JournalEvent]] = {}
     for run in runs:
-        events = whole(from_any_file(Path(run))) if Path(run).is_file() else read(run)
+        events = whole(from_any_file(files[run])) if run in files else read(run)
         named.append(events[0].run_id)
         journals[events[0].run_id] = events
     missing = {forked.parent_run_id for events in journals.values() if (forked := fork_of(events))} - journals.keys()
-    while missing and not all(Path(run).is_file() for run in runs):
+    while missing and len(files) < len(runs):
         parent = missing.pop()
         try:
             journals[parent] = read(parent)

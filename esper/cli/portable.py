@@ -111,7 +111,8 @@ def bring(
     print(
         f"The export of run {content.run_id} is whole: {len(content.files)} files and {content.events} events are what its manifest and journal say."
         if check
-        else f"Run {content.run_id} is here: {content.events} events, and {done} objects that the store had not. `esper replay {content.run_id} --verify` proves it."
+        else f"Run {content.run_id} is here: {content.events} events, and {done} objects that the store had not. `esper replay {content.run_id} --verify` proves it; its "
+        f"snapshots stay until `esper pin {content.run_id} --off`."
     )
 
 

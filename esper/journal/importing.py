@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from esper.checkpoint.collection import no_sweep
 from esper.checkpoint.families import any_in, opened, rewrap
 from esper.checkpoint.masters import Masters, held, masters
+from esper.checkpoint.retention import Pins
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, UsageError
@@ -51,10 +53,10 @@ class Importing:
         return events
 
     def into(self, bus: Bus) -> Imported:
-        """Take the run in. A call that was interrupted is finished by the next one.
+        """Take the run in, and pin it: its snapshots may be older than any that are kept. A call that was interrupted is finished by the next one.
 
         Raises:
-            UsageError: the run is here already, another run has its name, or its snapshots have no key here.
+            UsageError: the run is here already, another run has its name, its snapshots have no key here, or the store is being swept.
             CorruptError: as `check`; or the store has another key for the run's family.
             UnavailableError: no broker answers, or the store cannot be used.
         """
@@ -63,7 +65,9 @@ class Importing:
         if have and (len(have) >= len(events) or have != [event.event_id for event in events[: len(have)]]):
             raise UsageError(f"There is a run {self.export.content.run_id} on this Kafka already; nothing was imported.")
         self.told("snapshots and kernels")
-        objects = self._objects()
+        with no_sweep(self.settings):  # which might be about to delete what is there already
+            Pins(open_store(self.settings)).add(self.export.content.run_id)
+            objects = self._objects()
         data = self.settings.home.resolve() / "data"
         for path in (self.export.folder / "data").glob("*"):
             data.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from esper.errors import CorruptError, PoisonError
 from esper.events import JournalEvent, decode
 from esper.events.records import EpochEnded
 from esper.lifecycle import Fold, RunState, from_canonical
+from esper.oona.disk import write_file
 
 STATE_FILE = "state.json"
 
@@ -54,9 +55,7 @@ class FoldReport:
 def save_state(run_dir: Path, state: RunState) -> None:
     """Keep the live folded state beside the run, for `esper replay --fold` to compare with."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    partial = run_dir / f"{STATE_FILE}.partial"
-    partial.write_text(state.canonical())
-    partial.replace(run_dir / STATE_FILE)
+    write_file(run_dir / STATE_FILE, state.canonical().encode())
 
 
 def live_state(run_dir: Path) -> RunState | None:

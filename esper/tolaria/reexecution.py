@@ -214,7 +214,9 @@ class Reexecution:
             if anchor.opens:
                 if anchor.source is None:
                     lost = self.notes[-1] if self.notes else "It was not to be used."
-                    raise UnavailableError(f"Run {archive.run_id} begins with the state {anchor.name}, which is not at hand. {lost}")
+                    raise UnavailableError(
+                        f"Run {archive.run_id} begins with the state {anchor.name}, which is not at hand: restore it, or fork that run again. {lost}"
+                    )
                 source = self.rebuild(anchor.source)
                 return replace(standing(archive.run_id, archive.events, anchor, source.snapshot(), ()), name=source.begun)
         return Beginning(RunState(archive.run_id), None, "", ())

@@ -20,6 +20,7 @@ from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, AdaptationRejected, EpochEnded
 from esper.journal.effect import Branch, Effect, effect
 from esper.journal.story import Point
+from esper.oona.disk import write_file
 from esper.tolaria.addresses import line_of
 from esper.tolaria.forking import Cut, cut_at
 from esper.tolaria.progress import Progress
@@ -173,9 +174,7 @@ def keep(answer: Answer, folder: Path) -> Path:
     """Write the answer as JSON into a run's folder of answers; gives the file."""
     target = folder / f"{answer.question.decision.decision_id}-{answer.mode}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(answer.as_json(), sort_keys=True, indent=2) + "\n")
-    partial.replace(target)
+    write_file(target, (json.dumps(answer.as_json(), sort_keys=True, indent=2) + "\n").encode())
     return target
 
 

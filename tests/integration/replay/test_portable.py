@@ -73,11 +73,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, broker: str) -> World:
     return World(folder / "home", folder / "export", events, state, secret, broker)
 
 
-def esper(home: Path, *arguments: str | Path, bootstrap: str = "") -> subprocess.CompletedProcess[str]:
+def esper(home: Path, *arguments: str | Path, bootstrap: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     """The command as typed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
     environment |= {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment |= {"ESPER_KAFKA__BOOTSTRAP": bootstrap} if bootstrap else {}
+    environment |= settings | ({"ESPER_KAFKA__BOOTSTRAP": bootstrap} if bootstrap else {})
     command = [sys.executable, "-m", "esper.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=home.parent)
 
@@ -146,6 +146,8 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
     brought = result(esper(home, "import", world.export, "--passphrase-file", world.secret, "--json", bootstrap=world.broker))
     assert brought["events"] == len(world.events)
     assert brought["objects"] > 10
+    swept = result(esper(home, "gc", "--json", bootstrap=world.broker, ESPER_CHECKPOINTS__KEEP_DAYS="0.000001"))
+    assert [one["deleted"] for one in swept["families"] if one["family"] == RUN] == [0]  # it is pinned, however old it is
     again = esper(home, "import", world.export, "--passphrase-file", world.secret, bootstrap=world.broker)
     assert refused(again, 2).endswith(f"There is a run {RUN} on this Kafka already; nothing was imported.")
 

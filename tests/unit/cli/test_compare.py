@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from esper.cli.compare import compare
 from esper.errors import CorruptError, UsageError
 from esper.events.codec import encode
+from esper.journal.portable import JOURNAL
 from esper.journal.reading import to_file
 from tests.unit.tolaria.laboratory import GROWTH, Asked, Laboratory, recipe
 
@@ -53,6 +55,14 @@ def test_equal_runs_differ_in_nothing(journals: dict[str, Path], capsys: pytest.
     shown = capsys.readouterr().out
     assert "The same in all: settings, environment, grafts, curves." in shown
     assert "The first 4 epochs end with the same parameters" in shown
+
+
+def test_an_export_is_named_by_its_folder(journals: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The journal in the folder is read."""
+    (tmp_path / "export").mkdir()
+    copy(journals["one"], tmp_path / "export" / JOURNAL)
+    found = told(capsys, tmp_path / "export", journals["faster"])
+    assert found["settings"] == {"optimizer.learning_rate": {"one": 0.001, "faster": 0.01}}
 
 
 def test_a_setting_a_graft_and_the_curves_are_shown(journals: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

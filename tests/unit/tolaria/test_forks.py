@@ -111,8 +111,9 @@ def test_a_fork_whose_state_is_lost_is_refused(parent: Laboratory) -> None:
     own = [event for event in fork.journal() if isinstance(event, CheckpointTaken)]
     for address in {manifest, *(event.address for event in own)}:
         (fork.root / address).unlink()
-    with pytest.raises(CorruptError, match=r"^Run lost is a fork, and no snapshot since then can be used: .*is not in the store"):
+    with pytest.raises(CorruptError, match=r"^Run lost is a fork, and no snapshot since then can be used: .*is not in the store") as caught:
         fork.run(resumed=True)
+    assert str(caught.value).endswith(" `esper fork laboratory-1 --step 13` begins it anew.")
     (fork.root / manifest).write_bytes(content)
 
 

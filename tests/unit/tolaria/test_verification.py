@@ -192,5 +192,5 @@ def test_a_fork_is_proven(tmp_path: Path) -> None:
     lost = verdicts(archive, from_scratch=True)[0].fault
     assert lost is not None
     assert lost.sentence.startswith(
-        "Run fork begins with the state of run laboratory-1 at step 13, which is not at hand. Snapshot of run laboratory-1"
+        "Run fork begins with the state of run laboratory-1 at step 13, which is not at hand: restore it, or fork that run again. Snapshot of run laboratory-1"
     )
