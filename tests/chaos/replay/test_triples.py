@@ -56,7 +56,7 @@ def plans(dice: random.Random) -> list[Plan]:
     """The runs: recipes in turn, each with settings of its own."""
     found = []
     for number in range(max(2, -(-TRIPLES // A_RUN))):
-        recipe, epochs = (("mnist1d", 10), ("digits", 16))[number % 2]
+        recipe, epochs = (("mnist1d", 24), ("digits", 16))[number % 2]
         chosen = (
             f"run.seed={dice.randrange(10_000)}",
             f"run.epochs={epochs}",
