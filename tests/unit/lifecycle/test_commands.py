@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from esper.clock import ManualClock
 from esper.errors import CorruptError, RejectedError
 from esper.events import JournalEvent, Origin
+from esper.events.envelope import event_id
 from esper.events.records import (
     AdaptationApplied,
     AdaptationRejected,
@@ -24,6 +25,7 @@ from esper.events.records import (
 )
 from esper.lifecycle import EXECUTION, HOLDING, STAGES, Context, Guardrails, RunState, SeedState, decide, evolve, fold, may_follow
 from esper.lifecycle.commands import Adapt, Complete, CountLost, EndEpoch, Fail, Move, Pause, RunCommand, Source
+from esper.lifecycle.state import KNOWN_COMMANDS
 from tests.samples import START
 
 KERNEL, OTHER = "ab" * 32, "cd" * 32
@@ -398,3 +400,70 @@ def test_a_whole_journal_folds_as_its_events_one_by_one() -> None:
     assert fold("r", events) == state
     with pytest.raises(CorruptError, match=r"belongs to run r, not to run q"):
         fold("q", events)
+
+
+def test_the_id_of_an_event_is_made_of_what_it_is_about() -> None:
+    """Run, timeline, sequence, record, step and subject, and nothing else: whoever decides the same again gives the same id, in any version."""
+    state = replace(at("TRAINING"), timeline=2)
+    (move,) = decide(state, Move(layer="a", seed=0, to_stage="BLENDING", reason="x"), context())
+    assert move.event_id == event_id("r", 2, "journal/1/SeedTransitioned/40/a/0/BLENDING")
+    (lost,) = decide(state, CountLost(topic="t", lost=1), context())
+    assert lost.event_id == event_id("r", 2, "journal/1/TelemetryLost/40/t")
+
+
+def test_the_last_commands_are_known_and_no_more() -> None:
+    """KNOWN_COMMANDS of them, the latest last."""
+    state = started()
+    for number in range(KNOWN_COMMANDS + 2):
+        refused = adapt("CULL", source=Source(f"id-{number}", "decision.tamiyo", 0, number))
+        state = after(state, decide(state, refused, context()))
+    assert state.commands == tuple(f"id-{number}" for number in range(2, KNOWN_COMMANDS + 2))
+
+
+@pytest.mark.parametrize(
+    ("sources", "positions"),
+    [
+        ([("decision.tamiyo", 0, 5), ("decision.tamiyo", 0, 3)], (("decision.tamiyo", 0, 5),)),
+        ([("decision.tamiyo", 0, 5), ("decision.tamiyo", 0, 8)], (("decision.tamiyo", 0, 8),)),
+        (
+            [("decision.tamiyo", 1, 5), ("control.x", 0, 0), ("decision.tamiyo", 0, 3)],
+            (("control.x", 0, 0), ("decision.tamiyo", 0, 3), ("decision.tamiyo", 1, 5)),
+        ),
+        ([("", 0, -1)], ()),
+    ],
+)
+def test_how_far_commands_were_read_by_partition(sources: list[tuple[str, int, int]], positions: tuple[tuple[str, int, int], ...]) -> None:
+    """The furthest offset of each, whatever order they come in; a command from nowhere has none."""
+    state = started()
+    for number, place in enumerate(sources):
+        state = after(state, decide(state, adapt("CULL", source=Source(f"id-{number}", *place)), context()))
+    assert state.positions == positions
+
+
+def test_a_record_that_this_version_does_not_know() -> None:
+    """Is named, with the remedy."""
+
+    class Unheard(TelemetryLost):
+        """Of a later version."""
+
+        NAME = "Unheard"
+
+    (lost,) = decide(started(), CountLost(topic="t", lost=1), context())
+    later = Unheard(**{one.name: getattr(lost, one.name) for one in fields(TelemetryLost)})
+    with pytest.raises(CorruptError) as caught:
+        evolve(started(), later)
+    assert str(caught.value) == "Event 1 of run r is a Unheard, which this version of Esper cannot fold; upgrade Esper."
+
+
+@pytest.mark.parametrize(
+    "end", [Complete(outcome="FINISHED", accuracy=0, loss=0, parameters=1, digest="", model_sha256=""), Fail(error="x", reason="y")]
+)
+def test_nothing_follows_an_end_in_a_journal(end: Complete | Fail) -> None:
+    """Whatever the end was."""
+    (lost,) = decide(started(), CountLost(topic="t", lost=1), context())
+    ended = after(started(), decide(started(), end, context()))
+    with pytest.raises(
+        CorruptError,
+        match=rf"^Event 2 \(TelemetryLost\) of run r comes after the run had ended \({ended.status}\); the journal was changed\.$",
+    ):
+        evolve(ended, replace(lost, sequence=2))
