@@ -10,6 +10,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -154,7 +155,9 @@ def scan(path: Path, content: bytes) -> Iterator[Placed]:
 
 def unpack(path: Path, offset: int, content: bytes) -> Frame:
     """The frame that `pack` made `content` from; raises CorruptError naming `path` and `offset` where it is another."""
-    placed = next(scan(path, MAGIC + content), None)
+    placed = None
+    with suppress(CorruptError):  # which counts from the beginning of `content`
+        placed = next(scan(path, MAGIC + content), None)
     if placed is None or placed.size != len(content):
         raise _damaged(path, offset)
     return placed.frame

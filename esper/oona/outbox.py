@@ -27,7 +27,6 @@ _SUFFIX: Final = ".frames"
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    first_sequence: int
     next_sequence: int
     path: Path
     offset: int
@@ -119,7 +118,7 @@ class Outbox:
             self._take_back(path, error)
             raise unwritable(path, error) from error
         with self._guard:
-            self._places.append(_Place(frame.first_sequence, frame.next_sequence, path, self._size, len(content)))
+            self._places.append(_Place(frame.next_sequence, path, self._size, len(content)))
         self._size += len(content)
         self._next = frame.next_sequence
 
@@ -235,7 +234,7 @@ class Outbox:
                 f"{path} is damaged at offset {placed.offset}: its frame begins with sequence {frame.first_sequence} "
                 f"where {max(expected, self._ack.ack.sequence)} follows; restore the missing segment."
             )
-        self._places.append(_Place(frame.first_sequence, frame.next_sequence, path, placed.offset, placed.size))
+        self._places.append(_Place(frame.next_sequence, path, placed.offset, placed.size))
         self._next = max(frame.next_sequence, self._ack.ack.sequence)
 
     def _cut(self, path: Path, intact: int, size: int) -> None:

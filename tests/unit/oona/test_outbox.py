@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from esper.clock import ManualClock
-from esper.errors import CorruptError, EsperError, FencedError, UsageError
+from esper.errors import CorruptError, EsperError, FencedError, StorageFullError, UnavailableError, UsageError
+from esper.oona import outbox as outbox_module
 from esper.oona.acknowledged import Ack
-from esper.oona.frames import MAGIC, Frame, event_id_of, pack, scan
+from esper.oona.disk import write_at
+from esper.oona.frames import MAGIC, Frame, event_id_of, pack, scan, unpack
 from esper.oona.outbox import Outbox
 from esper.oona.port import MAX_MESSAGE_BYTES
 from tests.unit.oona.samples import frame
@@ -256,6 +260,102 @@ def test_an_event_that_kafka_would_not_take_is_refused_at_once(outbox: Outbox) -
     with pytest.raises(UsageError, match="larger"):
         outbox.append(Frame(0, (large,), 1, "", None))
     outbox.append(good)
+    most = MAX_MESSAGE_BYTES - 4096  # the rest is for key and headers
+    with pytest.raises(UsageError, match=f"An event of {most + 1} bytes is larger than the {MAX_MESSAGE_BYTES} that "):
+        outbox.append(Frame(1, (message._replace(value=b"x" * (most + 1)),), 1, "", None))
+    outbox.append(Frame(1, (message._replace(value=b"x" * most),), 1, "", None))
+
+
+def failing(times: int, number: int) -> Callable[[int, bytes, int], None]:
+    """A disk that takes half of what is written and then fails, so many times."""
+    left = [times]
+
+    def write(fd: int, content: bytes, offset: int) -> None:
+        if left[0]:
+            left[0] -= 1
+            os.pwrite(fd, content[: len(content) // 2], offset)
+            raise OSError(number, os.strerror(number))
+        write_at(fd, content, offset)
+
+    return write
+
+
+def test_a_full_disk_costs_nothing(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is as it was before the frame, the sentence names it, and the same frame goes in once there is room."""
+    outbox.append(frame(RUN, 0))
+    before = segment(box(tmp_path)).read_bytes()
+    monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.ENOSPC))
+    with pytest.raises(StorageFullError, match=re.escape(str(segment(box(tmp_path))))):
+        outbox.append(frame(RUN, 1))
+    assert segment(box(tmp_path)).read_bytes() == before
+    outbox.append(frame(RUN, 1))
+    outbox.close()
+    assert reopened(box(tmp_path)) == ([frame(RUN, 0), frame(RUN, 1)], 2, 0)
+
+
+def test_a_disk_that_fails_takes_nothing_more(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error of the disk itself each append is refused with the same sentence; what was there before is whole."""
+    outbox.append(frame(RUN, 0))
+    monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.EIO))
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=rf"{segment(box(tmp_path))}.*Input/output error"):
+            outbox.append(frame(RUN, 1))
+    outbox.close()
+    assert reopened(box(tmp_path)) == ([frame(RUN, 0)], 1, 0)
+
+
+def test_what_cannot_be_taken_back_ends_the_outbox(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk on which the half frame cannot even be cut off again: nothing more is taken, and the next start cuts it off."""
+    outbox.append(frame(RUN, 0))
+    monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.ENOSPC))
+
+    def stuck(*_: object) -> None:
+        raise OSError(errno.EIO, "stuck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.ftruncate", stuck)
+        with pytest.raises(StorageFullError):
+            outbox.append(frame(RUN, 1))
+    with pytest.raises(UnavailableError, match=rf"{segment(box(tmp_path))}.*stuck"):
+        outbox.append(frame(RUN, 1))
+    outbox.close()
+    frames, following, torn = reopened(box(tmp_path))
+    assert (frames, following) == ([frame(RUN, 0)], 1)
+    assert torn > 0
+
+
+def test_a_torn_tail_that_cannot_be_cut_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names the file, and the outbox is not opened."""
+    filled(box(tmp_path))
+    path = segment(box(tmp_path))
+    path.write_bytes(path.read_bytes()[:-3])
+
+    def stuck(*_: object) -> None:
+        raise OSError(errno.EIO, "stuck")
+
+    monkeypatch.setattr("os.truncate", stuck)
+    with pytest.raises(UnavailableError, match=rf"^{path} cannot be written \(stuck\)"):
+        Outbox.open(box(tmp_path), clock=CLOCK)
+
+
+def test_a_frame_that_was_changed_after_it_was_written_is_not_given(tmp_path: Path, outbox: Outbox) -> None:
+    """Reading it back for Kafka, the sentence has file, offset and remedy; so it is where the frame is cut short."""
+    outbox.append(frame(RUN, 0))
+    outbox.append(frame(RUN, 1))
+    path, second = segment(box(tmp_path)), len(MAGIC) + len(pack(frame(RUN, 0)))
+    content = path.read_bytes()
+    sentence = (
+        f"{path} is damaged at offset {{}}: a checksum does not match, and no interrupted write explains it; restore the file from a "
+        "backup, or move it away and resume from the events that Kafka has."
+    )
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptError) as caught:
+            list(outbox.unacknowledged())
+        assert str(caught.value) == sentence.format(second)
+    whole = pack(frame(RUN, 0))
+    with pytest.raises(CorruptError, match="damaged at offset 77"):
+        unpack(path, 77, whole + whole)
 
 
 def test_a_sealed_outbox_takes_nothing_more(tmp_path: Path, outbox: Outbox) -> None:
@@ -288,6 +388,7 @@ def test_quarantined_frames_stay_readable(outbox: Outbox) -> None:
     assert list(outbox.unacknowledged()) == []
     assert outbox.acknowledged() == Ack(5, 50)
     assert outbox.next_sequence == 5
+    assert outbox.quarantine(frame(RUN, 5), "another").parent == path.parent
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, outbox: Outbox) -> None:
