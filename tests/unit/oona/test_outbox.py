@@ -144,12 +144,13 @@ def test_the_offset_of_the_damage_is_that_of_its_frame(tmp_path: Path) -> None:
     """The sentence names the offset at which the damaged frame begins."""
     first, *_ = filled(box(tmp_path))
     path = segment(box(tmp_path))
-    content = bytearray(path.read_bytes())
-    second = len(MAGIC) + len(pack(first))
-    content[second + 40] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CorruptError, match=f"offset {second}"):
-        Outbox.open(box(tmp_path), clock=CLOCK)
+    content, second = path.read_bytes(), len(MAGIC) + len(pack(first))
+    for within in (0, 5, 10, 40):  # length, checksum, checksum of both, payload
+        damaged = bytearray(content)
+        damaged[second + within] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptError, match=f"offset {second}:"):
+            Outbox.open(box(tmp_path), clock=CLOCK)
 
 
 def test_zeros_at_the_end_are_a_torn_write(tmp_path: Path) -> None:
@@ -266,6 +267,36 @@ def test_an_event_that_kafka_would_not_take_is_refused_at_once(outbox: Outbox) -
     outbox.append(Frame(1, (message._replace(value=b"x" * most),), 1, "", None))
 
 
+def test_the_names_in_the_folder_are_for_good(tmp_path: Path, outbox: Outbox) -> None:
+    """Another version of Esper finds lock, seal, acknowledgements and segments where this one has put them."""
+    outbox.append(frame(RUN, 0))
+    outbox.seal("x")
+    assert {path.name for path in box(tmp_path).iterdir()} == {"lock", "sealed", "acknowledged", "00000000000000000000.frames"}
+
+
+def test_a_place_where_nothing_can_be_made_is_named(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of an outbox, and a segment; a segment that could not be begun leaves nothing behind."""
+    (tmp_path / "file").touch()
+    with pytest.raises(EsperError, match=rf"^{tmp_path}/file/outbox cannot be written"):
+        Outbox.open(tmp_path / "file" / "outbox", clock=CLOCK)
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_module, "write_at", failing(1, errno.ENOSPC))
+        with pytest.raises(StorageFullError, match=r"0000\.frames"):
+            outbox.append(frame(RUN, 0))
+    assert list(box(tmp_path).glob("*.frames")) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", stuck)
+        with pytest.raises(UnavailableError, match=r"0000\.frames cannot be written \(stuck\)"):
+            outbox.append(frame(RUN, 0))
+    outbox.append(frame(RUN, 0))
+    assert list(outbox.unacknowledged()) == [frame(RUN, 0)]
+
+
+def stuck(*_: object, **__: object) -> None:
+    """A call of a disk that fails."""
+    raise OSError(errno.EIO, "stuck")
+
+
 def failing(times: int, number: int) -> Callable[[int, bytes, int], None]:
     """A disk that takes half of what is written and then fails, so many times."""
     left = [times]
@@ -309,9 +340,6 @@ def test_what_cannot_be_taken_back_ends_the_outbox(tmp_path: Path, outbox: Outbo
     outbox.append(frame(RUN, 0))
     monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.ENOSPC))
 
-    def stuck(*_: object) -> None:
-        raise OSError(errno.EIO, "stuck")
-
     with monkeypatch.context() as patch:
         patch.setattr("os.ftruncate", stuck)
         with pytest.raises(StorageFullError):
@@ -329,9 +357,6 @@ def test_a_torn_tail_that_cannot_be_cut_is_said(tmp_path: Path, monkeypatch: pyt
     filled(box(tmp_path))
     path = segment(box(tmp_path))
     path.write_bytes(path.read_bytes()[:-3])
-
-    def stuck(*_: object) -> None:
-        raise OSError(errno.EIO, "stuck")
 
     monkeypatch.setattr("os.truncate", stuck)
     with pytest.raises(UnavailableError, match=rf"^{path} cannot be written \(stuck\)"):
