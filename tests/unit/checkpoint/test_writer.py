@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -193,3 +194,21 @@ def test_a_writer_killed_in_the_middle_leaves_no_half_snapshot(tmp_path: Path, p
     stored = tensors_in(store).write(Snapshot(values, {"life": 1}))
     assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (5, 1 + int(puts == 6))  # each is sealed anew
     assert torch.equal(tensors_in(store).read(stored.address, stored.sha256).tensors["model/4"], values["model/4"])
+
+
+def test_the_thread_ends_with_its_writer(tmp_path: Path) -> None:
+    """One thread for all snapshots of a writer, and none once the writer is gone."""
+    writer = SnapshotWriter(tensors_in(LocalStore(tmp_path)), SystemClock())
+    before = {thread for thread in threading.enumerate() if thread.name == "snapshots"}
+    threads = set()
+    for _ in range(2):
+        writer.begin({"model/a": torch.ones(4)}, {}, None, digest=lambda _: "")
+        threads |= {thread for thread in threading.enumerate() if thread.name == "snapshots"} - before
+        writer.wait()
+        assert writer.busy
+        assert taken_from(writer).stored is not None
+    (thread,) = threads
+    del writer
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive()

@@ -289,7 +289,7 @@ def test_the_end_of_an_epoch_proves_the_state_before_it() -> None:
     """Every figure stands in the event, and the digest is that of the state it was written in; the next epoch has begun."""
     state = at("BLENDING")
     figures = {"train_loss": 0.1, "train_accuracy": 0.2, "validation_loss": 0.3, "validation_accuracy": 0.4, "test_loss": 0.5}
-    command = EndEpoch(step=STEP, **figures, test_accuracy=0.6, learning_rate=0.7, parameters_digest="ef", alphas=(0.25,))  # type: ignore[arg-type]
+    command = EndEpoch(step=STEP, **figures, test_accuracy=0.6, learning_rate=0.7, parameters_digest="ef", alphas=(0.25,))
     (event,) = decide(state, command, context())
     assert isinstance(event, EpochEnded)
     asked = {name: getattr(command, name) for name in command.__slots__ if name != "step"}

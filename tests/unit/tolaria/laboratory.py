@@ -204,8 +204,7 @@ class Laboratory:
 
         A snapshot under way is finished first: on a busy machine it would still be there when the next is due, which then is not taken.
         """
-        if (writing := session.parts.checkpoints.writer._thread) is not None:
-            writing.join()
+        session.parts.checkpoints.writer.wait()
         for number, one in enumerate(self.asked):
             if one.step == session.step and one not in sent:
                 sent.add(one)
