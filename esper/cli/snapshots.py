@@ -11,7 +11,7 @@ import typer
 from esper.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from esper.checkpoint.whereabouts import Whereabouts
     from esper.clock import Clock
@@ -55,7 +55,7 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
 
     settings, clock = Settings(), SystemClock()
-    events = _journals(settings, clock)
+    events = list(_journals(settings, clock))
     mine = [event for event in events if event.run_id == run]
     if not mine:
         raise UsageError(f"There is no run {run}; `esper runs` lists those that there are.")
@@ -135,12 +135,13 @@ def gc(
         raise UnavailableError(f"{len(done.left)} families could not be swept: {done.left[0]}")
 
 
-def _journals(settings: Settings, clock: Clock) -> list[Event]:
+def _journals(settings: Settings, clock: Clock) -> Iterator[Event]:
+    """The journals of all runs, as they are read: a sweep keeps of them what it needs."""
     from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
     from esper.oona.journal import JOURNAL, read_topics  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
 
-    return list(read_topics(KafkaBus(bootstrap_of(settings)), [JOURNAL], clock=clock))
+    return read_topics(KafkaBus(bootstrap_of(settings)), [JOURNAL], clock=clock)
 
 
 def _row(one: Whereabouts) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def samples(output: Tensor, dim: int) -> Tensor:
     every = -(-total // wanted)
     while math.gcd(every, positions) > 1:
         every += 1
+    if positions == 1:
+        return by_position[::every, :, 0]
     taken = torch.arange(0, total, every, device=output.device)
     return by_position[taken // positions, :, taken % positions]
 

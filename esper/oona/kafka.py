@@ -56,6 +56,7 @@ _GONE: Final = frozenset(
     }
 )
 
+_ATTEMPTS_A_CLIENT: Final = 20
 LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
 
 
@@ -125,13 +126,19 @@ class KafkaBus(Bus):
         unknown = isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
         return (attempt.seconds_since_start or 0.0) > (self.patience if unknown else LEADERS_S)
 
+    def _afresh(self, attempt: RetryCallState) -> None:
+        """Ask through another client now and then: one that once saw a new topic without a leader may go on to say so from its cache."""
+        if not attempt.attempt_number % _ATTEMPTS_A_CLIENT:
+            with self._lock:
+                self._client = None
+
     def ends(self, partitions: Sequence[tuple[str, int]], where: Any, *, committed: bool = True) -> dict[tuple[str, int], int]:
         """The earliest or latest offset of each of `partitions`; the latest is the last stable one if `committed`."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         request = {TopicPartition(topic, number): where for topic, number in partitions}
         again = retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _MOVING)
         try:
-            for attempt in Retrying(retry=again, stop=self._given_up, wait=wait_fixed(0.05), reraise=True):
+            for attempt in Retrying(retry=again, stop=self._given_up, wait=wait_fixed(0.05), before_sleep=self._afresh, reraise=True):
                 with attempt:
                     futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=self.patience)
                     return {(at.topic, at.partition): future.result().offset for at, future in futures.items()}

@@ -49,7 +49,10 @@ def test_everything_on_kafka_is_a_row_and_the_command_line_shows_it(broker: str,
             row[0]: int(row[1])
             for row in part.ask("SELECT source_topic, count() FROM dead_lettered WHERE consumer = 'history' GROUP BY source_topic")
         }
-        rows = {row[0]: int(row[1]) + letters.get(row[0], 0) for row in part.ask("SELECT topic, count() FROM raw_events GROUP BY topic")}
+        stored = {row[0]: int(row[1]) for row in part.ask("SELECT topic, count() FROM raw_events GROUP BY topic")}
+        rows = {
+            topic: stored.get(topic, 0) + letters.get(topic, 0) for topic in stored | letters
+        }  # other tests' poison may be all of a topic
         assert rows == {topic: count for topic, count in committed(bus, list(TOPICS)).items() if count}
         assert letters["telemetry.training.step"] >= 1
         assert events_by_topic(part.url, "itself", part.settings) == {"system.events.run": 30, "telemetry.training.step": 300}

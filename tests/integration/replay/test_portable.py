@@ -21,9 +21,10 @@ from esper.events import JournalEvent
 from esper.events.codec import encode
 from esper.events.records import CheckpointTaken, EpochEnded, SeedTransitioned
 from esper.history.journal import journal_of
-from esper.history.queries import HttpSource, source
+from esper.history.queries import HttpSource, source, wait_caught_up
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
+from esper.oona.kafka import KafkaBus
 from esper.tolaria.addresses import address_of
 from esper.tolaria.reexecution import Reexecution
 from esper.tolaria.state_file import digests_of
@@ -153,7 +154,7 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
 
     settings = Settings(home=home)
     with history_part(home, world.broker) as part:
-        until(lambda: part.ask("SELECT count() FROM run_completed WHERE run_id = 'portable-1'") == [[1]], 120)
+        assert wait_caught_up(part.url, KafkaBus(world.broker), timeout=120, settings=settings)
         assert journal_of(HttpSource(part.url, settings), RUN) == world.events
         part.child.terminate()
         part.child.wait()
