@@ -98,7 +98,7 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
         CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
     """
     manifest = manifest_at(stores.hot, family, address, sha256)
-    wanted = {name: _Entry(**entry) for name, entry in manifest["tensors"].items() if kinds is None or name.partition("/")[0] in kinds}
+    wanted = {name: _Entry(**entry) for name, entry in manifest["tensors"].items() if kinds is None or kind_of(name) in kinds}
     contents = {name: torch.empty(sum(length for _, _, length in entry.pieces), dtype=torch.uint8) for name, entry in wanted.items()}
     places: dict[int, list[tuple[memoryview, int]]] = {}
     for name, entry in wanted.items():
@@ -117,6 +117,11 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
             pass
     tensors = {name: contents[name].view(getattr(torch, entry.dtype)).reshape(entry.shape) for name, entry in wanted.items()}
     return Snapshot(tensors, manifest["notes"])
+
+
+def kind_of(name: str) -> str:
+    """The kind of a tensor: the first word of its name."""
+    return name.partition("/")[0]
 
 
 def _laid_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Entry], list[memoryview]]:
@@ -142,7 +147,7 @@ def _groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:
         if tensor.numel() * tensor.element_size() >= SMALL_BYTES:
             groups.append([name])
         else:
-            kind = name.partition("/")[0]
+            kind = kind_of(name)
             if kind not in small:
                 groups.append(small.setdefault(kind, []))
             small[kind].append(name)

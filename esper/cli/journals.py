@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
+    from esper.history.queries import Source
     from esper.tolaria.archive import Archived
     from esper.tolaria.figures import StepTold
 
@@ -69,18 +70,24 @@ def journal(
 
 def told_by(source: Archived) -> Mapping[str, StepTold]:
     """What a run told of its steps, out of its export or of the history; nothing, where neither has it."""
-    from esper import stack  # noqa: PLC0415 - as above
-    from esper.history.queries import source as history_at  # noqa: PLC0415 - as above
     from esper.tolaria.figures import from_export, from_history  # noqa: PLC0415 - as above
 
     if source.export is not None:
         return from_export(source.export.folder)
-    endpoints = stack.running(source.settings)
     try:
-        with history_at(source.settings, endpoints.history_url if endpoints else "") as history:
+        with history_of(source.settings) as history:
             return from_history(history, source.events[0].run_id)
     except (UsageError, UnavailableError):
         return {}
+
+
+def history_of(settings: Settings) -> Source:
+    """The history: asked over HTTP while the stack is up, else its folder or server. Raises as `esper.history.queries.source` does."""
+    from esper import stack  # noqa: PLC0415 - as above
+    from esper.history.queries import source  # noqa: PLC0415 - as above
+
+    endpoints = stack.running(settings)
+    return source(settings, endpoints.history_url if endpoints else "")
 
 
 def passphrase_in(file: Path | None) -> str:

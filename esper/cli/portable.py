@@ -136,12 +136,10 @@ def _brought(importing: Importing, settings: Settings) -> int:
 
 def _history(settings: Settings, stack: ExitStack) -> Source | None:
     """The history, if there is one."""
-    from esper import stack as parts  # noqa: PLC0415 - as above
-    from esper.history.queries import source  # noqa: PLC0415 - as above
+    from esper.cli.journals import history_of  # noqa: PLC0415 - as above
 
-    endpoints = parts.running(settings)
     try:
-        return stack.enter_context(source(settings, endpoints.history_url if endpoints else ""))
+        return stack.enter_context(history_of(settings))
     except EsperError:
         return None
 

@@ -111,20 +111,16 @@ def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as
     console = Console(stderr=True)
     source = _source(run_id, origin, console)
     from esper.cli.steps import restored  # noqa: PLC0415 - as above
-    from esper.journal.reading import whole  # noqa: PLC0415 - as above
-    from esper.tolaria.addresses import address_of  # noqa: PLC0415 - as above
     from esper.tolaria.state_file import save_state_file  # noqa: PLC0415 - as above
 
-    whole(source.events)
-    address = address_of(source.events, wanted.step, timeline=wanted.timeline)
-    found = restored(source, address, console, kinds=wanted.kinds, from_scratch=from_scratch)
+    found = restored(source, wanted.step, console, timeline=wanted.timeline, kinds=wanted.kinds, from_scratch=from_scratch)
     if out is not None:
         save_state_file(out, found.snapshot, run_id=run_id, address=found.address, digests=found.digests, versions=found.versions)
     if as_json:
         print(json.dumps({"run_id": run_id, **found.as_json(), "file": str(out or "")}, sort_keys=True))
         return
     how = "begun" if found.executed else "read"
-    print(f"Run {run_id} stands at {address} again, {how} from {f'snapshot {found.begun}' if found.begun else 'its first step'}.")
+    print(f"Run {run_id} stands at {found.address} again, {how} from {f'snapshot {found.begun}' if found.begun else 'its first step'}.")
     if found.digests.parameters:
         print(f"  parameters {found.digests.parameters}{'  as the journal has it' if found.proven else ''}")
     if found.digests.state:

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from esper.checkpoint import Snapshot
+from esper.checkpoint.snapshot import kind_of
 from esper.clock import SystemClock
 from esper.errors import CorruptError, UsageError
 from esper.events.records import CheckpointTaken, RunPaused, RunResumed
-from esper.tolaria.addresses import Address, anchors
+from esper.journal.reading import whole
+from esper.tolaria.addresses import Address, address_of, anchors
 from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
 from esper.tolaria.evaluation import parameters_digest
@@ -25,7 +27,7 @@ from esper.tolaria.reexecution import Archive, Reexecution, Rerun
 from esper.tolaria.resume import differences
 from esper.tolaria.session import Session
 from esper.tolaria.snapshots import KINDS
-from esper.tolaria.state_file import StateDigests, digests_of, kind_of, model_digest, part_of
+from esper.tolaria.state_file import StateDigests, digests_of, model_digest, part_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +71,31 @@ class Rebuilt:
     versions: dict[str, Any]
 
 
-def restored(source: Archived, address: Address, console: Console, *, kinds: Collection[str] = (), from_scratch: bool = False) -> Restored:
-    """The state at `address`, of these kinds of tensors; all of it when none is named.
+def restored(
+    source: Archived, step: int, console: Console, *, timeline: int | None = None, kinds: Collection[str] = (), from_scratch: bool = False
+) -> Restored:
+    """The state after `step` optimizer steps (`address_of`), of these kinds of tensors; all of it when none is named.
 
     Kinds that a snapshot of this very state has are read from it, they alone: neither the run's model nor its data are needed for that. All else is
     rebuilt.
 
     Raises:
-        UsageError: there is no such kind.
+        UsageError: there is no such kind or state.
         CorruptError: as `rebuilt` does; or the snapshot holds other parameters than its journal says.
     """
     if unknown := sorted(set(kinds) - KINDS.keys()):
         known = ", ".join(f"{name} ({meaning})" for name, meaning in KINDS.items())
         raise UsageError(f"A state has no {unknown[0]!r}; --only takes, with commas between them: {known}.")
-    if kinds and not from_scratch and (found := _read(source, address, console, kinds)) is not None:
-        return found
-    again = rebuilt(source.open(SystemClock()), address, console, from_scratch=from_scratch)
-    whole = again.rerun.snapshot()
+    if kinds and not from_scratch:
+        address = address_of(whole(source.events), step, timeline=timeline)
+        if (found := _read(source, address, console, kinds)) is not None:
+            return found
+    archive = source.open(SystemClock())  # which folds the journal
+    address = address_of(archive.events, step, timeline=timeline)
+    again = rebuilt(archive, address, console, from_scratch=from_scratch)
+    state = again.rerun.snapshot()
     notes = (*again.rerun.notes, *again.differences)
-    return Restored(address, part_of(whole, kinds), again.rerun.begun, True, digests_of(whole), again.proven, notes, again.versions)
+    return Restored(address, part_of(state, kinds), again.rerun.begun, True, digests_of(state), again.proven, notes, again.versions)
 
 
 def _read(source: Archived, address: Address, console: Console, kinds: Collection[str]) -> Restored | None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyarrow import parquet
-
 from esper.events.records import TrainingStep
 from esper.history.ddl import snake
 from esper.history.queries import Source
@@ -43,6 +41,8 @@ def from_history(history: Source, run_id: str) -> Mapping[str, StepTold]:
 
 def from_export(folder: Path) -> Mapping[str, StepTold]:
     """The same out of the Parquet files of an export; nothing, where it has none."""
+    from pyarrow import parquet  # noqa: PLC0415 - whoever proves a run without a fault does not wait for it
+
     file = folder / "history" / f"{TABLE}.parquet"
     if not file.is_file():
         return {}

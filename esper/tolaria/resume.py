@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
-from esper.events.records import RunForked, RunStarted
+from esper.events.records import RunStarted
+from esper.journal.story import fork_of
 from esper.lifecycle import RunState, fold, from_canonical
 from esper.tolaria.addresses import Address, Anchor, anchors
 from esper.tolaria.environment import Environment
@@ -87,14 +88,15 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
     if opened:
-        forked = next((event for event in events[:2] if isinstance(event, RunForked)), None)
-        how, remedy = (
-            "was rolled back",
-            f"esper fork {run_id} --step {last.step}` rebuilds its state from the journal, and goes on from there",
-        )
-        if not last.timeline and forked is not None:
-            how, remedy = "is a fork", f"esper fork {forked.parent_run_id} --step {forked.parent_step}` begins it anew"
-        raise CorruptError(f"Run {run_id} {how}, and no snapshot since then can be used: {' '.join(notes)} `{remedy}.")
+        forked = None if last.timeline else fork_of(events)
+        if forked is None:
+            how, command = (
+                "was rolled back",
+                f"esper fork {run_id} --step {last.step}` rebuilds its state from the journal, and goes on from there",
+            )
+        else:
+            how, command = "is a fork", f"esper fork {forked.parent_run_id} --step {forked.parent_step}` begins it anew"
+        raise CorruptError(f"Run {run_id} {how}, and no snapshot since then can be used: {' '.join(notes)} `{command}.")
     return Beginning(RunState(run_id), None, "", tuple(notes))
 
 

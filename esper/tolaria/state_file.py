@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -13,7 +12,9 @@ from typing import Any
 from safetensors.torch import save
 
 from esper.checkpoint import Snapshot
+from esper.checkpoint.snapshot import kind_of
 from esper.errors import StorageFullError, UsageError
+from esper.oona.disk import no_room
 from esper.tolaria.addresses import Address
 from esper.tolaria.evaluation import tensors_digest
 
@@ -47,11 +48,6 @@ def part_of(snapshot: Snapshot, kinds: Collection[str]) -> Snapshot:
     return Snapshot({name: tensor for name, tensor in snapshot.tensors.items() if not kinds or kind_of(name) in kinds}, snapshot.notes)
 
 
-def kind_of(name: str) -> str:
-    """The kind of a tensor of a state: the first word of its name."""
-    return name.partition("/")[0]
-
-
 def save_state_file(
     path: Path, snapshot: Snapshot, *, run_id: str, address: Address, digests: StateDigests, versions: Mapping[str, Any]
 ) -> None:
@@ -74,5 +70,5 @@ def save_state_file(
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        kind = StorageFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UsageError
+        kind = StorageFullError if no_room(error) else UsageError
         raise kind(f"The state cannot be written to {path}: {error.strerror}.") from error

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
+from esper.checkpoint.snapshot import kind_of
 from esper.cli.proving import prove
 from esper.cli.steps import rebuilt, restored
 from esper.errors import CorruptError, UsageError
@@ -22,7 +23,7 @@ from esper.events.records import CheckpointTaken, EpochEnded, RunStarted
 from esper.tolaria.addresses import address_of
 from esper.tolaria.archive import Archived
 from esper.tolaria.snapshots import KINDS
-from esper.tolaria.state_file import digests_of, kind_of, save_state_file
+from esper.tolaria.state_file import digests_of, save_state_file
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 from tests.unit.tolaria.test_reexecution import asking
 
@@ -140,14 +141,13 @@ def test_kinds_of_tensors_are_read_from_a_snapshot_alone(laboratory: Laboratory)
     """Of a state with a snapshot only these tensors are read, without the run's model; they are those of the state executed again."""
     events = tuple(laboratory.journal())
     taken = [one for one in events if isinstance(one, CheckpointTaken) and one.at_step == 16][-1]
-    address = address_of(events, 16)
     quiet = Console(file=io.StringIO())
-    whole = restored(Archived(laboratory.settings, events), address, quiet)
+    whole = restored(Archived(laboratory.settings, events), 16, quiet)
     started = events[0]
     assert isinstance(started, RunStarted)
     nobody = json.loads(started.config) | {"model": "nobody.has:it"}
     homeless = Archived(laboratory.settings, (replace(started, config=json.dumps(nobody)), *events[1:]))
-    part = restored(homeless, address, quiet, kinds=("model", "kernels"))
+    part = restored(homeless, 16, quiet, kinds=("model", "kernels"))
     assert (part.begun, part.executed, part.proven) == (taken.snapshot_id, False, True)
     assert {kind_of(name) for name in part.snapshot.tensors} == {"model", "kernels"}
     assert all(torch.equal(tensor, whole.snapshot.tensors[name]) for name, tensor in part.snapshot.tensors.items())
@@ -161,11 +161,11 @@ def test_kinds_of_a_state_without_a_snapshot_are_of_the_state_executed_again(lab
     source, said = Archived(laboratory.settings, events), io.StringIO()
     taken = [one for one in events if isinstance(one, CheckpointTaken) and one.at_step == 16][-1]
     with without(laboratory.root / taken.address):
-        lost = restored(source, address_of(events, 16), Console(file=said, width=1000), kinds=("host",))
+        lost = restored(source, 16, Console(file=said, width=1000), kinds=("host",))
     assert f"Snapshot {taken.snapshot_id} cannot be used" in said.getvalue()
-    between = restored(source, address_of(events, 19), Console(file=io.StringIO()), kinds=("host",))
+    between = restored(source, 19, Console(file=io.StringIO()), kinds=("host",))
     for found in (lost, between):
-        whole = restored(source, found.address, Console(file=io.StringIO()))
+        whole = restored(source, found.address.step, Console(file=io.StringIO()))
         assert found.executed
         assert found.digests == whole.digests
         assert {kind_of(name) for name in found.snapshot.tensors} == {"host"}
@@ -176,4 +176,4 @@ def test_a_kind_that_there_is_not_is_named(laboratory: Laboratory) -> None:
     """With those that there are."""
     source = Archived(laboratory.settings, tuple(laboratory.journal()))
     with pytest.raises(UsageError, match=r"no 'optimizer'; .* host \(the host's optimizer\)"):
-        restored(source, address_of(source.events, 16), Console(file=io.StringIO()), kinds=("optimizer",))
+        restored(source, 16, Console(file=io.StringIO()), kinds=("optimizer",))

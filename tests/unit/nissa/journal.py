@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esper.clock import Clock, SystemClock
@@ -27,6 +27,7 @@ from esper.events.records import (
     SeedTransitioned,
     TrainingStep,
 )
+from tests.samples import START
 
 
 @dataclass
@@ -45,23 +46,8 @@ class Run:
             LayerInventory(name=name, kind="Linear", in_features=40, out_features=100, parameters=4100, chunks=(25, 25, 25, 25))
             for name in ("0", "2")
         )
-        return RunStarted(
-            **self._journal("started"),
-            incarnation=0,
-            recipe="mnist1d",
-            config="{}",
-            seed=0,
-            decisions="LIVE",
-            total_steps=6000,
-            layers=layers,
-            parameters=8200,
-            source_sha256="",
-            versions="{}",
-            threads=1,
-            instruction_set="",
-            blas="",
-            onednn=True,
-        )
+        asked = replace(START, recipe="mnist1d", total_steps=6000, layers=layers, parameters=8200, onednn=True)
+        return RunStarted(**self._journal("started"), **{name: getattr(asked, name) for name in asked.__slots__})
 
     def germinated(self, layer: str, seed: int) -> list[JournalEvent]:
         """A germination that was accepted."""

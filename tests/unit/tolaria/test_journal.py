@@ -12,29 +12,14 @@ import pytest
 from esper.clock import ManualClock
 from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin
-from esper.events.records import EpochEnded, LayerInventory
+from esper.events.records import EpochEnded
 from esper.lifecycle import Guardrails, RunState, evolve
-from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, Source, StartRun
+from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, Source
 from esper.oona.outbox import Outbox
 from esper.tolaria.journal import Journal, derived
+from tests.samples import START
 
 KERNEL = "ab" * 32
-START = StartRun(
-    incarnation=0,
-    recipe="t",
-    config="{}",
-    seed=0,
-    decisions="LIVE",
-    total_steps=100,
-    layers=(LayerInventory(name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2)),),
-    parameters=20,
-    source_sha256="",
-    versions="{}",
-    threads=1,
-    instruction_set="",
-    blas="",
-    onednn=False,
-)
 GRAFT = Adapt(
     source=Source("00000000-0000-4000-8000-000000000001", "decision.tamiyo", 0, 7),
     decision_id="d",
