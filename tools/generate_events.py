@@ -34,7 +34,8 @@ READ = {
 }
 CALLED = ("NAMED", "OPTIONS", "read_array", "read_enum", "read_nullable", "write_data")
 ENVELOPE = ("event_id", "occurred_at", "run_id", "sender_id", "trace_id", "causation_id")
-JOURNAL = ("timeline", "sequence", "epoch", "step")
+JOURNAL = ("timeline", "sequence", "epoch", "step", "previous")
+SIGNED = ("signer", "signature")
 JOURNAL_TOPIC = "system.events.run"
 
 
@@ -89,6 +90,18 @@ def collect(avro: Any, names: dict[str, Any]) -> None:
             for field in avro["fields"]:
                 collect(field["type"], names)
             names[f"{avro['namespace']}.{avro['name']}"] = avro
+
+
+def is_signed(schema: dict[str, Any]) -> bool:
+    """Whether events of this record are signed. The signature covers the bytes before it, so it has to be the last field.
+
+    Raises:
+        SystemExit: it is not.
+    """
+    names = [field["name"] for field in schema["fields"]]
+    if "signature" in names and names[-1] != "signature":
+        raise SystemExit(f"{schema['name']} has fields after its signature, which would not cover them: put new fields before `signer`.")
+    return "signature" in names
 
 
 def many(field: dict[str, Any]) -> Any:
@@ -185,7 +198,7 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
     out = ['"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""', "", "from __future__ import annotations", ""]
     out += ["from dataclasses import dataclass", "from io import BytesIO", "from typing import Any, ClassVar, Literal, Self", ""]
     out += ["from esper.events.avro import (", *[f"    {name}," for name in sorted({*READ.values(), *CALLED})], ")"]
-    out += ["from esper.events.envelope import Event, JournalEvent, Record, write_envelope", ""]
+    out += ["from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, write_envelope", ""]
     enums = [avro for avro in names.values() if avro["type"] == "enum"]
     for avro in enums:
         symbols = ", ".join(f'"{symbol}"' for symbol in avro["symbols"])
@@ -197,9 +210,10 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
         if avro["type"] == "record" and short not in schemas:
             out.append(record_class(avro, "Record", (), names, None))
     for short, schema in schemas.items():
-        journal = wires[short]["topic"] == JOURNAL_TOPIC
-        inherited = ENVELOPE + (JOURNAL if journal else ())
-        out.append(record_class(schema, "JournalEvent" if journal else "Event", inherited, names, wires[short]))
+        journal, signed = wires[short]["topic"] == JOURNAL_TOPIC, is_signed(schema)
+        inherited = ENVELOPE + (SIGNED if signed else ()) + (JOURNAL if journal else ())
+        base = "JournalEvent" if journal else "SignedEvent" if signed else "Event"
+        out.append(record_class(schema, base, inherited, names, wires[short]))
     out += [
         "RECORDS: tuple[type[Event], ...] = (",
         *[f"    {short}," for short in schemas],

@@ -62,8 +62,18 @@ def _repeated(run_id: str, sender_id: str, trace_id: str, causation_id: str | No
 
 
 @dataclass(frozen=True, kw_only=True)
-class JournalEvent(Event):
+class SignedEvent(Event):
+    """Base of records that their writer signs (`esper.events.seals`)."""
+
+    signer: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalEvent(SignedEvent):
     """Base of the records of a run's journal."""
+
+    previous: str = ""
 
     timeline: int
     sequence: int

@@ -19,7 +19,7 @@ from esper.events.avro import (
     read_utf8,
     write_data,
 )
-from esper.events.envelope import Event, JournalEvent, Record, write_envelope
+from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, write_envelope
 
 Command = Literal["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
 """What a command asks of a seed."""
@@ -442,7 +442,7 @@ class AdaptationApplied(JournalEvent):
     NAME: ClassVar[str] = "AdaptationApplied"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1949437117
+    SCHEMA_ID: ClassVar[int] = 267800763
 
     command_id: str
     decision_id: str
@@ -486,6 +486,9 @@ class AdaptationApplied(JournalEvent):
                 "source_topic": read_utf8(stream),
                 "source_partition": read_long(stream),
                 "source_offset": read_long(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -509,10 +512,13 @@ class AdaptationApplied(JournalEvent):
         write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
         write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptationOutcome(Event):
+class AdaptationOutcome(SignedEvent):
     """How a decision of Tamiyo ended, and its reward: what the bandits learn from.
 
     Attributes:
@@ -532,7 +538,7 @@ class AdaptationOutcome(Event):
     NAME: ClassVar[str] = "AdaptationOutcome"
     TOPIC: ClassVar[str] = "decision.tamiyo"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 189195621
+    SCHEMA_ID: ClassVar[int] = 1209062406
 
     decision_id: str
     layer: str
@@ -568,6 +574,8 @@ class AdaptationOutcome(Event):
                 "shadow_gap": read_double(stream),
                 "epoch": read_long(stream),
                 "step": read_long(stream),
+                "signer": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -585,6 +593,8 @@ class AdaptationOutcome(Event):
         write_data(out, self.shadow_gap, "double", NAMED, "shadow_gap", OPTIONS)
         write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
         write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -607,7 +617,7 @@ class AdaptationRejected(JournalEvent):
     NAME: ClassVar[str] = "AdaptationRejected"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1059077149
+    SCHEMA_ID: ClassVar[int] = 1441701254
 
     command_id: str
     decision_id: str
@@ -645,6 +655,9 @@ class AdaptationRejected(JournalEvent):
                 "source_topic": read_utf8(stream),
                 "source_partition": read_long(stream),
                 "source_offset": read_long(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -665,10 +678,13 @@ class AdaptationRejected(JournalEvent):
         write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
         write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditRecorded(Event):
+class AuditRecorded(SignedEvent):
     """Somebody asked a part to change something: who, what, and how it was answered. The records of one sender form a chain of hashes.
 
     Attributes:
@@ -686,7 +702,7 @@ class AuditRecorded(Event):
     NAME: ClassVar[str] = "AuditRecorded"
     TOPIC: ClassVar[str] = "audit.events"
     KEY: ClassVar[str] = "sender_id"
-    SCHEMA_ID: ClassVar[int] = 2104897099
+    SCHEMA_ID: ClassVar[int] = 605968841
 
     chain: int
     previous: str
@@ -718,6 +734,8 @@ class AuditRecorded(Event):
                 "resource": read_utf8(stream),
                 "status": read_long(stream),
                 "detail": read_utf8(stream),
+                "signer": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -733,6 +751,8 @@ class AuditRecorded(Event):
         write_data(out, self.resource, "string", NAMED, "resource", OPTIONS)
         write_data(out, self.status, "int", NAMED, "status", OPTIONS)
         write_data(out, self.detail, "string", NAMED, "detail", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1005,7 +1025,7 @@ class CheckpointTaken(JournalEvent):
     NAME: ClassVar[str] = "CheckpointTaken"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 293378940
+    SCHEMA_ID: ClassVar[int] = 634799178
 
     snapshot_id: str
     address: str
@@ -1063,6 +1083,9 @@ class CheckpointTaken(JournalEvent):
                 "source_partition": read_long(stream),
                 "source_offset": read_long(stream),
                 "kind": read_enum(stream, _SNAPSHOTKIND, None),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -1093,6 +1116,9 @@ class CheckpointTaken(JournalEvent):
         write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
         write_data(out, self.kind, _SNAPSHOTKIND, NAMED, "kind", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1267,7 +1293,7 @@ class EpochEnded(JournalEvent):
     NAME: ClassVar[str] = "EpochEnded"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1630444569
+    SCHEMA_ID: ClassVar[int] = 1580758659
 
     train_loss: float
     train_accuracy: float
@@ -1311,6 +1337,9 @@ class EpochEnded(JournalEvent):
                 "parameters_digest": read_utf8(stream),
                 "state_digest": read_utf8(stream),
                 "alphas": read_array(stream, {"type": "array", "items": "double"}, NAMED),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -1331,10 +1360,13 @@ class EpochEnded(JournalEvent):
         write_data(out, self.parameters_digest, "string", NAMED, "parameters_digest", OPTIONS)
         write_data(out, self.state_digest, "string", NAMED, "state_digest", OPTIONS)
         write_data(out, self.alphas, {"type": "array", "items": "double"}, NAMED, "alphas", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochReviewed(Event):
+class EpochReviewed(SignedEvent):
     """Tamiyo's answer to one packet, with its commands and their evidence, or none.
 
     Attributes:
@@ -1354,7 +1386,7 @@ class EpochReviewed(Event):
     NAME: ClassVar[str] = "EpochReviewed"
     TOPIC: ClassVar[str] = "decision.tamiyo"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 2138104803
+    SCHEMA_ID: ClassVar[int] = 915126124
 
     packet_id: str
     timeline: int
@@ -1484,7 +1516,7 @@ class InstabilityDetected(JournalEvent):
     NAME: ClassVar[str] = "InstabilityDetected"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1207615890
+    SCHEMA_ID: ClassVar[int] = 377979878
 
     layer: str
     seed: int
@@ -1516,6 +1548,9 @@ class InstabilityDetected(JournalEvent):
                 "value": read_double(stream),
                 "threshold": read_double(stream),
                 "reason": read_utf8(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -1533,6 +1568,9 @@ class InstabilityDetected(JournalEvent):
         write_data(out, self.value, "double", NAMED, "value", OPTIONS)
         write_data(out, self.threshold, "double", NAMED, "threshold", OPTIONS)
         write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1603,7 +1641,7 @@ class KernelFailed(JournalEvent):
     NAME: ClassVar[str] = "KernelFailed"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1081103137
+    SCHEMA_ID: ClassVar[int] = 1034737528
 
     layer: str
     seed: int
@@ -1633,6 +1671,9 @@ class KernelFailed(JournalEvent):
                 "phase": read_enum(stream, _FAILUREPHASE, None),
                 "error": read_utf8(stream),
                 "consecutive_errors": read_long(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -1649,6 +1690,9 @@ class KernelFailed(JournalEvent):
         write_data(out, self.phase, _FAILUREPHASE, NAMED, "phase", OPTIONS)
         write_data(out, self.error, "string", NAMED, "error", OPTIONS)
         write_data(out, self.consecutive_errors, "int", NAMED, "consecutive_errors", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2123,7 +2167,7 @@ class RunCompleted(JournalEvent):
     NAME: ClassVar[str] = "RunCompleted"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1959243896
+    SCHEMA_ID: ClassVar[int] = 986023816
 
     outcome: Outcome
     accuracy: float
@@ -2153,6 +2197,9 @@ class RunCompleted(JournalEvent):
                 "parameters": read_long(stream),
                 "digest": read_utf8(stream),
                 "model_sha256": read_utf8(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -2169,6 +2216,9 @@ class RunCompleted(JournalEvent):
         write_data(out, self.parameters, "long", NAMED, "parameters", OPTIONS)
         write_data(out, self.digest, "string", NAMED, "digest", OPTIONS)
         write_data(out, self.model_sha256, "string", NAMED, "model_sha256", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2183,7 +2233,7 @@ class RunFailed(JournalEvent):
     NAME: ClassVar[str] = "RunFailed"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1226173894
+    SCHEMA_ID: ClassVar[int] = 1835524310
 
     error: str
     reason: str
@@ -2205,6 +2255,9 @@ class RunFailed(JournalEvent):
                 "step": read_long(stream),
                 "error": read_utf8(stream),
                 "reason": read_utf8(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -2217,6 +2270,9 @@ class RunFailed(JournalEvent):
         write_data(out, self.step, "long", NAMED, "step", OPTIONS)
         write_data(out, self.error, "string", NAMED, "error", OPTIONS)
         write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2244,7 +2300,7 @@ class RunForked(JournalEvent):
     NAME: ClassVar[str] = "RunForked"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 610609697
+    SCHEMA_ID: ClassVar[int] = 956979834
 
     parent_run_id: str
     parent_timeline: int
@@ -2296,7 +2352,7 @@ class RunPaused(JournalEvent):
     NAME: ClassVar[str] = "RunPaused"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 425615333
+    SCHEMA_ID: ClassVar[int] = 1437942488
 
     reason: str
     command_id: str
@@ -2324,6 +2380,9 @@ class RunPaused(JournalEvent):
                 "source_topic": read_utf8(stream),
                 "source_partition": read_long(stream),
                 "source_offset": read_long(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -2339,6 +2398,9 @@ class RunPaused(JournalEvent):
         write_data(out, self.source_topic, "string", NAMED, "source_topic", OPTIONS)
         write_data(out, self.source_partition, "int", NAMED, "source_partition", OPTIONS)
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2417,7 +2479,7 @@ class RunResumed(JournalEvent):
     NAME: ClassVar[str] = "RunResumed"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 2013154016
+    SCHEMA_ID: ClassVar[int] = 1302754486
 
     incarnation: int
     reason: str
@@ -2451,6 +2513,9 @@ class RunResumed(JournalEvent):
                 "source_offset": read_long(stream),
                 "snapshot_id": read_utf8(stream),
                 "restored_step": read_long(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -2469,6 +2534,9 @@ class RunResumed(JournalEvent):
         write_data(out, self.source_offset, "long", NAMED, "source_offset", OPTIONS)
         write_data(out, self.snapshot_id, "string", NAMED, "snapshot_id", OPTIONS)
         write_data(out, self.restored_step, "long", NAMED, "restored_step", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2492,7 +2560,7 @@ class RunRolledBack(JournalEvent):
     NAME: ClassVar[str] = "RunRolledBack"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 867673662
+    SCHEMA_ID: ClassVar[int] = 1119415504
 
     from_timeline: int
     from_step: int
@@ -2545,7 +2613,7 @@ class RunStarted(JournalEvent):
     NAME: ClassVar[str] = "RunStarted"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 413059320
+    SCHEMA_ID: ClassVar[int] = 484294718
 
     incarnation: int
     recipe: str
@@ -2758,7 +2826,7 @@ class SeedTransitioned(JournalEvent):
     NAME: ClassVar[str] = "SeedTransitioned"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 660007354
+    SCHEMA_ID: ClassVar[int] = 1723259617
 
     layer: str
     seed: int
@@ -2798,6 +2866,9 @@ class SeedTransitioned(JournalEvent):
                 "alpha": read_double(stream),
                 "alpha_target": read_double(stream),
                 "reason": read_utf8(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -2819,6 +2890,9 @@ class SeedTransitioned(JournalEvent):
         write_data(out, self.alpha, "double", NAMED, "alpha", OPTIONS)
         write_data(out, self.alpha_target, "double", NAMED, "alpha_target", OPTIONS)
         write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -2900,7 +2974,7 @@ class TelemetryLost(JournalEvent):
     NAME: ClassVar[str] = "TelemetryLost"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 547300841
+    SCHEMA_ID: ClassVar[int] = 401336268
 
     topic: str
     lost: int
@@ -2922,6 +2996,9 @@ class TelemetryLost(JournalEvent):
                 "step": read_long(stream),
                 "topic": read_utf8(stream),
                 "lost": read_long(stream),
+                "signer": read_utf8(stream),
+                "previous": read_utf8(stream),
+                "signature": read_utf8(stream),
             }
         )
 
@@ -2934,6 +3011,9 @@ class TelemetryLost(JournalEvent):
         write_data(out, self.step, "long", NAMED, "step", OPTIONS)
         write_data(out, self.topic, "string", NAMED, "topic", OPTIONS)
         write_data(out, self.lost, "long", NAMED, "lost", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

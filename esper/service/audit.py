@@ -17,6 +17,7 @@ PENDING: Final = 0
 _SECRET: Final = ("password", "passwd", "secret", "token", "key", "authorization", "credential")
 _HIDDEN: Final = "(hidden)"
 _MOST_CHARACTERS: Final = 4096
+_NOT_HASHED: Final = frozenset({"hash", "signer", "signature"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +87,11 @@ def chained(entry: AuditEntry, link: Link, *, sender_id: str, occurred_at: int) 
 
 
 def hash_of(record: AuditRecorded) -> str:
-    """SHA-256, hexadecimal, over the previous hash and the canonical JSON (sorted keys, no spaces, UTF-8) of all fields but `hash`."""
-    fields = {name: value for name, value in asdict(record).items() if name != "hash"}
+    """SHA-256, hexadecimal, over the previous hash and the canonical JSON (sorted keys, no spaces, UTF-8) of all fields but `hash` and the seal.
+
+    Signer and signature came later than the first records; the signature covers the hash with all else.
+    """
+    fields = {name: value for name, value in asdict(record).items() if name not in _NOT_HASHED}
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(record.previous.encode() + canonical.encode()).hexdigest()
 

@@ -80,13 +80,25 @@ def test_a_changed_schema_is_noticed_and_gets_its_own_example(tmp_path: Path) ->
     shutil.copytree(SCHEMAS, tmp_path / "schemas")
     path = tmp_path / "schemas" / "RunPaused.avsc"
     schema = json.loads(path.read_text())
-    schema["fields"].append({"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"})
+    schema["fields"].insert(-3, {"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"})
     path.write_text(json.dumps(schema))
     made = generator(tmp_path / "schemas").outputs()
     differing = {one.name for one, content in made.items() if not one.exists() or one.read_bytes() != content}
-    assert differing == {"records.py", "wire.json", "ids.lock", "RunPaused-2.avro"}
+    version = len(list((SCHEMAS / "examples").glob("RunPaused-*.avro"))) + 1
+    assert differing == {"records.py", "wire.json", "ids.lock", f"RunPaused-{version}.avro"}
     wire = json.loads(made[ROOT / "esper" / "events" / "wire.json"])["RunPaused"]
-    assert [one["id"] for one in wire["earlier"]] == [BY_NAME["RunPaused"].SCHEMA_ID]
+    assert wire["earlier"][-1]["id"] == BY_NAME["RunPaused"].SCHEMA_ID
+
+
+def test_a_field_behind_the_signature_is_refused(tmp_path: Path) -> None:
+    """The signature covers the bytes before it, so a field behind it could be changed by anyone."""
+    shutil.copytree(SCHEMAS, tmp_path / "schemas")
+    path = tmp_path / "schemas" / "RunPaused.avsc"
+    schema = json.loads(path.read_text())
+    schema["fields"].append({"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"})
+    path.write_text(json.dumps(schema))
+    with pytest.raises(SystemExit, match="put new fields before `signer`"):
+        generator(tmp_path / "schemas").outputs()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -206,7 +218,8 @@ def test_a_breaking_change_is_caught(tmp_path: Path, change: Callable[[dict[str,
     change(schema)
     path.write_text(json.dumps(schema))
     (first, *_) = check(tmp_path / "schemas")
-    assert first.startswith("RunPaused, versions 1 and 2: ")
+    last = len(list((SCHEMAS / "examples").glob("RunPaused-*.avro"))) + 1
+    assert first.startswith(f"RunPaused, versions 1 and {last}: ")
 
 
 def test_another_symbol_of_an_enum_is_a_breaking_change() -> None:
