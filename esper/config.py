@@ -1,15 +1,33 @@
 """Settings of the installation: where things are and which ports they take. Recipes, which say what to train, are in `esper.tolaria`.
 
 Values come from keyword arguments, then the environment (`ESPER_KAFKA__BOOTSTRAP`, `ESPER_HOME`, ...), then the defaults below.
-Nothing is read at import: a process calls `Settings()` once, in its entry point, and passes the result on.
+Nothing is read at import: a process calls `Settings.load()` once, in its entry point, and passes the result on.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from esper.errors import UsageError
+
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+
+KAFKA_OPTIONS: Final[Mapping[str, str]] = {
+    "ssl.endpoint.identification.algorithm": "https or none: whether a broker's certificate has to carry its name",
+    "ssl.cipher.suites": "cipher suites, in OpenSSL's notation",
+    "ssl.crl.location": "PEM file of revoked certificates",
+    "socket.timeout.ms": "milliseconds after which a request counts as unanswered",
+    "metadata.max.age.ms": "milliseconds after which the cluster's layout is asked for again",
+    "connections.max.idle.ms": "milliseconds after which an unused connection is closed",
+}
+"""Options of librdkafka that both of Esper's clients, confluent-kafka and aiokafka, can honour."""
 
 
 class KafkaSettings(BaseModel):
@@ -20,6 +38,102 @@ class KafkaSettings(BaseModel):
     bootstrap: str = Field(default="", description="host:port[,host:port] of a cluster; empty means the embedded broker of the local stack")
     partitions: int = Field(default=4, ge=1, description="partitions of topics that topics.toml does not size")
     replication: int = Field(default=1, ge=1, description="replication factor of the topics that Esper creates; 3 on a real cluster")
+    security_protocol: SecurityProtocol = Field(default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+    sasl_mechanism: SaslMechanism = Field(default="", description="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER")
+    sasl_username: str = Field(default="", description="the user; {principal} in it is the part's own name, such as trainer or tamiyo")
+    sasl_password: SecretStr = Field(default=SecretStr(""), description="its password")
+    sasl_password_file: str = Field(
+        default="", description="the file of its password, read anew when a client connects; {principal} as in sasl_username"
+    )
+    oauth_token_endpoint: str = Field(default="", description="OAUTHBEARER: URL of the token endpoint of an OpenID provider")
+    oauth_client_id: str = Field(default="", description="OAUTHBEARER: the client id; {principal} as in sasl_username")
+    oauth_client_secret: SecretStr = Field(default=SecretStr(""), description="OAUTHBEARER: the client secret")
+    oauth_client_secret_file: str = Field(default="", description="OAUTHBEARER: the file of the client secret; {principal} as above")
+    oauth_scope: str = Field(default="", description="OAUTHBEARER: the scope to ask for")
+    ca: str = Field(default="", description="PEM file of the authorities that brokers' certificates are held against; empty: the system's")
+    certificate: str = Field(default="", description="PEM file of the client's certificate chain; {principal} as in sasl_username")
+    private_key: str = Field(default="", description="PEM file of that certificate's private key; {principal} as in sasl_username")
+    private_key_password: SecretStr = Field(default=SecretStr(""), description="what the private key is encrypted with")
+    options: Mapping[str, str | int | float | bool] = Field(
+        default={}, description=f"other options of librdkafka: {', '.join(KAFKA_OPTIONS)}"
+    )
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether connections are TLS."""
+        return self.security_protocol in {"SSL", "SASL_SSL"}
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether clients say who they are by SASL."""
+        return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in sorted(options.keys() - KAFKA_OPTIONS.keys()):
+            near = difflib.get_close_matches(name, KAFKA_OPTIONS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"both can honour {', '.join(KAFKA_OPTIONS)}"
+            raise ValueError(f"ESPER_KAFKA__OPTIONS has {name!r}, which Esper's two Kafka clients cannot both honour; {hint}")
+        return options
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse settings that contradict each other: each in a sentence that names both."""
+        for contradiction, sentence in self._contradictions():
+            if contradiction:
+                raise ValueError(sentence)
+        return self
+
+    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        sasl = [name for name in ("sasl_mechanism", "sasl_username", "sasl_password", "sasl_password_file") if name in self._given()]
+        oauth = [name for name in self._given() if name.startswith("oauth_")]
+        tls = [name for name in ("ca", "certificate", "private_key", "private_key_password") if name in self._given()]
+        bearer = self.sasl_mechanism == "OAUTHBEARER"
+        secured = self.security_protocol != "PLAINTEXT"
+        return (
+            (
+                secured and not self.bootstrap,
+                f"{_variable('security_protocol')} is for a cluster of yours: set {_variable('bootstrap')} too",
+            ),
+            (bool(sasl) and not self.authenticated, _without(sasl, "SASL_SSL or SASL_PLAINTEXT")),
+            (bool(tls) and not self.encrypted, _without(tls, "SSL or SASL_SSL")),
+            (
+                self.authenticated and not self.sasl_mechanism,
+                f"{_variable('security_protocol')}={self.security_protocol} needs {_variable('sasl_mechanism')}",
+            ),
+            (bool(oauth) and not bearer, f"{_variable(oauth[0] if oauth else '')} needs {_variable('sasl_mechanism')}=OAUTHBEARER"),
+            (
+                bearer and len(sasl) > 1,
+                f"{_variable(sasl[-1] if sasl else '')} is not for OAUTHBEARER, which takes {_variable('oauth_client_id')} and its secret",
+            ),
+            (bool(self.certificate) != bool(self.private_key), f"{_variable('certificate')} and {_variable('private_key')} go together"),
+            *self._secrets(),
+        )
+
+    def _secrets(self) -> tuple[tuple[bool, str], ...]:
+        password, bearer = self.authenticated and self.sasl_mechanism not in {"", "OAUTHBEARER"}, self.sasl_mechanism == "OAUTHBEARER"
+        pairs = (("sasl_username", "sasl_password", password), ("oauth_client_id", "oauth_client_secret", bearer))
+        given = self._given()
+        return (
+            (bearer and not self.oauth_token_endpoint, f"OAUTHBEARER needs {_variable('oauth_token_endpoint')}"),
+            *(
+                (secret in given and f"{secret}_file" in given, f"{_variable(secret)} and {_variable(f'{secret}_file')} exclude each other")
+                for _, secret, _ in pairs
+            ),
+            *((wanted and name not in given, f"{self.sasl_mechanism} needs {_variable(name)}") for name, _, wanted in pairs),
+            *(
+                (
+                    wanted and not {secret, f"{secret}_file"} & given,
+                    f"{self.sasl_mechanism} needs {_variable(secret)} or {_variable(f'{secret}_file')}",
+                )
+                for _, secret, wanted in pairs
+            ),
+        )
+
+    def _given(self) -> set[str]:
+        """The names of what is set to something."""
+        return {name for name in type(self).model_fields if (value := getattr(self, name)) and (str(value) if name != "options" else value)}
 
 
 class PartSettings(BaseModel):
@@ -79,6 +193,15 @@ class ServiceSettings(BaseModel):
     timeout_s: float = Field(default=30.0, gt=0, description="seconds in which a body must come and an answer must begin")
 
 
+def _variable(name: str) -> str:
+    return f"ESPER_KAFKA__{name.upper()}"
+
+
+def _without(names: Sequence[str], protocols: str) -> str:
+    """The sentence for settings that the security protocol has no use for."""
+    return f"{_variable(names[0]) if names else ''} needs {_variable('security_protocol')} to be {protocols}"
+
+
 class Settings(BaseSettings):
     """Everything that is set once for an installation."""
 
@@ -93,6 +216,20 @@ class Settings(BaseSettings):
     urza: UrzaSettings = UrzaSettings()
     service: ServiceSettings = ServiceSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings of this process, from its environment.
+
+        Raises:
+            UsageError: a variable has a value that cannot be, is unknown, or contradicts another; the sentence names it.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise UsageError(_sentence(error)) from None  # whose text shows values, and a secret may be among them
+        except SettingsError as error:
+            raise UsageError(f'The settings cannot be read: {error}; give a mapping as JSON, such as \'{{"name": "value"}}\'.') from None
 
     @property
     def keys_dir(self) -> Path:
@@ -154,3 +291,19 @@ class Settings(BaseSettings):
     def history_dir(self) -> Path:
         """The chDB folder, owned by the history process alone."""
         return self.home.resolve() / "history"
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault, by the variable that has it."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = [str(one) for one in fault["loc"]]
+    name = "ESPER_" + "__".join(place).upper()
+    if fault["type"] == "extra_forbidden":
+        section = Settings.model_fields[place[0]].annotation
+        known = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+        near = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"did you mean ESPER_{place[0]}__{near[0]}?".upper().replace("DID YOU MEAN", "did you mean") if near else "unset it"
+        return f"{name} is no setting of Esper: {hint}" + ("" if near else ".")
+    if fault["type"] == "value_error":
+        return f"{fault['ctx']['error']}."
+    return f"{name} cannot be so: {fault['msg'][0].lower()}{fault['msg'][1:]}."

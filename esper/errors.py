@@ -21,6 +21,10 @@ class UnavailableError(EsperError):
     exit_code = 3
 
 
+class DeniedError(UsageError):
+    """A server knows the caller or refuses to, and does not let it do what it asked: give it the right or the right key, then try again."""
+
+
 class BackpressureError(EsperError):
     """A bounded queue is full: slow down, or drop and count."""
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from esper import stack
 from esper.clock import SystemClock
 from esper.config import Settings
+from esper.oona.access import Access
 from esper.tolaria.names import named, require_run_id
 from esper.tolaria.own_loop import begin
 from esper.tolaria.progress import Progress
@@ -52,14 +53,16 @@ def grow(
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
-    clock, installation, console = SystemClock(), Settings(), Console(stderr=True, quiet=not sys.stderr.isatty())
+    clock, installation, console = SystemClock(), Settings.load(), Console(stderr=True, quiet=not sys.stderr.isatty())
     run_id = run_id or named("own-loop", clock)
     require_run_id(run_id)
     endpoints = stack.up(installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
     progress = Progress(console)
     try:
         with ExitStack() as resources:
-            place = resources.enter_context(place_of(installation, run_id, endpoints.bootstrap, clock, progress))
+            place = resources.enter_context(
+                place_of(installation, run_id, Access.of(installation, "trainer", bootstrap=endpoints.bootstrap), clock, progress)
+            )
             growth = begin(model, optimizer, place, resources, held_out=held_out, steps=steps, seed=seed, settings=settings)
             progress.start()
             resources.callback(progress.stop)

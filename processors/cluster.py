@@ -1,4 +1,4 @@
-"""What Faust does not give of Kafka's client: the cluster's id, and a reader of whole topics without a consumer group."""
+"""What Faust does not give of Kafka's client: a reader of whole topics without a consumer group."""
 
 from __future__ import annotations
 
@@ -7,29 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiokafka
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from mode import Service
 
 from esper.clock import Clock
-from esper.errors import UnavailableError
-
-
-async def cluster_id(bootstrap: str) -> str:
-    """The id that the cluster at `bootstrap` gave itself when it was formatted.
-
-    Raises:
-        UnavailableError: no broker answers.
-    """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5000)
-    try:
-        await admin.start()
-        cluster: dict[str, object] = await admin.describe_cluster()
-    except (KafkaError, OSError) as error:
-        raise UnavailableError(f"No broker answers at {bootstrap}: start one with `esper up`, or set ESPER_KAFKA__BOOTSTRAP.") from error
-    finally:
-        await admin.close()
-    return str(cluster["cluster_id"])
+from esper.oona.access import Access
+from processors.access import options
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +27,9 @@ class Followed:
 class Follower(Service):
     """Reads topics from all partitions, each from a time in the past on, without a consumer group, and hands each value to a callback."""
 
-    def __init__(self, *followed: Followed, bootstrap: str, clock: Clock) -> None:
+    def __init__(self, *followed: Followed, access: Access, clock: Clock) -> None:
         super().__init__()
-        self._bootstrap = bootstrap
+        self._access = access
         self._followed = {one.topic: one for one in followed}
         self._behind = set(self._followed)
         self._clock = clock
@@ -66,7 +49,11 @@ class Follower(Service):
 
     async def _read(self) -> None:
         consumer = aiokafka.AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
+            bootstrap_servers=self._access.bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            **options(self._access),
         )
         await consumer.start()
         try:

@@ -25,7 +25,8 @@ from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message, Origin, encode
 from esper.events.records import DeadLettered
-from processors.cluster import cluster_id
+from esper.oona.access import Access
+from processors.access import app_options, credentials
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,6 +41,14 @@ _ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_ope
 """Small tables: RocksDB's own defaults reserve up to 2 GiB."""
 
 
+_TIMES: Mapping[str, Any] = {
+    # a worker that joined while topics were being made learns of their partitions by this; the default is 5 min
+    "consumer_metadata_max_age_ms": 2_000,
+    "producer_metadata_max_age_ms": 2_000,
+    "broker_request_timeout": 20.0,
+    "producer_request_timeout": 20.0,
+}
+"""What the options of the settings may change."""
 _WEB_STOP_S = 3.0
 
 
@@ -102,7 +111,7 @@ def served(
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # the same
     from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
-    trail = AuditTrail(KafkaBus(settings.kafka.bootstrap), sender_id=part, clock=clock, folder=settings.audit_dir)
+    trail = AuditTrail(KafkaBus(Access.of(settings, part)), sender_id=part, clock=clock, folder=settings.audit_dir)
     api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail)
     add_routes(api)
     return Served(Server(api, settings=settings, port=port, clock=clock), trail)
@@ -133,16 +142,20 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
     Raises:
         UsageError: no broker is configured.
         UnavailableError: the broker does not answer.
+        DeniedError: it does not let this part in.
     """
     bootstrap = settings.kafka.bootstrap
     if not bootstrap:
         raise UsageError(f"The {part} processor needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the stack with `esper up`.")
-    folder = settings.stack_dir / part / _cluster(bootstrap, clock)
+    access = Access.of(settings, part)
+    folder = settings.stack_dir / part / _cluster(access, clock)
     folder.mkdir(parents=True, exist_ok=True)
     member = hashlib.sha256(f"{socket.gethostname()}\x1f{folder}".encode()).hexdigest()[:16]
     return App(
         f"esper-{part}",
         broker=[f"kafka://{address}" for address in bootstrap.split(",")],
+        broker_credentials=credentials(access),
+        **{**_TIMES, **app_options(access)},
         autodiscover=False,
         datadir=folder,
         store="rocksdb://",
@@ -151,13 +164,9 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
         canonical_url=f"http://{member}",  # part of the assignment that it takes back: another port must not change it
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=6.0,
-        consumer_metadata_max_age_ms=2_000,  # a worker that joined while topics were being made learns of their partitions by this; the default is 5 min
-        producer_metadata_max_age_ms=2_000,
         broker_heartbeat_interval=2.0,
         broker_rebalance_timeout=10.0,
-        broker_request_timeout=20.0,
         broker_commit_interval=1.0,
-        producer_request_timeout=20.0,
         producer_max_request_size=_MAX_REQUEST_BYTES,
         table_standby_replicas=0,
         topic_disable_leader=True,
@@ -169,11 +178,14 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
     )
 
 
-def _cluster(bootstrap: str, clock: Clock) -> str:
+def _cluster(access: Access, clock: Clock) -> str:
+    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # its client says why a broker refuses it, which aiokafka keeps to its log
+
+    bus = KafkaBus(access)
     deadline = clock.monotonic() + _CLUSTER_TIMEOUT_S
     while True:
         try:
-            return asyncio.run(cluster_id(bootstrap))
+            return bus.cluster_id()
         except UnavailableError:
             if clock.monotonic() > deadline:
                 raise
@@ -295,7 +307,7 @@ def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
     """
     clock = SystemClock()
     try:
-        app = build_app(Settings(), clock)
+        app = build_app(Settings.load(), clock)
     except EsperError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

@@ -24,6 +24,7 @@ from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError
 from esper.events import Event, decode
 from esper.events.records import CacheSampled, ResourceSampled
+from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
 from esper.service import tokens
 from esper.stack.parts import as_environment
@@ -60,7 +61,7 @@ def whole(bench: Bench) -> Whole:
         stack.wait_ready(settings, PARTS, _READY_S)
         bench.progress(f"training mnist1d for {EPOCHS} epochs")
         _train(settings)
-        bus = KafkaBus(endpoints.bootstrap)
+        bus = KafkaBus(Access.of(settings, "viewer", bootstrap=endpoints.bootstrap))
         resources, cache = _last(bus, ResourceSampled, bench.clock), _last(bus, CacheSampled, bench.clock)
         megabytes = _memory(settings) | {"trainer": resources.rss_bytes / 1e6}
         return Whole(megabytes, cache, _nissa(bench, bus, endpoints.nissa_url, settings.keys_dir))

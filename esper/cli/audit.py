@@ -28,14 +28,14 @@ def _group() -> None:
 
 def verify(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False) -> None:
     """Prove that no record of the audit log was changed, removed, added or moved, or name the first that was."""
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
     from esper.oona import chains  # noqa: PLC0415 - the same
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - the same
 
-    settings = Settings()
-    found = chains.verify(KafkaBus(bootstrap_of(settings)), clock=SystemClock(), heads=chains.heads(settings.audit_dir))
+    settings = Settings.load()
+    found = chains.verify(KafkaBus(cluster_of(settings, "viewer")), clock=SystemClock(), heads=chains.heads(settings.audit_dir))
     broken = [chain for chain in found if chain.broken is not None]
     if as_json:
         print(json.dumps({"proven": not broken, "chains": [asdict(chain) for chain in found]}))

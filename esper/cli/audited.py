@@ -13,6 +13,7 @@ from esper.errors import EsperError
 if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
+    from esper.oona.access import Access
 
 SENDER: Final = "cli"
 _DONE, _FAILED = 200, 500
@@ -20,7 +21,7 @@ _WAIT_S: Final = 20.0
 
 
 @contextmanager
-def audited(settings: Settings, clock: Clock, bootstrap: str, *, action: str, resource: str, run_id: str = "") -> Iterator[None]:
+def audited(settings: Settings, clock: Clock, cluster: Access, *, action: str, resource: str, run_id: str = "") -> Iterator[None]:
     """Within: what the command does. It begins once Kafka would take the record of it; the record says how it ended.
 
     Raises:
@@ -48,7 +49,7 @@ def audited(settings: Settings, clock: Clock, bootstrap: str, *, action: str, re
         run_id=run_id,
         trace_id=trace_id("cli", name),
     )
-    bus = KafkaBus(bootstrap)
+    bus = KafkaBus(cluster)
     another = Retrying(retry=retry_if_exception_type(UsageError), stop=stop_after_delay(_WAIT_S), wait=wait_fixed(0.2), reraise=True)
     with another(AuditTrail, bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
         trail(entry)

@@ -53,7 +53,7 @@ def compare(
         raise UsageError("Name at least two runs to compare; `esper runs` lists those that there are.")
     if plot:
         require_format(plot)
-    named, journals = _journals(runs, Settings(), SystemClock())
+    named, journals = _journals(runs, Settings.load(), SystemClock())
     if len(set(named)) < len(named):
         raise UsageError("A run is named twice; a run does not differ from itself.")
     found = compared([story(journals[run_id], journals) for run_id in named])

@@ -70,7 +70,7 @@ def _ask(run: str, action: str, body: dict[str, Any], wait: float, as_json: bool
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
 
-    settings, clock = Settings(), SystemClock()
+    settings, clock = Settings.load(), SystemClock()
     url = _url(settings)
     name = quote(run, safe="")
     told = _send(settings, f"{url}/api/v1/runs/{name}/{action}", body, clock)

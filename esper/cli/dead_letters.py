@@ -18,6 +18,7 @@ from esper.errors import UnavailableError, UsageError
 if TYPE_CHECKING:
     from esper.config import Settings
     from esper.events.records import DeadLettered
+    from esper.oona.access import Access
 
 _NONE = "There are no dead letters: every message so far could be read and applied."
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
@@ -59,7 +60,7 @@ def dead_letters(
     oldest = SystemClock().now_us() - round(_seconds(since) * 1e6) if since else 0
     found = (
         letter
-        for letter in _read(Settings())
+        for letter in _read(Settings.load())
         if (not topic or letter.source_topic == topic) and (not consumer or letter.consumer == consumer) and letter.occurred_at >= oldest
     )
     if show:
@@ -87,7 +88,7 @@ def _read(settings: Settings) -> Iterator[DeadLettered]:
     from esper.events.records import DeadLettered  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
 
-    bus, seen, silent = KafkaBus(_bootstrap(settings)), set[str](), 0
+    bus, seen, silent = KafkaBus(_cluster(settings)), set[str](), 0
     with bus.reader([DeadLettered.TOPIC], start="beginning") as reader:
         ends = reader.stable_end()
         while any(at < ends[pair] for pair, at in reader.position().items()):
@@ -105,15 +106,16 @@ def _read(settings: Settings) -> Iterator[DeadLettered]:
                     yield letter
 
 
-def _bootstrap(settings: Settings) -> str:
-    if settings.kafka.bootstrap:
-        return settings.kafka.bootstrap
+def _cluster(settings: Settings) -> Access:
     from esper import stack  # noqa: PLC0415 - as above
+    from esper.oona.access import Access  # noqa: PLC0415 - as above
 
+    if settings.kafka.bootstrap:
+        return Access.of(settings, "viewer")
     endpoints = stack.running(settings)
     if endpoints is None:
         raise UnavailableError(f"No broker runs for {settings.home}, and dead letters are on Kafka: start it with `esper up`.")
-    return endpoints.bootstrap
+    return Access.of(settings, "viewer", bootstrap=endpoints.bootstrap)
 
 
 def _seconds(duration: str) -> float:

@@ -41,17 +41,19 @@ def fork(
 
     if new_id:
         require_run_id(new_id)
-    settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
 
     def forked(endpoints: Endpoints) -> tuple[Finished, str]:
         from esper.journal.reading import decoded, from_kafka, whole  # noqa: PLC0415 - as above
+        from esper.oona.access import Access  # noqa: PLC0415 - as above
         from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.forking import cut_at, decision_of  # noqa: PLC0415 - as above
         from esper.tolaria.resume import recipe_of  # noqa: PLC0415 - as above
 
-        events = whole(decoded(run_id, from_kafka(endpoints.bootstrap, run_id, clock=clock)))
+        cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
+        events = whole(decoded(run_id, from_kafka(cluster, run_id, clock=clock)))
         cut = cut_at(events, step, timeline=timeline, without=[decision_of(events, one) for one in without or ()])
-        ground = Ground(settings, endpoints.bootstrap, endpoints.history_url, clock, console)
+        ground = Ground(settings, cluster, endpoints.history_url, clock, console)
         return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(events).name
 
     finished, recipe = on_stack(settings, clock, console, forked)

@@ -69,7 +69,7 @@ def _open() -> Source:
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.history.queries import source  # noqa: PLC0415 - as above
 
-    settings = Settings()
+    settings = Settings.load()
     endpoints = stack.running(settings)
     history = source(settings, endpoints.history_url if endpoints else "")
     missing = history.missing()

@@ -42,7 +42,7 @@ def journal(
         UnavailableError: neither answers.
     """
     from esper import stack  # noqa: PLC0415 - as above
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.journal.reading import decoded, from_kafka  # noqa: PLC0415 - as above
 
     endpoints = stack.running(settings)
@@ -57,7 +57,7 @@ def journal(
                 say("The stack is down; the journal comes from the history's folder.")
                 return found, None
     try:
-        messages = list(from_kafka(bootstrap_of(settings), run_id, clock=clock))
+        messages = list(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock))
         return decoded(run_id, messages), messages
     except (UsageError, UnavailableError) as error:
         try:

@@ -27,7 +27,7 @@ def show(context: typer.Context, *, as_json: AsJson = False) -> None:
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
 
-    settings = Settings()
+    settings = Settings.load()
     keys = masters(settings)
     families = listed(open_store(settings), keys)
     if as_json:
@@ -45,12 +45,12 @@ def rotate(*, as_json: AsJson = False) -> None:
     """Wrap every family key by another master key; it can be killed at any point and run again."""
     from esper.checkpoint.rotation import rotate as rotate_keys  # noqa: PLC0415 - as above
     from esper.cli.audited import audited  # noqa: PLC0415 - as above
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 
-    settings = Settings()
-    with audited(settings, SystemClock(), bootstrap_of(settings), action="keys rotate", resource="master key"):
+    settings = Settings.load()
+    with audited(settings, SystemClock(), cluster_of(settings, "operator"), action="keys rotate", resource="master key"):
         done = rotate_keys(settings)
     if as_json:
         print(json.dumps({"master_key": done.current, "retired": done.retired, "rewrapped": done.rewrapped, "left": done.left}))

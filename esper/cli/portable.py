@@ -51,7 +51,7 @@ def export(
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
-    settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     passphrase = passphrase_in(passphrase_file)
     events, messages = journal(settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False))
     whole(events)
@@ -93,7 +93,7 @@ def bring(
     from esper.journal.importing import Importing  # noqa: PLC0415 - as above
     from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
 
-    settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     with console.status("verifying") as shown:
         found = opened_export(folder, told=lambda done, of: shown.update(f"verifying: {done} of {of} files"))
         importing = Importing(settings, found, clock, passphrase_in(passphrase_file), told=lambda what: shown.update(f"importing: {what}"))
@@ -122,12 +122,13 @@ def _brought(importing: Importing, settings: Settings) -> int:
 
     from esper import stack  # noqa: PLC0415 - as above
     from esper.history.queries import wait_caught_up  # noqa: PLC0415 - as above
+    from esper.oona.access import Access  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
 
     endpoints = stack.running(settings)
     if endpoints is None and not settings.kafka.bootstrap:
         endpoints = stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None)
-    bus = KafkaBus(settings.kafka.bootstrap or (endpoints.bootstrap if endpoints else ""))
+    bus = KafkaBus(Access.of(settings, "trainer", bootstrap=endpoints.bootstrap if endpoints else ""))
     done = importing.into(bus)
     if endpoints is not None and endpoints.history_url:
         wait_caught_up(endpoints.history_url, bus, timeout=HISTORY_S, settings=settings)

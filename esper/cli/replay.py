@@ -79,14 +79,14 @@ def replay(
 
 
 def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool) -> None:
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415 - as above
     from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415 - as above
 
-    settings, clock = Settings(), SystemClock()
-    messages = from_file(journal) if journal else from_kafka(bootstrap_of(settings), run_id, clock=clock)
+    settings, clock = Settings.load(), SystemClock()
+    messages = from_file(journal) if journal else from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock)
     if save:
         to_file(save, messages)
         messages = from_file(save)
@@ -158,7 +158,7 @@ def _source(run_id: str, origin: Origin, console: Console) -> Archived:
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
-    settings = Settings()
+    settings = Settings.load()
     if origin.export is not None:
         export = opened_export(origin.export)
         if export.content.run_id != run_id:

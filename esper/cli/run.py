@@ -57,7 +57,7 @@ def run(
 
     if run_id:
         require_run_id(run_id)
-    settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     chosen = None if resume else load(recipe, overrides or [])
     if resume:
         if overrides:
@@ -67,13 +67,14 @@ def run(
     startup = Startup.of(clock, age_s(clock))
 
     def trained(endpoints: Endpoints) -> Finished:
+        from esper.oona.access import Access  # noqa: PLC0415
         from esper.tolaria.assembly import train  # noqa: PLC0415
 
         return train(
             settings,
             chosen,
             run_id=run_id,
-            bootstrap=endpoints.bootstrap,
+            cluster=Access.of(settings, "trainer", bootstrap=endpoints.bootstrap),
             history_url=endpoints.history_url,
             clock=clock,
             console=console,

@@ -54,7 +54,7 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
 
-    settings, clock = Settings(), SystemClock()
+    settings, clock = Settings.load(), SystemClock()
     events = list(_journals(settings, clock))
     mine = [event for event in events if event.run_id == run]
     if not mine:
@@ -79,17 +79,17 @@ def pin(
     """Keep all snapshots of a run until it is let go."""
     from esper.checkpoint.retention import Pins  # noqa: PLC0415 - as above
     from esper.cli.audited import audited  # noqa: PLC0415 - as above
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.oona.journal import require_known  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
 
-    settings, clock = Settings(), SystemClock()
-    bootstrap = bootstrap_of(settings)
-    require_known(KafkaBus(bootstrap), run, clock=clock)
-    with audited(settings, clock, bootstrap, action="pin --off" if off else "pin", resource=f"snapshots of {run}", run_id=run):
+    settings, clock = Settings.load(), SystemClock()
+    cluster = cluster_of(settings, "operator")
+    require_known(KafkaBus(cluster), run, clock=clock)
+    with audited(settings, clock, cluster, action="pin --off" if off else "pin", resource=f"snapshots of {run}", run_id=run):
         pins = Pins(open_store(settings))
         changed = pins.remove(run) if off else pins.add(run)
     if as_json:
@@ -107,16 +107,16 @@ def gc(
     """Delete snapshots whose time is over, and move old ones to the cold store; runs may train meanwhile."""
     from esper.checkpoint.collection import collect  # noqa: PLC0415 - as above
     from esper.cli.audited import audited  # noqa: PLC0415 - as above
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 
-    settings, clock = Settings(), SystemClock()
+    settings, clock = Settings.load(), SystemClock()
     events = _journals(settings, clock)
     if dry_run:
         done = collect(settings, events, clock, dry_run=True)
     else:
-        with audited(settings, clock, bootstrap_of(settings), action="gc", resource="store"):
+        with audited(settings, clock, cluster_of(settings, "operator"), action="gc", resource="store"):
             done = collect(settings, events, clock)
     if as_json:
         print(json.dumps({"dry_run": dry_run, "families": [asdict(one) for one in done.swept], "left": done.left, "unknown": done.unknown}))
@@ -137,11 +137,11 @@ def gc(
 
 def _journals(settings: Settings, clock: Clock) -> Iterator[Event]:
     """The journals of all runs, as they are read: a sweep keeps of them what it needs."""
-    from esper.cli.broker import bootstrap_of  # noqa: PLC0415 - as above
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.oona.journal import JOURNAL, read_topics  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
 
-    return read_topics(KafkaBus(bootstrap_of(settings)), [JOURNAL], clock=clock)
+    return read_topics(KafkaBus(cluster_of(settings, "viewer")), [JOURNAL], clock=clock)
 
 
 def _row(one: Whereabouts) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def up(
     from esper import stack  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
 
-    settings, console = Settings(), Console(stderr=True)
+    settings, console = Settings.load(), Console(stderr=True)
     with console.status("looking for the stack") as line:
         endpoints = stack.up(settings, owner_pid=None, progress=line.update)
         if wait > 0 and (now := stack.status(settings)) is not None:
@@ -52,7 +52,7 @@ def down(*, as_json: AsJson = False) -> None:
     from esper import stack  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 
-    stopped = stack.down(Settings())
+    stopped = stack.down(Settings.load())
     print(json.dumps({"stopped": stopped}) if as_json else "The stack is down." if stopped else "The stack was not up.")
 
 
@@ -64,7 +64,7 @@ def status(*, as_json: AsJson = False) -> None:
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 
-    now = stack.status(Settings())
+    now = stack.status(Settings.load())
     if as_json:
         print(json.dumps({"phase": "down"} if now is None else asdict(now)))
     elif now is None:
@@ -81,7 +81,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.stack.doctor import examine, verdict  # noqa: PLC0415 - as above
 
-    checks = examine(Settings())
+    checks = examine(Settings.load())
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
     else:

@@ -35,7 +35,7 @@ def token(
     from esper.config import Settings  # noqa: PLC0415 - the same
     from esper.service import tokens  # noqa: PLC0415 - the same
 
-    settings, clock, lasting = Settings(), SystemClock(), duration(ttl)
+    settings, clock, lasting = Settings.load(), SystemClock(), duration(ttl)
     named = subject or getpass.getuser()
     made = tokens.own(settings.keys_dir, subject=named, clock=clock, role=role, ttl=lasting)
     if as_json:

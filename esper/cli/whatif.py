@@ -55,7 +55,7 @@ def whatif(
 
     if out:
         require_format(out)
-    settings, clock, console = Settings(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     if mode == "open":
         from esper.cli.journals import journal  # noqa: PLC0415 - as above
 
@@ -96,12 +96,14 @@ def _closed(run_id: str, decision: str, orders: int, until: int | None, settings
 
     def both(endpoints: Endpoints) -> Answer:
         from esper.journal.reading import decoded, from_kafka  # noqa: PLC0415 - as above
+        from esper.oona.access import Access  # noqa: PLC0415 - as above
         from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.names import named  # noqa: PLC0415 - as above
         from esper.tolaria.whatif import closed_loop  # noqa: PLC0415 - as above
 
-        question = _question(decoded(run_id, from_kafka(endpoints.bootstrap, run_id, clock=clock)), decision, orders, until)
-        ground = Ground(settings, endpoints.bootstrap, endpoints.history_url, clock, console)
+        cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
+        question = _question(decoded(run_id, from_kafka(cluster, run_id, clock=clock)), decision, orders, until)
+        ground = Ground(settings, cluster, endpoints.history_url, clock, console)
         begun = named(f"{run_id}-whatif", clock)
 
         def run(cut: Cut, side: Side, order: int) -> tuple[str, Sequence[JournalEvent]]:
@@ -115,7 +117,7 @@ def _closed(run_id: str, decision: str, orders: int, until: int | None, settings
                 until=question.epochs,
                 reason=f"What if: {side} decision {question.decision.decision_id}, data order {order}.",
             )
-            return name, decoded(name, from_kafka(endpoints.bootstrap, name, clock=clock))
+            return name, decoded(name, from_kafka(cluster, name, clock=clock))
 
         return closed_loop(question, run, clock=clock)
 

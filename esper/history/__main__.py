@@ -17,6 +17,7 @@ from esper.history.engine import open_engine
 from esper.history.http import HistoryServer
 from esper.history.migrations import migrate
 from esper.history.sink import Sink
+from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
 from esper.service import certificates
 from esper.service.tokens import Gatekeeper
@@ -35,7 +36,7 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
     engine = open_engine(settings.history_dir, settings.history.dsn)
     try:
         migrate(engine.client, clock)
-        sink = Sink(engine.client, KafkaBus(settings.kafka.bootstrap), clock)
+        sink = Sink(engine.client, KafkaBus(Access.of(settings, "history")), clock)
         gatekeeper = Gatekeeper.of(settings.keys_dir, clock)
         server = HistoryServer(
             engine, settings.history.port, lambda: health(sink), gatekeeper=gatekeeper, tls=certificates.serving(settings)
@@ -71,7 +72,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        serve(Settings(), SystemClock(), stop)
+        serve(Settings.load(), SystemClock(), stop)
     except EsperError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
         return error.exit_code

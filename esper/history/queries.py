@@ -70,7 +70,7 @@ class HttpSource(Source):
 
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         self._url = url.rstrip("/")
-        self._client = Client(settings or Settings(), subject=_SUBJECT)
+        self._client = Client(settings or Settings.load(), subject=_SUBJECT)
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""
@@ -156,7 +156,7 @@ def wait_caught_up(
     from esper.events.topics import TOPICS  # noqa: PLC0415 - as the others: the command line loads quickly
 
     clock = clock or SystemClock()
-    client = Client(settings or Settings(), subject=_SUBJECT, clock=clock)
+    client = Client(settings or Settings.load(), subject=_SUBJECT, clock=clock)
     deadline = clock.monotonic() + timeout
     ends: dict[tuple[str, int], int] | None = None
     while True:

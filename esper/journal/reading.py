@@ -12,6 +12,7 @@ from esper.clock import Clock
 from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
 from esper.events import JournalEvent, decode
 from esper.lifecycle import fold
+from esper.oona.access import Access
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
@@ -20,16 +21,16 @@ _FILE = fastavro.parse_schema(
 )
 
 
-def from_kafka(bootstrap: str, run_id: str, *, clock: Clock) -> Iterator[bytes]:
-    """The framed events of a run in the order of their partition, committed ones only, from the cluster at `bootstrap`; read while they are taken.
+def from_kafka(cluster: Access | str, run_id: str, *, clock: Clock) -> Iterator[bytes]:
+    """The framed events of a run in the order of their partition, committed ones only, read while they are taken.
 
     Raises:
         UnavailableError: no broker answers.
         UsageError: the run has no journal there.
     """
-    bus = KafkaBus(bootstrap)
+    bus = KafkaBus(cluster)
     if not bus.available(5.0):
-        raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`.")
+        raise UnavailableError(f"No broker answers at {bus.bootstrap}; start one with `esper up`.")
     received = None
     for received in read(bus, run_id, clock=clock):
         yield received.value

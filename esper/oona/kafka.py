@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -22,8 +24,9 @@ from confluent_kafka import Producer as Client
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
-from esper.errors import BackpressureError, CorruptError, EsperError, FencedError, UnavailableError, UsageError
+from esper.errors import BackpressureError, CorruptError, DeniedError, EsperError, FencedError, UnavailableError, UsageError
 from esper.events.codec import Message
+from esper.oona.access import Access
 from esper.oona.partitioner import partition
 from esper.oona.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, Reader, Received, Start
 
@@ -52,43 +55,165 @@ _GONE: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
 )
+_FORBIDDEN: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this consumer group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the cluster",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this transactional id",
+}
+_REFUSED: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError._SSL,  # noqa: SLF001
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+        KafkaError.ILLEGAL_SASL_STATE,
+    }
+)
+_BAD_CERTIFICATE: Final = re.compile("certificate|verif|alert|hostname", re.IGNORECASE)  # the rest is a connection that broke
+_ROTATION_S: Final = 30.0
+"""How long a client that was let in once is refused before it says so: a password may change at the broker before it does in its file."""
 
 _ATTEMPTS_A_CLIENT: Final = 20
+_SLICE_S: Final = 0.5
 LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
 
 
-class KafkaBus(Bus):
-    """The cluster at `bootstrap`, host:port[,host:port]; a request that gets no answer is given up after `patience` seconds."""
+class Standing:
+    """What the clients of one bus share: whether the broker has ever let one in, and since when it refuses them."""
 
-    def __init__(self, bootstrap: str, *, patience: float = 5.0) -> None:
-        self.bootstrap = bootstrap
-        self.patience = patience
-        self._common: dict[str, Any] = {
-            "bootstrap.servers": bootstrap,
+    def __init__(self) -> None:
+        self.let_in = False
+        self.refused_since: float | None = None
+
+
+class Door:
+    """How one client is received: lets a new password in when the broker refuses the old one, and remembers a refusal that stays."""
+
+    def __init__(self, access: Access, standing: Standing) -> None:
+        self.access = access
+        self._standing = standing
+        self.client: Any = None
+        """The librdkafka client, once it is made."""
+        self._password = ""
+        self._lock = threading.Lock()
+        self._in = False
+        self._refusal: KafkaError | None = None
+
+    def config(self) -> dict[str, Any]:
+        """What every client is made with.
+
+        Raises:
+            UsageError: a file that the settings name cannot be read.
+        """
+        config = {
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1_000,
             "socket.keepalive.enable": True,
             "logger": _log,
+            "error_cb": self._heed,
+            **self.access.librdkafka(),
         }
+        self._password = config.get("sasl.password", "")
+        return config
+
+    def let_in(self) -> None:
+        """The broker has answered."""
+        if not self._in:
+            self._in, self._refusal = True, None
+            self._standing.let_in, self._standing.refused_since = True, None
+
+    def require(self) -> None:
+        """Do nothing unless the broker refuses this client, and goes on to if it let it in before.
+
+        Raises:
+            DeniedError: it does.
+        """
+        refusal, since = self._refusal, self._standing.refused_since
+        if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
+            return
+        raise self.refused(refusal)
+
+    def refused(self, error: KafkaError) -> DeniedError:
+        """The sentence for a connection that the broker did not accept."""
+        access = self.access
+        if error.code() == KafkaError._SSL:  # noqa: SLF001
+            remedy = "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+        elif access.kafka.authenticated:
+            remedy = "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or mend ESPER_KAFKA__SASL_MECHANISM"
+        else:
+            remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
+        return DeniedError(f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}.")
+
+    def forbidden(self, error: KafkaError, what: str = "") -> DeniedError:
+        """The sentence for what this principal has no right to; `what` is the operation with its object."""
+        access = self.access
+        return DeniedError(
+            f"Kafka at {access.bootstrap} does not allow {access.user} to {what or f'use {_FORBIDDEN[error.code()]}'} ({_told(error)}): "
+            "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
+        )
+
+    def _heed(self, error: KafkaError) -> None:
+        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
+            return
+        with self._lock:
+            if self._renewed():
+                return
+            if self._standing.refused_since is None:
+                self._standing.refused_since = time.monotonic()
+            if self._refusal is None:
+                self._in, self._refusal = False, error
+                _log.warning("%s", self.refused(error))
+
+    def _renewed(self) -> bool:
+        """Whether the password's file holds another one than this client was refused with, which it uses from now on."""
+        if not self._password or self.client is None:
+            return False
+        with suppress(UsageError):  # the file is being replaced
+            password = self.access.password()
+            if password != self._password:
+                self._password = password
+                self.client.set_sasl_credentials(self.access.user, password)
+                return True
+        return False
+
+
+def _told(error: KafkaError) -> str:
+    """The client library's words without its address and its timing."""
+    text = str(error.str()).partition("/bootstrap: ")[2] or str(error.str())
+    return text.partition(" (after ")[0].strip().rstrip(".:")
+
+
+class KafkaBus(Bus):
+    """A cluster, reached as `access` says; a request that gets no answer is given up after `patience` seconds.
+
+    A bare host:port[,host:port] is a cluster that asks nobody who they are.
+    """
+
+    def __init__(self, access: Access | str, *, patience: float = 5.0) -> None:
+        self.access = Access.plain(access) if isinstance(access, str) else access
+        self.bootstrap = self.access.bootstrap
+        self.patience = patience
         self._lock = threading.Lock()
+        self.standing = Standing()
+        self._door = Door(self.access, self.standing)
         self._client: AdminClient | None = None
 
     def producer(self, *, sender_id: str, queue_messages: int = 100_000) -> Producer:
         """As the port says."""
-        return KafkaProducer({**self._common, "client.id": sender_id, "queue.buffering.max.messages": queue_messages})
+        return KafkaProducer(Door(self.access, self.standing), {"client.id": sender_id, "queue.buffering.max.messages": queue_messages})
 
     def journal_producer(self, *, run_id: str) -> JournalProducer:
         """As the port says."""
-        return KafkaJournalProducer({**self._common, "client.id": f"journal-{run_id}"}, run_id)
+        return KafkaJournalProducer(Door(self.access, self.standing), run_id)
 
     def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True, partitions: Collection[int] | None = None) -> Reader:
         """As the port says."""
         counts = self.partitions(topics)
         pairs = [(topic, number) for topic in topics for number in range(counts[topic]) if partitions is None or number in partitions]
-        return KafkaReader(self, self._common, pairs, start=start, headers=headers)
+        return KafkaReader(self, pairs, start=start, headers=headers)
 
     def partition_of(self, topic: str, key: bytes) -> int:
         """As the port says."""
@@ -108,16 +233,23 @@ class KafkaBus(Bus):
     def available(self, timeout: float) -> bool:
         """As the port says."""
         try:
-            self._admin().list_topics(timeout=timeout)
-        except KafkaException:
+            self._metadata(timeout)
+        except UnavailableError:
             return False
         return True
 
+    def cluster_id(self) -> str:
+        """The id that the cluster gave itself when it was formatted. Raises UnavailableError, or DeniedError."""
+        return str(self._metadata(self.patience).cluster_id)
+
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
-        """How many partitions each of `topics` has. Raises UnavailableError, also where one does not exist."""
+        """How many partitions each of `topics` has. Raises UnavailableError, also where one does not exist or may not be seen."""
         found = self._topics()
         if lacking := sorted(set(topics) - found.keys()):
-            raise UnavailableError(f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}; `esper up` creates what is missing.")
+            seen = f" that {self.access.user} may see" if self.access.kafka.security_protocol != "PLAINTEXT" else ""
+            raise UnavailableError(
+                f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}{seen}; `esper up` creates what is missing."
+            )
         return {topic: len(found[topic].partitions) for topic in topics}
 
     def _given_up(self, attempt: RetryCallState) -> bool:
@@ -164,6 +296,8 @@ class KafkaBus(Bus):
                 future.result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    if error.args[0].code() in _FORBIDDEN:
+                        raise self._door.forbidden(error.args[0], f"create {names[future]}") from error
                     raise UnavailableError(
                         f"Kafka at {self.bootstrap} refuses to create {names[future]}: {error.args[0].str()}."
                     ) from error
@@ -173,29 +307,53 @@ class KafkaBus(Bus):
         return sorted(created)
 
     def unavailable(self, error: KafkaException) -> UnavailableError:
-        """The sentence for a request that failed."""
+        """The sentence for a request that failed. Raises DeniedError where the broker refuses it."""
+        cause = error.args[0]
+        if cause.code() in _FORBIDDEN:
+            raise self._door.forbidden(cause) from error
         return UnavailableError(
-            f"Kafka at {self.bootstrap} does not answer ({error.args[0].str()}); "
-            "start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP."
+            f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP."
         )
 
     def _topics(self) -> Any:
-        try:
-            return self._admin().list_topics(timeout=self.patience).topics
-        except KafkaException as error:
-            raise self.unavailable(error) from error
+        return self._metadata(self.patience).topics
+
+    def _metadata(self, timeout: float) -> Any:
+        """What the cluster says of itself, asked for in growing slices of `timeout`: a refusal is noticed between two of them.
+
+        Raises:
+            UnavailableError: no answer within `timeout`.
+            DeniedError: the broker refuses this client.
+        """
+        deadline, slice_s = time.monotonic() + timeout, _SLICE_S
+        while True:
+            client = self._admin()
+            left = deadline - time.monotonic()
+            try:
+                answer = client.list_topics(timeout=max(min(slice_s, left), 0.001))
+            except KafkaException as error:
+                client.poll(0)
+                self._door.require()
+                if left <= slice_s:
+                    raise self.unavailable(error) from error
+                slice_s *= 2
+            else:
+                self._door.let_in()
+                return answer
 
     def _admin(self) -> AdminClient:
         with self._lock:
             if self._client is None:
-                self._client = AdminClient({**self._common, "client.id": "esper-admin"})
+                self._door = Door(self.access, self.standing)
+                self._client = self._door.client = AdminClient({**self._door.config(), "client.id": "esper-admin"})
             return self._client
 
 
 class KafkaProducer(Producer):
     """An idempotent producer that waits for a lost broker as long as its queue has room."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, door: Door, config: dict[str, Any]) -> None:
+        self._door = door
         self._config = config | {
             "enable.idempotence": True,
             "partitioner": "murmur2_random",
@@ -208,10 +366,14 @@ class KafkaProducer(Producer):
         self._lock = threading.Lock()
         self._delivered: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
-        self._client = Client(self._config)
+        self._forbidden: dict[str, KafkaError] = {}
+        self._client = self._made()
 
     def send_message(self, message: Message) -> None:
         """As the port says."""
+        if self._forbidden and message.topic in self._forbidden:
+            raise self._door.forbidden(self._forbidden.pop(message.topic), f"write {message.topic}")
+        self._door.require()
         try:
             self._produce(message)
         except KafkaException as error:
@@ -254,26 +416,40 @@ class KafkaProducer(Producer):
             raise BackpressureError("The queue to Kafka is full: the broker is away or slower than the sender.") from error
 
     def _note(self, error: KafkaError | None, message: Any) -> None:
+        topic = message.topic()
         with self._lock:
-            (self._failed if error else self._delivered)[message.topic()] += 1
+            (self._failed if error else self._delivered)[topic] += 1
+        if error is None:
+            self._door.let_in()
+        elif error.code() in _FORBIDDEN:
+            if topic not in self._forbidden:
+                _log.error("%s", self._door.forbidden(error, f"write {topic}"))
+            self._forbidden[topic] = error
+
+    def _made(self) -> Client:
+        client = Client({**self._door.config(), **self._config})
+        self._door.client = client
+        return client
 
     def _renew(self) -> None:
         self.close()
-        self._client = Client(self._config)
+        self._client = self._made()
 
 
 class KafkaJournalProducer(JournalProducer):
     """A transactional producer; its `transactional.id` is the run id."""
 
-    def __init__(self, config: dict[str, Any], run_id: str) -> None:
+    def __init__(self, door: Door, run_id: str) -> None:
         self._run_id = run_id
-        self._bootstrap = config["bootstrap.servers"]
+        self._bootstrap = door.access.bootstrap
+        self._door = door
         self._offset = 0
         self._error: KafkaError | None = None
         self._spent: EsperError | None = None
-        self._client = Client(
-            config
+        self._client = self._door.client = Client(
+            self._door.config()
             | {
+                "client.id": f"journal-{run_id}",
                 "transactional.id": run_id,
                 "transaction.timeout.ms": _TRANSACTION_MS,
                 "partitioner": "murmur2_random",
@@ -288,7 +464,9 @@ class KafkaJournalProducer(JournalProducer):
         try:
             self._client.init_transactions(timeout)
         except KafkaException as error:
+            self._client.poll(0)
             raise self._named(error.args[0]) from error
+        self._door.let_in()
 
     def commit(self, messages: Sequence[Message]) -> int:
         """As the port says."""
@@ -337,12 +515,18 @@ class KafkaJournalProducer(JournalProducer):
     def _note(self, error: KafkaError | None, message: Any) -> None:
         if error is None:
             self._offset = max(self._offset, message.offset() + 1)
+            self._door.let_in()
         else:
             self._error = error
 
     def _named(self, error: KafkaError) -> EsperError:
         """The sentence for an error, which spends this producer."""
-        if error.code() in _FENCED:
+        denied = next((one for one in (error, self._error) if one is not None and one.code() in _FORBIDDEN), None)
+        if denied is not None:
+            self._spent = self._door.forbidden(denied, f"write the journal of run {self._run_id}")
+        elif (refusal := self._refusal()) is not None:
+            self._spent = refusal
+        elif error.code() in _FENCED:
             self._spent = FencedError(f"Another writer has taken over run {self._run_id}; this one must stop.")
         else:
             cause = f"{error.str()}; {self._error.str()}" if self._error else error.str()
@@ -351,19 +535,27 @@ class KafkaJournalProducer(JournalProducer):
             )
         return self._spent
 
+    def _refusal(self) -> DeniedError | None:
+        try:
+            self._door.require()
+        except DeniedError as refusal:
+            return refusal
+        return None
+
 
 class KafkaReader(Reader):
     """A consumer of assigned partitions, `read_committed`."""
 
-    def __init__(self, bus: KafkaBus, common: dict[str, Any], pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool) -> None:
+    def __init__(self, bus: KafkaBus, pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool) -> None:
         self._bus = bus
+        self._door = Door(bus.access, bus.standing)
         self._headers = headers
         given = {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
         if rest := [pair for pair in pairs if pair not in given]:
             given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
         self._position: dict[tuple[str, int], int] = {pair: given[pair] for pair in pairs}
-        self._client = Consumer(
-            common
+        self._client = self._door.client = Consumer(
+            self._door.config()
             | {
                 "client.id": "esper-reader",
                 "group.id": "esper-reader",  # librdkafka asks for one; nothing joins or commits
@@ -383,6 +575,7 @@ class KafkaReader(Reader):
         """As the port says."""
         first = self._client.poll(timeout)
         if first is None:
+            self._door.require()
             return []
         fetched: list[Any] = [first, *self._client.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
         received = []
@@ -394,6 +587,8 @@ class KafkaReader(Reader):
             headers = tuple(message.headers() or ()) if self._headers else ()
             received.append(Received(topic, number, offset, message.key(), message.value() or b"", headers, message.timestamp()[1] * 1000))
             self._position[topic, number] = offset + 1
+        if received:
+            self._door.let_in()
         return received
 
     def position(self) -> dict[tuple[str, int], int]:
@@ -421,9 +616,14 @@ class KafkaReader(Reader):
     def _heed(self, error: KafkaError, message: Any) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            self._door.let_in()
             self._position[message.topic(), message.partition()] = message.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
             self._out_of_range(message.topic(), message.partition())
+        elif code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            _log.debug("no right to the group that librdkafka asks for: nothing joins it")
+        elif code in _FORBIDDEN:
+            raise self._door.forbidden(error, f"read {message.topic()}")
         elif code in _GONE:
             raise UnavailableError(f"{message.topic()} cannot be read from Kafka at {self._bus.bootstrap}: {error.str()}.")
         elif error.fatal():

@@ -6,13 +6,18 @@ import os
 import sys
 
 from esper.config import Settings
+from esper.errors import EsperError
 from esper.stack.parts import default_parts
 from esper.stack.supervisor import serve
 
 
 def main() -> int:
     """Supervise until SIGTERM; the exit code."""
-    settings = Settings()
+    try:
+        settings = Settings.load()
+    except EsperError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     return serve(settings, default_parts(settings), environment=os.environ)
 
 

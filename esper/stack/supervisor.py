@@ -226,9 +226,10 @@ def _load_client() -> None:
 
 def _topics(bootstrap: str, settings: Settings, outcome: list[EsperError]) -> None:
     from esper.oona import topics  # noqa: PLC0415 - see above
+    from esper.oona.access import Access  # noqa: PLC0415 - see above
 
     try:
-        topics.ensure(bootstrap, settings.kafka)
+        topics.ensure(Access.of(settings, "esper", bootstrap=bootstrap), settings.kafka)
     except EsperError as error:
         outcome.append(error)
 

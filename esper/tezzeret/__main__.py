@@ -13,6 +13,7 @@ import structlog
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
+from esper.oona.access import Access
 from esper.oona.audit import AuditTrail
 from esper.oona.kafka import KafkaBus
 from esper.service import Server
@@ -38,13 +39,13 @@ def main() -> int:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
     )
-    settings = Settings()
+    settings = Settings.load()
     if not settings.kafka.bootstrap:
         raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
     clock = SystemClock()
     compiler = WarmCompiler(clock)
     store = open_store(settings)
-    bus = KafkaBus(settings.kafka.bootstrap)
+    bus = KafkaBus(Access.of(settings, SENDER))
     foundry = Foundry(bus=bus, store=store, clock=clock, compiler=compiler)
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,6 +23,7 @@ from esper.history.queries import events_by_topic, wait_caught_up
 from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
+from esper.oona.access import Access
 from esper.tolaria.environment import observe
 from esper.tolaria.forking import Beginning
 from esper.tolaria.names import named, require_run_id
@@ -89,7 +90,7 @@ def train(
     recipe: Recipe | None,
     *,
     run_id: str,
-    bootstrap: str,
+    cluster: Access | str,
     history_url: str,
     clock: Clock,
     console: Console,
@@ -110,7 +111,7 @@ def train(
     require_run_id(run_id)
     progress, startup = Progress(console), startup or Startup.of(clock)
     with ExitStack() as stack:
-        place = stack.enter_context(place_of(settings, run_id, bootstrap, clock, progress, resumed=recipe is None))
+        place = stack.enter_context(place_of(settings, run_id, cluster, clock, progress, resumed=recipe is None))
         if recipe is None:
             before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)

@@ -13,6 +13,7 @@ from esper.config import Settings
 from esper.events import JournalEvent
 from esper.events.records import FieldReportAnswered
 from esper.journal.story import fork_of
+from esper.oona.access import Access
 from esper.oona.journal import read_topics, require_new
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
@@ -29,7 +30,7 @@ class Ground:
     """Where forks are made: the installation, a bus that answers, and the history."""
 
     settings: Settings
-    bootstrap: str
+    cluster: Access | str
     history_url: str
     clock: Clock
     console: Console
@@ -77,12 +78,12 @@ def fork(
     settings, clock, progress = ground.settings, ground.clock, Progress(ground.console)
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
     if run_id:
-        require_new(KafkaBus(ground.bootstrap), run_id, clock=clock)
+        require_new(KafkaBus(ground.cluster), run_id, clock=clock)
     beginning = begin(
         Archived(settings, tuple(events)).open(clock),
         cut,
         changes=changes,
-        offered=offered_to(KafkaBus(ground.bootstrap), events, cut, clock=clock),
+        offered=offered_to(KafkaBus(ground.cluster), events, cut, clock=clock),
         reason=reason or _told(cut, changes),
         progress=progress,
     )
@@ -92,7 +93,7 @@ def fork(
         settings,
         recipe,
         run_id=run_id or named(f"{recipe.name}-fork", clock),
-        bootstrap=ground.bootstrap,
+        cluster=ground.cluster,
         history_url=ground.history_url,
         clock=clock,
         console=ground.console,

@@ -19,6 +19,7 @@ from esper.kasmina import GrowingModel
 from esper.kasmina.loader import CacheSettings, KernelLoader
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Resume
+from esper.oona.access import Access
 from esper.oona.dead_letters import DeadLetters
 from esper.oona.drain import Drain
 from esper.oona.emitter import Emitter
@@ -70,7 +71,7 @@ class Place:
 
 @contextmanager
 def place_of(
-    settings: Settings, run_id: str, bootstrap: str, clock: Clock, progress: Progress, *, resumed: bool = False
+    settings: Settings, run_id: str, cluster: Access | str, clock: Clock, progress: Progress, *, resumed: bool = False
 ) -> Iterator[Place]:
     """The place of a run, its outbox locked, on a broker that answers. A run that is `resumed` here for the first time has a journal there.
 
@@ -78,9 +79,9 @@ def place_of(
         UnavailableError: no broker answers.
         UsageError: another process holds the run, or there is none to resume.
     """
-    bus = KafkaBus(bootstrap)
+    bus = KafkaBus(cluster)
     if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
-        raise UnavailableError(f"No broker answers at {bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
+        raise UnavailableError(f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
     if resumed and not (settings.runs_dir / run_id).is_dir():
         require_known(bus, run_id, clock=clock)
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)

@@ -15,6 +15,7 @@ from esper.errors import PoisonError
 from esper.events import TOPICS, Origin, encode
 from esper.events.codec import decode
 from esper.events.records import MetricLabel, MetricRecorded
+from esper.oona.access import Access
 from processors import streams
 from processors.cluster import Followed, Follower
 from processors.nissa import custom
@@ -97,7 +98,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         definition = custom.decode(value)
         definitions.setdefault(definition.name, definition)
 
-    follower = Follower(Followed(DEFINITIONS, 0, learn), bootstrap=settings.kafka.bootstrap, clock=clock)
+    follower = Follower(Followed(DEFINITIONS, 0, learn), access=Access.of(settings, SENDER), clock=clock)
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     async def declare(definition: Definition) -> None:

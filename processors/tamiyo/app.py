@@ -15,6 +15,7 @@ from esper.events import TOPICS, Message
 from esper.events.codec import decode, schema_id
 from esper.events.records import AdaptationOutcome, PerformanceDelta, RollbackRequested, SeedCommand, SystemStatePacket
 from esper.events.registry import wire_schemas
+from esper.oona.access import Access
 from processors import streams
 from processors.cluster import Followed, Follower
 from processors.tamiyo import commands as orders
@@ -37,7 +38,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     Raises:
         EsperError: no broker is configured, or it does not answer.
     """
-    app = streams.build(settings, part=SENDER, clock=clock)
+    app, access = streams.build(settings, part=SENDER, clock=clock), Access.of(settings, SENDER)
     table = streams.raw_table(app, "runs", partitions=TOPICS[_PACKETS].partitions or settings.kafka.partitions)
     tracker = Tracker(table, clock)
     outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC, RollbackRequested.TOPIC)
@@ -59,7 +60,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         key = packet.run_id.encode()
         known = table.get(key)
         try:
-            row = rows.decode(known) if known else await beginning(packet, bootstrap=settings.kafka.bootstrap, clock=clock)
+            row = rows.decode(known) if known else await beginning(packet, access=access, clock=clock)
             reply = answer(row, packet, prior=prior, clock=clock)
         except Exception as error:  # noqa: BLE001  # a mistake of ours: the trainer shall not wait for an answer that cannot come
             _log.exception("Packet %s of run %s cannot be answered", packet.packet, packet.run_id)
@@ -94,7 +95,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     desk = Desk(outbound, clock)
     outcomes = Followed(_DECISIONS, (clock.now_us() - HORIZON_US) // 1000, lambda value: _learn(experience, value))
-    follower = Follower(outcomes, *desk.followed(), bootstrap=settings.kafka.bootstrap, clock=clock)
+    follower = Follower(outcomes, *desk.followed(), access=access, clock=clock)
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     def web() -> streams.Served:

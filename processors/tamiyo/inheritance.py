@@ -14,6 +14,7 @@ from esper.clock import Clock
 from esper.errors import PoisonError, UsageError
 from esper.events import Event, decode
 from esper.events.records import EpochReviewed, SystemStatePacket
+from esper.oona.access import Access
 from esper.oona.journal import read_key
 from esper.oona.port import Bus
 from processors.tamiyo.answers import begun, wanted_layers
@@ -32,7 +33,7 @@ class Dialogue:
     answers: dict[str, EpochReviewed]
 
 
-async def beginning(packet: SystemStatePacket, *, bootstrap: str, clock: Clock) -> Row:
+async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock) -> Row:
     """The row with which a run begins at its first packet: an empty one, or of a fork what was known of its parent.
 
     Raises:
@@ -42,7 +43,7 @@ async def beginning(packet: SystemStatePacket, *, bootstrap: str, clock: Clock) 
         return Row()
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
 
-    return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(bootstrap), packet, clock=clock))
+    return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock))
 
 
 def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock) -> list[Dialogue]:

@@ -14,6 +14,7 @@ import threading
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
+from esper.oona.access import Access
 from esper.oona.audit import AuditTrail
 from esper.oona.kafka import KafkaBus
 from esper.service import Server, create_app
@@ -30,13 +31,13 @@ _log = logging.getLogger("esper.tolaria.control")
 def main() -> int:
     """Serve until a signal comes; the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings, clock = Settings(), SystemClock()
+    settings, clock = Settings.load(), SystemClock()
     if not settings.kafka.bootstrap:
         raise UsageError("Tolaria's control API needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    bus = KafkaBus(settings.kafka.bootstrap)
+    bus = KafkaBus(Access.of(settings, SENDER))
     ledger = Ledger(bus)
     trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
     with bus.producer(sender_id=SENDER) as producer, AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:

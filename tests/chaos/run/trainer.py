@@ -25,7 +25,7 @@ def main(bootstrap: str, run_id: str, epochs: int) -> int:
             Settings(),
             load("mnist1d", overrides) if epochs else None,
             run_id=run_id,
-            bootstrap=bootstrap,
+            cluster=bootstrap,
             history_url="http://127.0.0.1:9",
             clock=SystemClock(),
             console=Console(stderr=True, width=1000),

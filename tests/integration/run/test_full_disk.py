@@ -71,7 +71,7 @@ def test_a_full_disk_pauses_the_run(small_disk: Path, broker: str) -> None:
         Settings(home=small_disk),
         recipe,
         run_id="full",
-        bootstrap=broker,
+        cluster=broker,
         history_url="http://127.0.0.1:9",
         clock=SystemClock(),
         console=Console(file=said, width=400),

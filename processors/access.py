@@ -1,0 +1,99 @@
+"""How Faust and aiokafka reach Kafka: `esper.oona.access.Access` in the shapes that they take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any, Final
+
+from aiokafka.abc import AbstractTokenProvider
+from faust import auth
+from faust.types.auth import CredentialsT
+
+from esper.errors import UnavailableError
+from esper.oona.access import Access
+
+_RENEW_S: Final = 30.0
+"""A token that lives no longer than this is not used any more."""
+_ANSWER_S: Final = 10.0
+_OPTIONS: Final = {
+    "socket.timeout.ms": "request_timeout_ms",
+    "metadata.max.age.ms": "metadata_max_age_ms",
+    "connections.max.idle.ms": "connections_max_idle_ms",
+}
+
+
+class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """Access tokens of an OpenID provider by the client credentials grant (RFC 6749, 4.4), each used until shortly before it expires."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._token = ""
+        self._expires = 0.0
+        self._turn = asyncio.Lock()
+
+    async def token(self) -> str:
+        """A token that is valid now.
+
+        Raises:
+            UnavailableError: the provider does not answer, or gives none.
+        """
+        async with self._turn:
+            if time.monotonic() > self._expires - _RENEW_S:
+                self._token, lasting = await asyncio.to_thread(self._fetch)
+                self._expires = time.monotonic() + lasting
+            return self._token
+
+    def _fetch(self) -> tuple[str, float]:
+        kafka = self._access.kafka
+        form = {"grant_type": "client_credentials", "client_id": self._access.user, "client_secret": self._access.password()}
+        body = urllib.parse.urlencode(form | ({"scope": kafka.oauth_scope} if kafka.oauth_scope else {})).encode()
+        request = urllib.request.Request(kafka.oauth_token_endpoint, body, {"Accept": "application/json"})  # noqa: S310  # the owner's setting
+        trust = ssl.create_default_context(cafile=kafka.ca or None)
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWER_S, context=trust) as answer:  # noqa: S310  # the same
+                found = json.load(answer)
+            return str(found["access_token"]), float(found.get("expires_in", 2 * _RENEW_S))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UnavailableError(
+                f"{kafka.oauth_token_endpoint} gives no token for {self._access.user} ({error}): see ESPER_KAFKA__OAUTH_*."
+            ) from error
+
+
+def options(access: Access) -> dict[str, Any]:
+    """What a client of aiokafka takes. Raises UsageError where a file that the settings name cannot be read."""
+    kafka = access.kafka
+    taken: dict[str, Any] = {"security_protocol": kafka.security_protocol, "ssl_context": access.ssl_context()}
+    taken |= {name: int(kafka.options[option]) for option, name in _OPTIONS.items() if option in kafka.options}
+    if not kafka.authenticated:
+        return taken
+    taken["sasl_mechanism"] = kafka.sasl_mechanism
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return taken | {"sasl_oauth_token_provider": Tokens(access)}
+    return taken | {"sasl_plain_username": access.user, "sasl_plain_password": access.password()}
+
+
+def app_options(access: Access) -> dict[str, Any]:
+    """The options that `faust.App` has a name of its own for, where the settings have them."""
+    given = {name: int(access.kafka.options[option]) for option, name in _OPTIONS.items() if option in access.kafka.options}
+    taken: dict[str, Any] = {
+        f"{who}_{name}": given[name] for name in list(_OPTIONS.values())[1:] if name in given for who in ("consumer", "producer")
+    }
+    if "request_timeout_ms" in given:
+        taken |= dict.fromkeys(("broker_request_timeout", "producer_request_timeout"), given["request_timeout_ms"] / 1000)
+    return taken
+
+
+def credentials(access: Access) -> CredentialsT | None:
+    """What `faust.App(broker_credentials=...)` takes. Raises as `options` does."""
+    kafka, context = access.kafka, access.ssl_context()
+    if not kafka.authenticated:
+        return None if context is None else auth.SSLCredentials(context)
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        return auth.OAuthCredentials(oauth_cb=Tokens(access), ssl_context=context)
+    return auth.SASLCredentials(username=access.user, password=access.password(), ssl_context=context, mechanism=kafka.sasl_mechanism)
