@@ -233,22 +233,24 @@ def topics_source(topics: dict[str, dict[str, Any]]) -> str:
         "",
     ]
     out += ["from dataclasses import dataclass", "", "", "@dataclass(frozen=True, slots=True)", "class Topic:"]
-    out += ['    """One Kafka topic. `retention_ms` is -1 for topics that are kept for ever."""', ""]
+    out += [
+        '    """One Kafka topic with the principals that write and that read it. `retention_ms` is -1 for topics that are kept for ever."""',
+        "",
+    ]
     out += [
         "    name: str",
         "    key: str",
         "    partitions: int",
         "    retention_ms: int",
-        "    owner: str",
-        "    consumers: tuple[str, ...]",
+        "    writers: tuple[str, ...]",
+        "    readers: tuple[str, ...]",
     ]
     out += ["    records: tuple[str, ...]", "", "", "TOPICS: dict[str, Topic] = {"]
     for name, topic in topics.items():
         retention = -1 if topic["retention"] == "for ever" else int(topic["retention"].split()[0]) * 86_400_000
-        consumers = tuple(part.strip() for part in topic["consumers"].split(","))
         out.append(
-            f"    {name!r}: Topic({name!r}, {topic['key']!r}, {topic['partitions']}, {retention}, {topic['owner']!r}, "
-            f"{consumers!r}, {tuple(topic['records'])!r}),"
+            f"    {name!r}: Topic({name!r}, {topic['key']!r}, {topic['partitions']}, {retention}, {tuple(topic['writers'])!r}, "
+            f"{tuple(topic['readers'])!r}, {tuple(topic['records'])!r}),"
         )
     return "\n".join([*out, "}", ""])
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One Kafka topic. `retention_ms` is -1 for topics that are kept for ever."""
+    """One Kafka topic with the principals that write and that read it. `retention_ms` is -1 for topics that are kept for ever."""
 
     name: str
     key: str
     partitions: int
     retention_ms: int
-    owner: str
-    consumers: tuple[str, ...]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
     records: tuple[str, ...]
 
 
@@ -24,8 +24,8 @@ TOPICS: dict[str, Topic] = {
         "run_id",
         4,
         -1,
-        "trainer",
-        ("history", "nissa", "esper replay"),
+        ("trainer",),
+        ("trainer", "tamiyo", "nissa", "history", "tolaria"),
         (
             "RunStarted",
             "RunForked",
@@ -45,53 +45,87 @@ TOPICS: dict[str, Topic] = {
         ),
     ),
     "system.events.epoch": Topic(
-        "system.events.epoch", "run_id", 4, 2592000000, "trainer", ("tamiyo", "nissa", "history"), ("SystemStatePacket",)
+        "system.events.epoch", "run_id", 4, 2592000000, ("trainer",), ("tamiyo", "nissa", "history"), ("SystemStatePacket",)
     ),
-    "telemetry.seed.health": Topic("telemetry.seed.health", "run_id", 4, 604800000, "trainer", ("nissa", "history"), ("SeedHealth",)),
+    "telemetry.seed.health": Topic("telemetry.seed.health", "run_id", 4, 604800000, ("trainer",), ("nissa", "history"), ("SeedHealth",)),
     "telemetry.seed.performance": Topic(
-        "telemetry.seed.performance", "run_id", 4, 604800000, "trainer", ("nissa", "history"), ("PerformanceDelta",)
+        "telemetry.seed.performance", "run_id", 4, 604800000, ("trainer",), ("tamiyo", "nissa", "history"), ("PerformanceDelta",)
     ),
-    "telemetry.training.step": Topic("telemetry.training.step", "run_id", 4, 604800000, "trainer", ("nissa", "history"), ("TrainingStep",)),
+    "telemetry.training.step": Topic(
+        "telemetry.training.step", "run_id", 4, 604800000, ("trainer",), ("nissa", "history"), ("TrainingStep",)
+    ),
     "telemetry.resources": Topic(
-        "telemetry.resources", "sender_id", 4, 604800000, "trainer, nissa", ("nissa", "history"), ("ResourceSampled",)
+        "telemetry.resources", "sender_id", 4, 604800000, ("trainer", "nissa"), ("nissa", "history"), ("ResourceSampled",)
     ),
-    "telemetry.cache": Topic("telemetry.cache", "sender_id", 4, 604800000, "trainer", ("nissa", "history"), ("CacheSampled",)),
-    "telemetry.custom": Topic(
-        "telemetry.custom", "sender_id", 4, 604800000, "anyone, through nissa", ("nissa", "history"), ("MetricRecorded",)
-    ),
+    "telemetry.cache": Topic("telemetry.cache", "sender_id", 4, 604800000, ("trainer",), ("nissa", "history"), ("CacheSampled",)),
+    "telemetry.custom": Topic("telemetry.custom", "sender_id", 4, 604800000, ("nissa",), ("nissa", "history"), ("MetricRecorded",)),
     "control.kasmina.commands": Topic(
-        "control.kasmina.commands", "run_id", 4, 604800000, "people and services", ("trainer", "history"), ("SeedCommand",)
+        "control.kasmina.commands", "run_id", 4, 604800000, ("tamiyo", "operator"), ("trainer", "tamiyo", "history"), ("SeedCommand",)
     ),
     "control.tolaria.commands": Topic(
         "control.tolaria.commands",
         "run_id",
         4,
         604800000,
-        "people and services, tamiyo",
+        ("tolaria", "tamiyo", "operator"),
         ("trainer", "tolaria", "history"),
         ("RunRequested", "PauseRequested", "ResumeRequested", "CheckpointRequested", "RollbackRequested"),
     ),
     "decision.tamiyo": Topic(
-        "decision.tamiyo", "run_id", 4, -1, "tamiyo", ("trainer", "history", "nissa"), ("EpochReviewed", "AdaptationOutcome")
+        "decision.tamiyo",
+        "run_id",
+        4,
+        -1,
+        ("tamiyo",),
+        ("trainer", "tamiyo", "nissa", "foundry", "history"),
+        ("EpochReviewed", "AdaptationOutcome"),
     ),
     "innovation.blueprints": Topic(
         "innovation.blueprints",
         "run_id",
         4,
         -1,
-        "tamiyo, foundry",
+        ("tamiyo", "foundry"),
         ("foundry", "trainer", "history"),
         ("FieldReport", "BlueprintProposed", "BlueprintFailed", "FieldReportAnswered"),
     ),
     "compilation.attempts": Topic(
-        "compilation.attempts", "blueprint_id", 4, 2592000000, "foundry", ("history", "nissa"), ("CompilationStarted", "CompilationFailed")
+        "compilation.attempts",
+        "blueprint_id",
+        4,
+        2592000000,
+        ("foundry",),
+        ("nissa", "history"),
+        ("CompilationStarted", "CompilationFailed"),
     ),
     "compilation.kernels": Topic(
-        "compilation.kernels", "kernel_id", 4, -1, "foundry", ("trainer", "foundry", "history"), ("KernelCompiled", "KernelPublished")
+        "compilation.kernels",
+        "kernel_id",
+        4,
+        -1,
+        ("foundry",),
+        ("trainer", "nissa", "foundry", "history"),
+        ("KernelCompiled", "KernelPublished"),
     ),
-    "validation.kernels": Topic("validation.kernels", "kernel_id", 4, -1, "foundry", ("history",), ("KernelValidated", "KernelRejected")),
+    "validation.kernels": Topic(
+        "validation.kernels", "kernel_id", 4, -1, ("foundry",), ("history",), ("KernelValidated", "KernelRejected")
+    ),
     "audit.events": Topic(
-        "audit.events", "sender_id", 4, -1, "every part that answers requests", ("auditors", "history"), ("AuditRecorded",)
+        "audit.events",
+        "sender_id",
+        4,
+        -1,
+        ("tolaria", "tamiyo", "nissa", "foundry", "operator"),
+        ("tolaria", "tamiyo", "nissa", "foundry", "history"),
+        ("AuditRecorded",),
     ),
-    "dead.letters": Topic("dead.letters", "source_topic", 4, 2592000000, "any consumer", ("people", "history"), ("DeadLettered",)),
+    "dead.letters": Topic(
+        "dead.letters",
+        "source_topic",
+        4,
+        2592000000,
+        ("trainer", "tamiyo", "nissa", "foundry", "history", "tolaria"),
+        ("history",),
+        ("DeadLettered",),
+    ),
 }

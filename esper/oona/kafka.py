@@ -1,9 +1,8 @@
-"""The bus on a Kafka cluster, by librdkafka. The one module that imports confluent_kafka."""
+"""The bus on a Kafka cluster, by librdkafka."""
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import Counter
@@ -27,11 +26,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 from esper.errors import BackpressureError, CorruptError, DeniedError, EsperError, FencedError, UnavailableError, UsageError
 from esper.events.codec import Message
 from esper.oona.access import Access
+from esper.oona.door import FORBIDDEN, Door, Standing
 from esper.oona.partitioner import partition
 from esper.oona.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, Reader, Received, Start
+from esper.oona.rights import READER_GROUP
 
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # librdkafka's own lines must not tear a live view on the terminal
 
 _COMMIT_S: Final = 10.0  # beyond the transaction timeout the broker has decided without us
 _ATTEMPTS: Final = 4
@@ -57,133 +57,9 @@ _GONE: Final = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
-_FORBIDDEN: Final = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this topic",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "this consumer group",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the cluster",
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this transactional id",
-}
-_REFUSED: Final = frozenset(
-    {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001
-        KafkaError._SSL,  # noqa: SLF001
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.UNSUPPORTED_SASL_MECHANISM,
-        KafkaError.ILLEGAL_SASL_STATE,
-    }
-)
-_BAD_CERTIFICATE: Final = re.compile("certificate|verif|alert|hostname", re.IGNORECASE)  # the rest is a connection that broke
-_ROTATION_S: Final = 30.0
-"""How long a client that was let in once is refused before it says so: a password may change at the broker before it does in its file."""
-
 _ATTEMPTS_A_CLIENT: Final = 20
 _SLICE_S: Final = 0.5
 LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
-
-
-class Standing:
-    """What the clients of one bus share: whether the broker has ever let one in, and since when it refuses them."""
-
-    def __init__(self) -> None:
-        self.let_in = False
-        self.refused_since: float | None = None
-
-
-class Door:
-    """How one client is received: lets a new password in when the broker refuses the old one, and remembers a refusal that stays."""
-
-    def __init__(self, access: Access, standing: Standing) -> None:
-        self.access = access
-        self._standing = standing
-        self.client: Any = None
-        """The librdkafka client, once it is made."""
-        self._password = ""
-        self._lock = threading.Lock()
-        self._in = False
-        self._refusal: KafkaError | None = None
-
-    def config(self) -> dict[str, Any]:
-        """What every client is made with.
-
-        Raises:
-            UsageError: a file that the settings name cannot be read.
-        """
-        config = {
-            "reconnect.backoff.ms": 50,
-            "reconnect.backoff.max.ms": 1_000,
-            "socket.keepalive.enable": True,
-            "logger": _log,
-            "error_cb": self._heed,
-            **self.access.librdkafka(),
-        }
-        self._password = config.get("sasl.password", "")
-        return config
-
-    def let_in(self) -> None:
-        """The broker has answered."""
-        if not self._in:
-            self._in, self._refusal = True, None
-            self._standing.let_in, self._standing.refused_since = True, None
-
-    def require(self) -> None:
-        """Do nothing unless the broker refuses this client, and goes on to if it let it in before.
-
-        Raises:
-            DeniedError: it does.
-        """
-        refusal, since = self._refusal, self._standing.refused_since
-        if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
-            return
-        raise self.refused(refusal)
-
-    def refused(self, error: KafkaError) -> DeniedError:
-        """The sentence for a connection that the broker did not accept."""
-        access = self.access
-        if error.code() == KafkaError._SSL:  # noqa: SLF001
-            remedy = "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
-        elif access.kafka.authenticated:
-            remedy = "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or mend ESPER_KAFKA__SASL_MECHANISM"
-        else:
-            remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
-        return DeniedError(f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}.")
-
-    def forbidden(self, error: KafkaError, what: str = "") -> DeniedError:
-        """The sentence for what this principal has no right to; `what` is the operation with its object."""
-        access = self.access
-        return DeniedError(
-            f"Kafka at {access.bootstrap} does not allow {access.user} to {what or f'use {_FORBIDDEN[error.code()]}'} ({_told(error)}): "
-            "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
-        )
-
-    def _heed(self, error: KafkaError) -> None:
-        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
-            return
-        with self._lock:
-            if self._renewed():
-                return
-            if self._standing.refused_since is None:
-                self._standing.refused_since = time.monotonic()
-            if self._refusal is None:
-                self._in, self._refusal = False, error
-                _log.warning("%s", self.refused(error))
-
-    def _renewed(self) -> bool:
-        """Whether the password's file holds another one than this client was refused with, which it uses from now on."""
-        if not self._password or self.client is None:
-            return False
-        with suppress(UsageError):  # the file is being replaced
-            password = self.access.password()
-            if password != self._password:
-                self._password = password
-                self.client.set_sasl_credentials(self.access.user, password)
-                return True
-        return False
-
-
-def _told(error: KafkaError) -> str:
-    """The client library's words without its address and its timing."""
-    text = str(error.str()).partition("/bootstrap: ")[2] or str(error.str())
-    return text.partition(" (after ")[0].strip().rstrip(".:")
 
 
 class KafkaBus(Bus):
@@ -278,6 +154,10 @@ class KafkaBus(Bus):
             raise self.unavailable(error) from error
         raise AssertionError  # the loop returns or raises
 
+    def admin(self) -> AdminClient:
+        """The client that asks and changes the cluster itself. Raises UsageError where a file of the settings cannot be read."""
+        return self._admin()
+
     def create_topics(self, topics: Mapping[str, tuple[int, Mapping[str, str]]], *, replication: int) -> list[str]:
         """Create those of `topics`, name to (partitions, configuration), that do not exist; gives their names.
 
@@ -296,7 +176,7 @@ class KafkaBus(Bus):
                 future.result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    if error.args[0].code() in _FORBIDDEN:
+                    if error.args[0].code() in FORBIDDEN:
                         raise self._door.forbidden(error.args[0], f"create {names[future]}") from error
                     raise UnavailableError(
                         f"Kafka at {self.bootstrap} refuses to create {names[future]}: {error.args[0].str()}."
@@ -309,7 +189,7 @@ class KafkaBus(Bus):
     def unavailable(self, error: KafkaException) -> UnavailableError:
         """The sentence for a request that failed. Raises DeniedError where the broker refuses it."""
         cause = error.args[0]
-        if cause.code() in _FORBIDDEN:
+        if cause.code() in FORBIDDEN:
             raise self._door.forbidden(cause) from error
         return UnavailableError(
             f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP."
@@ -421,7 +301,7 @@ class KafkaProducer(Producer):
             (self._failed if error else self._delivered)[topic] += 1
         if error is None:
             self._door.let_in()
-        elif error.code() in _FORBIDDEN:
+        elif error.code() in FORBIDDEN:
             if topic not in self._forbidden:
                 _log.error("%s", self._door.forbidden(error, f"write {topic}"))
             self._forbidden[topic] = error
@@ -521,7 +401,7 @@ class KafkaJournalProducer(JournalProducer):
 
     def _named(self, error: KafkaError) -> EsperError:
         """The sentence for an error, which spends this producer."""
-        denied = next((one for one in (error, self._error) if one is not None and one.code() in _FORBIDDEN), None)
+        denied = next((one for one in (error, self._error) if one is not None and one.code() in FORBIDDEN), None)
         if denied is not None:
             self._spent = self._door.forbidden(denied, f"write the journal of run {self._run_id}")
         elif (refusal := self._refusal()) is not None:
@@ -558,7 +438,7 @@ class KafkaReader(Reader):
             self._door.config()
             | {
                 "client.id": "esper-reader",
-                "group.id": "esper-reader",  # librdkafka asks for one; nothing joins or commits
+                "group.id": READER_GROUP,  # librdkafka asks for one; nothing joins or commits
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
@@ -622,7 +502,7 @@ class KafkaReader(Reader):
             self._out_of_range(message.topic(), message.partition())
         elif code == KafkaError.GROUP_AUTHORIZATION_FAILED:
             _log.debug("no right to the group that librdkafka asks for: nothing joins it")
-        elif code in _FORBIDDEN:
+        elif code in FORBIDDEN:
             raise self._door.forbidden(error, f"read {message.topic()}")
         elif code in _GONE:
             raise UnavailableError(f"{message.topic()} cannot be read from Kafka at {self._bus.bootstrap}: {error.str()}.")

@@ -1,0 +1,143 @@
+"""How a broker receives a client of librdkafka: what it refuses becomes one sentence, and a changed password reaches clients that live."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from confluent_kafka import KafkaError
+
+from esper.errors import DeniedError, UsageError
+from esper.oona.access import Access
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # librdkafka's own lines must not tear a live view on the terminal
+
+FORBIDDEN: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this consumer group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the cluster",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this transactional id",
+}
+"""What the error codes of a missing right are about."""
+_REFUSED: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError._SSL,  # noqa: SLF001
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+        KafkaError.ILLEGAL_SASL_STATE,
+    }
+)
+_BAD_CERTIFICATE: Final = re.compile("certificate|verif|alert|hostname", re.IGNORECASE)  # the rest is a connection that broke
+_ROTATION_S: Final = 30.0
+"""How long a client that was let in once is refused before it says so: a password may change at the broker before it does in its file."""
+
+
+class Standing:
+    """What the clients of one bus share: whether the broker has ever let one in, and since when it refuses them."""
+
+    def __init__(self) -> None:
+        self.let_in = False
+        self.refused_since: float | None = None
+
+
+class Door:
+    """How one client is received: lets a new password in when the broker refuses the old one, and remembers a refusal that stays."""
+
+    def __init__(self, access: Access, standing: Standing) -> None:
+        self.access = access
+        self._standing = standing
+        self.client: Any = None
+        """The librdkafka client, once it is made."""
+        self._password = ""
+        self._lock = threading.Lock()
+        self._in = False
+        self._refusal: KafkaError | None = None
+
+    def config(self) -> dict[str, Any]:
+        """What every client is made with.
+
+        Raises:
+            UsageError: a file that the settings name cannot be read.
+        """
+        config = {
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 1_000,
+            "socket.keepalive.enable": True,
+            "logger": _log,
+            "error_cb": self._heed,
+            **self.access.librdkafka(),
+        }
+        self._password = config.get("sasl.password", "")
+        return config
+
+    def let_in(self) -> None:
+        """The broker has answered."""
+        if not self._in:
+            self._in, self._refusal = True, None
+            self._standing.let_in, self._standing.refused_since = True, None
+
+    def require(self) -> None:
+        """Do nothing unless the broker refuses this client, and goes on to if it let it in before.
+
+        Raises:
+            DeniedError: it does.
+        """
+        refusal, since = self._refusal, self._standing.refused_since
+        if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
+            return
+        raise self.refused(refusal)
+
+    def refused(self, error: KafkaError) -> DeniedError:
+        """The sentence for a connection that the broker did not accept."""
+        access = self.access
+        if error.code() == KafkaError._SSL:  # noqa: SLF001
+            remedy = "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+        elif access.kafka.authenticated:
+            remedy = "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or mend ESPER_KAFKA__SASL_MECHANISM"
+        else:
+            remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
+        return DeniedError(f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}.")
+
+    def forbidden(self, error: KafkaError, what: str = "") -> DeniedError:
+        """The sentence for what this principal has no right to; `what` is the operation with its object."""
+        access = self.access
+        return DeniedError(
+            f"Kafka at {access.bootstrap} does not allow {access.user} to {what or f'use {FORBIDDEN[error.code()]}'} ({_told(error)}): "
+            "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
+        )
+
+    def _heed(self, error: KafkaError) -> None:
+        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
+            return
+        with self._lock:
+            if self._renewed():
+                return
+            if self._standing.refused_since is None:
+                self._standing.refused_since = time.monotonic()
+            if self._refusal is None:
+                self._in, self._refusal = False, error
+                _log.warning("%s", self.refused(error))
+
+    def _renewed(self) -> bool:
+        """Whether the password's file holds another one than this client was refused with, which it uses from now on."""
+        if not self._password or self.client is None:
+            return False
+        with suppress(UsageError):  # the file is being replaced
+            password = self.access.password()
+            if password != self._password:
+                self._password = password
+                self.client.set_sasl_credentials(self.access.user, password)
+                return True
+        return False
+
+
+def _told(error: KafkaError) -> str:
+    """The client library's words without its address and its timing."""
+    text = str(error.str()).partition("/bootstrap: ")[2] or str(error.str())
+    return text.partition(" (after ")[0].strip().rstrip(".:")
