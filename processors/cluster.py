@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiokafka
@@ -12,24 +12,30 @@ from mode import Service
 
 from esper.clock import Clock
 from esper.oona.access import Access
+from esper.oona.port import Received
 from processors.access import options
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A topic to follow from a time on, milliseconds since 1970, and what takes each value."""
+    """A topic to follow from a time on, milliseconds since 1970, and what is done with each message."""
 
     topic: str
     since_ms: int
-    take: Callable[[bytes], None]
+    apply: Callable[[Received], None]
+
+
+Take = Callable[[Received, Callable[[], Awaitable[None]]], Awaitable[None]]
+"""Does something because of a message, and puts the message aside where that fails: `processors.consumers.Consumers.take`."""
 
 
 class Follower(Service):
-    """Reads topics from all partitions, each from a time in the past on, without a consumer group, and hands each value to a callback."""
+    """Reads topics from all partitions, each from a time in the past on, without a consumer group, and has `take` apply each message."""
 
-    def __init__(self, *followed: Followed, access: Access, clock: Clock) -> None:
+    def __init__(self, *followed: Followed, access: Access, clock: Clock, take: Take) -> None:
         super().__init__()
         self._access = access
+        self._take = take
         self._followed = {one.topic: one for one in followed}
         self._behind = set(self._followed)
         self._clock = clock
@@ -60,16 +66,21 @@ class Follower(Service):
             ends = await self._assigned(consumer)
             while not self.should_stop:
                 for place, records in (await consumer.getmany(timeout_ms=200)).items():
-                    take = self._followed[place.topic].take
+                    apply = self._followed[place.topic].apply
                     for record in records:
-                        if record.value is not None:
-                            take(record.value)
+                        await self._taken(apply, _received(record))
                 if self._behind:
                     at = {place: await consumer.position(place) for place in ends}
                     self._behind &= {place.topic for place, end in ends.items() if at[place] < end}
                 await asyncio.sleep(0)
         finally:
             await consumer.stop()
+
+    async def _taken(self, apply: Callable[[Received], None], received: Received) -> None:
+        async def act() -> None:
+            apply(received)
+
+        await self._take(received, act)
 
     async def _assigned(self, consumer: aiokafka.AIOKafkaConsumer) -> dict[aiokafka.TopicPartition, int]:
         """Assign every partition at its place in time; gives where each ends now."""
@@ -90,3 +101,8 @@ class Follower(Service):
                 return sorted(found)
             await self.sleep(0.2)
         return []
+
+
+def _received(record: aiokafka.ConsumerRecord[bytes, bytes]) -> Received:
+    headers = tuple((name, value) for name, value in record.headers or () if value is not None)
+    return Received(record.topic, record.partition, record.offset, record.key, record.value or b"", headers, record.timestamp * 1000)

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import faust
 from faust.app.base import BootStrategy
 from faust.exceptions import ConsumerNotStarted
-from faust.types import EventT, FutureMessage, TopicT
+from faust.types import FutureMessage, TopicT
 from mode import Service
 from mode.types import ServiceT
 
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
-from esper.events import Message, Origin, encode
-from esper.events.records import DeadLettered
+from esper.events import Message
 from esper.oona.access import Access
 from processors.access import app_options, credentials
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 _CLUSTER_TIMEOUT_S = 60.0
 _QUIET_S = 60.0
 _MAX_REQUEST_BYTES = 9 << 20  # a dead letter holds a message of any size that Oona sends
-_ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_open_files": 256}
+ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_open_files": 256}
 """Small tables: RocksDB's own defaults reserve up to 2 GiB."""
 
 
@@ -213,13 +212,6 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
             await self._last_write
 
 
-def raw_table(app: faust.App, name: str, *, partitions: int) -> AcknowledgedTable:
-    """A table from bytes to bytes with as many changelog partitions as its source has."""
-    table = AcknowledgedTable(app, name=name, partitions=partitions, key_type=bytes, value_type=bytes, options=dict(_ROCKSDB))
-    app.tables.add(table)
-    return table
-
-
 class Outbound:
     """Sends framed events through the app's producer."""
 
@@ -240,25 +232,6 @@ class Outbound:
             for message in messages
         ]
         await asyncio.gather(*pending)
-
-
-def dead_letter(event: EventT[Any], error: Exception, *, consumer: str, clock: Clock) -> Message:
-    """The message that gives a received message up: its position, the error in a sentence, and the raw bytes."""
-    source = event.message
-    position = f"{source.topic}/{source.partition}/{source.offset}"
-    origin = Origin(run_id="", sender_id=consumer, trace_id=hashlib.sha256(position.encode()).hexdigest()[:32], clock=clock)
-    value = source.value
-    return encode(
-        DeadLettered(
-            **origin.envelope(f"dead-letter/{consumer}/{position}"),
-            source_topic=source.topic,
-            source_partition=source.partition,
-            source_offset=source.offset,
-            error=str(error),
-            payload=value if isinstance(value, bytes) else b"",
-            consumer=consumer,
-        )
-    )
 
 
 def readiness(app: faust.App) -> dict[str, bool]:

@@ -136,7 +136,7 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
         event = read(stream)
     except Exception as error:
         wire = wire_schema(schema_id(value))
-        kind = dict(headers).get("ce_type", wire.record.NAME.encode()).decode(errors="replace")
+        kind = (dict(headers).get("ce_type") or wire.record.NAME.encode()).decode(errors="replace")
         raise PoisonError(f"A message of type {kind} does not match schema {wire.id}: {type(error).__name__}: {error}.") from error
     if stream.tell() != len(value):
         raise PoisonError(f"A {event.NAME} message has bytes after its datum; the sender wrote another schema than its frame says.")

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from esper.clock import Clock
-from esper.errors import EsperError, PoisonError, UnavailableError
+from esper.errors import PoisonError, UnavailableError
 from esper.events import codec
 from esper.events.registry import wire_schema
 from esper.events.topics import TOPICS
@@ -25,6 +25,7 @@ from esper.history.container import container, layout
 from esper.history.engine import CLICKHOUSE_ERRORS, QueryError
 from esper.history.ledger import Ledger, Pair
 from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import RETRIABLE, Intake, Refusals
 from esper.oona.port import Bus, Producer, Reader, Received
 
 BLOCK_MESSAGES: Final = 50_000
@@ -76,6 +77,7 @@ class Sink:
         self._largest: dict[tuple[str, Pair], int] = {}
         self._stop = threading.Event()
         self.progress = Progress()
+        self.refusals = Refusals("history")
 
     def run(self, stop: threading.Event) -> None:
         """Take messages until `stop` is set, then put what was polled into the tables and note what remains."""
@@ -138,7 +140,7 @@ class Sink:
         while True:
             try:
                 done = action()
-            except (UnavailableError, QueryError, *CLICKHOUSE_ERRORS) as error:
+            except (*RETRIABLE, QueryError, *CLICKHOUSE_ERRORS) as error:
                 if self.progress.trouble != str(error):
                     self.progress.trouble = str(error)
                     _log.warning("waiting", reason=str(error)[:500])
@@ -181,15 +183,17 @@ class Sink:
         """Insert, halving a block that is refused until the messages at fault are found."""
         try:
             self._send(schema_id, messages)
-        except QueryError as error:
-            if error.code in _ENVIRONMENT and not _undecodable(messages):
+        except RETRIABLE:
+            raise
+        except Exception as error:  # poison is any exception: see esper.oona.intake
+            if isinstance(error, QueryError) and error.code in _ENVIRONMENT and not _undecodable(messages):
                 raise
             if len(messages) > 1:
                 middle = len(messages) // 2
                 self._insert_new(producer, schema_id, messages[:middle])
                 self._insert_new(producer, schema_id, messages[middle:])
             else:
-                self._give_up(producer, messages[0], _undecodable(messages) or PoisonError(f"ClickHouse refuses the message: {error}"))
+                self._give_up(producer, messages[0], _undecodable(messages) or _refused(error))
         else:
             last = messages[-1]
             self._largest[layout(schema_id).table.name, (last.topic, last.partition)] = last.offset
@@ -213,14 +217,13 @@ class Sink:
         except OSError as error:
             raise UnavailableError(f"The history cannot write ({error}); free some space on its disk.") from error
 
-    def _give_up(self, producer: Producer, message: Received, error: EsperError) -> None:
+    def _give_up(self, producer: Producer, message: Received, error: Exception) -> None:
         """Dead-letter a message; only then may later rows go in, or a restart would take it for stored."""
-        DeadLetters(producer, "history", self._clock).put(message, error)
+        Intake(DeadLetters(producer, "history", self._clock), self.refusals).refuse(message, error)
         while producer.flush(1.0):
             if self._stop.is_set():
                 raise UnavailableError("The history was told to end while Kafka did not take a dead letter; the next start repeats it.")
         self.progress.dead_letters += 1
-        _log.warning("dead letter", topic=message.topic, partition=message.partition, offset=message.offset, reason=str(error)[:300])
 
     def _end(self, reader: Reader) -> None:
         try:
@@ -229,6 +232,10 @@ class Sink:
                 self._ledger.note(sum(max(end - self.progress.positions.get(pair, 0), 0) for pair, end in ends.items()))
         except (UnavailableError, *CLICKHOUSE_ERRORS) as error:
             _log.warning("ended without a count of what remains", reason=str(error)[:300])
+
+
+def _refused(error: Exception) -> Exception:
+    return PoisonError(f"ClickHouse refuses the message: {error}") if isinstance(error, QueryError) else error
 
 
 def groups(block: Iterable[Received]) -> list[list[Received]]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from esper.clock import Clock
-from esper.errors import EsperError, PoisonError, UnavailableError
-from esper.events.codec import decode
+from esper.errors import EsperError
 from esper.events.envelope import Event
 from esper.events.records import EpochReviewed, FieldReport, KernelPublished, PauseRequested, SeedCommand
 from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import RETRIABLE, Intake
 from esper.oona.port import Bus, Reader, Received, Start
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Inbox(threading.Thread):
 
     It reads from `start` on, needs no broker to be made, and goes on by itself after an outage. Events are in order within a partition, and
     each comes once: ids in `known` (those of commands that the journal answers) and ids that came already are dropped, and so is what has
-    expired. Messages that cannot be decoded become dead letters. `dropped` counts all of these by reason. `error` is what ended the thread
+    expired. Messages that cannot be taken become dead letters. `dropped` counts all of these by reason. `error` is what ended the thread
     early, if anything did.
     """
 
@@ -63,7 +63,7 @@ class Inbox(threading.Thread):
         self._key = run_id.encode()
         self._start_at = start
         self._clock = clock
-        self._dead_letters = dead_letters
+        self._intake = Intake.of(dead_letters)
         self._seen: OrderedDict[str, None] = OrderedDict.fromkeys(known)
         self._topics = topics
         self._arrived = threading.Condition()
@@ -103,7 +103,7 @@ class Inbox(threading.Thread):
                 with self._bus.reader(self._topics, start=self._start_at) as reader:
                     self.connected = True
                     self._follow(reader)
-            except UnavailableError as error:
+            except RETRIABLE as error:
                 _log.info("%s", error)
                 self.connected = False
                 self._ended.wait(_BACKOFF_S)
@@ -127,12 +127,13 @@ class Inbox(threading.Thread):
     def _accept(self, received: Received) -> Delivered | None:
         if received.key != self._key and received.topic != _FOR_ALL:
             return None
-        try:
-            event = decode(received.value, received.headers)
-        except PoisonError as error:
-            self.dropped["undecodable"] += 1
-            self._dead_letters.put(received, error)
-            return None
+        refused = self._intake.refusals.total
+        delivered = self._intake.take(received, lambda event: self._fresh(event, received))
+        if self._intake.refusals.total > refused:
+            self.dropped["refused"] += 1
+        return delivered
+
+    def _fresh(self, event: Event, received: Received) -> Delivered | None:
         if event.event_id in self._seen:
             self.dropped["known"] += 1
             return None
@@ -140,7 +141,8 @@ class Inbox(threading.Thread):
         if expires_at is not None and expires_at < self._clock.now_us():
             self.dropped["expired"] += 1
             return None
+        delivered = Delivered(event, (received.topic, received.partition, received.offset))
         self._seen[event.event_id] = None
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        return Delivered(event, (received.topic, received.partition, received.offset))
+        return delivered

@@ -58,7 +58,9 @@ def main() -> int:
         structlog.get_logger(SENDER).info("listening", url=server.url, store=settings.store_location)
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
-        threading.Thread(target=follow_outcomes, args=(foundry.shelf, bus, clock, told), name="outcomes", daemon=True).start()
+        threading.Thread(
+            target=follow_outcomes, args=(foundry.shelf, bus, clock, told, foundry.refusals), name="outcomes", daemon=True
+        ).start()
         # a new installation will need it at once; others start training sooner without it
         if next(iter(store.list("kernels/")), None) is None:
             compiler.start()

@@ -85,6 +85,19 @@ def answer(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
     return answered
 
 
+def give_up(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
+    """Answer a report that cannot be answered, with no kernels. Raises as `answer` does."""
+    answered = FieldReportAnswered(
+        **_of_run(shop, report).envelope(f"answered:{report.event_id}", causation_id=report.event_id),
+        report_id=report.event_id,
+        kernels=(),
+        failed=(),
+    )
+    shop.emit(answered)
+    shop.settle()
+    return answered
+
+
 def _kernel(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> str | None:
     """The published kernel of a blueprint, built where there is none or its artefact is lost; None when it cannot be built."""
     for entry in shop.ledger.catalogue.of_blueprint(ir.blueprint_id):

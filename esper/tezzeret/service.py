@@ -8,18 +8,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 import structlog
 
 from esper.clock import Clock
-from esper.errors import BackpressureError, CorruptError, PoisonError, StorageFullError, UnavailableError
-from esper.events import Event, decode
+from esper.errors import BackpressureError, CorruptError, UnavailableError
+from esper.events import Event
 from esper.events.records import FieldReport
 from esper.karn import BlueprintIR, innovate
 from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import RETRIABLE, Intake, Refusals, opened
 from esper.oona.port import Bus, Producer, Reader, Received
-from esper.tezzeret.answer import SENDER, Workshop, answer
+from esper.tezzeret.answer import SENDER, Workshop, answer, give_up
 from esper.tezzeret.attempts import Compiler
 from esper.tezzeret.ledger import TOPICS, Ledger
 from esper.urza.shelf import Shelf
@@ -63,6 +65,7 @@ class Foundry:
     compiler: Callable[[], Compiler]
     innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate
     status: Status = field(default_factory=Status)
+    refusals: Refusals = field(default_factory=lambda: Refusals(SENDER))
     shelf: Shelf = field(default_factory=Shelf)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -77,7 +80,7 @@ class Foundry:
                     session.catch_up()
                     pause = _LEAST_PAUSE_S
                     session.serve()
-            except (UnavailableError, StorageFullError, CorruptError) as error:
+            except (*RETRIABLE, CorruptError) as error:
                 self.status.ready, self.status.problem = False, str(error)
                 log.warning("paused", problem=str(error), seconds=pause)
                 self.stop.wait(pause)
@@ -91,7 +94,8 @@ class _Session:
         self._foundry = foundry
         self._producer = producer
         self._reader = reader
-        self._dead_letters = DeadLetters(producer, SENDER, foundry.clock)
+        self._intake = Intake(DeadLetters(producer, SENDER, foundry.clock), foundry.refusals)
+        self._places: dict[str, Received] = {}
         self._ledger = Ledger()
         self._log = structlog.get_logger(SENDER)
         self._shop = Workshop(
@@ -124,7 +128,10 @@ class _Session:
 
     def _answer(self, report: FieldReport) -> None:
         began = self._foundry.clock.monotonic()
-        answered = answer(self._shop, report)
+        answered = self._intake.handle(self._places[report.event_id], lambda: answer(self._shop, report))
+        if answered is None:  # nobody can answer it; the run that sent it must not wait for ever
+            answered = give_up(self._shop, report)
+        del self._places[report.event_id]
         seconds = round(self._foundry.clock.monotonic() - began, 3)
         self._tell()
         self._log.info(
@@ -138,14 +145,14 @@ class _Session:
 
     def _absorb(self, received: list[Received]) -> None:
         for message in received:
-            try:
-                self._ledger.apply(decode(message.value, message.headers))
-            except PoisonError as error:
-                self._dead_letters.put(message, error)
-                self._foundry.status.dead_lettered += 1
-                self._log.warning(
-                    "dead_lettered", topic=message.topic, partition=message.partition, offset=message.offset, error=f"{error}"
-                )
+            self._intake.handle(message, partial(self._apply, message))
+        self._foundry.status.dead_lettered = self._foundry.refusals.total
+
+    def _apply(self, message: Received) -> None:
+        event = opened(message)
+        self._ledger.apply(event)
+        if isinstance(event, FieldReport):
+            self._places[event.event_id] = message
 
     def _emit(self, event: Event) -> None:
         """Send, and take note at once: should the delivery fail, `_settle` raises and the session's notes go with it."""

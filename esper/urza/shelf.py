@@ -5,20 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 import structlog
 
 from esper.clock import Clock
-from esper.errors import EsperError, PoisonError
-from esper.events import decode
+from esper.errors import EsperError
 from esper.events.codec import schema_id
 from esper.events.records import AdaptationOutcome
 from esper.events.registry import wire_schema
-from esper.oona.port import Bus
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import Intake, Refusals, opened
+from esper.oona.port import Bus, Received
 from esper.urza.catalogue import Catalogue
 
+SENDER: Final = "urza"
 _BATCH: Final = 2_000
 _POLL_S: Final = 0.5
 _PAUSE_S: Final = 5.0
@@ -68,15 +71,20 @@ class Shelf:
     performances: Performances = field(default_factory=Performances)
 
 
-def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event) -> None:
+def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event, refusals: Refusals) -> None:
     """Keep `shelf.performances` up to date from Kafka until `stop` is set. Where Kafka fails, begin anew after a pause."""
     while not stop.is_set():
         found = Performances()
         try:
-            with bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False) as reader:
+            with (
+                bus.producer(sender_id=SENDER) as producer,
+                bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False) as reader,
+            ):
+                intake = Intake(DeadLetters(producer, SENDER, clock), refusals)
                 while not stop.is_set():
                     for received in reader.poll(_BATCH, _POLL_S):
-                        found = _take(found, received.value)
+                        found = intake.handle(received, partial(_evolved, found, received)) or found
+                    producer.poll()
                     if len(found.rewards) >= len(shelf.performances.rewards):  # beginning anew, it forgets nothing meanwhile
                         shelf.performances = found
         except EsperError as error:
@@ -84,11 +92,8 @@ def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event)
             stop.wait(_PAUSE_S)
 
 
-def _take(found: Performances, value: bytes) -> Performances:
-    try:
-        if wire_schema(schema_id(value)).record is not AdaptationOutcome:  # the topic's other records are large, and not ours
-            return found
-        event = decode(value)
-    except PoisonError:
-        return found  # whoever decides by it dead-letters it
+def _evolved(found: Performances, received: Received) -> Performances:
+    if wire_schema(schema_id(received.value)).record is not AdaptationOutcome:  # the topic's other records are large, and not ours
+        return found
+    event = opened(received)
     return found.evolve(event) if isinstance(event, AdaptationOutcome) else found

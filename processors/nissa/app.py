@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import faust
-from faust.types import EventT, StreamT
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import PoisonError
-from esper.events import TOPICS, Origin, encode
-from esper.events.codec import decode
+from esper.events import TOPICS, Event, Origin, encode
 from esper.events.records import MetricLabel, MetricRecorded
 from esper.oona.access import Access
+from esper.oona.port import Received
+from processors import consumers as consuming
 from processors import streams
 from processors.cluster import Followed, Follower
+from processors.consumers import Consumers, checked_table
 from processors.nissa import custom
 from processors.nissa.custom import Definition, Sample
 from processors.nissa.live import Live
 from processors.nissa.metrics import Scene
 from processors.nissa.resources import default_collectors, sampled
-from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, Rows
+from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, Rows, check
 
 SENDER = "nissa"
 SAMPLE_S = 15.0
@@ -38,7 +36,6 @@ _TELEMETRY = (
     CUSTOM,
 )
 _FRESH_US = 10_000_000
-_log = logging.getLogger(__name__)
 
 
 def build(settings: Settings, clock: Clock) -> faust.App:
@@ -48,8 +45,10 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app = streams.build(settings, part=SENDER, clock=clock)
-    table = streams.raw_table(app, "views", partitions=TOPICS["system.events.run"].partitions or settings.kafka.partitions)
     outbound = streams.Outbound(app, "dead.letters", "telemetry.resources", CUSTOM)
+    consumers = Consumers(app, outbound, part=SENDER, clock=clock)
+    partitions = TOPICS["system.events.run"].partitions or settings.kafka.partitions
+    table = checked_table(app, "views", partitions=partitions, rows=consuming.Rows(check), consumers=consumers)
     own_topic = app.topic(
         DEFINITIONS, partitions=1, compacting=True, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
     )
@@ -60,26 +59,16 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     read: dict[tuple[str, int], int] = {}
     began = clock.monotonic()
 
-    async def note(event: EventT[Any]) -> None:
-        topic = event.message.topic
-        try:
-            decoded = decode(event.value, tuple(event.headers.items()))
-        except PoisonError as error:
-            _log.warning("A message of %s is given up: %s", topic, error)
-            await outbound.send(streams.dead_letter(event, error, consumer=SENDER, clock=clock))
-            return
-        live.take(topic, decoded, clock.now_us())
-        view, changed = rows.take(topic, decoded, event.message.partition)
+    async def observe(event: Event, received: Received) -> None:
+        view, changed = rows.take(received.topic, event, received.partition)
+        live.take(received.topic, event, clock.now_us())
+        read[received.topic, received.partition] = received.offset + 1
         if view is not None and view.ended:
             live.forget(view.run_id)
         if changed and live.delay_us < _FRESH_US:
             await table.acknowledged()  # before Faust can commit the event's offset; a backlog, which comes again whole, does not wait
 
-    @app.agent(streams.raw_topic(app, *FACTS, *COMPILATIONS, *_TELEMETRY), name="observe", concurrency=1)
-    async def observed(stream: StreamT[bytes]) -> None:
-        async for event in stream.events():
-            await note(event)
-            read[event.message.topic, event.message.partition] = event.message.offset + 1
+    consumers.agent("observe", (*FACTS, *COMPILATIONS, *_TELEMETRY), observe)
 
     def scene() -> Scene:
         uptime = clock.monotonic() - began
@@ -94,16 +83,17 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     app.timer(SAMPLE_S)(sample)
     app.task(own_topic.maybe_declare)
 
-    def learn(value: bytes) -> None:
-        definition = custom.decode(value)
-        definitions.setdefault(definition.name, definition)
+    def learn(received: Received) -> None:
+        definition = custom.decode(received.value)
+        if custom.declare(definition, definitions):
+            definitions[definition.name] = definition
 
-    follower = Follower(Followed(DEFINITIONS, 0, learn), access=Access.of(settings, SENDER), clock=clock)
+    follower = Follower(Followed(DEFINITIONS, 0, learn), access=Access.of(settings, SENDER), clock=clock, take=consumers.take)
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     async def declare(definition: Definition) -> None:
         await (await own_topic.send(key=definition.name.encode(), value=custom.encode(definition)))
-        learn(custom.encode(definition))
+        definitions.setdefault(definition.name, definition)
 
     async def record(samples: Sequence[Sample]) -> None:
         await outbound.send(*(encode(event) for event in _recorded(samples, definitions, origin)))

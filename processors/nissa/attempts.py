@@ -53,7 +53,15 @@ class Attempt:
 
     def as_json(self) -> dict[str, Any]:
         """The attempt as the API gives it: the evidence is an object."""
-        return {**asdict(self), "evidence": json.loads(self.evidence) if self.evidence else None}
+        return {**asdict(self), "evidence": evidence(self.evidence)}
+
+
+def evidence(text: str) -> Any:
+    """The evidence of a decision as JSON; None where there is none, or the text is none: decoding refuses such events today, not what is older."""
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
 
 
 Attempts = Mapping[str, Attempt]

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from esper.errors import RejectedError, UsageError
 from esper.events import Event
 from esper.events.records import MetricRecorded
@@ -18,6 +20,9 @@ OWN_PREFIX = "esper_"
 SERIES_LIMIT = 100
 """Combinations of label values that one metric may have: each is a series that Prometheus keeps for as long as it keeps anything."""
 LABELS_LIMIT = 8
+NAME_CHARACTERS = 200
+HELP_CHARACTERS = 400
+UNIT_CHARACTERS = 40
 VALUE_CHARACTERS = 128
 DEFINITIONS_LIMIT = 500
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")  # Prometheus, "Data model": metric names and labels
@@ -70,9 +75,12 @@ def encode(definition: Definition) -> bytes:
 
 
 def decode(data: bytes) -> Definition:
-    """The definition in `data`."""
-    plain = json.loads(data)
-    return Definition(**{**plain, "labels": tuple(plain["labels"])})
+    """The definition in `data`.
+
+    Raises:
+        ValidationError: there is none.
+    """
+    return TypeAdapter(Definition).validate_json(data)
 
 
 def declare(definition: Definition, known: Mapping[str, Definition]) -> bool:
@@ -82,6 +90,11 @@ def declare(definition: Definition, known: Mapping[str, Definition]) -> bool:
         UsageError: a name that Prometheus does not take, or too many labels.
         RejectedError: the name is Nissa's own, or another definition has it.
     """
+    if len(definition.name) > NAME_CHARACTERS or len(definition.help) > HELP_CHARACTERS or len(definition.unit) > UNIT_CHARACTERS:
+        raise UsageError(
+            f"The name of a metric has at most {NAME_CHARACTERS} characters, its help {HELP_CHARACTERS}, its unit {UNIT_CHARACTERS}; "
+            f"shorten those of {definition.name[:NAME_CHARACTERS]!r}."
+        )
     if not _NAME.fullmatch(definition.name):
         raise UsageError(f"{definition.name!r} is no metric name; take letters, digits, underscores and colons, the first no digit.")
     if definition.name.endswith(_SUFFIXES):

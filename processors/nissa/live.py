@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from esper.events import Event
 from esper.events.records import CacheSampled, ResourceSampled, SeedHealth, TrainingStep
@@ -18,6 +18,11 @@ SAMPLES = 100
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the histogram of health signals' latency, seconds."""
 _RUNS = 256
+_NAMES = 10_000
+"""Processes, caches, and seeds of one run, that are held at most: whoever may write to a topic chooses their names."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -69,9 +74,9 @@ class Live:
         self.events[topic] += 1
         self.delay_us = max(now_us - event.occurred_at, 0)
         if isinstance(event, ResourceSampled):
-            self.resources[event.process] = event
+            _keep(self.resources, event.process, event)
         elif isinstance(event, CacheSampled):
-            self.caches[event.run_id, event.sender_id] = event
+            _keep(self.caches, (event.run_id, event.sender_id), event)
         elif isinstance(event, SeedHealth):
             self.health_latency.note(self.delay_us / 1e6)
         if not event.run_id:
@@ -83,7 +88,7 @@ class Live:
             pulse.training = event
             pulse.samples += event.samples
         elif isinstance(event, SeedHealth):
-            pulse.health[event.layer, event.seed] = event.health
+            _keep(pulse.health, (event.layer, event.seed), event.health)
         if len(self._runs) > _RUNS:
             self.forget(next(iter(self._runs)))
 
@@ -132,3 +137,11 @@ class Live:
         """Newest step that was heard of."""
         training = self.pulse(view.run_id).training
         return max(training.step, view.step) if training else view.step
+
+
+def _keep(held: dict[K, V], key: K, value: V) -> None:
+    """Note the newest value of a key; the oldest key leaves where there are too many."""
+    held.pop(key, None)
+    held[key] = value
+    if len(held) > _NAMES:
+        del held[next(iter(held))]

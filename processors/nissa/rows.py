@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import asdict
+from functools import partial
+from typing import TypeVar
 
+from pydantic import TypeAdapter
+
+from esper.errors import PoisonError
 from esper.events import Event
 from esper.events.records import RunStarted
+from processors.consumers import fitting, readable
 from processors.nissa import attempts, compilations, custom, runs
 from processors.nissa.attempts import Attempt
 from processors.nissa.compilations import Compilations
@@ -21,6 +28,10 @@ _BUILDS = b"\0compilations"
 _ATTEMPTS = b"\0attempts\0"
 _SERIES = b"\0custom\0"
 _KEPT_RUNS = 50
+SERIES = 10_000
+"""Series of custom metrics that are kept at most: the API bounds those of one metric, and others may write to the topic."""
+
+T = TypeVar("T")
 
 
 class Rows:
@@ -39,22 +50,23 @@ class Rows:
 
     def runs(self) -> list[RunView]:
         """Every run."""
-        return [runs.decode(value) for key, value in self._table.items() if not key.startswith(b"\0")]
+        found = (_read(runs.decode, value) for key, value in self._table.items() if not key.startswith(b"\0"))
+        return [view for view in found if view is not None]
 
     def builds(self) -> Compilations:
         """Compilations of all partitions."""
         found = Compilations()
         for key, value in self._table.items():
             if key == _BUILDS:  # one a partition
-                found = found.plus(compilations.decode(value))
+                found = found.plus(_read(compilations.decode, value) or Compilations())
         return found
 
     def attempts(self, run_id: str = "") -> list[Attempt]:
         """Attempts of a run, or of all."""
         if run_id:
-            known = self._table.get(_ATTEMPTS + run_id.encode())
-            return list(attempts.decode(known).values()) if known else []
-        return [one for key, value in self._table.items() if key.startswith(_ATTEMPTS) for one in attempts.decode(value).values()]
+            return list((_read(attempts.decode, self._table.get(_ATTEMPTS + run_id.encode())) or {}).values())
+        rows = (_read(attempts.decode, value) or {} for key, value in self._table.items() if key.startswith(_ATTEMPTS))
+        return [one for row in rows for one in row.values()]
 
     def series(self) -> list[Series]:
         """The newest value of each series of a custom metric."""
@@ -63,28 +75,25 @@ class Rows:
     def _fact(self, event: Event, partition: int) -> tuple[RunView, bool]:
         key = event.run_id.encode()
         known = self._table.get(key)
-        view = runs.decode(known) if known else RunView(run_id=event.run_id, partition=partition)
+        view = _read(runs.decode, known) or RunView(run_id=event.run_id, partition=partition)
         folded = runs.fold(view, event)
-        changed = folded is not view
-        if changed:
-            self._table[key] = runs.encode(folded)
-        changed = self._attempt(event) or changed
+        changes = {} if folded is view else {key: fitting(runs.encode(folded), f"run {event.run_id}")}
+        changes |= self._attempt(event)
+        for row, content in changes.items():  # Faust's tables have no update
+            self._table[row] = content
         if isinstance(event, RunStarted):
             self._prune(partition)
-        return folded, changed
+        return folded, bool(changes)
 
-    def _attempt(self, event: Event) -> bool:
+    def _attempt(self, event: Event) -> dict[bytes, bytes]:
+        """The row of the run's attempts, where the event changes it."""
         key = _ATTEMPTS + event.run_id.encode()
-        known = self._table.get(key)
-        before = attempts.decode(known) if known else {}
+        before = _read(attempts.decode, self._table.get(key)) or {}
         after = attempts.fold(before, event)
-        if after is not before:
-            self._table[key] = attempts.encode(after)
-        return after is not before
+        return {} if after is before else {key: fitting(attempts.encode(after), f"the attempts of run {event.run_id}")}
 
     def _compilation(self, event: Event) -> bool:
-        known = self._table.get(_BUILDS)  # of the event's own partition
-        view = compilations.decode(known) if known else Compilations()
+        view = _read(compilations.decode, self._table.get(_BUILDS)) or Compilations()  # of the event's own partition
         folded = compilations.fold(view, event)
         if folded is not view:
             self._table[_BUILDS] = compilations.encode(folded)
@@ -95,17 +104,18 @@ class Rows:
         if told is None:
             return False
         key = _SERIES + json.dumps([told.name, told.labels], separators=(",", ":")).encode()
-        known = self._table.get(key)
-        if known is not None and json.loads(known)["at"] >= told.at:
+        known = _read(partial(_series, key), self._table.get(key))
+        if known is not None and known.at >= told.at:
             return False
-        self._table[key] = json.dumps({"value": told.value, "at": told.at}).encode()
+        if known is None and sum(one.startswith(_SERIES) for one, _ in self._table.items()) >= SERIES:
+            raise PoisonError(f"There are {SERIES:,} series of custom metrics already; send fewer combinations of labels.")
+        self._table[key] = fitting(json.dumps({"value": told.value, "at": told.at}).encode(), f"metric {told.name}")
         return True
 
     def _all_series(self) -> Iterator[Series]:
         for key, value in self._table.items():
-            if key.startswith(_SERIES):
-                name, labels = json.loads(key[len(_SERIES) :])
-                yield Series(name, tuple((label, text) for label, text in labels), **json.loads(value))
+            if key.startswith(_SERIES) and (found := _read(partial(_series, key), value)) is not None:
+                yield found
 
     def _prune(self, partition: int) -> None:
         """Forget the runs of this partition that were heard of the longest ago, all but `_KEPT_RUNS`, with their attempts."""
@@ -115,3 +125,33 @@ class Rows:
             del self._table[key]
             if _ATTEMPTS + key in self._table:
                 del self._table[_ATTEMPTS + key]
+
+
+def check(key: bytes, value: bytes) -> None:
+    """Make sure that a row of the table can be read and has the types that its readers expect; raises whatever says that it does not."""
+    if key == _BUILDS:
+        kind, read = Compilations, compilations.decode(value)
+        TypeAdapter(kind).validate_python(asdict(read))
+        if len(read.counts) != len(Compilations().counts):
+            raise PoisonError("A row of compilations has another number of counts than the histogram has buckets.")
+    elif key.startswith(_ATTEMPTS):
+        for attempt in attempts.decode(value).values():
+            TypeAdapter(Attempt).validate_python(asdict(attempt))
+    elif key.startswith(_SERIES):
+        TypeAdapter(Series).validate_python(asdict(_series(key, value)))
+    elif key.startswith(b"\0"):
+        raise PoisonError("A row of Nissa's table is of no kind that it has.")
+    else:
+        view = runs.decode(value)
+        TypeAdapter(RunView).validate_python(asdict(view))
+        if view.run_id.encode() != key:
+            raise PoisonError(f"The row of run {view.run_id[:200]} stands under the key of another one.")
+
+
+def _series(key: bytes, value: bytes) -> Series:
+    name, labels = json.loads(key[len(_SERIES) :])
+    return Series(name, tuple((label, text) for label, text in labels), **json.loads(value))
+
+
+def _read(decode: Callable[[bytes], T], data: bytes | None) -> T | None:
+    return readable(decode, data, "A row of Nissa's table")

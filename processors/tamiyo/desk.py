@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 from esper.clock import Clock
-from esper.errors import PoisonError
 from esper.events import Origin, encode
-from esper.events.codec import decode, schema_id
+from esper.events.codec import schema_id
 from esper.events.envelope import trace_id
 from esper.events.records import SeedCommand
+from esper.oona.intake import opened
+from esper.oona.port import Received
 from processors import streams
 from processors.cluster import Followed
 from processors.tamiyo.answers import SENDER
 from processors.tamiyo.commands import HORIZON_US, SCHEMAS, TOPICS, Commands, Order
-
-_log = logging.getLogger(__name__)
 
 
 class Desk:
@@ -38,10 +35,7 @@ class Desk:
         self.commands.take(command)
         return command
 
-    def _note(self, value: bytes) -> None:
-        """Take a command or an answer; what else stands in these topics is not even decoded, and poison is for its owners to tell of."""
-        try:
-            if schema_id(value) in SCHEMAS:
-                self.commands.take(decode(value))
-        except PoisonError as error:
-            _log.debug("A message says nothing of commands: %s", error)
+    def _note(self, received: Received) -> None:
+        """Take a command or an answer; what else stands in these topics is not even decoded."""
+        if schema_id(received.value) in SCHEMAS:
+            self.commands.take(opened(received))

@@ -14,6 +14,8 @@ HORIZON_US = 6 * HALF_LIFE_US
 STRONGEST = 6.0
 """Trials that a prior counts for at most, so that a run's own trials can overrule it."""
 _KEPT = 400
+_CONTEXTS = 5_000
+"""Contexts that are remembered at most; a kind of layer, its width classes and a family make one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +31,23 @@ class Experience:
     def __init__(self) -> None:
         self._contexts: dict[str, dict[str, _Seen]] = {}
 
-    def take(self, outcome: AdaptationOutcome) -> None:
-        """Remember an outcome. RESET teaches nothing: the seed was cleared, the kernel was not judged."""
+    def take(self, outcome: AdaptationOutcome, *, at_us: int) -> None:
+        """Remember an outcome that the broker had at `at_us`. RESET teaches nothing: the seed was cleared, the kernel was not judged.
+
+        An outcome is never younger than the broker says, so that one that claims to be of the future ages as all others do. A reward counts
+        from 0 to 1 (decoding refuses others), so one outcome weighs as one trial and no more, whoever wrote it.
+        """
         if outcome.verdict == "RESET":
             return
         seen = self._contexts.setdefault(outcome.context, {})
-        seen[outcome.decision_id] = _Seen(outcome.occurred_at, outcome.run_id, outcome.reward)
+        reward = min(max(outcome.reward, 0.0), 1.0)
+        seen[outcome.decision_id] = _Seen(min(outcome.occurred_at, at_us), outcome.run_id, reward)
         if len(seen) > 2 * _KEPT:
             newest = sorted(seen.items(), key=lambda item: item[1].occurred_at)[-_KEPT:]
             self._contexts[outcome.context] = dict(newest)
+        if len(self._contexts) > _CONTEXTS:
+            oldest = min(self._contexts, key=lambda one: max(item.occurred_at for item in self._contexts[one].values()))
+            del self._contexts[oldest]
 
     def prior(self, context: str, *, run_id: str, now_us: int) -> Beta:
         """Uniform plus the discounted outcomes of other runs in this context, worth `STRONGEST` trials at most."""

@@ -24,6 +24,9 @@ from processors.tamiyo.row import Row
 from processors.tamiyo.settings import parse
 from processors.tamiyo.state import RunState, Trial, observe
 
+ANCESTORS = 64
+"""Runs in a line of forks that Tamiyo reads at most: each costs the reading of two partitions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
@@ -50,10 +53,19 @@ def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock) -> list
     """The dialogues of a fork's ancestors, the oldest first; blocks while it reads. What is not on this Kafka is not there.
 
     Raises:
+        PoisonError: a run is its own ancestor, or there are more than `ANCESTORS` of them.
         UnavailableError: no broker, or no progress.
     """
     found: list[Dialogue] = []
+    line = {packet.run_id}
     while packet.parent_run_id:
+        if packet.parent_run_id in line:
+            raise PoisonError(
+                f"Run {packet.parent_run_id} is its own ancestor, so nothing can be inherited from it; give the fork another id."
+            )
+        if len(line) > ANCESTORS:
+            raise PoisonError(f"Run {packet.run_id} descends from more than {ANCESTORS} runs; start it as a new run.")
+        line.add(packet.parent_run_id)
         end = (packet.parent_timeline, packet.parent_packet)
         packets = [
             one

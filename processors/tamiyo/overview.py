@@ -74,6 +74,14 @@ def _reviews(values: Iterable[bytes]) -> list[EpochReviewed]:
     return [first] if isinstance(first, EpochReviewed) else []
 
 
+def _evidence(text: str) -> Any:
+    """The evidence as JSON; None where there is none, or the text is none."""
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+
+
 def _decision(review: EpochReviewed) -> dict[str, Any]:
     return {
         "review_id": review.event_id,
@@ -97,7 +105,7 @@ def _decision(review: EpochReviewed) -> dict[str, Any]:
                 "confidence": one.confidence,
                 "urgency": one.urgency,
                 "expected_impact": one.expected_impact,
-                "evidence": json.loads(one.evidence) if one.evidence else None,
+                "evidence": _evidence(one.evidence),
             }
             for one in review.commands
         ],

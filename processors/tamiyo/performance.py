@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from esper.events.records import AdaptationOutcome, PerformanceDelta
+from processors.consumers import readable
 from processors.tamiyo.bandits import ucb_score
 
 WINDOW = 20
@@ -181,6 +182,11 @@ def encode(performance: Performance) -> bytes:
 def decode(data: bytes) -> Performance:
     """The performance in `data`."""
     return Performance({(layer, seed): _record(plain) for layer, seed, plain in json.loads(data)})
+
+
+def known(data: bytes | None) -> Performance:
+    """The performance in `data`; an empty one where there is none, or it cannot be read."""
+    return readable(decode, data, "A run's performance in Tamiyo's table") or Performance({})
 
 
 def _record(plain: dict[str, Any]) -> SeedRecord:

@@ -8,6 +8,8 @@ import zlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from esper.errors import PoisonError
+from processors.consumers import readable
 from processors.tamiyo.bandits import Gain
 from processors.tamiyo.emergency import Watch
 from processors.tamiyo.features import ArmKey
@@ -15,6 +17,8 @@ from processors.tamiyo.state import Record, RunState, Span, Trial
 
 FORMAT = 1
 """Version of the bytes. A row of another version is forgotten: what it knew comes back with the next packets, but for the trials on the way."""
+UNPACKED_BYTES = 256 << 20
+"""Largest row, unpacked; 4 MiB of zeros would unpack to 4 GiB."""
 KEPT_ANSWERS = 32
 """Answers that are kept to be given again. Older ones stand in the topic for ever."""
 
@@ -67,7 +71,7 @@ def encode(row: Row) -> bytes:
 
 def decode(data: bytes) -> Row:
     """The row in `data`; an empty one when another version of Tamiyo wrote it."""
-    plain: dict[str, Any] = json.loads(zlib.decompress(data))
+    plain: dict[str, Any] = json.loads(_unpacked(data))
     if plain.get("format") != FORMAT:
         return Row()
     trials = [Trial(**trial) for trial in plain["trials"]]
@@ -86,6 +90,19 @@ def decode(data: bytes) -> Row:
     )
     answers = tuple(Answer(packet, tuple(base64.b85decode(value) for value in values)) for packet, values in plain["answers"])
     return Row(state, answers)
+
+
+def known(data: bytes | None) -> Row | None:
+    """The row in `data`; None where there is none, or it cannot be read: what it knew comes back with the next packets."""
+    return readable(decode, data, "A row of Tamiyo's table")
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    text = unpacking.decompress(data, UNPACKED_BYTES)
+    if not unpacking.eof:
+        raise PoisonError(f"A row of Tamiyo's table is cut off, or has more than {UNPACKED_BYTES:,} bytes unpacked.")
+    return text
 
 
 def _watch(plain: dict[str, Any]) -> Watch:

@@ -12,6 +12,8 @@ from processors.tamiyo.performance import Performance
 
 ROWS = b"\0performance\0"
 """What the keys of these rows begin with; run ids have no NUL."""
+_RUNS = 256
+"""Runs whose deltas are held until their next packet, at most: anybody may name runs that send none."""
 
 
 class Tracker:
@@ -29,6 +31,8 @@ class Tracker:
         """Fold a delta."""
         if isinstance(event, PerformanceDelta):
             self._fresh[event.run_id] = self._known(event.run_id).observed(event)
+            if len(self._fresh) > _RUNS:
+                del self._fresh[next(iter(self._fresh))]
 
     def turn(self, run_id: str, outcomes: Sequence[AdaptationOutcome]) -> None:
         """A packet of the run was answered: fold the ends that it showed, and write what has changed since the last one."""
@@ -46,5 +50,4 @@ class Tracker:
     def _known(self, run_id: str) -> Performance:
         if run_id in self._fresh:
             return self._fresh[run_id]
-        row = self._table.get(ROWS + run_id.encode())
-        return (performance.decode(row) if row else Performance({})).at(self._clock.now_us())
+        return performance.known(self._table.get(ROWS + run_id.encode())).at(self._clock.now_us())

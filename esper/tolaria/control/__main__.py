@@ -16,6 +16,8 @@ from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.oona.access import Access
 from esper.oona.audit import AuditTrail
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import Intake
 from esper.oona.kafka import KafkaBus
 from esper.service import Server, create_app
 from esper.tolaria.control.api import Control, add_routes
@@ -38,9 +40,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     bus = KafkaBus(Access.of(settings, SENDER))
-    ledger = Ledger(bus)
     trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
     with bus.producer(sender_id=SENDER) as producer, AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
+        ledger = Ledger(bus, Intake.of(DeadLetters(producer, SENDER, clock)))
         control = Control(ledger, trainers, Outbound(producer), clock)
         app = create_app(
             title="Tolaria trains",

@@ -7,10 +7,11 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
-from esper.errors import CorruptError, PoisonError, UnavailableError
-from esper.events import Event, JournalEvent, decode
+from esper.errors import CorruptError
+from esper.events import Event, JournalEvent
 from esper.events.records import PauseRequested, RunStarted
-from esper.oona.port import Bus, Received, Start
+from esper.oona.intake import RETRIABLE, Intake
+from esper.oona.port import Bus, Start
 from esper.tolaria.control.status import RunStatus, fold
 
 _log = logging.getLogger(__name__)
@@ -26,13 +27,14 @@ class Ledger(threading.Thread):
     """Every run by id, and the requests of the last days by theirs. Other threads may read at any time; what they get never changes.
 
     It needs no broker to be made, and goes on by itself after an outage. `caught_up` says whether everything was read that was there at the
-    start. Messages that cannot be decoded, or are of a newer Esper's schemas, are left out: people are told of what is known.
+    start. Messages that cannot be taken, also those of a newer Esper's schemas, become dead letters: people are told of what is known.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, intake: Intake) -> None:
         super().__init__(name="ledger", daemon=True)
         self.caught_up = False
         self._bus = bus
+        self._intake = intake
         self._runs: dict[str, RunStatus] = {}
         self._requests: OrderedDict[str, Event] = OrderedDict()
         self._at: Start = "beginning"
@@ -69,7 +71,7 @@ class Ledger(threading.Thread):
             except CorruptError as error:
                 _log.warning("The topics are others than before, they are read anew: %s", error)
                 self._runs, self._at = {}, "beginning"
-            except UnavailableError as error:
+            except RETRIABLE as error:
                 _log.warning("Reading the journals was interrupted, it goes on in a second: %s", error)
             self._over.wait(0 if self._over.is_set() else _PAUSE_S)
 
@@ -78,17 +80,12 @@ class Ledger(threading.Thread):
             ends = reader.stable_end()
             while not self._over.is_set():
                 for received in reader.poll(_BATCH, _POLL_S):
-                    self._absorb(received)
+                    self._intake.take(received, self._absorb)
                 self._at = position = reader.position()
                 self.caught_up = self.caught_up or all(position[place] >= end for place, end in ends.items())
 
-    def _absorb(self, received: Received) -> None:
-        try:
-            event = decode(received.value)
-        except PoisonError as error:
-            _log.debug("%s/%s/%s says nothing: %s", received.topic, received.partition, received.offset, error)
-            return
-        if received.topic == REQUESTS:
+    def _absorb(self, event: Event) -> None:
+        if event.TOPIC == REQUESTS:
             self.note(event)
         elif isinstance(event, JournalEvent):
             known = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)

@@ -157,7 +157,7 @@ def test_a_poison_message_becomes_a_dead_letter(world: World, bus: Bus, producer
         send(producer, pause(run, 999))
         inbox = ear.open(start)
         assert [one.event for one in heard(inbox)] == [pause(run, 999)]
-        assert inbox.dropped == {"undecodable": 2}
+        assert inbox.dropped == {"refused": 2}
         producer.flush(PATIENCE_S)
         found: list[DeadLettered] = []
         while len(found) < 2:

@@ -45,7 +45,7 @@ def poison(bus: Bus, run: str) -> str:
         producer.flush(20)
         inbox = Inbox(bus, run, start=start, clock=CLOCK, dead_letters=DeadLetters(producer, consumer, CLOCK))
         inbox.start()
-        wait_for(lambda: inbox.dropped["undecodable"] == len(BAD), 30)
+        wait_for(lambda: inbox.dropped["refused"] == len(BAD), 30)
         inbox.stop()
         assert producer.flush(20) == 0
     return consumer

@@ -37,7 +37,7 @@ def prior(*outcomes: AdaptationOutcome, run_id: str = "other") -> Beta:
     """The prior for a run after these outcomes."""
     experience = Experience()
     for each in outcomes:
-        experience.take(each)
+        experience.take(each, at_us=NOW)
     return experience.prior("c", run_id=run_id, now_us=NOW)
 
 

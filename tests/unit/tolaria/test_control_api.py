@@ -16,6 +16,8 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.events import Event, decode
 from esper.events.records import PauseRequested, RollbackRequested, RunRequested
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import Intake
 from esper.oona.memory import MemoryBus
 from esper.service import create_app
 from esper.tolaria.control import trainers as module
@@ -75,7 +77,8 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
         for event in (*journal, ended.started(), ended.completed(accuracy=0.7)):
             producer.send(event)
         producer.flush(5)
-    ledger = Ledger(bus)
+    letters = bus.producer(sender_id="tolaria")
+    ledger = Ledger(bus, Intake.of(DeadLetters(letters, "tolaria", clock)))
     ledger.start()
     trainers = Trainers(settings, environment=os.environ, embedded=False, clock=clock)
     app = create_app(
@@ -88,6 +91,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
             yield Part(app, client, settings, clock, bus, trainers)
         trainers.end(10)
         ledger.stop()
+        letters.close()
 
 
 @pytest.mark.parametrize("holder", HOLDERS)

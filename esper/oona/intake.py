@@ -1,0 +1,126 @@
+"""The one way in which consumers take messages.
+
+A consumer hands each message that it received to an `Intake`, with what to do with the event in it. Whatever goes wrong there, the message is
+refused: it is counted, logged, and put aside as a dead letter, and the next message is taken. So one message never stops a consumer, whatever
+it holds and whatever fault of ours it finds. Two kinds of failure are no message's fault and go to the caller: errors in `RETRIABLE`, which say
+that a broker, a disk or a store is away, and what is no `Exception` (an interrupt, an exit).
+
+`apply` must leave its state as it was when it raises: compute first, then assign.
+tests/attacks/test_poison_consumers.py holds that every consumer in the tree takes its messages through here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from esper.errors import BackpressureError, FencedError, PoisonError, StorageFullError, UnavailableError
+from esper.events.codec import decode
+from esper.events.envelope import Event
+from esper.oona.dead_letters import TOPIC, DeadLetters
+from esper.oona.port import Received
+
+RETRIABLE: Final = (UnavailableError, StorageFullError, BackpressureError, FencedError)
+"""Errors that say nothing of the message: something that is needed is away. The caller tries again, or ends."""
+OTHERS: Final = "(others)"
+_KINDS: Final = 200
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def opened(received: Received) -> Event:
+    """The event in a message.
+
+    Raises:
+        PoisonError: the message is empty, cannot be decoded, does not belong on its topic, or has another key than its event says.
+    """
+    if not received.value:
+        raise PoisonError(f"A message of {received.topic} is empty; no topic of events is compacted, so an empty message says nothing.")
+    event = decode(received.value, received.headers)
+    if received.topic != event.TOPIC:
+        raise PoisonError(f"{event.NAME} does not belong on {received.topic} but on {event.TOPIC}.")
+    if received.key != str(getattr(event, event.KEY)).encode(errors="surrogatepass"):
+        raise PoisonError(
+            f"A {event.NAME} on {received.topic} has the key {(received.key or b'')[:80]!r}, and its {event.KEY} is "
+            f"{str(getattr(event, event.KEY))[:80]!r}; they must be the same."
+        )
+    return event
+
+
+@dataclass(slots=True)
+class Refusals:
+    """What a part has refused since it started, by topic and class of error. Safe to use from several threads."""
+
+    part: str
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, received: Received, error: Exception) -> None:
+        """Count a refusal. The log has a line for the first, second, fourth and so on of a kind, and the traceback of a fault of ours."""
+        kind = (received.topic, type(error).__name__)
+        with self._lock:
+            if kind not in self.counts and len(self.counts) >= _KINDS:
+                kind = (OTHERS, OTHERS)
+            self.counts[kind] += 1
+            count = self.counts[kind]
+        if count & (count - 1):
+            return
+        place = f"{received.topic}/{received.partition}/{received.offset}"
+        fault = error if not isinstance(error, PoisonError) and count == 1 else None
+        _log.warning(
+            "%s refuses the message at %s (number %d of this kind): %s: %s",
+            self.part,
+            place,
+            count,
+            kind[1],
+            str(error)[:500],
+            exc_info=fault,
+        )
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.counts.copy().values())
+
+
+def letters_for(received: Received) -> bool:
+    """Whether a refused message becomes a dead letter. Those on `dead.letters` are put aside already: letters about letters would never end."""
+    return received.topic != TOPIC
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The way in of a consumer that runs in a thread."""
+
+    letters: DeadLetters
+    refusals: Refusals
+
+    @classmethod
+    def of(cls, letters: DeadLetters) -> Intake:
+        """The way in of a consumer that is named as its letters are."""
+        return cls(letters, Refusals(letters.consumer))
+
+    def take(self, received: Received, apply: Callable[[Event], T]) -> T | None:
+        """What `apply` makes of the event in a message; None where the message is refused. Raises what is in `RETRIABLE`."""
+        return self.handle(received, lambda: apply(opened(received)))
+
+    def handle(self, received: Received, act: Callable[[], T]) -> T | None:
+        """The same for whatever is done because of a message."""
+        try:
+            return act()
+        except RETRIABLE:
+            raise
+        except Exception as error:  # noqa: BLE001  # poison is any exception: see the module's docstring
+            self.refuse(received, error)
+            return None
+
+    def refuse(self, received: Received, error: Exception) -> None:
+        """Put a message aside for a reason that the caller knows."""
+        self.refusals.note(received, error)
+        if letters_for(received):
+            self.letters.put(received, error)

@@ -1,0 +1,197 @@
+"""The one way in which processors take messages: agents, followers and tables that one message cannot stop.
+
+Whatever goes wrong with a message, it is counted, logged and put aside as a dead letter, and the next one is taken; see `esper.oona.intake`,
+whose rules these are, for Faust. While a broker is away, the same message is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.types import EventT, StreamT
+
+from esper.clock import Clock
+from esper.errors import PoisonError
+from esper.events import Event, Message
+from esper.oona import dead_letters
+from esper.oona.intake import RETRIABLE, Refusals, letters_for, opened
+from esper.oona.port import MAX_MESSAGE_BYTES, Received
+from processors import streams
+
+RETRY_S: Final = 1.0
+ROW_BYTES: Final = 4 << 20
+"""Largest row of a table: the changelog has to take it."""
+_FAUST: Final = b"__faust\0"
+"""What the keys begin with that Faust keeps its own offsets under, beside a table's rows."""
+_log = logging.getLogger(__name__)
+
+_unreadable: set[int] = set()
+
+Act = Callable[[], Awaitable[None]]
+T = TypeVar("T")
+
+
+def retriable(error: BaseException) -> bool:
+    """Whether an error says nothing of the message: a broker or a disk is away."""
+    if isinstance(error, KafkaError):
+        return bool(error.retriable)
+    full = str(error).startswith("IO error")  # RocksDB has one class for all of its errors
+    return isinstance(error, (*RETRIABLE, ConnectionError, TimeoutError)) or full
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the rows of a table may be: `check` raises for a key or value that its reader cannot read."""
+
+    check: Callable[[bytes, bytes], None]
+
+    def fault(self, key: Any, value: bytes | None) -> Exception | None:
+        """Why a row of the changelog is refused; None for a good one, and for the end of a row (its value is None)."""
+        if not isinstance(key, bytes) or key.startswith(_FAUST):
+            return PoisonError("A row of a changelog has no key, or one that Faust keeps its offsets under.")
+        if value is None:
+            return None
+        try:
+            self.check(key, value)
+        except Exception as error:  # noqa: BLE001  # poison is any exception
+            return error
+        return None
+
+
+class Consumers:
+    """Everything that one part consumes. `busy_since` is when the message in hand was taken, by the monotonic clock; None between messages."""
+
+    def __init__(self, app: faust.App, outbound: streams.Outbound, *, part: str, clock: Clock) -> None:
+        self.refusals = Refusals(part)
+        self.taken = 0
+        self._app = app
+        self._outbound = outbound
+        self._part = part
+        self._clock = clock
+        self._letters: set[asyncio.Task[None]] = set()
+
+    def agent(self, name: str, topics: Iterable[str], apply: Callable[[Event, Received], Awaitable[None]]) -> None:
+        """Have `apply` called with each event of these topics, one after the other; it leaves its state as it was when it raises."""
+
+        async def consume(stream: StreamT[bytes]) -> None:
+            async for event in stream.events():
+                received = received_of(event)
+                await self.take(received, lambda received=received: apply(opened(received), received))  # type: ignore[misc]  # a default
+                self.taken += 1
+
+        self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
+
+    async def take(self, received: Received, act: Act) -> None:
+        """Do `act` because of a message, and put the message aside where that fails."""
+        while not self._app.should_stop:
+            try:
+                await self._once(received, act)
+            except Exception as error:  # noqa: BLE001  # what is left is retriable, or the letter itself could not be sent
+                if not retriable(error):
+                    _log.error("A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error)
+                    return
+                _log.warning("A message of %s waits: %s", received.topic, error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    def refuse_soon(self, received: Received, error: Exception) -> None:
+        """Put a message aside from where nothing can be awaited."""
+        self.refusals.note(received, error)
+        task = asyncio.get_running_loop().create_task(self.take(received, lambda: self._put_aside(received, error)))
+        self._letters.add(task)
+        task.add_done_callback(self._letters.discard)
+
+    async def _once(self, received: Received, act: Act) -> None:
+        try:
+            await act()
+        except Exception as error:  # poison is any exception
+            if retriable(error):
+                raise
+            self.refusals.note(received, error)
+            await self._put_aside(received, error)
+
+    async def _put_aside(self, received: Received, error: Exception) -> None:
+        if letters_for(received):
+            await self._outbound.send(dead_letters.message(received, error, consumer=self._part, clock=self._clock))
+
+
+def received_of(event: EventT[Any]) -> Received:
+    """What Faust received, as the rest of Esper knows it; no key and no value are empty ones."""
+    source = event.message
+    value = source.value if isinstance(source.value, bytes) else b""
+    headers = tuple((name, data) for name, data in (event.headers or {}).items() if isinstance(data, bytes))
+    return Received(source.topic, source.partition, source.offset, source.key, value, headers, round((source.timestamp or 0) * 1e6))
+
+
+class CheckedTable(streams.AcknowledgedTable):
+    """A table that takes from its changelog only the rows that its reader can read: a poisoned one would end the recovery, or come back each time."""
+
+    rows: Rows
+    consumers: Consumers
+
+    def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
+        """Apply what is sound, put the rest aside, and pass both."""
+        events = list(batch)
+        super().apply_changelog_batch([event for event in events if self._sound(event)])
+        for place, offset in {event.message.tp: event.message.offset for event in events}.items():
+            self.data.set_persisted_offset(place, offset)
+
+    def _sound(self, event: EventT[Any]) -> bool:
+        key, value = event.message.key, event.message.value
+        error = self.rows.fault(key, value)
+        if error is not None:
+            self.consumers.refuse_soon(received_of(event), error)
+        return error is None
+
+
+def checked_table(app: faust.App, name: str, *, partitions: int, rows: Rows, consumers: Consumers) -> CheckedTable:
+    """A table from bytes to bytes with as many changelog partitions as its source has."""
+    table = CheckedTable(app, name=name, partitions=partitions, key_type=bytes, value_type=bytes, options=dict(streams.ROCKSDB))
+    table.rows, table.consumers = rows, consumers
+    app.tables.add(table)
+    return table
+
+
+def fitting(row: bytes, what: str) -> bytes:
+    """A row that the changelog takes.
+
+    Raises:
+        PoisonError: it is too large.
+    """
+    if len(row) > ROW_BYTES:
+        raise PoisonError(f"What would be kept of {what[:200]} has {len(row):,} bytes; a row has at most {ROW_BYTES:,}.")
+    return row
+
+
+def require_sendable(messages: Iterable[Message]) -> None:
+    """Make sure that the broker takes every one of these messages.
+
+    Raises:
+        PoisonError: one is too large.
+    """
+    largest = max((len(message.value) for message in messages), default=0)
+    if largest > MAX_MESSAGE_BYTES:
+        raise PoisonError(f"What would have to be said to this message has {largest:,} bytes; a message has at most {MAX_MESSAGE_BYTES:,}.")
+
+
+def readable(decode: Callable[[bytes], T], data: bytes | None, what: str) -> T | None:
+    """A row of a table; None where there is none, or `decode` cannot read it, whatever is in it: one row must not stop those who read all.
+
+    What cannot be read is logged with its traceback, once for each content.
+    """
+    if not data:
+        return None
+    try:
+        return decode(data)
+    except Exception:  # noqa: BLE001  # see above
+        if (content := hash(data)) not in _unreadable:
+            _unreadable.add(content)
+            _log.warning("%s cannot be read and is left out", what, exc_info=True)
+        return None
