@@ -145,11 +145,18 @@ class PartSettings(BaseModel):
 
 
 class HistorySettings(PartSettings):
-    """Where the history lives and how it is served."""
+    """Where the history lives, how it is served, and what one query and one caller may take."""
 
     dsn: str = Field(
         default="", description="a ClickHouse server, as clickhouse://user@host:port/database; empty means chDB in ESPER_HOME/history"
     )
+    query_s: int = Field(default=60, ge=1, description="seconds that one query may take")
+    memory_bytes: int = Field(default=2 << 30, ge=1 << 20, description="memory that one query may take, bytes")
+    result_rows: int = Field(default=10_000_000, ge=1, description="rows that one query may give")
+    result_bytes: int = Field(default=256 << 20, ge=1 << 10, description="bytes that one query may give, before they are formatted")
+    queries: int = Field(default=4, ge=1, le=64, description="queries that run at once")
+    caller_queries: int = Field(default=2, ge=1, description="of these, the most of one caller")
+    caller_waiting: int = Field(default=16, ge=1, description="queries of one caller that run or wait; one more is refused")
 
 
 class UrzaSettings(PartSettings):

@@ -16,11 +16,10 @@ from esper.errors import EsperError, UsageError
 from esper.history.engine import open_engine
 from esper.history.http import HistoryServer
 from esper.history.migrations import migrate
+from esper.history.settings import Limits
 from esper.history.sink import Sink
 from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
-from esper.service import certificates
-from esper.service.tokens import Gatekeeper
 
 _log = structlog.get_logger("esper.history")
 
@@ -33,14 +32,13 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
     """
     if not settings.kafka.bootstrap:
         raise UsageError("The history reads from Kafka: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
-    engine = open_engine(settings.history_dir, settings.history.dsn)
+    engine = open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history))
+    if (confinement := engine.confinement) is not None and not (confinement.files and confinement.network):
+        _log.warning("queries are confined by their check alone", kernel=confinement.words, remedy="`esper doctor` says what is lacking")
     try:
         migrate(engine.client, clock)
         sink = Sink(engine.client, KafkaBus(Access.of(settings, "history")), clock)
-        gatekeeper = Gatekeeper.of(settings.keys_dir, clock)
-        server = HistoryServer(
-            engine, settings.history.port, lambda: health(sink), gatekeeper=gatekeeper, tls=certificates.serving(settings)
-        )
+        server = HistoryServer(engine, settings=settings, health=lambda: health(sink), clock=clock)
         server.start()
         _log.info("serving", url=f"{settings.scheme}://127.0.0.1:{server.port}")
         try:

@@ -6,13 +6,15 @@ ClickHouse's own `readonly = 1` refuses writes, settings and almost all table fu
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from esper.history.engine import QueryError
+from esper.history.refusal import SYNTAX, read_only, refused
+
+MOST_BYTES: Final = 256 << 10
+"""The longest query, as ClickHouse's own `max_query_size` has it."""
 
 _FIRST: Final = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "VALUES", "("})
 _TABLE_FUNCTIONS: Final = frozenset(
@@ -32,12 +34,10 @@ _OUTSIDE: Final = re.compile(
 _SIGNS: Final = frozenset("()[]{},.;:+-*/%=<>!?|&^@")
 """Signs that mean the same here and in ClickHouse's lexer. A `$` may begin a heredoc, and typographic quotes are quotes there."""
 
-_READONLY: Final = 164
-
 _TOKEN: Final = re.compile(
     r"""(?P<space>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
-    |(?P<string>'(?:[^'\\]|\\.|'')*')
-    |(?P<quoted>"(?:[^"\\]|\\.|"")*"|`(?:[^`\\]|\\.|``)*`)
+    |(?P<string>'(?:[^'\\]|\\.|'')*+')
+    |(?P<quoted>"(?:[^"\\]|\\.|"")*+"|`(?:[^`\\]|\\.|``)*+`)
     |(?P<word>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>[0-9][A-Za-z0-9_.]*)
     |(?P<sign>.)""",
@@ -66,14 +66,22 @@ class Checked:
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """The tokens of a query without space and comments, bounded as ClickHouse's lexer bounds them. Raises QueryError where it may differ."""
+    """The tokens of a query without space and comments, bounded as ClickHouse's lexer bounds them. Raises QueryError where it may differ.
+
+    What begins and does not end (a comment, a quote) is refused where it begins: to read on behind it would read the rest once for each.
+    """
     for match in _TOKEN.finditer(sql):
         kind = match.lastgroup or ""
         text = match.group()
         if kind == "space":
             if "/*" in text[2:]:
-                raise _refused("a comment inside a comment is not allowed")
+                raise read_only("a comment inside a comment is not allowed")
             continue
+        if kind == "sign":
+            if text not in _SIGNS:
+                raise read_only(f"the character {text!r} is not allowed outside of quotes")
+            if text == "/" and sql.startswith(("*", "/"), match.end()):
+                raise read_only("// and a comment without an end are not allowed; write -- before a comment")
         yield Token("word" if kind == "quoted" else kind, text[1:-1] if kind in {"quoted", "string"} else text)
 
 
@@ -83,44 +91,38 @@ def check(sql: str) -> Checked:
     Raises:
         QueryError: it does not, with ClickHouse's code 164 (READONLY), or 62 if it is empty or more than one statement.
     """
+    if len(sql.encode(errors="surrogatepass")) > MOST_BYTES:
+        raise refused(SYNTAX, f"Max query size exceeded: a query has at most {MOST_BYTES} bytes.")
     found = list(tokens(sql))
     while found and found[-1] == Token("sign", ";"):
         found.pop()
     if not found:
-        raise QueryError(62, "Code: 62. DB::Exception: Empty query. (SYNTAX_ERROR)")
+        raise refused(SYNTAX, "Empty query.")
     if any(token == Token("sign", ";") for token in found):
-        raise QueryError(62, "Code: 62. DB::Exception: Multi-statements are not allowed. (SYNTAX_ERROR)")
+        raise refused(SYNTAX, "Multi-statements are not allowed.")
     if found[0].text.upper() not in _FIRST:
-        raise _refused(f"{found[0].text.upper()[:30]} is not allowed")
+        raise read_only(f"{found[0].text.upper()[:30]} is not allowed")
     for before, token, after in zip([Token("", ""), *found], found, [*found[1:], Token("", "")], strict=False):
         name = token.text.lower()
-        if token == after == Token("sign", "/"):
-            raise _refused("// is not allowed; write -- before a comment")
         if token.kind == "string" and "\\" in token.text and before.is_word("X", "B"):
-            raise _refused("a backslash in a hexadecimal or binary literal is not allowed")
-        if token.kind == "sign" and token.text not in _SIGNS:
-            raise _refused(f"the character {token.text!r} is not allowed outside of quotes")
+            raise read_only("a backslash in a hexadecimal or binary literal is not allowed")
         if token.kind != "word":
             continue
         if token.is_word("INTO") and after.is_word("OUTFILE"):
-            raise _refused("INTO OUTFILE is not allowed")
+            raise read_only("INTO OUTFILE is not allowed")
         if "\\" in token.text or (name == "file" and before != Token("sign", ".")):
-            raise _refused(f"{token.text[:30]} is not allowed here")
+            raise read_only(f"{token.text[:30]} is not allowed here")
         called = after == Token("sign", "(") or before.is_word("APPLY")
         if called and name not in _TABLE_FUNCTIONS and _OUTSIDE.match(name):
-            raise _refused(f"the function {token.text[:30]} reaches outside the history and is not allowed")
+            raise read_only(f"the function {token.text[:30]} reaches outside the history and is not allowed")
     return Checked(sql, _format(found))
 
 
 def _format(found: list[Token]) -> str | None:
-    """What the last FORMAT clause of the outermost query says."""
+    """What the FORMAT clause of the outermost query says, which stands at its end or before SETTINGS."""
     depth, last = 0, None
-    for token, after in itertools.pairwise(found):
+    for token, name, after in zip(found, found[1:], [*found[2:], Token("", "")], strict=False):
         depth += (token.text == "(") - (token.text == ")") if token.kind == "sign" else 0
-        if depth == 0 and token.is_word("FORMAT") and after.kind == "word":
-            last = after.text
+        if depth == 0 and token.is_word("FORMAT") and name.kind == "word" and (not after.kind or after.is_word("SETTINGS")):
+            last = name.text
     return last
-
-
-def _refused(reason: str) -> QueryError:
-    return QueryError(_READONLY, f"Code: {_READONLY}. DB::Exception: Cannot execute query in readonly mode: {reason}. (READONLY)")

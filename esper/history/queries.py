@@ -95,11 +95,14 @@ class FolderSource(Source):
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""
-        from esper.history.engine import QueryError  # noqa: PLC0415 - chDB is heavy
-        from esper.history.guard import check  # noqa: PLC0415 - the same
+        from esper.history.guard import check  # noqa: PLC0415 - for a folder alone
+        from esper.history.refusal import QueryError  # noqa: PLC0415 - the same
 
+        given, prefix = settings or {}, "param_"
+        plain = {name: value for name, value in given.items() if not name.startswith(prefix)}
+        values = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
         try:
-            return self._engine.answer(check(sql).sql, default_format=output_format, settings=settings or {}, parameters={}).body
+            return self._engine.answer(check(sql).sql, default_format=output_format, settings=plain, parameters=values).body
         except QueryError as error:
             raise UsageError(sentence(str(error))) from error
 
@@ -125,9 +128,10 @@ def source(settings: Settings, history_url: str) -> Source:
         return HttpSource(history_url, settings)
     if not settings.history.dsn and not (settings.history_dir / "store").exists():
         raise UsageError(f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one.")
-    from esper.history.engine import open_engine  # noqa: PLC0415 - chDB is heavy
+    from esper.history.engine import open_engine  # noqa: PLC0415 - chDB's client is heavy
+    from esper.history.settings import Limits  # noqa: PLC0415 - the same
 
-    return FolderSource(open_engine(settings.history_dir, settings.history.dsn))
+    return FolderSource(open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history)))
 
 
 def sentence(message: str) -> str:

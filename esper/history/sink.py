@@ -22,8 +22,9 @@ from esper.events import codec
 from esper.events.registry import wire_schema
 from esper.events.topics import TOPICS
 from esper.history.container import container, layout
-from esper.history.engine import CLICKHOUSE_ERRORS, QueryError
+from esper.history.engine import CLICKHOUSE_ERRORS
 from esper.history.ledger import Ledger, Pair
+from esper.history.refusal import QueryError
 from esper.oona.dead_letters import DeadLetters
 from esper.oona.intake import RETRIABLE, Intake, Refusals
 from esper.oona.port import Bus, Producer, Reader, Received
@@ -76,6 +77,7 @@ class Sink:
         self._topic_ids: dict[str, str] = {}
         self._largest: dict[tuple[str, Pair], int] = {}
         self._stop = threading.Event()
+        self._unsure = False  # whether an insert may have gone in without an answer
         self.progress = Progress()
         self.refusals = Refusals("history")
 
@@ -141,6 +143,7 @@ class Sink:
             try:
                 done = action()
             except (*RETRIABLE, QueryError, *CLICKHOUSE_ERRORS) as error:
+                self._unsure = True
                 if self.progress.trouble != str(error):
                     self.progress.trouble = str(error)
                     _log.warning("waiting", reason=str(error)[:500])
@@ -153,6 +156,9 @@ class Sink:
 
     def _flush(self, producer: Producer, block: Sequence[Received]) -> bool:
         """Put the block into the tables, then into the ledger."""
+        if self._unsure:
+            self._largest = self._ledger.largest(self._topic_ids, self._ledger.positions(self._topic_ids))
+            self._unsure = False
         ends: dict[Pair, int] = {}
         for messages in groups(block):
             self._insert(producer, messages)

@@ -18,8 +18,9 @@ from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.service.audit import AuditEntry
 from esper.service.callers import demanded, requires
-from esper.service.documents import problem_of, response_of
-from esper.service.gate import OPEN, TRACE_KEY, Gate
+from esper.service.customs import OPEN, Customs
+from esper.service.documents import problem_of
+from esper.service.gate import TRACE_KEY, Gate
 from esper.service.openapi import described
 from esper.service.tokens import Gatekeeper
 
@@ -35,6 +36,8 @@ def create_app(
     ready: Callable[[], Mapping[str, bool]],
     audit: Callable[[AuditEntry], None],
     reading: Iterable[tuple[str, str]] = (),
+    customs: Customs | None = None,
+    details: Callable[[], Mapping[str, object]] = dict,
 ) -> FastAPI:
     """A FastAPI app with `GET /health` open to all, `GET /openapi.json` for viewers, and every other route closed to whoever has no token.
 
@@ -48,11 +51,14 @@ def create_app(
             refusal. Else with status `PENDING` before it is handled, and once more with the status of the answer, before the client has it.
             What it raises is the answer: `UnavailableError` becomes 503, and the request is not handled.
         reading: (method, route) of requests by other methods than GET that change nothing, and so are not audited.
+        customs: where this part differs from the rest.
+        details: what `/health` says besides; it is open to all, and must not block.
 
     Raises:
         EsperError: the keys cannot be made or read.
     """
     app = FastAPI(title=title, version="1.0", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.customs = own = customs or Customs()
     gatekeeper = Gatekeeper.of(settings.keys_dir, clock)
 
     async def health() -> JSONResponse:
@@ -63,10 +69,10 @@ def create_app(
             _log.warning("check failed", part=part, error=f"{type(error).__name__}: {error}")
             checks = {"checks": False}
         well = all(checks.values())
-        return JSONResponse({"alive": True, "ready": well, "part": part, "checks": checks}, 200 if well else 503)
+        return JSONResponse({**details(), "alive": True, "ready": well, "part": part, "checks": checks}, 200 if well else 503)
 
     async def problem(request: Request, error: Exception) -> Response:
-        return response_of(problem_of(error), instance=request.url.path, trace_id=request.scope[TRACE_KEY])
+        return own.problem(problem_of(error), request.scope, request.scope[TRACE_KEY])
 
     app.add_api_route("/health", health, methods=["GET"], tags=["health"])
     app.add_api_route("/openapi.json", lambda: described(app), methods=["GET"], dependencies=[requires("viewer")], include_in_schema=False)
@@ -82,6 +88,7 @@ def create_app(
         gatekeeper=gatekeeper,
         clock=clock,
         audit=audit,
+        customs=own,
     )
     return app
 
@@ -92,8 +99,10 @@ def refuse_unguarded(app: FastAPI) -> None:
     Raises:
         UsageError: one does not; the sentence names it.
     """
+    customs = getattr(app.state, "customs", None)
+    known = OPEN if customs is None else customs.open
     for context in iter_route_contexts(app.routes):
         methods = context.methods or {"ANY"}
-        if demanded(getattr(context, "dependant", None)) is None and not all((method, context.path) in OPEN for method in methods):
+        if demanded(getattr(context, "dependant", None)) is None and not all((method, context.path) in known for method in methods):
             name = f"{'|'.join(sorted(methods))} {context.path}"
             raise UsageError(f"The route {name} demands no role: give it dependencies=[requires(ROLE)]; only GET /health is open to all.")

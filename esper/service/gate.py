@@ -26,14 +26,12 @@ from esper.events.envelope import trace_id
 from esper.service.answers import Answer, Held, replay
 from esper.service.audit import PENDING, AuditEntry, detail_of
 from esper.service.callers import SCOPE_KEY, demanded
-from esper.service.documents import problem_of, response_of
+from esper.service.customs import Customs
+from esper.service.documents import problem_of
 from esper.service.limits import TokenBuckets, names_this_machine
 from esper.service.problems import ProblemError, forbidden, unauthorized
 from esper.service.roles import Caller, Role
 from esper.service.tokens import Gatekeeper
-
-OPEN: Final = frozenset({("GET", "/health")})
-"""Method and path of what is answered without a token."""
 
 ID_KEY: Final = "esper.request"
 """Where a request's ASGI scope has its id within its part."""
@@ -84,8 +82,10 @@ class Gate:
         gatekeeper: Gatekeeper,
         clock: Clock,
         audit: Callable[[AuditEntry], None],
+        customs: Customs,
     ) -> None:
         self._app = app
+        self._customs = customs
         self._part = part
         self._routes = routes
         self._reading = reading
@@ -119,7 +119,7 @@ class Gate:
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, EsperError):
                 _log.error("failed", part=self._part, method=scope["method"], path=scope["path"], trace_id=trace, traceback=format_exc())
             if not answer.status:
-                await response_of(problem, instance=scope["path"], trace_id=trace)(scope, receive, answer)
+                await self._customs.problem(problem, scope, trace)(scope, receive, answer)
         finally:
             self._in_flight -= 1
 
@@ -127,11 +127,13 @@ class Gate:
         headers = Headers(scope=scope)
         if not names_this_machine(headers.get("host", "")):
             raise ProblemError(403, "This answers requests to this machine by 127.0.0.1 or localhost only; the Host header names another.")
+        if self._customs.own_pages_only and _is_cross_site(headers):
+            raise _cross_site()
         matched = self._match(scope)
         if matched.open:
             await self._app(scope, receive, answer)
             return
-        caller, refusal = self._identify(headers)
+        caller, refusal = self._identify(self._customs.authorization(headers, QueryParams(scope["query_string"])))
         if limited := self._limited(caller):
             self._unseen += not matched.reads
             raise limited
@@ -145,9 +147,9 @@ class Gate:
             raise refusal
         await self._handle(scope, replay(await self._body(headers, receive), receive), answer)
 
-    def _identify(self, headers: Headers) -> tuple[Caller | None, ProblemError | None]:
+    def _identify(self, given: str) -> tuple[Caller | None, ProblemError | None]:
         try:
-            if not (given := headers.get("authorization")):
+            if not given:
                 raise unauthorized("This needs a token.")
             return self._gatekeeper.of_authorization(given), None
         except ProblemError as problem:
@@ -266,7 +268,7 @@ class Gate:
                 route=route,
                 run_id=str(child.get("path_params", {}).get("run_id", "")),
                 role=demanded(getattr(context, "dependant", None)),
-                open=(method, path) in OPEN,
+                open=(method, path) in self._customs.open,
                 reads=method in _READING or (method, route) in self._reading,
             )
             if match is Match.FULL:
@@ -284,8 +286,12 @@ def _refusal(caller: Caller, matched: Matched, headers: Headers) -> ProblemError
     if not caller.may(matched.role):
         return forbidden(caller, matched.role)
     if not matched.reads and _is_cross_site(headers):
-        return ProblemError(403, "A page of another site asked for this; send it from a program or from this part's own pages.")
+        return _cross_site()
     return None
+
+
+def _cross_site() -> ProblemError:
+    return ProblemError(403, "A page of another site asked for this; send it from a program or from this part's own pages.")
 
 
 def _is_cross_site(headers: Headers) -> bool:

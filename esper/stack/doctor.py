@@ -17,6 +17,7 @@ import psutil
 
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
+from esper.history import confinement
 from esper.stack import aot, broker, jars
 from esper.stack.control import status
 from esper.stack.java import java
@@ -55,6 +56,7 @@ def examine(settings: Settings) -> tuple[Check, ...]:
         _stack,
         _ports,
         _kafka,
+        _confinement,
         _gpu,
         _kcat,
         _chromium,
@@ -172,6 +174,19 @@ def _kafka(settings: Settings) -> Check:
     good = any(broker.answers(one, timeout=2) for one in address.split(","))
     return Check(
         "kafka", "ok" if good else "missing", address, "" if good else "start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it"
+    )
+
+
+def _confinement(_: Settings) -> Check:
+    kernel = confinement.offered()
+    lacking = [name for name, there in (("files", kernel.files), ("the network", kernel.network)) if not there]
+    if not lacking:
+        return Check("confinement", "ok", f"{kernel.words}: the history's queries reach neither files nor the network")
+    return Check(
+        "confinement",
+        "advice",
+        f"{kernel.words}: of the history's queries, only their check keeps those away from {' and '.join(lacking)}",
+        "give viewers' tokens to nobody but yourself, or run Linux 6.7 or newer with Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)",
     )
 
 

@@ -17,6 +17,7 @@ from esper.events.registry import BY_NAME, current
 from esper.history.container import container, layout
 from esper.history.engine import Engine
 from esper.history.ledger import Ledger
+from esper.history.settings import Limits
 from esper.oona.port import Received
 from tests.unit.history.conftest import example, framed
 
@@ -24,11 +25,27 @@ Said = tuple[int, bytes, bytes]
 """Exit code, standard output, standard error."""
 
 
+class Lent:
+    """The module's engine, which whoever borrows it cannot close; to begin one of its own for each command would take seconds."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.answer = engine.answer
+
+    def close(self) -> None:
+        """It is still needed."""
+
+
 @pytest.fixture
 def esper(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Said]:
     """One command line of `esper` on this module's history."""
     assert engine.folder is not None
     monkeypatch.setenv("ESPER_HOME", str(engine.folder.parent))
+
+    def open_engine(folder: Path, dsn: str, limits: Limits) -> Lent:
+        assert (folder, dsn, limits) == (engine.folder, "", Limits())
+        return Lent(engine)
+
+    monkeypatch.setattr("esper.history.engine.open_engine", open_engine)
 
     def run(*arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["esper", *arguments])

@@ -21,14 +21,13 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from esper.clock import SystemClock
-from esper.config import Settings
+from esper.config import HistorySettings, Settings
 from esper.errors import UnavailableError
 from esper.events.registry import BY_NAME, current
 from esper.history.container import container, layout
 from esper.history.engine import Engine
 from esper.history.http import HistoryServer
 from esper.oona.port import Received
-from esper.service.tokens import Gatekeeper
 from tests.servicefixtures import HOLDERS, Holder, bearer, credentials, token
 from tests.unit.history.conftest import example, framed
 
@@ -71,7 +70,7 @@ def server(engine: Engine, settings: Settings, password: str) -> Iterator[Histor
     engine.client.raw_insert(
         place.table.name, column_names=list(place.columns), insert_block=container(wire.id, "http", messages), fmt="Avro"
     )
-    served = HistoryServer(engine, 0, lambda: (True, {"positions": {}}), gatekeeper=Gatekeeper.of(settings.keys_dir, SystemClock()))
+    served = HistoryServer(engine, settings=settings, health=lambda: (True, {"positions": {}}), clock=SystemClock())
     served.start()
     TOKENS[served.port] = password
     yield served
@@ -174,7 +173,7 @@ def test_refusals_are_clickhouses_own(server: HistoryServer, sql: str, code: int
 
 def test_chdb_itself_refuses_what_the_check_would_miss(engine: Engine, tmp_path: Path) -> None:
     """Behind the check stands ClickHouse's readonly mode: it refuses writes and table functions, and no file shows as a table."""
-    from esper.history.engine import QueryError  # noqa: PLC0415 - for this claim alone
+    from esper.history.refusal import QueryError  # noqa: PLC0415 - for this claim alone
 
     file = tmp_path / "secret.csv"
     file.write_text("a\n1\n")
@@ -225,13 +224,14 @@ def test_only_this_machine_by_its_own_names_is_answered(server: HistoryServer) -
     assert ask(server, "SELECT 1", headers={"Host": f"localhost:{server.port}"}).read() == b"1\n"
 
 
-def test_a_port_in_use_is_one_sentence(engine: Engine, server: HistoryServer) -> None:
+def test_a_port_in_use_is_one_sentence(engine: Engine, settings: Settings) -> None:
     """The remedy names the variable."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        taken_too = settings.model_copy(update={"history": HistorySettings(port=taken.getsockname()[1])})
         with pytest.raises(UnavailableError, match="ESPER_HISTORY__PORT"):
-            HistoryServer(engine, taken.getsockname()[1], lambda: (True, {}), gatekeeper=server._gatekeeper)
+            HistoryServer(engine, settings=taken_too, health=lambda: (True, {}), clock=SystemClock())
 
 
 def test_a_token_is_taken_in_every_way_that_clickhouse_takes_a_password(server: HistoryServer, password: str) -> None:
@@ -263,7 +263,7 @@ def test_each_path_answers_by_token(server: HistoryServer, settings: Settings, p
             connection.request(method, path, headers=credentials(settings, SystemClock(), holder))
             answer = connection.getresponse()
             body = answer.read()
-            if path in {"/ping", "/replicas_status", "/health"}:
+            if path in {"/ping", "/replicas_status"} or (method, path) == ("GET", "/health"):
                 assert answer.status == 200
             elif holder in {"viewer", "operator", "admin"}:
                 assert answer.status == (403 if "DROP" in path else 200)
