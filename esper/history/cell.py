@@ -41,10 +41,8 @@ _MACHINE: Final = (
 
 def readable() -> list[Path]:
     """The files that this process may read beside the history: libraries, and what the kernel says of this process and the machine."""
-    import esper  # noqa: PLC0415 - for its folder alone
-
     python = [Path(path) for name, path in sysconfig.get_paths().items() if name in {"stdlib", "platstdlib", "purelib", "platlib"}]
-    shared = [Path(sys.base_prefix) / "lib", Path(esper.__file__).parent]
+    shared = [Path(sys.base_prefix) / "lib", Path(__file__).parents[1]]
     return [*python, *shared, Path("/proc") / str(os.getpid()), *map(Path, _MACHINE)]
 
 
