@@ -185,6 +185,26 @@ class CheckpointSettings(BaseModel):
     )
 
 
+class ImportSettings(BaseModel):
+    """What is taken from outside: functions that a run from elsewhere may name, and how much is read of exports and other people's files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow: str = Field(
+        default="", description="module:function, blanks or commas between: functions of recipes from elsewhere that may run here"
+    )
+    files: int = Field(default=200_000, ge=1, description="most files of an export")
+    file_mib: int = Field(default=65_536, ge=1, description="most MiB of one file")
+    object_mib: int = Field(default=256, ge=1, description="most MiB of a kernel or a piece of a snapshot, packed or unpacked")
+    snapshot_mib: int = Field(default=4096, ge=1, description="most MiB that a snapshot of an export unpacks to")
+    journal_mib: int = Field(default=512, ge=1, description="most MiB that a journal file unpacks to")
+    block_mib: int = Field(default=32, ge=1, description="most MiB that a block of a journal file unpacks to, and that an event has")
+    json_mib: int = Field(default=32, ge=1, description="most MiB of a JSON text")
+    json_depth: int = Field(default=64, ge=1, description="deepest nesting of a JSON text")
+    header_mib: int = Field(default=16, ge=1, description="most MiB of the header of a safetensors file")
+    table_mib: int = Field(default=512, ge=1, description="most MiB that reading a Parquet file takes")
+
+
 class ServiceSettings(BaseModel):
     """How every part serves HTTP: its keys, its certificate, and what one caller may ask of it."""
 
@@ -223,6 +243,7 @@ class Settings(BaseSettings):
     urza: UrzaSettings = UrzaSettings()
     service: ServiceSettings = ServiceSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+    imports: ImportSettings = ImportSettings()
 
     @classmethod
     def load(cls) -> Self:
@@ -268,6 +289,11 @@ class Settings(BaseSettings):
     def runs_dir(self) -> Path:
         """One folder a run: outbox, final model, state."""
         return self.home.resolve() / "runs"
+
+    @property
+    def data_dir(self) -> Path:
+        """Data of recipes, made once for all runs that were begun here."""
+        return self.home.resolve() / "data"
 
     @property
     def store_location(self) -> str:

@@ -15,6 +15,10 @@ class UsageError(EsperError):
     exit_code = 2
 
 
+class KeyMissingError(UsageError):
+    """What is asked for is sealed under a key that is not at hand: give the key, or ask for what needs none."""
+
+
 class UnavailableError(EsperError):
     """A part that is needed cannot be reached: no broker, no history, a port in use. Try again once it is back."""
 
@@ -57,3 +61,8 @@ class RejectedError(EsperError):
 
 class BuildError(EsperError):
     """A blueprint that cannot be built or does not pass verification: try another configuration."""
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what is no printable character is written as its escape, so that a name cannot move the cursor or hide itself."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)

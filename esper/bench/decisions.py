@@ -14,7 +14,7 @@ from esper.bench.steps import origin_of, started
 from esper.events.records import SystemStatePacket
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.packet import EpochFigures, build
-from esper.tolaria.recipe import function, load
+from esper.tolaria.recipe import OWNER, function, load
 from processors.tamiyo import answers, bandits, policy
 from processors.tamiyo.bandits import Beta
 from processors.tamiyo.row import Row
@@ -27,7 +27,7 @@ _EPOCHS = 200
 def packets(bench: Bench) -> list[SystemStatePacket]:
     """One packet for each epoch of a run whose kernels never come: the bandit chooses every time."""
     recipe = load("mnist1d")
-    growing = GrowingModel(germinate(function(recipe.model, "model")(), seeds=recipe.kasmina.seeds), training=KernelTraining())
+    growing = GrowingModel(germinate(function(recipe.model, "model", OWNER)(), seeds=recipe.kasmina.seeds), training=KernelTraining())
     origin = origin_of(bench)
     state = replace(started(growing, origin), timeline=0)
     return [

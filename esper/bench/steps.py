@@ -23,7 +23,7 @@ from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
 from esper.oona.emitter import TelemetryRing
 from esper.tezzeret.build import module_of
-from esper.tolaria.recipe import GatesSection, function, load
+from esper.tolaria.recipe import OWNER, GatesSection, function, load
 from esper.tolaria.stepping import Stepper
 from esper.tolaria.telemetry import Telemetry
 
@@ -188,7 +188,7 @@ def training_samples(bench: Bench) -> Estimate:
     """Whole optimizer steps on made-up samples of mnist1d's shape: what they say changes no duration."""
     torch.set_num_threads(1)
     recipe = load("mnist1d")
-    growing = GrowingModel(germinate(function(recipe.model, "model")()), training=KernelTraining())
+    growing = GrowingModel(germinate(function(recipe.model, "model", OWNER)()), training=KernelTraining())
     state, stepper = started(growing, origin_of(bench)), Stepper(growing, recipe, 1000)
     batch = (torch.randn(recipe.run.batch_size, 40), torch.randint(0, 10, (recipe.run.batch_size,)))
     seconds = [bench.seconds(partial(stepper.step, state, step, batch, sample=False)) for step in range(_STEPS)]

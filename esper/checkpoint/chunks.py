@@ -7,14 +7,16 @@ Both seals are bound to address, codec and length. The address is the HMAC-SHA25
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import struct
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import zstandard
 
+from esper.bounded import DEFAULT, Limit, unpacked_zstd
 from esper.checkpoint.families import Family
 from esper.checkpoint.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 from esper.errors import CorruptError
@@ -28,6 +30,8 @@ _MAGIC: Final = b"ESC1"
 _HEAD: Final = struct.Struct(">4sBQ")
 _WRAPPED_BYTES: Final = KEY_BYTES + OVERHEAD_BYTES
 _PLAIN, _ZSTD = 0, 1
+_ADDRESS: Final = re.compile(r"[0-9a-f]{64}")
+_COPY: Final = re.compile(r"[0-9a-f]{0,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,21 @@ class Chunk:
     def key(self, family: Family) -> str:
         """Where it lies in the store."""
         return f"{chunks(family)}{self.address[:2]}/{self.address}{f'-{self.copy}' if self.copy else ''}"
+
+
+def chunk_of(raw: Any) -> Chunk:
+    """The chunk that an entry of a manifest names.
+
+    Raises:
+        CorruptError: it names none: whoever has the family's key may write what he likes into a manifest.
+    """
+    try:
+        chunk = Chunk(**raw)
+        if _ADDRESS.fullmatch(chunk.address) and _COPY.fullmatch(chunk.copy) and isinstance(chunk.size, int) and chunk.size >= 0:
+            return chunk
+    except TypeError:
+        pass
+    raise CorruptError("A manifest names a chunk that is none.")
 
 
 def chunks(family: Family) -> str:
@@ -66,13 +85,14 @@ def put(store: Store, family: Family, content: bytes | memoryview, doomed: Conta
     return chunk, len(sealed) if store.put_if_absent(chunk.key(family), sealed) else 0
 
 
-def get(stores: Sequence[Store], family: Family, chunk: Chunk) -> bytes | memoryview:
+def get(stores: Sequence[Store], family: Family, chunk: Chunk, limit: Limit = DEFAULT.object) -> bytes | memoryview:
     """The plain bytes of a chunk out of the first store that has it.
 
     Raises:
-        CorruptError: it is missing, cut off, changed, or another chunk's; the sentence names it.
+        CorruptError: it is missing, cut off, changed, larger than the limit, or another chunk's; the sentence names it.
     """
     what = f"Chunk {chunk.address}"
+    limit.require(chunk.size, f"{what} has bytes,")
     sealed = next((found for store in stores if (found := store.get(chunk.key(family))) is not None), None)
     if sealed is None:
         raise CorruptError(f"{what} is not in the store: it was deleted, or the store is another one.")
@@ -86,10 +106,7 @@ def get(stores: Sequence[Store], family: Family, chunk: Chunk) -> bytes | memory
     packed = unseal(data_key, rest[_WRAPPED_BYTES:], bound, what=what)
     content: bytes | memoryview = packed
     if codec == _ZSTD:
-        try:
-            content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=chunk.size, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise CorruptError(f"{what} is damaged: {error}.") from error
+        content = unpacked_zstd(packed, Limit(chunk.size, "its manifest"), what)
     if len(content) != chunk.size or family.address(content) != chunk.address:
         raise CorruptError(f"{what} is damaged: its content has another hash.")
     return content

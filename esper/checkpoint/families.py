@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from esper.checkpoint.masters import Masters
 from esper.checkpoint.sealing import KEY_BYTES, seal, unseal
-from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.errors import CorruptError, KeyMissingError, UnavailableError
 from esper.urza.store import Store
 
 _PREFIX: Final = "families/"
@@ -69,7 +69,7 @@ def opened(store: Store, masters: Masters, name: str) -> Family | None:
     """The family of this name, or None when the store has none.
 
     Raises:
-        UsageError: its key is wrapped by a master key that is not at hand.
+        KeyMissingError: its key is wrapped by a master key that is not at hand.
         CorruptError: its file was changed, cut off, or put here from another family.
     """
     found: list[str] = []
@@ -83,7 +83,7 @@ def opened(store: Store, masters: Masters, name: str) -> Family | None:
                 return family
         if all(masters.by_id(_master_id(key)) is None for key in found):
             break  # otherwise it was rewrapped meanwhile: look again
-    raise UsageError(
+    raise KeyMissingError(
         f"The snapshots of {name} are sealed under master key {_master_id(found[0])}, and {masters.source} gives "
         f"{', '.join(key.id for key in masters.keys)}: put that key back, or name it in ESPER_CHECKPOINTS__MASTER_KEY."
     )
@@ -93,7 +93,7 @@ def made(store: Store, masters: Masters, name: str) -> Family:
     """The family of this name, made if the store has none. Of several that make it at once, all get the same one.
 
     Raises:
-        UsageError, CorruptError: as `opened`.
+        KeyMissingError, CorruptError: as `opened`.
         StorageFullError, UnavailableError: the store cannot take it.
     """
     for _ in range(_ATTEMPTS):
@@ -101,6 +101,11 @@ def made(store: Store, masters: Masters, name: str) -> Family:
             return family
         _wrap(store, masters, Family(name, secrets.token_bytes(KEY_BYTES)))
     raise UnavailableError(f"The family key of {name} cannot be stored: others keep changing it. Try again.")
+
+
+def keep(store: Store, masters: Masters, family: Family) -> None:
+    """Store the key of a family that comes from elsewhere, wrapped by the current master key, unless the store has one of this name."""
+    _wrap(store, masters, family)
 
 
 @dataclass(frozen=True, slots=True)

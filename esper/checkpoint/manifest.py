@@ -5,29 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import zstandard
 
+from esper.bounded import DEFAULT, Limit, Limits, json_of, unpacked_zstd
 from esper.checkpoint import chunks
+from esper.checkpoint.chunks import Chunk, chunk_of
 from esper.checkpoint.families import Family
 from esper.checkpoint.sealing import seal, unseal
-from esper.errors import CorruptError
+from esper.errors import CorruptError, printable
 from esper.urza.store import Store
 
 FORMAT: Final = 2
 _MAGIC: Final = b"ESM2"
-_MOST_BYTES: Final = 1 << 30  # of a manifest, unpacked
+_HAS: Final = {"format", "notes", "chunks", "tensors"}
+OWN: Final = replace(DEFAULT, json=Limit(1 << 30, "its format"), snapshot=Limit(1 << 62, "its format"))
+"""Limits of what an installation has written itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Where snapshots lie: `hot` takes what is new and has every manifest, `cold` the chunks that have been moved. `readers` read at once."""
+    """Where snapshots lie: `hot` takes what is new and has every manifest, `cold` the chunks that have been moved.
+
+    `readers` read at once, within `limits`.
+    """
 
     hot: Store
     cold: Store | None = None
     readers: int = 4
+    limits: Limits = OWN
 
     @property
     def both(self) -> tuple[Store, ...]:
@@ -63,11 +71,11 @@ def sealed_manifest(family: Family, manifest: Mapping[str, Any]) -> bytes:
     return seal(family.manifest_key, zstandard.ZstdCompressor(level=chunks.LEVEL).compress(text), _MAGIC, head=_MAGIC)
 
 
-def manifest_at(store: Store, family: Family, address: str, sha256: str) -> dict[str, Any]:
+def manifest_at(store: Store, family: Family, address: str, sha256: str, limits: Limits = OWN) -> dict[str, Any]:
     """The manifest at `address`, verified.
 
     Raises:
-        CorruptError: it is missing, not what its hash says, or of another family.
+        CorruptError: it is missing, not what its hash says, of another family, or larger than the limits allow.
     """
     sealed = store.get(address)
     if sealed is None:
@@ -78,7 +86,18 @@ def manifest_at(store: Store, family: Family, address: str, sha256: str) -> dict
         raise CorruptError(f"Manifest {address} is none that this Esper reads: it does not begin as one of format {FORMAT}.")
     what = f"Manifest {address}, read as one of {family.name},"
     packed = unseal(family.manifest_key, memoryview(sealed)[len(_MAGIC) :], _MAGIC, what=what)
-    manifest: dict[str, Any] = json.loads(zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MOST_BYTES))
+    manifest = json_of(unpacked_zstd(packed, limits.json, f"Manifest {address}"), limits, f"Manifest {address}")
+    if not isinstance(manifest, dict) or not manifest.keys() >= _HAS or not isinstance(manifest["chunks"], list):
+        raise CorruptError(f"Manifest {address} is damaged: it is no manifest of a snapshot.")
     if manifest["format"] != FORMAT:
-        raise CorruptError(f"Manifest {address} has format {manifest['format']}; this Esper reads format {FORMAT}.")
+        raise CorruptError(f"Manifest {address} has format {printable(str(manifest['format'])[:40])}; this Esper reads format {FORMAT}.")
     return manifest
+
+
+def chunks_in(manifest: Mapping[str, Any]) -> list[Chunk]:
+    """The chunks that a manifest names, in its order.
+
+    Raises:
+        CorruptError: one of them is none.
+    """
+    return [chunk_of(one) for one in manifest["chunks"]]

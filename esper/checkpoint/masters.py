@@ -18,7 +18,7 @@ from typing import Final
 
 from esper.checkpoint.sealing import KEY_BYTES
 from esper.config import Settings
-from esper.errors import CorruptError, UnavailableError, UsageError
+from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.oona.disk import sync_directory
 
 _COMMAND_S: Final = 60.0
@@ -58,7 +58,8 @@ def masters(settings: Settings, *, make: bool = False) -> Masters:
     """The installation's master keys. Where nothing says otherwise they lie in a file, which `make` makes if it is missing; hold it then.
 
     Raises:
-        UsageError: there is none and none may be made, or what there is is no key, or others may read the file.
+        KeyMissingError: there is none and none may be made.
+        UsageError: what there is is no key, or others may read the file.
         CorruptError: the file is damaged.
         UnavailableError: the file or the command does not work.
     """
@@ -70,7 +71,9 @@ def masters(settings: Settings, *, make: bool = False) -> Masters:
     path = settings.master_key_path
     if not path.exists():
         if not make:
-            raise UsageError(f"There is no master key in {path}: put back the one that was there, or set ESPER_CHECKPOINTS__MASTER_KEY.")
+            raise KeyMissingError(
+                f"There is no master key in {path}: put back the one that was there, or set ESPER_CHECKPOINTS__MASTER_KEY."
+            )
         write(path, (MasterKey(secrets.token_bytes(KEY_BYTES)),))
     return Masters(_read(path), str(path))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -11,14 +12,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from esper.bounded import Limits
+from esper.bounded.names import MALFORMED
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family
-from esper.checkpoint.manifest import FORMAT, Stores, condemned, manifest_at, manifests, sealed_manifest
-from esper.errors import UnavailableError
+from esper.checkpoint.manifest import FORMAT, Stores, chunks_in, condemned, manifest_at, manifests, sealed_manifest
+from esper.errors import CorruptError, UnavailableError, printable
 
 SMALL_BYTES: Final = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
 _ATTEMPTS: Final = 5
+_TYPES: Final = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,16 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
     """The snapshot whose manifest lies at `address`, every hash verified; chunks are read side by side. With `kinds`, only tensors of these.
 
     Raises:
-        CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
+        CorruptError: the manifest or a chunk is missing or not what its hash says, or the manifest contradicts itself; the sentence names it.
     """
-    manifest = manifest_at(stores.hot, family, address, sha256)
-    wanted = {name: _Entry(**entry) for name, entry in manifest["tensors"].items() if kinds is None or kind_of(name) in kinds}
+    manifest = manifest_at(stores.hot, family, address, sha256, stores.limits)
+    listed = chunks_in(manifest)
+    try:
+        entries = {name: _entry(entry, listed) for name, entry in manifest["tensors"].items()}
+    except MALFORMED as error:
+        raise CorruptError(f"Manifest {address} is damaged: {printable(str(error))}.") from error
+    _require_size(entries.values(), listed, stores.limits, address)
+    wanted = {name: entry for name, entry in entries.items() if kinds is None or kind_of(name) in kinds}
     contents = {name: torch.empty(sum(length for _, _, length in entry.pieces), dtype=torch.uint8) for name, entry in wanted.items()}
     places: dict[int, list[tuple[memoryview, int]]] = {}
     for name, entry in wanted.items():
@@ -108,15 +118,41 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
             at += length
 
     def fill(number: int) -> None:
-        content = memoryview(chunks.get(stores.both, family, Chunk(**manifest["chunks"][number])))
+        content = memoryview(chunks.get(stores.both, family, listed[number], stores.limits.object))
         for place, begin in places[number]:
             place[:] = content[begin : begin + len(place)]
 
     with ThreadPoolExecutor(stores.readers) as readers:
         for _ in readers.map(fill, sorted(places)):
             pass
-    tensors = {name: contents[name].view(getattr(torch, entry.dtype)).reshape(entry.shape) for name, entry in wanted.items()}
+    tensors = {name: contents[name].view(_TYPES[entry.dtype]).reshape(entry.shape) for name, entry in wanted.items()}
     return Snapshot(tensors, manifest["notes"])
+
+
+def _entry(raw: Mapping[str, Any], listed: Sequence[Chunk]) -> _Entry:
+    """The entry of a tensor, if it fits the chunks that its manifest lists; raises one of MALFORMED if not."""
+    entry = _Entry(**raw)
+    kind = _TYPES[entry.dtype]
+    numbers = [*entry.shape, *(number for piece in entry.pieces for number in piece)]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("a shape or a piece of a tensor has numbers that are none")
+    if any(begin + length > listed[number].size for number, begin, length in entry.pieces):
+        raise ValueError("a piece of a tensor is not in its chunk")
+    if math.prod(entry.shape) * kind.itemsize != sum(length for _, _, length in entry.pieces):
+        raise ValueError("a tensor has another size than its pieces")
+    return entry
+
+
+def _require_size(entries: Iterable[_Entry], listed: Sequence[Chunk], limits: Limits, address: str) -> None:
+    """Each byte of a chunk is one tensor's, so that a small manifest cannot ask for much memory.
+
+    Raises:
+        CorruptError: tensors have more bytes than their chunks, or than the limits allow.
+    """
+    size = sum(length for entry in entries for _, _, length in entry.pieces)
+    limits.snapshot.require(size, f"Manifest {address} is of bytes,")
+    if size > sum(chunk.size for chunk in listed):
+        raise CorruptError(f"Manifest {address} is damaged: its tensors have more bytes than its chunks.")
 
 
 def kind_of(name: str) -> str:

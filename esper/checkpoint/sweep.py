@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
-from esper.checkpoint.manifest import condemnations, manifest_at, manifests
+from esper.checkpoint.manifest import chunks_in, condemnations, manifest_at, manifests
 from esper.checkpoint.retention import Held
 from esper.checkpoint.tensors import TensorStore
 from esper.errors import CorruptError
@@ -58,8 +58,7 @@ class _Live:
             if tensors.store.exists(address):
                 raise
             return  # its writer has put another in its place
-        for one in manifest["chunks"]:
-            chunk = Chunk(**one)
+        for chunk in chunks_in(manifest):
             key = chunk.key(tensors.family)
             self.youngest[key] = max(taken_us, self.youngest.get(key, taken_us))
             self.chunks[key] = chunk

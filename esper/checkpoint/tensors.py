@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
+from esper.bounded import Limits
 from esper.checkpoint.families import Family, any_in, made
-from esper.checkpoint.manifest import Stores
+from esper.checkpoint.manifest import OWN, Stores
 from esper.checkpoint.masters import held, masters
 from esper.config import Settings
 from esper.urza.opening import open_store, store_at
@@ -15,6 +16,16 @@ from esper.urza.store import Store
 
 if TYPE_CHECKING:
     from esper.checkpoint.snapshot import Snapshot, Stored
+
+
+class Tensors(Protocol):
+    """Where a run's snapshots are read and written: a `TensorStore`, or one that is opened when it is first asked."""
+
+    def write(self, snap: Snapshot) -> Stored:
+        """Store a snapshot; see `TensorStore`."""
+
+    def read(self, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
+        """Read a snapshot; see `TensorStore`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +36,12 @@ class TensorStore:
     family: Family
     cold: Store | None = None
     readers: int = 4
+    limits: Limits = OWN
 
     @property
     def stores(self) -> Stores:
         """Where they lie."""
-        return Stores(self.store, self.cold, self.readers)
+        return Stores(self.store, self.cold, self.readers, self.limits)
 
     def write(self, snap: Snapshot) -> Stored:
         """Store a snapshot: every chunk, then the manifest; durable before it returns.
@@ -51,6 +63,27 @@ class TensorStore:
         from esper.checkpoint import snapshot  # noqa: PLC0415 - as above
 
         return snapshot.read(self.stores, self.family, address, sha256, kinds=kinds)
+
+
+@dataclass(slots=True)
+class Unopened:
+    """A tensor store that `open` opens when it is first asked: what needs no snapshot needs no key. Its methods raise as `open` does, too."""
+
+    open: Callable[[], TensorStore]
+    _opened: TensorStore | None = field(default=None, init=False, repr=False)
+
+    def write(self, snap: Snapshot) -> Stored:
+        """Store a snapshot; see `TensorStore`."""
+        return self._store().write(snap)
+
+    def read(self, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
+        """Read a snapshot; see `TensorStore`."""
+        return self._store().read(address, sha256, kinds=kinds)
+
+    def _store(self) -> TensorStore:
+        if self._opened is None:
+            self._opened = self.open()
+        return self._opened
 
 
 def open_tensors(settings: Settings, family: str) -> TensorStore:

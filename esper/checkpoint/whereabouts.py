@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from esper.checkpoint.chunks import Chunk, chunks
-from esper.checkpoint.manifest import manifest_at
+from esper.checkpoint.chunks import chunks
+from esper.checkpoint.manifest import chunks_in, manifest_at
 from esper.checkpoint.retention import Held, Why
 from esper.checkpoint.tensors import TensorStore
 from esper.errors import CorruptError
@@ -40,9 +40,9 @@ def _where(event: CheckpointTaken, tensors: TensorStore | None, there: Sequence[
         return "gone"
     try:
         manifest = manifest_at(tensors.store, tensors.family, event.address, event.sha256)
+        keys = {chunk.key(tensors.family) for chunk in chunks_in(manifest)}
     except CorruptError:
         return "gone"
-    keys = {Chunk(**one).key(tensors.family) for one in manifest["chunks"]}
     if keys <= there[0]:
         return "hot"
     return "cold" if keys <= set().union(*there) else "gone"

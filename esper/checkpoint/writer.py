@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from esper.checkpoint.snapshot import Snapshot, Stored
-from esper.checkpoint.tensors import TensorStore
+from esper.checkpoint.tensors import Tensors
 from esper.clock import Clock
 from esper.errors import BackpressureError, EsperError
 
@@ -34,7 +34,7 @@ class Taken:
 class SnapshotWriter:
     """Writes snapshots to `tensors` from a thread of its own, which ends with it. The copies' memory is used again for the next snapshot."""
 
-    def __init__(self, tensors: TensorStore, clock: Clock) -> None:
+    def __init__(self, tensors: Tensors, clock: Clock) -> None:
         self._tensors = tensors
         self._clock = clock
         self._copies: dict[str, Tensor] = {}

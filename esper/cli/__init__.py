@@ -25,7 +25,7 @@ from esper.cli import (
     token,
     whatif,
 )
-from esper.errors import EsperError
+from esper.errors import EsperError, printable
 
 app = typer.Typer(
     name="esper",
@@ -65,12 +65,14 @@ def main() -> None:
     except EsperError as error:
         if debug:
             raise
-        sys.stderr.write(f"esper: {error}\n")
+        sys.stderr.write(f"esper: {printable(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if debug:
             raise
-        sys.stderr.write(f"esper: unexpected {type(error).__name__}: {error} This is a fault in Esper; --debug shows where.\n")
+        sys.stderr.write(
+            f"esper: unexpected {type(error).__name__}: {printable(str(error))} This is a fault in Esper; --debug shows where.\n"
+        )
         sys.exit(70)

@@ -69,20 +69,20 @@ def compare(
 
 def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[list[str], dict[str, Sequence[JournalEvent]]]:
     """The id of each run as it was named, and the folded journals of all of them and of their ancestors."""
+    from esper.bounded import limits_of  # noqa: PLC0415 - as above
     from esper.cli.journals import journal  # noqa: PLC0415 - as above
-    from esper.journal.portable import JOURNAL  # noqa: PLC0415 - as above
-    from esper.journal.reading import from_any_file, whole  # noqa: PLC0415 - as above
+    from esper.journal.reading import JOURNAL, from_anywhere, whole  # noqa: PLC0415 - as above
     from esper.journal.story import fork_of  # noqa: PLC0415 - as above
 
     def read(run: str) -> Sequence[JournalEvent]:
         events, _ = journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr))
         return whole(events)
 
-    files = {run: path for run in runs if (path := Path(run) / JOURNAL if Path(run).is_dir() else Path(run)).is_file()}
+    files = {run: Path(run) for run in runs if Path(run).is_file() or (Path(run) / JOURNAL).is_symlink() or (Path(run) / JOURNAL).exists()}
     named: list[str] = []
     journals: dict[str, Sequence[JournalEvent]] = {}
     for run in runs:
-        events = whole(from_any_file(files[run])) if run in files else read(run)
+        events = from_anywhere(files[run], limits_of(settings.imports)) if run in files else read(run)
         named.append(events[0].run_id)
         journals[events[0].run_id] = events
     missing = {forked.parent_run_id for events in journals.values() if (forked := fork_of(events))} - journals.keys()

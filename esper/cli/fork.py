@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from esper.cli.options import Allow
+
 if TYPE_CHECKING:
     from esper.stack import Endpoints
     from esper.tolaria.assembly import Finished
@@ -29,6 +31,7 @@ def fork(
             "--without", help="Leave out this applied decision, by the beginning of its id; without --step, fork where it was applied."
         ),
     ] = None,
+    allow: Allow = None,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
 ) -> None:
     """Make a run that begins with the state that RUN had at a step, and train it on, with settings changed or decisions left out."""
@@ -53,7 +56,7 @@ def fork(
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
         events = whole(decoded(run_id, from_kafka(cluster, run_id, clock=clock)))
         cut = cut_at(events, step, timeline=timeline, without=[decision_of(events, one) for one in without or ()])
-        ground = Ground(settings, cluster, endpoints.history_url, clock, console)
+        ground = Ground(settings, cluster, endpoints.history_url, clock, console, tuple(allow or ()))
         return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(events).name
 
     finished, recipe = on_stack(settings, clock, console, forked)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from esper.bounded import Limits
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from esper.tolaria.figures import StepTold
 
 
-def journal_from_file(path: Path, run_id: str) -> Sequence[JournalEvent]:
+def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
     """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote.
 
     Raises:
         UsageError: there is no such file, or it is of another run.
         CorruptError: it is cut off, or is no journal.
     """
-    from esper.journal.reading import decoded, from_file  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.journal.reading import decoded_whole, from_file  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
-    return decoded(run_id, from_file(path))
+    return decoded_whole(run_id, from_file(path, limits))
 
 
 def journal(
@@ -73,7 +74,7 @@ def told_by(source: Archived) -> Mapping[str, StepTold]:
     from esper.tolaria.figures import from_export, from_history  # noqa: PLC0415 - as above
 
     if source.export is not None:
-        return from_export(source.export.folder)
+        return from_export(source.export)
     try:
         with history_of(source.settings) as history:
             return from_history(history, source.events[0].run_id)

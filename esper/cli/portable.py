@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esper.errors import EsperError, UsageError
+from esper.errors import EsperError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +87,7 @@ def bring(
     """Take an exported run in, once every file of it is verified: its journal into Kafka, its snapshots and kernels into the store."""
     from rich.console import Console  # noqa: PLC0415 - as above
 
+    from esper.bounded import limits_of  # noqa: PLC0415 - as above
     from esper.cli.journals import passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
@@ -95,8 +96,15 @@ def bring(
 
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     with console.status("verifying") as shown:
-        found = opened_export(folder, told=lambda done, of: shown.update(f"verifying: {done} of {of} files"))
-        importing = Importing(settings, found, clock, passphrase_in(passphrase_file), told=lambda what: shown.update(f"importing: {what}"))
+        found = opened_export(folder, limits_of(settings.imports), told=lambda done, of: shown.update(f"verifying: {done} of {of} files"))
+        importing = Importing(
+            settings,
+            found,
+            clock,
+            passphrase_in(passphrase_file),
+            told=lambda what: shown.update(f"importing: {what}"),
+            say=lambda sentence: console.print(sentence, highlight=False, markup=False, soft_wrap=True),
+        )
         if check:
             importing.check()
         else:
@@ -146,12 +154,7 @@ def _history(settings: Settings, stack: ExitStack) -> Source | None:
 
 
 def _data(settings: Settings, events: Sequence[JournalEvent]) -> list[Path]:
-    """The file of the data that the run trained on, if it is here."""
-    from esper.tolaria.resume import recipe_of  # noqa: PLC0415 - as above
-    from esper.tolaria.trainee import data_file  # noqa: PLC0415 - as above
+    """The files of the data that the run trained on, if they are here, and are those that its journal has recorded."""
+    from esper.tolaria.trainee import data_of_journal  # noqa: PLC0415 - as above
 
-    try:
-        path = data_file(recipe_of(events), settings.home.resolve() / "data")
-    except UsageError:
-        return []
-    return [path] if path.exists() else []
+    return data_of_journal(events, run_dir=settings.runs_dir / events[0].run_id, shared=settings.data_dir)

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -20,6 +21,7 @@ from esper.errors import UnavailableError
 from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
 from esper.tolaria.figures import StepTold
+from esper.tolaria.progress import say
 from esper.tolaria.reexecution import Archive
 from esper.tolaria.resume import differences
 from esper.tolaria.verification import Check, Proof, Segment, Verdict, narrowed, segments
@@ -51,18 +53,18 @@ def prove(
     """
     clock = SystemClock()
     begun = clock.monotonic()
-    archive = source.open(clock)
+    archive = source.open(clock, partial(say, console))
     torch.set_num_threads(archive.recipe.run.threads)
     pieces = segments(archive, from_scratch=from_scratch)
-    others = differences(source.events, observe())
+    others = differences(source.events, observe(archive.inputs))
     for one in others:
-        console.print(f"{one}; what is executed again may have other bits.", highlight=False)
+        say(console, f"{one}; what is executed again may have other bits.")
     count = min(workers or len(os.sched_getaffinity(0)), len(pieces))
     verdicts = _in_order(_here(archive, pieces, console) if count == 1 else _side_by_side(source, pieces, count, console))
     faults = [one for one in verdicts if one.fault is not None]
     found = narrowed(archive, faults[0].segment, faults[0].fault, told()) if faults and faults[0].fault else None
     for note in sorted({note for one in verdicts for note in one.notes}):
-        console.print(note, highlight=False)
+        say(console, note)
     return Proof(archive.run_id, tuple(verdicts), found, others, clock.monotonic() - begun)
 
 

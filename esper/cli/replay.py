@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esper.errors import UsageError
+from esper.cli.options import Allow
+from esper.errors import CorruptError, EsperError, KeyMissingError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +28,7 @@ class Origin:
     journal: Path | None
     export: Path | None
     passphrase_file: Path | None
+    allow: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +66,71 @@ def replay(
     ] = None,
     export: Annotated[Path | None, typer.Option("--from", help="Take journal, snapshots, kernels and data from an `esper export`.")] = None,
     passphrase_file: Annotated[Path | None, typer.Option("--passphrase-file", help="With --from: the file of its passphrase.")] = None,
+    allow: Allow = None,
     save: Annotated[Path | None, typer.Option("--save", help="With --fold: write the journal's messages, as they are, to a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Prove a run by its journal: that it is gapless and gives the state that the trainer had, or what any step of it was, bit for bit."""
     if [fold, verify, step is not None].count(True) != 1:
         raise UsageError("Say what to do: --fold folds the journal, --step N rebuilds a step, --verify executes all of the run again.")
+    origin = Origin(journal, export, passphrase_file, tuple(allow or ()))
     if verify:
-        _verify(run_id, Origin(journal, export, passphrase_file), workers, from_scratch=from_scratch, as_json=as_json)
+        with _hint(from_scratch=from_scratch), _outside(origin):
+            _verify(run_id, origin, workers, from_scratch=from_scratch, as_json=as_json)
     elif fold:
-        _fold(run_id, export / "journal.avro" if export else journal, save, as_json=as_json)
+        _fold(run_id, origin, save, as_json=as_json)
     elif step is not None:
         kinds = tuple(kind.strip() for kind in only.split(",") if kind.strip())
-        origin = Origin(journal, export, passphrase_file)
-        _step(run_id, Wanted(step, timeline, out, kinds), origin, from_scratch=from_scratch, as_json=as_json)
+        with _hint(from_scratch=from_scratch), _outside(origin):
+            _step(run_id, Wanted(step, timeline, out, kinds), origin, from_scratch=from_scratch, as_json=as_json)
 
 
-def _fold(run_id: str, journal: Path | None, save: Path | None, *, as_json: bool) -> None:
-    from esper.cli.broker import cluster_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+@contextmanager
+def _outside(origin: Origin) -> Iterator[None]:
+    """What is executed is what somebody else wrote down: whatever that leads to is the file's fault, and said in a sentence."""
+    try:
+        yield
+    except EsperError:
+        raise
+    except Exception as error:
+        if (path := origin.export or origin.journal) is None:
+            raise
+        raise CorruptError(f"What {path} says cannot be executed: {type(error).__name__}: {error}.") from error
+
+
+@contextmanager
+def _hint(*, from_scratch: bool) -> Iterator[None]:
+    """Where the key of a snapshot is missing, name the way that needs none, unless that is the way."""
+    try:
+        yield
+    except KeyMissingError as error:
+        if from_scratch:
+            raise
+        raise KeyMissingError(f"{error} Or use no snapshot, with --from-scratch: that needs no key.") from error
+
+
+def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> None:
+    from esper.bounded import limits_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
-    from esper.journal.reading import from_file, from_kafka, to_file  # noqa: PLC0415 - as above
+    from esper.journal.reading import from_file, from_kafka, journal_in, to_file  # noqa: PLC0415 - as above
     from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415 - as above
+    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
+    require_run_id(run_id)
     settings, clock = Settings.load(), SystemClock()
-    messages = from_file(journal) if journal else from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock)
+    limits = limits_of(settings.imports)
+    messages = (
+        journal_in(origin.export, limits)
+        if origin.export
+        else from_file(origin.journal, limits)
+        if origin.journal
+        else from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock)
+    )
     if save:
         to_file(save, messages)
-        messages = from_file(save)
+        messages = from_file(save, limits)
     report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
         print(json.dumps(report.as_json(), sort_keys=True))
@@ -132,8 +173,6 @@ def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as
 def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
-    from esper.errors import CorruptError  # noqa: PLC0415 - as above
-
     console = Console(stderr=True)
     source = _source(run_id, origin, console)
     from esper.cli.journals import told_by  # noqa: PLC0415 - as above
@@ -150,6 +189,7 @@ def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: b
 
 def _source(run_id: str, origin: Origin, console: Console) -> Archived:
     """The run as this installation or an export has it."""
+    from esper.bounded import limits_of  # noqa: PLC0415 - as above
     from esper.cli.journals import journal, journal_from_file, passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
@@ -160,11 +200,12 @@ def _source(run_id: str, origin: Origin, console: Console) -> Archived:
     require_run_id(run_id)
     settings = Settings.load()
     if origin.export is not None:
-        export = opened_export(origin.export)
+        export = opened_export(origin.export, limits_of(settings.imports))
         if export.content.run_id != run_id:
             raise UsageError(f"{origin.export} is an export of run {export.content.run_id}, not of run {run_id}.")
-        return Archived(settings, tuple(export.events()), export, passphrase_in(origin.passphrase_file))
+        return Archived(settings, tuple(export.events()), export, passphrase_in(origin.passphrase_file), origin.allow)
     if origin.journal is not None:
-        return Archived(settings, tuple(journal_from_file(origin.journal, run_id)))
+        events = journal_from_file(origin.journal, run_id, limits_of(settings.imports))
+        return Archived(settings, tuple(events), allow=origin.allow)
     events, _ = journal(settings, run_id, clock=SystemClock(), say=lambda sentence: console.print(sentence, highlight=False))
-    return Archived(settings, tuple(events))
+    return Archived(settings, tuple(events), allow=origin.allow)

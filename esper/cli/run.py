@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from esper.cli.options import Allow
 from esper.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.")
     ] = False,
+    allow: Allow = None,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
 ) -> None:
     """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which is started when it is not up."""
@@ -79,6 +81,7 @@ def run(
             clock=clock,
             console=console,
             startup=startup,
+            allow=tuple(allow or ()),
         )
 
     tell(on_stack(settings, clock, console, trained, startup), recipe, as_json=as_json)

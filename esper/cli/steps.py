@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from esper.tolaria.archive import Archived
 from esper.tolaria.environment import observe
 from esper.tolaria.evaluation import parameters_digest
 from esper.tolaria.progress import Progress as Told
+from esper.tolaria.progress import say
 from esper.tolaria.proof import require_proven
 from esper.tolaria.reexecution import Archive, Reexecution, Rerun
 from esper.tolaria.resume import differences
@@ -90,7 +92,7 @@ def restored(
         address = address_of(whole(source.events), step, timeline=timeline)
         if (found := _read(source, address, console, kinds)) is not None:
             return found
-    archive = source.open(SystemClock())  # which folds the journal
+    archive = source.open(SystemClock(), partial(say, console))  # which folds the journal
     address = address_of(archive.events, step, timeline=timeline)
     again = rebuilt(archive, address, console, from_scratch=from_scratch)
     state = again.rerun.snapshot()
@@ -109,7 +111,7 @@ def _read(source: Archived, address: Address, console: Console, kinds: Collectio
     try:
         snapshot = source.tensors().read(anchor.key, anchor.sha256, kinds=kinds)
     except CorruptError as error:
-        console.print(f"Snapshot {anchor.name} cannot be used: {error}", highlight=False)
+        say(console, f"Snapshot {anchor.name} cannot be used: {error}")
         return None
     parameters = model_digest(snapshot) if "model" in kinds else ""
     proven = bool(parameters) and require_proven(events, anchor.at, parameters)
@@ -124,10 +126,10 @@ def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratc
         CorruptError: the run does something else than its journal has; the sentence names what is different here.
     """
     torch.set_num_threads(archive.recipe.run.threads)
-    environment = observe()
+    environment = observe(archive.inputs)
     others = differences(archive.events, environment)
     for one in others:
-        console.print(f"{one}; what is executed again may have other bits.", highlight=False)
+        say(console, f"{one}; what is executed again may have other bits.")
     with bar(console) as shown:
         task = shown.add_task("executing again", total=None)
 
@@ -141,7 +143,7 @@ def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratc
         except CorruptError as error:
             raise CorruptError(f"{error} {_explained(others)}".rstrip()) from error
     for note in rerun.notes:
-        console.print(note, highlight=False)
+        say(console, note)
     return Rebuilt(rerun, proven, others, json.loads(environment.versions))
 
 

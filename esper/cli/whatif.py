@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from esper.cli.options import Allow
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,6 +46,7 @@ def whatif(
         int | None, typer.Option("--until", help="Epochs, counted from the run's first, after which the branches end.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The picture, .svg, .png or .pdf; beside the kept answer, if left out.")] = None,
+    allow: Allow = None,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the answer as one JSON object.")] = False,
 ) -> None:
     """Run both branches of a decision, with and without it, and tell its effect on accuracy and loss with a 95 % interval."""
@@ -52,7 +55,9 @@ def whatif(
     from esper.cli.plots import require_format  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
+    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - the same
 
+    require_run_id(run_id)
     if out:
         require_format(out)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
@@ -60,9 +65,9 @@ def whatif(
         from esper.cli.journals import journal  # noqa: PLC0415 - as above
 
         events, _ = journal(settings, run_id, clock=clock, say=console.print)
-        answer = _open(_question(events, decision, orders, until), settings, clock, console)
+        answer = _open(_question(events, decision, orders, until), settings, clock, console, tuple(allow or ()))
     else:
-        answer = _closed(run_id, decision, orders, until, settings, clock, console)
+        answer = _closed(run_id, decision, orders, until, settings, clock, console, tuple(allow or ()))
     from esper.tolaria.whatif import keep  # noqa: PLC0415 - as above
 
     kept = keep(answer, settings.runs_dir / run_id / "whatif")
@@ -83,15 +88,26 @@ def _question(events: Sequence[JournalEvent], decision: str, orders: int, until:
     return asked(whole(events), decision_of(events, decision), orders=orders, until=until)
 
 
-def _open(question: Question, settings: Settings, clock: Clock, console: Console) -> Answer:
+def _open(question: Question, settings: Settings, clock: Clock, console: Console, allow: tuple[str, ...]) -> Answer:
     from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
     from esper.tolaria.progress import Progress  # noqa: PLC0415 - as above
     from esper.tolaria.whatif import open_loop  # noqa: PLC0415 - as above
 
-    return open_loop(question, Archived(settings, tuple(question.events)).open(clock), Progress(console), clock=clock)
+    progress = Progress(console)
+    archive = Archived(settings, tuple(question.events), allow=allow).open(clock, progress.say)
+    return open_loop(question, archive, progress, clock=clock)
 
 
-def _closed(run_id: str, decision: str, orders: int, until: int | None, settings: Settings, clock: Clock, console: Console) -> Answer:
+def _closed(
+    run_id: str,
+    decision: str,
+    orders: int,
+    until: int | None,
+    settings: Settings,
+    clock: Clock,
+    console: Console,
+    allow: tuple[str, ...],
+) -> Answer:
     from esper.cli.run import on_stack  # noqa: PLC0415 - as above
 
     def both(endpoints: Endpoints) -> Answer:
@@ -103,7 +119,7 @@ def _closed(run_id: str, decision: str, orders: int, until: int | None, settings
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
         question = _question(decoded(run_id, from_kafka(cluster, run_id, clock=clock)), decision, orders, until)
-        ground = Ground(settings, cluster, endpoints.history_url, clock, console)
+        ground = Ground(settings, cluster, endpoints.history_url, clock, console, allow)
         begun = named(f"{run_id}-whatif", clock)
 
         def run(cut: Cut, side: Side, order: int) -> tuple[str, Sequence[JournalEvent]]:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.families import Family, opened, rewrap
-from esper.checkpoint.manifest import Stores, manifest_at
+from esper.checkpoint.manifest import Stores, chunks_in, manifest_at
 from esper.checkpoint.masters import Masters, masters
 from esper.checkpoint.retention import family_of
 from esper.checkpoint.tensors import open_cold
@@ -26,8 +25,9 @@ from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted
 from esper.events.registry import wire_schema
 from esper.history.ddl import snake
 from esper.history.queries import Source
-from esper.journal.portable import JOURNAL, MANIFEST, Content, key_of, sha256_of
-from esper.journal.reading import to_file
+from esper.journal.portable import MANIFEST, Content, key_of, sha256_of
+from esper.journal.provenance import DATA, SOURCE
+from esper.journal.reading import JOURNAL, to_file
 from esper.urza.artefact import address_of
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
@@ -41,6 +41,7 @@ journal.avro    its journal: Avro container, one datum {value: bytes} a message;
 schemas/        the Avro schemas of those ids
 store/          snapshots, sealed by AES-256-GCM under the family's key, which lies wrapped in store/families; kernels as safetensors
 data/           the data that it trained on, as safetensors
+source/         source files of functions of its user's own that it called
 history/        its rows in each table of the history, as Parquet
 """
 
@@ -95,6 +96,10 @@ class Exporting:
         paths = [path for path in folder.rglob("*") if path.is_file()]
         return Exported(folder, len(paths), sum(path.stat().st_size for path in paths), sha256_of(folder / MANIFEST), tuple(self.notes))
 
+    @property
+    def _run_dir(self) -> Path:
+        return self.settings.runs_dir / self.events[0].run_id
+
     def _fill(self, part: Path) -> None:
         started = self.events[0]
         assert isinstance(started, RunStarted)  # noqa: S101  # evolve refused anything else
@@ -106,9 +111,10 @@ class Exporting:
         salt, master_key = self._store(part / "store", family)
         self.told("kernels")
         self._kernels(part / "store")
-        for path in self.data:
-            (part / "data").mkdir(exist_ok=True)
-            shutil.copyfile(path, part / "data" / path.name)
+        for folder, paths in ((DATA, self.data), (SOURCE, sorted((self._run_dir / SOURCE).glob("*.py")))):
+            for path in paths:
+                (part / folder).mkdir(exist_ok=True)
+                shutil.copyfile(path, part / folder / path.name)
         if self.history is not None:
             self._tables(part / "history", self.history)
         else:
@@ -160,7 +166,7 @@ class Exporting:
         name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
         try:
             manifest = manifest_at(sources.hot, family, event.address, event.sha256)
-            keys = [event.address, *(Chunk(**one).key(family) for one in manifest["chunks"])]
+            keys = [event.address, *(chunk.key(family) for chunk in chunks_in(manifest))]
             for key in keys:
                 _copy(sources.both, store, key)
         except CorruptError as error:
@@ -170,7 +176,7 @@ class Exporting:
     def _kernels(self, folder: Path) -> None:
         grafted = {event.kernel_id for event in self.events if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"}
         source = open_store(self.settings)
-        own = self.settings.runs_dir / self.events[0].run_id / "kernels"
+        own = self._run_dir / "kernels"
         for kernel_id in sorted(grafted):
             path, target = own / f"{kernel_id}.safetensors", folder / address_of(kernel_id)
             content = path.read_bytes() if path.is_file() else source.get(address_of(kernel_id))

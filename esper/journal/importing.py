@@ -1,23 +1,36 @@
-"""An exported run taken into an installation: its objects into the store, its journal into Kafka, from where the history gets it."""
+"""An exported run taken into an installation: its objects into the store, its journal into Kafka, from where the history gets it.
+
+An import brings in what the journal needs and has verified, under names that this side makes: objects of the store by the journal's snapshots and
+grafts, files below `runs/RUN`. What else an export holds is not looked at, so that it can neither take the place of another run's objects nor
+name any for a sweep to delete.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from esper.checkpoint import chunks
 from esper.checkpoint.collection import no_sweep
-from esper.checkpoint.families import any_in, opened, rewrap
-from esper.checkpoint.masters import Masters, held, masters
+from esper.checkpoint.families import Family, any_in, keep, opened
+from esper.checkpoint.manifest import chunks_in, manifest_at
+from esper.checkpoint.masters import held, masters
 from esper.checkpoint.retention import Pins
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import CorruptError, UsageError
+from esper.errors import CorruptError, EsperError, UsageError, printable
 from esper.events import JournalEvent, decode
 from esper.events.codec import Message, encode
-from esper.journal.portable import Export, require_snapshots
+from esper.events.records import CheckpointTaken, RunForked, SeedTransitioned
+from esper.journal.portable import MANIFEST, Export, require_snapshots, sha256_of
+from esper.journal.provenance import DATA, SOURCE, Provenance, note
+from esper.oona.disk import write_file
 from esper.oona.journal import read
 from esper.oona.port import Bus
+from esper.urza.artefact import address_of
+from esper.urza.artefact import read as read_artefact
 from esper.urza.opening import open_store
 
 _A_COMMIT = 500  # events a transaction: far below what its time limit allows
@@ -34,13 +47,14 @@ class Imported:
 
 @dataclass(slots=True)
 class Importing:
-    """Takes one verified export in."""
+    """Takes one verified export in. `say` has what of it is left out, a sentence each."""
 
     settings: Settings
     export: Export
     clock: Clock
     passphrase: str = ""
     told: Callable[[str], None] = field(default=lambda _: None)
+    say: Callable[[str], None] = field(default=lambda _: None)
 
     def check(self) -> list[JournalEvent]:
         """The journal of the export, folded, with its snapshots compared.
@@ -57,44 +71,83 @@ class Importing:
 
         Raises:
             UsageError: the run is here already, another run has its name, its snapshots have no key here, or the store is being swept.
-            CorruptError: as `check`; or the store has another key for the run's family.
+            CorruptError: as `check`; or an object is damaged, or the store has another key for the run's family.
             UnavailableError: no broker answers, or the store cannot be used.
         """
-        events = self.check()
-        have = [decode(received.value, received.headers).event_id for received in read(bus, self.export.content.run_id, clock=self.clock)]
+        events, run_id = self.check(), self.export.content.run_id
+        have = [decode(received.value, received.headers).event_id for received in read(bus, run_id, clock=self.clock)]
         if have and (len(have) >= len(events) or have != [event.event_id for event in events[: len(have)]]):
-            raise UsageError(f"There is a run {self.export.content.run_id} on this Kafka already; nothing was imported.")
+            raise UsageError(f"There is a run {run_id} on this Kafka already; nothing was imported.")
+        self._files(self.settings.runs_dir / run_id)
         self.told("snapshots and kernels")
         with no_sweep(self.settings):  # which might be about to delete what is there already
-            Pins(open_store(self.settings)).add(self.export.content.run_id)
-            objects = self._objects()
-        data = self.settings.home.resolve() / "data"
-        for path in (self.export.folder / "data").glob("*"):
-            data.mkdir(parents=True, exist_ok=True)
-            if not (data / path.name).exists():
-                shutil.copyfile(path, data / path.name)
+            Pins(open_store(self.settings)).add(run_id)
+            objects = self._objects(events)
         self.told("journal")
         self._journal(bus, events[len(have) :])
-        return Imported(self.export.content.run_id, len(events) - len(have), objects)
+        return Imported(run_id, len(events) - len(have), objects)
 
-    def _objects(self) -> int:
-        store, source, content = open_store(self.settings), self.export.store, self.export.content
-        if content.master_key:
-            with held(self.settings.master_key_path):
-                own = masters(self.settings, make=not any_in(store))
-                both = Masters((*own.keys, *self.export.masters(self.settings, self.passphrase).keys), own.source)
-                theirs, ours = opened(source, both, content.family), opened(store, own, content.family)
-                if theirs is None:
-                    raise CorruptError(f"The export in {self.export.folder} lacks the key of its snapshots.")
-                if ours is not None and ours.key != theirs.key:
-                    raise CorruptError(
-                        f"The store has another key for the family {content.family}, which is of another run of that name; import it elsewhere."
-                    )
-                if ours is None:
-                    for key in source.list("families/"):
-                        store.put_if_absent(key, source.get(key) or b"")
-                    rewrap(store, both)
-        return sum(store.put_if_absent(key, source.get(key) or b"") for key in source.list() if not key.startswith("families/"))
+    def _files(self, run_dir: Path) -> None:
+        """The run's own files; origin.json first."""
+        export = self.export
+        data = {name.rpartition("/")[2]: export.content.files[name] for name in export.named(DATA, ".safetensors")}
+        note(run_dir, Provenance(str(export.folder.resolve()), sha256_of(export.folder / MANIFEST), data))
+        for folder, ending in ((DATA, ".safetensors"), (SOURCE, ".py")):
+            for name in export.named(folder, ending):
+                (run_dir / folder).mkdir(parents=True, exist_ok=True)
+                write_file(run_dir / name, export.read(name, export.limits.file))
+
+    def _objects(self, events: Sequence[JournalEvent]) -> int:
+        """Bring in the snapshots that the journal names and the kernels that it grafts; gives how many objects were new."""
+        store, family = open_store(self.settings), self._family()
+        found = self._kernels(events)
+        return sum(store.put_if_absent(key, content) for part in (found, self._snapshots(events, family)) for key, content in part)
+
+    def _family(self) -> Family | None:
+        """The key of the run's snapshots, kept here under the installation's own master key; None where the export has none."""
+        content, store = self.export.content, open_store(self.settings)
+        if not content.master_key:
+            return None
+        theirs = opened(self.export.store, self.export.masters(self.settings, self.passphrase), content.family)
+        if theirs is None:
+            raise CorruptError(f"The export in {self.export.folder} lacks the key of its snapshots.")
+        with held(self.settings.master_key_path):
+            own = masters(self.settings, make=not any_in(store))
+            ours = opened(store, own, content.family)
+            if ours is not None and ours.key != theirs.key:
+                raise CorruptError(
+                    f"The store has another key for the family {content.family}, which is of another run of that name; import it elsewhere."
+                )
+            if ours is None:
+                keep(store, own, theirs)
+        return theirs
+
+    def _snapshots(self, events: Sequence[JournalEvent], family: Family | None) -> Iterator[tuple[str, bytes]]:
+        """Objects of the run's snapshots, every chunk before its manifest. One that is damaged is left out, as if it had been lost."""
+        source, limits = self.export.store, self.export.limits
+        taken = [event for event in events if isinstance(event, CheckpointTaken | RunForked)]
+        for event in taken if family else ():
+            try:
+                assert family is not None  # noqa: S101  # there would be no events
+                manifest = manifest_at(source, family, event.address, event.sha256, limits)
+                for chunk in chunks_in(manifest):
+                    chunks.get((source,), family, chunk, limits.object)
+                    yield chunk.key(family), source.get(chunk.key(family)) or b""
+                yield event.address, source.get(event.address) or b""
+            except (CorruptError, UsageError) as error:
+                self.say(f"A snapshot of the export is left out: {printable(str(error))}")
+
+    def _kernels(self, events: Sequence[JournalEvent]) -> Iterator[tuple[str, bytes]]:
+        """The artefacts that the run grafted, each proved by its id."""
+        grafted = {event.kernel_id for event in events if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"}
+        for kernel_id in sorted(grafted):
+            try:
+                content = self.export.store.get(address_of(kernel_id))
+                if content is not None:
+                    read_artefact(content, kernel_id=kernel_id, sha256=hashlib.sha256(content).hexdigest())
+                    yield address_of(kernel_id), content
+            except EsperError as error:
+                self.say(f"Kernel {printable(kernel_id)} of the export is left out: {printable(str(error))}")
 
     def _journal(self, bus: Bus, events: Sequence[JournalEvent]) -> None:
         with bus.journal_producer(run_id=self.export.content.run_id) as producer:

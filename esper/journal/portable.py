@@ -5,6 +5,7 @@ journal.avro       the messages of its journal as they stand on Kafka, in an Avr
 schemas/           the schemas that they are written with, by record and id
 store/             snapshots (sealed), the family's key (wrapped), kernels
 data/              the data that it trained on
+source/            the source files of functions of its user's own that it ran
 history/           the rows of the run in each table of the history, as Parquet
 """
 
@@ -12,116 +13,169 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from esper.bounded import DEFAULT, Limit, Limits, avro_values, json_of, open_in, read_in, require_plain_name, walked
+from esper.bounded.names import RUN_ID, SHA256
 from esper.checkpoint import TensorStore
 from esper.checkpoint.families import Family, opened
 from esper.checkpoint.masters import MasterKey, Masters, masters
+from esper.checkpoint.retention import family_of
 from esper.checkpoint.sealing import KEY_BYTES
 from esper.config import Settings
-from esper.errors import CorruptError, UsageError
+from esper.errors import CorruptError, KeyMissingError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken
-from esper.journal.reading import decoded, from_file
-from esper.lifecycle import fold
+from esper.journal.reading import JOURNAL, WRITTEN, decoded_whole
 from esper.urza.store import Listed, Store, require_key
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-JOURNAL: Final = "journal.avro"
 _SCRYPT: Final = {"n": 1 << 15, "r": 8, "p": 1}  # 32 MiB and about 0.1 s a guess (RFC 7914)
 _PART: Final = 1 << 20
 
+RunId = Annotated[str, Field(pattern=f"^{RUN_ID}$")]
 
+
+@with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class Content:
     """What manifest.json says. `salt` is of the passphrase that wraps the family's key, empty where the installation's master key does."""
 
-    run_id: str
-    family: str
-    events: int
-    salt: str
-    master_key: str
-    made_at_us: int
+    run_id: RunId
+    family: RunId
+    events: Annotated[int, Field(ge=1)]
+    salt: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,32}$")]
+    master_key: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+    made_at_us: Annotated[int, Field(ge=0, lt=1 << 63)]
     versions: dict[str, str]
     lost: list[str]
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Annotated[str, Field(pattern=f"^{SHA256}$")]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n"
 
 
-class FolderStore(Store):
-    """An object store that is only read."""
+_CONTENT: Final = TypeAdapter(Content)
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+
+@dataclass(frozen=True, slots=True)
+class FolderStore(Store):
+    """The objects of an export. They are only read, and each time held against the hash that manifest.json gives."""
+
+    export: Export
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Never."""
-        raise UsageError(f"{self.root} is part of an export, in which nothing is changed: {key} ({len(content)} bytes) was not written.")
+        raise UsageError(f"{self.export.folder} is an export, in which nothing is changed: {key} ({len(content)} bytes) was not written.")
 
     def get(self, key: str) -> bytes | None:
-        """The bytes or None; see `Store`."""
-        path = self.root / require_key(key)
-        return path.read_bytes() if path.is_file() else None
+        """The bytes or None; see `Store`.
+
+        Raises:
+            CorruptError: the object was changed since the export was opened, or is larger than the limits allow.
+        """
+        name = f"store/{require_key(key)}"
+        return self.export.read(name, self.export.limits.object) if name in self.export.content.files else None
 
     def exists(self, key: str) -> bool:
         """Whether it is there; see `Store`."""
-        return (self.root / require_key(key)).is_file()
+        return f"store/{require_key(key)}" in self.export.content.files
 
     def objects(self, prefix: str = "") -> Iterator[Listed]:
         """What there is, sorted; see `Store`."""
-        for path in sorted(path for path in self.root.rglob("*") if path.is_file()):
-            if (key := path.relative_to(self.root).as_posix()).startswith(prefix):
-                status = path.stat()
-                yield Listed(key, status.st_size, status.st_mtime_ns // 1000)
+        for name in sorted(self.export.content.files):
+            key = name.removeprefix("store/")
+            if key != name and key.startswith(prefix):
+                yield Listed(key, self.export.sizes[name], self.export.content.made_at_us)
 
     def delete(self, key: str) -> bool:
         """Never."""
-        raise UsageError(f"{self.root} is part of an export, in which nothing is changed: {key} was not removed.")
+        raise UsageError(f"{self.export.folder} is an export, in which nothing is changed: {key} was not removed.")
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An exported run in `folder`."""
+    """An exported run in `folder`, as it was when it was opened: `sizes` in bytes by name. Nothing is read of it but plain files, within `limits`."""
 
     folder: Path
     content: Content
+    sizes: Mapping[str, int]
+    limits: Limits
 
     @property
     def store(self) -> FolderStore:
         """Its objects."""
-        return FolderStore(self.folder / "store")
+        return FolderStore(self)
+
+    def read(self, name: str, limit: Limit) -> bytes:
+        """A file of it that manifest.json names, whole.
+
+        Raises:
+            CorruptError: it was changed since the export was opened, or is larger than the limit.
+        """
+        try:
+            content = read_in(self.folder, name, limit)
+        except FileNotFoundError:
+            raise CorruptError(f"{self.folder / name} is missing from this export.") from None
+        if hashlib.sha256(content).hexdigest() != self.content.files[name]:
+            raise CorruptError(f"{self.folder / name} was changed: it has another hash than {MANIFEST} gives.")
+        return content
+
+    def named(self, folder: str, ending: str = "") -> list[str]:
+        """The names of the files directly in one of its folders, sorted."""
+        return sorted(name for name in self.content.files if name.rpartition("/")[0] == folder and name.endswith(ending))
 
     def events(self) -> list[JournalEvent]:
         """Its journal, whole and in order.
 
         Raises:
-            CorruptError: the journal was changed, or is shorter than manifest.json says.
+            CorruptError: the journal was changed, is shorter or longer than manifest.json says, or unpacks to more than the limits allow.
         """
-        found = decoded(self.content.run_id, from_file(self.folder / JOURNAL))
-        fold(self.content.run_id, found)
-        if len(found) != self.content.events:
-            raise CorruptError(f"{self.folder / JOURNAL} has {len(found)} events, and {MANIFEST} says {self.content.events}.")
+        path, content = self.folder / JOURNAL, self.content
+        if JOURNAL not in content.files:
+            raise CorruptError(f"{path} is missing from this export.")
+        with open_in(self.folder, JOURNAL, self.limits.file) as file:
+            values = avro_values(file, WRITTEN, self.limits, str(path), sha256=content.files[JOURNAL])
+            found = decoded_whole(content.run_id, islice(values, content.events + 1))
+            if len(found) == content.events:
+                deque(values, maxlen=0)  # the hash is known at the end
+        if len(found) != content.events:
+            how = f"{len(found)} events" if len(found) < content.events else f"more than {content.events} events"
+            raise CorruptError(f"{path} has {how}, and {MANIFEST} says {content.events}.")
+        if family_of(found) != content.family:
+            raise CorruptError(f"{path} is of the family {family_of(found)}, and {MANIFEST} says {content.family}.")
         return found
 
     def masters(self, settings: Settings, passphrase: str) -> Masters:
         """The keys that open its family's key: made from the passphrase, or those of the installation.
 
         Raises:
-            UsageError: it needs a passphrase and there is none, or another one, or the installation has no key.
+            KeyMissingError: it needs a passphrase and there is none, or the installation has another key or none.
+            UsageError: the passphrase is another one.
         """
         if not self.content.salt:
-            return masters(settings)
+            try:
+                found = masters(settings)
+            except KeyMissingError:
+                found = None
+            if found is None or found.by_id(self.content.master_key) is None:
+                raise KeyMissingError(
+                    f"The snapshots in {self.folder} are sealed under master key {self.content.master_key}, of the installation that it comes "
+                    "from: name that key in ESPER_CHECKPOINTS__MASTER_KEY, or export the run again there with --passphrase-file."
+                )
+            return found
         if not passphrase:
-            raise UsageError(f"The snapshots in {self.folder} are sealed under a passphrase; give its file with --passphrase-file.")
+            raise KeyMissingError(f"The snapshots in {self.folder} are sealed under a passphrase; give its file with --passphrase-file.")
         key = key_of(passphrase, self.content.salt)
         if key.id != self.content.master_key:
             raise UsageError(f"The passphrase is not the one that the export in {self.folder} was made with.")
@@ -130,7 +184,8 @@ class Export:
     def tensors(self, settings: Settings, passphrase: str) -> TensorStore:
         """Its snapshots; raises as `masters` does."""
         family = opened(self.store, self.masters(settings, passphrase), self.content.family) if self.content.master_key else None
-        return TensorStore(self.store, family or Family(self.content.family, bytes(KEY_BYTES)))  # without snapshots there is no key
+        known = family or Family(self.content.family, bytes(KEY_BYTES))  # without snapshots there is no key
+        return TensorStore(self.store, known, limits=self.limits)
 
 
 def key_of(passphrase: str, salt: str) -> MasterKey:
@@ -147,34 +202,52 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def opened_export(folder: Path, *, told: Callable[[int, int], None] = lambda _, __: None) -> Export:
+def opened_export(folder: Path, limits: Limits = DEFAULT, *, told: Callable[[int, int], None] = lambda _, __: None) -> Export:
     """An export whose every file is what manifest.json says; `told` has files done and files in all.
 
     Raises:
         UsageError: there is no export.
-        CorruptError: a file is missing, changed or too many; the sentence names it.
+        CorruptError: a file is missing, changed, too many or too large, or no plain file; the sentence names it.
     """
     path = folder / MANIFEST
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        version = raw.pop("format")
-        content = Content(**raw)
-    except OSError as error:
-        raise UsageError(f"{folder} holds no export: {MANIFEST} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
-    if version != FORMAT:
-        raise UsageError(f"{folder} is an export of format {version}; this Esper reads format {FORMAT}.")
-    there = {one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()} - {MANIFEST}
+    sizes = walked(folder, limits)
+    if MANIFEST not in sizes:
+        raise UsageError(f"{folder} holds no export: {MANIFEST} is not there.")
+    content = _content(json_of(read_in(folder, MANIFEST, limits.json), limits, str(path)), path)
+    there = sizes.keys() - {MANIFEST}
+    for name in content.files:
+        require_plain_name(name, path)
     if odd := sorted(there - content.files.keys()):
         raise CorruptError(f"{folder / odd[0]} is no part of this export: {MANIFEST} does not name it.")
     for number, (name, sha256) in enumerate(sorted(content.files.items())):
         told(number, len(content.files))
         if name not in there:
             raise CorruptError(f"{folder / name} is missing from this export.")
-        if sha256_of(folder / name) != sha256:
+        if _sha256_in(folder, name, limits) != sha256:
             raise CorruptError(f"{folder / name} was changed: it has another hash than {MANIFEST} gives.")
-    return Export(folder, content)
+    return Export(folder, content, sizes, limits)
+
+
+def _content(raw: Any, path: Path) -> Content:
+    """The manifest that a JSON value is."""
+    if not isinstance(raw, dict) or "format" not in raw:
+        raise CorruptError(f"{path} is damaged: it is no manifest of an export.")
+    if (version := raw.pop("format")) != FORMAT:
+        raise UsageError(f"{path.parent} is an export of format {printable(str(version)[:40])}; this Esper reads format {FORMAT}.")
+    try:
+        return _CONTENT.validate_json(json.dumps(raw))  # strict, which takes an object only out of JSON
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = printable(".".join(str(part) for part in first["loc"])[:80])
+        raise CorruptError(f"{path} is damaged: {where} does not fit: {printable(first['msg'])}.") from None
+
+
+def _sha256_in(folder: Path, name: str, limits: Limits) -> str:
+    with open_in(folder, name, limits.file) as file:
+        digest = hashlib.sha256()
+        while part := file.read(_PART):
+            digest.update(part)
+        return digest.hexdigest()
 
 
 def require_snapshots(export: Export, events: list[JournalEvent]) -> None:
@@ -187,4 +260,4 @@ def require_snapshots(export: Export, events: list[JournalEvent]) -> None:
         if isinstance(event, CheckpointTaken) and event.snapshot_id not in export.content.lost:
             found = export.store.get(event.address)
             if found is None or hashlib.sha256(found).hexdigest() != event.sha256:
-                raise CorruptError(f"Snapshot {event.snapshot_id} in {export.folder} is not the one of the journal.")
+                raise CorruptError(f"Snapshot {printable(event.snapshot_id)} in {export.folder} is not the one of the journal.")

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Final
 
 import fastavro
 
+from esper.bounded import DEFAULT, Limits, avro_values, open_in, open_named
+from esper.bounded.names import MALFORMED, is_run_id
 from esper.clock import Clock
-from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
+from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError, printable
 from esper.events import JournalEvent, decode
-from esper.lifecycle import fold
+from esper.lifecycle import Fold, RunState, fold
 from esper.oona.access import Access
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
 
-_FILE = fastavro.parse_schema(
-    {"type": "record", "name": "JournalMessage", "namespace": "esper.journal", "fields": [{"name": "value", "type": "bytes"}]}
-)
+_SCHEMA: Final = {
+    "type": "record",
+    "name": "JournalMessage",
+    "namespace": "esper.journal",
+    "fields": [{"name": "value", "type": "bytes"}],
+}
+_FILE: Final = fastavro.parse_schema(json.loads(json.dumps(_SCHEMA)))
+JOURNAL: Final = "journal.avro"
+"""The journal in the folder of an export."""
+
+WRITTEN: Final = (_SCHEMA, {"type": "record", "name": "esper.journal.JournalMessage", "fields": _SCHEMA["fields"]})
+"""The schema as the head of a journal file may have it: with its namespace apart or in its name, as fastavro writes it."""
 
 
 def from_kafka(cluster: Access | str, run_id: str, *, clock: Clock) -> Iterator[bytes]:
@@ -45,7 +58,33 @@ def decoded(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
         UsageError: they are another run's.
         CorruptError: one cannot be decoded, or belongs to no journal.
     """
-    found: list[JournalEvent] = []
+    found = list(_each(run_id, values))
+    if not found:
+        raise CorruptError(f"The journal of run {run_id} is empty.")
+    return found
+
+
+def decoded_whole(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
+    """The same, folded while they are read, so that what is no journal is refused at its first wrong event.
+
+    Raises:
+        UsageError, CorruptError: as `decoded`; or an event is missing, doubled or does not follow from those before it.
+    """
+    run, found = Fold(RunState(run_id)), list[JournalEvent]()
+    try:
+        for event in _each(run_id, values):
+            run.apply(event)
+            found.append(event)
+    except MALFORMED as error:
+        raise CorruptError(
+            f"Event {len(found)} of run {run_id} does not follow from those before it: {type(error).__name__}: {error}."
+        ) from error
+    if not found:
+        raise CorruptError(f"The journal of run {run_id} is empty.")
+    return found
+
+
+def _each(run_id: str, values: Iterable[bytes]) -> Iterator[JournalEvent]:
     for number, value in enumerate(values):
         try:
             event = decode(value)
@@ -55,10 +94,7 @@ def decoded(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
             raise CorruptError(f"Where event {number} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal.")
         if event.run_id != run_id:
             raise UsageError(f"This is the journal of run {event.run_id}, not of run {run_id}.")
-        found.append(event)
-    if not found:
-        raise CorruptError(f"The journal of run {run_id} is empty.")
-    return found
+        yield event
 
 
 def to_file(path: Path, messages: Iterable[bytes]) -> None:
@@ -78,23 +114,34 @@ def to_file(path: Path, messages: Iterable[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def from_file(path: Path) -> Iterator[bytes]:
+def from_file(path: Path, limits: Limits = DEFAULT) -> Iterator[bytes]:
     """The messages that `to_file` wrote, read while they are taken.
 
     Raises:
         UsageError: there is no such file.
-        CorruptError: it is cut off or no journal file.
+        CorruptError: it is cut off or no journal file, or unpacks to more than the limits allow.
+    """
+    with open_named(path, limits.file) as file:
+        try:
+            yield from avro_values(file, WRITTEN, limits, str(path))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def journal_in(folder: Path, limits: Limits = DEFAULT) -> Iterator[bytes]:
+    """The messages of the journal in the folder of an export, read while they are taken; no link in there is followed.
+
+    Raises:
+        UsageError: there is none.
+        CorruptError: as `from_file`.
     """
     try:
-        with path.open("rb") as file:
-            for datum in cast("Iterable[dict[str, bytes]]", fastavro.reader(file)):
-                yield datum["value"]
+        with open_in(folder, JOURNAL, limits.file) as file:
+            yield from avro_values(file, WRITTEN, limits, str(folder / JOURNAL))
+    except FileNotFoundError:
+        raise UsageError(f"{folder / JOURNAL} cannot be read: there is no such file.") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, EOFError, KeyError, TypeError) as error:
-        raise CorruptError(
-            f"{path} is no whole journal file: {error}. Save it again with `esper replay RUN --fold --save FILE`."
-        ) from error
+        raise UsageError(f"{folder / JOURNAL} cannot be read: {error.strerror}.") from error
 
 
 def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
@@ -107,9 +154,19 @@ def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
     return events
 
 
-def from_any_file(path: Path) -> list[JournalEvent]:
-    """The events in a file that `to_file` wrote, of whatever run. Raises as `from_file` and `decoded` do."""
-    messages = list(from_file(path))
-    if not messages:
+def from_anywhere(path: Path, limits: Limits = DEFAULT) -> list[JournalEvent]:
+    """The events in a file that `to_file` wrote, or in the folder of an export, of whatever run, folded.
+
+    Raises as `from_file`, `journal_in` and `decoded_whole` do.
+    """
+    messages = journal_in(path, limits) if path.is_dir() else from_file(path, limits)
+    first = next(messages, None)
+    if first is None:
         raise CorruptError(f"{path} holds no event.")
-    return decoded(decode(messages[0]).run_id, messages)
+    try:
+        run_id = decode(first).run_id
+    except PoisonError as error:
+        raise CorruptError(f"The first event in {path} cannot be decoded: {error}") from error
+    if not is_run_id(run_id):
+        raise CorruptError(f"{path} is the journal of {printable(run_id)[:80]!r}, which can be no run.")
+    return decoded_whole(run_id, chain([first], messages))

@@ -8,20 +8,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from esper.checkpoint import TensorStore, open_tensors
+from esper.checkpoint import open_tensors
 from esper.checkpoint.retention import family_of
+from esper.checkpoint.tensors import Tensors, Unopened
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import CorruptError, EsperError, UsageError
+from esper.errors import CorruptError, EsperError, UsageError, printable
 from esper.events import JournalEvent
+from esper.events.records import RunStarted
 from esper.journal.portable import Export
+from esper.journal.provenance import DATA
 from esper.journal.reading import whole
 from esper.kasmina.unpacked import Unpacked, unpack_artefact
-from esper.tolaria.recipe import Recipe, function
+from esper.tolaria.environment import DATA as DATA_VERSION
+from esper.tolaria.permits import permit_for
+from esper.tolaria.recipe import Permit, Recipe, function
 from esper.tolaria.reexecution import Archive
-from esper.tolaria.resume import recipe_of
-from esper.tolaria.splits import Splits, read_splits
-from esper.tolaria.trainee import load_data
+from esper.tolaria.resume import recipe_of, recorded
+from esper.tolaria.splits import Splits, digest_of, read_splits
+from esper.tolaria.trainee import inputs_of, load_data
 from esper.urza.artefact import address_of, read
 from esper.urza.opening import open_store
 from esper.urza.store import Store
@@ -31,58 +36,68 @@ OWN_LOOP = "own.loop:model"  # the model of a run in a user's own loop: its loop
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A run that can be executed again, as what another process opens it by: its journal, and the installation or the export with the rest."""
+    """A run that can be executed again, as what another process opens it by: its journal, and the installation or the export with the rest.
+
+    `allow` are functions, by name, that a run from elsewhere may call.
+    """
 
     settings: Settings
     events: tuple[JournalEvent, ...]
     export: Export | None = None
     passphrase: str = field(default="", repr=False)
+    allow: tuple[str, ...] = ()
 
-    def tensors(self) -> TensorStore:
-        """The run's snapshots, for which neither its model nor its data are needed. Raises as `open_tensors` does."""
+    def tensors(self) -> Tensors:
+        """The run's snapshots, for which neither its model nor its data are needed. Their key is looked for when one is read."""
         if self.export is not None:
-            return self.export.tensors(self.settings, self.passphrase)
-        return open_tensors(self.settings, family_of(self.events))
+            return Unopened(partial(self.export.tensors, self.settings, self.passphrase))
+        return Unopened(partial(open_tensors, self.settings, family_of(self.events)))
 
-    def open(self, clock: Clock) -> Archive:
-        """The archive; raises as `archived` does."""
+    def open(self, clock: Clock, say: Callable[[str], None] = lambda _: None) -> Archive:
+        """The archive; `say` has the source of functions of a run from elsewhere. Raises as `archived` and `permit_for` do."""
+        permit = partial(permit_for, self.settings, self.events, allow=self.allow, export=self.export, say=say)
+        run_dir = self.settings.runs_dir / self.events[0].run_id
         if self.export is not None:
-            return archived(
-                self.events,
-                tensors=self.tensors(),
-                kernels=kernels_in([], self.export.store),
-                splits=_exported_data(self.export),
-                clock=clock,
+            kernels, splits = kernels_in([], self.export.store), partial(_exported_data, self.export, self.events)
+        else:
+            kernels = kernels_in([run_dir / "kernels"], open_store(self.settings))
+            splits = partial(load_data, run_dir=run_dir, shared=self.settings.data_dir, say=say)
+        return archived(self.events, tensors=self.tensors(), kernels=kernels, permit=permit, splits=splits, clock=clock)
+
+
+def _exported_data(export: Export, events: Sequence[JournalEvent], recipe: Recipe, permit: Permit) -> Splits:
+    """The data that the run trained on; an export without it has the recipe make it anew.
+
+    Raises:
+        CorruptError: what the export has is damaged, or is not the data that the journal has recorded.
+    """
+    for name in export.named(DATA, ".safetensors"):
+        found = read_splits(export.read(name, export.limits.file), str(export.folder / name), export.limits)
+        started = events[0]
+        assert isinstance(started, RunStarted)  # noqa: S101  # a fold refused anything else
+        if (digest := recorded(started).get(DATA_VERSION, "")) not in ("", digest_of(found)):
+            raise CorruptError(
+                f"The data in {export.folder / name} are not those that run {started.run_id} has recorded, SHA-256 {printable(digest)[:64]}."
             )
-        store = open_store(self.settings)
-        return archived(
-            self.events,
-            tensors=self.tensors(),
-            kernels=kernels_in([self.settings.runs_dir / self.events[0].run_id / "kernels"], store),
-            splits=partial(load_data, folder=self.settings.home.resolve() / "data"),
-            clock=clock,
-        )
-
-
-def _exported_data(export: Export) -> Callable[[Recipe], Splits]:
-    """The data that the run trained on; an export without it has the recipe make it anew."""
-    found = sorted((export.folder / "data").glob("*.safetensors"))
-    return lambda recipe: read_splits(found[0]) if found else function(recipe.data, "data")()
+        return found
+    made: Splits = function(recipe.data, "data", permit)()
+    return made
 
 
 def archived(
     events: Sequence[JournalEvent],
     *,
-    tensors: TensorStore,
+    tensors: Tensors,
     kernels: Callable[[str], Unpacked],
-    splits: Callable[[Recipe], Splits],
+    permit: Callable[[Recipe], Permit],
+    splits: Callable[[Recipe, Permit], Splits],
     clock: Clock,
 ) -> Archive:
     """What executing a run again takes.
 
     Raises:
-        UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot be imported here.
-        CorruptError: the journal was changed.
+        UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot be imported here, or may not be called.
+        CorruptError: the journal was changed, or the data are not those of the run.
     """
     whole(events)
     recipe = recipe_of(events)
@@ -90,7 +105,11 @@ def archived(
         raise UsageError(
             f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper cannot execute; `esper replay --fold` proves its journal."
         )
-    return Archive(events, tensors, kernels, function(recipe.model, "model"), splits(recipe), clock)
+    given = permit(recipe)
+    data = splits(recipe, given)
+    inputs = inputs_of(recipe, data)
+    model = function(recipe.model, "model", given)
+    return Archive(events, tensors, kernels, model, data, clock, inputs)
 
 
 def kernels_in(folders: Sequence[Path], store: Store | None) -> Callable[[str], Unpacked]:
@@ -101,13 +120,14 @@ def kernels_in(folders: Sequence[Path], store: Store | None) -> Callable[[str], 
 
     def found(kernel_id: str) -> Unpacked:
         faults = []
+        address = address_of(kernel_id)  # before it names a file
         for path in [folder / f"{kernel_id}.safetensors" for folder in folders]:
             if path.is_file():
                 try:
                     return _whole(path.read_bytes(), kernel_id)
                 except (CorruptError, OSError) as error:
                     faults.append(str(error))
-        content = store.get(address_of(kernel_id)) if store is not None else None
+        content = store.get(address) if store is not None else None
         if content is not None:
             try:
                 return _whole(content, kernel_id)

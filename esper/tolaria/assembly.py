@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +29,13 @@ from esper.tolaria.environment import observe
 from esper.tolaria.forking import Beginning
 from esper.tolaria.names import named, require_run_id
 from esper.tolaria.past import forked, nothing, past
+from esper.tolaria.permits import permit_for
 from esper.tolaria.progress import Progress
-from esper.tolaria.recipe import Recipe, function
+from esper.tolaria.recipe import OWNER, Permit, Recipe, function
 from esper.tolaria.resume import differences, recipe_of
+from esper.tolaria.sources import keep_sources
 from esper.tolaria.startup import Startup
-from esper.tolaria.trainee import load_data, trainee_of
+from esper.tolaria.trainee import inputs_of, load_data, trainee_of
 from esper.tolaria.trainer import Outcome, Trainer
 from esper.tolaria.wiring import Rig, place_of, rig
 
@@ -98,11 +101,14 @@ def train(
     fork: Beginning | None = None,
     until: int | None = None,
     startup: Startup | None = None,
+    permit: Permit = OWNER,
+    allow: Sequence[str] = (),
 ) -> Finished:
     """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
 
     Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork` it begins with another run's state. After
-    `until` epochs it is interrupted, and can be resumed. `startup` has what the process did before, if anything.
+    `until` epochs it is interrupted, and can be resumed. `startup` has what the process did before, if anything. `permit` says which functions of
+    the recipe may be called; for a run that is resumed, that depends on where it was begun, and on `allow`.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
@@ -115,16 +121,20 @@ def train(
         if recipe is None:
             before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
+            permit = permit_for(settings, before.events, recipe, allow=allow, say=progress.say)
         elif fork is not None:
             before = forked(place.outbox, place.bus, clock, family=fork.family, offered=fork.offered)
         else:
             before = nothing(place.outbox, place.bus, clock)
         startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
-        environment = observe()
+        splits = load_data(recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say)
+        environment = observe(inputs_of(recipe, splits))
         for difference in differences(before.events, environment) if before.events else ():
             progress.say(f"{difference}; the resumed run may give other bits.")
-        trainee = trainee_of(recipe, function(recipe.model, "model"), load_data(recipe, settings.home.resolve() / "data"))
+        if not before.events:
+            keep_sources(recipe, place.folder)
+        trainee = trainee_of(recipe, function(recipe.model, "model", permit), splits)
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         startup.spent("data_model")

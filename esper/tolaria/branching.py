@@ -12,6 +12,7 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.events import JournalEvent
 from esper.events.records import FieldReportAnswered
+from esper.journal.provenance import inherit
 from esper.journal.story import fork_of
 from esper.oona.access import Access
 from esper.oona.journal import read_topics, require_new
@@ -21,19 +22,22 @@ from esper.tolaria.archive import Archived
 from esper.tolaria.assembly import Finished, train
 from esper.tolaria.forking import Beginning, Cut, changed
 from esper.tolaria.names import named
+from esper.tolaria.permits import permit_for
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution
+from esper.tolaria.resume import recipe_of
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where forks are made: the installation, a bus that answers, and the history."""
+    """Where forks are made: the installation, a bus that answers, and the history. `allow` are functions that runs from elsewhere may call."""
 
     settings: Settings
     cluster: Access | str
     history_url: str
     clock: Clock
     console: Console
+    allow: tuple[str, ...] = ()
 
 
 def begin(archive: Archive, cut: Cut, *, changes: tuple[str, ...], offered: tuple[str, ...], reason: str, progress: Progress) -> Beginning:
@@ -79,8 +83,10 @@ def fork(
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
     if run_id:
         require_new(KafkaBus(ground.cluster), run_id, clock=clock)
+    before = recipe_of(events)
+    permit = permit_for(settings, events, before, allow=ground.allow, say=progress.say)
     beginning = begin(
-        Archived(settings, tuple(events)).open(clock),
+        Archived(settings, tuple(events), allow=ground.allow).open(clock),
         cut,
         changes=changes,
         offered=offered_to(KafkaBus(ground.cluster), events, cut, clock=clock),
@@ -89,10 +95,13 @@ def fork(
     )
     where = f"{cut.address} (epoch {cut.state.epoch}) of run {cut.state.run_id}"
     progress.say(f"The fork begins at {where}: {len(cut.state.seeds)} seeds, {cut.address.sequence} events.")
+    run_id = run_id or named(f"{recipe.name}-fork", clock)
+    inherit(settings.runs_dir / events[0].run_id, settings.runs_dir / run_id)
     return train(
         settings,
         recipe,
-        run_id=run_id or named(f"{recipe.name}-fork", clock),
+        run_id=run_id,
+        permit=permit,
         cluster=ground.cluster,
         history_url=ground.history_url,
         clock=clock,

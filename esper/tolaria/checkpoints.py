@@ -16,7 +16,7 @@ from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import RecordCheckpoint, Source
-from esper.tolaria.evaluation import tensors_digest
+from esper.tolaria.digests import tensors_digest
 from esper.tolaria.recipe import CheckpointsSection
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.shadow import evaluating, left_out, standing_in
+from esper.tolaria.digests import tensors_digest
 from esper.tolaria.splits import Pair
 
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500
@@ -104,13 +104,3 @@ def without(growing: GrowingModel, split: Pair, place: Place) -> Figures:
 def parameters_digest(module: nn.Module) -> str:
     """SHA-256 over the names, shapes, types and bytes of all parameters and buffers, names sorted, hexadecimal."""
     return tensors_digest(module.state_dict())
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """The digest of a state dictionary, as `parameters_digest` gives it."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        plain: Tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}\x1f{tuple(plain.shape)}\x1f{plain.dtype}\x1f".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from esper.bounded import open_in
+from esper.bounded.parquet import rows_of
+from esper.errors import CorruptError
 from esper.events.records import TrainingStep
 from esper.history.ddl import snake
 from esper.history.queries import Source
+from esper.journal.portable import Export
 
 TABLE = snake(TrainingStep.NAME)
 
@@ -39,16 +42,22 @@ def from_history(history: Source, run_id: str) -> Mapping[str, StepTold]:
     return {row["event_id"]: StepTold(float(row["loss"]), float(row["gradient_norm"])) for row in rows}
 
 
-def from_export(folder: Path) -> Mapping[str, StepTold]:
-    """The same out of the Parquet files of an export; nothing, where it has none."""
-    from pyarrow import parquet  # noqa: PLC0415 - whoever proves a run without a fault does not wait for it
+def from_export(export: Export) -> Mapping[str, StepTold]:
+    """The same out of the Parquet files of an export; nothing, where it has none.
 
-    file = folder / "history" / f"{TABLE}.parquet"
-    if not file.is_file():
+    Raises:
+        CorruptError: the file is damaged, or reading it takes more than the limits allow.
+    """
+    name = f"history/{TABLE}.parquet"
+    if name not in export.content.files:
         return {}
-    columns = parquet.read_table(file, columns=["event_id", "loss", "gradient_norm"]).to_pydict()
-    ids = (name.decode() if isinstance(name, bytes) else name for name in columns["event_id"])
-    return {name: StepTold(loss, norm) for name, loss, norm in zip(ids, columns["loss"], columns["gradient_norm"], strict=True)}
+    what = str(export.folder / name)
+    with open_in(export.folder, name, export.limits.file) as file:
+        rows = rows_of(file, ("event_id", "loss", "gradient_norm"), export.limits, what)
+        try:
+            return {event_id: StepTold(float.fromhex(loss), float.fromhex(norm)) for event_id, loss, norm in rows}
+        except ValueError:
+            raise CorruptError(f"{what} has figures that are no numbers.") from None
 
 
 def _same(one: float, other: float) -> bool:

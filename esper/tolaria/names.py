@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
+from esper.bounded.names import is_run_id
 from esper.clock import Clock
 from esper.errors import UsageError
-
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def require_run_id(run_id: str) -> None:
@@ -17,7 +15,7 @@ def require_run_id(run_id: str) -> None:
     Raises:
         UsageError: it has other characters than letters, digits, dots, dashes and underscores, or is too long.
     """
-    if not _RUN_ID.fullmatch(run_id):
+    if not is_run_id(run_id):
         raise UsageError(
             f"A run id names a folder; {run_id!r} cannot be one. Take letters, digits, dots, dashes and underscores, 128 at most."
         )

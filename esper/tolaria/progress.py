@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from esper.errors import printable
 from esper.events.records import SeedTransitioned
 from esper.lifecycle import RunState
 from esper.tolaria.evaluation import Figures
@@ -25,6 +27,11 @@ STYLE = {
     "RESETTING": "red",
 }
 EVERY = 10  # steps between two refreshes of the bar
+
+
+def say(console: Console, sentence: str) -> None:
+    """Print one sentence as it is: what somebody else wrote in it neither moves the cursor nor is taken for markup."""
+    console.print(printable(sentence), highlight=False, markup=False)
 
 
 class Progress:
@@ -55,7 +62,7 @@ class Progress:
 
     def say(self, sentence: str) -> None:
         """Tell one sentence."""
-        self.console.print(sentence, highlight=False)
+        say(self.console, sentence)
 
     def stepped(self, step: int, total: int, figures: StepFigures) -> None:
         """A step is done."""
@@ -66,9 +73,9 @@ class Progress:
         """A seed moved."""
         if self.console.is_terminal and event.to_stage in STYLE:
             kernel = f" {event.family}" if event.family else ""
-            place = f"{event.layer}[{event.seed}]{kernel}"
+            place = escape(printable(f"{event.layer}[{event.seed}]{kernel}"))
             self.console.print(
-                f"  epoch {event.epoch:>3}  {place:<22} [{STYLE[event.to_stage]}]{event.to_stage:<13}[/] [dim]{event.reason}",
+                f"  epoch {event.epoch:>3}  {place:<22} [{STYLE[event.to_stage]}]{event.to_stage:<13}[/] [dim]{escape(printable(event.reason))}",
                 highlight=False,
             )
 

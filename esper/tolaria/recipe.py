@@ -7,9 +7,11 @@ import importlib
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,7 +30,7 @@ class RunSection(_Section):
     order: int = Field(default=0, ge=0, description="variant of the batch order; 0 is the seed's own, `esper whatif` repeats with others")
     epochs: int = Field(default=100, ge=1, description="passes over the training split")
     batch_size: int = Field(default=100, ge=1, description="samples a step; the last, smaller batch of an epoch is left out")
-    threads: int = Field(default=1, ge=1, description="intra-operation threads of torch")
+    threads: int = Field(default=1, ge=1, le=1024, description="intra-operation threads of torch")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="auto takes a GPU where there is one")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="of forward passes, by autocast; parameters stay in float32, and float16 scales the loss"
@@ -254,12 +256,39 @@ def _sentence(error: ValidationError) -> str:
     return f"{dotted} = {first.get('input')!r} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}."
 
 
-def function(reference: str, key: str) -> Callable[[], Any]:
-    """The function that `module:function` names.
+@cache
+def shipped() -> frozenset[str]:
+    """The functions that the recipes of Esper itself name: no others of its modules are meant to be called by a name in a file."""
+    return frozenset(reference for name in names() for own in (load(name),) for reference in (own.model, own.data))
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Which functions may be called by the names that a recipe has for them: those of Esper's own recipes, and `names`.
+
+    `every` is for whoever named the recipe himself; a recipe out of a journal has been named by whoever wrote that.
+    """
+
+    names: frozenset[str] = frozenset()
+    every: bool = False
+
+    def covers(self, reference: str) -> bool:
+        """Whether this function may be called."""
+        return self.every or reference in self.names or reference in shipped()
+
+
+OWNER: Final = Permit(every=True)
+"""The permit of a recipe that the user names on the command line."""
+
+
+def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
+    """The function that `module:function` names. Nothing is imported before it is clear that it may be.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or `permit` does not cover it.
     """
+    if not permit.covers(reference):
+        raise UsageError(f"{key} = {reference!r} names a function that is not Esper's own; allow it with --allow {reference}.")
     module, _, attribute = reference.partition(":")
     try:
         found: Callable[[], Any] = getattr(importlib.import_module(module), attribute)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from esper.checkpoint import Snapshot, SnapshotWriter, TensorStore
+from esper.checkpoint import Snapshot, SnapshotWriter
+from esper.checkpoint.tensors import Tensors
 from esper.clock import Clock
-from esper.errors import CorruptError, UnavailableError
+from esper.errors import CorruptError, KeyMissingError, UnavailableError
 from esper.events import Event, JournalEvent, Origin, decode
 from esper.events.envelope import trace_id
 from esper.kasmina.unpacked import Unpacked
@@ -49,15 +50,16 @@ NOWHERE = Path(os.devnull) / "nowhere"  # a run that is executed again has no fo
 class Archive:
     """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and the recipe's model and data.
 
-    `kernels` raises CorruptError for one that is lost.
+    `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and sources, as `observe` takes them.
     """
 
     events: Sequence[JournalEvent]
-    tensors: TensorStore
+    tensors: Tensors
     kernels: Callable[[str], Unpacked]
     model: Callable[[], nn.Module]
     splits: Splits
     clock: Clock
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -178,6 +180,7 @@ class Reexecution:
             Diverged: the run does something else than its journal has.
             CorruptError: the journal was changed, or a kernel is lost.
             UnavailableError: it begins with another run's state, and that is lost.
+            KeyMissingError: it begins with a snapshot whose key is not at hand.
         """
         torch.set_num_threads(self.archive.recipe.run.threads)
         begin = self._begin(address)
@@ -209,6 +212,12 @@ class Reexecution:
             if self.usable(anchor):
                 try:
                     return standing(archive.run_id, archive.events, anchor, archive.tensors.read(anchor.key, anchor.sha256), ())
+                except KeyMissingError as error:
+                    if anchor.opens and anchor.source is None:
+                        raise KeyMissingError(
+                            f"Run {archive.run_id} begins with another run's state, which is a snapshot. {error}"
+                        ) from error
+                    raise
                 except CorruptError as error:
                     self.notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
             if anchor.opens:

@@ -6,14 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from pydantic import ValidationError
+
+from esper.bounded.names import MALFORMED
 from esper.checkpoint import Snapshot, TensorStore
-from esper.errors import CorruptError, UsageError
+from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.journal.story import fork_of
 from esper.lifecycle import RunState, fold, from_canonical
 from esper.tolaria.addresses import Address, Anchor, anchors
-from esper.tolaria.environment import Environment
+from esper.tolaria.environment import Environment, is_input
 from esper.tolaria.recipe import Recipe
 
 
@@ -44,14 +47,36 @@ def folded(run_id: str, events: Sequence[JournalEvent]) -> RunState:
 
 
 def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
-    """The recipe that the run was begun with."""
+    """The recipe that the run was begun with.
+
+    Raises:
+        CorruptError: the journal has none that this Esper reads.
+    """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # evolve refused anything else
-    return Recipe.model_validate_json(started.config)
+    try:
+        return Recipe.model_validate_json(started.config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = printable(".".join(str(part) for part in first["loc"])[:80]) or "its text"
+        raise CorruptError(
+            f"The journal of run {started.run_id} has no recipe that this Esper reads: {where} does not fit: {printable(first['msg'])}."
+        ) from None
+
+
+def recorded(started: RunStarted) -> dict[str, str]:
+    """The versions that a run has recorded, by name; none where the text is none."""
+    try:
+        return {str(name): str(version) for name, version in json.loads(started.versions).items()}
+    except MALFORMED:
+        return {}
 
 
 def differences(events: Sequence[JournalEvent], environment: Environment) -> tuple[str, ...]:
-    """What is not as it was when the run began, a clause each: the bits may differ."""
+    """What is not as it was when the run began, a clause each: the bits may differ.
+
+    Data and source files of a user's own are compared where the run recorded them and they are at hand.
+    """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
     found = []
@@ -60,14 +85,15 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
         if then == now:
             continue
         if field.name == "versions":
-            before, after = json.loads(then), json.loads(now)
+            before, after = recorded(started), json.loads(now)
             found += [
-                f"{name} was {before.get(name)} and is {after.get(name)}"
+                f"{printable(name)} was {printable(str(before.get(name)))} and is {after.get(name)}"
                 for name in sorted({*before, *after})
-                if before.get(name) != after.get(name)
+                if before.get(name) != after.get(name) and (not is_input(name) or (name in before and name in after))
             ]
         else:
-            found.append("Esper's code is another one" if field.name == "source_sha256" else f"{field.name} was {then} and is {now}")
+            odd = f"{field.name} was {printable(str(then))} and is {now}"
+            found.append("Esper's code is another one" if field.name == "source_sha256" else odd)
     return tuple(found)
 
 

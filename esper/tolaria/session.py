@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from esper.checkpoint import Snapshot, TensorStore
+from esper.checkpoint import Snapshot
+from esper.checkpoint.tensors import Tensors
 from esper.clock import Clock
 from esper.errors import CorruptError, EsperError, StorageFullError
 from esper.events import JournalEvent, Origin
@@ -83,7 +84,7 @@ class Parts:
     telemetry: Telemetry
     grafting: Grafting
     checkpoints: Checkpoints
-    tensors: TensorStore
+    tensors: Tensors
     origin: Origin
     clock: Clock
     progress: Progress

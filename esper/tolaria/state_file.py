@@ -16,7 +16,7 @@ from esper.checkpoint.snapshot import kind_of
 from esper.errors import StorageFullError, UsageError
 from esper.oona.disk import no_room
 from esper.tolaria.addresses import Address
-from esper.tolaria.evaluation import tensors_digest
+from esper.tolaria.digests import tensors_digest
 
 
 @dataclass(frozen=True, slots=True)

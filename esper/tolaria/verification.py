@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from esper.checkpoint import Snapshot
-from esper.errors import CorruptError, EsperError
+from esper.errors import CorruptError, EsperError, KeyMissingError
 from esper.events import Event
 from esper.events.records import CheckpointTaken, EpochEnded, TrainingStep
 from esper.tolaria.addresses import Address, Anchor, Line, address_of, line_of, lines
@@ -165,6 +165,7 @@ class Check:
     agreed: Address = field(init=False)
     first: int | None = None
     snapshots: int = 0
+    sealed: bool = False
 
     def __post_init__(self) -> None:
         """What is not executed agrees."""
@@ -172,7 +173,11 @@ class Check:
         self.agreed = self.segment.begin or Address(self.line.timeline, self.line.first, self.line.begin)
 
     def run(self) -> Verdict:
-        """Execute the piece, and compare with every digest and snapshot on the way. A lost kernel or state of another run is a fault too."""
+        """Execute the piece, and compare with every digest and snapshot on the way. A lost kernel or state of another run is a fault too.
+
+        Raises:
+            KeyMissingError: it begins with a snapshot whose key is not at hand.
+        """
         execution = Reexecution(self.archive, quiet(), usable=partial(usable_for, self.segment), told=self._told)
         rerun, begun = None, ""
         try:
@@ -187,6 +192,8 @@ class Check:
                     return self._verdict(begun, execution, fault)
                 require_proven(self.archive.events, way, parameters_digest(rerun.session.parts.growing.module))
                 self.agreed = way
+        except KeyMissingError:  # no fault of the run
+            raise
         except Diverged as error:
             return self._verdict(begun, execution, self._diverged(error, execution.session))
         except EsperError as error:
@@ -219,6 +226,11 @@ class Check:
                     names = differing(rebuilt, self.archive.tensors.read(one.address, one.sha256))
                 except CorruptError:
                     return None
+                except KeyMissingError:
+                    if not self.segment.from_scratch:
+                        raise
+                    self.sealed = True
+                    return None
                 self.snapshots += 1
                 if names:
                     return Fault(
@@ -244,7 +256,7 @@ class Check:
             if isinstance(one, CheckpointTaken) and (one.at_timeline, one.at_step) == (at.timeline, at.step):
                 try:
                     written = self.archive.tensors.read(one.address, one.sha256)
-                except CorruptError:
+                except (CorruptError, KeyMissingError):
                     continue
                 found = session.living().tensors
                 common = found.keys() & written.tensors.keys()
@@ -258,7 +270,8 @@ class Check:
         first = self.segment.begin.sequence if self.segment.begin else self.line.begin
         epochs = sum(isinstance(one, EpochEnded) for one in self.archive.events[first:done])
         steps = 0 if session is None or self.first is None else session.step - self.first
-        return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(execution.notes), fault)
+        notes = [*execution.notes, *(["Snapshots were not compared: their key is not at hand."] if self.sealed else [])]
+        return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(notes), fault)
 
 
 def narrowed(archive: Archive, segment: Segment, fault: Fault, told: Mapping[str, StepTold]) -> Narrowed:

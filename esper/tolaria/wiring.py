@@ -10,10 +10,11 @@ from pathlib import Path
 from esper.checkpoint import SnapshotWriter, open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import FencedError, UnavailableError
+from esper.errors import FencedError, UnavailableError, UsageError, printable
 from esper.events import JournalEvent, Origin
 from esper.events.envelope import trace_id
 from esper.events.records import KernelPublished
+from esper.journal.provenance import Provenance, note, provenance
 from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel
 from esper.kasmina.loader import CacheSettings, KernelLoader
@@ -77,13 +78,17 @@ def place_of(
 
     Raises:
         UnavailableError: no broker answers.
-        UsageError: another process holds the run, or there is none to resume.
+        UsageError: another process holds the run, there is none to resume, or a new one has the id of one that came from elsewhere.
     """
     bus = KafkaBus(cluster)
     if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
         raise UnavailableError(f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
-    if resumed and not (settings.runs_dir / run_id).is_dir():
+    folder = settings.runs_dir / run_id
+    if resumed and not (folder / "outbox").is_dir() and provenance(folder) is None:
         require_known(bus, run_id, clock=clock)
+        note(folder, Provenance(f"Kafka at {bus.bootstrap}"))
+    if not resumed and (known := provenance(folder)) is not None and not known.fork:
+        raise UsageError(f"The id {run_id} is that of a run which came from {printable(known.origin)}; choose another --run-id.")
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
     try:
         yield Place(settings, run_id, bus, outbox, clock, progress)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from esper.errors import BuildError, CorruptError
+from esper.bounded import DEFAULT, Limits, json_of, tensors_header
+from esper.bounded.names import KERNEL_ID, MALFORMED
+from esper.errors import BuildError, CorruptError, printable
 from esper.karn.ir import BlueprintIR, parse
 from esper.urza.store import Store
 
 FORMAT = "esper-kernel/1"
+_ID = re.compile(KERNEL_ID, re.ASCII)
 _METADATA = "esper"  # a single metadata key: the order of several is not fixed by safetensors, and bytes have to be reproducible
 
 
@@ -46,7 +50,13 @@ class Sealed:
 
 
 def address_of(kernel_id: str) -> str:
-    """Key of a kernel's artefact in the object store."""
+    """Key of a kernel's artefact in the object store.
+
+    Raises:
+        CorruptError: an event has named a kernel by what is no name.
+    """
+    if not _ID.fullmatch(kernel_id):
+        raise CorruptError(f"{printable(kernel_id)[:80]!r} is no id of a kernel.")
     return f"kernels/{kernel_id}.safetensors"
 
 
@@ -75,24 +85,26 @@ def seal(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> Sealed:
     return Sealed(kernel_id_of(ir, weights), content, hashlib.sha256(content).hexdigest())
 
 
-def read(content: bytes, *, kernel_id: str, sha256: str) -> Artefact:
+def read(content: bytes, *, kernel_id: str, sha256: str, limits: Limits = DEFAULT) -> Artefact:
     """The artefact in `content`, once every claim about it has been verified.
 
     Raises:
-        CorruptError: bytes, format, blueprint, weights or identity are not what they should be.
+        CorruptError: bytes, format, blueprint, weights or identity are not what they should be, or it is larger than the limits allow.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise CorruptError(f"The artefact of kernel {kernel_id} is damaged: its SHA-256 is {found}, not {sha256}. {_REMEDY}")
+    what = f"The artefact of kernel {kernel_id}"
+    limits.object.require(len(content), f"{what} has bytes,")
     try:
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_METADATA])
-        if metadata["format"] != FORMAT:
-            raise CorruptError(f"The artefact of kernel {kernel_id} has format {metadata['format']!r}; this Esper reads {FORMAT!r}.")
-        ir = parse(metadata["ir"])
-        weights = load(content)
-    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError, BuildError) as error:
-        raise CorruptError(f"The artefact of kernel {kernel_id} is no kernel: {type(error).__name__}: {error}. {_REMEDY}") from error
+        header = tensors_header(content, limits, what)
+        metadata = json_of(header["__metadata__"][_METADATA].encode(), limits, f"The metadata of kernel {kernel_id}")
+        known = metadata["format"] == FORMAT
+        ir, weights = (parse(metadata["ir"]), load(content)) if known else (None, {})
+    except (*MALFORMED, SafetensorError, BuildError, CorruptError) as error:
+        raise CorruptError(f"{what} is no kernel: {type(error).__name__}: {printable(str(error))}. {_REMEDY}") from error
+    if ir is None:
+        raise CorruptError(f"{what} has format {printable(repr(metadata['format']))[:40]}; this Esper reads {FORMAT!r}.")
     if fault := _fault(ir, weights):
         raise CorruptError(f"The artefact of kernel {kernel_id} contradicts itself: {fault}. {_REMEDY}")
     if (actual := kernel_id_of(ir, weights)) != kernel_id:

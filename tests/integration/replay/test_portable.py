@@ -74,6 +74,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, broker: str) -> World:
     return World(folder / "home", folder / "export", events, state, secret, broker)
 
 
+ALLOW = ("--allow", "tests.unit.tolaria.laboratory:model", "--allow", "tests.unit.tolaria.laboratory:data")
+
+
 def esper(home: Path, *arguments: str | Path, bootstrap: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     """The command as typed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
@@ -100,20 +103,20 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
     """With the folder alone, no Kafka and no history: verified whole, a step rebuilt; without the passphrase a sentence says what is needed."""
     empty = tmp_path / "empty"
     proof = result(
-        esper(empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--verify", "--workers", "2", "--json")
+        esper(empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--verify", "--workers", "2", "--json", *ALLOW)
     )
     epochs = sum(isinstance(event, EpochEnded) for event in world.events)
     taken = sum(isinstance(event, CheckpointTaken) for event in world.events)
     assert (proof["proven"], proof["epochs"], proof["snapshots"]) == (True, epochs, taken)
     found = result(
         esper(
-            empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch", "--json"
+            empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch", "--json", *ALLOW
         )
     )
     assert (found["state_digest"], found["begun"]) == (world.state, "")
-    assert "give its file with --passphrase-file" in refused(esper(empty, "replay", RUN, "--from", world.export, "--step", "3"), 2)
+    assert "give its file with --passphrase-file" in refused(esper(empty, "replay", RUN, "--from", world.export, "--step", "3", *ALLOW), 2)
     (tmp_path / "wrong").write_text("guess")
-    wrong = esper(empty, "replay", RUN, "--from", world.export, "--passphrase-file", tmp_path / "wrong", "--step", "3")
+    wrong = esper(empty, "replay", RUN, "--from", world.export, "--passphrase-file", tmp_path / "wrong", "--step", "3", *ALLOW)
     assert "The passphrase is not the one that the export" in refused(wrong, 2)
     assert "is an export of run portable-1, not of run other" in refused(
         esper(empty, "replay", "other", "--from", world.export, "--step", "3"), 2
@@ -160,7 +163,7 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
         part.child.wait()
     with source(settings, "") as folder:
         assert journal_of(folder, RUN) == world.events
-    found = result(esper(home, "replay", RUN, "--step", str(STEP), "--json"))  # no Kafka here: the history's folder has it
+    found = result(esper(home, "replay", RUN, "--step", str(STEP), "--json", *ALLOW))  # no Kafka here: the history's folder has it
     assert found["state_digest"] == world.state
 
     made = result(esper(home, "export", RUN, "--to", tmp_path / "second", "--json", bootstrap=world.broker))
@@ -176,7 +179,7 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
 def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path) -> None:
     """Interrupted while its processes work: exit code 130, no traceback from any of them, and none is left."""
     heard = ["env", "--default-signal=INT"]  # also where the tests run in the background of a shell, which has its children ignore it
-    command = [*heard, sys.executable, "-m", "esper.cli", "replay", RUN, "--verify", "--workers", "2", "--from", str(world.export)]
+    command = [*heard, sys.executable, "-m", "esper.cli", "replay", RUN, "--verify", "--workers", "2", "--from", str(world.export), *ALLOW]
     environment = {**os.environ, "ESPER_HOME": str(tmp_path / "empty"), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [*command, "--passphrase-file", str(world.secret)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -192,7 +195,7 @@ def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path)
 
 def test_other_instructions_are_named(world: World, tmp_path: Path) -> None:
     """Executed on torch's plainest instruction set: it is done anyway, the difference is named, and again in the sentence if bits differ."""
-    arguments = ("replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch")
+    arguments = ("replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch", *ALLOW)
     command = [sys.executable, "-m", "esper.cli", *map(str, arguments)]
     environment = {**os.environ, "ESPER_HOME": str(tmp_path / "empty"), "PYTHONPATH": str(ROOT), "ATEN_CPU_CAPABILITY": "default"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)

@@ -12,8 +12,7 @@ import pytest
 from esper.cli.compare import compare
 from esper.errors import CorruptError, UsageError
 from esper.events.codec import encode
-from esper.journal.portable import JOURNAL
-from esper.journal.reading import to_file
+from esper.journal.reading import JOURNAL, to_file
 from tests.unit.tolaria.laboratory import GROWTH, Asked, Laboratory, recipe
 
 pytestmark = pytest.mark.timeout(300)

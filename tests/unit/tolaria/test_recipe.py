@@ -6,7 +6,7 @@ import pytest
 
 from esper.errors import UsageError
 from esper.kasmina.loader import CacheSettings
-from esper.tolaria.recipe import function, load, names
+from esper.tolaria.recipe import OWNER, Permit, function, load, names
 from esper.tolaria.wiring import cache_settings
 from esper.urza.cache import CacheLimits
 
@@ -16,8 +16,8 @@ def test_every_recipe_that_comes_along_is_valid() -> None:
     for name in names():
         recipe = load(name)
         assert recipe.name == name
-        assert callable(function(recipe.model, "model"))
-        assert callable(function(recipe.data, "data"))
+        assert callable(function(recipe.model, "model", Permit()))
+        assert callable(function(recipe.data, "data", Permit()))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
 def test_functions_that_do_not_exist_are_refused() -> None:
     """A recipe's module:function that cannot be imported says which part is wrong."""
     with pytest.raises(UsageError, match="module nowhere cannot be imported"):
-        function("nowhere:model", "model")
+        function("nowhere:model", "model", OWNER)
     with pytest.raises(UsageError, match="has no function nothing"):
-        function("esper.tolaria.recipes.mnist1d:nothing", "model")
+        function("esper.tolaria.recipes.mnist1d:nothing", "model", OWNER)
