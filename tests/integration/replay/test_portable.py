@@ -103,14 +103,27 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
     """With the folder alone, no Kafka and no history: verified whole, a step rebuilt; without the passphrase a sentence says what is needed."""
     empty = tmp_path / "empty"
     proof = result(
-        esper(empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--verify", "--workers", "2", "--json", *ALLOW)
+        esper(
+            empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--verify", "--workers", "2", "--json", *ALLOW
+        )
     )
     epochs = sum(isinstance(event, EpochEnded) for event in world.events)
     taken = sum(isinstance(event, CheckpointTaken) for event in world.events)
     assert (proof["proven"], proof["epochs"], proof["snapshots"]) == (True, epochs, taken)
     found = result(
         esper(
-            empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch", "--json", *ALLOW
+            empty,
+            "replay",
+            RUN,
+            "--from",
+            world.export,
+            "--passphrase-file",
+            world.secret,
+            "--step",
+            str(STEP),
+            "--from-scratch",
+            "--json",
+            *ALLOW,
         )
     )
     assert (found["state_digest"], found["begun"]) == (world.state, "")
