@@ -28,7 +28,7 @@ _MOST_PARAMETERS: Final = 1_000
 _INSERT: Final = re.compile(r"\s*insert\b", re.IGNORECASE)
 _QUERY_ID: Final = re.compile(r"[A-Za-z0-9._:/+@=-]{0,256}")
 _REVISION: Final = re.compile(r"[0-9]{1,9}")
-_BOUNDARY: Final = re.compile(r'boundary="?([^\s";,]{1,100})"?', re.IGNORECASE)
+_BOUNDARY: Final = re.compile(r'boundary="?([^\s";,]{1,100})(?![^\s";,])', re.IGNORECASE)
 _FIELD: Final = re.compile(rb'content-disposition:[^\r\n]{0,200}?[;\s]name="?([A-Za-z0-9_]{1,200})"?', re.IGNORECASE)
 _WINDOWS: Final = {"gzip": 31, "deflate": 15}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.history.confinement import Confinement, confine
-from esper.history.refusal import READONLY, UNKNOWN, QueryError
+from esper.history.refusal import BAD_ARGUMENTS, UNKNOWN, QueryError, refused
 from esper.history.settings import statement
 
 DATABASE: Final = "esper"
@@ -29,6 +29,9 @@ USER_FILES: Final = "user_files"
 """The folder that ClickHouse's own rule leaves to queries; always empty."""
 SCRATCH: Final = "scratch"
 """Where blocks stand until they are inserted."""
+
+_OF_PYTHON: Final = frozenset({"dataframe", "datastore", "arrowtable"})
+"""Formats that chDB's Python makes objects of."""
 
 _MACHINE: Final = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/localtime", "/etc/ld.so.cache"),
@@ -81,14 +84,14 @@ class Cell:
 
     def _ask(self, head: Mapping[str, Any]) -> tuple[Any, bytes]:
         """A handle of its own for each query: state set on a handle stays there, and one handle runs one query at a time."""
+        if head["format"].lower() in _OF_PYTHON:
+            raise refused(BAD_ARGUMENTS, f"{head['format']} is a format of Python, not of ClickHouse.")
         handle = self._chdb.connect(self._folder)
         try:
             handle.query(f"USE {DATABASE}")
             handle.query(statement({"allow_python_table_function": 0, **head["settings"]}))
             handle.query("SET readonly = 1")
             result = handle.query(head["sql"], head["format"], params=head["parameters"])
-            if not hasattr(result, "bytes"):
-                raise QueryError(READONLY, f"Code: {READONLY}. DB::Exception: The format is one of Python, not of ClickHouse. (READONLY)")
             body = result.bytes() or b""
             return {"rows": result.rows_read(), "bytes": result.bytes_read(), "elapsed_ns": int(result.elapsed() * 1e9)}, body
         finally:
