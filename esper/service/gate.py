@@ -127,8 +127,12 @@ class Gate:
         headers = Headers(scope=scope)
         if not names_this_machine(headers.get("host", "")):
             raise ProblemError(403, "This answers requests to this machine by 127.0.0.1 or localhost only; the Host header names another.")
-        if "transfer-encoding" in headers and "content-length" in headers:  # RFC 9112, section 6.1: where a body ends would be a matter of opinion
-            raise ProblemError(400, "The request states a length and comes in chunks; send one of the two.", headers={"Connection": "close"})
+        if (
+            "transfer-encoding" in headers and "content-length" in headers
+        ):  # RFC 9112, section 6.1: where a body ends would be a matter of opinion
+            raise ProblemError(
+                400, "The request states a length and comes in chunks; send one of the two.", headers={"Connection": "close"}
+            )
         if self._customs.own_pages_only and _is_cross_site(headers):
             raise _cross_site()
         matched = self._match(scope)
