@@ -218,6 +218,10 @@ class ServiceSettings(BaseModel):
     rate: float = Field(default=100.0, gt=0, description="requests a second that one caller may send for long")
     burst: int = Field(default=200, ge=1, description="requests that one caller may send at once")
     timeout_s: float = Field(default=30.0, gt=0, description="seconds in which a body must come and an answer must begin")
+    connections: int = Field(
+        default=256, ge=8, description="connections that a part holds at once; beyond them the longest idle one is closed"
+    )
+    sockets: str = Field(default="", description="folder of the sockets that Esper's own programs use; empty means ESPER_HOME/sockets")
 
 
 def _variable(name: str) -> str:
@@ -279,6 +283,11 @@ class Settings(BaseSettings):
     def scheme(self) -> str:
         """How parts are spoken to: https once there is a certificate, else http."""
         return "https" if self.service.certificate else "http"
+
+    @property
+    def sockets_dir(self) -> Path:
+        """The Unix sockets by which Esper's own programs reach the parts."""
+        return Path(self.service.sockets).resolve() if self.service.sockets else self.home.resolve() / "sockets"
 
     @property
     def stack_dir(self) -> Path:

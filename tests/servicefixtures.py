@@ -25,6 +25,9 @@ Holder = Literal["no token", "expired", "wrong key", "viewer", "operator", "admi
 HOLDERS: Final[tuple[Holder, ...]] = ("no token", "expired", "wrong key", *ROLES)
 """Everyone who may come: three without a valid token, and the three roles."""
 
+AUDIENCE: Final = [*tokens.PARTS, "test", "t"]
+"""Whom the tests' tokens are for: every part, and those that tests make."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -54,7 +57,7 @@ class Recorder:
 def token(settings: Settings, clock: Clock, role: Role = "viewer", *, subject: str = "tester", ttl: timedelta = timedelta(hours=1)) -> str:
     """A valid token of this installation, whose keys are made where they are missing."""
     keys.ensure(settings.keys_dir)
-    return tokens.own(settings.keys_dir, subject=subject, clock=clock, role=role, ttl=ttl)
+    return tokens.own(settings.keys_dir, subject=subject, clock=clock, role=role, ttl=ttl, audience=AUDIENCE)
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -70,8 +73,14 @@ def credentials(settings: Settings, clock: Clock, holder: Holder) -> dict[str, s
         earlier = ManualClock(clock.now_us() - 7_200_000_000)
         return bearer(token(settings, earlier, "admin"))
     if holder == "wrong key":
-        return bearer(tokens.issue(Ed25519PrivateKey.generate(), subject="tester", role="admin", ttl=timedelta(hours=1), clock=clock))
+        return bearer(_of_another_key(clock))
     return bearer(token(settings, clock, holder))
+
+
+def _of_another_key(clock: Clock) -> str:
+    return tokens.issue(
+        Ed25519PrivateKey.generate(), subject="tester", role="admin", ttl=timedelta(hours=1), clock=clock, audience=AUDIENCE
+    )
 
 
 def forged_with_public_key(settings: Settings, clock: Clock) -> str:
@@ -83,7 +92,7 @@ def forged_with_public_key(settings: Settings, clock: Clock) -> str:
 def claims(clock: Clock) -> dict[str, object]:
     """Claims that are all right."""
     now = clock.now_us() // 1_000_000
-    return {"iss": "esper", "aud": "esper", "sub": "mallory", "role": "admin", "iat": now, "exp": now + 600}
+    return {"iss": "esper", "aud": AUDIENCE, "sub": "mallory", "role": "admin", "iat": now, "nbf": now, "exp": now + 600}
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:

@@ -6,10 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,8 +23,8 @@ from esper.events import Event, decode
 from esper.events.records import CacheSampled, ResourceSampled
 from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
-from esper.service import tokens
-from esper.stack.parts import as_environment
+from esper.service.client import FAILURES, Client
+from esper.stack.parts import child_environment
 
 E = TypeVar("E", bound=Event)
 
@@ -64,14 +61,14 @@ def whole(bench: Bench) -> Whole:
         bus = KafkaBus(Access.of(settings, "viewer", bootstrap=endpoints.bootstrap))
         resources, cache = _last(bus, ResourceSampled, bench.clock), _last(bus, CacheSampled, bench.clock)
         megabytes = _memory(settings) | {"trainer": resources.rss_bytes / 1e6}
-        return Whole(megabytes, cache, _nissa(bench, bus, endpoints.nissa_url, settings.keys_dir))
+        return Whole(megabytes, cache, _nissa(bench, bus, endpoints.nissa_url, settings))
     finally:
         stack.down(settings)
 
 
 def _train(settings: Settings) -> None:
     command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--set", f"run.epochs={EPOCHS}"]
-    environment = {**os.environ, **as_environment(settings)}
+    environment = child_environment(os.environ, settings)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_RUN_S)
     except subprocess.TimeoutExpired:
@@ -110,17 +107,17 @@ def _memory(settings: Settings) -> dict[str, float]:
     return found
 
 
-def _nissa(bench: Bench, bus: KafkaBus, url: str, keys: Path) -> Samples:
+def _nissa(bench: Bench, bus: KafkaBus, url: str, settings: Settings) -> Samples:
     """Seconds from sending a health signal to Nissa's status counting it."""
-    token = tokens.own(keys, subject="bench", clock=bench.clock)
+    client = Client(settings, subject="bench", part="nissa", clock=bench.clock)
     waits = []
     with bus.producer(sender_id="bench") as producer:
         for message in messages(bench, _SIGNALS):
-            known = _counted(url, token)
+            known = _counted(client, url)
             began = bench.clock.monotonic()
             producer.send_message(message)
             producer.flush(5)
-            while _counted(url, token) <= known:
+            while _counted(client, url) <= known:
                 if bench.clock.monotonic() - began > _PATIENCE_S:
                     raise UnavailableError(f"Nissa has not counted a health signal within {_PATIENCE_S:g} s.")
                 bench.clock.sleep(0.005)
@@ -128,13 +125,11 @@ def _nissa(bench: Bench, bus: KafkaBus, url: str, keys: Path) -> Samples:
     return np.array(waits)
 
 
-def _counted(url: str, token: str) -> int:
+def _counted(client: Client, url: str) -> int:
     """How many health signals Nissa has counted."""
-    request = urllib.request.Request(f"{url}/api/v1/status", headers={"Authorization": f"Bearer {token}"})  # noqa: S310  # our own stack
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # the same
-            told: dict[str, Any] = json.load(answer)
-    except (urllib.error.URLError, OSError) as error:
+        told: dict[str, Any] = json.loads(client.get(f"{url}/api/v1/status", timeout=5))
+    except FAILURES as error:
         raise UnavailableError(f"Nissa does not answer at {url}: {error}.") from error
     return int(told["events"].get("telemetry.seed.health", 0))
 

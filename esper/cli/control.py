@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from esper.clock import Clock
     from esper.config import Settings
+    from esper.service.roles import Role
 
 REQUEST_S = 15.0
 _KINDS = {404: UsageError, 409: RejectedError, 422: UsageError}
@@ -94,30 +95,27 @@ def _url(settings: Settings) -> str:
     found = stack.running(settings)
     if found is None or not found.tolaria_url:
         raise UnavailableError(f"The stack in {settings.home} is not up: `esper up` starts it, or set ESPER_HOME to where the run is.")
-    return f"{settings.scheme}{found.tolaria_url.removeprefix('http')}"
+    return found.tolaria_url
 
 
 def _send(settings: Settings, url: str, body: dict[str, Any] | None, clock: Clock) -> dict[str, Any]:
     """The JSON that a request gives; a POST where there is a body."""
     import getpass  # noqa: PLC0415 - as above
-    import ssl  # noqa: PLC0415 - as above
     import urllib.error  # noqa: PLC0415 - as above
-    import urllib.request  # noqa: PLC0415 - as above
 
-    from esper.service import tokens  # noqa: PLC0415 - as above
+    from esper.service.client import FAILURES, Client  # noqa: PLC0415 - as above
 
-    token = tokens.own(settings.keys_dir, subject=getpass.getuser(), clock=clock, role="viewer" if body is None else "operator")
+    client = Client(settings, subject=getpass.getuser(), part="tolaria", clock=clock)
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})  # noqa: S310  # of our stack
-    trust = ssl.create_default_context(cafile=settings.service.certificate) if settings.scheme == "https" else None
+    role: Role = "viewer" if body is None else "operator"
     try:
-        with urllib.request.urlopen(request, timeout=REQUEST_S, context=trust) as answer:  # noqa: S310  # of our stack
-            found: dict[str, Any] = json.load(answer)
+        answer = client.get(url, data=data, headers={"Content-Type": "application/json"}, timeout=REQUEST_S, role=role)
     except urllib.error.HTTPError as error:
         with error:
             raise _KINDS.get(error.code, UnavailableError)(_sentence(error)) from error
-    except OSError as error:
+    except FAILURES as error:
         raise UnavailableError(f"Tolaria's API does not answer at {url}: `esper status` says how its part is.") from error
+    found: dict[str, Any] = json.loads(answer)
     return found
 
 

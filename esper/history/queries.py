@@ -35,6 +35,7 @@ _TIMEOUT_S: Final = 120.0
 _POLL_S: Final = 0.05
 _MAX_SENTENCE: Final = 400
 _SUBJECT: Final = "esper"
+_PART: Final = "history"
 
 
 class Source(AbstractContextManager["Source"], ABC):
@@ -70,7 +71,7 @@ class HttpSource(Source):
 
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         self._url = url.rstrip("/")
-        self._client = Client(settings or Settings.load(), subject=_SUBJECT)
+        self._client = Client(settings or Settings.load(), subject=_SUBJECT, part=_PART)
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""
@@ -160,7 +161,7 @@ def wait_caught_up(
     from esper.events.topics import TOPICS  # noqa: PLC0415 - as the others: the command line loads quickly
 
     clock = clock or SystemClock()
-    client = Client(settings or Settings.load(), subject=_SUBJECT, clock=clock)
+    client = Client(settings or Settings.load(), subject=_SUBJECT, part=_PART, clock=clock)
     deadline = clock.monotonic() + timeout
     ends: dict[tuple[str, int], int] | None = None
     while True:

@@ -59,7 +59,7 @@ def create_app(
     """
     app = FastAPI(title=title, version="1.0", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.customs = own = customs or Customs()
-    gatekeeper = Gatekeeper.of(settings.keys_dir, clock)
+    gatekeeper = Gatekeeper.of(settings.keys_dir, clock, part)
 
     async def health() -> JSONResponse:
         """Whether this part lives, which the answer itself proves, and whether it is ready to work."""

@@ -1,4 +1,4 @@
-"""TLS: the certificate that parts serve, and how Esper's own programs trust it."""
+"""TLS: the certificate that parts serve on their ports. Esper's own programs need none: they come by the Unix sockets."""
 
 from __future__ import annotations
 
@@ -45,33 +45,3 @@ def serving(settings: Settings) -> ssl.SSLContext | None:
 def unusable(pair: tuple[str, str], error: Exception) -> UsageError:
     """The sentence for files that OpenSSL does not take."""
     return UsageError(f"The certificate {pair[0]} with the key {pair[1]} cannot be used ({error}): give PEM files that belong together.")
-
-
-def asking(settings: Settings) -> ssl.SSLContext:
-    """The context of Esper's own programs: they trust the very certificate that the settings name, whoever issued it, and no other.
-
-    Its names do not matter on the loopback interface: whoever holds its private key is the part.
-
-    Raises:
-        UsageError: the certificate cannot be read.
-    """
-    if not settings.service.certificate:
-        return ssl.create_default_context()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(settings.service.certificate)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The certificate {settings.service.certificate} cannot be read ({error}): set ESPER_SERVICE__CERTIFICATE."
-        ) from error
-    return context
-
-
-def probing() -> ssl.SSLContext:
-    """The context of a probe, which sends no secret and only asks whether a part lives: it takes any certificate, also one just replaced."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

@@ -1,25 +1,49 @@
-"""How Esper's own programs ask its parts: with a token that they make for themselves, over TLS where there is a certificate."""
+"""How Esper's own programs ask its parts: over the Unix socket that only this user can reach, with a token that they make for themselves."""
 
 from __future__ import annotations
 
 import http.client
-import ssl
-import urllib.request
+import io
+import socket
+import urllib.error
 from collections.abc import Mapping
-from functools import cached_property
+from email.message import Message
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
-from esper.service import certificates, tokens
+from esper.errors import UsageError
+from esper.service import sockets, tokens
+from esper.service.limits import names_this_machine
 from esper.service.roles import Role
 
 
-class Client:
-    """Asks parts of this installation. Each request carries a fresh token in the name of `subject`."""
+class LocalConnection(http.client.HTTPConnection):
+    """An HTTP connection to the part that serves `port`, by its Unix socket in `folder`. It never goes to the port itself."""
 
-    def __init__(self, settings: Settings, *, subject: str, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path, port: int, *, timeout: float) -> None:
+        super().__init__(sockets.HOST, port, timeout=timeout)
+        self._folder = folder
+        self._patience = timeout
+
+    def connect(self) -> None:
+        """As the base class says; raises as `sockets.connect` does."""
+        self.sock: socket.socket = sockets.connect(self._folder, self.port, self._patience)
+
+
+class Client:
+    """Asks one part of this installation. Each request carries a fresh token for that part alone, in the name of `subject`.
+
+    No other program can take the part's place: where the part does not run, nothing is sent.
+    """
+
+    def __init__(self, settings: Settings, *, subject: str, part: str, clock: Clock | None = None) -> None:
         self._settings = settings
         self._subject = subject
+        self._part = part
         self._clock = clock or SystemClock()
 
     def get(
@@ -35,23 +59,31 @@ class Client:
         """The body of a successful answer. A `role` of None sends no token: for what is open to all.
 
         Raises:
-            UsageError: there is no key to make a token with.
+            UsageError: there is no key to make a token with, or `url` is not of this machine.
             urllib.error.HTTPError: the part refuses; it is to be closed.
             OSError, http.client.HTTPException: it does not answer.
         """
-        sent = dict(headers or {})
-        if role is not None:
-            sent["Authorization"] = f"Bearer {tokens.own(self._settings.keys_dir, subject=self._subject, clock=self._clock, role=role)}"
-        request = urllib.request.Request(url, data=data, headers=sent, method=method)  # noqa: S310 -- our own address
-        context = self._context if url.startswith("https:") else None
-        with urllib.request.urlopen(request, timeout=timeout, context=context) as response:  # noqa: S310 -- the same
-            body: bytes = response.read()
+        where = urlsplit(url)
+        if where.port is None or not names_this_machine(where.hostname or ""):
+            raise UsageError(f"{url} is no part of this installation: Esper's own programs ask parts on this machine, by their port.")
+        connection = LocalConnection(self._settings.sockets_dir, where.port, timeout=timeout)
+        try:
+            connection.connect()  # first of all: no token is made for a part that is not there
+            sent = dict(headers or {})
+            if role is not None:
+                token = tokens.own(self._settings.keys_dir, subject=self._subject, clock=self._clock, role=role, audience=(self._part,))
+                sent["Authorization"] = f"Bearer {token}"
+            target = f"{where.path or '/'}{'?' if where.query else ''}{where.query}"
+            connection.request(method or ("GET" if data is None else "POST"), target, data, sent)
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            told: Message = answer.headers
+            raise urllib.error.HTTPError(url, answer.status, answer.reason, told, io.BytesIO(body))
         return body
 
-    @cached_property
-    def _context(self) -> ssl.SSLContext:
-        return certificates.asking(self._settings)
 
-
-FAILURES = (OSError, http.client.HTTPException)
+FAILURES: Final = (OSError, http.client.HTTPException)
 """What `Client.get` raises where a part does not answer; its refusals are of this kind too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,20 +16,22 @@ from fastapi import FastAPI
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import UnavailableError
-from esper.service import certificates
+from esper.service import certificates, sockets
 from esper.service.app import refuse_unguarded
+from esper.service.door import IDLE_S, Door, Protocol
 
-HOST: Final = "127.0.0.1"
 _START_S: Final = 30.0
 _GRACE_S: Final = 2
-_IDLE_S: Final = 30
+_DESCRIPTORS: Final = 65_536
 _LARGEST_HEAD: Final = 32 * 1024
 
 
 class Server:
     """One app on one port of this machine; 0 takes a free one, and `port` says which. HTTPS where the settings give a certificate.
 
-    `setting` names what the user sets to choose another port.
+    Esper's own programs reach it by the Unix socket beside the port (see `esper.service.sockets`), by plain HTTP. Under a supervisor both
+    sockets are the supervisor's. From here on both listen: whoever comes before `start` waits. `setting` names what the user sets to choose
+    another port.
 
     Raises:
         UnavailableError: the port is in use.
@@ -50,11 +53,12 @@ class Server:
                 proxy_headers=False,
                 lifespan="on",
                 ws="none",
-                http="h11",
+                http=Protocol,
                 h11_max_incomplete_event_size=_LARGEST_HEAD,
-                timeout_keep_alive=_IDLE_S,
+                timeout_keep_alive=round(IDLE_S),
                 timeout_graceful_shutdown=_GRACE_S,
-            )
+            ),
+            most=settings.service.connections,
         )
         try:
             self._server.config.load()
@@ -62,31 +66,22 @@ class Server:
             if pair is None:
                 raise
             raise certificates.unusable(pair, error) from error
-        self._socket = socket.socket(
-            socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-        )  # asyncio sets TCP_NODELAY only where the protocol is named
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((HOST, port))  # it listens only once it is served: until then clients are refused, not left waiting
-        except OSError as error:
-            self._socket.close()
-            raise UnavailableError(
-                f"Port {port} on {HOST} is in use: end what holds it, or set {setting} to another one, or to 0 for a free one."
-            ) from error
-        self.port: int = self._socket.getsockname()[1]
-        self.url = f"{settings.scheme}://{HOST}:{self.port}"
+        _raise_descriptors()
+        self._listening = sockets.listening(settings, port, setting=setting)
+        self.port: int = self._listening.port
+        self.url = f"{settings.scheme}://{sockets.HOST}:{self.port}"
         self._thread: threading.Thread | None = None
 
     async def serve(self) -> None:
         """Answer until `stop` is called, or this is cancelled."""
         try:
-            await self._server.serve(sockets=[self._socket])
+            await self._server.serve(sockets=[self._listening.tcp, self._listening.own])
         except asyncio.CancelledError:
             if self._server.started:
-                await self._server.shutdown(sockets=[self._socket])
+                await self._server.shutdown(sockets=[])
             raise
         finally:
-            self._socket.close()
+            self._listening.close()
 
     def start(self) -> None:
         """Answer in a thread of its own; returns once it does.
@@ -110,7 +105,38 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
+    """Uvicorn's server behind doors of ours, which hold `most` connections each."""
+
+    def __init__(self, config: uvicorn.Config, *, most: int) -> None:
+        super().__init__(config)
+        self._most = most
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept; `sockets` are the TCP one, behind TLS where there is a certificate, and the Unix one, which needs none."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise UnavailableError("The part's own start failed; its log says why.")
+        tcp, own = sockets or []
+        doors = (
+            Door(tcp, self._protocol, context=self.config.ssl, most=self._most),
+            Door(own, self._protocol, context=None, most=self._most),
+        )
+        self.servers = list(doors)  # type: ignore[arg-type]  # of asyncio's servers it uses close and wait_closed alone
+        self.started = True
+
+    def _protocol(self) -> Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to the process that this is a part of."""
         yield
+
+
+def _raise_descriptors() -> None:
+    """Let this process open as many files as it may: connections and data both need descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -14,9 +14,8 @@ from typing import Literal
 from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
-from esper.service import certificates
+from esper.service.client import LocalConnection
 from esper.stack.leash import Leash, kill_group
-from esper.stack.ports import HOST
 from esper.stack.state import PartPhase, PartState
 
 Answer = Literal["ready", "starting", "silent"]
@@ -60,19 +59,20 @@ class Launch:
     """The same for one that has never been ready."""
     explain: Callable[[Death], EsperError | None]
     """The sentence for a death whose cause is known."""
+    descriptors: tuple[int, ...] = ()
+    """What each life inherits: the sockets that it serves."""
 
 
-def health(port: int, *, tls: bool) -> Answer:
-    """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet."""
-    connection = (
-        http.client.HTTPSConnection(HOST, port, timeout=PROBE_TIMEOUT_S, context=certificates.probing())
-        if tls
-        else http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
-    )
+def health(folder: Path, port: int) -> Answer:
+    """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet.
+
+    It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor answer in the part's place.
+    """
+    connection = LocalConnection(folder, port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/health")
         return "ready" if connection.getresponse().status == http.client.OK else "starting"
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException, EsperError):
         return "silent"
     finally:
         connection.close()
@@ -181,6 +181,7 @@ class Child:
                     stderr=subprocess.STDOUT,
                     cwd=self.launch.folder,
                     env=dict(self.launch.environment),
+                    pass_fds=self.launch.descriptors,
                     start_new_session=True,
                 )
         except EsperError as error:

@@ -17,7 +17,7 @@ from esper.service import certificates, keys
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
-from esper.stack.parts import as_environment, with_esper_on_path
+from esper.stack.parts import child_environment, with_esper_on_path
 from esper.stack.ports import HOST
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
@@ -161,7 +161,7 @@ def _same_kafka(settings: Settings, now: state.StackState) -> None:
 
 def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Identity:
     """Start the supervisor in a session of its own. posix_spawn, because a Popen warns when it is dropped while its process lives."""
-    environment = with_esper_on_path({**os.environ, **as_environment(settings)})
+    environment = with_esper_on_path(child_environment(os.environ, settings))
     log = str(folder / "logs" / "supervisor.log")
     pid = os.posix_spawn(
         supervisor[0],

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from esper.config import Settings
 from esper.errors import EsperError
+from esper.service.sockets import Listening
 from esper.stack import aot, broker, jars
 from esper.stack.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
 from esper.stack.parts import Part
@@ -53,19 +55,20 @@ def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[s
     )
 
 
-def part_launch(part: Part, port: int, folder: Path, environment: Mapping[str, str], *, tls: bool) -> Launch:
-    """One part of the stack in `folder`; it serves HTTPS with `tls`."""
+def part_launch(part: Part, listening: Listening, settings: Settings, environment: Mapping[str, str]) -> Launch:
+    """One part of the stack, which serves the sockets `listening`: every life of it inherits them."""
     return Launch(
         name=part.name,
-        port=port,
-        log=folder / "logs" / f"{part.name}.log",
+        port=listening.port,
+        log=settings.stack_dir / "logs" / f"{part.name}.log",
         arguments=lambda: part.command,
-        environment=environment,
+        environment={**environment, **listening.handed()},
         folder=None,
-        probe=lambda: health(port, tls=tls),
+        probe=lambda: health(settings.sockets_dir, listening.port),
         silence_s=part.silence_s,
         start_s=part.start_s,
         explain=lambda _: None,
+        descriptors=listening.descriptors,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, SecretStr
 
 import esper
 from esper.config import Settings
@@ -16,7 +18,7 @@ from esper.stack.ports import PortClaims
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process that serves `GET /health` on a port of 127.0.0.1 and ends within 5 s of SIGTERM."""
+    """One process that serves `GET /health` on the sockets that it inherits (see `esper.service.sockets`), and ends within 5 s of SIGTERM."""
 
     name: str
     command: tuple[str, ...]
@@ -48,6 +50,8 @@ def default_parts(settings: Settings) -> tuple[Part, ...]:
 def claim_ports(claims: PortClaims, parts: Sequence[Part], *, home: Path, before: Mapping[str, int], embedded: bool) -> dict[str, int]:
     """A port for each part, and for the broker and its controller where it is `embedded`: those of `before` again where they are free.
 
+    The ports of parts are listened on from now on; the broker's Java cannot inherit a socket, and opens its own.
+
     Raises:
         UnavailableError: a port that the user insists on is taken.
     """
@@ -57,15 +61,22 @@ def claim_ports(claims: PortClaims, parts: Sequence[Part], *, home: Path, before
             ports[name] = claims.choose(salt=f"{home} {name}", preferred=(before.get(name, 0), well_known))
     for part in parts:
         if part.port:
-            ports[part.name] = claims.require(part.port, name=part.name, setting=part.setting)
+            ports[part.name] = claims.require(part.port, name=part.name, setting=part.setting, listen=True)
         else:
-            ports[part.name] = claims.choose(salt=f"{home} {part.name}", preferred=(before.get(part.name, 0), part.well_known))
+            preferred = (before.get(part.name, 0), part.well_known)
+            ports[part.name] = claims.choose(salt=f"{home} {part.name}", preferred=preferred, listen=True)
     return ports
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The variables from which `Settings()` in another process becomes equal to `settings`."""
-    return dict(_flat("ESPER", {**settings.model_dump(mode="json"), "home": str(settings.home.resolve())}))
+    """The variables from which `Settings()` in another process becomes equal to `settings`, secrets revealed: for a child's environment alone."""
+    return dict(_variables("ESPER_", settings)) | {"ESPER_HOME": str(settings.home.resolve())}
+
+
+def child_environment(base: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """The environment of a child that is to have `settings`: `base` without what it says about settings, and every setting as it is here."""
+    kept = {name: value for name, value in base.items() if not _is_setting(name)}
+    return {**kept, **as_environment(settings)}
 
 
 def with_esper_on_path(base: Mapping[str, str]) -> dict[str, str]:
@@ -80,17 +91,39 @@ def part_environment(
 ) -> dict[str, str]:
     """What every part gets: `base`, the settings, the broker, everyone's port, and this very Esper on its path."""
     return {
-        **with_esper_on_path(base),
-        **as_environment(settings),
+        **child_environment(with_esper_on_path(base), settings),
         "PYTHONUNBUFFERED": "1",
         "ESPER_KAFKA__BOOTSTRAP": bootstrap,
         **{part.setting: str(ports[part.name]) for part in parts},
     }
 
 
-def _flat(prefix: str, values: Mapping[str, Any], joint: str = "_") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for name, value in values.items():
-        key = f"{prefix}{joint}{name}".upper()
-        pairs += _flat(key, value, "__") if isinstance(value, Mapping) else [(key, str(value))]
-    return pairs
+def _variables(prefix: str, section: BaseModel) -> Iterator[tuple[str, str]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        variable = f"{prefix}{name}".upper()
+        if isinstance(value, BaseModel):
+            yield from _variables(f"{variable}__", value)
+        else:
+            yield variable, _text(variable, value)
+
+
+def _text(variable: str, value: object) -> str:
+    """One value as pydantic-settings reads it. What has no case here is refused, never guessed: str() of a secret would give asterisks."""
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case bool():
+            return "true" if value else "false"
+        case str() | int() | float() | Path():
+            return str(value)
+        case Mapping() | tuple() | list():
+            return json.dumps(value, default=lambda inner: _text(variable, inner))
+        case _:
+            raise TypeError(f"{variable}: {type(value).__name__} has no text for an environment; give it one in esper/stack/parts.py.")
+
+
+def _is_setting(name: str) -> bool:
+    """Whether pydantic-settings would read a variable of this name: it takes any case, and whole sections as JSON."""
+    upper = name.upper()
+    return any(upper == f"ESPER_{section.upper()}" or upper.startswith(f"ESPER_{section.upper()}__") for section in Settings.model_fields)

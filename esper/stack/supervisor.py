@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
+from esper.service.sockets import Listening, own_socket
 from esper.stack import aot, broker, owners, state
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
 from esper.stack.launches import broker_launch, part_launch
@@ -64,6 +66,7 @@ class Supervisor:
         self._wake = Wake()
         self._broker: Child | None = None
         self._children: list[Child] = []
+        self._own: list[socket.socket] = []
         me, before = Identity.of(os.getpid()), state.read(self._folder)
         if me is None:
             raise UnavailableError("this system does not tell a process when it was started: Esper's stack needs /proc or psutil")
@@ -91,6 +94,8 @@ class Supervisor:
                 code = error.exit_code
             self._publish(phase="stopping")
             self._end()
+            for own in self._own:
+                own.close()
         owners.clear(self._folder)
         self._publish(phase="failed" if code else "down")
         return code
@@ -111,10 +116,15 @@ class Supervisor:
         if self._wake.stop:
             return
         self._environment = part_environment(self._environment, self._settings, self._parts, ports, bootstrap)
-        tls = self._settings.scheme == "https"
-        launches = [part_launch(part, ports[part.name], self._folder, self._environment, tls=tls) for part in self._parts]
+        launches = [part_launch(part, self._listening(claims, ports[part.name]), self._settings, self._environment) for part in self._parts]
         self._children = [Child(launch, leash=leash, clock=self._clock) for launch in launches]
         self._publish(phase="running")
+
+    def _listening(self, claims: PortClaims, port: int) -> Listening:
+        """The sockets of one part. They are ours, and listen until we end: its lives come and go behind them."""
+        own = own_socket(self._settings.sockets_dir, port)
+        self._own.append(own)
+        return Listening(port, claims.listening(port), own)
 
     def _watch(self, leash: Leash) -> None:
         started = judged = self._clock.monotonic()

@@ -10,7 +10,7 @@ from esper.stack.parts import Part
 from esper.stack.supervisor import serve
 
 PART = """
-import http.server, os, subprocess, sys
+import http.server, os, socket, subprocess, sys, threading
 subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])  # a child of the part, that nobody ends but the stack
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -18,7 +18,12 @@ class Health(http.server.BaseHTTPRequestHandler):
         self.end_headers()
     def log_message(self, *_):
         pass
-http.server.HTTPServer(("127.0.0.1", int(os.environ["ESPER_NISSA__PORT"])), Health).serve_forever()
+def serve(descriptor):
+    server = http.server.HTTPServer(("127.0.0.1", 0), Health, bind_and_activate=False)
+    server.socket = socket.socket(fileno=int(descriptor))
+    server.serve_forever()
+for descriptor in os.environ["ESPER_LISTEN_FDS"].split(","):
+    threading.Thread(target=serve, args=(descriptor,)).start()
 """
 
 

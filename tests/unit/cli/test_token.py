@@ -31,7 +31,7 @@ def test_a_token_is_printed_for_whoever_may_read_the_key(tmp_path: Path) -> None
     done = esper(tmp_path, "token", "--role", "admin", "--subject", "ann")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
-    assert Gatekeeper.of(Settings(home=tmp_path).keys_dir, SystemClock()).caller(done.stdout.strip()) == Caller("ann", "admin")
+    assert Gatekeeper.of(Settings(home=tmp_path).keys_dir, SystemClock(), "tolaria").caller(done.stdout.strip()) == Caller("ann", "admin")
 
 
 def test_without_a_key_there_is_no_token(tmp_path: Path) -> None:

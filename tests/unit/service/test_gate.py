@@ -250,7 +250,7 @@ def test_a_server_lives_in_a_loop_of_others(part: Part) -> None:
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-            Server(build(part), settings=part.settings, port=server.port, clock=SystemClock())._socket.close()
+            Server(build(part), settings=part.settings, port=server.port, clock=SystemClock())._listening.close()
 
     asyncio.run(live())
 

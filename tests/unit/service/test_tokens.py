@@ -90,7 +90,7 @@ def test_what_is_no_valid_token_is_refused_with_the_reason(part: Part) -> None:
         f"Bearer {jwt.encode(good, '', algorithm='none')}": "another way",
         f"Bearer {forged_with_public_key(part.settings, clock)}": "another way",
         f"Bearer {jwt.encode(good, Ed25519PrivateKey.generate(), algorithm='EdDSA')}": "another key",
-        f"Bearer {jwt.encode(good | {'aud': 'other'}, key, algorithm='EdDSA')}": "another service",
+        f"Bearer {jwt.encode(good | {'aud': 'other'}, key, algorithm='EdDSA')}": "not for test",
         f"Bearer {jwt.encode(good | {'iss': 'other'}, key, algorithm='EdDSA')}": "another service",
         f"Bearer {jwt.encode(good | {'role': 'root'}, key, algorithm='EdDSA')}": "role that does not exist",
         f"Bearer {jwt.encode(good | {'iat': clock.now_us() // 1_000_000 + 60}, key, algorithm='EdDSA')}": "future",
@@ -122,7 +122,7 @@ def test_a_token_ends_when_it_says(part: Part) -> None:
 def test_a_changed_token_is_another(tmp_path: Path) -> None:
     """Whatever character of a token is changed, it is refused, or it is the same token written otherwise."""
     clock = ManualClock()
-    keeper = Gatekeeper.of(tmp_path / "keys", clock)
+    keeper = Gatekeeper.of(tmp_path / "keys", clock, "nissa")
     text = tokens.own(tmp_path / "keys", subject="ann", clock=clock, role="viewer")
     for place in range(len(text)):
         changed = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
@@ -180,7 +180,7 @@ def test_a_part_with_the_public_key_alone_checks_tokens(tmp_path: Path) -> None:
     there.mkdir()
     (there / keys.PUBLIC).write_bytes((tmp_path / "here" / keys.PUBLIC).read_bytes())
     text = tokens.own(tmp_path / "here", subject="ann", clock=clock)
-    assert Gatekeeper.of(there, clock).caller(text) == Caller("ann", "viewer")
+    assert Gatekeeper.of(there, clock, "nissa").caller(text) == Caller("ann", "viewer")
     assert not (there / keys.PRIVATE).exists()
 
 
