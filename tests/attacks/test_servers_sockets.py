@@ -99,8 +99,8 @@ def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -
     settings = Settings(home=tmp_path, service=ServiceSettings(sockets=str(tmp_path / "open")))
     keys.ensure(settings.keys_dir)
     settings.sockets_dir.mkdir()
-    for make_bad in (lambda: settings.sockets_dir.chmod(0o777), lambda: settings.sockets_dir.chmod(0o710)):
-        make_bad()
+    for mode in (0o777, 0o710):
+        settings.sockets_dir.chmod(mode)
         with pytest.raises(UsageError, match="its owner alone"):
             sockets.listening(settings, 0, setting="X")
         with pytest.raises(UsageError, match="its owner alone"):
