@@ -221,6 +221,11 @@ class ServiceSettings(BaseModel):
     connections: int = Field(
         default=256, ge=8, description="connections that a part holds at once; beyond them the longest idle one is closed"
     )
+    recipes: str = Field(
+        default="",
+        description="what operators may start over HTTP beside Esper's own recipes: folders of recipes (with a slash) and modules, "
+        "separated by commas",
+    )
     sockets: str = Field(default="", description="folder of the sockets that Esper's own programs use; empty means ESPER_HOME/sockets")
 
 

@@ -45,6 +45,7 @@ def run(
         bool, typer.Option("--resume", help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.")
     ] = False,
     allow: Allow = None,
+    listed: Annotated[bool, typer.Option("--listed", hidden=True, help="Only what ESPER_SERVICE__RECIPES allows.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
 ) -> None:
     """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which is started when it is not up."""
@@ -53,6 +54,7 @@ def run(
     from esper.clock import SystemClock  # noqa: PLC0415
     from esper.config import Settings  # noqa: PLC0415
     from esper.identity import age_s  # noqa: PLC0415
+    from esper.tolaria.allowed import Allowed  # noqa: PLC0415
     from esper.tolaria.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipe import load  # noqa: PLC0415
     from esper.tolaria.startup import Startup  # noqa: PLC0415
@@ -60,7 +62,10 @@ def run(
     if run_id:
         require_run_id(run_id)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
-    chosen = None if resume else load(recipe, overrides or [])
+    allowed = Allowed.of(settings.service.recipes) if listed else None  # so Tolaria's part starts the runs that it is asked for
+    chosen = None if resume else load(allowed.recipe(recipe) if allowed else recipe, overrides or [])
+    if allowed is not None and chosen is not None:
+        allowed.require(chosen)  # again where functions are called; here before a stack is started for nothing
     if resume:
         if overrides:
             raise UsageError("A resumed run goes on with the settings that its journal has; leave --set away, or start a new run with it.")
@@ -82,6 +87,7 @@ def run(
             console=console,
             startup=startup,
             allow=tuple(allow or ()),
+            require=allowed.require if allowed else None,
         )
 
     tell(on_stack(settings, clock, console, trained, startup), recipe, as_json=as_json)

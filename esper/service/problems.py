@@ -21,12 +21,12 @@ class ProblemError(EsperError):
         self.more = dict(more or {})
 
 
-def unauthorized(why: str, *, invalid: bool = False) -> ProblemError:
-    """The 401 for a missing or `invalid` token (RFC 6750, section 3; RFC 7617)."""
+def unauthorized(why: str, *, invalid: bool = False, remedy: str = "esper token") -> ProblemError:
+    """The 401 for a missing or `invalid` token (RFC 6750, section 3; RFC 7617). `remedy` is the command that prints a right one."""
     error = ', error="invalid_token"' if invalid else ""
     return ProblemError(
         401,
-        f"{why} `esper token` prints one: send it as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic.",
+        f"{why} `{remedy}` prints one: send it as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic.",
         headers={"WWW-Authenticate": f'Bearer realm="esper"{error}, Basic realm="esper", charset="UTF-8"'},
     )
 

@@ -80,10 +80,11 @@ def child_environment(base: Mapping[str, str], settings: Settings) -> dict[str, 
 
 
 def with_esper_on_path(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with a PYTHONPATH on which other processes find this very Esper, wherever they run."""
+    """`base` with a PYTHONPATH on which other processes find this very Esper, wherever they run, and nothing in that place instead of it."""
     root = str(Path(esper.__file__).resolve().parents[1])
     path = [root, *(entry for entry in base.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != root)]
-    return {**base, "PYTHONPATH": os.pathsep.join(path)}
+    # by itself `python -m` imports from the working folder before anything else, and that may be one where others write
+    return {**base, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 
 
 def part_environment(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -103,12 +103,14 @@ def train(
     startup: Startup | None = None,
     permit: Permit = OWNER,
     allow: Sequence[str] = (),
+    require: Callable[[Recipe], None] | None = None,
 ) -> Finished:
     """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
 
     Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork` it begins with another run's state. After
     `until` epochs it is interrupted, and can be resumed. `startup` has what the process did before, if anything. `permit` says which functions of
-    the recipe may be called; for a run that is resumed, that depends on where it was begun, and on `allow`.
+    the recipe may be called; for a run that is resumed, that depends on where it was begun, and on `allow`. `require` is asked
+    before any of them is called, wherever the recipe came from, and raises where it may not be trained.
 
     Raises:
         EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
@@ -126,6 +128,8 @@ def train(
             before = forked(place.outbox, place.bus, clock, family=fork.family, offered=fork.offered)
         else:
             before = nothing(place.outbox, place.bus, clock)
+        if require is not None:
+            require(recipe)
         startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
         splits = load_data(recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say)

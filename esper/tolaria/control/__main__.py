@@ -20,6 +20,7 @@ from esper.oona.dead_letters import DeadLetters
 from esper.oona.intake import Intake
 from esper.oona.kafka import KafkaBus
 from esper.service import Server, create_app
+from esper.tolaria.allowed import Allowed
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.control.requests import SENDER, Outbound
@@ -43,7 +44,7 @@ def main() -> int:
     trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
     with bus.producer(sender_id=SENDER) as producer, AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
         ledger = Ledger(bus, Intake.of(DeadLetters(producer, SENDER, clock)))
-        control = Control(ledger, trainers, Outbound(producer), clock)
+        control = Control(ledger, trainers, Outbound(producer), clock, Allowed.of(settings.service.recipes))
         app = create_app(
             title="Tolaria trains",
             part=SENDER,

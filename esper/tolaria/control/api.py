@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service import CurrentCaller, ProblemError, requires
+from esper.tolaria.allowed import Allowed
 from esper.tolaria.control import requests
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.control.requests import Action, Outbound
@@ -61,6 +62,7 @@ class Control:
     trainers: Trainers
     outbound: Outbound
     clock: Clock
+    allowed: Allowed = field(default_factory=Allowed)
 
     def entry(self, run: RunStatus) -> dict[str, Any]:
         """A run in a list. STOPPED is one whose trainer has ended without saying so: it was killed, or the machine went down."""
@@ -234,7 +236,7 @@ def _add_start(app: FastAPI, control: Control) -> None:
             raise ProblemError(409, f"Run {body.run_id} has a journal already ({known.status}); {remedy}.")
         if not control.ledger.caught_up:
             raise ProblemError(503, "The journals are still being read; try again.", headers={"Retry-After": "1"})
-        run_id, name = _named(body, known, control.clock)
+        run_id, name = _named(body, known, control)
         living = control.trainers.find(run_id)
         if living is not None and living.process.lives():
             raise ProblemError(409, f"Run {run_id} is being trained by process {living.process.pid}; choose another run_id.")
@@ -253,21 +255,36 @@ def _add_start(app: FastAPI, control: Control) -> None:
         }
 
 
-def _named(body: StartBody, known: RunStatus | None, clock: Clock) -> tuple[str, str]:
+def _named(body: StartBody, known: RunStatus | None, control: Control) -> tuple[str, str]:
     """Id and recipe of the run to start or to go on with.
 
     Raises:
-        ProblemError: 422, the recipe, a change of it or the id cannot be taken.
+        ProblemError: 422, the recipe, a change of it or the id cannot be taken; 403, it is not for operators to choose.
     """
+    with _choice():
+        chosen = "" if known is not None and not body.recipe else control.allowed.recipe(body.recipe)
     if known is not None:
         if body.overrides:
             raise ProblemError(422, "A resumed run goes on with the settings that its journal has; leave overrides away.")
-        return known.run_id, body.recipe or known.recipe
+        with _content():
+            require_run_id(known.run_id)  # a journal says it, and anybody's may
+        return known.run_id, chosen or known.recipe
     with _content():
-        recipe = load(body.recipe, body.overrides)
-        run_id = body.run_id or named(recipe.name, clock)
+        recipe = load(chosen, body.overrides)
+        run_id = body.run_id or named(recipe.name, control.clock)
         require_run_id(run_id)
-    return run_id, body.recipe
+    with _choice():
+        control.allowed.require(recipe)
+    return run_id, chosen
+
+
+@contextmanager
+def _choice() -> Iterator[None]:
+    """What is refused in here is a 403: it may be right, and is not for an operator to choose."""
+    try:
+        yield
+    except UsageError as error:
+        raise ProblemError(403, str(error)) from error
 
 
 @contextmanager

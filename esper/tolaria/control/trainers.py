@@ -25,7 +25,7 @@ from esper.identity import Identity
 _FILE: Final = "trainer.json"
 _LOG: Final = "trainer.log"
 _TAIL_BYTES: Final = 4_096
-_OF_THE_STACK: Final = re.compile(r"ESPER_(KAFKA__BOOTSTRAP|[A-Z]+__PORT)")
+_OF_THE_STACK: Final = re.compile(r"ESPER_(KAFKA__BOOTSTRAP|LISTEN_FDS|[A-Z]+__PORT)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,10 @@ class Trainers:
 
 
 def command(run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool) -> tuple[str, ...]:
-    """The command line of a trainer."""
+    """The command line of a trainer, which takes what the list of recipes allows and nothing else."""
     sets = tuple(word for override in overrides for word in ("--set", override))
-    return (sys.executable, "-m", "esper.cli", "run", recipe, "--run-id", run_id, *sets, *(("--resume",) if resume else ()), "--json")
+    end = (*(("--resume",) if resume else ()), "--listed", "--json", "--", recipe)
+    return (sys.executable, "-m", "esper.cli", "run", "--run-id", run_id, *sets, *end)
 
 
 def trainer_environment(base: Mapping[str, str], *, embedded: bool) -> dict[str, str]:

@@ -59,7 +59,8 @@ def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) 
         assert events_by_topic(endpoints.history_url, "nobody", settings) == {}
         assert json.loads(esper(settings, "sql", "SELECT 2 AS x", "--json").stdout) == [{"x": 2}]
 
-        made = json.loads(esper(settings, "token", "--role", "operator", "--ttl", "5m", "--subject", "ann", "--json").stdout)
+        asked = ("--role", "operator", "--for", "foundry", "--for", "history", "--ttl", "5m", "--subject", "ann", "--json")
+        made = json.loads(esper(settings, "token", *asked).stdout)
         assert (made["subject"], made["role"], made["expires_in"]) == ("ann", "operator", 300)
         trust = ssl.create_default_context(cafile=str(trusted))
         answer = httpx.get(f"{endpoints.foundry_url}/api/v1/kernels", headers=bearer(made["token"]), verify=trust)

@@ -170,7 +170,7 @@ def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"recipe": "mnist1"}, 422, "Did you mean mnist1d"),
+        ({"recipe": "mnist1"}, 403, "did you mean mnist1d"),
         ({"recipe": "mnist1d", "overrides": ["run.epoch=2"]}, 422, "run.epochs"),
         ({"recipe": "mnist1d", "run_id": "../x"}, 422, "names a folder"),
         ({"recipe": "mnist1d", "run_id": "going"}, 409, "resume"),
@@ -180,7 +180,7 @@ def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
     ],
 )
 def test_what_cannot_be_started_is_refused_before_anything_happens(part: Part, body: dict[str, object], status: int, says: str) -> None:
-    """A wrong recipe, key or name is 422 with the nearest right one, a taken run 409, an unknown one to resume 404; nothing is sent or started."""
+    """A wrong key or name is 422 with the nearest right one, a recipe that is not listed 403, a taken run 409, an unknown one to resume 404; nothing is sent or started."""
     answer = part.ask("POST", "/api/v1/runs", body)
     assert answer.status_code == status, answer.text
     assert says in answer.json()["detail"]

@@ -67,7 +67,7 @@ def test_one_that_does_not_end_in_time_is_told_of_and_left(tmp_path: Path, progr
 
 
 def test_a_trainer_has_a_session_of_its_own_and_a_command_line_as_a_person_would_write_it(tmp_path: Path, program: dict[str, str]) -> None:
-    """Signals to our group do not reach it; it is `esper run` with run id, overrides and --resume."""
+    """Signals to our group do not reach it; it is `esper run` with run id, overrides and --resume, held to the list."""
     program["code"] = ORDERLY
     trainers = lives(tmp_path)
     trainer = trainers.start("r", "mnist1d", (), resume=False)
@@ -76,7 +76,7 @@ def test_a_trainer_has_a_session_of_its_own_and_a_command_line_as_a_person_would
     finally:
         trainers.end(10)
     words = command("r", "mnist1d", ("run.epochs=2",), resume=True)[3:]
-    assert words == ("run", "mnist1d", "--run-id", "r", "--set", "run.epochs=2", "--resume", "--json")
+    assert words == ("run", "--run-id", "r", "--set", "run.epochs=2", "--resume", "--listed", "--json", "--", "mnist1d")
 
 
 def test_a_trainer_of_an_embedded_stack_finds_it_by_its_home() -> None:
