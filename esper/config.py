@@ -7,6 +7,8 @@ Nothing is read at import: a process calls `Settings.load()` once, in its entry 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from esper.errors import UsageError
+from esper.private import make_files_private, tighten
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
@@ -28,6 +31,13 @@ KAFKA_OPTIONS: Final[Mapping[str, str]] = {
     "connections.max.idle.ms": "milliseconds after which an unused connection is closed",
 }
 """Options of librdkafka that both of Esper's clients, confluent-kafka and aiokafka, can honour."""
+
+
+_PREFIX: Final = "ESPER_"
+_PLAIN: Final = frozenset({"ESPER_DEBUG", "ESPER_LISTEN_FDS"})
+_FREE: Final = ("ESPER_CHAOS_", "ESPER_FUZZ", "ESPER_TEST_")
+"""What the variables of tests begin with."""
+_NEAR: Final = 0.85
 
 
 class KafkaSettings(BaseModel):
@@ -255,12 +265,25 @@ class Settings(BaseSettings):
     imports: ImportSettings = ImportSettings()
 
     @classmethod
-    def load(cls) -> Self:
-        """The settings of this process, from its environment.
+    def load(cls, *, guest: bool = False) -> Self:
+        """The settings of this process, from its environment; from here on what it writes is its owner's alone (see `esper.private`).
+
+        A `guest` is Esper in a process of somebody else's: files that this process makes for itself stay as it wants them.
 
         Raises:
-            UsageError: a variable has a value that cannot be, is unknown, or contradicts another; the sentence names it.
+            UsageError: a variable has a value that cannot be, is unknown, or contradicts another; the sentence names it. Or the folder of all
+                data is open to others, and nothing can be done about it.
         """
+        _require_known(os.environ)
+        settings = cls._read()
+        if not guest:
+            make_files_private()
+        if changed := tighten(settings.home.resolve()):
+            sys.stderr.write(f"esper: {changed}\n")
+        return settings
+
+    @classmethod
+    def _read(cls) -> Self:
         try:
             return cls()
         except ValidationError as error:
@@ -338,6 +361,34 @@ class Settings(BaseSettings):
     def history_dir(self) -> Path:
         """The chDB folder, owned by the history process alone."""
         return self.home.resolve() / "history"
+
+
+def _require_known(environment: Mapping[str, str]) -> None:
+    """Refuse variables that look like a setting and are none: what they were meant to change would silently stay as it is.
+
+    Raises:
+        UsageError: there is one; the sentence has the nearest right name.
+    """
+    known = _variables()
+    for name in sorted(environment):
+        upper = name.upper()
+        if not upper.startswith(_PREFIX) or upper in known or upper.startswith((*_FREE, *(f"{one}__" for one in known))):
+            continue
+        near = difflib.get_close_matches(upper, known, n=1, cutoff=_NEAR)
+        if near or "__" in upper:
+            hint = f"did you mean {near[0]}?" if near else "unset it."
+            raise UsageError(f"{name} is no setting of Esper: {hint}")
+        sys.stderr.write(f"esper: {name} is no variable of Esper and changes nothing; unset it.\n")
+
+
+def _variables() -> set[str]:
+    """The names of all variables that mean something: a section's own takes it as JSON, and what is wrong inside one the section says itself."""
+    names = set(_PLAIN)
+    for section, field in Settings.model_fields.items():
+        names.add(f"{_PREFIX}{section}".upper())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= {f"{_PREFIX}{section}__{name}".upper() for name in field.annotation.model_fields}
+    return names
 
 
 def _sentence(error: ValidationError) -> str:

@@ -53,7 +53,7 @@ def grow(
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
-    clock, installation, console = SystemClock(), Settings.load(), Console(stderr=True, quiet=not sys.stderr.isatty())
+    clock, installation, console = SystemClock(), Settings.load(guest=True), Console(stderr=True, quiet=not sys.stderr.isatty())
     run_id = run_id or named("own-loop", clock)
     require_run_id(run_id)
     endpoints = stack.up(installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))

@@ -41,7 +41,7 @@ def ensure(folder: Path) -> None:
             folder.chmod(0o700)
             _place(folder / PRIVATE, _private_pem(Ed25519PrivateKey.generate()), 0o600)
         if not (folder / PUBLIC).exists():
-            _place(folder / PUBLIC, _public_pem(signing(folder).public_key()), 0o644)
+            _place(folder / PUBLIC, _public_pem(signing(folder).public_key()), 0o600)
     except OSError as error:
         raise UnavailableError(
             f"The keys of tokens cannot be made in {folder} ({error.strerror}): make it writable, or set ESPER_SERVICE__KEYS to another folder."

@@ -114,19 +114,17 @@ def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user; run the tests as root for this one")
 def test_a_folder_of_sockets_of_another_user_is_not_used(tmp_path: Path) -> None:
     """A process without root refuses it."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o001)
-    folder = tmp_path / "sockets"
-    folder.mkdir(mode=0o700)
-    program = (
-        "import os, sys; from pathlib import Path; from esper.service import sockets; from esper.errors import UsageError\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: sockets.connect(Path(sys.argv[1]), 1, 5)\n"
-        "except UsageError as error: sys.exit(str(error))"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    (tmp_path / "sockets").mkdir(mode=0o700)
+    program = """
+import os, sys
+from pathlib import Path
+from esper.errors import UsageError
+from esper.service import sockets
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try: sockets.connect(Path("sockets"), 1, 5)
+except UsageError as error: sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert "its owner alone" in done.stderr
 
 
