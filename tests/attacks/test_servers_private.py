@@ -101,6 +101,7 @@ def test_another_users_open_home_is_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o777)
+    tmp_path.chmod(0o711)
     program = """
 import os, sys
 from pathlib import Path

@@ -19,6 +19,8 @@ from rich.console import Console
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, ServiceSettings, Settings
 from esper.errors import UsageError
+from esper.oona.dead_letters import DeadLetters
+from esper.oona.intake import Intake
 from esper.oona.memory import MemoryBus
 from esper.service import create_app
 from esper.stack.parts import with_esper_on_path
@@ -86,11 +88,11 @@ def choices(leak: Path) -> Iterator[tuple[dict[str, Any], str]]:
 def test_an_operator_starts_listed_recipes_alone(tmp_path: Path, leak: Path) -> None:
     """Each try is 403 with a sentence and a record; nothing goes to Kafka, and no process is started."""
     settings, bus, audit = Settings(home=tmp_path / "home"), MemoryBus(), Recorder()
-    ledger = Ledger(bus)
-    ledger.start()
     trainers = Trainers(settings, environment=os.environ, embedded=False, clock=CLOCK)
     app = create_app(title="t", part="tolaria", settings=settings, clock=CLOCK, ready=dict, audit=audit)
     with bus.producer(sender_id="tolaria") as producer:
+        ledger = Ledger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
+        ledger.start()
         add_routes(app, Control(ledger, trainers, Outbound(producer), CLOCK))
         with served(app, settings) as client:
             assert eventually(lambda: ledger.caught_up, 10)
@@ -101,7 +103,7 @@ def test_an_operator_starts_listed_recipes_alone(tmp_path: Path, leak: Path) -> 
                 assert (answer.status_code, sentence in answer.text) == (403, True), (body, answer.text)
                 assert [entry.status for entry in audit.entries] == [0, 403]
                 assert audit.entries[0].actor == "tester"
-    ledger.stop()
+        ledger.stop()
     assert trainers.all() == []
     with bus.reader([REQUESTS], start="beginning") as reader:
         assert reader.poll(10, 0.2) == []

@@ -115,6 +115,7 @@ def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -
 def test_a_folder_of_sockets_of_another_user_is_not_used(tmp_path: Path) -> None:
     """A process without root refuses it."""
     (tmp_path / "sockets").mkdir(mode=0o700)
+    tmp_path.chmod(0o711)
     program = """
 import os, sys
 from pathlib import Path

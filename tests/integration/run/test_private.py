@@ -38,6 +38,7 @@ for path in sys.stdin.read().split("\\0"):
 """
     paths = [home.name, *(str(path.relative_to(home.parent)) for path in home.rglob("*"))]
     command = [sys.executable, "-I", "-S", "-c", program]
+    home.parent.chmod(0o711)
     done = subprocess.run(command, cwd=home.parent, input="\0".join(paths), capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == ""
     assert str(Path(lockstep[0]["model"]).relative_to(home.parent)) in paths
