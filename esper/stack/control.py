@@ -22,6 +22,7 @@ from esper.stack.ports import HOST
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
 _COMING = frozenset({"starting", "running"})
+_MEND_S = 3.0
 _SPAWN_S = 30.0
 _START_S = 120.0
 _STOP_S = PARTS_STOP_S + BROKER_STOP_S + 5.0
@@ -40,8 +41,18 @@ class Endpoints:
 
 
 def status(settings: Settings) -> state.StackState | None:
-    """What the living supervisor of this ESPER_HOME says; None when none lives."""
-    now = state.read(settings.stack_dir)
+    """What the living supervisor of this ESPER_HOME says; None when none lives.
+
+    A state file that was damaged or replaced is waited for: its supervisor writes it again. One that does not is `silent`.
+    """
+    folder, clock = settings.stack_dir, SystemClock()
+    now, holder = state.read(folder), state.holder(folder)
+    deadline = clock.monotonic() + _MEND_S
+    while holder is not None and (now is None or now.supervisor != holder):
+        if clock.monotonic() > deadline:
+            return state.StackState("silent", holder, embedded=not settings.kafka.bootstrap, bootstrap="", started_at_us=0)
+        clock.sleep(0.02)
+        now, holder = state.read(folder), state.holder(folder)
     return now if now is not None and now.supervisor.lives() else None
 
 
@@ -78,6 +89,8 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         jars.kafka(progress)
     with owners.guard(folder):
         now = status(settings)
+        if now is not None and now.phase == "silent":
+            raise UnavailableError(f"the supervisor {now.supervisor.pid} of {folder} lives and says nothing: end it by `esper down`")
         if now is not None and now.phase not in _COMING:
             progress("waiting for the stack that is being stopped")
             now.supervisor.wait(clock=clock, timeout=_STOP_S)

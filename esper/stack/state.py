@@ -1,15 +1,22 @@
-"""`ESPER_HOME/stack/state.json`: what the supervisor says about itself and its parts. Only the supervisor writes it, atomically."""
+"""`ESPER_HOME/stack/state.json`: what the supervisor says about itself and its parts. Only the supervisor writes it, atomically.
+
+Who the supervisor is stands in `lock` too, the file that it holds: so a state file that was damaged hides no stack. The supervisor writes it
+again within a tick.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Final, Literal
 
 from esper.identity import Identity
 
-Phase = Literal["starting", "running", "stopping", "down", "failed"]
+LOCK: Final = "lock"
+Signature = tuple[int, int, int]
+Phase = Literal["starting", "running", "stopping", "down", "failed", "silent"]
+"""silent: a supervisor lives, and does not mend its state file. It is never written, only told."""
 PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "stopped"]
 
 
@@ -54,11 +61,37 @@ def path_of(stack_dir: Path) -> Path:
     return stack_dir / "state.json"
 
 
-def write(stack_dir: Path, state: StackState) -> None:
-    """Replace the file; a reader sees the old state or the new one."""
+def write(stack_dir: Path, state: StackState) -> Signature | None:
+    """Replace the file; a reader sees the old state or the new one. Gives what `signature` says of it now."""
     new = stack_dir / "state.json.new"
     new.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
     new.replace(path_of(stack_dir))
+    return signature(stack_dir)
+
+
+def signature(stack_dir: Path) -> Signature | None:
+    """What changes whenever anybody writes the file: inode, size, and nanoseconds of its last change; None where there is none."""
+    try:
+        found = path_of(stack_dir).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def sign(lock: IO[str], supervisor: Identity) -> None:
+    """Put into the lock file who holds it."""
+    lock.truncate(0)
+    lock.write(json.dumps(asdict(supervisor)) + "\n")
+    lock.flush()
+
+
+def holder(stack_dir: Path) -> Identity | None:
+    """The living supervisor that holds the lock file; None where none does, or the file does not say."""
+    try:
+        found = Identity(**json.loads((stack_dir / LOCK).read_text(encoding="utf-8")))
+        return found if found.lives() else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def read(stack_dir: Path) -> StackState | None:

@@ -39,13 +39,15 @@ def serve(settings: Settings, parts: Sequence[Part], *, environment: Mapping[str
     """Be the supervisor of this ESPER_HOME until told to stop; the exit code. At once 0 where another one lives."""
     folder = settings.stack_dir
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
+    with (folder / state.LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
+        if (me := Identity.of(os.getpid())) is not None:
+            state.sign(lock, me)
         if not owners.wanted(folder):  # started by hand: its own life is its reason
-            owners.join(folder, Identity.of(os.getpid()))
+            owners.join(folder, me)
         return Supervisor(settings, parts, clock=SystemClock(), environment=environment, record_aot=record_aot).run()
 
 
@@ -67,6 +69,8 @@ class Supervisor:
         self._broker: Child | None = None
         self._children: list[Child] = []
         self._own: list[socket.socket] = []
+        self._written: state.Signature | None = None
+        self._unwritten = ""
         me, before = Identity.of(os.getpid()), state.read(self._folder)
         if me is None:
             raise UnavailableError("this system does not tell a process when it was started: Esper's stack needs /proc or psutil")
@@ -83,7 +87,7 @@ class Supervisor:
     def run(self) -> int:
         """Start everything and keep it alive until SIGTERM, SIGINT or the last owner's end; the exit code."""
         code = 0
-        state.write(self._folder, self._state)
+        self._written = state.write(self._folder, self._state)
         with PortClaims() as claims, Leash() as leash, self._wake:
             try:
                 self._start(claims, leash)
@@ -218,6 +222,7 @@ class Supervisor:
             parts=tuple(child.state() for child in self._everyone()),
         )
         if new == self._state:
+            self._mend()
             return
         if new.phase != self._state.phase:
             self._log.info(new.phase, bootstrap=new.bootstrap)
@@ -227,7 +232,21 @@ class Supervisor:
                 pid = part.process.pid if part.process else None
                 self._log.info(part.phase, part=part.name, pid=pid, restarts=part.restarts, reason=part.reason)
         self._state = new
-        state.write(self._folder, new)
+        self._save()
+
+    def _mend(self) -> None:
+        """Write the state file again if somebody has changed, damaged or deleted it, or if it could not be written before."""
+        if self._written is None or state.signature(self._folder) != self._written:
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            self._written = state.write(self._folder, self._state)
+            self._unwritten = ""
+        except OSError as error:  # a full disk is no reason to end what runs
+            if self._unwritten != (reason := str(error)):
+                self._log.warning("the state file cannot be written; this is tried again", reason=reason)
+            self._written, self._unwritten = None, reason
 
 
 def _load_client() -> None:
