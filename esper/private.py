@@ -16,7 +16,24 @@ from esper.errors import UnavailableError, UsageError
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _KEYS: Final = "keys"
-_OURS: Final = frozenset({"audit", "cache", "cold", "data", "history", _KEYS, "runs", "sockets", "stack", "store", "swept"})
+_OURS: Final = frozenset(
+    {
+        "audit",
+        "cache",
+        "cold",
+        "coverage",
+        "data",
+        "history",
+        _KEYS,
+        "mutation",
+        "pytest-cache",
+        "runs",
+        "sockets",
+        "stack",
+        "store",
+        "swept",
+    }
+)
 """What lies in the folder of all data; by it one is told from a folder that holds other things."""
 
 

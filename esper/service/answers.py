@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Send
+
+_SPACES: Final = bytes(0x20 if code < 0x20 or code == 0x7F else code for code in range(256))
 
 
 class Answer:
@@ -26,7 +29,13 @@ class Answer:
             headers = MutableHeaders(scope=message)
             for name, value in self._headers.items():
                 headers.setdefault(name, value)
+            message["headers"] = [(name, _one_line(value)) for name, value in message["headers"]]
         await self._send(message)
+
+
+def _one_line(value: bytes) -> bytes:
+    """A header's value without what would end it: a caller's text may be in it, and must not become a header or a body of its own."""
+    return value.translate(_SPACES)
 
 
 class Held:

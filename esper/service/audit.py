@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from esper.events.envelope import event_id
 from esper.events.records import AuditRecorded
+from esper.service.bodies import is_json, parsed
+from esper.service.problems import ProblemError
 
 PENDING: Final = 0
 """Status of a request that has no answer yet; in a record, of one whose part ended before it answered."""
@@ -121,9 +124,7 @@ class Link:
 
 
 def _body(content_type: str, body: bytes) -> Any:
-    if content_type.partition(";")[0].strip().lower().endswith("json"):
-        try:
-            return hidden(json.loads(body))
-        except ValueError:
-            pass
+    if is_json(content_type):
+        with suppress(ProblemError):  # a part's own protocol may call something JSON that is none
+            return hidden(parsed(body))
     return f"{len(body)} bytes of {content_type or 'no type'}"

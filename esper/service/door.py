@@ -23,6 +23,7 @@ IDLE_S: Final = 30.0
 """Seconds between the end of an answer and the end of the next request's head; also the longest that a reader of an answer may stand still."""
 _LOOK_S: Final = 1.0
 _BREATH_S: Final = 0.05
+_AT_ONCE: Final = 64
 
 
 class Protocol(H11Protocol):
@@ -127,12 +128,20 @@ class Door:
                 self._make_room()
                 await asyncio.sleep(_BREATH_S)
                 continue
-            if len(self._visitors) >= self._most and not self._make_room():
-                connection.close()  # all of them are being answered
-                continue
             self._welcome(connection)
+            self._welcome_more()
+
+    def _welcome_more(self) -> None:
+        """Take what waits beside the one that was just taken: a flood must not fill the queue faster than turns of the loop empty it."""
+        with contextlib.suppress(OSError):  # nobody else waits, or what `_accept` answers for
+            for _ in range(_AT_ONCE):
+                self._welcome(self._listening.accept()[0])
 
     def _welcome(self, connection: socket.socket) -> None:
+        if len(self._visitors) >= self._most and not self._make_room():
+            connection.close()  # all of them are being answered
+            return
+        connection.setblocking(False)  # noqa: FBT003 -- the standard library's own signature
         protocol = self._protocol()
         visitor = _Visitor(connection, protocol, self._loop.time())
         self._visitors.add(visitor)

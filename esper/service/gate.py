@@ -25,6 +25,7 @@ from esper.errors import EsperError
 from esper.events.envelope import trace_id
 from esper.service.answers import Answer, Held, replay
 from esper.service.audit import PENDING, AuditEntry, detail_of
+from esper.service.bodies import is_json, parsed
 from esper.service.callers import SCOPE_KEY, demanded
 from esper.service.customs import Customs
 from esper.service.documents import problem_of
@@ -43,6 +44,10 @@ ANONYMOUS: Final = "anonymous"
 """Actor of a request without a valid token."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_ONCE: Final = (b"authorization", b"content-length", b"content-type", b"host", b"origin", b"sec-fetch-site")
+_MOST_HEADERS: Final = 100
+_REPLACED: Final = "\ufffd"
+"""What stands in a path for bytes that are not UTF-8."""
 _NO_ROUTE: Final = "(no route)"
 _SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -125,6 +130,9 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         headers = Headers(scope=scope)
+        if unclear := _unclear(scope):
+            self._unseen += scope["method"] not in _READING
+            raise ProblemError(400, f"The request {unclear}; send it as RFC 9112 says.", headers={"Connection": "close"})
         if not names_this_machine(headers.get("host", "")):
             raise ProblemError(403, "This answers requests to this machine by 127.0.0.1 or localhost only; the Host header names another.")
         if (
@@ -238,10 +246,10 @@ class Gate:
             task.cancel()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body of a request.
+        """The whole body of a request; one that says that it is JSON has been read strictly.
 
         Raises:
-            ProblemError: 413, it is too large; 408, it did not come in time; 400, the client went away.
+            ProblemError: 413, it is too large; 408, it did not come in time; 400, the client went away, or it is no JSON that all read alike.
         """
         most = self._settings.body_bytes
         stated = headers.get("content-length", "0")
@@ -259,6 +267,8 @@ class Gate:
             raise ProblemError(408, f"The body did not come within {self._settings.timeout_s:g} s; send it at once.") from None
         if len(body) > most:
             raise ProblemError(413, f"The body is larger than {most} bytes: send less, or raise ESPER_SERVICE__BODY_BYTES.")
+        if body and is_json(headers.get("content-type", "")):
+            parsed(bytes(body))
         return bytes(body)
 
     def _match(self, scope: Scope) -> Matched:
@@ -281,6 +291,27 @@ class Gate:
                 return matched
             found = found or replace(matched, open=False)
         return found or Matched(_NO_ROUTE, "", None, open=False, reads=method in _READING)
+
+
+def _unclear(scope: Scope) -> str:
+    """Why two readers could take a request for two different ones; empty where all take it for the same.
+
+    What stands between a caller and a part, or is put there one day, must not see another request than the part does (RFC 9112, section 11.2).
+    """
+    names = [name for name, _ in scope["headers"]]
+    lengths = {value for name, value in scope["headers"] if name == b"content-length"}
+    encoded = b"transfer-encoding" in names
+    if len(names) > _MOST_HEADERS:
+        return f"has more than {_MOST_HEADERS} headers"
+    if twice := next((name for name in _ONCE if names.count(name) > 1), None):
+        return f"has {twice.decode()} twice"
+    if encoded and (lengths or scope["http_version"] != "1.1"):
+        return "states where its body ends in two ways"
+    if scope["method"] in _READING and (encoded or lengths - {b"0"}):
+        return "has a body, which its method does not take"
+    if not scope["path"].startswith("/") or not scope["path"].isprintable() or _REPLACED in scope["path"]:
+        return "has a target that is no path of printable UTF-8"
+    return ""
 
 
 def _refusal(caller: Caller, matched: Matched, headers: Headers) -> ProblemError | None:

@@ -26,7 +26,7 @@ HOST: Final = "127.0.0.1"
 INHERITED: Final = "ESPER_LISTEN_FDS"
 """The variable by which a supervisor tells a part its sockets: descriptors of the TCP and of the Unix socket."""
 
-BACKLOG: Final = 128
+BACKLOG: Final = 1024
 _LONGEST: Final = 100
 """Bytes of a path that fit everywhere: the kernel takes 108 on Linux, 104 on macOS, with the zero at the end."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO

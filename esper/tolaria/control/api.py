@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -165,7 +166,7 @@ def add_routes(app: FastAPI, control: Control) -> None:
         )
         control.outbound.send(event)
         control.ledger.note(event)
-        response.headers["Location"] = f"/api/v1/runs/{run_id}/commands/{event.event_id}"
+        response.headers["Location"] = f"/api/v1/runs/{quote(run_id, safe='')}/commands/{event.event_id}"
         return requests.told(event, run, control.clock.now_us())
 
     guarded: dict[str, Any] = {"dependencies": [requires("operator")], "status_code": 202}

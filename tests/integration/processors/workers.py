@@ -132,7 +132,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, told: Callable[[], s
 def shared_home(factory: pytest.TempPathFactory) -> Path:
     """One home for all workers of a session: the next one takes over the group membership of the one before, which takes 6 s from another home."""
     home = factory.getbasetemp() / "processors"
-    home.mkdir(exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
     return home
 
 
