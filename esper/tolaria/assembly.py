@@ -123,6 +123,8 @@ def train(
         if recipe is None:
             before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
+            if require is not None:
+                require(recipe)  # before anything of the journal's is looked up
             permit = permit_for(settings, before.events, recipe, allow=allow, say=progress.say)
         elif fork is not None:
             before = forked(place.outbox, place.bus, clock, family=fork.family, offered=fork.offered)

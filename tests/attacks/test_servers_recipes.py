@@ -64,7 +64,6 @@ def choices(leak: Path) -> Iterator[tuple[dict[str, Any], str]]:
         "/etc/passwd",
         "~/leak.toml",
         "",
-        "digits\0",
         "digits.toml",
         "./digits",
         "--resume",

@@ -10,22 +10,17 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
-from esper.config import (
-    CheckpointSettings,
-    HistorySettings,
-    KafkaSettings,
-    PartSettings,
-    ServiceSettings,
-    Settings,
-    UrzaSettings,
-)
+from esper.config import CheckpointSettings, KafkaSettings, Settings
 from esper.stack.parts import as_environment, child_environment, default_parts, part_environment
+
+Section = TypeVar("Section", bound=BaseModel)
 
 SECRET = "c2VjcmV0 with = signs, 'quotes' and \"more\""  # noqa: S105 -- of these tests alone
 PASSWORD = KafkaSettings(
@@ -62,29 +57,34 @@ FILES = (
         oauth_client_secret_file="/s",  # noqa: S106 -- a path
     ),
 )
+
+
+def changed(section: type[Section]) -> Section:
+    """A section of which nothing is as it is by default."""
+    values: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        match field.default:
+            case SecretStr():
+                values[name] = SecretStr(SECRET)
+            case bool():
+                values[name] = not field.default
+            case int():
+                values[name] = 77
+            case float():
+                values[name] = 7.5
+            case _:
+                values[name] = f"/{name} = 'a' \"b\""
+    return section(**values)
+
+
 FULL = Settings(
     home=Path("/somewhere/else"),
     kafka=PASSWORD,
-    tolaria=PartSettings(port=1),
-    tamiyo=PartSettings(port=2),
-    nissa=PartSettings(port=3),
-    history=HistorySettings(port=4, dsn="clickhouse://u:p@h/d?x=1"),
-    urza=UrzaSettings(port=5, store="s3://b/p", endpoint="http://e", cache="/c"),
-    service=ServiceSettings(
-        **{
-            name: 77 if isinstance(field.default, int) else 7.5 if isinstance(field.default, float) else f"/{name}"
-            for name, field in ServiceSettings.model_fields.items()
-        }
-    ),
-    checkpoints=CheckpointSettings(
-        master_key=SecretStr(SECRET),
-        master_key_command="cat '/k'",
-        keep_days=1.5,
-        cold_after_days=0.1,
-        sweep_hours=0.0,
-        cold_store="/cold",
-        master_key_file="/m",
-    ),
+    **{
+        name: changed(type(field.default))
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.default, BaseModel) and name != "kafka"
+    },
 )
 ALL = (FULL, *(FULL.model_copy(update={"kafka": kafka}) for kafka in (OAUTH, *FILES)))
 
