@@ -69,23 +69,20 @@ def changed(section: type[Section]) -> Section:
             case bool():
                 values[name] = not field.default
             case int():
-                values[name] = 77
+                values[name] = field.default + 1
             case float():
-                values[name] = 7.5
+                values[name] = field.default + 0.5
             case _:
                 values[name] = f"/{name} = 'a' \"b\""
     return section(**values)
 
 
-FULL = Settings(
-    home=Path("/somewhere/else"),
-    kafka=PASSWORD,
-    **{
-        name: changed(type(field.default))
-        for name, field in Settings.model_fields.items()
-        if isinstance(field.default, BaseModel) and name != "kafka"
-    },
-)
+SECTIONS: dict[str, Any] = {
+    name: changed(type(field.default))
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.default, BaseModel) and name != "kafka"
+}
+FULL = Settings(home=Path("/somewhere/else"), kafka=PASSWORD, **SECTIONS)
 ALL = (FULL, *(FULL.model_copy(update={"kafka": kafka}) for kafka in (OAUTH, *FILES)))
 
 
