@@ -37,7 +37,14 @@ def write(folder: Path, root: Pair) -> Path:
     return path
 
 
-def _issue(name: str, root: Pair | None, *, ca: bool) -> Pair:
+def pem(name: str, root: Pair, *, expired: bool = False) -> bytes:
+    """A private key and its certificate for 127.0.0.1, as one file that Kafka and OpenSSL take."""
+    certificate, key = _issue(name, root, ca=False, expired=expired)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)
+
+
+def _issue(name: str, root: Pair | None, *, ca: bool, expired: bool = False) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.fromtimestamp(SystemClock().now_us() / 1e6, UTC)
@@ -49,7 +56,7 @@ def _issue(name: str, root: Pair | None, *, ca: bool) -> Pair:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now - timedelta(minutes=1) if expired else now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
