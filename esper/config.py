@@ -22,6 +22,8 @@ from esper.private import make_files_private, tighten
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
+KAFKA_QUOTAS: Final = ("producer_byte_rate", "consumer_byte_rate", "request_percentage", "controller_mutation_rate")
+"""Quotas of principals that Kafka knows: bytes a second, percent of a broker's threads, changes of partitions a second."""
 KAFKA_OPTIONS: Final[Mapping[str, str]] = {
     "ssl.endpoint.identification.algorithm": "https or none: whether a broker's certificate has to carry its name",
     "ssl.cipher.suites": "cipher suites, in OpenSSL's notation",
@@ -48,6 +50,13 @@ class KafkaSettings(BaseModel):
     bootstrap: str = Field(default="", description="host:port[,host:port] of a cluster; empty means the embedded broker of the local stack")
     partitions: int = Field(default=4, ge=1, description="partitions of topics that topics.toml does not size")
     replication: int = Field(default=1, ge=1, description="replication factor of the topics that Esper creates; 3 on a real cluster")
+    min_insync: int = Field(
+        default=0, ge=0, description="replicas that have a message before it counts as written; 0 means all but one of several"
+    )
+    quotas: str = Field(
+        default="viewer.consumer_byte_rate=33554432,viewer.request_percentage=50,operator.request_percentage=50",
+        description="what principals may use of each broker, as principal.quota=number with commas between; `esper topics apply` sets it",
+    )
     security_protocol: SecurityProtocol = Field(default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
     sasl_mechanism: SaslMechanism = Field(default="", description="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER")
     sasl_username: str = Field(default="", description="the user; {principal} in it is the part's own name, such as trainer or tamiyo")
@@ -77,6 +86,25 @@ class KafkaSettings(BaseModel):
     def authenticated(self) -> bool:
         """Whether clients say who they are by SASL."""
         return self.security_protocol in {"SASL_PLAINTEXT", "SASL_SSL"}
+
+    @field_validator("quotas")
+    @classmethod
+    def _numbers(cls, quotas: str) -> str:
+        for one in filter(None, (part.strip() for part in quotas.split(","))):
+            name, _, value = one.partition("=")
+            principal, _, quota = name.partition(".")
+            if not principal or quota not in KAFKA_QUOTAS or not value.replace(".", "", 1).isdecimal():
+                raise ValueError(f"{one!r} is no quota: write principal.quota=number, with {', '.join(KAFKA_QUOTAS)}")
+        return quotas
+
+    def limits(self) -> dict[str, dict[str, float]]:
+        """The quotas by principal."""
+        found: dict[str, dict[str, float]] = {}
+        for one in filter(None, (part.strip() for part in self.quotas.split(","))):
+            name, _, value = one.partition("=")
+            principal, _, quota = name.partition(".")
+            found.setdefault(principal, {})[quota] = float(value)
+        return found
 
     @field_validator("options")
     @classmethod
@@ -146,12 +174,28 @@ class KafkaSettings(BaseModel):
         return {name for name in type(self).model_fields if (value := getattr(self, name)) and (str(value) if name != "options" else value)}
 
 
-class PartSettings(BaseModel):
-    """The HTTP port of one part; 0 means a free one."""
+class RegistrySettings(BaseModel):
+    """A schema registry that speaks Confluent's protocol. With one, frames on Kafka carry its ids; without, Esper's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    port: int = Field(default=0, ge=0, le=65535)
+    url: str = Field(default="", description="address of the registry, with its path; empty means none: Esper serves its schemas itself")
+    username: str = Field(default="", description="user of Basic authentication; empty means none")
+    password: SecretStr = Field(default=SecretStr(""), description="its password")
+    password_file: str = Field(default="", description="the file that holds the password, instead of it")
+    ca: str = Field(default="", description="PEM file of the authorities that sign the registry's certificate; empty means the system's")
+    certificate: str = Field(default="", description="PEM file of a client certificate, for a registry that asks for one")
+    private_key: str = Field(default="", description="PEM file of its private key; empty means that the certificate's file holds it")
+    timeout_s: float = Field(default=10.0, gt=0, description="seconds that one request may take")
+
+
+class PartSettings(BaseModel):
+    """The HTTP port of one part, and where it answers when it runs elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(default=0, ge=0, le=65535, description="its port; 0 means a free one")
+    url: str = Field(default="", description="with ESPER_PARTS=elsewhere: its address, such as https://history:8123")
 
 
 class HistorySettings(PartSettings):
@@ -223,6 +267,11 @@ class ServiceSettings(BaseModel):
     keys: str = Field(default="", description="folder of the key pair that signs tokens; empty means ESPER_HOME/keys")
     certificate: str = Field(default="", description="PEM file of the certificate chain; with it every part serves HTTPS")
     private_key: str = Field(default="", description="PEM file of the certificate's private key")
+    bind: str = Field(default="127.0.0.1", description="the address that parts listen on; 0.0.0.0 in a container of its own")
+    hosts: str = Field(
+        default="",
+        description="host names, with commas between, by which parts are asked beside localhost; others are refused (DNS rebinding)",
+    )
     body_bytes: int = Field(default=1 << 20, ge=1, description="the largest body of a request, bytes")
     in_flight: int = Field(default=64, ge=1, description="requests that a part answers at once")
     rate: float = Field(default=100.0, gt=0, description="requests a second that one caller may send for long")
@@ -254,7 +303,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ESPER_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
     home: Path = Field(default=Path(".esper"), description="folder of all data")
+    parts: Literal["local", "elsewhere"] = Field(
+        default="local", description="elsewhere: commands start no stack, because each part runs in a container of its own"
+    )
     kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
     tolaria: PartSettings = PartSettings()
     tamiyo: PartSettings = PartSettings()
     nissa: PartSettings = PartSettings()
@@ -306,6 +359,11 @@ class Settings(BaseSettings):
     def audit_dir(self) -> Path:
         """What the audit trails of this machine have not sent yet, and where their chains have come to."""
         return self.home.resolve() / "audit"
+
+    @property
+    def schema_ids_path(self) -> Path:
+        """The registry's ids of Esper's schemas, as they were found last."""
+        return self.home.resolve() / "schema-ids.json"
 
     @property
     def scheme(self) -> str:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any, Final
 
 from aiokafka.abc import AbstractTokenProvider
 from faust import auth
 from faust.types.auth import CredentialsT
 
-from esper.errors import UnavailableError
+from esper.errors import UnavailableError, UsageError
 from esper.oona.access import Access
 
 _RENEW_S: Final = 30.0
 """A token that lives no longer than this is not used any more."""
 _ANSWER_S: Final = 10.0
+_LOOK_S: Final = 1.0
 _OPTIONS: Final = {
     "socket.timeout.ms": "request_timeout_ms",
     "metadata.max.age.ms": "metadata_max_age_ms",
@@ -76,6 +80,26 @@ def options(access: Access) -> dict[str, Any]:
     if kafka.sasl_mechanism == "OAUTHBEARER":
         return taken | {"sasl_oauth_token_provider": Tokens(access)}
     return taken | {"sasl_plain_username": access.user, "sasl_plain_password": access.password()}
+
+
+def secrets_of(access: Access) -> str:
+    """A digest of the secrets that a client comes with, as they stand in their files now. Raises UsageError where one cannot be read."""
+    kafka, found = access.kafka, hashlib.sha256()
+    if kafka.authenticated:
+        found.update(access.password().encode())
+    for path in (access.librdkafka().get(name) for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")):
+        found.update(Path(path).read_bytes() if path else b"\0")
+    return found.hexdigest()
+
+
+async def until_renewed(access: Access) -> None:
+    """Return once the secrets that a client comes with are others than at the call: aiokafka keeps those that it was made with for good."""
+    before = await asyncio.to_thread(secrets_of, access)
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        with contextlib.suppress(UsageError, OSError):  # a file is being replaced
+            if await asyncio.to_thread(secrets_of, access) != before:
+                return
 
 
 def app_options(access: Access) -> dict[str, Any]:

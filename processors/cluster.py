@@ -68,7 +68,8 @@ class Follower(Service):
                 for place, records in (await consumer.getmany(timeout_ms=200)).items():
                     apply = self._followed[place.topic].apply
                     for record in records:
-                        await self._taken(apply, _received(record))
+                        received = _received(record)
+                        await self._taken(apply, received._replace(value=self._access.frames.incoming(received.value)))
                 if self._behind:
                     at = {place: await consumer.position(place) for place in ends}
                     self._behind &= {place.topic for place, end in ends.items() if at[place] < end}

@@ -22,6 +22,7 @@ from esper.events import Event, Message
 from esper.oona import dead_letters
 from esper.oona.intake import RETRIABLE, Refusals, letters_for, opened
 from esper.oona.port import MAX_MESSAGE_BYTES, Received
+from esper.oona.wire import SAME, Frames
 from processors import streams
 
 RETRY_S: Final = 1.0
@@ -75,13 +76,15 @@ class Consumers:
         self._part = part
         self._clock = clock
         self._letters: set[asyncio.Task[None]] = set()
+        self._frames: Frames = getattr(app, "frames", SAME)
 
     def agent(self, name: str, topics: Iterable[str], apply: Callable[[Event, Received], Awaitable[None]]) -> None:
         """Have `apply` called with each event of these topics, one after the other; it leaves its state as it was when it raises."""
 
         async def consume(stream: StreamT[bytes]) -> None:
             async for event in stream.events():
-                received = received_of(event)
+                there = received_of(event)
+                received = there._replace(value=self._frames.incoming(there.value))
                 await self.take(received, lambda received=received: apply(opened(received), received))  # type: ignore[misc]  # a default
                 self.taken += 1
 

@@ -25,7 +25,8 @@ from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message
 from esper.oona.access import Access
-from processors.access import app_options, credentials
+from esper.oona.wire import SAME, Frames
+from processors.access import app_options, credentials, until_renewed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -130,6 +131,7 @@ class App(faust.App):
 
     BootStrategy = _Boot
     http: Web | None = None
+    frames: Frames = SAME
 
 
 def build(settings: Settings, *, part: str, clock: Clock) -> App:
@@ -150,7 +152,7 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
     folder = settings.stack_dir / part / _cluster(access, clock)
     folder.mkdir(parents=True, exist_ok=True)
     member = hashlib.sha256(f"{socket.gethostname()}\x1f{folder}".encode()).hexdigest()[:16]
-    return App(
+    app = App(
         f"esper-{part}",
         broker=[f"kafka://{address}" for address in bootstrap.split(",")],
         broker_credentials=credentials(access),
@@ -175,6 +177,18 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
         worker_redirect_stdouts=False,
         web_enabled=False,
     )
+    app.frames = access.frames
+    if access.kafka.security_protocol != "PLAINTEXT":
+        app.task(lambda: _renewed(access))
+    return app
+
+
+async def _renewed(access: Access) -> None:
+    """End this worker once its password or certificate is another: the supervisor starts one that has it, and nothing is lost by any end."""
+    await until_renewed(access)
+    sys.stderr.write(f"{access.user}'s secrets for Kafka are new ones: this worker ends, and another begins with them.\n")
+    sys.stderr.flush()
+    os._exit(os.EX_TEMPFAIL)
 
 
 def _cluster(access: Access, clock: Clock) -> str:
@@ -218,6 +232,7 @@ class Outbound:
     def __init__(self, app: faust.App, *names: str) -> None:
         self._app = app
         self._topics = {name: raw_topic(app, name) for name in names}
+        self._frames: Frames = getattr(app, "frames", SAME)
 
     async def warm(self) -> None:
         """Ask for the partitions of every topic now: the first answer would otherwise take 40 ms more a topic."""
@@ -228,7 +243,9 @@ class Outbound:
     async def send(self, *messages: Message) -> None:
         """Send `messages` in order and return once the broker has acknowledged each."""
         pending = [
-            await self._topics[message.topic].send(key=message.key, value=message.value, headers=list(message.headers))
+            await self._topics[message.topic].send(
+                key=message.key, value=self._frames.outgoing(message.value), headers=list(message.headers)
+            )
             for message in messages
         ]
         await asyncio.gather(*pending)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.config import KafkaSettings, Settings
 from esper.errors import UsageError
+from esper.oona.wire import SAME, Frames, frames_of
 
 if TYPE_CHECKING:
     import ssl
@@ -26,6 +27,8 @@ class Access:
 
     kafka: KafkaSettings
     principal: str
+    frames: Frames = SAME
+    """How frames stand on this cluster: with a schema registry's ids, or with Esper's own."""
 
     @classmethod
     def plain(cls, bootstrap: str) -> Access:
@@ -34,8 +37,12 @@ class Access:
 
     @classmethod
     def of(cls, settings: Settings, principal: str, *, bootstrap: str = "") -> Access:
-        """To the cluster of the settings, or else to the embedded broker of this installation, which answers at `bootstrap`."""
-        return cls(settings.kafka if settings.kafka.bootstrap else KafkaSettings(bootstrap=bootstrap), principal)
+        """To the cluster of the settings, or else to the embedded broker of this installation, which answers at `bootstrap`.
+
+        Raises:
+            EsperError: there is a schema registry, and it does not say its ids (`esper.oona.wire`).
+        """
+        return cls(settings.kafka if settings.kafka.bootstrap else KafkaSettings(bootstrap=bootstrap), principal, frames_of(settings))
 
     @property
     def bootstrap(self) -> str:

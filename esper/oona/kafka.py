@@ -57,6 +57,8 @@ _GONE: Final = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
+_FATAL: Final = (KafkaException, SystemError)
+"""How the client library says a fatal error: SystemError where it then calls a callback all the same."""
 _ATTEMPTS_A_CLIENT: Final = 20
 _SLICE_S: Final = 0.5
 LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
@@ -234,6 +236,7 @@ class KafkaProducer(Producer):
 
     def __init__(self, door: Door, config: dict[str, Any]) -> None:
         self._door = door
+        self._outgoing = door.access.frames.outgoing
         self._config = config | {
             "enable.idempotence": True,
             "partitioner": "murmur2_random",
@@ -247,6 +250,7 @@ class KafkaProducer(Producer):
         self._delivered: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._forbidden: dict[str, KafkaError] = {}
+        self._refused: KafkaError | None = None
         self._client = self._made()
 
     def send_message(self, message: Message) -> None:
@@ -257,6 +261,10 @@ class KafkaProducer(Producer):
         try:
             self._produce(message)
         except KafkaException as error:
+            if self._refused is not None:
+                refused, self._refused = self._refused, None
+                self._renew()
+                raise self._door.forbidden(refused, f"write {message.topic}") from error
             if not error.args[0].fatal():
                 raise too_large_or(error, message) from error
             _log.warning("the producer ended (%s); another takes its place", error.args[0].str())
@@ -265,13 +273,17 @@ class KafkaProducer(Producer):
 
     def poll(self) -> None:
         """As the port says."""
-        with suppress(KafkaException):  # a fatal error: the next send starts afresh
+        try:
             self._client.poll(0)
+        except _FATAL as error:  # the next send starts afresh
+            self._heed(error)
 
     def flush(self, timeout: float) -> int:
         """As the port says."""
-        with suppress(KafkaException):
+        try:
             return int(self._client.flush(timeout))
+        except _FATAL as error:
+            self._heed(error)
         return len(self._client)
 
     def delivered(self) -> dict[str, int]:
@@ -291,7 +303,9 @@ class KafkaProducer(Producer):
 
     def _produce(self, message: Message) -> None:
         try:
-            self._client.produce(message.topic, message.value, message.key, on_delivery=self._note, headers=list(message.headers))
+            self._client.produce(
+                message.topic, self._outgoing(message.value), message.key, on_delivery=self._note, headers=list(message.headers)
+            )
         except BufferError as error:
             raise BackpressureError("The queue to Kafka is full: the broker is away or slower than the sender.") from error
 
@@ -305,6 +319,12 @@ class KafkaProducer(Producer):
             if topic not in self._forbidden:
                 _log.error("%s", self._door.forbidden(error, f"write {topic}"))
             self._forbidden[topic] = error
+
+    def _heed(self, error: BaseException) -> None:
+        """Remember a fatal error that says who may not write: who may write nothing at all is refused before the topic is known."""
+        cause = error if isinstance(error, KafkaException) else error.__cause__
+        if isinstance(cause, KafkaException) and cause.args[0].code() in FORBIDDEN:
+            self._refused = cause.args[0]
 
     def _made(self) -> Client:
         client = Client({**self._door.config(), **self._config})
@@ -323,6 +343,7 @@ class KafkaJournalProducer(JournalProducer):
         self._run_id = run_id
         self._bootstrap = door.access.bootstrap
         self._door = door
+        self._outgoing = door.access.frames.outgoing
         self._offset = 0
         self._error: KafkaError | None = None
         self._spent: EsperError | None = None
@@ -344,7 +365,8 @@ class KafkaJournalProducer(JournalProducer):
         try:
             self._client.init_transactions(timeout)
         except KafkaException as error:
-            self._client.poll(0)
+            with suppress(*_FATAL):  # said once more
+                self._client.poll(0)
             raise self._named(error.args[0]) from error
         self._door.let_in()
 
@@ -371,9 +393,10 @@ class KafkaJournalProducer(JournalProducer):
             raise self._named(error.args[0]) from error
 
     def _produce(self, message: Message) -> None:
+        value = self._outgoing(message.value)
         while True:
             try:
-                self._client.produce(message.topic, message.value, message.key, on_delivery=self._note, headers=list(message.headers))
+                self._client.produce(message.topic, value, message.key, on_delivery=self._note, headers=list(message.headers))
             except BufferError:
                 self._client.poll(0.05)
             else:
@@ -430,6 +453,7 @@ class KafkaReader(Reader):
         self._bus = bus
         self._door = Door(bus.access, bus.standing)
         self._headers = headers
+        self._incoming = bus.access.frames.incoming
         given = {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
         if rest := [pair for pair in pairs if pair not in given]:
             given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
@@ -465,7 +489,8 @@ class KafkaReader(Reader):
                 continue
             topic, number, offset = message.topic(), message.partition(), message.offset()
             headers = tuple(message.headers() or ()) if self._headers else ()
-            received.append(Received(topic, number, offset, message.key(), message.value() or b"", headers, message.timestamp()[1] * 1000))
+            value = self._incoming(message.value() or b"")
+            received.append(Received(topic, number, offset, message.key(), value, headers, message.timestamp()[1] * 1000))
             self._position[topic, number] = offset + 1
         if received:
             self._door.let_in()
