@@ -13,6 +13,7 @@ from esper.cli import (
     compare,
     control,
     dead_letters,
+    deploy,
     fork,
     history,
     keys,
@@ -23,6 +24,7 @@ from esper.cli import (
     snapshots,
     stack,
     token,
+    topics,
     whatif,
 )
 from esper.errors import EsperError, printable
@@ -48,9 +50,11 @@ for part in (
     history,
     audit,
     dead_letters,
+    deploy,
     token,
     keys,
     stack,
+    topics,
     bench,
 ):
     part.register(app)

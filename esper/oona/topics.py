@@ -20,16 +20,19 @@ def ensure(cluster: Access | str, settings: KafkaSettings) -> list[str]:
     Raises:
         UnavailableError: no broker answers, or it refuses.
     """
-    wanted = {
-        topic.name: (
-            topic.partitions or settings.partitions,
-            {
-                "retention.ms": str(topic.retention_ms),
-                "cleanup.policy": "delete",
-                "message.timestamp.type": "LogAppendTime",
-                "max.message.bytes": str(MAX_MESSAGE_BYTES),
-            },
-        )
+    return KafkaBus(cluster, patience=_PATIENCE_S).create_topics(wanted(settings), replication=settings.replication)
+
+
+def wanted(settings: KafkaSettings) -> dict[str, tuple[int, dict[str, str]]]:
+    """Every topic of `schemas/topics.toml`: partitions, and the settings that it is made with."""
+    common = {
+        "cleanup.policy": "delete",
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(MAX_MESSAGE_BYTES),
+    }
+    if settings.replication > 1:
+        common["min.insync.replicas"] = str(settings.min_insync or settings.replication - 1)
+    return {
+        topic.name: (topic.partitions or settings.partitions, {"retention.ms": str(topic.retention_ms), **common})
         for topic in TOPICS.values()
     }
-    return KafkaBus(cluster, patience=_PATIENCE_S).create_topics(wanted, replication=settings.replication)

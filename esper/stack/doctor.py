@@ -29,6 +29,7 @@ Verdict = Literal["ok", "advice", "missing"]
 _ROOM_BYTES = 2 * 2**30
 _MEMORY_BYTES = 2 * 2**30
 _OPEN_FILES = 1024
+_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def examine(settings: Settings) -> tuple[Check, ...]:
         _ports,
         _kafka,
         _confinement,
+        _registry,
         _gpu,
         _kcat,
         _chromium,
@@ -171,7 +173,14 @@ def _kafka(settings: Settings) -> Check:
     address = settings.kafka.bootstrap
     if not address:
         return Check("kafka", "ok", "embedded")
-    good = any(broker.answers(one, timeout=2) for one in address.split(","))
+    from esper.oona.access import Access  # noqa: PLC0415 - only a cluster of others is asked by a client
+    from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - the same
+    from esper.oona.rights import OWNER  # noqa: PLC0415 - the same
+
+    try:
+        good = KafkaBus(Access(settings.kafka, OWNER)).available(_ANSWER_S)
+    except EsperError as error:
+        return Check("kafka", "missing", address, str(error))
     return Check(
         "kafka", "ok" if good else "missing", address, "" if good else "start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it"
     )
@@ -188,6 +197,19 @@ def _confinement(_: Settings) -> Check:
         f"{kernel.words}: of the history's queries, only their check keeps those away from {' and '.join(lacking)}",
         "give viewers' tokens to nobody but yourself, or run Linux 6.7 or newer with Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)",
     )
+
+
+def _registry(settings: Settings) -> Check:
+    from esper.oona import wire  # noqa: PLC0415 - it is asked only where there is one
+
+    if not settings.registry.url:
+        return Check("registry", "ok", "none: frames carry Esper's own schema ids")
+    try:
+        lacking = wire.lacking(settings)
+    except EsperError as error:
+        return Check("registry", "missing", settings.registry.url, str(error))
+    found = f"{settings.registry.url} lacks {len(lacking)} of Esper's schemas" if lacking else settings.registry.url
+    return Check("registry", "advice" if lacking else "ok", found, "register them with `esper topics apply`" if lacking else "")
 
 
 def _gpu(_: Settings) -> Check:

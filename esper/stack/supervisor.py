@@ -20,7 +20,7 @@ from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.service.sockets import Listening, own_socket
-from esper.stack import aot, broker, owners, state
+from esper.stack import aot, owners, state
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
 from esper.stack.launches import broker_launch, part_launch
 from esper.stack.leash import Leash
@@ -32,6 +32,7 @@ _TICK_S = 0.1
 _OWNERS_S = 0.5
 _BROKER_ATTEMPTS = 3
 _CLUSTER_S = 15.0
+_ANSWER_S = 2.0
 _RECORD_AFTER_S = 30.0
 
 
@@ -187,8 +188,13 @@ class Supervisor:
         self._publish()
 
     def _await_cluster(self, bootstrap: str) -> None:
+        from esper.oona.access import Access  # noqa: PLC0415 - an embedded broker's supervisor loads it while Java starts
+        from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - the same
+        from esper.oona.rights import OWNER  # noqa: PLC0415 - the same
+
+        bus = KafkaBus(Access(self._settings.kafka, OWNER))  # by its protocol and as who may: a TLS port answers no plain request
         deadline = self._clock.monotonic() + _CLUSTER_S
-        while not any(broker.answers(address, timeout=2) for address in bootstrap.split(",")) and not self._wake.stop:
+        while not bus.available(_ANSWER_S) and not self._wake.stop:
             if self._clock.monotonic() > deadline:
                 raise UnavailableError(f"no broker answers at {bootstrap}: start it, or unset ESPER_KAFKA__BOOTSTRAP for the embedded one")
             self._wake.wait(_TICK_S)
@@ -254,10 +260,12 @@ def _load_client() -> None:
 
 
 def _topics(bootstrap: str, settings: Settings, outcome: list[EsperError]) -> None:
-    from esper.oona import topics  # noqa: PLC0415 - see above
+    from esper.oona import topics, wire  # noqa: PLC0415 - see above
     from esper.oona.access import Access  # noqa: PLC0415 - see above
 
     try:
+        if settings.registry.url:
+            wire.resolve(settings, register=True)
         topics.ensure(Access.of(settings, "esper", bootstrap=bootstrap), settings.kafka)
     except EsperError as error:
         outcome.append(error)
