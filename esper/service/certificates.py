@@ -45,3 +45,23 @@ def serving(settings: Settings) -> ssl.SSLContext | None:
 def unusable(pair: tuple[str, str], error: Exception) -> UsageError:
     """The sentence for files that OpenSSL does not take."""
     return UsageError(f"The certificate {pair[0]} with the key {pair[1]} cannot be used ({error}): give PEM files that belong together.")
+
+
+def asking(settings: Settings) -> ssl.SSLContext:
+    """The context of Esper's own programs that ask parts elsewhere: they trust the very certificate that the settings name, and no other.
+
+    Its names do not matter: whoever holds its private key is the part.
+
+    Raises:
+        UsageError: the settings name none, or it cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(settings.service.certificate)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The certificate {settings.service.certificate!r} cannot be read ({error}): set ESPER_SERVICE__CERTIFICATE to that of the parts."
+        ) from error
+    return context

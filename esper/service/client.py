@@ -1,4 +1,7 @@
-"""How Esper's own programs ask its parts: over the Unix socket that only this user can reach, with a token that they make for themselves."""
+"""How Esper's own programs ask its parts: over the Unix socket that only this user can reach, with a token that they make for themselves.
+
+Parts in containers of their own (ESPER_PARTS=elsewhere) are asked over TLS, and have to show the certificate of the installation.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from urllib.parse import urlsplit
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import UsageError
-from esper.service import sockets, tokens
+from esper.service import certificates, sockets, tokens
 from esper.service.limits import names_this_machine
 from esper.service.roles import Role
 
@@ -64,9 +67,7 @@ class Client:
             OSError, http.client.HTTPException: it does not answer.
         """
         where = urlsplit(url)
-        if where.port is None or not names_this_machine(where.hostname or ""):
-            raise UsageError(f"{url} is no part of this installation: Esper's own programs ask parts on this machine, by their port.")
-        connection = LocalConnection(self._settings.sockets_dir, where.port, timeout=timeout)
+        connection = self._elsewhere(url, timeout) if self._settings.parts == "elsewhere" else self._local(url, timeout)
         try:
             connection.connect()  # first of all: no token is made for a part that is not there
             sent = dict(headers or {})
@@ -83,6 +84,19 @@ class Client:
             told: Message = answer.headers
             raise urllib.error.HTTPError(url, answer.status, answer.reason, told, io.BytesIO(body))
         return body
+
+    def _local(self, url: str, timeout: float) -> http.client.HTTPConnection:
+        where = urlsplit(url)
+        if where.port is None or not names_this_machine(where.hostname or ""):
+            raise UsageError(f"{url} is no part of this installation: Esper's own programs ask parts on this machine, by their port.")
+        return LocalConnection(self._settings.sockets_dir, where.port, timeout=timeout)
+
+    def _elsewhere(self, url: str, timeout: float) -> http.client.HTTPConnection:
+        """To a part in a container of its own: what it shows has to be the very certificate of the installation."""
+        where = urlsplit(url)
+        if where.scheme != "https" or where.hostname is None:
+            raise UsageError(f"{url} is asked with a token, which needs https: give parts a certificate (ESPER_SERVICE__CERTIFICATE).")
+        return http.client.HTTPSConnection(where.hostname, where.port, timeout=timeout, context=certificates.asking(self._settings))
 
 
 FAILURES: Final = (OSError, http.client.HTTPException)

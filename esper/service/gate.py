@@ -133,8 +133,12 @@ class Gate:
         if unclear := _unclear(scope):
             self._unseen += scope["method"] not in _READING
             raise ProblemError(400, f"The request {unclear}; send it as RFC 9112 says.", headers={"Connection": "close"})
-        if not names_this_machine(headers.get("host", "")):
-            raise ProblemError(403, "This answers requests to this machine by 127.0.0.1 or localhost only; the Host header names another.")
+        if not names_this_machine(headers.get("host", ""), self._settings.hosts):
+            raise ProblemError(
+                403,
+                "This answers requests to this machine by 127.0.0.1 or localhost only; the Host header names another, "
+                "which ESPER_SERVICE__HOSTS does not have.",
+            )
         if (
             "transfer-encoding" in headers and "content-length" in headers
         ):  # RFC 9112, section 6.1: where a body ends would be a matter of opinion

@@ -31,7 +31,10 @@ class TokenBuckets:
         return 0.0 if allowed else (1 - left) / self._rate
 
 
-def names_this_machine(host: str) -> bool:
-    """Whether a Host header names the loopback interface. Others come from a page whose name was bound to 127.0.0.1 (DNS rebinding)."""
-    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-    return name.lower() in _LOCAL_HOSTS
+def names_this_machine(host: str, hosts: str = "") -> bool:
+    """Whether a Host header names the loopback interface or one of `hosts`, which have commas between.
+
+    Others come from a page whose name was bound to 127.0.0.1 (DNS rebinding).
+    """
+    name = (host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host).lower()
+    return name in _LOCAL_HOSTS or name in {one.strip().lower() for one in hosts.split(",") if one.strip()}

@@ -67,12 +67,12 @@ def listening(settings: Settings, port: int, *, setting: str) -> Listening:
         return given
     tcp = tcp_socket()
     try:
-        tcp.bind((HOST, port))
+        tcp.bind((settings.service.bind, port))
         tcp.listen(BACKLOG)
     except OSError as error:
         tcp.close()
         raise UnavailableError(
-            f"Port {port} on {HOST} is in use: end what holds it, or set {setting} to another one, or to 0 for a free one."
+            f"Port {port} on {settings.service.bind} is in use: end what holds it, or set {setting} to another one, or to 0 for a free one."
         ) from error
     bound: int = tcp.getsockname()[1]
     try:

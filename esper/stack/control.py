@@ -58,12 +58,16 @@ def status(settings: Settings) -> state.StackState | None:
 
 def running(settings: Settings) -> Endpoints | None:
     """Where the stack of this ESPER_HOME answers; None unless a supervisor lives and its broker has answered with all topics there."""
+    if settings.parts == "elsewhere":
+        return _elsewhere(settings)
     now = status(settings)
     return _endpoints(now) if now is not None and now.phase == "running" else None
 
 
 def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], None], supervisor: Sequence[str] = SUPERVISOR) -> Endpoints:
     """Start the stack unless it runs; returns once the broker answers and all topics exist, while the parts come up behind it.
+
+    With ESPER_PARTS=elsewhere nothing is started: the parts run in containers of their own, and the settings say where.
 
     The stack ends when every process that has passed itself as `owner_pid` is gone; None keeps it up until `down`. `progress` is told in
     short sentences what is being waited for. `supervisor` is the command line of the background process.
@@ -74,6 +78,9 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         CorruptError: the broker's folder, a jar or a key is damaged.
         StorageFullError: no room.
     """
+    if settings.parts == "elsewhere":
+        keys.ensure(settings.keys_dir)
+        return _elsewhere(settings)
     clock = SystemClock()
     owner = None
     if owner_pid is not None and (owner := Identity.of(owner_pid)) is None:
@@ -125,6 +132,8 @@ def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None
     Raises:
         UnavailableError: the stack is not up, or a part is not ready within `timeout` seconds.
     """
+    if settings.parts == "elsewhere":  # its own supervisor waits for it
+        return
     clock = SystemClock()
     deadline = clock.monotonic() + timeout
     wanted = tuple(parts)
@@ -143,7 +152,7 @@ def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None
 def release(settings: Settings, owner_pid: int) -> None:
     """`owner_pid` needs the stack no longer, although it lives on; the stack ends if nobody else wants it."""
     owner = Identity.of(owner_pid)
-    if owner is not None:
+    if owner is not None and settings.parts == "local":
         owners.leave(settings.stack_dir, owner)
 
 
@@ -163,6 +172,18 @@ def _endpoints(now: state.StackState) -> Endpoints:
         return f"{now.scheme}://{HOST}:{now.ports[name]}" if name in now.ports else ""
 
     return Endpoints(now.bootstrap, url("tolaria"), url("tamiyo"), url("nissa"), url("history"), url("foundry"))
+
+
+def _elsewhere(settings: Settings) -> Endpoints:
+    """Where the parts answer that run in containers of their own.
+
+    Raises:
+        UsageError: the settings name no cluster.
+    """
+    if not settings.kafka.bootstrap:
+        raise UsageError("ESPER_PARTS=elsewhere needs a cluster that all parts share: set ESPER_KAFKA__BOOTSTRAP.")
+    parts = (settings.tolaria, settings.tamiyo, settings.nissa, settings.history, settings.urza)
+    return Endpoints(settings.kafka.bootstrap, *(part.url.rstrip("/") for part in parts))
 
 
 def _same_kafka(settings: Settings, now: state.StackState) -> None:
