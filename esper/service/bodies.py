@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -46,20 +47,20 @@ def parsed(body: bytes) -> Any:
 def _texts(value: Any) -> Iterator[str]:
     """Every text and key in a value; one level after the other, because a caller chooses how deep it is."""
     level = [value]
-    for _ in range(_DEEPEST + 1):
+    for depth in itertools.count():
+        if not level:
+            return
+        if depth == _DEEPEST and any(isinstance(one, dict | list) for one in level):
+            raise _refused(f"nests deeper than {_DEEPEST}")
+        yield from (one for one in level if isinstance(one, str))
         inner: list[Any] = []
         for one in level:
-            if isinstance(one, str):
-                yield one
-            elif isinstance(one, dict):
+            if isinstance(one, dict):
                 yield from one
                 inner += one.values()
             elif isinstance(one, list):
                 inner += one
-        if not inner:
-            return
         level = inner
-    raise _refused(f"nests deeper than {_DEEPEST}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

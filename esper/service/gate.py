@@ -46,6 +46,8 @@ ANONYMOUS: Final = "anonymous"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ONCE: Final = (b"authorization", b"content-length", b"content-type", b"host", b"origin", b"sec-fetch-site")
 _MOST_HEADERS: Final = 100
+LARGEST_HEAD: Final = 32 * 1024
+"""The most bytes of a request's target and headers."""
 _REPLACED: Final = "\ufffd"
 """What stands in a path for bytes that are not UTF-8."""
 _NO_ROUTE: Final = "(no route)"
@@ -305,8 +307,11 @@ def _unclear(scope: Scope) -> str:
     names = [name for name, _ in scope["headers"]]
     lengths = {value for name, value in scope["headers"] if name == b"content-length"}
     encoded = b"transfer-encoding" in names
-    if len(names) > _MOST_HEADERS:
-        return f"has more than {_MOST_HEADERS} headers"
+    head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in scope["headers"])
+    if len(names) > _MOST_HEADERS or head > LARGEST_HEAD:
+        return f"has more than {_MOST_HEADERS} headers, or more than {LARGEST_HEAD >> 10} KiB of them"
+    if scope["http_version"] not in {"1.0", "1.1"}:
+        return "is of another version than HTTP/1.1"
     if twice := next((name for name in _ONCE if names.count(name) > 1), None):
         return f"has {twice.decode()} twice"
     if encoded and (lengths or scope["http_version"] != "1.1"):

@@ -19,11 +19,11 @@ from esper.errors import UnavailableError
 from esper.service import certificates, sockets
 from esper.service.app import refuse_unguarded
 from esper.service.door import IDLE_S, Door, Protocol
+from esper.service.gate import LARGEST_HEAD
 
 _START_S: Final = 30.0
 _GRACE_S: Final = 2
 _DESCRIPTORS: Final = 65_536
-_LARGEST_HEAD: Final = 32 * 1024
 
 
 class Server:
@@ -54,7 +54,7 @@ class Server:
                 lifespan="on",
                 ws="none",
                 http=Protocol,
-                h11_max_incomplete_event_size=_LARGEST_HEAD,
+                h11_max_incomplete_event_size=LARGEST_HEAD,
                 timeout_keep_alive=round(IDLE_S),
                 timeout_graceful_shutdown=_GRACE_S,
             ),
