@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.errors import UsageError
+from esper.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,7 @@ def compare(
     """Show what differs between runs: settings, environment, what was grafted, kept and culled, and the curves."""
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
+    from esper.bounded.names import MALFORMED  # noqa: PLC0415 - the same
     from esper.cli.plots import require_format  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
@@ -56,7 +57,10 @@ def compare(
     named, journals = _journals(runs, Settings.load(), SystemClock())
     if len(set(named)) < len(named):
         raise UsageError("A run is named twice; a run does not differ from itself.")
-    found = compared([story(journals[run_id], journals) for run_id in named])
+    try:
+        found = compared([story(journals[run_id], journals) for run_id in named])
+    except MALFORMED as error:
+        raise CorruptError(f"A journal of {', '.join(runs)} says what cannot be compared: {type(error).__name__}: {error}.") from error
     if plot:
         _plot(plot, found)
     if as_json:

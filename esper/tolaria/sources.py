@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Final
 
@@ -46,20 +47,18 @@ def modules_of(recipe: Recipe) -> list[str]:
 
 def source_of(module: str) -> Source:
     """The file that `import module` would run, as the path stands now."""
-    places: list[str] | None = None
-    names = module.split(".")
-    for number in range(len(names)):
-        spec = PathFinder.find_spec(".".join(names[: number + 1]), places)
-        if spec is None:
-            break
-        places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
-        if number + 1 == len(names) and spec.origin and spec.has_location:
-            try:
-                return Source(module, Path(spec.origin), Path(spec.origin).read_bytes())
-            except OSError:
-                break
-        if places is None:
-            break
+    places = [Path(one or ".") for one in sys.path]
+    *packages, last = module.split(".")
+    for name in packages:
+        package = next((one for one in (place / name for place in places) if (one / "__init__.py").is_file()), None)
+        places = [package] if package else [one for one in (place / name for place in places) if one.is_dir()]
+    for place in places:
+        for path in (place / last / "__init__.py", *(place / f"{last}{suffix}" for suffix in all_suffixes())):
+            if path.is_file():
+                try:
+                    return Source(module, path.resolve(), path.read_bytes())
+                except OSError:
+                    return Source(module, None, b"")
     return Source(module, None, b"")
 
 

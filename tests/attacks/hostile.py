@@ -59,6 +59,8 @@ def real(folder: Path) -> Real:
             clock=CLOCK,
             passphrase=passphrase,
         ).to(folder / name)
+    others = [encode(replace(event, run_id="other-1")).value for event in events]
+    to_file(folder / "other.avro", others)
     (folder / "secret").write_text(f"{PASSPHRASE}\n")
     return Real(folder / "export", folder / "sealed", folder / "secret", tuple(events))
 
