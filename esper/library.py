@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,10 +17,13 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.oona.access import Access
+from esper.tolaria.model_file import read_model
 from esper.tolaria.names import named, require_run_id
 from esper.tolaria.own_loop import begin
 from esper.tolaria.progress import Progress
 from esper.tolaria.wiring import place_of
+from esper.urza.opening import open_store
+from esper.vault.boxes import MODELS, open_box
 
 if TYPE_CHECKING:
     from esper.tolaria.own_loop import Growth
@@ -74,3 +78,16 @@ def grow(
             growth.end(None)
     finally:
         stack.release(installation, os.getpid())
+
+
+def load_model(run_id: str) -> dict[str, Tensor]:
+    """The parameters and buffers of a run's final model, by name: what `state_dict` gave at its end.
+
+    Raises:
+        UsageError: the run has no model here.
+        CorruptError: its file was changed, or is sealed with another key.
+    """
+    require_run_id(run_id)
+    installation = Settings.load()
+    box = open_box(installation, open_store(installation), MODELS)
+    return load(read_model(installation.runs_dir / run_id / "model.safetensors", box))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from esper.checkpoint import TensorStore
-from esper.checkpoint.families import Family
 from esper.urza.store import Store
+from esper.vault.families import Family
 
 
 def family(name: str = "family") -> Family:

@@ -23,8 +23,12 @@ from esper.tezzeret.compile import compile_kernel
 from esper.urza.artefact import seal
 from esper.urza.cache import CacheLimits, KernelCache
 from esper.urza.local import LocalStore
+from esper.urza.sealed import SealedKernels
+from esper.urza.store import Store
+from esper.vault.boxes import KERNELS, Box
 
 BUDGET = Budget.of(20_000)
+_BOX = Box(KERNELS, bytes(32))
 _OPERATIONS = 20_000
 _ROUNDS = 12
 _GRAFTS = 400
@@ -44,7 +48,7 @@ class Shelf:
     loader: KernelLoader
 
 
-def _publish(bench: Bench, store: LocalStore, ir: BlueprintIR) -> KernelPublished:
+def _publish(bench: Bench, store: Store, ir: BlueprintIR) -> KernelPublished:
     sealed = seal(ir, weights_of(module_of(ir)))
     store.put_if_absent(sealed.address, sealed.content)
     return KernelPublished(
@@ -77,7 +81,7 @@ def _wait(bench: Bench, loader: KernelLoader) -> Loaded:
 
 def _loader(bench: Bench, name: str) -> KernelLoader:
     folder = bench.folder / "cache"
-    loader = KernelLoader(folder / "store", folder / name, folder / "shared", bench.clock)
+    loader = KernelLoader(folder / "store", folder / name, folder / "shared", bench.clock, _BOX)
     loader.start()
     bench.held.callback(loader.stop)
     return loader
@@ -86,7 +90,7 @@ def _loader(bench: Bench, name: str) -> KernelLoader:
 def shelf(bench: Bench) -> Shelf:
     """A store with a kernel of each family, which a first run has loaded: they are on the shared disk too."""
     torch.set_num_threads(1)
-    store = LocalStore(bench.folder / "cache" / "store")
+    store = SealedKernels(LocalStore(bench.folder / "cache" / "store"), _BOX)
     kernels = tuple(_publish(bench, store, ir) for family in FAMILIES if (ir := blueprint(family, 1)) is not None)
     loader = _loader(bench, "first")
     for kernel in kernels:

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from esper.bench.estimate import Estimate, Samples, exactly, median
 from esper.bench.registry import Bench, figure
 from esper.checkpoint import SnapshotWriter, Stored, Taken, TensorStore
-from esper.checkpoint.families import Family
 from esper.errors import StorageFullError
 from esper.urza.local import LocalStore
+from esper.vault.families import Family
 
 MB: Final = 1_000_000
 _SIZES: Final = {"10mb": (10 * MB, 9), "100mb": (100 * MB, 5), "1gb": (1_000 * MB, 3)}  # bytes of the state, rounds

@@ -17,10 +17,10 @@ from typing import Any, Final
 import zstandard
 
 from esper.bounded import DEFAULT, Limit, unpacked_zstd
-from esper.checkpoint.families import Family
-from esper.checkpoint.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 from esper.errors import CorruptError
 from esper.urza.store import Store
+from esper.vault.families import Family
+from esper.vault.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 
 PIECE_BYTES = 8 << 20
 """Larger tensors are cut into pieces of this size, so that they are compressed and restored side by side."""

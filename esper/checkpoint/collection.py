@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from esper.checkpoint.families import family_id, opened
-from esper.checkpoint.masters import masters
 from esper.checkpoint.retention import Pins, held
 from esper.checkpoint.sweep import Rules, Swept, sweep
 from esper.checkpoint.tensors import TensorStore, open_cold
@@ -20,6 +18,9 @@ from esper.events import Event
 from esper.oona.disk import write_file
 from esper.oona.lock import Lock
 from esper.urza.opening import open_store
+from esper.vault.boxes import INSTALLATION
+from esper.vault.families import family_id, opened
+from esper.vault.masters import masters
 
 _DAY_US = 86_400_000_000
 
@@ -56,7 +57,7 @@ def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_ru
                     swept.append(sweep(tensors, snapshots, rules, now_us=clock.now_us(), owner=owner, dry_run=dry_run))
             except EsperError as error:
                 left.append(str(error))
-        known = {family_id(name) for name in found}
+        known = {family_id(name) for name in (*found, INSTALLATION)}
         unknown = {key.split("/")[1] for key in store.list("families/")} - known
         if not dry_run and not left:
             write_file(settings.swept_path, str(clock.now_us()).encode())

@@ -13,10 +13,10 @@ import zstandard
 from esper.bounded import DEFAULT, Limit, Limits, json_of, unpacked_zstd
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk, chunk_of
-from esper.checkpoint.families import Family
-from esper.checkpoint.sealing import seal, unseal
 from esper.errors import CorruptError, printable
 from esper.urza.store import Store
+from esper.vault.families import Family
+from esper.vault.sealing import seal, unseal
 
 FORMAT: Final = 2
 _MAGIC: Final = b"ESM2"

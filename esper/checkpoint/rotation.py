@@ -5,25 +5,27 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from esper.checkpoint.families import listed, rewrap
-from esper.checkpoint.masters import MasterKey, held, masters, write
-from esper.checkpoint.sealing import KEY_BYTES
 from esper.config import Settings
 from esper.errors import UsageError
 from esper.urza.opening import open_store
+from esper.urza.sealed import PREFIX, open_kernels, seal_kernels
+from esper.vault.families import listed, rewrap
+from esper.vault.masters import MasterKey, held, masters, write
+from esper.vault.sealing import KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
     """What a rotation did: the master key that wraps now, the ids of those that may be forgotten, how many families were rewrapped, and how many not.
 
-    `left` families are wrapped by master keys that are not at hand.
+    `left` families are wrapped by master keys that are not at hand; `sealed` kernels lay in the clear, as an older Esper kept them.
     """
 
     current: str
     retired: tuple[str, ...]
     rewrapped: int
     left: int
+    sealed: int = 0
 
 
 def rotate(settings: Settings) -> Rotated:
@@ -50,4 +52,5 @@ def rotate(settings: Settings) -> Rotated:
         left = [one for one in listed(store, keys) if one.master_id != keys.current.id]
         if keys.source == str(path):
             write(path, (keys.current,))
-    return Rotated(keys.current.id, tuple(key.id for key in keys.keys[1:]), count, len(left))
+    sealed = seal_kernels(open_kernels(settings)) if next(iter(store.list(PREFIX)), None) else 0
+    return Rotated(keys.current.id, tuple(key.id for key in keys.keys[1:]), count, len(left), sealed)

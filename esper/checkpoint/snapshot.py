@@ -16,9 +16,9 @@ from esper.bounded import Limits
 from esper.bounded.names import MALFORMED
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
-from esper.checkpoint.families import Family
 from esper.checkpoint.manifest import FORMAT, Stores, chunks_in, condemned, manifest_at, manifests, sealed_manifest
 from esper.errors import CorruptError, UnavailableError, printable
+from esper.vault.families import Family
 
 SMALL_BYTES: Final = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
 _ATTEMPTS: Final = 5

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from esper.bounded import Limits
-from esper.checkpoint.families import Family, any_in, made
 from esper.checkpoint.manifest import OWN, Stores
-from esper.checkpoint.masters import held, masters
 from esper.config import Settings
 from esper.urza.opening import open_store, store_at
 from esper.urza.store import Store
+from esper.vault.families import Family, any_in, made
+from esper.vault.masters import held, masters
 
 if TYPE_CHECKING:
     from esper.checkpoint.snapshot import Snapshot, Stored

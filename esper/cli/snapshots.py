@@ -45,14 +45,14 @@ def register(app: typer.Typer) -> None:
 
 def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     """List a run's snapshots in the order in which they were taken, for `esper rollback`: size, kind, parent, whether they are hot, cold or gone, and what keeps them."""
-    from esper.checkpoint.families import any_in, opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.checkpoint.masters import masters  # noqa: PLC0415 - as above
     from esper.checkpoint.retention import Pins, family_of, held  # noqa: PLC0415 - as above
     from esper.checkpoint.tensors import TensorStore, open_cold  # noqa: PLC0415 - as above
     from esper.checkpoint.whereabouts import whereabouts  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
+    from esper.vault.families import any_in, opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.vault.masters import masters  # noqa: PLC0415 - as above
 
     settings, clock = Settings.load(), SystemClock()
     events = list(_journals(settings, clock))

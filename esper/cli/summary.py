@@ -42,7 +42,7 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
         console.print(f"{finished.dropped} telemetry events were dropped; system.events.run says which.", style="yellow")
     if not finished.history_complete:
         console.print("The history has not taken in everything yet; `esper up` lets it catch up.", style="yellow")
-    console.print(f"Model    {finished.model_path}", highlight=False)
+    console.print(f"Model    {finished.model_path} (sealed)", highlight=False)
     console.print(f"Digest   {outcome.digest}", highlight=False)
     console.print(f"History  {finished.history_path}", highlight=False)
     console.print("\nTry next:", style="bold")
@@ -52,6 +52,7 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
     for line in (
         *(resume if outcome.outcome == "INTERRUPTED" else ()),
         f'{command} sql "{query}"',
+        f"{command} model {finished.run_id} --out model.safetensors     # the final model, for safetensors.torch.load_file",
         f"{command} replay {finished.run_id} --fold",
         f"{command} run {recipe} --set tamiyo.enabled=false     # the same model without growth",
         f"{command} recipes cp mnist1d mine.toml               # make it your own",

@@ -14,9 +14,7 @@ from pathlib import Path
 
 from esper.checkpoint import chunks
 from esper.checkpoint.collection import no_sweep
-from esper.checkpoint.families import Family, any_in, keep, opened
 from esper.checkpoint.manifest import chunks_in, manifest_at
-from esper.checkpoint.masters import held, masters
 from esper.checkpoint.retention import Pins
 from esper.clock import Clock
 from esper.config import Settings
@@ -32,6 +30,9 @@ from esper.oona.port import Bus
 from esper.urza.artefact import address_of
 from esper.urza.artefact import read as read_artefact
 from esper.urza.opening import open_store
+from esper.urza.sealed import open_kernels
+from esper.vault.families import Family, any_in, keep, opened
+from esper.vault.masters import held, masters
 
 _A_COMMIT = 500  # events a transaction: far below what its time limit allows
 
@@ -99,8 +100,8 @@ class Importing:
 
     def _objects(self, events: Sequence[JournalEvent]) -> int:
         """Bring in the snapshots that the journal names and the kernels that it grafts; gives how many objects were new."""
-        store, family = open_store(self.settings), self._family()
-        found = self._kernels(events)
+        family, found = self._family(), list(self._kernels(events))
+        store = open_kernels(self.settings) if found else open_store(self.settings)
         return sum(store.put_if_absent(key, content) for part in (found, self._snapshots(events, family)) for key, content in part)
 
     def _family(self) -> Family | None:

@@ -26,16 +26,16 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from esper.bounded import DEFAULT, Limit, Limits, avro_values, json_of, open_in, read_in, require_plain_name, walked
 from esper.bounded.names import RUN_ID, SHA256
 from esper.checkpoint import TensorStore
-from esper.checkpoint.families import Family, opened
-from esper.checkpoint.masters import MasterKey, Masters, masters
 from esper.checkpoint.retention import family_of
-from esper.checkpoint.sealing import KEY_BYTES
 from esper.config import Settings
 from esper.errors import CorruptError, KeyMissingError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken
 from esper.journal.reading import JOURNAL, WRITTEN, decoded_whole
 from esper.urza.store import Listed, Store, require_key
+from esper.vault.families import Family, opened
+from esper.vault.masters import MasterKey, Masters, masters
+from esper.vault.sealing import KEY_BYTES
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

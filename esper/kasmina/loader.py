@@ -23,6 +23,7 @@ from esper.events.records import KernelPublished
 from esper.kasmina.slots import Slot
 from esper.kasmina.unpacked import Unpacked, unpack
 from esper.urza.cache import MIB, CacheFigures, CacheLimits, KernelCache
+from esper.vault.boxes import Box
 
 TIMEOUT_S = 10.0  # a load that takes longer has failed
 START_S = 20.0  # more for a child that has not answered yet: a busy machine may take this long to start a process
@@ -97,13 +98,14 @@ class KernelLoader:
     """Finds kernels in memory, and asks a child process for others. A child that died or hangs is replaced, and its successor asked again.
 
     `store` is a folder or s3://bucket/prefix at `endpoint`; `kernels` the run's own folder, which keeps every artefact that the run used; `shared`
-    the disk tier of all runs.
+    the disk tier of all runs. Files lie sealed in `box`, whose key the child gets by its pipe.
     """
 
     store: Path | str
     kernels: Path
     shared: Path
     clock: Clock
+    box: Box
     settings: CacheSettings = field(default_factory=CacheSettings)
     endpoint: str = ""
     _cache: KernelCache[Unpacked] = field(init=False)
@@ -136,7 +138,8 @@ class KernelLoader:
         for pipe in (self._child.stdin, self._child.stdout):
             assert pipe is not None  # noqa: S101  # both are pipes
             os.set_blocking(pipe.fileno(), False)
-        self._unsent = self._unread = b""
+        self._unsent, self._unread = json.dumps({"key": self.box.key.hex()}).encode() + b"\n", b""
+        self._write()
         self._heard = False
         self._began = self.clock.monotonic()
 
@@ -231,7 +234,7 @@ class KernelLoader:
         self._damaged += bool(answer["damaged"])
         if not error:
             try:
-                unpacked = unpack(Path(str(answer["path"])), kernel_id)
+                unpacked = unpack(Path(str(answer["path"])), kernel_id, self.box)
             except CorruptError as reason:
                 error = str(reason)
         if error:
@@ -265,7 +268,7 @@ class KernelLoader:
                 for asked in self._pending.values():
                     asked.begun = now if overdue else asked.begun  # a kernel whose load ends its child each time fails in the end
                     asked.patience_s = self._patience_s()
-                self._unsent = b"".join(asked.line for asked in self._pending.values())
+                self._unsent += b"".join(asked.line for asked in self._pending.values())
                 self._write()
         return failed
 
@@ -301,12 +304,3 @@ def _close(child: subprocess.Popen[bytes]) -> None:
     for pipe in (child.stdin, child.stdout):
         if pipe:
             pipe.close()
-
-
-def slot_of(path: Path, kernel_id: str) -> Slot:
-    """A slot with the kernel of a verified artefact.
-
-    Raises:
-        CorruptError: as `unpack`.
-    """
-    return unpack(path, kernel_id).slot(kernel_id)

@@ -17,7 +17,8 @@ from esper.errors import BuildError, CorruptError
 from esper.karn.ir import BlueprintIR, parse
 from esper.kasmina.slots import Slot
 from esper.tezzeret.build import KernelModule
-from esper.urza.artefact import Artefact
+from esper.urza.artefact import Artefact, address_of
+from esper.vault.boxes import Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,19 @@ def unpack_artefact(artefact: Artefact) -> Unpacked:
     return Unpacked(artefact.ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
 
 
-def unpack(path: Path, kernel_id: str) -> Unpacked:
-    """The kernel in a verified artefact. It is read, not mapped: a file that is cut off later does no harm.
+def unpack(path: Path, kernel_id: str, box: Box) -> Unpacked:
+    """The kernel in a verified artefact, sealed in `box`. It is read, not mapped: a file that is cut off later does no harm.
 
     Raises:
         CorruptError: the file is gone or is not an artefact.
     """
     try:
-        content = path.read_bytes()
+        content = box.opened(address_of(kernel_id), path.read_bytes())
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["esper"])
         ir, weights = parse(metadata["ir"]), load(content)
         if set(weights) != set(ir.parameter_shapes):
             raise BuildError("its weights are not its blueprint's")
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError, BuildError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, BuildError, CorruptError) as error:
         raise CorruptError(f"The unpacked kernel {kernel_id} cannot be read: {error}. Start the run again; it is fetched anew.") from error
     return Unpacked(ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))

@@ -21,7 +21,7 @@ from esper.tezzeret.answer import SENDER
 from esper.tezzeret.api import build
 from esper.tezzeret.service import Foundry
 from esper.tezzeret.warm import WarmCompiler
-from esper.urza.opening import open_store
+from esper.urza.sealed import open_kernels
 from esper.urza.shelf import follow_outcomes
 
 _NICENESS = 5  # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
@@ -44,7 +44,7 @@ def main() -> int:
         raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
     clock = SystemClock()
     compiler = WarmCompiler(clock)
-    store = open_store(settings)
+    store = open_kernels(settings)
     bus = KafkaBus(Access.of(settings, SENDER))
     foundry = Foundry(bus=bus, store=store, clock=clock, compiler=compiler)
     told = threading.Event()

@@ -13,7 +13,7 @@ from esper.checkpoint.retention import family_of
 from esper.checkpoint.tensors import Tensors, Unopened
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import CorruptError, EsperError, UsageError, printable
+from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.journal.portable import Export
@@ -29,7 +29,9 @@ from esper.tolaria.splits import Splits, digest_of, read_splits
 from esper.tolaria.trainee import inputs_of, load_data
 from esper.urza.artefact import address_of, read
 from esper.urza.opening import open_store
+from esper.urza.sealed import SealedKernels
 from esper.urza.store import Store
+from esper.vault.boxes import KERNELS, Box, open_box
 
 OWN_LOOP = "own.loop:model"  # the model of a run in a user's own loop: its loop and data are not Esper's
 
@@ -53,6 +55,18 @@ class Archived:
             return Unopened(partial(self.export.tensors, self.settings, self.passphrase))
         return Unopened(partial(open_tensors, self.settings, family_of(self.events)))
 
+    def _kernels(self, run_dir: Path) -> Callable[[str], Unpacked]:
+        """The kernels of a run of this installation, whose key is looked for when one is read."""
+        store, opened = open_store(self.settings), list[Callable[[str], Unpacked]]()
+
+        def found(kernel_id: str) -> Unpacked:
+            if not opened:
+                box = open_box(self.settings, store, KERNELS)
+                opened.append(kernels_in([run_dir / "kernels"], SealedKernels(store, box), box))
+            return opened[0](kernel_id)
+
+        return found
+
     def open(self, clock: Clock, say: Callable[[str], None] = lambda _: None) -> Archive:
         """The archive; `say` has the source of functions of a run from elsewhere. Raises as `archived` and `permit_for` do."""
         permit = partial(permit_for, self.settings, self.events, allow=self.allow, export=self.export, say=say)
@@ -60,7 +74,7 @@ class Archived:
         if self.export is not None:
             kernels, splits = kernels_in([], self.export.store), partial(_exported_data, self.export, self.events)
         else:
-            kernels = kernels_in([run_dir / "kernels"], open_store(self.settings))
+            kernels = self._kernels(run_dir)
             splits = partial(load_data, run_dir=run_dir, shared=self.settings.data_dir, say=say)
         return archived(self.events, tensors=self.tensors(), kernels=kernels, permit=permit, splits=splits, clock=clock)
 
@@ -112,8 +126,8 @@ def archived(
     return Archive(events, tensors, kernels, model, data, clock, inputs)
 
 
-def kernels_in(folders: Sequence[Path], store: Store | None) -> Callable[[str], Unpacked]:
-    """Kernels out of folders of artefacts, or else out of a store. A kernel's id is the hash of blueprint and weights, which proves it.
+def kernels_in(folders: Sequence[Path], store: Store | None, box: Box | None = None) -> Callable[[str], Unpacked]:
+    """Kernels out of folders of artefacts, sealed in `box`, or else out of a store. A kernel's id is the hash of blueprint and weights, which proves it.
 
     What is given raises CorruptError for a kernel that is nowhere whole; the sentence says where it was sought.
     """
@@ -124,15 +138,16 @@ def kernels_in(folders: Sequence[Path], store: Store | None) -> Callable[[str], 
         for path in [folder / f"{kernel_id}.safetensors" for folder in folders]:
             if path.is_file():
                 try:
-                    return _whole(path.read_bytes(), kernel_id)
+                    content = path.read_bytes()
+                    return _whole(box.opened(address, content) if box else content, kernel_id)
                 except (CorruptError, OSError) as error:
                     faults.append(str(error))
-        content = store.get(address) if store is not None else None
-        if content is not None:
-            try:
-                return _whole(content, kernel_id)
-            except EsperError as error:
-                faults.append(str(error))
+        try:
+            stored = store.get(address) if store is not None else None
+            if stored is not None:
+                return _whole(stored, kernel_id)
+        except (CorruptError, UsageError) as error:
+            faults.append(str(error))
         why = " ".join(faults) or "It is neither among the run's own kernels nor in the object store."
         raise CorruptError(f"Kernel {kernel_id}, which this run grafted, is lost. {why}")
 

@@ -1,4 +1,4 @@
-"""The final model on disk: one safetensors file, with the blueprints of its kernels as metadata."""
+"""The final model on disk: one safetensors file, with the blueprints of its kernels as metadata, sealed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors.torch import save
 
-from esper.errors import StorageFullError
+from esper.errors import StorageFullError, UsageError
 from esper.kasmina.growth import GrowingModel
+from esper.vault.boxes import Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,10 @@ class Saved:
     sha256: str
 
 
-def save_model(growing: GrowingModel, path: Path, *, elsewhere: bool = False) -> Saved:
-    """Write all parameters and buffers, and the blueprint, blend and alpha of every kernel, to `path` (atomically).
+def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool = False) -> Saved:
+    """Write all parameters and buffers, and the blueprint, blend and alpha of every kernel, to `path` (atomically), sealed in `box`.
+
+    The hash is that of the plain safetensors file, which `esper model RUN --out FILE` writes.
 
     With `elsewhere`, a full disk sends the file to the system's folder for temporary files instead.
 
@@ -48,11 +51,30 @@ def save_model(growing: GrowingModel, path: Path, *, elsewhere: bool = False) ->
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        partial.write_bytes(box.sealed(_name(path), content))
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         if not elsewhere:
             raise StorageFullError(f"The model cannot be written to {path}: {error.strerror}. Free some room and run again.") from error
-        return save_model(growing, Path(tempfile.mkdtemp(prefix="esper-")) / path.name)
+        return save_model(growing, Path(tempfile.mkdtemp(prefix="esper-")) / path.parent.name / path.name, box)
     return Saved(path, sha256)
+
+
+def read_model(path: Path, box: Box) -> bytes:
+    """The plain safetensors file that `save_model` sealed at `path`, or that an older Esper left there in the clear.
+
+    Raises:
+        UsageError: there is none.
+        CorruptError: it was changed, is another run's, or is sealed with another key.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"There is no model in {path} ({error.strerror}): the run has not ended, or ran elsewhere.") from error
+    return box.opened(_name(path), content)
+
+
+def _name(path: Path) -> str:
+    """What a seal is bound to: the run and the file."""
+    return f"{path.parent.name}/{path.name}"

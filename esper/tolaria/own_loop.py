@@ -148,7 +148,7 @@ class Growth:
         session = self.rigged.session
         parts, growing, test = session.parts, session.parts.growing, session.cursor.test
         if error is None or isinstance(error, KeyboardInterrupt | Interrupted):
-            saved = save_model(growing, parts.run_dir / "model.safetensors")
+            saved = save_model(growing, parts.run_dir / "model.safetensors", parts.models)
             session.do(
                 Complete(
                     outcome="FINISHED" if error is None else "INTERRUPTED",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -42,6 +43,8 @@ from esper.tolaria.splits import Splits
 from esper.tolaria.telemetry import Telemetry
 from esper.tolaria.trainee import trainee_of
 from esper.tolaria.trainer import Trainer
+from esper.vault.boxes import MODELS, Box
+from esper.vault.sealing import KEY_BYTES
 
 NOWHERE = Path(os.devnull) / "nowhere"  # a run that is executed again has no folder: what would write there fails
 
@@ -268,6 +271,7 @@ class Reexecution:
                 progress=self.progress,
                 environment=self.environment,
                 run_dir=NOWHERE,
+                models=Box(MODELS, secrets.token_bytes(KEY_BYTES)),  # for nobody: nothing is written
                 lost=dict,
                 require_pen=lambda: self.told(session),
             ),

@@ -51,6 +51,7 @@ from esper.tolaria.snapshots import (
 from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import StepFigures, Stepper
 from esper.tolaria.telemetry import Telemetry
+from esper.vault.boxes import Box
 
 NAP_S = 0.05  # while paused
 
@@ -90,6 +91,7 @@ class Parts:
     progress: Progress
     environment: Environment
     run_dir: Path
+    models: Box
     lost: Callable[[], dict[str, int]]
     require_pen: Callable[[], None]
 
@@ -143,7 +145,7 @@ class Session:
                 return parts.journal.do(command, self.step)
             except StorageFullError as error:
                 if not full:
-                    saved = save_model(parts.growing, parts.run_dir / "paused.safetensors", elsewhere=True)
+                    saved = save_model(parts.growing, parts.run_dir / "paused.safetensors", parts.models, elsewhere=True)
                     parts.progress.say(f"{error} Training stands still until there is room; a snapshot is in {saved.path}.")
                 full = True
                 if self.stop:

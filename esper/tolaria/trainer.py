@@ -120,7 +120,7 @@ class Trainer:
 
     def _end(self, ended: str) -> Outcome:
         session, growing = self.session, self.session.parts.growing
-        saved = save_model(growing, session.parts.run_dir / "model.safetensors")
+        saved = save_model(growing, session.parts.run_dir / "model.safetensors", session.parts.models)
         digest, parameters = parameters_digest(growing.module), sum(parameter.numel() for parameter in growing.module.parameters())
         test = session.cursor.test
         if ended == "FINISHED":

@@ -42,6 +42,8 @@ from esper.tolaria.splits import Pair
 from esper.tolaria.stepping import Stepper
 from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
+from esper.urza.opening import open_store
+from esper.vault.boxes import KERNELS, MODELS, open_box
 
 BROKER_S = 10.0  # how long a run that begins waits for a broker
 EMBEDDED_S = 30.0  # the same for one that the stack brings back when it has died
@@ -144,8 +146,15 @@ def rig(
         dead_letters=DeadLetters(producer, "trainer", clock),
         known=past.state.commands,
     )
+    store = open_store(settings)
     loader = KernelLoader(
-        settings.store_location, place.folder / "kernels", settings.kernel_cache_dir, clock, cache_settings(recipe), settings.urza.endpoint
+        settings.store_location,
+        place.folder / "kernels",
+        settings.kernel_cache_dir,
+        clock,
+        open_box(settings, store, KERNELS),
+        cache_settings(recipe),
+        settings.urza.endpoint,
     )
     stack.callback(drain.stop)
     drain.start()
@@ -189,6 +198,7 @@ def rig(
             progress=place.progress,
             environment=environment,
             run_dir=place.folder,
+            models=open_box(settings, store, MODELS),
             lost=emitter.lost,
             require_pen=lambda: _require_both(drain, inbox, place.run_id),
         ),

@@ -21,7 +21,7 @@ _MOST: Final = 500
 
 
 def router(shelf: Shelf, store: Store) -> APIRouter:
-    """The routes under /api/v1/kernels, for viewers."""
+    """The routes under /api/v1/kernels, for viewers; binaries for operators. `store` gives them in the clear."""
     routes = APIRouter(prefix="/api/v1/kernels", tags=["kernels"], dependencies=[requires("viewer")])
 
     @routes.get("")
@@ -66,9 +66,14 @@ def router(shelf: Shelf, store: Store) -> APIRouter:
         """What is known of a kernel: shapes, cost, checksum, lineage, performance."""
         return metadata(_known(shelf, kernel_id), shelf)
 
-    @routes.get("/{kernel_id}/artefact", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}})
+    @routes.get(
+        "/{kernel_id}/artefact",
+        response_class=Response,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+        dependencies=[requires("operator")],
+    )
     def artefact(kernel_id: str, request: Request) -> Response:
-        """A kernel's bytes, a safetensors file. `X-Content-SHA256` and the ETag are its SHA-256, which holds before they are sent."""
+        """A kernel's bytes in the clear, for operators alone, a safetensors file. `X-Content-SHA256` and the ETag are its SHA-256, which holds before they are sent."""
         entry = _known(shelf, kernel_id)
         headers = {
             "ETag": f'"{entry.sha256}"',

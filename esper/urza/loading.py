@@ -1,7 +1,7 @@
 """The loader process: fetches, verifies and unpacks kernels outside the trainer's interpreter, where it would hold the GIL.
 
-`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES ENDPOINT` reads one request a line from standard input and answers each with a line on
-standard output, both JSON. A verified artefact is put into KERNELS, the run's own folder, from where the trainer reads it: out of the cache SHARED
+`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES ENDPOINT` reads the key of the kernels from the first line of standard input, one request a
+line from there on, and answers each with a line on standard output, all JSON. Files are sealed wherever they lie. A verified artefact is put into KERNELS, the run's own folder, from where the trainer reads it: out of the cache SHARED
 of all runs where it has it, else out of STORE, and then into SHARED too. Requests to prefetch wait for those that somebody waits for, on a
 thread of their own, so that one that hangs holds up nobody. It imports no torch, and ends when its input does.
 """
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CorruptError, EsperError
-from esper.urza.artefact import content_of, read
+from esper.urza.artefact import address_of, content_of, read
 from esper.urza.disk import DiskCache
 from esper.urza.opening import store_at
 from esper.urza.store import Store
+from esper.vault.boxes import KERNELS, Box, is_sealed
 
 _PARTIAL = ".partial"
 
@@ -35,6 +36,7 @@ class Loading:
     store: Store
     kernels: Path
     shared: DiskCache
+    box: Box
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def place(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -46,16 +48,24 @@ class Loading:
         target, partial = self.kernels / name, self.kernels / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
         answer: dict[str, Any] = {"kernel_id": kernel_id, "damaged": False}
         try:
+            address = address_of(kernel_id)
             if self.shared.take(name, partial):
                 with suppress(CorruptError):
-                    read(partial.read_bytes(), kernel_id=kernel_id, sha256=request["sha256"])
+                    content = partial.read_bytes()
+                    plain = self.box.opened(address, content)
+                    read(plain, kernel_id=kernel_id, sha256=request["sha256"])
+                    if not is_sealed(content):  # an older Esper's
+                        partial.unlink()
+                        partial.write_bytes(self.box.sealed(address, plain))
+                        self.shared.keep(partial, name)
                     return answer | {"tier": "disk", "path": _named(partial, target)}
                 answer["damaged"] = True
                 self.shared.drop(name)
                 partial.unlink()
             content = content_of(self.store, kernel_id=kernel_id, address=request["address"])
-            read(content, kernel_id=kernel_id, sha256=request["sha256"])
-            partial.write_bytes(content)
+            plain = self.box.opened(request["address"], content)
+            read(plain, kernel_id=kernel_id, sha256=request["sha256"])
+            partial.write_bytes(content if is_sealed(content) and request["address"] == address else self.box.sealed(address, plain))
             path = _named(partial, target)
             self.shared.keep(target, name)
         except (EsperError, OSError) as error:
@@ -97,7 +107,8 @@ def _prefetch(loading: Loading, requests: queue.SimpleQueue[dict[str, Any]], idl
 def main() -> None:
     """Answer requests until standard input ends."""
     location, kernels, shared, limit_bytes, endpoint = sys.argv[1:]
-    loading = Loading(store_at(location, endpoint), Path(kernels), DiskCache(Path(shared), int(limit_bytes)))
+    box = Box(KERNELS, bytes.fromhex(json.loads(sys.stdin.readline())["key"]))
+    loading = Loading(store_at(location, endpoint), Path(kernels), DiskCache(Path(shared), int(limit_bytes)), box)
     loading.sweep()
     answers, later, idle = _Answers(), queue.SimpleQueue[dict[str, Any]](), threading.Event()
     idle.set()

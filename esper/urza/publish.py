@@ -18,10 +18,17 @@ def store_artefact(store: Store, sealed: Sealed) -> None:
         UnavailableError: the store cannot be reached, or others keep changing this very object.
     """
     for _ in range(_ATTEMPTS):
-        if store.put_if_absent(sealed.address, sealed.content) or store.get(sealed.address) == sealed.content:
+        if store.put_if_absent(sealed.address, sealed.content) or _has(store, sealed):
             return
         store.delete(sealed.address)
     raise UnavailableError(f"The artefact of kernel {sealed.kernel_id} cannot be stored: others keep changing {sealed.address}. Try again.")
+
+
+def _has(store: Store, sealed: Sealed) -> bool:
+    try:
+        return store.get(sealed.address) == sealed.content
+    except CorruptError:  # its seal does not open
+        return False
 
 
 def intact(store: Store, entry: KernelPublished) -> bool:

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from esper.checkpoint import Snapshot, open_tensors
-from esper.checkpoint.masters import masters
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import encode
@@ -22,6 +21,7 @@ from esper.events.records import AuditRecorded, CheckpointTaken
 from esper.lifecycle.commands import Complete, RecordCheckpoint
 from esper.oona.journal import read_topics
 from esper.oona.kafka import KafkaBus
+from esper.vault.masters import masters
 from tests.stackfixtures import eventually
 from tests.unit.lifecycle.test_recovery import Pen
 

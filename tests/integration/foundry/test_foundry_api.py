@@ -48,7 +48,7 @@ def test_kernels_of_kafka_are_served_and_ranked_by_their_outcomes(foundry: Found
     foundry.start()
     foundry.wait_ready()
     published = kernels_for("served", listener, producer, 37)
-    with foundry.client() as client:
+    with foundry.client("operator") as client:
         page = client.get("/api/v1/kernels", params={"in_features": 37, "out_features": 6}).json()
         assert {kernel["kernel_id"] for kernel in page["kernels"]} == set(published)
         assert [kernel["flops"] for kernel in page["kernels"]] == sorted(kernel["flops"] for kernel in page["kernels"])

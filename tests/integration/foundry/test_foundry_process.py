@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from esper.config import Settings
 from esper.events import Event, Message
 from esper.events.records import (
     BlueprintProposed,
@@ -25,7 +26,7 @@ from esper.oona.port import Producer
 from esper.stack.ports import PortClaims
 from esper.urza.artefact import fetch
 from esper.urza.catalogue import compatible
-from esper.urza.local import LocalStore
+from esper.urza.sealed import open_kernels
 from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, report
 
 LAYERS = ((43, (23, 23, 23, 23)), (92, (23, 23, 23, 23)), (92, (9, 9, 8, 8)))
@@ -54,7 +55,7 @@ def published(answer: FieldReportAnswered, listener: Listener) -> dict[str, Kern
 
 def assert_usable(entries: dict[str, KernelPublished], home: Path) -> None:
     """Every entry's artefact is in the store and says what the entry says."""
-    store = LocalStore(home / "store")
+    store = open_kernels(Settings(home=home))
     for entry in entries.values():
         ir = fetch(store, kernel_id=entry.kernel_id, address=entry.address, sha256=entry.sha256).ir
         assert (ir.blueprint_id, ir.family, ir.in_features, ir.out_features) == (

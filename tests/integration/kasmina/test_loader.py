@@ -25,9 +25,12 @@ from esper.tezzeret.build import module_of, weights_of
 from esper.urza.artefact import seal
 from esper.urza.cache import CacheLimits
 from esper.urza.local import LocalStore
+from esper.urza.sealed import SealedKernels
+from esper.vault.boxes import BOX_BYTES, KERNELS, Box, is_sealed
 
 T = TypeVar("T")
 CLOCK = SystemClock()
+BOX = Box(KERNELS, b"k" * 32)
 STEP_S = 0.8  # far above what a call takes, below any wait
 
 
@@ -35,7 +38,7 @@ class Trainer:
     """The trainer's end, which notes how long its calls take."""
 
     def __init__(self, folder: Path, name: str, settings: CacheSettings | None = None) -> None:
-        self.loader = KernelLoader(folder / "store", folder / name, folder / "shared", CLOCK, settings or CacheSettings())
+        self.loader = KernelLoader(folder / "store", folder / name, folder / "shared", CLOCK, BOX, settings or CacheSettings())
         self.longest_s = 0.0
         self.loader.start()
 
@@ -95,12 +98,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
         trainer.loader.stop()
 
 
-def publish(root: Path, seed: int) -> KernelPublished:
-    """Put a conv1d kernel into the store."""
+def publish(root: Path, seed: int, *, plain: bool = False) -> KernelPublished:
+    """Put a conv1d kernel into the store; in the clear, as an older Esper did, if `plain`."""
     ir = generate(in_features=40, out_features=25, family="conv1d", budget=Budget.of(20_000), seed=seed)
     assert ir is not None
     sealed = seal(ir, weights_of(module_of(ir)))
-    LocalStore(root).put_if_absent(sealed.address, sealed.content)
+    store = LocalStore(root)
+    (store if plain else SealedKernels(store, BOX)).put_if_absent(sealed.address, sealed.content)
     return KernelPublished(
         **Origin("", "test", "0" * 32, CLOCK).envelope(sealed.kernel_id),
         kernel_id=sealed.kernel_id,
@@ -301,10 +305,45 @@ def test_a_killed_child_is_started_again_and_asked_again(start: Callable[..., Tr
         assert all(path.read_bytes() == stored[path.name] for path in held)
 
 
+def in_the_clear(folder: Path) -> list[Path]:
+    """Files below a folder that are not sealed."""
+    return [path for path in folder.rglob("*") if path.is_file() and not is_sealed(path.read_bytes())]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["sealed", "of an older Esper"])
+def test_kernels_lie_sealed_wherever_they_are_kept(start: Callable[..., Trainer], tmp_path: Path, *, plain: bool) -> None:
+    """Shared disk and run folders hold sealed files alone, also where the store still has them in the clear; the weights are in none."""
+    kernel = publish(tmp_path / "store", 1, plain=plain)
+    assert start("one").get(kernel).unpacked is not None
+    assert start("two").get(kernel).unpacked is not None
+    for folder in ("one", "two", "shared"):
+        assert list((tmp_path / folder).iterdir())
+        assert in_the_clear(tmp_path / folder) == []
+    assert bool(in_the_clear(tmp_path / "store")) == plain
+
+
+def test_a_file_that_an_older_run_left_on_the_disk_is_used_and_sealed(start: Callable[..., Trainer], tmp_path: Path) -> None:
+    """Such a file on the shared disk counts as a hit; afterwards it is sealed there too, without the store."""
+    kernel = publish(tmp_path / "store", 1, plain=True)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "store" / kernel.address).rename(tmp_path / "shared" / f"{kernel.kernel_id}.safetensors")
+    trainer = start("one")
+    assert trainer.get(kernel).unpacked is not None
+    assert (trainer.loader.figures().hits_disk, trainer.loader.figures().damaged) == (1, 0)
+    assert in_the_clear(tmp_path / "shared") == in_the_clear(tmp_path / "one") == []
+
+
+def test_a_kernel_sealed_for_another_id_is_refused(start: Callable[..., Trainer], tmp_path: Path) -> None:
+    """A sealed file under the name of another kernel does not open."""
+    one, two = publish(tmp_path / "store", 1), publish(tmp_path / "store", 2)
+    (tmp_path / "store" / one.address).write_bytes((tmp_path / "store" / two.address).read_bytes())
+    assert "it is not what was sealed under this name with this key" in start().get(one).error
+
+
 def test_two_trainers_share_a_small_disk(start: Callable[..., Trainer], tmp_path: Path) -> None:
     """Two runs, without memory of their own, load the same kernels at once through a disk that holds three: all come whole, and the limit holds."""
     kernels = [publish(tmp_path / "store", seed) for seed in range(1, 9)]
-    room = 3 * max(kernel.size_bytes for kernel in kernels)
+    room = 3 * max(kernel.size_bytes + BOX_BYTES for kernel in kernels)
     settings = CacheSettings(CacheLimits(bytes=1), disk_bytes=room)
     one, two = start("one", settings), start("two", settings)
     for _ in range(5):

@@ -13,8 +13,6 @@ from pathlib import Path
 import torch
 
 from esper.checkpoint import Snapshot, Stored, TensorStore, open_tensors
-from esper.checkpoint.families import listed
-from esper.checkpoint.masters import masters
 from esper.checkpoint.retention import Held
 from esper.checkpoint.rotation import rotate
 from esper.checkpoint.sweep import Rules, sweep
@@ -22,6 +20,8 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
+from esper.vault.families import listed
+from esper.vault.masters import masters
 from tests.tensorstores import family
 
 CLOCK = SystemClock()

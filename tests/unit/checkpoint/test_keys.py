@@ -13,12 +13,12 @@ import torch
 from pydantic import SecretStr
 
 from esper.checkpoint import Snapshot, Stored, TensorStore, open_tensors
-from esper.checkpoint.families import listed
-from esper.checkpoint.masters import MasterKey, masters
 from esper.checkpoint.rotation import rotate
 from esper.config import CheckpointSettings, Settings
 from esper.errors import CorruptError, UnavailableError, UsageError
 from esper.urza.opening import open_store
+from esper.vault.families import listed
+from esper.vault.masters import MasterKey, masters
 from tests.unit.checkpoint.sweeping import ended
 
 ONE, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))

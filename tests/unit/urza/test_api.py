@@ -45,7 +45,7 @@ TABLE = (
     Row("GET", "/api/v1/status", "viewer"),
     Row("GET", "/api/v1/kernels", "viewer"),
     Row("GET", "/api/v1/kernels/{kernel_id}", "viewer", "/api/v1/kernels/k1"),
-    Row("GET", "/api/v1/kernels/{kernel_id}/artefact", "viewer", "/api/v1/kernels/k1/artefact"),
+    Row("GET", "/api/v1/kernels/{kernel_id}/artefact", "operator", "/api/v1/kernels/k1/artefact"),
     Row("GET", "/", "viewer"),
     Row("GET", "/schemas/types", "viewer"),
     Row("GET", "/schemas/ids/{schema_id}", "viewer", "/schemas/ids/1"),
@@ -77,6 +77,10 @@ class Urza:
     def get(self, path: str, **query: object) -> httpx.Response:
         """Ask as a viewer."""
         return self.client.get(path, params=query, headers=bearer(token(self.settings, self.clock)))  # type: ignore[arg-type]
+
+    def artefact(self, kernel: str, **headers: str) -> httpx.Response:
+        """Ask for a binary as an operator."""
+        return self.client.get(f"/api/v1/kernels/{kernel}/artefact", headers=bearer(token(self.settings, self.clock, "operator")) | headers)
 
     def ids(self, **query: object) -> list[str]:
         """Kernels on a page."""
@@ -212,22 +216,21 @@ def test_a_convolutions_shapes_follow_from_its_geometry(urza: Urza) -> None:
 
 def test_artefacts_come_with_their_checksum_or_not_at_all(urza: Urza) -> None:
     """The bytes and their SHA-256; not again to who has them; never damaged ones; missing ones are 404."""
-    answer = urza.get("/api/v1/kernels/k1/artefact")
+    assert_problem(urza.get("/api/v1/kernels/k1/artefact"), 403)  # a viewer sees what there is, not the weights
+    answer = urza.artefact("k1")
     assert answer.content == CONTENT
     assert answer.headers["x-content-sha256"] == hashlib.sha256(answer.content).hexdigest()
     assert answer.headers["content-type"] == "application/octet-stream"
-    again = urza.client.get(
-        "/api/v1/kernels/k1/artefact", headers=bearer(token(urza.settings, urza.clock)) | {"If-None-Match": answer.headers["etag"]}
-    )
+    again = urza.artefact("k1", **{"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     store = urza.foundry.store
     store.delete("kernels/x")
-    assert_problem(urza.get("/api/v1/kernels/k1/artefact"), 404)
+    assert_problem(urza.artefact("k1"), 404)
     store.put_if_absent("kernels/x", b"damaged")
-    answer = urza.get("/api/v1/kernels/k1/artefact")
+    answer = urza.artefact("k1")
     assert_problem(answer, 500)
     assert "damaged" in answer.json()["detail"]
-    assert_problem(urza.get("/api/v1/kernels/nothing/artefact"), 404)
+    assert_problem(urza.artefact("nothing"), 404)
 
 
 def test_outcomes_count_once_a_decision() -> None:

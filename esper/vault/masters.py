@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from esper.checkpoint.sealing import KEY_BYTES
 from esper.config import Settings
 from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.oona.disk import sync_directory
+from esper.vault.sealing import KEY_BYTES
 
 _COMMAND_S: Final = 60.0
 _FORM: Final = "a master key is 32 random bytes in base64, as `openssl rand -base64 32` prints them"

@@ -9,20 +9,36 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from esper.checkpoint.masters import Masters
-from esper.checkpoint.sealing import KEY_BYTES, seal, unseal
 from esper.errors import CorruptError, KeyMissingError, UnavailableError
-from esper.urza.store import Store
+from esper.vault.masters import Masters
+from esper.vault.sealing import KEY_BYTES, seal, unseal
 
 _PREFIX: Final = "families/"
 _MAGIC: Final = b"ESF1"
 _ATTEMPTS: Final = 3
+
+
+class Objects(Protocol):
+    """What of an object store keys need; see `esper.urza.store.Store`."""
+
+    def put_if_absent(self, key: str, content: bytes) -> bool:
+        """Store unless taken."""
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes or None."""
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys that begin with `prefix`, sorted."""
+
+    def delete(self, key: str) -> bool:
+        """Remove an object."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +52,8 @@ class Family:
 
     def __post_init__(self) -> None:
         """Derive the keys that seal; the family key itself only makes addresses."""
-        object.__setattr__(self, "wrapping_key", self._derived(b"esper chunk keys"))
-        object.__setattr__(self, "manifest_key", self._derived(b"esper manifests"))
+        object.__setattr__(self, "wrapping_key", self.derived(b"esper chunk keys"))
+        object.__setattr__(self, "manifest_key", self.derived(b"esper manifests"))
 
     @property
     def id(self) -> str:
@@ -50,8 +66,8 @@ class Family:
         made.update(content)  # beside other threads, unlike hmac.digest
         return made.hexdigest()
 
-    def _derived(self, purpose: bytes) -> bytes:
-        """HKDF (RFC 5869)."""
+    def derived(self, purpose: bytes) -> bytes:
+        """A key of one purpose, made of this one by HKDF (RFC 5869)."""
         return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(self.key)
 
 
@@ -60,12 +76,12 @@ def family_id(name: str) -> str:
     return hashlib.sha256(b"esper family" + name.encode()).hexdigest()[:32]
 
 
-def any_in(store: Store) -> bool:
+def any_in(store: Objects) -> bool:
     """Whether a store has the key of any family: then its master key is never made anew."""
     return next(iter(store.list(_PREFIX)), None) is not None
 
 
-def opened(store: Store, masters: Masters, name: str) -> Family | None:
+def opened(store: Objects, masters: Masters, name: str) -> Family | None:
     """The family of this name, or None when the store has none.
 
     Raises:
@@ -89,7 +105,7 @@ def opened(store: Store, masters: Masters, name: str) -> Family | None:
     )
 
 
-def made(store: Store, masters: Masters, name: str) -> Family:
+def made(store: Objects, masters: Masters, name: str) -> Family:
     """The family of this name, made if the store has none. Of several that make it at once, all get the same one.
 
     Raises:
@@ -103,7 +119,7 @@ def made(store: Store, masters: Masters, name: str) -> Family:
     raise UnavailableError(f"The family key of {name} cannot be stored: others keep changing it. Try again.")
 
 
-def keep(store: Store, masters: Masters, family: Family) -> None:
+def keep(store: Objects, masters: Masters, family: Family) -> None:
     """Store the key of a family that comes from elsewhere, wrapped by the current master key, unless the store has one of this name."""
     _wrap(store, masters, family)
 
@@ -117,7 +133,7 @@ class Wrapped:
     master_id: str
 
 
-def listed(store: Store, masters: Masters) -> list[Wrapped]:
+def listed(store: Objects, masters: Masters) -> list[Wrapped]:
     """Every family key in the store.
 
     Raises:
@@ -130,7 +146,7 @@ def listed(store: Store, masters: Masters) -> list[Wrapped]:
     return rows
 
 
-def rewrap(store: Store, masters: Masters) -> int:
+def rewrap(store: Objects, masters: Masters) -> int:
     """Wrap by the current master key whatever another one at hand wraps. It can be killed at any point and called again.
 
     Returns:
@@ -158,12 +174,12 @@ def _place(family: Family, masters: Masters) -> str:
     return f"{_PREFIX}{family.id}/{masters.current.id}"
 
 
-def _wrap(store: Store, masters: Masters, family: Family) -> None:
+def _wrap(store: Objects, masters: Masters, family: Family) -> None:
     key = _place(family, masters)
     store.put_if_absent(key, seal(masters.current.key, family.key + family.name.encode(), key.encode(), head=_MAGIC))
 
 
-def _unwrapped(store: Store, masters: Masters, key: str) -> Family | None:
+def _unwrapped(store: Objects, masters: Masters, key: str) -> Family | None:
     """The family in a file; None where its master key is not at hand, or the file is gone."""
     master = masters.by_id(_master_id(key))
     if master is None or (content := store.get(key)) is None:
