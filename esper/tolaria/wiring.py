@@ -44,6 +44,7 @@ from esper.tolaria.telemetry import Telemetry
 from esper.urza.cache import MIB, CacheLimits
 from esper.urza.opening import open_store
 from esper.vault.boxes import KERNELS, MODELS, open_box
+from esper.vault.families import require_own
 
 BROKER_S = 10.0  # how long a run that begins waits for a broker
 EMBEDDED_S = 30.0  # the same for one that the stack brings back when it has died
@@ -134,6 +135,9 @@ def rig(
 ) -> Rig:
     """Start what a run needs beside its loop, which `stack` ends again, and restore what its past has."""
     settings, clock, bus, origin = place.settings, place.clock, place.bus, place.origin
+    store = open_store(settings)
+    if not past.events and past.family == place.run_id:
+        require_own(store, past.family)
     tensors = open_tensors(settings, past.family)
     drain = Drain(place.outbox, bus, clock=clock)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
@@ -146,7 +150,6 @@ def rig(
         dead_letters=DeadLetters(producer, "trainer", clock),
         known=past.state.commands,
     )
-    store = open_store(settings)
     loader = KernelLoader(
         settings.store_location,
         place.folder / "kernels",

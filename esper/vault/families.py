@@ -16,11 +16,12 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from esper.errors import CorruptError, KeyMissingError, UnavailableError
+from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.vault.masters import Masters
 from esper.vault.sealing import KEY_BYTES, seal, unseal
 
 _PREFIX: Final = "families/"
+_FOREIGN: Final = "foreign/"
 _MAGIC: Final = b"ESF1"
 _ATTEMPTS: Final = 3
 
@@ -120,8 +121,24 @@ def made(store: Objects, masters: Masters, name: str) -> Family:
 
 
 def keep(store: Objects, masters: Masters, family: Family) -> None:
-    """Store the key of a family that comes from elsewhere, wrapped by the current master key, unless the store has one of this name."""
+    """Store the key of a family that comes from elsewhere, wrapped by the current master key, unless the store has one of this name.
+
+    Whoever it comes from knows it, so the store notes that no new run may begin under it.
+    """
+    store.put_if_absent(f"{_FOREIGN}{family.id}", b"")
     _wrap(store, masters, family)
+
+
+def require_own(store: Objects, name: str) -> None:
+    """Refuse to begin a new run under a key that an import has brought along.
+
+    Raises:
+        UsageError: the family of this name came with an import.
+    """
+    if store.get(f"{_FOREIGN}{family_id(name)}") is not None:
+        raise UsageError(
+            f"The snapshots of {name} would be sealed under a key that came with an import, and that others know; choose another --run-id."
+        )
 
 
 @dataclass(frozen=True, slots=True)

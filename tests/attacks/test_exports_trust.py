@@ -26,6 +26,8 @@ from esper.tolaria.sources import source_of
 from esper.tolaria.splits import Splits, cached, digest_of, kept_in, packed
 from esper.tolaria.trainee import inputs_of, load_data
 from esper.urza.opening import open_store
+from esper.vault.boxes import INSTALLATION
+from esper.vault.families import family_id, require_own
 from tests.attacks.hostile import ALLOW, FUNCTIONS, RUN, Real, copy_of, esper, forget, journal_of, real, reseal, result, with_config
 from tests.unit.tolaria.laboratory import CLOCK, data
 
@@ -306,8 +308,12 @@ def test_an_import_brings_in_nothing_that_its_journal_does_not_need(world: Real,
     imported(folder, home, "correct horse battery staple")
     keys = set(open_store(Settings(home=home)).list())
     assert not keys & set(planted)
-    assert {key.split("/")[0] for key in keys} <= {"pins", "families", "chunks", "manifests", "kernels"}
-    assert len([key for key in keys if key.startswith("families/")]) == 1
+    assert {key.split("/")[0] for key in keys} <= {"pins", "families", "foreign", "chunks", "manifests", "kernels"}
+    own = {f"families/{family_id(name)}" for name in (RUN, INSTALLATION)}
+    assert {key.rpartition("/")[0] for key in keys if key.startswith("families/")} <= own
+    with pytest.raises(UsageError, match="a key that came with an import, and that others know; choose another --run-id"):
+        require_own(open_store(Settings(home=home)), RUN)  # as a family of a fork would be that of a run to come
+    require_own(open_store(Settings(home=home)), "another")
 
 
 def test_the_folder_of_a_run_says_where_it_comes_from_before_anything_else(tmp_path: Path) -> None:
