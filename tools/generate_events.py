@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -32,7 +33,13 @@ READ = {
     "boolean": "read_boolean",
     "bytes": "read_bytes",
 }
-CALLED = ("NAMED", "OPTIONS", "read_array", "read_enum", "read_nullable", "write_data")
+_MOST = {"int": 2**31 - 1, "long": 2**53 - 1}
+"""Largest whole numbers: Avro's int, and what JSON and doubles hold exactly."""
+_LARGEST = sys.float_info.max
+FORMATS = {"name": "NAMES", "json": 'TEXTS["json"]', "geometry": 'TEXTS["geometry"]'}
+BOUNDS = ("minimum", "maximum", "finite", "format", "maxLength", "maxItems", "maxBytes")
+"""What schemas say of values beside Avro's types; `esper.events.ranges` tells what each means."""
+CALLED = ("NAMED", "OPTIONS", "read_array", "read_enum", "no_branch", "write_data")
 ENVELOPE = ("event_id", "occurred_at", "run_id", "sender_id", "trace_id", "causation_id")
 JOURNAL = ("timeline", "sequence", "epoch", "step", "previous")
 SIGNED = ("signer", "signature")
@@ -133,7 +140,8 @@ def expression(avro: Any) -> str:
 def reads(avro: Any) -> str:
     """The expression that reads a value of a type that `plain` gave."""
     if isinstance(avro, list):
-        return f"read_nullable(stream, {READ[inner(avro)]})"
+        # spelled out: a call for the commonest value, null, would cost a thirtieth of an event's reading
+        return f"None if not (branch := read_long(stream)) else {READ[inner(avro)]}(stream) if branch == 1 else no_branch(branch)"
     if isinstance(avro, dict):
         return f"read_array(stream, {expression(avro)}, NAMED)"
     return f"read_enum(stream, {avro}, None)" if avro.startswith("_") else f"{READ[avro]}(stream)"
@@ -158,19 +166,105 @@ def conversions(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str
     return lines
 
 
-def field_by_field(fields: list[dict[str, Any]]) -> list[str]:
+def bound(field: dict[str, Any]) -> dict[str, Any]:
+    """What a field may be, as Python's keyword arguments of `Bound`; empty where anything goes.
+
+    Every whole number has a minimum, or the schema is refused: a count without one is how negative steps come in.
+    """
+    avro = primitive(many(field) or field["type"])
+    found: dict[str, Any] = {}
+    if avro in ("int", "long"):
+        if "minimum" not in field:
+            raise SystemExit(f"The field {field['name']} is a whole number without a minimum: give it one.")
+        found = {"minimum": field["minimum"], "maximum": field.get("maximum", _MOST[avro])}
+    elif avro == "double":
+        found = {name: field[name] for name in ("minimum", "maximum", "finite") if name in field}
+    elif "format" in field:
+        found = {"format": field["format"]}
+    most = field.get("maxItems") if many(field) else field.get("maxLength")
+    return found | ({"most": most} if most is not None else {})
+
+
+def primitive(avro: Any) -> str:
+    """The name of a primitive type; empty for enums and records."""
+    avro = inner(avro)
+    kind = avro["type"] if isinstance(avro, dict) else avro
+    return str(kind) if kind in PLAIN else ""
+
+
+def gate(fields: list[dict[str, Any]], names: dict[str, Any], access: str) -> str:
+    """The expression that is true where a field may be outside its bounds; `access` stands before the names of fields."""
+    whole: dict[int, list[str]] = {}
+    found: list[str] = []
+    for field in fields:
+        name, limits, items = access + field["name"], bound(field), many(field)
+        if "most" in limits:
+            longer = f"len({name}) > {limits['most']}"
+            found.append(f"({name} is not None and {longer})" if isinstance(field["type"], list) else longer)
+        if items and is_record(items, names):
+            found.append(f"any(one.unsound() for one in {name})")
+            continue
+        value = "one" if items else name
+        each: list[str] = []
+        kind = primitive(items or field["type"])
+        if kind in ("int", "long"):
+            bits = limits["maximum"].bit_length()
+            if items or limits["minimum"] not in (0, -1) or limits["maximum"] != _MOST[kind]:
+                each = [f"not {limits['minimum']} <= {value} <= {limits['maximum']}"]
+            else:
+                whole.setdefault(bits, []).append(value if limits["minimum"] == 0 else f"({value} + 1)")
+        elif kind == "double":
+            each = doubles(value, limits)
+        elif "format" in limits:
+            each = [f"{value} not in {FORMATS[limits['format']]}"]
+        found += [f"any({one} for one in {name})" for one in each] if items else each
+    # a negative number makes the disjunction negative, one that is too large makes it too large: one comparison for all of them
+    ors = [f"({' | '.join(values)}) >> {bits}" for bits, values in whole.items()]
+    return " or ".join([*ors, *found])
+
+
+def doubles(value: str, limits: dict[str, Any]) -> list[str]:
+    """The comparisons of a floating-point number; NaN passes all but a finite one's."""
+    least, most = (None if limits.get(name) is None else float(limits[name]) for name in ("minimum", "maximum"))
+    if limits.get("finite"):
+        return [f"not {-_LARGEST if least is None else least} <= {value} <= {_LARGEST if most is None else most}"]
+    return [text for text in (f"{value} < {least}" * (least is not None), f"{value} > {most}" * (most is not None)) if text]
+
+
+def bounds(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str]:
+    """Source of what the fields of a record may be, and of the question whether they are."""
+    lines = ["", "    BOUNDS: ClassVar[tuple[Bound, ...]] = ("]
+    for field in fields:
+        if (limits := bound(field)) or (many(field) and is_record(many(field), names)):
+            told = "".join(f", {name}={value!r}" for name, value in limits.items())
+            lines.append(f'        Bound("{field["name"]}"{told}),')
+    asked = gate(fields, names, "self.")
+    lines += ["    )", "", "    def unsound(self) -> bool:", '        """Whether a field may be outside its bounds."""']
+    return [*lines, f"        return bool({asked})" if asked else "        return False"]
+
+
+def field_by_field(name: str, fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str]:
     """Source of the fast ways to and from bytes of an event without records inside."""
     types = {f["name"]: plain(f["type"]) for f in fields}
     lines = [
         "",
         "    @classmethod",
         "    def read(cls, stream: BytesIO) -> Self:",
-        '        """The record whose datum comes next in the stream."""',
+        '        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""',
     ]
-    lines += ["        return cls.from_avro({"] + [f'            "{name}": {reads(avro)},' for name, avro in types.items()] + ["        })"]
+    # what is asked for is held in locals, and the record made without a call: asking the finished one would cost a tenth of its reading
+    asked = gate(fields, names, "")
+    held = {field for field in types if re.search(rf"\b{field}\b", asked)}
+    lines += ["        datum = {"]
+    lines += [f'            "{field}": {f"({field} := {reads(avro)})" if field in held else reads(avro)},' for field, avro in types.items()]
+    lines += ["        }", f"        if {asked}:", f'            require("{name}", cls.BOUNDS, datum)']
+    if any(many(field) for field in fields):
+        lines += ["        return cls.from_avro(datum)"]
+    else:
+        lines += ["        record = _new(cls)", '        _set(record, "__dict__", datum)', "        return record"]
     lines += ["", "    def write(self, out: bytearray) -> None:", '        """Append the datum."""', "        write_envelope(out, self)"]
-    own = {name: avro for name, avro in types.items() if name not in ENVELOPE}
-    return lines + [f'        write_data(out, self.{name}, {expression(avro)}, NAMED, "{name}", OPTIONS)' for name, avro in own.items()]
+    own = {field: avro for field, avro in types.items() if field not in ENVELOPE}
+    return lines + [f'        write_data(out, self.{field}, {expression(avro)}, NAMED, "{field}", OPTIONS)' for field, avro in own.items()]
 
 
 def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], names: dict[str, Any], wire: dict[str, Any] | None) -> str:
@@ -180,13 +274,16 @@ def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], 
     lines += [f'    """{schema["doc"]}', "", "    Attributes:", *[f"        {f['name']}: {f['doc']}." for f in own], '    """', ""]
     if wire:
         lines += [f'    NAME: ClassVar[str] = "{schema["name"]}"', f'    TOPIC: ClassVar[str] = "{wire["topic"]}"']
-        lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}", ""]
+        lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}"]
+        lines += [f"    MAX_BYTES: ClassVar[int] = {schema['maxBytes']}"] if "maxBytes" in schema else []
+        lines += [""]
     lines += [
         f"    {f['name']}: {python_type(f['type'])}" + (f" = {python_default(f['default'])!r}" if "default" in f else "") for f in own
     ]
+    lines += bounds(schema["fields"], names)
     lines += conversions(own, names)
     if wire and not any(many(f) and is_record(many(f), names) for f in own):
-        lines += field_by_field(schema["fields"])
+        lines += field_by_field(schema["name"], schema["fields"], names)
     return "\n".join([*lines, "", ""])
 
 
@@ -198,7 +295,9 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
     out = ['"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""', "", "from __future__ import annotations", ""]
     out += ["from dataclasses import dataclass", "from io import BytesIO", "from typing import Any, ClassVar, Literal, Self", ""]
     out += ["from esper.events.avro import (", *[f"    {name}," for name in sorted({*READ.values(), *CALLED})], ")"]
-    out += ["from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, write_envelope", ""]
+    out += ["from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, write_envelope"]
+    out += ["from esper.events.ranges import NAMES, TEXTS, Bound, require", ""]
+    out += ["_new, _set = object.__new__, object.__setattr__", ""]
     enums = [avro for avro in names.values() if avro["type"] == "enum"]
     for avro in enums:
         symbols = ", ".join(f'"{symbol}"' for symbol in avro["symbols"])
@@ -262,7 +361,10 @@ def sample(avro: Any, names: dict[str, Any], salt: int) -> Any:
         return sample(inner(avro), names, salt)
     kind = avro if isinstance(avro, str) else avro["type"]
     if kind == "record":
-        return {field["name"]: sample(field["type"], names, salt + index) for index, field in enumerate(avro["fields"])}
+        return {
+            field["name"]: within(field, sample(field["type"], names, salt + index), salt + index)
+            for index, field in enumerate(avro["fields"])
+        }
     if kind == "array":
         return [sample(avro["items"], names, salt + index) for index in range(2)]
     if kind == "enum":
@@ -283,12 +385,31 @@ def sample(avro: Any, names: dict[str, Any], salt: int) -> Any:
     return values[kind]
 
 
+def within(field: dict[str, Any], value: Any, salt: int) -> Any:
+    """A sample that its field may be."""
+    texts = {"name": f"name-{salt}", "json": f'{{"salt": {salt}}}', "geometry": f"sequence in {salt + 1}"}
+    if "format" in field:
+        return texts[field["format"]]
+    if primitive(many(field) or field["type"]) != "double" or "maximum" not in field:
+        return value
+    return [one / 128 for one in value] if many(field) else value / 128
+
+
+def without_bounds(avro: Any) -> Any:
+    """A schema without what its fields may be, which is Esper's own: registries, examples and the history have what Avro knows."""
+    if isinstance(avro, list):
+        return [without_bounds(one) for one in avro]
+    if isinstance(avro, dict):
+        return {key: without_bounds(value) for key, value in avro.items() if key not in BOUNDS}
+    return avro
+
+
 def example(schema: dict[str, Any]) -> bytes:
     """A golden payload: one datum in an Avro container, which carries its schema."""
     names: dict[str, Any] = {}
     collect(schema, names)
-    buffer = io.BytesIO()
-    fastavro.writer(buffer, parse_schema(schema), [sample(schema, names, 1)], sync_marker=hashlib.md5(schema["name"].encode()).digest())  # noqa: S324
+    buffer, written = io.BytesIO(), parse_schema(without_bounds(schema))
+    fastavro.writer(buffer, written, [sample(schema, names, 1)], sync_marker=hashlib.md5(schema["name"].encode()).digest())  # noqa: S324
     return buffer.getvalue()
 
 
@@ -326,7 +447,14 @@ def outputs() -> dict[Path, bytes]:
         versions = earlier(name, digest)
         old = [{"id": schema_id(fingerprint(one)), "fingerprint": fingerprint(one), "schema": one} for one in versions]
         topic, key = homes[name]
-        wires[name] = {"topic": topic, "key": key, "id": schema_id(digest), "fingerprint": digest, "schema": schema, "earlier": old}
+        wires[name] = {
+            "topic": topic,
+            "key": key,
+            "id": schema_id(digest),
+            "fingerprint": digest,
+            "schema": without_bounds(schema),
+            "earlier": old,
+        }
         lock += [f"{one['id']:>10} {one['fingerprint']} {name}" for one in [*old, wires[name]]]
         present = [
             path

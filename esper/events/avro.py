@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from fastavro import _read, _write
 
 __all__ = [
     "NAMED",
     "OPTIONS",
+    "no_branch",
     "read_array",
     "read_boolean",
     "read_bytes",
     "read_double",
     "read_enum",
     "read_long",
-    "read_nullable",
     "read_utf8",
     "write_data",
 ]
@@ -45,11 +45,6 @@ OPTIONS: Final[dict[str, Any]] = {}
 """fastavro's options, all as they are by default."""
 
 
-def read_nullable(stream: BytesIO, read: Callable[[BytesIO], Any]) -> Any:
-    """A value of the union of null and what `read` reads."""
-    branch = read_long(stream)
-    if branch == 1:
-        return read(stream)
-    if branch:
-        raise IndexError(f"a union of two types has no branch {branch}")
-    return None
+def no_branch(branch: int) -> NoReturn:
+    """Refuse a branch that a union of null and another type does not have."""
+    raise IndexError(f"a union of two types has no branch {branch}")

@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple, cast
 from fastavro import schemaless_reader, schemaless_writer
 
 from esper.errors import PoisonError
-from esper.events.envelope import Event
+from esper.events.envelope import Event, JournalEvent
+from esper.events.ranges import LEAST_LIMIT, require
 from esper.events.registry import WireSchema, current, wire_schema
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,7 +73,7 @@ def _form(schema_id: int) -> _Form:
     kind, schema = ("ce_type", b"esper.events." + record.NAME.encode()), ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode())
     write: Callable[[Event, bytearray], None] | None = getattr(record, "write", None)
     if write is None:  # it has records inside
-        return _Form(kind, schema, attrgetter(record.KEY), lambda event: frame(event.to_avro(), wire))
+        return _Form(kind, schema, attrgetter(record.KEY), _guarded(record, lambda event: frame(event.to_avro(), wire)))
     head = _head(wire.id)
 
     def value_of(event: Event) -> bytes:
@@ -80,7 +81,23 @@ def _form(schema_id: int) -> _Form:
         write(event, out)
         return bytes(out)
 
-    return _Form(kind, schema, attrgetter(record.KEY), value_of)
+    return _Form(kind, schema, attrgetter(record.KEY), _guarded(record, value_of))
+
+
+def _guarded(record: type[Event], value_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
+    """How events of a record are framed. One of a journal that nobody could decode is refused now: it would end the recovery of its run."""
+    if not issubclass(record, JournalEvent):
+        return value_of
+
+    def sound_value_of(event: Event) -> bytes:
+        if event.unsound():
+            require(event.NAME, event.BOUNDS, event.__dict__)
+        value = value_of(event)
+        if len(value) > record.MAX_BYTES:
+            raise PoisonError(f"A {event.NAME} would have {len(value):,} bytes, and {record.MAX_BYTES:,} is the most; shorten its texts.")
+        return value
+
+    return sound_value_of
 
 
 def _head(schema_id: int) -> bytes:
@@ -127,18 +144,23 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
     """The event in a framed message, of the current or an earlier schema version.
 
     Raises:
-        PoisonError: unframed, of an unknown schema, cut off, or longer than its schema says.
+        PoisonError: unframed, of an unknown schema, cut off, longer than its schema says, or with a field outside its bounds.
     """
     stream = io.BytesIO(value)
     found = stream.read(_HEAD)
     read = _reader(found)
+    size = len(value)
+    if size > LEAST_LIMIT and size > (most := wire_schema(schema_id(value)).record.MAX_BYTES):
+        raise PoisonError(f"A message of {size:,} bytes is larger than its record may be: {most:,} is the most.")
     try:
         event = read(stream)
+    except PoisonError:
+        raise
     except Exception as error:
         wire = wire_schema(schema_id(value))
         kind = (dict(headers).get("ce_type") or wire.record.NAME.encode()).decode(errors="replace")
         raise PoisonError(f"A message of type {kind} does not match schema {wire.id}: {type(error).__name__}: {error}.") from error
-    if stream.tell() != len(value):
+    if stream.tell() != size:
         raise PoisonError(f"A {event.NAME} message has bytes after its datum; the sender wrote another schema than its frame says.")
     return event
 
@@ -152,4 +174,11 @@ def _reader(head: bytes) -> Callable[[io.BytesIO], Event]:
     if wire is target and hasattr(record, "read"):
         return cast("Callable[[io.BytesIO], Event]", record.read)
     reader_schema = None if wire is target else target.parsed
-    return lambda stream: record.from_avro(schemaless_reader(stream, wire.parsed, reader_schema))
+
+    def read(stream: io.BytesIO) -> Event:
+        event: Event = record.from_avro(schemaless_reader(stream, wire.parsed, reader_schema))
+        if event.unsound():
+            require(event.NAME, event.BOUNDS, event.__dict__)
+        return event
+
+    return read

@@ -9,11 +9,19 @@ from typing import Any, ClassVar, Self
 
 from esper.clock import Clock
 from esper.events.avro import NAMED, OPTIONS, write_data
+from esper.events.ranges import MAX_BYTES, Bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """Base of whatever a schema describes. The datum is the record's namespace, without slots: reading and writing it copy nothing."""
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = ()
+    """What the fields may be."""
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds; generated for each record."""
+        return False
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes. It is the record's own: not to be changed."""
@@ -35,6 +43,8 @@ class Event(Record):
     TOPIC: ClassVar[str]
     KEY: ClassVar[str]
     SCHEMA_ID: ClassVar[int]
+    MAX_BYTES: ClassVar[int] = MAX_BYTES
+    """Largest message, framed."""
 
     event_id: str
     occurred_at: int

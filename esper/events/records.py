@@ -9,17 +9,20 @@ from typing import Any, ClassVar, Literal, Self
 from esper.events.avro import (
     NAMED,
     OPTIONS,
+    no_branch,
     read_array,
     read_boolean,
     read_bytes,
     read_double,
     read_enum,
     read_long,
-    read_nullable,
     read_utf8,
     write_data,
 )
 from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, write_envelope
+from esper.events.ranges import NAMES, TEXTS, Bound, require
+
+_new, _set = object.__new__, object.__setattr__
 
 Command = Literal["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
 """What a command asks of a seed."""
@@ -166,6 +169,32 @@ class ReviewedCommand(Record):
     expected_impact: float
     evidence: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("decision_id", most=200),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("family", most=4096),
+        Bound("alpha", minimum=-1, maximum=1, finite=True),
+        Bound("confidence", minimum=0, maximum=1, finite=True),
+        Bound("urgency", minimum=0, maximum=1, finite=True),
+        Bound("evidence", format="json"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.seed) >> 31
+            or len(self.decision_id) > 200
+            or len(self.layer) > 4096
+            or len(self.kernel_id) > 4096
+            or len(self.family) > 4096
+            or not -1.0 <= self.alpha <= 1.0
+            or not 0.0 <= self.confidence <= 1.0
+            or not 0.0 <= self.urgency <= 1.0
+            or self.evidence not in TEXTS["json"]
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedLayer(Record):
@@ -189,6 +218,28 @@ class ReportedLayer(Record):
     parameter_budget: int
     geometry: str = ""
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("name", most=4096),
+        Bound("kind", most=4096),
+        Bound("in_features", minimum=0, maximum=2147483647),
+        Bound("out_features", minimum=0, maximum=2147483647),
+        Bound("chunks", minimum=0, maximum=2147483647, most=65536),
+        Bound("parameter_budget", minimum=0, maximum=9007199254740991),
+        Bound("geometry", format="geometry"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.in_features | self.out_features) >> 31
+            or (self.parameter_budget) >> 53
+            or len(self.name) > 4096
+            or len(self.kind) > 4096
+            or len(self.chunks) > 65536
+            or any(not 0 <= one <= 2147483647 for one in self.chunks)
+            or self.geometry not in TEXTS["geometry"]
+        )
+
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
         """The record of a datum, which it takes over."""
@@ -210,6 +261,12 @@ class Check(Record):
     passed: bool
     detail: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (Bound("name", most=4096),)
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(len(self.name) > 4096)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricLabel(Record):
@@ -222,6 +279,12 @@ class MetricLabel(Record):
 
     name: str
     value: str
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = ()
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +321,33 @@ class RestoredSeed(Record):
     adapted_epoch: int
     errors: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("layer", most=4096),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("family", most=4096),
+        Bound("decision_id", most=200),
+        Bound("alpha", minimum=-1, maximum=1, finite=True),
+        Bound("alpha_target", minimum=0, maximum=1, finite=True),
+        Bound("stage_step", minimum=0, maximum=9007199254740991),
+        Bound("stage_epoch", minimum=0, maximum=2147483647),
+        Bound("adapted_epoch", minimum=-1, maximum=2147483647),
+        Bound("errors", minimum=0, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.seed | self.stage_epoch | (self.adapted_epoch + 1) | self.errors) >> 31
+            or (self.stage_step) >> 53
+            or len(self.layer) > 4096
+            or len(self.kernel_id) > 4096
+            or len(self.family) > 4096
+            or len(self.decision_id) > 200
+            or not -1.0 <= self.alpha <= 1.0
+            or not 0.0 <= self.alpha_target <= 1.0
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut(Record):
@@ -281,6 +371,25 @@ class LeftOut(Record):
     kernel_id: str
     epoch: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("run_id", format="name"),
+        Bound("decision_id", most=200),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("epoch", minimum=0, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.seed | self.epoch) >> 31
+            or self.run_id not in NAMES
+            or len(self.decision_id) > 200
+            or len(self.layer) > 4096
+            or len(self.kernel_id) > 4096
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInventory(Record):
@@ -303,6 +412,28 @@ class LayerInventory(Record):
     parameters: int
     chunks: tuple[int, ...]
     geometry: str = ""
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("name", most=4096),
+        Bound("kind", most=4096),
+        Bound("in_features", minimum=0, maximum=2147483647),
+        Bound("out_features", minimum=0, maximum=2147483647),
+        Bound("parameters", minimum=0, maximum=9007199254740991),
+        Bound("chunks", minimum=0, maximum=2147483647, most=65536),
+        Bound("geometry", format="geometry"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.in_features | self.out_features) >> 31
+            or (self.parameters) >> 53
+            or len(self.name) > 4096
+            or len(self.kind) > 4096
+            or len(self.chunks) > 65536
+            or any(not 0 <= one <= 2147483647 for one in self.chunks)
+            or self.geometry not in TEXTS["geometry"]
+        )
 
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
@@ -349,6 +480,32 @@ class SeedState(Record):
     dependence: float
     health: float
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("chunk_start", minimum=0, maximum=2147483647),
+        Bound("chunk_size", minimum=0, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("family", most=4096),
+        Bound("decision_id", most=200),
+        Bound("alpha", minimum=-1, maximum=1, finite=True),
+        Bound("stage_epoch", minimum=0, maximum=2147483647),
+        Bound("trained_steps", minimum=0, maximum=9007199254740991),
+        Bound("health", minimum=0, maximum=1.001),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.seed | self.chunk_start | self.chunk_size | self.stage_epoch) >> 31
+            or (self.trained_steps) >> 53
+            or len(self.kernel_id) > 4096
+            or len(self.family) > 4096
+            or len(self.decision_id) > 200
+            or not -1.0 <= self.alpha <= 1.0
+            or self.health < 0.0
+            or self.health > 1.001
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerState(Record):
@@ -375,6 +532,26 @@ class LayerState(Record):
     dead_ratio: float
     seeds: tuple[SeedState, ...]
     geometry: str = ""
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("name", most=4096),
+        Bound("kind", most=4096),
+        Bound("in_features", minimum=0, maximum=2147483647),
+        Bound("out_features", minimum=0, maximum=2147483647),
+        Bound("seeds", most=65536),
+        Bound("geometry", format="geometry"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.in_features | self.out_features) >> 31
+            or len(self.name) > 4096
+            or len(self.kind) > 4096
+            or len(self.seeds) > 65536
+            or any(one.unsound() for one in self.seeds)
+            or self.geometry not in TEXTS["geometry"]
+        )
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -418,6 +595,28 @@ class CatalogueEntry(Record):
     flops: int
     geometry: str = ""
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("kernel_id", most=4096),
+        Bound("blueprint_id", most=4096),
+        Bound("family", most=4096),
+        Bound("in_features", minimum=0, maximum=2147483647),
+        Bound("out_features", minimum=0, maximum=2147483647),
+        Bound("parameters", minimum=0, maximum=9007199254740991),
+        Bound("flops", minimum=0, maximum=9007199254740991),
+        Bound("geometry", format="geometry"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.in_features | self.out_features) >> 31
+            or (self.parameters | self.flops) >> 53
+            or len(self.kernel_id) > 4096
+            or len(self.blueprint_id) > 4096
+            or len(self.family) > 4096
+            or self.geometry not in TEXTS["geometry"]
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationApplied(JournalEvent):
@@ -443,6 +642,7 @@ class AdaptationApplied(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 267800763
+    MAX_BYTES: ClassVar[int] = 65536
 
     command_id: str
     decision_id: str
@@ -458,39 +658,75 @@ class AdaptationApplied(JournalEvent):
     source_partition: int
     source_offset: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("alpha", minimum=-1, maximum=1, finite=True),
+        Bound("confidence", minimum=0, maximum=1, finite=True),
+        Bound("urgency", minimum=0, maximum=1, finite=True),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | (self.source_offset + 1)) >> 53
+            or (self.timeline | self.epoch | self.seed | (self.source_partition + 1)) >> 31
+            or self.run_id not in NAMES
+            or not -1.0 <= self.alpha <= 1.0
+            or not 0.0 <= self.confidence <= 1.0
+            or not 0.0 <= self.urgency <= 1.0
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "command_id": read_utf8(stream),
-                "decision_id": read_utf8(stream),
-                "command": read_enum(stream, _COMMAND, None),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "family": read_utf8(stream),
-                "alpha": read_double(stream),
-                "confidence": read_double(stream),
-                "urgency": read_double(stream),
-                "source_topic": read_utf8(stream),
-                "source_partition": read_long(stream),
-                "source_offset": read_long(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "command_id": read_utf8(stream),
+            "decision_id": read_utf8(stream),
+            "command": read_enum(stream, _COMMAND, None),
+            "layer": read_utf8(stream),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": read_utf8(stream),
+            "family": read_utf8(stream),
+            "alpha": (alpha := read_double(stream)),
+            "confidence": (confidence := read_double(stream)),
+            "urgency": (urgency := read_double(stream)),
+            "source_topic": read_utf8(stream),
+            "source_partition": (source_partition := read_long(stream)),
+            "source_offset": (source_offset := read_long(stream)),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (
+            (occurred_at | sequence | step | (source_offset + 1)) >> 53
+            or (timeline | epoch | seed | (source_partition + 1)) >> 31
+            or run_id not in NAMES
+            or not -1.0 <= alpha <= 1.0
+            or not 0.0 <= confidence <= 1.0
+            or not 0.0 <= urgency <= 1.0
+        ):
+            require("AdaptationApplied", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -539,6 +775,7 @@ class AdaptationOutcome(SignedEvent):
     TOPIC: ClassVar[str] = "decision.tamiyo"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1209062406
+    MAX_BYTES: ClassVar[int] = 65536
 
     decision_id: str
     layer: str
@@ -552,32 +789,53 @@ class AdaptationOutcome(SignedEvent):
     epoch: int
     step: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("reward", minimum=0, maximum=1, finite=True),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.step) >> 53
+            or (self.seed | self.epoch) >> 31
+            or self.run_id not in NAMES
+            or not 0.0 <= self.reward <= 1.0
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "decision_id": read_utf8(stream),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "family": read_utf8(stream),
-                "context": read_utf8(stream),
-                "verdict": read_enum(stream, _VERDICT, None),
-                "reward": read_double(stream),
-                "shadow_gap": read_double(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "signer": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "decision_id": read_utf8(stream),
+            "layer": read_utf8(stream),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": read_utf8(stream),
+            "family": read_utf8(stream),
+            "context": read_utf8(stream),
+            "verdict": read_enum(stream, _VERDICT, None),
+            "reward": (reward := read_double(stream)),
+            "shadow_gap": read_double(stream),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "signer": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (occurred_at | step) >> 53 or (seed | epoch) >> 31 or run_id not in NAMES or not 0.0 <= reward <= 1.0:
+            require("AdaptationOutcome", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -630,36 +888,101 @@ class AdaptationRejected(JournalEvent):
     source_partition: int
     source_offset: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("command_id", most=200),
+        Bound("decision_id", most=200),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("source_topic", most=4096),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | (self.source_offset + 1)) >> 53
+            or (self.timeline | self.epoch | self.seed | (self.source_partition + 1)) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.command_id) > 200
+            or len(self.decision_id) > 200
+            or len(self.layer) > 4096
+            or len(self.kernel_id) > 4096
+            or len(self.source_topic) > 4096
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "command_id": read_utf8(stream),
-                "decision_id": read_utf8(stream),
-                "command": read_enum(stream, _COMMAND, None),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "reason": read_utf8(stream),
-                "source_topic": read_utf8(stream),
-                "source_partition": read_long(stream),
-                "source_offset": read_long(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "command_id": (command_id := read_utf8(stream)),
+            "decision_id": (decision_id := read_utf8(stream)),
+            "command": read_enum(stream, _COMMAND, None),
+            "layer": (layer := read_utf8(stream)),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": (kernel_id := read_utf8(stream)),
+            "reason": read_utf8(stream),
+            "source_topic": (source_topic := read_utf8(stream)),
+            "source_partition": (source_partition := read_long(stream)),
+            "source_offset": (source_offset := read_long(stream)),
+            "signer": (signer := read_utf8(stream)),
+            "previous": (previous := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | sequence | step | (source_offset + 1)) >> 53
+            or (timeline | epoch | seed | (source_partition + 1)) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(command_id) > 200
+            or len(decision_id) > 200
+            or len(layer) > 4096
+            or len(kernel_id) > 4096
+            or len(source_topic) > 4096
+            or len(signer) > 4096
+            or len(previous) > 4096
+            or len(signature) > 4096
+        ):
+            require("AdaptationRejected", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -714,30 +1037,75 @@ class AuditRecorded(SignedEvent):
     status: int
     detail: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("chain", minimum=0, maximum=9007199254740991),
+        Bound("previous", most=4096),
+        Bound("status", minimum=0, maximum=2147483647),
+        Bound("signer", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.chain) >> 53
+            or (self.status) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.previous) > 4096
+            or len(self.signer) > 4096
+            or len(self.signature) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "chain": read_long(stream),
-                "previous": read_utf8(stream),
-                "hash": read_utf8(stream),
-                "actor": read_utf8(stream),
-                "role": read_utf8(stream),
-                "action": read_utf8(stream),
-                "resource": read_utf8(stream),
-                "status": read_long(stream),
-                "detail": read_utf8(stream),
-                "signer": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "chain": (chain := read_long(stream)),
+            "previous": (previous := read_utf8(stream)),
+            "hash": read_utf8(stream),
+            "actor": read_utf8(stream),
+            "role": read_utf8(stream),
+            "action": read_utf8(stream),
+            "resource": read_utf8(stream),
+            "status": (status := read_long(stream)),
+            "detail": read_utf8(stream),
+            "signer": (signer := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | chain) >> 53
+            or (status) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(previous) > 4096
+            or len(signer) > 4096
+            or len(signature) > 4096
+        ):
+            require("AuditRecorded", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -776,23 +1144,64 @@ class BlueprintFailed(Event):
     attempts: int
     error: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("report_id", most=200),
+        Bound("blueprint_id", most=4096),
+        Bound("attempts", minimum=0, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or (self.attempts) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.report_id) > 200
+            or len(self.blueprint_id) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "report_id": read_utf8(stream),
-                "blueprint_id": read_utf8(stream),
-                "attempts": read_long(stream),
-                "error": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "report_id": (report_id := read_utf8(stream)),
+            "blueprint_id": (blueprint_id := read_utf8(stream)),
+            "attempts": (attempts := read_long(stream)),
+            "error": read_utf8(stream),
+        }
+        if (
+            (occurred_at) >> 53
+            or (attempts) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(report_id) > 200
+            or len(blueprint_id) > 4096
+        ):
+            require("BlueprintFailed", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -838,30 +1247,83 @@ class BlueprintProposed(Event):
     flops: int
     geometry: str = ""
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("report_id", most=200),
+        Bound("blueprint_id", most=4096),
+        Bound("family", most=4096),
+        Bound("ir", format="json"),
+        Bound("in_features", minimum=0, maximum=2147483647),
+        Bound("out_features", minimum=0, maximum=2147483647),
+        Bound("parameters", minimum=0, maximum=9007199254740991),
+        Bound("flops", minimum=0, maximum=9007199254740991),
+        Bound("geometry", format="geometry"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.parameters | self.flops) >> 53
+            or (self.in_features | self.out_features) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.report_id) > 200
+            or len(self.blueprint_id) > 4096
+            or len(self.family) > 4096
+            or self.ir not in TEXTS["json"]
+            or self.geometry not in TEXTS["geometry"]
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "report_id": read_utf8(stream),
-                "blueprint_id": read_utf8(stream),
-                "family": read_utf8(stream),
-                "ir": read_utf8(stream),
-                "in_features": read_long(stream),
-                "out_features": read_long(stream),
-                "tap": read_enum(stream, _TAP, None),
-                "blend": read_enum(stream, _BLEND, None),
-                "parameters": read_long(stream),
-                "flops": read_long(stream),
-                "geometry": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "report_id": (report_id := read_utf8(stream)),
+            "blueprint_id": (blueprint_id := read_utf8(stream)),
+            "family": (family := read_utf8(stream)),
+            "ir": (ir := read_utf8(stream)),
+            "in_features": (in_features := read_long(stream)),
+            "out_features": (out_features := read_long(stream)),
+            "tap": read_enum(stream, _TAP, None),
+            "blend": read_enum(stream, _BLEND, None),
+            "parameters": (parameters := read_long(stream)),
+            "flops": (flops := read_long(stream)),
+            "geometry": (geometry := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | parameters | flops) >> 53
+            or (in_features | out_features) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(report_id) > 200
+            or len(blueprint_id) > 4096
+            or len(family) > 4096
+            or ir not in TEXTS["json"]
+            or geometry not in TEXTS["geometry"]
+        ):
+            require("BlueprintProposed", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -901,6 +1363,7 @@ class CacheSampled(Event):
     TOPIC: ClassVar[str] = "telemetry.cache"
     KEY: ClassVar[str] = "sender_id"
     SCHEMA_ID: ClassVar[int] = 891110509
+    MAX_BYTES: ClassVar[int] = 16384
 
     hits_memory: int
     hits_disk: int
@@ -914,30 +1377,74 @@ class CacheSampled(Event):
     limit_bytes: int
     latency_us: float
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("hits_memory", minimum=0, maximum=9007199254740991),
+        Bound("hits_disk", minimum=0, maximum=9007199254740991),
+        Bound("hits_store", minimum=0, maximum=9007199254740991),
+        Bound("misses", minimum=0, maximum=9007199254740991),
+        Bound("evictions", minimum=0, maximum=9007199254740991),
+        Bound("prefetched", minimum=0, maximum=9007199254740991),
+        Bound("entries", minimum=0, maximum=2147483647),
+        Bound("bytes", minimum=0, maximum=9007199254740991),
+        Bound("limit_entries", minimum=0, maximum=2147483647),
+        Bound("limit_bytes", minimum=0, maximum=9007199254740991),
+        Bound("latency_us", minimum=0, finite=True),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (
+                self.occurred_at
+                | self.hits_memory
+                | self.hits_disk
+                | self.hits_store
+                | self.misses
+                | self.evictions
+                | self.prefetched
+                | self.bytes
+                | self.limit_bytes
+            )
+            >> 53
+            or (self.entries | self.limit_entries) >> 31
+            or self.run_id not in NAMES
+            or not 0.0 <= self.latency_us <= 1.7976931348623157e308
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "hits_memory": read_long(stream),
-                "hits_disk": read_long(stream),
-                "hits_store": read_long(stream),
-                "misses": read_long(stream),
-                "evictions": read_long(stream),
-                "prefetched": read_long(stream),
-                "entries": read_long(stream),
-                "bytes": read_long(stream),
-                "limit_entries": read_long(stream),
-                "limit_bytes": read_long(stream),
-                "latency_us": read_double(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "hits_memory": (hits_memory := read_long(stream)),
+            "hits_disk": (hits_disk := read_long(stream)),
+            "hits_store": (hits_store := read_long(stream)),
+            "misses": (misses := read_long(stream)),
+            "evictions": (evictions := read_long(stream)),
+            "prefetched": (prefetched := read_long(stream)),
+            "entries": (entries := read_long(stream)),
+            "bytes": (bytes := read_long(stream)),
+            "limit_entries": (limit_entries := read_long(stream)),
+            "limit_bytes": (limit_bytes := read_long(stream)),
+            "latency_us": (latency_us := read_double(stream)),
+        }
+        if (
+            (occurred_at | hits_memory | hits_disk | hits_store | misses | evictions | prefetched | bytes | limit_bytes) >> 53
+            or (entries | limit_entries) >> 31
+            or run_id not in NAMES
+            or not 0.0 <= latency_us <= 1.7976931348623157e308
+        ):
+            require("CacheSampled", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -968,25 +1475,39 @@ class CheckpointRequested(Event):
     TOPIC: ClassVar[str] = "control.tolaria.commands"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1774709333
+    MAX_BYTES: ClassVar[int] = 65536
 
     reason: str
     expires_at: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("expires_at", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool((self.occurred_at | self.expires_at) >> 53 or self.run_id not in NAMES)
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "reason": read_utf8(stream),
-                "expires_at": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "reason": read_utf8(stream),
+            "expires_at": (expires_at := read_long(stream)),
+        }
+        if (occurred_at | expires_at) >> 53 or run_id not in NAMES:
+            require("CheckpointRequested", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1026,6 +1547,7 @@ class CheckpointTaken(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 634799178
+    MAX_BYTES: ClassVar[int] = 65536
 
     snapshot_id: str
     address: str
@@ -1048,46 +1570,105 @@ class CheckpointTaken(JournalEvent):
     source_offset: int
     kind: SnapshotKind = "FULL"
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("at_timeline", minimum=0, maximum=2147483647),
+        Bound("at_sequence", minimum=-1, maximum=9007199254740991),
+        Bound("at_epoch", minimum=0, maximum=2147483647),
+        Bound("at_step", minimum=0, maximum=9007199254740991),
+        Bound("tensors", minimum=0, maximum=2147483647),
+        Bound("size_bytes", minimum=0, maximum=9007199254740991),
+        Bound("stored_bytes", minimum=0, maximum=9007199254740991),
+        Bound("stall_us", minimum=0, maximum=9007199254740991),
+        Bound("duration_us", minimum=0, maximum=9007199254740991),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (
+                self.occurred_at
+                | self.sequence
+                | self.step
+                | (self.at_sequence + 1)
+                | self.at_step
+                | self.size_bytes
+                | self.stored_bytes
+                | self.stall_us
+                | self.duration_us
+                | (self.source_offset + 1)
+            )
+            >> 53
+            or (self.timeline | self.epoch | self.at_timeline | self.at_epoch | self.tensors | (self.source_partition + 1)) >> 31
+            or self.run_id not in NAMES
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "snapshot_id": read_utf8(stream),
-                "address": read_utf8(stream),
-                "sha256": read_utf8(stream),
-                "parent": read_utf8(stream),
-                "reason": read_utf8(stream),
-                "at_timeline": read_long(stream),
-                "at_sequence": read_long(stream),
-                "at_epoch": read_long(stream),
-                "at_step": read_long(stream),
-                "tensors": read_long(stream),
-                "size_bytes": read_long(stream),
-                "stored_bytes": read_long(stream),
-                "stall_us": read_long(stream),
-                "duration_us": read_long(stream),
-                "parameters_digest": read_utf8(stream),
-                "command_id": read_utf8(stream),
-                "source_topic": read_utf8(stream),
-                "source_partition": read_long(stream),
-                "source_offset": read_long(stream),
-                "kind": read_enum(stream, _SNAPSHOTKIND, None),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "snapshot_id": read_utf8(stream),
+            "address": read_utf8(stream),
+            "sha256": read_utf8(stream),
+            "parent": read_utf8(stream),
+            "reason": read_utf8(stream),
+            "at_timeline": (at_timeline := read_long(stream)),
+            "at_sequence": (at_sequence := read_long(stream)),
+            "at_epoch": (at_epoch := read_long(stream)),
+            "at_step": (at_step := read_long(stream)),
+            "tensors": (tensors := read_long(stream)),
+            "size_bytes": (size_bytes := read_long(stream)),
+            "stored_bytes": (stored_bytes := read_long(stream)),
+            "stall_us": (stall_us := read_long(stream)),
+            "duration_us": (duration_us := read_long(stream)),
+            "parameters_digest": read_utf8(stream),
+            "command_id": read_utf8(stream),
+            "source_topic": read_utf8(stream),
+            "source_partition": (source_partition := read_long(stream)),
+            "source_offset": (source_offset := read_long(stream)),
+            "kind": read_enum(stream, _SNAPSHOTKIND, None),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (
+            (
+                occurred_at
+                | sequence
+                | step
+                | (at_sequence + 1)
+                | at_step
+                | size_bytes
+                | stored_bytes
+                | stall_us
+                | duration_us
+                | (source_offset + 1)
+            )
+            >> 53
+            or (timeline | epoch | at_timeline | at_epoch | tensors | (source_partition + 1)) >> 31
+            or run_id not in NAMES
+        ):
+            require("CheckpointTaken", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1144,24 +1725,62 @@ class CompilationFailed(Event):
     error: str
     detail: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("blueprint_id", most=4096),
+        Bound("attempt", minimum=0, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or (self.attempt) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.blueprint_id) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "blueprint_id": read_utf8(stream),
-                "attempt": read_long(stream),
-                "configuration": read_utf8(stream),
-                "error": read_utf8(stream),
-                "detail": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "blueprint_id": (blueprint_id := read_utf8(stream)),
+            "attempt": (attempt := read_long(stream)),
+            "configuration": read_utf8(stream),
+            "error": read_utf8(stream),
+            "detail": read_utf8(stream),
+        }
+        if (
+            (occurred_at) >> 53
+            or (attempt) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(blueprint_id) > 4096
+        ):
+            require("CompilationFailed", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1187,27 +1806,41 @@ class CompilationStarted(Event):
     TOPIC: ClassVar[str] = "compilation.attempts"
     KEY: ClassVar[str] = "blueprint_id"
     SCHEMA_ID: ClassVar[int] = 1645176382
+    MAX_BYTES: ClassVar[int] = 65536
 
     blueprint_id: str
     attempt: int
     configuration: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("attempt", minimum=0, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool((self.occurred_at) >> 53 or (self.attempt) >> 31 or self.run_id not in NAMES)
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "blueprint_id": read_utf8(stream),
-                "attempt": read_long(stream),
-                "configuration": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "blueprint_id": read_utf8(stream),
+            "attempt": (attempt := read_long(stream)),
+            "configuration": read_utf8(stream),
+        }
+        if (occurred_at) >> 53 or (attempt) >> 31 or run_id not in NAMES:
+            require("CompilationStarted", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1242,25 +1875,67 @@ class DeadLettered(Event):
     payload: bytes
     consumer: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("source_topic", most=4096),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+        Bound("consumer", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | (self.source_offset + 1)) >> 53
+            or (self.source_partition + 1) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.source_topic) > 4096
+            or len(self.consumer) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "source_topic": read_utf8(stream),
-                "source_partition": read_long(stream),
-                "source_offset": read_long(stream),
-                "error": read_utf8(stream),
-                "payload": read_bytes(stream),
-                "consumer": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "source_topic": (source_topic := read_utf8(stream)),
+            "source_partition": (source_partition := read_long(stream)),
+            "source_offset": (source_offset := read_long(stream)),
+            "error": read_utf8(stream),
+            "payload": read_bytes(stream),
+            "consumer": (consumer := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | (source_offset + 1)) >> 53
+            or (source_partition + 1) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(source_topic) > 4096
+            or len(consumer) > 4096
+        ):
+            require("DeadLettered", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1306,6 +1981,49 @@ class EpochEnded(JournalEvent):
     state_digest: str
     alphas: tuple[float, ...]
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("train_accuracy", minimum=0, maximum=1),
+        Bound("validation_accuracy", minimum=0, maximum=1),
+        Bound("test_accuracy", minimum=0, maximum=1),
+        Bound("alphas", minimum=0, maximum=1, finite=True, most=65536),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step) >> 53
+            or (self.timeline | self.epoch) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or self.train_accuracy < 0.0
+            or self.train_accuracy > 1.0
+            or self.validation_accuracy < 0.0
+            or self.validation_accuracy > 1.0
+            or self.test_accuracy < 0.0
+            or self.test_accuracy > 1.0
+            or len(self.alphas) > 65536
+            or any(not 0.0 <= one <= 1.0 for one in self.alphas)
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
         """The record of a datum, which it takes over."""
@@ -1314,34 +2032,56 @@ class EpochEnded(JournalEvent):
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "train_loss": read_double(stream),
-                "train_accuracy": read_double(stream),
-                "validation_loss": read_double(stream),
-                "validation_accuracy": read_double(stream),
-                "test_loss": read_double(stream),
-                "test_accuracy": read_double(stream),
-                "learning_rate": read_double(stream),
-                "parameters_digest": read_utf8(stream),
-                "state_digest": read_utf8(stream),
-                "alphas": read_array(stream, {"type": "array", "items": "double"}, NAMED),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "train_loss": read_double(stream),
+            "train_accuracy": (train_accuracy := read_double(stream)),
+            "validation_loss": read_double(stream),
+            "validation_accuracy": (validation_accuracy := read_double(stream)),
+            "test_loss": read_double(stream),
+            "test_accuracy": (test_accuracy := read_double(stream)),
+            "learning_rate": read_double(stream),
+            "parameters_digest": read_utf8(stream),
+            "state_digest": read_utf8(stream),
+            "alphas": (alphas := read_array(stream, {"type": "array", "items": "double"}, NAMED)),
+            "signer": (signer := read_utf8(stream)),
+            "previous": (previous := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | sequence | step) >> 53
+            or (timeline | epoch) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or train_accuracy < 0.0
+            or train_accuracy > 1.0
+            or validation_accuracy < 0.0
+            or validation_accuracy > 1.0
+            or test_accuracy < 0.0
+            or test_accuracy > 1.0
+            or len(alphas) > 65536
+            or any(not 0.0 <= one <= 1.0 for one in alphas)
+            or len(signer) > 4096
+            or len(previous) > 4096
+            or len(signature) > 4096
+        ):
+            require("EpochEnded", cls.BOUNDS, datum)
+        return cls.from_avro(datum)
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1400,6 +2140,46 @@ class EpochReviewed(SignedEvent):
     duration_us: int
     rollback_id: str = ""
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("packet_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("packet", minimum=0, maximum=2147483647),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("effective_step", minimum=0, maximum=9007199254740991),
+        Bound("policy_version", most=4096),
+        Bound("commands", most=65536),
+        Bound("duration_us", minimum=0, maximum=9007199254740991),
+        Bound("rollback_id", most=200),
+        Bound("signer", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.step | self.effective_step | self.duration_us) >> 53
+            or (self.timeline | self.packet | self.epoch) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.packet_id) > 200
+            or len(self.policy_version) > 4096
+            or len(self.commands) > 65536
+            or any(one.unsound() for one in self.commands)
+            or len(self.rollback_id) > 200
+            or len(self.signer) > 4096
+            or len(self.signature) > 4096
+        )
+
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
@@ -1432,6 +2212,33 @@ class FieldReport(Event):
     run_seed: int
     layers: tuple[ReportedLayer, ...]
     families: tuple[str, ...]
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("run_seed", minimum=-9223372036854775808, maximum=9223372036854775807),
+        Bound("layers", most=65536),
+        Bound("families", most=65536),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
+            or len(self.layers) > 65536
+            or any(one.unsound() for one in self.layers)
+            or len(self.families) > 65536
+        )
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -1467,6 +2274,32 @@ class FieldReportAnswered(Event):
     kernels: tuple[str, ...]
     failed: tuple[str, ...]
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("report_id", most=200),
+        Bound("kernels", most=65536),
+        Bound("failed", most=65536),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.report_id) > 200
+            or len(self.kernels) > 65536
+            or len(self.failed) > 65536
+        )
+
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
         """The record of a datum, which it takes over."""
@@ -1476,20 +2309,33 @@ class FieldReportAnswered(Event):
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "report_id": read_utf8(stream),
-                "kernels": read_array(stream, {"type": "array", "items": "string"}, NAMED),
-                "failed": read_array(stream, {"type": "array", "items": "string"}, NAMED),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "report_id": (report_id := read_utf8(stream)),
+            "kernels": (kernels := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "failed": (failed := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+        }
+        if (
+            (occurred_at) >> 53
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(report_id) > 200
+            or len(kernels) > 65536
+            or len(failed) > 65536
+        ):
+            require("FieldReportAnswered", cls.BOUNDS, datum)
+        return cls.from_avro(datum)
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1526,33 +2372,90 @@ class InstabilityDetected(JournalEvent):
     threshold: float
     reason: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=-1, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("metric", most=4096),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step) >> 53
+            or (self.timeline | self.epoch | (self.seed + 1)) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.layer) > 4096
+            or len(self.kernel_id) > 4096
+            or len(self.metric) > 4096
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "metric": read_utf8(stream),
-                "value": read_double(stream),
-                "threshold": read_double(stream),
-                "reason": read_utf8(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "layer": (layer := read_utf8(stream)),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": (kernel_id := read_utf8(stream)),
+            "metric": (metric := read_utf8(stream)),
+            "value": read_double(stream),
+            "threshold": read_double(stream),
+            "reason": read_utf8(stream),
+            "signer": (signer := read_utf8(stream)),
+            "previous": (previous := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | sequence | step) >> 53
+            or (timeline | epoch | (seed + 1)) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(layer) > 4096
+            or len(kernel_id) > 4096
+            or len(metric) > 4096
+            or len(signer) > 4096
+            or len(previous) > 4096
+            or len(signature) > 4096
+        ):
+            require("InstabilityDetected", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1589,6 +2492,7 @@ class KernelCompiled(Event):
     TOPIC: ClassVar[str] = "compilation.kernels"
     KEY: ClassVar[str] = "kernel_id"
     SCHEMA_ID: ClassVar[int] = 961002018
+    MAX_BYTES: ClassVar[int] = 65536
 
     kernel_id: str
     blueprint_id: str
@@ -1596,24 +2500,43 @@ class KernelCompiled(Event):
     configuration: str
     compile_ms: float
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("attempt", minimum=0, maximum=2147483647),
+        Bound("compile_ms", minimum=0, finite=True),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or (self.attempt) >> 31
+            or self.run_id not in NAMES
+            or not 0.0 <= self.compile_ms <= 1.7976931348623157e308
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "kernel_id": read_utf8(stream),
-                "blueprint_id": read_utf8(stream),
-                "attempt": read_long(stream),
-                "configuration": read_utf8(stream),
-                "compile_ms": read_double(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "kernel_id": read_utf8(stream),
+            "blueprint_id": read_utf8(stream),
+            "attempt": (attempt := read_long(stream)),
+            "configuration": read_utf8(stream),
+            "compile_ms": (compile_ms := read_double(stream)),
+        }
+        if (occurred_at) >> 53 or (attempt) >> 31 or run_id not in NAMES or not 0.0 <= compile_ms <= 1.7976931348623157e308:
+            require("KernelCompiled", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1650,32 +2573,87 @@ class KernelFailed(JournalEvent):
     error: str
     consecutive_errors: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("kernel_id", most=4096),
+        Bound("consecutive_errors", minimum=0, maximum=2147483647),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step) >> 53
+            or (self.timeline | self.epoch | self.seed | self.consecutive_errors) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.layer) > 4096
+            or len(self.kernel_id) > 4096
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "phase": read_enum(stream, _FAILUREPHASE, None),
-                "error": read_utf8(stream),
-                "consecutive_errors": read_long(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "layer": (layer := read_utf8(stream)),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": (kernel_id := read_utf8(stream)),
+            "phase": read_enum(stream, _FAILUREPHASE, None),
+            "error": read_utf8(stream),
+            "consecutive_errors": (consecutive_errors := read_long(stream)),
+            "signer": (signer := read_utf8(stream)),
+            "previous": (previous := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | sequence | step) >> 53
+            or (timeline | epoch | seed | consecutive_errors) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(layer) > 4096
+            or len(kernel_id) > 4096
+            or len(signer) > 4096
+            or len(previous) > 4096
+            or len(signature) > 4096
+        ):
+            require("KernelFailed", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1722,6 +2700,7 @@ class KernelPublished(Event):
     TOPIC: ClassVar[str] = "compilation.kernels"
     KEY: ClassVar[str] = "kernel_id"
     SCHEMA_ID: ClassVar[int] = 913520139
+    MAX_BYTES: ClassVar[int] = 65536
 
     kernel_id: str
     blueprint_id: str
@@ -1740,6 +2719,32 @@ class KernelPublished(Event):
     latency_us: float
     geometry: str = ""
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("in_features", minimum=0, maximum=2147483647),
+        Bound("out_features", minimum=0, maximum=2147483647),
+        Bound("parameters", minimum=0, maximum=9007199254740991),
+        Bound("flops", minimum=0, maximum=9007199254740991),
+        Bound("size_bytes", minimum=0, maximum=9007199254740991),
+        Bound("tags", most=65536),
+        Bound("parents", most=65536),
+        Bound("latency_us", minimum=0, finite=True),
+        Bound("geometry", format="geometry"),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.parameters | self.flops | self.size_bytes) >> 53
+            or (self.in_features | self.out_features) >> 31
+            or self.run_id not in NAMES
+            or len(self.tags) > 65536
+            or len(self.parents) > 65536
+            or not 0.0 <= self.latency_us <= 1.7976931348623157e308
+            or self.geometry not in TEXTS["geometry"]
+        )
+
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
         """The record of a datum, which it takes over."""
@@ -1749,33 +2754,42 @@ class KernelPublished(Event):
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "kernel_id": read_utf8(stream),
-                "blueprint_id": read_utf8(stream),
-                "family": read_utf8(stream),
-                "in_features": read_long(stream),
-                "out_features": read_long(stream),
-                "tap": read_enum(stream, _TAP, None),
-                "blend": read_enum(stream, _BLEND, None),
-                "parameters": read_long(stream),
-                "flops": read_long(stream),
-                "address": read_utf8(stream),
-                "sha256": read_utf8(stream),
-                "size_bytes": read_long(stream),
-                "tags": read_array(stream, {"type": "array", "items": "string"}, NAMED),
-                "parents": read_array(stream, {"type": "array", "items": "string"}, NAMED),
-                "latency_us": read_double(stream),
-                "geometry": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "kernel_id": read_utf8(stream),
+            "blueprint_id": read_utf8(stream),
+            "family": read_utf8(stream),
+            "in_features": (in_features := read_long(stream)),
+            "out_features": (out_features := read_long(stream)),
+            "tap": read_enum(stream, _TAP, None),
+            "blend": read_enum(stream, _BLEND, None),
+            "parameters": (parameters := read_long(stream)),
+            "flops": (flops := read_long(stream)),
+            "address": read_utf8(stream),
+            "sha256": read_utf8(stream),
+            "size_bytes": (size_bytes := read_long(stream)),
+            "tags": (tags := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "parents": (parents := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "latency_us": (latency_us := read_double(stream)),
+            "geometry": (geometry := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | parameters | flops | size_bytes) >> 53
+            or (in_features | out_features) >> 31
+            or run_id not in NAMES
+            or len(tags) > 65536
+            or len(parents) > 65536
+            or not 0.0 <= latency_us <= 1.7976931348623157e308
+            or geometry not in TEXTS["geometry"]
+        ):
+            require("KernelPublished", cls.BOUNDS, datum)
+        return cls.from_avro(datum)
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1817,6 +2831,33 @@ class KernelRejected(Event):
     blueprint_id: str
     checks: tuple[Check, ...]
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("kernel_id", most=4096),
+        Bound("blueprint_id", most=4096),
+        Bound("checks", most=65536),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.kernel_id) > 4096
+            or len(self.blueprint_id) > 4096
+            or len(self.checks) > 65536
+            or any(one.unsound() for one in self.checks)
+        )
+
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
@@ -1850,6 +2891,33 @@ class KernelValidated(Event):
     blueprint_id: str
     checks: tuple[Check, ...]
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("kernel_id", most=4096),
+        Bound("blueprint_id", most=4096),
+        Bound("checks", most=65536),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.kernel_id) > 4096
+            or len(self.blueprint_id) > 4096
+            or len(self.checks) > 65536
+            or any(one.unsound() for one in self.checks)
+        )
+
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
@@ -1879,11 +2947,29 @@ class MetricRecorded(Event):
     TOPIC: ClassVar[str] = "telemetry.custom"
     KEY: ClassVar[str] = "sender_id"
     SCHEMA_ID: ClassVar[int] = 1459575677
+    MAX_BYTES: ClassVar[int] = 65536
 
     name: str
     value: float
     unit: str
     labels: tuple[MetricLabel, ...]
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("value", finite=True),
+        Bound("labels", most=65536),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or self.run_id not in NAMES
+            or not -1.7976931348623157e308 <= self.value <= 1.7976931348623157e308
+            or len(self.labels) > 65536
+            or any(one.unsound() for one in self.labels)
+        )
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -1912,25 +2998,39 @@ class PauseRequested(Event):
     TOPIC: ClassVar[str] = "control.tolaria.commands"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1904773702
+    MAX_BYTES: ClassVar[int] = 65536
 
     reason: str
     expires_at: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("expires_at", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool((self.occurred_at | self.expires_at) >> 53 or self.run_id not in NAMES)
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "reason": read_utf8(stream),
-                "expires_at": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "reason": read_utf8(stream),
+            "expires_at": (expires_at := read_long(stream)),
+        }
+        if (occurred_at | expires_at) >> 53 or run_id not in NAMES:
+            require("PauseRequested", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -1960,6 +3060,7 @@ class PerformanceDelta(Event):
     TOPIC: ClassVar[str] = "telemetry.seed.performance"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 753985469
+    MAX_BYTES: ClassVar[int] = 16384
 
     layer: str
     seed: int
@@ -1972,29 +3073,56 @@ class PerformanceDelta(Event):
     latency_us: float
     memory_bytes: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("latency_us", minimum=0, finite=True),
+        Bound("memory_bytes", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.step | self.memory_bytes) >> 53
+            or (self.seed | self.epoch) >> 31
+            or self.run_id not in NAMES
+            or not 0.0 <= self.latency_us <= 1.7976931348623157e308
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "family": read_utf8(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "accuracy_delta": read_double(stream),
-                "loss_delta": read_double(stream),
-                "latency_us": read_double(stream),
-                "memory_bytes": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "layer": read_utf8(stream),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": read_utf8(stream),
+            "family": read_utf8(stream),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "accuracy_delta": read_double(stream),
+            "loss_delta": read_double(stream),
+            "latency_us": (latency_us := read_double(stream)),
+            "memory_bytes": (memory_bytes := read_long(stream)),
+        }
+        if (
+            (occurred_at | step | memory_bytes) >> 53
+            or (seed | epoch) >> 31
+            or run_id not in NAMES
+            or not 0.0 <= latency_us <= 1.7976931348623157e308
+        ):
+            require("PerformanceDelta", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2027,6 +3155,7 @@ class ResourceSampled(Event):
     TOPIC: ClassVar[str] = "telemetry.resources"
     KEY: ClassVar[str] = "sender_id"
     SCHEMA_ID: ClassVar[int] = 1572687716
+    MAX_BYTES: ClassVar[int] = 16384
 
     process: str
     pid: int
@@ -2034,24 +3163,50 @@ class ResourceSampled(Event):
     rss_bytes: int
     gpu_bytes: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("pid", minimum=0, maximum=2147483647),
+        Bound("cpu_percent", minimum=0, finite=True),
+        Bound("rss_bytes", minimum=0, maximum=9007199254740991),
+        Bound("gpu_bytes", minimum=-1, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.rss_bytes | (self.gpu_bytes + 1)) >> 53
+            or (self.pid) >> 31
+            or self.run_id not in NAMES
+            or not 0.0 <= self.cpu_percent <= 1.7976931348623157e308
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "process": read_utf8(stream),
-                "pid": read_long(stream),
-                "cpu_percent": read_double(stream),
-                "rss_bytes": read_long(stream),
-                "gpu_bytes": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "process": read_utf8(stream),
+            "pid": (pid := read_long(stream)),
+            "cpu_percent": (cpu_percent := read_double(stream)),
+            "rss_bytes": (rss_bytes := read_long(stream)),
+            "gpu_bytes": (gpu_bytes := read_long(stream)),
+        }
+        if (
+            (occurred_at | rss_bytes | (gpu_bytes + 1)) >> 53
+            or (pid) >> 31
+            or run_id not in NAMES
+            or not 0.0 <= cpu_percent <= 1.7976931348623157e308
+        ):
+            require("ResourceSampled", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2076,25 +3231,39 @@ class ResumeRequested(Event):
     TOPIC: ClassVar[str] = "control.tolaria.commands"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1612061238
+    MAX_BYTES: ClassVar[int] = 65536
 
     reason: str
     expires_at: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("expires_at", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool((self.occurred_at | self.expires_at) >> 53 or self.run_id not in NAMES)
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "reason": read_utf8(stream),
-                "expires_at": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "reason": read_utf8(stream),
+            "expires_at": (expires_at := read_long(stream)),
+        }
+        if (occurred_at | expires_at) >> 53 or run_id not in NAMES:
+            require("ResumeRequested", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2118,29 +3287,44 @@ class RollbackRequested(Event):
     TOPIC: ClassVar[str] = "control.tolaria.commands"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 2021153682
+    MAX_BYTES: ClassVar[int] = 65536
 
     snapshot_id: str
     reason: str
     expires_at: int
     at_most_epoch: int = -1
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("expires_at", minimum=0, maximum=9007199254740991),
+        Bound("at_most_epoch", minimum=-1, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool((self.occurred_at | self.expires_at) >> 53 or (self.at_most_epoch + 1) >> 31 or self.run_id not in NAMES)
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "snapshot_id": read_utf8(stream),
-                "reason": read_utf8(stream),
-                "expires_at": read_long(stream),
-                "at_most_epoch": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "snapshot_id": read_utf8(stream),
+            "reason": read_utf8(stream),
+            "expires_at": (expires_at := read_long(stream)),
+            "at_most_epoch": (at_most_epoch := read_long(stream)),
+        }
+        if (occurred_at | expires_at) >> 53 or (at_most_epoch + 1) >> 31 or run_id not in NAMES:
+            require("RollbackRequested", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2168,6 +3352,7 @@ class RunCompleted(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 986023816
+    MAX_BYTES: ClassVar[int] = 65536
 
     outcome: Outcome
     accuracy: float
@@ -2176,32 +3361,62 @@ class RunCompleted(JournalEvent):
     digest: str
     model_sha256: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("accuracy", minimum=0, maximum=1),
+        Bound("parameters", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | self.parameters) >> 53
+            or (self.timeline | self.epoch) >> 31
+            or self.run_id not in NAMES
+            or self.accuracy < 0.0
+            or self.accuracy > 1.0
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "outcome": read_enum(stream, _OUTCOME, None),
-                "accuracy": read_double(stream),
-                "loss": read_double(stream),
-                "parameters": read_long(stream),
-                "digest": read_utf8(stream),
-                "model_sha256": read_utf8(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "outcome": read_enum(stream, _OUTCOME, None),
+            "accuracy": (accuracy := read_double(stream)),
+            "loss": read_double(stream),
+            "parameters": (parameters := read_long(stream)),
+            "digest": read_utf8(stream),
+            "model_sha256": read_utf8(stream),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (
+            (occurred_at | sequence | step | parameters) >> 53
+            or (timeline | epoch) >> 31
+            or run_id not in NAMES
+            or accuracy < 0.0
+            or accuracy > 1.0
+        ):
+            require("RunCompleted", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2238,28 +3453,75 @@ class RunFailed(JournalEvent):
     error: str
     reason: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step) >> 53
+            or (self.timeline | self.epoch) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "error": read_utf8(stream),
-                "reason": read_utf8(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "error": read_utf8(stream),
+            "reason": read_utf8(stream),
+            "signer": (signer := read_utf8(stream)),
+            "previous": (previous := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | sequence | step) >> 53
+            or (timeline | epoch) >> 31
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(signer) > 4096
+            or len(previous) > 4096
+            or len(signature) > 4096
+        ):
+            require("RunFailed", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2318,6 +3580,62 @@ class RunForked(JournalEvent):
     parent_packet: int = -1
     offered: tuple[str, ...] = ()
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("parent_run_id", format="name"),
+        Bound("parent_timeline", minimum=0, maximum=2147483647),
+        Bound("parent_step", minimum=0, maximum=9007199254740991),
+        Bound("parent_sequence", minimum=-1, maximum=9007199254740991),
+        Bound("address", most=4096),
+        Bound("sha256", most=4096),
+        Bound("seeds", most=65536),
+        Bound("adapted_epoch", minimum=-1, maximum=2147483647),
+        Bound("adaptations", minimum=0, maximum=2147483647),
+        Bound("changes", most=65536),
+        Bound("without", most=65536),
+        Bound("left_out", most=65536),
+        Bound("parent_packet", minimum=-1, maximum=2147483647),
+        Bound("offered", most=65536),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | self.parent_step | (self.parent_sequence + 1)) >> 53
+            or (self.timeline | self.epoch | self.parent_timeline | (self.adapted_epoch + 1) | self.adaptations | (self.parent_packet + 1))
+            >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or self.parent_run_id not in NAMES
+            or len(self.address) > 4096
+            or len(self.sha256) > 4096
+            or len(self.seeds) > 65536
+            or any(one.unsound() for one in self.seeds)
+            or len(self.changes) > 65536
+            or len(self.without) > 65536
+            or len(self.left_out) > 65536
+            or any(one.unsound() for one in self.left_out)
+            or len(self.offered) > 65536
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
@@ -2353,6 +3671,7 @@ class RunPaused(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1437942488
+    MAX_BYTES: ClassVar[int] = 131072
 
     reason: str
     command_id: str
@@ -2360,31 +3679,57 @@ class RunPaused(JournalEvent):
     source_partition: int
     source_offset: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | (self.source_offset + 1)) >> 53
+            or (self.timeline | self.epoch | (self.source_partition + 1)) >> 31
+            or self.run_id not in NAMES
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "reason": read_utf8(stream),
-                "command_id": read_utf8(stream),
-                "source_topic": read_utf8(stream),
-                "source_partition": read_long(stream),
-                "source_offset": read_long(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "reason": read_utf8(stream),
+            "command_id": read_utf8(stream),
+            "source_topic": read_utf8(stream),
+            "source_partition": (source_partition := read_long(stream)),
+            "source_offset": (source_offset := read_long(stream)),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (
+            (occurred_at | sequence | step | (source_offset + 1)) >> 53
+            or (timeline | epoch | (source_partition + 1)) >> 31
+            or run_id not in NAMES
+        ):
+            require("RunPaused", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2426,6 +3771,29 @@ class RunRequested(Event):
     reason: str
     expires_at: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("overrides", most=65536),
+        Bound("expires_at", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.expires_at) >> 53
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.overrides) > 65536
+        )
+
     @classmethod
     def from_avro(cls, datum: dict[str, Any]) -> Self:
         """The record of a datum, which it takes over."""
@@ -2434,22 +3802,33 @@ class RunRequested(Event):
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "recipe": read_utf8(stream),
-                "overrides": read_array(stream, {"type": "array", "items": "string"}, NAMED),
-                "resume": read_boolean(stream),
-                "reason": read_utf8(stream),
-                "expires_at": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": (event_id := read_utf8(stream)),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": (sender_id := read_utf8(stream)),
+            "trace_id": (trace_id := read_utf8(stream)),
+            "causation_id": (
+                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+            ),
+            "recipe": read_utf8(stream),
+            "overrides": (overrides := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "resume": read_boolean(stream),
+            "reason": read_utf8(stream),
+            "expires_at": (expires_at := read_long(stream)),
+        }
+        if (
+            (occurred_at | expires_at) >> 53
+            or len(event_id) > 200
+            or run_id not in NAMES
+            or len(sender_id) > 200
+            or len(trace_id) > 200
+            or (causation_id is not None and len(causation_id) > 200)
+            or len(overrides) > 65536
+        ):
+            require("RunRequested", cls.BOUNDS, datum)
+        return cls.from_avro(datum)
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2480,6 +3859,7 @@ class RunResumed(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1302754486
+    MAX_BYTES: ClassVar[int] = 131072
 
     incarnation: int
     reason: str
@@ -2490,34 +3870,62 @@ class RunResumed(JournalEvent):
     snapshot_id: str = ""
     restored_step: int = -1
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("incarnation", minimum=0, maximum=2147483647),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+        Bound("restored_step", minimum=-1, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | (self.source_offset + 1) | (self.restored_step + 1)) >> 53
+            or (self.timeline | self.epoch | self.incarnation | (self.source_partition + 1)) >> 31
+            or self.run_id not in NAMES
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "incarnation": read_long(stream),
-                "reason": read_utf8(stream),
-                "command_id": read_utf8(stream),
-                "source_topic": read_utf8(stream),
-                "source_partition": read_long(stream),
-                "source_offset": read_long(stream),
-                "snapshot_id": read_utf8(stream),
-                "restored_step": read_long(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "incarnation": (incarnation := read_long(stream)),
+            "reason": read_utf8(stream),
+            "command_id": read_utf8(stream),
+            "source_topic": read_utf8(stream),
+            "source_partition": (source_partition := read_long(stream)),
+            "source_offset": (source_offset := read_long(stream)),
+            "snapshot_id": read_utf8(stream),
+            "restored_step": (restored_step := read_long(stream)),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (
+            (occurred_at | sequence | step | (source_offset + 1) | (restored_step + 1)) >> 53
+            or (timeline | epoch | incarnation | (source_partition + 1)) >> 31
+            or run_id not in NAMES
+        ):
+            require("RunResumed", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2573,6 +3981,53 @@ class RunRolledBack(JournalEvent):
     source_topic: str
     source_partition: int
     source_offset: int
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("from_timeline", minimum=0, maximum=2147483647),
+        Bound("from_step", minimum=0, maximum=9007199254740991),
+        Bound("snapshot_id", most=4096),
+        Bound("seeds", most=65536),
+        Bound("adapted_epoch", minimum=-1, maximum=2147483647),
+        Bound("adaptations", minimum=0, maximum=2147483647),
+        Bound("command_id", most=200),
+        Bound("source_topic", most=4096),
+        Bound("source_partition", minimum=-1, maximum=2147483647),
+        Bound("source_offset", minimum=-1, maximum=9007199254740991),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | self.from_step | (self.source_offset + 1)) >> 53
+            or (self.timeline | self.epoch | self.from_timeline | (self.adapted_epoch + 1) | self.adaptations | (self.source_partition + 1))
+            >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.snapshot_id) > 4096
+            or len(self.seeds) > 65536
+            or any(one.unsound() for one in self.seeds)
+            or len(self.command_id) > 200
+            or len(self.source_topic) > 4096
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
 
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
@@ -2631,6 +4086,52 @@ class RunStarted(JournalEvent):
     onednn: bool
     family: str = ""
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("incarnation", minimum=0, maximum=2147483647),
+        Bound("config", format="json"),
+        Bound("seed", minimum=-9223372036854775808, maximum=9223372036854775807),
+        Bound("total_steps", minimum=0, maximum=9007199254740991),
+        Bound("layers", most=65536),
+        Bound("parameters", minimum=0, maximum=9007199254740991),
+        Bound("versions", format="json"),
+        Bound("threads", minimum=0, maximum=2147483647),
+        Bound("family", format="name"),
+        Bound("signer", most=4096),
+        Bound("previous", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | self.total_steps | self.parameters) >> 53
+            or (self.timeline | self.epoch | self.incarnation | self.threads) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or self.config not in TEXTS["json"]
+            or not -9223372036854775808 <= self.seed <= 9223372036854775807
+            or len(self.layers) > 65536
+            or any(one.unsound() for one in self.layers)
+            or self.versions not in TEXTS["json"]
+            or self.family not in NAMES
+            or len(self.signer) > 4096
+            or len(self.previous) > 4096
+            or len(self.signature) > 4096
+        )
+
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
@@ -2663,6 +4164,7 @@ class SeedCommand(Event):
     TOPIC: ClassVar[str] = "control.kasmina.commands"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 111626796
+    MAX_BYTES: ClassVar[int] = 65536
 
     command: Command
     layer: str
@@ -2672,26 +4174,43 @@ class SeedCommand(Event):
     reason: str
     expires_at: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("alpha", minimum=-1, maximum=1, finite=True),
+        Bound("expires_at", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.expires_at) >> 53 or (self.seed) >> 31 or self.run_id not in NAMES or not -1.0 <= self.alpha <= 1.0
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "command": read_enum(stream, _COMMAND, None),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "kernel_id": read_utf8(stream),
-                "alpha": read_double(stream),
-                "reason": read_utf8(stream),
-                "expires_at": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "command": read_enum(stream, _COMMAND, None),
+            "layer": read_utf8(stream),
+            "seed": (seed := read_long(stream)),
+            "kernel_id": read_utf8(stream),
+            "alpha": (alpha := read_double(stream)),
+            "reason": read_utf8(stream),
+            "expires_at": (expires_at := read_long(stream)),
+        }
+        if (occurred_at | expires_at) >> 53 or (seed) >> 31 or run_id not in NAMES or not -1.0 <= alpha <= 1.0:
+            require("SeedCommand", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2733,6 +4252,7 @@ class SeedHealth(Event):
     TOPIC: ClassVar[str] = "telemetry.seed.health"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1309983788
+    MAX_BYTES: ClassVar[int] = 16384
 
     layer: str
     seed: int
@@ -2752,36 +4272,68 @@ class SeedHealth(Event):
     health: float
     ready: bool
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("chunk_start", minimum=0, maximum=2147483647),
+        Bound("chunk_size", minimum=0, maximum=2147483647),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("latency_us", minimum=0, maximum=2147483647),
+        Bound("errors", minimum=0, maximum=2147483647),
+        Bound("health", minimum=0, maximum=1.001),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.step) >> 53
+            or (self.seed | self.chunk_start | self.chunk_size | self.epoch | self.latency_us | self.errors) >> 31
+            or self.run_id not in NAMES
+            or self.health < 0.0
+            or self.health > 1.001
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "chunk_start": read_long(stream),
-                "chunk_size": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "stage": read_enum(stream, _STAGE, None),
-                "activation_variance": read_double(stream),
-                "dead_ratio": read_double(stream),
-                "correlation": read_double(stream),
-                "gradient_norm": read_double(stream),
-                "gradient_variance": read_double(stream),
-                "latency_us": read_long(stream),
-                "errors": read_long(stream),
-                "recovering": read_boolean(stream),
-                "health": read_double(stream),
-                "ready": read_boolean(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "layer": read_utf8(stream),
+            "seed": (seed := read_long(stream)),
+            "chunk_start": (chunk_start := read_long(stream)),
+            "chunk_size": (chunk_size := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "stage": read_enum(stream, _STAGE, None),
+            "activation_variance": read_double(stream),
+            "dead_ratio": read_double(stream),
+            "correlation": read_double(stream),
+            "gradient_norm": read_double(stream),
+            "gradient_variance": read_double(stream),
+            "latency_us": (latency_us := read_long(stream)),
+            "errors": (errors := read_long(stream)),
+            "recovering": read_boolean(stream),
+            "health": (health := read_double(stream)),
+            "ready": read_boolean(stream),
+        }
+        if (
+            (occurred_at | step) >> 53
+            or (seed | chunk_start | chunk_size | epoch | latency_us | errors) >> 31
+            or run_id not in NAMES
+            or health < 0.0
+            or health > 1.001
+        ):
+            require("SeedHealth", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2827,6 +4379,7 @@ class SeedTransitioned(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1723259617
+    MAX_BYTES: ClassVar[int] = 65536
 
     layer: str
     seed: int
@@ -2840,37 +4393,68 @@ class SeedTransitioned(JournalEvent):
     alpha_target: float
     reason: str
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("seed", minimum=0, maximum=2147483647),
+        Bound("alpha", minimum=-1, maximum=1, finite=True),
+        Bound("alpha_target", minimum=0, maximum=1, finite=True),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step) >> 53
+            or (self.timeline | self.epoch | self.seed) >> 31
+            or self.run_id not in NAMES
+            or not -1.0 <= self.alpha <= 1.0
+            or not 0.0 <= self.alpha_target <= 1.0
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "layer": read_utf8(stream),
-                "seed": read_long(stream),
-                "from_stage": read_enum(stream, _STAGE, None),
-                "to_stage": read_enum(stream, _STAGE, None),
-                "execution": read_enum(stream, _EXECUTIONSTATE, None),
-                "kernel_id": read_utf8(stream),
-                "family": read_utf8(stream),
-                "decision_id": read_utf8(stream),
-                "alpha": read_double(stream),
-                "alpha_target": read_double(stream),
-                "reason": read_utf8(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "layer": read_utf8(stream),
+            "seed": (seed := read_long(stream)),
+            "from_stage": read_enum(stream, _STAGE, None),
+            "to_stage": read_enum(stream, _STAGE, None),
+            "execution": read_enum(stream, _EXECUTIONSTATE, None),
+            "kernel_id": read_utf8(stream),
+            "family": read_utf8(stream),
+            "decision_id": read_utf8(stream),
+            "alpha": (alpha := read_double(stream)),
+            "alpha_target": (alpha_target := read_double(stream)),
+            "reason": read_utf8(stream),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (
+            (occurred_at | sequence | step) >> 53
+            or (timeline | epoch | seed) >> 31
+            or run_id not in NAMES
+            or not -1.0 <= alpha <= 1.0
+            or not 0.0 <= alpha_target <= 1.0
+        ):
+            require("SeedTransitioned", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2946,6 +4530,52 @@ class SystemStatePacket(Event):
     parent_timeline: int = 0
     parent_packet: int = -1
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("event_id", most=200),
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("sender_id", most=200),
+        Bound("trace_id", most=200),
+        Bound("causation_id", most=200),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("packet", minimum=0, maximum=2147483647),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("total_steps", minimum=0, maximum=9007199254740991),
+        Bound("run_seed", minimum=-9223372036854775808, maximum=9223372036854775807),
+        Bound("train_accuracy", minimum=0, maximum=1),
+        Bound("validation_accuracy", minimum=0, maximum=1),
+        Bound("layers", most=65536),
+        Bound("catalogue", most=65536),
+        Bound("policy", format="json"),
+        Bound("parent_run_id", format="name"),
+        Bound("parent_timeline", minimum=0, maximum=2147483647),
+        Bound("parent_packet", minimum=-1, maximum=2147483647),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.step | self.total_steps) >> 53
+            or (self.timeline | self.packet | self.epoch | self.parent_timeline | (self.parent_packet + 1)) >> 31
+            or len(self.event_id) > 200
+            or self.run_id not in NAMES
+            or len(self.sender_id) > 200
+            or len(self.trace_id) > 200
+            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
+            or self.train_accuracy < 0.0
+            or self.train_accuracy > 1.0
+            or self.validation_accuracy < 0.0
+            or self.validation_accuracy > 1.0
+            or len(self.layers) > 65536
+            or any(one.unsound() for one in self.layers)
+            or len(self.catalogue) > 65536
+            or any(one.unsound() for one in self.catalogue)
+            or self.policy not in TEXTS["json"]
+            or self.parent_run_id not in NAMES
+        )
+
     def to_avro(self) -> dict[str, Any]:
         """The datum that fastavro writes."""
         return {
@@ -2975,32 +4605,54 @@ class TelemetryLost(JournalEvent):
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 401336268
+    MAX_BYTES: ClassVar[int] = 65536
 
     topic: str
     lost: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("timeline", minimum=0, maximum=2147483647),
+        Bound("sequence", minimum=0, maximum=9007199254740991),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("lost", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.sequence | self.step | self.lost) >> 53
+            or (self.timeline | self.epoch) >> 31
+            or self.run_id not in NAMES
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "timeline": read_long(stream),
-                "sequence": read_long(stream),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "topic": read_utf8(stream),
-                "lost": read_long(stream),
-                "signer": read_utf8(stream),
-                "previous": read_utf8(stream),
-                "signature": read_utf8(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "timeline": (timeline := read_long(stream)),
+            "sequence": (sequence := read_long(stream)),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "topic": read_utf8(stream),
+            "lost": (lost := read_long(stream)),
+            "signer": read_utf8(stream),
+            "previous": read_utf8(stream),
+            "signature": read_utf8(stream),
+        }
+        if (occurred_at | sequence | step | lost) >> 53 or (timeline | epoch) >> 31 or run_id not in NAMES:
+            require("TelemetryLost", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -3035,6 +4687,7 @@ class TrainingStep(Event):
     TOPIC: ClassVar[str] = "telemetry.training.step"
     KEY: ClassVar[str] = "run_id"
     SCHEMA_ID: ClassVar[int] = 1388467925
+    MAX_BYTES: ClassVar[int] = 16384
 
     epoch: int
     step: int
@@ -3045,27 +4698,50 @@ class TrainingStep(Event):
     samples: int
     duration_us: int
 
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("epoch", minimum=0, maximum=2147483647),
+        Bound("step", minimum=0, maximum=9007199254740991),
+        Bound("accuracy", minimum=0, maximum=1),
+        Bound("samples", minimum=0, maximum=2147483647),
+        Bound("duration_us", minimum=0, maximum=9007199254740991),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.step | self.duration_us) >> 53
+            or (self.epoch | self.samples) >> 31
+            or self.run_id not in NAMES
+            or self.accuracy < 0.0
+            or self.accuracy > 1.0
+        )
+
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
-        """The record whose datum comes next in the stream."""
-        return cls.from_avro(
-            {
-                "event_id": read_utf8(stream),
-                "occurred_at": read_long(stream),
-                "run_id": read_utf8(stream),
-                "sender_id": read_utf8(stream),
-                "trace_id": read_utf8(stream),
-                "causation_id": read_nullable(stream, read_utf8),
-                "epoch": read_long(stream),
-                "step": read_long(stream),
-                "loss": read_double(stream),
-                "accuracy": read_double(stream),
-                "gradient_norm": read_double(stream),
-                "learning_rate": read_double(stream),
-                "samples": read_long(stream),
-                "duration_us": read_long(stream),
-            }
-        )
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        datum = {
+            "event_id": read_utf8(stream),
+            "occurred_at": (occurred_at := read_long(stream)),
+            "run_id": (run_id := read_utf8(stream)),
+            "sender_id": read_utf8(stream),
+            "trace_id": read_utf8(stream),
+            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "loss": read_double(stream),
+            "accuracy": (accuracy := read_double(stream)),
+            "gradient_norm": read_double(stream),
+            "learning_rate": read_double(stream),
+            "samples": (samples := read_long(stream)),
+            "duration_us": (duration_us := read_long(stream)),
+        }
+        if (occurred_at | step | duration_us) >> 53 or (epoch | samples) >> 31 or run_id not in NAMES or accuracy < 0.0 or accuracy > 1.0:
+            require("TrainingStep", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""

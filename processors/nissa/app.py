@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import faust
 
+from esper.bounded.names import is_run_id
 from esper.clock import Clock
 from esper.config import Settings
 from esper.events import TOPICS, Event, Origin, encode
@@ -121,6 +122,7 @@ def _recorded(samples: Sequence[Sample], definitions: dict[str, Definition], ori
     at = origin.clock.now_us()
     for number, sample in enumerate(samples):
         run_id = dict(sample.labels).get("run", "")
+        run_id = run_id if is_run_id(run_id) else ""  # a label may say what no run is called
         yield MetricRecorded(
             **Origin(run_id, origin.sender_id, origin.trace_id, origin.clock).envelope(
                 f"metric/{at}/{number}/{sample.name}/{sample.labels}"

@@ -27,7 +27,9 @@ class DecisionBody(BaseModel):
     layer: str = Field(min_length=1, max_length=200)
     seed: int = Field(ge=0)
     kernel_id: str = Field(default="", max_length=128, description="kernel to graft; needed for GERMINATE and for nothing else")
-    alpha: float = Field(default=-1.0, le=1, description="blending weight to ramp to; negative means what the blueprint says")
+    alpha: float = Field(
+        default=-1.0, ge=-1, le=1, allow_inf_nan=False, description="blending weight to ramp to; negative means what the blueprint says"
+    )
     reason: str = Field(min_length=1, max_length=400, description="why, in a sentence")
     expires_s: float = Field(default=60.0, gt=0, le=3600, description="seconds after which the command is void")
 

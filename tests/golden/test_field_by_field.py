@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import random
+import typing
 from typing import Any
 
 import fastavro
@@ -12,6 +14,8 @@ import pytest
 from esper.errors import PoisonError
 from esper.events import Event, decode, encode
 from esper.events.codec import frame
+from esper.events.envelope import Record
+from esper.events.ranges import Bound, require
 from esper.events.records import RECORDS
 from esper.events.registry import WireSchema, current
 
@@ -45,11 +49,39 @@ def value(avro: Any, named: dict[str, Any], draw: random.Random) -> Any:
     return draw.choice(plain[kind])
 
 
+def within(record: type[Record], datum: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A datum whose fields are what they may be."""
+    kinds = typing.get_type_hints(record)
+    for bound in record.BOUNDS:
+        name = bound.field
+        if typing.get_origin(kinds[name]) is tuple and isinstance(typing.get_args(kinds[name])[0], type(Record)):
+            inner = typing.get_args(kinds[name])[0]
+            if issubclass(inner, Record):
+                datum[name] = [within(inner, one, draw) for one in datum[name]]
+                continue
+        datum[name] = (
+            [allowed(bound, one, draw) for one in datum[name]] if isinstance(datum[name], list) else allowed(bound, datum[name], draw)
+        )
+    return datum
+
+
+def allowed(bound: Bound, found: Any, draw: random.Random) -> Any:
+    """A value that a field may have: the one that was drawn, or one instead."""
+    if bound.format:
+        return draw.choice({"name": ["", "run-1", "A.b_c-9"], "json": ["", "{}", "[1]"], "geometry": ["", "sequence in 16"]}[bound.format])
+    if isinstance(found, int | float) and bound.minimum is not None:
+        ends = [bound.minimum, bound.minimum if bound.maximum is None else bound.maximum]
+        good = bound.minimum <= found <= ends[1] and (not bound.finite or math.isfinite(found))
+        return found if good else type(found)(draw.choice(ends))
+    return 0.5 if bound.finite and not math.isfinite(found) else found
+
+
 def data(wire: WireSchema, count: int) -> list[tuple[Event, bytes]]:
     """Random events of a record, each with its message as the public functions make it."""
     draw, found = random.Random(wire.id), []  # noqa: S311  # data for a test
     for _ in range(count):
         datum = value(wire.parsed, wire.parsed["__named_schemas"], draw)
+        datum = within(wire.record, datum, draw)
         datum["occurred_at"] = draw.randrange(1 << 52)
         buffer = io.BytesIO()
         fastavro.schemaless_writer(buffer, wire.parsed, datum)
@@ -106,6 +138,7 @@ def test_changed_bytes_mean_the_same_to_both(record: type[Event]) -> None:
                 changed[at] = draw.choice([0, 1, 2, 127, 128, 255, draw.randrange(256)])
             try:
                 expected: Event | None = plain(wire, bytes(changed))
+                require(record.NAME, record.BOUNDS, vars(expected))  # each field by itself; the record asks in one expression
             except Exception:  # noqa: BLE001  # whatever it is, it is no event
                 expected = None
             try:

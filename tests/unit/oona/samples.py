@@ -50,7 +50,7 @@ def training_step(run_id: str, step: int) -> TrainingStep:
     )
 
 
-def pause(run_id: str, number: int, *, expires_at: int = 2**60) -> PauseRequested:
+def pause(run_id: str, number: int, *, expires_at: int = 2**52) -> PauseRequested:
     """A command of a person."""
     origin = Origin(run_id, "person", "0" * 32, ManualClock())
     return PauseRequested(**origin.envelope(f"pause/{number}"), reason=f"reason {number}", expires_at=expires_at)

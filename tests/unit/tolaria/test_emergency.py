@@ -18,7 +18,7 @@ from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
 pytestmark = pytest.mark.timeout(300)
 TAMIYO = Origin("laboratory-1", "tamiyo", "0" * 32, CLOCK)
-BACK = RollbackRequested(**TAMIYO.envelope("emergency/3"), snapshot_id="", reason="It explodes.", expires_at=2**60, at_most_epoch=1)
+BACK = RollbackRequested(**TAMIYO.envelope("emergency/3"), snapshot_id="", reason="It explodes.", expires_at=2**52, at_most_epoch=1)
 
 
 def packet(number: int) -> SystemStatePacket:
@@ -110,7 +110,7 @@ def test_a_request_that_changes_nothing_ends_the_dialogue_too() -> None:
 def test_the_run_goes_back_to_the_last_snapshot_of_that_epoch_or_before(tmp_path: Path) -> None:
     """At step 29, in epoch 3, a request for epoch 1 at most restores step 8, not 24; one for which there is none is ignored and said."""
     laboratory = Laboratory(tmp_path, recipe(), GROWTH[:1])
-    nothing = RollbackRequested(**TAMIYO.envelope("none"), snapshot_id="", reason="Too far.", expires_at=2**60, at_most_epoch=0)
+    nothing = RollbackRequested(**TAMIYO.envelope("none"), snapshot_id="", reason="Too far.", expires_at=2**52, at_most_epoch=0)
 
     def disturb(session: Session) -> None:
         if session.step == 29 and session.state.timeline == 0:

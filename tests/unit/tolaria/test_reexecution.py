@@ -45,7 +45,7 @@ def asking(laboratory: Laboratory, *steps: int) -> None:
     def disturb(session: Session) -> None:
         if session.step in steps and session.step not in asked and not session.parts.journal.replaying:
             asked.add(session.step)
-            request = CheckpointRequested(**origin.envelope(f"keep/{session.step}"), reason="a look", expires_at=2**60)
+            request = CheckpointRequested(**origin.envelope(f"keep/{session.step}"), reason="a look", expires_at=2**52)
             session.parts.consultation.waiting.append(Delivered(request, ("people", 0, session.step)))
 
     laboratory.disturb = disturb
@@ -80,7 +80,7 @@ def test_states_of_a_timeline_that_was_left_and_of_the_one_that_followed(tmp_pat
     asking(laboratory, 19, 29)
     ask = laboratory.disturb
     back = RollbackRequested(
-        **Origin(laboratory.run_id, "operator", "0" * 32, CLOCK).envelope("back"), snapshot_id="", reason="the risk", expires_at=2**60
+        **Origin(laboratory.run_id, "operator", "0" * 32, CLOCK).envelope("back"), snapshot_id="", reason="the risk", expires_at=2**52
     )
 
     def disturb(session: Session) -> None:

@@ -145,8 +145,8 @@ def test_what_comes_in_with_a_rollback_is_not_lost(tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         laboratory = Laboratory(tmp_path / name, recipe(), GROWTH[:2])
         graft = laboratory.command(Asked(20, "GERMINATE", "second", 0), 77)
-        nowhere = RollbackRequested(**envelopes["nowhere"], snapshot_id="t9-s9-n9", reason="a typing error", expires_at=2**60)
-        back = RollbackRequested(**envelopes["back"], snapshot_id="", reason="the risk", expires_at=2**60)
+        nowhere = RollbackRequested(**envelopes["nowhere"], snapshot_id="t9-s9-n9", reason="a typing error", expires_at=2**52)
+        back = RollbackRequested(**envelopes["back"], snapshot_id="", reason="the risk", expires_at=2**52)
 
         def disturb(session: Session, asked: tuple[Event, ...] = (nowhere, back, graft)) -> None:
             if session.step == 20 and session.state.timeline == 0:
@@ -173,16 +173,16 @@ def test_a_paused_run_answers_requests(tmp_path: Path) -> None:
     """While a run stands still, a snapshot that is asked for is taken and told, once; then it goes on."""
     origin = Origin("laboratory-1", "operator", "0" * 32, CLOCK)
     laboratory = Laboratory(tmp_path, recipe(run={"epochs": 2, "batch_size": 20}, checkpoints={"every_epochs": 0}))
-    keep = CheckpointRequested(**origin.envelope("keep"), reason="while it is quiet", expires_at=2**60)
+    keep = CheckpointRequested(**origin.envelope("keep"), reason="while it is quiet", expires_at=2**52)
     told: list[str] = []
 
     def disturb(session: Session) -> None:
         if session.step == 5 and session.state.status == "RUNNING" and not told:
             told.append("paused")
-            people(session, PauseRequested(**origin.envelope("pause"), reason="a look", expires_at=2**60), keep)
+            people(session, PauseRequested(**origin.envelope("pause"), reason="a look", expires_at=2**52), keep)
         if session.parts.checkpoints.taken and session.state.status == "PAUSED" and len(told) == 1:
             told.append("taken")
-            people(session, keep, ResumeRequested(**origin.envelope("resume"), reason="seen", expires_at=2**60))
+            people(session, keep, ResumeRequested(**origin.envelope("resume"), reason="seen", expires_at=2**52))
 
     laboratory.disturb = disturb
     outcome, _ = laboratory.run()
@@ -200,7 +200,7 @@ def test_a_run_goes_back_to_its_very_beginning(tmp_path: Path) -> None:
     origin = Origin("laboratory-1", "operator", "0" * 32, CLOCK)
     whole, _ = Laboratory(tmp_path / "whole", recipe(run={"epochs": 3, "batch_size": 20})).run()
     laboratory = Laboratory(tmp_path / "back", recipe(run={"epochs": 3, "batch_size": 20}))
-    back = RollbackRequested(**origin.envelope("back"), snapshot_id="t0-s0-n1", reason="from scratch", expires_at=2**60)
+    back = RollbackRequested(**origin.envelope("back"), snapshot_id="t0-s0-n1", reason="from scratch", expires_at=2**52)
 
     def disturb(session: Session) -> None:
         if session.step == 12 and session.state.timeline == 0:

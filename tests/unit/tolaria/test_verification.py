@@ -68,7 +68,7 @@ def test_every_piece_of_a_run_with_growth_and_a_rollback_is_proven(tmp_path: Pat
     asking(laboratory, 13)
     ask = laboratory.disturb
     origin = Origin(laboratory.run_id, "operator", "0" * 32, CLOCK)
-    back = RollbackRequested(**origin.envelope("back"), snapshot_id="", reason="the risk", expires_at=2**60)
+    back = RollbackRequested(**origin.envelope("back"), snapshot_id="", reason="the risk", expires_at=2**52)
 
     def disturb(session: Session) -> None:
         ask(session)
