@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import faust
@@ -22,6 +23,7 @@ from esper.events import Event, Message
 from esper.oona import dead_letters
 from esper.oona.intake import RETRIABLE, Refusals, letters_for, opened
 from esper.oona.port import MAX_MESSAGE_BYTES, Received
+from esper.oona.progress import Progress
 from esper.oona.wire import SAME, Frames
 from processors import streams
 
@@ -66,11 +68,12 @@ class Rows:
 
 
 class Consumers:
-    """Everything that one part consumes. `busy_since` is when the message in hand was taken, by the monotonic clock; None between messages."""
+    """Everything that one part consumes."""
 
     def __init__(self, app: faust.App, outbound: streams.Outbound, *, part: str, clock: Clock) -> None:
         self.refusals = Refusals(part)
-        self.taken = 0
+        self.progress = Progress(clock)
+        self._in_hand = 0
         self._app = app
         self._outbound = outbound
         self._part = part
@@ -84,14 +87,49 @@ class Consumers:
         async def consume(stream: StreamT[bytes]) -> None:
             async for event in stream.events():
                 there = received_of(event)
-                received = there._replace(value=self._frames.incoming(there.value))
-                await self.take(received, lambda received=received: apply(opened(received), received))  # type: ignore[misc]  # a default
-                self.taken += 1
+                await self.take(there, partial(self._apply, apply, there))
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
+    async def _apply(self, apply: Callable[[Event, Received], Awaitable[None]], there: Received) -> None:
+        """Apply what a message says in this installation's own frames, whatever registry its ids are of; a letter has the bytes as they came."""
+        received = there._replace(value=self._frames.incoming(there.value))
+        await apply(opened(received), received)
+
     async def take(self, received: Received, act: Act) -> None:
         """Do `act` because of a message, and put the message aside where that fails."""
+        if not self._in_hand:
+            self.progress.turn()
+        self._in_hand += 1
+        try:
+            await self._until_done(received, act)
+        finally:
+            self._in_hand -= 1
+            self.progress.turn()
+
+    def well(self) -> bool:
+        """Whether messages advance: none is in hand, or none for long."""
+        if not self._in_hand:
+            self.progress.turn(self._lag())
+        return self.progress.well()
+
+    def details(self) -> dict[str, Any]:
+        """How messages advance, and what was refused, for people and for the supervisor."""
+        return {**self.progress.details(), "dead_letters": self.refusals.total}
+
+    def _lag(self) -> int:
+        """Messages that were fetched and not taken, and those that the broker has and that were not fetched, as far as the client knows."""
+        try:
+            consumer: Any = self._app.consumer
+            client = consumer._thread._consumer  # noqa: SLF001  # Faust asks its own thread, and waits for it
+            held = client._subscription.subscription.assignment  # noqa: SLF001  # the same
+            ends = ((client.highwater(place), held.state_value(place)) for place in client.assignment())
+            ahead = sum(max((end or 0) - state.position, 0) for end, state in ends if state is not None and state.has_valid_position)
+            return int(ahead) + len(consumer.unacked)
+        except Exception:  # noqa: BLE001  # between two assignments, or another version of the client: a figure must not make a part unready
+            return 0
+
+    async def _until_done(self, received: Received, act: Act) -> None:
         while not self._app.should_stop:
             try:
                 await self._once(received, act)
@@ -100,6 +138,7 @@ class Consumers:
                     _log.error("A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error)
                     return
                 _log.warning("A message of %s waits: %s", received.topic, error)
+                self.progress.wait(str(error))
                 await asyncio.sleep(RETRY_S)
             else:
                 return

@@ -100,6 +100,7 @@ def served(
     port: int,
     clock: Clock,
     ready: Callable[[], Mapping[str, bool]],
+    details: Callable[[], Mapping[str, Any]],
     add_routes: Callable[[FastAPI], None],
 ) -> Served:
     """The HTTP server of a part, with tokens, roles and audit as everywhere. Imports FastAPI: call it in the thread of `Web`.
@@ -112,7 +113,7 @@ def served(
     from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
     trail = AuditTrail(KafkaBus(Access.of(settings, part)), sender_id=part, clock=clock, folder=settings.audit_dir)
-    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail)
+    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail, details=details)
     add_routes(api)
     return Served(Server(api, settings=settings, port=port, clock=clock), trail)
 

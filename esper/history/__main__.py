@@ -59,7 +59,7 @@ def health(sink: Sink) -> tuple[bool, dict[str, Any]]:
     progress = sink.progress
     positions = {f"{topic}/{partition}": offset for (topic, partition), offset in progress.positions.items()}
     more = {"rows": progress.rows, "dead_letters": progress.dead_letters, "trouble": progress.trouble, "positions": positions}
-    return progress.ready, more
+    return progress.ready and sink.advance.well(), {**more, **sink.advance.details()}
 
 
 def main() -> int:

@@ -28,6 +28,8 @@ from esper.history.refusal import QueryError
 from esper.oona.dead_letters import DeadLetters
 from esper.oona.intake import RETRIABLE, Intake, Refusals
 from esper.oona.port import Bus, Producer, Reader, Received
+from esper.oona.progress import Progress as Advance
+from esper.oona.progress import lag
 
 BLOCK_MESSAGES: Final = 50_000
 BLOCK_BYTES: Final = 32 << 20
@@ -80,6 +82,7 @@ class Sink:
         self._unsure = False  # whether an insert may have gone in without an answer
         self.progress = Progress()
         self.refusals = Refusals("history")
+        self.advance = Advance(clock)
 
     def run(self, stop: threading.Event) -> None:
         """Take messages until `stop` is set, then put what was polled into the tables and note what remains."""
@@ -96,6 +99,7 @@ class Sink:
                 block, positions = self._fill(reader), reader.position()
                 if pending is not None and not pending.result():
                     break
+                self.advance.turn(lag(reader) if len(block) >= self._block_messages else 0)
                 pending = store.submit(self._store, producer, block, positions)
             if pending is None or pending.result():
                 self._end(reader)
@@ -147,6 +151,7 @@ class Sink:
                 if self.progress.trouble != str(error):
                     self.progress.trouble = str(error)
                     _log.warning("waiting", reason=str(error)[:500])
+                self.advance.wait(self.progress.trouble)
                 if self._stop.wait(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]):
                     return None
                 attempt += 1
@@ -187,6 +192,7 @@ class Sink:
 
     def _insert_new(self, producer: Producer, schema_id: int, messages: list[Received]) -> None:
         """Insert, halving a block that is refused until the messages at fault are found."""
+        self.advance.turn()
         try:
             self._send(schema_id, messages)
         except RETRIABLE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from typing import Literal
 from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
+from esper.oona.progress import STUCK_S
 from esper.service.client import LocalConnection
 from esper.stack.leash import Leash, kill_group
 from esper.stack.state import PartPhase, PartState
@@ -29,6 +31,7 @@ _LOG_BYTES = 16 * 2**20
 _TAIL_BYTES = 16_384
 _BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _CRASH_LOOP_S = 2.0
+_HEALTH_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,28 @@ def health(folder: Path, port: int) -> Answer:
     """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet.
 
     It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor answer in the part's place.
+    A part that has been at one message for `STUCK_S` counts as silent: it answers, and does nothing. One that is merely behind, or waits for
+    a disk or a broker, turns (see `esper.oona.progress`) and is left alone.
     """
     connection = LocalConnection(folder, port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/health")
-        return "ready" if connection.getresponse().status == http.client.OK else "starting"
+        response = connection.getresponse()
+        if response.status == http.client.OK:
+            return "ready"
+        return "silent" if _stuck(response.read(_HEALTH_BYTES)) else "starting"
     except (OSError, http.client.HTTPException, EsperError):
         return "silent"
     finally:
         connection.close()
+
+
+def _stuck(body: bytes) -> bool:
+    try:
+        stuck_s = json.loads(body)["stuck_s"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False  # a part that says nothing of it, or does not answer for itself
+    return isinstance(stuck_s, int | float) and stuck_s > STUCK_S
 
 
 class Child:
@@ -207,7 +223,7 @@ class Child:
 
     def _unknown(self, death: Death) -> EsperError:
         if death.code is None:
-            how = "did not answer and was killed"
+            how = "did not answer, or did not go on with a message, and was killed"
         elif death.code < 0:
             how = f"was ended by signal {-death.code}"
         else:

@@ -22,7 +22,8 @@ def build(foundry: Foundry, *, settings: Settings, clock: Clock, audit: Callable
         part=SENDER,
         settings=settings,
         clock=clock,
-        ready=lambda: {"topics_read": foundry.status.ready},
+        ready=lambda: {"topics_read": foundry.status.ready, "progress": foundry.progress.well()},
+        details=foundry.progress.details,
         audit=audit,
         reading=registry.READING,
     )

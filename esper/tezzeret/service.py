@@ -21,6 +21,7 @@ from esper.karn import BlueprintIR, innovate
 from esper.oona.dead_letters import DeadLetters
 from esper.oona.intake import RETRIABLE, Intake, Refusals, opened
 from esper.oona.port import Bus, Producer, Reader, Received
+from esper.oona.progress import Progress, lag
 from esper.tezzeret.answer import SENDER, Workshop, answer, give_up
 from esper.tezzeret.attempts import Compiler
 from esper.tezzeret.ledger import TOPICS, Ledger
@@ -66,6 +67,11 @@ class Foundry:
     innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate
     status: Status = field(default_factory=Status)
     refusals: Refusals = field(default_factory=lambda: Refusals(SENDER))
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "progress", Progress(self.clock))
+
     shelf: Shelf = field(default_factory=Shelf)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -85,6 +91,7 @@ class Foundry:
                 log.warning("paused", problem=str(error), seconds=pause)
                 self.stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+                self.progress.wait(str(error))
 
 
 class _Session:
@@ -147,6 +154,7 @@ class _Session:
         for message in received:
             self._intake.handle(message, partial(self._apply, message))
         self._foundry.status.dead_lettered = self._foundry.refusals.total
+        self._foundry.progress.turn(lag(self._reader) if len(received) == _BATCH else 0)
 
     def _apply(self, message: Received) -> None:
         event = opened(message)
@@ -156,6 +164,7 @@ class _Session:
 
     def _emit(self, event: Event) -> None:
         """Send, and take note at once: should the delivery fail, `_settle` raises and the session's notes go with it."""
+        self._foundry.progress.turn()  # an answer takes minutes, and one attempt at a kernel seconds
         try:
             self._producer.send(event)
         except BackpressureError:

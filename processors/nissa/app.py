@@ -109,7 +109,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             part=SENDER,
             port=settings.nissa.port,
             clock=clock,
-            ready=lambda: {**streams.readiness(app), "definitions": follower.caught_up(DEFINITIONS)},
+            ready=lambda: {**streams.readiness(app), "definitions": follower.caught_up(DEFINITIONS), "progress": consumers.well()},
+            details=consumers.details,
             add_routes=lambda api: add_routes(api, with_routes),
         )
 

@@ -105,7 +105,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             part=SENDER,
             port=settings.tamiyo.port,
             clock=clock,
-            ready=lambda: {**streams.readiness(app), "experience": follower.caught_up(_DECISIONS)},
+            ready=lambda: {**streams.readiness(app), "experience": follower.caught_up(_DECISIONS), "progress": consumers.well()},
+            details=consumers.details,
             add_routes=lambda api: add_routes(api, tamiyo),
         )
 

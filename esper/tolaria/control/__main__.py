@@ -50,7 +50,8 @@ def main() -> int:
             part=SENDER,
             settings=settings,
             clock=clock,
-            ready=lambda: {"journal": ledger.caught_up},
+            ready=lambda: {"journal": ledger.caught_up, "progress": ledger.progress.well()},
+            details=ledger.progress.details,
             audit=trail,
         )
         add_routes(app, control)

@@ -12,6 +12,7 @@ from esper.events import Event, JournalEvent
 from esper.events.records import PauseRequested, RunStarted
 from esper.oona.intake import RETRIABLE, Intake
 from esper.oona.port import Bus, Start
+from esper.oona.progress import Progress, lag
 from esper.tolaria.control.status import RunStatus, fold
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Ledger(threading.Thread):
         super().__init__(name="ledger", daemon=True)
         self.caught_up = False
         self._bus = bus
+        self.progress = Progress(intake.letters.clock)
         self._intake = intake
         self._runs: dict[str, RunStatus] = {}
         self._requests: OrderedDict[str, Event] = OrderedDict()
@@ -73,15 +75,18 @@ class Ledger(threading.Thread):
                 self._runs, self._at = {}, "beginning"
             except RETRIABLE as error:
                 _log.warning("Reading the journals was interrupted, it goes on in a second: %s", error)
+            self.progress.turn()
             self._over.wait(0 if self._over.is_set() else _PAUSE_S)
 
     def _follow(self) -> None:
         with self._bus.reader([JOURNALS, REQUESTS], start=self._at, headers=False) as reader:
             ends = reader.stable_end()
             while not self._over.is_set():
-                for received in reader.poll(_BATCH, _POLL_S):
+                polled = reader.poll(_BATCH, _POLL_S)
+                for received in polled:
                     self._intake.take(received, self._absorb)
                 self._at = position = reader.position()
+                self.progress.turn(lag(reader) if len(polled) == _BATCH else 0)
                 self.caught_up = self.caught_up or all(position[place] >= end for place, end in ends.items())
 
     def _absorb(self, event: Event) -> None:
