@@ -177,7 +177,7 @@ def shown(everyone: Everyone) -> None:
     assert exposition(scene)
     assert status(scene, samples=3)
     everyone.live.sample(scene.runs, NOW)
-    assert [attempt.as_json() for attempt in nissa_rows.attempts()] is not None
+    assert all(attempt.as_json()["decision_id"] == attempt.decision_id for attempt in nissa_rows.attempts())
 
 
 def test_random_bytes_are_no_definitions() -> None:
