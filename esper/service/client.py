@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import http.client
 import io
-import socket
 import urllib.error
 from collections.abc import Mapping
 from email.message import Message
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,19 +20,6 @@ from esper.errors import UsageError
 from esper.service import certificates, sockets, tokens
 from esper.service.limits import names_this_machine
 from esper.service.roles import Role
-
-
-class LocalConnection(http.client.HTTPConnection):
-    """An HTTP connection to the part that serves `port`, by its Unix socket in `folder`. It never goes to the port itself."""
-
-    def __init__(self, folder: Path, port: int, *, timeout: float) -> None:
-        super().__init__(sockets.HOST, port, timeout=timeout)
-        self._folder = folder
-        self._patience = timeout
-
-    def connect(self) -> None:
-        """As the base class says; raises as `sockets.connect` does."""
-        self.sock: socket.socket = sockets.connect(self._folder, self.port, self._patience)
 
 
 class Client:
@@ -89,7 +74,7 @@ class Client:
         where = urlsplit(url)
         if where.port is None or not names_this_machine(where.hostname or ""):
             raise UsageError(f"{url} is no part of this installation: Esper's own programs ask parts on this machine, by their port.")
-        return LocalConnection(self._settings.sockets_dir, where.port, timeout=timeout)
+        return sockets.LocalConnection(self._settings.sockets_dir, where.port, timeout=timeout)
 
     def _elsewhere(self, url: str, timeout: float) -> http.client.HTTPConnection:
         """To a part in a container of its own: what it shows has to be the very certificate of the installation."""

@@ -10,6 +10,7 @@ while the stack lives, and connections that come between two lives wait for the 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import stat
@@ -134,6 +135,19 @@ def connect(folder: Path, port: int, timeout: float) -> socket.socket:
         made.close()
         raise
     return made
+
+
+class LocalConnection(http.client.HTTPConnection):
+    """An HTTP connection to the part that serves `port`, by its Unix socket in `folder`. It never goes to the port itself."""
+
+    def __init__(self, folder: Path, port: int, *, timeout: float) -> None:
+        super().__init__(HOST, port, timeout=timeout)
+        self._folder = folder
+        self._patience = timeout
+
+    def connect(self) -> None:
+        """As the base class says; raises as this module's `connect` does."""
+        self.sock: socket.socket = connect(self._folder, self.port, self._patience)
 
 
 def _inherited(port: int, environment: MutableMapping[str, str]) -> Listening | None:

@@ -16,7 +16,7 @@ from esper.clock import Clock
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.progress import STUCK_S
-from esper.service.client import LocalConnection
+from esper.service.sockets import LocalConnection
 from esper.stack.leash import Leash, kill_group
 from esper.stack.state import PartPhase, PartState
 

@@ -27,6 +27,8 @@ PASSWORD = KafkaSettings(
     bootstrap="a:1,b:2",
     partitions=7,
     replication=3,
+    min_insync=2,
+    quotas="viewer.consumer_byte_rate=1,operator.request_percentage=2.5",
     security_protocol="SASL_SSL",
     sasl_mechanism="SCRAM-SHA-512",
     sasl_username="esper-{principal}",
@@ -82,7 +84,7 @@ SECTIONS: dict[str, Any] = {
     for name, field in Settings.model_fields.items()
     if isinstance(field.default, BaseModel) and name != "kafka"
 }
-FULL = Settings(home=Path("/somewhere/else"), kafka=PASSWORD, **SECTIONS)
+FULL = Settings(home=Path("/somewhere/else"), parts="elsewhere", kafka=PASSWORD, **SECTIONS)
 ALL = (FULL, *(FULL.model_copy(update={"kafka": kafka}) for kafka in (OAUTH, *FILES)))
 
 
