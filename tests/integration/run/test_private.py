@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(400)
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
