@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import fcntl
 import hashlib
 import os
@@ -102,11 +103,17 @@ def write(path: Path, keys: Sequence[MasterKey]) -> None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Within: no other process of this machine makes or rotates master keys in this file, or wraps with them."""
+    """Within: no other process of this machine makes or rotates master keys in this file, or wraps with them.
+
+    A key in a folder that nobody can write, such as a mounted secret, is neither made nor rotated: it needs no lock.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES) and path.is_file():
+            yield
+            return
         raise UnavailableError(f"The master key in {path} cannot be used ({error.strerror}): make its folder writable.") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

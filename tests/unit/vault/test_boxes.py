@@ -12,7 +12,7 @@ import esper
 from esper.checkpoint.rotation import rotate
 from esper.cli.model import decrypt, model
 from esper.config import Settings
-from esper.errors import CorruptError, KeyMissingError, UsageError
+from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.events.records import RunCompleted
 from esper.tolaria.model_file import read_model
 from esper.urza.local import LocalStore
@@ -21,7 +21,7 @@ from esper.urza.publish import store_artefact
 from esper.urza.sealed import PREFIX, SealedKernels, open_kernels, seal_kernels
 from esper.vault.boxes import BOX_BYTES, KERNELS, MODELS, Box, is_sealed, open_box
 from esper.vault.families import listed
-from esper.vault.masters import masters
+from esper.vault.masters import held, masters
 from tests.unit.tolaria.laboratory import Laboratory, recipe, sealed
 
 BOX = Box(KERNELS, b"k" * 32)
@@ -159,3 +159,15 @@ def test_nothing_of_a_run_lies_in_the_clear_but_its_journal_and_state(trained: L
         content = path.read_bytes()
         assert b'"dtype":"F32"' not in content, path
         assert weights[:64] not in content, path
+
+
+def test_a_key_in_a_folder_that_nobody_can_write_is_used_without_a_lock(tmp_path: Path) -> None:
+    """As a mounted secret is. Where there is no key, the folder has to be writable, and the sentence says so."""
+    unwritable = Path("/sys/kernel")
+    file = next(path for path in sorted(unwritable.iterdir()) if path.is_file())
+    with held(file):
+        pass
+    with pytest.raises(UnavailableError, match="make its folder writable"), held(unwritable / "master.key"):
+        pass
+    with held(tmp_path / "keys" / "master.key"):
+        assert (tmp_path / "keys" / ".master.key.lock").exists()
