@@ -350,6 +350,11 @@ class Settings(BaseSettings):
         return Path(self.service.keys).resolve() if self.service.keys else self.home.resolve() / "keys"
 
     @property
+    def kafka_keys_dir(self) -> Path:
+        """Passwords of the embedded broker's principals, a file each."""
+        return self.home.resolve() / "keys" / "kafka"
+
+    @property
     def master_key_path(self) -> Path:
         """The file of the key that wraps the keys of snapshots."""
         given = self.checkpoints.master_key_file

@@ -21,6 +21,26 @@ if TYPE_CHECKING:
 _FILES: Final[Mapping[str, str]] = {"ca": "ssl.ca.location", "certificate": "ssl.certificate.location", "private_key": "ssl.key.location"}
 
 
+def password_file(folder: Path, principal: str) -> Path:
+    """Where a principal's password for the embedded broker stands."""
+    return folder / f"{principal}.password"
+
+
+def embedded(settings: Settings, bootstrap: str) -> KafkaSettings:
+    """How everybody reaches the embedded broker at `bootstrap`: each by the password of its own.
+
+    SCRAM is mutual: a program that has taken the port learns no password, and cannot pass for the broker.
+    """
+    mine = {
+        "bootstrap": bootstrap,
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_username": "{principal}",
+        "sasl_password_file": str(password_file(settings.kafka_keys_dir, "{principal}")),
+    }
+    return settings.kafka.model_copy(update=mine)
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """One principal's way to one cluster."""
@@ -42,7 +62,7 @@ class Access:
         Raises:
             EsperError: there is a schema registry, and it does not say its ids (`esper.oona.wire`).
         """
-        return cls(settings.kafka if settings.kafka.bootstrap else KafkaSettings(bootstrap=bootstrap), principal, frames_of(settings))
+        return cls(settings.kafka if settings.kafka.bootstrap else embedded(settings, bootstrap), principal, frames_of(settings))
 
     @property
     def bootstrap(self) -> str:

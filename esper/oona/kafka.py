@@ -193,8 +193,9 @@ class KafkaBus(Bus):
         cause = error.args[0]
         if cause.code() in FORBIDDEN:
             raise self._door.forbidden(cause) from error
+        asks = ", or ESPER_KAFKA__SECURITY_PROTOCOL if it asks who you are" if self.access.kafka.security_protocol == "PLAINTEXT" else ""
         return UnavailableError(
-            f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP."
+            f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP{asks}."
         )
 
     def _topics(self) -> Any:
@@ -378,7 +379,7 @@ class KafkaJournalProducer(JournalProducer):
     def close(self) -> None:
         """As the port says."""
         self._client.purge()
-        with suppress(KafkaException):  # the error that spent this producer, said once more
+        with suppress(*_FATAL):  # the error that spent this producer, said once more
             self._client.poll(0)
 
     def _open(self, messages: Sequence[Message]) -> None:

@@ -28,6 +28,8 @@ from esper.stack.solo import running_broker
 
 _NICENESS = 19
 _STOP_TIMEOUT_S = 600
+_RECORDED = "SASL and ACLs"
+"""What a recorded broker has done; another text voids the caches of earlier versions, which lack its classes."""
 _KEPT = 3  # other versions of Esper or Java may live beside this one
 
 
@@ -35,7 +37,7 @@ def cache_file(classpath: Sequence[Path]) -> Path:
     """Where the cache for these jars, this Java and these options is, whether it exists or not."""
     release = (java_home() / "release").read_text(encoding="utf-8")
     modules = (java_home() / "lib" / "modules").stat()  # Java compares these too: another copy of the same version voids the cache
-    facts = (jars.lock_text(), *map(str, classpath), *JVM_OPTIONS, release, str(modules.st_mtime_ns), str(modules.st_size))
+    facts = (_RECORDED, jars.lock_text(), *map(str, classpath), *JVM_OPTIONS, release, str(modules.st_mtime_ns), str(modules.st_size))
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     return cache_dir() / "aot" / f"kafka-{key}.aot"
 
@@ -65,6 +67,8 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
     Raises:
         EsperError: the broker did not start, or Java wrote no cache.
     """
+    from esper.stack.securing import secure  # noqa: PLC0415 - Kafka's client; the supervisor, which imports this module, loads it while Java starts
+
     cache = cache_file(classpath)
     cache.parent.mkdir(parents=True, exist_ok=True)
     with (cache.parent / ".lock").open("a") as lock:
@@ -80,6 +84,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
                 folder=Path(scratch) / "kafka",
                 port=claims.choose(salt=scratch, preferred=()),
                 controller_port=claims.choose(salt=scratch, preferred=()),
+                secured=True,
             )
             with running_broker(
                 node,
@@ -90,7 +95,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
                 niceness=_NICENESS,
                 stop_timeout=_STOP_TIMEOUT_S,
             ):
-                pass
+                secure(node, Path(scratch) / "keys")
             if not new.is_file():
                 raise UnavailableError("Java wrote no AOT cache: starts stay a second slower, nothing else is lost")
             new.replace(cache)

@@ -6,17 +6,22 @@ This module knows how to lay out its folder, which command starts it, and whethe
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import struct
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from esper.config import KafkaSettings
 from esper.errors import CorruptError, EsperError, StorageFullError, UnavailableError
+from esper.oona.access import Access
+from esper.oona.rights import OWNER
 from esper.stack.cache import unwritable
+from esper.stack.credentials import private
 from esper.stack.java import java
 from esper.stack.ports import HOST, in_use, is_free
 
@@ -40,8 +45,7 @@ _PROPERTIES: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
-    "inter.broker.listener.name": "PLAINTEXT",
-    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "inter.broker.listener.name": "CLIENTS",
     "auto.create.topics.enable": "false",
     # internal topics of a single node
     "offsets.topic.replication.factor": "1",
@@ -67,13 +71,35 @@ _PROPERTIES: Mapping[str, str] = {
 }
 
 
+_OPEN: Mapping[str, str] = {"listener.security.protocol.map": "CONTROLLER:PLAINTEXT,CLIENTS:PLAINTEXT"}
+
+_SECURED: Mapping[str, str] = {
+    "listener.security.protocol.map": "CONTROLLER:SASL_PLAINTEXT,CLIENTS:SASL_PLAINTEXT",
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "false",
+    "super.users": f"User:{OWNER}",
+    # people and parts come by SCRAM; the broker itself and its supervisor by PLAIN with a password that one life of the broker has
+    "listener.name.clients.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+    "listener.name.clients.scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+    "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+    "sasl.mechanism.inter.broker.protocol": "PLAIN",
+    "sasl.mechanism.controller.protocol": "PLAIN",
+}
+_PLAIN = ("listener.name.clients.plain.sasl.jaas.config", "listener.name.controller.plain.sasl.jaas.config")
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One embedded broker: its folder (created when missing), its client port and its controller's port on 127.0.0.1."""
+    """One embedded broker: its folder (created when missing), its client port and its controller's port on 127.0.0.1.
+
+    One that is `secured` lets only principals of the installation in, and lets each do what its rights say. One that is not stands for a
+    cluster that asks nobody who they are.
+    """
 
     folder: Path
     port: int
     controller_port: int
+    secured: bool = field(default=False, kw_only=True)
 
     @property
     def bootstrap(self) -> str:
@@ -84,6 +110,27 @@ class Node:
     def log_dir(self) -> Path:
         """Where Kafka keeps its partitions."""
         return self.folder / "data"
+
+    @property
+    def secret_file(self) -> Path:
+        """The super user's password for this life of a secured broker."""
+        return self.folder / "life.password"
+
+    @property
+    def admin(self) -> Access:
+        """The supervisor's way in, from the broker's first moment on: before it knows any principal."""
+        if not self.secured:
+            return Access.plain(self.bootstrap)
+        return Access(
+            KafkaSettings(
+                bootstrap=self.bootstrap,
+                security_protocol="SASL_PLAINTEXT",
+                sasl_mechanism="PLAIN",
+                sasl_username=OWNER,
+                sasl_password_file=str(self.secret_file),
+            ),
+            OWNER,
+        )
 
     @property
     def properties_file(self) -> Path:
@@ -112,7 +159,7 @@ def prepare(
             )
         if not _formatted(node.log_dir):
             _format(node, classpath, cluster_id, java_options)
-        _write_properties(node.properties_file, node, node.log_dir)
+        _write_properties(node.properties_file, node, node.log_dir, secrets.token_urlsafe(32))
     except OSError as error:
         raise unwritable(node.folder, error) from error
 
@@ -210,7 +257,7 @@ def _format(node: Node, classpath: Sequence[Path], cluster_id: str, java_options
     if node.log_dir.exists():
         node.log_dir.rmdir()
     configuration = node.folder / "format.properties"
-    _write_properties(configuration, node, scratch)
+    _write_properties(configuration, node, scratch, "")
     done = _storage_tool(node, classpath, cluster_id, configuration, java_options)
     if done.returncode != 0 and java_options:  # a damaged AOT cache crashes Java
         shutil.rmtree(scratch, ignore_errors=True)
@@ -231,20 +278,30 @@ def _storage_tool(
     )
 
 
-def _write_properties(path: Path, node: Node, log_dir: Path) -> None:
+def _write_properties(path: Path, node: Node, log_dir: Path, secret: str) -> None:
+    """Write what Kafka reads. `secret` is the password by which the broker reaches itself, and its supervisor it, in this life.
+
+    A password a life, because PLAIN shows it to whoever has the port: the next broker does not know it any more.
+    """
     with as_file(files("esper.stack").joinpath("log4j2.properties")) as logging:
         shutil.copyfile(logging, node.folder / "log4j2.properties")
     values = {
         **_PROPERTIES,
-        "listeners": f"PLAINTEXT://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{node.port}",
+        **({**_SECURED, **dict.fromkeys(_PLAIN, _jaas(secret))} if node.secured else _OPEN),
+        "listeners": f"CLIENTS://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}",
+        "advertised.listeners": f"CLIENTS://{HOST}:{node.port}",
         # static voters: a stored voter would carry its port for ever
         "controller.quorum.voters": f"1@{HOST}:{node.controller_port}",
         "log.dirs": log_dir.name,
     }
-    new = path.with_suffix(".new")
-    new.write_text("".join(f"{name}={value}\n" for name, value in values.items()), encoding="ascii")
-    new.replace(path)
+    if node.secured:
+        private(node.secret_file, secret)
+    private(path, "".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def _jaas(secret: str) -> str:
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    return f'{module} required username="{OWNER}" password="{secret}" user_{OWNER}="{secret}";'
 
 
 def _ports_in_use(node: Node) -> EsperError:

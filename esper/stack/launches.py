@@ -21,9 +21,14 @@ _SILENCE_S = 20.0
 _START_S = 300.0  # after kill -9 it reads the last segment of each partition again
 
 
+def broker_node(folder: Path, ports: Mapping[str, int]) -> broker.Node:
+    """The embedded broker of the stack in `folder`: always secured."""
+    return broker.Node(folder / "kafka", ports["broker"], ports["controller"], secured=True)
+
+
 def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: FilteringBoundLogger) -> Launch:
     """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no harm."""
-    node = broker.Node(folder / "kafka", ports["broker"], ports["controller"])
+    node = broker_node(folder, ports)
     classpath = jars.kafka(log.info)
 
     def arguments() -> Sequence[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 
 import esper
 from esper.config import Settings
+from esper.oona.access import embedded
 from esper.stack.ports import PortClaims
 
 
@@ -92,9 +93,11 @@ def part_environment(
 ) -> dict[str, str]:
     """What every part gets: `base`, the settings, the broker, everyone's port, and this very Esper on its path."""
     return {
-        **child_environment(with_esper_on_path(base), settings),
+        **child_environment(
+            with_esper_on_path(base),
+            settings if settings.kafka.bootstrap else settings.model_copy(update={"kafka": embedded(settings, bootstrap)}),
+        ),
         "PYTHONUNBUFFERED": "1",
-        "ESPER_KAFKA__BOOTSTRAP": bootstrap,
         **{part.setting: str(ports[part.name]) for part in parts},
     }
 

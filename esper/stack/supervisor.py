@@ -19,10 +19,12 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
+from esper.oona.access import Access
+from esper.oona.rights import OWNER
 from esper.service.sockets import Listening, own_socket
 from esper.stack import aot, owners, state
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
-from esper.stack.launches import broker_launch, part_launch
+from esper.stack.launches import broker_launch, broker_node, part_launch
 from esper.stack.leash import Leash
 from esper.stack.parts import Part, claim_ports, part_environment
 from esper.stack.ports import HOST, PortClaims
@@ -117,7 +119,7 @@ class Supervisor:
             self._await_broker(self._broker)
         else:
             self._await_cluster(bootstrap)
-        self._ensure_topics(bootstrap)
+        self._ensure_topics()
         if self._wake.stop:
             return
         self._environment = part_environment(self._environment, self._settings, self._parts, ports, bootstrap)
@@ -199,9 +201,11 @@ class Supervisor:
                 raise UnavailableError(f"no broker answers at {bootstrap}: start it, or unset ESPER_KAFKA__BOOTSTRAP for the embedded one")
             self._wake.wait(_TICK_S)
 
-    def _ensure_topics(self, bootstrap: str) -> None:
+    def _ensure_topics(self) -> None:
+        """Make what the cluster lacks: topics, and of our own broker its principals with their rights, of which nobody else is told before."""
         outcome: list[EsperError] = []
-        thread = threading.Thread(target=_topics, args=(bootstrap, self._settings, outcome), daemon=True)
+        node = broker_node(self._folder, self._state.ports) if self._state.embedded else None
+        thread = threading.Thread(target=_topics, args=(node, self._settings, outcome), daemon=True)
         thread.start()
         while thread.is_alive() and not self._wake.stop:
             self._wake.wait(0.02)
@@ -259,14 +263,16 @@ def _load_client() -> None:
     import esper.oona.topics  # noqa: F401, PLC0415 - the Kafka client loads while Java does
 
 
-def _topics(bootstrap: str, settings: Settings, outcome: list[EsperError]) -> None:
+def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperError]) -> None:
     from esper.oona import topics, wire  # noqa: PLC0415 - see above
-    from esper.oona.access import Access  # noqa: PLC0415 - see above
+    from esper.stack.securing import secure  # noqa: PLC0415 - see above
 
     try:
         if settings.registry.url:
             wire.resolve(settings, register=True)
-        topics.ensure(Access.of(settings, "esper", bootstrap=bootstrap), settings.kafka)
+        if node is not None:
+            secure(node, settings.kafka_keys_dir)
+        topics.ensure(node.admin if node is not None else Access.of(settings, OWNER), settings.kafka)
     except EsperError as error:
         outcome.append(error)
 

@@ -25,7 +25,7 @@ from esper.identity import Identity
 _FILE: Final = "trainer.json"
 _LOG: Final = "trainer.log"
 _TAIL_BYTES: Final = 4_096
-_OF_THE_STACK: Final = re.compile(r"ESPER_(KAFKA__BOOTSTRAP|LISTEN_FDS|[A-Z]+__PORT)")
+_OF_THE_STACK: Final = re.compile(r"ESPER_(KAFKA__(BOOTSTRAP|SECURITY_PROTOCOL|SASL_[A-Z_]+)|LISTEN_FDS|[A-Z]+__PORT)")
 
 
 @dataclass(frozen=True, slots=True)
