@@ -16,6 +16,7 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
 from esper.oona import topics
+from esper.oona.access import Access
 from esper.stack import aot, jars
 from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
@@ -78,6 +79,13 @@ def tiny_stack(settings: Settings) -> Iterator[stack.Endpoints]:
         yield endpoints
     finally:
         stack.down(settings)
+
+
+def access(settings: Settings, principal: str = "viewer") -> Access:
+    """How a principal reaches the Kafka of a stack that is up."""
+    endpoints = stack.running(settings)
+    assert endpoints is not None
+    return Access.of(settings, principal, bootstrap=endpoints.bootstrap)
 
 
 def now(settings: Settings) -> StackState:

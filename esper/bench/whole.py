@@ -61,7 +61,8 @@ def whole(bench: Bench) -> Whole:
         bus = KafkaBus(Access.of(settings, "viewer", bootstrap=endpoints.bootstrap))
         resources, cache = _last(bus, ResourceSampled, bench.clock), _last(bus, CacheSampled, bench.clock)
         megabytes = _memory(settings) | {"trainer": resources.rss_bytes / 1e6}
-        return Whole(megabytes, cache, _nissa(bench, bus, endpoints.nissa_url, settings))
+        sending = KafkaBus(Access.of(settings, "trainer", bootstrap=endpoints.bootstrap))
+        return Whole(megabytes, cache, _nissa(bench, sending, endpoints.nissa_url, settings))
     finally:
         stack.down(settings)
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import SecretStr
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from esper.errors import DeniedError
 from esper.oona import acls
+from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
-from esper.oona.rights import PRINCIPALS, rights
+from esper.oona.rights import PRINCIPALS, VIEWER, rights
 from esper.stack import credentials
 from esper.stack.broker import Node
 
@@ -23,7 +28,24 @@ def secure(node: Node, folder: Path) -> None:
         EsperError: the passwords cannot be kept, or the broker does not answer.
     """
     bus = KafkaBus(node.admin, patience=_PATIENCE_S)
-    acls.set_passwords(bus, credentials.ensure(folder))
+    passwords = credentials.ensure(folder)
+    acls.set_passwords(bus, passwords)
     wanted, found = set(rights()), acls.listed(bus)
     stale = [line for right, line in found.items() if right.principal in PRINCIPALS and right not in wanted]
     acls.change(bus, grant=sorted(wanted - found.keys()), revoke=stale)
+    _await(_by_scram(node, passwords[VIEWER]))
+
+
+def _by_scram(node: Node, password: str) -> Access:
+    mine = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": VIEWER, "sasl_password": SecretStr(password), "sasl_password_file": ""}
+    return Access(node.admin.kafka.model_copy(update=mine), VIEWER)
+
+
+def _await(access: Access) -> None:
+    """Return once the broker lets `access` in: it takes what its controller has written a moment later.
+
+    Raises:
+        DeniedError: it does not, for half a minute.
+    """
+    again = Retrying(retry=retry_if_exception_type(DeniedError), stop=stop_after_delay(_PATIENCE_S), wait=wait_fixed(0.02), reraise=True)
+    again(lambda: KafkaBus(access, patience=_PATIENCE_S).available(_PATIENCE_S))

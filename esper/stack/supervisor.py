@@ -190,9 +190,7 @@ class Supervisor:
         self._publish()
 
     def _await_cluster(self, bootstrap: str) -> None:
-        from esper.oona.access import Access  # noqa: PLC0415 - an embedded broker's supervisor loads it while Java starts
-        from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - the same
-        from esper.oona.rights import OWNER  # noqa: PLC0415 - the same
+        from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - an embedded broker's supervisor loads it while Java starts
 
         bus = KafkaBus(Access(self._settings.kafka, OWNER))  # by its protocol and as who may: a TLS port answers no plain request
         deadline = self._clock.monotonic() + _CLUSTER_S

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its types do not list what it exports
     AclBinding,
     AclOperation,
@@ -33,7 +33,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its types d
 )
 
 DONE = "done"
-_WAIT_S = 6.0
+_WAIT_S = 4.0
 
 
 def write(config: dict[str, Any], topics: list[str], value: bytes) -> dict[str, str]:
@@ -45,7 +45,7 @@ def write(config: dict[str, Any], topics: list[str], value: bytes) -> dict[str, 
 
     producer = Producer({**config, "message.timeout.ms": int(_WAIT_S * 1000)})
     for topic in topics:
-        producer.produce(topic, value, b"victim", on_delivery=note)
+        producer.produce(topic, value, b"victim", partition=0, on_delivery=note)
     producer.flush(2 * _WAIT_S)
     return found
 
@@ -64,6 +64,21 @@ def read(config: dict[str, Any], topics: list[str]) -> dict[str, str]:
                 break
     finally:
         consumer.close()
+    return found
+
+
+def allowed(config: dict[str, Any], topics: list[str]) -> dict[str, set[str]]:
+    """What the broker says that this client may do with each topic; nothing where it does not even tell that there is one."""
+    admin = AdminClient(config)
+    futures = admin.describe_topics(TopicCollection(topics), include_authorized_operations=True, request_timeout=_WAIT_S)
+    found: dict[str, set[str]] = {}
+    for topic, future in futures.items():
+        try:
+            found[topic] = {operation.name for operation in future.result().authorized_operations or ()}
+        except KafkaException as error:
+            if error.args[0].name() != "TOPIC_AUTHORIZATION_FAILED":
+                raise
+            found[topic] = set()
     return found
 
 
@@ -95,7 +110,8 @@ def govern(config: dict[str, Any], topic: str) -> dict[str, str]:
         "password": lambda: admin.alter_user_scram_credentials([upsertion], request_timeout=_WAIT_S),
         "delete-group": lambda: admin.delete_consumer_groups(["esper-tamiyo"], request_timeout=_WAIT_S),
     }
-    return {name: _tried(partial(_all, ask)) for name, ask in asked.items()}
+    futures = {name: ask() for name, ask in asked.items()}  # all of them are under way before the first is waited for
+    return {name: _tried(partial(_all, under_way)) for name, under_way in futures.items()}
 
 
 def join(config: dict[str, Any], group: str, topic: str) -> str:
@@ -134,9 +150,8 @@ def attack(told: dict[str, Any]) -> dict[str, Any]:
         return {name: future.result() for name, future in found.items()}
 
 
-def _all(ask: Callable[[], dict[Any, Any]]) -> None:
-    futures: list[Any] = [*ask().values()]
-    for future in futures:
+def _all(futures: dict[Any, Any]) -> None:
+    for future in futures.values():
         future.result()
 
 

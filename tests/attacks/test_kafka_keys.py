@@ -115,7 +115,7 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
             assert file.read_text().strip() != leaked
             kafka = Access.of(settings, "trainer", bootstrap=node.bootstrap).kafka
             kafka = kafka.model_copy(update={"sasl_password_file": "", "sasl_password": type(kafka.sasl_password)(leaked)})
-            assert refused(Access(kafka, "trainer"))
+            assert refused(Access(kafka, "trainer"))  # `secure` returns once the broker knows the new one
             producer.send_message(ONE)
             assert eventually(lambda: producer.flush(0.5) == 0, 60)
             assert producer.delivered() == {JOURNAL: 2}

@@ -53,7 +53,7 @@ def flat(found: dict[str, Any]) -> dict[str, str]:
 @pytest.fixture(scope="module", autouse=True)
 def filled(secured: Secured) -> None:
     """Each topic has a message, so that whoever may read gets one, and the journal's end is known."""
-    written = kafka_attacker.write({**secured.node.admin.librdkafka(), "partitioner": "fnv1a"}, list(TOPICS), b"\0")
+    written = kafka_attacker.write(secured.node.admin.librdkafka(), list(TOPICS), b"\0")
     assert set(written.values()) == {DONE}
 
 

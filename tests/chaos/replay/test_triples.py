@@ -31,6 +31,7 @@ from esper.tolaria.archive import Archived
 from esper.tolaria.comparison import differing
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution
+from tests.stackfixtures import access
 
 TRIPLES = int(os.environ.get("ESPER_CHAOS_TRIPLES", "6"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261126"))
@@ -92,7 +93,7 @@ def live(home: Path, plan: Plan) -> Archive:
     settings = Settings(home=home)
     endpoints = running(settings)
     assert endpoints is not None
-    return Archived(settings, tuple(decoded(plan.run_id, from_kafka(endpoints.bootstrap, plan.run_id, clock=CLOCK)))).open(CLOCK)
+    return Archived(settings, tuple(decoded(plan.run_id, from_kafka(access(settings), plan.run_id, clock=CLOCK)))).open(CLOCK)
 
 
 def compared(archive: Archive, one: CheckpointTaken, *, from_scratch: bool) -> list[str]:

@@ -21,10 +21,12 @@ from esper.events.records import RunCompleted, RunResumed
 from esper.history.ddl import snake
 from esper.history.queries import HttpSource, wait_caught_up
 from esper.journal.reading import from_kafka
+from esper.oona.access import Access
 from esper.oona.count import committed
 from esper.oona.frames import MAGIC
 from esper.oona.kafka import KafkaBus
 from esper.stack import running, status
+from tests.stackfixtures import access
 
 CLOCK = SystemClock()
 PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry", "broker")
@@ -211,9 +213,9 @@ class Run:
         self.end = json.loads(life.out.read_text().splitlines()[-1])
 
 
-def journal(bootstrap: str, run_id: str) -> list[JournalEvent]:
+def journal(cluster: Access | str, run_id: str) -> list[JournalEvent]:
     """A run's journal, as Kafka has it."""
-    events = [decode(value) for value in from_kafka(bootstrap, run_id, clock=CLOCK)]
+    events = [decode(value) for value in from_kafka(cluster, run_id, clock=CLOCK)]
     assert all(isinstance(event, JournalEvent) for event in events)
     return events  # type: ignore[return-value]
 
@@ -222,7 +224,7 @@ def counted_once(home: Path, *, timeout: float) -> int:
     """That the history has every message of Kafka once and no event twice, when it has caught up; gives the number of messages."""
     endpoints = running(Settings(home=home))
     assert endpoints is not None
-    bus = KafkaBus(endpoints.bootstrap)
+    bus = KafkaBus(access(Settings(home=home)))
     assert wait_caught_up(endpoints.history_url, bus, timeout=timeout, settings=Settings(home=home))
     counted, source = committed(bus, list(TOPICS)), HttpSource(endpoints.history_url, Settings(home=home))
     for name, topic in TOPICS.items():
@@ -234,9 +236,9 @@ def counted_once(home: Path, *, timeout: float) -> int:
     return sum(counted.values())
 
 
-def proven(run: Run, bootstrap: str, digest: str = "") -> list[JournalEvent]:
+def proven(run: Run, cluster: Access | str, digest: str = "") -> list[JournalEvent]:
     """The journal of a run that has ended: gapless, nothing twice, each life once, folded to what the trainer had; and the digest, if one is given."""
-    events = journal(bootstrap, run.run_id)
+    events = journal(cluster, run.run_id)
     (completed,) = [event for event in events if isinstance(event, RunCompleted)]
     assert completed.digest == (digest or completed.digest), run.deaths
     folded = run.nursery.done("replay", run.run_id, "--fold", "--json")

@@ -26,6 +26,7 @@ from esper.errors import UnavailableError
 from esper.history.queries import HttpSource
 from esper.stack import running, wait_ready
 from tests.chaos.run.lives import CLOCK, LONGEST_S, PARTS, Life, Nursery, Run, counted_once, esper, pid_of, proven, returned
+from tests.stackfixtures import access
 
 KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "7"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261126"))
@@ -46,6 +47,7 @@ SHORT = (
     "tamiyo.policy.cull_training_after_steps=20",
     "tamiyo.policy.fossilise_after_epochs=1",
 )
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 90 * KILLS)]
 
 
@@ -185,9 +187,7 @@ def test_everything_is_killed_and_every_run_is_what_it_would_have_been(tmp_path:
                 runs.append(run)
                 hunt.live_through(run, order, chance.randint(3, 4) if number < 2 else chance.randint(4, 10))  # few kills see both modes
                 hunt.quiet()
-                endpoints = running(Settings(home=home))
-                assert endpoints is not None
-                proven(run, endpoints.bootstrap, "" if live else whole.end["digest"])
+                proven(run, access(Settings(home=home)), "" if live else whole.end["digest"])
                 if live:
                     nursery.done("replay", run.run_id, "--verify", "--from-scratch", "--workers", "1", "--json")
             told = in_history(home, [whole, *runs], whole.end["steps"])

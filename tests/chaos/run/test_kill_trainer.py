@@ -18,8 +18,10 @@ from esper.config import Settings
 from esper.events import JournalEvent
 from esper.events.records import RunResumed
 from esper.history.queries import HttpSource
+from esper.oona.access import Access
 from esper.stack import running
 from tests.chaos.run.lives import CLOCK, Nursery, Run, counted_once, esper, proven
+from tests.stackfixtures import access
 
 KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "4"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261125"))
@@ -39,9 +41,9 @@ def live(run: Run, enough: int, wait_s: float) -> bool:
     return True
 
 
-def as_if_left_alone(run: Run, whole: Run, bootstrap: str) -> list[JournalEvent]:
+def as_if_left_alone(run: Run, whole: Run, cluster: Access) -> list[JournalEvent]:
     """The killed run is the whole one, and its journal proves itself."""
-    events = proven(run, bootstrap, whole.end["digest"])
+    events = proven(run, cluster, whole.end["digest"])
     for figure in ("accuracy", "loss", "steps", "epochs", "seeds", "parameters") if run.end else ():
         assert run.end[figure] == whole.end[figure], figure
     return events
@@ -53,7 +55,7 @@ def test_a_trainer_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path:
     assert esper(home, "up", "--wait", "120").returncode == 0
     try:
         with Nursery(home, tmp_path / "lives") as nursery:
-            endpoints = running(Settings(home=home))
+            endpoints, cluster = running(Settings(home=home)), access(Settings(home=home))
             assert endpoints is not None
             whole = Run(nursery, "whole", SETTINGS)
             whole.ended(whole.begin())
@@ -65,11 +67,11 @@ def test_a_trainer_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path:
                 if live(run, *plan.get(run.lives, (chance.choice((0, 0, 600, 2_000)), chance.random() * 1.5))):
                     done += 1
                     continue
-                events += as_if_left_alone(run, whole, endpoints.bootstrap)
+                events += as_if_left_alone(run, whole, cluster)
                 runs.append(Run(nursery, f"killed-{len(runs) + 1}", SETTINGS))
             if runs[-1].lives:
                 runs[-1].ended(runs[-1].begin())
-                events += as_if_left_alone(runs[-1], whole, endpoints.bootstrap)
+                events += as_if_left_alone(runs[-1], whole, cluster)
         lives = [event for event in events if isinstance(event, RunResumed)]
         in_record = sum(isinstance(before, RunResumed) and isinstance(after, RunResumed) for before, after in itertools.pairwise(events))
         report = {

@@ -15,8 +15,9 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
 from esper.identity import Identity
+from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
-from tests.stackfixtures import bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
+from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
 
 MESSAGES = 300
 BACK_S = 15.0  # in all; measured 2 to 4 s on two idle cores
@@ -45,9 +46,9 @@ def produce(producer: Producer, topic: str, numbers: range) -> None:
     assert failed == []
 
 
-def consume(bootstrap: str, topic: str) -> list[int]:
+def consume(cluster: Access, topic: str) -> list[int]:
     """All numbers of partition 0. Its leader is elected a moment after the broker answers, which clients wait for."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "nobody", "log_level": 0, "enable.auto.commit": False})
+    consumer = Consumer({**cluster.librdkafka(), "group.id": "nobody", "log_level": 0, "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, 0, 0)])
     ends: list[int] = []
 
@@ -68,16 +69,16 @@ def consume(bootstrap: str, topic: str) -> list[int]:
     return found
 
 
-def create(bootstrap: str, topic: str) -> None:
+def create(cluster: Access, topic: str) -> None:
     """A topic of one partition."""
-    KafkaBus(bootstrap).create_topics({topic: (1, {})}, replication=1)
+    KafkaBus(cluster).create_topics({topic: (1, {})}, replication=1)
 
 
 def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_goes_on(embedded: Settings) -> None:
     """The same producer, before and after: every number once, in order; the other parts are not touched."""
     endpoints = bring_up(embedded)
-    create(endpoints.bootstrap, "killed.broker")
-    producer = Producer({"bootstrap.servers": endpoints.bootstrap, "enable.idempotence": True, "log_level": 0})
+    create(access(embedded, "esper"), "killed.broker")
+    producer = Producer({**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0})
     produce(producer, "killed.broker", range(MESSAGES))
     stack.wait_ready(embedded, ["nissa"], 30)
     broker, nissa, restarts = pid_of(embedded, "broker"), pid_of(embedded, "nissa"), part(embedded, "broker").restarts
@@ -87,7 +88,7 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_
     assert part(embedded, "broker").port == int(endpoints.bootstrap.rpartition(":")[2])
     assert pid_of(embedded, "broker") != broker
     produce(producer, "killed.broker", range(MESSAGES, 2 * MESSAGES))
-    assert consume(endpoints.bootstrap, "killed.broker") == list(range(2 * MESSAGES))
+    assert consume(access(embedded, "esper"), "killed.broker") == list(range(2 * MESSAGES))
     assert pid_of(embedded, "nissa") == nissa
 
 
@@ -95,8 +96,8 @@ def test_a_killed_supervisor_takes_every_process_with_it_and_the_next_up_finds_e
     """Broker, parts and the parts' children are gone within a second; then the same ports, the same messages."""
     endpoints = bring_up(embedded)
     stack.wait_ready(embedded, ["broker", "nissa"], 30)
-    create(endpoints.bootstrap, "killed.supervisor")
-    produce(Producer({"bootstrap.servers": endpoints.bootstrap, "log_level": 0}), "killed.supervisor", range(MESSAGES))
+    create(access(embedded, "esper"), "killed.supervisor")
+    produce(Producer({**access(embedded, "esper").librdkafka(), "log_level": 0}), "killed.supervisor", range(MESSAGES))
     supervisor = now(embedded).supervisor.pid
     members = family(supervisor)
     assert len(members) >= 5  # supervisor, leash, broker, part, the part's child
@@ -104,7 +105,7 @@ def test_a_killed_supervisor_takes_every_process_with_it_and_the_next_up_finds_e
     assert eventually(lambda: not survivors(members), 2)
     assert stack.running(embedded) is None
     assert bring_up(embedded) == endpoints
-    assert consume(endpoints.bootstrap, "killed.supervisor") == list(range(MESSAGES))
+    assert consume(access(embedded, "esper"), "killed.supervisor") == list(range(MESSAGES))
 
 
 def test_a_killed_part_is_back_at_once_and_its_children_are_gone(shared: Settings) -> None:

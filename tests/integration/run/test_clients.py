@@ -14,8 +14,10 @@ import fastavro
 import pytest
 from confluent_kafka import Consumer
 
+from esper.config import Settings
 from esper.events import TOPICS
-from tests.integration.run.whole import endpoints
+from tests.integration.run.whole import esper
+from tests.stackfixtures import access
 
 pytestmark = pytest.mark.timeout(400)
 SCHEMAS = Path(__file__).parents[3] / "schemas"
@@ -31,8 +33,8 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
     locked = {int(line.split()[0]): line.split()[2] for line in (SCHEMAS / "ids.lock").read_text().splitlines() if not line.startswith("#")}
     consumer = Consumer(
         {
-            "bootstrap.servers": endpoints(home).bootstrap,
-            "group.id": "anybody",
+            **access(Settings(home=home)).librdkafka(),
+            "group.id": "viewer-anybody",
             "auto.offset.reset": "earliest",
             "enable.partition.eof": False,
         }
@@ -62,15 +64,17 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
     assert set(TOPICS) - set(seen) <= QUIET
 
 
-def test_kcat_shows_keys_and_headers(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """Kcat reads keys and headers of the journal of a run."""
+def test_kcat_shows_keys_and_headers(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Kcat reads keys and headers of the journal of a run, with what `esper kafka config` prints for a viewer."""
     kcat = shutil.which("kcat")
     if kcat is None:
         pytest.skip("kcat is not installed: apt-get install kcat")
+    told = tmp_path / "kcat.conf"
+    told.write_text(esper(home, "kafka", "config").stdout)
     command = [
         kcat,
-        "-b",
-        endpoints(home).bootstrap,
+        "-F",
+        str(told),
         "-C",
         "-t",
         "system.events.run",

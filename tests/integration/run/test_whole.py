@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from esper.clock import SystemClock
+from esper.config import Settings
 from esper.errors import CorruptError
 from esper.events import TOPICS, decode
 from esper.journal.reading import from_file, to_file
@@ -19,6 +20,7 @@ from esper.journal.replay import fold_journal, live_state
 from esper.oona.count import committed
 from esper.oona.kafka import KafkaBus
 from tests.integration.run.whole import endpoints, esper, query, result
+from tests.stackfixtures import access
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -35,7 +37,7 @@ def test_the_same_seed_gives_the_same_run_in_lockstep(lockstep: list[dict[str, A
 def test_history_holds_every_committed_message_once(home: Path, lockstep: list[dict[str, Any]]) -> None:
     """Rows of the raw tables plus dead letters equal the committed messages of each topic, and no view shows an event_id twice."""
     found = endpoints(home)
-    bus = KafkaBus(found.bootstrap)
+    bus = KafkaBus(access(Settings(home=home)))
     counted = committed(bus, list(TOPICS))
     for name, topic in TOPICS.items():
         raw = sum(query(found.history_url, f"SELECT count() AS n FROM raw_{snake(record)}")[0]["n"] for record in topic.records)  # noqa: S608
@@ -168,7 +170,7 @@ def test_people_ask_for_a_snapshot_and_a_rollback_through_kafka(home: Path) -> N
 
     rows("SELECT epoch FROM epoch_ended WHERE run_id = 'rolled'")
     soon = clock.now_us() + 120_000_000
-    with KafkaBus(found.bootstrap).producer(sender_id="operator") as producer:
+    with KafkaBus(access(Settings(home=home), "operator")).producer(sender_id="operator") as producer:
         for _ in range(2):
             producer.send(CheckpointRequested(**origin.envelope("keep"), reason="before a risk", expires_at=soon))
         producer.flush(5)
@@ -218,7 +220,7 @@ def test_people_pause_and_resume_a_run_through_kafka(home: Path) -> None:
     while not count("epoch_ended") and clock.monotonic() < deadline:
         clock.sleep(0.05)
     late, soon = clock.now_us() - 1, clock.now_us() + 60_000_000
-    with KafkaBus(found.bootstrap).producer(sender_id="operator") as producer:
+    with KafkaBus(access(Settings(home=home), "operator")).producer(sender_id="operator") as producer:
         producer.send(PauseRequested(**origin.envelope("late"), reason="too late", expires_at=late))
         pause = PauseRequested(**origin.envelope("pause"), reason="a look at it", expires_at=soon)
         producer.send(pause)

@@ -21,6 +21,7 @@ from esper.oona.kafka import KafkaBus
 from esper.service import keys
 from tests.certificates import authority, make, write
 from tests.servicefixtures import assert_problem, bearer
+from tests.stackfixtures import access
 
 SUPERVISOR = (sys.executable, str(Path(__file__).parent / "secured_stack.py"))
 
@@ -53,7 +54,7 @@ def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) 
         assert endpoints.history_url.startswith("https://")
         assert endpoints.foundry_url.startswith("https://")
 
-        bus = KafkaBus(endpoints.bootstrap)
+        bus = KafkaBus(access(settings))
         assert wait_caught_up(endpoints.history_url, bus, timeout=60, settings=settings)
         assert source(settings, endpoints.history_url).rows("SELECT 1 AS x") == [{"x": 1}]
         assert events_by_topic(endpoints.history_url, "nobody", settings) == {}

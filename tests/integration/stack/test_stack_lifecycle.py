@@ -20,7 +20,7 @@ from esper.errors import UnavailableError, UsageError
 from esper.events.topics import TOPICS
 from esper.stack import state
 from esper.stack.ports import HOST
-from tests.stackfixtures import bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
+from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_two_homes_side_by_side_and_two_ups_at_once_in_one(tmp_path: Path) -> No
             first, second, third = pool.map(bring_up, (one, other, one))
         assert first == third == stack.running(one)
         assert not set(now(one).ports.values()) & set(now(other).ports.values())
-        clusters = [AdminClient({"bootstrap.servers": where.bootstrap}).list_topics(timeout=10) for where in (first, second)]
+        clusters = [AdminClient(access(home).librdkafka()).list_topics(timeout=10) for home in (one, other)]
         assert len({cluster.cluster_id for cluster in clusters}) == 2
         assert all(set(TOPICS) <= set(cluster.topics) for cluster in clusters)
         stack.wait_ready(one, ["broker", "nissa"], 30)
