@@ -53,6 +53,7 @@ def _topics() -> Iterator[Right]:
     for topic in TOPICS.values():
         yield from (Right(principal, "TOPIC", topic.name, "WRITE") for principal in topic.writers)
         yield from (Right(principal, "TOPIC", topic.name, "READ") for principal in (*topic.readers, OPERATOR, VIEWER))
+    yield from (Right("trainer", "TOPIC", name, "DESCRIBE") for name in TOPICS)  # it waits at its end until the history has come as far
     for part in _PROCESSORS:
         yield from (Right(part, "TOPIC", f"esper-{part}-", operation, prefixed=True) for operation in ("CREATE", "READ", "WRITE"))
         yield from (Right(principal, "TOPIC", f"esper-{part}-", "READ", prefixed=True) for principal in (OPERATOR, VIEWER))
