@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import structlog
 
 from esper.clock import Clock
-from esper.errors import BackpressureError, CorruptError, FencedError, PoisonError, UnavailableError
+from esper.errors import BackpressureError, CorruptError, DeniedError, FencedError, PoisonError, UnavailableError
 from esper.events import Event, decode, encode
 from esper.events.records import AuditRecorded
 from esper.oona.disk import write_file
@@ -151,10 +151,10 @@ class AuditTrail:
                 self._drop()
                 if attempt + 1 == _ATTEMPTS:
                     raise UnavailableError(f"Another process writes the audit trail of {self._sender}: stop it, or try again.") from error
-            except UnavailableError:
+            except (UnavailableError, DeniedError) as error:
                 self._drop()
                 self._quiet_until = self._clock.monotonic() + _QUIET_S
-                raise
+                raise UnavailableError(str(error)) from error
 
     def _commit(self, producer: JournalProducer) -> None:
         head, messages = self._head, []

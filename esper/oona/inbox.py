@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from esper.clock import Clock
-from esper.errors import EsperError
+from esper.errors import DeniedError, EsperError
 from esper.events.envelope import Event
 from esper.events.records import EpochReviewed, FieldReport, KernelPublished, PauseRequested, SeedCommand
 from esper.oona.dead_letters import DeadLetters
@@ -103,15 +103,20 @@ class Inbox(threading.Thread):
                 with self._bus.reader(self._topics, start=self._start_at) as reader:
                     self.connected = True
                     self._follow(reader)
+            except DeniedError as error:  # a run that cannot hear is ended at once, and says why
+                self._give_up(error)
             except RETRIABLE as error:
                 _log.info("%s", error)
                 self.connected = False
                 self._ended.wait(_BACKOFF_S)
             except EsperError as error:
-                _log.error("%s", error)
-                self.error = error
-                self._ended.set()
+                self._give_up(error)
         self.connected = False
+
+    def _give_up(self, error: EsperError) -> None:
+        _log.error("%s", error)
+        self.error = error
+        self._ended.set()
 
     def _follow(self, reader: Reader) -> None:
         positions: Mapping[tuple[str, int], int] = reader.position()

@@ -18,14 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from esper.errors import BackpressureError, FencedError, PoisonError, StorageFullError, UnavailableError
+from esper.errors import BackpressureError, DeniedError, FencedError, PoisonError, StorageFullError, UnavailableError
 from esper.events.codec import decode
 from esper.events.envelope import Event
 from esper.oona.dead_letters import TOPIC, DeadLetters
 from esper.oona.port import Received
 
-RETRIABLE: Final = (UnavailableError, StorageFullError, BackpressureError, FencedError)
-"""Errors that say nothing of the message: something that is needed is away. The caller tries again, or ends."""
+RETRIABLE: Final = (UnavailableError, StorageFullError, BackpressureError, FencedError, DeniedError)
+"""Errors that say nothing of the message: something that is needed is away, or a right is. The caller tries again, or ends."""
 OTHERS: Final = "(others)"
 _KINDS: Final = 200
 

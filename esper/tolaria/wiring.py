@@ -10,7 +10,7 @@ from pathlib import Path
 from esper.checkpoint import SnapshotWriter, open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import FencedError, UnavailableError, UsageError, printable
+from esper.errors import DeniedError, FencedError, UnavailableError, UsageError, printable
 from esper.events import JournalEvent, Origin
 from esper.events.envelope import trace_id
 from esper.events.records import KernelPublished
@@ -113,6 +113,8 @@ class Rig:
         """At a run's end: keep its state, and wait until Kafka has the journal and the telemetry."""
         save_state(self.place.folder, self.session.state)
         self.emitter.flush(DRAIN_S)
+        if isinstance(self.emitter.error, DeniedError):
+            self.place.progress.say(f"Telemetry was lost: {self.emitter.error}")
         self.producer.flush(DRAIN_S)
         if not self.drain.wait_empty(DRAIN_S):
             self.place.progress.say(

@@ -34,7 +34,7 @@ def told(*arguments: str) -> str:
     if isinstance(done.exception, EsperError):
         raise done.exception
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout
 
 
 @pytest.mark.usefixtures("cluster")
