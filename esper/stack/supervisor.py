@@ -22,7 +22,7 @@ from esper.identity import Identity
 from esper.oona.access import Access
 from esper.oona.rights import OWNER
 from esper.service.sockets import Listening, own_socket
-from esper.stack import aot, owners, state
+from esper.stack import aot, broker, owners, state
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
 from esper.stack.launches import broker_launch, broker_node, part_launch
 from esper.stack.leash import Leash
