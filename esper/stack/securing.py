@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -11,11 +12,13 @@ from esper.errors import DeniedError
 from esper.oona import acls
 from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
-from esper.oona.rights import PRINCIPALS, VIEWER, rights
+from esper.oona.rights import PRINCIPALS, rights
 from esper.stack import credentials
 from esper.stack.broker import Node
 
 _PATIENCE_S = 30.0
+_FRESH = "esper-fresh"
+"""A user without rights, whose password is another one at each start: once the broker knows it, it knows every one that was written with it."""
 
 
 def secure(node: Node, folder: Path) -> None:
@@ -28,17 +31,17 @@ def secure(node: Node, folder: Path) -> None:
         EsperError: the passwords cannot be kept, or the broker does not answer.
     """
     bus = KafkaBus(node.admin, patience=_PATIENCE_S)
-    passwords = credentials.ensure(folder)
-    acls.set_passwords(bus, passwords)
+    fresh = secrets.token_urlsafe(32)
+    acls.set_passwords(bus, {**credentials.ensure(folder), _FRESH: fresh})
     wanted, found = set(rights()), acls.listed(bus)
     stale = [line for right, line in found.items() if right.principal in PRINCIPALS and right not in wanted]
     acls.change(bus, grant=sorted(wanted - found.keys()), revoke=stale)
-    _await(_by_scram(node, passwords[VIEWER]))
+    _await(_by_scram(node, fresh))
 
 
 def _by_scram(node: Node, password: str) -> Access:
-    mine = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": VIEWER, "sasl_password": SecretStr(password), "sasl_password_file": ""}
-    return Access(node.admin.kafka.model_copy(update=mine), VIEWER)
+    mine = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": _FRESH, "sasl_password": SecretStr(password), "sasl_password_file": ""}
+    return Access(node.admin.kafka.model_copy(update=mine), _FRESH)
 
 
 def _await(access: Access) -> None:
