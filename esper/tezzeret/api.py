@@ -23,7 +23,7 @@ def build(foundry: Foundry, *, settings: Settings, clock: Clock, audit: Callable
         settings=settings,
         clock=clock,
         ready=lambda: {"topics_read": foundry.status.ready, "progress": foundry.progress.well()},
-        details=foundry.progress.details,
+        details=lambda: {**foundry.progress.details(), "dead_letters": foundry.refusals.total},
         audit=audit,
         reading=registry.READING,
     )

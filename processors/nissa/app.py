@@ -74,7 +74,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     def scene() -> Scene:
         uptime = clock.monotonic() - began
         lag = sum(_lags(app, read))
-        return Scene(rows.runs(), rows.builds(), live, clock.now_us(), uptime, lag, definitions, rows.series())
+        return Scene(
+            rows.runs(), rows.builds(), live, clock.now_us(), uptime, lag, definitions, rows.series(), dict(consumers.refusals.counts)
+        )
 
     async def sample() -> None:
         present = scene()

@@ -38,6 +38,7 @@ class Scene:
     lag: int
     definitions: Mapping[str, Definition] = field(default_factory=dict)
     series: Sequence[Series] = ()
+    refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def families(scene: Scene) -> Iterator[Family]:
@@ -213,6 +214,12 @@ def _processes(scene: Scene) -> Iterator[Family]:
     for topic, count in sorted(scene.live.events.items()):
         events.add_metric([topic], count)
     yield events
+    refused = CounterMetricFamily(
+        "esper_dead_letters", "Messages that Nissa refused since it started, by topic and class of error", labels=["topic", "error"]
+    )
+    for (topic, error), count in sorted(scene.refused.items()):
+        refused.add_metric([topic, error], count)
+    yield refused
     latency = HistogramMetricFamily("esper_health_signal_latency_seconds", "Time from a health signal's emission to its reading here")
     signals = scene.live.health_latency
     bounds = [*(str(bound) for bound in LATENCY_S), "+Inf"]

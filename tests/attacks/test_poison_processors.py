@@ -119,7 +119,10 @@ def test_definitions_that_are_none_do_not_end_nissa(broker: str, nissa: Worker, 
     nissa.start()
     nissa.wait_ready()
     wait_for(known, 30)
-    assert b"esper_nissa_events" in nissa.get("/metrics")[1]
+    metrics = nissa.get("/metrics")[1]
+    assert b"esper_nissa_events" in metrics
+    assert b'esper_dead_letters_total{error="ValidationError",topic="esper-nissa-definitions"}' in metrics
+    assert json.loads(nissa.get("/health", None)[1])["dead_letters"] >= len(BAD_DEFINITIONS) - 1
 
 
 def test_bad_evidence_is_no_error_for_ever(nissa: Worker, line: Line) -> None:

@@ -51,7 +51,7 @@ def main() -> int:
             settings=settings,
             clock=clock,
             ready=lambda: {"journal": ledger.caught_up, "progress": ledger.progress.well()},
-            details=ledger.progress.details,
+            details=ledger.details,
             audit=trail,
         )
         add_routes(app, control)

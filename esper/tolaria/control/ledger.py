@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
 from esper.errors import CorruptError
 from esper.events import Event, JournalEvent
@@ -59,6 +59,10 @@ class Ledger(threading.Thread):
         self._requests[request.event_id] = request
         while len(self._requests) > _KEPT_REQUESTS:
             self._requests.popitem(last=False)
+
+    def details(self) -> dict[str, Any]:
+        """How it advances, and what it refused."""
+        return {**self.progress.details(), "dead_letters": self._intake.refusals.total}
 
     def stop(self) -> None:
         """End the thread."""
