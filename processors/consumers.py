@@ -20,8 +20,9 @@ from faust.types import EventT, StreamT
 from esper.clock import Clock
 from esper.errors import PoisonError
 from esper.events import Event, Message
+from esper.events.seals import Trust
 from esper.oona import dead_letters
-from esper.oona.intake import RETRIABLE, Refusals, letters_for, opened
+from esper.oona.intake import RETRIABLE, Refusals, letters_for, opened, require_author
 from esper.oona.port import MAX_MESSAGE_BYTES, Received
 from esper.oona.progress import Progress
 from esper.oona.wire import SAME, Frames
@@ -70,7 +71,7 @@ class Rows:
 class Consumers:
     """Everything that one part consumes."""
 
-    def __init__(self, app: faust.App, outbound: streams.Outbound, *, part: str, clock: Clock) -> None:
+    def __init__(self, app: faust.App, outbound: streams.Outbound, *, part: str, clock: Clock, trust: Callable[[], Trust] = Trust) -> None:
         self.refusals = Refusals(part)
         self.progress = Progress(clock)
         self._in_hand = 0
@@ -78,6 +79,7 @@ class Consumers:
         self._outbound = outbound
         self._part = part
         self._clock = clock
+        self._trust = trust
         self._letters: set[asyncio.Task[None]] = set()
         self._frames: Frames = getattr(app, "frames", SAME)
 
@@ -91,10 +93,16 @@ class Consumers:
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
+    def opened(self, received: Received) -> Event:
+        """The event in a message, by whom it should be. Raises PoisonError as `opened` and `require_author` of `esper.oona.intake` do."""
+        event = opened(received)
+        require_author(event, received, self._trust())
+        return event
+
     async def _apply(self, apply: Callable[[Event, Received], Awaitable[None]], there: Received) -> None:
         """Apply what a message says in this installation's own frames, whatever registry its ids are of; a letter has the bytes as they came."""
         received = there._replace(value=self._frames.incoming(there.value))
-        await apply(opened(received), received)
+        await apply(self.opened(received), received)
 
     async def take(self, received: Received, act: Act) -> None:
         """Do `act` because of a message, and put the message aside where that fails."""

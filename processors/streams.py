@@ -112,7 +112,7 @@ def served(
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # the same
     from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
-    trail = AuditTrail(KafkaBus(Access.of(settings, part)), sender_id=part, clock=clock, folder=settings.audit_dir)
+    trail = AuditTrail(KafkaBus(Access.of(settings, part)), sender_id=part, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir)
     api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail, details=details)
     add_routes(api)
     return Served(Server(api, settings=settings, port=port, clock=clock), trail)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from esper.checkpoint.retention import Pins, held
+from esper.checkpoint.retention import Pins, told
 from esper.checkpoint.sweep import Rules, Swept, sweep
 from esper.checkpoint.tensors import TensorStore, open_cold
 from esper.clock import Clock
@@ -34,10 +35,18 @@ class Collected:
     unknown: int
 
 
-def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_run: bool = False) -> Collected:
+def collect(
+    settings: Settings,
+    events: Iterable[Event],
+    clock: Clock,
+    *,
+    doubtful: Mapping[str, str] = MappingProxyType({}),
+    dry_run: bool = False,
+) -> Collected:
     """Sweep every family of which `events`, the journals of all runs, know.
 
-    A family that cannot be swept is left alone, and the others are swept.
+    A family that cannot be swept is left alone, and so is one with a run whose journal is damaged: `doubtful` says by run how, once `events` are
+    read. The others are swept.
 
     Raises:
         UsageError: another process of this installation sweeps.
@@ -49,8 +58,13 @@ def collect(settings: Settings, events: Iterable[Event], clock: Clock, *, dry_ru
     owner = hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
     swept, left = list[Swept](), list[str]()
     with no_sweep(settings):
-        found = held(events, Pins(store))
+        journals = told(events)
+        found = journals.held(Pins(store))
+        damaged = {family: doubtful[run] for run, family in journals.families(doubtful).items()}
+        left.extend(damaged.values())
         for name, snapshots in found.items():
+            if name in damaged:
+                continue
             try:
                 if (family := opened(store, keys, name)) is not None:
                     tensors = TensorStore(store, family, cold)

@@ -37,23 +37,47 @@ class _Run:
 
 def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str, Held]]:
     """The snapshots of every family by the key of their manifest. `events` are journals, each in order; `pinned` has ids of runs."""
-    runs: dict[str, _Run] = {}
-    forked: set[str] = set()
+    return told(events).held(pinned)
+
+
+class Told:
+    """What the journals of all runs say of snapshots."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._forked: set[str] = set()
+
+    def families(self, runs: Iterable[str]) -> dict[str, str]:
+        """The family of each of `runs` that has a journal."""
+        return {run: self._runs[run].family for run in runs if run in self._runs}
+
+    def take(self, event: Event) -> None:
+        """The next event of some journal. A run begins once: what says that it begins again is not believed."""
+        if event.run_id in self._runs:
+            _note(self._runs[event.run_id], event)
+        elif isinstance(event, RunStarted):
+            self._runs[event.run_id] = _Run(family_of((event,)))
+        if isinstance(event, RunForked):
+            self._forked.add(event.address)
+
+    def held(self, pinned: Container[str]) -> dict[str, dict[str, Held]]:
+        """As the function of this name gives."""
+        found: dict[str, dict[str, Held]] = {}
+        for run_id, run in self._runs.items():
+            family = found.setdefault(run.family, {})
+            for one in run.taken:
+                last = not run.ended and (one is run.taken[-1] or (bool(run.line) and one is run.line[-1]))
+                why: Why = "pinned" if run_id in pinned else "last" if last else "forked" if one.address in self._forked else ""
+                if one.address not in family or why:
+                    family[one.address] = Held(one.occurred_at, why)
+        return found
+
+
+def told(events: Iterable[Event]) -> Told:
+    """What `events`, journals each in order, say."""
+    found = Told()
     for event in events:
-        if isinstance(event, RunStarted):
-            runs[event.run_id] = _Run(family_of((event,)))
-        elif isinstance(event, RunForked):
-            forked.add(event.address)
-        elif event.run_id in runs:
-            _note(runs[event.run_id], event)
-    found: dict[str, dict[str, Held]] = {}
-    for run_id, run in runs.items():
-        family = found.setdefault(run.family, {})
-        for one in run.taken:
-            last = not run.ended and (one is run.taken[-1] or (bool(run.line) and one is run.line[-1]))
-            why: Why = "pinned" if run_id in pinned else "last" if last else "forked" if one.address in forked else ""
-            if one.address not in family or why:
-                family[one.address] = Held(one.occurred_at, why)
+        found.take(event)
     return found
 
 

@@ -99,8 +99,9 @@ def _expired(one: Listed, held: Mapping[str, Held], rules: Rules, now_us: int) -
 
 
 def _taken_us(one: Listed, held: Mapping[str, Held]) -> int:
+    """When it was taken, by the journal or the store, whichever is later: no event can make a snapshot older than it is."""
     named = held.get(one.key)
-    return named.taken_us if named else one.stored_us
+    return max(named.taken_us, one.stored_us) if named else one.stored_us
 
 
 def _count(swept: Swept, garbage: Iterable[Iterable[Listed]], old: Iterable[Listed]) -> None:

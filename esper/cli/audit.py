@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,6 +12,9 @@ from esper.errors import CorruptError
 
 if TYPE_CHECKING:
     from esper.oona.chains import Chain
+
+
+_SHOWN: Final = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -33,20 +36,39 @@ def verify(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON obj
     from esper.config import Settings  # noqa: PLC0415 - the same
     from esper.oona import chains  # noqa: PLC0415 - the same
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - the same
+    from esper.service import signing  # noqa: PLC0415 - the same
 
     settings = Settings.load()
-    found = chains.verify(KafkaBus(cluster_of(settings, "viewer")), clock=SystemClock(), heads=chains.heads(settings.audit_dir))
+    found = chains.verify(
+        KafkaBus(cluster_of(settings, "viewer")),
+        clock=SystemClock(),
+        heads=chains.heads(settings.audit_dir),
+        trust=signing.trust(settings.keys_dir),
+    )
+    forged = [(chain, one) for chain in found for one in chain.forged]
     broken = [chain for chain in found if chain.broken is not None]
     if as_json:
-        print(json.dumps({"proven": not broken, "chains": [asdict(chain) for chain in found]}))
+        print(json.dumps({"proven": not broken and not forged, "chains": [asdict(chain) for chain in found]}))
     else:
         for chain in found:
-            print(f"{chain.sender}: {_said(chain)}")
+            if chain.proven or chain.broken or not chain.forged:
+                print(f"{chain.sender}: {_said(chain)}")
+            for one in chain.forged[:_SHOWN]:
+                print(f"{chain.sender}: forged at audit.events/{one.partition}/{one.offset}: {one.why}")
+            if len(chain.forged) > _SHOWN:
+                print(f"{chain.sender}: {len(chain.forged) - _SHOWN} more are forged; --json has them.")
         if not found:
             print("The audit log has no record yet.")
     if broken:
         raise CorruptError(
             f"The audit log is not as it was written: {_said(broken[0])} (sender {broken[0].sender}). Trust nothing of that chain from there on."
+        )
+
+    if forged:
+        chain, one = forged[0]
+        raise CorruptError(
+            f"The audit log has {len(forged)} message(s) that no part of this installation wrote, the first at audit.events/{one.partition}/"
+            f"{one.offset} (sender {chain.sender}): {one.why}. All else is proven; find out who may write to the topic."
         )
 
 

@@ -51,7 +51,7 @@ def audited(settings: Settings, clock: Clock, cluster: Access, *, action: str, r
     )
     bus = KafkaBus(cluster)
     another = Retrying(retry=retry_if_exception_type(UsageError), stop=stop_after_delay(_WAIT_S), wait=wait_fixed(0.2), reraise=True)
-    with another(AuditTrail, bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
+    with another(AuditTrail, bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir) as trail:
         trail(entry)
         try:
             yield

@@ -47,14 +47,15 @@ def fork(
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
 
     def forked(endpoints: Endpoints) -> tuple[Finished, str]:
-        from esper.journal.reading import decoded, from_kafka, whole  # noqa: PLC0415 - as above
+        from esper.journal.reading import on_kafka, whole  # noqa: PLC0415 - as above
         from esper.oona.access import Access  # noqa: PLC0415 - as above
+        from esper.service import signing  # noqa: PLC0415 - as above
         from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.forking import cut_at, decision_of  # noqa: PLC0415 - as above
         from esper.tolaria.resume import recipe_of  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
-        events = whole(decoded(run_id, from_kafka(cluster, run_id, clock=clock)))
+        events = whole(on_kafka(cluster, run_id, clock=clock, trust=signing.trust(settings.keys_dir), say=console.print))
         cut = cut_at(events, step, timeline=timeline, without=[decision_of(events, one) for one in without or ()])
         ground = Ground(settings, cluster, endpoints.history_url, clock, console, tuple(allow or ()))
         return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(events).name

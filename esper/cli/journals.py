@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from esper.config import Settings
     from esper.events import JournalEvent
     from esper.history.queries import Source
+    from esper.oona.authentic import Judge
     from esper.tolaria.archive import Archived
     from esper.tolaria.figures import StepTold
 
 
 def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
-    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote.
+    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote, by whoever signed its first event.
 
     Raises:
         UsageError: there is no such file, or it is of another run.
@@ -31,10 +32,8 @@ def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[Journ
     return decoded_whole(run_id, from_file(path, limits))
 
 
-def journal(
-    settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]
-) -> tuple[Sequence[JournalEvent], Sequence[bytes] | None]:
-    """The journal of a run of this installation: from Kafka where that is up and has it, else as the history has it, without the messages.
+def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]) -> tuple[Sequence[JournalEvent], Sequence[bytes]]:
+    """The journal of a run of this installation and its messages: from Kafka where that is up and has it, else as the history has it.
 
     A stack that is down is left down if the history's folder has the whole run.
 
@@ -44,29 +43,34 @@ def journal(
     """
     from esper import stack  # noqa: PLC0415 - as above
     from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
-    from esper.journal.reading import decoded, from_kafka  # noqa: PLC0415 - as above
+    from esper.journal.reading import believed, from_kafka  # noqa: PLC0415 - as above
+    from esper.oona.authentic import Judge  # noqa: PLC0415 - as above
+    from esper.service import signing  # noqa: PLC0415 - as above
 
+    trust = signing.trust(settings.keys_dir)
     endpoints = stack.running(settings)
     history_url = endpoints.history_url if endpoints else ""
     if endpoints is None and not settings.kafka.bootstrap:
+        judge = Judge(run_id, trust)
         try:
-            found = _from_history(settings, run_id, history_url)
+            stored = _from_history(settings, judge, history_url)
         except (UsageError, UnavailableError, CorruptError):
             pass
         else:
-            if _ended(found):
+            if _ended([event for event, _ in stored]):
                 say("The stack is down; the journal comes from the history's folder.")
-                return found, None
+                return _told(stored, judge, say)
+    judge = Judge(run_id, trust)
     try:
-        messages = list(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock))
-        return decoded(run_id, messages), messages
+        return _told(believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge), judge, say)
     except (UsageError, UnavailableError) as error:
+        judge = Judge(run_id, trust)
         try:
-            found = _from_history(settings, run_id, history_url)
+            stored = _from_history(settings, judge, history_url)
         except EsperError:
             raise error from None
-        say(f"{error} The journal comes from the history, which has {len(found)} events of it.")
-        return found, None
+        say(f"{error} The journal comes from the history, which has {len(stored)} events of it.")
+        return _told(stored, judge, say)
 
 
 def told_by(source: Archived) -> Mapping[str, StepTold]:
@@ -108,12 +112,19 @@ def passphrase_in(file: Path | None) -> str:
     return found
 
 
-def _from_history(settings: Settings, run_id: str, history_url: str) -> Sequence[JournalEvent]:
-    from esper.history.journal import journal_of  # noqa: PLC0415 - as above
+def _told(found: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]) -> tuple[list[JournalEvent], list[bytes]]:
+    for sentence in judge.warnings():
+        say(sentence)
+    return [event for event, _ in found], [value for _, value in found]
+
+
+def _from_history(settings: Settings, judge: Judge, history_url: str) -> list[tuple[JournalEvent, bytes]]:
+    from esper.history.journal import messages_of  # noqa: PLC0415 - as above
     from esper.history.queries import source  # noqa: PLC0415 - as above
+    from esper.journal.reading import believed  # noqa: PLC0415 - as above
 
     with source(settings, history_url) as history:
-        return journal_of(history, run_id)
+        return believed(messages_of(history, judge.run_id, judge.trust), judge)
 
 
 def _ended(events: Sequence[JournalEvent]) -> bool:

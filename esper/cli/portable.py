@@ -46,7 +46,7 @@ def export(
     from esper.cli.journals import journal, passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
-    from esper.journal.exporting import Exporting, messages_of  # noqa: PLC0415 - as above
+    from esper.journal.exporting import Exporting  # noqa: PLC0415 - as above
     from esper.journal.reading import whole  # noqa: PLC0415 - as above
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
@@ -59,7 +59,7 @@ def export(
         done = Exporting(
             settings=settings,
             events=events,
-            messages=messages if messages is not None else messages_of(events),
+            messages=messages,
             data=_data(settings, events),
             history=_history(settings, stack),
             clock=clock,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,7 +18,12 @@ from esper.errors import CorruptError, EsperError, KeyMissingError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from esper.events.seals import Trust
+    from esper.oona.authentic import Judge
     from esper.tolaria.archive import Archived
+
+
+_SHOWN: Final = 5  # messages that were set aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +119,49 @@ def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> N
     from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
-    from esper.journal.reading import from_file, from_kafka, journal_in, to_file  # noqa: PLC0415 - as above
-    from esper.journal.replay import fold_journal, live_state  # noqa: PLC0415 - as above
+    from esper.journal.reading import believed, from_file, from_kafka, journal_in, to_file  # noqa: PLC0415 - as above
+    from esper.journal.replay import fold_messages, live_state  # noqa: PLC0415 - as above
+    from esper.oona.authentic import Judge, as_received  # noqa: PLC0415 - as above
+    from esper.service import signing  # noqa: PLC0415 - as above
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings, clock = Settings.load(), SystemClock()
     limits = limits_of(settings.imports)
-    messages = (
-        journal_in(origin.export, limits)
-        if origin.export
-        else from_file(origin.journal, limits)
-        if origin.journal
-        else from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock)
-    )
+    trust = signing.trust(settings.keys_dir)
+    if (path := origin.export or origin.journal) is not None:
+        judge = _of_file(run_id, trust)
+        values = journal_in(path, limits) if origin.export else from_file(path, limits)
+        messages = as_received(values, run_id, source=str(path))
+    else:
+        judge, messages = Judge(run_id, trust), from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock)
     if save:
-        to_file(save, messages)
-        messages = from_file(save, limits)
-    report = fold_journal(run_id, messages, live_state(settings.runs_dir / run_id), clock=clock)
+        to_file(save, (value for _, value in believed(messages, judge)))
+        told, judge = judge, _of_file(run_id, trust)
+        messages = as_received(from_file(save, limits), run_id, source=str(save))
+        judge.aside, judge.set_aside = told.aside, told.set_aside
+    report = fold_messages(messages, judge, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
         print(json.dumps(report.as_json(), sort_keys=True))
         return
     print(report.sentence())
+    for one in report.aside[:_SHOWN]:
+        print(f"  {one.sentence()}")
+    if report.set_aside > _SHOWN:
+        print(f"  So are {report.set_aside - _SHOWN} more; --json has {len(report.aside)} of them.")
     for seed in report.state.seeds:
         if seed.stage != "DORMANT":
             print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
+
+
+def _of_file(run_id: str, own: Trust) -> Judge:
+    """Judges a file, which may come from anywhere: whoever signed its first event is taken at its word, and named."""
+    from esper.events.seals import TRAINER, Trust  # noqa: PLC0415 - as above
+    from esper.oona.authentic import Judge  # noqa: PLC0415 - as above
+
+    judge = Judge(run_id, Trust(), strict=True)
+    judge.own = own.keys(TRAINER)
+    return judge
 
 
 def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as_json: bool) -> None:
@@ -194,6 +217,7 @@ def _source(run_id: str, origin: Origin, console: Console) -> Archived:
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
+    from esper.service import signing  # noqa: PLC0415 - as above
     from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
     from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
 
@@ -203,7 +227,9 @@ def _source(run_id: str, origin: Origin, console: Console) -> Archived:
         export = opened_export(origin.export, limits_of(settings.imports))
         if export.content.run_id != run_id:
             raise UsageError(f"{origin.export} is an export of run {export.content.run_id}, not of run {run_id}.")
-        return Archived(settings, tuple(export.events()), export, passphrase_in(origin.passphrase_file), origin.allow)
+        found = tuple(export.events())
+        console.print(export.signed_sentence(found, signing.trust(settings.keys_dir)), highlight=False)
+        return Archived(settings, found, export, passphrase_in(origin.passphrase_file), origin.allow)
     if origin.journal is not None:
         events = journal_from_file(origin.journal, run_id, limits_of(settings.imports))
         return Archived(settings, tuple(events), allow=origin.allow)

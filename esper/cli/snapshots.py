@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import Event
+    from esper.oona.authentic import Journals
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -55,7 +56,8 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     from esper.vault.masters import masters  # noqa: PLC0415 - as above
 
     settings, clock = Settings.load(), SystemClock()
-    events = list(_journals(settings, clock))
+    journals = _journals(settings)
+    events = list(_read(journals, settings, clock))
     mine = [event for event in events if event.run_id == run]
     if not mine:
         raise UsageError(f"There is no run {run}; `esper runs` lists those that there are.")
@@ -84,11 +86,12 @@ def pin(
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.oona.journal import require_known  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
+    from esper.service import signing  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
 
     settings, clock = Settings.load(), SystemClock()
     cluster = cluster_of(settings, "operator")
-    require_known(KafkaBus(cluster), run, clock=clock)
+    require_known(KafkaBus(cluster), run, clock=clock, trust=signing.trust(settings.keys_dir))
     with audited(settings, clock, cluster, action="pin --off" if off else "pin", resource=f"snapshots of {run}", run_id=run):
         pins = Pins(open_store(settings))
         changed = pins.remove(run) if off else pins.add(run)
@@ -112,12 +115,13 @@ def gc(
     from esper.config import Settings  # noqa: PLC0415 - as above
 
     settings, clock = Settings.load(), SystemClock()
-    events = _journals(settings, clock)
+    journals = _journals(settings)
+    events = _read(journals, settings, clock)
     if dry_run:
-        done = collect(settings, events, clock, dry_run=True)
+        done = collect(settings, events, clock, doubtful=journals.faults, dry_run=True)
     else:
         with audited(settings, clock, cluster_of(settings, "operator"), action="gc", resource="store"):
-            done = collect(settings, events, clock)
+            done = collect(settings, events, clock, doubtful=journals.faults)
     if as_json:
         print(json.dumps({"dry_run": dry_run, "families": [asdict(one) for one in done.swept], "left": done.left, "unknown": done.unknown}))
     else:
@@ -135,13 +139,21 @@ def gc(
         raise UnavailableError(f"{len(done.left)} families could not be swept: {done.left[0]}")
 
 
-def _journals(settings: Settings, clock: Clock) -> Iterator[Event]:
+def _journals(settings: Settings) -> Journals:
+    """What is believed of the journals of all runs."""
+    from esper.oona.authentic import Journals  # noqa: PLC0415 - as above
+    from esper.service.signing import Keyring  # noqa: PLC0415 - as above
+
+    return Journals(Keyring(settings.keys_dir).trust)
+
+
+def _read(journals: Journals, settings: Settings, clock: Clock) -> Iterator[Event]:
     """The journals of all runs, as they are read: a sweep keeps of them what it needs."""
     from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
-    from esper.oona.journal import JOURNAL, read_topics  # noqa: PLC0415 - as above
+    from esper.oona.journal import read_journals  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
 
-    return read_topics(KafkaBus(cluster_of(settings, "viewer")), [JOURNAL], clock=clock)
+    return read_journals(KafkaBus(cluster_of(settings, "viewer")), journals, clock=clock)
 
 
 def _row(one: Whereabouts) -> dict[str, Any]:

@@ -111,14 +111,16 @@ def _closed(
     from esper.cli.run import on_stack  # noqa: PLC0415 - as above
 
     def both(endpoints: Endpoints) -> Answer:
-        from esper.journal.reading import decoded, from_kafka  # noqa: PLC0415 - as above
+        from esper.journal.reading import on_kafka  # noqa: PLC0415 - as above
         from esper.oona.access import Access  # noqa: PLC0415 - as above
+        from esper.service import signing  # noqa: PLC0415 - as above
         from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.names import named  # noqa: PLC0415 - as above
         from esper.tolaria.whatif import closed_loop  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
-        question = _question(decoded(run_id, from_kafka(cluster, run_id, clock=clock)), decision, orders, until)
+        trust = signing.trust(settings.keys_dir)
+        question = _question(on_kafka(cluster, run_id, clock=clock, trust=trust, say=console.print), decision, orders, until)
         ground = Ground(settings, cluster, endpoints.history_url, clock, console, allow)
         begun = named(f"{run_id}-whatif", clock)
 
@@ -133,7 +135,7 @@ def _closed(
                 until=question.epochs,
                 reason=f"What if: {side} decision {question.decision.decision_id}, data order {order}.",
             )
-            return name, decoded(name, from_kafka(cluster, name, clock=clock))
+            return name, on_kafka(cluster, name, clock=clock, trust=trust, say=console.print)
 
         return closed_loop(question, run, clock=clock)
 

@@ -1,17 +1,25 @@
-"""A run's journal out of the history's tables: the history keeps every field of every event, so the events come back as they were."""
+"""A run's journal out of the history's tables: the history keeps every field of every event, so events and messages come back as they were.
+
+What others wrote under the run's key stands in the tables as on Kafka; `esper.oona.authentic` tells it from the journal.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import RECORDS
 from esper.events.registry import current
+from esper.events.seals import TRAINER, Trust, fault, restored
 from esper.history.ddl import quote, snake
 from esper.history.queries import Source
+from esper.oona.authentic import JOURNAL
+from esper.oona.port import Received
 
+_NEVER_US: Final = 1 << 62
 _PLAIN: Final = {
     "output_format_json_quote_64bit_integers": "0",
     "output_format_json_quote_denormals": "1",
@@ -19,33 +27,42 @@ _PLAIN: Final = {
 }
 
 
-def journal_of(history: Source, run_id: str) -> list[JournalEvent]:
-    """The events of a run in the order of their sequence, each once.
+def messages_of(history: Source, run_id: str, trust: Trust) -> Iterator[Received]:
+    """The messages under a run's key in the order in which they stand on Kafka.
+
+    The history has no times of the broker's. Where the run begins with a signed event, no message counts as older than signatures.
 
     Raises:
         UsageError: the history has no such run.
         UnavailableError: the history does not answer.
     """
-    found = [event for record in RECORDS if issubclass(record, JournalEvent) for event in _events(history, record, run_id)]
+    found = [one for record in RECORDS if issubclass(record, JournalEvent) for one in _events(history, record, run_id)]
     if not found:
         raise UsageError(f"There is no run {run_id} in the history; `esper runs` lists those that there are.")
-    return sorted(found, key=lambda event: event.sequence)
+    keys = trust.keys(TRAINER, run_id)
+    signed = any(event.sequence == 0 and not fault(event, value, keys or (event.signer,)) for _, event, value in found if event.signer)
+    key, at_us = run_id.encode(), _NEVER_US if signed else 0
+    for (_, partition, offset), _, value in sorted(found, key=lambda one: one[0]):
+        yield Received(JOURNAL, partition, offset, key, value, (), at_us)
 
 
-def _events(history: Source, record: type[JournalEvent], run_id: str) -> list[JournalEvent]:
+def _events(history: Source, record: type[JournalEvent], run_id: str) -> Iterator[tuple[tuple[str, int, int], JournalEvent, bytes]]:
+    """The events of one record with place and message. A message that the history has taken twice comes once; an id that came twice does not."""
     fields = current(record).schema["fields"]
     types = {field["name"]: field["type"] for field in fields}
     known: dict[str, Any] = {}
     _remember(fields, known)
     columns = ", ".join(_column(name, avro) for name, avro in types.items())
-    query = f"SELECT {columns} FROM {snake(record.NAME)} WHERE run_id = {{run:String}}"  # noqa: S608  # names from the schemas, the run as a parameter
+    query = (
+        f"SELECT _topic_id, _partition, _offset, {columns} FROM raw_{snake(record.NAME)} WHERE run_id = {{run:String}} "  # noqa: S608  # names from the schemas
+        "LIMIT 1 BY _topic_id, _partition, _offset"
+    )
     answer = history.ask(query, "JSONEachRow", {**_PLAIN, "param_run": run_id})
-    found = []
+    made: Any = record
     for line in answer.splitlines():
         row = json.loads(line, parse_int=_number)
-        made: Any = record
-        found.append(made.from_avro({name: _value(types[name], row[name], known) for name in types}))
-    return found
+        event = made.from_avro({name: _value(types[name], row[name], known) for name in types})
+        yield (row["_topic_id"], row["_partition"], row["_offset"]), event, restored(event).value
 
 
 def _column(name: str, avro: Any) -> str:

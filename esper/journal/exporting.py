@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,14 +18,16 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, StorageFullError, UsageError
 from esper.events import JournalEvent
-from esper.events.codec import encode, schema_id
+from esper.events.codec import schema_id
 from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted, SeedTransitioned
 from esper.events.registry import wire_schema
+from esper.events.seals import fingerprint, key_in
 from esper.history.ddl import snake
 from esper.history.queries import Source
-from esper.journal.portable import MANIFEST, Content, key_of, sha256_of
+from esper.journal.portable import MANIFEST, SIGNERS, Content, key_of, sha256_of
 from esper.journal.provenance import DATA, SOURCE
 from esper.journal.reading import JOURNAL, to_file
+from esper.service.signing import pem_of
 from esper.urza.artefact import address_of
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
@@ -40,6 +42,7 @@ README = """An exported run of Esper. `esper import DIR --check` verifies it, `e
 manifest.json   what the run is, and the SHA-256 of every other file
 journal.avro    its journal: Avro container, one datum {value: bytes} a message; value = 0, schema id (4 bytes, big endian), Avro datum
 schemas/        the Avro schemas of those ids
+signers/        the public keys (Ed25519) that the events of the journal are signed with
 store/          snapshots, sealed by AES-256-GCM under the family's key, which lies wrapped in store/families; kernels as safetensors
 data/           the data that it trained on, as safetensors
 source/         source files of functions of its user's own that it called
@@ -107,6 +110,7 @@ class Exporting:
         self.told("journal")
         to_file(part / JOURNAL, self.messages)
         self._schemas(part / "schemas")
+        self._signers(part / SIGNERS)
         self.told("snapshots")
         family = family_of(self.events)
         salt, master_key = self._store(part / "store", family)
@@ -139,6 +143,12 @@ class Exporting:
         for number in sorted({schema_id(value) for value in self.messages}):
             wire = wire_schema(number)
             (folder / f"{wire.record.NAME}-{number}.avsc").write_text(json.dumps(wire.schema, indent=2) + "\n")
+
+    def _signers(self, folder: Path) -> None:
+        """The public keys that verify the journal; none, where it is not signed."""
+        for key in sorted({event.signer for event in self.events} - {""}):
+            folder.mkdir(exist_ok=True)
+            (folder / f"{fingerprint(key)}.pub.pem").write_bytes(pem_of(key_in(key)))
 
     def _store(self, folder: Path, family: str) -> tuple[str, str]:
         """Copy the snapshots and the family's key; gives the salt of the passphrase and the id of the key that wraps it, or nothing."""
@@ -205,11 +215,6 @@ class Exporting:
                     (folder / f"{table}.parquet").write_bytes(content)
             except EsperError as error:
                 self.notes.append(f"Table {table} could not be read: {error}")
-
-
-def messages_of(events: Iterable[JournalEvent]) -> list[bytes]:
-    """The messages of events whose own bytes are not at hand, because they come from the history."""
-    return [encode(event).value for event in events]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from esper.checkpoint import chunks
@@ -19,14 +19,17 @@ from esper.checkpoint.retention import Pins
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import CorruptError, EsperError, UsageError, printable
-from esper.events import JournalEvent, decode
-from esper.events.codec import Message, encode
+from esper.events import JournalEvent
+from esper.events.codec import Message
 from esper.events.records import CheckpointTaken, RunForked, SeedTransitioned
+from esper.events.seals import OfRun, Trust, restored
 from esper.journal.portable import MANIFEST, Export, require_snapshots, sha256_of
 from esper.journal.provenance import DATA, SOURCE, Provenance, note
+from esper.oona.authentic import Judge, judged
 from esper.oona.disk import write_file
 from esper.oona.journal import read
 from esper.oona.port import Bus
+from esper.service import signing
 from esper.urza.artefact import address_of
 from esper.urza.artefact import read as read_artefact
 from esper.urza.opening import open_store
@@ -34,6 +37,7 @@ from esper.urza.sealed import open_kernels
 from esper.vault.families import Family, any_in, keep, opened
 from esper.vault.masters import held, masters
 
+_HOUR_US = 3_600_000_000
 _A_COMMIT = 500  # events a transaction: far below what its time limit allows
 
 
@@ -76,7 +80,7 @@ class Importing:
             UnavailableError: no broker answers, or the store cannot be used.
         """
         events, run_id = self.check(), self.export.content.run_id
-        have = [decode(received.value, received.headers).event_id for received in read(bus, run_id, clock=self.clock)]
+        have = [event.event_id for event, _ in judged(read(bus, run_id, clock=self.clock), Judge(run_id, self._trust(events)))]
         if have and (len(have) >= len(events) or have != [event.event_id for event in events[: len(have)]]):
             raise UsageError(f"There is a run {run_id} on this Kafka already; nothing was imported.")
         self._files(self.settings.runs_dir / run_id)
@@ -85,8 +89,25 @@ class Importing:
             Pins(open_store(self.settings)).add(run_id)
             objects = self._objects(events)
         self.told("journal")
+        self._believe(events, until_us=self.clock.now_us() + _HOUR_US)  # what is unsigned on Kafka is nobody's, but for this
         self._journal(bus, events[len(have) :])
+        values = {restored(event).value for event in events}
+        written_us = max(received.timestamp_us for received in read(bus, run_id, clock=self.clock) if received.value in values)
+        self._believe(events, until_us=written_us + 1)
         return Imported(run_id, len(events) - len(have), objects)
+
+    def _trust(self, events: Sequence[JournalEvent]) -> Trust:
+        """What is believed of the run already: the keys of the export, and what an import that was interrupted has left."""
+        own, run_id = signing.trust(self.settings.keys_dir), events[0].run_id
+        before = own.runs.get(run_id, OfRun())
+        keys = frozenset(event.signer for event in events if event.signer)
+        return replace(own, runs={**own.runs, run_id: replace(before, keys=before.keys | keys)})
+
+    def _believe(self, events: Sequence[JournalEvent], *, until_us: int) -> None:
+        """Believe the run's own signers from now on, and what is unsigned of it up to a time of the broker's."""
+        unsigned = not all(event.signer for event in events)
+        signers = {event.signer for event in events if event.signer}
+        signing.believe_run(self.settings.keys_dir, events[0].run_id, signers, unsigned_until_us=until_us if unsigned else 0)
 
     def _files(self, run_dir: Path) -> None:
         """The run's own files; origin.json first."""
@@ -154,5 +175,5 @@ class Importing:
         with bus.journal_producer(run_id=self.export.content.run_id) as producer:
             producer.begin(30.0)
             for first in range(0, len(events), _A_COMMIT):
-                batch: list[Message] = [encode(event) for event in events[first : first + _A_COMMIT]]
+                batch: list[Message] = [restored(event) for event in events[first : first + _A_COMMIT]]
                 producer.commit(batch)

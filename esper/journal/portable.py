@@ -2,6 +2,7 @@
 
 manifest.json      what the run is, how its snapshots are opened, and the SHA-256 of every other file
 journal.avro       the messages of its journal as they stand on Kafka, in an Avro container
+signers/           the public keys that its events are signed with
 schemas/           the schemas that they are written with, by record and id
 store/             snapshots (sealed), the family's key (wrapped), kernels
 data/              the data that it trained on
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,9 @@ from esper.config import Settings
 from esper.errors import CorruptError, KeyMissingError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken
+from esper.events.seals import TRAINER, Trust, fingerprint
 from esper.journal.reading import JOURNAL, WRITTEN, decoded_whole
+from esper.service.signing import public_text
 from esper.urza.store import Listed, Store, require_key
 from esper.vault.families import Family, opened
 from esper.vault.masters import MasterKey, Masters, masters
@@ -39,6 +42,7 @@ from esper.vault.sealing import KEY_BYTES
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+SIGNERS: Final = "signers"
 _SCRYPT: Final = {"n": 1 << 15, "r": 8, "p": 1}  # 32 MiB and about 0.1 s a guess (RFC 7914)
 _PART: Final = 1 << 20
 
@@ -146,7 +150,7 @@ class Export:
             raise CorruptError(f"{path} is missing from this export.")
         with open_in(self.folder, JOURNAL, self.limits.file) as file:
             values = avro_values(file, WRITTEN, self.limits, str(path), sha256=content.files[JOURNAL])
-            found = decoded_whole(content.run_id, islice(values, content.events + 1))
+            found = decoded_whole(content.run_id, islice(values, content.events + 1), trust=self.trust())
             if len(found) == content.events:
                 deque(values, maxlen=0)  # the hash is known at the end
         if len(found) != content.events:
@@ -155,6 +159,26 @@ class Export:
         if family_of(found) != content.family:
             raise CorruptError(f"{path} is of the family {family_of(found)}, and {MANIFEST} says {content.family}.")
         return found
+
+    def trust(self) -> Trust:
+        """The keys that the export itself names: whether they are anybody's whom you know, their fingerprints say.
+
+        Raises:
+            CorruptError: one is damaged.
+        """
+        keys = frozenset(public_text(self.read(name, self.limits.file), name) for name in self.named(SIGNERS, ".pub.pem"))
+        return Trust({TRAINER: keys}, {TRAINER: 1})  # what came before the first signed event may be of an earlier Esper
+
+    def signed_sentence(self, events: Sequence[JournalEvent], own: Trust) -> str:
+        """By whom its journal is signed, for people; `own` is what this installation believes."""
+        signers = list(dict.fromkeys(event.signer for event in events if event.signer))
+        if not signers:
+            return f"The journal in {self.folder} is not signed: nothing but its hashes says that it is as it was written."
+        known = own.keys(TRAINER)
+        told = [
+            f"{fingerprint(key)}, {'of this installation' if key in known else 'which this installation does not know'}" for key in signers
+        ]
+        return f"The journal in {self.folder} is signed by key {' and '.join(told)}."
 
     def masters(self, settings: Settings, passphrase: str) -> Masters:
         """The keys that open its family's key: made from the passphrase, or those of the installation.

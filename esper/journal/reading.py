@@ -1,9 +1,13 @@
-"""A run's journal as messages in order: from Kafka, or from a file that holds them as they were."""
+"""A run's journal as messages in order, from Kafka, or from a file that holds them as they were; and the events among them.
+
+Whatever stands under a run's key on Kafka is held against signatures: what its trainer did not write is set aside. To a file nobody adds messages
+but a forger, so there the first such message is an error.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -15,10 +19,13 @@ from esper.bounded.names import MALFORMED, is_run_id
 from esper.clock import Clock
 from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError, printable
 from esper.events import JournalEvent, decode
+from esper.events.seals import Trust
 from esper.lifecycle import Fold, RunState, fold
 from esper.oona.access import Access
+from esper.oona.authentic import Judge, as_received, judged
 from esper.oona.journal import read
 from esper.oona.kafka import KafkaBus
+from esper.oona.port import Received
 
 _SCHEMA: Final = {
     "type": "record",
@@ -34,8 +41,8 @@ WRITTEN: Final = (_SCHEMA, {"type": "record", "name": "esper.journal.JournalMess
 """The schema as the head of a journal file may have it: with its namespace apart or in its name, as fastavro writes it."""
 
 
-def from_kafka(cluster: Access | str, run_id: str, *, clock: Clock) -> Iterator[bytes]:
-    """The framed events of a run in the order of their partition, committed ones only, read while they are taken.
+def from_kafka(cluster: Access | str, run_id: str, *, clock: Clock) -> Iterator[Received]:
+    """The committed messages under a run's key in the order of their partition, read while they are taken.
 
     Raises:
         UnavailableError: no broker answers.
@@ -46,25 +53,46 @@ def from_kafka(cluster: Access | str, run_id: str, *, clock: Clock) -> Iterator[
         raise UnavailableError(f"No broker answers at {bus.bootstrap}; start one with `esper up`.")
     received = None
     for received in read(bus, run_id, clock=clock):
-        yield received.value
+        yield received
     if received is None:
         raise UsageError(f"There is no run {run_id}; `esper runs` lists those that there are.")
 
 
-def decoded(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
-    """The events of a run in framed messages.
+def believed(messages: Iterable[Received], judge: Judge) -> list[tuple[JournalEvent, bytes]]:
+    """The events of a run among the messages under its key, with their bytes as they stand there.
+
+    Raises:
+        CorruptError: one that its trainer wrote is missing, changed or out of its place.
+        UsageError: there is none.
+    """
+    found = [(event, received.value) for event, received in judged(messages, judge)]
+    judge.require_events()
+    return found
+
+
+def on_kafka(cluster: Access | str, run_id: str, *, clock: Clock, trust: Trust, say: Callable[[str], None]) -> list[JournalEvent]:
+    """The events of a run on Kafka; `say` is told of what was set aside. Raises as `from_kafka` and `believed` do."""
+    judge = Judge(run_id, trust)
+    found = [event for event, _ in believed(from_kafka(cluster, run_id, clock=clock), judge)]
+    for sentence in judge.warnings():
+        say(sentence)
+    return found
+
+
+def decoded(run_id: str, values: Iterable[bytes], *, trust: Trust | None = None) -> list[JournalEvent]:
+    """The events of a run in framed messages that are not on Kafka. Without `trust`, whoever signed the first one is taken at its word.
 
     Raises:
         UsageError: they are another run's.
-        CorruptError: one cannot be decoded, or belongs to no journal.
+        CorruptError: one cannot be decoded, belongs to no journal, or is not as its trainer wrote it.
     """
-    found = list(_each(run_id, values))
+    found = list(_each(run_id, values, trust))
     if not found:
         raise CorruptError(f"The journal of run {run_id} is empty.")
     return found
 
 
-def decoded_whole(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
+def decoded_whole(run_id: str, values: Iterable[bytes], *, trust: Trust | None = None) -> list[JournalEvent]:
     """The same, folded while they are read, so that what is no journal is refused at its first wrong event.
 
     Raises:
@@ -72,7 +100,7 @@ def decoded_whole(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
     """
     run, found = Fold(RunState(run_id)), list[JournalEvent]()
     try:
-        for event in _each(run_id, values):
+        for event in _each(run_id, values, trust):
             run.apply(event)
             found.append(event)
     except MALFORMED as error:
@@ -84,17 +112,9 @@ def decoded_whole(run_id: str, values: Iterable[bytes]) -> list[JournalEvent]:
     return found
 
 
-def _each(run_id: str, values: Iterable[bytes]) -> Iterator[JournalEvent]:
-    for number, value in enumerate(values):
-        try:
-            event = decode(value)
-        except PoisonError as error:
-            raise CorruptError(f"Event {number} of run {run_id} cannot be decoded: {error}") from error
-        if not isinstance(event, JournalEvent):
-            raise CorruptError(f"Where event {number} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal.")
-        if event.run_id != run_id:
-            raise UsageError(f"This is the journal of run {event.run_id}, not of run {run_id}.")
-        yield event
+def _each(run_id: str, values: Iterable[bytes], trust: Trust | None) -> Iterator[JournalEvent]:
+    judge = Judge(run_id, trust or Trust(), strict=True)
+    return (event for event, _ in judged(as_received(values, run_id, source="file"), judge))
 
 
 def to_file(path: Path, messages: Iterable[bytes]) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from esper.clock import Clock
-from esper.errors import CorruptError, PoisonError
-from esper.events import JournalEvent, decode
+from esper.errors import CorruptError
 from esper.events.records import EpochEnded
+from esper.events.seals import Trust, fingerprint
 from esper.lifecycle import Fold, RunState, from_canonical
+from esper.oona.authentic import Aside, Judge, as_received, judged
 from esper.oona.disk import write_file
+from esper.oona.port import Received
 
 STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
 class FoldReport:
-    """Result of a fold. `compared` says whether a live state was at hand; it was equal then, or the fold would have raised."""
+    """Result of a fold. `compared` says whether a live state was at hand; it was equal then, or the fold would have raised.
+
+    `signed` says by whom, in a sentence, `signers` by which keys; `aside` are messages under the run's key that are no part of its journal,
+    `set_aside` in all.
+    """
 
     run_id: str
     state: RunState
@@ -27,6 +33,10 @@ class FoldReport:
     epochs: int
     seconds: float
     compared: bool
+    signed: str
+    signers: Sequence[str]
+    aside: Sequence[Aside]
+    set_aside: int
 
     def sentence(self) -> str:
         """What was found, for people."""
@@ -34,7 +44,7 @@ class FoldReport:
         equal = "equals the live one" if self.compared else "has no live state here to be compared with"
         return (
             f"Run {self.run_id}: {self.events} events folded ({rate}), gapless and in order; {self.epochs} epoch digests agree; "
-            f"the folded state ({self.state.status}, step {self.state.step}) {equal}."
+            f"the folded state ({self.state.status}, step {self.state.step}) {equal}. {self.signed}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -49,6 +59,9 @@ class FoldReport:
             "sequence": self.state.sequence,
             "digest": self.state.digest(),
             "equals_live": True if self.compared else None,
+            "signed_by": [fingerprint(key) for key in self.signers],
+            "set_aside": self.set_aside,
+            "aside": [{"place": one.place, "why": one.why} for one in self.aside],
         }
 
 
@@ -64,23 +77,21 @@ def live_state(run_dir: Path) -> RunState | None:
     return from_canonical(path.read_text()) if path.exists() else None
 
 
-def fold_journal(run_id: str, messages: Iterable[bytes], live: RunState | None, *, clock: Clock) -> FoldReport:
-    """Fold framed journal events and compare with `live`, which may be older than the journal's end.
+def fold_journal(run_id: str, values: Iterable[bytes], live: RunState | None, *, clock: Clock, trust: Trust | None = None) -> FoldReport:
+    """Fold framed journal events that are not on Kafka and compare with `live`, which may be older than the journal's end.
 
     Raises:
-        CorruptError: an event is missing, doubled, out of order, undecodable, or a state differs; the sentence says which.
+        CorruptError: an event is missing, doubled, out of order, undecodable, changed, or a state differs; the sentence says which.
     """
+    return fold_messages(as_received(values, run_id, source="file"), Judge(run_id, trust or Trust(), strict=True), live, clock=clock)
+
+
+def fold_messages(messages: Iterable[Received], judge: Judge, live: RunState | None, *, clock: Clock) -> FoldReport:
+    """Fold the events that `judge` finds among messages, and compare with `live`. Raises as `fold_journal` does; UsageError where there is none."""
+    run_id = judge.run_id
     begin, run, events, epochs = clock.monotonic(), Fold(RunState(run_id)), 0, 0
     compared = False
-    for value in messages:
-        try:
-            event = decode(value)
-        except PoisonError as error:
-            raise CorruptError(f"Event {run.sequence} of run {run_id} cannot be decoded: {error}") from error
-        if not isinstance(event, JournalEvent):
-            raise CorruptError(
-                f"Where event {run.sequence} of run {run_id} should be, there is a {event.NAME}, which belongs to no journal."
-            )
+    for event, _ in judged(messages, judge):
         if not events and event.sequence == 0:
             run.timeline = event.timeline
         run.apply(event)
@@ -90,11 +101,15 @@ def fold_journal(run_id: str, messages: Iterable[bytes], live: RunState | None, 
         if live and run.sequence == live.sequence:
             _compare(run_id, run.state(), live)
             compared = True
+    judge.require_events()
     if live and not compared:
         raise CorruptError(
             f"The journal of run {run_id} ends after event {run.sequence - 1}, but the trainer had written {live.sequence - 1}: the rest is missing."
         )
-    return FoldReport(run_id, run.state(), events, epochs, clock.monotonic() - begin, compared)
+    seconds = clock.monotonic() - begin
+    return FoldReport(
+        run_id, run.state(), events, epochs, seconds, compared, judge.seal_sentence(), judge.signers, judge.aside, judge.set_aside
+    )
 
 
 def _compare(run_id: str, folded: RunState, live: RunState) -> None:

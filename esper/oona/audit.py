@@ -17,10 +17,12 @@ from esper.clock import Clock
 from esper.errors import BackpressureError, CorruptError, DeniedError, FencedError, PoisonError, UnavailableError
 from esper.events import Event, decode, encode
 from esper.events.records import AuditRecorded
+from esper.events.seals import Trust
 from esper.oona.disk import write_file
 from esper.oona.journal import read_key
 from esper.oona.lock import Lock
-from esper.oona.port import Bus, JournalProducer
+from esper.oona.port import Bus, JournalProducer, Received
+from esper.service import signing
 from esper.service.audit import PENDING, AuditEntry, Link, chained, record_id
 
 TOPIC: Final = AuditRecorded.TOPIC
@@ -43,17 +45,20 @@ class AuditTrail:
     An entry is on disk in `folder` before its request is handled, and again with its outcome before the client has the answer; it leaves the
     disk once Kafka has committed its record. So whatever is killed, each request gets exactly one record: one that was under way gets the
     status `PENDING`, for nobody knows what became of it. Records are written in transactions of the sender's own id: of two processes that
-    send under one name, the later one takes over, reads the chain to its end and goes on with it; the chain never forks.
+    send under one name, the later one takes over, reads the chain to its end and goes on with it; the chain never forks. With the folder of the
+    installation's `keys` each record is signed by the sender, and what others have put into its chain is passed over.
 
     Raises:
         UsageError: another process of this machine writes the trail in `folder`.
         UnavailableError, StorageFullError: the folder cannot be written.
     """
 
-    def __init__(self, bus: Bus, *, sender_id: str, clock: Clock, folder: Path) -> None:
+    def __init__(self, bus: Bus, *, sender_id: str, clock: Clock, folder: Path, keys: Path | None = None) -> None:
         self._bus = bus
         self._sender = sender_id
         self._clock = clock
+        self._signer = None if keys is None else signing.ensure(keys, sender_id, clock)
+        self._trust = Trust() if keys is None else signing.trust(keys)
         self._folder = folder / sender_id
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -163,7 +168,7 @@ class AuditTrail:
                 continue
             record = chained(AuditEntry(**noted["entry"]), head, sender_id=self._sender, occurred_at=int(noted["at"]))
             head = head.after(record)
-            messages.append(encode(record))
+            messages.append(encode(record) if self._signer is None else self._signer.seal(record))
         if messages:
             producer.commit(messages)
         self._head = head
@@ -184,15 +189,17 @@ class AuditTrail:
                 self._head, self._written = Link(), set()
                 for received in read_key(self._bus, TOPIC, self._sender, what=f"The audit trail of {self._sender}", clock=self._clock):
                     with suppress(PoisonError):  # not ours: `esper audit-log verify` names it
-                        self._read(decode(received.value, received.headers))
+                        self._read(decode(received.value, received.headers), received)
             except BaseException:
                 producer.close()
                 raise
             self._producer = producer
         return self._producer
 
-    def _read(self, event: Event) -> None:
-        if isinstance(event, AuditRecorded):
+    def _read(self, event: Event, received: Received) -> None:
+        if not isinstance(event, AuditRecorded) or event.sender_id != self._sender or event.chain <= self._head.chain:
+            return
+        if not self._trust.fault(self._sender, event, received.value, received.timestamp_us):
             self._head = self._head.after(event)
             if event.event_id in self._waiting:
                 self._written.add(event.event_id)

@@ -9,6 +9,7 @@ from typing import Final
 
 from esper.clock import Clock
 from esper.errors import EsperError, FencedError, UnavailableError
+from esper.events.seals import Trust
 from esper.oona.frames import Frame
 from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, JournalProducer
@@ -40,9 +41,10 @@ class Drain(threading.Thread):
     Before the first commit after each connection it begins anew and reads what the journal has, because the outcome of the last commit may
     be unknown, and because the broker calls a transaction that took too long fenced, too. Events of another writer in the journal mean that
     this one is `fenced`: the outbox is sealed and never drained again. `error` is what else ended the drain, a corrupt outbox for one.
+    Without `trust`, whatever stands under the run's key is another writer's.
     """
 
-    def __init__(self, outbox: Outbox, bus: Bus, *, clock: Clock, linger: float = 0.05) -> None:
+    def __init__(self, outbox: Outbox, bus: Bus, *, clock: Clock, trust: Trust | None = None, linger: float = 0.05) -> None:
         super().__init__(name=f"drain-{outbox.run_id}", daemon=True)
         self.fenced = False
         self.connected = False
@@ -50,6 +52,7 @@ class Drain(threading.Thread):
         self._outbox = outbox
         self._bus = bus
         self._clock = clock
+        self._trust = trust or Trust()
         self._linger = linger
         self._news = threading.Event()
         self._urgent = threading.Event()
@@ -132,7 +135,7 @@ class Drain(threading.Thread):
 
     def _is_fenced(self) -> bool:
         """Compare with the journal: acknowledge what is there; if another writer's events are, seal."""
-        found = compare(self._bus, self._outbox, clock=self._clock)
+        found = compare(self._bus, self._outbox, clock=self._clock, trust=self._trust)
         if found.committed:
             self._acknowledge(found.committed[-1].next_sequence, found.next_offset)
         if found.foreign:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from esper.clock import Clock
-from esper.errors import DeniedError, EsperError
-from esper.events.envelope import Event
+from esper.errors import DeniedError, EsperError, PoisonError
+from esper.events.envelope import Event, JournalEvent
 from esper.events.records import EpochReviewed, FieldReport, KernelPublished, PauseRequested, SeedCommand
+from esper.events.seals import Trust
+from esper.oona.authentic import JOURNAL
 from esper.oona.dead_letters import DeadLetters
 from esper.oona.intake import RETRIABLE, Intake
 from esper.oona.port import Bus, Reader, Received, Start
@@ -25,6 +27,8 @@ _BATCH: Final = 500
 _POLL_S: Final = 0.25
 _BACKOFF_S: Final = 0.5
 _REMEMBERED: Final = 4_096
+_SIGNED: Final = frozenset({JOURNAL, EpochReviewed.TOPIC})
+_WARNINGS: Final = 5  # in sentences; what comes after them stands with its reason in dead.letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Inbox(threading.Thread):
     each comes once: ids in `known` (those of commands that the journal answers) and ids that came already are dropped, and so is what has
     expired. Messages that cannot be taken become dead letters. `dropped` counts all of these by reason. `error` is what ended the thread
     early, if anything did.
+
+    With `trust` it takes decisions of Tamiyo alone, and watches the run's own journal: what somebody else says in either becomes a warning beside.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Inbox(threading.Thread):
         dead_letters: DeadLetters,
         known: Iterable[str] = (),
         topics: Sequence[str] = INBOX_TOPICS,
+        trust: Trust | None = None,
     ) -> None:
         super().__init__(name=f"inbox-{run_id}", daemon=True)
         self.error: EsperError | None = None
@@ -63,9 +70,12 @@ class Inbox(threading.Thread):
         self._key = run_id.encode()
         self._start_at = start
         self._clock = clock
-        self._intake = Intake.of(dead_letters)
+        self._intake = Intake.of(dead_letters, lambda: trust or Trust())
         self._seen: OrderedDict[str, None] = OrderedDict.fromkeys(known)
-        self._topics = topics
+        self._topics = topics if trust is None else (*topics, JOURNAL)
+        self._watching = trust is not None
+        self._next_sequence = 0
+        self._forged: list[str] = []
         self._arrived = threading.Condition()
         self._queue: list[Delivered] = []
         self._ended = threading.Event()
@@ -76,6 +86,14 @@ class Inbox(threading.Thread):
             return []
         with self._arrived:
             taken, self._queue = self._queue, []
+        return taken
+
+    def take_warnings(self) -> list[str]:
+        """What people should know of messages that somebody else wrote where the trainer or Tamiyo does, a sentence each; the first few of a flood."""
+        if not self._forged:
+            return []
+        with self._arrived:
+            taken, self._forged = self._forged, []
         return taken
 
     def wait(self, predicate: Callable[[Delivered], bool], timeout: float) -> bool:
@@ -136,9 +154,24 @@ class Inbox(threading.Thread):
         delivered = self._intake.take(received, lambda event: self._fresh(event, received))
         if self._intake.refusals.total > refused:
             self.dropped["refused"] += 1
+            if self._watching and received.topic in _SIGNED:
+                self._warn(received)
         return delivered
 
+    def _warn(self, received: Received) -> None:
+        self.dropped["forged"] += 1
+        if self.dropped["forged"] > _WARNINGS:
+            return
+        more = " What comes of the kind from now on is in dead.letters alone." if self.dropped["forged"] == _WARNINGS else ""
+        place = f"{received.topic}/{received.partition}/{received.offset}"
+        sentence = f"Somebody else has written at {place} under the key of this run: {self._intake.refusals.last} It is set aside.{more}"
+        with self._arrived:
+            self._forged.append(sentence)
+
     def _fresh(self, event: Event, received: Received) -> Delivered | None:
+        if isinstance(event, JournalEvent):
+            self._watch(event)
+            return None
         if event.event_id in self._seen:
             self.dropped["known"] += 1
             return None
@@ -151,3 +184,15 @@ class Inbox(threading.Thread):
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return delivered
+
+    def _watch(self, event: JournalEvent) -> None:
+        """An event of the run's own journal, which its trainer signed: each comes once.
+
+        Raises:
+            PoisonError: it is a copy.
+        """
+        if event.sequence < self._next_sequence:
+            raise PoisonError(
+                f"{event.NAME} is a copy of event {event.sequence} of run {event.run_id}, which stands in its journal already."
+            )
+        self._next_sequence = event.sequence + 1

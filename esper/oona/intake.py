@@ -20,7 +20,9 @@ from typing import Final, TypeVar
 
 from esper.errors import BackpressureError, DeniedError, FencedError, PoisonError, StorageFullError, UnavailableError
 from esper.events.codec import decode
-from esper.events.envelope import Event
+from esper.events.envelope import Event, JournalEvent, SignedEvent
+from esper.events.records import AuditRecorded
+from esper.events.seals import TAMIYO, TRAINER, Trust
 from esper.oona.dead_letters import TOPIC, DeadLetters
 from esper.oona.port import Received
 
@@ -52,17 +54,31 @@ def opened(received: Received) -> Event:
     return event
 
 
+def require_author(event: Event, received: Received, trust: Trust) -> None:
+    """That a signed event is by whom it should be: of a journal the run's trainer, of decisions Tamiyo, of the audit trail its sender.
+
+    Raises:
+        PoisonError: it is somebody else's.
+    """
+    if not isinstance(event, SignedEvent):
+        return
+    writer = TRAINER if isinstance(event, JournalEvent) else event.sender_id if isinstance(event, AuditRecorded) else TAMIYO
+    if why := trust.fault(writer, event, received.value, received.timestamp_us):
+        raise PoisonError(f"{event.NAME} of run {event.run_id} is not by its {writer}: {why}.")
+
+
 @dataclass(slots=True)
 class Refusals:
     """What a part has refused since it started, by topic and class of error. Safe to use from several threads."""
 
     part: str
+    last: str = ""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, received: Received, error: Exception) -> None:
         """Count a refusal. The log has a line for the first, second, fourth and so on of a kind, and the traceback of a fault of ours."""
-        kind = (received.topic, type(error).__name__)
+        kind, self.last = (received.topic, type(error).__name__), str(error)[:500]
         with self._lock:
             if kind not in self.counts and len(self.counts) >= _KINDS:
                 kind = (OTHERS, OTHERS)
@@ -99,15 +115,23 @@ class Intake:
 
     letters: DeadLetters
     refusals: Refusals
+    trust: Callable[[], Trust] = Trust
+    """Whose signatures are believed; with nobody's key, whatever is said is."""
 
     @classmethod
-    def of(cls, letters: DeadLetters) -> Intake:
+    def of(cls, letters: DeadLetters, trust: Callable[[], Trust] = Trust) -> Intake:
         """The way in of a consumer that is named as its letters are."""
-        return cls(letters, Refusals(letters.consumer))
+        return cls(letters, Refusals(letters.consumer), trust)
+
+    def opened(self, received: Received) -> Event:
+        """The event in a message, by whom it should be. Raises PoisonError as `opened` and `require_author` do."""
+        event = opened(received)
+        require_author(event, received, self.trust())
+        return event
 
     def take(self, received: Received, apply: Callable[[Event], T]) -> T | None:
         """What `apply` makes of the event in a message; None where the message is refused. Raises what is in `RETRIABLE`."""
-        return self.handle(received, lambda: apply(opened(received)))
+        return self.handle(received, lambda: apply(self.opened(received)))
 
     def handle(self, received: Received, act: Callable[[], T]) -> T | None:
         """The same for whatever is done because of a message."""

@@ -12,9 +12,23 @@ from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
 from esper.events.codec import decode
 from esper.events.envelope import Event, JournalEvent
 from esper.events.records import RunCompleted, RunFailed
+from esper.events.seals import Trust
+from esper.oona.authentic import JOURNAL, Journals, Judge, judged
 from esper.oona.port import Bus, Received
 
-JOURNAL: Final = RunCompleted.TOPIC
+__all__ = [
+    "JOURNAL",
+    "Journal",
+    "journal_exists",
+    "read",
+    "read_journals",
+    "read_key",
+    "read_topics",
+    "require_known",
+    "require_new",
+    "sequence_of",
+]
+
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.5
 
@@ -30,7 +44,7 @@ class Journal:
 
 
 def read(bus: Bus, run_id: str, *, clock: Clock, start: int = 0, patience: float = 30.0) -> Iterator[Received]:
-    """Every committed event of the run from offset `start` of its partition on, up to what is in the log when this is called.
+    """Every committed message under the run's key, whoever wrote it, from offset `start` of its partition on, up to what is in the log when this is called.
 
     An open transaction of another run may hide what our own writer has committed behind it: this waits until every transaction that had
     begun is decided (a dead writer's takes up to 6 s), so that what it does not give is not there.
@@ -64,58 +78,72 @@ def read_key(bus: Bus, topic: str, key: str, *, what: str, clock: Clock, start: 
                 raise UnavailableError(f"{what} could not be read to its end within {patience:.0f} s; is the broker up?")
 
 
+def read_journals(bus: Bus, journals: Journals, *, clock: Clock, patience: float = 30.0) -> Iterator[JournalEvent]:
+    """The journals of all runs as they are committed now, of each run in order, without what others have put among them.
+
+    Raises:
+        UnavailableError: no broker, or no progress for `patience` seconds.
+    """
+    for batch in _batches(bus, [JOURNAL], clock, patience):
+        for event, _ in journals.take(batch):
+            yield event
+
+
 def read_topics(bus: Bus, topics: Sequence[str], *, clock: Clock, patience: float = 30.0) -> Iterator[Event]:
     """Every event of these topics that is committed now. What cannot be decoded is left out: its consumers put it aside as a dead letter.
 
     Raises:
         UnavailableError: no broker, or no progress for `patience` seconds.
     """
+    for batch in _batches(bus, topics, clock, patience):
+        for received in batch:
+            with suppress(PoisonError):
+                yield decode(received.value, received.headers)
+
+
+def _batches(bus: Bus, topics: Sequence[str], clock: Clock, patience: float) -> Iterator[list[Received]]:
     with bus.reader(topics, start="beginning") as reader:
         end = reader.stable_end()
         deadline = clock.monotonic() + patience
         while any(reader.position()[pair] < offset for pair, offset in end.items()):
             found = reader.poll(_BATCH, _POLL_S)
-            for received in found:
-                with suppress(PoisonError):
-                    yield decode(received.value, received.headers)
+            yield found
             if found:
                 deadline = clock.monotonic() + patience
             elif clock.monotonic() > deadline:
                 raise UnavailableError(f"{', '.join(topics)} could not be read to their ends within {patience:.0f} s; is the broker up?")
 
 
-def journal_exists(bus: Bus, run_id: str, *, clock: Clock) -> Journal | None:
-    """The journal of `run_id`, or None where there is none. Reads the whole partition. Raises as `read` does."""
-    events, last = 0, None
-    for received in read(bus, run_id, clock=clock):
-        events, last = events + 1, received
+def journal_exists(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> Journal | None:
+    """The journal of `run_id`, or None where there is none that is believed. Reads the whole partition. Raises as `read` does."""
+    judge, last = Judge(run_id, trust, tolerant=True), None
+    for event, _ in judged(read(bus, run_id, clock=clock), judge):
+        last = event
     if last is None:
         return None
-    event = decode(last.value, last.headers)
-    ended = event.NAME if isinstance(event, RunCompleted | RunFailed) else ""
-    return Journal(run_id, events, sequence_of(last) + 1, ended)
+    return Journal(run_id, judge.events, last.sequence + 1, last.NAME if isinstance(last, RunCompleted | RunFailed) else "")
 
 
-def require_new(bus: Bus, run_id: str, *, clock: Clock) -> None:
-    """Refuse a new run whose id is taken.
+def require_new(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
+    """Refuse a new run whose id is taken; messages that nobody believes do not take it.
 
     Raises:
         UsageError: the run has a journal.
         UnavailableError: no broker answers.
     """
-    if (found := journal_exists(bus, run_id, clock=clock)) is not None:
+    if (found := journal_exists(bus, run_id, clock=clock, trust=trust)) is not None:
         state = {"RunCompleted": "ended in order", "RunFailed": "ended by a failure"}.get(found.ended, "not ended")
         raise UsageError(f"Run {run_id} already has a journal ({found.events} events, {state}); choose another --run-id or resume it.")
 
 
-def require_known(bus: Bus, run_id: str, *, clock: Clock) -> None:
+def require_known(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
     """Refuse to resume a run that nobody has begun.
 
     Raises:
         UsageError: the run has no journal.
         UnavailableError: no broker answers.
     """
-    if journal_exists(bus, run_id, clock=clock) is None:
+    if journal_exists(bus, run_id, clock=clock, trust=trust) is None:
         raise UsageError(f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; start it without --resume.")
 
 

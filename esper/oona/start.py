@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esper.clock import Clock
 from esper.errors import FencedError, UnavailableError
+from esper.events.seals import Trust
 from esper.oona.drain import batches
 from esper.oona.journal import read, sequence_of
 from esper.oona.outbox import Outbox
@@ -33,10 +34,19 @@ class Started:
     notes: tuple[str, ...]
 
 
-def start(outbox: Outbox, bus: Bus, *, clock: Clock, on_event: Callable[[Received], None] | None = None, patience: float = 10.0) -> Started:
+def start(
+    outbox: Outbox,
+    bus: Bus,
+    *,
+    clock: Clock,
+    trust: Trust | None = None,
+    on_event: Callable[[Received], None] | None = None,
+    patience: float = 10.0,
+) -> Started:
     """Bring the outbox and the journal together; the outbox is open, so its lock is held.
 
-    `on_event`, if given, hears every event of the journal in order, from the first: for the fold. The broker has `patience` seconds to answer.
+    `on_event`, if given, hears every message under the run's key in order, from the first: for the fold. The broker has `patience` seconds to
+    answer. Without `trust`, whatever stands under the run's key is believed.
 
     Raises:
         UnavailableError: no broker answers: a run is not resumed without one.
@@ -50,7 +60,7 @@ def start(outbox: Outbox, bus: Bus, *, clock: Clock, on_event: Callable[[Receive
             producer.begin(patience)
         except UnavailableError as error:
             raise UnavailableError(f"Run {outbox.run_id} cannot be resumed without a broker. {error}") from error
-        found = compare(bus, outbox, clock=clock, on_event=on_event)
+        found = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
         before = outbox.acknowledged()
         if found.committed:
             outbox.acknowledge(found.committed[-1].next_sequence, found.next_offset)

@@ -39,9 +39,9 @@ def ensure(folder: Path) -> None:
             if (folder / PUBLIC).exists():
                 return  # a part that only checks tokens is given the public key alone
             folder.chmod(0o700)
-            _place(folder / PRIVATE, _private_pem(Ed25519PrivateKey.generate()), 0o600)
+            place(folder / PRIVATE, private_pem(Ed25519PrivateKey.generate()), 0o600)
         if not (folder / PUBLIC).exists():
-            _place(folder / PUBLIC, _public_pem(signing(folder).public_key()), 0o600)
+            place(folder / PUBLIC, _public_pem(signing(folder).public_key()), 0o600)
     except OSError as error:
         raise UnavailableError(
             f"The keys of tokens cannot be made in {folder} ({error.strerror}): make it writable, or set ESPER_SERVICE__KEYS to another folder."
@@ -55,20 +55,27 @@ def signing(folder: Path) -> Ed25519PrivateKey:
         UsageError: there is none, or others than its owner may read it.
         CorruptError: it is damaged.
     """
-    path = folder / PRIVATE
+    if not (folder / PRIVATE).exists():
+        raise UsageError(f"There is no key to sign tokens with in {folder}: `esper up` or the first `esper run` makes it.")
+    return read_private(folder / PRIVATE, what="tokens of any role")
+
+
+def read_private(path: Path, *, what: str) -> Ed25519PrivateKey:
+    """The private key in a file that its owner alone may read; `what` it makes is named in sentences.
+
+    Raises:
+        UsageError: it cannot be read, or others than its owner may read it.
+        CorruptError: it is damaged.
+    """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         pem = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"There is no key to sign tokens with in {folder}: `esper up` or the first `esper run` makes it.") from None
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror}): only the user who started this installation can make tokens."
+            f"{path} cannot be read ({error.strerror}): only the user who started this installation can make {what}."
         ) from error
     if mode & 0o077:
-        raise UsageError(
-            f"{path} may be read by other users, who could make tokens of any role: chmod 600 it, or delete {folder} for a new pair."
-        )
+        raise UsageError(f"{path} may be read by other users, who could make {what}: chmod 600 it, or delete {path.parent} for new keys.")
     try:
         key = load_pem_private_key(pem, password=None)
     except ValueError as error:
@@ -100,10 +107,12 @@ def checking(folder: Path) -> Ed25519PublicKey:
 
 
 def _damaged(path: Path) -> CorruptError:
-    return CorruptError(f"{path} holds no Ed25519 key: delete {path.parent} and run `esper up`; tokens made before end with it.")
+    return CorruptError(
+        f"{path} holds no Ed25519 key: restore it, or delete it and its public key and run `esper up`; what it made is void then."
+    )
 
 
-def _place(path: Path, content: bytes, mode: int) -> None:
+def place(path: Path, content: bytes, mode: int) -> None:
     """Put a whole file at `path` unless there is one: readers see all of it or none, and of two writers the first wins."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -118,7 +127,8 @@ def _place(path: Path, content: bytes, mode: int) -> None:
         Path(name).unlink()
 
 
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
+def private_pem(key: Ed25519PrivateKey) -> bytes:
+    """A private key as a file."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 

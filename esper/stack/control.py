@@ -13,7 +13,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.identity import Identity
-from esper.service import certificates, keys
+from esper.service import certificates, keys, signing
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
@@ -91,6 +91,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
     except OSError as error:
         raise unwritable(folder, error) from error
     keys.ensure(settings.keys_dir)
+    signing.ensure_all(settings.keys_dir, clock)  # before any part reads: what is unsigned from now on is nobody's
     certificates.files(settings)
     if status(settings) is None and not settings.kafka.bootstrap:
         jars.kafka(progress)

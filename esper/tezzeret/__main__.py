@@ -17,6 +17,7 @@ from esper.oona.access import Access
 from esper.oona.audit import AuditTrail
 from esper.oona.kafka import KafkaBus
 from esper.service import Server
+from esper.service.signing import Keyring
 from esper.tezzeret.answer import SENDER
 from esper.tezzeret.api import build
 from esper.tezzeret.service import Foundry
@@ -51,7 +52,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     crashed: list[BaseException] = []
-    with AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as audit:
+    with AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir) as audit:
         app = build(foundry, settings=settings, clock=clock, audit=audit)
         server = Server(app, settings=settings, port=settings.urza.port, clock=clock, setting="ESPER_URZA__PORT")
         server.start()
@@ -59,7 +60,10 @@ def main() -> int:
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
         threading.Thread(
-            target=follow_outcomes, args=(foundry.shelf, bus, clock, told, foundry.refusals), name="outcomes", daemon=True
+            target=follow_outcomes,
+            args=(foundry.shelf, bus, clock, told, foundry.refusals, Keyring(settings.keys_dir).trust),
+            name="outcomes",
+            daemon=True,
         ).start()
         # a new installation will need it at once; others start training sooner without it
         if next(iter(store.list("kernels/")), None) is None:

@@ -121,15 +121,15 @@ def train(
     with ExitStack() as stack:
         place = stack.enter_context(place_of(settings, run_id, cluster, clock, progress, resumed=recipe is None))
         if recipe is None:
-            before = past(place.outbox, place.bus, clock, partial(open_tensors, settings), progress)
+            before = past(place.outbox, place.bus, clock, place.trust, partial(open_tensors, settings), progress)
             recipe = recipe_of(before.events)
             if require is not None:
                 require(recipe)  # before anything of the journal's is looked up
             permit = permit_for(settings, before.events, recipe, allow=allow, say=progress.say)
         elif fork is not None:
-            before = forked(place.outbox, place.bus, clock, family=fork.family, offered=fork.offered)
+            before = forked(place.outbox, place.bus, clock, place.trust, family=fork.family, offered=fork.offered)
         else:
-            before = nothing(place.outbox, place.bus, clock)
+            before = nothing(place.outbox, place.bus, clock, place.trust)
         if require is not None:
             require(recipe)
         startup.spent("journal")

@@ -18,6 +18,7 @@ from esper.oona.access import Access
 from esper.oona.journal import read_topics, require_new
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
+from esper.service import signing
 from esper.tolaria.archive import Archived
 from esper.tolaria.assembly import Finished, train
 from esper.tolaria.forking import Beginning, Cut, changed
@@ -82,7 +83,7 @@ def fork(
     settings, clock, progress = ground.settings, ground.clock, Progress(ground.console)
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
     if run_id:
-        require_new(KafkaBus(ground.cluster), run_id, clock=clock)
+        require_new(KafkaBus(ground.cluster), run_id, clock=clock, trust=signing.trust(settings.keys_dir))
     before = recipe_of(events)
     permit = permit_for(settings, events, before, allow=ground.allow, say=progress.say)
     beginning = begin(

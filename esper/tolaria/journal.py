@@ -13,6 +13,7 @@ from typing import Protocol
 from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin, encode
 from esper.events.records import EpochEnded, KernelFailed, RunCompleted, RunStarted, SeedTransitioned
+from esper.events.seals import Chain
 from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import RunCommand, Source
@@ -45,7 +46,7 @@ class Frames(Protocol):
 class Journal:
     """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far.
 
-    `used_up` is called when the last recorded event has been taken.
+    `used_up` is called when the last recorded event has been taken. `chain` seals what is written; what is only executed again is not sealed.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Journal:
         origin: Origin,
         guardrails: Guardrails,
         notify: Callable[[], None],
+        chain: Chain | None = None,
         recorded: Iterable[JournalEvent] = (),
     ) -> None:
         self.state = state
@@ -63,6 +65,7 @@ class Journal:
         self._origin = origin
         self._guardrails = guardrails
         self._notify = notify
+        self._chain = chain
         self._recorded = deque(recorded)
         self.used_up: Callable[[], None] = lambda: None
 
@@ -87,14 +90,17 @@ class Journal:
             return tuple(self._again(event) for event in events)
         source: Source | None = getattr(command, "source", None)
         position = (source.topic, source.partition, source.offset) if source and source.topic else None
+        messages, head = self._chain.sealed(events) if self._chain is not None else (tuple(map(encode, events)), "")
         frame = Frame(
             first_sequence=events[0].sequence,
-            events=tuple(encode(event) for event in events),
+            events=messages,
             incarnation=self.state.incarnation,
             command_id=source.command_id if source else "",
             command_position=position,
         )
         self._outbox.append(frame)
+        if self._chain is not None:
+            self._chain.head = head  # not sooner: a frame that found no room may be made anew
         for event in events:
             self.state = evolve(self.state, event)
         self._notify()

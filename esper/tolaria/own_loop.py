@@ -218,7 +218,7 @@ def begin(
     if steps < 1:
         raise UsageError(f"steps is the number of optimizer steps that the loop will do; {steps} is none.")
     growing.probe(held_out[0][:PROBED])
-    before = nothing(place.outbox, place.bus, place.clock)
+    before = nothing(place.outbox, place.bus, place.clock, place.trust)
     rigged = rig(
         stack,
         place,

@@ -10,10 +10,11 @@ from pathlib import Path
 from esper.checkpoint import SnapshotWriter, open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import DeniedError, FencedError, UnavailableError, UsageError, printable
+from esper.errors import DeniedError, FencedError, PoisonError, UnavailableError, UsageError, printable
 from esper.events import JournalEvent, Origin
 from esper.events.envelope import trace_id
 from esper.events.records import KernelPublished
+from esper.events.seals import TRAINER, Chain, Trust
 from esper.journal.provenance import Provenance, note, provenance
 from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel
@@ -25,10 +26,11 @@ from esper.oona.dead_letters import DeadLetters
 from esper.oona.drain import Drain
 from esper.oona.emitter import Emitter
 from esper.oona.inbox import INBOX_TOPICS, Inbox
-from esper.oona.journal import require_known
+from esper.oona.journal import JOURNAL, require_known
 from esper.oona.kafka import KafkaBus
 from esper.oona.outbox import Outbox
 from esper.oona.port import Bus, Producer, Start
+from esper.service import signing
 from esper.tolaria.checkpoints import Checkpoints
 from esper.tolaria.consultation import Consultation
 from esper.tolaria.environment import Environment
@@ -68,6 +70,12 @@ class Place:
         return self.settings.runs_dir / self.run_id
 
     @property
+    def trust(self) -> Trust:
+        """Whose events this installation believes, its own trainer among them."""
+        signing.ensure(self.settings.keys_dir, TRAINER, self.clock)
+        return signing.trust(self.settings.keys_dir)
+
+    @property
     def origin(self) -> Origin:
         """Who emits the run's events."""
         return Origin(self.run_id, "trainer", trace_id("run", self.run_id), self.clock)
@@ -88,7 +96,7 @@ def place_of(
         raise UnavailableError(f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
     folder = settings.runs_dir / run_id
     if resumed and not (folder / "outbox").is_dir() and provenance(folder) is None:
-        require_known(bus, run_id, clock=clock)
+        require_known(bus, run_id, clock=clock, trust=signing.trust(settings.keys_dir))
         note(folder, Provenance(f"Kafka at {bus.bootstrap}"))
     if not resumed and (known := provenance(folder)) is not None and not known.fork:
         raise UsageError(f"The id {run_id} is that of a run which came from {printable(known.origin)}; choose another --run-id.")
@@ -136,21 +144,26 @@ def rig(
     environment: Environment,
 ) -> Rig:
     """Start what a run needs beside its loop, which `stack` ends again, and restore what its past has."""
-    settings, clock, bus, origin = place.settings, place.clock, place.bus, place.origin
+    settings, clock, bus, origin, trust = place.settings, place.clock, place.bus, place.origin, place.trust
     store = open_store(settings)
     if not past.events and past.family == place.run_id:
         require_own(store, past.family)
     tensors = open_tensors(settings, past.family)
-    drain = Drain(place.outbox, bus, clock=clock)
+    chain = Chain(signing.ensure(settings.keys_dir, TRAINER, clock), past.head)
+    drain = Drain(place.outbox, bus, clock=clock, trust=trust)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
+    letters = DeadLetters(producer, "trainer", clock)
+    for one in past.aside:
+        letters.put(one.received, PoisonError(one.sentence()))
     emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
     inbox = Inbox(
         bus,
         place.run_id,
-        start=_inbox_start(bus, past.state),
+        start=_inbox_start(bus, past.state, place.outbox),
         clock=clock,
-        dead_letters=DeadLetters(producer, "trainer", clock),
+        dead_letters=letters,
         known=past.state.commands,
+        trust=trust,
     )
     loader = KernelLoader(
         settings.store_location,
@@ -163,7 +176,7 @@ def rig(
     )
     stack.callback(drain.stop)
     drain.start()
-    recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, place, drain, recipe)) if past.events else ()
+    recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, place, drain, recipe, chain)) if past.events else ()
     for begin, end in ((emitter.start, emitter.stop), (inbox.start, inbox.stop), (loader.start, loader.stop)):
         begin()
         stack.callback(end)
@@ -191,6 +204,7 @@ def rig(
                 origin=origin,
                 guardrails=recipe.guardrails,
                 notify=drain.notify,
+                chain=chain,
                 recorded=recorded,
             ),
             consultation=consultation,
@@ -205,7 +219,7 @@ def rig(
             run_dir=place.folder,
             models=open_box(settings, store, MODELS),
             lost=emitter.lost,
-            require_pen=lambda: _require_both(drain, inbox, place.run_id),
+            require_pen=lambda: _require_both(drain, inbox, place),
         ),
         steps,
     )
@@ -222,9 +236,11 @@ def cache_settings(recipe: Recipe) -> CacheSettings:
     return CacheSettings(memory, cache.disk_mib * MIB, cache.prefetch)
 
 
-def _resumed(past: Past, place: Place, drain: Drain, recipe: Recipe) -> tuple[JournalEvent, ...]:
+def _resumed(past: Past, place: Place, drain: Drain, recipe: Recipe, chain: Chain) -> tuple[JournalEvent, ...]:
     """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is fenced."""
-    pen = Journal(state=past.state, outbox=place.outbox, origin=place.origin, guardrails=recipe.guardrails, notify=drain.notify)
+    pen = Journal(
+        state=past.state, outbox=place.outbox, origin=place.origin, guardrails=recipe.guardrails, notify=drain.notify, chain=chain
+    )
     begun = past.beginning
     events = pen.do(
         Resume(
@@ -241,18 +257,24 @@ def _resumed(past: Past, place: Place, drain: Drain, recipe: Recipe) -> tuple[Jo
     return events
 
 
-def _inbox_start(bus: Bus, state: RunState) -> Start:
-    """Where the inbox begins. A new run hears answers and commands from now on, kernels from the beginning; a resumed one from where it was."""
-    if state.sequence > 0:
-        return {(topic, partition): offset for topic, partition, offset in state.positions}
-    topics = [topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC]
+def _inbox_start(bus: Bus, state: RunState, outbox: Outbox) -> Start:
+    """Where the inbox begins. A new run hears answers and commands from now on, kernels from the beginning; a resumed one from where it was.
+
+    Its own journal it watches from what Kafka has acknowledged on.
+    """
+    topics = [JOURNAL] if state.sequence > 0 else [JOURNAL, *(topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC)]
     with bus.reader(topics, start="end") as reader:
-        return reader.position()
+        now = dict(reader.position())
+    own = (JOURNAL, bus.partition_of(JOURNAL, outbox.run_id.encode()))
+    now[own] = min(now[own], outbox.acknowledged().offset) if outbox.acknowledged().offset else now[own]
+    return now | {(topic, partition): offset for topic, partition, offset in state.positions}
 
 
-def _require_both(drain: Drain, inbox: Inbox, run_id: str) -> None:
-    """Stop a trainer that can write no more, or hear no more: it would wait for ever."""
-    _require_pen(drain, run_id)
+def _require_both(drain: Drain, inbox: Inbox, place: Place) -> None:
+    """Stop a trainer that can write no more, or hear no more: it would wait for ever. Say what it has heard that nobody of its own said."""
+    _require_pen(drain, place.run_id)
+    for sentence in inbox.take_warnings():
+        place.progress.say(sentence)
     if inbox.error is not None:
         raise inbox.error
 

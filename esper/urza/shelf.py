@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -16,8 +16,9 @@ from esper.errors import EsperError
 from esper.events.codec import schema_id
 from esper.events.records import AdaptationOutcome
 from esper.events.registry import wire_schema
+from esper.events.seals import Trust
 from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake, Refusals, opened
+from esper.oona.intake import Intake, Refusals
 from esper.oona.port import Bus, Received
 from esper.urza.catalogue import Catalogue
 
@@ -71,8 +72,10 @@ class Shelf:
     performances: Performances = field(default_factory=Performances)
 
 
-def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event, refusals: Refusals) -> None:
-    """Keep `shelf.performances` up to date from Kafka until `stop` is set. Where Kafka fails, begin anew after a pause."""
+def follow_outcomes(
+    shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event, refusals: Refusals, trust: Callable[[], Trust] = Trust
+) -> None:
+    """Keep `shelf.performances` up to date from Kafka, by Tamiyo's own outcomes, until `stop` is set. Where Kafka fails, begin anew after a pause."""
     while not stop.is_set():
         found = Performances()
         try:
@@ -80,10 +83,10 @@ def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event,
                 bus.producer(sender_id=SENDER) as producer,
                 bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False) as reader,
             ):
-                intake = Intake(DeadLetters(producer, SENDER, clock), refusals)
+                intake = Intake(DeadLetters(producer, SENDER, clock), refusals, trust)
                 while not stop.is_set():
                     for received in reader.poll(_BATCH, _POLL_S):
-                        found = intake.handle(received, partial(_evolved, found, received)) or found
+                        found = intake.handle(received, partial(_evolved, found, received, intake)) or found
                     producer.poll()
                     if len(found.rewards) >= len(shelf.performances.rewards):  # beginning anew, it forgets nothing meanwhile
                         shelf.performances = found
@@ -92,8 +95,8 @@ def follow_outcomes(shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event,
             stop.wait(_PAUSE_S)
 
 
-def _evolved(found: Performances, received: Received) -> Performances:
+def _evolved(found: Performances, received: Received, intake: Intake) -> Performances:
     if wire_schema(schema_id(received.value)).record is not AdaptationOutcome:  # the topic's other records are large, and not ours
         return found
-    event = opened(received)
+    event = intake.opened(received)
     return found.evolve(event) if isinstance(event, AdaptationOutcome) else found

@@ -13,6 +13,7 @@ from esper.events import TOPICS, Event, Origin, encode
 from esper.events.records import MetricLabel, MetricRecorded
 from esper.oona.access import Access
 from esper.oona.port import Received
+from esper.service.signing import Keyring
 from processors import consumers as consuming
 from processors import streams
 from processors.cluster import Followed, Follower
@@ -47,7 +48,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     """
     app = streams.build(settings, part=SENDER, clock=clock)
     outbound = streams.Outbound(app, "dead.letters", "telemetry.resources", CUSTOM)
-    consumers = Consumers(app, outbound, part=SENDER, clock=clock)
+    consumers = Consumers(app, outbound, part=SENDER, clock=clock, trust=Keyring(settings.keys_dir).trust)
     partitions = TOPICS["system.events.run"].partitions or settings.kafka.partitions
     table = checked_table(app, "views", partitions=partitions, rows=consuming.Rows(check), consumers=consumers)
     own_topic = app.topic(

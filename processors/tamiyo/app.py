@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import faust
 
 from esper.clock import Clock
@@ -9,11 +12,14 @@ from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import TOPICS, Event, Message
 from esper.events.codec import decode, schema_id
+from esper.events.envelope import SignedEvent
 from esper.events.records import AdaptationOutcome, PerformanceDelta, RollbackRequested, SeedCommand, SystemStatePacket
-from esper.events.registry import wire_schemas
+from esper.events.registry import wire_schema, wire_schemas
+from esper.events.seals import Signer
 from esper.oona.access import Access
-from esper.oona.intake import opened
 from esper.oona.port import Received
+from esper.service import signing
+from esper.service.signing import Keyring
 from processors import streams
 from processors.cluster import Followed, Follower
 from processors.consumers import Consumers, Rows, checked_table, fitting, require_sendable, retriable
@@ -39,7 +45,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     """
     app, access = streams.build(settings, part=SENDER, clock=clock), Access.of(settings, SENDER)
     outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC, RollbackRequested.TOPIC)
-    consumers = Consumers(app, outbound, part=SENDER, clock=clock)
+    keyring, say = Keyring(settings.keys_dir), partial(_say, outbound, signing.ensure(settings.keys_dir, SENDER, clock))
+    consumers = Consumers(app, outbound, part=SENDER, clock=clock, trust=keyring.trust)
     partitions = TOPICS[_PACKETS].partitions or settings.kafka.partitions
     table = checked_table(app, "runs", partitions=partitions, rows=Rows(check), consumers=consumers)
     tracker = Tracker(table, clock)
@@ -53,18 +60,18 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             raise PoisonError(f"{event.NAME} does not belong on {received.topic}, only SystemStatePacket does.")
         key = event.run_id.encode()
         try:
-            row = rows.known(table.get(key)) or await beginning(event, access=access, clock=clock)
+            row = rows.known(table.get(key)) or await beginning(event, access=access, clock=clock, trust=keyring.trust())
             reply = answer(row, event, prior=prior, clock=clock)
             kept = fitting(rows.encode(reply.row), f"run {event.run_id}") if reply.row is not None else None
             require_sendable(reply.messages)
         except Exception as error:
             if not retriable(error):  # the trainer shall not wait for an answer that cannot come
-                await outbound.send(failed(event, error, clock=clock))
+                await say(failed(event, error, clock=clock))
             raise
         if kept is not None:
             table[key] = kept
             await table.acknowledged()  # an answer that was sent is remembered, or the next life would give another
-        await outbound.send(*reply.messages)
+        await say(*reply.messages)
         if reply.row is not None:
             tracker.turn(event.run_id, [one for message in reply.messages if (one := _outcome(message)) is not None])
 
@@ -81,8 +88,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     app.task(warm)
 
-    desk = Desk(outbound, clock)
-    outcomes = Followed(_DECISIONS, (clock.now_us() - HORIZON_US) // 1000, lambda received: _learn(experience, received))
+    desk = Desk(outbound, clock, consumers.opened)
+    outcomes = Followed(_DECISIONS, (clock.now_us() - HORIZON_US) // 1000, lambda received: _learn(experience, received, consumers.opened))
     follower = Follower(outcomes, *desk.followed(), access=access, clock=clock, take=consumers.take)
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
@@ -134,9 +141,20 @@ def _outcome(message: Message) -> AdaptationOutcome | None:
     return outcome if isinstance(outcome, AdaptationOutcome) else None
 
 
-def _learn(experience: Experience, received: Received) -> None:
-    """Take an outcome; reviews, which are most of the topic, are not even decoded."""
-    if schema_id(received.value) != AdaptationOutcome.SCHEMA_ID:
+async def _say(outbound: streams.Outbound, signer: Signer, *messages: Message) -> None:
+    """Send messages of our own, decisions signed."""
+    await outbound.send(*(_signed(message, signer) for message in messages))
+
+
+def _signed(message: Message, signer: Signer) -> Message:
+    """A message of ours as it is sent. One that is sent again, and may be of an earlier Esper, gets the same signature again."""
+    event = decode(message.value)
+    return signer.seal(event) if isinstance(event, SignedEvent) else message
+
+
+def _learn(experience: Experience, received: Received, opened: Callable[[Received], Event]) -> None:
+    """Take an outcome that Tamiyo signed; reviews, which are most of the topic, are not even decoded."""
+    if wire_schema(schema_id(received.value)).record is not AdaptationOutcome:
         return
     outcome = opened(received)
     if isinstance(outcome, AdaptationOutcome):

@@ -12,7 +12,7 @@ from esper.events.records import AdaptationApplied, AdaptationRejected, Command,
 
 TOPICS = (SeedCommand.TOPIC, AdaptationApplied.TOPIC)
 """Where commands and answers stand."""
-SCHEMAS = frozenset({SeedCommand.SCHEMA_ID, AdaptationApplied.SCHEMA_ID, AdaptationRejected.SCHEMA_ID})
+RECORDS = (SeedCommand, AdaptationApplied, AdaptationRejected)
 """Of these topics only such messages are of interest here."""
 HORIZON_US = 7 * 86_400_000_000
 """As long as commands are kept by their topic."""

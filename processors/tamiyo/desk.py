@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from esper.clock import Clock
-from esper.events import Origin, encode
+from esper.events import Event, Origin, encode
 from esper.events.codec import schema_id
 from esper.events.envelope import trace_id
 from esper.events.records import SeedCommand
-from esper.oona.intake import opened
+from esper.events.registry import wire_schema
 from esper.oona.port import Received
 from processors import streams
 from processors.cluster import Followed
 from processors.tamiyo.answers import SENDER
-from processors.tamiyo.commands import HORIZON_US, SCHEMAS, TOPICS, Commands, Order
+from processors.tamiyo.commands import HORIZON_US, RECORDS, TOPICS, Commands, Order
 
 
 class Desk:
     """Knows every command of the last days with its answer, whichever worker sent it, and sends new ones."""
 
-    def __init__(self, outbound: streams.Outbound, clock: Clock) -> None:
+    def __init__(self, outbound: streams.Outbound, clock: Clock, opened: Callable[[Received], Event]) -> None:
         self.commands = Commands()
         self._outbound = outbound
         self._clock = clock
+        self._opened = opened
 
     def followed(self) -> tuple[Followed, ...]:
         """What has to be followed for it."""
@@ -37,5 +40,5 @@ class Desk:
 
     def _note(self, received: Received) -> None:
         """Take a command or an answer; what else stands in these topics is not even decoded."""
-        if schema_id(received.value) in SCHEMAS:
-            self.commands.take(opened(received))
+        if wire_schema(schema_id(received.value)).record in RECORDS:
+            self.commands.take(self._opened(received))

@@ -14,7 +14,9 @@ from esper.clock import Clock
 from esper.errors import PoisonError, UsageError
 from esper.events import Event, decode
 from esper.events.records import EpochReviewed, SystemStatePacket
+from esper.events.seals import Trust
 from esper.oona.access import Access
+from esper.oona.intake import require_author
 from esper.oona.journal import read_key
 from esper.oona.port import Bus
 from processors.tamiyo.answers import begun, wanted_layers
@@ -36,7 +38,7 @@ class Dialogue:
     answers: dict[str, EpochReviewed]
 
 
-async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock) -> Row:
+async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock, trust: Trust) -> Row:
     """The row with which a run begins at its first packet: an empty one, or of a fork what was known of its parent.
 
     Raises:
@@ -46,11 +48,11 @@ async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock) 
         return Row()
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
 
-    return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock))
+    return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock, trust=trust))
 
 
-def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock) -> list[Dialogue]:
-    """The dialogues of a fork's ancestors, the oldest first; blocks while it reads. What is not on this Kafka is not there.
+def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock, trust: Trust | None = None) -> list[Dialogue]:
+    """The dialogues of a fork's ancestors, the oldest first; blocks while it reads. What is not on this Kafka, or not Tamiyo's own, is not there.
 
     Raises:
         PoisonError: a run is its own ancestor, or there are more than `ANCESTORS` of them.
@@ -69,10 +71,12 @@ def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock) -> list
         end = (packet.parent_timeline, packet.parent_packet)
         packets = [
             one
-            for one in _read(bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock)
+            for one in _read(bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock, trust or Trust())
             if isinstance(one, SystemStatePacket) and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
         ]
-        answers = [one for one in _read(bus, EpochReviewed.TOPIC, packet.parent_run_id, clock) if isinstance(one, EpochReviewed)]
+        answers = [
+            one for one in _read(bus, EpochReviewed.TOPIC, packet.parent_run_id, clock, trust or Trust()) if isinstance(one, EpochReviewed)
+        ]
         found.append(Dialogue(packets, {one.packet_id: one for one in answers}))
         if not packets:
             break
@@ -125,7 +129,9 @@ def _remembered(state: RunState, packet: SystemStatePacket, review: EpochReviewe
     )
 
 
-def _read(bus: Bus, topic: str, run_id: str, clock: Clock) -> Iterable[Event]:
+def _read(bus: Bus, topic: str, run_id: str, clock: Clock, trust: Trust) -> Iterable[Event]:
     for received in read_key(bus, topic, run_id, what=f"What was said of run {run_id}", clock=clock):
         with suppress(PoisonError):  # it was put aside as a dead letter when it came
-            yield decode(received.value, received.headers)
+            event = decode(received.value, received.headers)
+            require_author(event, received, trust)
+            yield event

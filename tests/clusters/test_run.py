@@ -267,7 +267,7 @@ def test_a_run_on_a_cluster_that_fails_in_every_way_is_the_run_that_nobody_distu
         Faults(cluster, place, hurt, random.Random(SEED), befallen).all(ROUNDS)  # noqa: S311 - a repeatable order of faults
         assert not [one for one in befallen if "after the end" in one], befallen
         assert hurt.end()["digest"] == digest, befallen
-    journal = [decode(value) for value in from_kafka(Access.of(place.settings, "viewer"), "hurt", clock=CLOCK)]
+    journal = [decode(one.value) for one in from_kafka(Access.of(place.settings, "viewer"), "hurt", clock=CLOCK)]
     assert [event.sequence for event in journal if isinstance(event, JournalEvent)] == list(range(len(journal)))
     assert len({event.event_id for event in journal}) == len(journal)
     folded = said(esper(place.home, place.environment, "replay", "hurt", "--fold", "--json"))

@@ -20,6 +20,7 @@ from esper.oona.dead_letters import DeadLetters
 from esper.oona.intake import Intake
 from esper.oona.kafka import KafkaBus
 from esper.service import Server, create_app
+from esper.service.signing import Keyring
 from esper.tolaria.allowed import Allowed
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import Ledger
@@ -42,8 +43,11 @@ def main() -> int:
         signal.signal(number, lambda *_: told.set())
     bus = KafkaBus(Access.of(settings, SENDER))
     trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
-    with bus.producer(sender_id=SENDER) as producer, AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir) as trail:
-        ledger = Ledger(bus, Intake.of(DeadLetters(producer, SENDER, clock)))
+    with (
+        bus.producer(sender_id=SENDER) as producer,
+        AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir) as trail,
+    ):
+        ledger = Ledger(bus, Intake.of(DeadLetters(producer, SENDER, clock), Keyring(settings.keys_dir).trust))
         control = Control(ledger, trainers, Outbound(producer), clock, Allowed.of(settings.service.recipes))
         app = create_app(
             title="Tolaria trains",

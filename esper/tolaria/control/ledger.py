@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import Any, Final
 
-from esper.errors import CorruptError
+from esper.errors import CorruptError, PoisonError
 from esper.events import Event, JournalEvent
 from esper.events.records import PauseRequested, RunStarted
+from esper.oona.authentic import Aside, Journals
 from esper.oona.intake import RETRIABLE, Intake
 from esper.oona.port import Bus, Start
 from esper.oona.progress import Progress, lag
@@ -28,7 +30,8 @@ class Ledger(threading.Thread):
     """Every run by id, and the requests of the last days by theirs. Other threads may read at any time; what they get never changes.
 
     It needs no broker to be made, and goes on by itself after an outage. `caught_up` says whether everything was read that was there at the
-    start. Messages that cannot be taken, also those of a newer Esper's schemas, become dead letters: people are told of what is known.
+    start. Messages that cannot be taken, also those of a newer Esper's schemas, become dead letters: people are told of what is known. So does what
+    stands in a journal and its trainer did not write, by what `intake` trusts.
     """
 
     def __init__(self, bus: Bus, intake: Intake) -> None:
@@ -37,6 +40,7 @@ class Ledger(threading.Thread):
         self._bus = bus
         self.progress = Progress(intake.letters.clock)
         self._intake = intake
+        self._journals = Journals(intake.trust, self._set_aside)
         self._runs: dict[str, RunStatus] = {}
         self._requests: OrderedDict[str, Event] = OrderedDict()
         self._at: Start = "beginning"
@@ -76,7 +80,7 @@ class Ledger(threading.Thread):
                 self._follow()
             except CorruptError as error:
                 _log.warning("The topics are others than before, they are read anew: %s", error)
-                self._runs, self._at = {}, "beginning"
+                self._runs, self._at, self._journals = {}, "beginning", Journals(self._intake.trust, self._set_aside)
             except RETRIABLE as error:
                 _log.warning("Reading the journals was interrupted, it goes on in a second: %s", error)
             self.progress.turn()
@@ -87,8 +91,11 @@ class Ledger(threading.Thread):
             ends = reader.stable_end()
             while not self._over.is_set():
                 polled = reader.poll(_BATCH, _POLL_S)
+                for event, received in self._journals.take(received for received in polled if received.topic == JOURNALS):
+                    self._intake.handle(received, partial(self._absorb, event))
                 for received in polled:
-                    self._intake.take(received, self._absorb)
+                    if received.topic == REQUESTS:
+                        self._intake.take(received, self._absorb)
                 self._at = position = reader.position()
                 self.progress.turn(lag(reader) if len(polled) == _BATCH else 0)
                 self.caught_up = self.caught_up or all(position[place] >= end for place, end in ends.items())
@@ -99,3 +106,6 @@ class Ledger(threading.Thread):
         elif isinstance(event, JournalEvent):
             known = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
             self._runs[event.run_id] = fold(known, event)
+
+    def _set_aside(self, aside: Aside) -> None:
+        self._intake.refuse(aside.received, PoisonError(aside.sentence()))

@@ -93,7 +93,8 @@ def live(home: Path, plan: Plan) -> Archive:
     settings = Settings(home=home)
     endpoints = running(settings)
     assert endpoints is not None
-    return Archived(settings, tuple(decoded(plan.run_id, from_kafka(access(settings), plan.run_id, clock=CLOCK)))).open(CLOCK)
+    values = (one.value for one in from_kafka(access(settings), plan.run_id, clock=CLOCK))
+    return Archived(settings, tuple(decoded(plan.run_id, values))).open(CLOCK)
 
 
 def compared(archive: Archive, one: CheckpointTaken, *, from_scratch: bool) -> list[str]:

@@ -215,7 +215,7 @@ class Run:
 
 def journal(cluster: Access | str, run_id: str) -> list[JournalEvent]:
     """A run's journal, as Kafka has it."""
-    events = [decode(value) for value in from_kafka(cluster, run_id, clock=CLOCK)]
+    events = [decode(received.value) for received in from_kafka(cluster, run_id, clock=CLOCK)]
     assert all(isinstance(event, JournalEvent) for event in events)
     return events  # type: ignore[return-value]
 

@@ -35,7 +35,7 @@ def trainer(home: Path, store: Path, broker: str, epochs: int, run_id: str = RUN
 
 def journal(broker: str) -> list[JournalEvent]:
     try:
-        events = [decode(value) for value in from_kafka(broker, RUN, clock=CLOCK)]
+        events = [decode(received.value) for received in from_kafka(broker, RUN, clock=CLOCK)]
     except UsageError:
         return []  # nothing has reached Kafka yet
     assert all(isinstance(event, JournalEvent) for event in events)
@@ -85,7 +85,7 @@ def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, b
     assert [event.sequence for event in events] == list(range(len(events)))
     assert [event.NAME for event in events].count("RunResumed") == 1
     assert all(event.occurred_at >= before for event in events[taken:])
-    report = fold_journal(RUN, from_kafka(broker, RUN, clock=CLOCK), live_state(there / "runs" / RUN), clock=CLOCK)
+    report = fold_journal(RUN, (one.value for one in from_kafka(broker, RUN, clock=CLOCK)), live_state(there / "runs" / RUN), clock=CLOCK)
     assert report.compared
     assert (report.state.status, report.state.incarnation, report.epochs) == ("COMPLETED", 1, 400)
     again = trainer(here, store, broker, 0)

@@ -13,6 +13,7 @@ from esper.errors import CorruptError, FencedError, UnavailableError, UsageError
 from esper.events.codec import encode
 from esper.events.envelope import Origin
 from esper.events.records import RunCompleted
+from esper.events.seals import Trust
 from esper.oona.frames import Frame, event_id_of
 from esper.oona.journal import JOURNAL, Journal, journal_exists, read, require_new, sequence_of
 from esper.oona.outbox import Outbox
@@ -246,13 +247,13 @@ def test_a_journal_whose_last_acknowledged_event_is_not_ours_is_refused(world: W
 
 def test_a_run_id_that_has_a_journal_is_refused_for_a_new_run(world: World, outbox: Outbox, run: str) -> None:
     """`require_new` lets an unused id pass and refuses a used one with its number of events and how it ended."""
-    require_new(world.bus, run, clock=world.clock)
-    assert journal_exists(world.bus, run, clock=world.clock) is None
+    require_new(world.bus, run, clock=world.clock, trust=Trust())
+    assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) is None
     append(outbox, 2, 1)
     begin(world, outbox)
-    assert journal_exists(world.bus, run, clock=world.clock) == Journal(run, 3, 3, "")
+    assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) == Journal(run, 3, 3, "")
     with pytest.raises(UsageError, match=f"Run {run} already has a journal .3 events, not ended.; choose another --run-id or resume it"):
-        require_new(world.bus, run, clock=world.clock)
+        require_new(world.bus, run, clock=world.clock, trust=Trust())
     origin = Origin(run, "trainer", "0" * 32, world.clock)
     completed = RunCompleted(
         **origin.envelope("completed"),
@@ -270,4 +271,4 @@ def test_a_run_id_that_has_a_journal_is_refused_for_a_new_run(world: World, outb
     outbox.append(Frame(3, (encode(completed),), 1, "", None))
     begin(world, outbox)
     with pytest.raises(UsageError, match="4 events, ended in order"):
-        require_new(world.bus, run, clock=world.clock)
+        require_new(world.bus, run, clock=world.clock, trust=Trust())

@@ -17,10 +17,11 @@ import pytest
 from pyarrow import parquet
 
 from esper.config import Settings
-from esper.events import JournalEvent
+from esper.events import JournalEvent, decode
 from esper.events.codec import encode
 from esper.events.records import CheckpointTaken, EpochEnded, SeedTransitioned
-from esper.history.journal import journal_of
+from esper.events.seals import Trust
+from esper.history.journal import messages_of
 from esper.history.queries import HttpSource, source, wait_caught_up
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
@@ -171,11 +172,11 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
     settings = Settings(home=home)
     with history_part(home, world.broker) as part:
         assert wait_caught_up(part.url, KafkaBus(world.broker), timeout=120, settings=settings)
-        assert journal_of(HttpSource(part.url, settings), RUN) == world.events
+        assert [decode(one.value) for one in messages_of(HttpSource(part.url, settings), RUN, Trust())] == world.events
         part.child.terminate()
         part.child.wait()
     with source(settings, "") as folder:
-        assert journal_of(folder, RUN) == world.events
+        assert [decode(one.value) for one in messages_of(folder, RUN, Trust())] == world.events
     found = result(esper(home, "replay", RUN, "--step", str(STEP), "--json", *ALLOW))  # no Kafka here: the history's folder has it
     assert found["state_digest"] == world.state
 

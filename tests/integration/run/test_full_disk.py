@@ -82,7 +82,7 @@ def test_a_full_disk_pauses_the_run(small_disk: Path, broker: str) -> None:
     snapshot = Path(states[0].partition("a snapshot is in ")[2].split()[0].rstrip("."))
     assert snapshot.stat().st_size > 50_000
     assert finished.outcome.outcome == "FINISHED"
-    messages = list(from_kafka(broker, "full", clock=SystemClock()))
+    messages = [received.value for received in from_kafka(broker, "full", clock=SystemClock())]
     names = [decode(value).NAME for value in messages]
     assert names.count("EpochEnded") == 30
     assert names.index("RunResumed") == names.index("RunPaused") + 1

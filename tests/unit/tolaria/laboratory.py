@@ -244,10 +244,12 @@ class Laboratory:
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
             if resumed:
-                before = past(outbox, self.bus, CLOCK, partial(open_tensors, self.settings), progress)
+                before = past(outbox, self.bus, CLOCK, place.trust, partial(open_tensors, self.settings), progress)
             else:
                 before = (
-                    forked(outbox, self.bus, CLOCK, family=fork.family, offered=fork.offered) if fork else nothing(outbox, self.bus, CLOCK)
+                    forked(outbox, self.bus, CLOCK, place.trust, family=fork.family, offered=fork.offered)
+                    if fork
+                    else nothing(outbox, self.bus, CLOCK, place.trust)
                 )
             trainee = trainee_of(self.recipe, model, data())
             rigged = rig(
