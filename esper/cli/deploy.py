@@ -42,7 +42,7 @@ def secrets(
 ) -> None:
     """Make all secrets of a deployment: an authority with certificates, a password for each principal, keys. Overwrites nothing."""
     from esper.clock import SystemClock  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.service import keys  # noqa: PLC0415 - as above
+    from esper.service import keys, signing  # noqa: PLC0415 - as above
 
     try:
         folder.mkdir(parents=True, mode=0o700)
@@ -59,6 +59,7 @@ def secrets(
             file.write(content)
             os.fchmod(file.fileno(), 0o644 if name in OTHERS else 0o600)
     keys.ensure(folder / "keys")
+    signing.ensure_all(folder / "keys", SystemClock())
     print(
         f"Wrote the secrets of a deployment to {folder}; certificates end in {days} days. Keep root.key away from the machines that run Esper."
     )
