@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -80,7 +81,12 @@ def decode(data: bytes) -> Definition:
     Raises:
         ValidationError: there is none.
     """
-    return TypeAdapter(Definition).validate_json(data)
+    return _adapter().validate_json(data)
+
+
+@cache
+def _adapter() -> TypeAdapter[Definition]:
+    return TypeAdapter(Definition)
 
 
 def declare(definition: Definition, known: Mapping[str, Definition]) -> bool:

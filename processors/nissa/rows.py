@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict
-from functools import partial
-from typing import TypeVar
+from functools import cache, partial
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -127,23 +127,29 @@ class Rows:
                 del self._table[_ATTEMPTS + key]
 
 
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Made once a type: making one takes longer than a thousand rows."""
+    return TypeAdapter(kind)
+
+
 def check(key: bytes, value: bytes) -> None:
     """Make sure that a row of the table can be read and has the types that its readers expect; raises whatever says that it does not."""
     if key == _BUILDS:
         kind, read = Compilations, compilations.decode(value)
-        TypeAdapter(kind).validate_python(asdict(read))
+        _adapter(kind).validate_python(asdict(read))
         if len(read.counts) != len(Compilations().counts):
             raise PoisonError("A row of compilations has another number of counts than the histogram has buckets.")
     elif key.startswith(_ATTEMPTS):
         for attempt in attempts.decode(value).values():
-            TypeAdapter(Attempt).validate_python(asdict(attempt))
+            _adapter(Attempt).validate_python(asdict(attempt))
     elif key.startswith(_SERIES):
-        TypeAdapter(Series).validate_python(asdict(_series(key, value)))
+        _adapter(Series).validate_python(asdict(_series(key, value)))
     elif key.startswith(b"\0"):
         raise PoisonError("A row of Nissa's table is of no kind that it has.")
     else:
         view = runs.decode(value)
-        TypeAdapter(RunView).validate_python(asdict(view))
+        _adapter(RunView).validate_python(asdict(view))
         if view.run_id.encode() != key:
             raise PoisonError(f"The row of run {view.run_id[:200]} stands under the key of another one.")
 

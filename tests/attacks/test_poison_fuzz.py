@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
+import pytest
 
 from esper.clock import ManualClock
 from esper.errors import PoisonError
@@ -121,6 +122,7 @@ class Everyone:
         list(commands_of(Delivered(event, ("t", 0, 0)), vetting=vetting, incarnation=0))
 
 
+@pytest.mark.timeout(3_600)
 def test_whatever_comes_is_taken_or_put_aside() -> None:
     """Every message against every consumer: refusals are for what the message says, one letter each, and all figures can still be shown."""
     process, bus, everyone = psutil.Process(), MemoryBus(), Everyone()
@@ -180,6 +182,7 @@ def shown(everyone: Everyone) -> None:
     assert all(attempt.as_json()["decision_id"] == attempt.decision_id for attempt in nissa_rows.attempts())
 
 
+@pytest.mark.timeout(3_600)
 def test_random_bytes_are_no_definitions() -> None:
     """Nissa's own topic: whatever is on it, a definition is taken or refused by name."""
     from processors.nissa import custom  # noqa: PLC0415  # beside what it tests
