@@ -28,6 +28,7 @@ from esper.tezzeret.build import module_of, weights_of
 from esper.urza.artefact import seal
 from esper.urza.opening import store_at
 from esper.urza.s3 import MOST_BYTES, S3Store
+from esper.vault.boxes import KERNELS, Box, is_sealed
 from tests import s3proxy
 from tests.stackfixtures import S3Place
 
@@ -178,7 +179,11 @@ def test_kernels_are_loaded_from_s3(s3: S3Place, tmp_path: Path) -> None:
         s3.server.endpoint,
     )
     request = {"kernel_id": sealed.kernel_id, "address": sealed.address, "sha256": sealed.sha256, "prefetch": False}
-    done = subprocess.run(command, input=json.dumps(request) + "\n", capture_output=True, text=True, check=True, timeout=120)
+    box = Box(KERNELS, bytes(32))
+    lines = f"{json.dumps({'key': box.key.hex()})}\n{json.dumps(request)}\n"
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
     answer = json.loads(done.stdout)
     assert (answer.get("error"), answer["tier"]) == (None, "store")
-    assert Path(answer["path"]).read_bytes() == sealed.content
+    placed = Path(answer["path"]).read_bytes()
+    assert is_sealed(placed)
+    assert box.opened(sealed.address, placed) == sealed.content
