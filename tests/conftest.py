@@ -1,16 +1,22 @@
-"""Fixtures that every test may use, and which tests share a worker.
+"""Fixtures that every test may use, which tests share a worker, and what no session may leave behind.
 
-A file's tests run one after another in one worker. Those that start whole stacks are one group: two of them at a time would only wait for each other.
+A file's tests run one after another in one worker. Those on the whole stack are one group, which begins first: they share the stack, and one of them
+kills its parts. The files after them come in the order of what they take, longest first, so that workers end together.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
+
+from tests import commands
+from tests.waiting import eventually
 
 pytest_plugins = ("tests.stackfixtures",)
 
@@ -19,8 +25,39 @@ if settings.get_current_profile_name() == "default":
     settings.load_profile("shared machine")
 
 TESTS = Path(__file__).parent
-WHOLE = ("integration/run", "integration/stack", "chaos/run", "chaos/stack", "bench")
-"""Folders whose tests start a stack; they are begun first, because they take longest."""
+WHOLE = (
+    "integration/run/test_clients",
+    "integration/run/test_control",
+    "integration/run/test_emergency",
+    "integration/run/test_forks",
+    "integration/run/test_own_models",
+    "integration/run/test_whole",
+    "chaos/replay",
+    "chaos/run/test_kill",
+)
+"""Tests on the stack that they share (`home`), those that kill its parts last."""
+LONG = (
+    "bench",
+    "chaos/run",
+    "integration/stack",
+    "integration/replay",
+    "attacks",
+    "clusters",
+    "fuzz",
+    "integration",
+    "chaos",
+    "contract",
+    "unit/tolaria",
+    "unit/kasmina",
+    "unit/checkpoint",
+)
+"""The rest, longest first; what is not named comes last."""
+
+
+def place(path: str) -> int:
+    """When the tests of a file begin, as a number; equal ones as they come."""
+    wanted = (*WHOLE, *LONG)
+    return next((number for number, start in enumerate(wanted) if path.startswith(start)), len(wanted))
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]  # the same
@@ -39,4 +76,38 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long ones in front."""
-    items.sort(key=lambda item: not item.path.relative_to(TESTS).as_posix().startswith(WHOLE))
+    items.sort(key=lambda item: place(item.path.relative_to(TESTS).as_posix()))
+
+
+def descendants(session_temporary: str) -> list[psutil.Process]:
+    """Processes that the tests began: children of this one, and those that were given a folder of this session, whoever their parent is now."""
+    mine = psutil.Process()
+    found = {one.pid: one for one in mine.children(recursive=True)}
+    for one in psutil.process_iter():
+        try:
+            if one.pid != mine.pid and session_temporary in " ".join([*one.cmdline(), one.environ().get("ESPER_HOME", "")]):
+                found[one.pid] = one
+        except psutil.Error:
+            continue
+    return list(found.values())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Name and end every process that a test has left, which fails the session."""
+    commands.close()
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    folder = str(factory.getbasetemp()) if factory is not None and not hasattr(session.config, "workerinput") else ""
+    if not folder or os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = str(factory.getbasetemp()) if factory is not None else ""
+    if not folder or eventually(lambda: not descendants(folder), 10):
+        return
+    for one in descendants(folder):
+        with one.oneshot():
+            reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+            line = f"LEFT BEHIND: pid {one.pid}: {' '.join(one.cmdline())[:200]}"
+            if reporter is not None:
+                reporter.write_line(line, red=True)
+            (Path(folder).parent / "left-behind").open("a").write(f"{line}\n")
+        one.kill()
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,10 @@ from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
 from esper.stack.state import PartState, StackState
-from tests import s3proxy
+from tests import commands, s3proxy, waiting
+from tests.waiting import PATIENCE_S
+
+eventually = waiting.eventually
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with a whole stack that is up; tests share it, so each uses its own run ids, and leaves every part running."""
+    folder = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, "ESPER_HOME": str(folder)}
+    up = commands.run("up", "--wait", str(int(PATIENCE_S)), environment=environment, seconds=2 * PATIENCE_S)
+    try:
+        assert up.returncode == 0, up.stderr
+        yield folder
+    finally:
+        commands.run("down", environment=environment)
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3proxy.S3Server]:
     """A real S3 server; tests share it, so each uses its own prefix."""
     with s3proxy.running(tmp_path_factory.mktemp("s3")) as server:
@@ -75,7 +91,7 @@ def tiny_stack(settings: Settings) -> Iterator[stack.Endpoints]:
     """A small stack that is up, and down afterwards."""
     try:
         endpoints = bring_up(settings)
-        stack.wait_ready(settings, ["nissa"], 30)
+        stack.wait_ready(settings, ["nissa"], PATIENCE_S)
         yield endpoints
     finally:
         stack.down(settings)
@@ -107,17 +123,6 @@ def pid_of(settings: Settings, name: str) -> int:
     process = part(settings, name).process
     assert process is not None
     return process.pid
-
-
-def eventually(condition: Callable[[], bool], timeout: float) -> bool:
-    """Whether `condition` comes true within `timeout` seconds."""
-    clock = SystemClock()
-    deadline = clock.monotonic() + timeout
-    while not condition():
-        if clock.monotonic() > deadline:
-            return False
-        clock.sleep(0.02)
-    return True
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -17,6 +17,7 @@ from esper.bench.registry import FIGURES, Bench, Figure
 from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
 from esper.errors import UnavailableError, UsageError
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(400)
 SMALL: dict[Any, dict[str, Any]] = {
@@ -119,7 +120,7 @@ def test_the_command_prints_one_object_and_refuses_unknown_names(tmp_path: Path)
 
     def esper(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "esper.cli", "bench", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd=tmp_path)
 
     report = json.loads(esper("--json", "--only", "cache_operations").stdout)
     assert list(report) == ["machine", "version", "commit", "figures"]

@@ -13,6 +13,7 @@ from esper.history.queries import wait_caught_up
 from esper.oona.count import committed
 from esper.oona.kafka import KafkaBus
 from tests.integration.history.historyfixtures import PlainProducer, history_part, launch, steps, transitions
+from tests.waiting import PATIENCE_S, until
 
 KILLS = 5
 
@@ -46,18 +47,16 @@ def test_killed_at_random_moments_it_has_every_message_once(broker: str, tmp_pat
         try:
             port = int(part.url.rpartition(":")[2])
             for _ in range(KILLS):
-                while not part.ask("SELECT 1"):
-                    SystemClock().sleep(0.02)
+                until(lambda: part.ask("SELECT 1"))
                 SystemClock().sleep(chance.uniform(0.0, 1.5))
                 part.child.kill()
-                part.child.wait()
                 part.child = launch(tmp_path, broker, port).child
         finally:
             ended.set()
-            thread.join()
+            thread.join(PATIENCE_S)
         assert not failed
-        assert wait_caught_up(part.url, bus, timeout=40)
-        assert wait_caught_up(part.url, bus, timeout=20)
+        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S)
+        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S)
         letters = dict(
             part.ask("SELECT source_topic, toUInt32(count()) FROM dead_lettered WHERE consumer = 'history' GROUP BY source_topic")
         )

@@ -1,6 +1,6 @@
 """Random (recipe, seed, step): the state rebuilt from the journal is the one that the live run wrote at that step, bit for bit.
 
-ESPER_CHAOS_TRIPLES says how many (6), ESPER_CHAOS_SEED which. Runs of both recipes, lockstep and live, take a snapshot every few steps; a state is
+ESPER_CHAOS_TRIPLES says how many (5), ESPER_CHAOS_SEED which. Runs of both recipes, lockstep and live, take a snapshot every few steps; a state is
 rebuilt from the snapshot before it, without its own, or from the first step. The report is one line of JSON on standard output, and a file in the
 folder that ESPER_CHAOS_REPORT names.
 """
@@ -11,9 +11,8 @@ import io
 import json
 import os
 import random
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,14 @@ from esper.tolaria.archive import Archived
 from esper.tolaria.comparison import differing
 from esper.tolaria.progress import Progress
 from esper.tolaria.reexecution import Archive, Reexecution
+from tests.integration.run.whole import GROWING, esper
 from tests.stackfixtures import access
 
-TRIPLES = int(os.environ.get("ESPER_CHAOS_TRIPLES", "6"))
+TRIPLES = int(os.environ.get("ESPER_CHAOS_TRIPLES", "5"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261126"))
 A_RUN = 20  # triples that a run is good for
 FROM_SCRATCH = 5  # every so many states are rebuilt from the first step
 CLOCK = SystemClock()
-EARLY = ("gates.min_training_steps=20", "gates.max_training_steps=60", "kernels.blend_steps=30", "tamiyo.policy.first_epoch=1")
-"""Settings with which kernels are grafted, blended and culled within a few epochs."""
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * (20 + TRIPLES))]
 
 
@@ -57,7 +54,7 @@ def plans(dice: random.Random) -> list[Plan]:
     """The runs: recipes in turn, each with settings of its own."""
     found = []
     for number in range(max(2, -(-TRIPLES // A_RUN))):
-        recipe, epochs = (("mnist1d", 24), ("digits", 16))[number % 2]
+        recipe, epochs = (("mnist1d", 24), ("digits", 16))[number % 2] if TRIPLES > A_RUN else (("mnist1d", 7), ("digits", 5))[number % 2]
         chosen = (
             f"run.seed={dice.randrange(10_000)}",
             f"run.epochs={epochs}",
@@ -67,29 +64,15 @@ def plans(dice: random.Random) -> list[Plan]:
             f"checkpoints.every_epochs={dice.choice((0, 1, 3))}",
             f"telemetry.every_steps={dice.choice((5, 19, 50))}",
         )
-        found.append(Plan(f"triple-{number}", recipe, (*EARLY, *chosen)))
+        found.append(Plan(f"triple-{number}", recipe, (*GROWING, *chosen)))
     return found
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("triples")
-    assert esper(folder, "up", "--wait", "120").returncode == 0
-    yield folder
-    esper(folder, "down")
-
-
-def esper(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "esper.cli", *arguments]
-    environment = {**os.environ, "ESPER_HOME": str(home)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
 
 
 def live(home: Path, plan: Plan) -> Archive:
     """The archive of a run that was trained for real."""
     overrides = [part for setting in plan.settings for part in ("--set", setting)]
-    done = esper(home, "run", plan.recipe, "--json", "--run-id", plan.run_id, *overrides)
-    assert done.returncode == 0, done.stderr
+    ended = esper(home, "run", plan.recipe, "--json", "--run-id", plan.run_id, *overrides)
+    assert ended.returncode == 0, ended.stderr
     settings = Settings(home=home)
     endpoints = running(settings)
     assert endpoints is not None

@@ -1,18 +1,14 @@
-"""What the kill tests share: an installation with its stack, runs in it with their lives and deaths, and what proves them."""
+"""What the kill tests share: runs with their lives and deaths, and what proves them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from esper.clock import SystemClock
 from esper.config import Settings
@@ -26,11 +22,13 @@ from esper.oona.count import committed
 from esper.oona.frames import MAGIC
 from esper.oona.kafka import KafkaBus
 from esper.stack import running, status
+from tests import commands
 from tests.stackfixtures import access
+from tests.waiting import PATIENCE_S, until
 
 CLOCK = SystemClock()
 PARTS = ("tolaria", "tamiyo", "nissa", "history", "foundry", "broker")
-LONGEST_S = 480.0  # of one life, on a machine with better things to do
+LONGEST_S = 600.0  # of one life, on a machine with better things to do
 _NEXT_STEP = re.compile(r"The next step came ([\d.]+) s after the process began: (.+)\.")
 
 
@@ -39,10 +37,9 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "ESPER_HOME": str(home), "COLUMNS": "1000"}
 
 
-def esper(home: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def esper(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command in `home`, to its end."""
-    command = [sys.executable, "-m", "esper.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment(home))
+    return commands.run(*arguments, environment=environment(home))
 
 
 def pid_of(home: Path, name: str) -> int:
@@ -64,108 +61,28 @@ def returned(home: Path, name: str, before: int) -> bool:
     return pid_of(home, name) not in (0, before) and phase_of(home, name) == "ready"
 
 
-def until(condition: Callable[[], object], timeout: float) -> bool:
-    """Whether a condition comes true in time."""
-    deadline = CLOCK.monotonic() + timeout
-    while CLOCK.monotonic() < deadline:
-        if condition():
-            return True
-        CLOCK.sleep(0.05)
-    return False
+def startup(life: commands.Command) -> dict[str, float]:
+    """Seconds from the beginning of a life to its first live step by part, and in all; empty where it did not come so far, or did not resume."""
+    found = _NEXT_STEP.search(life.err.read_text())
+    if found is None:
+        return {}
+    parts = (part.rpartition(" ") for part in found[2].split(", "))
+    return {name: float(seconds) for name, _, seconds in parts} | {"all": float(found[1])}
 
 
-@dataclass(slots=True)
-class Life:
-    """A process of the command. `spawned` and `code` ask for its exit code, None while it lives."""
-
-    pid: int
-    spawned: Callable[[], int | None]
-    out: Path
-    err: Path
-    code: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it lives."""
-        if self.code is None:
-            self.code = self.spawned()
-        return self.code
-
-    def wait(self, timeout: float = LONGEST_S) -> int:
-        """Its exit code, once it has ended by itself."""
-        assert until(lambda: self.poll() is not None, timeout), f"it does not end: {self.err.read_text()[-2000:]}"
-        assert self.code is not None
-        return self.code
-
-    def kill(self) -> None:
-        """End it at once, and wait until it is gone."""
-        os.kill(self.pid, signal.SIGKILL)
-        self.wait(30)
-
-    def startup(self) -> dict[str, float]:
-        """Seconds from its beginning to its first live step by part, and in all; empty where it did not come so far, or did not resume."""
-        found = _NEXT_STEP.search(self.err.read_text())
-        if found is None:
-            return {}
-        parts = (part.rpartition(" ") for part in found[2].split(", "))
-        return {name: float(seconds) for name, _, seconds in parts} | {"all": float(found[1])}
-
-
-@dataclass(slots=True)
-class Nursery:
-    """Begins commands in `home`: out of a process that has everything imported, or from nothing."""
-
-    home: Path
-    folder: Path
-    begun: int = 0
-    _process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True)
-        command = [sys.executable, "-m", "tests.chaos.run.nursery"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(self.home) | {"PYTHONPATH": str(Path.cwd())}
-        )
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._process is not None
-        self._process.communicate()
-
-    def begin(self, *arguments: str, cold: bool = False) -> Life:
-        """A command; `cold` in a process of its own that imports everything anew."""
-        self.begun += 1
-        out, err = (self.folder / f"{self.begun:04d}.{what}" for what in ("out", "err"))
-        if cold:
-            with out.open("w") as to, err.open("w") as told:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "esper.cli", *arguments], stdout=to, stderr=told, env=environment(self.home)
-                )
-            return Life(process.pid, process.poll, out, err)
-        pid = self._ask({"arguments": arguments, "out": str(out), "err": str(err)})["pid"]
-        return Life(pid, lambda: self._ask({"pid": pid})["code"], out, err)
-
-    def done(self, *arguments: str) -> dict[str, Any]:
-        """What a command says as JSON at its end, which has to be a good one."""
-        life = self.begin(*arguments)
-        assert life.wait() == 0, (arguments, life.err.read_text())
-        found: dict[str, Any] = json.loads(life.out.read_text().splitlines()[-1])
-        return found
-
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
+def done(home: Path, *arguments: str) -> dict[str, Any]:
+    """What a command says as JSON at its end, which has to be a good one."""
+    ended = esper(home, *arguments)
+    assert ended.returncode == 0, (arguments, ended.stderr)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
 
 
 @dataclass
 class Run:
     """A run, its lives and deaths. `end` is what its last life said; empty where the one before died with the whole run in its journal."""
 
-    nursery: Nursery
+    home: Path
     run_id: str
     settings: tuple[str, ...]
     lives: int = 0
@@ -175,7 +92,7 @@ class Run:
     @property
     def outbox(self) -> Path:
         """Where its frames are."""
-        return self.nursery.home / "runs" / self.run_id / "outbox"
+        return self.home / "runs" / self.run_id / "outbox"
 
     def written(self, since_us: int) -> int:
         """Bytes of frames that were appended since a moment, at most those of the newest segment."""
@@ -189,13 +106,14 @@ class Run:
                 found.append(state.st_size - len(MAGIC))
         return max(found)
 
-    def begin(self, *, cold: bool = False) -> Life:
+    def begin(self, *, cold: bool = False) -> commands.Command:
         """The next life."""
         how = ["--resume"] if self.lives else [argument for one in self.settings for argument in ("--set", one)]
         self.lives += 1
-        return self.nursery.begin("run", "mnist1d", "--json", "--run-id", self.run_id, *how, cold=cold)
+        arguments = ("run", "mnist1d", "--json", "--run-id", self.run_id, *how)
+        return commands.begin(*arguments, environment=environment(self.home), cold=cold)
 
-    def wait_written(self, life: Life, since_us: int, enough: int, wait_s: float) -> bool:
+    def wait_written(self, life: commands.Command, since_us: int, enough: int, wait_s: float) -> bool:
         """Live until more than `enough` bytes of frames were written and then for `wait_s`; false when the run has ended before."""
         deadline = CLOCK.monotonic() + LONGEST_S
         while self.written(since_us) <= enough and life.poll() is None:
@@ -204,9 +122,9 @@ class Run:
         CLOCK.sleep(wait_s)
         return life.poll() is None
 
-    def ended(self, life: Life) -> None:
+    def ended(self, life: commands.Command) -> None:
         """Take note of what a life says at its end."""
-        code, said = life.wait(), life.err.read_text()
+        code, said = life.wait(LONGEST_S), life.err.read_text()
         if code == 2 and self.lives > 1 and "is finished, so there is nothing to resume" in said:
             return
         assert code == 0, said
@@ -220,20 +138,26 @@ def journal(cluster: Access | str, run_id: str) -> list[JournalEvent]:
     return events  # type: ignore[return-value]
 
 
-def counted_once(home: Path, *, timeout: float) -> int:
-    """That the history has every message of Kafka once and no event twice, when it has caught up; gives the number of messages."""
+def counted_once(home: Path) -> int:
+    """That the history comes to have every message of Kafka once, and no event twice; gives the number of messages."""
     endpoints = running(Settings(home=home))
     assert endpoints is not None
-    bus = KafkaBus(access(Settings(home=home)))
-    assert wait_caught_up(endpoints.history_url, bus, timeout=timeout, settings=Settings(home=home))
-    counted, source = committed(bus, list(TOPICS)), HttpSource(endpoints.history_url, Settings(home=home))
+    bus, source = KafkaBus(access(Settings(home=home))), HttpSource(endpoints.history_url, Settings(home=home))
+    assert wait_caught_up(endpoints.history_url, bus, timeout=PATIENCE_S, settings=Settings(home=home))
+    total = 0
     for name, topic in TOPICS.items():
-        tables = [snake(record) for record in topic.records]
-        raw = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608
-        assert raw == counted[name], name
+        tables, seen = [snake(record) for record in topic.records], [0, 0]
+
+        def equal(name: str = name, tables: list[str] = tables, seen: list[int] = seen) -> bool:
+            seen[0] = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608
+            seen[1] = committed(bus, [name])[name]
+            return seen[0] == seen[1]
+
+        until(equal, lambda name=name, seen=seen: f"{name}: {seen[0]} rows of {seen[1]} messages")  # type: ignore[misc]  # parts write on meanwhile
+        total += seen[1]
         for table in tables:
             assert source.ask(f"SELECT event_id FROM {table} GROUP BY event_id HAVING count() > 1", "TSV") == b"", table  # noqa: S608
-    return sum(counted.values())
+    return total
 
 
 def proven(run: Run, cluster: Access | str, digest: str = "") -> list[JournalEvent]:
@@ -241,7 +165,7 @@ def proven(run: Run, cluster: Access | str, digest: str = "") -> list[JournalEve
     events = journal(cluster, run.run_id)
     (completed,) = [event for event in events if isinstance(event, RunCompleted)]
     assert completed.digest == (digest or completed.digest), run.deaths
-    folded = run.nursery.done("replay", run.run_id, "--fold", "--json")
+    folded = done(run.home, "replay", run.run_id, "--fold", "--json")
     assert folded["status"] == "COMPLETED"
     assert folded["equals_live"] is True or not run.end
     assert [event.sequence for event in events] == list(range(len(events)))

@@ -9,8 +9,6 @@ import base64
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,9 @@ from esper.stack import jars
 from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
-from tests.chaos.run.lives import CLOCK, journal, until
+from tests.chaos.run.lives import CLOCK, journal
+from tests.commands import Command, begin
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 EPOCHS = 30
@@ -41,7 +41,7 @@ class Machine:
     store: Path
     broker: str
 
-    def begin(self, run_id: str, *, resumed: bool = False) -> subprocess.Popen[str]:
+    def begin(self, run_id: str, *, resumed: bool = False) -> Command:
         """A life of a run."""
         environment = {
             **os.environ,
@@ -49,10 +49,8 @@ class Machine:
             "ESPER_URZA__STORE": str(self.store),
             "ESPER_KAFKA__BOOTSTRAP": self.broker,
             "ESPER_CHECKPOINTS__MASTER_KEY": MASTER_KEY,
-            "PYTHONPATH": str(Path.cwd()),
         }
-        command = [sys.executable, "-m", "tests.chaos.run.trainer", self.broker, run_id, "0" if resumed else str(EPOCHS)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return begin(self.broker, run_id, "0" if resumed else str(EPOCHS), module="tests.chaos.run.trainer", environment=environment)
 
     def outbox(self, run_id: str) -> Path:
         """Where a run's frames are here."""
@@ -63,17 +61,16 @@ class Machine:
         return sum(path.stat().st_size for path in self.outbox(run_id).glob("*.frames"))
 
 
-def killed(child: subprocess.Popen[str], moment: Callable[[], object]) -> None:
+def killed(child: Command, moment: Callable[[], object]) -> None:
     """Kill -9 at a moment."""
-    assert until(lambda: moment() or child.poll() is not None, 200), "the moment never came"
+    until(lambda: moment() or child.poll() is not None, "the moment")
     assert child.poll() is None, child.communicate()[1]
     child.kill()
-    child.communicate()
 
 
-def finished(child: subprocess.Popen[str]) -> tuple[str, str]:
+def finished(child: Command) -> tuple[str, str]:
     """The digest with which a life ends, and what it said."""
-    out, said = child.communicate(timeout=500)
+    out, said = child.communicate()
     assert child.returncode == 0, said
     return json.loads(out.splitlines()[-1])["digest"], said
 
@@ -149,7 +146,7 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
     with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK) as broker:
         topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
         trainer = here.begin(run_id)
-        assert until(lambda: here.frames(run_id) > 4_000 and sent(node.bootstrap, run_id), 200), trainer.poll()
+        until(lambda: here.frames(run_id) > 4_000 and sent(node.bootstrap, run_id), trainer.poll)
         broker.kill()
         broker.wait()
         then = here.frames(run_id)
@@ -157,9 +154,9 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
     with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK):
         had = len(journal(node.bootstrap, run_id))
         moved = there.begin(run_id, resumed=True)
-        assert until(lambda: len(journal(node.bootstrap, run_id)) > had + 3, 200), moved.poll()
+        until(lambda: len(journal(node.bootstrap, run_id)) > had + 3, moved.poll)
         moved.send_signal(signal.SIGTERM)
-        _, said = moved.communicate(timeout=100)
+        _, said = moved.communicate()
         assert moved.returncode == 130, said
         assert "were written elsewhere; what that place had not sent is lost." in said
         digest, said = finished(here.begin(run_id, resumed=True))

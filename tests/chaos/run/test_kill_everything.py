@@ -1,6 +1,6 @@
 """Kill -9 of everything, in any order, as often as one likes: what each run computed is what it would have been, and nothing is lost or doubled.
 
-ESPER_CHAOS_KILLS says how often (7), ESPER_CHAOS_SEED what and when. The report is one line of JSON on standard output, and a file in the folder
+ESPER_CHAOS_KILLS says how often (4), ESPER_CHAOS_SEED what and when. The report is one line of JSON on standard output, and a file in the folder
 that ESPER_CHAOS_REPORT names. Most lives of a trainer are forked from a process that has imported everything, so that many fit into a test;
 every fourth begins from nothing, as `esper run` does.
 """
@@ -25,29 +25,18 @@ from esper.config import Settings
 from esper.errors import UnavailableError
 from esper.history.queries import HttpSource
 from esper.stack import running, wait_ready
-from tests.chaos.run.lives import CLOCK, LONGEST_S, PARTS, Life, Nursery, Run, counted_once, esper, pid_of, proven, returned
+from tests.chaos.run.lives import CLOCK, LONGEST_S, PARTS, Run, counted_once, done, pid_of, proven, returned, startup
+from tests.commands import Command
+from tests.integration.run.whole import GROWING
 from tests.stackfixtures import access
+from tests.waiting import PATIENCE_S
 
-KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "7"))
+KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "4"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261126"))
 VICTIMS = ("trainer", "trainer", "tamiyo", "nissa", "history", "foundry", "broker")  # each so often among as many kills
 COLD = 4  # one of so many lives begins from nothing
-BACK_S = 150.0  # within which every part has come back
-SHORT = (
-    "run.epochs=8",
-    "checkpoints.every_epochs=2",
-    "kernels.blend_steps=20",
-    "gates.min_training_steps=20",
-    "gates.max_training_steps=60",
-    "gates.min_gap=0.01",
-    "gates.shadow_epochs=1",
-    "gates.embargo_epochs=1",
-    "tamiyo.start_timeout_s=20",
-    "tamiyo.policy.first_epoch=1",
-    "tamiyo.policy.cull_training_after_steps=20",
-    "tamiyo.policy.fossilise_after_epochs=1",
-)
-
+SHORT = ("run.epochs=8", "checkpoints.every_epochs=2", "tamiyo.start_timeout_s=20", *GROWING)
+LOCKSTEP = ("decisions=lockstep", "run.seed=1", *SHORT)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 90 * KILLS)]
 
 
@@ -93,12 +82,12 @@ class Hunt:
 
     def quiet(self) -> None:
         """Wait until every part is back."""
-        deadline = CLOCK.monotonic() + BACK_S
+        deadline = CLOCK.monotonic() + PATIENCE_S
         while self.away:
             assert CLOCK.monotonic() < deadline, f"{', '.join(self.away)} did not come back"
             self.look()
             CLOCK.sleep(0.05)
-        wait_ready(Settings(home=self.home), PARTS, BACK_S)
+        wait_ready(Settings(home=self.home), PARTS, PATIENCE_S)
 
     def live_through(self, run: Run, victims: Iterator[str], deaths: int) -> None:
         """A run from its first life to its end, with so many kills on the way, if it lasts that long."""
@@ -133,9 +122,9 @@ class Hunt:
         run.ended(life)
         self._note(life, killed_at, cold=cold)
 
-    def _note(self, life: Life, killed_at: float, *, cold: bool) -> None:
+    def _note(self, life: Command, killed_at: float, *, cold: bool) -> None:
         """Take note of how long it took from the last kill of the trainer to a step, if this life came so far."""
-        if killed_at and (found := life.startup()):
+        if killed_at and (found := startup(life)):
             self.steps["from nothing" if cold else "forked"].append(found)
 
 
@@ -152,7 +141,7 @@ def by_part(found: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def in_history(home: Path, runs: Sequence[Run], steps: int) -> dict[str, Any]:
     """What the history says: every message of Kafka once, no event twice, one answer to a packet; and how many steps lack their telemetry."""
-    messages = counted_once(home, timeout=BACK_S)
+    messages = counted_once(home)
     endpoints = running(Settings(home=home))
     assert endpoints is not None
     source = HttpSource(endpoints.history_url, Settings(home=home))
@@ -170,29 +159,23 @@ def in_history(home: Path, runs: Sequence[Run], steps: int) -> dict[str, Any]:
     return {"messages": messages, "steps_without_telemetry": lacking}
 
 
-def test_everything_is_killed_and_every_run_is_what_it_would_have_been(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_killed_and_every_run_is_what_it_would_have_been(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lockstep runs end with the digest of the one that was left alone, live ones with that of their own journal executed again from scratch."""
-    home, chance, begun = tmp_path / "home", random.Random(SEED), CLOCK.monotonic()  # noqa: S311  # the same for the same seed
-    assert esper(home, "up", "--wait", "150").returncode == 0
-    try:
-        with Nursery(home, tmp_path / "lives") as nursery:
-            hunt, order, runs = Hunt(home, chance), victims(chance), list[Run]()
-            lockstep = ("decisions=lockstep", "run.seed=1", *SHORT)
-            whole = Run(nursery, "whole", lockstep)
-            whole.ended(whole.begin())
-            while hunt.kills < KILLS:
-                number = len(runs)
-                live = number % 2 == 1
-                run = Run(nursery, f"run-{number}", (f"run.seed={number}", *SHORT) if live else lockstep)
-                runs.append(run)
-                hunt.live_through(run, order, chance.randint(3, 4) if number < 2 else chance.randint(4, 10))  # few kills see both modes
-                hunt.quiet()
-                proven(run, access(Settings(home=home)), "" if live else whole.end["digest"])
-                if live:
-                    nursery.done("replay", run.run_id, "--verify", "--from-scratch", "--workers", "1", "--json")
-            told = in_history(home, [whole, *runs], whole.end["steps"])
-    finally:
-        esper(home, "down")
+    chance, begun = random.Random(SEED), CLOCK.monotonic()  # noqa: S311  # the same for the same seed
+    hunt, order, runs = Hunt(home, chance), victims(chance), list[Run]()
+    whole = Run(home, "hunted-whole", LOCKSTEP)
+    whole.ended(whole.begin())
+    while hunt.kills < KILLS:
+        number = len(runs)
+        live = number % 2 == 1
+        run = Run(home, f"hunted-{number}", (f"run.seed={number}", *SHORT) if live else LOCKSTEP)
+        runs.append(run)
+        hunt.live_through(run, order, 2 if number < 2 else chance.randint(4, 10))  # few kills see both modes
+        hunt.quiet()
+        proven(run, access(Settings(home=home)), "" if live else whole.end["digest"])
+        if live:
+            done(home, "replay", run.run_id, "--verify", "--from-scratch", "--workers", "1", "--json")
+    told = in_history(home, [whole, *runs], whole.end["steps"])
     report = {
         "seed": SEED,
         "kills": hunt.kills,
@@ -215,5 +198,3 @@ def test_everything_is_killed_and_every_run_is_what_it_would_have_been(tmp_path:
     if folder := os.environ.get("ESPER_CHAOS_REPORT"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / f"kill-everything-{hunt.kills}-seed-{SEED}.json").write_text(line + "\n")
-    resumed = [one for found in hunt.steps.values() for one in found]
-    assert all(one["all"] - one["imports"] < 30 for one in resumed), "a resumed run took longer than 30 s after its imports"

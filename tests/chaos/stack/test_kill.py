@@ -18,6 +18,7 @@ from esper.identity import Identity
 from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
 from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
+from tests.waiting import PATIENCE_S
 
 MESSAGES = 300
 BACK_S = 15.0  # in all; measured 2 to 4 s on two idle cores
@@ -59,7 +60,7 @@ def consume(cluster: Access, topic: str) -> list[int]:
             return False
         return True
 
-    assert eventually(led, 20)
+    assert eventually(led)
     found: list[int] = []
     clock = SystemClock()
     deadline = clock.monotonic() + 30
@@ -80,11 +81,11 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_
     create(access(embedded, "esper"), "killed.broker")
     producer = Producer({**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0})
     produce(producer, "killed.broker", range(MESSAGES))
-    stack.wait_ready(embedded, ["nissa"], 30)
+    stack.wait_ready(embedded, ["nissa"], PATIENCE_S)
     broker, nissa, restarts = pid_of(embedded, "broker"), pid_of(embedded, "nissa"), part(embedded, "broker").restarts
     os.kill(broker, signal.SIGKILL)
-    assert eventually(lambda: part(embedded, "broker").restarts == restarts + 1, 2)
-    stack.wait_ready(embedded, ["broker"], BACK_S)
+    assert eventually(lambda: part(embedded, "broker").restarts == restarts + 1)
+    stack.wait_ready(embedded, ["broker"], PATIENCE_S)
     assert part(embedded, "broker").port == int(endpoints.bootstrap.rpartition(":")[2])
     assert pid_of(embedded, "broker") != broker
     produce(producer, "killed.broker", range(MESSAGES, 2 * MESSAGES))
@@ -95,14 +96,14 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_
 def test_a_killed_supervisor_takes_every_process_with_it_and_the_next_up_finds_everything(embedded: Settings) -> None:
     """Broker, parts and the parts' children are gone within a second; then the same ports, the same messages."""
     endpoints = bring_up(embedded)
-    stack.wait_ready(embedded, ["broker", "nissa"], 30)
+    stack.wait_ready(embedded, ["broker", "nissa"], PATIENCE_S)
     create(access(embedded, "esper"), "killed.supervisor")
     produce(Producer({**access(embedded, "esper").librdkafka(), "log_level": 0}), "killed.supervisor", range(MESSAGES))
     supervisor = now(embedded).supervisor.pid
     members = family(supervisor)
     assert len(members) >= 5  # supervisor, leash, broker, part, the part's child
     os.kill(supervisor, signal.SIGKILL)
-    assert eventually(lambda: not survivors(members), 2)
+    assert eventually(lambda: not survivors(members))
     assert stack.running(embedded) is None
     assert bring_up(embedded) == endpoints
     assert consume(access(embedded, "esper"), "killed.supervisor") == list(range(MESSAGES))
@@ -115,10 +116,10 @@ def test_a_killed_part_is_back_at_once_and_its_children_are_gone(shared: Setting
             members = family(pid_of(shared, "nissa"))
             assert len(members) == 2
             os.kill(members[0].pid, signal.SIGKILL)
-            assert eventually(lambda kills=kills: part(shared, "nissa").restarts == kills, 2)  # type: ignore[misc]
-            stack.wait_ready(shared, ["nissa"], BACK_S)
+            assert eventually(lambda kills=kills: part(shared, "nissa").restarts == kills)  # type: ignore[misc]
+            stack.wait_ready(shared, ["nissa"], PATIENCE_S)
             assert survivors(members) == []
-            assert eventually(lambda: len(family(pid_of(shared, "nissa"))) == 2, 5)
+            assert eventually(lambda: len(family(pid_of(shared, "nissa"))) == 2)
 
 
 def leash_of(settings: Settings) -> psutil.Process:
@@ -136,7 +137,7 @@ def test_a_killed_leash_is_replaced_and_holds_what_the_old_one_held(shared: Sett
         )
         members = family(now(shared).supervisor.pid)
         os.kill(now(shared).supervisor.pid, signal.SIGKILL)
-        assert eventually(lambda: not survivors(members), 2)
+        assert eventually(lambda: not survivors(members))
 
 
 def test_when_leash_and_supervisor_are_killed_together_the_next_up_ends_what_they_left(shared: Settings) -> None:
@@ -152,5 +153,5 @@ def test_when_leash_and_supervisor_are_killed_together_the_next_up_ends_what_the
         assert left.lives()
         bring_up(shared)
         assert not left.lives()
-        stack.wait_ready(shared, ["nissa"], 30)
+        stack.wait_ready(shared, ["nissa"], PATIENCE_S)
         assert Identity.of(pid_of(shared, "nissa")) != left

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from esper.oona.dead_letters import DeadLetters
 from esper.oona.inbox import INBOX_TOPICS, Inbox
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Bus
+from tests import commands
 from tests.integration.processors.workers import wait_for
 from tests.stackfixtures import tiny_stack
 
@@ -30,8 +30,7 @@ CLOCK = SystemClock()
 
 def esper(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as typed."""
-    command = [sys.executable, "-m", "esper.cli", "dead-letters", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment})
+    return commands.run("dead-letters", *arguments, environment={**os.environ, **environment})
 
 
 def poison(bus: Bus, run: str) -> str:
@@ -45,7 +44,7 @@ def poison(bus: Bus, run: str) -> str:
         producer.flush(20)
         inbox = Inbox(bus, run, start=start, clock=CLOCK, dead_letters=DeadLetters(producer, consumer, CLOCK))
         inbox.start()
-        wait_for(lambda: inbox.dropped["refused"] == len(BAD), 30)
+        wait_for(lambda: inbox.dropped["refused"] == len(BAD))
         inbox.stop()
         assert producer.flush(20) == 0
     return consumer

@@ -22,8 +22,10 @@ from esper.lifecycle.commands import Complete, RecordCheckpoint
 from esper.oona.journal import read_topics
 from esper.oona.kafka import KafkaBus
 from esper.vault.masters import masters
+from tests import commands
 from tests.stackfixtures import eventually
 from tests.unit.lifecycle.test_recovery import Pen
+from tests.waiting import PATIENCE_S
 
 RUN = "vault-run-1"
 DAY_US = 86_400_000_000
@@ -66,8 +68,7 @@ class Installation:
     def esper(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command as typed."""
         set_here = {"ESPER_HOME": str(self.home), "ESPER_KAFKA__BOOTSTRAP": self.broker, **environment}
-        command = [sys.executable, "-m", "esper.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **set_here})
+        return commands.run(*arguments, environment={**os.environ, **set_here})
 
     def said(self, *arguments: str) -> Any:
         """What a command says with --json."""
@@ -139,12 +140,12 @@ def test_the_stack_sweeps_by_itself(tmp_path: Path, broker: str) -> None:
     """Tolaria's part sweeps when it is time: what is too old is gone, as after `esper gc`, and the audit log has it."""
     here, before = Installation(tmp_path, broker, "vault-run-2"), len(audited(KafkaBus(broker)))
     environment = {"ESPER_HOME": str(tmp_path), "ESPER_KAFKA__BOOTSTRAP": broker, "ESPER_CHECKPOINTS__SWEEP_HOURS": "0.0005"}
-    part = subprocess.Popen([sys.executable, "-m", "esper.tolaria.control"], env={**os.environ, **environment, "ESPER_TOLARIA__PORT": "0"})
+    part = commands.begin(module="esper.tolaria.control", environment={**os.environ, **environment, "ESPER_TOLARIA__PORT": "0"})
     try:
-        assert eventually(lambda: ("gc", 200) in audited(here.bus)[before:], 120)
+        assert eventually(lambda: ("gc", 200) in audited(here.bus)[before:])
     finally:
         part.terminate()
-    assert part.wait(30) == 0
+    assert part.wait() == 0
     assert here.where() == {"old": ("gone", None), "middle": ("cold", None), "new": ("hot", None)}
 
 
@@ -158,7 +159,7 @@ def test_nothing_is_changed_without_a_record_of_it(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE_S,
         env={**os.environ, "ESPER_HOME": str(tmp_path), "ESPER_KAFKA__BOOTSTRAP": "127.0.0.1:1"},
     )
     assert done.returncode == 3

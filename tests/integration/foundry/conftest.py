@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,11 +24,12 @@ from esper.oona.kafka import KafkaBus
 from esper.oona.port import Producer, Reader
 from esper.service import Role
 from esper.stack.ports import PortClaims
+from tests.commands import Command, begin
 from tests.servicefixtures import bearer, client_of, token
+from tests.waiting import PATIENCE_S
 
 TOPICS = ("innovation.blueprints", "compilation.attempts", "compilation.kernels", "validation.kernels", "dead.letters")
 CLOCK = SystemClock()
-_PATIENCE_S = 150.0  # a start imports torch twice over, on cores that are shared
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
 
@@ -42,7 +41,7 @@ class FoundryProcess:
     bootstrap: str
     home: Path
     port: int
-    process: subprocess.Popen[bytes] | None = None
+    process: Command | None = None
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,13 +57,12 @@ class FoundryProcess:
             "ESPER_URZA__PORT": str(self.port),
             "OMP_NUM_THREADS": "1",
         }
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "esper.tezzeret"], env=environment, stdout=log, stderr=log)
+        self.process = begin(module="esper.tezzeret", environment=environment, out=self.log)
 
     def health(self) -> tuple[int, dict[str, object]]:
         """Status code and body of /health; 0 where nobody listens."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=30) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -85,7 +83,7 @@ class FoundryProcess:
     def wait_ready(self) -> list[int]:
         """Wait until /health answers 200; gives the codes seen on the way."""
         seen: list[int] = []
-        ends = CLOCK.monotonic() + _PATIENCE_S
+        ends = CLOCK.monotonic() + PATIENCE_S
         while CLOCK.monotonic() < ends:
             code, _ = self.health()
             if not seen or seen[-1] != code:
@@ -95,12 +93,11 @@ class FoundryProcess:
             CLOCK.sleep(0.01)
         pytest.fail(f"The foundry was not ready in time; it said {self.log.read_text()}")
 
-    def end(self, number: signal.Signals) -> tuple[int, float]:
-        """Send a signal and wait for the end; gives exit code and seconds."""
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end; gives the exit code."""
         assert self.process is not None
-        began = CLOCK.monotonic()
         self.process.send_signal(number)
-        return self.process.wait(20), CLOCK.monotonic() - began
+        return self.process.wait()
 
 
 @dataclass
@@ -112,7 +109,7 @@ class Listener:
 
     def until(self, find: Callable[[list[Event]], T | None]) -> T:
         """Read on until `find` gives something of all events so far."""
-        ends = CLOCK.monotonic() + _PATIENCE_S
+        ends = CLOCK.monotonic() + PATIENCE_S
         while CLOCK.monotonic() < ends:
             found = find(self.events)
             if found:

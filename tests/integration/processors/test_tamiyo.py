@@ -8,7 +8,7 @@ from esper.events import Event, Message, encode
 from esper.events.records import DeadLettered, EpochReviewed, FieldReport
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Received
-from tests.integration.processors.workers import CLOCK, Line, Worker, review_of
+from tests.integration.processors.workers import Line, Worker, review_of
 from tests.unit.tamiyo.world import Family, World
 
 FAMILIES = {"0": (Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Family("linear", 0.0))}
@@ -21,13 +21,11 @@ def world(run_id: str) -> World:
 
 def test_every_packet_is_answered_on_its_partition(broker: str, tamiyo: Worker, line: Line) -> None:
     """40 packets of a growing run get 40 reviews, equal to those of the pure policy, framed, keyed and headed as all events are."""
-    grown, twin, waits = world("integration-1"), world("integration-1"), []
+    grown, twin = world("integration-1"), world("integration-1")
     for _ in range(40):
-        began = CLOCK.monotonic()
         line.send(grown.packet())
         wanted = review_of(grown.run_id, grown.epoch)
         event, received = line.wait(wanted)[0]
-        waits.append(CLOCK.monotonic() - began)
         assert isinstance(event, EpochReviewed)
         assert event.commands == twin.turn().commands
         grown.turn_with([Message(received.topic, received.key or b"", received.value, received.headers)])
@@ -35,7 +33,6 @@ def test_every_packet_is_answered_on_its_partition(broker: str, tamiyo: Worker, 
         assert received.partition == KafkaBus(broker).partition_of("decision.tamiyo", b"integration-1")
         assert received.header("ce_id") == event.event_id.encode()
         assert received.header("ce_type") == b"esper.events.EpochReviewed"
-    assert sorted(waits)[20] < 0.5  # aim: 0.05 on a quiet machine
     assert any(command.command == "FOSSILISE" for review in twin.answers for command in review.commands)
     outcomes = line.wait(lambda event, _: event.NAME == "AdaptationOutcome" and event.run_id == "integration-1", count=len(twin.outcomes))
     assert [event.event_id for event, _ in outcomes] == [outcome.event_id for outcome in twin.outcomes]

@@ -109,14 +109,14 @@ def test_the_tracker_is_written_with_the_packets_and_survives_a_kill(tamiyo: Wor
     def activations() -> int:
         return int(tamiyo.json("/api/v1/runs/r")["performance"]["activations"])
 
-    wait_for(lambda: activations() == 5, 20)
+    wait_for(lambda: activations() == 5)
     run.epoch = 1
     line.send(run.packet())
     line.wait(review_of("r", 1))
     tamiyo.signal(signal.SIGKILL)
     tamiyo.start()
     tamiyo.wait_ready()
-    wait_for(lambda: activations() == 5, 20)
+    wait_for(lambda: activations() == 5)
     seed = tamiyo.json("/api/v1/runs/r")["performance"]["seeds"][0]
     assert abs(seed["mean"] - 0.13) < 1e-9
     assert len(seed["window"]) == 5
@@ -139,11 +139,11 @@ def test_a_manual_decision_is_a_command_with_an_expiry_and_its_answer_can_be_rea
     path = f"/api/v1/commands/{sent.event_id}"
     assert tamiyo.json(path)["status"] == "PENDING"
     line.send(Run("tamiyo-api-2").answered(sent.event_id, refused="CULL does not fit a seed that is DORMANT.", topic=SeedCommand.TOPIC))
-    wait_for(lambda: tamiyo.json(path)["status"] == "REJECTED", 20)
+    wait_for(lambda: tamiyo.json(path)["status"] == "REJECTED")
     tamiyo.signal(signal.SIGKILL)
     tamiyo.start()
     tamiyo.wait_ready()
-    wait_for(lambda: tamiyo.get(path)[0] == 200, 20)
+    wait_for(lambda: tamiyo.get(path)[0] == 200)
     answered = tamiyo.json(path)
     assert (answered["status"], answered["answer"]["reason"]) == ("REJECTED", "CULL does not fit a seed that is DORMANT.")
     for wrong in ({**ORDER, "command": "GERMINATE"}, {**ORDER, "kernel_id": "k"}, {**ORDER, "command": "SET_ALPHA"}, {**ORDER, "seed": -1}):

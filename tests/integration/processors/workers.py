@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +23,10 @@ from esper.oona.kafka import KafkaBus
 from esper.oona.port import Received
 from esper.service import Role
 from esper.service.tokens import own
+from tests.commands import Command, begin
+from tests.waiting import PATIENCE_S, eventually
 
 CLOCK = SystemClock()
-READY_S = 60.0
 
 Part = Literal["tamiyo", "nissa"]
 
@@ -53,20 +52,18 @@ class Worker:
             "ESPER_KAFKA__BOOTSTRAP": bootstrap,
             f"ESPER_{part.upper()}__PORT": str(self.port),
         }
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Command | None = None
 
     def start(self) -> None:
         """Start the process; returns at once."""
-        with self.log.open("ab") as log:
-            command = [sys.executable, "-m", f"processors.{self._part}"]
-            self._child = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=Path(__file__).parents[3])
+        self._child = begin(module=f"processors.{self._part}", environment=self._environment, out=self.log)
 
     def signal(self, number: int) -> tuple[float, int]:
         """Send a signal and wait for the end; gives the seconds that it took, and the exit code."""
         assert self._child is not None
         began = CLOCK.monotonic()
         self._child.send_signal(number)
-        code = self._child.wait(30)
+        code = self._child.wait(PATIENCE_S)
         self._child = None
         return CLOCK.monotonic() - began, code
 
@@ -99,7 +96,7 @@ class Worker:
         if body is not None:
             request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310  # our own port
+            with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310  # our own port
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -116,17 +113,14 @@ class Worker:
     def wait_ready(self) -> float:
         """Wait until it consumes; gives the seconds."""
         began = CLOCK.monotonic()
-        wait_for(lambda: self.get("/health", None)[0] == 200, READY_S, lambda: self.log.read_text()[-3000:])
+        wait_for(lambda: self.get("/health", None)[0] == 200, PATIENCE_S, lambda: self.log.read_text()[-3000:])
         return CLOCK.monotonic() - began
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, told: Callable[[], str] = lambda: "") -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S, told: Callable[[], str] = lambda: "") -> None:
     """Wait until the condition holds; fail with what `told` says when it does not in time."""
-    deadline = CLOCK.monotonic() + seconds
-    while not condition():
-        if CLOCK.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {told()}")
-        CLOCK.sleep(0.05)
+    if not eventually(condition, seconds):
+        pytest.fail(f"not within {seconds} s: {told()}")
 
 
 def shared_home(factory: pytest.TempPathFactory) -> Path:
@@ -168,7 +162,9 @@ class Line:
             self._producer.send_message(encode(message) if isinstance(message, Event) else message)
         assert self._producer.flush(20) == 0
 
-    def wait(self, wanted: Callable[[Event, Received], bool], *, count: int = 1, seconds: float = 30.0) -> Sequence[tuple[Event, Received]]:
+    def wait(
+        self, wanted: Callable[[Event, Received], bool], *, count: int = 1, seconds: float = PATIENCE_S
+    ) -> Sequence[tuple[Event, Received]]:
         """The first `count` events that are `wanted`, of all that were ever received."""
         deadline = CLOCK.monotonic() + seconds
         while True:

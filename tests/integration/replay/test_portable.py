@@ -29,10 +29,12 @@ from esper.oona.kafka import KafkaBus
 from esper.tolaria.addresses import address_of
 from esper.tolaria.reexecution import Reexecution
 from esper.tolaria.state_file import digests_of
-from tests.integration.history.historyfixtures import ROOT, history_part, until
+from tests import commands
+from tests.integration.history.historyfixtures import ROOT, history_part
 from tests.stackfixtures import survivors
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 from tests.unit.tolaria.test_reexecution import asking, quiet
+from tests.waiting import PATIENCE_S, until
 
 RUN = "portable-1"
 STEP = 29
@@ -83,8 +85,7 @@ def esper(home: Path, *arguments: str | Path, bootstrap: str = "", **settings: s
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
     environment |= {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT)}
     environment |= settings | ({"ESPER_KAFKA__BOOTSTRAP": bootstrap} if bootstrap else {})
-    command = [sys.executable, "-m", "esper.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=home.parent)
+    return commands.run(*arguments, environment=environment, cwd=home.parent)
 
 
 def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
 
     settings = Settings(home=home)
     with history_part(home, world.broker) as part:
-        assert wait_caught_up(part.url, KafkaBus(world.broker), timeout=120, settings=settings)
+        assert wait_caught_up(part.url, KafkaBus(world.broker), timeout=PATIENCE_S, settings=settings)
         assert [decode(one.value) for one in messages_of(HttpSource(part.url, settings), RUN, Trust())] == world.events
         part.child.terminate()
         part.child.wait()
@@ -198,13 +199,13 @@ def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path)
     with subprocess.Popen(
         [*command, "--passphrase-file", str(world.secret)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as proving:
-        until(lambda: len(psutil.Process(proving.pid).children()) >= 3 or proving.poll() is not None, 300)  # two, and multiprocessing's own
+        until(lambda: len(psutil.Process(proving.pid).children()) >= 3 or proving.poll() is not None)  # two, and multiprocessing's own
         children = psutil.Process(proving.pid).children()
         os.killpg(proving.pid, signal.SIGINT)
-        _, said = proving.communicate(timeout=120)
+        _, said = proving.communicate(timeout=PATIENCE_S)
     assert proving.returncode == 130
     assert "Traceback" not in said
-    until(lambda: survivors(children) == [], 30)
+    until(lambda: survivors(children) == [])
 
 
 def test_other_instructions_are_named(world: World, tmp_path: Path) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.run.whole import home, lockstep
+from tests.integration.run.whole import lockstep
 
-__all__ = ["home", "lockstep"]
+__all__ = ["lockstep"]

@@ -14,12 +14,16 @@ import fastavro
 import pytest
 from confluent_kafka import Consumer
 
+from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import TOPICS
+from esper.oona.count import committed
+from esper.oona.kafka import KafkaBus
 from tests.integration.run.whole import esper
 from tests.stackfixtures import access
+from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.timeout(400)
+CLOCK = SystemClock()
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 QUIET = {"audit.events", "control.kasmina.commands", "control.tolaria.commands", "dead.letters", "telemetry.custom"}
@@ -40,11 +44,12 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
         }
     )
     consumer.subscribe(list(TOPICS))
+    counted = committed(KafkaBus(access(Settings(home=home))), list(TOPICS))
     seen: dict[str, int] = {}
-    misses = 0
-    while misses < 3:
-        batch = consumer.consume(2000, timeout=3.0)
-        misses += not batch
+    ends = CLOCK.monotonic() + PATIENCE_S
+    while any(seen.get(topic, 0) < count for topic, count in counted.items()):
+        assert CLOCK.monotonic() < ends, (seen, counted)
+        batch = consumer.consume(2000, timeout=1.0)
         for message in cast("list[Any]", batch):
             value, headers = message.value(), dict(message.headers())
             assert message.error() is None
@@ -85,7 +90,7 @@ def test_kcat_shows_keys_and_headers(home: Path, lockstep: list[dict[str, Any]],
         "-X",
         "isolation.level=read_committed",
     ]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout.splitlines()
     mine = [line for line in lines if line.startswith(f"{lockstep[0]['run_id']}|")]
     assert "ce_type=esper.events.RunStarted" in mine[0]
     assert "ce_type=esper.events.RunCompleted" in mine[-1]

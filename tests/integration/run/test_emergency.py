@@ -11,14 +11,14 @@ import pytest
 
 from tests.integration.run.whole import endpoints, esper, query, result
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 MODELS = Path(__file__).parent / "models"
 
 
 def runaway(home: Path, run_id: str, *sets: str) -> dict[str, Any]:
     """A run of the model that runs away after a graft."""
     arguments = [argument for one in sets for argument in ("--set", one)]
-    done = esper(home, "run", str(MODELS / "runaway.toml"), "--json", "--run-id", run_id, *arguments, timeout=600, PYTHONPATH=str(MODELS))
+    done = esper(home, "run", str(MODELS / "runaway.toml"), "--json", "--run-id", run_id, *arguments, PYTHONPATH=str(MODELS))
     return result(done)
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from tests.integration.run.whole import endpoints, esper, query, result
 
-pytestmark = pytest.mark.timeout(900)
-EAGER = ("tamiyo.policy.last_fraction=0.9", "tamiyo.policy.min_urgency=0.0", "guardrails.urgency=0.0")
-"""In so few epochs nothing is urgent: no kernel would be blended in time."""
-SHORT = ("--json", *(one for key in ("decisions=lockstep", "run.epochs=9", "run.seed=1", *EAGER) for one in ("--set", key)))
+PARENT: Final = "twin-0"
+EPOCHS: Final = 8
 
 
 @pytest.fixture(scope="module")
-def parent(home: Path) -> dict[str, Any]:
-    """A short run in lockstep, in which Tamiyo grafts from epoch 4 on."""
-    return result(esper(home, "run", "mnist1d", *SHORT, "--run-id", "root", timeout=800))
+def parent(lockstep: list[dict[str, Any]]) -> dict[str, Any]:
+    """A short run in lockstep, in which Tamiyo grafts from epoch 1 on."""
+    return lockstep[0]
 
 
 def decisions(home: Path, run_id: str) -> list[dict[str, Any]]:
@@ -30,31 +28,34 @@ def decisions(home: Path, run_id: str) -> list[dict[str, Any]]:
 
 def test_a_fork_in_lockstep_is_decided_on_like_its_parent(home: Path, parent: dict[str, Any]) -> None:
     """Forked in the middle of an epoch while kernels train: the same decisions at the same epochs, and the same digest at the end."""
-    forked = result(esper(home, "fork", "root", "--step", "150", "--run-id", "twin", "--json"))
+    forked = result(esper(home, "fork", PARENT, "--step", "150", "--run-id", "twin", "--json"))
     assert forked["digest"] == parent["digest"]
     assert forked["seeds"] == parent["seeds"]
-    assert forked["events"]["telemetry.training.step"] == 9 * 35 - 150
-    known = decisions(home, "root")
+    assert forked["events"]["telemetry.training.step"] == EPOCHS * 35 - 150
+    known = decisions(home, PARENT)
     assert [one for one in known if one["packet"] > 4] == decisions(home, "twin")
     assert any(one["packet"] <= 4 for one in known)
     assert any(one["packet"] > 4 for one in known)
     runs = {row["run_id"]: row for row in json.loads(esper(home, "runs", "--json").stdout)}
-    assert (runs["twin"]["parent"], runs["twin"]["forked_step"]) == ("root", 150)
+    assert (runs["twin"]["parent"], runs["twin"]["forked_step"]) == (PARENT, 150)
     assert json.loads(esper(home, "replay", "twin", "--fold", "--json").stdout)["equals_live"] is True
-    compared = json.loads(esper(home, "compare", "root", "twin", "--json").stdout)
-    assert (compared["same_epochs"], compared["decisions"], compared["settings"]) == (9, [], {})
+    compared = json.loads(esper(home, "compare", PARENT, "twin", "--json").stdout)
+    assert (compared["same_epochs"], compared["decisions"], compared["settings"]) == (EPOCHS, [], {})
 
 
 def test_a_decision_that_is_left_out_is_refused_when_it_comes_again(home: Path, parent: dict[str, Any]) -> None:
     """Without the first graft Tamiyo is asked again, repeats it, and is refused with a reason that names the fork's parent; then the runs part."""
     url = endpoints(home).history_url
-    first = query(url, "SELECT decision_id, epoch, layer, seed FROM adaptation_applied WHERE run_id = 'root' ORDER BY sequence LIMIT 1")[0]
-    forked = result(esper(home, "fork", "root", "--without", first["decision_id"][:13], "--run-id", "other", "--json"))
+    first = query(
+        url,
+        f"SELECT decision_id, epoch, layer, seed FROM adaptation_applied WHERE run_id = '{PARENT}' ORDER BY sequence LIMIT 1",  # noqa: S608
+    )[0]
+    forked = result(esper(home, "fork", PARENT, "--without", first["decision_id"][:13], "--run-id", "other", "--json"))
     assert forked["digest"] != parent["digest"]
     (refused,) = query(url, "SELECT epoch, layer, seed, reason FROM adaptation_rejected WHERE run_id = 'other'")
     assert {name: refused[name] for name in ("epoch", "layer", "seed")} == {name: first[name] for name in ("epoch", "layer", "seed")}
-    assert refused["reason"] == f"This fork leaves out decision {first['decision_id']} of run root, which this one repeats."
-    others = {(one["layer"], one["seed"]) for one in decisions(home, "root") if one["packet"] == first["epoch"]} - {
+    assert refused["reason"] == f"This fork leaves out decision {first['decision_id']} of run {PARENT}, which this one repeats."
+    others = {(one["layer"], one["seed"]) for one in decisions(home, PARENT) if one["packet"] == first["epoch"]} - {
         (first["layer"], first["seed"])
     }
     applied = query(url, f"SELECT layer, seed FROM adaptation_applied WHERE run_id = 'other' AND epoch = {first['epoch']}")  # noqa: S608
@@ -65,31 +66,31 @@ def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Pat
     """Open: the record is reproduced and the picture drawn, with no broker needed. Closed: both branches are forks in the history."""
     assert parent["outcome"] == "FINISHED"
     url = endpoints(home).history_url
-    first = query(url, "SELECT decision_id FROM adaptation_applied WHERE run_id = 'root' ORDER BY sequence LIMIT 1")[0]["decision_id"]
+    first = query(url, f"SELECT decision_id FROM adaptation_applied WHERE run_id = '{PARENT}' ORDER BY sequence LIMIT 1")[0]["decision_id"]  # noqa: S608
     picture = tmp_path / "effect.svg"
-    opened = result(esper(home, "whatif", "root", "--decision", first, "--orders", "2", "--until", "6", "--out", str(picture), "--json"))
+    opened = result(esper(home, "whatif", PARENT, "--decision", first, "--orders", "2", "--until", "6", "--out", str(picture), "--json"))
     assert (opened["mode"], opened["proven"], len(opened["branches"]["with"]), opened["until_epoch"]) == ("open", True, 2, 6)
     assert opened["dropped"][0].startswith("GERMINATE")
     assert picture.read_text().startswith("<?xml")
-    assert json.loads((home / "runs" / "root" / "whatif" / f"{first}-open.json").read_text())["effect"] == opened["effect"]
-    closed = result(esper(home, "whatif", "root", "--decision", first, "--mode", "closed", "--orders", "1", "--until", "6", "--json"))
+    assert json.loads((home / "runs" / PARENT / "whatif" / f"{first}-open.json").read_text())["effect"] == opened["effect"]
+    closed = result(esper(home, "whatif", PARENT, "--decision", first, "--mode", "closed", "--orders", "1", "--until", "6", "--json"))
     assert (closed["mode"], closed["proven"]) == ("closed", True)
     names = {branch[0]["run_id"] for branch in closed["branches"].values()}
-    told = query(url, "SELECT run_id, parent_run_id, reason FROM run_forked WHERE startsWith(run_id, 'root-whatif')")
+    told = query(url, f"SELECT run_id, parent_run_id, reason FROM run_forked WHERE startsWith(run_id, '{PARENT}-whatif')")  # noqa: S608
     assert {one["run_id"] for one in told} == names
-    assert {one["parent_run_id"] for one in told} == {"root"}
+    assert {one["parent_run_id"] for one in told} == {PARENT}
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("fork", "root"), "Say where to fork"),
+        (("fork", PARENT), "Say where to fork"),
         (("fork", "nobody", "--step", "3"), "There is no run nobody"),
-        (("fork", "root", "--step", "9999"), "Run root has no step 9999"),
-        (("fork", "root", "--step", "35", "--set", "kasmina.seeds=2"), "A fork cannot change kasmina.seeds"),
-        (("fork", "root", "--step", "35", "--run-id", "root"), "Run root already has a journal"),
-        (("whatif", "root", "--decision", "zz"), "has applied no decision zz"),
-        (("compare", "root"), "Name at least two runs"),
+        (("fork", PARENT, "--step", "9999"), f"Run {PARENT} has no step 9999"),
+        (("fork", PARENT, "--step", "35", "--set", "kasmina.seeds=2"), "A fork cannot change kasmina.seeds"),
+        (("fork", PARENT, "--step", "35", "--run-id", PARENT), f"Run {PARENT} already has a journal"),
+        (("whatif", PARENT, "--decision", "zz"), "has applied no decision zz"),
+        (("compare", PARENT), "Name at least two runs"),
     ],
 )
 def test_a_mistake_is_one_sentence(home: Path, parent: dict[str, Any], arguments: tuple[str, ...], sentence: str) -> None:

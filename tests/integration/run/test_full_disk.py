@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from esper.journal.reading import from_kafka
 from esper.journal.replay import fold_journal, live_state
 from esper.tolaria.assembly import train
 from esper.tolaria.recipe import load
+from tests.waiting import PATIENCE_S, eventually
 
 
 @pytest.fixture
@@ -27,13 +27,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB."""
     mount = tmp_path / "small"
     mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], capture_output=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], capture_output=True, check=False, timeout=PATIENCE_S
+    )
     if made.returncode:
         pytest.skip("a small file system cannot be mounted here: run the tests as root, with the right to mount tmpfs")
     try:
         yield mount
     finally:
-        subprocess.run(["umount", str(mount)], check=True)
+        subprocess.run(["umount", str(mount)], check=True, timeout=PATIENCE_S)
 
 
 def fill(path: Path) -> None:
@@ -56,12 +58,9 @@ def test_a_full_disk_pauses_the_run(small_disk: Path, broker: str) -> None:
 
     def disturb() -> None:
         outbox = small_disk / "runs" / "full" / "outbox"
-        while not any(path.stat().st_size > 4000 for path in outbox.glob("*") if path.is_file()):
-            time.sleep(0.005)
+        eventually(lambda: any(path.stat().st_size > 4000 for path in outbox.glob("*") if path.is_file()))
         fill(ballast)
-        deadline = time.monotonic() + 60
-        while "Training stands still" not in said.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: "Training stands still" in said.getvalue())
         states.append(said.getvalue())
         ballast.unlink()
 
@@ -77,7 +76,7 @@ def test_a_full_disk_pauses_the_run(small_disk: Path, broker: str) -> None:
         console=Console(file=said, width=400),
         history_s=0.0,
     )
-    other.join()
+    other.join(PATIENCE_S)
     assert "Training stands still until there is room; a snapshot is in" in states[0]
     snapshot = Path(states[0].partition("a snapshot is in ")[2].split()[0].rstrip("."))
     assert snapshot.stat().st_size > 50_000

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.integration.run.whole import endpoints, esper, query, result
+from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[3]
 MODELS = Path(__file__).parent / "models"
 
@@ -55,7 +55,7 @@ def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(program)
     environment = {**os.environ, "ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^(Grew|No kernel was kept|Nothing was grafted)", done.stdout, re.MULTILINE), done.stdout
     (started,) = query(endpoints(home).history_url, "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop'")
@@ -88,7 +88,7 @@ refused(seeded, own, kernels={"learning": 1})
     script = tmp_path / "wrong.py"
     script.write_text(program)
     environment = {**os.environ, "ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False, env=environment)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     sentences = done.stdout.splitlines()
     for part, sentence in zip(

@@ -11,7 +11,7 @@ from tests.integration.run.whole import esper
 
 
 def refused(home: Path, code: int, sentence: str, *arguments: str, **environment: str) -> None:
-    done = esper(home, *arguments, timeout=300, **environment)
+    done = esper(home, *arguments, cold=False, **environment)
     lines = [line for line in done.stderr.splitlines() if line.startswith("esper: ")]
     assert done.returncode == code, done.stderr
     assert len(lines) == 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,15 @@ import pytest
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import CorruptError
-from esper.events import TOPICS, decode
+from esper.events import Origin, decode
+from esper.events.records import CheckpointRequested, PauseRequested, ResumeRequested, RollbackRequested
 from esper.journal.reading import from_file, to_file
 from esper.journal.replay import fold_journal, live_state
-from esper.oona.count import committed
 from esper.oona.kafka import KafkaBus
-from tests.integration.run.whole import endpoints, esper, query, result
+from tests.chaos.run.lives import counted_once
+from tests.integration.run.whole import GROWING, LOCKSTEP, begin, endpoints, esper, query, result
 from tests.stackfixtures import access
-
-pytestmark = pytest.mark.timeout(400)
+from tests.waiting import never, until
 
 
 def test_the_same_seed_gives_the_same_run_in_lockstep(lockstep: list[dict[str, Any]]) -> None:
@@ -36,22 +34,8 @@ def test_the_same_seed_gives_the_same_run_in_lockstep(lockstep: list[dict[str, A
 
 def test_history_holds_every_committed_message_once(home: Path, lockstep: list[dict[str, Any]]) -> None:
     """Rows of the raw tables plus dead letters equal the committed messages of each topic, and no view shows an event_id twice."""
-    found = endpoints(home)
-    bus = KafkaBus(access(Settings(home=home)))
-    counted = committed(bus, list(TOPICS))
-    for name, topic in TOPICS.items():
-        raw = sum(query(found.history_url, f"SELECT count() AS n FROM raw_{snake(record)}")[0]["n"] for record in topic.records)  # noqa: S608
-        assert raw == counted[name], name
-        for record in topic.records:
-            twice = query(found.history_url, f"SELECT event_id FROM {snake(record)} GROUP BY event_id HAVING count() > 1")  # noqa: S608
-            assert twice == []
-    assert counted["system.events.run"] > 0
+    assert counted_once(home) > 0
     assert lockstep[0]["history_complete"]
-
-
-def snake(name: str) -> str:
-    """A record's name as its table has it."""
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -108,21 +92,12 @@ def test_host_alone_asks_nobody(home: Path) -> None:
 
 def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, Any]]) -> None:
     """An interrupted run is PAUSED in its journal, exit code 130; --resume ends it with the bits of the uninterrupted run, and only once."""
-    import signal  # noqa: PLC0415
-    import time  # noqa: PLC0415
-
-    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "interrupted"]
-    arguments = ["--set", "decisions=lockstep", "--set", "run.epochs=40", "--set", "run.seed=1"]
-    child = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)}
-    )
+    child = begin(home, "run", "mnist1d", "--json", "--run-id", "interrupted", *(part for one in LOCKSTEP for part in ("--set", one)))
     found = endpoints(home)
-    for _ in range(600):
-        if query(found.history_url, "SELECT count() AS n FROM epoch_ended WHERE run_id = 'interrupted'")[0]["n"]:
-            break
-        time.sleep(0.1)
+    outbox = home / "runs" / "interrupted" / "outbox"
+    until(lambda: child.poll() is not None or any(b"esper.events.EpochEnded" in path.read_bytes() for path in outbox.glob("*.frames")))
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=90)
+    out, err = child.communicate()
     assert child.returncode == 130, err
     ended = json.loads(out.splitlines()[-1])
     assert ended["outcome"] == "INTERRUPTED"
@@ -146,98 +121,74 @@ def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, A
     assert not (home / "runs" / "mnist1d-nobody").exists()
 
 
-def test_people_ask_for_a_snapshot_and_a_rollback_through_kafka(home: Path) -> None:
-    """CheckpointRequested is answered by a snapshot, RollbackRequested by a new timeline from it, each once; what does not exist is ignored."""
-    from esper.events import Origin  # noqa: PLC0415
-    from esper.events.records import CheckpointRequested, RollbackRequested  # noqa: PLC0415
+def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Path) -> None:
+    """CheckpointRequested is answered by a snapshot, RollbackRequested by a new timeline from it, each once; what does not exist is ignored.
 
+    PauseRequested stands the run still, an expired one does nothing, ResumeRequested lets it go on; the journal names each request once.
+    """
     found, clock = endpoints(home), SystemClock()
     origin = Origin("rolled", "operator", "0" * 32, clock)
-    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "rolled"]
-    sets = ("run.epochs=300", "tamiyo.enabled=false", "checkpoints.every_epochs=0")
-    arguments = [argument for one in sets for argument in ("--set", one)]
-    child = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)}
-    )
+    sets = ("run.epochs=100000", "tamiyo.enabled=false", "checkpoints.every_epochs=0")  # it ends when it is told to
+    child = begin(home, "run", "mnist1d", "--json", "--run-id", "rolled", *(part for one in sets for part in ("--set", one)))
 
     def rows(sql: str) -> list[dict[str, Any]]:
-        deadline = clock.monotonic() + 60
-        while not (answer := query(found.history_url, sql)):
-            assert clock.monotonic() < deadline, sql
-            assert child.poll() is None, child.communicate()
-            clock.sleep(0.05)
+        answer: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            answer[:] = query(found.history_url, sql)
+            return bool(answer) or child.poll() is not None
+
+        until(there, sql)
+        assert child.poll() is None, child.communicate()
         return answer
 
+    def epochs() -> int:
+        return int(rows("SELECT count() AS n FROM epoch_ended WHERE run_id = 'rolled'")[0]["n"])
+
     rows("SELECT epoch FROM epoch_ended WHERE run_id = 'rolled'")
-    soon = clock.now_us() + 120_000_000
+    late, soon = clock.now_us() - 1, clock.now_us() + 3_600_000_000
     with KafkaBus(access(Settings(home=home), "operator")).producer(sender_id="operator") as producer:
         for _ in range(2):
             producer.send(CheckpointRequested(**origin.envelope("keep"), reason="before a risk", expires_at=soon))
-        producer.flush(5)
+        producer.flush(60)
         (taken,) = rows("SELECT snapshot_id, at_step, reason, toString(command_id) AS id FROM checkpoint_taken WHERE run_id = 'rolled'")
         assert (taken["reason"], taken["id"]) == ("requested", origin.envelope("keep")["event_id"])
         producer.send(RollbackRequested(**origin.envelope("none"), snapshot_id="t9-s9", reason="a typing error", expires_at=soon))
         back = RollbackRequested(**origin.envelope("back"), snapshot_id=taken["snapshot_id"], reason="the risk", expires_at=soon)
         producer.send(back)
         producer.send(back)
-        producer.flush(5)
+        producer.flush(60)
         rolled = rows("SELECT from_step, step, timeline, snapshot_id, reason FROM run_rolled_back WHERE run_id = 'rolled'")
-    out, err = child.communicate(timeout=150)
-    assert child.returncode == 0, err
-    assert "There is no snapshot t9-s9 to roll back to; the request is ignored." in err.replace("\n", " ")
-    assert (rolled[0]["timeline"], rolled[0]["snapshot_id"], rolled[0]["reason"]) == (1, taken["snapshot_id"], "the risk")
-    assert (rolled[0]["step"], rolled[0]["from_step"] >= taken["at_step"]) == (taken["at_step"], True)
-    done = json.loads(out.splitlines()[-1])
-    assert (done["outcome"], done["epochs"], done["steps"]) == ("FINISHED", 300, 300 * 35)
-    for record in ("checkpoint_taken", "run_rolled_back"):
-        assert len(query(found.history_url, f"SELECT 1 FROM {record} WHERE run_id = 'rolled'")) == 1  # noqa: S608
-    (again,) = query(found.history_url, "SELECT count() AS n, uniqExact(step) AS m FROM training_step WHERE run_id = 'rolled'")
-    assert (again["n"], again["m"]) == (300 * 35 + rolled[0]["from_step"] - rolled[0]["step"], 300 * 35)
-    assert json.loads(esper(home, "replay", "rolled", "--fold", "--json").stdout)["equals_live"] is True
 
-
-def test_people_pause_and_resume_a_run_through_kafka(home: Path) -> None:
-    """PauseRequested stands a live run still, an expired one does nothing, ResumeRequested lets it go on; the journal names each request once."""
-    from esper.events import Origin  # noqa: PLC0415
-    from esper.events.records import PauseRequested, ResumeRequested  # noqa: PLC0415
-
-    found, clock = endpoints(home), SystemClock()
-    origin = Origin("paused", "operator", "0" * 32, clock)
-    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--run-id", "paused"]
-    arguments = ["--set", "run.epochs=60", "--set", "tamiyo.enabled=false"]
-    child = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, "ESPER_HOME": str(home)})
-
-    def count(record: str) -> int:
-        return int(query(found.history_url, f"SELECT count() AS n FROM {record} WHERE run_id = 'paused'")[0]["n"])  # noqa: S608
-
-    def wait_for(record: str) -> None:
-        deadline = clock.monotonic() + 60
-        while not count(record) and clock.monotonic() < deadline:
-            clock.sleep(0.1)
-        assert count(record) == 1, record
-
-    deadline = clock.monotonic() + 60
-    while not count("epoch_ended") and clock.monotonic() < deadline:
-        clock.sleep(0.05)
-    late, soon = clock.now_us() - 1, clock.now_us() + 60_000_000
-    with KafkaBus(access(Settings(home=home), "operator")).producer(sender_id="operator") as producer:
         producer.send(PauseRequested(**origin.envelope("late"), reason="too late", expires_at=late))
         pause = PauseRequested(**origin.envelope("pause"), reason="a look at it", expires_at=soon)
         producer.send(pause)
         producer.send(pause)
-        producer.flush(5)
-        wait_for("run_paused")
-        before = count("epoch_ended")
-        clock.sleep(2.0)
-        assert count("epoch_ended") <= before + 1
-        assert count("run_completed") == 0
-        producer.send(ResumeRequested(**origin.envelope("resume"), reason="looked at it", expires_at=soon + 60_000_000))
-        producer.flush(5)
-    out, _ = child.communicate(timeout=90)
-    assert json.loads(out.splitlines()[-1])["epochs"] == 60
-    reasons = query(found.history_url, "SELECT reason FROM run_paused WHERE run_id = 'paused'")
-    assert [row["reason"] for row in reasons] == ["a look at it"]
-    assert json.loads(esper(home, "replay", "paused", "--fold", "--json").stdout)["equals_live"] is True
+        producer.flush(60)
+        (paused,) = rows("SELECT epoch FROM run_paused WHERE run_id = 'rolled'")
+        until(lambda: epochs() >= paused["epoch"], "the epochs before the pause")
+        before = epochs()
+        assert never(lambda: epochs() > before + 1)
+        producer.send(ResumeRequested(**origin.envelope("resume"), reason="looked at it", expires_at=soon))
+        producer.flush(60)
+        until(lambda: epochs() > before + 1, "an epoch after the pause")
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate()
+    assert child.returncode == 130, err
+    assert "There is no snapshot t9-s9 to roll back to; the request is ignored." in err.replace("\n", " ")
+    assert (rolled[0]["timeline"], rolled[0]["snapshot_id"], rolled[0]["reason"]) == (1, taken["snapshot_id"], "the risk")
+    assert (rolled[0]["step"], rolled[0]["from_step"] >= taken["at_step"]) == (taken["at_step"], True)
+    done = json.loads(out.splitlines()[-1])
+    assert done["outcome"] == "INTERRUPTED"
+    told = "SELECT count() AS n, uniqExact(step) AS m FROM training_step WHERE run_id = 'rolled'"
+    trained = {"n": done["steps"] + rolled[0]["from_step"] - rolled[0]["step"], "m": done["steps"]}
+    until(lambda: query(found.history_url, told) == [trained], lambda: (query(found.history_url, told), trained))
+    assert len(query(found.history_url, "SELECT 1 FROM checkpoint_taken WHERE run_id = 'rolled' AND reason = 'requested'")) == 1
+    assert len(query(found.history_url, "SELECT 1 FROM run_rolled_back WHERE run_id = 'rolled'")) == 1
+    reasons = query(found.history_url, "SELECT reason FROM run_paused WHERE run_id = 'rolled' ORDER BY sequence")
+    assert [row["reason"] for row in reasons].count("a look at it") == 1
+    assert "too late" not in {row["reason"] for row in reasons}
+    assert json.loads(esper(home, "replay", "rolled", "--fold", "--json").stdout)["equals_live"] is True
 
 
 def test_damaged_artefacts_are_refused_and_training_goes_on(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -248,7 +199,8 @@ def test_damaged_artefacts_are_refused_and_training_goes_on(home: Path, lockstep
         content[-1] ^= 1
         (tmp_path / "kernels").mkdir(exist_ok=True)
         (tmp_path / "kernels" / path.name).write_bytes(content)
-    arguments = ("--json", "--run-id", "damaged", "--set", "decisions=lockstep", "--set", "run.epochs=30")
+    settings = ("decisions=lockstep", "run.epochs=5", *GROWING)
+    arguments = ("--json", "--run-id", "damaged", *(part for one in settings for part in ("--set", one)))
     done = result(esper(home, "run", "mnist1d", *arguments, ESPER_URZA__STORE=str(tmp_path), ESPER_URZA__CACHE=str(tmp_path / "cache")))
     assert done["seeds"] == {"DORMANT": 8}
     failures = query(endpoints(home).history_url, "SELECT phase, error FROM kernel_failed WHERE run_id = 'damaged'")

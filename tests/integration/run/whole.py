@@ -1,40 +1,49 @@
-"""One stack for all tests of the whole, and two equal lockstep runs on it."""
+"""The command line in the home of the stack that tests share, and two equal lockstep runs on it."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from esper.config import Settings
 from esper.history.queries import HttpSource
 from esper.stack import Endpoints, running
+from tests import commands
 
+GROWING: Final = (
+    "kernels.blend_steps=20",
+    "gates.min_training_steps=20",
+    "gates.max_training_steps=60",
+    "gates.min_gap=0.01",
+    "gates.shadow_epochs=1",
+    "gates.embargo_epochs=1",
+    "guardrails.urgency=0.0",
+    "tamiyo.policy.first_epoch=1",
+    "tamiyo.policy.cull_training_after_steps=20",
+    "tamiyo.policy.fossilise_after_epochs=1",
+    "tamiyo.policy.last_fraction=0.9",
+    "tamiyo.policy.min_urgency=0.0",
+)
+"""Settings with which kernels go through every stage within few epochs: otherwise nothing is urgent in so short a run."""
+LOCKSTEP: Final = ("decisions=lockstep", "run.seed=1", "run.epochs=8", "checkpoints.every_epochs=3", *GROWING)
+"""The run that tests of the whole look at, disturb, fork and repeat."""
 _HOMES: dict[str, Path] = {}
 """The home of each history, which has the key for its tokens."""
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with a stack that is kept up for the tests of this folder."""
-    folder = tmp_path_factory.mktemp("home")
-    assert esper(folder, "up", "--wait", "90").returncode == 0
-    yield folder
-    esper(folder, "down")
-
-
-def esper(home: Path, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def esper(home: Path, *arguments: str, cold: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in `home`."""
-    command = [sys.executable, "-m", "esper.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, "ESPER_HOME": str(home), **environment}
-    )
+    return commands.run(*arguments, environment={**os.environ, "ESPER_HOME": str(home), **environment}, cold=cold)
+
+
+def begin(home: Path, *arguments: str) -> commands.Command:
+    """Begin a command in `home`."""
+    return commands.begin(*arguments, environment={**os.environ, "ESPER_HOME": str(home), "COLUMNS": "1000"})
 
 
 def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -59,6 +68,6 @@ def endpoints(home: Path) -> Endpoints:
 
 @pytest.fixture(scope="session")
 def lockstep(home: Path) -> list[dict[str, Any]]:
-    """Two equal runs in lockstep, long enough that kernels are grafted and kept."""
-    arguments = ("run", "mnist1d", "--json", "--set", "decisions=lockstep", "--set", "run.epochs=40", "--set", "run.seed=1")
-    return [result(esper(home, *arguments, "--run-id", f"twin-{index}")) for index in range(2)]
+    """Two equal runs in lockstep in which kernels are grafted, given up and kept: one from nothing, as a user begins it, one forked."""
+    arguments = ("run", "mnist1d", "--json", *(part for one in LOCKSTEP for part in ("--set", one)))
+    return [result(esper(home, *arguments, "--run-id", f"twin-{index}", cold=not index)) for index in range(2)]

@@ -22,6 +22,7 @@ from esper.service import keys
 from tests.certificates import authority, make, write
 from tests.servicefixtures import assert_problem, bearer
 from tests.stackfixtures import access
+from tests.waiting import PATIENCE_S
 
 SUPERVISOR = (sys.executable, str(Path(__file__).parent / "secured_stack.py"))
 
@@ -50,12 +51,12 @@ def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) 
         private = settings.keys_dir / keys.PRIVATE
         assert (stat.S_IMODE(private.stat().st_mode), stat.S_IMODE(private.parent.stat().st_mode)) == (0o600, 0o700)
         pem = private.read_bytes()
-        stack.wait_ready(settings, ["history", "foundry"], 200)
+        stack.wait_ready(settings, ["history", "foundry"], PATIENCE_S)
         assert endpoints.history_url.startswith("https://")
         assert endpoints.foundry_url.startswith("https://")
 
         bus = KafkaBus(access(settings))
-        assert wait_caught_up(endpoints.history_url, bus, timeout=60, settings=settings)
+        assert wait_caught_up(endpoints.history_url, bus, timeout=PATIENCE_S, settings=settings)
         assert source(settings, endpoints.history_url).rows("SELECT 1 AS x") == [{"x": 1}]
         assert events_by_topic(endpoints.history_url, "nobody", settings) == {}
         assert json.loads(esper(settings, "sql", "SELECT 2 AS x", "--json").stdout) == [{"x": 2}]

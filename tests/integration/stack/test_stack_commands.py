@@ -19,6 +19,7 @@ from esper.config import KafkaSettings, Settings
 from esper.errors import EsperError
 from esper.stack.parts import as_environment
 from tests.stackfixtures import eventually, part, tiny_stack
+from tests.waiting import never
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def esper(*arguments: str) -> str:
 def test_the_commands_show_and_stop_a_stack(settings: Settings) -> None:
     """`up` joins the stack that lives and keeps it, `status` has each part with its reason, `down` leaves none; `--json` is one object each."""
     with tiny_stack(settings) as endpoints:
-        assert eventually(lambda: part(settings, "tamiyo").restarts >= 1, 20)
+        assert eventually(lambda: part(settings, "tamiyo").restarts >= 1)
         assert json.loads(esper("up", "--json")) == asdict(endpoints)
         assert endpoints.bootstrap in esper("up")
         state = json.loads(esper("status", "--json"))
@@ -63,7 +64,7 @@ def test_a_stack_that_up_has_joined_outlives_the_run_that_started_it(settings: S
     with tiny_stack(settings):
         esper("up", "--json")
         stack.release(settings, os.getpid())
-        assert not eventually(lambda: stack.running(settings) is None, 1.5)
+        assert never(lambda: stack.running(settings) is None)
 
 
 def test_doctor_finds_this_machine_fit_and_names_what_is_not(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

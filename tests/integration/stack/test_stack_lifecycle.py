@@ -21,6 +21,7 @@ from esper.events.topics import TOPICS
 from esper.stack import state
 from esper.stack.ports import HOST
 from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
+from tests.waiting import PATIENCE_S, never
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_two_homes_side_by_side_and_two_ups_at_once_in_one(tmp_path: Path) -> No
         clusters = [AdminClient(access(home).librdkafka()).list_topics(timeout=10) for home in (one, other)]
         assert len({cluster.cluster_id for cluster in clusters}) == 2
         assert all(set(TOPICS) <= set(cluster.topics) for cluster in clusters)
-        stack.wait_ready(one, ["broker", "nissa"], 30)
+        stack.wait_ready(one, ["broker", "nissa"], PATIENCE_S)
         members = family(now(one).supervisor.pid)
         assert len(members) >= 5  # supervisor, leash, broker, part, the part's child
         ports = now(one).ports
@@ -68,8 +69,8 @@ def test_ports_of_the_last_time_are_taken_again(settings: Settings) -> None:
 def test_a_part_that_does_not_exist_yet_is_reported_and_does_not_stop_the_stack(settings: Settings) -> None:
     """It backs off, its reason is in the state, and waiting for it says so in one sentence."""
     with tiny_stack(settings):
-        assert eventually(lambda: part(settings, "tamiyo").restarts >= 2, 20)
-        assert eventually(lambda: part(settings, "tamiyo").phase == "backing off", 5)
+        assert eventually(lambda: part(settings, "tamiyo").restarts >= 2)
+        assert eventually(lambda: part(settings, "tamiyo").phase == "backing off")
         assert "No module named processors.no_such_part" in part(settings, "tamiyo").reason
         with pytest.raises(UnavailableError, match=r"tamiyo is not ready after 0 s .*no_such_part.*tamiyo\.log"):
             stack.wait_ready(settings, ["nissa", "tamiyo"], 0.1)
@@ -81,8 +82,8 @@ def test_a_part_that_falls_silent_is_killed_and_started_again(settings: Settings
     with tiny_stack(settings) as endpoints:
         before = pid_of(settings, "nissa")
         os.kill(before, signal.SIGSTOP)
-        assert eventually(lambda: part(settings, "nissa").restarts == 1, 15)
-        stack.wait_ready(settings, ["nissa"], 15)
+        assert eventually(lambda: part(settings, "nissa").restarts == 1)
+        stack.wait_ready(settings, ["nissa"], PATIENCE_S)
         assert pid_of(settings, "nissa") != before
         assert "did not answer" in part(settings, "nissa").reason
         connection = HTTPConnection(endpoints.nissa_url.removeprefix("http://"), timeout=5)
@@ -101,10 +102,10 @@ def test_the_stack_ends_with_its_last_owner(settings: Settings) -> None:
             members = family(now(settings).supervisor.pid)
             one.kill()
             one.wait()
-            assert not eventually(lambda: stack.running(settings) is None, 1.5)
+            assert never(lambda: stack.running(settings) is None)
             other.kill()
             other.wait()
-            assert eventually(lambda: not survivors(members), 15)
+            assert eventually(lambda: not survivors(members))
         finally:
             one.kill()
             other.kill()
@@ -115,9 +116,9 @@ def test_an_owner_may_release_the_stack_while_it_lives(settings: Settings) -> No
     """A run that ends inside a longer program leaves nothing behind; who asks again meanwhile gets a stack that works."""
     with tiny_stack(settings):
         stack.release(settings, os.getpid())
-        assert eventually(lambda: stack.running(settings) is None, 5)
+        assert eventually(lambda: stack.running(settings) is None)
         assert bring_up(settings) == stack.running(settings)
-        stack.wait_ready(settings, ["nissa"], 30)
+        stack.wait_ready(settings, ["nissa"], PATIENCE_S)
 
 
 def test_a_port_that_the_user_set_and_that_is_taken_is_one_sentence(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from esper.urza.s3 import MOST_BYTES, S3Store
 from esper.vault.boxes import KERNELS, Box, is_sealed
 from tests import s3proxy
 from tests.stackfixtures import S3Place
+from tests.waiting import PATIENCE_S
 
 DAY_US = 86_400_000_000
 
@@ -47,7 +48,7 @@ def cutting(endpoint: str, cut: Callable[[str, str], bool]) -> Iterator[str]:
 
         def carry(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            server = http.client.HTTPConnection(target, timeout=60)
+            server = http.client.HTTPConnection(target, timeout=PATIENCE_S)
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() != "expect":
@@ -181,7 +182,7 @@ def test_kernels_are_loaded_from_s3(s3: S3Place, tmp_path: Path) -> None:
     request = {"kernel_id": sealed.kernel_id, "address": sealed.address, "sha256": sealed.sha256, "prefetch": False}
     box = Box(KERNELS, bytes(32))
     lines = f"{json.dumps({'key': box.key.hex()})}\n{json.dumps(request)}\n"
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     answer = json.loads(done.stdout)
     assert (answer.get("error"), answer["tier"]) == (None, "store")
     placed = Path(answer["path"]).read_bytes()

@@ -20,6 +20,7 @@ from esper.urza.opening import open_store
 from esper.vault.families import listed
 from esper.vault.masters import MasterKey, masters
 from tests.unit.checkpoint.sweeping import ended
+from tests.waiting import PATIENCE_S
 
 ONE, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 ONE_ID, OTHER_ID = (MasterKey(bytes([number]) * 32).id for number in (1, 2))
@@ -170,7 +171,7 @@ def test_processes_that_begin_at_once_get_one_family(tmp_path: Path) -> None:
         )
         for _ in range(4)
     ]
-    said = {one.communicate(timeout=100)[0] for one in started}
+    said = {one.communicate(timeout=PATIENCE_S)[0] for one in started}
     assert len(said) == 1
     assert len(said.pop()) == 65
     assert len(list(open_store(Settings(home=tmp_path)).list("families/"))) == 1

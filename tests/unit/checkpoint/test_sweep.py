@@ -23,6 +23,7 @@ from esper.urza.memory import MemoryStore
 from esper.urza.store import Listed
 from tests.tensorstores import family
 from tests.unit.checkpoint.sweeping import ended
+from tests.waiting import PATIENCE_S
 
 HOUR, DAY = 3600.0, 86_400.0
 RULES = Rules()
@@ -334,7 +335,7 @@ def test_processes_that_write_and_sweep_the_same_store(tmp_path: Path) -> None:
     try:
         said = [one.communicate(timeout=150)[0] for one in processes[:2]]
         (tmp_path / "stop").touch()
-        deleted = processes[2].communicate(timeout=60)[0]
+        deleted = processes[2].communicate(timeout=PATIENCE_S)[0]
     finally:
         for one in processes:
             one.kill()

@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_no_half_snapshot(small_disk: Path) -> None:
 def test_a_writer_killed_in_the_middle_leaves_no_half_snapshot(tmp_path: Path, puts: int) -> None:
     """Kill -9 just before each object gets its name: a manifest is there only when every chunk is, and a later writer finishes the work."""
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(puts)], env=environment, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(puts)], env=environment, check=False, timeout=600)
     assert done.returncode == (-signal.SIGKILL if puts < 6 else 0)
     store = LocalStore(tmp_path)
     assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (min(puts, 5), int(puts == 6))

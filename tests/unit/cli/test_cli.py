@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from esper.tolaria.recipe import load, text
+from tests.waiting import PATIENCE_S
 
 
 def esper(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "esper.cli", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([sys.executable, "-m", "esper.cli", *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 def test_help_imports_nothing_heavy() -> None:
     """`esper --help` answers without importing torch, Kafka, ClickHouse, pydantic or rich."""
     heavy = "('torch', 'confluent_kafka', 'chdb', 'clickhouse_connect', 'pydantic', 'rich', 'numpy')"
     code = f"import sys, esper.cli; sys.argv = ['esper', '--help']\ntry: esper.cli.main()\nexcept SystemExit: pass\nsys.exit(str([m for m in {heavy} if m in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert "Usage: esper" in done.stdout
     assert done.stderr.strip() == "[]"
 

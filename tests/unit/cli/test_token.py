@@ -17,12 +17,15 @@ from esper.errors import UsageError
 from esper.service import keys
 from esper.service.roles import Caller
 from esper.service.tokens import Gatekeeper
+from tests.waiting import PATIENCE_S
 
 
 def esper(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in `home`."""
     command = [sys.executable, "-m", "esper.cli", *arguments]
-    return subprocess.run(command, env=os.environ | {"ESPER_HOME": str(home)}, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, env=os.environ | {"ESPER_HOME": str(home)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
 
 
 def test_a_token_is_printed_for_whoever_may_read_the_key(tmp_path: Path) -> None:

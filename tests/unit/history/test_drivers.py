@@ -75,13 +75,19 @@ def test_a_type_without_a_known_length_is_refused(engine: Engine) -> None:
 
 def test_the_checksum_is_clickhouses_own(engine: Engine) -> None:
     """Every frame in the column files that ClickHouse itself wrote has the checksum computed here, and so have ours, whatever their length."""
-    engine.client.command("CREATE TABLE checksums (n UInt64, s String) ENGINE = MergeTree ORDER BY n SETTINGS min_bytes_for_wide_part = 0")
-    engine.client.command("INSERT INTO checksums SELECT number, repeat(toString(number), number % 50) FROM numbers(3000)")
-    for size in (1, 4, 9, 14, 60):  # frames of every length class of the hash
-        engine.client.command(f"INSERT INTO checksums SELECT 1, repeat('x', {size})")
-    paths = {Path(row[0]) for row in engine.client.query("SELECT path FROM system.parts WHERE table = 'checksums' AND active").result_rows}
-    found = [frame for path in paths for file in path.glob("[ns]*.bin") for frame in frames(file.read_bytes())]
-    engine.client.command("DROP TABLE checksums")
+    found = []
+    for number, rows in enumerate(
+        ("repeat(toString(number), number % 50) FROM numbers(3000)", *(f"repeat('x', {size})" for size in (1, 4, 9, 14, 60)))
+    ):
+        table = f"checksums_{number}"  # of its own: one insert is one part, which nothing can be merged with
+        engine.client.command(
+            f"CREATE TABLE {table} (n UInt64, s String) ENGINE = MergeTree ORDER BY n SETTINGS min_bytes_for_wide_part = 0"
+        )
+        engine.client.command(f"INSERT INTO {table} SELECT 1, {rows}")
+        written = f"SELECT path FROM system.parts WHERE table = '{table}' AND active"  # noqa: S608
+        paths = [Path(row[0]) for row in engine.client.query(written).result_rows]
+        found += [frame for path in paths for file in path.glob("[ns]*.bin") for frame in frames(file.read_bytes())]
+        engine.client.command(f"DROP TABLE {table}")
     assert min(len(rest) for _, rest in found) < 32
     assert all(city128(rest) == checksum for checksum, rest in found)
     for size in (1, 7, 100, 300_000):

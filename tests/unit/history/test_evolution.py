@@ -21,7 +21,8 @@ from esper.history.migrations import migrate
 from esper.history.sink import Sink
 from esper.oona.memory import MemoryBus
 from tests.unit.history.conftest import example, message, rows
-from tests.unit.history.test_sink import caught_up, until
+from tests.unit.history.test_sink import caught_up
+from tests.waiting import until
 
 NAME = "FieldReport"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from functools import partial
 
 import pytest
 
@@ -20,14 +20,12 @@ from esper.oona.count import committed
 from esper.oona.memory import MemoryBus
 from esper.oona.port import Received
 from tests.unit.history.conftest import NamedBus, example, framed, message, rows
-
-_ids = count(1)
+from tests.waiting import PATIENCE_S, until
 
 
 def fresh(name: str, key: str = "run") -> Message:
     """A new event of a record type."""
-    datum = {**example(name), "event_id": f"00000000-0000-8000-8000-{next(_ids):012d}", "run_id": key}
-    return message(current(BY_NAME[name]), datum, key)
+    return message(current(BY_NAME[name]), {**example(name), "run_id": key}, key)
 
 
 def stored(engine: Engine, bus: NamedBus, table: str) -> int:
@@ -46,18 +44,8 @@ def sinking(engine: Engine, bus: NamedBus, *, block_messages: int = 1_000) -> It
         yield sink
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
-
-
-def until(condition: object, seconds: float = 20.0) -> None:
-    """Wait until `condition()` holds."""
-    assert callable(condition)
-    clock = SystemClock()
-    deadline = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < deadline, "it did not come about in time"
-        clock.sleep(0.02)
 
 
 def caught_up(sink: Sink, bus: MemoryBus) -> bool:
@@ -99,7 +87,7 @@ def test_a_second_sink_goes_on_where_the_first_ended(engine: Engine, bus: NamedB
     for total in (20, 40):
         send(bus, [fresh("TrainingStep") for _ in range(20)])
         with sinking(engine, bus) as sink:
-            until(lambda sink=sink: caught_up(sink, bus))
+            until(partial(caught_up, sink, bus))
         assert sink.progress.rows == 20
         assert stored(engine, bus, "raw_training_step") == total
     assert rows(engine, "SELECT remaining FROM endings ORDER BY at DESC LIMIT 1") == [{"remaining": 0}]
@@ -125,7 +113,7 @@ def test_a_topic_that_was_made_again_is_read_from_its_beginning(engine: Engine, 
     for each in (bus, again):
         send(each, [fresh("TrainingStep") for _ in range(10)])
         with sinking(engine, each) as sink:
-            until(lambda sink=sink, each=each: caught_up(sink, each))
+            until(partial(caught_up, sink, each))
         assert stored(engine, each, "raw_training_step") == 10
 
 

@@ -13,7 +13,7 @@ from esper.history.engine import Engine
 from esper.oona.port import Received
 from tests.unit.history.conftest import EXAMPLES, example, framed, rows
 
-_ids = count(1)
+_offsets = count(1)
 SECOND = 1_000_000
 IMAGE = "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8"
 DECISION = "00000000-0000-8000-8000-00000000dec1"
@@ -24,9 +24,9 @@ OPEN = "00000000-0000-8000-8000-00000000dec3"
 def put(engine: Engine, name: str, **fields: Any) -> None:
     """Store one event twice: the golden example with these fields, as if it was sent again after a restart."""
     wire = current(BY_NAME[name])
-    datum = {**example(name), "event_id": f"00000000-0000-8000-8000-{next(_ids):012d}", **fields}
+    datum = {**example(name), **fields}
     place = layout(wire.id)
-    messages = [Received(wire.record.TOPIC, 0, next(_ids), b"", framed(wire, datum), (), 0) for _ in range(2)]
+    messages = [Received(wire.record.TOPIC, 0, next(_offsets), b"", framed(wire, datum), (), 0) for _ in range(2)]
     engine.client.raw_insert(
         place.table.name, column_names=list(place.columns), insert_block=container(wire.id, "story", messages), fmt="Avro"
     )

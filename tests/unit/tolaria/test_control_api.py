@@ -87,7 +87,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
     with bus.producer(sender_id="tolaria") as producer:
         add_routes(app, Control(ledger, trainers, Outbound(producer), clock))
         with served(app, settings) as client:
-            assert eventually(lambda: ledger.caught_up, 10)
+            assert eventually(lambda: ledger.caught_up)
             yield Part(app, client, settings, clock, bus, trainers)
         trainers.end(10)
         ledger.stop()
@@ -161,7 +161,7 @@ def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
     assert (told["status"], told["trainer"]["alive"]) == ("STARTING", True)
     assert part.ask("POST", "/api/v1/runs", body).status_code == 409
     assert part.ask("POST", "/api/v1/runs/new/pause").status_code == 409
-    assert eventually(lambda: part.trainers.last_words("new") == "up", 20)
+    assert eventually(lambda: part.trainers.last_words("new") == "up")
     part.trainers.end(10)
     told = part.ask("GET", "/api/v1/runs/new").json()
     assert (told["status"], told["reason"], told["trainer"]["alive"]) == ("NOT STARTED", "up", False)

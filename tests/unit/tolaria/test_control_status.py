@@ -15,6 +15,7 @@ from esper.events.records import PauseRequested, RunPaused, RunResumed
 from esper.tolaria.control.requests import request, told
 from esper.tolaria.control.status import KEPT_ANSWERS, RunStatus, fold
 from tests.unit.nissa.journal import Run
+from tests.waiting import PATIENCE_S
 
 CLOCK = ManualClock()
 
@@ -98,5 +99,5 @@ def test_a_request_is_pending_answered_or_expired() -> None:
 def test_the_process_imports_no_torch() -> None:
     """Everything that the control process imports leaves torch, numpy and Faust outside: it has to be small."""
     code = "import sys, esper.tolaria.control.__main__; print([one for one in ('torch', 'numpy', 'faust') if one in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout.strip() == "[]"

@@ -13,6 +13,7 @@ from esper.config import CheckpointSettings, Settings
 from esper.tolaria.control import sweeping as module
 from esper.tolaria.control.sweeping import Sweeps, command
 from tests.stackfixtures import eventually
+from tests.waiting import never
 
 CLOCK = SystemClock()
 SECOND = 1 / 3_600
@@ -38,7 +39,7 @@ def test_a_store_is_swept_again_and_again(tmp_path: Path, monkeypatch: pytest.Mo
     """The first time a while after the home is made, and later whether it failed or not."""
     begun = CLOCK.now_us()
     sweeps = started(tmp_path, monkeypatch, "sys.exit('no broker')", every=0.3)
-    assert eventually(lambda: len(calls(tmp_path)) >= 3, 30)
+    assert eventually(lambda: len(calls(tmp_path)) >= 3)
     sweeps.stop()
     assert begun <= int((tmp_path / "swept").read_text()) <= CLOCK.now_us()
 
@@ -48,16 +49,16 @@ def test_what_somebody_swept_just_now_is_not_swept(tmp_path: Path, monkeypatch: 
     settings = Settings(home=tmp_path)
     settings.swept_path.write_text(str(CLOCK.now_us() + 3_600_000_000))
     sweeps = started(tmp_path, monkeypatch, "pass", every=0.1)
-    assert not eventually(lambda: bool(calls(tmp_path)), 1)
+    assert never(lambda: bool(calls(tmp_path)))
     settings.swept_path.write_text(str(CLOCK.now_us() - 3_600_000_000))
-    assert eventually(lambda: bool(calls(tmp_path)), 30)
+    assert eventually(lambda: bool(calls(tmp_path)))
     sweeps.stop()
 
 
 def test_the_end_does_not_wait_for_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep under way is ended, and is gone."""
     sweeps = started(tmp_path, monkeypatch, "import time; time.sleep(600)", every=0.1)
-    assert eventually(lambda: bool(calls(tmp_path)), 30)
+    assert eventually(lambda: bool(calls(tmp_path)))
     sweeps.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(calls(tmp_path)[0], 0)

@@ -35,7 +35,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def up(trainers: Trainers, run_id: str) -> bool:
     """Whether the program says that it is up."""
-    return eventually(lambda: trainers.last_words(run_id) == "up", 20)
+    return eventually(lambda: trainers.last_words(run_id) == "up")
 
 
 @pytest.mark.usefixtures("program")
@@ -63,7 +63,7 @@ def test_one_that_does_not_end_in_time_is_told_of_and_left(tmp_path: Path, progr
     assert trainers.end(0.2) == [trainer]
     assert trainer.process.lives()
     trainer.process.signal(signal.SIGKILL)
-    assert eventually(lambda: trainers.exit_code("r") == -signal.SIGKILL, 10)
+    assert eventually(lambda: trainers.exit_code("r") == -signal.SIGKILL)
 
 
 def test_a_trainer_has_a_session_of_its_own_and_a_command_line_as_a_person_would_write_it(tmp_path: Path, program: dict[str, str]) -> None:
