@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from esper.clock import SystemClock
 from esper.config import ServiceSettings
@@ -44,6 +45,14 @@ def pem(name: str, root: Pair, *, expired: bool = False) -> bytes:
     return private + certificate.public_bytes(Encoding.PEM)
 
 
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    """What a key may be used for: an authority's signs certificates, a part's proves who it is."""
+    never = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+    )
+    return x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **never)
+
+
 def _issue(name: str, root: Pair | None, *, ca: bool, expired: bool = False) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -59,8 +68,10 @@ def _issue(name: str, root: Pair | None, *, ca: bool, expired: bool = False) -> 
         .not_valid_after(now - timedelta(minutes=1) if expired else now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(_usage(ca=ca), critical=True)  # Python from 3.13 on refuses an authority that does not say that it may sign
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     if not ca:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
     return builder.sign(signer, hashes.SHA256()), key

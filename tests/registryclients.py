@@ -20,16 +20,16 @@ EXAMPLES: Final = Path(__file__).parents[1] / "schemas" / "examples"
 @contextmanager
 def client(url: str, token: str = "") -> Iterator[SchemaRegistryClient]:
     """A client as its documentation configures one."""
-    config: dict[str, Any] = {"url": url, "max.retries": 0}
+    config: dict[str, Any] = {"url": url, "max.retries": 2, "timeout": 30}  # without a time-out it waits for ever
     if token:
         config["basic.auth.user.info"] = f"esper:{token}"
     with SchemaRegistryClient(config) as made:
         yield made
 
 
-def decode(registry: SchemaRegistryClient, topic: str, value: bytes) -> Any:
-    """What the deserializer makes of a message's value."""
-    return AvroDeserializer(registry)(value, SerializationContext(topic, MessageField.VALUE))
+def decode(registry: SchemaRegistryClient, topic: str, value: bytes, **config: Any) -> Any:
+    """What the deserializer makes of a message's value, with its defaults or with `config`."""
+    return AvroDeserializer(registry, conf=config or None)(value, SerializationContext(topic, MessageField.VALUE))
 
 
 def golden() -> list[tuple[WireSchema, bytes, Any]]:

@@ -31,7 +31,6 @@ from esper.vault.families import family_id, require_own
 from tests.attacks.hostile import ALLOW, FUNCTIONS, RUN, Real, copy_of, esper, forget, journal_of, real, reseal, result, with_config
 from tests.unit.tolaria.laboratory import CLOCK, data
 
-pytestmark = pytest.mark.timeout(300)
 SOURCE = "import pathlib\npathlib.Path(__file__).with_suffix('.ran').write_text('ran')\n\n\ndef model():\n    raise SystemExit('called')\n"
 
 

@@ -19,7 +19,6 @@ from esper.clock import SystemClock
 from esper.errors import UnavailableError, UsageError
 from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.timeout(400)
 SMALL: dict[Any, dict[str, Any]] = {
     steps: {"_ROUNDS": 3, "_FORWARDS": 3, "_STEPS": 3},
     kernels: {"_OPERATIONS": 1000, "_ROUNDS": 2, "_GRAFTS": 10},

@@ -38,7 +38,7 @@ SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261126"))
 A_RUN = 20  # triples that a run is good for
 FROM_SCRATCH = 5  # every so many states are rebuilt from the first step
 CLOCK = SystemClock()
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * (20 + TRIPLES))]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200 + 60 * TRIPLES)]
 
 
 @dataclass(frozen=True, slots=True)

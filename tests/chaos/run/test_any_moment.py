@@ -28,7 +28,7 @@ from tests.chaos.run.lives import CLOCK, journal
 from tests.commands import Command, begin
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 EPOCHS = 30
 MASTER_KEY = base64.b64encode(bytes(range(32))).decode()  # machines that share a store share the key that opens its snapshots
 

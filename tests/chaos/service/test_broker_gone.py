@@ -39,7 +39,6 @@ def _topics(bootstrap: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_without_its_broker_a_part_refuses_changes_and_records_them_later(tmp_path: Path) -> None:
     """503 while Kafka is dead, reading goes on; once it is back, requests are handled again, and the chain holds every one of them in order."""
     classpath = jars.kafka(lambda _: None)

@@ -18,7 +18,7 @@ from esper.urza.store import Store
 from tests.stackfixtures import S3Place
 
 
-@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=(pytest.mark.slow, pytest.mark.timeout(200)))])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """One of the implementations, empty."""
     if request.param == "s3":

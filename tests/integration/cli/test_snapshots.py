@@ -30,7 +30,7 @@ from tests.waiting import PATIENCE_S
 RUN = "vault-run-1"
 DAY_US = 86_400_000_000
 CLOCK = SystemClock()
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 class Installation:

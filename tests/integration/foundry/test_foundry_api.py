@@ -10,7 +10,6 @@ import subprocess
 import sys
 from typing import cast
 
-import pytest
 from confluent_kafka import Consumer
 
 from esper.events import Event, Origin, decode
@@ -23,8 +22,6 @@ from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, 
 from tests.servicefixtures import HOLDERS, assert_answered_by_role, client_of, credentials, token
 from tests.unit.urza.test_api import TABLE
 from tests.waiting import PATIENCE_S
-
-pytestmark = pytest.mark.timeout(400)
 
 
 def kernels_for(run_id: str, listener: Listener, producer: Producer, width: int) -> dict[str, KernelPublished]:

@@ -25,7 +25,11 @@ SHA256: Final = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed6
 _MANAGEMENT: Final = {"QUARKUS_MANAGEMENT_PORT": "0", "QUARKUS_MANAGEMENT_HOST": "127.0.0.1"}
 _START_S: Final = 150.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+BY_RECORD: Final = {"subject.name.strategy.type": "TOPIC_RECORD"}
+"""How Esper names its subjects. By default the deserializer asks for associations first, a newer part of the protocol, and Apicurio may leave a connection
+without an answer after it has refused that with 404."""
+
+pytestmark = pytest.mark.slow
 
 
 def archive() -> Path:
@@ -74,7 +78,8 @@ def test_the_same_records_are_read_through_another_registry(apicurio: str, ids: 
     """Every golden payload, framed with the id that Apicurio gave to its schema, says what was written."""
     with registryclients.client(apicurio) as client:
         for wire, datum, said in registryclients.golden():
-            assert registryclients.decode(client, wire.record.TOPIC, registryclients.framed(ids[wire.id], datum)) == said, wire.subject
+            value = registryclients.framed(ids[wire.id], datum)
+            assert registryclients.decode(client, wire.record.TOPIC, value, **BY_RECORD) == said, wire.subject
 
 
 def test_subjects_and_versions_are_the_same_there(apicurio: str, ids: dict[int, int]) -> None:

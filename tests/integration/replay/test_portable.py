@@ -40,7 +40,7 @@ RUN = "portable-1"
 STEP = 29
 PASSPHRASE = "correct horse battery staple"  # noqa: S105  # of a test
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import clickhouse_connect
 import httpx
-import pytest
 
 from esper import stack
 from esper.config import Settings
@@ -40,7 +39,6 @@ def esper(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.mark.timeout(400)
 def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) -> None:
     """Its own programs need nothing beside the settings; others need the authority and a token; without a token nothing but health is told."""
     root = authority()

@@ -35,7 +35,7 @@ from tests.waiting import PATIENCE_S
 
 DAY_US = 86_400_000_000
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.slow
 
 
 @contextmanager

@@ -157,7 +157,6 @@ def test_a_damaged_family_stops_a_rotation_and_no_key_is_forgotten(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_processes_that_begin_at_once_get_one_family(tmp_path: Path) -> None:
     """Four first users of an installation make one master key and one family key."""
     code = "import sys; from pathlib import Path; from esper.checkpoint import open_tensors; from esper.config import Settings\n"
@@ -177,7 +176,6 @@ def test_processes_that_begin_at_once_get_one_family(tmp_path: Path) -> None:
     assert len(list(open_store(Settings(home=tmp_path)).list("families/"))) == 1
 
 
-@pytest.mark.timeout(200)
 def test_a_rotation_killed_before_each_of_its_operations_is_finished_by_the_next(tmp_path: Path) -> None:
     """Kill -9 before every link, unlink and rename: every snapshot can be read at once, and the next rotation ends with one key."""
     assert ended("rotations", tmp_path) >= 11

@@ -316,14 +316,12 @@ def write_paused(yard: Yard, at: int, turn: threading.Event, swept: threading.Ev
     turn.set()
 
 
-@pytest.mark.timeout(200)
 def test_a_sweep_killed_before_each_of_its_operations_is_finished_by_the_next(tmp_path: Path) -> None:
     """Kill -9 before every link and unlink of a sweep that deletes, moves and condemns: what is kept is whole at once, and the next sweep ends clean."""
     assert ended("kills", tmp_path) >= 12
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_processes_that_write_and_sweep_the_same_store(tmp_path: Path) -> None:
     """Two trainers store snapshots that share and drop chunks, while a third process sweeps without a pause: each is whole after its writing."""
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}

@@ -15,7 +15,6 @@ from esper.events.codec import encode
 from esper.journal.reading import JOURNAL, to_file
 from tests.unit.tolaria.laboratory import GROWTH, Asked, Laboratory, recipe
 
-pytestmark = pytest.mark.timeout(300)
 SHORT = {"epochs": 4, "batch_size": 20}
 
 

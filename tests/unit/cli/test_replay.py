@@ -27,8 +27,6 @@ from esper.tolaria.state_file import digests_of, save_state_file
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 from tests.unit.tolaria.test_reexecution import asking
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:

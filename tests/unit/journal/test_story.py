@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from esper.journal.compare import compare
 from esper.journal.story import story
 from tests.unit.tolaria.laboratory import Asked, Laboratory, recipe
 from tests.unit.tolaria.test_forks import beginning
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_kernel_that_a_fork_culls_is_the_one_that_its_parent_grafted(tmp_path: Path) -> None:

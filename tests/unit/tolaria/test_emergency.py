@@ -16,7 +16,6 @@ from esper.tolaria.consultation import Consultation
 from esper.tolaria.session import RolledBack, Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
-pytestmark = pytest.mark.timeout(300)
 TAMIYO = Origin("laboratory-1", "tamiyo", "0" * 32, CLOCK)
 BACK = RollbackRequested(**TAMIYO.envelope("emergency/3"), snapshot_id="", reason="It explodes.", expires_at=2**52, at_most_epoch=1)
 

@@ -27,7 +27,6 @@ from esper.tolaria import packet
 from esper.tolaria.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Killed, Laboratory, recipe, stages
 
-pytestmark = pytest.mark.timeout(300)
 BLENDING = (Asked(1, "GERMINATE"), Asked(6, "ADVANCE"))
 
 

@@ -25,8 +25,6 @@ from esper.tolaria.reexecution import Archive, Reexecution, Rerun, Scripted
 from esper.tolaria.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, data, kernel_id, pair, recipe, stages
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def quiet() -> Progress:
     return Progress(Console(file=io.StringIO()))

@@ -25,8 +25,6 @@ from esper.oona.inbox import Delivered
 from esper.tolaria.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def proven(laboratory: Laboratory) -> None:
     """The journal is gapless, and folds to what the trainer had."""

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from esper.clock import ManualClock, SystemClock
 from esper.identity import age_s
 from esper.tolaria.startup import Startup
@@ -51,7 +49,6 @@ def test_the_age_of_a_process_goes_with_the_clock() -> None:
     assert 0.04 < age_s(clock) - first < 60
 
 
-@pytest.mark.timeout(300)
 def test_a_resumed_run_imports_no_compiler(tmp_path: Path) -> None:
     """Restoring a graft, executing the record again and training on loads neither torch._dynamo nor sympy: half of a start."""
     command = [sys.executable, "-c", RESUMED, str(tmp_path)]

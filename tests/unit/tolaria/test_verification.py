@@ -23,7 +23,6 @@ from esper.tolaria.verification import Check, Narrowed, Proof, Verdict, narrowed
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
 from tests.unit.tolaria.test_reexecution import asking
 
-pytestmark = pytest.mark.timeout(300)
 SHORT = {"run": {"epochs": 3, "batch_size": 20}}
 
 

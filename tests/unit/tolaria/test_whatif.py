@@ -20,7 +20,6 @@ from esper.tolaria.progress import Progress
 from esper.tolaria.whatif import Side, asked, closed_loop, keep, open_loop
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe
 
-pytestmark = pytest.mark.timeout(300)
 GRAFT = GROWTH[2]
 CAUSED = (GROWTH[4], GROWTH[8])
 """A germination at step 8, and what was commanded for its seed afterwards."""
