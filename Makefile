@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 STAMP := $(VENV)/.made-from-lock
 
-.PHONY: setup run test coverage lint type arch bench golden chaos mutate clean
+.PHONY: setup run test coverage lint type arch bench golden chaos fuzz mutate clean
 
 setup: $(STAMP)
 
@@ -57,10 +57,15 @@ mutate: setup
 	cd .esper/mutation && nice -n 10 $(CURDIR)/$(BIN)/mutmut run --max-children $(WORKERS) $(MUTANTS)
 	cd .esper/mutation && $(CURDIR)/$(BIN)/mutmut results
 
-# Kills by the hundred; what came of them is a line of JSON in tests/chaos/reports. ESPER_CHAOS_SEED chooses whom and when.
+# Kills by the hundred; what came of them is a line of JSON in tests/chaos/reports. ESPER_CHAOS_SEED chooses whom and when. Then the laws, with ten times the examples.
 chaos: setup
 	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-200} ESPER_CHAOS_TRIPLES=$${ESPER_CHAOS_TRIPLES:-200} ESPER_CHAOS_REPORT=$${ESPER_CHAOS_REPORT:-tests/chaos/reports} \
 		$(BIN)/python -m pytest tests/chaos
+	ESPER_EXAMPLES=$${ESPER_EXAMPLES:-10} $(BIN)/python -m pytest tests/property
+
+# Attacks and malformed input at full length; ESPER_FUZZ says how many cases of each, ESPER_FUZZ_SEED which.
+fuzz: setup
+	ESPER_FUZZ=$${ESPER_FUZZ:-100000} $(BIN)/python -m pytest $(wildcard tests/fuzz tests/attacks)
 
 clean:
 	rm -rf $(VENV) .esper .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

@@ -52,7 +52,7 @@ class Command:
         assert self.returncode is not None
         return self.returncode
 
-    def communicate(self, seconds: float = PATIENCE_S) -> tuple[str, str]:
+    def said(self, seconds: float = PATIENCE_S) -> tuple[str, str]:
         """What it had said when it ended by itself, on both streams."""
         self.wait(seconds)
         return self.out.read_text(), self.err.read_text()
@@ -154,7 +154,7 @@ def run(
     """The same to its end."""
     process = begin(*arguments, module=module, environment=environment, cwd=cwd, cold=cold)
     try:
-        out, err = process.communicate(seconds)
+        out, err = process.said(seconds)
     except BaseException:
         process.kill()
         raise

@@ -16,11 +16,12 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from tests import commands
+from tests.samples import EXAMPLES
 from tests.waiting import eventually
 
 pytest_plugins = ("tests.stackfixtures",)
 
-settings.register_profile("shared machine", deadline=None)  # what takes 5 ms takes 500 beside others
+settings.register_profile("shared machine", deadline=None, max_examples=100 * EXAMPLES)  # what takes 5 ms takes 500 beside others
 if settings.get_current_profile_name() == "default":
     settings.load_profile("shared machine")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from esper.bench.registry import FIGURES, Bench, Figure
 from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
 from esper.errors import UnavailableError, UsageError
-from tests.waiting import PATIENCE_S
+from tests import commands
 
 SMALL: dict[Any, dict[str, Any]] = {
     steps: {"_ROUNDS": 3, "_FORWARDS": 3, "_STEPS": 3},
@@ -118,8 +117,7 @@ def test_the_command_prints_one_object_and_refuses_unknown_names(tmp_path: Path)
     """`--json` leaves one object on standard output, `--list` names every figure, and a misspelt name is refused with the nearest."""
 
     def esper(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "esper.cli", "bench", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd=tmp_path)
+        return commands.run("bench", *arguments, cwd=tmp_path)
 
     report = json.loads(esper("--json", "--only", "cache_operations").stdout)
     assert list(report) == ["machine", "version", "commit", "figures"]

@@ -70,7 +70,12 @@ def generator(schemas: Path) -> ModuleType:
 def test_nothing_generated_is_stale() -> None:
     """Records, topics, wire schemas, ids and examples are what the generator makes of schemas/ now."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "generate_events.py"), "--check"], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, str(ROOT / "tools" / "generate_events.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
 

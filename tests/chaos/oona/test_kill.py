@@ -23,6 +23,7 @@ from esper.stack import jars
 from esper.stack.broker import Node
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
+from tests.waiting import PATIENCE_S
 
 CLOCK = SystemClock()
 ENDLESS = 10**9
@@ -72,7 +73,7 @@ class Writer:
         for line in self.process.stdout:
             self._note(line)
         self.process.stdout.close()
-        return self.process.wait(90)
+        return self.process.wait(PATIENCE_S)
 
     def _note(self, line: str) -> None:
         assert line.endswith("\n"), f"the writer ended early: {line!r}"
@@ -138,7 +139,10 @@ def test_a_stopped_writer_that_was_replaced_stays_out(broker: str, tmp_path: Pat
         "start(outbox, bus, clock=SystemClock())"
     )
     subprocess.run(
-        [sys.executable, "-c", program, str(other.outbox), broker], check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+        [sys.executable, "-c", program, str(other.outbox), broker],
+        check=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     taken_over = journal(broker, zombie.run)
     zombie.process.send_signal(signal.SIGCONT)

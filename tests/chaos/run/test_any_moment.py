@@ -64,13 +64,13 @@ class Machine:
 def killed(child: Command, moment: Callable[[], object]) -> None:
     """Kill -9 at a moment."""
     until(lambda: moment() or child.poll() is not None, "the moment")
-    assert child.poll() is None, child.communicate()[1]
+    assert child.poll() is None, child.said()[1]
     child.kill()
 
 
 def finished(child: Command) -> tuple[str, str]:
     """The digest with which a life ends, and what it said."""
-    out, said = child.communicate()
+    out, said = child.said()
     assert child.returncode == 0, said
     return json.loads(out.splitlines()[-1])["digest"], said
 
@@ -156,7 +156,7 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
         moved = there.begin(run_id, resumed=True)
         until(lambda: len(journal(node.bootstrap, run_id)) > had + 3, moved.poll)
         moved.send_signal(signal.SIGTERM)
-        _, said = moved.communicate()
+        _, said = moved.said()
         assert moved.returncode == 130, said
         assert "were written elsewhere; what that place had not sent is lost." in said
         digest, said = finished(here.begin(run_id, resumed=True))

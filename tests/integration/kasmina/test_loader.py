@@ -27,19 +27,20 @@ from esper.urza.cache import CacheLimits
 from esper.urza.local import LocalStore
 from esper.urza.sealed import SealedKernels
 from esper.vault.boxes import BOX_BYTES, KERNELS, Box, is_sealed
+from tests.waiting import PATIENCE_S
 
 T = TypeVar("T")
 CLOCK = SystemClock()
 BOX = Box(KERNELS, b"k" * 32)
-STEP_S = 0.8  # far above what a call takes, below any wait
+STEPS = 50  # calls that come back while something hangs: one that waited for it would not
 
 
 class Trainer:
-    """The trainer's end, which notes how long its calls take."""
+    """The trainer's end, which counts its calls that came back."""
 
     def __init__(self, folder: Path, name: str, settings: CacheSettings | None = None) -> None:
         self.loader = KernelLoader(folder / "store", folder / name, folder / "shared", CLOCK, BOX, settings or CacheSettings())
-        self.longest_s = 0.0
+        self.calls = 0
         self.loader.start()
 
     @property
@@ -48,25 +49,24 @@ class Trainer:
         assert self.loader._child is not None
         return self.loader._child.pid
 
-    def timed(self, call: Callable[[], T]) -> T:
+    def called(self, call: Callable[[], T]) -> T:
         """What a call gives."""
-        begin = CLOCK.monotonic()
         found = call()
-        self.longest_s = max(self.longest_s, CLOCK.monotonic() - begin)
+        self.calls += 1
         return found
 
     def request(self, *kernels: KernelPublished, layer: str = "") -> None:
         """Ask for kernels."""
         for kernel in kernels:
-            self.timed(partial(self.loader.request, kernel, layer=layer))
+            self.called(partial(self.loader.request, kernel, layer=layer))
 
-    def wait(self, count: int = 1, seconds: float = 60.0) -> list[Loaded]:
+    def wait(self, count: int = 1, seconds: float = PATIENCE_S) -> list[Loaded]:
         """The next `count` kernels."""
         found: list[Loaded] = []
         deadline = CLOCK.monotonic() + seconds
         while len(found) < count:
             assert CLOCK.monotonic() < deadline
-            found += self.timed(self.loader.ready)
+            found += self.called(self.loader.ready)
             CLOCK.sleep(0.005)
         return found
 
@@ -75,12 +75,12 @@ class Trainer:
         self.request(kernel, layer=layer)
         return self.wait()[0]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
         """Take steps until the condition holds; nothing may come that was not asked for."""
         deadline = CLOCK.monotonic() + seconds
         while not condition():
             assert CLOCK.monotonic() < deadline
-            assert self.timed(self.loader.ready) == []
+            assert self.called(self.loader.ready) == []
             CLOCK.sleep(0.005)
 
 
@@ -156,7 +156,7 @@ def test_each_tier_gives_to_those_above_it(start: Callable[..., Trainer], tmp_pa
     assert one.get(kernel, "a").unpacked is not None
     os.kill(one.pid, signal.SIGSTOP)
     one.request(kernel, layer="b")
-    assert [loaded.error for loaded in one.timed(one.loader.ready)] == [""]
+    assert [loaded.error for loaded in one.called(one.loader.ready)] == [""]
     os.kill(one.pid, signal.SIGCONT)
     (tmp_path / "store" / kernel.address).unlink()
     assert two.get(kernel).unpacked is not None
@@ -233,18 +233,17 @@ def test_a_prefetch_that_hangs_holds_up_no_request(start: Callable[..., Trainer]
     path.unlink()
     os.mkfifo(path)
     trainer.loader.prefetch([hanging])
-    assert trainer.timed(trainer.loader.ready) == []
+    assert trainer.called(trainer.loader.ready) == []
     assert trainer.get(good).unpacked is not None
     assert trainer.loader._pending.keys() == {hanging.kernel_id}
-    assert trainer.longest_s < STEP_S
 
 
 @pytest.mark.parametrize("how", ["the store hangs", "the child is stopped"])
 def test_a_load_that_hangs_fails_and_the_next_one_works(
     start: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """No call waits; the failure says so in time; the child is replaced, what else was asked for is loaded, and so is the next kernel."""
-    monkeypatch.setattr(loading, "TIMEOUT_S", 3.0)
+    """Calls come back meanwhile; the failure says so in time; the child is replaced, what else was asked for is loaded, and so is the next kernel."""
+    monkeypatch.setattr(loading, "TIMEOUT_S", 5.0)
     trainer = start()
     hanging, beside, later, first = (publish(tmp_path / "store", seed) for seed in (1, 2, 3, 4))
     assert trainer.get(first).unpacked is not None
@@ -255,16 +254,15 @@ def test_a_load_that_hangs_fails_and_the_next_one_works(
         os.mkfifo(path)
     else:
         os.kill(before, signal.SIGSTOP)
-    begin = CLOCK.monotonic()
     trainer.request(hanging)
-    trainer.until(lambda: CLOCK.monotonic() - begin > 1.5)
+    calls = trainer.calls
+    trainer.until(lambda: trainer.calls >= calls + STEPS)
     trainer.request(beside)
     found = {loaded.kernel_id: loaded for loaded in trainer.wait(2)}
-    assert found[hanging.kernel_id].error == (f"Kernel {hanging.kernel_id} was not loaded within 3 s; see whether the store answers.")
+    assert found[hanging.kernel_id].error == (f"Kernel {hanging.kernel_id} was not loaded within 5 s; see whether the store answers.")
     assert found[beside.kernel_id].unpacked is not None
     assert trainer.get(later).unpacked is not None
     assert trainer.pid != before
-    assert trainer.longest_s < STEP_S
     assert (trainer.loader.figures().misses, trainer.loader.figures().hits_store) == (1, 3)
 
 
@@ -274,8 +272,8 @@ def test_a_stopped_child_with_full_pipes_holds_up_no_step(start: Callable[..., T
     os.kill(trainer.pid, signal.SIGSTOP)
     named = [KernelPublished(**{**kernel.to_avro(), "kernel_id": f"{number:064x}"}) for number in range(1000)]
     trainer.request(*named)
-    trainer.until(lambda: True)
-    assert trainer.longest_s < STEP_S
+    calls = trainer.calls
+    trainer.until(lambda: trainer.calls >= calls + STEPS)
     os.kill(trainer.pid, signal.SIGCONT)
     found = trainer.wait(1000)
     assert {loaded.kernel_id for loaded in found} == {one.kernel_id for one in named}
@@ -291,13 +289,12 @@ def test_a_killed_child_is_started_again_and_asked_again(start: Callable[..., Tr
         trainer.request(kernel)
         deadline = CLOCK.monotonic() + 0.1 * number
         while CLOCK.monotonic() < deadline:
-            found += trainer.timed(trainer.loader.ready)
+            found += trainer.called(trainer.loader.ready)
             CLOCK.sleep(0.002)
         if trainer.loader._child is not None:
             trainer.loader._child.kill()
     found += trainer.wait(len(kernels) - len(found))
     assert {loaded.kernel_id for loaded in found if loaded.unpacked} == {kernel.kernel_id for kernel in kernels}
-    assert trainer.longest_s < STEP_S
     stored = {path.name: path.read_bytes() for path in (tmp_path / "store" / "kernels").iterdir()}
     for folder in ("run", "shared"):
         held = [path for path in (tmp_path / folder).iterdir() if path.suffix != ".partial"]
@@ -363,4 +360,4 @@ def test_two_trainers_share_a_small_disk(start: Callable[..., Trainer], tmp_path
 def test_the_child_imports_no_torch() -> None:
     """The loader process starts without torch, whose import takes seconds and half a gigabyte."""
     code = "import sys, esper.urza.loading; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0

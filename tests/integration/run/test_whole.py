@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, A
     outbox = home / "runs" / "interrupted" / "outbox"
     until(lambda: child.poll() is not None or any(b"esper.events.EpochEnded" in path.read_bytes() for path in outbox.glob("*.frames")))
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate()
+    out, err = child.said()
     assert child.returncode == 130, err
     ended = json.loads(out.splitlines()[-1])
     assert ended["outcome"] == "INTERRUPTED"
@@ -139,7 +139,7 @@ def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Pa
             return bool(answer) or child.poll() is not None
 
         until(there, sql)
-        assert child.poll() is None, child.communicate()
+        assert child.poll() is None, child.said()
         return answer
 
     def epochs() -> int:
@@ -173,7 +173,7 @@ def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Pa
         producer.flush(60)
         until(lambda: epochs() > before + 1, "an epoch after the pause")
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate()
+    out, err = child.said()
     assert child.returncode == 130, err
     assert "There is no snapshot t9-s9 to roll back to; the request is ignored." in err.replace("\n", " ")
     assert (rolled[0]["timeline"], rolled[0]["snapshot_id"], rolled[0]["reason"]) == (1, taken["snapshot_id"], "the risk")

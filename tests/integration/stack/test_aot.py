@@ -12,7 +12,7 @@ from esper.stack import aot, jars
 from esper.stack.broker import Node, answers
 from esper.stack.ports import PortClaims
 from esper.stack.solo import running_broker
-from tests.stackfixtures import now, tiny_stack
+from tests.stackfixtures import part, tiny_stack
 
 
 @pytest.mark.slow
@@ -37,12 +37,15 @@ def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(tmp_path
         with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=insist):
             assert answers(node.bootstrap, timeout=2)
 
-    broken = bytearray(cache.read_bytes())
-    broken[len(broken) // 4 :: 3] = bytes(len(broken[len(broken) // 4 :: 3]))
-    cache.write_bytes(broken)
-    settings = Settings(home=tmp_path / "home")
-    with tiny_stack(settings):
-        broker = now(settings).part("broker")
-        assert broker is not None
-        assert (broker.phase, broker.restarts) == ("ready", 1), "the damage did not break the first start, so this shows nothing"
+    whole, settings = cache.read_bytes(), Settings(home=tmp_path / "home")
+    for stride in (3, 2, 1):  # Java may survive a damage; one that it does not survive is what this is about
+        broken = bytearray(whole)
+        broken[len(broken) // 4 :: stride] = bytes(len(broken[len(broken) // 4 :: stride]))
+        cache.write_bytes(broken)
+        with tiny_stack(settings):
+            broker = part(settings, "broker")
+            assert broker.phase == "ready"
+        if broker.restarts:
+            break
+    assert broker.restarts >= 1, "no damage broke a start, so this shows nothing"
     assert not aot.recorded()

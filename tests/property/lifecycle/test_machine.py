@@ -41,6 +41,7 @@ from esper.lifecycle.commands import (
     Source,
 )
 from tests import samples
+from tests.samples import EXAMPLES
 
 PLACES = [("a", 0), ("a", 1), ("b", 0)]
 LAYERS = (
@@ -345,7 +346,7 @@ def fold(events: list[JournalEvent]) -> RunState:
     return state
 
 
-Lifecycle.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+Lifecycle.TestCase.settings = settings(max_examples=40 * EXAMPLES, stateful_step_count=30, deadline=None)
 TestLifecycle = Lifecycle.TestCase
 
 

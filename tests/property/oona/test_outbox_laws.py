@@ -22,6 +22,7 @@ from esper.oona.outbox import Outbox
 from esper.oona.partitioner import murmur2, partition
 from esper.oona.port import JournalProducer
 from esper.oona.start import start
+from tests.samples import EXAMPLES
 from tests.unit.oona.samples import frame
 
 RUN = "run"
@@ -168,6 +169,6 @@ class Journalling(RuleBasedStateMachine):
 
 
 Journalling.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=25 * EXAMPLES, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestJournalling = Journalling.TestCase

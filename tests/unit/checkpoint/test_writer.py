@@ -151,11 +151,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 512 KiB."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(mount)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(mount)], capture_output=True, text=True, check=False, timeout=600
+    )
     if made.returncode:
         pytest.skip(f"mounting a small file system needs root with CAP_SYS_ADMIN: {made.stderr.strip()}")
     yield mount
-    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+    subprocess.run(["umount", "--lazy", str(mount)], check=True, timeout=600)
 
 
 def test_a_full_disk_leaves_no_half_snapshot(small_disk: Path) -> None:

@@ -245,7 +245,7 @@ def test_a_token_is_taken_in_every_way_that_clickhouse_takes_a_password(server: 
 def test_curl_and_clickhouse_connect_with_a_token(server: HistoryServer, password: str) -> None:
     """`curl -u me:TOKEN`, and clickhouse-connect with an access token."""
     command = ["curl", "-sS", "-u", f"me:{password}", f"http://127.0.0.1:{server.port}/?query=SELECT%201"]
-    assert subprocess.run(command, capture_output=True, check=True).stdout == b"1\n"
+    assert subprocess.run(command, capture_output=True, check=True, timeout=600).stdout == b"1\n"
     client = clickhouse_connect.get_client(host="127.0.0.1", port=server.port, access_token=password)
     assert client.command("SELECT 1") == 1
     client.close()

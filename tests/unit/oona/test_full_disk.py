@@ -53,11 +53,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 64 KiB."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, text=True, check=False, timeout=600
+    )
     if made.returncode:
         pytest.skip(f"mounting a small file system needs root with CAP_SYS_ADMIN: {made.stderr.strip()}")
     yield mount
-    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+    subprocess.run(["umount", "--lazy", str(mount)], check=True, timeout=600)
 
 
 def append_for_ever(outbox: Outbox) -> None:
@@ -98,7 +100,9 @@ def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     """The same by RLIMIT_FSIZE, which needs no root: a write that the system cuts short leaves nothing behind."""
     directory = tmp_path / RUN / "outbox"
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(directory)], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(directory)], capture_output=True, text=True, check=True, timeout=600, env=environment
+    )
     found = json.loads(done.stdout)
     assert found["size"] == found["whole"]
     outbox = Outbox.open(directory, clock=ManualClock())

@@ -234,11 +234,11 @@ def test_one_process_at_a_time(tmp_path: Path, outbox: Outbox) -> None:
         "Outbox.open(Path(sys.argv[1]), clock=ManualClock())"
     )
     command = [sys.executable, "-c", program, str(box(tmp_path))]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert refused.returncode != 0
     assert f"Run {RUN} is being written by process" in refused.stderr
     outbox.close()
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, timeout=600)
     again = Outbox.open(box(tmp_path), clock=CLOCK)
     again.close()
 

@@ -16,6 +16,7 @@ from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey
 from processors.tamiyo.policy import confidence, decide, uniform
 from processors.tamiyo.settings import PolicySettings
 from processors.tamiyo.state import Record, RunState, Trial, observe
+from tests.samples import EXAMPLES
 from tests.unit.tamiyo.world import Family, World, seed_state
 
 FAMILIES = {
@@ -62,7 +63,7 @@ def test_the_one_useful_arm_is_found_and_used(decisions: str) -> None:
     first=st.integers(0, 9),
     every=st.integers(1, 5),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15 * EXAMPLES, deadline=None)
 def test_schedule_and_limits_are_kept(run_seed: int, max_training: int, max_active: int, first: int, every: int) -> None:
     """Nothing germinates outside the schedule; no more seeds train or are active than the recipe allows; each command is a probability."""
     policy = {"max_training": max_training, "max_active": max_active, "first_epoch": first, "every_epochs": every, "last_fraction": 0.5}
