@@ -6,7 +6,6 @@ kills its parts. The files after them come in the order of what they take, longe
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -80,35 +79,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place(item.path.relative_to(TESTS).as_posix()))
 
 
-def descendants(session_temporary: str) -> list[psutil.Process]:
-    """Processes that the tests began: children of this one, and those that were given a folder of this session, whoever their parent is now."""
+def left_behind(folder: Path) -> list[psutil.Process]:
+    """Processes that the tests began: children of this one, and those of a stack in a folder of this session, whoever their parent is now."""
     mine = psutil.Process()
     found = {one.pid: one for one in mine.children(recursive=True)}
     for one in psutil.process_iter():
         try:
-            if one.pid != mine.pid and session_temporary in " ".join([*one.cmdline(), one.environ().get("ESPER_HOME", "")]):
-                found[one.pid] = one
+            words = [*one.cmdline(), one.environ().get("ESPER_HOME", "")]
         except psutil.Error:
             continue
-    return list(found.values())
+        if one.pid != mine.pid and any(str(folder) in word for word in words):
+            found[one.pid] = one
+    return [one for one in found.values() if not _of_python(one)]
+
+
+def _of_python(process: psutil.Process) -> bool:
+    """Whether a process ends with the interpreter that began it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE or any("resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return True
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Name and end every process that a test has left, which fails the session."""
+    """Name and end every process that the tests have left; each fails the session."""
     commands.close()
     factory = getattr(session.config, "_tmp_path_factory", None)
-    folder = str(factory.getbasetemp()) if factory is not None and not hasattr(session.config, "workerinput") else ""
-    if not folder or os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = str(factory.getbasetemp()) if factory is not None else ""
-    if not folder or eventually(lambda: not descendants(folder), 10):
+    if factory is None:
         return
-    for one in descendants(folder):
-        with one.oneshot():
-            reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-            line = f"LEFT BEHIND: pid {one.pid}: {' '.join(one.cmdline())[:200]}"
-            if reporter is not None:
-                reporter.write_line(line, red=True)
-            (Path(folder).parent / "left-behind").open("a").write(f"{line}\n")
+    folder: Path = factory.getbasetemp()
+    told = (folder.parent if hasattr(session.config, "workerinput") else folder) / "left-behind"
+    eventually(lambda: not left_behind(folder), 20)
+    for one in left_behind(folder):
+        with told.open("a") as file:
+            file.write(f"LEFT BEHIND: pid {one.pid}: {' '.join(one.cmdline())[:300]}\n")
         one.kill()
-    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if told.exists() and not hasattr(session.config, "workerinput"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if (reporter := session.config.pluginmanager.get_plugin("terminalreporter")) is not None:
+            reporter.write_line(told.read_text(), red=True)
