@@ -52,6 +52,8 @@ LONG = (
     "unit/checkpoint",
 )
 """The rest, longest first; what is not named comes last."""
+TOGETHER = ("clusters", "attacks/test_history", "integration/foundry", "integration/processors", "integration/registry")
+"""Files that share what is started for them."""
 
 
 def place(path: str) -> int:
@@ -64,8 +66,8 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # the same
     """Which tests go to one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return "whole" if path.removeprefix("tests/").startswith(WHOLE) else path
+        path = nodeid.partition("::")[0].removeprefix("tests/")
+        return "whole" if path.startswith(WHOLE) else next((one for one in TOGETHER if path.startswith(one)), path)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
