@@ -312,7 +312,7 @@ def table(ground: Ground, folder: Path) -> None:
     (folder / "history").mkdir()
     path, kind = folder / "history" / "training_step.parquet", ground.rng.randrange(4)
     if kind == 0:
-        subprocess.run([sys.executable, "-c", WIDE, str(path)], check=True)  # which takes more memory than a reader may
+        subprocess.run([sys.executable, "-c", WIDE, str(path)], check=True, timeout=600)  # which takes more memory than a reader may
     elif kind == 1:
         rows = pa.table({"event_id": pa.array(["a b\n"] * 3), "loss": ["x", "\x1b", "0x"], "gradient_norm": [0.0] * 3})
         parquet.write_table(rows, path)

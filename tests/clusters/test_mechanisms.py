@@ -24,7 +24,6 @@ from processors.access import options
 from tests.clusters.kafkacluster import PLAIN, Cluster
 
 pytestmark = [
-    pytest.mark.timeout(300),
     pytest.mark.skipif("ESPER_CHAOS_CLUSTER" not in os.environ, reason="set ESPER_CHAOS_CLUSTER to a number of rounds"),
 ]
 SECRET = "of-the-client"  # noqa: S105 - of a token endpoint that only this test reaches

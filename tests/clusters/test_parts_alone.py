@@ -20,7 +20,6 @@ from tests.clusters.kafkacluster import Cluster
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
     pytest.mark.skipif("ESPER_CHAOS_CLUSTER" not in os.environ, reason="set ESPER_CHAOS_CLUSTER to a number of rounds"),
 ]
 

@@ -30,8 +30,6 @@ from tests import registryclients
 from tests.clusters.commands import esper, refusal, said
 from tests.clusters.kafkacluster import Cluster
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def differences(home: Path, environment: dict[str, str], *arguments: str, code: int) -> set[tuple[str, str, str]]:
     """What `diff` says, as kind, name and step."""
