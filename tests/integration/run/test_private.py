@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(400)
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
