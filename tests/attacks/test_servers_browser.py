@@ -35,7 +35,6 @@ CLOCK = SystemClock()
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no browser: install chromium (Debian: apt install chromium) for these tests"),
-    pytest.mark.timeout(180),
 ]
 
 PAGE = """<!doctype html><title>evil</title><script>
