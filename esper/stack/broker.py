@@ -170,9 +170,9 @@ def command(node: Node, classpath: Sequence[Path], *, java_options: Sequence[str
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` without the variables by which another Java or Kafka installation could change ours."""
+    """`base` without the variables by which another Java or Kafka installation could change ours, and without Esper's: its secrets are no business of Java's."""
     foreign = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "LOG_DIR"}
-    return {name: value for name, value in base.items() if name not in foreign and not name.startswith("KAFKA_")}
+    return {name: value for name, value in base.items() if name not in foreign and not name.startswith(("KAFKA_", "ESPER_"))}
 
 
 def answers(bootstrap: str, *, timeout: float) -> bool:
