@@ -76,9 +76,10 @@ class _Run:
             LayerInventory(name=f"layers.{n}", kind="Linear", in_features=100, out_features=100, parameters=10_100, chunks=(25,) * 4)
             for n in range(3)
         )
-        texts: dict[str, Any] = dict.fromkeys(
-            ("recipe", "config", "decisions", "source_sha256", "versions", "instruction_set", "blas"), "LIVE"
-        )
+        texts: dict[str, Any] = dict.fromkeys(("recipe", "decisions", "source_sha256", "instruction_set", "blas"), "LIVE") | {
+            "config": "{}",
+            "versions": "{}",
+        }
         numbers: dict[str, Any] = dict.fromkeys(("incarnation", "seed", "total_steps", "parameters", "threads"), 1)
         return self.written(RunStarted(**self.place("start"), **texts, **numbers, layers=layers, onednn=False))
 
