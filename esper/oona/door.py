@@ -83,15 +83,27 @@ class Door:
             self._standing.let_in, self._standing.refused_since = True, None
 
     def require(self) -> None:
-        """Do nothing unless the broker refuses this client, and goes on to if it let it in before.
+        """Do nothing unless the broker refuses this client, and goes on to if it let it in before. Not for callbacks: see `renew`.
 
         Raises:
             DeniedError: it does.
         """
+        self.renew()
         refusal, since = self._refusal, self._standing.refused_since
         if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
             return
         raise self.refused(refusal)
+
+    def renew(self) -> None:
+        """Give a client that was refused the password that stands in the file now, if it is another one.
+
+        Called between two calls of the client, never from a callback of it: a call within a call aborts the interpreter.
+        """
+        if self._refusal is None:
+            return
+        with self._lock:
+            if self._renewed():
+                self._refusal = None
 
     def refused(self, error: KafkaError) -> DeniedError:
         """The sentence for a connection that the broker did not accept."""
@@ -115,14 +127,10 @@ class Door:
     def _heed(self, error: KafkaError) -> None:
         if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
             return
-        with self._lock:
-            if self._renewed():
-                return
-            if self._standing.refused_since is None:
-                self._standing.refused_since = time.monotonic()
-            if self._refusal is None:
-                self._in, self._refusal = False, error
-                _log.warning("%s", self.refused(error))
+        if self._standing.refused_since is None:
+            self._standing.refused_since = time.monotonic()
+            _log.warning("%s", self.refused(error))
+        self._in, self._refusal = False, error
 
     def _renewed(self) -> bool:
         """Whether the password's file holds another one than this client was refused with, which it uses from now on."""

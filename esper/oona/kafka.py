@@ -61,6 +61,7 @@ _FATAL: Final = (KafkaException, SystemError)
 """How the client library says a fatal error: SystemError where it then calls a callback all the same."""
 _ATTEMPTS_A_CLIENT: Final = 20
 _SLICE_S: Final = 0.5
+_FLUSH_S: Final = 1.0
 LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
 
 
@@ -278,14 +279,20 @@ class KafkaProducer(Producer):
             self._client.poll(0)
         except _FATAL as error:  # the next send starts afresh
             self._heed(error)
+        self._door.renew()
 
     def flush(self, timeout: float) -> int:
-        """As the port says."""
-        try:
-            return int(self._client.flush(timeout))
-        except _FATAL as error:
-            self._heed(error)
-        return len(self._client)
+        """As the port says; in slices, between which a password that was changed reaches the client."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                self._client.flush(max(min(left, _FLUSH_S), 0.0))
+            except _FATAL as error:
+                self._heed(error)
+            self._door.renew()
+            if not len(self._client) or left <= _FLUSH_S:
+                return len(self._client)
 
     def delivered(self) -> dict[str, int]:
         """As the port says."""
