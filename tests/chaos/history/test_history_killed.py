@@ -55,8 +55,8 @@ def test_killed_at_random_moments_it_has_every_message_once(broker: str, tmp_pat
             ended.set()
             thread.join(PATIENCE_S)
         assert not failed
-        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S)
-        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S)
+        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S, settings=part.settings)
+        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S, settings=part.settings)
         letters = dict(
             part.ask("SELECT source_topic, toUInt32(count()) FROM dead_lettered WHERE consumer = 'history' GROUP BY source_topic")
         )

@@ -41,8 +41,8 @@ def test_everything_on_kafka_is_a_row_and_the_command_line_shows_it(broker: str,
             journal.commit([encode(event) for event in transitions("itself", range(number, number + 3))])
     producer.send_raw("telemetry.training.step", b"itself", b"poison")
     with history_part(tmp_path, broker) as part:
-        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S)
-        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S)  # the dead letter that it wrote meanwhile
+        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S, settings=part.settings)
+        assert wait_caught_up(part.url, bus, timeout=PATIENCE_S, settings=part.settings)  # the dead letter that it wrote meanwhile
         letters = {
             row[0]: int(row[1])
             for row in part.ask("SELECT source_topic, count() FROM dead_lettered WHERE consumer = 'history' GROUP BY source_topic")
