@@ -6,6 +6,8 @@ import logging
 import re
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -70,7 +72,7 @@ class Door:
             "reconnect.backoff.max.ms": 1_000,
             "socket.keepalive.enable": True,
             "logger": _log,
-            "error_cb": self._heed,
+            "error_cb": _heeding(self),
             **self.access.librdkafka(),
         }
         self._password = config.get("sasl.password", "")
@@ -124,7 +126,8 @@ class Door:
             "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
         )
 
-    def _heed(self, error: KafkaError) -> None:
+    def heed(self, error: KafkaError) -> None:
+        """Remember an error of the client that means that the broker refuses it."""
         if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
             return
         if self._standing.refused_since is None:
@@ -143,6 +146,17 @@ class Door:
                 self.client.set_sasl_credentials(self.access.user, password)
                 return True
         return False
+
+
+def _heeding(door: Door) -> Callable[[KafkaError], None]:
+    """What a client calls with its errors. It holds the door weakly: in a cycle with its own callback a client, with its threads, would live on unused."""
+    known = weakref.ref(door)
+
+    def heed(error: KafkaError) -> None:
+        if (living := known()) is not None:
+            living.heed(error)
+
+    return heed
 
 
 def _told(error: KafkaError) -> str:
