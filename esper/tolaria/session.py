@@ -354,6 +354,15 @@ class Session:
         if self.stop:
             self.interrupted()
 
+    def ask_again(self) -> None:
+        """Before a resumed run's first step, at the beginning of an epoch, in lockstep: ask again what Tamiyo thinks of the epoch before.
+
+        The life before may have been ended while it waited for that answer, or for the kernels that it named. Tamiyo answers a packet twice alike,
+        and what has been applied is not applied again.
+        """
+        if self.parts.consultation.lockstep and self.state.incarnation and self.step and not self.cursor.sums.batches:
+            self.consult()
+
     def open_dialogue(self) -> None:
         """Before the first step: wait for Tamiyo's first answer, and for the foundry when there are no kernels yet for these layers."""
         parts, settings = self.parts, self.parts.recipe.tamiyo

@@ -72,6 +72,8 @@ class Trainer:
             else:
                 session.fork(self.fork.command(start_of(session)), self.fork.snapshot)
         session.open_fork()
+        with suppress(RolledBack):  # the loop goes on from there
+            session.ask_again()
         while session.state.epoch < session.parts.recipe.run.epochs:
             try:
                 if session.step == 0:
