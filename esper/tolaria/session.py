@@ -360,6 +360,7 @@ class Session:
         The life before may have been ended while it waited for that answer, or for the kernels that it named. Tamiyo answers a packet twice alike,
         and what has been applied is not applied again.
         """
+        self.catch_up()  # the end of the life before and the beginning of this one are on record, after the snapshot
         if self.parts.consultation.lockstep and self.state.incarnation and self.step and not self.cursor.sums.batches:
             self.consult()
 

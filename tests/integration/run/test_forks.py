@@ -68,12 +68,12 @@ def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Pat
     url = endpoints(home).history_url
     first = query(url, f"SELECT decision_id FROM adaptation_applied WHERE run_id = '{PARENT}' ORDER BY sequence LIMIT 1")[0]["decision_id"]  # noqa: S608
     picture = tmp_path / "effect.svg"
-    opened = result(esper(home, "whatif", PARENT, "--decision", first, "--orders", "2", "--until", "6", "--out", str(picture), "--json"))
-    assert (opened["mode"], opened["proven"], len(opened["branches"]["with"]), opened["until_epoch"]) == ("open", True, 2, 6)
+    opened = result(esper(home, "whatif", PARENT, "--decision", first, "--orders", "2", "--until", "3", "--out", str(picture), "--json"))
+    assert (opened["mode"], opened["proven"], len(opened["branches"]["with"]), opened["until_epoch"]) == ("open", True, 2, 3)
     assert opened["dropped"][0].startswith("GERMINATE")
     assert picture.read_text().startswith("<?xml")
     assert json.loads((home / "runs" / PARENT / "whatif" / f"{first}-open.json").read_text())["effect"] == opened["effect"]
-    closed = result(esper(home, "whatif", PARENT, "--decision", first, "--mode", "closed", "--orders", "1", "--until", "6", "--json"))
+    closed = result(esper(home, "whatif", PARENT, "--decision", first, "--mode", "closed", "--orders", "1", "--until", "3", "--json"))
     assert (closed["mode"], closed["proven"]) == ("closed", True)
     names = {branch[0]["run_id"] for branch in closed["branches"].values()}
     told = query(url, f"SELECT run_id, parent_run_id, reason FROM run_forked WHERE startsWith(run_id, '{PARENT}-whatif')")  # noqa: S608

@@ -91,7 +91,7 @@ def test_host_alone_asks_nobody(home: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """An interrupted run is PAUSED in its journal, exit code 130; --resume ends it with the bits of the uninterrupted run, and only once."""
+    """Interrupted while it waits for Tamiyo, a run is PAUSED in its journal, exit code 130; --resume ends it with the bits of the uninterrupted one, once."""
     child = begin(home, "run", "mnist1d", "--json", "--run-id", "interrupted", *(part for one in LOCKSTEP for part in ("--set", one)))
     found = endpoints(home)
     outbox = home / "runs" / "interrupted" / "outbox"
