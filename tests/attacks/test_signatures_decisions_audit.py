@@ -41,7 +41,7 @@ from tests.stackfixtures import eventually
 
 CLOCK = SystemClock()
 SECOND_US = 1_000_000
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 MALLORY = Signer(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 
 

@@ -33,7 +33,7 @@ from tests.forging import any_event, forged
 from tests.stackfixtures import eventually
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 RECIPE = recipe(run={"epochs": 4})
 
 
