@@ -131,8 +131,12 @@ def test_bad_evidence_is_no_error_for_ever(nissa: Worker, line: Line) -> None:
     datum = reviewed.to_avro()
     datum["commands"][0]["evidence"] = "{not json"
     value = frame(datum, current(EpochReviewed))
-    line.send(Message(reviewed.TOPIC, b"evidence", value, ()), Run("evidence-2").reviewed("d3"))
-    wait_for(lambda: bool(nissa.json("/api/v1/adaptations?run=evidence-2")["adaptations"]), 30)
+    line.send(Message(reviewed.TOPIC, b"evidence", value, ()))
+
+    def ours(event: Event, _: Received) -> bool:
+        return isinstance(event, DeadLettered) and event.consumer == "nissa" and event.payload == value
+
+    line.wait(ours)
     assert nissa.get("/api/v1/adaptations?run=evidence")[0] == 200
     assert nissa.get("/api/v1/adaptations")[0] == 200
 
