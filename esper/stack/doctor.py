@@ -225,7 +225,7 @@ def _gpu(_: Settings) -> Check:
 
 
 def _kcat(_: Settings) -> Check:
-    return _program("kcat", ("kcat", "kafkacat"), "optional, to look into topics by hand: install your system's kcat package")
+    return _program("kcat", ("kcat", "kafkacat"), "optional, to look into topics by hand: one with librdkafka 2.6 or newer (kcat -V)")
 
 
 def _chromium(_: Settings) -> Check:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator, Mapping
 from itertools import count
 
@@ -12,6 +14,7 @@ from esper.clock import SystemClock
 from esper.errors import BackpressureError, CorruptError, FencedError, UnavailableError, UsageError
 from esper.events.codec import Message
 from esper.oona.count import committed
+from esper.oona.kafka import KafkaBus
 from esper.oona.port import MAX_MESSAGE_BYTES, Bus, Producer, Reader, Received
 from tests.contract.oona.worlds import World
 
@@ -408,3 +411,16 @@ def test_a_large_message_passes_and_a_larger_one_is_refused(world: World, bus: B
         assert [len(one.value) for one in to_end(reader)] == [len(large.value)]
     with pytest.raises(UsageError, match=topic):
         producer.send_message(Message(topic, b"k", b"x" * (MAX_MESSAGE_BYTES + 1), ()))
+
+
+def test_a_client_is_freed_with_its_bus() -> None:
+    """No cycle keeps a client that nobody uses: each has threads and one of the process's 1,024 places for what a thread has of its own."""
+    gc.disable()
+    try:
+        bus = KafkaBus("127.0.0.1:1", patience=0.1)
+        assert not bus.available(0.1)
+        door = weakref.ref(bus._door)
+        del bus
+        assert door() is None
+    finally:
+        gc.enable()

@@ -47,7 +47,9 @@ class Installation:
             stored = tensors.write(Snapshot({"model/a": value}, {}))
             self.addresses[name] = (stored.address, stored.sha256)
             then = CLOCK.now_us() / 1e6 - days[name] * 86_400
-            os.utime(next(Path(self.settings.store_location).rglob(stored.address.rpartition("/")[2])), (then, then))  # the store's word counts too
+            os.utime(
+                next(Path(self.settings.store_location).rglob(stored.address.rpartition("/")[2])), (then, then)
+            )  # the store's word counts too
             sizes = {"tensors": 1, "size_bytes": stored.size_bytes, "stored_bytes": stored.stored_bytes, "stall_us": 1, "duration_us": 1}
             place = {"at_timeline": 0, "at_sequence": 1, "at_epoch": 0, "at_step": 0}
             kept = {"address": stored.address, "sha256": stored.sha256, "parameters_digest": "", "reason": "epoch"}

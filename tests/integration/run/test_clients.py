@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import fastavro
-import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from esper.clock import SystemClock
 from esper.config import Settings
@@ -69,29 +69,37 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
     assert set(TOPICS) - set(seen) <= QUIET
 
 
-def test_kcat_shows_keys_and_headers(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Kcat reads keys and headers of the journal of a run, with what `esper kafka config` prints for a viewer."""
-    kcat = shutil.which("kcat")
-    if kcat is None:
-        pytest.skip("kcat is not installed: apt-get install kcat")
-    told = tmp_path / "kcat.conf"
-    told.write_text(esper(home, "kafka", "config").stdout)
-    command = [
-        kcat,
-        "-F",
-        str(told),
-        "-C",
-        "-t",
-        "system.events.run",
-        "-e",
-        "-q",
-        "-f",
-        "%k|%h\n",
-        "-X",
-        "isolation.level=read_committed",
-    ]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout.splitlines()
-    mine = [line for line in lines if line.startswith(f"{lockstep[0]['run_id']}|")]
-    assert "ce_type=esper.events.RunStarted" in mine[0]
-    assert "ce_type=esper.events.RunCompleted" in mine[-1]
-    assert all("ce_id=" in line and "ce_dataschema=sha-256:" in line and "traceparent=00-" in line for line in mine)
+def test_a_viewers_client_shows_keys_and_headers(home: Path, lockstep: list[dict[str, Any]]) -> None:
+    """A plain client reads keys and headers of the journal of a run, with what `esper kafka config` prints for a viewer."""
+    settings = ast.literal_eval(esper(home, "kafka", "config", "--format", "python").stdout)
+    found: list[tuple[bytes, dict[str, bytes]]] = []
+    with plain_consumer(settings, "system.events.run") as messages:
+        found += [(message.key(), dict(message.headers())) for message in messages]
+    mine = [headers for key, headers in found if key.decode() == lockstep[0]["run_id"]]
+    assert mine[0]["ce_type"] == b"esper.events.RunStarted"
+    assert mine[-1]["ce_type"] == b"esper.events.RunCompleted"
+    assert all(one["ce_id"] and one["ce_dataschema"].startswith(b"sha-256:") and one["traceparent"].startswith(b"00-") for one in mine)
+
+
+@contextmanager
+def plain_consumer(settings: Mapping[str, Any], topic: str) -> Iterator[Iterator[Any]]:
+    """The committed messages that a topic has now, by a consumer of librdkafka that knows nothing of Esper."""
+    consumer = Consumer({**settings, "group.id": "viewer-plain", "enable.partition.eof": True, "enable.auto.commit": False})
+    partitions = consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+    open_ones = set(partitions)
+
+    def messages() -> Iterator[Any]:
+        while open_ones:
+            message = consumer.poll(PATIENCE_S)
+            assert message is not None
+            if message.error() is None:
+                yield message
+            else:
+                assert message.error().code() == KafkaError._PARTITION_EOF
+                open_ones.discard(message.partition())
+
+    try:
+        yield messages()
+    finally:
+        consumer.close()
