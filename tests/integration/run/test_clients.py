@@ -93,10 +93,11 @@ def plain_consumer(settings: Mapping[str, Any], topic: str) -> Iterator[Iterator
         while open_ones:
             message = consumer.poll(PATIENCE_S)
             assert message is not None
-            if message.error() is None:
+            error = message.error()
+            if error is None:
                 yield message
             else:
-                assert message.error().code() == KafkaError._PARTITION_EOF
+                assert error.code() == KafkaError._PARTITION_EOF
                 open_ones.discard(message.partition())
 
     try:
