@@ -140,10 +140,12 @@ def require_known(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
     """Refuse to resume a run that nobody has begun.
 
     Raises:
-        UsageError: the run has no journal.
+        UsageError: the run has no journal, or none that is believed; the sentence says whose key is lacking.
         UnavailableError: no broker answers.
     """
-    if journal_exists(bus, run_id, clock=clock, trust=trust) is None:
+    judge = Judge(run_id, trust, tolerant=True)
+    if not list(judged(read(bus, run_id, clock=clock), judge)):
+        judge.require_events()
         raise UsageError(f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; start it without --resume.")
 
 

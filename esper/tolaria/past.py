@@ -72,6 +72,7 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust, tensors: Callable
         known = beside.submit(_kernels, bus, run_id, clock)
         started = start(outbox, bus, clock=clock, trust=trust, on_event=messages.append)
         events = [event for event, _ in judged(messages, judge)]
+        judge.require_events()
         state = folded(run_id, events)
         family = family_of(events)
         found = beginning(run_id, events, tensors(family))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,6 +154,11 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
         killed(trainer, lambda: here.frames(run_id) > then + 4_000)
     with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK):
         had = len(journal(node.bootstrap, run_id))
+        _, said = (stranger := there.begin(run_id, resumed=True)).said()
+        assert stranger.returncode == 2
+        assert "put the trainer.pub.pem of that one into keys/signing" in said
+        shutil.rmtree(there.home / "keys")
+        shutil.copytree(here.home / "keys", there.home / "keys")  # the same installation, elsewhere
         moved = there.begin(run_id, resumed=True)
         until(lambda: len(journal(node.bootstrap, run_id)) > had + 3, moved.poll)
         moved.send_signal(signal.SIGTERM)
