@@ -50,7 +50,7 @@ ROUNDS: Final = int(os.environ.get("ESPER_CHAOS_CLUSTER", "1"))
 SEED: Final = int(os.environ.get("ESPER_CHAOS_SEED", "1"))
 RECIPE: Final = ("run", "digits", "--json", "--set", "decisions=lockstep", "--set", f"run.epochs={40 * ROUNDS}", "--set", "run.seed=3")
 READY_S: Final = "120"
-PATIENCE_S: Final = 900.0
+PATIENCE_S: Final = 600.0
 
 
 @dataclass
