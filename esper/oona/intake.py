@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from traceback import format_exception
 from typing import Final, TypeVar
 
 from esper.errors import BackpressureError, DeniedError, FencedError, PoisonError, StorageFullError, UnavailableError
@@ -30,6 +31,7 @@ RETRIABLE: Final = (UnavailableError, StorageFullError, BackpressureError, Fence
 """Errors that say nothing of the message: something that is needed is away, or a right is. The caller tries again, or ends."""
 OTHERS: Final = "(others)"
 _KINDS: Final = 200
+_LONGEST_TRACE: Final = 20_000
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -78,7 +80,7 @@ class Refusals:
 
     def note(self, received: Received, error: Exception) -> None:
         """Count a refusal. The log has a line for the first, second, fourth and so on of a kind, and the traceback of a fault of ours."""
-        kind, self.last = (received.topic, type(error).__name__), str(error)[:500]
+        kind, self.last = (received.topic, type(error).__name__), _whole(str(error)[:500])
         with self._lock:
             if kind not in self.counts and len(self.counts) >= _KINDS:
                 kind = (OTHERS, OTHERS)
@@ -87,21 +89,19 @@ class Refusals:
         if count & (count - 1):
             return
         place = f"{received.topic}/{received.partition}/{received.offset}"
-        fault = error if not isinstance(error, PoisonError) and count == 1 else None
-        _log.warning(
-            "%s refuses the message at %s (number %d of this kind): %s: %s",
-            self.part,
-            place,
-            count,
-            kind[1],
-            str(error)[:500],
-            exc_info=fault,
-        )
+        fault = not isinstance(error, PoisonError) and count == 1
+        trace = "\n" + _whole("".join(format_exception(error))[-_LONGEST_TRACE:]) if fault else ""
+        _log.warning("%s refuses the message at %s (number %d of this kind): %s: %s%s", self.part, place, count, kind[1], self.last, trace)
 
     @property
     def total(self) -> int:
         """All of them."""
         return sum(self.counts.copy().values())
+
+
+def _whole(text: str) -> str:
+    """A text that any log, answer or report can hold: what a message brought may have halves of characters."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def letters_for(received: Received) -> bool:

@@ -16,8 +16,9 @@ from typing import Any
 from esper.cli import app
 from esper.errors import EsperError, printable
 from esper.events import JournalEvent
-from esper.events.codec import encode
+from esper.events.codec import encode, frame
 from esper.events.records import RunStarted
+from esper.events.registry import current
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
 from esper.journal.reading import JOURNAL, decoded, from_file, to_file
@@ -87,8 +88,8 @@ def journal_of(folder: Path) -> list[JournalEvent]:
 
 
 def with_events(folder: Path, events: Sequence[JournalEvent]) -> None:
-    """Give an export another journal, and a manifest that fits."""
-    to_file(folder / JOURNAL, [encode(event).value for event in events])
+    """Give an export another journal, and a manifest that fits: by no codec that refuses values out of range."""
+    to_file(folder / JOURNAL, [frame(event.to_avro(), current(type(event))) for event in events])
     reseal(folder, events=len(events))
 
 

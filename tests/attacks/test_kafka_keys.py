@@ -26,6 +26,7 @@ from esper.stack.ports import PortClaims
 from esper.stack.securing import secure
 from tests.securedbroker import Secured, node_at, started
 from tests.stackfixtures import eventually
+from tests.waiting import PATIENCE_S
 
 CLOCK = SystemClock()
 DECISION = Message("decision.tamiyo", b"one", b"\0", ())
@@ -34,7 +35,7 @@ ONE = Message(JOURNAL, b"one", b"\0", ())
 
 def values(bus: Bus) -> list[bytes]:
     """What the journal of run `one` holds."""
-    return [received.value for received in read(bus, "one", clock=CLOCK)]
+    return [received.value for received in read(bus, "one", clock=CLOCK, patience=PATIENCE_S)]
 
 
 def refused(access: Access) -> bool:

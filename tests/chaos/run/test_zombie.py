@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, b
         until(lambda: epochs_of(broker) >= 2, zombie.poll)
         zombie.send_signal(signal.SIGSTOP)
         before = CLOCK.now_us()
+        shutil.copytree(here / "keys", there / "keys")  # the same installation, elsewhere: it has the keys that sign the journal
         resumed = trainer(there, store, broker, 0)
         until(lambda: any(isinstance(event, RunResumed) for event in journal(broker)), resumed.poll)
         taken = next(event.sequence for event in journal(broker) if isinstance(event, RunResumed))
