@@ -88,8 +88,9 @@ def journal_of(folder: Path) -> list[JournalEvent]:
 
 
 def with_events(folder: Path, events: Sequence[JournalEvent]) -> None:
-    """Give an export another journal, and a manifest that fits: by no codec that refuses values out of range."""
-    to_file(folder / JOURNAL, [frame(event.to_avro(), current(type(event))) for event in events])
+    """Give an export another journal, and a manifest that fits: unsigned, as an earlier Esper's, and by no codec that refuses values out of range."""
+    unsigned = dict.fromkeys(("signer", "previous", "signature"), "")
+    to_file(folder / JOURNAL, [frame({**event.to_avro(), **unsigned}, current(type(event))) for event in events])
     reseal(folder, events=len(events))
 
 
