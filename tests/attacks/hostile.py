@@ -60,7 +60,9 @@ def real(folder: Path) -> Real:
             clock=CLOCK,
             passphrase=passphrase,
         ).to(folder / name)
-    others = [encode(replace(event, run_id="other-1")).value for event in events[:2]]  # before any digest of its state
+    others = [
+        encode(replace(event, run_id="other-1", signer="", previous="", signature="")).value for event in events[:2]
+    ]  # before any digest of its state
     to_file(folder / "other.avro", others)
     (folder / "secret").write_text(f"{PASSPHRASE}\n")
     return Real(folder / "export", folder / "sealed", folder / "secret", tuple(events))

@@ -68,6 +68,10 @@ class Attacked:
         known = {name: value for name, value in place.items() if name in record.__dataclass_fields__}
         self.send(encode(any_event(record, run_id=self.run_id, event_id=os.urandom(16).hex(), **{**known, **values})))
 
+    def killed_at(self, step: int) -> None:
+        """A life that is killed before step number `step`, once Kafka has some of its events."""
+        self.lab.killed_when(lambda session: session.step == step and eventually(lambda: bool(self.messages())), resumed=False)
+
     def esper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of the victim, as typed."""
         here = {"ESPER_HOME": str(self.home), "ESPER_KAFKA__BOOTSTRAP": self.broker}
@@ -91,7 +95,7 @@ def digest(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_forged_end_pause_or_start_ruins_neither_resume_nor_replay(tmp_path: Path, broker: str, digest: str, record: type[Any]) -> None:
     """A run that was killed gets one forged event; the fold names it, `--resume` says so and goes on to the same bits, and so does the fold after."""
     victim = Attacked(tmp_path, broker, f"forged-{record.NAME}")
-    victim.lab.killed_at(13)
+    victim.killed_at(13)
     honest = len(victim.messages())
     victim.forge(record)
     found = victim.folded()
@@ -114,7 +118,7 @@ def test_forgeries_of_every_kind_leave_a_run_provable(tmp_path: Path, broker: st
     victim.send(
         *foreign, Message("system.events.run", victim.run_id.encode(), b"{}", ())
     )  # a whole run of another installation in front, and rubbish
-    victim.lab.killed_at(13)
+    victim.killed_at(13)
     middle = list(forged(victim.run_id, victim.messages()[len(foreign) + 1 :]))
     victim.send(*(message for _, message in middle))
     outcome, _ = victim.lab.run(resumed=True)
@@ -199,7 +203,7 @@ def test_forged_journals_delete_no_snapshot(tmp_path: Path, broker: str) -> None
 def test_what_the_control_api_tells_of_a_run_cannot_be_forged(tmp_path: Path, broker: str) -> None:
     """The ledger of Tolaria's part: an event of a far sequence does not hide what follows, and a forged end ends nothing."""
     victim = Attacked(tmp_path, broker, "forged-told")
-    victim.lab.killed_at(9)
+    victim.killed_at(9)
     victim.forge(RunCompleted, sequence=10**9)
     bus = KafkaBus(broker)
     with bus.producer(sender_id="tolaria") as producer:
