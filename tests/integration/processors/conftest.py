@@ -24,8 +24,8 @@ def nissa(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
 
 
 @pytest.fixture
-def line(broker: str) -> Iterator[Line]:
+def line(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """What Tamiyo writes, and a producer."""
-    line = Line(broker, "decision.tamiyo", "innovation.blueprints", "dead.letters")
+    line = Line(broker, "decision.tamiyo", "innovation.blueprints", "dead.letters", home=shared_home(tmp_path_factory))
     yield line
     line.close()

@@ -19,10 +19,11 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import Event, Message, decode, encode
-from esper.events.records import EpochReviewed
+from esper.events.records import AdaptationOutcome, EpochReviewed
+from esper.events.seals import TAMIYO
 from esper.oona.kafka import KafkaBus
 from esper.oona.port import Received
-from esper.service import Role
+from esper.service import Role, signing
 from esper.service.tokens import own
 from tests.commands import Command, begin
 from tests.waiting import PATIENCE_S, eventually
@@ -149,9 +150,10 @@ def review_of(run_id: str, packet: int) -> Callable[[Event, Received], bool]:
 
 
 class Line:
-    """Sends to the broker and collects what comes on some topics."""
+    """Sends to the broker and collects what comes on some topics. With the home of an installation its decisions are signed as that one's Tamiyo."""
 
-    def __init__(self, bootstrap: str, *topics: str) -> None:
+    def __init__(self, bootstrap: str, *topics: str, home: Path | None = None) -> None:
+        self._keys = None if home is None else Settings(home=home).keys_dir
         bus = KafkaBus(bootstrap)
         self._producer = bus.producer(sender_id="test")
         self._reader = bus.reader(topics, start="end")
@@ -160,8 +162,13 @@ class Line:
     def send(self, *messages: Message | Event) -> None:
         """Send, and wait until the broker has them."""
         for message in messages:
-            self._producer.send_message(encode(message) if isinstance(message, Event) else message)
+            self._producer.send_message(self._encoded(message) if isinstance(message, Event) else message)
         assert self._producer.flush(20) == 0
+
+    def _encoded(self, event: Event) -> Message:
+        if self._keys is None or not isinstance(event, EpochReviewed | AdaptationOutcome):
+            return encode(event)
+        return signing.ensure(self._keys, TAMIYO, CLOCK).seal(event)
 
     def wait(
         self, wanted: Callable[[Event, Received], bool], *, count: int = 1, seconds: float = PATIENCE_S
