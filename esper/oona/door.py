@@ -6,8 +6,6 @@ import logging
 import re
 import threading
 import time
-import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -48,6 +46,28 @@ class Standing:
         self.refused_since: float | None = None
 
 
+class Reception:
+    """What the broker tells one client, which holds this as its callback.
+
+    It does not hold the client: in a cycle a client would live on unused, and destroyed within its own callback it would hang.
+    """
+
+    def __init__(self, access: Access, standing: Standing) -> None:
+        self.inside = False
+        self.refusal: KafkaError | None = None
+        self._access = access
+        self._standing = standing
+
+    def heed(self, error: KafkaError) -> None:
+        """Remember an error of the client that means that the broker refuses it."""
+        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
+            return
+        if self._standing.refused_since is None:
+            self._standing.refused_since = time.monotonic()
+            _log.warning("%s", _refused(self._access, error))
+        self.inside, self.refusal = False, error
+
+
 class Door:
     """How one client is received: lets a new password in when the broker refuses the old one, and remembers a refusal that stays."""
 
@@ -58,8 +78,7 @@ class Door:
         """The librdkafka client, once it is made."""
         self._password = ""
         self._lock = threading.Lock()
-        self._in = False
-        self._refusal: KafkaError | None = None
+        self._reception = Reception(access, standing)
 
     def config(self) -> dict[str, Any]:
         """What every client is made with.
@@ -72,7 +91,7 @@ class Door:
             "reconnect.backoff.max.ms": 1_000,
             "socket.keepalive.enable": True,
             "logger": _log,
-            "error_cb": _heeding(self),
+            "error_cb": self._reception.heed,
             **self.access.librdkafka(),
         }
         self._password = config.get("sasl.password", "")
@@ -80,8 +99,8 @@ class Door:
 
     def let_in(self) -> None:
         """The broker has answered."""
-        if not self._in:
-            self._in, self._refusal = True, None
+        if not self._reception.inside:
+            self._reception.inside, self._reception.refusal = True, None
             self._standing.let_in, self._standing.refused_since = True, None
 
     def require(self) -> None:
@@ -91,7 +110,7 @@ class Door:
             DeniedError: it does.
         """
         self.renew()
-        refusal, since = self._refusal, self._standing.refused_since
+        refusal, since = self._reception.refusal, self._standing.refused_since
         if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
             return
         raise self.refused(refusal)
@@ -101,22 +120,15 @@ class Door:
 
         Called between two calls of the client, never from a callback of it: a call within a call aborts the interpreter.
         """
-        if self._refusal is None:
+        if self._reception.refusal is None:
             return
         with self._lock:
             if self._renewed():
-                self._refusal = None
+                self._reception.refusal = None
 
     def refused(self, error: KafkaError) -> DeniedError:
         """The sentence for a connection that the broker did not accept."""
-        access = self.access
-        if error.code() == KafkaError._SSL:  # noqa: SLF001
-            remedy = "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
-        elif access.kafka.authenticated:
-            remedy = "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or mend ESPER_KAFKA__SASL_MECHANISM"
-        else:
-            remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
-        return DeniedError(f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}.")
+        return _refused(self.access, error)
 
     def forbidden(self, error: KafkaError, what: str = "") -> DeniedError:
         """The sentence for what this principal has no right to; `what` is the operation with its object."""
@@ -125,15 +137,6 @@ class Door:
             f"Kafka at {access.bootstrap} does not allow {access.user} to {what or f'use {FORBIDDEN[error.code()]}'} ({_told(error)}): "
             "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
         )
-
-    def heed(self, error: KafkaError) -> None:
-        """Remember an error of the client that means that the broker refuses it."""
-        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
-            return
-        if self._standing.refused_since is None:
-            self._standing.refused_since = time.monotonic()
-            _log.warning("%s", self.refused(error))
-        self._in, self._refusal = False, error
 
     def _renewed(self) -> bool:
         """Whether the password's file holds another one than this client was refused with, which it uses from now on."""
@@ -148,15 +151,15 @@ class Door:
         return False
 
 
-def _heeding(door: Door) -> Callable[[KafkaError], None]:
-    """What a client calls with its errors. It holds the door weakly: in a cycle with its own callback a client, with its threads, would live on unused."""
-    known = weakref.ref(door)
-
-    def heed(error: KafkaError) -> None:
-        if (living := known()) is not None:
-            living.heed(error)
-
-    return heed
+def _refused(access: Access, error: KafkaError) -> DeniedError:
+    """The sentence for a connection that the broker did not accept."""
+    if error.code() == KafkaError._SSL:  # noqa: SLF001
+        remedy = "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+    elif access.kafka.authenticated:
+        remedy = "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or mend ESPER_KAFKA__SASL_MECHANISM"
+    else:
+        remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
+    return DeniedError(f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}.")
 
 
 def _told(error: KafkaError) -> str:
