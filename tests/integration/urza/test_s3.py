@@ -152,8 +152,8 @@ def test_snapshots_lie_on_s3_hot_and_cold(s3: S3Place, tmp_path: Path) -> None:
     assert first.stored_bytes > 11_000_000
     assert second.stored_bytes < 2_000
     now_us = SystemClock().now_us()
-    held = {second.address: Held(now_us, "last"), first.address: Held(now_us - 8 * DAY_US)}
-    done = sweep(tensors, held, Rules(grace_us=0), now_us=now_us + 2 * DAY_US, owner="me")
+    held = {second.address: Held(now_us + 6 * DAY_US, "last"), first.address: Held(now_us)}  # no event makes one older than the bucket says
+    done = sweep(tensors, held, Rules(grace_us=0), now_us=now_us + 8 * DAY_US, owner="me")
     assert (done.kept, done.deleted, done.chunks, done.moved) == (1, 1, 1, 4)
     assert list(store_at(f"{s3.location}/hot", s3.server.endpoint).list("chunks")) == []
     found = open_tensors(settings, "run-1").read(second.address, second.sha256)
