@@ -125,7 +125,7 @@ def test_convolutions_and_sequences_get_kernels_of_their_own(foundry: FoundryPro
 def test_a_damaged_and_a_missing_artefact_are_built_anew(foundry: FoundryProcess, listener: Listener, producer: Producer) -> None:
     """Who asks again gets the same kernels, usable again, and nothing is announced twice."""
     foundry.start()
-    asked = report("before damage", (33, (6,)), families=("linear", "mlp", "low_rank"))
+    asked = report("before-damage", (33, (6,)), families=("linear", "mlp", "low_rank"))
     producer.send(asked)
     answered = answer_to(asked, listener)
     entries = published(answered, listener)
@@ -134,11 +134,11 @@ def test_a_damaged_and_a_missing_artefact_are_built_anew(foundry: FoundryProcess
     content[len(content) // 2] ^= 4
     damaged.write_bytes(content)
     missing.unlink()
-    again = report("after damage", (33, (6,)), families=("linear", "mlp", "low_rank"))
+    again = report("after-damage", (33, (6,)), families=("linear", "mlp", "low_rank"))
     producer.send(again)
     assert answer_to(again, listener).kernels == answered.kernels
     assert_usable(entries, foundry.home)
-    assert len(listener.of(CompilationStarted, "after damage")) == 2
+    assert len(listener.of(CompilationStarted, "after-damage")) == 2
     announced = [event.kernel_id for event in listener.of(KernelPublished, "")]
     assert all(announced.count(kernel) == 1 for kernel in answered.kernels)
 
@@ -148,7 +148,7 @@ def test_poison_is_dead_lettered_and_the_service_goes_on(foundry: FoundryProcess
     foundry.start()
     foundry.wait_ready()
     producer.send_message(Message("innovation.blueprints", b"poison", b"\x07 foundry test", ()))
-    asked = report("after poison", (21, (2,)), families=("linear",))
+    asked = report("after-poison", (21, (2,)), families=("linear",))
     producer.send(asked)
     assert len(answer_to(asked, listener).kernels) == 1
 
