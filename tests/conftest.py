@@ -18,7 +18,7 @@ from tests import commands
 from tests.samples import EXAMPLES
 from tests.waiting import eventually
 
-pytest_plugins = ("tests.stackfixtures", "tests.integration.run.whole")
+pytest_plugins = ("tests.stackfixtures", "tests.processorfixtures", "tests.integration.run.whole")
 
 settings.register_profile("shared machine", deadline=None, max_examples=100 * EXAMPLES)  # what takes 5 ms takes 500 beside others
 if settings.get_current_profile_name() == "default":

@@ -20,7 +20,7 @@ from esper.events.codec import frame
 from esper.events.records import DeadLettered, EpochReviewed
 from esper.events.registry import current
 from esper.oona.port import Received
-from tests.integration.processors.workers import Line, Worker, review_of, running, shared_home, wait_for
+from tests.integration.processors.workers import Line, Worker, review_of, wait_for
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
 
@@ -33,20 +33,6 @@ BAD_DEFINITIONS = (b"{", b"null", b"[]", b"17", b'{"name": 3}', b"[" * 100_000, 
 def world(run_id: str) -> World:
     """A run of one layer."""
     return World({"0": 40}, FAMILIES, run_id=run_id, policy={"first_epoch": 1, "every_epochs": 1})
-
-
-@pytest.fixture(scope="module")
-def tamiyo(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """A Tamiyo that is ready."""
-    with running("tamiyo", broker, shared_home(tmp_path_factory)) as worker:
-        yield worker
-
-
-@pytest.fixture(scope="module")
-def nissa(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """A Nissa that is ready."""
-    with running("nissa", broker, shared_home(tmp_path_factory)) as worker:
-        yield worker
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import asyncio
 import base64
 import json
 import os
-import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
 from processors.access import options
 from tests.clusters.kafkacluster import PLAIN, Cluster
+from tests.servers import answering
 
 pytestmark = [
     pytest.mark.skipif("ESPER_CHAOS_CLUSTER" not in os.environ, reason="set ESPER_CHAOS_CLUSTER to a number of rounds"),
@@ -47,13 +47,8 @@ def endpoint(cluster: Cluster) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/token"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(Handler) as url:
+        yield f"{url}/token"
 
 
 def _basic(header: str) -> str:

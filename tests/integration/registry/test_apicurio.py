@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,15 +11,8 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from esper.events.records import RECORDS
 from esper.events.registry import current
-from esper.stack.java import java
-from esper.stack.ports import PortClaims
 from tests import registryclients
-from tests.servers import MavenFile, fetched, wait_for
-
-VERSION: Final = "3.3.3"
-SHA256: Final = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"
-_MANAGEMENT: Final = {"QUARKUS_MANAGEMENT_PORT": "0", "QUARKUS_MANAGEMENT_HOST": "127.0.0.1"}
-_START_S: Final = 150.0
+from tests.apicurio import running
 
 BY_RECORD: Final = {"subject.name.strategy.type": "TOPIC_RECORD"}
 """How Esper names its subjects. By default the deserializer asks for associations first, a newer part of the protocol, and Apicurio may leave a connection
@@ -32,36 +21,11 @@ without an answer after it has refused that with 404."""
 pytestmark = pytest.mark.slow
 
 
-def archive() -> Path:
-    """Apicurio's archive (159 MB)."""
-    wanted = MavenFile("io.apicurio", "apicurio-registry-app", VERSION, "all", "tar.gz", SHA256)
-    return fetched(wanted, name="Apicurio Registry")
-
-
 @pytest.fixture(scope="module")
 def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an empty Apicurio Registry, its data in memory."""
-    folder = tmp_path_factory.mktemp("apicurio")
-    with tarfile.open(archive()) as packed:
-        packed.extractall(folder, filter="data")
-    with PortClaims() as claims, (folder / "log").open("wb") as log:
-        port = claims.choose(salt=str(folder), preferred=())
-        environment = os.environ | {"QUARKUS_HTTP_PORT": str(port), "QUARKUS_HTTP_HOST": "127.0.0.1", **_MANAGEMENT}
-        options = ("-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", "quarkus-run.jar")
-        with subprocess.Popen((str(java()), *options), cwd=folder, env=environment, stdout=log, stderr=log) as process:
-            try:
-                wait_for(
-                    process,
-                    port,
-                    "/apis/ccompat/v7/subjects",
-                    name="Apicurio Registry",
-                    log=folder / "log",
-                    patience_s=_START_S,
-                    ready=lambda status: status == 200,
-                )
-                yield f"http://127.0.0.1:{port}/apis/ccompat/v7"
-            finally:
-                process.kill()
+    with running(tmp_path_factory.mktemp("apicurio")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

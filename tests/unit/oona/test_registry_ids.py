@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from esper.events.records import RECORDS
 from esper.events.registry import current, wire_schemas
 from esper.oona.wire import SAME, Frames, frames_of, resolve
 from tests import registryclients
+from tests.servers import answering
 
 FIRST = 17
 
@@ -88,13 +89,8 @@ def url(shelf: Shelf) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(Handler) as url:
+        yield url
 
 
 def installation(home: Path, url: str, **registry: Any) -> Settings:
