@@ -46,7 +46,7 @@ def test_without_its_broker_a_part_refuses_changes_and_records_them_later(tmp_pa
     with PortClaims() as claims:
         kafka, home = tmp_path / "kafka", tmp_path / "home"
         kafka.mkdir()
-        home.mkdir()
+        home.mkdir(mode=0o700)
         ports = [claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in ("broker", "controller", "foundry")]
         node = Node(kafka, ports[0], ports[1])
         foundry = FoundryProcess(node.bootstrap, home, ports[2])

@@ -85,6 +85,8 @@ class FoundryProcess:
         seen: list[int] = []
         ends = CLOCK.monotonic() + PATIENCE_S
         while CLOCK.monotonic() < ends:
+            if self.process is not None and self.process.poll() is not None:
+                pytest.fail(f"The foundry ended; it said {self.log.read_text()}")
             code, _ = self.health()
             if not seen or seen[-1] != code:
                 seen.append(code)
