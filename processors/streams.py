@@ -26,6 +26,7 @@ from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message
 from esper.oona.access import Access
 from esper.oona.wire import SAME, Frames
+from esper.disk import make_folder
 from processors.access import app_options, credentials, until_renewed
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
         raise UsageError(f"The {part} processor needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the stack with `esper up`.")
     access = Access.of(settings, part)
     folder = settings.stack_dir / part / _cluster(access, clock)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     member = hashlib.sha256(f"{socket.gethostname()}\x1f{folder}".encode()).hexdigest()[:16]
     app = App(
         f"esper-{part}",

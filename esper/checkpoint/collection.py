@@ -14,9 +14,9 @@ from esper.checkpoint.sweep import Rules, Swept, sweep
 from esper.checkpoint.tensors import TensorStore, open_cold
 from esper.clock import Clock
 from esper.config import Settings
+from esper.disk import make_folder, write_file
 from esper.errors import EsperError
 from esper.events import Event
-from esper.oona.disk import write_file
 from esper.oona.lock import Lock
 from esper.urza.opening import open_store
 from esper.vault.boxes import INSTALLATION
@@ -86,7 +86,7 @@ def no_sweep(settings: Settings) -> Iterator[None]:
         UsageError: somebody does.
     """
     where = settings.home.resolve()
-    where.mkdir(parents=True, exist_ok=True)
+    make_folder(where)
     lock = Lock(where / "gc.lock", what=f"The store {settings.store_location}", remedy="wait until that `esper gc` has ended")
     try:
         yield

@@ -22,6 +22,7 @@ from typing import Any, Final
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
+from esper.disk import make_folder
 from esper.errors import UnavailableError
 from esper.history import cell
 from esper.history.confinement import Confinement
@@ -134,7 +135,7 @@ class CellEngine(Engine, Writer):
         self._closed = False
         try:
             for path in (folder, folder / cell.USER_FILES, folder / cell.SCRATCH):
-                path.mkdir(parents=True, exist_ok=True)
+                make_folder(path)
         except OSError as error:
             raise _cannot_open(folder, str(error)) from error
         self._process = _Process(folder)

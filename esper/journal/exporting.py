@@ -16,6 +16,7 @@ from esper.checkpoint.retention import family_of
 from esper.checkpoint.tensors import open_cold
 from esper.clock import Clock
 from esper.config import Settings
+from esper.disk import make_folder
 from esper.errors import CorruptError, EsperError, StorageFullError, UsageError
 from esper.events import JournalEvent
 from esper.events.codec import schema_id
@@ -199,7 +200,7 @@ class Exporting:
             if content is None:
                 self.notes.append(f"Kernel {kernel_id} is lost, so steps after its graft can only be reached from a snapshot that has it.")
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             target.write_bytes(content)
 
     def _tables(self, folder: Path, history: Source) -> None:

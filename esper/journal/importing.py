@@ -18,6 +18,7 @@ from esper.checkpoint.manifest import chunks_in, manifest_at
 from esper.checkpoint.retention import Pins
 from esper.clock import Clock
 from esper.config import Settings
+from esper.disk import make_folder, write_file
 from esper.errors import CorruptError, EsperError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.codec import Message
@@ -26,7 +27,6 @@ from esper.events.seals import OfRun, Trust, restored
 from esper.journal.portable import MANIFEST, Export, require_snapshots, sha256_of
 from esper.journal.provenance import DATA, SOURCE, Provenance, note
 from esper.oona.authentic import Judge, judged
-from esper.oona.disk import write_file
 from esper.oona.journal import read
 from esper.oona.port import Bus
 from esper.service import signing
@@ -116,7 +116,7 @@ class Importing:
         note(run_dir, Provenance(str(export.folder.resolve()), sha256_of(export.folder / MANIFEST), data))
         for folder, ending in ((DATA, ".safetensors"), (SOURCE, ".py")):
             for name in export.named(folder, ending):
-                (run_dir / folder).mkdir(parents=True, exist_ok=True)
+                make_folder(run_dir / folder)
                 write_file(run_dir / name, export.read(name, export.limits.file))
 
     def _objects(self, events: Sequence[JournalEvent]) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from esper.clock import Clock
+from esper.disk import make_folder, write_file
 from esper.errors import CorruptError
 from esper.events.records import EpochEnded
 from esper.events.seals import Trust, fingerprint
 from esper.lifecycle import Fold, RunState, from_canonical
 from esper.oona.authentic import Aside, Judge, as_received, judged
-from esper.oona.disk import write_file
 from esper.oona.port import Received
 
 STATE_FILE = "state.json"
@@ -67,7 +67,7 @@ class FoldReport:
 
 def save_state(run_dir: Path, state: RunState) -> None:
     """Keep the live folded state beside the run, for `esper replay --fold` to compare with."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     write_file(run_dir / STATE_FILE, state.canonical().encode())
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from esper.disk import sync_directory, unwritable, write_at
 from esper.errors import CorruptError
-from esper.oona.disk import sync_directory, unwritable, write_at
 
 _SLOT: Final = struct.Struct("<QQQ")
 _SLOT_BYTES: Final = _SLOT.size + 4
@@ -34,7 +34,7 @@ class AckFile:
     def __init__(self, path: Path) -> None:
         try:
             new = not path.exists()
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             self._path = path
             self._count = 0
             self.ack = Ack(0, 0)

@@ -14,11 +14,11 @@ from typing import Any, Final, Self
 import structlog
 
 from esper.clock import Clock
+from esper.disk import make_folder, write_file
 from esper.errors import BackpressureError, CorruptError, DeniedError, FencedError, PoisonError, UnavailableError
 from esper.events import Event, decode, encode
 from esper.events.records import AuditRecorded
 from esper.events.seals import Trust
-from esper.oona.disk import write_file
 from esper.oona.journal import read_key
 from esper.oona.lock import Lock
 from esper.oona.port import Bus, JournalProducer, Received
@@ -61,7 +61,7 @@ class AuditTrail:
         self._trust = Trust() if keys is None else signing.trust(keys)
         self._folder = folder / sender_id
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self._folder)
         except OSError as error:
             raise UnavailableError(f"The audit trail cannot be kept in {folder} ({error.strerror}): make ESPER_HOME writable.") from error
         self._held = Lock(
@@ -177,7 +177,7 @@ class AuditTrail:
         self._waiting.clear()
         self._written.clear()
         if messages:
-            (self._folder / HEAD).write_text(json.dumps(asdict(head)))
+            write_file(self._folder / HEAD, json.dumps(asdict(head)).encode())
 
     def _connect(self) -> JournalProducer:
         """Be the only writer of the sender's chain, and know its end."""

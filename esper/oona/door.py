@@ -6,15 +6,18 @@ import logging
 import re
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from esper.errors import DeniedError, UsageError
 from esper.oona.access import Access
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _log.addHandler(logging.NullHandler())  # librdkafka's own lines must not tear a live view on the terminal
 
 FORBIDDEN: Final = {
@@ -34,6 +37,10 @@ _REFUSED: Final = frozenset(
     }
 )
 _BAD_CERTIFICATE: Final = re.compile("certificate|verif|alert|hostname", re.IGNORECASE)  # the rest is a connection that broke
+_KEPT: Final = 1_000
+"""Errors and lines that a client says within one call; of more, the last ones."""
+FATAL: Final = (KafkaException, SystemError)
+"""How the client library raises a fatal error: SystemError where it has called a callback all the same."""
 _ROTATION_S: Final = 30.0
 """How long a client that was let in once is refused before it says so: a password may change at the broker before it does in its file."""
 
@@ -46,26 +53,39 @@ class Standing:
         self.refused_since: float | None = None
 
 
-class Reception:
-    """What the broker tells one client, which holds this as its callback.
+class Told:
+    """What a client of librdkafka says in callbacks, kept until the call that they came in has ended.
 
-    It does not hold the client: in a cycle a client would live on unused, and destroyed within its own callback it would hang.
+    confluent-kafka goes on to call back while a fatal error waits to be raised, and then every call that a callback makes acts and fails: a lock that
+    it takes is never given back. So a callback puts what it is told into a queue, and does nothing else. Nor does it hold the client: in a cycle a
+    client would live on unused, and destroyed within its own callback it would hang.
     """
 
-    def __init__(self, access: Access, standing: Standing) -> None:
-        self.inside = False
-        self.refusal: KafkaError | None = None
-        self._access = access
-        self._standing = standing
+    def __init__(self) -> None:
+        self.errors: deque[KafkaError] = deque(maxlen=_KEPT)
+        self.lines: deque[tuple[Any, ...]] = deque(maxlen=_KEPT)
+        self.deliveries: deque[tuple[str, KafkaError | None, Any]] = deque()
 
-    def heed(self, error: KafkaError) -> None:
-        """Remember an error of the client that means that the broker refuses it."""
-        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
-            return
-        if self._standing.refused_since is None:
-            self._standing.refused_since = time.monotonic()
-            _log.warning("%s", _refused(self._access, error))
-        self.inside, self.refusal = False, error
+    def error(self, error: KafkaError) -> None:
+        """The client's `error_cb`."""
+        self.errors.append(error)
+
+    def log(self, *line: Any) -> None:
+        """The client's `logger`: level, pattern and what stands in it."""
+        self.lines.append(line)
+
+    def delivery(self, topic: str) -> Callable[[KafkaError | None, Any], None]:
+        """An `on_delivery` for messages to `topic`."""
+        deliveries = self.deliveries
+
+        def note(error: KafkaError | None, message: Any) -> None:  # noqa: ARG001 - a call of its method may raise
+            deliveries.append((topic, error, None))
+
+        return note
+
+    def message(self, error: KafkaError | None, message: Any) -> None:
+        """An `on_delivery` that keeps the message, with the offset that it was given."""
+        self.deliveries.append(("", error, message))
 
 
 class Door:
@@ -77,8 +97,10 @@ class Door:
         self.client: Any = None
         """The librdkafka client, once it is made."""
         self._password = ""
+        self.told = Told()
         self._lock = threading.Lock()
-        self._reception = Reception(access, standing)
+        self._inside = False
+        self._refusal: KafkaError | None = None
 
     def config(self) -> dict[str, Any]:
         """What every client is made with.
@@ -90,8 +112,8 @@ class Door:
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1_000,
             "socket.keepalive.enable": True,
-            "logger": _log,
-            "error_cb": self._reception.heed,
+            "logger": self.told,
+            "error_cb": self.told.error,
             **self.access.librdkafka(),
         }
         self._password = config.get("sasl.password", "")
@@ -99,9 +121,17 @@ class Door:
 
     def let_in(self) -> None:
         """The broker has answered."""
-        if not self._reception.inside:
-            self._reception.inside, self._reception.refusal = True, None
+        self.hear()
+        if not self._inside:
+            self._inside, self._refusal = True, None
             self._standing.let_in, self._standing.refused_since = True, None
+
+    def hear(self) -> None:
+        """Log what the client has said since, and remember whether the broker refuses it. Not for callbacks."""
+        for line in drained(self.told.lines):
+            _log.log(*line)
+        for error in drained(self.told.errors):
+            self._heed(error)
 
     def require(self) -> None:
         """Do nothing unless the broker refuses this client, and goes on to if it let it in before. Not for callbacks: see `renew`.
@@ -110,7 +140,7 @@ class Door:
             DeniedError: it does.
         """
         self.renew()
-        refusal, since = self._reception.refusal, self._standing.refused_since
+        refusal, since = self._refusal, self._standing.refused_since
         if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
             return
         raise self.refused(refusal)
@@ -120,11 +150,12 @@ class Door:
 
         Called between two calls of the client, never from a callback of it: a call within a call aborts the interpreter.
         """
-        if self._reception.refusal is None:
+        self.hear()
+        if self._refusal is None:
             return
         with self._lock:
             if self._renewed():
-                self._reception.refusal = None
+                self._refusal = None
 
     def refused(self, error: KafkaError) -> DeniedError:
         """The sentence for a connection that the broker did not accept."""
@@ -138,6 +169,14 @@ class Door:
             "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
         )
 
+    def _heed(self, error: KafkaError) -> None:
+        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
+            return
+        if self._standing.refused_since is None:
+            self._standing.refused_since = time.monotonic()
+            _log.warning("%s", _refused(self.access, error))
+        self._inside, self._refusal = False, error
+
     def _renewed(self) -> bool:
         """Whether the password's file holds another one than this client was refused with, which it uses from now on."""
         if not self._password or self.client is None:
@@ -149,6 +188,21 @@ class Door:
                 self.client.set_sasl_credentials(self.access.user, password)
                 return True
         return False
+
+
+def drained(queue: deque[_T]) -> Iterator[_T]:
+    """What lies in a queue that another thread may fill or empty."""
+    with suppress(IndexError):
+        while True:
+            yield queue.popleft()
+
+
+def cause(error: BaseException) -> KafkaError:
+    """What librdkafka said, of an error that one of its calls raised. Raises the error itself where that is another fault."""
+    found = error if isinstance(error, KafkaException) else error.__cause__
+    if not isinstance(found, KafkaException):
+        raise error
+    return found.args[0]  # type: ignore[no-any-return]
 
 
 def _refused(access: Access, error: KafkaError) -> DeniedError:

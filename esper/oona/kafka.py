@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
 from typing import Any, Final
@@ -26,7 +26,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 from esper.errors import BackpressureError, CorruptError, DeniedError, EsperError, FencedError, UnavailableError, UsageError
 from esper.events.codec import Message
 from esper.oona.access import Access
-from esper.oona.door import FORBIDDEN, Door, Standing
+from esper.oona.door import FATAL, FORBIDDEN, Door, Standing, cause, drained
 from esper.oona.partitioner import partition
 from esper.oona.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, Reader, Received, Start
 from esper.oona.rights import READER_GROUP
@@ -57,8 +57,6 @@ _GONE: Final = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
-_FATAL: Final = (KafkaException, SystemError)
-"""How the client library says a fatal error: SystemError where it then calls a callback all the same."""
 _ATTEMPTS_A_CLIENT: Final = 20
 _SLICE_S: Final = 0.5
 _FLUSH_S: Final = 1.0
@@ -251,6 +249,7 @@ class KafkaProducer(Producer):
         self._lock = threading.Lock()
         self._delivered: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
+        self._notes: dict[str, Callable[[KafkaError | None, Any], None]] = {}
         self._forbidden: dict[str, KafkaError] = {}
         self._refused: KafkaError | None = None
         self._client = self._made()
@@ -277,9 +276,9 @@ class KafkaProducer(Producer):
         """As the port says."""
         try:
             self._client.poll(0)
-        except _FATAL as error:  # the next send starts afresh
+        except FATAL as error:  # the next send starts afresh
             self._heed(error)
-        self._door.renew()
+        self._settle()
 
     def flush(self, timeout: float) -> int:
         """As the port says; in slices, between which a password that was changed reaches the client."""
@@ -288,9 +287,9 @@ class KafkaProducer(Producer):
             left = deadline - time.monotonic()
             try:
                 self._client.flush(max(min(left, _FLUSH_S), 0.0))
-            except _FATAL as error:
+            except FATAL as error:
                 self._heed(error)
-            self._door.renew()
+            self._settle()
             if not len(self._client) or left <= _FLUSH_S:
                 return len(self._client)
 
@@ -310,29 +309,31 @@ class KafkaProducer(Producer):
         self.flush(1.0)
 
     def _produce(self, message: Message) -> None:
+        topic = message.topic
+        if (note := self._notes.get(topic)) is None:
+            note = self._notes[topic] = self._door.told.delivery(topic)
         try:
-            self._client.produce(
-                message.topic, self._outgoing(message.value), message.key, on_delivery=self._note, headers=list(message.headers)
-            )
+            self._client.produce(topic, self._outgoing(message.value), message.key, on_delivery=note, headers=list(message.headers))
         except BufferError as error:
             raise BackpressureError("The queue to Kafka is full: the broker is away or slower than the sender.") from error
 
-    def _note(self, error: KafkaError | None, message: Any) -> None:
-        topic = message.topic()
-        with self._lock:
-            (self._failed if error else self._delivered)[topic] += 1
-        if error is None:
-            self._door.let_in()
-        elif error.code() in FORBIDDEN:
-            if topic not in self._forbidden:
-                _log.error("%s", self._door.forbidden(error, f"write {topic}"))
-            self._forbidden[topic] = error
+    def _settle(self) -> None:
+        """Count what the client has said of deliveries, and remember which topic this principal may not write."""
+        self._door.renew()
+        for topic, error, _ in drained(self._door.told.deliveries):
+            with self._lock:
+                (self._failed if error else self._delivered)[topic] += 1
+            if error is None:
+                self._door.let_in()
+            elif error.code() in FORBIDDEN:
+                if topic not in self._forbidden:
+                    _log.error("%s", self._door.forbidden(error, f"write {topic}"))
+                self._forbidden[topic] = error
 
     def _heed(self, error: BaseException) -> None:
         """Remember a fatal error that says who may not write: who may write nothing at all is refused before the topic is known."""
-        cause = error if isinstance(error, KafkaException) else error.__cause__
-        if isinstance(cause, KafkaException) and cause.args[0].code() in FORBIDDEN:
-            self._refused = cause.args[0]
+        if (found := cause(error)).code() in FORBIDDEN:
+            self._refused = found
 
     def _made(self) -> Client:
         client = Client({**self._door.config(), **self._config})
@@ -372,10 +373,10 @@ class KafkaJournalProducer(JournalProducer):
         """As the port says."""
         try:
             self._client.init_transactions(timeout)
-        except KafkaException as error:
-            with suppress(*_FATAL):  # said once more
+        except FATAL as error:
+            with suppress(*FATAL):  # said once more
                 self._client.poll(0)
-            raise self._named(error.args[0]) from error
+            raise self._named(cause(error)) from error
         self._door.let_in()
 
     def commit(self, messages: Sequence[Message]) -> int:
@@ -386,7 +387,7 @@ class KafkaJournalProducer(JournalProducer):
     def close(self) -> None:
         """As the port says."""
         self._client.purge()
-        with suppress(*_FATAL):  # the error that spent this producer, said once more
+        with suppress(*FATAL):  # the error that spent this producer, said once more
             self._client.poll(0)
 
     def _open(self, messages: Sequence[Message]) -> None:
@@ -397,14 +398,14 @@ class KafkaJournalProducer(JournalProducer):
             self._client.begin_transaction()
             for message in messages:
                 self._produce(message)
-        except KafkaException as error:
-            raise self._named(error.args[0]) from error
+        except FATAL as error:
+            raise self._named(cause(error)) from error
 
     def _produce(self, message: Message) -> None:
         value = self._outgoing(message.value)
         while True:
             try:
-                self._client.produce(message.topic, value, message.key, on_delivery=self._note, headers=list(message.headers))
+                self._client.produce(message.topic, value, message.key, on_delivery=self._door.told.message, headers=list(message.headers))
             except BufferError:
                 self._client.poll(0.05)
             else:
@@ -417,21 +418,25 @@ class KafkaJournalProducer(JournalProducer):
             attempt += 1
             try:
                 self._client.commit_transaction(_COMMIT_S / _ATTEMPTS)
-            except KafkaException as error:
-                if attempt == _ATTEMPTS or not error.args[0].retriable():
-                    raise self._named(error.args[0]) from error
+            except FATAL as error:
+                if attempt == _ATTEMPTS or not cause(error).retriable():
+                    raise self._named(cause(error)) from error
             else:
+                self._settle()
                 return self._offset
 
-    def _note(self, error: KafkaError | None, message: Any) -> None:
-        if error is None:
-            self._offset = max(self._offset, message.offset() + 1)
-            self._door.let_in()
-        else:
-            self._error = error
+    def _settle(self) -> None:
+        """Take in what the client has said of deliveries."""
+        for _, error, message in drained(self._door.told.deliveries):
+            if error is None:
+                self._offset = max(self._offset, message.offset() + 1)
+                self._door.let_in()
+            else:
+                self._error = error
 
     def _named(self, error: KafkaError) -> EsperError:
         """The sentence for an error, which spends this producer."""
+        self._settle()
         denied = next((one for one in (error, self._error) if one is not None and one.code() in FORBIDDEN), None)
         if denied is not None:
             self._spent = self._door.forbidden(denied, f"write the journal of run {self._run_id}")

@@ -30,7 +30,7 @@ class Lock:
         with _guard:
             if self._path in _held:
                 raise _taken(what, os.getpid(), remedy)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

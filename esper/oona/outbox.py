@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from esper.clock import Clock
+from esper.disk import make_folder, no_room, sync_directory, unwritable, write_at, write_file
 from esper.errors import CorruptError, EsperError, FencedError, UsageError
 from esper.oona.acknowledged import Ack, AckFile
-from esper.oona.disk import no_room, sync_directory, unwritable, write_at, write_file
 from esper.oona.frames import MAGIC, Frame, Placed, pack, scan, unpack
 from esper.oona.lock import Lock
 from esper.oona.port import MAX_MESSAGE_BYTES
@@ -69,7 +69,7 @@ class Outbox:
             StorageFullError: no room to make it.
         """
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
         except OSError as error:
             raise unwritable(directory, error) from error
         lock = Lock(directory / "lock", what=f"Run {directory.resolve().parent.name}")
@@ -163,7 +163,7 @@ class Outbox:
         """
         folder = self.directory / "quarantine"
         try:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         path = folder / f"{frame.first_sequence:020d}-{frame.incarnation}.frame"
@@ -256,7 +256,7 @@ class Outbox:
         self._close_segment()
         path = self.directory / f"{first_sequence:020d}{_SUFFIX}"
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             write_at(self._fd, MAGIC, 0)
             sync_directory(self.directory)
         except OSError as error:

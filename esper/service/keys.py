@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from esper.disk import make_folder
 from esper.errors import CorruptError, UnavailableError, UsageError
 
 PRIVATE: Final = "token.pem"
@@ -34,7 +35,7 @@ def ensure(folder: Path) -> None:
         CorruptError: the private key is damaged.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not (folder / PRIVATE).exists():
             if (folder / PUBLIC).exists():
                 return  # a part that only checks tokens is given the public key alone

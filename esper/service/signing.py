@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from esper.clock import Clock
+from esper.disk import make_folder
 from esper.errors import CorruptError, UnavailableError, UsageError
 from esper.events.seals import TAMIYO, TRAINER, OfRun, Signer, Trust, text_of
 from esper.service.keys import place, private_pem, read_private
@@ -44,7 +45,7 @@ def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
         raise UsageError(f"{writer!r} is no name of a writer: it names files in {folder}.")
     private, public, since = folder / f"{writer}.pem", folder / f"{writer}{_PUBLIC}", folder / f"{writer}.since"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         if not private.exists():
             if public.exists():
                 raise UsageError(
@@ -106,7 +107,7 @@ def believe_run(keys: Path, run_id: str, signers: Iterable[str], *, unsigned_unt
     path = folder / f"{hashlib.sha256(run_id.encode()).hexdigest()[:32]}.json"
     note = {"run_id": run_id, "keys": sorted(signers), "unsigned_until_us": unsigned_until_us}
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         path.unlink(missing_ok=True)
         place(path, (json.dumps(note, sort_keys=True) + "\n").encode(), 0o600)
     except OSError as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.config import Settings
+from esper.disk import make_folder
 from esper.errors import UnavailableError, UsageError
 
 HOST: Final = "127.0.0.1"
@@ -99,7 +100,7 @@ def own_socket(folder: Path, port: int) -> socket.socket:
     """
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+        make_folder(folder)
         _require_private(folder)
         (folder / _name(port)).unlink(missing_ok=True)
         with _address(folder, port) as address:

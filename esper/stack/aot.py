@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from esper.clock import Clock, SystemClock
+from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.stack import jars
 from esper.stack.broker import JVM_OPTIONS, Node
@@ -70,7 +71,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
     from esper.stack.securing import secure  # noqa: PLC0415 - Kafka's client; the supervisor, which imports this module, loads it while Java starts
 
     cache = cache_file(classpath)
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(cache.parent)
     with (cache.parent / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

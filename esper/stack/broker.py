@@ -17,11 +17,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from esper.config import KafkaSettings
+from esper.disk import make_folder, write_file
 from esper.errors import CorruptError, EsperError, StorageFullError, UnavailableError
 from esper.oona.access import Access
 from esper.oona.rights import OWNER
 from esper.stack.cache import unwritable
-from esper.stack.credentials import private
 from esper.stack.java import java
 from esper.stack.ports import HOST, in_use, is_free
 
@@ -151,7 +151,7 @@ def prepare(
         UnavailableError: the folder cannot be written, or Java cannot run.
     """
     try:
-        node.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(node.folder)
         free = shutil.disk_usage(node.folder).free
         if free < room_bytes:
             raise StorageFullError(
@@ -295,8 +295,8 @@ def _write_properties(path: Path, node: Node, log_dir: Path, secret: str) -> Non
         "log.dirs": log_dir.name,
     }
     if node.secured:
-        private(node.secret_file, secret)
-    private(path, "".join(f"{name}={value}\n" for name, value in values.items()))
+        write_file(node.secret_file, secret.encode())
+    write_file(path, "".join(f"{name}={value}\n" for name, value in values.items()).encode())
 
 
 def _jaas(secret: str) -> str:

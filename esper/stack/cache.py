@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from esper.disk import make_folder
 from esper.errors import StorageFullError, UnavailableError
 
 
@@ -25,7 +26,7 @@ def locked(path: Path) -> Iterator[None]:
         UnavailableError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle = path.open("a")
     except OSError as error:
         raise unwritable(path.parent, error) from error

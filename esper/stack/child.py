@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from esper.clock import Clock
+from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.progress import STUCK_S
@@ -185,7 +186,7 @@ class Child:
     def _start(self, now: float) -> None:
         try:
             arguments = self.launch.arguments()
-            self.launch.log.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.launch.log.parent)
             if self.launch.log.exists() and self.launch.log.stat().st_size > _LOG_BYTES:
                 self.launch.log.replace(self.launch.log.with_suffix(".log.1"))
             with self.launch.log.open("ab") as log:

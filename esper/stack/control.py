@@ -11,6 +11,7 @@ from pathlib import Path
 import esper.errors
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
+from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.identity import Identity
 from esper.service import certificates, keys, signing
@@ -87,7 +88,7 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         raise UsageError(f"there is no process {owner_pid} to own the stack: pass a living one, or none to keep the stack up")
     folder = settings.stack_dir
     try:
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        make_folder(folder / "logs")
     except OSError as error:
         raise unwritable(folder, error) from error
     keys.ensure(settings.keys_dir)
@@ -204,7 +205,7 @@ def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Ident
         environment,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,

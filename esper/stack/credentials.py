@@ -11,6 +11,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from esper.disk import make_folder
 from esper.errors import UnavailableError, UsageError
 from esper.oona.access import password_file
 from esper.oona.rights import OWNER, PRINCIPALS
@@ -24,25 +25,13 @@ def ensure(folder: Path) -> dict[str, str]:
         UsageError: other users may read a password.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         folder.chmod(0o700)
         return {principal: _password(password_file(folder, principal)) for principal in (OWNER, *PRINCIPALS)}
     except OSError as error:
         raise UnavailableError(
             f"Kafka's passwords cannot be kept in {folder} ({error.strerror}): make it writable for this user."
         ) from error
-
-
-def private(path: Path, text: str) -> None:
-    """Put a file in place that nobody else may read, whole or not at all. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 by itself
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _password(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from esper.disk import make_folder
 from esper.identity import Identity
 from esper.stack.cache import locked
 
@@ -23,7 +24,7 @@ def guard(stack_dir: Path) -> AbstractContextManager[None]:
 def join(stack_dir: Path, owner: Identity | None) -> None:
     """`owner` wants the stack from now on; None: it is to stay up until `esper down`."""
     folder = stack_dir / "owners"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / (_KEEP if owner is None else _name(owner))).touch()
 
 

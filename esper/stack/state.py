@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
+from esper.disk import write_file
 from esper.identity import Identity
 
 LOCK: Final = "lock"
@@ -63,9 +64,7 @@ def path_of(stack_dir: Path) -> Path:
 
 def write(stack_dir: Path, state: StackState) -> Signature | None:
     """Replace the file; a reader sees the old state or the new one. Gives what `signature` says of it now."""
-    new = stack_dir / "state.json.new"
-    new.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-    new.replace(path_of(stack_dir))
+    write_file(path_of(stack_dir), (json.dumps(asdict(state), indent=1) + "\n").encode())
     return signature(stack_dir)
 
 

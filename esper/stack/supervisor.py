@@ -17,6 +17,7 @@ import structlog
 
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
+from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.access import Access
@@ -41,7 +42,7 @@ _RECORD_AFTER_S = 30.0
 def serve(settings: Settings, parts: Sequence[Part], *, environment: Mapping[str, str], record_aot: bool = True) -> int:
     """Be the supervisor of this ESPER_HOME until told to stop; the exit code. At once 0 where another one lives."""
     folder = settings.stack_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / state.LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

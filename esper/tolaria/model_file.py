@@ -11,7 +11,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from esper.errors import StorageFullError, UsageError
+from esper.disk import write_file
+from esper.errors import StorageFullError, UnavailableError, UsageError
 from esper.kasmina.growth import GrowingModel
 from esper.vault.boxes import Box
 
@@ -48,15 +49,11 @@ def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool =
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in growing.module.state_dict().items()}
     content = save(tensors, {"esper": json.dumps({"kernels": kernels}, sort_keys=True)})
     sha256 = hashlib.sha256(content).hexdigest()
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(box.sealed(_name(path), content))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+        write_file(path, box.sealed(_name(path), content))
+    except (StorageFullError, UnavailableError):
         if not elsewhere:
-            raise StorageFullError(f"The model cannot be written to {path}: {error.strerror}. Free some room and run again.") from error
+            raise
         return save_model(growing, Path(tempfile.mkdtemp(prefix="esper-")) / path.parent.name / path.name, box)
     return Saved(path, sha256)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from esper.bounded import DEFAULT, read_in
+from esper.disk import make_folder, write_file
 from esper.errors import printable
 from esper.journal.portable import Export
 from esper.journal.provenance import SOURCE
-from esper.oona.disk import write_file
 from esper.tolaria.environment import SOURCE as SOURCE_VERSION
 from esper.tolaria.recipe import Recipe, shipped
 
@@ -71,7 +71,7 @@ def keep_sources(recipe: Recipe, run_dir: Path) -> None:
     """Keep a copy of a recipe's own source files beside the run. Raises StorageFullError or UnavailableError."""
     for one in map(source_of, modules_of(recipe)):
         if one.path and one.path.suffix == ".py":
-            (run_dir / SOURCE).mkdir(parents=True, exist_ok=True)
+            make_folder(run_dir / SOURCE)
             write_file(run_dir / SOURCE / f"{one.module}.py", one.content)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from esper.bounded import DEFAULT, Limits, open_in, tensors_header
 from esper.bounded.names import MALFORMED
+from esper.disk import make_folder, write_file
 from esper.errors import CorruptError, UsageError, printable
-from esper.oona.disk import write_file
 from esper.tolaria.digests import tensors_digest
 
 Pair = tuple[Tensor, Tensor]
@@ -93,7 +93,7 @@ def cached(name: str, make: Callable[[], object], source: Path, folder: Path, *,
     made = make()
     if not isinstance(made, Splits):
         raise UsageError(f"The data function of {name} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_file(folder / f"{name}-{_source_id(source)}-{digest_of(made)}.safetensors", packed(made))
     return made
 

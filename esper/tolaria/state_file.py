@@ -13,8 +13,8 @@ from safetensors.torch import save
 
 from esper.checkpoint import Snapshot
 from esper.checkpoint.snapshot import kind_of
-from esper.errors import StorageFullError, UsageError
-from esper.oona.disk import no_room
+from esper.disk import write_file
+from esper.errors import UnavailableError, UsageError
 from esper.tolaria.addresses import Address
 from esper.tolaria.digests import tensors_digest
 
@@ -64,11 +64,7 @@ def save_state_file(
     kinds = sorted({kind_of(name) for name in snapshot.tensors})
     meta = {"run_id": run_id, **asdict(address), "kinds": kinds, "digests": asdict(digests), "versions": versions, "notes": snapshot.notes}
     content = save({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, {"esper": json.dumps(meta, sort_keys=True)})
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        kind = StorageFullError if no_room(error) else UsageError
-        raise kind(f"The state cannot be written to {path}: {error.strerror}.") from error
+        write_file(path, content)
+    except UnavailableError as error:
+        raise UsageError(f"The state cannot be written: {error}") from error

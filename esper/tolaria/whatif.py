@@ -15,12 +15,12 @@ from statistics import median
 from typing import Any, Literal
 
 from esper.clock import Clock
+from esper.disk import make_folder, write_file
 from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, AdaptationRejected, EpochEnded
 from esper.journal.effect import Branch, Effect, effect
 from esper.journal.story import Point
-from esper.oona.disk import write_file
 from esper.tolaria.addresses import line_of
 from esper.tolaria.forking import Cut, cut_at
 from esper.tolaria.progress import Progress
@@ -173,7 +173,7 @@ def closed_loop(question: Question, run: Callable[[Cut, Side, int], tuple[str, S
 def keep(answer: Answer, folder: Path) -> Path:
     """Write the answer as JSON into a run's folder of answers; gives the file."""
     target = folder / f"{answer.question.decision.decision_id}-{answer.mode}.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_file(target, (json.dumps(answer.as_json(), sort_keys=True, indent=2) + "\n").encode())
     return target
 

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from esper.disk import make_folder
+
 _PARTIAL = ".partial"
 
 
@@ -44,7 +46,7 @@ class DiskCache:
         """Put a copy of `source` here as `name`, in place of what is there, and make room. A folder that takes nothing is no error: it is a cache."""
         partial = self.folder / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
         with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             if source.stat().st_size > self.limit_bytes:
                 return
             same_file(source, partial)

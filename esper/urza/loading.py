@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from esper.disk import make_folder, write_new
 from esper.errors import CorruptError, EsperError
 from esper.urza.artefact import address_of, content_of, read
 from esper.urza.disk import DiskCache
@@ -56,7 +57,7 @@ class Loading:
                     read(plain, kernel_id=kernel_id, sha256=request["sha256"])
                     if not is_sealed(content):  # an older Esper's
                         partial.unlink()
-                        partial.write_bytes(self.box.sealed(address, plain))
+                        write_new(partial, self.box.sealed(address, plain))
                         self.shared.keep(partial, name)
                     return answer | {"tier": "disk", "path": _named(partial, target)}
                 answer["damaged"] = True
@@ -65,7 +66,7 @@ class Loading:
             content = content_of(self.store, kernel_id=kernel_id, address=request["address"])
             plain = self.box.opened(request["address"], content)
             read(plain, kernel_id=kernel_id, sha256=request["sha256"])
-            partial.write_bytes(content if is_sealed(content) and request["address"] == address else self.box.sealed(address, plain))
+            write_new(partial, content if is_sealed(content) and request["address"] == address else self.box.sealed(address, plain))
             path = _named(partial, target)
             self.shared.keep(target, name)
         except (EsperError, OSError) as error:
@@ -75,7 +76,7 @@ class Loading:
 
     def sweep(self) -> None:
         """Remove what a loader of this run that was killed has left."""
-        self.kernels.mkdir(parents=True, exist_ok=True)
+        make_folder(self.kernels)
         for left in self.kernels.glob(f"*{_PARTIAL}"):
             left.unlink(missing_ok=True)
 

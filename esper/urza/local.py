@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from esper.disk import make_folder
 from esper.errors import StorageFullError, UnavailableError
 from esper.urza.store import Listed, Store, require_key
 
@@ -34,7 +35,7 @@ class LocalStore(Store):
         self._incoming = root / _INCOMING
         self._numbers = itertools.count()
         try:
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            make_folder(self._incoming)
             self._sweep()
         except OSError as error:
             self._refuse(error)
@@ -90,7 +91,7 @@ class LocalStore(Store):
     def _put(self, target: Path, content: bytes) -> bool:
         self._make_folder(target.parent)
         temporary = self._incoming / f"{os.getpid()}-{id(self):x}-{next(self._numbers)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             rest = memoryview(content)
@@ -111,7 +112,7 @@ class LocalStore(Store):
         if folder.is_dir():
             return
         self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         _sync_folder(folder.parent)
 
     def _sweep(self) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from esper.config import Settings
+from esper.disk import make_folder, write_file
 from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
-from esper.oona.disk import sync_directory
 from esper.vault.sealing import KEY_BYTES
 
 _COMMAND_S: Final = 60.0
@@ -84,21 +84,10 @@ def write(path: Path, keys: Sequence[MasterKey]) -> None:
 
     Raises:
         UnavailableError: the folder cannot be written.
+        StorageFullError: there is no room.
     """
-    part = path.with_name(f".{path.name}.part")
     lines = "".join(f"{base64.b64encode(key.key).decode()}\n" for key in keys)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise UnavailableError(f"The master key cannot be written to {path} ({error.strerror}): make its folder writable.") from error
+    write_file(path, lines.encode())
 
 
 @contextmanager
@@ -108,7 +97,7 @@ def held(path: Path) -> Iterator[None]:
     A key in a folder that nobody can write, such as a mounted secret, is neither made nor rotated: it needs no lock.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES) and path.is_file():

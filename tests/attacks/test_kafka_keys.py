@@ -6,7 +6,10 @@ closed at its first start and keeps its messages; `kill -9` of the broker change
 
 from __future__ import annotations
 
+import logging
 import stat
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,31 @@ def test_what_a_principal_may_not_is_one_sentence_with_principal_operation_and_r
         said: list[str] = []
         assert eventually(lambda: bool(said) or said_by(reader, said), 30)
     assert "does not allow trainer to read dead.letters" in said[0]
+
+
+def test_a_client_that_is_refused_everything_leaves_no_lock_taken(secured: Secured) -> None:
+    """What the client calls back while its fatal error waits to be raised hangs nobody: not the counts, not the log, not another client.
+
+    The counts of deliveries are asked for first where all is well, for as long as Python needs to run the callback by its short cuts.
+    """
+    with secured.bus("tamiyo").producer(sender_id="tamiyo") as producer:
+        for _ in range(200):
+            producer.send_message(DECISION)
+        assert producer.flush(60.0) == 0
+        assert producer.delivered() == {DECISION.topic: 200}
+
+    def counts() -> dict[str, int]:
+        with secured.bus("viewer").producer(sender_id="viewer") as producer:
+            for _ in range(20):
+                producer.send_message(DECISION)
+            producer.flush(60.0)
+            return {"delivered": sum(producer.delivered().values()), "failed": sum(producer.failed().values())}
+
+    for _ in range(5):
+        asked = Future[dict[str, int]]()
+        threading.Thread(target=lambda asked=asked: asked.set_result(counts()), daemon=True).start()
+        assert asked.result(PATIENCE_S)["delivered"] == 0
+        logging.getLogger("esper.oona.door").warning("another thread logs")
 
 
 def said_by(reader: Reader, said: list[str]) -> bool:

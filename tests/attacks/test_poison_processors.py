@@ -45,7 +45,7 @@ def line(broker: str) -> Iterator[Line]:
 
 def put(broker: str, topic: str, *messages: tuple[bytes | None, bytes | None]) -> None:
     """Write what the codec would never write: no key, no value."""
-    producer = Producer({"bootstrap.servers": broker})
+    producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True})
     for key, value in messages:
         producer.produce(topic, value, key)
     assert producer.flush(20) == 0

@@ -12,8 +12,8 @@ from typing import Final
 
 from esper.clock import Clock
 from esper.config import Settings
+from esper.disk import write_file
 from esper.errors import EsperError
-from esper.oona.disk import write_file
 
 _log = logging.getLogger(__name__)
 _HOUR_S: Final = 3_600.0

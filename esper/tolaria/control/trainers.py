@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from esper.clock import Clock
 from esper.config import Settings
+from esper.disk import make_folder, write_file
 from esper.errors import RejectedError, StorageFullError, UnavailableError
 from esper.identity import Identity
 
@@ -130,7 +131,7 @@ class Trainers:
     def _spawn(self, run_id: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         log = self.log(run_id)
         try:
-            log.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(log.parent)
             with log.open("ab") as file:
                 return subprocess.Popen(
                     arguments,
@@ -164,9 +165,7 @@ def trainer_environment(base: Mapping[str, str], *, embedded: bool) -> dict[str,
 
 
 def _write(path: Path, trainer: Trainer) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(asdict(trainer)) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_file(path, (json.dumps(asdict(trainer)) + "\n").encode())
 
 
 def _read(path: Path) -> Trainer | None:

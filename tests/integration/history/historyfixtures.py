@@ -136,7 +136,9 @@ class PlainProducer:
     """Sends framed events with a client that knows nothing of Esper's bus."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._client = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5})
+        self._client = Producer(
+            {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
+        )
 
     def send(self, events: Sequence[Event]) -> None:
         """Send and wait for the acknowledgement."""

@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from esper.clock import ManualClock
+from esper.disk import write_at
 from esper.errors import CorruptError, EsperError, FencedError, StorageFullError, UnavailableError, UsageError
 from esper.oona import outbox as outbox_module
 from esper.oona.acknowledged import Ack
-from esper.oona.disk import write_at
 from esper.oona.frames import MAGIC, Frame, event_id_of, pack, scan, unpack
 from esper.oona.outbox import Outbox
 from esper.oona.port import MAX_MESSAGE_BYTES

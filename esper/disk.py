@@ -1,15 +1,32 @@
-"""Files that survive a crash, and the sentence for a disk that has no room."""
+"""Files that survive a crash and are their owner's alone, whatever files the process makes else; and the sentence for a disk that has no room."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from esper.errors import EsperError, StorageFullError, UnavailableError
 
+_OWNER: Final = stat.S_IRUSR | stat.S_IWUSR
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are not there. Raises OSError."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file under a name that nobody reads yet: it may be torn, and is not durable. Raises OSError."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER), "wb") as file:
+        file.write(content)
 
 
 def sync_directory(directory: Path) -> None:
@@ -31,10 +48,11 @@ def write_at(fd: int, content: bytes, offset: int) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Put a file in place, whole or not at all, durably. Raises StorageFullError or UnavailableError."""
-    part = path.with_name(f".{path.name}.part")
+    """Put a file in place, and the folders that it lacks, whole or not at all, durably. Raises StorageFullError or UnavailableError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")  # another writer of the same file has its own
     try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        make_folder(path.parent)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER)
         try:
             write_at(fd, content, 0)
         finally:
@@ -42,7 +60,8 @@ def write_file(path: Path, content: bytes) -> None:
         part.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise unwritable(path, error) from error
 
 
