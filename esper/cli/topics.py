@@ -31,7 +31,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    commands = typer.Typer(help="What a Kafka cluster has to have: topics, rights, quotas, schemas.", no_args_is_help=True)
+    commands = typer.Typer(
+        help="What a Kafka cluster has to have: topics, rights, quotas, schemas; and transactions that hang in it.", no_args_is_help=True
+    )
     commands.command("diff")(diff)
     commands.command("apply")(apply)
     app.add_typer(commands, name="topics")
@@ -89,11 +91,12 @@ def _plan(settings: Settings, user: Callable[[str], str], *, acls: bool, quotas:
 
 def _administration(settings: Settings) -> Administration:
     from esper.cli.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - as above
     from esper.oona.provisioning import Administration  # noqa: PLC0415 - as above
     from esper.oona.rights import OWNER  # noqa: PLC0415 - as above
 
-    return Administration(KafkaBus(cluster_of(settings, OWNER), patience=_PATIENCE_S), settings)
+    return Administration(KafkaBus(cluster_of(settings, OWNER), patience=_PATIENCE_S), settings, SystemClock())
 
 
 def _differences(administration: Administration, plan: Plan, user: Callable[[str], str], *, prune: bool) -> list[Difference]:

@@ -75,7 +75,14 @@ def read_key(bus: Bus, topic: str, key: str, *, what: str, clock: Clock, start: 
             if reader.position()[pair] > at:
                 at, deadline = reader.position()[pair], clock.monotonic() + patience
             elif clock.monotonic() > deadline:
-                raise UnavailableError(f"{what} could not be read to its end within {patience:.0f} s; is the broker up?")
+                stable = reader.stable_end()[pair]
+                why = (
+                    f"a transaction is open in {topic}, partition {pair[1]}, since offset {stable}: its writer is at work, or Kafka has "
+                    "decided it and left it open; `esper topics apply` ends it then"
+                    if at >= stable
+                    else "is the broker up?"
+                )
+                raise UnavailableError(f"{what} could not be read to its end within {patience:.0f} s; {why}")
 
 
 def read_journals(bus: Bus, journals: Journals, *, clock: Clock, patience: float = 30.0) -> Iterator[JournalEvent]:

@@ -1,5 +1,7 @@
 """What a cluster has to have for Esper, what it has, and how the one becomes the other: topics, their settings, rights, quotas, schemas.
 
+And what it must not have: a transaction that hides a partition from its readers, see `hanging`.
+
 `wanted` is a pure function of the settings and of `schemas/topics.toml`; `compare` is one of what is wanted and what was found.
 """
 
@@ -13,16 +15,18 @@ from aiokafka.errors import KafkaError as RequestError
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # type: ignore[attr-defined]  # as in acls
 
+from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import DeniedError, EsperError, UnavailableError
-from esper.oona import acls, requests, topics, wire
+from esper.oona import acls, hanging, requests, topics, wire
+from esper.oona.hanging import Hanging
 from esper.oona.kafka import KafkaBus
 from esper.oona.rights import PRINCIPALS, Right, rights
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AclBinding  # type: ignore[attr-defined]  # as in acls
 
-Kind = Literal["topic", "partitions", "replication", "setting", "right", "quota", "schema"]
+Kind = Literal["topic", "partitions", "replication", "setting", "right", "quota", "schema", "transaction"]
 Step = Literal["create", "change", "remove", "none"]
 """What `apply` does about a difference. "none": only an administrator can, because it moves keys or data."""
 
@@ -45,6 +49,7 @@ class Plan:
     rights: frozenset[Right] | None
     quotas: Mapping[str, Mapping[str, float]] | None
     schemas: frozenset[str] = field(default_factory=frozenset)
+    hanging: tuple[Hanging, ...] = ()
 
 
 class Difference(NamedTuple):
@@ -78,6 +83,12 @@ def compare(found: Plan, plan: Plan, *, prune: bool) -> list[Difference]:
         *_rights(found.rights or frozenset(), plan.rights, prune=prune),
         *_quotas(found.quotas or {}, plan.quotas, prune=prune),
         *(Difference("schema", subject, "", "", "create") for subject in sorted(plan.schemas - found.schemas)),
+        *(
+            Difference(
+                "transaction", f"{one.topic} {one.partition} {one.transactional_id}", f"open since offset {one.offset}", one.end, "change"
+            )
+            for one in found.hanging
+        ),
     ]
 
 
@@ -128,8 +139,9 @@ def sentence(right: Right) -> str:
 class Administration:
     """A cluster as somebody sees and changes it who may. Every request ends after the bus's patience."""
 
-    def __init__(self, bus: KafkaBus, settings: Settings) -> None:
+    def __init__(self, bus: KafkaBus, settings: Settings, clock: Clock) -> None:
         self._bus = bus
+        self._clock = clock
         self._settings = settings
         self._bindings: dict[Right, AclBinding] = {}
 
@@ -152,6 +164,7 @@ class Administration:
             frozenset(one for one in self._bindings if one.principal in names),
             {name: values for name, values in limits.items() if name in names},
             plan.schemas - lacking,
+            tuple(self._hanging(plan)),
         )
 
     def apply(self, plan: Plan, differences: Sequence[Difference]) -> None:
@@ -167,13 +180,24 @@ class Administration:
             self._bus, grant=grant, revoke=[one for right, one in self._bindings.items() if of.get(("right", sentence(right))) == "remove"]
         )
         self._limit([one for one in differences if one.kind == "quota"], plan)
-        if any(kind == "schema" for kind, _ in of):
+        kinds = {kind for kind, _ in of}
+        if "schema" in kinds:
             wire.resolve(self._settings, register=True)
+        if "transaction" in kinds:
+            hanging.mend(self._bus.access, self._bus.partitions(list(plan.topics)), clock=self._clock, timeout_s=self._bus.patience)
 
     def credentials(self, passwords: Mapping[str, str]) -> None:
         """Give users SCRAM-SHA-512 passwords; earlier ones are void. Raises as `found`."""
         if passwords:
             acls.set_passwords(self._bus, passwords)
+
+    def _hanging(self, plan: Plan) -> list[Hanging]:
+        """Those of the topics that there are. By OAUTHBEARER, which aiokafka's client here does not speak, none are looked for."""
+        if self._bus.access.kafka.sasl_mechanism == "OAUTHBEARER":
+            return []
+        known = self._asked(lambda: self._bus.admin().list_topics(timeout=self._bus.patience)).topics
+        counts = {name: len(known[name].partitions) for name in plan.topics if name in known}
+        return hanging.found(self._bus.access, counts, clock=self._clock, timeout_s=self._bus.patience) if counts else []
 
     def _found_topics(self, plan: Plan) -> dict[str, TopicPlan]:
         known = self._asked(lambda: self._bus.admin().list_topics(timeout=self._bus.patience)).topics

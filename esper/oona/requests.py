@@ -6,6 +6,7 @@ Source: https://kafka.apache.org/protocol, DescribeClientQuotas (48) and AlterCl
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
@@ -18,6 +19,7 @@ from esper.errors import UsageError
 from esper.oona.access import Access
 
 _TEXT: Final = String("utf-8")
+logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)  # warns of a password in the clear at each connection, that on the loopback too
 _ENTITY: Final = Array(("entity_type", _TEXT), ("entity_name", _TEXT))
 _ANY: Final = 2
 """Match type: every name of an entity type, but not the default."""
@@ -65,7 +67,7 @@ class AlterClientQuotasRequest_v0(RequestStruct):  # type: ignore[misc]  # noqa:
     )
 
 
-class _Sent(Request[RequestStruct]):  # type: ignore[misc]  # the same
+class Sent(Request[RequestStruct]):  # type: ignore[misc]  # the same
     """A request of one version."""
 
     API_KEY: ClassVar[int] = -1
@@ -94,7 +96,7 @@ def ask(connection: Mapping[str, Any], kind: type[RequestStruct], *values: Any, 
         client = AIOKafkaClient(**connection, request_timeout_ms=round(timeout_s * 1000))
         try:
             await client.bootstrap()
-            return await client.send(client.get_random_node(), _Sent(kind, *values))
+            return await client.send(client.get_random_node(), Sent(kind, *values))
         finally:
             await client.close()
 

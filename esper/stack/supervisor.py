@@ -73,6 +73,7 @@ class Supervisor:
         self._broker: Child | None = None
         self._children: list[Child] = []
         self._own: list[socket.socket] = []
+        self._settled: Identity | None = None
         self._written: state.Signature | None = None
         self._unwritten = ""
         me, before = Identity.of(os.getpid()), state.read(self._folder)
@@ -143,12 +144,22 @@ class Supervisor:
             for child in self._everyone():
                 child.tick()
             self._publish()
+            self._settle()
             if now >= judged + _OWNERS_S:
                 judged = now
                 self._judge_owners()
             if self._record_aot and (now >= started + _RECORD_AFTER_S or all(child.ready for child in self._everyone())):
                 self._record(leash)
             self._wake.wait(_TICK_S)
+
+    def _settle(self) -> None:
+        """Once in each life of our own broker, end the transactions that it left open when it was killed: see `esper.oona.hanging`."""
+        child = self._broker
+        if child is None or not child.ready or child.state().process == self._settled:
+            return
+        self._settled = child.state().process
+        node = broker_node(self._folder, self._state.ports)
+        threading.Thread(target=_end_transactions, args=(node, self._settings, self._clock, self._log), daemon=True).start()
 
     def _judge_owners(self) -> None:
         if owners.wanted(self._folder):
@@ -252,7 +263,7 @@ class Supervisor:
         try:
             self._written = state.write(self._folder, self._state)
             self._unwritten = ""
-        except OSError as error:  # a full disk is no reason to end what runs
+        except EsperError as error:  # a full disk is no reason to end what runs
             if self._unwritten != (reason := str(error)):
                 self._log.warning("the state file cannot be written; this is tried again", reason=reason)
             self._written, self._unwritten = None, reason
@@ -274,6 +285,17 @@ def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperErr
         topics.ensure(node.admin if node is not None else Access.of(settings, OWNER), settings.kafka)
     except EsperError as error:
         outcome.append(error)
+
+
+def _end_transactions(node: broker.Node, settings: Settings, clock: Clock, log: structlog.typing.FilteringBoundLogger) -> None:
+    from esper.oona import hanging, topics  # noqa: PLC0415 - see above
+
+    counts = {name: partitions for name, (partitions, _) in topics.wanted(settings.kafka).items()}
+    try:
+        for one in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
+            log.warning("a transaction that the broker had decided and left open is ended", transaction=str(one))
+    except EsperError as error:  # whoever reads behind one is told to end it by `esper topics apply`
+        log.warning("transactions that the broker left open are not ended", reason=str(error))
 
 
 def _logger() -> structlog.typing.FilteringBoundLogger:

@@ -98,7 +98,11 @@ def test_a_killed_supervisor_takes_every_process_with_it_and_the_next_up_finds_e
     endpoints = bring_up(embedded)
     stack.wait_ready(embedded, ["broker", "nissa"], PATIENCE_S)
     create(access(embedded, "esper"), "killed.supervisor")
-    produce(Producer({**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0}), "killed.supervisor", range(MESSAGES))
+    produce(
+        Producer({**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0}),
+        "killed.supervisor",
+        range(MESSAGES),
+    )
     supervisor = now(embedded).supervisor.pid
     members = family(supervisor)
     assert len(members) >= 5  # supervisor, leash, broker, part, the part's child
