@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,8 @@ class Checkpoints:
     taken: list[CheckpointTaken] = field(default_factory=list)
     failed: EsperError | None = None
     last: float = field(init=False)
+    begun: tuple[int, int] = (-1, -1)
+    waiting: deque[Taken] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         """Count the schedule from now on."""
@@ -49,32 +52,37 @@ class Checkpoints:
         """Take note of the journal: a snapshot, or a rollback that leaves later ones behind."""
         self.taken = line_after(self.taken, event)
 
-    def due(self, epoch: int) -> bool:
-        """Whether a snapshot is to be taken at the beginning of `epoch`, or because the last one is long ago; none while one is under way."""
-        if self.writer.busy:
-            return False
+    def at_epoch(self, epoch: int) -> bool:
+        """Whether a snapshot falls due at the beginning of `epoch`."""
         every = self.settings.every_epochs
-        return (every > 0 and epoch % every == 0) or self.overdue()
+        return every > 0 and epoch % every == 0
 
-    def due_before(self, step: int) -> bool:
-        """Whether a snapshot is to be taken before step number `step`, wherever in an epoch that is; none while one is under way."""
-        if self.writer.busy:
-            return False
+    def at_step(self, step: int) -> bool:
+        """Whether a snapshot falls due before step number `step`, wherever in an epoch that is."""
         every = self.settings.every_steps
-        return (every > 0 and step > 0 and step % every == 0) or self.overdue()
+        return every > 0 and step > 0 and step % every == 0
 
     def overdue(self) -> bool:
         """Whether the last snapshot is `every_minutes` ago."""
-        return not self.writer.busy and self.clock.monotonic() - self.last >= self.settings.every_minutes * 60
+        return self.clock.monotonic() - self.last >= self.settings.every_minutes * 60
+
+    def known(self, timeline: int, step: int) -> bool:
+        """Whether there is a snapshot of this place, or one has been begun."""
+        return (timeline, step) in {self.begun, *((one.at_timeline, one.at_step) for one in self.taken)}
 
     def begin(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], moment: Moment) -> None:
         """Take a snapshot; the caller goes on once it is copied."""
-        self.last = self.clock.monotonic()
+        self.last, self.begun = self.clock.monotonic(), (moment.state.timeline, moment.step)
         self.writer.begin(tensors, notes, moment, digest=_model_digest)
 
+    def put_by(self) -> None:
+        """Wait for the snapshot under way, of which the journal hears later: it still has a record to be executed again."""
+        if (found := self.writer.collect(wait=True)) is not None:
+            self.waiting.append(found)
+
     def collect(self, *, wait: bool = False) -> RecordCheckpoint | None:
-        """What the journal has to say of a snapshot that has become durable since the last call."""
-        found = self.writer.collect(wait=wait)
+        """What the journal has to say of a snapshot that has become durable since the last call; each call gives one."""
+        found = self.waiting.popleft() if self.waiting else self.writer.collect(wait=wait)
         if found is None or found.stored is None:
             self.failed = found.error if found else self.failed
             return None

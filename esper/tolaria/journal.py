@@ -12,7 +12,7 @@ from typing import Protocol
 
 from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin, encode
-from esper.events.records import EpochEnded, KernelFailed, RunCompleted, RunStarted, SeedTransitioned
+from esper.events.records import CheckpointTaken, EpochEnded, KernelFailed, RunCompleted, RunRolledBack, RunStarted, SeedTransitioned
 from esper.events.seals import Chain
 from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
@@ -73,6 +73,11 @@ class Journal:
     def replaying(self) -> bool:
         """Whether recorded events are still to be executed again; without an outbox, always."""
         return self._outbox is None or bool(self._recorded)
+
+    @property
+    def past_snapshots(self) -> bool:
+        """Whether what is left of the record that a resumed run executes again has no snapshot, and nothing that leaves snapshots behind."""
+        return self._outbox is not None and not any(isinstance(event, CheckpointTaken | RunRolledBack) for event in self._recorded)
 
     def do(self, command: RunCommand, step: int) -> tuple[JournalEvent, ...]:
         """Carry out a command at `step`: its events are on the disk before the state changes.

@@ -219,7 +219,9 @@ class Session:
         self.catch_up()
         if self.step == self.goal:
             raise Arrived
-        if not parts.journal.replaying:
+        if parts.journal.replaying:
+            self._schedule("schedule", due=parts.checkpoints.at_step(self.step))
+        else:
             for delivered in parts.consultation.take():
                 self.handle(delivered)
             self._place_loaded()
@@ -423,12 +425,30 @@ class Session:
     # -- snapshots -------------------------------------------------------------------------------------------------------------------
 
     def checkpoint_at_epoch(self) -> None:
-        """At the beginning of an epoch: take a snapshot if one is due. A record that is executed again has its own."""
-        if self.parts.stepper and not self.parts.journal.replaying and self.parts.checkpoints.due(self.state.epoch):
-            self._begin_checkpoint("epoch", Source(""))
+        """At the beginning of an epoch: take a snapshot if one is due."""
+        self._schedule("epoch", due=self.parts.checkpoints.at_epoch(self.state.epoch))
+
+    def _schedule(self, reason: str, *, due: bool) -> None:
+        """Begin a snapshot that is `due` by the recipe, or that is long overdue.
+
+        In lockstep the one under way is waited for: to which snapshot a run can go back must not depend on the speed of a disk. A record that is
+        executed again has its own, but for those of which it does not know because the process died before they were durable: these are taken again.
+        """
+        parts, checkpoints = self.parts, self.parts.checkpoints
+        if parts.stepper is None:
+            return
+        if parts.journal.replaying:
+            if due and parts.journal.past_snapshots and not checkpoints.known(self.state.timeline, self.step):
+                checkpoints.put_by()
+                self._begin_checkpoint(reason, Source(""))
+            return
+        if due and parts.consultation.lockstep and checkpoints.begun != (self.state.timeline, self.step):
+            self._record_checkpoint(wait=True)
+        if not checkpoints.writer.busy and (due or checkpoints.overdue()):
+            self._begin_checkpoint(reason, Source(""))
 
     def _checkpoints(self) -> None:
-        """Journal the snapshot that has become durable; begin one that was asked for, or that is overdue."""
+        """Journal the snapshot that has become durable; begin one that was asked for, that is due, or that is overdue."""
         checkpoints = self.parts.checkpoints
         if self.parts.stepper is None:
             return
@@ -436,14 +456,14 @@ class Session:
         if self.requested.command_id and not checkpoints.writer.busy:
             self._begin_checkpoint("requested", self.requested)
             self.requested = Source("")
-        elif self.state.status == "RUNNING" and checkpoints.due_before(self.step):
-            self._begin_checkpoint("schedule", Source(""))
+        elif self.state.status == "RUNNING":
+            self._schedule("schedule", due=checkpoints.at_step(self.step))
 
     def _record_checkpoint(self, *, wait: bool) -> None:
         checkpoints, before = self.parts.checkpoints, self.parts.checkpoints.failed
-        if (record := checkpoints.collect(wait=wait)) is not None:
+        while (record := checkpoints.collect(wait=wait)) is not None:
             self.do(record)
-        elif checkpoints.failed is not None and before is None:
+        if checkpoints.failed is not None and before is None:
             self.parts.progress.say(
                 f"A snapshot could not be written: {checkpoints.failed} Training goes on; the next one is tried in time."
             )

@@ -210,25 +210,28 @@ def test_the_second_time_ends_the_run(tmp_path: Path) -> None:
     folds(laboratory)
 
 
-@pytest.mark.parametrize("moment", ["before", "after", "later"])
+@pytest.mark.parametrize("moment", ["unwritten", "before", "after", "later"])
 def test_a_rollback_survives_a_kill(tmp_path: Path, moment: str) -> None:
-    """Killed between the failure and the rollback, just after it, or steps later: the resumed run ends as the one that was not killed."""
+    """Killed between the failure and the rollback, just after it, or steps later: the resumed run ends as the one that was not killed.
+
+    Also where the last snapshot was not durable yet, so that the journal does not know it.
+    """
     whole, _ = Laboratory(tmp_path / "whole", recipe(), GROWTH, disturb=unstable(1)).run()
     laboratory = Laboratory(tmp_path / "killed", recipe(), GROWTH, disturb=unstable(1))
     with laboratory.life() as (trainer, _):
         session = trainer.session
         writer, collect = session.parts.checkpoints.writer, session.parts.checkpoints.writer.collect
 
-        def collected(**named: bool) -> Taken | None:
+        def collected(*, wait: bool = False) -> Taken | None:
             kill(session)
-            return collect(**named)
+            return collect(wait=wait) if wait or moment == "before" else None
 
         def later(one: Session) -> None:
             unstable(1)(one)
             if one.state.timeline and one.step == (32 if moment == "after" else 35):
                 kill(one)
 
-        if moment == "before":
+        if moment in ("unwritten", "before"):
             writer.collect = collected  # type: ignore[method-assign]
         else:
             laboratory.disturb = later
