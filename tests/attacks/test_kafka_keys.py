@@ -18,7 +18,7 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import DeniedError, UnavailableError, UsageError
 from esper.events.codec import Message
-from esper.oona import topics
+from esper.oona import hanging, topics
 from esper.oona.access import Access, password_file
 from esper.oona.journal import JOURNAL, read
 from esper.oona.kafka import KafkaBus
@@ -90,6 +90,9 @@ def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_no
             process.kill()
             process.wait()
         with started(new):
+            hanging.mend(
+                new.admin, {JOURNAL: topics.wanted(settings.kafka)[JOURNAL][0]}, clock=CLOCK, timeout_s=PATIENCE_S
+            )  # as the supervisor does
             assert values(KafkaBus(access("viewer"))) == [ONE.value, ONE.value]
             assert refused(Access.plain(new.bootstrap))
             assert new.secret_file.read_text() != first
