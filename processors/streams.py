@@ -22,11 +22,11 @@ from mode.types import ServiceT
 
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
+from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message
 from esper.oona.access import Access
 from esper.oona.wire import SAME, Frames
-from esper.disk import make_folder
 from processors.access import app_options, credentials, until_renewed
 
 if TYPE_CHECKING:
