@@ -20,7 +20,6 @@ from esper.kasmina.probing import Seen, geometries
 from esper.kasmina.shadow import Kept, evaluating, running_norms, shadow_gradients, untouched
 from esper.kasmina.slots import Slot
 from esper.kasmina.statistics import SeedStatistics, StatisticsBuffer
-from esper.kasmina.table import SeedTable
 from esper.lifecycle import LIVE, RunState, SeedState
 
 __all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]
@@ -48,8 +47,7 @@ class GrowingModel:
         self._settle()
 
     def _settle(self) -> None:
-        """Make table, health and statistics for the layers that have seeds."""
-        self.table = SeedTable(sum(len(layer.seeds.chunks) for layer in self.layers.values()))
+        """Make health and statistics for the layers that have seeds."""
         self.health: dict[Place, Health] = {place: Health() for place in self.places()}
         device = self.host_parameters[0].device if self.host_parameters else torch.device("cpu")
         self._statistics = StatisticsBuffer({name: (layer.seeds.chunks, layer.seeds.dim) for name, layer in self.layers.items()}, device)
@@ -151,12 +149,10 @@ class GrowingModel:
 
     def follow(self, state: RunState, step: int) -> None:
         """Make slots and alphas what the folded state says they are at `step`."""
-        self.table.follow(state)
-        for row, seed in enumerate(state.seeds):
+        for seed in state.seeds:
             place = (seed.layer, seed.seed)
             grown = self.kernels.get(place)
             if grown is None:
-                self.table.alpha[row] = 0.0
                 continue
             if not seed.kernel_id or seed.execution == "ERROR_RECOVERY" or seed.stage == "TERMINATED":
                 self.release(place)
@@ -164,10 +160,7 @@ class GrowingModel:
             grown.slot.live = seed.stage in LIVE
             grown.slot.fossilised = seed.stage == "FOSSILIZED"
             grown.slot.alpha_target = seed.alpha_target
-            alpha = self.alpha(seed, step)
-            grown.slot.alpha.fill_(alpha)
-            self.table.alpha[row] = alpha
-            self.table.latency_us[row] = grown.slot.latency_us
+            grown.slot.alpha.fill_(self.alpha(seed, step))
 
     def alpha(self, seed: SeedState, step: int) -> float:
         """Blending weight of a seed at `step`: a linear ramp in BLENDING, the target after it, 0 before."""

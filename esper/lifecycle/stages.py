@@ -22,7 +22,7 @@ NEXT: Final[dict[Stage, frozenset[Stage]]] = {
 """Stages that may follow each stage. RESETTING from a working stage is the way out of an error and of a rollback."""
 
 STAGES: Final[tuple[Stage, ...]] = tuple(NEXT)
-"""Every stage; the index is the code in the seed table."""
+"""Every stage."""
 
 EXECUTION: Final[dict[Stage, ExecutionState]] = {
     "DORMANT": "DORMANT",

@@ -136,9 +136,8 @@ def health_notes(growing: GrowingModel) -> dict[str, Note]:
 
 def restore_health(growing: GrowingModel, notes: Mapping[str, Note]) -> None:
     """Take back what `health_notes` gave."""
-    for row, place in enumerate(growing.places()):
+    for place in growing.places():
         growing.health[place] = Health(**notes[address(place)])
-        growing.table.health[row] = growing.health[place].score
 
 
 def _kernel_module(slot: Slot) -> KernelModule:

@@ -51,12 +51,11 @@ class Telemetry:
         """SeedHealth of every seed from the figures of the step just sampled: one copy from the device."""
         growing = self._growing
         self.statistics = growing.read_statistics()
-        for row, seed in enumerate(state.seeds):
+        for seed in state.seeds:
             place = (seed.layer, seed.seed)
             figures, health = self.statistics[place], growing.health[place]
             recovering = seed.execution == "ERROR_RECOVERY"
             score = health.observe(figures, recovering=recovering)
-            growing.table.health[row] = score
             grown = growing.kernels.get(place)
             layer = growing.layers[seed.layer].seeds
             self._emit(
