@@ -51,10 +51,7 @@ def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Seeds:
-    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path.
-
-    `calls` counts forward calls of the layer, `executions` the runs of kernels in them.
-    """
+    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path."""
 
     name: str
     kind: HostKind
@@ -63,8 +60,6 @@ class Seeds:
     slots: list[Slot | None] = field(default_factory=list)
     statistics: LayerStatistics | None = None
     busy: bool = False
-    calls: int = 0
-    executions: int = 0
     geometry: str | None = None  # as esper.events.geometry writes it; None before a probe has seen it
 
     def __post_init__(self) -> None:
@@ -89,10 +84,6 @@ class Seeds:
         running = [(index, slot) for index, slot in enumerate(self.slots) if slot is not None and self._runs(index, slot)]
         if not running:
             return host
-        if not torch.compiler.is_compiling():  # a compiled forward would be compiled again for each count
-            self.executions += len(running)
-            for _, slot in running:
-                slot.executions += 1
         pieces = list(host.split(self.chunks, dim=self.dim))
         calls = [partial(self._piece, (self.name, index), slot, inputs, pieces[index]) for index, slot in running]
         for (index, _), piece in zip(running, side_by_side(calls, (inputs, host)), strict=True):
@@ -133,8 +124,6 @@ class SeededLayer(nn.Module):
         """Layer inputs [B, I, S] to outputs [B, O, S]; what else the host's forward takes goes to it as it is."""
         output = super().forward(input, *rest, **named)
         seeds = self.seeds
-        if not torch.compiler.is_compiling():  # as in `mixed`
-            seeds.calls += 1
         if seeds.busy:
             output = seeds.mixed(input, output)
         if seeds.switches.sampling and seeds.statistics is not None:

@@ -26,7 +26,7 @@ class Slot:
     `alpha` is a tensor so that a compiled forward is not compiled again when it changes. `live` kernels take part in the forward pass;
     a TRAINING kernel is there, but only the shadow pass runs it. `fossilised` ones stay in a harvested model. `geometry` is the kernel's own,
     as `esper.events.geometry` writes it: on a Linear layer, a kernel of features runs at each position, one of sequences on all of them.
-    `executions` counts runs of the kernel; `latency_us` is what the last sampled one took on the host.
+    `latency_us` is what the last sampled run took on the host.
     """
 
     kernel_id: str
@@ -40,7 +40,6 @@ class Slot:
     live: bool = False
     fossilised: bool = False
     latency_us: int = 0
-    executions: int = 0
 
     def __post_init__(self) -> None:
         """Take the geometry of a kernel that knows its blueprint."""
