@@ -56,12 +56,6 @@ class LoaderFigures:
     latency_us: float
     damaged: int
 
-    @property
-    def hit_rate(self) -> float:
-        """Share of the kernels asked for that were found in memory or on the disk; 0 before the first one."""
-        asked = self.hits_memory + self.hits_disk + self.hits_store + self.misses
-        return (self.hits_memory + self.hits_disk) / asked if asked else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.errors import BuildError
 from esper.karn.ir import INPUT, BlueprintIR, Node
 from esper.karn.operators import AddChannel, Norm
 from esper.tezzeret.layers import as_laid_out, layer_of
@@ -65,22 +63,6 @@ def module_of(ir: BlueprintIR, *, device: torch.device | str = "cpu", dtype: tor
 def weights_of(module: KernelModule) -> dict[str, np.ndarray]:
     """Copies of a kernel's parameters by name, on the CPU."""
     return {name: parameter.detach().cpu().numpy().copy() for name, parameter in module.named_parameters()}
-
-
-def load_weights(module: KernelModule, weights: Mapping[str, np.ndarray]) -> None:
-    """Copy weights into a module's parameters, in place.
-
-    Raises:
-        BuildError: names or shapes are not the module's.
-    """
-    parameters = dict(module.named_parameters())
-    if set(parameters) != set(weights):
-        raise BuildError(f"The weights are for {', '.join(sorted(weights))}, but the kernel has {', '.join(sorted(parameters))}.")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tuple(parameter.shape) != weights[name].shape:
-                raise BuildError(f"The weights {name} have shape {weights[name].shape}, but the kernel's have {tuple(parameter.shape)}.")
-            parameter.copy_(torch.tensor(weights[name]))
 
 
 @torch.no_grad()

@@ -30,12 +30,6 @@ class CacheFigures:
     entries: int = 0
     bytes: int = 0
 
-    @property
-    def hit_rate(self) -> float:
-        """Share of the look-ups that found something; 0 before the first one."""
-        asked = self.hits + self.misses
-        return self.hits / asked if asked else 0.0
-
 
 @dataclass(slots=True)
 class _Entry(Generic[V]):

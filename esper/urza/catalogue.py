@@ -30,10 +30,6 @@ class Catalogue:
         """Kernels built from a blueprint, the latest first."""
         return tuple(entry for entry in reversed(tuple(self)) if entry.blueprint_id == blueprint_id)
 
-    def tagged(self, *tags: str) -> tuple[KernelPublished, ...]:
-        """Kernels that have every one of these tags."""
-        return tuple(entry for entry in self if set(tags) <= set(entry.tags))
-
 
 def compatible(
     entries: Iterable[KernelPublished], *, in_features: int, chunk_width: int, geometry: str = ""

@@ -163,7 +163,6 @@ def test_each_tier_gives_to_those_above_it(start: Callable[..., Trainer], tmp_pa
     first, second = one.loader.figures(), two.loader.figures()
     assert (first.hits_memory, first.hits_disk, first.hits_store, first.misses) == (1, 0, 1, 0)
     assert (second.hits_memory, second.hits_disk, second.hits_store, second.misses) == (0, 1, 0, 0)
-    assert (first.hit_rate, second.hit_rate) == (0.5, 1.0)
     assert first.latency_us < 1000
     layers = [one.loader.layer_figures(name) for name in "abc"]
     assert [(layer.hits, layer.misses, layer.entries) for layer in layers] == [(0, 1, 0), (1, 0, 1), (0, 0, 0)]

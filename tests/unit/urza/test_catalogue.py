@@ -52,13 +52,9 @@ def test_the_fold_keeps_the_latest_entry_of_each_kernel() -> None:
     assert {entry.kernel_id: entry.sha256 for entry in whole} == {"a": "1", "c": "0"}
 
 
-def test_queries_by_tag_and_blueprint() -> None:
-    """A kernel has to have every tag asked for; of a blueprint's kernels the latest comes first."""
-    catalogue = Catalogue().evolve(
-        [published("a", blueprint_id="x"), published("b", blueprint_id="x", tags=("family=mlp", "blend=LERP")), published("c")]
-    )
-    assert [entry.kernel_id for entry in catalogue.tagged("family=mlp", "blend=LERP")] == ["b"]
-    assert len(catalogue.tagged()) == 3
+def test_queries_by_blueprint() -> None:
+    """Of a blueprint's kernels the latest comes first."""
+    catalogue = Catalogue().evolve([published("a", blueprint_id="x"), published("b", blueprint_id="x"), published("c")])
     assert [entry.kernel_id for entry in catalogue.of_blueprint("x")] == ["b", "a"]
 
 
