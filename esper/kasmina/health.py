@@ -4,7 +4,7 @@
 
 where `cv` is the coefficient of variation (standard deviation over mean) of the gradient norm in its exponentially weighted window: features that
 are alive, differ from each other and get a steady gradient are healthy. A seed on its fallback, or with a figure that is not finite, scores 0.
-The score that is reported is smoothed with weight 0.1 (MISSION: health EMA).
+The score that is reported is smoothed with weight 0.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shadow pass: gradients for a TRAINING kernel from the same batch, with the rest of the model frozen and untouched (DESIGN: Lifecycle)."""
+"""The shadow pass: gradients for a TRAINING kernel from the same batch, with the rest of the model frozen and untouched."""
 
 from __future__ import annotations
 

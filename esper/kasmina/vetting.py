@@ -11,7 +11,7 @@ from esper.kasmina.growth import Shape
 from esper.urza.catalogue import compatible
 
 ALPHA_TARGETS = {"RESIDUAL": 0.3, "LERP": 1.0}
-"""Blending weight that a kernel ramps to when neither command nor blueprint says another (DESIGN: Kasmina)."""
+"""Blending weight that a kernel ramps to when neither command nor blueprint says another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from esper.events.records import (
 from esper.lifecycle.stages import EXECUTION, FALLBACK_ENDS, may_follow
 from esper.lifecycle.state import KNOWN_COMMANDS, PLAIN, RunState, SeedState, Status, digest_of
 
-BREAKER = 3  # errors in a row that put a seed into ERROR_RECOVERY (MISSION: circuit breaker)
+BREAKER = 3  # errors in a row that put a seed into ERROR_RECOVERY
 
 E = TypeVar("E", bound=JournalEvent)
 Rule = Callable[[Any, "Fold"], None]

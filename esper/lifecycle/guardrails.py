@@ -1,4 +1,4 @@
-"""Which commands a run accepts: pure, configurable (MISSION: Tolaria)."""
+"""Which commands a run accepts: pure, configurable."""
 
 from __future__ import annotations
 

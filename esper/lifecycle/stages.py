@@ -1,4 +1,4 @@
-"""The eleven stages of a seed, the five execution states, and which stage may follow which (DESIGN: Lifecycle)."""
+"""The eleven stages of a seed, the five execution states, and which stage may follow which."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_a_run_that_goes_back_is_followed(nissa: Worker, line: Line) -> None:
 
 
 def test_cache_hits_appear_once_a_cache_was_heard(nissa: Worker, line: Line) -> None:
-    """After CacheSampled the metric with MISSION's name stands there by tier."""
+    """After CacheSampled esper_kernel_cache_hits stands there by tier."""
     run = Run("api-3")
     line.send(run.started(), run.cache(memory=80, disk=10, store=5, misses=5))
     name = 'esper_kernel_cache_hits{process="trainer",run="api-3",tier="memory"}'

@@ -55,7 +55,7 @@ def test_overrides_take_toml_values() -> None:
 
 
 def test_the_cache_section_sets_the_limits_of_each_tier() -> None:
-    """Defaults are MISSION's: 512 MiB and 128 kernels in memory, 128 MiB a layer; overrides reach the loader in bytes."""
+    """Defaults are 512 MiB and 128 kernels in memory, 128 MiB a layer; overrides reach the loader in bytes."""
     default = cache_settings(load("mnist1d"))
     assert default.memory == CacheLimits(entries=128, bytes=512 << 20, layer_bytes=128 << 20)
     changed = cache_settings(
