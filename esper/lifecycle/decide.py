@@ -46,7 +46,7 @@ from esper.lifecycle.commands import (
 )
 from esper.lifecycle.evolve import BREAKER, evolve
 from esper.lifecycle.guardrails import Guardrails, refusal
-from esper.lifecycle.stages import EXECUTION, FALLBACK_ENDS, HOLDING, may_follow
+from esper.lifecycle.stages import ADVANCE, EXECUTION, FALLBACK_ENDS, HOLDING, may_follow
 from esper.lifecycle.state import RunState, SeedState
 
 E = TypeVar("E", bound=JournalEvent)
@@ -230,10 +230,6 @@ def _carry_out(command: Adapt, seed: SeedState, frame: _Frame, cause: str) -> No
         frame.move(cleared, "DORMANT", "cleared", causation_id=cause)
     elif command.command == "ADVANCE":
         frame.move(seed, ADVANCE[seed.stage], f"advanced by {by}", causation_id=cause, alpha=alpha_on_entry(seed, ADVANCE[seed.stage]))
-
-
-ADVANCE: dict[Stage, Stage] = {"TRAINING": "BLENDING", "BLENDING": "SHADOWING", "SHADOWING": "PROBATIONARY"}
-"""Where ADVANCE leads; the other stages leave by their own ways."""
 
 
 def alpha_on_entry(seed: SeedState, stage: Stage) -> float:

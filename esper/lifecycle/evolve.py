@@ -28,6 +28,7 @@ from esper.events.records import (
     SeedTransitioned,
     TelemetryLost,
 )
+from esper.lifecycle.guardrails import ADAPTATIONS
 from esper.lifecycle.stages import EXECUTION, FALLBACK_ENDS, may_follow
 from esper.lifecycle.state import KNOWN_COMMANDS, PLAIN, RunState, SeedState, Status, digest_of
 
@@ -234,7 +235,7 @@ def _(event: SeedTransitioned, run: Fold) -> None:
         alpha_target=event.alpha_target,
         stage_step=event.step,
         stage_epoch=event.epoch,
-        errors=seed.errors if to_stage in ("CULLED", "RESETTING") else 0,
+        errors=seed.errors if to_stage in FALLBACK_ENDS else 0,
     )
 
 
@@ -248,7 +249,7 @@ def _(event: AdaptationApplied, run: Fold) -> None:
         )
     alpha_target = event.alpha if event.command == "SET_ALPHA" else seed.alpha_target
     run.seeds[place] = seed.changed(adapted_epoch=event.epoch, alpha_target=alpha_target)
-    if event.command in ("GERMINATE", "ADVANCE", "SET_ALPHA"):
+    if event.command in ADAPTATIONS:
         run.adaptations = (run.adaptations if run.adapted_epoch == event.epoch else 0) + 1
         run.adapted_epoch = event.epoch
     run.hear(event.command_id, event.source_topic, event.source_partition, event.source_offset)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.events.records import Command, Stage
 from esper.lifecycle.commands import Adapt
+from esper.lifecycle.stages import ADVANCE, LIVE, ways_to
 from esper.lifecycle.state import RunState, SeedState
 
 ALLOWED: dict[Command, frozenset[Stage]] = {
-    "GERMINATE": frozenset({"DORMANT"}),
-    "ADVANCE": frozenset({"TRAINING", "BLENDING", "SHADOWING"}),
-    "SET_ALPHA": frozenset({"BLENDING", "SHADOWING", "PROBATIONARY"}),
-    "CULL": frozenset({"TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"}),
-    "FOSSILISE": frozenset({"PROBATIONARY"}),
-    "RESET": frozenset({"GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "CULLED", "EMBARGOED"}),
-    "TERMINATE": frozenset({"DORMANT", "FOSSILIZED"}),
+    "GERMINATE": ways_to("GERMINATED"),
+    "ADVANCE": frozenset(ADVANCE),
+    "SET_ALPHA": LIVE - {"FOSSILIZED"},
+    "CULL": ways_to("CULLED"),
+    "FOSSILISE": ways_to("FOSSILIZED"),
+    "RESET": ways_to("RESETTING"),
+    "TERMINATE": ways_to("TERMINATED"),
 }
 """Stages in which a command makes sense."""
 
@@ -24,6 +27,9 @@ ADAPTATIONS: frozenset[Command] = frozenset({"GERMINATE", "ADVANCE", "SET_ALPHA"
 
 WAYS_OUT: frozenset[Command] = frozenset({"CULL", "RESET"})
 """What can be asked of a seed in ERROR_RECOVERY: its kernel is gone."""
+
+GATE_Z: Final = 2.0
+"""Standard errors by which the gap of a kernel is away from zero at its gate, if its recipe says nothing else. Tamiyo counts with this number."""
 
 
 class Guardrails(BaseModel):

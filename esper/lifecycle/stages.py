@@ -42,9 +42,14 @@ EXECUTION: Final[dict[Stage, ExecutionState]] = {
 LIVE: Final[frozenset[Stage]] = frozenset({"BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
 """Stages in which the kernel takes part in the live forward pass."""
 
-HOLDING: Final[frozenset[Stage]] = LIVE | {"GERMINATED", "TRAINING"}
+IN_TRAINING: Final[frozenset[Stage]] = frozenset({"GERMINATED", "TRAINING"})
+"""Stages in which a kernel is loaded and trained, before its gate."""
+
+HOLDING: Final[frozenset[Stage]] = LIVE | IN_TRAINING
 """Stages in which the slot holds, or waits for, a kernel."""
 
+ADVANCE: Final[dict[Stage, Stage]] = {"TRAINING": "BLENDING", "BLENDING": "SHADOWING", "SHADOWING": "PROBATIONARY"}
+"""Where the command ADVANCE leads; the other stages leave by their own ways."""
 
 FALLBACK_ENDS: Final[frozenset[Stage]] = frozenset({"CULLED", "RESETTING"})
 """Stages that a seed in ERROR_RECOVERY may go to: its kernel is gone, so nothing can come of it."""
@@ -53,3 +58,8 @@ FALLBACK_ENDS: Final[frozenset[Stage]] = frozenset({"CULLED", "RESETTING"})
 def may_follow(before: Stage, after: Stage) -> bool:
     """Whether a seed may go from `before` to `after`."""
     return after in NEXT[before]
+
+
+def ways_to(after: Stage) -> frozenset[Stage]:
+    """Stages that `after` may follow."""
+    return frozenset(stage for stage in STAGES if may_follow(stage, after))

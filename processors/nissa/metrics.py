@@ -15,13 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from esper.events.records import CacheSampled
+from esper.lifecycle import HOLDING
 from processors.nissa.compilations import BUCKETS_S, Compilations
 from processors.nissa.custom import Definition, Series, newest
 from processors.nissa.live import LATENCY_S, Live
 from processors.nissa.runs import RunView
-
-ACTIVE = frozenset({"GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
-"""Stages of a seed whose slot holds, or waits for, a kernel."""
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 
@@ -91,7 +89,7 @@ def _seeds(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
         "Seeds of a layer whose slot holds or waits for a kernel",
         ["run", "layer"],
         (
-            ([view.run_id, layer], sum(stage in ACTIVE for stage in seeds.values()))
+            ([view.run_id, layer], sum(stage in HOLDING for stage in seeds.values()))
             for view in runs
             for layer, seeds in sorted(view.seeds.items())
         ),

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 from esper.events import geometry
 from esper.events.records import CatalogueEntry, LayerState, SeedState, Stage, SystemStatePacket
+from esper.lifecycle import HOLDING
 from processors.tamiyo.settings import PolicySettings
 
-TRAINING: frozenset[Stage] = frozenset({"GERMINATED", "TRAINING"})
-ACTIVE: frozenset[Stage] = TRAINING | {"BLENDING", "SHADOWING", "PROBATIONARY"}
-PASSED: frozenset[Stage] = frozenset({"BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
-"""Stages behind the gate of TRAINING."""
-ENDED: frozenset[Stage] = frozenset({"FOSSILIZED", "CULLED", "EMBARGOED", "RESETTING", "DORMANT", "TERMINATED"})
+ACTIVE: frozenset[Stage] = HOLDING - {"FOSSILIZED"}
+"""Stages in which a kernel is on trial."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

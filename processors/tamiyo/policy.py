@@ -15,12 +15,13 @@ import numpy as np
 
 from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
+from esper.lifecycle import GATE_Z, IN_TRAINING, Guardrails
 from processors.tamiyo.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
-from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey, Choice, choices, context, epochs_left
+from processors.tamiyo.features import ACTIVE, ArmKey, Choice, choices, context, epochs_left
 from processors.tamiyo.settings import PolicySettings
 from processors.tamiyo.state import Record, RunState, Trial
 
-PER_EPOCH = 3
+PER_EPOCH = Guardrails().per_epoch
 """Germinations in one answer at most: what the trainer accepts in an epoch by default."""
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the chunk is another."""
@@ -30,8 +31,8 @@ SAME_FAMILY = 0.25
 """Weight of a trial of the same family on another layer."""
 LOOKS = 8
 """How often the gate of TRAINING looks at a kernel before its budget is spent, about once an epoch."""
-FALSE_PASS = 0.0228
-"""Probability that one look lets a kernel pass that is no improvement: P(z > 2) under a gap of zero."""
+FALSE_PASS = round(normal_cdf(-GATE_Z), 4)
+"""Probability that one look lets a kernel pass that is no improvement: P(z > GATE_Z) under a gap of zero."""
 HARM_WEIGHT = 2.0
 """Trials that the prior probability of harm counts for."""
 GRAFT_EPOCHS = (8.0, 4.0, 4.0)
@@ -166,7 +167,7 @@ def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) 
     stages = [seed.stage for layer in packet.layers for seed in layer.seeds]
     pending = len(state.taken())
     active = sum(stage in ACTIVE for stage in stages) + pending
-    training = sum(stage in TRAINING for stage in stages) + pending
+    training = sum(stage in IN_TRAINING for stage in stages) + pending
     if packet.epoch < settings.first_epoch:
         return 0, f"Growth begins at epoch {settings.first_epoch}."
     if (packet.epoch - settings.first_epoch) % settings.every_epochs:

@@ -9,7 +9,10 @@ from functools import lru_cache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from esper.errors import UsageError
+from esper.lifecycle import Guardrails
 from processors.tamiyo.bandits import Bandit
+
+_ACCEPTED = Guardrails()  # what the trainer accepts by default
 
 
 class PolicySettings(BaseModel):
@@ -24,8 +27,8 @@ class PolicySettings(BaseModel):
     last_fraction: float = Field(default=0.6, ge=0, le=1, description="no germination after this fraction of the foreseen steps")
     max_active: int = Field(default=4, ge=0, description="seeds that hold a kernel and are not fossilised yet, at most")
     max_training: int = Field(default=2, ge=0, description="seeds in GERMINATED or TRAINING at most")
-    min_confidence: float = Field(default=0.7, ge=0, le=1, description="a command needs more confidence than this")
-    min_urgency: float = Field(default=0.6, ge=0, le=1, description="a germination needs more urgency than this")
+    min_confidence: float = Field(default=_ACCEPTED.confidence, ge=0, le=1, description="a command needs more confidence than this")
+    min_urgency: float = Field(default=_ACCEPTED.urgency, ge=0, le=1, description="a germination needs more urgency than this")
     fossilise_after_epochs: int = Field(default=3, ge=0, description="epochs in PROBATIONARY before a kernel may be kept")
     cull_training_after_steps: int = Field(
         default=0, ge=0, description="shadow-pass steps before a kernel that promises too little may be culled early"

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
+from esper.lifecycle import GATE_Z, HOLDING, LIVE
 from processors.tamiyo.bandits import Gain
 from processors.tamiyo.emergency import Watch
-from processors.tamiyo.features import ENDED, PASSED, ArmKey, relative, seeds
+from processors.tamiyo.features import ArmKey, relative, seeds
 
 Learned = Literal["", "success", "failure"]
 Fate = Verdict | Literal["UNSEEN"] | None
@@ -16,8 +17,6 @@ Fate = Verdict | Literal["UNSEEN"] | None
 
 UNSEEN_PACKETS = 2
 """Packets after which a live germination that no seed shows counts as refused. In lockstep it is one, but a late live answer misses one."""
-SIGNIFICANT = 2.0
-"""Standard errors that a shadow-loss gap must exceed to count as a success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +169,11 @@ def _follow(state: RunState, trial: Trial, seed: SeedState, packet: SystemStateP
         trial = replace(trial, live=True)
         state = replace(state, grafting=state.grafting.plus(packet.epoch - trial.epoch))
     trial = replace(trial, stage=seed.stage)
-    if seed.stage in PASSED and not trial.learned:
-        success = trial.gap > SIGNIFICANT * trial.gap_error
+    if seed.stage in LIVE and not trial.learned:
+        success = trial.gap > GATE_Z * trial.gap_error
         state, trial = _learn(state, trial, success=success)
         state = replace(state, training=state.training.plus(packet.epoch - trial.epoch))
-    elif seed.stage in ENDED and not trial.learned:
+    elif seed.stage not in HOLDING and not trial.learned:
         state = replace(state, training=state.training.plus(packet.epoch - trial.epoch))
     return state, trial
 

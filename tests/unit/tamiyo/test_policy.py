@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.events.records import EpochReviewed, Stage
+from esper.lifecycle import IN_TRAINING
 from processors.tamiyo.bandits import Beta, generator
-from processors.tamiyo.features import ACTIVE, TRAINING, ArmKey
+from processors.tamiyo.features import ACTIVE, ArmKey
 from processors.tamiyo.policy import confidence, decide, uniform
 from processors.tamiyo.settings import PolicySettings
 from processors.tamiyo.state import Record, RunState, Trial, observe
@@ -77,7 +78,7 @@ def test_schedule_and_limits_are_kept(run_seed: int, max_training: int, max_acti
             assert (epoch - first) % every == 0
             assert epoch <= 25
         stages = [seed.stage for seeds in world.seeds.values() for seed in seeds]
-        assert sum(stage in TRAINING for stage in stages) <= max_training
+        assert sum(stage in IN_TRAINING for stage in stages) <= max_training
         assert sum(stage in ACTIVE for stage in stages) <= max_active
 
 
