@@ -18,6 +18,7 @@ from typing import Any, cast, get_args
 from esper.errors import BuildError
 from esper.events import geometry as geometries
 from esper.events.geometry import PLAIN, Geometry
+from esper.events.kernels import KernelDescription
 from esper.events.records import Blend, Tap
 from esper.karn.operators import LATER, OPERATORS, Flatten, Operator, Shape
 from esper.karn.value import MAX_SIZE, Value
@@ -201,6 +202,21 @@ class BlueprintIR:
     def flops(self) -> int:
         """Floating-point operations of one forward for one sample (see `esper.karn.operators`)."""
         return sum(node.operator.flops(*(self.values[source] for source in node.inputs)) for node in self.nodes)
+
+    @property
+    def description(self) -> KernelDescription:
+        """What records say of a kernel that is built from it."""
+        return KernelDescription(
+            blueprint_id=self.blueprint_id,
+            family=self.family,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            tap=self.tap,
+            blend=self.blend,
+            parameters=self.parameters,
+            flops=self.flops,
+            geometry=self.geometry.text,
+        )
 
     @cached_property
     def json(self) -> str:

@@ -200,21 +200,13 @@ def _publish(shop: Workshop, report: FieldReport, compiled: Compiled) -> None:
         KernelPublished(
             **origin.envelope(f"published:{named}", causation_id=report.event_id),
             kernel_id=sealed.kernel_id,
-            blueprint_id=ir.blueprint_id,
-            family=ir.family,
-            in_features=ir.in_features,
-            out_features=ir.out_features,
-            tap=ir.tap,
-            blend=ir.blend,
-            parameters=ir.parameters,
-            flops=ir.flops,
+            **ir.description,
             address=sealed.address,
             sha256=sealed.sha256,
             size_bytes=len(sealed.content),
             tags=(f"family={ir.family}", f"tap={ir.tap}", f"blend={ir.blend}"),
             parents=(),
             latency_us=compiled.latency_us,
-            geometry=ir.geometry.text,
         )
     )
 
@@ -227,14 +219,6 @@ def _proposed(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> Blueprint
     return BlueprintProposed(
         **_of_run(shop, report).envelope(f"proposed:{report.event_id}:{ir.blueprint_id}", causation_id=report.event_id),
         report_id=report.event_id,
-        blueprint_id=ir.blueprint_id,
-        family=ir.family,
+        **ir.description,
         ir=ir.json,
-        in_features=ir.in_features,
-        out_features=ir.out_features,
-        tap=ir.tap,
-        blend=ir.blend,
-        parameters=ir.parameters,
-        flops=ir.flops,
-        geometry=ir.geometry.text,
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper.events import Origin
+from esper.events.kernels import description
 from esper.events.records import CatalogueEntry, KernelPublished, LayerState, RunForked, SeedState, SystemStatePacket
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.layers import reads_and_writes
@@ -34,19 +35,7 @@ class EpochFigures:
 def catalogue_entries(kernels: Iterable[KernelPublished]) -> tuple[CatalogueEntry, ...]:
     """The packet's form of published kernels, sorted by kernel id."""
     return tuple(
-        CatalogueEntry(
-            kernel_id=kernel.kernel_id,
-            blueprint_id=kernel.blueprint_id,
-            family=kernel.family,
-            in_features=kernel.in_features,
-            out_features=kernel.out_features,
-            tap=kernel.tap,
-            blend=kernel.blend,
-            parameters=kernel.parameters,
-            flops=kernel.flops,
-            geometry=kernel.geometry,
-        )
-        for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
+        CatalogueEntry(kernel_id=kernel.kernel_id, **description(kernel)) for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
     )
 
 

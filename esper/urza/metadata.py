@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import UsageError
 from esper.events.geometry import Geometry, parse
+from esper.events.kernels import description
 from esper.events.records import KernelPublished
 from esper.urza.shelf import Shelf
 
@@ -110,18 +111,10 @@ def metadata(entry: KernelPublished, shelf: Shelf) -> KernelMetadata:
     geometry = parse(entry.geometry)
     return KernelMetadata(
         kernel_id=entry.kernel_id,
-        blueprint_id=entry.blueprint_id,
-        family=entry.family,
+        **description(entry),
         tags=entry.tags,
-        in_features=entry.in_features,
-        out_features=entry.out_features,
-        geometry=entry.geometry,
         input_shape=_shape(geometry, entry.in_features, geometry.size),
         output_shape=_shape(geometry, entry.out_features, geometry.output_size),
-        tap=entry.tap,
-        blend=entry.blend,
-        parameters=entry.parameters,
-        flops=entry.flops,
         compilation_ms=shelf.compile_ms.get(entry.kernel_id),
         latency_us=entry.latency_us,
         performance=PerformanceModel(score=performance.score, outcomes=performance.outcomes) if performance else None,
