@@ -150,7 +150,10 @@ class KafkaBus(Bus):
             for attempt in Retrying(retry=again, stop=self._given_up, wait=wait_fixed(0.05), before_sleep=self._afresh, reraise=True):
                 with attempt:
                     futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=self.patience)
-                    return {(at.topic, at.partition): future.result().offset for at, future in futures.items()}
+                    found = {(at.topic, at.partition): future.result().offset for at, future in futures.items()}
+                    if min(found.values(), default=0) < 0:  # librdkafka's way to say that a leader was lost meanwhile, without an error
+                        raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+                    return found
         except KafkaException as error:
             raise self.unavailable(error) from error
         raise AssertionError  # the loop returns or raises
