@@ -60,6 +60,7 @@ _GONE: Final = frozenset(
 _ATTEMPTS_A_CLIENT: Final = 20
 _SLICE_S: Final = 0.5
 _FLUSH_S: Final = 1.0
+_POLL_S: Final = 0.1
 LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
 
 
@@ -255,10 +256,14 @@ class KafkaProducer(Producer):
         self._notes: dict[str, Callable[[KafkaError | None, Any], None]] = {}
         self._forbidden: dict[str, KafkaError] = {}
         self._refused: KafkaError | None = None
+        self._due = 0.0
         self._client = self._made()
 
     def send_message(self, message: Message) -> None:
         """As the port says."""
+        if (now := time.monotonic()) >= self._due:  # who sends now and then polls never: it would not hear of a changed password
+            self._due = now + _POLL_S
+            self.poll()
         if self._forbidden and message.topic in self._forbidden:
             raise self._door.forbidden(self._forbidden.pop(message.topic), f"write {message.topic}")
         self._door.require()

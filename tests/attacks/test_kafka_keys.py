@@ -104,7 +104,10 @@ def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_no
 
 
 def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
-    """Delete its file and start the broker again: the old password is worth nothing, and a producer that lives comes back with the new one."""
+    """Delete its file and start the broker again: the old password is worth nothing, and producers that live come back with the new one.
+
+    One that waits for its acknowledgements, and one that only sends now and then, as a run does with the packets that it wants an answer to.
+    """
     settings = Settings(home=tmp_path)
     file = password_file(settings.kafka_keys_dir, "trainer")
     with PortClaims() as claims:
@@ -113,9 +116,12 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
             secure(node, settings.kafka_keys_dir)
             topics.ensure(node.admin, settings.kafka)
             leaked = file.read_text().strip()
-            producer = KafkaBus(Access.of(settings, "trainer", bootstrap=node.bootstrap)).producer(sender_id="trainer")
-            producer.send_message(ONE)
-            assert producer.flush(20.0) == 0
+            producer, seldom = (
+                KafkaBus(Access.of(settings, "trainer", bootstrap=node.bootstrap)).producer(sender_id="trainer") for _ in "12"
+            )
+            for one in (producer, seldom):
+                one.send_message(ONE)
+                assert one.flush(PATIENCE_S) == 0
         file.unlink()
         with started(node):
             secure(node, settings.kafka_keys_dir)
@@ -127,6 +133,9 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
             assert eventually(lambda: producer.flush(0.5) == 0, 60)
             assert producer.delivered() == {JOURNAL: 2}
             producer.close()
+            viewer = KafkaBus(Access.of(settings, "viewer", bootstrap=node.bootstrap))
+            assert eventually(lambda: seldom.send_message(ONE) or len(values(viewer)) > 3)
+            seldom.close()
 
 
 def test_what_a_principal_may_not_is_one_sentence_with_principal_operation_and_remedy(secured: Secured) -> None:
