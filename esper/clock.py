@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 
 class Clock(ABC):
@@ -20,6 +21,18 @@ class Clock(ABC):
     @abstractmethod
     def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, nap: float) -> bool:
+        """Look at `condition` until it holds, every `nap` seconds (above 0) for at most `seconds`; gives whether it came to hold.
+
+        It is looked at once without waiting, and a last time when `seconds` are over.
+        """
+        deadline = self.monotonic() + seconds
+        while not condition():
+            if self.monotonic() >= deadline:
+                return False
+            self.sleep(nap)
+        return True
 
 
 class SystemClock(Clock):

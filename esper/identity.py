@@ -47,12 +47,7 @@ class Identity:
 
     def wait(self, *, clock: Clock, timeout: float) -> bool:
         """Whether it is gone within `timeout` seconds."""
-        deadline = clock.monotonic() + timeout
-        while self.lives():
-            if clock.monotonic() > deadline:
-                return False
-            clock.sleep(0.01)
-        return True
+        return clock.wait_until(lambda: not self.lives(), timeout, 0.01)
 
 
 def age_s(clock: Clock) -> float:

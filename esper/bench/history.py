@@ -117,11 +117,8 @@ def _waits(bench: Bench, bus: KafkaBus, sink: Sink, sent: list[Message]) -> Samp
 
 
 def _until(bench: Bench, sink: Sink, rows: int, pause: float) -> None:
-    deadline = bench.clock.monotonic() + _PATIENCE_S
-    while sink.progress.rows < rows:
-        if bench.clock.monotonic() > deadline:
-            raise UnavailableError(f"The history has {sink.progress.rows} of {rows} rows after {_PATIENCE_S:g} s. {sink.progress.trouble}")
-        bench.clock.sleep(pause)
+    if not bench.clock.wait_until(lambda: sink.progress.rows >= rows, _PATIENCE_S, pause):
+        raise UnavailableError(f"The history has {sink.progress.rows} of {rows} rows after {_PATIENCE_S:g} s. {sink.progress.trouble}")
 
 
 @figure("history_rows", "rows/s", "health signals from a real broker's log to rows that a query finds, the whole way", at_least=300_000)

@@ -162,20 +162,19 @@ def wait_caught_up(
 
     clock = clock or SystemClock()
     client = Client(settings or Settings.load(), subject=_SUBJECT, part=_PART, clock=clock)
-    deadline = clock.monotonic() + timeout
     ends: dict[tuple[str, int], int] | None = None
-    while True:
+
+    def held() -> bool:
+        nonlocal ends
         try:
             if ends is None:
                 with bus.reader(topics or tuple(TOPICS), start="end") as reader:
                     ends = reader.position()
-            if _reached(client, history_url, ends):
-                return True
+            return _reached(client, history_url, ends)
         except (EsperError, ValueError, *FAILURES):
-            pass  # it may come back before the time is over
-        if clock.monotonic() >= deadline:
-            return False
-        clock.sleep(_POLL_S)
+            return False  # it may come back before the time is over
+
+    return clock.wait_until(held, timeout, _POLL_S)
 
 
 def _reached(client: Client, history_url: str, ends: Mapping[tuple[str, int], int]) -> bool:

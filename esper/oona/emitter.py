@@ -88,8 +88,7 @@ class Emitter(threading.Thread):
         """Wait up to `timeout` seconds until everything emitted is delivered; gives how many events are still unsent."""
         deadline = self._clock.monotonic() + timeout
         self._hurry.set()
-        while len(self.ring) + self._sending and self.is_alive() and self._clock.monotonic() < deadline:
-            self._clock.sleep(0.002)
+        self._clock.wait_until(lambda: not (len(self.ring) + self._sending and self.is_alive()), timeout, 0.002)
         return len(self.ring) + self._sending + self._producer.flush(max(0.0, deadline - self._clock.monotonic()))
 
     def stop(self, timeout: float = 5.0) -> None:

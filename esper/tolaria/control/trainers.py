@@ -117,9 +117,8 @@ class Trainers:
         living = [trainer for trainer in self.all() if trainer.process.lives()]
         for trainer in living:
             trainer.process.signal(signal.SIGTERM)
-        deadline = self._clock.monotonic() + timeout
-        while (left := [trainer for trainer in living if trainer.process.lives()]) and self._clock.monotonic() < deadline:
-            self._clock.sleep(0.05)
+        self._clock.wait_until(lambda: not any(trainer.process.lives() for trainer in living), timeout, 0.05)
+        left = [trainer for trainer in living if trainer.process.lives()]
         self._reap()
         return left
 
