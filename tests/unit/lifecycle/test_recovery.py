@@ -18,6 +18,7 @@ from esper.events.records import (
     CheckpointTaken,
     InstabilityDetected,
     KernelFailed,
+    LeftOut,
     RestoredSeed,
     RunResumed,
     RunRolledBack,
@@ -388,6 +389,28 @@ def test_every_field_stands_in_the_digest() -> None:
     others += [replace(state, seeds=(seed, *rest)) for seed in seeds] + [replace(state, seeds=(*rest, first))]
     assert len({one.digest() for one in (state, *others)}) == len(others) + 1
     assert state.digest() == from_canonical(state.canonical()).digest()
+
+
+def test_the_digest_is_over_canonical_json() -> None:
+    """Both lines are what a JSON encoder gives for them, whatever stands in the texts; what came later is silent where it says nothing new."""
+    pen = Pen()
+    pen.grow("BLENDING")
+    odd = replace(
+        pen.state,
+        run_id='ü"\\',
+        positions=(("b", 1, 2), ("a", 0, 3)),
+        lost=(("t", 2), ("é", 1)),
+        instabilities=2,
+        left_out=(LeftOut(run_id="r", decision_id="d", command="CULL", layer="l", seed=1, kernel_id="", epoch=3),),
+    )
+    for state in (RunState("new"), pen.state, odd):
+        plain = {name: value for name, value in asdict(state).items() if name not in ("seeds", "commands")}
+        plain |= {"positions": sorted(state.positions), "lost": sorted(state.lost)}
+        silent = {"instabilities": 0, "left_out": ()}
+        told = {name: value for name, value in plain.items() if name not in silent or value != silent[name]}
+        seeds = [astuple(seed) for seed in state.seeds]
+        lines = [json.dumps(value, sort_keys=True, separators=(",", ":")) for value in (told, seeds)]
+        assert state.digest() == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def changed(value: Any) -> Any:
