@@ -82,7 +82,15 @@ class Chain:
 
 def digest(name: str, value: bytes) -> str:
     """SHA-256, hexadecimal, over a record's name and the datum in a framed message: what the next event of the journal names."""
-    return hashlib.sha256(b"%b\0%b" % (name.encode(), value[_HEAD:])).hexdigest()
+    hashed = _begun(name).copy()
+    hashed.update(value[_HEAD:])
+    return str(hashed.hexdigest())
+
+
+@cache
+def _begun(name: str) -> Any:
+    """The hash after a record's name. To copy it takes half as long as to make a new one."""
+    return hashlib.sha256(b"%b\0" % name.encode())
 
 
 def is_sealed(event: SignedEvent, value: bytes) -> bool:
@@ -158,10 +166,14 @@ class Trust:
 
     def unsigned(self, writer: str, run_id: str, received_us: int) -> bool:
         """Whether an unsigned event that the broker got then is believed."""
+        return received_us < self.unsigned_until(writer, run_id)
+
+    def unsigned_until(self, writer: str, run_id: str) -> float:
+        """The time, microseconds, before which the broker must have got an unsigned event that is believed; infinite where no key is known."""
         if not self.knows(writer, run_id):
-            return True
+            return math.inf
         until = self.runs[run_id].unsigned_until_us if run_id in self.runs else 0
-        return received_us < max(self.since_us.get(writer, 0), until)
+        return max(self.since_us.get(writer, 0), until)
 
     def fault(self, writer: str, event: SignedEvent, value: bytes, received_us: int) -> str:
         """Why an event is not believed to be by `writer`, in half a sentence; empty where it is. For readers that see single events."""

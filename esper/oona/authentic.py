@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice, repeat
 from typing import Final
 
 from esper.errors import CorruptError, PoisonError, UsageError
@@ -94,6 +94,8 @@ class Judge:
         taken: list[tuple[JournalEvent, Received]] = []
         at = 0
         while at < len(batch):
+            if self.signed is False:
+                at += self._unsigned(batch, at, taken)
             proven, looked = self._proven(batch, at)
             taken += proven
             alone = batch[at + len(proven) : max(looked, at + len(proven) + 1)]
@@ -101,6 +103,29 @@ class Judge:
                 self._one(received, taken)
             at += len(proven) + len(alone)
         return taken
+
+    def _unsigned(self, batch: Sequence[Received], first: int, taken: list[tuple[JournalEvent, Received]]) -> int:
+        """Add to `taken` what stands from `first` on and plainly belongs to a journal without signatures; gives how many messages that were."""
+        run_id, until, before = self.run_id, self.trust.unsigned_until(TRAINER, self.run_id), len(taken)
+        try:
+            for received in islice(batch, first, None):
+                event = decode(received.value, received.headers)
+                if (
+                    not isinstance(event, JournalEvent)
+                    or event.run_id != run_id
+                    or event.signer
+                    or event.signature
+                    or received.timestamp_us >= until
+                ):
+                    break
+                taken.append((event, received))
+        except PoisonError:
+            pass
+        added = len(taken) - before
+        if added:
+            last, message = taken[-1]
+            self._last, self._next, self.events = (last.NAME, message.value), last.sequence + 1, self.events + added
+        return added
 
     def _proven(self, batch: Sequence[Received], first: int) -> tuple[list[tuple[JournalEvent, Received]], int]:
         """As many messages from `first` on as follow each other, proven by the signature of the last; and the place of the one that does not follow.
@@ -257,8 +282,7 @@ class Judge:
 def judged(messages: Iterable[Received], judge: Judge) -> Iterator[tuple[JournalEvent, Received]]:
     """The events among messages, as they are read. Raises as `Judge.take` does."""
     source = iter(messages)
-    while batch := list(islice(source, BATCH)):
-        yield from judge.take(batch)
+    return chain.from_iterable(map(judge.take, iter(lambda: list(islice(source, BATCH)), [])))
 
 
 class Journals:
@@ -292,7 +316,7 @@ class Journals:
 def as_received(values: Iterable[bytes], run_id: str, *, source: str) -> Iterator[Received]:
     """Messages that come from elsewhere than Kafka; `source` names it."""
     key = run_id.encode()
-    return (Received(source, 0, number, key, value, (), 0) for number, value in enumerate(values))
+    return map(Received._make, zip(repeat(source), repeat(0), count(), repeat(key), values, repeat(()), repeat(0), strict=False))
 
 
 def _key(received: Received) -> str:

@@ -225,6 +225,34 @@ def test_a_run_of_an_earlier_esper_is_believed_and_said_to_be_unsigned() -> None
         events_of([*resumed[:9], received(changed, at_us=old), *resumed[10:]], Judge(RUN, OURS))
 
 
+def test_what_stands_between_unsigned_events_is_judged_by_itself() -> None:
+    """Wherever it stands in a batch: another run's, another topic's, too late, undecodable. Each is set aside, and all others count in order."""
+    values = chained(20, signed_from=20)
+    plain = [received(value, offset=number, at_us=1) for number, value in enumerate(values)]
+    foreign = [
+        (received(resealed(values[3], lambda one: replace(one, run_id="another")), at_us=1), "it belongs to run another"),
+        (received(values[4], at_us=NOW_US), "it is not signed"),
+        (received(KEY.seal(decode_signed(values[4])).value[:-1] + b"A", at_us=1), "its signature does not fit"),
+    ]
+    for at in (1, 2, 10, 20):
+        for message, why in foreign:
+            judge = Judge(RUN, OURS)
+            taken = list(judged([*plain[:at], message, message, *plain[at:]], judge))
+            assert [message.offset for _, message in taken] == list(range(20))
+            assert [one.why.startswith(why) for one in judge.aside] == [True, True]
+            assert (judge.events, judge.signed, judge.head) == (20, False, digest(taken[-1][0].NAME, values[-1]))
+        for broken in (b"", values[0][:-1]):  # nobody can tell whether that was an event
+            with pytest.raises(CorruptError, match=rf"^Event {at} of run {RUN} cannot be decoded: "):
+                events_of([*plain[:at], received(broken, at_us=1), *plain[at:]], Judge(RUN, OURS))
+
+
+def decode_signed(value: bytes) -> JournalEvent:
+    """An event of a journal."""
+    event = decode(value)
+    assert isinstance(event, JournalEvent)
+    return event
+
+
 def test_without_any_key_the_first_signer_is_taken_at_its_word() -> None:
     """On a machine that has no keys: one signer from the first signed event on, named as unknown."""
     values = chained(20)
