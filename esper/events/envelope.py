@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from io import BytesIO
+from struct import Struct
+from typing import Any, ClassVar, Final, Self
 
 from esper.clock import Clock
-from esper.events.avro import NAMED, OPTIONS, write_data
+from esper.events.avro import NAMED, OPTIONS, read_utf8, write_data
 from esper.events.ranges import MAX_BYTES, Bound
 
 
@@ -69,6 +71,50 @@ def _repeated(run_id: str, sender_id: str, trace_id: str, causation_id: str | No
     write_data(out, trace_id, "string", NAMED, "trace_id", OPTIONS)
     write_data(out, causation_id, ["null", "string"], NAMED, "causation_id", OPTIONS)
     return bytes(out)
+
+
+class _Sender:
+    """The last `run_id`, `sender_id` and `trace_id` that were read, with their bytes: the events of a run mostly have the same.
+
+    What is found equal is not decoded again, since the same bytes from the same place on say the same. Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, bytes, tuple[str, str, str]] = (0, b"\xff", ("", "", ""))
+
+    def read(self, stream: BytesIO) -> tuple[str, str, str]:
+        """The three that come next in the stream."""
+        size, known, texts = self._last
+        at = stream.tell()
+        if stream.read(size) == known:
+            return texts
+        stream.seek(at)
+        texts = (read_utf8(stream), read_utf8(stream), read_utf8(stream))
+        size = stream.tell() - at
+        stream.seek(at)
+        self._last = (size, stream.read(size), texts)
+        return texts
+
+
+read_sender = _Sender().read
+
+_UNSIGNED: Final = b"\0\0\0"  # three empty texts
+_SEAL: Final = Struct("s43s 2s64s 2s86s")  # three texts of a fixed length, each after that length
+_LENGTHS: Final = (b"\x56", b"\x80\x01", b"\xac\x01")
+
+
+def read_seal(stream: BytesIO) -> tuple[str, str, str]:
+    """The `signer`, `previous` and `signature` that end a journal event, which mostly are all there or all empty: then at once."""
+    at = stream.tell()
+    tail = stream.read()
+    if tail == _UNSIGNED:
+        return "", "", ""
+    if len(tail) == _SEAL.size:
+        one, signer, two, previous, three, signature = _SEAL.unpack(tail)
+        if (one, two, three) == _LENGTHS:
+            return signer.decode(), previous.decode(), signature.decode()
+    stream.seek(at)
+    return read_utf8(stream), read_utf8(stream), read_utf8(stream)
 
 
 @dataclass(frozen=True, kw_only=True)

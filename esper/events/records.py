@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
+from struct import Struct
 from typing import Any, ClassVar, Literal, Self
 
 from esper.events.avro import (
@@ -19,10 +20,14 @@ from esper.events.avro import (
     read_utf8,
     write_data,
 )
-from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, write_envelope
+from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, read_seal, read_sender, write_envelope
 from esper.events.ranges import NAMES, TEXTS, Bound, require
 
 _new, _set = object.__new__, object.__setattr__
+_unpack_3 = Struct("<3d").unpack
+_unpack_4 = Struct("<4d").unpack
+_unpack_5 = Struct("<5d").unpack
+_unpack_7 = Struct("<7d").unpack
 
 Command = Literal["GERMINATE", "ADVANCE", "SET_ALPHA", "CULL", "FOSSILISE", "RESET", "TERMINATE"]
 """What a command asks of a seed."""
@@ -186,9 +191,7 @@ class ReviewedCommand(Record):
         return bool(
             (self.seed) >> 31
             or len(self.decision_id) > 200
-            or len(self.layer) > 4096
-            or len(self.kernel_id) > 4096
-            or len(self.family) > 4096
+            or len(self.layer) + len(self.kernel_id) + len(self.family) > 4096
             or not -1.0 <= self.alpha <= 1.0
             or not 0.0 <= self.confidence <= 1.0
             or not 0.0 <= self.urgency <= 1.0
@@ -233,8 +236,7 @@ class ReportedLayer(Record):
         return bool(
             (self.in_features | self.out_features) >> 31
             or (self.parameter_budget) >> 53
-            or len(self.name) > 4096
-            or len(self.kind) > 4096
+            or len(self.name) + len(self.kind) > 4096
             or len(self.chunks) > 65536
             or any(not 0 <= one <= 2147483647 for one in self.chunks)
             or self.geometry not in TEXTS["geometry"]
@@ -340,9 +342,7 @@ class RestoredSeed(Record):
         return bool(
             (self.seed | self.stage_epoch | (self.adapted_epoch + 1) | self.errors) >> 31
             or (self.stage_step) >> 53
-            or len(self.layer) > 4096
-            or len(self.kernel_id) > 4096
-            or len(self.family) > 4096
+            or len(self.layer) + len(self.kernel_id) + len(self.family) > 4096
             or len(self.decision_id) > 200
             or not -1.0 <= self.alpha <= 1.0
             or not 0.0 <= self.alpha_target <= 1.0
@@ -384,10 +384,9 @@ class LeftOut(Record):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.seed | self.epoch) >> 31
-            or self.run_id not in NAMES
             or len(self.decision_id) > 200
-            or len(self.layer) > 4096
-            or len(self.kernel_id) > 4096
+            or len(self.layer) + len(self.kernel_id) > 4096
+            or self.run_id not in NAMES
         )
 
 
@@ -428,8 +427,7 @@ class LayerInventory(Record):
         return bool(
             (self.in_features | self.out_features) >> 31
             or (self.parameters) >> 53
-            or len(self.name) > 4096
-            or len(self.kind) > 4096
+            or len(self.name) + len(self.kind) > 4096
             or len(self.chunks) > 65536
             or any(not 0 <= one <= 2147483647 for one in self.chunks)
             or self.geometry not in TEXTS["geometry"]
@@ -498,8 +496,7 @@ class SeedState(Record):
         return bool(
             (self.seed | self.chunk_start | self.chunk_size | self.stage_epoch) >> 31
             or (self.trained_steps) >> 53
-            or len(self.kernel_id) > 4096
-            or len(self.family) > 4096
+            or len(self.kernel_id) + len(self.family) > 4096
             or len(self.decision_id) > 200
             or not -1.0 <= self.alpha <= 1.0
             or self.health < 0.0
@@ -546,8 +543,7 @@ class LayerState(Record):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.in_features | self.out_features) >> 31
-            or len(self.name) > 4096
-            or len(self.kind) > 4096
+            or len(self.name) + len(self.kind) > 4096
             or len(self.seeds) > 65536
             or any(one.unsound() for one in self.seeds)
             or self.geometry not in TEXTS["geometry"]
@@ -611,9 +607,7 @@ class CatalogueEntry(Record):
         return bool(
             (self.in_features | self.out_features) >> 31
             or (self.parameters | self.flops) >> 53
-            or len(self.kernel_id) > 4096
-            or len(self.blueprint_id) > 4096
-            or len(self.family) > 4096
+            or len(self.kernel_id) + len(self.blueprint_id) + len(self.family) > 4096
             or self.geometry not in TEXTS["geometry"]
         )
 
@@ -687,12 +681,14 @@ class AdaptationApplied(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -705,15 +701,15 @@ class AdaptationApplied(JournalEvent):
             "seed": (seed := read_long(stream)),
             "kernel_id": read_utf8(stream),
             "family": read_utf8(stream),
-            "alpha": (alpha := read_double(stream)),
-            "confidence": (confidence := read_double(stream)),
-            "urgency": (urgency := read_double(stream)),
+            "alpha": (alpha := (numbers := _unpack_3(stream.read(24)))[0]),
+            "confidence": (confidence := numbers[1]),
+            "urgency": (urgency := numbers[2]),
             "source_topic": read_utf8(stream),
             "source_partition": (source_partition := read_long(stream)),
             "source_offset": (source_offset := read_long(stream)),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (
             (occurred_at | sequence | step | (source_offset + 1)) >> 53
@@ -810,12 +806,14 @@ class AdaptationOutcome(SignedEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "decision_id": read_utf8(stream),
             "layer": read_utf8(stream),
@@ -917,30 +915,29 @@ class AdaptationRejected(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step | (self.source_offset + 1)) >> 53
             or (self.timeline | self.epoch | self.seed | (self.source_partition + 1)) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            + len(self.command_id)
+            + len(self.decision_id)
+            > 200
+            or len(self.layer) + len(self.kernel_id) + len(self.source_topic) + len(self.signer) + len(self.previous) + len(self.signature)
+            > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.command_id) > 200
-            or len(self.decision_id) > 200
-            or len(self.layer) > 4096
-            or len(self.kernel_id) > 4096
-            or len(self.source_topic) > 4096
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -958,26 +955,16 @@ class AdaptationRejected(JournalEvent):
             "source_topic": (source_topic := read_utf8(stream)),
             "source_partition": (source_partition := read_long(stream)),
             "source_offset": (source_offset := read_long(stream)),
-            "signer": (signer := read_utf8(stream)),
-            "previous": (previous := read_utf8(stream)),
-            "signature": (signature := read_utf8(stream)),
+            "signer": (signer := (seal := read_seal(stream))[0]),
+            "previous": (previous := seal[1]),
+            "signature": (signature := seal[2]),
         }
         if (
             (occurred_at | sequence | step | (source_offset + 1)) >> 53
             or (timeline | epoch | seed | (source_partition + 1)) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(command_id) + len(decision_id) > 200
+            or len(layer) + len(kernel_id) + len(source_topic) + len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(command_id) > 200
-            or len(decision_id) > 200
-            or len(layer) > 4096
-            or len(kernel_id) > 4096
-            or len(source_topic) > 4096
-            or len(signer) > 4096
-            or len(previous) > 4096
-            or len(signature) > 4096
         ):
             require("AdaptationRejected", cls.BOUNDS, datum)
         record = _new(cls)
@@ -1056,25 +1043,22 @@ class AuditRecorded(SignedEvent):
         return bool(
             (self.occurred_at | self.chain) >> 53
             or (self.status) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.previous) + len(self.signer) + len(self.signature) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.previous) > 4096
-            or len(self.signer) > 4096
-            or len(self.signature) > 4096
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -1093,14 +1077,9 @@ class AuditRecorded(SignedEvent):
         if (
             (occurred_at | chain) >> 53
             or (status) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(previous) + len(signer) + len(signature) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(previous) > 4096
-            or len(signer) > 4096
-            or len(signature) > 4096
         ):
             require("AuditRecorded", cls.BOUNDS, datum)
         record = _new(cls)
@@ -1161,24 +1140,22 @@ class BlueprintFailed(Event):
         return bool(
             (self.occurred_at) >> 53
             or (self.attempts) >> 31
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.report_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.report_id) > 200
             or len(self.blueprint_id) > 4096
+            or self.run_id not in NAMES
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -1190,13 +1167,9 @@ class BlueprintFailed(Event):
         if (
             (occurred_at) >> 53
             or (attempts) >> 31
-            or len(event_id) > 200
-            or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(report_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(report_id) > 200
             or len(blueprint_id) > 4096
+            or run_id not in NAMES
         ):
             require("BlueprintFailed", cls.BOUNDS, datum)
         record = _new(cls)
@@ -1270,14 +1243,9 @@ class BlueprintProposed(Event):
         return bool(
             (self.occurred_at | self.parameters | self.flops) >> 53
             or (self.in_features | self.out_features) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.report_id) > 200
+            or len(self.blueprint_id) + len(self.family) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.report_id) > 200
-            or len(self.blueprint_id) > 4096
-            or len(self.family) > 4096
             or self.ir not in TEXTS["json"]
             or self.geometry not in TEXTS["geometry"]
         )
@@ -1285,12 +1253,14 @@ class BlueprintProposed(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -1309,14 +1279,9 @@ class BlueprintProposed(Event):
         if (
             (occurred_at | parameters | flops) >> 53
             or (in_features | out_features) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(report_id) > 200
+            or len(blueprint_id) + len(family) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(report_id) > 200
-            or len(blueprint_id) > 4096
-            or len(family) > 4096
             or ir not in TEXTS["json"]
             or geometry not in TEXTS["geometry"]
         ):
@@ -1416,12 +1381,14 @@ class CacheSampled(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "hits_memory": (hits_memory := read_long(stream)),
             "hits_disk": (hits_disk := read_long(stream)),
@@ -1493,12 +1460,14 @@ class CheckpointRequested(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
@@ -1613,12 +1582,14 @@ class CheckpointTaken(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -1644,9 +1615,9 @@ class CheckpointTaken(JournalEvent):
             "source_partition": (source_partition := read_long(stream)),
             "source_offset": (source_offset := read_long(stream)),
             "kind": read_enum(stream, _SNAPSHOTKIND, None),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (
             (
@@ -1741,23 +1712,22 @@ class CompilationFailed(Event):
         return bool(
             (self.occurred_at) >> 53
             or (self.attempt) >> 31
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
             or len(self.blueprint_id) > 4096
+            or self.run_id not in NAMES
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -1770,12 +1740,9 @@ class CompilationFailed(Event):
         if (
             (occurred_at) >> 53
             or (attempt) >> 31
-            or len(event_id) > 200
-            or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
             or len(blueprint_id) > 4096
+            or run_id not in NAMES
         ):
             require("CompilationFailed", cls.BOUNDS, datum)
         record = _new(cls)
@@ -1825,12 +1792,14 @@ class CompilationStarted(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "blueprint_id": read_utf8(stream),
             "attempt": (attempt := read_long(stream)),
@@ -1893,24 +1862,22 @@ class DeadLettered(Event):
         return bool(
             (self.occurred_at | (self.source_offset + 1)) >> 53
             or (self.source_partition + 1) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.source_topic) + len(self.consumer) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.source_topic) > 4096
-            or len(self.consumer) > 4096
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -1924,13 +1891,9 @@ class DeadLettered(Event):
         if (
             (occurred_at | (source_offset + 1)) >> 53
             or (source_partition + 1) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(source_topic) + len(consumer) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(source_topic) > 4096
-            or len(consumer) > 4096
         ):
             require("DeadLettered", cls.BOUNDS, datum)
         record = _new(cls)
@@ -2006,22 +1969,17 @@ class EpochEnded(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.alphas) > 65536
+            or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
             or self.train_accuracy < 0.0
             or self.train_accuracy > 1.0
             or self.validation_accuracy < 0.0
             or self.validation_accuracy > 1.0
             or self.test_accuracy < 0.0
             or self.test_accuracy > 1.0
-            or len(self.alphas) > 65536
             or any(not 0.0 <= one <= 1.0 for one in self.alphas)
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     @classmethod
@@ -2033,12 +1991,14 @@ class EpochEnded(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -2046,42 +2006,39 @@ class EpochEnded(JournalEvent):
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
             "step": (step := read_long(stream)),
-            "train_loss": read_double(stream),
-            "train_accuracy": (train_accuracy := read_double(stream)),
-            "validation_loss": read_double(stream),
-            "validation_accuracy": (validation_accuracy := read_double(stream)),
-            "test_loss": read_double(stream),
-            "test_accuracy": (test_accuracy := read_double(stream)),
-            "learning_rate": read_double(stream),
+            "train_loss": (numbers := _unpack_7(stream.read(56)))[0],
+            "train_accuracy": (train_accuracy := numbers[1]),
+            "validation_loss": numbers[2],
+            "validation_accuracy": (validation_accuracy := numbers[3]),
+            "test_loss": numbers[4],
+            "test_accuracy": (test_accuracy := numbers[5]),
+            "learning_rate": numbers[6],
             "parameters_digest": read_utf8(stream),
             "state_digest": read_utf8(stream),
-            "alphas": (alphas := read_array(stream, {"type": "array", "items": "double"}, NAMED)),
-            "signer": (signer := read_utf8(stream)),
-            "previous": (previous := read_utf8(stream)),
-            "signature": (signature := read_utf8(stream)),
+            "alphas": (alphas := tuple(read_array(stream, {"type": "array", "items": "double"}, NAMED))),
+            "signer": (signer := (seal := read_seal(stream))[0]),
+            "previous": (previous := seal[1]),
+            "signature": (signature := seal[2]),
         }
         if (
             (occurred_at | sequence | step) >> 53
             or (timeline | epoch) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(alphas) > 65536
+            or len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
             or train_accuracy < 0.0
             or train_accuracy > 1.0
             or validation_accuracy < 0.0
             or validation_accuracy > 1.0
             or test_accuracy < 0.0
             or test_accuracy > 1.0
-            or len(alphas) > 65536
             or any(not 0.0 <= one <= 1.0 for one in alphas)
-            or len(signer) > 4096
-            or len(previous) > 4096
-            or len(signature) > 4096
         ):
             require("EpochEnded", cls.BOUNDS, datum)
-        return cls.from_avro(datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2166,18 +2123,17 @@ class EpochReviewed(SignedEvent):
         return bool(
             (self.occurred_at | self.step | self.effective_step | self.duration_us) >> 53
             or (self.timeline | self.packet | self.epoch) >> 31
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.packet_id) > 200
-            or len(self.policy_version) > 4096
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            + len(self.packet_id)
+            + len(self.rollback_id)
+            > 200
+            or len(self.policy_version) + len(self.signer) + len(self.signature) > 4096
             or len(self.commands) > 65536
+            or self.run_id not in NAMES
             or any(one.unsound() for one in self.commands)
-            or len(self.rollback_id) > 200
-            or len(self.signer) > 4096
-            or len(self.signature) > 4096
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -2229,15 +2185,11 @@ class FieldReport(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.layers) + len(self.families) > 65536
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
             or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
-            or len(self.layers) > 65536
             or any(one.unsound() for one in self.layers)
-            or len(self.families) > 65536
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -2290,14 +2242,9 @@ class FieldReportAnswered(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.report_id) > 200
+            or len(self.kernels) + len(self.failed) > 65536
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.report_id) > 200
-            or len(self.kernels) > 65536
-            or len(self.failed) > 65536
         )
 
     @classmethod
@@ -2310,32 +2257,31 @@ class FieldReportAnswered(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
             "report_id": (report_id := read_utf8(stream)),
-            "kernels": (kernels := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
-            "failed": (failed := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "kernels": (kernels := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
+            "failed": (failed := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
         }
         if (
             (occurred_at) >> 53
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(report_id) > 200
+            or len(kernels) + len(failed) > 65536
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(report_id) > 200
-            or len(kernels) > 65536
-            or len(failed) > 65536
         ):
             require("FieldReportAnswered", cls.BOUNDS, datum)
-        return cls.from_avro(datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2397,28 +2343,22 @@ class InstabilityDetected(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch | (self.seed + 1)) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.layer) + len(self.kernel_id) + len(self.metric) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.layer) > 4096
-            or len(self.kernel_id) > 4096
-            or len(self.metric) > 4096
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -2433,24 +2373,16 @@ class InstabilityDetected(JournalEvent):
             "value": read_double(stream),
             "threshold": read_double(stream),
             "reason": read_utf8(stream),
-            "signer": (signer := read_utf8(stream)),
-            "previous": (previous := read_utf8(stream)),
-            "signature": (signature := read_utf8(stream)),
+            "signer": (signer := (seal := read_seal(stream))[0]),
+            "previous": (previous := seal[1]),
+            "signature": (signature := seal[2]),
         }
         if (
             (occurred_at | sequence | step) >> 53
             or (timeline | epoch | (seed + 1)) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(layer) + len(kernel_id) + len(metric) + len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(layer) > 4096
-            or len(kernel_id) > 4096
-            or len(metric) > 4096
-            or len(signer) > 4096
-            or len(previous) > 4096
-            or len(signature) > 4096
         ):
             require("InstabilityDetected", cls.BOUNDS, datum)
         record = _new(cls)
@@ -2519,12 +2451,14 @@ class KernelCompiled(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "kernel_id": read_utf8(stream),
             "blueprint_id": read_utf8(stream),
@@ -2598,27 +2532,22 @@ class KernelFailed(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch | self.seed | self.consecutive_errors) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.layer) + len(self.kernel_id) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.layer) > 4096
-            or len(self.kernel_id) > 4096
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -2632,23 +2561,16 @@ class KernelFailed(JournalEvent):
             "phase": read_enum(stream, _FAILUREPHASE, None),
             "error": read_utf8(stream),
             "consecutive_errors": (consecutive_errors := read_long(stream)),
-            "signer": (signer := read_utf8(stream)),
-            "previous": (previous := read_utf8(stream)),
-            "signature": (signature := read_utf8(stream)),
+            "signer": (signer := (seal := read_seal(stream))[0]),
+            "previous": (previous := seal[1]),
+            "signature": (signature := seal[2]),
         }
         if (
             (occurred_at | sequence | step) >> 53
             or (timeline | epoch | seed | consecutive_errors) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(layer) + len(kernel_id) + len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(layer) > 4096
-            or len(kernel_id) > 4096
-            or len(signer) > 4096
-            or len(previous) > 4096
-            or len(signature) > 4096
         ):
             require("KernelFailed", cls.BOUNDS, datum)
         record = _new(cls)
@@ -2738,9 +2660,8 @@ class KernelPublished(Event):
         return bool(
             (self.occurred_at | self.parameters | self.flops | self.size_bytes) >> 53
             or (self.in_features | self.out_features) >> 31
+            or len(self.tags) + len(self.parents) > 65536
             or self.run_id not in NAMES
-            or len(self.tags) > 65536
-            or len(self.parents) > 65536
             or not 0.0 <= self.latency_us <= 1.7976931348623157e308
             or self.geometry not in TEXTS["geometry"]
         )
@@ -2755,12 +2676,14 @@ class KernelPublished(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "kernel_id": read_utf8(stream),
             "blueprint_id": read_utf8(stream),
@@ -2774,22 +2697,23 @@ class KernelPublished(Event):
             "address": read_utf8(stream),
             "sha256": read_utf8(stream),
             "size_bytes": (size_bytes := read_long(stream)),
-            "tags": (tags := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
-            "parents": (parents := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "tags": (tags := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
+            "parents": (parents := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
             "latency_us": (latency_us := read_double(stream)),
             "geometry": (geometry := read_utf8(stream)),
         }
         if (
             (occurred_at | parameters | flops | size_bytes) >> 53
             or (in_features | out_features) >> 31
+            or len(tags) + len(parents) > 65536
             or run_id not in NAMES
-            or len(tags) > 65536
-            or len(parents) > 65536
             or not 0.0 <= latency_us <= 1.7976931348623157e308
             or geometry not in TEXTS["geometry"]
         ):
             require("KernelPublished", cls.BOUNDS, datum)
-        return cls.from_avro(datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -2847,14 +2771,10 @@ class KernelRejected(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.kernel_id) > 4096
-            or len(self.blueprint_id) > 4096
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.kernel_id) + len(self.blueprint_id) > 4096
             or len(self.checks) > 65536
+            or self.run_id not in NAMES
             or any(one.unsound() for one in self.checks)
         )
 
@@ -2907,14 +2827,10 @@ class KernelValidated(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.kernel_id) > 4096
-            or len(self.blueprint_id) > 4096
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.kernel_id) + len(self.blueprint_id) > 4096
             or len(self.checks) > 65536
+            or self.run_id not in NAMES
             or any(one.unsound() for one in self.checks)
         )
 
@@ -2965,9 +2881,9 @@ class MetricRecorded(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
+            or len(self.labels) > 65536
             or self.run_id not in NAMES
             or not -1.7976931348623157e308 <= self.value <= 1.7976931348623157e308
-            or len(self.labels) > 65536
             or any(one.unsound() for one in self.labels)
         )
 
@@ -3016,12 +2932,14 @@ class PauseRequested(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
@@ -3095,12 +3013,14 @@ class PerformanceDelta(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "layer": read_utf8(stream),
             "seed": (seed := read_long(stream)),
@@ -3108,9 +3028,9 @@ class PerformanceDelta(Event):
             "family": read_utf8(stream),
             "epoch": (epoch := read_long(stream)),
             "step": (step := read_long(stream)),
-            "accuracy_delta": read_double(stream),
-            "loss_delta": read_double(stream),
-            "latency_us": (latency_us := read_double(stream)),
+            "accuracy_delta": (numbers := _unpack_3(stream.read(24)))[0],
+            "loss_delta": numbers[1],
+            "latency_us": (latency_us := numbers[2]),
             "memory_bytes": (memory_bytes := read_long(stream)),
         }
         if (
@@ -3184,12 +3104,14 @@ class ResourceSampled(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "process": read_utf8(stream),
             "pid": (pid := read_long(stream)),
@@ -3249,12 +3171,14 @@ class ResumeRequested(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
@@ -3308,12 +3232,14 @@ class RollbackRequested(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "snapshot_id": read_utf8(stream),
             "reason": read_utf8(stream),
@@ -3385,12 +3311,14 @@ class RunCompleted(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -3402,9 +3330,9 @@ class RunCompleted(JournalEvent):
             "parameters": (parameters := read_long(stream)),
             "digest": read_utf8(stream),
             "model_sha256": read_utf8(stream),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (
             (occurred_at | sequence | step | parameters) >> 53
@@ -3474,25 +3402,22 @@ class RunFailed(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
@@ -3502,21 +3427,16 @@ class RunFailed(JournalEvent):
             "step": (step := read_long(stream)),
             "error": read_utf8(stream),
             "reason": read_utf8(stream),
-            "signer": (signer := read_utf8(stream)),
-            "previous": (previous := read_utf8(stream)),
-            "signature": (signature := read_utf8(stream)),
+            "signer": (signer := (seal := read_seal(stream))[0]),
+            "previous": (previous := seal[1]),
+            "signature": (signature := seal[2]),
         }
         if (
             (occurred_at | sequence | step) >> 53
             or (timeline | epoch) >> 31
-            or len(event_id) > 200
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
-            or len(signer) > 4096
-            or len(previous) > 4096
-            or len(signature) > 4096
         ):
             require("RunFailed", cls.BOUNDS, datum)
         record = _new(cls)
@@ -3616,24 +3536,13 @@ class RunForked(JournalEvent):
             (self.occurred_at | self.sequence | self.step | self.parent_step | (self.parent_sequence + 1)) >> 53
             or (self.timeline | self.epoch | self.parent_timeline | (self.adapted_epoch + 1) | self.adaptations | (self.parent_packet + 1))
             >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.address) + len(self.sha256) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
+            or len(self.seeds) + len(self.changes) + len(self.without) + len(self.left_out) + len(self.offered) > 65536
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
             or self.parent_run_id not in NAMES
-            or len(self.address) > 4096
-            or len(self.sha256) > 4096
-            or len(self.seeds) > 65536
             or any(one.unsound() for one in self.seeds)
-            or len(self.changes) > 65536
-            or len(self.without) > 65536
-            or len(self.left_out) > 65536
             or any(one.unsound() for one in self.left_out)
-            or len(self.offered) > 65536
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -3701,12 +3610,14 @@ class RunPaused(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -3717,9 +3628,9 @@ class RunPaused(JournalEvent):
             "source_topic": read_utf8(stream),
             "source_partition": (source_partition := read_long(stream)),
             "source_offset": (source_offset := read_long(stream)),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (
             (occurred_at | sequence | step | (source_offset + 1)) >> 53
@@ -3786,12 +3697,9 @@ class RunRequested(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at | self.expires_at) >> 53
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
             or len(self.overrides) > 65536
+            or self.run_id not in NAMES
         )
 
     @classmethod
@@ -3803,32 +3711,33 @@ class RunRequested(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": (event_id := read_utf8(stream)),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": (sender_id := read_utf8(stream)),
-            "trace_id": (trace_id := read_utf8(stream)),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": (
                 causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
             ),
             "recipe": read_utf8(stream),
-            "overrides": (overrides := read_array(stream, {"type": "array", "items": "string"}, NAMED)),
+            "overrides": (overrides := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
             "resume": read_boolean(stream),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
         }
         if (
             (occurred_at | expires_at) >> 53
-            or len(event_id) > 200
-            or run_id not in NAMES
-            or len(sender_id) > 200
-            or len(trace_id) > 200
-            or (causation_id is not None and len(causation_id) > 200)
+            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
             or len(overrides) > 65536
+            or run_id not in NAMES
         ):
             require("RunRequested", cls.BOUNDS, datum)
-        return cls.from_avro(datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
 
     def write(self, out: bytearray) -> None:
         """Append the datum."""
@@ -3894,12 +3803,14 @@ class RunResumed(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -3913,9 +3824,9 @@ class RunResumed(JournalEvent):
             "source_offset": (source_offset := read_long(stream)),
             "snapshot_id": read_utf8(stream),
             "restored_step": (restored_step := read_long(stream)),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (
             (occurred_at | sequence | step | (source_offset + 1) | (restored_step + 1)) >> 53
@@ -4014,19 +3925,11 @@ class RunRolledBack(JournalEvent):
             (self.occurred_at | self.sequence | self.step | self.from_step | (self.source_offset + 1)) >> 53
             or (self.timeline | self.epoch | self.from_timeline | (self.adapted_epoch + 1) | self.adaptations | (self.source_partition + 1))
             >> 31
-            or len(self.event_id) > 200
-            or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
-            or len(self.snapshot_id) > 4096
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.command_id) > 200
+            or len(self.snapshot_id) + len(self.source_topic) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or len(self.seeds) > 65536
+            or self.run_id not in NAMES
             or any(one.unsound() for one in self.seeds)
-            or len(self.command_id) > 200
-            or len(self.source_topic) > 4096
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -4116,20 +4019,15 @@ class RunStarted(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step | self.total_steps | self.parameters) >> 53
             or (self.timeline | self.epoch | self.incarnation | self.threads) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.layers) > 65536
+            or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
             or self.config not in TEXTS["json"]
             or not -9223372036854775808 <= self.seed <= 9223372036854775807
-            or len(self.layers) > 65536
             or any(one.unsound() for one in self.layers)
             or self.versions not in TEXTS["json"]
             or self.family not in NAMES
-            or len(self.signer) > 4096
-            or len(self.previous) > 4096
-            or len(self.signature) > 4096
         )
 
     def to_avro(self) -> dict[str, Any]:
@@ -4191,12 +4089,14 @@ class SeedCommand(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "command": read_enum(stream, _COMMAND, None),
             "layer": read_utf8(stream),
@@ -4298,12 +4198,14 @@ class SeedHealth(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "layer": read_utf8(stream),
             "seed": (seed := read_long(stream)),
@@ -4312,11 +4214,11 @@ class SeedHealth(Event):
             "epoch": (epoch := read_long(stream)),
             "step": (step := read_long(stream)),
             "stage": read_enum(stream, _STAGE, None),
-            "activation_variance": read_double(stream),
-            "dead_ratio": read_double(stream),
-            "correlation": read_double(stream),
-            "gradient_norm": read_double(stream),
-            "gradient_variance": read_double(stream),
+            "activation_variance": (numbers := _unpack_5(stream.read(40)))[0],
+            "dead_ratio": numbers[1],
+            "correlation": numbers[2],
+            "gradient_norm": numbers[3],
+            "gradient_variance": numbers[4],
             "latency_us": (latency_us := read_long(stream)),
             "errors": (errors := read_long(stream)),
             "recovering": read_boolean(stream),
@@ -4418,12 +4320,14 @@ class SeedTransitioned(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -4440,9 +4344,9 @@ class SeedTransitioned(JournalEvent):
             "alpha": (alpha := read_double(stream)),
             "alpha_target": (alpha_target := read_double(stream)),
             "reason": read_utf8(stream),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (
             (occurred_at | sequence | step) >> 53
@@ -4558,19 +4462,15 @@ class SystemStatePacket(Event):
         return bool(
             (self.occurred_at | self.step | self.total_steps) >> 53
             or (self.timeline | self.packet | self.epoch | self.parent_timeline | (self.parent_packet + 1)) >> 31
-            or len(self.event_id) > 200
+            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.layers) + len(self.catalogue) > 65536
             or self.run_id not in NAMES
-            or len(self.sender_id) > 200
-            or len(self.trace_id) > 200
-            or (self.causation_id is not None and len(self.causation_id) > 200)
             or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
             or self.train_accuracy < 0.0
             or self.train_accuracy > 1.0
             or self.validation_accuracy < 0.0
             or self.validation_accuracy > 1.0
-            or len(self.layers) > 65536
             or any(one.unsound() for one in self.layers)
-            or len(self.catalogue) > 65536
             or any(one.unsound() for one in self.catalogue)
             or self.policy not in TEXTS["json"]
             or self.parent_run_id not in NAMES
@@ -4631,12 +4531,14 @@ class TelemetryLost(JournalEvent):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -4644,9 +4546,9 @@ class TelemetryLost(JournalEvent):
             "step": (step := read_long(stream)),
             "topic": read_utf8(stream),
             "lost": (lost := read_long(stream)),
-            "signer": read_utf8(stream),
-            "previous": read_utf8(stream),
-            "signature": read_utf8(stream),
+            "signer": (seal := read_seal(stream))[0],
+            "previous": seal[1],
+            "signature": seal[2],
         }
         if (occurred_at | sequence | step | lost) >> 53 or (timeline | epoch) >> 31 or run_id not in NAMES:
             require("TelemetryLost", cls.BOUNDS, datum)
@@ -4721,19 +4623,21 @@ class TrainingStep(Event):
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
         """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
         datum = {
-            "event_id": read_utf8(stream),
-            "occurred_at": (occurred_at := read_long(stream)),
-            "run_id": (run_id := read_utf8(stream)),
-            "sender_id": read_utf8(stream),
-            "trace_id": read_utf8(stream),
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
             "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
             "epoch": (epoch := read_long(stream)),
             "step": (step := read_long(stream)),
-            "loss": read_double(stream),
-            "accuracy": (accuracy := read_double(stream)),
-            "gradient_norm": read_double(stream),
-            "learning_rate": read_double(stream),
+            "loss": (numbers := _unpack_4(stream.read(32)))[0],
+            "accuracy": (accuracy := numbers[1]),
+            "gradient_norm": numbers[2],
+            "learning_rate": numbers[3],
             "samples": (samples := read_long(stream)),
             "duration_us": (duration_us := read_long(stream)),
         }

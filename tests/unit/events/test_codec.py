@@ -48,6 +48,42 @@ def test_an_event_comes_back_as_it_was() -> None:
     assert schema_id(message.value) == RunPaused.SCHEMA_ID
 
 
+def test_events_of_several_senders_in_turn_come_back() -> None:
+    """What was read of one event never stands in another: whatever of run, sender and trace is equal, and wherever a message is cut off."""
+    one = paused()
+    names = [("run-1", "trainer"), ("run-1", "traine"), ("run-10", "trainer"), ("", ""), ("run-1", "ü")]
+    events = [
+        replace(one, run_id=run, sender_id=sender, trace_id=trace) for run, sender in names for trace in (one.trace_id, "", "0" * 200)
+    ]
+    for event in [*events, *reversed(events)]:
+        value = encode(event).value
+        assert decode(value) == decode(value) == event
+        for end in range(5, len(value)):
+            with pytest.raises(PoisonError):
+                decode(value[:end])
+
+
+@pytest.mark.parametrize("signer", ["", "s" * 42, "s" * 43, "ü" * 21 + "s"])
+@pytest.mark.parametrize("previous", ["", "p" * 64, "p" * 65])
+@pytest.mark.parametrize("signature", ["", "t" * 86, "t" * 85])
+def test_seals_of_every_length_come_back(signer: str, previous: str, signature: str) -> None:
+    """Also what is no key, digest or signature; and whatever follows the datum, or is missing of it, is poison."""
+    event = replace(paused(), signer=signer, previous=previous, signature=signature)
+    value = encode(event).value
+    assert decode(value) == event
+    for damaged in (value[:-1], value + b"\0", value + b"\0\0\0", value + value[-198:]):
+        with pytest.raises(PoisonError):
+            decode(damaged)
+
+
+def test_a_seal_that_is_no_text_is_poison() -> None:
+    """As any text: in the key, the digest and the signature."""
+    value = encode(replace(paused(), signer="s" * 43, previous="p" * 64, signature="t" * 86)).value
+    for at in (-1, -86, -89, -152, -155, -197):
+        with pytest.raises(PoisonError, match="UnicodeDecodeError"):
+            decode(value[: len(value) + at] + b"\xff" + value[len(value) + at + 1 :])
+
+
 def test_headers_are_cloudevents_and_trace_context() -> None:
     """Binary mode of the CloudEvents Kafka binding, the schema's fingerprint, and a W3C traceparent."""
     event = paused()
