@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import faust
+from aiokafka.errors import KafkaError
 
 from esper.bounded.names import is_run_id
 from esper.clock import Clock
@@ -25,6 +27,7 @@ from processors.nissa.metrics import Scene
 from processors.nissa.resources import default_collectors, sampled
 from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, Rows, check
 
+_log = logging.getLogger(__name__)
 SENDER = "nissa"
 SAMPLE_S = 15.0
 DEFINITIONS = "esper-nissa-definitions"
@@ -82,7 +85,10 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     async def sample() -> None:
         present = scene()
         live.sample(present.runs, present.now_us)
-        await outbound.send(*(encode(reading) for reading in sampled(collectors, origin)))
+        try:
+            await outbound.send(*(encode(reading) for reading in sampled(collectors, origin)))
+        except KafkaError as error:  # the next sample says more than this one; Faust would end the worker
+            _log.warning("Resources are not told: %s", error)
 
     app.timer(SAMPLE_S)(sample)
     app.task(own_topic.maybe_declare)
