@@ -136,13 +136,20 @@ class Door:
     def require(self) -> None:
         """Do nothing unless the broker refuses this client, and goes on to if it let it in before. Not for callbacks: see `renew`.
 
+        A broker whose certificate stops being good is no refusal to who was let in before: it is away, as one that has died is.
+
         Raises:
             DeniedError: it does.
         """
         self.renew()
         refusal, since = self._refusal, self._standing.refused_since
-        if refusal is None or (self._standing.let_in and since is not None and time.monotonic() - since < _ROTATION_S):
+        if refusal is None:
             return
+        if self._standing.let_in:
+            if refusal.code() == KafkaError._SSL:  # noqa: SLF001 - one broker's certificate has expired: it is away until it has a new one
+                return
+            if since is not None and time.monotonic() - since < _ROTATION_S:
+                return
         raise self.refused(refusal)
 
     def renew(self) -> None:

@@ -48,7 +48,7 @@ pytestmark = [
 CLOCK: Final = SystemClock()
 ROUNDS: Final = int(os.environ.get("ESPER_CHAOS_CLUSTER", "1"))
 SEED: Final = int(os.environ.get("ESPER_CHAOS_SEED", "1"))
-RECIPE: Final = ("run", "digits", "--json", "--set", "decisions=lockstep", "--set", f"run.epochs={40 * ROUNDS}", "--set", "run.seed=3")
+RECIPE: Final = ("run", "digits", "--json", "--set", "decisions=lockstep", "--set", f"run.epochs={150 * ROUNDS}", "--set", "run.seed=3")
 READY_S: Final = "120"
 PATIENCE_S: Final = 600.0
 

@@ -1,0 +1,69 @@
+"""How a refusal of the broker is heard: from callbacks that only keep it, and as what it means to a client that was let in before."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from confluent_kafka import KafkaError
+
+from esper.errors import DeniedError
+from esper.oona.access import Access
+from esper.oona.door import Door, Standing
+
+EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")  # noqa: SLF001 - librdkafka's own codes begin with an underscore
+REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")  # noqa: SLF001
+BROKEN = KafkaError(KafkaError._SSL, "connection reset by peer")  # noqa: SLF001
+
+
+@pytest.fixture
+def door() -> Door:
+    """Of a client that nobody has let in yet."""
+    return Door(Access.plain("127.0.0.1:1"), Standing())
+
+
+@pytest.mark.parametrize("error", [EXPIRED, REFUSED])
+def test_who_was_never_let_in_hears_at_once(door: Door, error: KafkaError) -> None:
+    """A wrong password and a bad certificate are told before anything is waited for."""
+    door.told.error(error)
+    with pytest.raises(DeniedError, match="does not let"):
+        door.require()
+
+
+def test_a_connection_that_breaks_is_no_refusal(door: Door) -> None:
+    """Whatever it broke in."""
+    door.told.error(BROKEN)
+    door.require()
+
+
+def test_a_certificate_that_expires_is_an_outage_to_who_was_let_in(door: Door) -> None:
+    """However long ago: the broker is away until it has another one, and a run that trains waits as it waits for a broker that died."""
+    door.let_in()
+    door.told.error(EXPIRED)
+    door.require()
+    standing = door._standing  # noqa: SLF001 - the time since when, which the client's own clock tells
+    assert standing.refused_since is not None
+    standing.refused_since -= 3_600
+    door.require()
+
+
+def test_a_password_that_is_refused_for_long_is_told(door: Door) -> None:
+    """Half a minute later: a password may change at the broker before it does in its file."""
+    door.let_in()
+    door.told.error(REFUSED)
+    door.require()
+    standing = door._standing  # noqa: SLF001 - the same
+    assert standing.refused_since is not None
+    standing.refused_since -= 31
+    with pytest.raises(DeniedError):
+        door.require()
+    door.let_in()
+    door.require()
+
+
+def test_what_the_client_says_reaches_the_log_after_its_call(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """A callback keeps the line; the next look at the door writes it."""
+    door.told.log(logging.WARNING, "%s [%s] %s", "FAIL", "client#1", "connection closed")
+    assert not caplog.records
+    door.hear()
+    assert [record.getMessage() for record in caplog.records] == ["FAIL [client#1] connection closed"]
