@@ -11,9 +11,9 @@ from esper.errors import DeniedError
 from esper.oona.access import Access
 from esper.oona.door import Door, Standing
 
-EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")  # noqa: SLF001 - librdkafka's own codes begin with an underscore
-REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")  # noqa: SLF001
-BROKEN = KafkaError(KafkaError._SSL, "connection reset by peer")  # noqa: SLF001
+EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")
+REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")
+BROKEN = KafkaError(KafkaError._SSL, "connection reset by peer")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_certificate_that_expires_is_an_outage_to_who_was_let_in(door: Door) -
     door.let_in()
     door.told.error(EXPIRED)
     door.require()
-    standing = door._standing  # noqa: SLF001 - the time since when, which the client's own clock tells
+    standing = door._standing
     assert standing.refused_since is not None
     standing.refused_since -= 3_600
     door.require()
@@ -52,7 +52,7 @@ def test_a_password_that_is_refused_for_long_is_told(door: Door) -> None:
     door.let_in()
     door.told.error(REFUSED)
     door.require()
-    standing = door._standing  # noqa: SLF001 - the same
+    standing = door._standing
     assert standing.refused_since is not None
     standing.refused_since -= 31
     with pytest.raises(DeniedError):
