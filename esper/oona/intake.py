@@ -12,6 +12,7 @@ tests/attacks/test_poison_consumers.py holds that every consumer in the tree tak
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,8 @@ OTHERS: Final = "(others)"
 _KINDS: Final = 200
 _LONGEST_TRACE: Final = 20_000
 
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -41,13 +44,16 @@ def opened(received: Received) -> Event:
     """The event in a message.
 
     Raises:
-        PoisonError: the message is empty, cannot be decoded, does not belong on its topic, or has another key than its event says.
+        PoisonError: the message is empty, cannot be decoded, does not belong on its topic, has another key than its event says, or its event's id is
+            no UUID: whatever answers it names that id, and the history would take no such answer.
     """
     if not received.value:
         raise PoisonError(f"A message of {received.topic} is empty; no topic of events is compacted, so an empty message says nothing.")
     event = decode(received.value, received.headers)
     if received.topic != event.TOPIC:
         raise PoisonError(f"{event.NAME} does not belong on {received.topic} but on {event.TOPIC}.")
+    if not _UUID.fullmatch(event.event_id):
+        raise PoisonError(f"A {event.NAME} on {received.topic} has the event_id {event.event_id[:80]!r}, which is no UUID.")
     if received.key != str(getattr(event, event.KEY)).encode(errors="surrogatepass"):
         raise PoisonError(
             f"A {event.NAME} on {received.topic} has the key {(received.key or b'')[:80]!r}, and its {event.KEY} is "

@@ -148,9 +148,9 @@ def test_there_are_no_letters_about_letters() -> None:
     assert intake.refusals.total == 1
 
 
-@pytest.mark.parametrize("bad", ["empty", "topic", "key", "no key"])
+@pytest.mark.parametrize("bad", ["empty", "topic", "key", "no key", "id"])
 def test_a_message_says_the_same_in_topic_key_and_body(bad: str) -> None:
-    """An empty message, a record on another's topic, and one under another key are refused by each consumer."""
+    """An empty message, a record on another's topic, one under another key, and one whose id no answer could name are refused by each consumer."""
     event = Run("same").started()
     good = Received(event.TOPIC, 0, 7, b"same", encode(event).value, (), 0)
     assert opened(good) == event
@@ -159,6 +159,7 @@ def test_a_message_says_the_same_in_topic_key_and_body(bad: str) -> None:
         "topic": good._replace(topic="telemetry.resources"),
         "key": good._replace(key=b"another"),
         "no key": good._replace(key=None),
+        "id": good._replace(value=encode(replace(event, event_id="sequence in 16")).value),
     }[bad]
     bus = MemoryBus()
     with bus.producer(sender_id="t") as producer:
