@@ -55,8 +55,13 @@ class Judge:
         own: keys that `seal_sentence` calls this installation's.
     """
 
-    def __init__(self, run_id: str, trust: Trust, *, strict: bool = False, tolerant: bool = False) -> None:
-        """Begin before the first message. `strict`: nothing is set aside, since nobody but a forger adds to a file; the first such message is an error."""
+    def __init__(
+        self, run_id: str, trust: Trust, *, strict: bool = False, tolerant: bool = False, asides: Callable[[Aside], None] = lambda _: None
+    ) -> None:
+        """Begin before the first message. `strict`: nothing is set aside, since nobody but a forger adds to a file; the first such message is an error.
+
+        `asides` hears each message that is set aside, also those that are only counted.
+        """
         self.run_id = run_id
         self.trust = trust
         self.events = 0
@@ -68,6 +73,7 @@ class Judge:
         self.own = trust.keys(TRAINER)
         self._strict = strict
         self._tolerant = tolerant
+        self._asides = asides
         self._next = 0
         self._head = ""
         self._last: tuple[str, bytes] | None = None  # of an unsigned event, whose digest only a signed one asks for
@@ -240,8 +246,10 @@ class Judge:
 
     def _set_aside(self, received: Received, why: str) -> None:
         self.set_aside += 1
+        aside = Aside(received, why)
         if len(self.aside) < _REMEMBERED:
-            self.aside.append(Aside(received, why))
+            self.aside.append(aside)
+        self._asides(aside)
 
     def _note_signers(self, events: Iterable[JournalEvent]) -> None:
         for event in events:
@@ -301,12 +309,9 @@ class Journals:
             by_run.setdefault(_key(received), []).append(received)
         trust = self._trust()
         for run_id, messages in by_run.items():
-            judge = self._judges.setdefault(run_id, Judge(run_id, trust, tolerant=True))
+            judge = self._judges.setdefault(run_id, Judge(run_id, trust, tolerant=True, asides=self._asides))
             judge.trust = trust
-            before = len(judge.aside)
             yield from judge.take(messages)
-            for aside in judge.aside[before:]:
-                self._asides(aside)
             if judge.faults:
                 self.faults.setdefault(run_id, judge.faults[0])
             if not judge.events:  # nobody's run: its key costs no memory, but what was set aside is told once

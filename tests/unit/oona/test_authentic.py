@@ -18,7 +18,7 @@ from esper.events.codec import Message
 from esper.events.records import EpochEnded, RunStarted
 from esper.events.seals import TRAINER, Chain, Signer, Trust, digest, fault, is_sealed, restored
 from esper.journal.replay import fold_journal
-from esper.oona.authentic import JOURNAL, Journals, Judge, judged
+from esper.oona.authentic import JOURNAL, Aside, Journals, Judge, judged
 from esper.oona.journal import read
 from esper.oona.port import Received
 from esper.service import signing
@@ -325,3 +325,11 @@ def test_a_keyring_sees_what_is_added_while_it_lives(tmp_path: Path) -> None:
     assert KEY.key in ring.trust().keys(TRAINER, "imported")
     assert KEY.key not in ring.trust().keys(TRAINER, "another")
     assert ring.trust().unsigned(TRAINER, "imported", 6)
+
+
+def test_each_of_a_flood_under_one_key_is_heard_of() -> None:
+    """A thousand are remembered by the run; whoever writes letters hears of every one."""
+    heard: list[Aside] = []
+    flood = [Received(JOURNAL, 0, number, b"flooded", b"junk", (), 0) for number in range(1_500)]
+    assert list(Journals(Trust, heard.append).take(flood)) == []
+    assert [aside.received.offset for aside in heard] == list(range(1_500))
