@@ -107,7 +107,8 @@ def answers(port: int, sent: bytes, patience_s: float) -> list[int]:
                 received += more
                 connection.settimeout(QUIET_S)  # a second answer would come right behind the first
         connection.settimeout(30)
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # closed by the other side, with bytes of ours unread
+            connection.shutdown(socket.SHUT_WR)
         while more := connection.recv(65_536):
             received += more
     return [int(piece[:3]) for piece in received.split(b"HTTP/1.1 ")[1:]]
