@@ -140,8 +140,8 @@ class Drain(threading.Thread):
             self._acknowledge(found.committed[-1].next_sequence, found.next_offset)
         if found.foreign:
             _log.warning("run %s: another writer has taken over; this one ends", self._outbox.run_id)
+            self.fenced = True  # before the outbox is sealed: whoever finds it sealed asks why
             self._outbox.seal(f"another writer has taken over; its first event stands at offset {found.foreign[0].offset} of the journal")
-            self.fenced = True
             self._ended.set()
         return bool(found.foreign)
 

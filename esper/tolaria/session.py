@@ -14,7 +14,7 @@ from typing import Any
 from esper.checkpoint import Snapshot
 from esper.checkpoint.tensors import Tensors
 from esper.clock import Clock
-from esper.errors import CorruptError, EsperError, StorageFullError
+from esper.errors import CorruptError, EsperError, FencedError, StorageFullError
 from esper.events import JournalEvent, Origin
 from esper.events.records import CheckpointRequested, RollbackRequested, RunForked, SeedTransitioned
 from esper.kasmina.growth import GrowingModel, Place
@@ -143,6 +143,9 @@ class Session:
                     parts.journal.do(Resume(reason="There is room on the disk again.", incarnation=self.state.incarnation), self.step)
                     full = False
                 return parts.journal.do(command, self.step)
+            except FencedError:
+                parts.require_pen()  # says who has taken over
+                raise
             except StorageFullError as error:
                 if not full:
                     saved = save_model(parts.growing, parts.run_dir / "paused.safetensors", parts.models, elsewhere=True)

@@ -27,6 +27,7 @@ from esper.tezzeret.service import Foundry
 from esper.tolaria.control.ledger import Ledger
 from esper.urza.memory import MemoryStore
 from esper.urza.shelf import Shelf, follow_outcomes
+from tests.forging import new_id
 from tests.stackfixtures import eventually
 from tests.unit.nissa.journal import Run
 
@@ -272,7 +273,7 @@ def test_the_trainers_inbox_goes_on_behind_whatever_comes() -> None:
     origin = Origin("r", "t", "0" * 32, CLOCK)
     good = PauseRequested(**origin.envelope("pause"), reason="x", expires_at=CLOCK.now_us() + 10**9)
     message = encode(good)
-    other = encode(replace(good, run_id="another", event_id="another"))
+    other = encode(replace(good, run_id="another", event_id=new_id()))
     bad = [message._replace(value=b""), message._replace(value=message.value[:-1]), message._replace(value=other.value)]
     send(bus, *bad, good)
     with bus.producer(sender_id="trainer") as producer:

@@ -36,7 +36,7 @@ from esper.service import signing
 from esper.service.audit import PENDING, AuditEntry, Link, chained
 from processors.tamiyo.app import _learn
 from processors.tamiyo.experience import Experience
-from tests.forging import any_event
+from tests.forging import any_event, new_id
 from tests.stackfixtures import eventually
 
 CLOCK = SystemClock()
@@ -57,18 +57,18 @@ def test_a_trainer_takes_tamiyos_own_decisions_alone(tmp_path: Path, broker: str
     run, bus = "decided-1", KafkaBus(broker)
     signing.ensure_all(tmp_path, CLOCK)
     tamiyo, trainer = signing.ensure(tmp_path, TAMIYO, CLOCK), signing.ensure(tmp_path, TRAINER, CLOCK)
-    review = any_event(EpochReviewed, run_id=run, event_id="review", packet=3)
+    review = any_event(EpochReviewed, run_id=run, event_id=new_id(), packet=3)
     real = tamiyo.seal(review)
     signed = decode(real.value)
     assert isinstance(signed, EpochReviewed)
-    elsewhere = tamiyo.seal(replace(review, run_id="decided-2", event_id="elsewhere"))
+    elsewhere = tamiyo.seal(replace(review, run_id="decided-2", event_id=new_id()))
     forgeries = [
         encode(review),
         MALLORY.seal(review),
         trainer.seal(review),
         encode(replace(signed, packet=10**6)),
         elsewhere._replace(key=run.encode()),
-        encode(any_event(AdaptationOutcome, run_id=run, event_id="outcome")),
+        encode(any_event(AdaptationOutcome, run_id=run, event_id=new_id())),
     ]
     with bus.producer(sender_id="trainer") as producer:
         start = {(topic, number): 0 for topic in (EpochReviewed.TOPIC,) for number in range(4)}
@@ -97,7 +97,9 @@ def test_an_outcome_of_nobodys_teaches_nothing(tmp_path: Path) -> None:
     """One forged reward of -1e6 stopped growth for 84 days: unsigned, or by a key that is not Tamiyo's, it is left out."""
     tamiyo = signing.ensure(tmp_path, TAMIYO, CLOCK)
     trust, experience = signing.trust(tmp_path), Experience()
-    outcome = any_event(AdaptationOutcome, run_id="r", event_id="o", decision_id="d", context="c", reward=0.5, occurred_at=CLOCK.now_us())
+    outcome = any_event(
+        AdaptationOutcome, run_id="r", event_id=new_id(), decision_id="d", context="c", reward=0.5, occurred_at=CLOCK.now_us()
+    )
     before = experience.prior("c", run_id="other", now_us=CLOCK.now_us())
 
     def opened(received: Received) -> Event:

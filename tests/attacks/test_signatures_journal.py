@@ -29,7 +29,7 @@ from esper.service import signing
 from esper.service.signing import Keyring
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.session import Session
-from tests.forging import any_event, forged
+from tests.forging import any_event, forged, new_id
 from tests.stackfixtures import eventually
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
@@ -66,7 +66,7 @@ class Attacked:
             "reason": "forged by nobody",
         }
         known = {name: value for name, value in place.items() if name in record.__dataclass_fields__}
-        self.send(encode(any_event(record, run_id=self.run_id, event_id=os.urandom(16).hex(), **{**known, **values})))
+        self.send(encode(any_event(record, run_id=self.run_id, event_id=new_id(), **{**known, **values})))
 
     def killed_at(self, step: int) -> None:
         """A life that is killed before step number `step`, once Kafka has some of its events."""
@@ -188,9 +188,9 @@ def test_forged_journals_delete_no_snapshot(tmp_path: Path, broker: str) -> None
     assert taken
     assert isinstance(journal[0], RunStarted)
     attack: Sequence[Any] = [
-        replace(journal[0], event_id="forged-start"),
-        *(replace(one, event_id=f"forged-{one.snapshot_id}", occurred_at=1, sequence=one.sequence + 10**6) for one in taken),
-        any_event(RunCompleted, run_id=victim.run_id, sequence=10**9, event_id="forged-end"),
+        replace(journal[0], event_id=new_id()),
+        *(replace(one, event_id=new_id(), occurred_at=1, sequence=one.sequence + 10**6) for one in taken),
+        any_event(RunCompleted, run_id=victim.run_id, sequence=10**9, event_id=new_id()),
     ]
     victim.send(*(encode(event) for event in attack), *(encode(replace(event, signer="", signature="")) for event in attack))
     swept = victim.esper("gc", "--json")
