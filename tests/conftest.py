@@ -103,6 +103,14 @@ def _of_python(process: psutil.Process) -> bool:
         return True
 
 
+def _home(process: psutil.Process) -> str:
+    """Whose installation a process belongs to, which names its test."""
+    try:
+        return str(process.environ().get("ESPER_HOME", "nobody"))
+    except psutil.Error:
+        return "nobody"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Name and end every process that the tests have left; each fails the session."""
@@ -115,7 +123,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     eventually(lambda: not left_behind(folder), 20)
     for one in left_behind(folder):
         with told.open("a") as file:
-            file.write(f"LEFT BEHIND: pid {one.pid}: {' '.join(one.cmdline())[:300]}\n")
+            file.write(f"LEFT BEHIND: pid {one.pid} of {_home(one)}: {' '.join(one.cmdline())[:300]}\n")
         one.kill()
     if told.exists() and not hasattr(session.config, "workerinput"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -18,6 +18,7 @@ from esper.service import certificates, keys, signing
 from esper.stack import jars, owners, state
 from esper.stack.cache import unwritable
 from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
+from esper.stack.leash import kill_group
 from esper.stack.parts import child_environment, with_esper_on_path
 from esper.stack.ports import HOST
 
@@ -244,6 +245,7 @@ def _end_leftovers(settings: Settings, clock: Clock) -> bool:
     left = [part.process for part in now.parts if part.process is not None and part.process.lives()] if now is not None else []
     for process in left:
         process.end(clock=clock, timeout=PARTS_STOP_S)
+        kill_group(process.pid)  # its children: each part leads a group, whose number is no other's while one of them lives
     return bool(left)
 
 

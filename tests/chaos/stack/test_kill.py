@@ -149,6 +149,8 @@ def test_when_leash_and_supervisor_are_killed_together_the_next_up_ends_what_the
     with tiny_stack(shared):
         left = part(shared, "nissa").process
         assert left is not None
+        members = family(left.pid)
+        assert len(members) == 2  # the part and its child
         supervisor, leash = now(shared).supervisor, leash_of(shared)
         os.kill(supervisor.pid, signal.SIGSTOP)  # so that it cannot replace the leash
         os.kill(leash.pid, signal.SIGKILL)
@@ -157,5 +159,6 @@ def test_when_leash_and_supervisor_are_killed_together_the_next_up_ends_what_the
         assert left.lives()
         bring_up(shared)
         assert not left.lives()
+        assert eventually(lambda: not survivors(members))
         stack.wait_ready(shared, ["nissa"], PATIENCE_S)
         assert Identity.of(pid_of(shared, "nissa")) != left
