@@ -18,7 +18,7 @@ from esper.checkpoint.manifest import chunks_in, manifest_at
 from esper.checkpoint.retention import Pins
 from esper.clock import Clock
 from esper.config import Settings
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import CorruptError, EsperError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.codec import Message
@@ -116,7 +116,6 @@ class Importing:
         note(run_dir, Provenance(str(export.folder.resolve()), sha256_of(export.folder / MANIFEST), data))
         for folder, ending in ((DATA, ".safetensors"), (SOURCE, ".py")):
             for name in export.named(folder, ending):
-                make_folder(run_dir / folder)
                 write_file(run_dir / name, export.read(name, export.limits.file))
 
     def _objects(self, events: Sequence[JournalEvent]) -> int:

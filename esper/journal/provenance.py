@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from esper.bounded import DEFAULT, read_in
 from esper.bounded.names import SHA256
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import CorruptError
 
 FILE: Final = "origin.json"
@@ -58,7 +58,6 @@ def provenance(run_dir: Path) -> Provenance | None:
 
 def note(run_dir: Path, known: Provenance) -> None:
     """Write it, durably. Raises StorageFullError or UnavailableError."""
-    make_folder(run_dir)
     write_file(run_dir / FILE, json.dumps(asdict(known), indent=1, sort_keys=True).encode() + b"\n")
 
 
@@ -75,7 +74,6 @@ def inherit(parent: Path, child: Path) -> None:
     note(child, replace(known, fork=True))
     for folder, names in ((DATA, known.data), (SOURCE, _names(parent / SOURCE))):
         for name in names:
-            make_folder(child / folder)
             write_file(child / folder / name, read_in(parent, f"{folder}/{name}", DEFAULT.file))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.clock import Clock
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import CorruptError
 from esper.events.records import EpochEnded
 from esper.events.seals import Trust, fingerprint
@@ -67,7 +67,6 @@ class FoldReport:
 
 def save_state(run_dir: Path, state: RunState) -> None:
     """Keep the live folded state beside the run, for `esper replay --fold` to compare with."""
-    make_folder(run_dir)
     write_file(run_dir / STATE_FILE, state.canonical().encode())
 
 

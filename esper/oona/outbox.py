@@ -161,12 +161,7 @@ class Outbox:
         Raises:
             StorageFullError: no room; the frame is still in the outbox.
         """
-        folder = self.directory / "quarantine"
-        try:
-            make_folder(folder)
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        path = folder / f"{frame.first_sequence:020d}-{frame.incarnation}.frame"
+        path = self.directory / "quarantine" / f"{frame.first_sequence:020d}-{frame.incarnation}.frame"
         write_file(path, MAGIC + pack(frame))
         write_file(path.with_suffix(".reason"), f"{reason} (at {self._clock.now_us()} microseconds since 1970)\n".encode())
         return path

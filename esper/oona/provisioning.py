@@ -159,12 +159,13 @@ class Administration:
             self._request("read quotas", lambda way: requests.quotas(way, timeout_s=self._bus.patience)) if plan.quotas is not None else {}
         )
         lacking = {one.subject for one in wire.lacking(self._settings)} if plan.schemas else set()
+        present = self._found_topics(plan)
         return Plan(
-            self._found_topics(plan),
+            present,
             frozenset(one for one in self._bindings if one.principal in names),
             {name: values for name, values in limits.items() if name in names},
             plan.schemas - lacking,
-            tuple(self._hanging(plan)),
+            tuple(self._hanging({name: one.partitions for name, one in present.items()})),
         )
 
     def apply(self, plan: Plan, differences: Sequence[Difference]) -> None:
@@ -191,12 +192,10 @@ class Administration:
         if passwords:
             acls.set_passwords(self._bus, passwords)
 
-    def _hanging(self, plan: Plan) -> list[Hanging]:
-        """Those of the topics that there are. By OAUTHBEARER, which aiokafka's client here does not speak, none are looked for."""
+    def _hanging(self, counts: Mapping[str, int]) -> list[Hanging]:
+        """Those of the topics that there are, a number of partitions by name. By OAUTHBEARER, which aiokafka's client here does not speak, none are looked for."""
         if self._bus.access.kafka.sasl_mechanism == "OAUTHBEARER":
             return []
-        known = self._asked(lambda: self._bus.admin().list_topics(timeout=self._bus.patience)).topics
-        counts = {name: len(known[name].partitions) for name in plan.topics if name in known}
         return hanging.found(self._bus.access, counts, clock=self._clock, timeout_s=self._bus.patience) if counts else []
 
     def _found_topics(self, plan: Plan) -> dict[str, TopicPlan]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.config import Settings
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import CorruptError, EsperError, UnavailableError
 from esper.events.registry import WireSchema, wire_schemas
 from esper.oona.registry import Registry
@@ -121,7 +121,6 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
     ids = {wire.id: registry.register(wire) if number is None else number for wire, number in zip(wires, known, strict=True)}
     _told_apart(ids, registry.url)
     _unchanged(settings.schema_ids_path, registry.url, ids)
-    make_folder(settings.schema_ids_path.parent)
     text = {"registry": registry.url, "ids": {str(own): theirs for own, theirs in ids.items()}}
     write_file(settings.schema_ids_path, json.dumps(text).encode())
     return ids

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.bounded import DEFAULT, read_in
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import printable
 from esper.journal.portable import Export
 from esper.journal.provenance import SOURCE
@@ -71,7 +71,6 @@ def keep_sources(recipe: Recipe, run_dir: Path) -> None:
     """Keep a copy of a recipe's own source files beside the run. Raises StorageFullError or UnavailableError."""
     for one in map(source_of, modules_of(recipe)):
         if one.path and one.path.suffix == ".py":
-            make_folder(run_dir / SOURCE)
             write_file(run_dir / SOURCE / f"{one.module}.py", one.content)
 
 

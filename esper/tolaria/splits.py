@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esper.bounded import DEFAULT, Limits, open_in, tensors_header
 from esper.bounded.names import MALFORMED
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import CorruptError, UsageError, printable
 from esper.tolaria.digests import tensors_digest
 
@@ -93,7 +93,6 @@ def cached(name: str, make: Callable[[], object], source: Path, folder: Path, *,
     made = make()
     if not isinstance(made, Splits):
         raise UsageError(f"The data function of {name} returns {type(made).__name__}; it has to return esper.tolaria.splits.Splits.")
-    make_folder(folder)
     write_file(folder / f"{name}-{_source_id(source)}-{digest_of(made)}.safetensors", packed(made))
     return made
 

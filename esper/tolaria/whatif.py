@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Literal
 
 from esper.clock import Clock
-from esper.disk import make_folder, write_file
+from esper.disk import write_file
 from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, AdaptationRejected, EpochEnded
@@ -173,7 +173,6 @@ def closed_loop(question: Question, run: Callable[[Cut, Side, int], tuple[str, S
 def keep(answer: Answer, folder: Path) -> Path:
     """Write the answer as JSON into a run's folder of answers; gives the file."""
     target = folder / f"{answer.question.decision.decision_id}-{answer.mode}.json"
-    make_folder(folder)
     write_file(target, (json.dumps(answer.as_json(), sort_keys=True, indent=2) + "\n").encode())
     return target
 

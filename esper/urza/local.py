@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from esper.disk import make_folder
+from esper.disk import make_folder, sync_directory
 from esper.errors import StorageFullError, UnavailableError
 from esper.urza.store import Listed, Store, require_key
 
@@ -81,7 +81,7 @@ class LocalStore(Store):
         target = self.root / require_key(key)
         try:
             target.unlink()
-            _sync_folder(target.parent)
+            sync_directory(target.parent)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -102,7 +102,7 @@ class LocalStore(Store):
                 os.link(temporary, target)
             except FileExistsError:
                 return False
-            _sync_folder(target.parent)
+            sync_directory(target.parent)
             return True
         finally:
             temporary.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ class LocalStore(Store):
             return
         self._make_folder(folder.parent)
         make_folder(folder)
-        _sync_folder(folder.parent)
+        sync_directory(folder.parent)
 
     def _sweep(self) -> None:
         for path in self._incoming.iterdir():
@@ -130,11 +130,3 @@ class LocalStore(Store):
         if error.errno in _FULL:
             raise StorageFullError(f"The object store in {self.root} is full; free some room and try again: nothing was stored.") from error
         raise UnavailableError(f"The object store in {self.root} cannot be used: {error.strerror}.") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

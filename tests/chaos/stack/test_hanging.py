@@ -81,7 +81,7 @@ def values(bus: KafkaBus, patience: float = PATIENCE_S) -> list[bytes]:
 
 @pytest.fixture
 def hurt(tmp_path: Path) -> Iterator[Secured]:
-    """A broker that is up, after a commit or an abort of which it has lost the end; the test says which by `request`."""
+    """A broker that is up, with everything that a stack gives it, for a test to hurt."""
     with secured_broker(tmp_path / "home") as one:
         yield one
 
