@@ -4407,12 +4407,14 @@ class SystemStatePacket(Event):
         parent_run_id: Run that this one was forked from; empty for one that was not.
         parent_timeline: Timeline of the parent in which the fork stands.
         parent_packet: Number of the parent's last packet whose answer the fork began with; -1 when there was none.
+        gate_z: Standard errors by which the shadow-loss gap of a kernel has to be above zero at its gate.
+        per_epoch: Adaptations that the trainer accepts in one epoch at most.
     """
 
     NAME: ClassVar[str] = "SystemStatePacket"
     TOPIC: ClassVar[str] = "system.events.epoch"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1129128424
+    SCHEMA_ID: ClassVar[int] = 1348708847
 
     timeline: int
     packet: int
@@ -4433,6 +4435,8 @@ class SystemStatePacket(Event):
     parent_run_id: str = ""
     parent_timeline: int = 0
     parent_packet: int = -1
+    gate_z: float = 2.0
+    per_epoch: int = 3
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = (
         Bound("event_id", most=200),
@@ -4455,6 +4459,8 @@ class SystemStatePacket(Event):
         Bound("parent_run_id", format="name"),
         Bound("parent_timeline", minimum=0, maximum=2147483647),
         Bound("parent_packet", minimum=-1, maximum=2147483647),
+        Bound("gate_z", minimum=0),
+        Bound("per_epoch", minimum=1, maximum=2147483647),
     )
 
     def unsound(self) -> bool:
@@ -4474,6 +4480,8 @@ class SystemStatePacket(Event):
             or any(one.unsound() for one in self.catalogue)
             or self.policy not in TEXTS["json"]
             or self.parent_run_id not in NAMES
+            or self.gate_z < 0.0
+            or not 1 <= self.per_epoch <= 2147483647
         )
 
     def to_avro(self) -> dict[str, Any]:

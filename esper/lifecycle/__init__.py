@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from esper.lifecycle.decide import Context, decide
 from esper.lifecycle.evolve import Fold, evolve, fold
-from esper.lifecycle.guardrails import GATE_Z, Guardrails
+from esper.lifecycle.guardrails import Guardrails
 from esper.lifecycle.stages import EXECUTION, HOLDING, IN_TRAINING, LIVE, STAGES, may_follow
 from esper.lifecycle.state import RunState, SeedState, from_canonical
 
 __all__ = [
     "EXECUTION",
-    "GATE_Z",
     "HOLDING",
     "IN_TRAINING",
     "LIVE",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.events.records import Command, Stage
@@ -27,9 +25,6 @@ ADAPTATIONS: frozenset[Command] = frozenset({"GERMINATE", "ADVANCE", "SET_ALPHA"
 
 WAYS_OUT: frozenset[Command] = frozenset({"CULL", "RESET"})
 """What can be asked of a seed in ERROR_RECOVERY: its kernel is gone."""
-
-GATE_Z: Final = 2.0
-"""Standard errors by which the gap of a kernel is away from zero at its gate, if its recipe says nothing else. Tamiyo counts with this number."""
 
 
 class Guardrails(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,7 +76,7 @@ class Inbox(threading.Thread):
         self._watching = trust is not None
         self._next_sequence = 0
         self._forged: list[str] = []
-        self._arrived = threading.Condition()
+        self._lock = threading.Lock()
         self._queue: list[Delivered] = []
         self._ended = threading.Event()
 
@@ -84,7 +84,7 @@ class Inbox(threading.Thread):
         """Everything that has come and was not taken yet, without waiting."""
         if not self._queue:
             return []
-        with self._arrived:
+        with self._lock:
             taken, self._queue = self._queue, []
         return taken
 
@@ -92,21 +92,9 @@ class Inbox(threading.Thread):
         """What people should know of messages that somebody else wrote where the trainer or Tamiyo does, a sentence each; the first few of a flood."""
         if not self._forged:
             return []
-        with self._arrived:
+        with self._lock:
             taken, self._forged = self._forged, []
         return taken
-
-    def wait(self, predicate: Callable[[Delivered], bool], timeout: float) -> bool:
-        """Whether something that was not taken yet fulfils `predicate`, within `timeout` seconds. It stays to be taken, in its order."""
-        with self._arrived:
-            looked = 0
-
-            def found() -> bool:
-                nonlocal looked
-                fresh, looked = self._queue[looked:], len(self._queue)
-                return any(predicate(delivered) for delivered in fresh)
-
-            return self._arrived.wait_for(found, timeout)
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the thread."""
@@ -143,9 +131,8 @@ class Inbox(threading.Thread):
             delivered = [one for received in reader.poll(_BATCH, _POLL_S) if (one := self._accept(received)) is not None]
             self._start_at = reader.position()
             if delivered:
-                with self._arrived:
+                with self._lock:
                     self._queue += delivered
-                    self._arrived.notify_all()
 
     def _accept(self, received: Received) -> Delivered | None:
         if received.key != self._key and received.topic != _FOR_ALL:
@@ -165,7 +152,7 @@ class Inbox(threading.Thread):
         more = " What comes of the kind from now on is in dead.letters alone." if self.dropped["forged"] == _WARNINGS else ""
         place = f"{received.topic}/{received.partition}/{received.offset}"
         sentence = f"Somebody else has written at {place} under the key of this run: {self._intake.refusals.last} It is set aside.{more}"
-        with self._arrived:
+        with self._lock:
             self._forged.append(sentence)
 
     def _fresh(self, event: Event, received: Received) -> Delivered | None:

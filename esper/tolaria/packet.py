@@ -74,6 +74,8 @@ def build(
         parent_run_id=forked.parent_run_id if forked else "",
         parent_timeline=forked.parent_timeline if forked else 0,
         parent_packet=forked.parent_packet if forked else -1,
+        gate_z=recipe.gates.z,
+        per_epoch=recipe.guardrails.per_epoch,
     )
 
 

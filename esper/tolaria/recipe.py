@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esper.errors import UsageError
-from esper.lifecycle import GATE_Z, Guardrails
+from esper.lifecycle import Guardrails
 
 
 class _Section(BaseModel):
@@ -87,7 +87,7 @@ class GatesSection(_Section):
 
     min_training_steps: int = Field(default=150, ge=1, description="shadow steps before the gate to BLENDING may open")
     max_training_steps: int = Field(default=500, ge=1, description="shadow steps after which a seed that has not opened it is culled")
-    z: float = Field(default=GATE_Z, gt=0, description="standard errors by which the paired difference must be away from zero")
+    z: float = Field(default=2.0, gt=0, description="standard errors by which the paired difference must be away from zero")
     min_gap: float = Field(
         default=0.02, ge=0, description="nats that a kernel must win on held-out batches at least, however surely it wins less"
     )

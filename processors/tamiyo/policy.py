@@ -15,14 +15,12 @@ import numpy as np
 
 from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
-from esper.lifecycle import GATE_Z, IN_TRAINING, Guardrails
+from esper.lifecycle import IN_TRAINING
 from processors.tamiyo.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
 from processors.tamiyo.features import ACTIVE, ArmKey, Choice, choices, context, epochs_left
 from processors.tamiyo.settings import PolicySettings
 from processors.tamiyo.state import Record, RunState, Trial
 
-PER_EPOCH = Guardrails().per_epoch
-"""Germinations in one answer at most: what the trainer accepts in an epoch by default."""
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the chunk is another."""
 SAME_LAYER = 0.5
@@ -31,8 +29,6 @@ SAME_FAMILY = 0.25
 """Weight of a trial of the same family on another layer."""
 LOOKS = 8
 """How often the gate of TRAINING looks at a kernel before its budget is spent, about once an epoch."""
-FALSE_PASS = round(normal_cdf(-GATE_Z), 4)
-"""Probability that one look lets a kernel pass that is no improvement: P(z > GATE_Z) under a gap of zero."""
 HARM_WEIGHT = 2.0
 """Trials that the prior probability of harm counts for."""
 GRAFT_EPOCHS = (8.0, 4.0, 4.0)
@@ -83,15 +79,20 @@ def posterior(state: RunState, key: ArmKey, prior: Beta) -> Arm:
     return Arm(success, state.record(key).gain)
 
 
-def confidence(state: RunState, key: ArmKey, success: Beta) -> float:
+def false_pass(gate_z: float) -> float:
+    """Probability that one look lets a kernel pass that is no improvement: P(z > gate_z) under a gap of zero."""
+    return round(normal_cdf(-gate_z), 4)
+
+
+def confidence(state: RunState, key: ArmKey, success: Beta, gate_z: float) -> float:
     """Probability that germinating this arm does no harm to the live model.
 
     A kernel that does not improve the held-out loss never touches the live pass unless the gate of TRAINING errs. With u the
-    probability that the kernel is useless, P(harm) <= u * LOOKS * FALSE_PASS (union bound over the looks). u = 1 - E[success]. That
+    probability that the kernel is useless, P(harm) <= u * LOOKS * false_pass(gate_z) (union bound over the looks). u = 1 - E[success]. That
     bound is the mean of a Beta prior worth `HARM_WEIGHT` trials, which the arm's trials in this run update: `harmed` are those that
     had passed the gate and were culled later.
     """
-    bound = (1 - success.mean) * min(1.0, LOOKS * FALSE_PASS)
+    bound = (1 - success.mean) * min(1.0, LOOKS * false_pass(gate_z))
     record = state.record(key)
     trials = record.successes + record.failures
     return 1 - (HARM_WEIGHT * bound + record.harmed) / (HARM_WEIGHT + max(trials, record.harmed))
@@ -139,7 +140,7 @@ def _germinations(
         if choice is None or (not state.record(key).successes and _on_trial(state, key, trials)):
             del arms[key]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
             continue
-        sure, urgent = confidence(state, key, success[key]), urgency(state, packet, choice, success)
+        sure, urgent = confidence(state, key, success[key], packet.gate_z), urgency(state, packet, choice, success)
         if sure <= settings.min_confidence or urgent <= settings.min_urgency:
             refused = f"{key.family} on {key.layer} has confidence {sure:.2f} and urgency {urgent:.2f}, which is too little."
             del arms[key]
@@ -178,7 +179,7 @@ def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) 
         return 0, f"{training} seeds are in training, the most allowed is {settings.max_training}."
     if active >= settings.max_active:
         return 0, f"{active} seeds are active, the most allowed is {settings.max_active}."
-    return min(settings.max_training - training, settings.max_active - active, PER_EPOCH), ""
+    return min(settings.max_training - training, settings.max_active - active, packet.per_epoch), ""
 
 
 def _on_trial(state: RunState, key: ArmKey, new: list[Trial]) -> bool:

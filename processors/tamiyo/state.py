@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
-from esper.lifecycle import GATE_Z, HOLDING, LIVE
+from esper.lifecycle import HOLDING, LIVE
 from processors.tamiyo.bandits import Gain
 from processors.tamiyo.emergency import Watch
 from processors.tamiyo.features import ArmKey, relative, seeds
@@ -170,7 +170,7 @@ def _follow(state: RunState, trial: Trial, seed: SeedState, packet: SystemStateP
         state = replace(state, grafting=state.grafting.plus(packet.epoch - trial.epoch))
     trial = replace(trial, stage=seed.stage)
     if seed.stage in LIVE and not trial.learned:
-        success = trial.gap > GATE_Z * trial.gap_error
+        success = trial.gap > packet.gate_z * trial.gap_error
         state, trial = _learn(state, trial, success=success)
         state = replace(state, training=state.training.plus(packet.epoch - trial.epoch))
     elif seed.stage not in HOLDING and not trial.learned:

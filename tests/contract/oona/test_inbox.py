@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from esper.clock import ManualClock, SystemClock
+from esper.clock import ManualClock
 from esper.errors import CorruptError
 from esper.events.codec import Message, decode, encode
 from esper.events.envelope import Event
@@ -18,8 +18,8 @@ from esper.oona.memory import MemoryBus
 from esper.oona.port import Bus, Positions, Producer, Start
 from tests.contract.oona.worlds import World
 from tests.unit.oona.samples import pause, published
+from tests.waiting import PATIENCE_S, never, until
 
-PATIENCE_S = 15.0
 CLOCK = ManualClock()
 _numbers = count()
 
@@ -80,11 +80,6 @@ def send(producer: Producer, *events: Event) -> None:
     assert producer.flush(PATIENCE_S) == 0
 
 
-def is_event(event: Event) -> bool:
-    """Nothing but for reading."""
-    return bool(event.event_id)
-
-
 def last(event: Event) -> bool:
     """Whether it is the pause that ends a test."""
     return isinstance(event, PauseRequested) and event.reason == "reason 999"
@@ -92,8 +87,14 @@ def last(event: Event) -> bool:
 
 def heard(inbox: Inbox) -> list[Delivered]:
     """What has come up to the pause that ends a test."""
-    assert inbox.wait(lambda delivered: last(delivered.event), PATIENCE_S)
-    return inbox.take()
+    came: list[Delivered] = []
+
+    def ended() -> bool:
+        came.extend(inbox.take())
+        return bool(came) and last(came[-1].event)
+
+    until(ended, "the pause that ends the test")
+    return came
 
 
 def test_commands_of_the_run_come_in_order_with_their_positions(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
@@ -116,13 +117,13 @@ def test_kernels_are_for_everyone(bus: Bus, producer: Producer, ear: Ear, run: s
     inbox = ear.open(start)
     send(producer, published(f"{run}-k1"), published(f"{run}-k2", f"{run}-other"), published(f"{run}-k3", run))
     wanted = {f"{run}-k1", f"{run}-k2", f"{run}-k3"}
-    clock = SystemClock()
-    deadline = clock.monotonic() + PATIENCE_S
     kernels: set[str] = set()
-    while kernels < wanted and clock.monotonic() < deadline:
-        kernels |= {one.event.kernel_id for one in inbox.take() if isinstance(one.event, KernelPublished)} & wanted
-        clock.sleep(0.02)
-    assert kernels == wanted
+
+    def complete() -> bool:
+        kernels.update(one.event.kernel_id for one in inbox.take() if isinstance(one.event, KernelPublished))
+        return wanted <= kernels
+
+    until(complete, lambda: f"{wanted}, and there is {kernels}")
 
 
 def test_known_repeated_and_expired_commands_are_dropped(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
@@ -172,15 +173,12 @@ def test_a_poison_message_becomes_a_dead_letter(world: World, bus: Bus, producer
     assert found[0].event_id != found[1].event_id
 
 
-def test_taking_does_not_wait_and_waiting_does_not_take(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
-    """`take` gives what is there, or nothing, at once; `wait` leaves it there, and gives up in time."""
+def test_what_was_taken_is_gone(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
+    """`take` gives what is there, or nothing, at once, and each event to one call."""
     inbox = ear.open(now(bus))
     assert inbox.take() == []
-    assert not inbox.wait(lambda delivered: is_event(delivered.event), 0.05)
     send(producer, pause(run, 999))
-    assert inbox.wait(lambda delivered: last(delivered.event), PATIENCE_S)
-    assert inbox.wait(lambda delivered: last(delivered.event), 0.0)
-    assert len(inbox.take()) == 1
+    assert len(heard(inbox)) == 1
     assert inbox.take() == []
 
 
@@ -191,25 +189,21 @@ def test_an_inbox_survives_an_outage(run: str) -> None:
     ear = Ear(bus, producer, run)
     bus.set_online(False)
     inbox = ear.open("beginning")
-    assert not inbox.wait(lambda delivered: is_event(delivered.event), 0.1)
+    assert never(inbox.take)
     bus.set_online(True)
     send(producer, pause(run, 1), pause(run, 999))
     assert len(heard(inbox)) == 2
     bus.set_online(False)
     producer.send(pause(run, 3))
-    assert not inbox.wait(lambda delivered: is_event(delivered.event), 0.1)
+    assert never(inbox.take)
     bus.set_online(True)
     producer.poll()
-    assert inbox.wait(lambda delivered: is_event(delivered.event), PATIENCE_S)
-    assert [one.event for one in inbox.take()] == [pause(run, 3)]
+    until(lambda: (came := inbox.take()) and came[0].event == pause(run, 3), "the command of the outage")
     ear.close()
 
 
 def test_a_position_of_another_topic_ends_the_inbox_with_the_reason(bus: Bus, ear: Ear) -> None:
     """A folded position beyond the end is not silently reset: `error` says so."""
     inbox = ear.open({**now(bus), (PauseRequested.TOPIC, 0): 10**9})
-    clock = SystemClock()
-    deadline = clock.monotonic() + PATIENCE_S
-    while inbox.error is None and clock.monotonic() < deadline:
-        clock.sleep(0.02)
+    until(lambda: inbox.error is not None, "the reason")
     assert isinstance(inbox.error, CorruptError)

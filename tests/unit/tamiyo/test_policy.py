@@ -235,5 +235,32 @@ def test_a_kernel_that_did_harm_lowers_confidence() -> None:
     key = ArmKey("0", "mlp")
     failed = RunState(arms={key: Record(failures=3)})
     harmed = RunState(arms={key: replace(Record(successes=2), harmed=2)})
-    assert confidence(failed, key, Beta(1, 4)) > 0.7
-    assert confidence(harmed, key, Beta(3, 1)) < 0.7
+    assert confidence(failed, key, Beta(1, 4), 2.0) > 0.7
+    assert confidence(harmed, key, Beta(3, 1), 2.0) < 0.7
+
+
+def test_confidence_and_learning_use_the_runs_own_gate() -> None:
+    """A gate that lets more pass by chance lowers confidence; a gap above the gate of this run, not above the default one, is a success."""
+    untried, key = RunState(), ArmKey("0", "mlp")
+    assert confidence(untried, key, Beta(), 3.0) > confidence(untried, key, Beta(), 2.0) > confidence(untried, key, Beta(), 1.0)
+    for gate_z, learned in ((1.5, "success"), (3.0, "failure")):
+        world = digits(1, epoch=4)
+        first = world.packet()
+        world.ask(replace(first, gate_z=gate_z))
+        trial = next(iter(world.row.state.trials.values()))
+        shown = seed_state(
+            trial.seed, stage="BLENDING", decision_id=trial.decision_id, trained_steps=80, shadow_gap=0.2, shadow_gap_error=0.1
+        )
+        world.seeds[trial.layer][trial.seed] = shown
+        world.epoch += 1
+        world.ask(replace(world.packet(), gate_z=gate_z))
+        assert world.row.state.trials[trial.decision_id].learned == learned
+
+
+def test_no_more_is_germinated_than_the_trainer_accepts() -> None:
+    """The recipe's own limit of adaptations in an epoch bounds one answer."""
+    for per_epoch in (1, 2):
+        world = digits(1, epoch=4)
+        world.policy = {**RECIPE, "max_training": 8, "max_active": 8}
+        world.ask(replace(world.packet(), per_epoch=per_epoch))
+        assert len(world.row.state.trials) == per_epoch
