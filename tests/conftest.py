@@ -6,6 +6,7 @@ kills its parts. The files after them come in the order of what they take, longe
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] 
 from tests import commands
 from tests.samples import EXAMPLES
 from tests.waiting import eventually
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores: threads of torch that wait for each other burn them
 
 pytest_plugins = ("tests.stackfixtures", "tests.processorfixtures", "tests.integration.run.whole")
 

@@ -113,7 +113,7 @@ class Sink:
         self._topic_ids = ids
         positions = self._ledger.positions(ids)
         self._largest = self._ledger.largest(ids, positions)
-        reader = held.enter_context(self._bus.reader(self._topics, start=positions, headers=False))
+        reader = held.enter_context(self._bus.reader(self._topics, start=positions, headers=False, follow=True))
         producer = held.enter_context(self._bus.producer(sender_id="history"))
         self._ledger.note(None)
         return reader, producer

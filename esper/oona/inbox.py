@@ -106,7 +106,7 @@ class Inbox(threading.Thread):
         """The thread's life."""
         while not self._ended.is_set():
             try:
-                with self._bus.reader(self._topics, start=self._start_at) as reader:
+                with self._bus.reader(self._topics, start=self._start_at, follow=True) as reader:
                     self.connected = True
                     self._follow(reader)
             except DeniedError as error:  # a run that cannot hear is ended at once, and says why

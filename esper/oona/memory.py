@@ -62,7 +62,15 @@ class MemoryBus(Bus):
         """As the port says."""
         return MemoryJournalProducer(self, run_id)
 
-    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True, partitions: Collection[int] | None = None) -> Reader:
+    def reader(
+        self,
+        topics: Sequence[str],
+        *,
+        start: Start,
+        headers: bool = True,
+        partitions: Collection[int] | None = None,
+        follow: bool = False,  # noqa: ARG002  # nothing is asked here
+    ) -> Reader:
         """As the port says."""
         pairs = [pair for pair in self.pairs(topics) if partitions is None or pair[1] in partitions]
         return MemoryReader(self, pairs, start=start, headers=headers)

@@ -156,10 +156,20 @@ class Bus(ABC):
         """A producer for the journal of `run_id`; `begin` it first."""
 
     @abstractmethod
-    def reader(self, topics: Sequence[str], *, start: Start, headers: bool = True, partitions: Collection[int] | None = None) -> Reader:
+    def reader(
+        self,
+        topics: Sequence[str],
+        *,
+        start: Start,
+        headers: bool = True,
+        partitions: Collection[int] | None = None,
+        follow: bool = False,
+    ) -> Reader:
         """A reader of every partition that `topics` have now, or of those in `partitions`.
 
         At "end", it sees everything that is committed after this call. Without `headers` they are left empty, which makes bulk reading faster.
+        One that will `follow` its topics for hours asks the broker less often where nothing comes: it has messages as soon, and notices the
+        end of a partition a quarter of a second later.
 
         Raises:
             UnavailableError: no broker answers, or a topic does not exist.

@@ -81,7 +81,7 @@ class Foundry:
         pause = _LEAST_PAUSE_S
         while not self.stop.is_set():
             try:
-                with self.bus.producer(sender_id=SENDER) as producer, self.bus.reader(TOPICS, start="beginning") as reader:
+                with self.bus.producer(sender_id=SENDER) as producer, self.bus.reader(TOPICS, start="beginning", follow=True) as reader:
                     session = _Session(self, producer, reader)
                     session.catch_up()
                     pause = _LEAST_PAUSE_S

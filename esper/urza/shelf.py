@@ -81,7 +81,7 @@ def follow_outcomes(
         try:
             with (
                 bus.producer(sender_id=SENDER) as producer,
-                bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False) as reader,
+                bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False, follow=True) as reader,
             ):
                 intake = Intake(DeadLetters(producer, SENDER, clock), refusals, trust)
                 while not stop.is_set():

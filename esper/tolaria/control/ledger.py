@@ -87,7 +87,7 @@ class Ledger(threading.Thread):
             self._over.wait(0 if self._over.is_set() else _PAUSE_S)
 
     def _follow(self) -> None:
-        with self._bus.reader([JOURNALS, REQUESTS], start=self._at, headers=False) as reader:
+        with self._bus.reader([JOURNALS, REQUESTS], start=self._at, headers=False, follow=True) as reader:
             ends = reader.stable_end()
             while not self._over.is_set():
                 polled = reader.poll(_BATCH, _POLL_S)

@@ -16,7 +16,7 @@ from esper.tolaria.recipe import Recipe
 from esper.tolaria.stepping import Stepper, numerics_of, stream_seed
 from tests.unit.kasmina.cases import CASES, Case, graft, recipe, staged
 
-STEPS = 100
+STEPS = 40
 IMAGES = [name for name, case in CASES.items() if len(case.sample) == 3]
 
 
@@ -90,7 +90,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(("name", "way"), [(name, way) for name in CASES for way in WAYS if way != "channels_last" or name in IMAGES])
 def test_host_trajectory_beside_training_seeds_is_the_plain_models(name: str, way: str) -> None:
-    """Over 100 steps with clipping, dropout, norms and in-place ReLU, two TRAINING seeds move no bit of the host, while their kernels learn.
+    """Over 40 steps with clipping, dropout, norms and in-place ReLU, two TRAINING seeds move no bit of the host, while their kernels learn.
 
     The other side of the comparison is a plain model in a plain loop: with autocast, with GradScaler, with micro-batches, channels last.
     """
