@@ -2616,12 +2616,13 @@ class KernelPublished(Event):
         parents: Kernels that it descends from.
         latency_us: Measured forward time of a batch of 32 on the compiling machine, microseconds.
         geometry: Geometry of a convolution or sequence, as esper.events.geometry writes it; empty for features alone.
+        alpha_target: Blending weight that it ramps to, by its blueprint; 0 where it was published before that was said.
     """
 
     NAME: ClassVar[str] = "KernelPublished"
     TOPIC: ClassVar[str] = "compilation.kernels"
     KEY: ClassVar[str] = "kernel_id"
-    SCHEMA_ID: ClassVar[int] = 913520139
+    SCHEMA_ID: ClassVar[int] = 119546183
     MAX_BYTES: ClassVar[int] = 65536
 
     kernel_id: str
@@ -2640,6 +2641,7 @@ class KernelPublished(Event):
     parents: tuple[str, ...]
     latency_us: float
     geometry: str = ""
+    alpha_target: float = 0.0
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = (
         Bound("occurred_at", minimum=0, maximum=9007199254740991),
@@ -2653,6 +2655,7 @@ class KernelPublished(Event):
         Bound("parents", most=65536),
         Bound("latency_us", minimum=0, finite=True),
         Bound("geometry", format="geometry"),
+        Bound("alpha_target", minimum=0, maximum=1, finite=True),
     )
 
     def unsound(self) -> bool:
@@ -2664,6 +2667,7 @@ class KernelPublished(Event):
             or self.run_id not in NAMES
             or not 0.0 <= self.latency_us <= 1.7976931348623157e308
             or self.geometry not in TEXTS["geometry"]
+            or not 0.0 <= self.alpha_target <= 1.0
         )
 
     @classmethod
@@ -2701,6 +2705,7 @@ class KernelPublished(Event):
             "parents": (parents := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
             "latency_us": (latency_us := read_double(stream)),
             "geometry": (geometry := read_utf8(stream)),
+            "alpha_target": (alpha_target := read_double(stream)),
         }
         if (
             (occurred_at | parameters | flops | size_bytes) >> 53
@@ -2709,6 +2714,7 @@ class KernelPublished(Event):
             or run_id not in NAMES
             or not 0.0 <= latency_us <= 1.7976931348623157e308
             or geometry not in TEXTS["geometry"]
+            or not 0.0 <= alpha_target <= 1.0
         ):
             require("KernelPublished", cls.BOUNDS, datum)
         record = _new(cls)
@@ -2734,6 +2740,7 @@ class KernelPublished(Event):
         write_data(out, self.parents, {"type": "array", "items": "string"}, NAMED, "parents", OPTIONS)
         write_data(out, self.latency_us, "double", NAMED, "latency_us", OPTIONS)
         write_data(out, self.geometry, "string", NAMED, "geometry", OPTIONS)
+        write_data(out, self.alpha_target, "double", NAMED, "alpha_target", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from esper.events.geometry import Geometry, outputs
 from esper.events.records import Blend, Tap
 from esper.karn.ir import BlueprintIR, Budget, Node
 
-RESIDUAL_ALPHA = 0.3
-LERP_ALPHA = 1.0
+ALPHA_TARGETS: Final[Mapping[Blend, float]] = {"RESIDUAL": 0.3, "LERP": 1.0}
+"""Blending weight that a kernel ramps to, where its blueprint says no other."""
 RANK_DIVISOR = 4
 """A bottleneck is at most a quarter as wide as what it connects."""
 
@@ -42,7 +43,7 @@ class Place:
         return self._blueprint(family, "HOST_CHUNK", blend, nodes, self.out_features, outputs(self.geometry))
 
     def _blueprint(self, family: str, tap: Tap, blend: Blend, nodes: tuple[Node, ...], reads: int, geometry: Geometry) -> BlueprintIR:
-        alpha = RESIDUAL_ALPHA if blend == "RESIDUAL" else LERP_ALPHA
+        alpha = ALPHA_TARGETS[blend]
         return BlueprintIR(family, reads, self.out_features, tap, blend, alpha, self.seed, nodes, geometry)
 
     def affordable(self, candidate: BlueprintIR) -> BlueprintIR | None:

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from esper.events.records import KernelPublished
+from esper.karn.place import ALPHA_TARGETS
 from esper.kasmina.faults import Place
 from esper.kasmina.growth import Shape
 from esper.urza.catalogue import compatible
-
-ALPHA_TARGETS = {"RESIDUAL": 0.3, "LERP": 1.0}
-"""Blending weight that a kernel ramps to when neither command nor blueprint says another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,6 @@ class Vetting:
         )
 
     def target(self, kernel_id: str) -> float:
-        """Blending weight that a kernel ramps to by default."""
+        """Blending weight that a kernel ramps to by its blueprint; kernels published before they said it have the one of their way to blend."""
         kernel = self.kernels.get(kernel_id)
-        return ALPHA_TARGETS[kernel.blend] if kernel else 0.0
+        return (kernel.alpha_target or ALPHA_TARGETS[kernel.blend]) if kernel else 0.0

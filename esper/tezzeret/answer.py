@@ -207,6 +207,7 @@ def _publish(shop: Workshop, report: FieldReport, compiled: Compiled) -> None:
             tags=(f"family={ir.family}", f"tap={ir.tap}", f"blend={ir.blend}"),
             parents=(),
             latency_us=compiled.latency_us,
+            alpha_target=ir.alpha_target,
         )
     )
 

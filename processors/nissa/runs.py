@@ -6,11 +6,10 @@ Each fold knows by itself what it has seen (the journal's sequence, the packet's
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import singledispatch
-from typing import Any, Literal
+from typing import Any
 
 from esper.events import Event, JournalEvent
 from esper.events.records import (
@@ -18,57 +17,31 @@ from esper.events.records import (
     AdaptationOutcome,
     AdaptationRejected,
     CheckpointTaken,
-    EpochEnded,
     EpochReviewed,
-    InstabilityDetected,
     KernelFailed,
-    RunCompleted,
-    RunFailed,
-    RunForked,
-    RunPaused,
-    RunResumed,
     RunRolledBack,
-    RunStarted,
     SeedTransitioned,
     SystemStatePacket,
     TelemetryLost,
 )
-
-Status = Literal["RUNNING", "PAUSED", "COMPLETED", "FAILED"]
+from esper.lifecycle import overview
+from esper.lifecycle.overview import RunOverview
 
 Counts = dict[str, int]
 """How often, by kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunView:
-    """A run as its events tell it. Losses are in nats, accuracies fractions, times microseconds since 1970; what is not known is None.
+class RunView(RunOverview):
+    """The run's overview, and what Nissa counts of it.
 
     `packet` and `reviewed` are timeline and number of the last packet and of the last one that Tamiyo answered. `checkpoint_step` is the step
     of the newest snapshot that the present timeline can go back to; the bytes are those that the store was given for all of them.
     """
 
-    run_id: str
-    recipe: str = ""
-    status: Status = "RUNNING"
-    reason: str = ""
-    sequence: int = -1
-    timeline: int = 0
     partition: int = 0
     packet: tuple[int, int] = (0, -1)
     reviewed: tuple[int, int] = (0, -1)
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    updated_at: int = 0
-    started_at: int = 0
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    loss: float | None = None
-    accuracy: float | None = None
-    seeds: dict[str, dict[str, str]] = field(default_factory=dict)
     adaptations: Counts = field(default_factory=dict)
     rejections: Counts = field(default_factory=dict)
     transitions: Counts = field(default_factory=dict)
@@ -81,18 +54,6 @@ class RunView:
     checkpoint_step: int | None = None
     checkpoint_bytes: int = 0
     checkpoint_stall_us: int = 0
-    rollbacks: int = 0
-    instabilities: int = 0
-    last_instability: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing follows any more."""
-        return self.status in ("COMPLETED", "FAILED")
-
-    def stages(self) -> Counts:
-        """Seeds by stage."""
-        return dict(Counter(stage for layer in self.seeds.values() for stage in layer.values()))
 
 
 def encode(view: RunView) -> bytes:
@@ -109,13 +70,10 @@ def decode(data: bytes) -> RunView:
 
 def fold(view: RunView, event: Event) -> RunView:
     """The view after an event of its run; the same view when the event changes nothing or was folded before."""
-    if isinstance(event, JournalEvent):
-        if event.sequence <= view.sequence:
-            return view
-        at = replace(view, sequence=event.sequence, timeline=event.timeline, epoch=event.epoch, step=event.step)
-        folded = _fold(event, at)
-    else:
-        folded = _fold(event, view)
+    at = overview.fold(view, event)
+    if at is view and isinstance(event, JournalEvent):
+        return view
+    folded = _fold(event, at)
     return folded if folded is view else replace(folded, updated_at=max(view.updated_at, event.occurred_at))
 
 
@@ -127,15 +85,8 @@ def _fold(event: Event, view: RunView) -> RunView:
 
 
 @_fold.register
-def _(event: RunStarted, view: RunView) -> RunView:
-    seeds = {layer.name: {str(index): "DORMANT" for index in range(len(layer.chunks))} for layer in event.layers}
-    return replace(view, recipe=event.recipe, total_steps=event.total_steps, started_at=event.occurred_at, seeds=seeds)
-
-
-@_fold.register
 def _(event: SeedTransitioned, view: RunView) -> RunView:
-    layer = {**view.seeds.get(event.layer, {}), str(event.seed): event.to_stage}
-    return replace(view, seeds={**view.seeds, event.layer: layer}, transitions=_more(view.transitions, event.to_stage))
+    return replace(view, transitions=_more(view.transitions, event.to_stage))
 
 
 @_fold.register
@@ -155,21 +106,6 @@ def _(event: KernelFailed, view: RunView) -> RunView:
 
 
 @_fold.register
-def _(event: EpochEnded, view: RunView) -> RunView:
-    return replace(
-        view,
-        epoch=event.epoch + 1,
-        step=event.step,
-        train_loss=event.train_loss,
-        train_accuracy=event.train_accuracy,
-        validation_loss=event.validation_loss,
-        validation_accuracy=event.validation_accuracy,
-        loss=event.test_loss,
-        accuracy=event.test_accuracy,
-    )
-
-
-@_fold.register
 def _(event: CheckpointTaken, view: RunView) -> RunView:
     return replace(
         view,
@@ -181,47 +117,8 @@ def _(event: CheckpointTaken, view: RunView) -> RunView:
 
 
 @_fold.register
-def _(event: InstabilityDetected, view: RunView) -> RunView:
-    return replace(view, instabilities=view.instabilities + 1, last_instability=event.reason)
-
-
-@_fold.register
-def _(event: RunForked, view: RunView) -> RunView:
-    """The state that the parent had, at the epoch and step that the event itself stands at."""
-    return replace(view, seeds=_stages(event))
-
-
-@_fold.register
 def _(event: RunRolledBack, view: RunView) -> RunView:
-    """The state that the snapshot has: its seeds, and its epoch and step, which the event itself stands at."""
-    return replace(view, rollbacks=view.rollbacks + 1, checkpoint_step=event.step, seeds=_stages(event))
-
-
-def _stages(event: RunForked | RunRolledBack) -> dict[str, dict[str, str]]:
-    seeds: dict[str, dict[str, str]] = {}
-    for seed in event.seeds:
-        seeds.setdefault(seed.layer, {})[str(seed.seed)] = seed.stage
-    return seeds
-
-
-@_fold.register
-def _(event: RunPaused, view: RunView) -> RunView:
-    return replace(view, status="PAUSED", reason=event.reason)
-
-
-@_fold.register
-def _(event: RunResumed, view: RunView) -> RunView:
-    return replace(view, status="RUNNING", reason=event.reason)
-
-
-@_fold.register
-def _(event: RunCompleted, view: RunView) -> RunView:
-    return replace(view, status="COMPLETED", reason=event.outcome, accuracy=event.accuracy, loss=event.loss)
-
-
-@_fold.register
-def _(event: RunFailed, view: RunView) -> RunView:
-    return replace(view, status="FAILED", reason=event.reason)
+    return replace(view, checkpoint_step=event.step)
 
 
 @_fold.register

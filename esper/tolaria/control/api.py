@@ -113,9 +113,9 @@ class Control:
             "train_accuracy": run.train_accuracy,
             "validation_loss": run.validation_loss,
             "validation_accuracy": run.validation_accuracy,
-            "layers": _layers(run),
+            "layers": run.seeds,
             "rollbacks": run.rollbacks,
-            "instability": run.instability or None,
+            "instability": run.last_instability or None,
             "checkpoints": [asdict(checkpoint) for checkpoint in reversed(run.checkpoints)],
             "trainer": process,
         }
@@ -295,13 +295,6 @@ def _content() -> Iterator[None]:
         yield
     except UsageError as error:
         raise ProblemError(422, str(error)) from error
-
-
-def _layers(run: RunStatus) -> dict[str, dict[int, str]]:
-    layers: dict[str, dict[int, str]] = {}
-    for (layer, seed), stage in run.seeds.items():
-        layers.setdefault(layer, {})[seed] = stage
-    return layers
 
 
 def _versions() -> dict[str, str | None]:

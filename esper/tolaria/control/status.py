@@ -1,31 +1,15 @@
-"""A run as its journal tells it, for people: light, tolerant of records that it does not know, without the proof that a replay gives. Pure."""
+"""A run as the control API shows it: its overview, its newest snapshots, and how its trainer has answered requests. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
-from typing import Any, Literal
 
 from esper.events import Event, JournalEvent
-from esper.events.records import (
-    AdaptationRejected,
-    CheckpointTaken,
-    EpochEnded,
-    InstabilityDetected,
-    RunCompleted,
-    RunFailed,
-    RunForked,
-    RunPaused,
-    RunResumed,
-    RunRolledBack,
-    RunStarted,
-    SeedTransitioned,
-    Stage,
-)
+from esper.events.records import AdaptationRejected, CheckpointTaken
+from esper.lifecycle import overview
+from esper.lifecycle.overview import RunOverview
 
-Status = Literal["RUNNING", "PAUSED", "COMPLETED", "FAILED"]
 KEPT_CHECKPOINTS = 50
 KEPT_ANSWERS = 64
 _REQUESTS = "control."
@@ -57,51 +41,27 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunStatus:
-    """Losses in nats, accuracies as fractions, times in microseconds since 1970; what is not known yet is None or empty."""
+class RunStatus(RunOverview):
+    """The overview, the newest `checkpoints` from old to new, and the newest `answers` by the request's id."""
 
-    run_id: str
-    status: Status = "RUNNING"
-    reason: str = ""
-    recipe: str = ""
-    decisions: str = ""
-    sequence: int = -1
-    timeline: int = 0
-    incarnation: int = 0
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    parameters: int = 0
-    started_at: int = 0
-    updated_at: int = 0
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    loss: float | None = None
-    accuracy: float | None = None
-    rollbacks: int = 0
-    instability: str = ""
-    seeds: Mapping[tuple[str, int], Stage] = field(default_factory=dict)
     checkpoints: tuple[Checkpoint, ...] = ()
     answers: Mapping[str, Answer] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing follows any more."""
-        return self.status in ("COMPLETED", "FAILED")
-
-    def stages(self) -> dict[str, int]:
-        """Seeds by stage."""
-        return dict(sorted(Counter(self.seeds.values()).items()))
 
 
 def fold(status: RunStatus, event: Event) -> RunStatus:
     """The status after an event of the run's journal; the same when it was folded before."""
-    if not isinstance(event, JournalEvent) or event.sequence <= status.sequence:
+    after = overview.fold(status, event)
+    if after is status or not isinstance(event, JournalEvent):
         return status
-    at = replace(status, sequence=event.sequence, timeline=event.timeline, epoch=event.epoch, step=event.step, updated_at=event.occurred_at)
-    return _answered(_fold(event, at), event)
+    if isinstance(event, CheckpointTaken):
+        after = replace(after, checkpoints=(*after.checkpoints, _checkpoint(event))[-KEPT_CHECKPOINTS:])
+    return _answered(after, event)
+
+
+def _checkpoint(event: CheckpointTaken) -> Checkpoint:
+    return Checkpoint(
+        event.snapshot_id, event.at_timeline, event.at_step, event.at_epoch, event.size_bytes, event.reason, event.occurred_at
+    )
 
 
 def _answered(status: RunStatus, event: JournalEvent) -> RunStatus:
@@ -113,87 +73,3 @@ def _answered(status: RunStatus, event: JournalEvent) -> RunStatus:
     for oldest in list(answers)[:-KEPT_ANSWERS]:
         del answers[oldest]
     return replace(status, answers=answers)
-
-
-@singledispatch
-def _fold(event: Any, status: RunStatus) -> RunStatus:
-    """Records without a meaning here."""
-    del event
-    return status
-
-
-@_fold.register
-def _(event: RunStarted, status: RunStatus) -> RunStatus:
-    return replace(
-        status,
-        recipe=event.recipe,
-        decisions=event.decisions,
-        incarnation=event.incarnation,
-        total_steps=event.total_steps,
-        parameters=event.parameters,
-        started_at=event.occurred_at,
-        seeds={(layer.name, index): "DORMANT" for layer in event.layers for index in range(len(layer.chunks))},
-    )
-
-
-@_fold.register
-def _(event: SeedTransitioned, status: RunStatus) -> RunStatus:
-    return replace(status, seeds={**status.seeds, (event.layer, event.seed): event.to_stage})
-
-
-@_fold.register
-def _(event: EpochEnded, status: RunStatus) -> RunStatus:
-    return replace(
-        status,
-        epoch=event.epoch + 1,
-        train_loss=event.train_loss,
-        train_accuracy=event.train_accuracy,
-        validation_loss=event.validation_loss,
-        validation_accuracy=event.validation_accuracy,
-        loss=event.test_loss,
-        accuracy=event.test_accuracy,
-    )
-
-
-@_fold.register
-def _(event: CheckpointTaken, status: RunStatus) -> RunStatus:
-    taken = Checkpoint(
-        event.snapshot_id, event.at_timeline, event.at_step, event.at_epoch, event.size_bytes, event.reason, event.occurred_at
-    )
-    return replace(status, checkpoints=(*status.checkpoints, taken)[-KEPT_CHECKPOINTS:])
-
-
-@_fold.register
-def _(event: InstabilityDetected, status: RunStatus) -> RunStatus:
-    return replace(status, instability=event.reason)
-
-
-@_fold.register
-def _(event: RunForked, status: RunStatus) -> RunStatus:
-    return replace(status, reason=event.reason, seeds={(seed.layer, seed.seed): seed.stage for seed in event.seeds})
-
-
-@_fold.register
-def _(event: RunRolledBack, status: RunStatus) -> RunStatus:
-    seeds = {(seed.layer, seed.seed): seed.stage for seed in event.seeds}
-    return replace(status, rollbacks=status.rollbacks + 1, reason=event.reason, seeds=seeds)
-
-
-@_fold.register
-def _(event: RunPaused, status: RunStatus) -> RunStatus:
-    return replace(status, status="PAUSED", reason=event.reason)
-
-
-@_fold.register
-def _(event: RunResumed, status: RunStatus) -> RunStatus:
-    return replace(status, status="RUNNING", reason=event.reason, incarnation=event.incarnation)
-
-
-@_fold.register
-def _(event: RunCompleted, status: RunStatus) -> RunStatus:
-    return replace(status, status="COMPLETED", reason=event.outcome, accuracy=event.accuracy, loss=event.loss, parameters=event.parameters)
-
-
-@_fold.register
-def _(event: RunFailed, status: RunStatus) -> RunStatus:
-    return replace(status, status="FAILED", reason=event.reason)

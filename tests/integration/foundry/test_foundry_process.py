@@ -78,10 +78,10 @@ def test_a_report_becomes_kernels_and_an_answer(foundry: FoundryProcess, listene
     producer.send(asked)
     answered = answer_to(asked, listener)
     entries = published(answered, listener)
-    blueprints = {ir.blueprint_id for ir in innovate(asked)}
+    blueprints = {ir.blueprint_id: ir.alpha_target for ir in innovate(asked)}
     assert answered.failed == ()
     assert answered.kernels == tuple(sorted(entries))
-    assert {entry.blueprint_id for entry in entries.values()} == blueprints
+    assert {entry.blueprint_id: entry.alpha_target for entry in entries.values()} == blueprints
     assert sorted(event.blueprint_id for event in listener.of(BlueprintProposed, "first")) == sorted(blueprints)
     assert sorted(event.blueprint_id for event in listener.of(CompilationStarted, "first")) == sorted(blueprints)
     listener.until(lambda _: set(entries) <= {event.kernel_id for event in listener.of(KernelValidated, "")} or None)

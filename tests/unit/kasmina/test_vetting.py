@@ -47,3 +47,11 @@ def test_vetting_names_what_does_not_fit(change: dict[str, object], sentence: st
     refusal = Vetting({KERNEL_ID: kernel}, grown().shapes()).refusal("GERMINATE", PLACE, KERNEL_ID)
     assert refusal.endswith(sentence)
     assert bool(refusal) == bool(sentence)
+
+
+@pytest.mark.parametrize(("said", "target"), [(0.6, 0.6), (1.0, 1.0), (0.0, 0.3)])
+def test_the_weight_is_the_blueprints(said: float, target: float) -> None:
+    """A kernel ramps to the weight of its own blueprint; one from before blueprints' weights were published ramps to its way of blending's."""
+    vetting = Vetting({KERNEL_ID: published(blend="RESIDUAL", alpha_target=said)}, grown().shapes())
+    assert vetting.target(KERNEL_ID) == target
+    assert vetting.target("unknown") == 0.0
