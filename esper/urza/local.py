@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import itertools
 import os
@@ -12,12 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from esper.disk import make_folder, sync_directory
+from esper.disk import make_folder, no_room, sync_directory
 from esper.errors import StorageFullError, UnavailableError
 from esper.urza.store import Listed, Store, require_key
 
 _INCOMING = ".incoming"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalStore(Store):
@@ -127,6 +125,6 @@ class LocalStore(Store):
                 os.close(descriptor)
 
     def _refuse(self, error: OSError) -> NoReturn:
-        if error.errno in _FULL:
+        if no_room(error):
             raise StorageFullError(f"The object store in {self.root} is full; free some room and try again: nothing was stored.") from error
         raise UnavailableError(f"The object store in {self.root} cannot be used: {error.strerror}.") from error
