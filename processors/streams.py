@@ -20,6 +20,7 @@ from faust.types import FutureMessage, TopicT
 from mode import Service
 from mode.types import ServiceT
 
+from esper import logs
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.disk import make_folder
@@ -280,17 +281,6 @@ class _Sparse(logging.Filter):
         return True
 
 
-def _logging(clock: Clock) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "filters": {"sparse": {"()": lambda: _Sparse(clock)}},
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["sparse"]}},
-        "root": {"handlers": ["stderr"], "level": "WARNING"},
-    }
-
-
 def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
     """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence.
 
@@ -303,7 +293,7 @@ def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
     except EsperError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    worker = faust.Worker(app, loglevel="warn", quiet=True, logging_config=_logging(clock))
+    worker = faust.Worker(app, loglevel="warn", quiet=True, logging_config=logs.configuration({"sparse": lambda: _Sparse(clock)}))
     worker.spinner = None  # a log is no terminal
     try:
         worker.execute_from_commandline()

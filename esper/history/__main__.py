@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import sys
 import threading
 from typing import Any
 
-import structlog
-
+from esper import logs
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
@@ -21,7 +21,7 @@ from esper.history.sink import Sink
 from esper.oona.access import Access
 from esper.oona.kafka import KafkaBus
 
-_log = structlog.get_logger("esper.history")
+_log = logging.getLogger("esper.history")
 
 
 def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
@@ -34,13 +34,13 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
         raise UsageError("The history reads from Kafka: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
     engine = open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history))
     if (confinement := engine.confinement) is not None and not (confinement.files and confinement.network):
-        _log.warning("queries are confined by their check alone", kernel=confinement.words, remedy="`esper doctor` says what is lacking")
+        _log.warning("queries are confined by their check alone (%s): `esper doctor` says what is lacking", confinement.words)
     try:
         migrate(engine.client, clock)
         sink = Sink(engine.client, KafkaBus(Access.of(settings, "history")), clock)
         server = HistoryServer(engine, settings=settings, health=lambda: health(sink), clock=clock)
         server.start()
-        _log.info("serving", url=f"{settings.scheme}://127.0.0.1:{server.port}")
+        _log.info("serving at %s://127.0.0.1:%d", settings.scheme, server.port)
         try:
             sink.run(stop)
         finally:
@@ -64,7 +64,7 @@ def health(sink: Sink) -> tuple[bool, dict[str, Any]]:
 
 def main() -> int:
     """Exit code 0 after SIGTERM; one sentence and another code if it cannot run."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), processors=_processors())
+    logs.configure()
     collect_rarely()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,14 +75,6 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
         return error.exit_code
     return 0
-
-
-def _processors() -> list[Any]:
-    return [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.LogfmtRenderer(),
-    ]
 
 
 if __name__ == "__main__":

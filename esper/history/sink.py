@@ -7,14 +7,13 @@ table already has: its largest offset says so, because a table takes a partition
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
-
-import structlog
 
 from esper.clock import Clock
 from esper.errors import PoisonError, UnavailableError
@@ -50,7 +49,7 @@ _ENVIRONMENT: Final = frozenset({3, 60, 81, 74, 75, 76, 159, 164, 202, 209, 210,
 
 _T = TypeVar("_T")
 
-_log = structlog.get_logger("esper.history")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -150,7 +149,7 @@ class Sink:
                 self._unsure = True
                 if self.progress.trouble != str(error):
                     self.progress.trouble = str(error)
-                    _log.warning("waiting", reason=str(error)[:500])
+                    _log.warning("waiting: %.500s", error)
                 self.advance.wait(self.progress.trouble)
                 if self._stop.wait(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]):
                     return None
@@ -243,7 +242,7 @@ class Sink:
                 ends = reader.stable_end()
                 self._ledger.note(sum(max(end - self.progress.positions.get(pair, 0), 0) for pair, end in ends.items()))
         except (UnavailableError, *CLICKHOUSE_ERRORS) as error:
-            _log.warning("ended without a count of what remains", reason=str(error)[:300])
+            _log.warning("ended without a count of what remains: %.300s", error)
 
 
 def _refused(error: Exception) -> Exception:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import threading
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-
-import structlog
 
 from esper.clock import Clock
 from esper.disk import make_folder, write_file
@@ -36,7 +35,7 @@ _CLOSE_S: Final = 0.5
 _ATTEMPTS: Final = 3
 _MOST_WAITING: Final = 1_000
 
-_log = structlog.get_logger("esper.audit")
+_log = logging.getLogger(__name__)
 
 
 class AuditTrail:
@@ -96,7 +95,7 @@ class AuditTrail:
             try:
                 self._deliver()
             except UnavailableError as error:  # it is on disk: what has happened is told truly, and nothing more happens until Kafka has it
-                _log.warning("record waits for Kafka", sender=self._sender, waiting=len(self._waiting), reason=str(error))
+                _log.warning("%d records of %s wait for Kafka: %s", len(self._waiting), self._sender, error)
 
     def start(self) -> None:
         """Deliver what an earlier life of this part has left, in the background; where Kafka does not answer, with the next request."""

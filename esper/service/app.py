@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
-import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -24,7 +24,7 @@ from esper.service.gate import TRACE_KEY, Gate
 from esper.service.openapi import described
 from esper.service.tokens import Gatekeeper
 
-_log = structlog.get_logger("esper.service")
+_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -66,7 +66,7 @@ def create_app(
         try:
             checks = dict(ready())
         except Exception as error:  # noqa: BLE001 -- a check that fails is one that does not hold; the part lives
-            _log.warning("check failed", part=part, error=f"{type(error).__name__}: {error}")
+            _log.warning("the check of %s failed: %s: %s", part, type(error).__name__, error)
             checks = {"checks": False}
         well = all(checks.values())
         return JSONResponse({**details(), "alive": True, "ready": well, "part": part, "checks": checks}, 200 if well else 503)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from traceback import format_exc
 from typing import Final
 
-import structlog
 from fastapi.routing import iter_route_contexts
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, QueryParams
@@ -60,7 +59,7 @@ _SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 
-_log = structlog.get_logger("esper.service")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Gate:
         except Exception as error:  # noqa: BLE001 -- the one place that turns what no route has caught into an answer
             problem = problem_of(error)
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, EsperError):
-                _log.error("failed", part=self._part, method=scope["method"], path=scope["path"], trace_id=trace, traceback=format_exc())
+                _log.exception("%s failed at %s %r (trace %s)", self._part, scope["method"], scope["path"], trace)
             if not answer.status:
                 await self._customs.problem(problem, scope, trace)(scope, receive, answer)
         finally:

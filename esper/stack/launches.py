@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from structlog.typing import FilteringBoundLogger
 
 from esper.config import Settings
 from esper.errors import EsperError
@@ -26,7 +25,7 @@ def broker_node(folder: Path, ports: Mapping[str, int]) -> broker.Node:
     return broker.Node(folder / "kafka", ports["broker"], ports["controller"], secured=True)
 
 
-def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: FilteringBoundLogger) -> Launch:
+def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: logging.Logger) -> Launch:
     """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no harm."""
     node = broker_node(folder, ports)
     classpath = jars.kafka(log.info)

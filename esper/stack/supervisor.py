@@ -6,15 +6,14 @@ Everything is decided in one thread that sleeps until a child dies, a signal com
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import structlog
-
+from esper import logs
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.disk import make_folder
@@ -31,6 +30,7 @@ from esper.stack.parts import Part, claim_ports, part_environment
 from esper.stack.ports import HOST, PortClaims
 from esper.stack.wake import Wake
 
+_log = logging.getLogger("esper.stack")
 _TICK_S = 0.1
 _OWNERS_S = 0.5
 _BROKER_ATTEMPTS = 3
@@ -41,6 +41,7 @@ _RECORD_AFTER_S = 30.0
 
 def serve(settings: Settings, parts: Sequence[Part], *, environment: Mapping[str, str], record_aot: bool = True) -> int:
     """Be the supervisor of this ESPER_HOME until told to stop; the exit code. At once 0 where another one lives."""
+    logs.configure()
     folder = settings.stack_dir
     make_folder(folder)
     with (folder / state.LOCK).open("a") as lock:
@@ -68,7 +69,6 @@ class Supervisor:
         self._record_aot = record_aot and not settings.kafka.bootstrap
         self._recording: aot.Recording | None = None
         self._folder = settings.stack_dir
-        self._log = _logger()
         self._wake = Wake()
         self._broker: Child | None = None
         self._children: list[Child] = []
@@ -98,7 +98,7 @@ class Supervisor:
                 self._start(claims, leash)
                 self._watch(leash)
             except EsperError as error:
-                self._log.error("failed", reason=str(error))
+                _log.error("%s", error)
                 self._publish(phase="stopping", error=(type(error).__name__, str(error)))
                 code = error.exit_code
             self._publish(phase="stopping")
@@ -115,7 +115,7 @@ class Supervisor:
         bootstrap = f"{HOST}:{ports['broker']}" if embedded else self._settings.kafka.bootstrap
         self._publish(ports=ports, bootstrap=bootstrap)
         if embedded:
-            launch = broker_launch(self._folder, ports, self._environment, self._log)
+            launch = broker_launch(self._folder, ports, self._environment, _log)
             self._broker = Child(launch, leash=leash, clock=self._clock)
             threading.Thread(target=_load_client, daemon=True).start()
             self._await_broker(self._broker)
@@ -140,7 +140,7 @@ class Supervisor:
         while not self._wake.stop:
             now = self._clock.monotonic()
             if leash.mend():
-                self._log.warning("the leash was killed and started again")
+                _log.warning("the leash was killed and started again")
             for child in self._everyone():
                 child.tick()
             self._publish()
@@ -159,7 +159,7 @@ class Supervisor:
             return
         self._settled = child.state().process
         node = broker_node(self._folder, self._state.ports)
-        threading.Thread(target=_end_transactions, args=(node, self._settings, self._clock, self._log), daemon=True).start()
+        threading.Thread(target=_end_transactions, args=(node, self._settings, self._clock), daemon=True).start()
 
     def _judge_owners(self) -> None:
         if owners.wanted(self._folder):
@@ -245,12 +245,14 @@ class Supervisor:
             self._mend()
             return
         if new.phase != self._state.phase:
-            self._log.info(new.phase, bootstrap=new.bootstrap)
+            _log.info("the stack is %s; Kafka is at %s", new.phase, new.bootstrap or "no address yet")
         for part in new.parts:
             old = self._state.part(part.name)
             if old is None or (old.phase, old.process, old.reason) != (part.phase, part.process, part.reason):
                 pid = part.process.pid if part.process else None
-                self._log.info(part.phase, part=part.name, pid=pid, restarts=part.restarts, reason=part.reason)
+                _log.info(
+                    "%s is %s (pid %s, %d restarts)%s", part.name, part.phase, pid, part.restarts, f": {part.reason}" if part.reason else ""
+                )
         self._state = new
         self._save()
 
@@ -265,7 +267,7 @@ class Supervisor:
             self._unwritten = ""
         except EsperError as error:  # a full disk is no reason to end what runs
             if self._unwritten != (reason := str(error)):
-                self._log.warning("the state file cannot be written; this is tried again", reason=reason)
+                _log.warning("the state file cannot be written; this is tried again: %s", reason)
             self._written, self._unwritten = None, reason
 
 
@@ -287,22 +289,12 @@ def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperErr
         outcome.append(error)
 
 
-def _end_transactions(node: broker.Node, settings: Settings, clock: Clock, log: structlog.typing.FilteringBoundLogger) -> None:
+def _end_transactions(node: broker.Node, settings: Settings, clock: Clock) -> None:
     from esper.oona import hanging, topics  # noqa: PLC0415 - see above
 
     counts = {name: partitions for name, (partitions, _) in topics.wanted(settings.kafka).items()}
     try:
         for one in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
-            log.warning("a transaction that the broker had decided and left open is ended", transaction=str(one))
+            _log.warning("a transaction that the broker had decided and left open is ended: %s", one)
     except EsperError as error:  # whoever reads behind one is told to end it by `esper topics apply`
-        log.warning("transactions that the broker left open are not ended", reason=str(error))
-
-
-def _logger() -> structlog.typing.FilteringBoundLogger:
-    processors = (
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.LogfmtRenderer(),
-    )
-    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=processors)
-    return logger
+        _log.warning("transactions that the broker left open are not ended: %s", error)

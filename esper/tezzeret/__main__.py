@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 
-import structlog
-
+from esper import logs
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
@@ -25,6 +24,7 @@ from esper.tezzeret.warm import WarmCompiler
 from esper.urza.sealed import open_kernels
 from esper.urza.shelf import follow_outcomes
 
+_log = logging.getLogger("esper.tezzeret")
 _NICENESS = 5  # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
 _GRACE_S = 3.5
 
@@ -32,14 +32,7 @@ _GRACE_S = 3.5
 def main() -> int:
     """Wire the foundry and run it until a signal comes. Gives the exit code."""
     os.nice(_NICENESS)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-    )
+    logs.configure()
     settings = Settings.load()
     if not settings.kafka.bootstrap:
         raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
@@ -56,7 +49,7 @@ def main() -> int:
         app = build(foundry, settings=settings, clock=clock, audit=audit)
         server = Server(app, settings=settings, port=settings.urza.port, clock=clock, setting="ESPER_URZA__PORT")
         server.start()
-        structlog.get_logger(SENDER).info("listening", url=server.url, store=settings.store_location)
+        _log.info("listening at %s; kernels are in %s", server.url, settings.store_location)
         worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
         worker.start()
         threading.Thread(
@@ -72,7 +65,7 @@ def main() -> int:
         foundry.stop.set()
         server.stop()
         worker.join(_GRACE_S)
-    structlog.get_logger(SENDER).info("ended", in_mid_answer=worker.is_alive())
+    _log.info("ended in mid-answer" if worker.is_alive() else "ended")
     return 1 if crashed else 0
 
 
@@ -81,7 +74,7 @@ def _guarded(foundry: Foundry, told: threading.Event, crashed: list[BaseExceptio
         foundry.run()
     except BaseException as error:  # noqa: BLE001 -- the process ends with it, and the supervisor starts another
         crashed.append(error)
-        structlog.get_logger(SENDER).error("crashed", error=str(error), traceback=traceback.format_exc())
+        _log.exception("crashed")
     finally:
         told.set()
 

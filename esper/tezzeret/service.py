@@ -5,13 +5,12 @@ It keeps no position of its own. On start it folds its topics from their beginni
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-
-import structlog
 
 from esper.clock import Clock
 from esper.errors import BackpressureError, CorruptError, UnavailableError
@@ -28,6 +27,7 @@ from esper.tezzeret.ledger import TOPICS, Ledger
 from esper.urza.shelf import Shelf
 from esper.urza.store import Store
 
+_log = logging.getLogger("esper.tezzeret")
 _BATCH = 1000
 _POLL_S = 0.25
 _SETTLE_S = 20.0
@@ -77,7 +77,6 @@ class Foundry:
 
     def run(self) -> None:
         """Answer reports until told to stop. Where broker or store fail, begin anew from the topics after a pause that grows."""
-        log = structlog.get_logger(SENDER)
         pause = _LEAST_PAUSE_S
         while not self.stop.is_set():
             try:
@@ -88,7 +87,7 @@ class Foundry:
                     session.serve()
             except (*RETRIABLE, CorruptError) as error:
                 self.status.ready, self.status.problem = False, str(error)
-                log.warning("paused", problem=str(error), seconds=pause)
+                _log.warning("pauses for %g s: %s", pause, error)
                 self.stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 self.progress.wait(str(error))
@@ -104,7 +103,6 @@ class _Session:
         self._intake = Intake(DeadLetters(producer, SENDER, foundry.clock), foundry.refusals)
         self._places: dict[str, Received] = {}
         self._ledger = Ledger()
-        self._log = structlog.get_logger(SENDER)
         self._shop = Workshop(
             ledger=self._ledger,
             store=foundry.store,
@@ -121,7 +119,7 @@ class _Session:
         while not self._foundry.stop.is_set() and any(self._reader.position()[place] < end for place, end in ends.items()):
             self._absorb(self._reader.poll(_BATCH, _POLL_S))
         self._tell()
-        self._log.info("ready", kernels=self._foundry.status.kernels, waiting=self._foundry.status.waiting)
+        _log.info("ready: %d kernels published, %d reports wait", self._foundry.status.kernels, self._foundry.status.waiting)
 
     def serve(self) -> None:
         """Answer what waits, and then what comes."""
@@ -141,13 +139,13 @@ class _Session:
         del self._places[report.event_id]
         seconds = round(self._foundry.clock.monotonic() - began, 3)
         self._tell()
-        self._log.info(
-            "answered",
-            report_id=report.event_id,
-            run_id=report.run_id,
-            kernels=len(answered.kernels),
-            failed=len(answered.failed),
-            seconds=seconds,
+        _log.info(
+            "report %s of run %s answered after %.1f s: %d kernels, %d failed",
+            report.event_id,
+            report.run_id,
+            seconds,
+            len(answered.kernels),
+            len(answered.failed),
         )
 
     def _absorb(self, received: list[Received]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Final
-
-import structlog
 
 from esper.clock import Clock
 from esper.errors import EsperError
@@ -27,7 +26,7 @@ _BATCH: Final = 2_000
 _POLL_S: Final = 0.5
 _PAUSE_S: Final = 5.0
 
-_log = structlog.get_logger("esper.urza")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def follow_outcomes(
                     if len(found.rewards) >= len(shelf.performances.rewards):  # beginning anew, it forgets nothing meanwhile
                         shelf.performances = found
         except EsperError as error:
-            _log.info("outcomes are not read", reason=str(error), at=clock.now_us())
+            _log.info("outcomes are not read: %s", error)
             stop.wait(_PAUSE_S)
 
 

@@ -199,7 +199,7 @@ def test_no_other_value_of_a_recipe_names_code_or_files() -> None:
 
 def test_a_part_imports_nothing_from_where_it_was_started(tmp_path: Path) -> None:
     """`esper up` in a folder where others write: their modules do not come before Esper's."""
-    for name in ("esper", "pydantic", "structlog", "asyncio"):
+    for name in ("esper", "pydantic", "uvicorn", "asyncio"):
         (tmp_path / f"{name}.py").write_text(LEAK)
     environment = with_esper_on_path(os.environ) | {"MARK": str(tmp_path / "mark"), "ESPER_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "esper.tolaria.control"]

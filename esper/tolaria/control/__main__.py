@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 
+from esper import logs
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
@@ -34,7 +35,7 @@ _log = logging.getLogger("esper.tolaria.control")
 
 def main() -> int:
     """Serve until a signal comes; the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     settings, clock = Settings.load(), SystemClock()
     if not settings.kafka.bootstrap:
         raise UsageError("Tolaria's control API needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
