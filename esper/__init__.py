@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esper.kasmina import germinate, harvest
     from esper.library import grow, load_model
+    from esper.tolaria.recipes.splits import Splits
 
-__all__ = ["germinate", "grow", "harvest", "load_model"]
+_HOMES = {
+    "Splits": "esper.tolaria.recipes.splits",
+    "germinate": "esper.kasmina",
+    "grow": "esper.library",
+    "harvest": "esper.kasmina",
+    "load_model": "esper.library",
+}
+__all__ = ["Splits", "germinate", "grow", "harvest", "load_model"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import the library form on first use, so that `esper --help` never imports torch."""
-    if name in __all__:
-        return getattr(import_module("esper.library" if name in ("grow", "load_model") else "esper.kasmina"), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'esper' has no attribute {name!r}")

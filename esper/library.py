@@ -17,16 +17,16 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.oona.access import Access
-from esper.tolaria.model_file import read_model
-from esper.tolaria.names import named, require_run_id
-from esper.tolaria.own_loop import begin
-from esper.tolaria.progress import Progress
-from esper.tolaria.wiring import place_of
+from esper.tolaria.recipes.names import named, require_run_id
+from esper.tolaria.run.model_file import read_model
+from esper.tolaria.run.own_loop import begin
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.run.wiring import place_of
 from esper.urza.opening import open_store
 from esper.vault.boxes import MODELS, open_box
 
 if TYPE_CHECKING:
-    from esper.tolaria.own_loop import Growth
+    from esper.tolaria.run.own_loop import Growth
 
 
 @contextmanager

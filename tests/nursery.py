@@ -23,15 +23,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-import esper.cli.portable
-import esper.cli.proving
-import esper.cli.replay
-import esper.cli.snapshots
-import esper.history.__main__
-import esper.stack
-import esper.tolaria.assembly
-import esper.tolaria.control.__main__  # noqa: F401
-
 
 def born(module: str, arguments: Sequence[str], environment: Mapping[str, str], cwd: str, out: str, err: str) -> None:
     """Become the process: nothing of the nursery's streams, environment, folder, signals and random numbers is left."""

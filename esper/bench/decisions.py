@@ -13,8 +13,8 @@ from esper.bench.registry import Bench, figure
 from esper.bench.steps import origin_of, started
 from esper.events.records import SystemStatePacket
 from esper.kasmina import GrowingModel, KernelTraining, germinate
-from esper.tolaria.packet import EpochFigures, build
-from esper.tolaria.recipe import OWNER, function, load
+from esper.tolaria.exchange.packet import EpochFigures, build
+from esper.tolaria.recipes.recipe import OWNER, function, load
 from processors.tamiyo import answers, bandits, policy
 from processors.tamiyo.bandits import Beta
 from processors.tamiyo.row import Row

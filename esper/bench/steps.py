@@ -23,9 +23,9 @@ from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
 from esper.oona.emitter import TelemetryRing
 from esper.tezzeret.build import module_of
-from esper.tolaria.recipe import OWNER, GatesSection, function, load
-from esper.tolaria.stepping import Stepper
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.exchange.telemetry import Telemetry
+from esper.tolaria.recipes.recipe import OWNER, GatesSection, function, load
+from esper.tolaria.step.stepping import Stepper
 
 LAYERS = 13
 EVERY = 50  # steps between two samples of seed statistics, as in a recipe by default

@@ -10,7 +10,7 @@ from esper.cli.options import Allow
 
 if TYPE_CHECKING:
     from esper.stack import Endpoints
-    from esper.tolaria.assembly import Finished
+    from esper.tolaria.run.assembly import Finished
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def fork(
     from esper.cli.run import on_stack, tell  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - the same
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - the same
 
     if new_id:
         require_run_id(new_id)
@@ -50,9 +50,9 @@ def fork(
         from esper.journal.reading import on_kafka, whole  # noqa: PLC0415 - as above
         from esper.oona.access import Access  # noqa: PLC0415 - as above
         from esper.service import signing  # noqa: PLC0415 - as above
-        from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
-        from esper.tolaria.forking import cut_at, decision_of  # noqa: PLC0415 - as above
-        from esper.tolaria.resume import recipe_of  # noqa: PLC0415 - as above
+        from esper.tolaria.record.forking import cut_at, decision_of  # noqa: PLC0415 - as above
+        from esper.tolaria.record.resume import recipe_of  # noqa: PLC0415 - as above
+        from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
         events = whole(on_kafka(cluster, run_id, clock=clock, trust=signing.trust(settings.keys_dir), say=console.print))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from esper.events import JournalEvent
     from esper.history.queries import Source
     from esper.oona.authentic import Judge
-    from esper.tolaria.archive import Archived
-    from esper.tolaria.figures import StepTold
+    from esper.tolaria.replay.archive import Archived
+    from esper.tolaria.replay.figures import StepTold
 
 
 def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
@@ -75,7 +75,7 @@ def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str
 
 def told_by(source: Archived) -> Mapping[str, StepTold]:
     """What a run told of its steps, out of its export or of the history; nothing, where neither has it."""
-    from esper.tolaria.figures import from_export, from_history  # noqa: PLC0415 - as above
+    from esper.tolaria.replay.figures import from_export, from_history  # noqa: PLC0415 - as above
 
     if source.export is not None:
         return from_export(source.export)

@@ -26,7 +26,7 @@ def model(
 ) -> None:
     """Write the final model of a run as a safetensors file: `safetensors.torch.load_file` reads it."""
     from esper.config import Settings  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     _written(Settings.load().runs_dir / run_id / "model.safetensors", out, as_json=as_json)
@@ -68,7 +68,7 @@ def _written(path: Path, out: Path, *, as_json: bool) -> None:
 def _plain(path: Path) -> bytes:
     """A sealed file's content: a model by its run's folder, or a kernel by its id."""
     from esper.config import Settings  # noqa: PLC0415 - as above
-    from esper.tolaria.model_file import read_model  # noqa: PLC0415 - as above
+    from esper.tolaria.run.model_file import read_model  # noqa: PLC0415 - as above
     from esper.urza.artefact import address_of  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
     from esper.vault.boxes import KERNELS, MODELS, open_box  # noqa: PLC0415 - as above

@@ -48,7 +48,7 @@ def export(
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.exporting import Exporting  # noqa: PLC0415 - as above
     from esper.journal.reading import whole  # noqa: PLC0415 - as above
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
@@ -155,6 +155,6 @@ def _history(settings: Settings, stack: ExitStack) -> Source | None:
 
 def _data(settings: Settings, events: Sequence[JournalEvent]) -> list[Path]:
     """The files of the data that the run trained on, if they are here, and are those that its journal has recorded."""
-    from esper.tolaria.trainee import data_of_journal  # noqa: PLC0415 - as above
+    from esper.tolaria.run.trainee import data_of_journal  # noqa: PLC0415 - as above
 
     return data_of_journal(events, run_dir=settings.runs_dir / events[0].run_id, shared=settings.data_dir)

@@ -18,13 +18,13 @@ from rich.console import Console
 from esper.cli.steps import bar
 from esper.clock import SystemClock
 from esper.errors import UnavailableError
-from esper.tolaria.archive import Archived
-from esper.tolaria.environment import observe
-from esper.tolaria.figures import StepTold
-from esper.tolaria.progress import say
-from esper.tolaria.reexecution import Archive
-from esper.tolaria.resume import differences
-from esper.tolaria.verification import Check, Proof, Segment, Verdict, narrowed, segments
+from esper.tolaria.recipes.environment import observe
+from esper.tolaria.record.resume import differences
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.replay.figures import StepTold
+from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.verification import Check, Proof, Segment, Verdict, narrowed, segments
+from esper.tolaria.run.progress import say
 
 
 @dataclass(slots=True)

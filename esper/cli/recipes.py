@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def ls(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False) -> None:
     """List the recipes."""
-    from esper.tolaria.recipe import names, text  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import names, text  # noqa: PLC0415
 
     found = [{"name": name, "about": text(name).splitlines()[0].lstrip("# ")} for name in names()]
     if as_json:
@@ -34,7 +34,7 @@ def ls(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array."
 
 def show(name: str, *, as_json: Annotated[bool, typer.Option("--json", help="Every value, defaults too, as JSON.")] = False) -> None:
     """Print a recipe, and check it."""
-    from esper.tolaria.recipe import load, text  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import load, text  # noqa: PLC0415
 
     recipe = load(name)
     print(recipe.canonical() if as_json else text(name), end="\n" if as_json else "")
@@ -44,7 +44,7 @@ def cp(
     name: str, target: Annotated[Path, typer.Argument(help="File to write.")], *, as_json: Annotated[bool, typer.Option("--json")] = False
 ) -> None:
     """Copy a recipe to a file, to make it your own: `esper run FILE`."""
-    from esper.tolaria.recipe import text  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import text  # noqa: PLC0415
 
     path = target / f"{name}.toml" if target.is_dir() else target
     if path.exists():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from esper.events.seals import Trust
     from esper.oona.authentic import Judge
-    from esper.tolaria.archive import Archived
+    from esper.tolaria.replay.archive import Archived
 
 
 _SHOWN: Final = 5  # messages that were set aside
@@ -123,7 +123,7 @@ def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> N
     from esper.journal.replay import fold_messages, live_state  # noqa: PLC0415 - as above
     from esper.oona.authentic import Judge, as_received  # noqa: PLC0415 - as above
     from esper.service import signing  # noqa: PLC0415 - as above
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings, clock = Settings.load(), SystemClock()
@@ -175,7 +175,7 @@ def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as
     console = Console(stderr=True)
     source = _source(run_id, origin, console)
     from esper.cli.steps import restored  # noqa: PLC0415 - as above
-    from esper.tolaria.state_file import save_state_file  # noqa: PLC0415 - as above
+    from esper.tolaria.replay.state_file import save_state_file  # noqa: PLC0415 - as above
 
     found = restored(source, wanted.step, console, timeline=wanted.timeline, kinds=wanted.kinds, from_scratch=from_scratch)
     if out is not None:
@@ -218,8 +218,8 @@ def _source(run_id: str, origin: Origin, console: Console) -> Archived:
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
     from esper.service import signing  # noqa: PLC0415 - as above
-    from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.replay.archive import Archived  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings = Settings.load()

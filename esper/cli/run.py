@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
     from esper.stack import Endpoints
-    from esper.tolaria.assembly import Finished
-    from esper.tolaria.startup import Startup
+    from esper.tolaria.run.assembly import Finished
+    from esper.tolaria.run.startup import Startup
 
 T = TypeVar("T")
 
@@ -54,10 +54,10 @@ def run(
     from esper.clock import SystemClock  # noqa: PLC0415
     from esper.config import Settings  # noqa: PLC0415
     from esper.identity import age_s  # noqa: PLC0415
-    from esper.tolaria.allowed import Allowed  # noqa: PLC0415
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415
-    from esper.tolaria.recipe import load  # noqa: PLC0415
-    from esper.tolaria.startup import Startup  # noqa: PLC0415
+    from esper.tolaria.recipes.allowed import Allowed  # noqa: PLC0415
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import load  # noqa: PLC0415
+    from esper.tolaria.run.startup import Startup  # noqa: PLC0415
 
     if run_id:
         require_run_id(run_id)
@@ -75,7 +75,7 @@ def run(
 
     def trained(endpoints: Endpoints) -> Finished:
         from esper.oona.access import Access  # noqa: PLC0415
-        from esper.tolaria.assembly import train  # noqa: PLC0415
+        from esper.tolaria.run.assembly import train  # noqa: PLC0415
 
         return train(
             settings,
@@ -137,7 +137,7 @@ def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
             coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
-            import esper.tolaria.assembly  # noqa: F401, PLC0415
+            import esper.tolaria.run.assembly  # noqa: F401, PLC0415
 
             if startup is not None:
                 startup.spent("imports")

@@ -18,18 +18,18 @@ from esper.clock import SystemClock
 from esper.errors import CorruptError, UsageError
 from esper.events.records import CheckpointTaken, RunPaused, RunResumed
 from esper.journal.reading import whole
-from esper.tolaria.addresses import Address, address_of, anchors
-from esper.tolaria.archive import Archived
-from esper.tolaria.environment import observe
-from esper.tolaria.evaluation import parameters_digest
-from esper.tolaria.progress import Progress as Told
-from esper.tolaria.progress import say
-from esper.tolaria.proof import require_proven
-from esper.tolaria.reexecution import Archive, Reexecution, Rerun
-from esper.tolaria.resume import differences
-from esper.tolaria.session import Session
-from esper.tolaria.snapshots import KINDS
-from esper.tolaria.state_file import StateDigests, digests_of, model_digest, part_of
+from esper.tolaria.recipes.environment import observe
+from esper.tolaria.record.addresses import Address, address_of, anchors
+from esper.tolaria.record.resume import differences
+from esper.tolaria.record.snapshots import KINDS
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.replay.proof import require_proven
+from esper.tolaria.replay.reexecution import Archive, Reexecution, Rerun
+from esper.tolaria.replay.state_file import StateDigests, digests_of, model_digest, part_of
+from esper.tolaria.run.progress import Progress as Told
+from esper.tolaria.run.progress import say
+from esper.tolaria.run.session import Session
+from esper.tolaria.step.evaluation import parameters_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from esper.events.records import SeedTransitioned
-from esper.tolaria.assembly import Finished
+from esper.tolaria.run.assembly import Finished
 
 
 def show(console: Console, finished: Finished, recipe: str) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from esper.events import JournalEvent
     from esper.journal.effect import Branch, Interval
     from esper.stack import Endpoints
-    from esper.tolaria.forking import Cut
-    from esper.tolaria.whatif import Answer, Question, Side
+    from esper.tolaria.record.forking import Cut
+    from esper.tolaria.timelines.whatif import Answer, Question, Side
 
 LISTED = 12  # lines of what was dropped or refused that are shown to people; --json has all
 
@@ -55,7 +55,7 @@ def whatif(
     from esper.cli.plots import require_format  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
-    from esper.tolaria.names import require_run_id  # noqa: PLC0415 - the same
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - the same
 
     require_run_id(run_id)
     if out:
@@ -68,7 +68,7 @@ def whatif(
         answer = _open(_question(events, decision, orders, until), settings, clock, console, tuple(allow or ()))
     else:
         answer = _closed(run_id, decision, orders, until, settings, clock, console, tuple(allow or ()))
-    from esper.tolaria.whatif import keep  # noqa: PLC0415 - as above
+    from esper.tolaria.timelines.whatif import keep  # noqa: PLC0415 - as above
 
     kept = keep(answer, settings.runs_dir / run_id / "whatif")
     picture = out or kept.with_suffix(".svg")
@@ -82,16 +82,16 @@ def whatif(
 
 def _question(events: Sequence[JournalEvent], decision: str, orders: int, until: int | None) -> Question:
     from esper.journal.reading import whole  # noqa: PLC0415 - as above
-    from esper.tolaria.forking import decision_of  # noqa: PLC0415 - as above
-    from esper.tolaria.whatif import asked  # noqa: PLC0415 - as above
+    from esper.tolaria.record.forking import decision_of  # noqa: PLC0415 - as above
+    from esper.tolaria.timelines.whatif import asked  # noqa: PLC0415 - as above
 
     return asked(whole(events), decision_of(events, decision), orders=orders, until=until)
 
 
 def _open(question: Question, settings: Settings, clock: Clock, console: Console, allow: tuple[str, ...]) -> Answer:
-    from esper.tolaria.archive import Archived  # noqa: PLC0415 - as above
-    from esper.tolaria.progress import Progress  # noqa: PLC0415 - as above
-    from esper.tolaria.whatif import open_loop  # noqa: PLC0415 - as above
+    from esper.tolaria.replay.archive import Archived  # noqa: PLC0415 - as above
+    from esper.tolaria.run.progress import Progress  # noqa: PLC0415 - as above
+    from esper.tolaria.timelines.whatif import open_loop  # noqa: PLC0415 - as above
 
     progress = Progress(console)
     archive = Archived(settings, tuple(question.events), allow=allow).open(clock, progress.say)
@@ -114,9 +114,9 @@ def _closed(
         from esper.journal.reading import on_kafka  # noqa: PLC0415 - as above
         from esper.oona.access import Access  # noqa: PLC0415 - as above
         from esper.service import signing  # noqa: PLC0415 - as above
-        from esper.tolaria.branching import Ground, fork  # noqa: PLC0415 - as above
-        from esper.tolaria.names import named  # noqa: PLC0415 - as above
-        from esper.tolaria.whatif import closed_loop  # noqa: PLC0415 - as above
+        from esper.tolaria.recipes.names import named  # noqa: PLC0415 - as above
+        from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
+        from esper.tolaria.timelines.whatif import closed_loop  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
         trust = signing.trust(settings.keys_dir)

@@ -22,7 +22,7 @@ from esper.events.registry import current
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
 from esper.journal.reading import JOURNAL, decoded, from_file, to_file
-from esper.tolaria.splits import packed
+from esper.tolaria.recipes.splits import packed
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, data, recipe
 from tests.unit.tolaria.test_reexecution import asking
 

@@ -18,13 +18,13 @@ from esper.journal.importing import Importing
 from esper.journal.portable import opened_export
 from esper.journal.provenance import Provenance, inherit, note, provenance
 from esper.oona.memory import MemoryBus
-from esper.tolaria.archive import Archived
-from esper.tolaria.permits import permit_for
-from esper.tolaria.recipe import OWNER, Permit, function, load, shipped
 from esper.tolaria.recipes import digits
-from esper.tolaria.sources import source_of
-from esper.tolaria.splits import Splits, cached, digest_of, kept_in, packed
-from esper.tolaria.trainee import inputs_of, load_data
+from esper.tolaria.recipes.recipe import OWNER, Permit, function, load, shipped
+from esper.tolaria.recipes.sources import source_of
+from esper.tolaria.recipes.splits import Splits, cached, digest_of, kept_in, packed
+from esper.tolaria.record.permits import permit_for
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.run.trainee import inputs_of, load_data
 from esper.urza.opening import open_store
 from esper.vault.boxes import INSTALLATION
 from esper.vault.families import family_id, require_own

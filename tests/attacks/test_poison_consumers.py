@@ -49,7 +49,7 @@ READ_ONCE = {
     "esper/oona/chains.py": "the proof names the first record that does not fit",
     "esper/oona/count.py": "counts messages, and opens none",
     "esper/oona/journal.py": "one reading up to the end, whose callers name what they cannot read",
-    "esper/tolaria/wiring.py": "asks where the topics end, and takes no message",
+    "esper/tolaria/run/wiring.py": "asks where the topics end, and takes no message",
 }
 """Modules that read a topic once, by a person's or a run's wish; a message that they cannot read is their answer, and stops nobody else."""
 

@@ -26,9 +26,9 @@ from esper.oona.intake import Intake
 from esper.oona.memory import MemoryBus
 from esper.oona.port import Received
 from esper.tezzeret.ledger import Ledger
-from esper.tolaria.commands import commands_of
 from esper.tolaria.control.status import RunStatus
 from esper.tolaria.control.status import fold as told
+from esper.tolaria.exchange.commands import commands_of
 from esper.urza.catalogue import Catalogue
 from esper.urza.metadata import metadata
 from esper.urza.shelf import Performances, Shelf

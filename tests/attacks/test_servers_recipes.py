@@ -24,13 +24,13 @@ from esper.oona.intake import Intake
 from esper.oona.memory import MemoryBus
 from esper.service import create_app
 from esper.stack.parts import with_esper_on_path
-from esper.tolaria.allowed import _NAMING, Allowed
-from esper.tolaria.assembly import train
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import REQUESTS, Ledger
 from esper.tolaria.control.requests import Outbound
 from esper.tolaria.control.trainers import Trainers
-from esper.tolaria.recipe import Recipe, load, names, text
+from esper.tolaria.recipes.allowed import _NAMING, Allowed
+from esper.tolaria.recipes.recipe import Recipe, load, names, text
+from esper.tolaria.run.assembly import train
 from tests.servicefixtures import Recorder, credentials, served
 from tests.stackfixtures import eventually
 

@@ -28,7 +28,7 @@ from esper.oona.kafka import KafkaBus
 from esper.service import signing
 from esper.service.signing import Keyring
 from esper.tolaria.control.ledger import Ledger
-from esper.tolaria.session import Session
+from esper.tolaria.run.session import Session
 from tests.forging import any_event, forged, new_id
 from tests.stackfixtures import eventually
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe

@@ -22,12 +22,12 @@ from esper.oona.intake import Intake
 from esper.oona.kafka import KafkaBus
 from esper.service import Server, create_app
 from esper.service.signing import Keyring
-from esper.tolaria.allowed import Allowed
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.control.requests import SENDER, Outbound
 from esper.tolaria.control.sweeping import Sweeps
 from esper.tolaria.control.trainers import Trainers
+from esper.tolaria.recipes.allowed import Allowed
 
 _GRACE_S = 4.0
 _log = logging.getLogger("esper.tolaria.control")

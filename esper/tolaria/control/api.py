@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service import CurrentCaller, ProblemError, requires
-from esper.tolaria.allowed import Allowed
 from esper.tolaria.control import requests
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.control.requests import Action, Outbound
 from esper.tolaria.control.status import RunStatus
 from esper.tolaria.control.trainers import Trainers
-from esper.tolaria.names import named, require_run_id
-from esper.tolaria.recipe import load
+from esper.tolaria.recipes.allowed import Allowed
+from esper.tolaria.recipes.names import named, require_run_id
+from esper.tolaria.recipes.recipe import load
 
 _PACKAGES: Final = ("torch", "confluent-kafka", "fastavro", "fastapi", "uvicorn")
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from esper.tolaria.splits import Splits
+from esper.tolaria.recipes.splits import Splits
 
 TEST, HELD_OUT = 500, 300  # of 1,797 images; gates and Tamiyo see the held-out ones, never the test split
 SHUFFLE = 20_260_101  # seed of the split: writers come one after the other in the file

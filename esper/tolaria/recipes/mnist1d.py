@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from esper.tolaria.splits import Splits
+from esper.tolaria.recipes.splits import Splits
 
 HELD_OUT = 500  # of the 4,000 training samples: gates and Tamiyo see these, never the test split
 

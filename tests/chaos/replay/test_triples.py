@@ -25,11 +25,11 @@ from esper.config import Settings
 from esper.events.records import CheckpointTaken, SeedTransitioned
 from esper.journal.reading import decoded, from_kafka
 from esper.stack import running
-from esper.tolaria.addresses import Address, Anchor
-from esper.tolaria.archive import Archived
-from esper.tolaria.comparison import differing
-from esper.tolaria.progress import Progress
-from esper.tolaria.reexecution import Archive, Reexecution
+from esper.tolaria.record.addresses import Address, Anchor
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.replay.comparison import differing
+from esper.tolaria.replay.reexecution import Archive, Reexecution
+from esper.tolaria.run.progress import Progress
 from tests.integration.run.whole import GROWING, esper
 from tests.stackfixtures import access
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError
-from esper.tolaria.assembly import train
-from esper.tolaria.recipe import load
+from esper.tolaria.recipes.recipe import load
+from esper.tolaria.run.assembly import train
 
 
 def main(bootstrap: str, run_id: str, epochs: int) -> int:

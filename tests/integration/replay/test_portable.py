@@ -26,9 +26,9 @@ from esper.history.queries import HttpSource, source, wait_caught_up
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
 from esper.oona.kafka import KafkaBus
-from esper.tolaria.addresses import address_of
-from esper.tolaria.reexecution import Reexecution
-from esper.tolaria.state_file import digests_of
+from esper.tolaria.record.addresses import address_of
+from esper.tolaria.replay.reexecution import Reexecution
+from esper.tolaria.replay.state_file import digests_of
 from tests import commands
 from tests.integration.history.historyfixtures import ROOT, history_part
 from tests.stackfixtures import survivors

@@ -17,8 +17,8 @@ from esper.config import Settings
 from esper.events import decode
 from esper.journal.reading import from_kafka
 from esper.journal.replay import fold_journal, live_state
-from esper.tolaria.assembly import train
-from esper.tolaria.recipe import load
+from esper.tolaria.recipes.recipe import load
+from esper.tolaria.run.assembly import train
 from tests.waiting import PATIENCE_S, eventually
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.tolaria.recipe import load, text
+from esper.tolaria.recipes.recipe import load, text
 from tests.waiting import PATIENCE_S
 
 

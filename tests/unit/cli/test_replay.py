@@ -20,10 +20,10 @@ from esper.cli.steps import rebuilt, restored
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, EpochEnded, RunStarted
-from esper.tolaria.addresses import address_of
-from esper.tolaria.archive import Archived
-from esper.tolaria.snapshots import KINDS
-from esper.tolaria.state_file import digests_of, save_state_file
+from esper.tolaria.record.addresses import address_of
+from esper.tolaria.record.snapshots import KINDS
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.replay.state_file import digests_of, save_state_file
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 from tests.unit.tolaria.test_reexecution import asking
 

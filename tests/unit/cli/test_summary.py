@@ -12,8 +12,8 @@ from rich.console import Console
 from esper.cli.summary import show
 from esper.events.records import SeedTransitioned
 from esper.lifecycle import EXECUTION, RunState
-from esper.tolaria.assembly import Finished
-from esper.tolaria.trainer import Outcome
+from esper.tolaria.run.assembly import Finished
+from esper.tolaria.run.trainer import Outcome
 
 PATH = ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"]
 

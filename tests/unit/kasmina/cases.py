@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from esper.kasmina import GrowingModel, Place, Slot
 from esper.kasmina.layers import reads_and_writes
 from esper.lifecycle import RunState, SeedState
-from esper.tolaria.recipe import Recipe
+from esper.tolaria.recipes.recipe import Recipe
 
 KERNEL_ID = "ab" * 32
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from esper.kasmina import GrowingModel, KernelTraining, Place, germinate
 from esper.kasmina.numerics import Numerics
-from esper.tolaria.evaluation import evaluate, with_shadow, without
-from esper.tolaria.stepping import StepFigures, Stepper, numerics_of
+from esper.tolaria.step.evaluation import evaluate, with_shadow, without
+from esper.tolaria.step.stepping import StepFigures, Stepper, numerics_of
 from tests.unit.kasmina.cases import CASES, Case, graft, kernel, recipe, staged
 
 CASE = CASES["strided"]

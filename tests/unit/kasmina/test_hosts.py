@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.kasmina import GrowingModel, KernelTraining, Numerics, germinate
-from esper.tolaria.recipe import Recipe
-from esper.tolaria.stepping import Stepper, numerics_of, stream_seed
+from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
 from tests.unit.kasmina.cases import CASES, Case, graft, recipe, staged
 
 STEPS = 40

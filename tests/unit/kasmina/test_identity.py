@@ -10,8 +10,8 @@ from torch.nn import functional
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
 from esper.kasmina.layers import SeededLayer, chunk_sizes
 from esper.lifecycle import Guardrails, RunState, SeedState
-from esper.tolaria.recipe import Recipe
-from esper.tolaria.stepping import Stepper
+from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.step.stepping import Stepper
 
 
 def host(*, dropout: float = 0.0) -> nn.Module:
@@ -145,9 +145,9 @@ def test_harvest_gives_an_ordinary_module_with_the_fossilised_kernels() -> None:
 
 def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
     """A kernel of rank 1 in place of a whole chunk of a trained host has a shadow loss above the host's, so it is culled when its budget is spent."""
-    from esper.tolaria.evaluation import evaluate, paired, with_shadow  # noqa: PLC0415
-    from esper.tolaria.gates import Evidence, gate  # noqa: PLC0415
-    from esper.tolaria.recipe import GatesSection  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import GatesSection  # noqa: PLC0415
+    from esper.tolaria.step.evaluation import evaluate, paired, with_shadow  # noqa: PLC0415
+    from esper.tolaria.step.gates import Evidence, gate  # noqa: PLC0415
 
     torch.manual_seed(1)
     centres = torch.randn(5, 8) * 2
@@ -177,7 +177,7 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
 
 def evaluate_shadow(growing: GrowingModel, split: tuple[Tensor, Tensor]) -> tuple[float, ...]:
     from esper.kasmina.shadow import standing_in  # noqa: PLC0415
-    from esper.tolaria.evaluation import evaluate  # noqa: PLC0415
+    from esper.tolaria.step.evaluation import evaluate  # noqa: PLC0415
 
     return evaluate(growing, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))).batch_losses
 

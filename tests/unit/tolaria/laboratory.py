@@ -33,19 +33,19 @@ from esper.oona.memory import MemoryBus
 from esper.oona.outbox import Outbox
 from esper.oona.port import Bus
 from esper.tezzeret.build import module_of
-from esper.tolaria.archive import Archived
-from esper.tolaria.environment import observe
-from esper.tolaria.forking import Beginning
-from esper.tolaria.grafting import Published
-from esper.tolaria.past import forked, nothing, past
-from esper.tolaria.progress import Progress
-from esper.tolaria.recipe import Recipe
-from esper.tolaria.reexecution import Archive
-from esper.tolaria.session import Session
-from esper.tolaria.splits import Pair, Splits
-from esper.tolaria.trainee import trainee_of
-from esper.tolaria.trainer import Outcome, Trainer
-from esper.tolaria.wiring import Place, Rig, rig
+from esper.tolaria.exchange.grafting import Published
+from esper.tolaria.recipes.environment import observe
+from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.recipes.splits import Pair, Splits
+from esper.tolaria.record.forking import Beginning
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.run.past import forked, nothing, past
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.run.session import Session
+from esper.tolaria.run.trainee import trainee_of
+from esper.tolaria.run.trainer import Outcome, Trainer
+from esper.tolaria.run.wiring import Place, Rig, rig
 from esper.urza.artefact import Sealed, seal
 from esper.urza.local import LocalStore
 from esper.urza.publish import store_artefact

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from esper.kasmina import GrowingModel, KernelTraining, germinate
-from esper.tolaria.recipe import load
 from esper.tolaria.recipes import digits
+from esper.tolaria.recipes.recipe import load
 
 
 def test_digits_are_split_alike_each_time() -> None:

@@ -12,8 +12,8 @@ from esper.clock import ManualClock
 from esper.events import Event, Origin
 from esper.events.records import CheckpointTaken, EpochReviewed, RollbackRequested, RunRolledBack, SystemStatePacket
 from esper.oona.inbox import Delivered
-from esper.tolaria.consultation import Consultation
-from esper.tolaria.session import RolledBack, Session
+from esper.tolaria.exchange.consultation import Consultation
+from esper.tolaria.run.session import RolledBack, Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
 TAMIYO = Origin("laboratory-1", "tamiyo", "0" * 32, CLOCK)

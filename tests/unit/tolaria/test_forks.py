@@ -16,11 +16,11 @@ from esper.events import JournalEvent, encode
 from esper.events.records import AdaptationApplied, AdaptationRejected, CheckpointTaken, RunForked, RunResumed, RunRolledBack, RunStarted
 from esper.journal.replay import fold_journal, live_state
 from esper.journal.story import story
-from esper.tolaria.branching import begin
 from esper.tolaria.control import status
-from esper.tolaria.forking import Beginning, changed, cut_at, decision_of
-from esper.tolaria.progress import Progress
-from esper.tolaria.session import Session
+from esper.tolaria.record.forking import Beginning, changed, cut_at, decision_of
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.run.session import Session
+from esper.tolaria.timelines.branching import begin
 from processors.nissa import runs
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 

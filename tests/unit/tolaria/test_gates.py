@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from esper.lifecycle import SeedState
-from esper.tolaria.evaluation import paired
-from esper.tolaria.gates import Evidence, gate
-from esper.tolaria.recipe import GatesSection
-from esper.tolaria.stepping import batch_order, stream_seed
+from esper.tolaria.recipes.recipe import GatesSection
+from esper.tolaria.step.evaluation import paired
+from esper.tolaria.step.gates import Evidence, gate
+from esper.tolaria.step.stepping import batch_order, stream_seed
 
 GATES = GatesSection(min_training_steps=100, max_training_steps=300, z=2.0, shadow_epochs=2, embargo_epochs=3)
 

@@ -16,7 +16,7 @@ from esper.events.records import EpochEnded
 from esper.lifecycle import Guardrails, RunState, evolve
 from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, Source
 from esper.oona.outbox import Outbox
-from esper.tolaria.journal import Journal, derived
+from esper.tolaria.record.journal import Journal, derived
 from tests.samples import START
 
 KERNEL = "ab" * 32

@@ -6,8 +6,8 @@ import pytest
 
 from esper.errors import UsageError
 from esper.kasmina.loader import CacheSettings
-from esper.tolaria.recipe import OWNER, Permit, function, load, names
-from esper.tolaria.wiring import cache_settings
+from esper.tolaria.recipes.recipe import OWNER, Permit, function, load, names
+from esper.tolaria.run.wiring import cache_settings
 from esper.urza.cache import CacheLimits
 
 

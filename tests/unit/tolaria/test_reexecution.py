@@ -16,13 +16,13 @@ from esper.events.records import AdaptationApplied, CheckpointRequested, Checkpo
 from esper.kasmina.unpacked import Unpacked
 from esper.lifecycle.commands import Adapt, Move, Source
 from esper.oona.inbox import Delivered
-from esper.tolaria.addresses import Address, address_of
-from esper.tolaria.comparison import differing
-from esper.tolaria.evaluation import parameters_digest
-from esper.tolaria.journal import Diverged
-from esper.tolaria.progress import Progress
-from esper.tolaria.reexecution import Archive, Reexecution, Rerun, Scripted
-from esper.tolaria.session import Session
+from esper.tolaria.record.addresses import Address, address_of
+from esper.tolaria.record.journal import Diverged
+from esper.tolaria.replay.comparison import differing
+from esper.tolaria.replay.reexecution import Archive, Reexecution, Rerun, Scripted
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.run.session import Session
+from esper.tolaria.step.evaluation import parameters_digest
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, data, kernel_id, pair, recipe, stages
 
 

@@ -15,8 +15,8 @@ from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.lifecycle import RunState, evolve
 from esper.lifecycle.commands import Complete, CountLost, Fail, RecordCheckpoint, ReportFailure, RollBack
-from esper.tolaria.environment import observe
-from esper.tolaria.resume import beginning, differences, folded, recipe_of
+from esper.tolaria.recipes.environment import observe
+from esper.tolaria.record.resume import beginning, differences, folded, recipe_of
 from esper.urza.local import LocalStore
 from tests.tensorstores import tensors_in
 from tests.unit.lifecycle.test_recovery import Pen
@@ -226,7 +226,7 @@ def test_what_differs_since_the_run_began_is_said() -> None:
 
 def test_a_resumed_run_has_the_recipe_that_it_was_begun_with() -> None:
     """The recipe comes out of RunStarted, whatever its file says now."""
-    from esper.tolaria.recipe import load  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import load  # noqa: PLC0415
 
     recipe = load("mnist1d", ["run.epochs=7"])
     assert recipe_of(begun(config=recipe.canonical())) == recipe

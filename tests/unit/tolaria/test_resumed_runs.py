@@ -22,7 +22,7 @@ from esper.events.records import (
 )
 from esper.journal.replay import fold_journal, live_state
 from esper.oona.inbox import Delivered
-from esper.tolaria.session import Session
+from esper.tolaria.run.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 
 

@@ -21,8 +21,8 @@ from esper.kasmina import GrowingModel, KernelTraining, Place, Slot, germinate
 from esper.kasmina.numerics import Numerics
 from esper.lifecycle import EXECUTION, RunState, SeedState
 from esper.tezzeret.build import module_of
-from esper.tolaria.recipe import Recipe
-from esper.tolaria.snapshots import (
+from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.record.snapshots import (
     address,
     health_notes,
     kernel_notes,
@@ -33,7 +33,7 @@ from esper.tolaria.snapshots import (
     restore_model,
     restore_random,
 )
-from esper.tolaria.stepping import Stepper
+from esper.tolaria.step.stepping import Stepper
 from esper.urza.local import LocalStore
 from tests.tensorstores import tensors_in
 

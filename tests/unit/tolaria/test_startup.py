@@ -10,7 +10,7 @@ from pathlib import Path
 
 from esper.clock import ManualClock, SystemClock
 from esper.identity import age_s
-from esper.tolaria.startup import Startup
+from esper.tolaria.run.startup import Startup
 
 RESUMED = """
 import json, sys

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import GrowingModel, KernelTraining, germinate
-from esper.tolaria.evaluation import evaluate
-from esper.tolaria.stepping import Stepper, numerics_of
+from esper.tolaria.step.evaluation import evaluate
+from esper.tolaria.step.stepping import Stepper, numerics_of
 from tests.unit.kasmina.cases import CASES, Case, graft, recipe, staged
 
 CASE = Case(lambda: CASES["sequence"].make().eval(), (7, 8), (("0", 1), ("4", 2)))  # in evaluation mode: no dropout

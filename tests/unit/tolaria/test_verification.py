@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from esper.events import Origin
 from esper.events.records import CheckpointTaken, EpochEnded, RollbackRequested, RunForked, TrainingStep
 from esper.oona.inbox import Delivered
-from esper.tolaria.branching import begin
-from esper.tolaria.figures import StepTold
-from esper.tolaria.forking import cut_at
-from esper.tolaria.reexecution import Archive
-from esper.tolaria.session import Session
-from esper.tolaria.verification import Check, Narrowed, Proof, Verdict, narrowed, quiet, segments
+from esper.tolaria.record.forking import cut_at
+from esper.tolaria.replay.figures import StepTold
+from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.verification import Check, Narrowed, Proof, Verdict, narrowed, quiet, segments
+from esper.tolaria.run.session import Session
+from esper.tolaria.timelines.branching import begin
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
 from tests.unit.tolaria.test_reexecution import asking
 

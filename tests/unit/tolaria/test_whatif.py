@@ -14,10 +14,10 @@ from esper.cli.whatif import draw, headline, show
 from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, EpochEnded
-from esper.tolaria.branching import begin
-from esper.tolaria.forking import Cut
-from esper.tolaria.progress import Progress
-from esper.tolaria.whatif import Side, asked, closed_loop, keep, open_loop
+from esper.tolaria.record.forking import Cut
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.timelines.branching import begin
+from esper.tolaria.timelines.whatif import Side, asked, closed_loop, keep, open_loop
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe
 
 GRAFT = GROWTH[2]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.tolaria.splits import Splits
+from esper import Splits
 
 WORDS, LENGTH, WIDTH, HEADS = 12, 9, 16, 2
 

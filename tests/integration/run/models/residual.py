@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from esper import Splits
 from esper.tolaria.recipes import digits
-from esper.tolaria.splits import Splits
 
 
 class BasicBlock(nn.Module):

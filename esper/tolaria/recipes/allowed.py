@@ -1,0 +1,118 @@
+"""What an operator may start over HTTP: recipes that the owner of the installation has named, and the functions that these name.
+
+A recipe names functions, and starting it runs them as the owner. So whoever may choose recipes freely may do everything that the owner can.
+An operator may not: the recipe has to be one of `ESPER_SERVICE__RECIPES` (Esper's own by default), and whatever is changed in it, the
+functions of the recipe that comes out have to be functions which a recipe of that list names. The trainer holds this against the recipe it
+is about to execute, wherever that comes from: a file that was changed meanwhile, or a journal that somebody has forged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from esper.errors import UsageError
+from esper.tolaria.recipes.recipe import Recipe, names, text
+
+SETTING: Final = "ESPER_SERVICE__RECIPES"
+_WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
+_NAMING: Final = ("model", "data")
+"""The values of a recipe that name functions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The list: Esper's own recipes, those in `folders`, and every function of `modules` and of what is below them."""
+
+    folders: tuple[Path, ...] = ()
+    modules: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, listed: str) -> Allowed:
+        """From the setting: folders and modules, separated by commas. What has a slash in it is a folder.
+
+        Raises:
+            UsageError: an entry is neither.
+        """
+        entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
+        folders = tuple(Path(entry).resolve() for entry in entries if "/" in entry)
+        modules = tuple(entry for entry in entries if "/" not in entry)
+        for folder in folders:
+            if not folder.is_dir():
+                raise UsageError(f"{SETTING} names {folder}, which is no folder: make it, or take it off the list.")
+        for module in modules:
+            if not all(name.isidentifier() for name in module.split(".")):
+                raise UsageError(f"{SETTING} has {module!r}: give folders with a slash, such as ./recipes, and modules with dots.")
+        return cls(folders, modules)
+
+    def recipe(self, name: str) -> str:
+        """What `esper.tolaria.recipes.recipe.load` finds the recipe `name` by.
+
+        Raises:
+            UsageError: it is not on the list.
+        """
+        if name in names():
+            return name
+        try:
+            path = Path(name).resolve()
+        except (OSError, ValueError, RuntimeError):  # a zero in it, a loop of links
+            path = Path()
+        if path in self._files():
+            return str(path)
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take {', '.join(names())}, or ask the owner to add its folder to {SETTING}."
+        raise UsageError(f"The recipe {name!r} is not one that may be started over HTTP; {hint}")
+
+    def require(self, recipe: Recipe) -> None:
+        """Make sure that a recipe names functions of the list alone.
+
+        Raises:
+            UsageError: it names another; the sentence says which.
+        """
+        named = {key: str(getattr(recipe, key)) for key in _NAMING}
+        references = self._references()
+        for key, reference in named.items():
+            if reference not in references and not self._of_modules(reference.partition(":")[0]):
+                raise UsageError(
+                    f"{key} = {reference!r} is not a function that may be called for a run asked for over HTTP: "
+                    f"let the owner of the installation add its module to {SETTING}, or run it by `esper run`."
+                )
+
+    def _of_modules(self, module: str) -> bool:
+        return any(module == one or module.startswith(f"{one}.") for one in self.modules)
+
+    def _references(self) -> set[str]:
+        """The functions that recipes of the list name."""
+        raw = [tomllib.loads(text(name)) for name in names()]
+        raw += [read for path in self._files() if (read := _read(path))]
+        return {str(values[key]) for values in raw for key in _NAMING if key in values}
+
+    def _files(self) -> set[Path]:
+        return {path for folder in self.folders for path in _safe(folder)}
+
+
+def _safe(folder: Path) -> Iterator[Path]:
+    """The recipes of a folder which nobody but its owner, us or root, can have put there."""
+    if not _ours(folder):
+        return
+    for path in folder.iterdir():
+        if path.suffix == ".toml" and path.is_file() and path.resolve() == path and _ours(path):
+            yield path
+
+
+def _ours(path: Path) -> bool:
+    found = path.stat()
+    return found.st_uid in {os.geteuid(), 0} and not found.st_mode & _WRITABLE
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # tomllib's own error is a ValueError; whoever asks for this recipe is told
+        return {}

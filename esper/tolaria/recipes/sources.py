@@ -1,0 +1,113 @@
+"""The source files of functions that a recipe of a user's own names: kept beside the run, and shown before a stranger's run may call them.
+
+A file is found without importing anything: its package's `__init__.py` would run already. Only the module that is named is kept and hashed, not
+what it imports.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.machinery import all_suffixes
+from pathlib import Path
+from typing import Final
+
+from esper.bounded import DEFAULT, read_in
+from esper.disk import write_file
+from esper.errors import printable
+from esper.journal.portable import Export
+from esper.journal.provenance import SOURCE
+from esper.tolaria.recipes.environment import SOURCE as SOURCE_VERSION
+from esper.tolaria.recipes.recipe import Recipe, shipped
+
+_SHOWN: Final = 200  # lines of a difference
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module's file here; None where there is none that could be found without running code."""
+
+    module: str
+    path: Path | None
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, hexadecimal; empty where there is none."""
+        return hashlib.sha256(self.content).hexdigest() if self.path else ""
+
+
+def modules_of(recipe: Recipe) -> list[str]:
+    """The modules of the functions that a recipe names, but for those of Esper's own recipes."""
+    return sorted({one.partition(":")[0] for one in (recipe.model, recipe.data) if one not in shipped()})
+
+
+def source_of(module: str) -> Source:
+    """The file that `import module` would run, as the path stands now."""
+    places = [Path(one or ".") for one in sys.path]
+    *packages, last = module.split(".")
+    for name in packages:
+        package = next((one for one in (place / name for place in places) if (one / "__init__.py").is_file()), None)
+        places = [package] if package else [one for one in (place / name for place in places) if one.is_dir()]
+    for place in places:
+        for path in (place / last / "__init__.py", *(place / f"{last}{suffix}" for suffix in all_suffixes())):
+            if path.is_file():
+                try:
+                    return Source(module, path.resolve(), path.read_bytes())
+                except OSError:
+                    return Source(module, None, b"")
+    return Source(module, None, b"")
+
+
+def versions_of(recipe: Recipe) -> dict[str, str]:
+    """The hashes of a recipe's own source files, as RunStarted records them among the versions."""
+    return {f"{SOURCE_VERSION}{one.module}": one.sha256 for one in map(source_of, modules_of(recipe)) if one.path}
+
+
+def keep_sources(recipe: Recipe, run_dir: Path) -> None:
+    """Keep a copy of a recipe's own source files beside the run. Raises StorageFullError or UnavailableError."""
+    for one in map(source_of, modules_of(recipe)):
+        if one.path and one.path.suffix == ".py":
+            write_file(run_dir / SOURCE / f"{one.module}.py", one.content)
+
+
+def kept_source(module: str, run_dir: Path, export: Export | None) -> str | None:
+    """A module's source as it was kept when the run began, or as its export has it."""
+    name = f"{SOURCE}/{module}.py"
+    try:
+        if export is None:
+            content = read_in(run_dir, name, DEFAULT.json)
+        elif name in export.content.files:
+            content = export.read(name, export.limits.json)
+        else:
+            return None
+    except FileNotFoundError:
+        return None
+    return content.decode(errors="replace")
+
+
+def told_of(module: str, versions: Mapping[str, str], kept: str | None) -> Iterator[str]:
+    """What is known of a module, a line each: what would run here, its hash, and how it differs from what the run was trained with."""
+    here, then = source_of(module), versions.get(f"{SOURCE_VERSION}{module}", "")
+    if here.path is None:
+        yield f"{module}: no file of it is found here; put it on PYTHONPATH."
+        return
+    yield f"{module} would run {here.path}, SHA-256 {here.sha256}."
+    if not then:
+        yield f"{module}: the run has not recorded its source."
+    elif then == here.sha256:
+        yield f"{module}: the run was trained with the same file."
+    else:
+        yield f"{module}: the run was trained with another file, SHA-256 {printable(then)[:64]}."
+    if kept is None:
+        return
+    if hashlib.sha256(kept.encode()).hexdigest() != then:
+        yield f"{module}: the source that came with the run is not the one that it recorded."
+    now = here.content.decode(errors="replace")
+    lines = list(difflib.unified_diff(kept.splitlines(), now.splitlines(), "as recorded", str(here.path), lineterm=""))
+    yield from (printable(line) for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"... and {len(lines) - _SHOWN} more lines that differ."

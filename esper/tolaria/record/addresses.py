@@ -1,0 +1,171 @@
+"""Which states of a run there are, by its journal, and from where each can be reached again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from esper.errors import UsageError
+from esper.events import JournalEvent
+from esper.events.records import CheckpointTaken, RunCompleted, RunFailed, RunForked, RunRolledBack
+from esper.tolaria.record.journal import derived, in_step
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A state of a run: `step` optimizer steps completed in `timeline`, after the first `sequence` events of the journal.
+
+    Several states may share timeline and step: a command that is applied between two steps changes the state without a step.
+    """
+
+    timeline: int
+    step: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"step {self.step} of timeline {self.timeline}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One timeline in the journal: its events are those from `begin` to before `end`, its steps those from `first` to `last`.
+
+    `opened` is the rollback, or in the first timeline the fork, that it goes on from; None when it begins with nothing.
+    """
+
+    timeline: int
+    begin: int
+    end: int
+    first: int
+    last: int
+    opened: RunRolledBack | RunForked | None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A state from which others are reached, and its snapshot in the store: key and SHA-256 of the manifest.
+
+    The snapshot is of `source`; `at` is where the run stands once it is restored: the same, or the beginning of a timeline that goes on from it.
+    `source` is None where the snapshot is of another run.
+    """
+
+    at: Address
+    source: Address | None
+    name: str
+    key: str
+    sha256: str
+
+    @property
+    def opens(self) -> bool:
+        """Whether a timeline begins here."""
+        return self.at != self.source
+
+
+def lines(events: Sequence[JournalEvent]) -> list[Line]:
+    """Every timeline of a journal, in their order. A run that has not ended may have done more steps than its journal can tell."""
+    begins = [number for number, event in enumerate(events) if number == 0 or event.timeline != events[number - 1].timeline]
+    found = []
+    for begin, end in zip(begins, [*begins[1:], len(events)], strict=True):
+        opened = next((one for one in events[begin : begin + 2] if isinstance(one, RunRolledBack | RunForked)), None)
+        after = events[end] if end < len(events) else None
+        last = after.from_step if isinstance(after, RunRolledBack) else events[end - 1].step
+        first = opened.parent_step if isinstance(opened, RunForked) else events[begin].step
+        found.append(Line(events[begin].timeline, begin, end, first, last, opened))
+    return found
+
+
+def line_of(events: Sequence[JournalEvent], timeline: int) -> Line:
+    """The line of a timeline.
+
+    Raises:
+        UsageError: the run has no such timeline.
+    """
+    known = lines(events)
+    found = next((line for line in known if line.timeline == timeline), None)
+    if found is None:
+        raise UsageError(
+            f"Run {events[0].run_id} has no timeline {timeline}; its timelines are {known[0].timeline} to {known[-1].timeline}."
+        )
+    return found
+
+
+def address_of(events: Sequence[JournalEvent], step: int | None, *, timeline: int | None = None, sequence: int | None = None) -> Address:
+    """The state after `step` optimizer steps, with everything that the journal has between that step and the next but the run's end.
+
+    With `sequence`, which has to fit the step, it is the one after so many events.
+
+    Without a step it is the last that the journal knows of. Without a timeline it is the present one, or the one that it goes on from where it
+    begins later than at `step`.
+
+    Raises:
+        UsageError: there is no such state.
+    """
+    line = line_of(events, events[-1].timeline if timeline is None else timeline)
+    step = line.last if step is None else step
+    while timeline is None and isinstance(line.opened, RunRolledBack) and step < line.first:
+        line = line_of(events, _source(events, line.opened).at_timeline)
+    if not line.first <= step <= line.last:
+        within = f" in timeline {line.timeline}" if line.timeline or line.end < len(events) else ""
+        raise UsageError(f"Run {events[0].run_id} has no step {step}{within}: its steps there are {line.first} to {line.last}.")
+    most = next((one.sequence for one in events[line.begin : line.end] if _later(one, step)), line.end)
+    before = [one.sequence for one in events[line.begin : most] if one.step < step or derived(one)]
+    least = max(_opening(events, line), before[-1] + 1 if before else 0)
+    if sequence is not None and not least <= sequence <= most:
+        raise UsageError(
+            f"At step {step} of timeline {line.timeline}, run {events[0].run_id} has had {least} to {most} events, not {sequence}."
+        )
+    return Address(line.timeline, step, most if sequence is None else sequence)
+
+
+def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor]:
+    """From where the state at `address` can be reached, the nearest first: snapshots of its timeline, then what opened the timeline.
+
+    None of them is left when the timeline began with nothing: then it is the first step.
+    """
+    line = line_of(events, address.timeline)
+    taken = [
+        event
+        for event in events
+        if isinstance(event, CheckpointTaken)
+        and event.at_timeline == address.timeline
+        and event.at_step <= address.step
+        and event.at_sequence <= address.sequence
+    ]
+    for event in sorted(taken, key=lambda one: (one.at_step, one.at_sequence), reverse=True):
+        at = _address(event)
+        yield Anchor(at, at, event.snapshot_id, event.address, event.sha256)
+    opened = line.opened
+    if opened is None:
+        return
+    at = Address(line.timeline, line.first, _opening(events, line))
+    if isinstance(opened, RunForked):
+        yield Anchor(at, None, f"of run {opened.parent_run_id} at step {opened.parent_step}", opened.address, opened.sha256)
+    else:
+        source = _source(events, opened)
+        yield Anchor(at, _address(source), source.snapshot_id, source.address, source.sha256)
+
+
+def _later(event: JournalEvent, step: int) -> bool:
+    """Whether an event comes after what lies between step number `step` and the one before it."""
+    return event.step > step or (event.step == step and (in_step(event) or isinstance(event, RunCompleted | RunFailed)))
+
+
+def _opening(events: Sequence[JournalEvent], line: Line) -> int:
+    """The number of events after which a timeline has been opened, with all that its opening caused."""
+    if line.opened is None:
+        return line.begin
+    follow = line.opened.sequence + 1
+    while follow < line.end and events[follow].causation_id == line.opened.event_id:
+        follow += 1
+    return follow
+
+
+def _source(events: Sequence[JournalEvent], rolled: RunRolledBack) -> CheckpointTaken:
+    """The snapshot that a rollback restored."""
+    return next(
+        one for one in reversed(events[: rolled.sequence]) if isinstance(one, CheckpointTaken) and one.snapshot_id == rolled.snapshot_id
+    )
+
+
+def _address(taken: CheckpointTaken) -> Address:
+    return Address(taken.at_timeline, taken.at_step, taken.at_sequence)

@@ -1,0 +1,1 @@
+"""Any step of a run rebuilt from its record, and a run proven piece by piece."""

@@ -1,0 +1,293 @@
+"""A run executed again from its journal: no broker, no other part, no outbox, nothing written; any step is rebuilt, bit for bit.
+
+The session is the one that trained. What came from outside comes from the record, kernels from an archive, and telemetry stays in the process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from esper.checkpoint import Snapshot, SnapshotWriter
+from esper.checkpoint.tensors import Tensors
+from esper.clock import Clock
+from esper.errors import CorruptError, KeyMissingError, UnavailableError
+from esper.events import Event, JournalEvent, Origin, decode
+from esper.events.envelope import trace_id
+from esper.kasmina.unpacked import Unpacked
+from esper.lifecycle import RunState
+from esper.lifecycle.commands import Adapt, Move, ReportFailure, Resume
+from esper.oona.frames import Frame
+from esper.tolaria.exchange.consultation import Consultation, Nobody
+from esper.tolaria.exchange.grafting import Grafting, seeds_waiting
+from esper.tolaria.exchange.telemetry import Telemetry
+from esper.tolaria.recipes.environment import Environment, observe
+from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.recipes.splits import Splits
+from esper.tolaria.record.addresses import Address, Anchor, anchors
+from esper.tolaria.record.checkpoints import Checkpoints
+from esper.tolaria.record.journal import Journal
+from esper.tolaria.record.resume import Beginning, recipe_of, standing
+from esper.tolaria.replay.shelf import Shelf
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.run.session import Arrived, Parts, Session
+from esper.tolaria.run.trainee import trainee_of
+from esper.tolaria.run.trainer import Trainer
+from esper.vault.boxes import MODELS, Box
+from esper.vault.sealing import KEY_BYTES
+
+NOWHERE = Path(os.devnull) / "nowhere"  # a run that is executed again has no folder: what would write there fails
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and the recipe's model and data.
+
+    `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and sources, as `observe` takes them.
+    """
+
+    events: Sequence[JournalEvent]
+    tensors: Tensors
+    kernels: Callable[[str], Unpacked]
+    model: Callable[[], nn.Module]
+    splits: Splits
+    clock: Clock
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.events[0].run_id
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that it was begun with."""
+        return recipe_of(self.events)
+
+
+Scripted = Adapt | Move | ReportFailure
+"""What may come from outside in a run that goes on by a script: decisions, kernels that arrive (Move to TRAINING), loads that fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Frames of a journal that nobody keeps."""
+
+    frames: list[Frame]
+
+    def append(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+
+@dataclass(slots=True)
+class Rerun:
+    """A run that stands again where it stood. `begun` names the snapshot that it was begun from, empty for the first step; `notes` say what was lost."""
+
+    trainer: Trainer
+    begun: str
+    notes: tuple[str, ...]
+
+    @property
+    def session(self) -> Session:
+        """The session, whose model is in `session.parts.growing`."""
+        return self.trainer.session
+
+    def snapshot(self) -> Snapshot:
+        """All state, copied: what would come back of a snapshot that the live run had taken here."""
+        living = self.session.living()
+        notes = json.loads(json.dumps(living.notes))
+        return Snapshot({name: tensor.detach().cpu().clone() for name, tensor in living.tensors.items()}, notes)
+
+    def run_on(self, step: int | None, script: Sequence[tuple[int, Scripted]] = ()) -> list[JournalEvent]:
+        """Train on to `step`, or to the end of the run, with nothing from outside but the script: (steps completed, command) in order.
+
+        Its journal is in memory only: the events are given back. Gates move seeds as in any run. A germinated seed whose arrival (Move to
+        TRAINING) or failed load the script has is grafted there, any other at once. What is scripted for a seed that does not wait for a kernel
+        is left out, and a decision that does not fit is answered with AdaptationRejected.
+        """
+        session = self.session
+        before, begin = session.parts.journal.state, session.parts.require_pen
+        frames: list[Frame] = []
+        journal = Journal(
+            state=before,
+            outbox=_Memory(frames),
+            origin=session.parts.origin,
+            guardrails=session.parts.recipe.guardrails,
+            notify=lambda: None,
+        )
+        session.parts.journal, session.goal = journal, step
+        if before.status == "PAUSED":
+            session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
+        grafting, rest = session.parts.grafting, deque(script)
+
+        def between() -> None:
+            begin()
+            while rest and rest[0][0] <= session.step:
+                _carry_out(session, rest.popleft()[1])
+            grafting.held = {(one.layer, one.seed) for _, one in rest if not isinstance(one, Adapt)}
+
+        session.parts.require_pen = between
+        with suppress(Arrived):
+            self.trainer.train_on()
+        session.parts.require_pen = begin
+        return [event for frame in frames for message in frame.events if isinstance(event := decode(message.value), JournalEvent)]
+
+
+def _carry_out(session: Session, command: Scripted) -> None:
+    """A scripted command, if it still says something."""
+    if isinstance(command, Adapt):
+        session.do(command)
+        return
+    place = (command.layer, command.seed)
+    waiting = next((seed for seed in seeds_waiting(session.state) if (seed.layer, seed.seed) == place), None)
+    if waiting is None:
+        return
+    if isinstance(command, Move):
+        session.parts.grafting.again(session.state, place, waiting.kernel_id)
+    session.do(command)
+
+
+@dataclass(slots=True)
+class Reexecution:
+    """Executes an archived run again. `told` has the session before each step, and `session` is the last one, also where it went astray.
+
+    `heard` has what the run tells of its steps: the telemetry of the live run.
+    """
+
+    archive: Archive
+    progress: Progress
+    usable: Callable[[Anchor], bool] = lambda _: True
+    told: Callable[[Session], None] = lambda _: None
+    heard: Callable[[Event], None] = lambda _: None
+    notes: list[str] = field(default_factory=list)
+    session: Session | None = None
+    environment: Environment = field(default_factory=observe)
+
+    def rebuild(self, address: Address) -> Rerun:
+        """The run as it stood at `address`, from the nearest snapshot that is `usable` and whole, or from its first step.
+
+        A timeline whose opening snapshot is not usable is reached through the one that it left. The global random streams of this process and
+        torch's number of threads are the run's afterwards.
+
+        Raises:
+            Diverged: the run does something else than its journal has.
+            CorruptError: the journal was changed, or a kernel is lost.
+            UnavailableError: it begins with another run's state, and that is lost.
+            KeyMissingError: it begins with a snapshot whose key is not at hand.
+        """
+        torch.set_num_threads(self.archive.recipe.run.threads)
+        begin = self._begin(address)
+        self.session = self._session(begin)
+        rerun = Rerun(Trainer(self.session, self.archive.splits.train), begin.name, tuple(self.notes))
+        self.go_on(rerun, address)
+        return rerun
+
+    def go_on(self, rerun: Rerun, address: Address) -> None:
+        """Execute the record from where the run stands to a later state of the same timeline; raises as `rebuild` does."""
+        session = rerun.session
+        session.parts.journal.record(self.archive.events[session.state.sequence : address.sequence])
+        session.goal = address.step
+        try:
+            rerun.trainer.train_on()
+        except Arrived:
+            pass
+        else:  # the last step of a run has no step after it
+            session.catch_up()
+        if (session.step, session.state.sequence) != (address.step, address.sequence):
+            raise CorruptError(
+                f"Executed again, run {self.archive.run_id} ends at step {session.step} with {session.state.sequence} events, not at {address} with "
+                f"{address.sequence}; its journal was changed."
+            )
+
+    def _begin(self, address: Address) -> Beginning:
+        archive = self.archive
+        for anchor in anchors(archive.events, address):
+            if self.usable(anchor):
+                try:
+                    return standing(archive.run_id, archive.events, anchor, archive.tensors.read(anchor.key, anchor.sha256), ())
+                except KeyMissingError as error:
+                    if anchor.opens and anchor.source is None:
+                        raise KeyMissingError(
+                            f"Run {archive.run_id} begins with another run's state, which is a snapshot. {error}"
+                        ) from error
+                    raise
+                except CorruptError as error:
+                    self.notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
+            if anchor.opens:
+                if anchor.source is None:
+                    lost = self.notes[-1] if self.notes else "It was not to be used."
+                    raise UnavailableError(
+                        f"Run {archive.run_id} begins with the state {anchor.name}, which is not at hand: restore it, or fork that run again. {lost}"
+                    )
+                source = self.rebuild(anchor.source)
+                return replace(standing(archive.run_id, archive.events, anchor, source.snapshot(), ()), name=source.begun)
+        return Beginning(RunState(archive.run_id), None, "", ())
+
+    def _session(self, begin: Beginning) -> Session:
+        archive, clock, run_id = self.archive, self.archive.clock, self.archive.run_id
+        recipe = alone(archive.recipe)
+        trainee = trainee_of(recipe, archive.model, archive.splits)
+        origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
+        journal = Journal(
+            state=begin.state,
+            outbox=None,
+            origin=origin,
+            guardrails=recipe.guardrails,
+            notify=lambda: None,
+        )
+        session = Session(
+            Parts(
+                recipe=recipe,
+                held_out=trainee.splits.validation,
+                test=trainee.splits.test,
+                growing=trainee.growing,
+                stepper=trainee.stepper,
+                journal=journal,
+                consultation=Consultation(
+                    run_id=run_id,
+                    inbox=Nobody(),
+                    producer=Nobody(),
+                    clock=clock,
+                    lockstep=False,
+                    timeout_s=0.0,
+                    timeline=begin.state.timeline,
+                ),
+                telemetry=Telemetry(origin=origin, emit=self.heard, growing=trainee.growing, gates=recipe.gates),
+                grafting=Grafting(Shelf(archive.kernels), trainee.growing, clock),
+                checkpoints=Checkpoints(SnapshotWriter(archive.tensors, clock), recipe.checkpoints, clock),
+                tensors=archive.tensors,
+                origin=origin,
+                clock=clock,
+                progress=self.progress,
+                environment=self.environment,
+                run_dir=NOWHERE,
+                models=Box(MODELS, secrets.token_bytes(KEY_BYTES)),  # for nobody: nothing is written
+                lost=dict,
+                require_pen=lambda: self.told(session),
+            ),
+            trainee.steps,
+        )
+        session.remember(archive.events[: begin.state.sequence])
+        if begin.snapshot is not None:
+            session.restore(begin.snapshot, begin.state)
+        return session
+
+
+def alone(recipe: Recipe) -> Recipe:
+    """The recipe of a session that asks nobody and takes no snapshots: all that came of it stands in the record."""
+    return recipe.model_copy(
+        update={
+            "tamiyo": recipe.tamiyo.model_copy(update={"enabled": False}),
+            "checkpoints": recipe.checkpoints.model_copy(update={"every_epochs": 0, "every_steps": 0, "every_minutes": math.inf}),
+        }
+    )

@@ -1,0 +1,69 @@
+"""Where a run stands between two steps, beyond its folded state and its tensors: what a snapshot notes and a packet tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from esper.kasmina.growth import Place
+from esper.tolaria.exchange.packet import EpochFigures
+from esper.tolaria.record.snapshots import address, place_of
+from esper.tolaria.step.evaluation import Figures
+from esper.tolaria.step.gates import Evidence
+from esper.tolaria.step.stepping import StepFigures
+
+
+@dataclass(slots=True)
+class Sums:
+    """An epoch so far: batches done, and sums or last values of their figures."""
+
+    batches: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+    learning_rate: float = 0.0
+    gradient_norm: float = 0.0
+
+    def add(self, figures: StepFigures) -> None:
+        """Take in one step."""
+        self.batches += 1
+        self.loss += figures.loss
+        self.accuracy += figures.accuracy
+        self.learning_rate, self.gradient_norm = figures.learning_rate, figures.gradient_norm
+
+
+@dataclass(slots=True)
+class Cursor:
+    """`step` counts optimizer steps completed, `sums` is the present epoch, `figures` and `test` are of the last one."""
+
+    step: int = 0
+    sums: Sums = field(default_factory=Sums)
+    evidence: dict[Place, Evidence] = field(default_factory=dict)
+    figures: EpochFigures = field(default_factory=EpochFigures)
+    test: Figures = field(default_factory=lambda: Figures(0.0, 0.0, ()))
+
+    def known(self, place: Place) -> Evidence:
+        """What has been measured of the kernel at a place."""
+        return self.evidence.get(place, Evidence())
+
+    def notes(self) -> dict[str, Any]:
+        """The cursor as JSON."""
+        return {
+            "step": self.step,
+            "sums": asdict(self.sums),
+            "evidence": {address(place): asdict(one) for place, one in self.evidence.items()},
+            "figures": asdict(self.figures),
+            "test": asdict(self.test),
+        }
+
+
+def cursor_of(notes: Mapping[str, Any]) -> Cursor:
+    """The cursor that `notes` gave."""
+    test = notes["test"]
+    return Cursor(
+        notes["step"],
+        Sums(**notes["sums"]),
+        {place_of(name): Evidence(**one) for name, one in notes["evidence"].items()},
+        EpochFigures(**notes["figures"]),
+        Figures(test["loss"], test["accuracy"], tuple(test["batch_losses"])),
+    )

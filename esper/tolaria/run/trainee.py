@@ -1,0 +1,138 @@
+"""What a recipe trains: the growing model with its stepper and data, built the same way to be trained, resumed or executed again."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from esper.bounded import DEFAULT, read_in
+from esper.errors import CorruptError
+from esper.events import JournalEvent
+from esper.events.records import RunStarted
+from esper.journal.provenance import DATA, FILE, provenance
+from esper.kasmina import GrowingModel, germinate
+from esper.kasmina.growth import KernelTraining
+from esper.tolaria.recipes.environment import DATA as DATA_VERSION
+from esper.tolaria.recipes.recipe import Permit, Recipe, function
+from esper.tolaria.recipes.sources import source_of, versions_of
+from esper.tolaria.recipes.splits import Pair, Splits, cached, digest_of, kept_in, read_splits
+from esper.tolaria.record.resume import recipe_of, recorded
+from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
+
+PROBED = 3  # samples of the forward in which layers show their geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """A model that can grow, what steps it, its data, and the optimizer steps that the schedule foresees."""
+
+    growing: GrowingModel
+    stepper: Stepper
+    splits: Splits
+    steps: int
+
+
+def trainee_of(recipe: Recipe, make: Callable[[], nn.Module], splits: Splits) -> Trainee:
+    """The trainee of a recipe at step 0, its host made by `make`.
+
+    Raises:
+        UsageError: the recipe names a GPU and there is none, or no layer can grow.
+    """
+    numerics = numerics_of(recipe.run)
+    module = germinate(
+        numerics.place(seeded_model(recipe, make)),
+        seeds=recipe.kasmina.seeds,
+        include=recipe.kasmina.include,
+        exclude=recipe.kasmina.exclude,
+    )
+    growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
+    growing.probe(splits.train[0][:PROBED])
+    steps = total_steps(recipe, splits.train)
+    return Trainee(growing, Stepper(growing, recipe, steps), splits, steps)
+
+
+def load_data(recipe: Recipe, permit: Permit, *, run_dir: Path, shared: Path, say: Callable[[str], None] = lambda _: None) -> Splits:
+    """The data of a run: its own, where it came here with data, else the recipe's, made once and kept in `shared` for all runs.
+
+    Raises:
+        UsageError: the function does not exist, may not be called, or returns something else.
+        CorruptError: the run's own data is not what it came with.
+    """
+    if (own := own_data(run_dir)) is not None:
+        return own
+    make = function(recipe.data, "data", permit)
+    return cached(recipe.name, make, Path(make.__code__.co_filename), shared, say=say)
+
+
+def own_data(run_dir: Path) -> Splits | None:
+    """The data that a run brought along into its folder; None for a run that has none of its own.
+
+    Raises:
+        CorruptError: the file is gone, or is not the one that it came with.
+    """
+    known = provenance(run_dir)
+    for name, sha256 in sorted(known.data.items()) if known else ():
+        path = run_dir / DATA / name
+        try:
+            content = read_in(run_dir, f"{DATA}/{name}", DEFAULT.file)
+        except FileNotFoundError:
+            raise CorruptError(f"{path}, the data that the run came with, is gone; import the run again.") from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise CorruptError(f"{path}, the data that the run came with, has another hash than {FILE} gives; import the run again.")
+        return read_splits(content, str(path))
+    return None
+
+
+def data_files(recipe: Recipe, *, run_dir: Path, shared: Path) -> list[Path]:
+    """The files that keep the data of a run: its own, or those of the recipe in `shared`. Calls and imports nothing that the recipe names."""
+    known = provenance(run_dir)
+    if known and known.data:
+        return [run_dir / DATA / name for name in sorted(known.data)]
+    source = source_of(recipe.data.partition(":")[0])
+    return kept_in(shared, recipe.name, source.path) if source.path else []
+
+
+def data_of_journal(events: Sequence[JournalEvent], *, run_dir: Path, shared: Path) -> list[Path]:
+    """The files of `data_files` for the run of a journal; of those in `shared` only what is the data that the journal has recorded."""
+    started = events[0]
+    assert isinstance(started, RunStarted)  # noqa: S101  # every journal begins so
+    recipe, digest = recipe_of(events), recorded(started).get(DATA_VERSION, "")
+    found = [path for path in data_files(recipe, run_dir=run_dir, shared=shared) if path.is_file()]
+    return [path for path in found if not digest or path.parent != shared or path.stem.endswith(f"-{digest}")]
+
+
+def inputs_of(recipe: Recipe, splits: Splits) -> dict[str, str]:
+    """What RunStarted records, among the versions, of what is not Esper's: the digest of the data, and hashes of a user's own source files."""
+    return {DATA_VERSION: digest_of(splits), **versions_of(recipe)}
+
+
+def total_steps(recipe: Recipe, train: Pair) -> int:
+    """Steps that the schedule foresees."""
+    return recipe.run.epochs * (len(train[1]) // recipe.run.batch_size)
+
+
+def kernel_training(recipe: Recipe) -> KernelTraining:
+    """Kasmina's settings from a recipe."""
+    return KernelTraining(**recipe.kernels.model_dump(exclude={"shadow_passes"}))
+
+
+def seeded_model(recipe: Recipe, make: Callable[[], nn.Module]) -> nn.Module:
+    """The host model of a run, initialised from the run's seed alone."""
+    with torch.random.fork_rng():
+        begin_streams(recipe.run.seed, "model")
+        return make()
+
+
+def begin_streams(seed: int, *labels: object) -> None:
+    """Put torch's, numpy's and Python's global random streams to their beginning: a model may draw from any of them."""
+    first = stream_seed(seed, *labels)
+    torch.manual_seed(first)
+    random.seed(first)
+    np.random.seed(first % (1 << 32))  # noqa: NPY002  # the global stream, which a user's model may draw from

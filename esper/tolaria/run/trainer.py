@@ -1,0 +1,160 @@
+"""Tolaria's loop: epochs and steps of one run over its recipe's data."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from esper.lifecycle.commands import Complete, StartRun
+from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.record.forking import Beginning
+from esper.tolaria.run.model_file import save_model
+from esper.tolaria.run.session import Arrived, Interrupted, RolledBack, Session
+from esper.tolaria.run.startup import Startup
+from esper.tolaria.run.trainee import begin_streams
+from esper.tolaria.step.evaluation import parameters_digest
+from esper.tolaria.step.stepping import batch_order
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended; meanings as in RunCompleted."""
+
+    outcome: str
+    accuracy: float
+    loss: float
+    parameters: int
+    digest: str
+    steps: int
+    epochs: int
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Trains one run from its first step, or from where it was restored or forked, to its last, or to the session's goal.
+
+    `longest_step_s` is the longest time from the end of one step to the end of the next, with all that lies between: commands, validation,
+    consultation. `startup` is told when a step of its own is done, after those that a record has.
+    """
+
+    session: Session
+    train: Pair
+    fork: Beginning | None = None
+    startup: Startup | None = None
+    longest_step_s: float = 0.0
+    last_step_end: float = 0.0
+
+    def run(self) -> Outcome:
+        """Train until the last epoch or an interruption."""
+        ended = "FINISHED"
+        try:
+            self.train_on()
+        except Interrupted:
+            ended = "INTERRUPTED"
+        except Arrived:
+            ended = "INTERRUPTED"
+            with suppress(Interrupted):
+                self.session.interrupted()
+        return self._end(ended)
+
+    def train_on(self) -> None:
+        """Go through the epochs that are left.
+
+        Raises:
+            Interrupted: a person ended the run.
+            Arrived: the session's goal is reached.
+        """
+        session = self.session
+        if session.state.status == "NEW":
+            begin_streams(session.parts.recipe.run.seed, "run")
+            if self.fork is None:
+                session.do(start_of(session))
+            else:
+                session.fork(self.fork.command(start_of(session)), self.fork.snapshot)
+        session.open_fork()
+        with suppress(RolledBack):  # the loop goes on from there
+            session.ask_again()
+        while session.state.epoch < session.parts.recipe.run.epochs:
+            try:
+                if session.step == 0:
+                    session.open_dialogue()
+                self._epoch()
+            except RolledBack:
+                self.last_step_end = 0.0
+
+    def _epoch(self) -> None:
+        """The present epoch, from the session's cursor on."""
+        session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
+        epoch, (inputs, labels), stepper = session.state.epoch, self.train, parts.stepper
+        assert stepper is not None  # noqa: S101  # a recipe's session has one
+        order = batch_order(run.seed, epoch, len(labels), run.batch_size, run.order)
+        if session.cursor.sums.batches == 0:
+            session.checkpoint_at_epoch()
+        for indices in order[session.cursor.sums.batches :]:
+            begin = parts.clock.monotonic()
+            session.between_steps()
+            live = not parts.journal.replaying
+            telemetry = parts.recipe.telemetry
+            sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
+            forced = parts.journal.failures(session.step)
+            figures = stepper.step(session.state, session.step, (inputs[indices], labels[indices]), sample=sample, forced=forced)
+            session.stepped(figures)
+            now = parts.clock.monotonic()
+            took = now - begin
+            self.longest_step_s = max(self.longest_step_s, now - self.last_step_end if self.last_step_end else took)
+            self.last_step_end = now
+            if telemetry.enabled:
+                parts.telemetry.step(
+                    figures,
+                    epoch=epoch,
+                    step=session.step,
+                    samples=len(indices),
+                    duration_us=round(took * 1e6),
+                    timeline=session.state.timeline,
+                )
+                if sample:
+                    parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
+            parts.progress.stepped(session.step, session.total_steps, figures)
+            if live and self.startup and self.startup.stepped() and session.state.incarnation:
+                parts.progress.say(self.startup.sentence())
+        session.end_epoch()
+        session.consult()
+
+    def _end(self, ended: str) -> Outcome:
+        session, growing = self.session, self.session.parts.growing
+        saved = save_model(growing, session.parts.run_dir / "model.safetensors", session.parts.models)
+        digest, parameters = parameters_digest(growing.module), sum(parameter.numel() for parameter in growing.module.parameters())
+        test = session.cursor.test
+        if ended == "FINISHED":
+            session.do(
+                Complete(
+                    outcome="FINISHED",
+                    accuracy=test.accuracy,
+                    loss=test.loss,
+                    parameters=parameters,
+                    digest=digest,
+                    model_sha256=saved.sha256,
+                )
+            )
+        return Outcome(ended, test.accuracy, test.loss, parameters, digest, session.step, session.state.epoch)
+
+
+def start_of(session: Session) -> StartRun:
+    """The command that begins a run's journal."""
+    parts, environment = session.parts, session.parts.environment
+    return StartRun(
+        incarnation=session.state.incarnation,
+        recipe=parts.recipe.name,
+        config=parts.recipe.canonical(),
+        seed=parts.recipe.run.seed,
+        decisions=parts.recipe.decisions.upper(),
+        total_steps=session.total_steps,
+        layers=parts.growing.inventory(),
+        parameters=sum(parameter.numel() for parameter in parts.growing.module.parameters()),
+        source_sha256=environment.source_sha256,
+        versions=environment.versions,
+        threads=environment.threads,
+        instruction_set=environment.instruction_set,
+        blas=environment.blas,
+        onednn=environment.onednn,
+    )

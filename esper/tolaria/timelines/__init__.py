@@ -1,0 +1,1 @@
+"""Runs that might have been: forks, and the effect of one decision."""
