@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from esper import stack
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.oona.access import Access
+from esper.oona.bus.access import Access
 from esper.tolaria.recipes.names import named, require_run_id
 from esper.tolaria.run.model_file import read_model
 from esper.tolaria.run.own_loop import begin

@@ -1,4 +1,4 @@
-"""How Faust and aiokafka reach Kafka: `esper.oona.access.Access` in the shapes that they take."""
+"""How Faust and aiokafka reach Kafka: `esper.oona.bus.access.Access` in the shapes that they take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from faust import auth
 from faust.types.auth import CredentialsT
 
 from esper.errors import UnavailableError, UsageError
-from esper.oona.access import Access
+from esper.oona.bus.access import Access
 
 _RENEW_S: Final = 30.0
 """A token that lives no longer than this is not used any more."""

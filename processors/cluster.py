@@ -11,8 +11,8 @@ from aiokafka.errors import KafkaError
 from mode import Service
 
 from esper.clock import Clock
-from esper.oona.access import Access
-from esper.oona.port import Received
+from esper.oona.bus.access import Access
+from esper.oona.bus.port import Received
 from processors.access import options
 
 

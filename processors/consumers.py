@@ -1,6 +1,6 @@
 """The one way in which processors take messages: agents, followers and tables that one message cannot stop.
 
-Whatever goes wrong with a message, it is counted, logged and put aside as a dead letter, and the next one is taken; see `esper.oona.intake`,
+Whatever goes wrong with a message, it is counted, logged and put aside as a dead letter, and the next one is taken; see `esper.oona.inbound.intake`,
 whose rules these are, for Faust. While a broker is away, the same message is tried again.
 """
 
@@ -21,11 +21,11 @@ from esper.clock import Clock
 from esper.errors import PoisonError
 from esper.events import Event, Message
 from esper.events.seals import Trust
-from esper.oona import dead_letters
-from esper.oona.intake import RETRIABLE, Refusals, letters_for, opened, require_author
-from esper.oona.port import MAX_MESSAGE_BYTES, Received
-from esper.oona.progress import Progress
-from esper.oona.wire import SAME, Frames
+from esper.oona.bus.port import MAX_MESSAGE_BYTES, Received
+from esper.oona.bus.wire import SAME, Frames
+from esper.oona.inbound import dead_letters
+from esper.oona.inbound.intake import RETRIABLE, Refusals, letters_for, opened, require_author
+from esper.oona.inbound.progress import Progress
 from processors import streams
 
 RETRY_S: Final = 1.0
@@ -94,7 +94,7 @@ class Consumers:
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
     def opened(self, received: Received) -> Event:
-        """The event in a message, by whom it should be. Raises PoisonError as `opened` and `require_author` of `esper.oona.intake` do."""
+        """The event in a message, by whom it should be. Raises PoisonError as `opened` and `require_author` of `esper.oona.inbound.intake` do."""
         event = opened(received)
         require_author(event, received, self._trust())
         return event

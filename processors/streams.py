@@ -26,14 +26,14 @@ from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message
-from esper.oona.access import Access
-from esper.oona.wire import SAME, Frames
+from esper.oona.bus.access import Access
+from esper.oona.bus.wire import SAME, Frames
 from processors.access import app_options, credentials, until_renewed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from esper.oona.audit import AuditTrail
+    from esper.oona.durable.audit import AuditTrail
     from esper.service import Server
 
 _CLUSTER_TIMEOUT_S = 60.0
@@ -110,8 +110,8 @@ def served(
     Raises:
         EsperError: the port is in use, or the keys of tokens cannot be read.
     """
-    from esper.oona.audit import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
-    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # the same
+    from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # the same
+    from esper.oona.durable.audit import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
     from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
     trail = AuditTrail(KafkaBus(Access.of(settings, part)), sender_id=part, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir)
@@ -195,7 +195,7 @@ async def _renewed(access: Access) -> None:
 
 
 def _cluster(access: Access, clock: Clock) -> str:
-    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # its client says why a broker refuses it, which aiokafka keeps to its log
+    from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # its client says why a broker refuses it, which aiokafka keeps to its log
 
     bus = KafkaBus(access)
     deadline = clock.monotonic() + _CLUSTER_TIMEOUT_S

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from esper.stack.java import java
-from esper.stack.ports import PortClaims
+from esper.stack.embedded.java import java
+from esper.stack.processes.ports import PortClaims
 from tests.servers import MavenFile, fetched, wait_for
 
 VERSION: Final = "3.3.3"

@@ -12,8 +12,8 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from esper.stack.java import java
-from esper.stack.ports import PortClaims
+from esper.stack.embedded.java import java
+from esper.stack.processes.ports import PortClaims
 from tests.servers import MavenFile, fetched, wait_for
 
 VERSION: Final = "4.1.1"

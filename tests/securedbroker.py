@@ -10,14 +10,14 @@ from subprocess import Popen
 
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.oona import topics
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
-from esper.stack import aot, jars
-from esper.stack.broker import Node
-from esper.stack.ports import PortClaims
-from esper.stack.securing import secure
-from esper.stack.solo import running_broker
+from esper.oona.admin import topics
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.stack.embedded import aot, jars
+from esper.stack.embedded.broker import Node
+from esper.stack.embedded.securing import secure
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
 
 CLUSTER = "ZXNwZXItdGVzdC1icm9rZQ"
 

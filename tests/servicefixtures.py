@@ -17,9 +17,11 @@ from fastapi.routing import iter_route_contexts
 
 from esper.clock import Clock, ManualClock, SystemClock
 from esper.config import Settings
-from esper.service import Server, keys, tokens
-from esper.service.audit import AuditEntry
-from esper.service.roles import ROLES, Role
+from esper.service import Server
+from esper.service.checks import tokens
+from esper.service.checks.audit import AuditEntry
+from esper.service.checks.roles import ROLES, Role
+from esper.service.transport import keys
 
 Holder = Literal["no token", "expired", "wrong key", "viewer", "operator", "admin"]
 HOLDERS: Final[tuple[Holder, ...]] = ("no token", "expired", "wrong key", *ROLES)

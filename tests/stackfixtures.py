@@ -15,13 +15,13 @@ import pytest
 from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
-from esper.oona import topics
-from esper.oona.access import Access
-from esper.stack import aot, jars
-from esper.stack.broker import Node
-from esper.stack.ports import PortClaims
-from esper.stack.solo import running_broker
-from esper.stack.state import PartState, StackState
+from esper.oona.admin import topics
+from esper.oona.bus.access import Access
+from esper.stack.embedded import aot, jars
+from esper.stack.embedded.broker import Node
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
+from esper.stack.processes.state import PartState, StackState
 from tests import commands, s3proxy, waiting
 from tests.waiting import PATIENCE_S
 

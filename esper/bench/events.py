@@ -13,8 +13,8 @@ from esper.bench.registry import Bench, figure
 from esper.errors import UnavailableError
 from esper.events import Origin, decode, encode
 from esper.events.records import TrainingStep
-from esper.oona.emitter import Emitter
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.emitter import Emitter
+from esper.oona.bus.kafka import KafkaBus
 
 T = TypeVar("T")
 

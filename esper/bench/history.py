@@ -14,12 +14,12 @@ from esper.errors import UnavailableError
 from esper.events import Message, Origin, encode
 from esper.events.records import SeedHealth
 from esper.history.__main__ import collect_rarely
-from esper.history.container import container, layout
-from esper.history.engine import open_engine
-from esper.history.migrations import migrate
+from esper.history.confined.engine import open_engine
 from esper.history.sink import BLOCK_MESSAGES, Sink
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Received
+from esper.history.tables.container import container, layout
+from esper.history.tables.migrations import migrate
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Received
 
 MESSAGES = 300_000
 _VISIBLE = 40

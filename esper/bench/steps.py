@@ -21,7 +21,7 @@ from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
 from esper.kasmina.layers import SeededLayer
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
-from esper.oona.emitter import TelemetryRing
+from esper.oona.bus.emitter import TelemetryRing
 from esper.tezzeret.build import module_of
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.recipe import OWNER, GatesSection, function, load

@@ -21,10 +21,10 @@ from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError
 from esper.events import Event, decode
 from esper.events.records import CacheSampled, ResourceSampled
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
 from esper.service.client import FAILURES, Client
-from esper.stack.parts import child_environment
+from esper.stack.processes.parts import child_environment
 
 E = TypeVar("E", bound=Event)
 

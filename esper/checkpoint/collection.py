@@ -17,7 +17,7 @@ from esper.config import Settings
 from esper.disk import make_folder, write_file
 from esper.errors import EsperError
 from esper.events import Event
-from esper.oona.lock import Lock
+from esper.oona.durable.lock import Lock
 from esper.urza.opening import open_store
 from esper.vault.boxes import INSTALLATION
 from esper.vault.families import family_id, opened

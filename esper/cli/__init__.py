@@ -7,28 +7,8 @@ import sys
 
 import typer
 
-from esper.cli import (
-    audit,
-    bench,
-    compare,
-    control,
-    dead_letters,
-    deploy,
-    fork,
-    history,
-    kafka,
-    keys,
-    model,
-    portable,
-    recipes,
-    replay,
-    run,
-    snapshots,
-    stack,
-    token,
-    topics,
-    whatif,
-)
+from esper.cli.installation import audit, bench, dead_letters, deploy, history, kafka, keys, stack, token, topics
+from esper.cli.runs import compare, control, fork, model, portable, recipes, replay, run, snapshots, whatif
 from esper.errors import EsperError, printable
 
 app = typer.Typer(

@@ -13,13 +13,13 @@ from esper import logs
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
-from esper.history.engine import open_engine
+from esper.history.confined.engine import open_engine
+from esper.history.confined.settings import Limits
 from esper.history.http import HistoryServer
-from esper.history.migrations import migrate
-from esper.history.settings import Limits
 from esper.history.sink import Sink
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
+from esper.history.tables.migrations import migrate
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
 
 _log = logging.getLogger("esper.history")
 

@@ -19,12 +19,10 @@ from starlette.types import Scope
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.history.asked import Asked, asked
-from esper.history.engine import Answer, Engine
-from esper.history.frames import framed
-from esper.history.guard import check
-from esper.history.native import FIRST_REVISION, at_revision
-from esper.history.refusal import (
+from esper.history.confined.asked import Asked, asked
+from esper.history.confined.engine import Answer, Engine
+from esper.history.confined.guard import check
+from esper.history.confined.refusal import (
     AUTHENTICATION_FAILED,
     BAD_ARGUMENTS,
     NETWORK,
@@ -35,11 +33,13 @@ from esper.history.refusal import (
     QueryError,
     refused,
 )
+from esper.history.frames import framed
+from esper.history.native import FIRST_REVISION, at_revision
 from esper.history.turns import Turns
 from esper.service import CurrentCaller, Server, create_app, requires
-from esper.service.audit import AuditEntry
-from esper.service.customs import OPEN, Customs
-from esper.service.problems import ProblemError
+from esper.service.checks.audit import AuditEntry
+from esper.service.checks.customs import OPEN, Customs
+from esper.service.checks.problems import ProblemError
 
 _CONTENT_TYPES: Final = {
     "json": "application/json; charset=UTF-8",

@@ -1,6 +1,6 @@
 """A run's journal out of the history's tables: the history keeps every field of every event, so events and messages come back as they were.
 
-What others wrote under the run's key stands in the tables as on Kafka; `esper.oona.authentic` tells it from the journal.
+What others wrote under the run's key stands in the tables as on Kafka; `esper.oona.durable.authentic` tells it from the journal.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from esper.events import JournalEvent
 from esper.events.records import RECORDS
 from esper.events.registry import current
 from esper.events.seals import TRAINER, Trust, fault, restored
-from esper.history.ddl import quote, snake
 from esper.history.queries import Source
-from esper.oona.authentic import JOURNAL
-from esper.oona.port import Received
+from esper.history.tables.ddl import quote, snake
+from esper.oona.bus.port import Received
+from esper.oona.durable.authentic import JOURNAL
 
 _NEVER_US: Final = 1 << 62
 _PLAIN: Final = {

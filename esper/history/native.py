@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from esper.history.refusal import QueryError
+from esper.history.confined.refusal import QueryError
 
 FIRST_REVISION: Final = 54406
 """From here on the revision is honoured. clickhouse-connect asks for 54405 to find out, and reads revision 0 faster."""

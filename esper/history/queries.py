@@ -16,8 +16,8 @@ from esper.errors import EsperError, UnavailableError, UsageError
 from esper.service.client import FAILURES, Client
 
 if TYPE_CHECKING:
-    from esper.history.engine import Engine
-    from esper.oona.port import Bus
+    from esper.history.confined.engine import Engine
+    from esper.oona.bus.port import Bus
 
 RUNS: Final = (
     "SELECT run_id, recipe, seed, decisions, state, started_at, seconds, epochs, steps, accuracy, loss, grafts, fossilized, culled, "
@@ -96,8 +96,8 @@ class FolderSource(Source):
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""
-        from esper.history.guard import check  # noqa: PLC0415 - for a folder alone
-        from esper.history.refusal import QueryError  # noqa: PLC0415 - the same
+        from esper.history.confined.guard import check  # noqa: PLC0415 - for a folder alone
+        from esper.history.confined.refusal import QueryError  # noqa: PLC0415 - the same
 
         given, prefix = settings or {}, "param_"
         plain = {name: value for name, value in given.items() if not name.startswith(prefix)}
@@ -129,8 +129,8 @@ def source(settings: Settings, history_url: str) -> Source:
         return HttpSource(history_url, settings)
     if not settings.history.dsn and not (settings.history_dir / "store").exists():
         raise UsageError(f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one.")
-    from esper.history.engine import open_engine  # noqa: PLC0415 - chDB's client is heavy
-    from esper.history.settings import Limits  # noqa: PLC0415 - the same
+    from esper.history.confined.engine import open_engine  # noqa: PLC0415 - chDB's client is heavy
+    from esper.history.confined.settings import Limits  # noqa: PLC0415 - the same
 
     return FolderSource(open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history)))
 

@@ -20,15 +20,15 @@ from esper.errors import PoisonError, UnavailableError
 from esper.events import codec
 from esper.events.registry import wire_schema
 from esper.events.topics import TOPICS
-from esper.history.container import container, layout
-from esper.history.engine import CLICKHOUSE_ERRORS
-from esper.history.ledger import Ledger, Pair
-from esper.history.refusal import QueryError
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import RETRIABLE, Intake, Refusals
-from esper.oona.port import Bus, Producer, Reader, Received
-from esper.oona.progress import Progress as Advance
-from esper.oona.progress import lag
+from esper.history.confined.engine import CLICKHOUSE_ERRORS
+from esper.history.confined.refusal import QueryError
+from esper.history.tables.container import container, layout
+from esper.history.tables.ledger import Ledger, Pair
+from esper.oona.bus.port import Bus, Producer, Reader, Received
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import RETRIABLE, Intake, Refusals
+from esper.oona.inbound.progress import Progress as Advance
+from esper.oona.inbound.progress import lag
 
 BLOCK_MESSAGES: Final = 50_000
 BLOCK_BYTES: Final = 32 << 20
@@ -196,7 +196,7 @@ class Sink:
             self._send(schema_id, messages)
         except RETRIABLE:
             raise
-        except Exception as error:  # poison is any exception: see esper.oona.intake
+        except Exception as error:  # poison is any exception: see esper.oona.inbound.intake
             if isinstance(error, QueryError) and error.code in _ENVIRONMENT and not _undecodable(messages):
                 raise
             if len(messages) > 1:

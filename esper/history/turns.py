@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from esper.history.refusal import TOO_MANY_QUERIES, refused
+from esper.history.confined.refusal import TOO_MANY_QUERIES, refused
 
 _T = TypeVar("_T")
 

@@ -23,12 +23,12 @@ from esper.events.codec import schema_id
 from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted, SeedTransitioned
 from esper.events.registry import wire_schema
 from esper.events.seals import fingerprint, key_in
-from esper.history.ddl import snake
 from esper.history.queries import Source
+from esper.history.tables.ddl import snake
 from esper.journal.portable import MANIFEST, SIGNERS, Content, key_of, sha256_of
 from esper.journal.provenance import DATA, SOURCE
 from esper.journal.reading import JOURNAL, to_file
-from esper.service.signing import pem_of
+from esper.service.transport.signing import pem_of
 from esper.urza.artefact import address_of
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store

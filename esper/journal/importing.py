@@ -26,10 +26,10 @@ from esper.events.records import CheckpointTaken, RunForked, SeedTransitioned
 from esper.events.seals import OfRun, Trust, restored
 from esper.journal.portable import MANIFEST, Export, require_snapshots, sha256_of
 from esper.journal.provenance import DATA, SOURCE, Provenance, note
-from esper.oona.authentic import Judge, judged
-from esper.oona.journal import read
-from esper.oona.port import Bus
-from esper.service import signing
+from esper.oona.bus.port import Bus
+from esper.oona.durable.authentic import Judge, judged
+from esper.oona.durable.journal import read
+from esper.service.transport import signing
 from esper.urza.artefact import address_of
 from esper.urza.artefact import read as read_artefact
 from esper.urza.opening import open_store

@@ -21,11 +21,11 @@ from esper.errors import CorruptError, PoisonError, UnavailableError, UsageError
 from esper.events import JournalEvent, decode
 from esper.events.seals import Trust
 from esper.lifecycle import Fold, RunState, fold
-from esper.oona.access import Access
-from esper.oona.authentic import Judge, as_received, judged
-from esper.oona.journal import read
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Received
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Received
+from esper.oona.durable.authentic import Judge, as_received, judged
+from esper.oona.durable.journal import read
 
 _SCHEMA: Final = {
     "type": "record",

@@ -13,8 +13,8 @@ from esper.errors import CorruptError
 from esper.events.records import EpochEnded
 from esper.events.seals import Trust, fingerprint
 from esper.lifecycle import Fold, RunState, from_canonical
-from esper.oona.authentic import Aside, Judge, as_received, judged
-from esper.oona.port import Received
+from esper.oona.bus.port import Received
+from esper.oona.durable.authentic import Aside, Judge, as_received, judged
 
 STATE_FILE = "state.json"
 

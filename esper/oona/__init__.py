@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from esper.oona.port import Bus, JournalProducer, Producer, Reader, Received
+from esper.oona.bus.port import Bus, JournalProducer, Producer, Reader, Received
 
 __all__ = ["Bus", "JournalProducer", "Producer", "Reader", "Received"]

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from esper.service.app import create_app
-    from esper.service.audit import AuditEntry
-    from esper.service.callers import CurrentCaller, current_caller, requires
-    from esper.service.problems import ProblemError
-    from esper.service.roles import Caller, Role
+    from esper.service.checks.audit import AuditEntry
+    from esper.service.checks.callers import CurrentCaller, current_caller, requires
+    from esper.service.checks.problems import ProblemError
+    from esper.service.checks.roles import Caller, Role
     from esper.service.server import Server
 
 __all__ = ["AuditEntry", "Caller", "CurrentCaller", "ProblemError", "Role", "Server", "create_app", "current_caller", "requires"]
 
 _HOMES: Final = {
-    "AuditEntry": "audit",
-    "Caller": "roles",
-    "CurrentCaller": "callers",
-    "ProblemError": "problems",
-    "Role": "roles",
+    "AuditEntry": "checks.audit",
+    "Caller": "checks.roles",
+    "CurrentCaller": "checks.callers",
+    "ProblemError": "checks.problems",
+    "Role": "checks.roles",
     "Server": "server",
     "create_app": "app",
-    "current_caller": "callers",
-    "requires": "callers",
+    "current_caller": "checks.callers",
+    "requires": "checks.callers",
 }
 
 

@@ -16,13 +16,13 @@ from starlette.responses import Response
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
-from esper.service.audit import AuditEntry
-from esper.service.callers import demanded, requires
-from esper.service.customs import OPEN, Customs
-from esper.service.documents import problem_of
-from esper.service.gate import TRACE_KEY, Gate
+from esper.service.checks.audit import AuditEntry
+from esper.service.checks.callers import demanded, requires
+from esper.service.checks.customs import OPEN, Customs
+from esper.service.checks.documents import problem_of
+from esper.service.checks.gate import TRACE_KEY, Gate
+from esper.service.checks.tokens import Gatekeeper
 from esper.service.openapi import described
-from esper.service.tokens import Gatekeeper
 
 _log = logging.getLogger(__name__)
 

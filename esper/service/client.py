@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import UsageError
-from esper.service import certificates, sockets, tokens
-from esper.service.limits import names_this_machine
-from esper.service.roles import Role
+from esper.service.checks import tokens
+from esper.service.checks.limits import names_this_machine
+from esper.service.checks.roles import Role
+from esper.service.transport import certificates, sockets
 
 
 class Client:

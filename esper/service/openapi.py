@@ -7,8 +7,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from esper.service.callers import demanded
-from esper.service.documents import MEDIA_TYPE
+from esper.service.checks.callers import demanded
+from esper.service.checks.documents import MEDIA_TYPE
 
 _EXAMPLE: Final = {
     "type": "about:blank",

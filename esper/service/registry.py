@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastavro.schema import SchemaParseException, UnknownType, parse_schema, to_parsing_canonical_form
 
 from esper.events.registry import WireSchema, wire_schemas
-from esper.service.callers import requires
+from esper.service.checks.callers import requires
 
 MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 READING: Final = frozenset({("POST", "/subjects/{subject}")})

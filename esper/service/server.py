@@ -16,10 +16,10 @@ from fastapi import FastAPI
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import UnavailableError
-from esper.service import certificates, sockets
 from esper.service.app import refuse_unguarded
-from esper.service.door import IDLE_S, Door, Protocol
-from esper.service.gate import LARGEST_HEAD
+from esper.service.checks.gate import LARGEST_HEAD
+from esper.service.transport import certificates, sockets
+from esper.service.transport.door import IDLE_S, Door, Protocol
 
 _START_S: Final = 30.0
 _GRACE_S: Final = 2
@@ -29,7 +29,7 @@ _DESCRIPTORS: Final = 65_536
 class Server:
     """One app on one port of this machine; 0 takes a free one, and `port` says which. HTTPS where the settings give a certificate.
 
-    Esper's own programs reach it by the Unix socket beside the port (see `esper.service.sockets`), by plain HTTP. Under a supervisor both
+    Esper's own programs reach it by the Unix socket beside the port (see `esper.service.transport.sockets`), by plain HTTP. Under a supervisor both
     sockets are the supervisor's. From here on both listen: whoever comes before `start` waits. `setting` names what the user sets to choose
     another port.
 

@@ -7,7 +7,7 @@ import sys
 
 from esper.config import Settings
 from esper.errors import EsperError
-from esper.stack.parts import default_parts
+from esper.stack.processes.parts import default_parts
 from esper.stack.supervisor import serve
 
 

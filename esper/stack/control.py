@@ -14,13 +14,14 @@ from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.identity import Identity
-from esper.service import certificates, keys, signing
-from esper.stack import jars, owners, state
-from esper.stack.cache import unwritable
-from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S
-from esper.stack.leash import kill_group
-from esper.stack.parts import child_environment, with_esper_on_path
-from esper.stack.ports import HOST
+from esper.service.transport import certificates, keys, signing
+from esper.stack.embedded import jars
+from esper.stack.processes import owners, state
+from esper.stack.processes.cache import unwritable
+from esper.stack.processes.child import BROKER_STOP_S, PARTS_STOP_S
+from esper.stack.processes.leash import kill_group
+from esper.stack.processes.parts import child_environment, with_esper_on_path
+from esper.stack.processes.ports import HOST
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
 _COMING = frozenset({"starting", "running"})

@@ -17,12 +17,12 @@ import psutil
 
 from esper.config import Settings
 from esper.errors import EsperError, UnavailableError
-from esper.history import confinement
-from esper.stack import aot, broker, jars
+from esper.history.confined import confinement
 from esper.stack.control import status
-from esper.stack.java import java
-from esper.stack.parts import default_parts
-from esper.stack.ports import is_free
+from esper.stack.embedded import aot, broker, jars
+from esper.stack.embedded.java import java
+from esper.stack.processes.parts import default_parts
+from esper.stack.processes.ports import is_free
 
 Verdict = Literal["ok", "advice", "missing"]
 
@@ -173,9 +173,9 @@ def _kafka(settings: Settings) -> Check:
     address = settings.kafka.bootstrap
     if not address:
         return Check("kafka", "ok", "embedded")
-    from esper.oona.access import Access  # noqa: PLC0415 - only a cluster of others is asked by a client
-    from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - the same
-    from esper.oona.rights import OWNER  # noqa: PLC0415 - the same
+    from esper.oona.bus.access import Access  # noqa: PLC0415 - only a cluster of others is asked by a client
+    from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - the same
+    from esper.oona.bus.rights import OWNER  # noqa: PLC0415 - the same
 
     try:
         good = KafkaBus(Access(settings.kafka, OWNER)).available(_ANSWER_S)
@@ -200,7 +200,7 @@ def _confinement(_: Settings) -> Check:
 
 
 def _registry(settings: Settings) -> Check:
-    from esper.oona import wire  # noqa: PLC0415 - it is asked only where there is one
+    from esper.oona.bus import wire  # noqa: PLC0415 - it is asked only where there is one
 
     if not settings.registry.url:
         return Check("registry", "ok", "none: frames carry Esper's own schema ids")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from esper.config import Settings
 from esper.errors import EsperError
-from esper.service.sockets import Listening
-from esper.stack import aot, broker, jars
-from esper.stack.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
-from esper.stack.parts import Part
+from esper.service.transport.sockets import Listening
+from esper.stack.embedded import aot, broker, jars
+from esper.stack.processes.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
+from esper.stack.processes.parts import Part
 
 _SILENCE_S = 20.0
 _START_S = 300.0  # after kill -9 it reads the last segment of each partition again

@@ -19,16 +19,17 @@ from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
-from esper.oona.access import Access
-from esper.oona.rights import OWNER
-from esper.service.sockets import Listening, own_socket
-from esper.stack import aot, broker, owners, state
-from esper.stack.child import BROKER_STOP_S, PARTS_STOP_S, Child
+from esper.oona.bus.access import Access
+from esper.oona.bus.rights import OWNER
+from esper.service.transport.sockets import Listening, own_socket
+from esper.stack.embedded import aot, broker
 from esper.stack.launches import broker_launch, broker_node, part_launch
-from esper.stack.leash import Leash
-from esper.stack.parts import Part, claim_ports, part_environment
-from esper.stack.ports import HOST, PortClaims
-from esper.stack.wake import Wake
+from esper.stack.processes import owners, state
+from esper.stack.processes.child import BROKER_STOP_S, PARTS_STOP_S, Child
+from esper.stack.processes.leash import Leash
+from esper.stack.processes.parts import Part, claim_ports, part_environment
+from esper.stack.processes.ports import HOST, PortClaims
+from esper.stack.processes.wake import Wake
 
 _log = logging.getLogger("esper.stack")
 _TICK_S = 0.1
@@ -153,7 +154,7 @@ class Supervisor:
             self._wake.wait(_TICK_S)
 
     def _settle(self) -> None:
-        """Once in each life of our own broker, end the transactions that it left open when it was killed: see `esper.oona.hanging`."""
+        """Once in each life of our own broker, end the transactions that it left open when it was killed: see `esper.oona.admin.hanging`."""
         child = self._broker
         if child is None or not child.ready or child.state().process == self._settled:
             return
@@ -202,7 +203,7 @@ class Supervisor:
         self._publish()
 
     def _await_cluster(self, bootstrap: str) -> None:
-        from esper.oona.kafka import KafkaBus  # noqa: PLC0415 - an embedded broker's supervisor loads it while Java starts
+        from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - an embedded broker's supervisor loads it while Java starts
 
         bus = KafkaBus(Access(self._settings.kafka, OWNER))  # by its protocol and as who may: a TLS port answers no plain request
         deadline = self._clock.monotonic() + _CLUSTER_S
@@ -272,12 +273,13 @@ class Supervisor:
 
 
 def _load_client() -> None:
-    import esper.oona.topics  # noqa: F401, PLC0415 - the Kafka client loads while Java does
+    import esper.oona.admin.topics  # noqa: F401, PLC0415 - the Kafka client loads while Java does
 
 
 def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperError]) -> None:
-    from esper.oona import topics, wire  # noqa: PLC0415 - see above
-    from esper.stack.securing import secure  # noqa: PLC0415 - see above
+    from esper.oona.admin import topics  # noqa: PLC0415 - see above
+    from esper.oona.bus import wire  # noqa: PLC0415 - see above
+    from esper.stack.embedded.securing import secure  # noqa: PLC0415 - see above
 
     try:
         if settings.registry.url:
@@ -290,7 +292,7 @@ def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperErr
 
 
 def _end_transactions(node: broker.Node, settings: Settings, clock: Clock) -> None:
-    from esper.oona import hanging, topics  # noqa: PLC0415 - see above
+    from esper.oona.admin import hanging, topics  # noqa: PLC0415 - see above
 
     counts = {name: partitions for name, (partitions, _) in topics.wanted(settings.kafka).items()}
     try:

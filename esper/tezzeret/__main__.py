@@ -12,11 +12,11 @@ from esper import logs
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
-from esper.oona.access import Access
-from esper.oona.audit import AuditTrail
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.audit import AuditTrail
 from esper.service import Server
-from esper.service.signing import Keyring
+from esper.service.transport.signing import Keyring
 from esper.tezzeret.answer import SENDER
 from esper.tezzeret.api import build
 from esper.tezzeret.service import Foundry

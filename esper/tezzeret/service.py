@@ -17,10 +17,10 @@ from esper.errors import BackpressureError, CorruptError, UnavailableError
 from esper.events import Event
 from esper.events.records import FieldReport
 from esper.karn import BlueprintIR, innovate
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import RETRIABLE, Intake, Refusals, opened
-from esper.oona.port import Bus, Producer, Reader, Received
-from esper.oona.progress import Progress, lag
+from esper.oona.bus.port import Bus, Producer, Reader, Received
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import RETRIABLE, Intake, Refusals, opened
+from esper.oona.inbound.progress import Progress, lag
 from esper.tezzeret.answer import SENDER, Workshop, answer, give_up
 from esper.tezzeret.attempts import Compiler
 from esper.tezzeret.ledger import TOPICS, Ledger

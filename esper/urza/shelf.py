@@ -16,9 +16,9 @@ from esper.events.codec import schema_id
 from esper.events.records import AdaptationOutcome
 from esper.events.registry import wire_schema
 from esper.events.seals import Trust
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake, Refusals
-from esper.oona.port import Bus, Received
+from esper.oona.bus.port import Bus, Received
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import Intake, Refusals
 from esper.urza.catalogue import Catalogue
 
 SENDER: Final = "urza"

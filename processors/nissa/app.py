@@ -13,9 +13,9 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.events import TOPICS, Event, Origin, encode
 from esper.events.records import MetricLabel, MetricRecorded
-from esper.oona.access import Access
-from esper.oona.port import Received
-from esper.service.signing import Keyring
+from esper.oona.bus.access import Access
+from esper.oona.bus.port import Received
+from esper.service.transport.signing import Keyring
 from processors import consumers as consuming
 from processors import streams
 from processors.cluster import Followed, Follower

@@ -16,10 +16,10 @@ from esper.events.envelope import SignedEvent
 from esper.events.records import AdaptationOutcome, PerformanceDelta, RollbackRequested, SeedCommand, SystemStatePacket
 from esper.events.registry import wire_schema, wire_schemas
 from esper.events.seals import Signer
-from esper.oona.access import Access
-from esper.oona.port import Received
-from esper.service import signing
-from esper.service.signing import Keyring
+from esper.oona.bus.access import Access
+from esper.oona.bus.port import Received
+from esper.service.transport import signing
+from esper.service.transport.signing import Keyring
 from processors import streams
 from processors.cluster import Followed, Follower
 from processors.consumers import Consumers, Rows, checked_table, fitting, require_sendable, retriable

@@ -10,7 +10,7 @@ from esper.events.codec import schema_id
 from esper.events.envelope import trace_id
 from esper.events.records import SeedCommand
 from esper.events.registry import wire_schema
-from esper.oona.port import Received
+from esper.oona.bus.port import Received
 from processors import streams
 from processors.cluster import Followed
 from processors.tamiyo.answers import SENDER

@@ -15,10 +15,10 @@ from esper.errors import PoisonError, UsageError
 from esper.events import Event, decode
 from esper.events.records import EpochReviewed, SystemStatePacket
 from esper.events.seals import Trust
-from esper.oona.access import Access
-from esper.oona.intake import require_author
-from esper.oona.journal import read_key
-from esper.oona.port import Bus
+from esper.oona.bus.access import Access
+from esper.oona.bus.port import Bus
+from esper.oona.durable.journal import read_key
+from esper.oona.inbound.intake import require_author
 from processors.tamiyo.answers import begun, wanted_layers
 from processors.tamiyo.emergency import watch
 from processors.tamiyo.features import context
@@ -46,7 +46,7 @@ async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock, 
     """
     if not packet.parent_run_id:
         return Row()
-    from esper.oona.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
+    from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
 
     return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock, trust=trust))
 

@@ -31,11 +31,11 @@ from esper.config import Settings
 from esper.errors import EsperError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, EpochEnded
-from esper.history.container import varint
+from esper.history.tables.container import varint
 from esper.journal.importing import Importing
 from esper.journal.portable import MANIFEST, opened_export
 from esper.journal.reading import JOURNAL
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
 from esper.vault.sealing import seal
 from tests.attacks.hostile import ALLOW, PASSPHRASE, RUN, copy_of, esper, journal_of, reseal, with_config, with_events
 from tests.unit.tolaria.laboratory import CLOCK

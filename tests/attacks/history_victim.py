@@ -14,10 +14,10 @@ import psutil
 
 from esper.clock import SystemClock
 from esper.config import HistorySettings, ServiceSettings, Settings
-from esper.history.engine import Answer, CellEngine, open_engine
+from esper.history.confined.engine import Answer, CellEngine, open_engine
+from esper.history.confined.settings import Limits
 from esper.history.http import HistoryServer
-from esper.history.migrations import migrate
-from esper.history.settings import Limits
+from esper.history.tables.migrations import migrate
 from tests.servicefixtures import bearer, token
 
 MARK = "the-secret-of-the-victim"

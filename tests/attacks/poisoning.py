@@ -20,7 +20,7 @@ from esper.events.ranges import Bound
 from esper.events.records import RECORDS
 from esper.events.registry import current
 from esper.events.topics import TOPICS
-from esper.oona.port import Received
+from esper.oona.bus.port import Received
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
 TEXTS = (

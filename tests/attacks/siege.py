@@ -42,16 +42,16 @@ from esper.events.records import (
 from esper.events.registry import current, wire_schema
 from esper.events.seals import Trust
 from esper.events.topics import TOPICS
-from esper.history.ddl import snake
 from esper.history.queries import HttpSource, wait_caught_up
-from esper.oona.count import committed
-from esper.oona.intake import opened, require_author
-from esper.oona.kafka import KafkaBus
-from esper.oona.partitioner import partition
-from esper.oona.port import Reader, Received
-from esper.oona.rights import AUDIT, OWNER
-from esper.service import signing
-from esper.stack.state import StackState
+from esper.history.tables.ddl import snake
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.partitioner import partition
+from esper.oona.bus.port import Reader, Received
+from esper.oona.bus.rights import AUDIT, OWNER
+from esper.oona.inbound.count import committed
+from esper.oona.inbound.intake import opened, require_author
+from esper.service.transport import signing
+from esper.stack.processes.state import StackState
 from processors.tamiyo import commands as orders
 from tests import commands
 from tests.attacks.fuzzing_exports import CHANGES, SECRET, Ground

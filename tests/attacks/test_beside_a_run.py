@@ -22,8 +22,8 @@ import pytest
 
 from esper.config import Settings
 from esper.events.records import KernelPublished
-from esper.oona.kafka import KafkaBus
-from esper.service import signing
+from esper.oona.bus.kafka import KafkaBus
+from esper.service.transport import signing
 from tests import commands
 from tests.attacks.hostile import real
 from tests.attacks.siege import DECISIONS, LETTERS, Amounts, Letters, Siege, decided, environment, held, kept_once, watched

@@ -17,7 +17,7 @@ from esper.events.records import CheckpointTaken
 from esper.journal.importing import Importing
 from esper.journal.portable import opened_export
 from esper.journal.provenance import Provenance, inherit, note, provenance
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
 from esper.tolaria.recipes import digits
 from esper.tolaria.recipes.recipe import OWNER, Permit, function, load, shipped
 from esper.tolaria.recipes.sources import source_of

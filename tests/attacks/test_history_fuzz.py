@@ -18,9 +18,9 @@ from urllib.parse import urlencode
 import pytest
 from starlette.datastructures import Headers
 
+from esper.history.confined.refusal import QueryError
+from esper.history.confined.settings import NAMES, Limits
 from esper.history.http import _failure
-from esper.history.refusal import QueryError
-from esper.history.settings import NAMES, Limits
 from tests.attacks.history_victim import MARK, Victim, victim
 
 SHORT = 2_000

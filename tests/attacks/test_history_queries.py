@@ -16,10 +16,10 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from esper.errors import UnavailableError
-from esper.history.confinement import offered
-from esper.history.engine import DATABASE
-from esper.history.refusal import QueryError
-from esper.history.settings import NAMES, Limits, statement, typed
+from esper.history.confined.confinement import offered
+from esper.history.confined.engine import DATABASE
+from esper.history.confined.refusal import QueryError
+from esper.history.confined.settings import NAMES, Limits, statement, typed
 from tests.attacks.history_victim import MARK, Victim
 
 _ONE_TRY = "SETTINGS http_max_tries = 1, s3_retry_attempts = 0, http_make_head_request = 0"

@@ -18,15 +18,15 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import DeniedError, UnavailableError, UsageError
 from esper.events.codec import Message
-from esper.oona import hanging, topics
-from esper.oona.access import Access, password_file
-from esper.oona.journal import JOURNAL, read
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Bus, Reader
-from esper.oona.rights import OWNER, PRINCIPALS
-from esper.stack import credentials
-from esper.stack.ports import PortClaims
-from esper.stack.securing import secure
+from esper.oona.admin import hanging, topics
+from esper.oona.bus.access import Access, password_file
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Bus, Reader
+from esper.oona.bus.rights import OWNER, PRINCIPALS
+from esper.oona.durable.journal import JOURNAL, read
+from esper.stack.embedded import credentials
+from esper.stack.embedded.securing import secure
+from esper.stack.processes.ports import PortClaims
 from tests.securedbroker import Secured, node_at, started
 from tests.stackfixtures import eventually
 from tests.waiting import PATIENCE_S
@@ -179,7 +179,7 @@ def test_a_client_that_is_refused_everything_leaves_no_lock_taken(secured: Secur
         asked = Future[dict[str, int]]()
         threading.Thread(target=lambda asked=asked: asked.set_result(counts()), daemon=True).start()
         assert asked.result(PATIENCE_S)["delivered"] == 0
-        logging.getLogger("esper.oona.door").warning("another thread logs")
+        logging.getLogger("esper.oona.bus.door").warning("another thread logs")
 
 
 def said_by(reader: Reader, said: list[str]) -> bool:

@@ -18,9 +18,9 @@ import pytest
 
 from esper.errors import DeniedError
 from esper.events.topics import TOPICS
-from esper.oona.access import Access, password_file
-from esper.oona.kafka import KafkaBus
-from esper.oona.rights import OWNER, PRINCIPALS
+from esper.oona.bus.access import Access, password_file
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.rights import OWNER, PRINCIPALS
 from tests.attacks import kafka_attacker
 from tests.attacks.kafka_attacker import DONE
 from tests.securedbroker import Secured, secured_broker

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # its types do not list what it exports
 
 from esper.events.topics import TOPICS
-from esper.oona.rights import OWNER, PRINCIPALS
+from esper.oona.bus.rights import OWNER, PRINCIPALS
 from tests.attacks import kafka_attacker
 from tests.attacks.kafka_attacker import DONE
 from tests.securedbroker import Secured

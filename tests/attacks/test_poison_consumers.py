@@ -18,11 +18,11 @@ from esper.clock import SystemClock
 from esper.errors import UnavailableError
 from esper.events import Event, Message, Origin, decode, encode
 from esper.events.records import DeadLettered, FieldReport, FieldReportAnswered, PauseRequested, ReportedLayer
-from esper.oona.dead_letters import TOPIC, DeadLetters
-from esper.oona.inbox import Inbox
-from esper.oona.intake import Intake, opened
-from esper.oona.memory import MemoryBus
-from esper.oona.port import Received
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.bus.port import Received
+from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
+from esper.oona.inbound.inbox import Inbox
+from esper.oona.inbound.intake import Intake, opened
 from esper.tezzeret.service import Foundry
 from esper.tolaria.control.ledger import Ledger
 from esper.urza.memory import MemoryStore
@@ -36,7 +36,7 @@ CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
 THROUGH_INTAKE = {
     "esper/history/sink.py",
-    "esper/oona/inbox.py",
+    "esper/oona/inbound/inbox.py",
     "esper/tezzeret/service.py",
     "esper/tolaria/control/ledger.py",
     "esper/urza/shelf.py",
@@ -44,11 +44,11 @@ THROUGH_INTAKE = {
 """Every module that follows topics in a thread."""
 READ_ONCE = {
     "esper/bench/whole.py": "a measurement reads what it has written",
-    "esper/cli/dead_letters.py": "the command shows letters, and ends",
+    "esper/cli/installation/dead_letters.py": "the command shows letters, and ends",
     "esper/history/queries.py": "asks where the topics end, and takes no message",
-    "esper/oona/chains.py": "the proof names the first record that does not fit",
-    "esper/oona/count.py": "counts messages, and opens none",
-    "esper/oona/journal.py": "one reading up to the end, whose callers name what they cannot read",
+    "esper/oona/durable/chains.py": "the proof names the first record that does not fit",
+    "esper/oona/inbound/count.py": "counts messages, and opens none",
+    "esper/oona/durable/journal.py": "one reading up to the end, whose callers name what they cannot read",
     "esper/tolaria/run/wiring.py": "asks where the topics end, and takes no message",
 }
 """Modules that read a topic once, by a person's or a run's wish; a message that they cannot read is their answer, and stops nobody else."""
@@ -73,7 +73,7 @@ def test_every_consumer_takes_its_messages_through_the_intake() -> None:
     assert readers == THROUGH_INTAKE | READ_ONCE.keys()
     for name, tree in modules("esper"):
         if name in THROUGH_INTAKE:
-            assert any(isinstance(node, ast.ImportFrom) and node.module == "esper.oona.intake" for node in ast.walk(tree)), name
+            assert any(isinstance(node, ast.ImportFrom) and node.module == "esper.oona.inbound.intake" for node in ast.walk(tree)), name
 
 
 def test_every_processor_takes_its_messages_through_the_consumers() -> None:

@@ -20,11 +20,11 @@ from esper.errors import PoisonError
 from esper.events import Event, decode
 from esper.events.records import AdaptationOutcome, DeadLettered, PerformanceDelta, SystemStatePacket
 from esper.kasmina.vetting import Vetting
-from esper.oona.dead_letters import TOPIC, DeadLetters
-from esper.oona.inbox import Delivered
-from esper.oona.intake import Intake
-from esper.oona.memory import MemoryBus
-from esper.oona.port import Received
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.bus.port import Received
+from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
+from esper.oona.inbound.inbox import Delivered
+from esper.oona.inbound.intake import Intake
 from esper.tezzeret.ledger import Ledger
 from esper.tolaria.control.status import RunStatus
 from esper.tolaria.control.status import fold as told

@@ -18,9 +18,9 @@ import pytest
 from esper.clock import ManualClock, SystemClock
 from esper.events import Event, Origin
 from esper.events.records import FieldReport, ReportedLayer
-from esper.oona.memory import MemoryBus
-from esper.oona.progress import BEHIND, STALL_S, STUCK_S, Progress
-from esper.stack.child import health
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.inbound.progress import BEHIND, STALL_S, STUCK_S, Progress
+from esper.stack.processes.child import health
 from esper.tezzeret.service import Foundry
 from esper.urza.memory import MemoryStore
 from tests.stackfixtures import eventually
@@ -119,7 +119,7 @@ def test_the_supervisor_tells_stuck_from_unready(
     def connection(_: Path, port: int, *, timeout: float) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
-    monkeypatch.setattr("esper.stack.child.LocalConnection", connection)  # the answer matters here, not the way
+    monkeypatch.setattr("esper.stack.processes.child.LocalConnection", connection)  # the answer matters here, not the way
     with answering(status, body.encode()) as port:
         assert health(tmp_path, port) == answer
 

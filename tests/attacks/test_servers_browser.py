@@ -25,8 +25,8 @@ from starlette.types import Scope
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.service import ProblemError, Server, create_app, requires
-from esper.service.customs import Customs
-from esper.service.documents import response_of
+from esper.service.checks.customs import Customs
+from esper.service.checks.documents import response_of
 from tests.servicefixtures import Recorder, token
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

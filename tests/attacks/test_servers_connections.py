@@ -18,8 +18,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from esper.clock import SystemClock
 from esper.config import ServiceSettings, Settings
-from esper.service import Server, create_app, door, requires
-from esper.stack.child import health
+from esper.service import Server, create_app, requires
+from esper.service.transport import door
+from esper.stack.processes.child import health
 from tests.certificates import authority, make, write
 from tests.servicefixtures import Recorder, bearer, token
 from tests.stackfixtures import eventually

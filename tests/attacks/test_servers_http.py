@@ -23,9 +23,9 @@ from fastapi import FastAPI
 from esper.clock import SystemClock
 from esper.config import ServiceSettings, Settings
 from esper.history.http import HistoryServer
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import Intake
 from esper.service import Server, create_app
 from esper.tolaria.control.api import Control
 from esper.tolaria.control.api import add_routes as add_tolaria

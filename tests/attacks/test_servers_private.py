@@ -16,7 +16,7 @@ import pytest
 from esper.config import Settings
 from esper.errors import UsageError
 from esper.private import tighten
-from esper.service import keys
+from esper.service.transport import keys
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -39,7 +39,7 @@ def test_what_a_process_of_esper_makes_is_its_owners_alone(tmp_path: Path) -> No
 import subprocess, sys
 from pathlib import Path
 from esper.config import Settings
-from esper.service import keys, sockets
+from esper.service.transport import keys, sockets
 settings = Settings.load(guest=len(sys.argv) > 1)
 keys.ensure(settings.keys_dir)
 (settings.runs_dir / "r" / "outbox").mkdir(parents=True)

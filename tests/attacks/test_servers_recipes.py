@@ -19,11 +19,11 @@ from rich.console import Console
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, ServiceSettings, Settings
 from esper.errors import UsageError
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import Intake
 from esper.service import create_app
-from esper.stack.parts import with_esper_on_path
+from esper.stack.processes.parts import with_esper_on_path
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import REQUESTS, Ledger
 from esper.tolaria.control.requests import Outbound

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from esper.config import CheckpointSettings, KafkaSettings, Settings
-from esper.stack.parts import as_environment, child_environment, default_parts, part_environment
+from esper.stack.processes.parts import as_environment, child_environment, default_parts, part_environment
 
 Section = TypeVar("Section", bound=BaseModel)
 

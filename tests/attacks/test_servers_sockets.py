@@ -18,16 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli import control
+from esper.cli.runs import control
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, ServiceSettings, Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.history.queries import HttpSource, events_by_topic
-from esper.service import keys, sockets
 from esper.service.client import Client
-from esper.service.sockets import Listening
-from esper.stack.child import health
-from esper.stack.ports import HOST, PortClaims
+from esper.service.transport import keys, sockets
+from esper.service.transport.sockets import Listening
+from esper.stack.processes.child import health
+from esper.stack.processes.ports import HOST, PortClaims
 from tests.stackfixtures import part, pid_of, tiny_stack
 
 PART = """
@@ -120,7 +120,7 @@ def test_a_folder_of_sockets_of_another_user_is_not_used(tmp_path: Path) -> None
 import os, sys
 from pathlib import Path
 from esper.errors import UsageError
-from esper.service import sockets
+from esper.service.transport import sockets
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try: sockets.connect(Path("sockets"), 1, 5)
 except UsageError as error: sys.exit(str(error))

@@ -17,7 +17,7 @@ from esper import stack
 from esper.config import KafkaSettings, Settings
 from esper.errors import UnavailableError
 from esper.identity import Identity
-from esper.stack import state
+from esper.stack.processes import state
 from tests.stackfixtures import bring_up, eventually, now, tiny_stack
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import jwt
 import pytest
 
-from esper.cli.token import audience
+from esper.cli.installation.token import audience
 from esper.clock import ManualClock
 from esper.errors import UsageError
-from esper.service import keys, tokens
-from esper.service.problems import ProblemError
-from esper.service.roles import Caller
-from esper.service.tokens import PARTS, Gatekeeper
+from esper.service.checks import tokens
+from esper.service.checks.problems import ProblemError
+from esper.service.checks.roles import Caller
+from esper.service.checks.tokens import PARTS, Gatekeeper
+from esper.service.transport import keys
 
 CLOCK = ManualClock()
 NOW = CLOCK.now_us() // 1_000_000

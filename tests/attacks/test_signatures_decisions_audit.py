@@ -24,16 +24,16 @@ from esper.events import Event, decode, encode
 from esper.events.codec import Message
 from esper.events.records import AdaptationOutcome, AuditRecorded, EpochReviewed
 from esper.events.seals import TAMIYO, TRAINER, Signer
-from esper.oona.audit import AuditTrail
-from esper.oona.chains import _Walk
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.inbox import Inbox
-from esper.oona.intake import require_author
-from esper.oona.journal import read_key
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Bus, Received
-from esper.service import signing
-from esper.service.audit import PENDING, AuditEntry, Link, chained
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Bus, Received
+from esper.oona.durable.audit import AuditTrail
+from esper.oona.durable.chains import _Walk
+from esper.oona.durable.journal import read_key
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.inbox import Inbox
+from esper.oona.inbound.intake import require_author
+from esper.service.checks.audit import PENDING, AuditEntry, Link, chained
+from esper.service.transport import signing
 from processors.tamiyo.app import _learn
 from processors.tamiyo.experience import Experience
 from tests.forging import any_event, new_id

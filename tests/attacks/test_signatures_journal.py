@@ -21,12 +21,12 @@ from esper.errors import PoisonError
 from esper.events import JournalEvent, decode, encode
 from esper.events.codec import Message
 from esper.events.records import CheckpointTaken, DeadLettered, RunCompleted, RunFailed, RunPaused, RunStarted
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake
-from esper.oona.journal import read, read_topics
-from esper.oona.kafka import KafkaBus
-from esper.service import signing
-from esper.service.signing import Keyring
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.journal import read, read_topics
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import Intake
+from esper.service.transport import signing
+from esper.service.transport.signing import Keyring
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.run.session import Session
 from tests.forging import any_event, forged, new_id

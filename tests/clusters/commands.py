@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.oona.rights import OWNER, PRINCIPALS
+from esper.oona.bus.rights import OWNER, PRINCIPALS
 
 
 def esper(home: Path, environment: Mapping[str, str], *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:

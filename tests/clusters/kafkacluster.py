@@ -42,11 +42,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from esper.clock import SystemClock
-from esper.oona.requests import ask
-from esper.stack import aot, broker, jars
-from esper.stack.java import java
-from esper.stack.leash import Leash
-from esper.stack.ports import HOST, PortClaims
+from esper.oona.admin.requests import ask
+from esper.stack.embedded import aot, broker, jars
+from esper.stack.embedded.java import java
+from esper.stack.processes.leash import Leash
+from esper.stack.processes.ports import HOST, PortClaims
 from tests import certificates
 
 CLOCK: Final = SystemClock()

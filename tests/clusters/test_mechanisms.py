@@ -17,8 +17,8 @@ from aiokafka.client import AIOKafkaClient
 
 from esper.config import Settings
 from esper.errors import DeniedError
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
 from processors.access import options
 from tests.clusters.kafkacluster import PLAIN, Cluster
 from tests.servers import answering

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from esper.clock import SystemClock
-from esper.service import keys
-from esper.stack.ports import PortClaims
+from esper.service.transport import keys
+from esper.stack.processes.ports import PortClaims
 from tests import certificates
 from tests.clusters.commands import esper, said
 from tests.clusters.kafkacluster import Cluster
@@ -50,7 +50,7 @@ def part(section: str, port: int, home: Path, environment: dict[str, str]) -> It
 
 def ready(port: int, environment: dict[str, str]) -> bool:
     """What a container's probe says."""
-    command = [sys.executable, "-m", "esper.service.probe", str(port), "--ready"]
+    command = [sys.executable, "-m", "esper.service.transport.probe", str(port), "--ready"]
     return subprocess.run(command, env={**os.environ, **environment}, timeout=60, check=False).returncode == 0
 
 

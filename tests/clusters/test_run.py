@@ -28,13 +28,13 @@ from esper.events.codec import decode
 from esper.events.envelope import JournalEvent
 from esper.events.registry import wire_schemas
 from esper.events.topics import TOPICS
-from esper.history.ddl import snake
 from esper.history.queries import HttpSource, wait_caught_up
+from esper.history.tables.ddl import snake
 from esper.journal.reading import from_kafka
-from esper.oona.access import Access
-from esper.oona.count import committed
-from esper.oona.kafka import KafkaBus
-from esper.oona.wire import frames_of
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.wire import frames_of
+from esper.oona.inbound.count import committed
 from esper.stack import Endpoints, running
 from tests.clusters.commands import esper, refusal, said
 from tests.clusters.kafkacluster import Cluster

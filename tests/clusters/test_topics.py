@@ -22,10 +22,10 @@ from esper.config import Settings
 from esper.errors import DeniedError
 from esper.events.codec import decode, encode
 from esper.events.topics import TOPICS
-from esper.oona import requests
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
-from esper.oona.rights import rights
+from esper.oona.admin import requests
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.rights import rights
 from tests import registryclients
 from tests.clusters.commands import esper, refusal, said
 from tests.clusters.kafkacluster import Cluster

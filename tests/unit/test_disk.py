@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 HANDED_ON = {
     "esper/journal/exporting.py": "an export is made in a folder that is then renamed, and is handed to others",
     "esper/journal/reading.py": "a journal is written as it comes, to where the user says",
-    "esper/cli/dead_letters.py": "a letter goes where the user says",
-    "esper/cli/recipes.py": "a recipe is the user's to edit",
-    "esper/cli/deploy.py": "secrets go where the user says, with a mode each",
+    "esper/cli/installation/dead_letters.py": "a letter goes where the user says",
+    "esper/cli/runs/recipes.py": "a recipe is the user's to edit",
+    "esper/cli/installation/deploy.py": "secrets go where the user says, with a mode each",
 }
 
 

@@ -15,7 +15,7 @@ assert not logging.getLogger().handlers, "an import configures nothing"
 from esper import logs
 logs.configure()
 logging.getLogger("esper.history").info("serving at %s", "a url")
-logging.getLogger("esper.oona.kafka").info("an outage")
+logging.getLogger("esper.oona.bus.kafka").info("an outage")
 logging.getLogger("somebody").info("small talk")
 logging.getLogger("somebody").warning("trouble")
 logging.getLogger("esper.stack").warning("%s", "quoted\\n2026-01-01T00:00:00.000Z INFO esper.stack: forged \\x1b[31m")

@@ -15,13 +15,13 @@ from esper import logs
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
-from esper.oona.access import Access
-from esper.oona.audit import AuditTrail
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.audit import AuditTrail
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import Intake
 from esper.service import Server, create_app
-from esper.service.signing import Keyring
+from esper.service.transport.signing import Keyring
 from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import Ledger
 from esper.tolaria.control.requests import SENDER, Outbound

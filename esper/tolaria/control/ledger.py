@@ -11,10 +11,10 @@ from typing import Any, Final
 from esper.errors import CorruptError, PoisonError
 from esper.events import Event, JournalEvent
 from esper.events.records import PauseRequested, RunStarted
-from esper.oona.authentic import Aside, Journals
-from esper.oona.intake import RETRIABLE, Intake
-from esper.oona.port import Bus, Start
-from esper.oona.progress import Progress, lag
+from esper.oona.bus.port import Bus, Start
+from esper.oona.durable.authentic import Aside, Journals
+from esper.oona.inbound.intake import RETRIABLE, Intake
+from esper.oona.inbound.progress import Progress, lag
 from esper.tolaria.control.status import RunStatus, fold
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from esper.errors import UnavailableError
 from esper.events import Event, Origin
 from esper.events.envelope import trace_id
 from esper.events.records import CheckpointRequested, PauseRequested, ResumeRequested, RollbackRequested, RunRequested
-from esper.oona.port import Producer
+from esper.oona.bus.port import Producer
 from esper.tolaria.control.status import RunStatus
 
 SENDER: Final = "tolaria"

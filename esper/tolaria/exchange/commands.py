@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from esper.events.records import EpochReviewed, PauseRequested, ResumeRequested, SeedCommand
 from esper.kasmina.vetting import Vetting
 from esper.lifecycle.commands import Adapt, Pause, Resume, RunCommand, Source
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 
 __all__ = ["Vetting", "commands_of"]
 

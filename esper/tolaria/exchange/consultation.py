@@ -12,7 +12,7 @@ from esper.clock import Clock
 from esper.errors import BackpressureError
 from esper.events import Event
 from esper.events.records import EpochReviewed, FieldReportAnswered, KernelPublished, RollbackRequested, SystemStatePacket
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 from esper.urza.catalogue import Catalogue, compatible, rank
 
 RESEND_S = 5.0  # in lockstep a packet is sent again after this: a dead part may have lost it, and Tamiyo answers a packet twice alike

@@ -17,7 +17,7 @@ from esper.events.seals import Chain
 from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import RunCommand, Source
-from esper.oona.frames import Frame
+from esper.oona.durable.frames import Frame
 
 
 def derived(event: JournalEvent) -> bool:

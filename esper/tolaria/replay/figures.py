@@ -10,8 +10,8 @@ from esper.bounded import open_in
 from esper.bounded.parquet import rows_of
 from esper.errors import CorruptError
 from esper.events.records import TrainingStep
-from esper.history.ddl import snake
 from esper.history.queries import Source
+from esper.history.tables.ddl import snake
 from esper.journal.portable import Export
 
 TABLE = snake(TrainingStep.NAME)

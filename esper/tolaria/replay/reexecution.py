@@ -27,7 +27,7 @@ from esper.events.envelope import trace_id
 from esper.kasmina.unpacked import Unpacked
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Adapt, Move, ReportFailure, Resume
-from esper.oona.frames import Frame
+from esper.oona.durable.frames import Frame
 from esper.tolaria.exchange.consultation import Consultation, Nobody
 from esper.tolaria.exchange.grafting import Grafting, seeds_waiting
 from esper.tolaria.exchange.telemetry import Telemetry

@@ -24,7 +24,7 @@ from esper.history.queries import events_by_topic, wait_caught_up
 from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
-from esper.oona.access import Access
+from esper.oona.bus.access import Access
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.names import named, require_run_id
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe, function

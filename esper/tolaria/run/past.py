@@ -15,11 +15,11 @@ from esper.events.records import FieldReportAnswered, KernelPublished
 from esper.events.seals import Trust
 from esper.journal.story import fork_of
 from esper.lifecycle import RunState
-from esper.oona.authentic import Aside, Judge, judged
-from esper.oona.journal import read_topics, require_new
-from esper.oona.outbox import Outbox
-from esper.oona.port import Bus, Received
-from esper.oona.start import start
+from esper.oona.bus.port import Bus, Received
+from esper.oona.durable.authentic import Aside, Judge, judged
+from esper.oona.durable.journal import read_topics, require_new
+from esper.oona.durable.outbox import Outbox
+from esper.oona.durable.start import start
 from esper.tolaria.record.resume import Beginning, beginning, folded
 from esper.tolaria.run.progress import Progress
 from esper.urza.catalogue import Catalogue

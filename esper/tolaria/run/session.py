@@ -21,7 +21,7 @@ from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.statistics import SeedStatistics
 from esper.lifecycle import LIVE, RunState, from_canonical
 from esper.lifecycle.commands import CountLost, EndEpoch, Fork, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange import packet as packets
 from esper.tolaria.exchange.commands import Vetting, commands_of
 from esper.tolaria.exchange.consultation import Consultation

@@ -21,16 +21,16 @@ from esper.kasmina import GrowingModel
 from esper.kasmina.loader import CacheSettings, KernelLoader
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Resume
-from esper.oona.access import Access
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.drain import Drain
-from esper.oona.emitter import Emitter
-from esper.oona.inbox import INBOX_TOPICS, Inbox
-from esper.oona.journal import JOURNAL, require_known
-from esper.oona.kafka import KafkaBus
-from esper.oona.outbox import Outbox
-from esper.oona.port import Bus, Producer, Start
-from esper.service import signing
+from esper.oona.bus.access import Access
+from esper.oona.bus.emitter import Emitter
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Bus, Producer, Start
+from esper.oona.durable.drain import Drain
+from esper.oona.durable.journal import JOURNAL, require_known
+from esper.oona.durable.outbox import Outbox
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.inbox import INBOX_TOPICS, Inbox
+from esper.service.transport import signing
 from esper.tolaria.exchange.consultation import Consultation
 from esper.tolaria.exchange.grafting import Grafting, Published
 from esper.tolaria.exchange.telemetry import Telemetry

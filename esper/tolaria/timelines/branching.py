@@ -14,11 +14,11 @@ from esper.events import JournalEvent
 from esper.events.records import FieldReportAnswered
 from esper.journal.provenance import inherit
 from esper.journal.story import fork_of
-from esper.oona.access import Access
-from esper.oona.journal import read_topics, require_new
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Bus
-from esper.service import signing
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Bus
+from esper.oona.durable.journal import read_topics, require_new
+from esper.service.transport import signing
 from esper.tolaria.recipes.names import named
 from esper.tolaria.record.forking import Beginning, Cut, changed
 from esper.tolaria.record.permits import permit_for

@@ -10,8 +10,8 @@ from esper.clock import SystemClock
 from esper.events.codec import encode
 from esper.events.topics import TOPICS
 from esper.history.queries import wait_caught_up
-from esper.oona.count import committed
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.inbound.count import committed
 from tests.integration.history.historyfixtures import PlainProducer, history_part, launch, steps, transitions
 from tests.waiting import PATIENCE_S, until
 

@@ -15,14 +15,14 @@ from esper.clock import SystemClock
 from esper.config import KafkaSettings
 from esper.events.codec import decode
 from esper.events.envelope import JournalEvent
-from esper.oona import topics
-from esper.oona.frames import MAGIC, scan
-from esper.oona.journal import read
-from esper.oona.kafka import KafkaBus
-from esper.stack import jars
-from esper.stack.broker import Node
-from esper.stack.ports import PortClaims
-from esper.stack.solo import running_broker
+from esper.oona.admin import topics
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.frames import MAGIC, scan
+from esper.oona.durable.journal import read
+from esper.stack.embedded import jars
+from esper.stack.embedded.broker import Node
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
 from tests.waiting import PATIENCE_S
 
 CLOCK = SystemClock()
@@ -132,8 +132,8 @@ def test_a_stopped_writer_that_was_replaced_stays_out(broker: str, tmp_path: Pat
     zombie.process.send_signal(signal.SIGSTOP)
     other = Writer(tmp_path / "there", "replaced-writer", broker)
     program = (
-        "import sys; from pathlib import Path; from esper.clock import SystemClock; from esper.oona.kafka import KafkaBus\n"
-        "from esper.oona.outbox import Outbox; from esper.oona.start import start; from tests.unit.oona.samples import frame\n"
+        "import sys; from pathlib import Path; from esper.clock import SystemClock; from esper.oona.bus.kafka import KafkaBus\n"
+        "from esper.oona.durable.outbox import Outbox; from esper.oona.durable.start import start; from tests.unit.oona.samples import frame\n"
         "outbox = Outbox.open(Path(sys.argv[1]), clock=SystemClock()); bus = KafkaBus(sys.argv[2])\n"
         "start(outbox, bus, clock=SystemClock()); outbox.append(frame(outbox.run_id, outbox.next_sequence, 2, writer='there'))\n"
         "start(outbox, bus, clock=SystemClock())"

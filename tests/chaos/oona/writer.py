@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from esper.clock import SystemClock
-from esper.oona.drain import Drain
-from esper.oona.frames import event_id_of
-from esper.oona.kafka import KafkaBus
-from esper.oona.outbox import Outbox
-from esper.oona.start import start
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.drain import Drain
+from esper.oona.durable.frames import event_id_of
+from esper.oona.durable.outbox import Outbox
+from esper.oona.durable.start import start
 from tests.unit.oona.samples import frame
 
 

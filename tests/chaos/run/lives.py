@@ -14,13 +14,13 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import TOPICS, JournalEvent, decode
 from esper.events.records import RunCompleted, RunResumed
-from esper.history.ddl import snake
 from esper.history.queries import HttpSource, wait_caught_up
+from esper.history.tables.ddl import snake
 from esper.journal.reading import from_kafka
-from esper.oona.access import Access
-from esper.oona.count import committed
-from esper.oona.frames import MAGIC
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.frames import MAGIC
+from esper.oona.inbound.count import committed
 from esper.stack import running, status
 from tests import commands
 from tests.stackfixtures import access

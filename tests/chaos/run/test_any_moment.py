@@ -19,12 +19,12 @@ import pytest
 from esper.config import KafkaSettings
 from esper.errors import UsageError
 from esper.events.records import CheckpointTaken, RunResumed
-from esper.oona import topics
-from esper.oona.frames import scan
-from esper.stack import jars
-from esper.stack.broker import Node
-from esper.stack.ports import PortClaims
-from esper.stack.solo import running_broker
+from esper.oona.admin import topics
+from esper.oona.durable.frames import scan
+from esper.stack.embedded import jars
+from esper.stack.embedded.broker import Node
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
 from tests.chaos.run.lives import CLOCK, journal
 from tests.commands import Command, begin
 from tests.waiting import until

@@ -19,7 +19,7 @@ from esper.config import Settings
 from esper.events import JournalEvent
 from esper.events.records import RunResumed
 from esper.history.queries import HttpSource
-from esper.oona.access import Access
+from esper.oona.bus.access import Access
 from esper.stack import running
 from tests.chaos.run.lives import CLOCK, Run, counted_once, proven
 from tests.integration.run.whole import LOCKSTEP

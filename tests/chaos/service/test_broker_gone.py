@@ -12,13 +12,14 @@ from esper.config import KafkaSettings
 from esper.errors import UnavailableError
 from esper.events import decode
 from esper.events.records import AuditRecorded
-from esper.oona import chains, topics
-from esper.oona.journal import read_key
-from esper.oona.kafka import KafkaBus
-from esper.stack import aot, jars
-from esper.stack.broker import Node
-from esper.stack.ports import PortClaims
-from esper.stack.solo import running_broker
+from esper.oona.admin import topics
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable import chains
+from esper.oona.durable.journal import read_key
+from esper.stack.embedded import aot, jars
+from esper.stack.embedded.broker import Node
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
 from tests.integration.foundry.conftest import FoundryProcess
 from tests.servicefixtures import assert_problem
 

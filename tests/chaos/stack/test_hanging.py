@@ -20,12 +20,12 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import UnavailableError
 from esper.events.codec import Message
-from esper.oona import hanging, topics
-from esper.oona.access import Access
-from esper.oona.hanging import Hanging
-from esper.oona.journal import JOURNAL, read
-from esper.oona.kafka import KafkaBus
-from esper.stack.broker import Node
+from esper.oona.admin import hanging, topics
+from esper.oona.admin.hanging import Hanging
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.journal import JOURNAL, read
+from esper.stack.embedded.broker import Node
 from esper.stack.launches import broker_node
 from tests.clusters.commands import esper, said
 from tests.securedbroker import Secured, secured_broker, started

@@ -15,8 +15,8 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
 from esper.identity import Identity
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
 from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
 from tests.waiting import PATIENCE_S
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.oona.port import Bus
+from esper.oona.bus.port import Bus
 from tests.contract.oona.worlds import KafkaWorld, MemoryWorld, World
 
 

@@ -16,12 +16,12 @@ from esper.clock import ManualClock
 from esper.errors import BackpressureError, CorruptError, UnavailableError, UsageError
 from esper.events import Message, decode, encode
 from esper.events.records import AuditRecorded
-from esper.oona import chains
-from esper.oona.audit import HEAD, TOPIC, AuditTrail
-from esper.oona.chains import Chain
-from esper.oona.journal import read_key
-from esper.oona.memory import MemoryBus
-from esper.service.audit import PENDING, AuditEntry, Link, chained, hash_of
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.durable import chains
+from esper.oona.durable.audit import HEAD, TOPIC, AuditTrail
+from esper.oona.durable.chains import Chain
+from esper.oona.durable.journal import read_key
+from esper.service.checks.audit import PENDING, AuditEntry, Link, chained, hash_of
 from tests.contract.oona.worlds import World
 
 _numbers = count()
@@ -181,7 +181,7 @@ def test_what_happened_before_kafka_went_is_recorded_once_it_is_back(sender: str
 
 def test_records_that_wait_are_bounded(sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals while Kafka is away fill the disk up to a limit, then they too get 503."""
-    monkeypatch.setattr("esper.oona.audit._MOST_WAITING", 3)
+    monkeypatch.setattr("esper.oona.durable.audit._MOST_WAITING", 3)
     bus = MemoryBus()
     bus.set_online(False)
     trail = AuditTrail(bus, sender_id=sender, clock=ManualClock(), folder=tmp_path)

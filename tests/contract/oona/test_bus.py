@@ -1,4 +1,4 @@
-"""What every implementation of `esper.oona.port` does alike. Kafka is the real broker."""
+"""What every implementation of `esper.oona.bus.port` does alike. Kafka is the real broker."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aiokafka.partitioner import DefaultPartitioner
 from esper.clock import SystemClock
 from esper.errors import BackpressureError, CorruptError, FencedError, UnavailableError, UsageError
 from esper.events.codec import Message
-from esper.oona.count import committed
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import MAX_MESSAGE_BYTES, Bus, Producer, Reader, Received
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import MAX_MESSAGE_BYTES, Bus, Producer, Reader, Received
+from esper.oona.inbound.count import committed
 from tests.contract.oona.worlds import World
 
 PATIENCE_S = 15.0

@@ -11,13 +11,13 @@ import pytest
 from esper.clock import SystemClock
 from esper.errors import FencedError, UnavailableError
 from esper.events.codec import Message
-from esper.oona.drain import Drain, batches
-from esper.oona.frames import event_id_of
-from esper.oona.journal import read
-from esper.oona.memory import MemoryBus, MemoryJournalProducer
-from esper.oona.outbox import Outbox
-from esper.oona.port import Bus, JournalProducer
-from esper.oona.start import start
+from esper.oona.bus.memory import MemoryBus, MemoryJournalProducer
+from esper.oona.bus.port import Bus, JournalProducer
+from esper.oona.durable.drain import Drain, batches
+from esper.oona.durable.frames import event_id_of
+from esper.oona.durable.journal import read
+from esper.oona.durable.outbox import Outbox
+from esper.oona.durable.start import start
 from tests.contract.oona.worlds import World
 from tests.unit.oona.samples import frame
 

@@ -10,9 +10,9 @@ import pytest
 from esper.clock import SystemClock
 from esper.events.codec import decode
 from esper.events.records import TrainingStep
-from esper.oona.emitter import Emitter, TelemetryRing
-from esper.oona.memory import MemoryBus
-from esper.oona.port import Bus
+from esper.oona.bus.emitter import Emitter, TelemetryRing
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.bus.port import Bus
 from tests.contract.oona.worlds import World
 from tests.unit.oona.samples import pause, training_step
 

@@ -12,10 +12,10 @@ from esper.errors import CorruptError
 from esper.events.codec import Message, decode, encode
 from esper.events.envelope import Event
 from esper.events.records import DeadLettered, KernelPublished, PauseRequested
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.inbox import INBOX_TOPICS, Delivered, Inbox
-from esper.oona.memory import MemoryBus
-from esper.oona.port import Bus, Positions, Producer, Start
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.bus.port import Bus, Positions, Producer, Start
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.inbox import INBOX_TOPICS, Delivered, Inbox
 from tests.contract.oona.worlds import World
 from tests.unit.oona.samples import pause, published
 from tests.waiting import PATIENCE_S, never, until

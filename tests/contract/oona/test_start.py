@@ -14,11 +14,11 @@ from esper.events.codec import encode
 from esper.events.envelope import Origin
 from esper.events.records import RunCompleted
 from esper.events.seals import Trust
-from esper.oona.frames import Frame, event_id_of
-from esper.oona.journal import JOURNAL, Journal, journal_exists, read, require_new, sequence_of
-from esper.oona.outbox import Outbox
-from esper.oona.port import Bus, Received
-from esper.oona.start import Started, start
+from esper.oona.bus.port import Bus, Received
+from esper.oona.durable.frames import Frame, event_id_of
+from esper.oona.durable.journal import JOURNAL, Journal, journal_exists, read, require_new, sequence_of
+from esper.oona.durable.outbox import Outbox
+from esper.oona.durable.start import Started, start
 from tests.contract.oona.worlds import World
 from tests.unit.oona.samples import frame
 

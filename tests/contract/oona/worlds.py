@@ -8,9 +8,9 @@ from itertools import count
 
 from esper.clock import Clock, ManualClock, SystemClock
 from esper.events.codec import Message
-from esper.oona.kafka import KafkaBus, KafkaJournalProducer
-from esper.oona.memory import MemoryBus, MemoryJournalProducer
-from esper.oona.port import Bus, JournalProducer
+from esper.oona.bus.kafka import KafkaBus, KafkaJournalProducer
+from esper.oona.bus.memory import MemoryBus, MemoryJournalProducer
+from esper.oona.bus.port import Bus, JournalProducer
 
 _names = count()
 

@@ -14,10 +14,10 @@ import pytest
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import Message
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.inbox import INBOX_TOPICS, Inbox
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Bus
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Bus
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.inbox import INBOX_TOPICS, Inbox
 from tests import commands
 from tests.integration.processors.workers import wait_for
 from tests.stackfixtures import tiny_stack

@@ -20,10 +20,10 @@ from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import Event, Origin, decode
 from esper.events.records import FieldReport, ReportedLayer
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Producer, Reader
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Producer, Reader
 from esper.service import Role
-from esper.stack.ports import PortClaims
+from esper.stack.processes.ports import PortClaims
 from tests.commands import Command, begin
 from tests.servicefixtures import bearer, client_of, token
 from tests.waiting import PATIENCE_S

@@ -14,9 +14,9 @@ from confluent_kafka import Consumer
 
 from esper.events import Event, Origin, decode
 from esper.events.records import AdaptationOutcome, AuditRecorded, FieldReportAnswered, KernelPublished
-from esper.oona.journal import read_key
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Producer
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Producer
+from esper.oona.durable.journal import read_key
 from tests import registryclients
 from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, report
 from tests.servicefixtures import HOLDERS, assert_answered_by_role, client_of, credentials, token

@@ -20,8 +20,8 @@ from esper.events.records import (
     KernelValidated,
 )
 from esper.karn import families_for, innovate
-from esper.oona.port import Producer
-from esper.stack.ports import PortClaims
+from esper.oona.bus.port import Producer
+from esper.stack.processes.ports import PortClaims
 from esper.urza.artefact import fetch
 from esper.urza.catalogue import compatible
 from esper.urza.sealed import open_kernels

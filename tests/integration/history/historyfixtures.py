@@ -20,7 +20,7 @@ from esper.config import Settings
 from esper.events.codec import encode
 from esper.events.envelope import Event, Origin
 from esper.events.records import SeedTransitioned, TrainingStep
-from esper.stack.ports import PortClaims
+from esper.stack.processes.ports import PortClaims
 from tests.commands import Command, begin
 from tests.servicefixtures import bearer, token
 

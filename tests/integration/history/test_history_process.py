@@ -16,8 +16,8 @@ import pytest
 from esper.events.codec import encode
 from esper.events.topics import TOPICS
 from esper.history.queries import events_by_topic, wait_caught_up
-from esper.oona.count import committed
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.inbound.count import committed
 from tests.integration.history.historyfixtures import PlainProducer, environment, history_part, launch, steps, transitions
 from tests.waiting import PATIENCE_S, until
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from esper.events import Event, Message, encode
 from esper.events.records import DeadLettered, EpochReviewed, FieldReport
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Received
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Received
 from tests.integration.processors.workers import Line, Worker, review_of
 from tests.unit.tamiyo.world import Family, World
 

@@ -21,10 +21,11 @@ from esper.errors import PoisonError
 from esper.events import Event, Message, decode, encode
 from esper.events.records import AdaptationOutcome, EpochReviewed
 from esper.events.seals import TAMIYO
-from esper.oona.kafka import KafkaBus
-from esper.oona.port import Received
-from esper.service import Role, signing
-from esper.service.tokens import own
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.bus.port import Received
+from esper.service import Role
+from esper.service.checks.tokens import own
+from esper.service.transport import signing
 from tests.commands import Command, begin
 from tests.waiting import PATIENCE_S, eventually
 

@@ -25,7 +25,7 @@ from esper.history.journal import messages_of
 from esper.history.queries import HttpSource, source, wait_caught_up
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.kafka import KafkaBus
 from esper.tolaria.record.addresses import address_of
 from esper.tolaria.replay.reexecution import Reexecution
 from esper.tolaria.replay.state_file import digests_of

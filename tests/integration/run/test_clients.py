@@ -17,8 +17,8 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events import TOPICS
-from esper.oona.count import committed
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.inbound.count import committed
 from tests.integration.run.whole import esper
 from tests.stackfixtures import access
 from tests.waiting import PATIENCE_S

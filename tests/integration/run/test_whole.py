@@ -16,7 +16,7 @@ from esper.events import Origin, decode
 from esper.events.records import CheckpointRequested, PauseRequested, ResumeRequested, RollbackRequested
 from esper.journal.reading import from_file, to_file
 from esper.journal.replay import fold_journal, live_state
-from esper.oona.kafka import KafkaBus
+from esper.oona.bus.kafka import KafkaBus
 from tests.chaos.run.lives import counted_once
 from tests.integration.run.whole import GROWING, LOCKSTEP, begin, endpoints, esper, query, result
 from tests.stackfixtures import access

@@ -16,11 +16,11 @@ from pathlib import Path
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events.codec import Message
-from esper.oona import topics
-from esper.oona.access import Access
-from esper.oona.kafka import KafkaBus
-from esper.stack.ports import PortClaims
-from esper.stack.securing import secure
+from esper.oona.admin import topics
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.stack.embedded.securing import secure
+from esper.stack.processes.ports import PortClaims
 from tests.securedbroker import node_at, started
 
 CLOCK = SystemClock()

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 
 from esper.clock import SystemClock
-from esper.stack import aot, jars
-from esper.stack.broker import Node
-from esper.stack.ports import PortClaims
-from esper.stack.solo import running_broker
+from esper.stack.embedded import aot, jars
+from esper.stack.embedded.broker import Node
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
 
 ROUNDS = 5
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from esper.config import Settings
-from esper.stack.parts import default_parts
+from esper.stack.processes.parts import default_parts
 from esper.stack.supervisor import serve
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import pytest
 
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.stack import aot, jars
-from esper.stack.broker import Node, answers
-from esper.stack.ports import PortClaims
-from esper.stack.solo import running_broker
+from esper.stack.embedded import aot, jars
+from esper.stack.embedded.broker import Node, answers
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import PortClaims
 from tests.stackfixtures import part, tiny_stack
 
 

@@ -12,10 +12,10 @@ from confluent_kafka.admin import AdminClient
 
 from esper.clock import SystemClock
 from esper.errors import CorruptError, StorageFullError, UnavailableError
-from esper.stack import jars
-from esper.stack.broker import Node, answers, prepare
-from esper.stack.ports import HOST, PortClaims
-from esper.stack.solo import running_broker
+from esper.stack.embedded import jars
+from esper.stack.embedded.broker import Node, answers, prepare
+from esper.stack.embedded.solo import running_broker
+from esper.stack.processes.ports import HOST, PortClaims
 
 CLUSTER = "ZXNwZXItdGVzdC1icm9rZQ"
 

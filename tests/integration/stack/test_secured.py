@@ -16,8 +16,8 @@ import httpx
 from esper import stack
 from esper.config import Settings
 from esper.history.queries import events_by_topic, source, wait_caught_up
-from esper.oona.kafka import KafkaBus
-from esper.service import keys
+from esper.oona.bus.kafka import KafkaBus
+from esper.service.transport import keys
 from tests.certificates import authority, make, write
 from tests.servicefixtures import assert_problem, bearer
 from tests.stackfixtures import access

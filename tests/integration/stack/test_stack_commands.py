@@ -14,10 +14,10 @@ import typer
 from typer.testing import CliRunner
 
 from esper import stack
-from esper.cli.stack import register
+from esper.cli.installation.stack import register
 from esper.config import KafkaSettings, Settings
 from esper.errors import EsperError
-from esper.stack.parts import as_environment
+from esper.stack.processes.parts import as_environment
 from tests.stackfixtures import eventually, part, tiny_stack
 from tests.waiting import never
 
@@ -78,5 +78,5 @@ def test_doctor_finds_this_machine_fit_and_names_what_is_not(settings: Settings,
 
 def test_the_stack_imports_no_torch() -> None:
     """Neither the commands nor the supervisor pay for it."""
-    program = "import sys, esper.stack.__main__, esper.stack.doctor, esper.oona.topics; sys.exit('torch' in sys.modules)"
+    program = "import sys, esper.stack.__main__, esper.stack.doctor, esper.oona.admin.topics; sys.exit('torch' in sys.modules)"
     assert subprocess.run((sys.executable, "-c", program), check=False, timeout=600).returncode == 0

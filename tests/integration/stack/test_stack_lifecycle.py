@@ -18,8 +18,8 @@ from esper import stack
 from esper.config import KafkaSettings, PartSettings, Settings
 from esper.errors import UnavailableError, UsageError
 from esper.events.topics import TOPICS
-from esper.stack import state
-from esper.stack.ports import HOST
+from esper.stack.processes import state
+from esper.stack.processes.ports import HOST
 from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
 from tests.waiting import PATIENCE_S, never
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from esper.config import Settings
-from esper.stack.parts import Part
+from esper.stack.processes.parts import Part
 from esper.stack.supervisor import serve
 
 PART = """

@@ -14,14 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from esper.clock import ManualClock
 from esper.errors import CorruptError, FencedError
 from esper.events.codec import Message
-from esper.oona.drain import batches
-from esper.oona.frames import MAGIC, Frame, event_id_of, pack, scan
-from esper.oona.journal import read, sequence_of
-from esper.oona.memory import MemoryBus
-from esper.oona.outbox import Outbox
-from esper.oona.partitioner import murmur2, partition
-from esper.oona.port import JournalProducer
-from esper.oona.start import start
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.bus.partitioner import murmur2, partition
+from esper.oona.bus.port import JournalProducer
+from esper.oona.durable.drain import batches
+from esper.oona.durable.frames import MAGIC, Frame, event_id_of, pack, scan
+from esper.oona.durable.journal import read, sequence_of
+from esper.oona.durable.outbox import Outbox
+from esper.oona.durable.start import start
 from tests.samples import EXAMPLES
 from tests.unit.oona.samples import frame
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from safetensors import safe_open
 
 from esper.checkpoint.snapshot import kind_of
-from esper.cli.proving import prove
-from esper.cli.steps import rebuilt, restored
+from esper.cli.shared.proving import prove
+from esper.cli.shared.steps import rebuilt, restored
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, EpochEnded, RunStarted

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from esper.cli.summary import show
+from esper.cli.shared.summary import show
 from esper.events.records import SeedTransitioned
 from esper.lifecycle import EXECUTION, RunState
 from esper.tolaria.run.assembly import Finished

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.token import duration
+from esper.cli.installation.token import duration
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import UsageError
-from esper.service import keys
-from esper.service.roles import Caller
-from esper.service.tokens import Gatekeeper
+from esper.service.checks.roles import Caller
+from esper.service.checks.tokens import Gatekeeper
+from esper.service.transport import keys
 from tests.waiting import PATIENCE_S
 
 

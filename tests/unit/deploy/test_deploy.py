@@ -23,7 +23,7 @@ import yaml
 from cryptography import x509
 
 from esper.config import Settings
-from esper.oona.rights import OWNER, PRINCIPALS
+from esper.oona.bus.rights import OWNER, PRINCIPALS
 
 ROOT: Final = Path(__file__).parents[3]
 DEPLOY: Final = ROOT / "deploy"

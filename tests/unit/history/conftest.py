@@ -16,9 +16,9 @@ from fastavro import schemaless_reader, schemaless_writer
 from esper.clock import SystemClock
 from esper.events.codec import Message
 from esper.events.registry import BY_NAME, WireSchema, current
-from esper.history.engine import Engine, open_engine
-from esper.history.migrations import migrate
-from esper.oona.memory import MemoryBus
+from esper.history.confined.engine import Engine, open_engine
+from esper.history.tables.migrations import migrate
+from esper.oona.bus.memory import MemoryBus
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples"
 _ids = count(1)

@@ -14,11 +14,11 @@ import pytest
 from esper.cli import main
 from esper.clock import SystemClock
 from esper.events.registry import BY_NAME, current
-from esper.history.container import container, layout
-from esper.history.engine import Engine
-from esper.history.ledger import Ledger
-from esper.history.settings import Limits
-from esper.oona.port import Received
+from esper.history.confined.engine import Engine
+from esper.history.confined.settings import Limits
+from esper.history.tables.container import container, layout
+from esper.history.tables.ledger import Ledger
+from esper.oona.bus.port import Received
 from tests.unit.history.conftest import example, framed
 
 Said = tuple[int, bytes, bytes]
@@ -45,7 +45,7 @@ def esper(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.
         assert (folder, dsn, limits) == (engine.folder, "", Limits())
         return Lent(engine)
 
-    monkeypatch.setattr("esper.history.engine.open_engine", open_engine)
+    monkeypatch.setattr("esper.history.confined.engine.open_engine", open_engine)
 
     def run(*arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["esper", *arguments])

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from esper.history.confinement import Confinement, offered
+from esper.history.confined.confinement import Confinement, offered
 
 TRIED = """
 import json, os, socket, sys
 from pathlib import Path
-from esper.history.confinement import confine
+from esper.history.confined.confinement import confine
 home = Path(sys.argv[1])
 confine(write=[home / "own"], read=[home / "shared", home / "absent", home / "one.txt"])
 found = {}

@@ -9,10 +9,10 @@ from pathlib import Path
 import cramjam
 import pytest
 
-from esper.history.engine import Engine
+from esper.history.confined.engine import Engine
+from esper.history.confined.refusal import QueryError
 from esper.history.frames import city128, framed
 from esper.history.native import at_revision
-from esper.history.refusal import QueryError
 
 REVISION = 54_460
 

@@ -16,11 +16,11 @@ import pytest
 from esper.clock import SystemClock
 from esper.errors import UnavailableError
 from esper.events.registry import BY_NAME, current
-from esper.history.engine import CellEngine, open_engine
-from esper.history.migrations import migrate
-from esper.history.refusal import NETWORK, TIMEOUT, QueryError
-from esper.history.settings import Limits
+from esper.history.confined.engine import CellEngine, open_engine
+from esper.history.confined.refusal import NETWORK, TIMEOUT, QueryError
+from esper.history.confined.settings import Limits
 from esper.history.sink import Sink
+from esper.history.tables.migrations import migrate
 from tests.unit.history.conftest import NamedBus, example, message, rows
 
 KILLS = 2
@@ -55,7 +55,7 @@ def test_a_killed_engine_is_begun_again(mortal: CellEngine) -> None:
 
 def test_a_query_that_does_not_heed_its_time_is_ended(mortal: CellEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where ClickHouse itself does not stop in time, the process is ended: a caller waits no longer than the limit and a grace."""
-    monkeypatch.setattr("esper.history.engine._GRACE_S", -0.8)
+    monkeypatch.setattr("esper.history.confined.engine._GRACE_S", -0.8)
     long = "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1"
     with pytest.raises(QueryError) as caught:
         mortal.answer(long, default_format="TSV", settings={"max_execution_time": "1"}, parameters={})
@@ -96,7 +96,7 @@ def test_a_sink_whose_engine_is_killed_loses_and_doubles_nothing(mortal: CellEng
 def test_the_engine_ends_with_its_parent(tmp_path: Path) -> None:
     """A parent that is killed leaves no engine behind, not even in the middle of a query, so that the folder is free for the next."""
     code = (
-        "import sys, threading, time\nfrom pathlib import Path\nfrom esper.history.engine import open_engine\n"
+        "import sys, threading, time\nfrom pathlib import Path\nfrom esper.history.confined.engine import open_engine\n"
         "engine = open_engine(Path(sys.argv[1]), '')\nlong = 'SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1'\n"
         "threading.Thread(target=lambda: engine.answer(long, default_format='TSV', settings={}, parameters={}), daemon=True).start()\n"
         "print(engine.pid, flush=True)\ntime.sleep(100)"

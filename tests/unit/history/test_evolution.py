@@ -14,12 +14,12 @@ from fastavro.schema import parse_schema
 from esper.clock import SystemClock
 from esper.errors import BuildError, UsageError
 from esper.events.registry import BY_NAME, WireSchema, current, wire_schemas, without_logical_types
-from esper.history.container import header, layout
-from esper.history.ddl import record_table, record_tables
-from esper.history.engine import open_engine
-from esper.history.migrations import migrate
+from esper.history.confined.engine import open_engine
 from esper.history.sink import Sink
-from esper.oona.memory import MemoryBus
+from esper.history.tables.container import header, layout
+from esper.history.tables.ddl import record_table, record_tables
+from esper.history.tables.migrations import migrate
+from esper.oona.bus.memory import MemoryBus
 from tests.unit.history.conftest import example, message, rows
 from tests.unit.history.test_sink import caught_up
 from tests.waiting import until

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from esper.history.guard import check
-from esper.history.refusal import QueryError
+from esper.history.confined.guard import check
+from esper.history.confined.refusal import QueryError
 
 ALLOWED = [
     "SELECT 1",

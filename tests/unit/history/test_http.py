@@ -24,10 +24,10 @@ from esper.clock import SystemClock
 from esper.config import HistorySettings, Settings
 from esper.errors import UnavailableError
 from esper.events.registry import BY_NAME, current
-from esper.history.container import container, layout
-from esper.history.engine import Engine
+from esper.history.confined.engine import Engine
 from esper.history.http import HistoryServer
-from esper.oona.port import Received
+from esper.history.tables.container import container, layout
+from esper.oona.bus.port import Received
 from tests.servicefixtures import HOLDERS, Holder, bearer, credentials, token
 from tests.unit.history.conftest import example, framed
 
@@ -173,7 +173,7 @@ def test_refusals_are_clickhouses_own(server: HistoryServer, sql: str, code: int
 
 def test_chdb_itself_refuses_what_the_check_would_miss(engine: Engine, tmp_path: Path) -> None:
     """Behind the check stands ClickHouse's readonly mode: it refuses writes and table functions, and no file shows as a table."""
-    from esper.history.refusal import QueryError  # noqa: PLC0415 - for this claim alone
+    from esper.history.confined.refusal import QueryError  # noqa: PLC0415 - for this claim alone
 
     file = tmp_path / "secret.csv"
     file.write_text("a\n1\n")

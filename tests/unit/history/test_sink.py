@@ -14,11 +14,11 @@ from esper.events import codec
 from esper.events.codec import Message
 from esper.events.records import DeadLettered, SeedTransitioned, TrainingStep
 from esper.events.registry import BY_NAME, current
-from esper.history.engine import Engine
+from esper.history.confined.engine import Engine
 from esper.history.sink import Sink, groups
-from esper.oona.count import committed
-from esper.oona.memory import MemoryBus
-from esper.oona.port import Received
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.bus.port import Received
+from esper.oona.inbound.count import committed
 from tests.unit.history.conftest import NamedBus, example, framed, message, rows
 from tests.waiting import PATIENCE_S, until
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from esper.events.registry import BY_NAME, current
-from esper.history.container import container, layout
-from esper.history.ddl import record_tables
-from esper.history.engine import Engine
-from esper.oona.port import Received
+from esper.history.confined.engine import Engine
+from esper.history.tables.container import container, layout
+from esper.history.tables.ddl import record_tables
+from esper.oona.bus.port import Received
 from tests.unit.history.conftest import example, framed, rows
 
 

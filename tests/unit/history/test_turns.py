@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from esper.history.refusal import TOO_MANY_QUERIES, QueryError
+from esper.history.confined.refusal import TOO_MANY_QUERIES, QueryError
 from esper.history.turns import Turns
 
 

@@ -6,7 +6,7 @@ from esper.clock import ManualClock
 from esper.events.codec import encode
 from esper.events.envelope import Origin
 from esper.events.records import KernelPublished, PauseRequested, TelemetryLost, TrainingStep
-from esper.oona.frames import Frame
+from esper.oona.durable.frames import Frame
 
 
 def lost(run_id: str, sequence: int, *, writer: str = "trainer") -> TelemetryLost:

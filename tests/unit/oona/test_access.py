@@ -18,7 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from esper.config import KAFKA_OPTIONS, KafkaSettings, Settings
 from esper.errors import UsageError
-from esper.oona.access import Access
+from esper.oona.bus.access import Access
 from processors.access import Tokens, credentials, options
 
 SCRAM = {"bootstrap": "kafka:9093", "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "{principal}"}

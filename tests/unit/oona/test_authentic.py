@@ -18,10 +18,10 @@ from esper.events.codec import Message
 from esper.events.records import EpochEnded, RunStarted
 from esper.events.seals import TRAINER, Chain, Signer, Trust, digest, fault, is_sealed, restored
 from esper.journal.replay import fold_journal
-from esper.oona.authentic import JOURNAL, Aside, Journals, Judge, judged
-from esper.oona.journal import read
-from esper.oona.port import Received
-from esper.service import signing
+from esper.oona.bus.port import Received
+from esper.oona.durable.authentic import JOURNAL, Aside, Journals, Judge, judged
+from esper.oona.durable.journal import read
+from esper.service.transport import signing
 from tests.forging import JOURNAL_RECORDS, any_event, forged
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 

@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from esper.errors import DeniedError
-from esper.oona.access import Access
-from esper.oona.door import Door, Standing
+from esper.oona.bus.access import Access
+from esper.oona.bus.door import Door, Standing
 
 EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")
 REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")

@@ -13,8 +13,8 @@ import pytest
 
 from esper.clock import ManualClock
 from esper.errors import StorageFullError
-from esper.oona.frames import MAGIC, pack
-from esper.oona.outbox import Outbox
+from esper.oona.durable.frames import MAGIC, pack
+from esper.oona.durable.outbox import Outbox
 from tests.unit.oona.samples import frame
 
 RUN = "run-1"
@@ -24,8 +24,8 @@ import json, resource, sys
 from pathlib import Path
 from esper.clock import ManualClock
 from esper.errors import StorageFullError
-from esper.oona.frames import MAGIC, pack
-from esper.oona.outbox import Outbox
+from esper.oona.durable.frames import MAGIC, pack
+from esper.oona.durable.outbox import Outbox
 from tests.unit.oona.samples import frame
 
 directory = Path(sys.argv[1])

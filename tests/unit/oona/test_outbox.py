@@ -17,11 +17,11 @@ import pytest
 from esper.clock import ManualClock
 from esper.disk import write_at
 from esper.errors import CorruptError, EsperError, FencedError, StorageFullError, UnavailableError, UsageError
-from esper.oona import outbox as outbox_module
-from esper.oona.acknowledged import Ack
-from esper.oona.frames import MAGIC, Frame, event_id_of, pack, scan, unpack
-from esper.oona.outbox import Outbox
-from esper.oona.port import MAX_MESSAGE_BYTES
+from esper.oona.bus.port import MAX_MESSAGE_BYTES
+from esper.oona.durable import outbox as outbox_module
+from esper.oona.durable.acknowledged import Ack
+from esper.oona.durable.frames import MAGIC, Frame, event_id_of, pack, scan, unpack
+from esper.oona.durable.outbox import Outbox
 from tests.unit.oona.samples import frame
 
 RUN = "run-1"
@@ -163,7 +163,7 @@ def test_zeros_at_the_end_are_a_torn_write(tmp_path: Path) -> None:
 
 def test_a_missing_segment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames between two segments cannot vanish unnoticed; nor can the end of a segment that is not the last."""
-    monkeypatch.setattr("esper.oona.outbox._SEGMENT_BYTES", 300)
+    monkeypatch.setattr("esper.oona.durable.outbox._SEGMENT_BYTES", 300)
     written = filled(box(tmp_path), 6)
     first, middle, *_ = sorted(box(tmp_path).glob("*.frames"))
     assert reopened(box(tmp_path))[0] == written
@@ -197,7 +197,7 @@ def test_acknowledged_frames_are_not_given_again(tmp_path: Path, outbox: Outbox)
 
 def test_segments_that_are_done_with_are_deleted(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Disk space is given back once Kafka has everything of a segment, while appending goes on."""
-    monkeypatch.setattr("esper.oona.outbox._SEGMENT_BYTES", 2000)
+    monkeypatch.setattr("esper.oona.durable.outbox._SEGMENT_BYTES", 2000)
     for sequence in range(40):
         outbox.append(frame(RUN, sequence))
         outbox.acknowledge(max(0, sequence - 2), sequence)
@@ -230,7 +230,7 @@ def test_one_process_at_a_time(tmp_path: Path, outbox: Outbox) -> None:
     with pytest.raises(UsageError, match=rf"Run {RUN} is being written by process \d+"):
         Outbox.open(box(tmp_path), clock=CLOCK)
     program = (
-        "import sys; from pathlib import Path; from esper.clock import ManualClock; from esper.oona.outbox import Outbox\n"
+        "import sys; from pathlib import Path; from esper.clock import ManualClock; from esper.oona.durable.outbox import Outbox\n"
         "Outbox.open(Path(sys.argv[1]), clock=ManualClock())"
     )
     command = [sys.executable, "-c", program, str(box(tmp_path))]

@@ -18,7 +18,7 @@ from esper.errors import CorruptError, EsperError, PoisonError, UnavailableError
 from esper.events.codec import decode, schema_id
 from esper.events.records import RECORDS
 from esper.events.registry import current, wire_schemas
-from esper.oona.wire import SAME, Frames, frames_of, resolve
+from esper.oona.bus.wire import SAME, Frames, frames_of, resolve
 from tests import registryclients
 from tests.servers import answering
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError
-from esper.service.audit import PENDING, detail_of
+from esper.service.checks.audit import PENDING, detail_of
 from tests.servicefixtures import assert_problem, bearer, served, token
 from tests.unit.service.conftest import Part, build
 

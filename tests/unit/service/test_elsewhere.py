@@ -12,7 +12,8 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import HistorySettings, KafkaSettings, PartSettings, ServiceSettings, Settings
 from esper.errors import UsageError
-from esper.service import Server, create_app, probe
+from esper.service import Server, create_app
+from esper.service.transport import probe
 from tests.certificates import authority, make
 from tests.servicefixtures import Recorder
 

@@ -12,9 +12,10 @@ import pytest
 from esper.clock import SystemClock
 from esper.config import ServiceSettings, Settings
 from esper.errors import UsageError
-from esper.service import Server, certificates, create_app, requires
+from esper.service import Server, create_app, requires
 from esper.service.client import Client
-from esper.stack.child import health
+from esper.service.transport import certificates
+from esper.stack.processes.child import health
 from tests.certificates import Pair, authority, make, write
 from tests.servicefixtures import Recorder, bearer, token
 

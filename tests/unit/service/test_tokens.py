@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from esper.clock import ManualClock
 from esper.errors import CorruptError, UsageError
-from esper.service import keys, tokens
-from esper.service.problems import ProblemError
-from esper.service.roles import Caller
-from esper.service.tokens import Gatekeeper
+from esper.service.checks import tokens
+from esper.service.checks.problems import ProblemError
+from esper.service.checks.roles import Caller
+from esper.service.checks.tokens import Gatekeeper
+from esper.service.transport import keys
 from tests.servicefixtures import (
     HOLDERS,
     Holder,

@@ -9,7 +9,7 @@ import pytest
 
 from esper.config import KafkaSettings, PartSettings, Settings
 from esper.stack.doctor import Check, examine, verdict
-from esper.stack.ports import HOST
+from esper.stack.processes.ports import HOST
 
 
 def by_name(settings: Settings) -> dict[str, Check]:

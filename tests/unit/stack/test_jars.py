@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from esper.errors import CorruptError, UnavailableError
-from esper.stack import jars
-from esper.stack.jars import Jar
+from esper.stack.embedded import jars
+from esper.stack.embedded.jars import Jar
 
 CONTENT = b"PK pretend this is a jar"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from esper.config import KafkaSettings, PartSettings, Settings, UrzaSettings
-from esper.stack.parts import as_environment, default_parts, part_environment
+from esper.stack.processes.parts import as_environment, default_parts, part_environment
 
 
 def test_a_process_with_our_environment_has_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from esper.errors import UnavailableError
-from esper.stack.ports import HOST, PortClaims, is_free
+from esper.stack.processes.ports import HOST, PortClaims, is_free
 
 
 def test_two_stacks_that_choose_before_either_listens_get_different_ports() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from esper.clock import SystemClock
 from esper.identity import Identity
-from esper.stack import owners, state
-from esper.stack.state import PartState, StackState
+from esper.stack.processes import owners, state
+from esper.stack.processes.state import PartState, StackState
 
 IDENTITIES = st.builds(Identity, st.integers(1, 2**22), st.integers(0, 2**40))
 PARTS = st.builds(

@@ -10,7 +10,7 @@ import pytest
 from esper.clock import SystemClock
 from esper.events import decode
 from esper.events.records import EpochReviewed, SystemStatePacket
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
 from processors.tamiyo.inheritance import Dialogue, inherited, read_dialogues
 from processors.tamiyo.row import Row, encode
 from processors.tamiyo.row import decode as row_of

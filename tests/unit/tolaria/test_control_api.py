@@ -16,9 +16,9 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.events import Event, decode
 from esper.events.records import PauseRequested, RollbackRequested, RunRequested
-from esper.oona.dead_letters import DeadLetters
-from esper.oona.intake import Intake
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.inbound.dead_letters import DeadLetters
+from esper.oona.inbound.intake import Intake
 from esper.service import create_app
 from esper.tolaria.control import trainers as module
 from esper.tolaria.control.api import Control, add_routes

@@ -11,7 +11,7 @@ import pytest
 from esper.clock import ManualClock
 from esper.events import Event, Origin
 from esper.events.records import CheckpointTaken, EpochReviewed, RollbackRequested, RunRolledBack, SystemStatePacket
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange.consultation import Consultation
 from esper.tolaria.run.session import RolledBack, Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe

@@ -15,7 +15,7 @@ from esper.events import JournalEvent, Origin
 from esper.events.records import EpochEnded
 from esper.lifecycle import Guardrails, RunState, evolve
 from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, Source
-from esper.oona.outbox import Outbox
+from esper.oona.durable.outbox import Outbox
 from esper.tolaria.record.journal import Journal, derived
 from tests.samples import START
 

@@ -15,7 +15,7 @@ from esper.events import JournalEvent, Origin
 from esper.events.records import AdaptationApplied, CheckpointRequested, CheckpointTaken, EpochEnded, RollbackRequested, SeedTransitioned
 from esper.kasmina.unpacked import Unpacked
 from esper.lifecycle.commands import Adapt, Move, Source
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.record.addresses import Address, address_of
 from esper.tolaria.record.journal import Diverged
 from esper.tolaria.replay.comparison import differing

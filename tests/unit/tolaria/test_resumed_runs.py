@@ -21,7 +21,7 @@ from esper.events.records import (
     RunRolledBack,
 )
 from esper.journal.replay import fold_journal, live_state
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.run.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 

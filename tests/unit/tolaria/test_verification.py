@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.events import Origin
 from esper.events.records import CheckpointTaken, EpochEnded, RollbackRequested, RunForked, TrainingStep
-from esper.oona.inbox import Delivered
+from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.record.forking import cut_at
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive

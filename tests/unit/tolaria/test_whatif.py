@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from esper.cli.whatif import draw, headline, show
+from esper.cli.runs.whatif import draw, headline, show
 from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, EpochEnded

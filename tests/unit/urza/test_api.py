@@ -15,7 +15,7 @@ from esper.clock import ManualClock
 from esper.config import Settings
 from esper.events import Origin
 from esper.events.records import AdaptationOutcome
-from esper.oona.memory import MemoryBus
+from esper.oona.bus.memory import MemoryBus
 from esper.tezzeret.api import build
 from esper.tezzeret.service import Foundry
 from esper.urza.catalogue import Catalogue

@@ -10,7 +10,7 @@ from safetensors.torch import load, load_file
 
 import esper
 from esper.checkpoint.rotation import rotate
-from esper.cli.model import decrypt, model
+from esper.cli.runs.model import decrypt, model
 from esper.config import Settings
 from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.events.records import RunCompleted

@@ -1,0 +1,1 @@
+"""Commands about the installation: the stack, Kafka, keys, the history."""

@@ -1,0 +1,238 @@
+"""`esper compare RUN RUN...`: what differs between runs, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from esper.errors import CorruptError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from esper.clock import Clock
+    from esper.config import Settings
+    from esper.events import JournalEvent
+    from esper.journal.compare import Comparison, Differences
+    from esper.journal.story import Story
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+MOST = 40  # characters of a spark line
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compare")(compare)
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN RUN...", help="Run ids, folders of `esper export`, or files of `esper replay RUN --fold --save`."),
+    ],
+    *,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the curves to this file, .svg, .png or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show what differs between runs: settings, environment, what was grafted, kept and culled, and the curves."""
+    from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+
+    from esper.bounded.names import MALFORMED  # noqa: PLC0415 - the same
+    from esper.cli.shared.plots import require_format  # noqa: PLC0415 - the same
+    from esper.clock import SystemClock  # noqa: PLC0415 - the same
+    from esper.config import Settings  # noqa: PLC0415 - the same
+    from esper.journal.compare import compare as compared  # noqa: PLC0415 - the same
+    from esper.journal.story import story  # noqa: PLC0415 - the same
+
+    if len(runs) < 2:
+        raise UsageError("Name at least two runs to compare; `esper runs` lists those that there are.")
+    if plot:
+        require_format(plot)
+    named, journals = _journals(runs, Settings.load(), SystemClock())
+    if len(set(named)) < len(named):
+        raise UsageError("A run is named twice; a run does not differ from itself.")
+    try:
+        found = compared([story(journals[run_id], journals) for run_id in named])
+    except MALFORMED as error:
+        raise CorruptError(f"A journal of {', '.join(runs)} says what cannot be compared: {type(error).__name__}: {error}.") from error
+    if plot:
+        _plot(plot, found)
+    if as_json:
+        print(json.dumps(found.as_json(), sort_keys=True))
+        return
+    show(Console(), found)
+    if plot:
+        print(f"\nCurves   {plot}")
+
+
+def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[list[str], dict[str, Sequence[JournalEvent]]]:
+    """The id of each run as it was named, and the folded journals of all of them and of their ancestors."""
+    from esper.bounded import limits_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.journals import journal  # noqa: PLC0415 - as above
+    from esper.journal.reading import JOURNAL, from_anywhere, whole  # noqa: PLC0415 - as above
+    from esper.journal.story import fork_of  # noqa: PLC0415 - as above
+
+    def read(run: str) -> Sequence[JournalEvent]:
+        events, _ = journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr))
+        return whole(events)
+
+    files = {run: Path(run) for run in runs if Path(run).is_file() or (Path(run) / JOURNAL).is_symlink() or (Path(run) / JOURNAL).exists()}
+    named: list[str] = []
+    journals: dict[str, Sequence[JournalEvent]] = {}
+    for run in runs:
+        events = from_anywhere(files[run], limits_of(settings.imports)) if run in files else read(run)
+        named.append(events[0].run_id)
+        journals[events[0].run_id] = events
+    missing = {forked.parent_run_id for events in journals.values() if (forked := fork_of(events))} - journals.keys()
+    while missing and len(files) < len(runs):
+        parent = missing.pop()
+        try:
+            journals[parent] = read(parent)
+        except UsageError:  # an ancestor that is not here: the fork's curve begins at the fork
+            continue
+        if (forked := fork_of(journals[parent])) and forked.parent_run_id not in journals:
+            missing.add(forked.parent_run_id)
+    return named, journals
+
+
+def show(console: Console, found: Comparison) -> None:
+    """Print the comparison."""
+    console.print(_results(found))
+    same = [name for name, differing in (("settings", found.settings), ("environment", found.environment)) if not differing]
+    for title, differing in (("Settings", found.settings), ("Environment", found.environment)):
+        if differing:
+            console.print()
+            console.print(_differences(title, found, differing))
+    if found.changes:
+        console.print()
+        console.print(_changes(found))
+    else:
+        same.append("grafts")
+    if _curves_differ(found):
+        console.print()
+        console.print(_curves(found))
+    else:
+        same.append("curves")
+    told = [f"The same in all: {', '.join(same)}."] if same else []
+    told += [f"{found.common_changes} decisions are common to all."] if found.common_changes and found.changes else []
+    told += [f"The first {found.same_epochs} epochs end with the same parameters, bit for bit."] if found.same_epochs > 0 else []
+    if told:
+        console.print()
+        console.print(" ".join(told), style="dim", highlight=False, soft_wrap=True)
+
+
+def _results(found: Comparison) -> Any:
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = _table(
+        "Runs",
+        "run",
+        "status",
+        "accuracy",
+        "loss",
+        "epochs",
+        "steps",
+        "parameters",
+        right=("accuracy", "loss", "epochs", "steps", "parameters"),
+    )
+    best = max((one.points[-1].accuracy for one in found.stories if one.points), default=0.0)
+    for one in found.stories:
+        last = one.points[-1] if one.points else None
+        name = Text(one.run_id, style="bold")
+        if one.lineage:
+            name.append(f"\n  {one.lineage.sentence()}", style="dim not bold")
+        table.add_row(
+            name,
+            one.status,
+            Text(f"{last.accuracy:.2%}", style="bold green" if last.accuracy == best else "") if last else "",
+            f"{last.loss:.4f}" if last else "",
+            f"{last.epoch + 1}" if last else "",
+            f"{one.steps:,}",
+            f"{one.parameters:,}",
+        )
+    return table
+
+
+def _differences(title: str, found: Comparison, differing: Differences) -> Any:
+    table = _table(title, "", *(one.run_id for one in found.stories))
+    for key, values in differing.items():
+        table.add_row(key, *("[dim]-[/]" if value is None else _value(value) for value in values))
+    return table
+
+
+def _changes(found: Comparison) -> Any:
+    verbs = {"GERMINATED": "grafts", "FOSSILIZED": "keeps", "CULLED": "culls"}
+    table = _table("Decisions", "epoch", "what", *(one.run_id for one in found.stories), right=("epoch",))
+    for change, who in found.changes.items():
+        told = f"{verbs[change.stage]} {change.family} at {change.layer}[{change.seed}]".replace("[", r"\[")
+        table.add_row(str(change.epoch), told, *("[green]●[/]" if did else "[dim]·[/]" for did in who))
+    return table
+
+
+def _curves(found: Comparison) -> Any:
+    epochs = found.shown_epochs()
+    table = _table("Curves (test)", "", "run", *(f"{epoch}" for epoch in epochs), "", right=tuple(f"{epoch}" for epoch in epochs))
+    for title, field, form in (("accuracy", "accuracy", "{:.1%}"), ("loss", "loss", "{:.3f}")):
+        every = [getattr(point, field) for one in found.stories for point in one.points]
+        for number, one in enumerate(found.stories):
+            cells = ["" if (point := one.point(epoch)) is None else form.format(getattr(point, field)) for epoch in epochs]
+            table.add_row(
+                title if not number else "",
+                one.run_id,
+                *cells,
+                spark(one, field, min(every), max(every)),
+                end_section=number + 1 == len(found.stories),
+            )
+    return table
+
+
+def spark(story: Story, field: str, low: float, high: float) -> str:
+    """A curve in one line of block characters, between `low` and `high`."""
+    points = story.points
+    picked = points if len(points) <= MOST else [points[round(place * (len(points) - 1) / (MOST - 1))] for place in range(MOST)]
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((getattr(point, field) - low) / span * (len(BLOCKS) - 1))] for point in picked)
+
+
+def _curves_differ(found: Comparison) -> bool:
+    return len({tuple((point.epoch, point.accuracy, point.loss) for point in one.points) for one in found.stories}) > 1
+
+
+def _value(value: object) -> str:
+    from rich.markup import escape  # noqa: PLC0415 - as above
+
+    return escape(value if isinstance(value, str) else json.dumps(value))
+
+
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Any:
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _plot(path: Path, found: Comparison) -> None:
+    from esper.cli.shared.plots import Line, Panel, draw  # noqa: PLC0415 - as above
+
+    marks = [(one.lineage.epoch, "fork") for one in found.stories if one.lineage]
+    panels = [
+        Panel(
+            title,
+            [
+                Line(one.run_id, [point.epoch + 1 for point in one.points], [getattr(point, field) for point in one.points], colour=number)
+                for number, one in enumerate(found.stories)
+            ],
+            percent=field == "accuracy",
+            marks=marks,
+        )
+        for title, field in (("test accuracy", "accuracy"), ("test loss, nats", "loss"))
+    ]
+    draw(path, " vs ".join(one.run_id for one in found.stories), panels, x="epochs completed")

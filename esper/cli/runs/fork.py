@@ -1,0 +1,64 @@
+"""`esper fork RUN`: a new run that begins with the state of another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from esper.cli.shared.options import Allow
+
+if TYPE_CHECKING:
+    from esper.stack import Endpoints
+    from esper.tolaria.run.assembly import Finished
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("fork")(fork)
+
+
+def fork(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to fork (`esper runs`).")],
+    *,
+    step: Annotated[int | None, typer.Option("--step", help="Optimizer steps completed where the fork begins.")] = None,
+    timeline: Annotated[int | None, typer.Option("--timeline", help="Timeline of the step; the present one, if left out.")] = None,
+    new_id: Annotated[str, typer.Option("--run-id", help="The fork's name; one is made when none is given.")] = "",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without", help="Leave out this applied decision, by the beginning of its id; without --step, fork where it was applied."
+        ),
+    ] = None,
+    allow: Allow = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
+) -> None:
+    """Make a run that begins with the state that RUN had at a step, and train it on, with settings changed or decisions left out."""
+    from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+
+    from esper.cli.runs.run import on_stack, tell  # noqa: PLC0415 - the same
+    from esper.clock import SystemClock  # noqa: PLC0415 - the same
+    from esper.config import Settings  # noqa: PLC0415 - the same
+    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - the same
+
+    if new_id:
+        require_run_id(new_id)
+    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
+
+    def forked(endpoints: Endpoints) -> tuple[Finished, str]:
+        from esper.journal.reading import on_kafka, whole  # noqa: PLC0415 - as above
+        from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
+        from esper.service.transport import signing  # noqa: PLC0415 - as above
+        from esper.tolaria.record.forking import cut_at, decision_of  # noqa: PLC0415 - as above
+        from esper.tolaria.record.resume import recipe_of  # noqa: PLC0415 - as above
+        from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
+
+        cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
+        events = whole(on_kafka(cluster, run_id, clock=clock, trust=signing.trust(settings.keys_dir), say=console.print))
+        cut = cut_at(events, step, timeline=timeline, without=[decision_of(events, one) for one in without or ()])
+        ground = Ground(settings, cluster, endpoints.history_url, clock, console, tuple(allow or ()))
+        return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(events).name
+
+    finished, recipe = on_stack(settings, clock, console, forked)
+    tell(finished, recipe, as_json=as_json)

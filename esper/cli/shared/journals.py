@@ -1,0 +1,131 @@
+"""Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file, or an export; and what the run told of its steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esper.errors import CorruptError, EsperError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from esper.bounded import Limits
+    from esper.clock import Clock
+    from esper.config import Settings
+    from esper.events import JournalEvent
+    from esper.history.queries import Source
+    from esper.oona.durable.authentic import Judge
+    from esper.tolaria.replay.archive import Archived
+    from esper.tolaria.replay.figures import StepTold
+
+
+def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
+    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote, by whoever signed its first event.
+
+    Raises:
+        UsageError: there is no such file, or it is of another run.
+        CorruptError: it is cut off, or is no journal.
+    """
+    from esper.journal.reading import decoded_whole, from_file  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+
+    return decoded_whole(run_id, from_file(path, limits))
+
+
+def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]) -> tuple[Sequence[JournalEvent], Sequence[bytes]]:
+    """The journal of a run of this installation and its messages: from Kafka where that is up and has it, else as the history has it.
+
+    A stack that is down is left down if the history's folder has the whole run.
+
+    Raises:
+        UsageError: neither has the run.
+        UnavailableError: neither answers.
+    """
+    from esper import stack  # noqa: PLC0415 - as above
+    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.journal.reading import believed, from_kafka  # noqa: PLC0415 - as above
+    from esper.oona.durable.authentic import Judge  # noqa: PLC0415 - as above
+    from esper.service.transport import signing  # noqa: PLC0415 - as above
+
+    trust = signing.trust(settings.keys_dir)
+    endpoints = stack.running(settings)
+    history_url = endpoints.history_url if endpoints else ""
+    if endpoints is None and not settings.kafka.bootstrap:
+        judge = Judge(run_id, trust)
+        try:
+            stored = _from_history(settings, judge, history_url)
+        except (UsageError, UnavailableError, CorruptError):
+            pass
+        else:
+            if _ended([event for event, _ in stored]):
+                say("The stack is down; the journal comes from the history's folder.")
+                return _told(stored, judge, say)
+    judge = Judge(run_id, trust)
+    try:
+        return _told(believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge), judge, say)
+    except (UsageError, UnavailableError) as error:
+        judge = Judge(run_id, trust)
+        try:
+            stored = _from_history(settings, judge, history_url)
+        except EsperError:
+            raise error from None
+        say(f"{error} The journal comes from the history, which has {len(stored)} events of it.")
+        return _told(stored, judge, say)
+
+
+def told_by(source: Archived) -> Mapping[str, StepTold]:
+    """What a run told of its steps, out of its export or of the history; nothing, where neither has it."""
+    from esper.tolaria.replay.figures import from_export, from_history  # noqa: PLC0415 - as above
+
+    if source.export is not None:
+        return from_export(source.export)
+    try:
+        with history_of(source.settings) as history:
+            return from_history(history, source.events[0].run_id)
+    except (UsageError, UnavailableError):
+        return {}
+
+
+def history_of(settings: Settings) -> Source:
+    """The history: asked over HTTP while the stack is up, else its folder or server. Raises as `esper.history.queries.source` does."""
+    from esper import stack  # noqa: PLC0415 - as above
+    from esper.history.queries import source  # noqa: PLC0415 - as above
+
+    endpoints = stack.running(settings)
+    return source(settings, endpoints.history_url if endpoints else "")
+
+
+def passphrase_in(file: Path | None) -> str:
+    """The passphrase in a file, without the end of its line; empty when there is no file.
+
+    Raises:
+        UsageError: it cannot be read, or is empty.
+    """
+    if file is None:
+        return ""
+    try:
+        found = file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The passphrase in {file} cannot be read: {error}.") from error
+    if not found:
+        raise UsageError(f"{file} is empty; it has to hold a passphrase.")
+    return found
+
+
+def _told(found: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]) -> tuple[list[JournalEvent], list[bytes]]:
+    for sentence in judge.warnings():
+        say(sentence)
+    return [event for event, _ in found], [value for _, value in found]
+
+
+def _from_history(settings: Settings, judge: Judge, history_url: str) -> list[tuple[JournalEvent, bytes]]:
+    from esper.history.journal import messages_of  # noqa: PLC0415 - as above
+    from esper.history.queries import source  # noqa: PLC0415 - as above
+    from esper.journal.reading import believed  # noqa: PLC0415 - as above
+
+    with source(settings, history_url) as history:
+        return believed(messages_of(history, judge.run_id, judge.trust), judge)
+
+
+def _ended(events: Sequence[JournalEvent]) -> bool:
+    return events[-1].NAME in ("RunCompleted", "RunFailed") and [event.sequence for event in events] == list(range(len(events)))

@@ -1,0 +1,127 @@
+"""`esper replay RUN --verify`: the pieces of a run executed again in processes side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from rich.console import Console
+
+from esper.cli.shared.steps import bar
+from esper.clock import SystemClock
+from esper.errors import UnavailableError
+from esper.tolaria.recipes.environment import observe
+from esper.tolaria.record.resume import differences
+from esper.tolaria.replay.archive import Archived
+from esper.tolaria.replay.figures import StepTold
+from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.verification import Check, Proof, Segment, Verdict, narrowed, segments
+from esper.tolaria.run.progress import say
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What a process of the pool keeps between two pieces."""
+
+    archives: list[Archive] = field(default_factory=list)
+
+
+_WORKER = _Worker()
+
+
+def prove(
+    source: Archived,
+    console: Console,
+    *,
+    workers: int | None,
+    from_scratch: bool,
+    told: Callable[[], Mapping[str, StepTold]] = dict,
+) -> Proof:
+    """Execute a whole run again; the first fault is looked at again in this process, beside what the run `told` of its steps.
+
+    Raises:
+        UsageError, CorruptError: the run cannot be executed, or its journal was changed.
+        UnavailableError: a process was ended from outside.
+    """
+    clock = SystemClock()
+    begun = clock.monotonic()
+    archive = source.open(clock, partial(say, console))
+    torch.set_num_threads(archive.recipe.run.threads)
+    pieces = segments(archive, from_scratch=from_scratch)
+    others = differences(source.events, observe(archive.inputs))
+    for one in others:
+        say(console, f"{one}; what is executed again may have other bits.")
+    count = min(workers or len(os.sched_getaffinity(0)), len(pieces))
+    verdicts = _in_order(_here(archive, pieces, console) if count == 1 else _side_by_side(source, pieces, count, console))
+    faults = [one for one in verdicts if one.fault is not None]
+    found = narrowed(archive, faults[0].segment, faults[0].fault, told()) if faults and faults[0].fault else None
+    for note in sorted({note for one in verdicts for note in one.notes}):
+        say(console, note)
+    return Proof(archive.run_id, tuple(verdicts), found, others, clock.monotonic() - begun)
+
+
+def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return sorted(verdicts, key=lambda one: (one.segment.timeline, one.segment.ways[0].step, one.segment.ways[0].sequence))
+
+
+def _here(archive: Archive, pieces: Sequence[Segment], console: Console) -> list[Verdict]:
+    with bar(console) as shown:
+        return [Check(archive, piece).run() for piece in shown.track(pieces, description="executing again")]
+
+
+def _side_by_side(source: Archived, pieces: Sequence[Segment], count: int, console: Console) -> list[Verdict]:
+    context = multiprocessing.get_context("spawn")
+    with bar(console) as shown, _pool(ProcessPoolExecutor(count, context, _open, (source,))) as pool:
+        task = shown.add_task("executing again", total=len(pieces))
+        found = []
+        try:
+            with _unheard(signal.SIGINT):  # what is started now never hears of it
+                running = [pool.submit(_check, piece) for piece in pieces]
+            for done in as_completed(running):
+                found.append(done.result())
+                shown.advance(task)
+        except BrokenProcessPool as error:
+            raise UnavailableError(
+                "A process that executed the run again was ended from outside; try again, with fewer --workers."
+            ) from error
+        return found
+
+
+@contextmanager
+def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end when the command is interrupted, whatever they do."""
+    try:
+        yield pool
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Within, a signal waits; processes that are started have it waiting for ever: Ctrl-C is their parent's business."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
+def _open(source: Archived) -> None:
+    """The beginning of a process of the pool."""
+    _WORKER.archives.append(source.open(SystemClock()))
+
+
+def _check(piece: Segment) -> Verdict:
+    return Check(_WORKER.archives[0], piece).run()

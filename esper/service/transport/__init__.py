@@ -1,0 +1,1 @@
+"""Keys, certificates, sockets and the door that counts connections."""
