@@ -15,11 +15,12 @@ from esper.events.records import SystemStatePacket
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.exchange.packet import EpochFigures, build
 from esper.tolaria.recipes.recipe import OWNER, function, load
-from processors.tamiyo import answers, bandits, policy
-from processors.tamiyo.bandits import Beta
+from processors.tamiyo import answers
+from processors.tamiyo.deciding import bandits, policy
+from processors.tamiyo.deciding.bandits import Beta
+from processors.tamiyo.deciding.settings import parse
+from processors.tamiyo.deciding.state import observe
 from processors.tamiyo.row import Row
-from processors.tamiyo.settings import parse
-from processors.tamiyo.state import observe
 
 _EPOCHS = 200
 

@@ -18,7 +18,7 @@ from esper.events import Origin
 from esper.karn.families import generate
 from esper.karn.ir import Budget
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
-from esper.kasmina.layers import SeededLayer
+from esper.kasmina.seeded.layers import SeededLayer
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
 from esper.oona.bus.emitter import TelemetryRing

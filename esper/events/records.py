@@ -4151,7 +4151,7 @@ class SeedHealth(Event):
         latency_us: Execution time of the seed's kernel at the sampled step, microseconds, saturating at 65535; 0 without a kernel.
         errors: Consecutive errors.
         recovering: Whether the seed is on its fallback.
-        health: Health score, 0 to 1, as defined in esper.kasmina.health.
+        health: Health score, 0 to 1, as defined in esper.kasmina.seeded.health.
         ready: Whether the gate to the next stage is open.
     """
 

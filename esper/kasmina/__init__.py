@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from esper.kasmina.faults import KernelFault
-from esper.kasmina.germination import germinate
 from esper.kasmina.growth import GrowingModel, KernelTraining, Place
-from esper.kasmina.harvest import harvest
 from esper.kasmina.numerics import Numerics
-from esper.kasmina.slots import Slot
+from esper.kasmina.seeded.faults import KernelFault
+from esper.kasmina.seeded.germination import germinate
+from esper.kasmina.seeded.harvest import harvest
+from esper.kasmina.seeded.slots import Slot
 
 __all__ = ["GrowingModel", "KernelFault", "KernelTraining", "Numerics", "Place", "Slot", "germinate", "harvest"]

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
 from esper.kasmina.adamw import EagerAdamW
-from esper.kasmina.faults import KernelFault, Place
-from esper.kasmina.health import Health
-from esper.kasmina.hosts import unsuited
-from esper.kasmina.kernels import Counters, Grown, KernelTraining
-from esper.kasmina.layers import SeededLayer, Switches, host_parameters, reads_and_writes, unseed
 from esper.kasmina.numerics import Numerics
-from esper.kasmina.probing import Seen, geometries
-from esper.kasmina.shadow import Kept, evaluating, running_norms, shadow_gradients, untouched
-from esper.kasmina.slots import Slot
-from esper.kasmina.statistics import SeedStatistics, StatisticsBuffer
+from esper.kasmina.seeded.faults import KernelFault, Place
+from esper.kasmina.seeded.health import Health
+from esper.kasmina.seeded.hosts import unsuited
+from esper.kasmina.seeded.kernels import Counters, Grown, KernelTraining
+from esper.kasmina.seeded.layers import SeededLayer, Switches, host_parameters, reads_and_writes, unseed
+from esper.kasmina.seeded.probing import Seen, geometries
+from esper.kasmina.seeded.shadow import Kept, evaluating, running_norms, shadow_gradients, untouched
+from esper.kasmina.seeded.slots import Slot
+from esper.kasmina.seeded.statistics import SeedStatistics, StatisticsBuffer
 from esper.lifecycle import LIVE, RunState, SeedState
 
 __all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]

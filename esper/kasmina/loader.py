@@ -20,7 +20,7 @@ from pathlib import Path
 from esper.clock import Clock
 from esper.errors import CorruptError
 from esper.events.records import KernelPublished
-from esper.kasmina.slots import Slot
+from esper.kasmina.seeded.slots import Slot
 from esper.kasmina.unpacked import Unpacked, unpack
 from esper.urza.cache import MIB, CacheFigures, CacheLimits, KernelCache
 from esper.vault.boxes import Box

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from esper.events.records import KernelPublished
 from esper.karn.place import ALPHA_TARGETS
-from esper.kasmina.faults import Place
 from esper.kasmina.growth import Shape
+from esper.kasmina.seeded.faults import Place
 from esper.urza.catalogue import compatible
 
 

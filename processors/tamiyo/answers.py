@@ -12,13 +12,13 @@ from esper.events import Event, Message, Origin
 from esper.events.codec import decode as decode_event
 from esper.events.codec import encode as encode_event
 from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, ReportedLayer, RollbackRequested, SystemStatePacket
-from processors.tamiyo import bandits, policy
-from processors.tamiyo.bandits import Beta
-from processors.tamiyo.emergency import Alarm, watch
-from processors.tamiyo.features import lacking
+from processors.tamiyo.deciding import bandits, policy
+from processors.tamiyo.deciding.bandits import Beta
+from processors.tamiyo.deciding.emergency import Alarm, watch
+from processors.tamiyo.deciding.features import lacking
+from processors.tamiyo.deciding.settings import PolicySettings, parse
+from processors.tamiyo.deciding.state import Ended, RunState, Trial, observe
 from processors.tamiyo.row import Answer, Row
-from processors.tamiyo.settings import PolicySettings, parse
-from processors.tamiyo.state import Ended, RunState, Trial, observe
 
 SENDER = "tamiyo"
 LIVE_EXPIRES_US = 60_000_000

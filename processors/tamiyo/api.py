@@ -14,7 +14,7 @@ from esper.events.records import Command, SeedCommand
 from esper.service import CurrentCaller, ProblemError, requires
 from processors.tamiyo import overview
 from processors.tamiyo.commands import Commands, Order
-from processors.tamiyo.performance import Performance
+from processors.tamiyo.deciding.performance import Performance
 from processors.tamiyo.row import Row
 
 

@@ -24,14 +24,14 @@ from processors import streams
 from processors.cluster import Followed, Follower
 from processors.consumers import Consumers, Rows, checked_table, fitting, require_sendable, retriable
 from processors.tamiyo import commands as orders
-from processors.tamiyo import performance
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import SENDER, answer, failed
-from processors.tamiyo.bandits import Beta, generator
+from processors.tamiyo.deciding import performance
+from processors.tamiyo.deciding.bandits import Beta, generator
+from processors.tamiyo.deciding.experience import HORIZON_US, Experience
+from processors.tamiyo.deciding.tracker import ROWS, Tracker
 from processors.tamiyo.desk import Desk
-from processors.tamiyo.experience import HORIZON_US, Experience
 from processors.tamiyo.inheritance import beginning
-from processors.tamiyo.tracker import ROWS, Tracker
 
 _PACKETS = "system.events.epoch"
 _DECISIONS = "decision.tamiyo"

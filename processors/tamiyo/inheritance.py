@@ -20,11 +20,11 @@ from esper.oona.bus.port import Bus
 from esper.oona.durable.journal import read_key
 from esper.oona.inbound.intake import require_author
 from processors.tamiyo.answers import begun, wanted_layers
-from processors.tamiyo.emergency import watch
-from processors.tamiyo.features import context
+from processors.tamiyo.deciding.emergency import watch
+from processors.tamiyo.deciding.features import context
+from processors.tamiyo.deciding.settings import parse
+from processors.tamiyo.deciding.state import RunState, Trial, observe
 from processors.tamiyo.row import Row
-from processors.tamiyo.settings import parse
-from processors.tamiyo.state import RunState, Trial, observe
 
 ANCESTORS = 64
 """Runs in a line of forks that Tamiyo reads at most: each costs the reading of two partitions."""

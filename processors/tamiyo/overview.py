@@ -9,9 +9,9 @@ from typing import Any
 
 from esper.events.codec import decode
 from esper.events.records import EpochReviewed
-from processors.tamiyo.bandits import Beta
-from processors.tamiyo.performance import Performance
-from processors.tamiyo.policy import posterior
+from processors.tamiyo.deciding.bandits import Beta
+from processors.tamiyo.deciding.performance import Performance
+from processors.tamiyo.deciding.policy import posterior
 from processors.tamiyo.row import Row
 
 

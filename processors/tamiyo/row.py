@@ -10,10 +10,10 @@ from typing import Any
 
 from esper.errors import PoisonError
 from processors.consumers import readable
-from processors.tamiyo.bandits import Gain
-from processors.tamiyo.emergency import Watch
-from processors.tamiyo.features import ArmKey
-from processors.tamiyo.state import Record, RunState, Span, Trial
+from processors.tamiyo.deciding.bandits import Gain
+from processors.tamiyo.deciding.emergency import Watch
+from processors.tamiyo.deciding.features import ArmKey
+from processors.tamiyo.deciding.state import Record, RunState, Span, Trial
 
 FORMAT = 1
 """Version of the bytes. A row of another version is forgotten: what it knew comes back with the next packets, but for the trials on the way."""

@@ -39,10 +39,10 @@ from processors.nissa.status import status
 from processors.tamiyo import overview
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import answer
-from processors.tamiyo.bandits import Beta
 from processors.tamiyo.commands import Commands
-from processors.tamiyo.experience import Experience
-from processors.tamiyo.tracker import Tracker
+from processors.tamiyo.deciding.bandits import Beta
+from processors.tamiyo.deciding.experience import Experience
+from processors.tamiyo.deciding.tracker import Tracker
 from tests.attacks.poisoning import messages
 
 COUNT = int(os.environ.get("ESPER_FUZZ", "2000"))

@@ -23,8 +23,8 @@ from esper.events.codec import frame
 from esper.events.ranges import MAX_BYTES
 from esper.events.records import RECORDS, AdaptationOutcome, EpochReviewed, KernelPublished, SeedHealth, SystemStatePacket, TrainingStep
 from esper.events.registry import current
-from processors.tamiyo.bandits import Beta
-from processors.tamiyo.experience import HORIZON_US, Experience
+from processors.tamiyo.deciding.bandits import Beta
+from processors.tamiyo.deciding.experience import HORIZON_US, Experience
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
 

@@ -11,8 +11,8 @@ from esper.events import Origin
 from esper.events.kernels import description
 from esper.events.records import CatalogueEntry, KernelPublished, LayerState, RunForked, SeedState, SystemStatePacket
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.layers import reads_and_writes
-from esper.kasmina.statistics import SeedStatistics
+from esper.kasmina.seeded.layers import reads_and_writes
+from esper.kasmina.seeded.statistics import SeedStatistics
 from esper.lifecycle import RunState
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.step.gates import Evidence

@@ -11,7 +11,7 @@ from esper.events import Event, Origin
 from esper.events.records import CacheSampled, PerformanceDelta, ResourceSampled, SeedHealth, TrainingStep
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.loader import LoaderFigures
-from esper.kasmina.statistics import SeedStatistics
+from esper.kasmina.seeded.statistics import SeedStatistics
 from esper.lifecycle import RunState
 from esper.tolaria.recipes.recipe import GatesSection
 from esper.tolaria.step.evaluation import Figures, paired

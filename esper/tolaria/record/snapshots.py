@@ -19,7 +19,7 @@ from esper.checkpoint import Snapshot
 from esper.errors import CorruptError
 from esper.karn.ir import parse
 from esper.kasmina import GrowingModel, Place, Slot
-from esper.kasmina.health import Health
+from esper.kasmina.seeded.health import Health
 from esper.kasmina.unpacked import unfilled
 from esper.lifecycle import RunState
 from esper.tezzeret.build import KernelModule

@@ -18,7 +18,7 @@ from esper.errors import CorruptError, EsperError, FencedError, StorageFullError
 from esper.events import JournalEvent, Origin
 from esper.events.records import CheckpointRequested, RollbackRequested, RunForked, SeedTransitioned
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.statistics import SeedStatistics
+from esper.kasmina.seeded.statistics import SeedStatistics
 from esper.lifecycle import LIVE, RunState, from_canonical
 from esper.lifecycle.commands import CountLost, EndEpoch, Fork, Pause, ReportFailure, Resume, RollBack, RunCommand, Source
 from esper.oona.inbound.inbox import Delivered

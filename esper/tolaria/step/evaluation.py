@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from esper.checkpoint.digests import tensors_digest
 from esper.kasmina.growth import GrowingModel, Place
-from esper.kasmina.shadow import evaluating, left_out, standing_in
+from esper.kasmina.seeded.shadow import evaluating, left_out, standing_in
 from esper.tolaria.recipes.splits import Pair
 
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500

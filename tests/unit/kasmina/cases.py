@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina import GrowingModel, Place, Slot
-from esper.kasmina.layers import reads_and_writes
+from esper.kasmina.seeded.layers import reads_and_writes
 from esper.lifecycle import RunState, SeedState
 from esper.tolaria.recipes.recipe import Recipe
 

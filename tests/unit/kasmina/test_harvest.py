@@ -13,7 +13,7 @@ from esper.events.geometry import parse
 from esper.karn.families import FAMILIES, families_for, generate
 from esper.karn.ir import Budget
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
-from esper.kasmina.layers import reads_and_writes
+from esper.kasmina.seeded.layers import reads_and_writes
 from esper.tezzeret.build import module_of
 from tests.unit.kasmina.cases import CASES, graft
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
-from esper.kasmina.layers import SeededLayer, chunk_sizes
+from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes
 from esper.lifecycle import Guardrails, RunState, SeedState
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.step.stepping import Stepper
@@ -176,7 +176,7 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
 
 
 def evaluate_shadow(growing: GrowingModel, split: tuple[Tensor, Tensor]) -> tuple[float, ...]:
-    from esper.kasmina.shadow import standing_in  # noqa: PLC0415
+    from esper.kasmina.seeded.shadow import standing_in  # noqa: PLC0415
     from esper.tolaria.step.evaluation import evaluate  # noqa: PLC0415
 
     return evaluate(growing, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))).batch_losses

@@ -12,7 +12,7 @@ from torch.nn import functional
 from esper.errors import UsageError
 from esper.events.geometry import parse
 from esper.kasmina import GrowingModel, KernelTraining, germinate
-from esper.kasmina.layers import SeededLayer
+from esper.kasmina.seeded.layers import SeededLayer
 from tests.unit.kasmina.cases import CASES, graft
 
 

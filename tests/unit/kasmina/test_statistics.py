@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from esper.kasmina import GrowingModel, KernelTraining, germinate
-from esper.kasmina.statistics import CORRELATED, DEAD_VARIANCE, LayerStatistics, samples
+from esper.kasmina.seeded.statistics import CORRELATED, DEAD_VARIANCE, LayerStatistics, samples
 from tests.unit.kasmina.cases import CASES
 
 

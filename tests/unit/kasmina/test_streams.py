@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina import GrowingModel, KernelTraining, Numerics, germinate
-from esper.kasmina import layers as seeded
-from esper.kasmina.streams import side_by_side
+from esper.kasmina.seeded import layers as seeded
+from esper.kasmina.seeded.streams import side_by_side
 from tests.unit.kasmina.cases import graft
 
 

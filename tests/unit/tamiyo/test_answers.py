@@ -10,7 +10,7 @@ from esper.events import Message, decode, event_id
 from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, SystemStatePacket
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import answer, failed
-from processors.tamiyo.bandits import Beta
+from processors.tamiyo.deciding.bandits import Beta
 from processors.tamiyo.row import KEPT_ANSWERS, Row
 from tests.unit.tamiyo.world import Family, World
 

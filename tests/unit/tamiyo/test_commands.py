@@ -11,7 +11,7 @@ from esper.events import Origin
 from esper.events.records import SeedCommand
 from processors.tamiyo import overview
 from processors.tamiyo.commands import Commands, Order
-from processors.tamiyo.performance import Performance
+from processors.tamiyo.deciding.performance import Performance
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
 

@@ -13,10 +13,10 @@ from esper.events import decode
 from esper.events.records import EpochReviewed, RollbackRequested
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import answer
-from processors.tamiyo.bandits import Beta
-from processors.tamiyo.emergency import Alarm, Watch, watch
+from processors.tamiyo.deciding.bandits import Beta
+from processors.tamiyo.deciding.emergency import Alarm, Watch, watch
+from processors.tamiyo.deciding.settings import PolicySettings, parse
 from processors.tamiyo.row import Row
-from processors.tamiyo.settings import PolicySettings, parse
 from tests.unit.tamiyo.world import Family, World
 
 CONV = Family("conv1d", 0.2, blend="LERP")

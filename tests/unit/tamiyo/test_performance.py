@@ -8,9 +8,9 @@ from typing import Any
 from esper.clock import ManualClock
 from esper.events import Origin
 from esper.events.records import AdaptationOutcome, PerformanceDelta, Verdict
-from processors.tamiyo import performance
-from processors.tamiyo.performance import DECAY, EXPIRES_US, WINDOW, Performance
-from processors.tamiyo.tracker import Tracker
+from processors.tamiyo.deciding import performance
+from processors.tamiyo.deciding.performance import DECAY, EXPIRES_US, WINDOW, Performance
+from processors.tamiyo.deciding.tracker import Tracker
 
 CLOCK = ManualClock()
 

@@ -21,7 +21,7 @@ from esper.events.records import (
     Tap,
 )
 from processors.tamiyo.answers import Reply, answer
-from processors.tamiyo.bandits import Beta
+from processors.tamiyo.deciding.bandits import Beta
 from processors.tamiyo.row import Row
 
 STEPS = 40

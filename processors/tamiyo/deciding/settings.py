@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from esper.errors import UsageError
 from esper.lifecycle import Guardrails
-from processors.tamiyo.bandits import Bandit
+from processors.tamiyo.deciding.bandits import Bandit
 
 _ACCEPTED = Guardrails()  # what the trainer accepts by default
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from esper.kasmina.statistics import SeedStatistics
+from esper.kasmina.seeded.statistics import SeedStatistics
 
 SMOOTHING = 0.1  # weight of the newest score
 WINDOW = 0.05  # weight of the newest gradient norm: about the last 20 samples

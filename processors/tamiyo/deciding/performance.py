@@ -14,7 +14,7 @@ from typing import Any
 
 from esper.events.records import AdaptationOutcome, PerformanceDelta
 from processors.consumers import readable
-from processors.tamiyo.bandits import ucb_score
+from processors.tamiyo.deciding.bandits import ucb_score
 
 WINDOW = 20
 """Validations that a seed's window holds."""

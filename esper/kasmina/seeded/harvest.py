@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.layers import SeededLayer, Seeds, unseed
-from esper.kasmina.slots import Slot
+from esper.kasmina.seeded.layers import SeededLayer, Seeds, unseed
+from esper.kasmina.seeded.slots import Slot
 
 
 class _Grafted(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from esper.errors import UsageError
-from esper.kasmina.hosts import channels, found, matches, unsuited
-from esper.kasmina.layers import SeededLayer, chunk_sizes, seed_layers
+from esper.kasmina.seeded.hosts import channels, found, matches, unsuited
+from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes, seed_layers
 
 
 def germinate(model: nn.Module, *, seeds: int = 4, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> nn.Module:

@@ -7,9 +7,9 @@ from typing import Literal
 
 from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
 from esper.lifecycle import HOLDING, LIVE
-from processors.tamiyo.bandits import Gain
-from processors.tamiyo.emergency import Watch
-from processors.tamiyo.features import ArmKey, relative, seeds
+from processors.tamiyo.deciding.bandits import Gain
+from processors.tamiyo.deciding.emergency import Watch
+from processors.tamiyo.deciding.features import ArmKey, relative, seeds
 
 Learned = Literal["", "success", "failure"]
 Fate = Verdict | Literal["UNSEEN"] | None

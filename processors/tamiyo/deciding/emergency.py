@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 
 from esper.events.records import SystemStatePacket
-from processors.tamiyo.settings import PolicySettings
+from processors.tamiyo.deciding.settings import PolicySettings
 
 MARGIN = 1.0
 """Nats above r times the recent best before a loss is out of bounds."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from esper.kasmina.layers import Switches
+from esper.kasmina.seeded.layers import Switches
 
 
 def running_norms(model: nn.Module) -> tuple[_NormBase, ...]:

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from esper.kasmina.slots import Slot
+from esper.kasmina.seeded.slots import Slot
 
 FIRST_SCALE = 65_536.0  # of a TRAINING kernel's loss in float16, as torch.amp.GradScaler begins
 

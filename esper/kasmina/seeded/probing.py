@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import BuildError
-from esper.kasmina.hosts import seen_geometry
-from esper.kasmina.layers import SeededLayer
+from esper.kasmina.seeded.hosts import seen_geometry
+from esper.kasmina.seeded.layers import SeededLayer
 
 Call = tuple[torch.Size, torch.Size | None]
 """Shapes that a layer read and wrote; None when it wrote no tensor."""

@@ -16,10 +16,10 @@ import numpy as np
 from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
 from esper.lifecycle import IN_TRAINING
-from processors.tamiyo.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
-from processors.tamiyo.features import ACTIVE, ArmKey, Choice, choices, context, epochs_left
-from processors.tamiyo.settings import PolicySettings
-from processors.tamiyo.state import Record, RunState, Trial
+from processors.tamiyo.deciding.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
+from processors.tamiyo.deciding.features import ACTIVE, ArmKey, Choice, choices, context, epochs_left
+from processors.tamiyo.deciding.settings import PolicySettings
+from processors.tamiyo.deciding.state import Record, RunState, Trial
 
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the chunk is another."""
