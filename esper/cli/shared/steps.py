@@ -134,7 +134,7 @@ def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratc
         task = shown.add_task("executing again", total=None)
 
         def told(session: Session) -> None:
-            shown.update(task, total=session.goal, completed=session.step)
+            shown.update(task, total=session.standing.goal, completed=session.step)
 
         execution = Reexecution(archive, Told(console), usable=lambda anchor: not from_scratch or anchor.source is None, told=told)
         try:

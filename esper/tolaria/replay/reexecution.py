@@ -39,8 +39,9 @@ from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.record.resume import Beginning, recipe_of, standing
 from esper.tolaria.replay.shelf import Shelf
+from esper.tolaria.run.parts import Arrived, Parts
 from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Arrived, Parts, Session
+from esper.tolaria.run.session import Session
 from esper.tolaria.run.trainee import trainee_of
 from esper.tolaria.run.trainer import Trainer
 from esper.vault.boxes import MODELS, Box
@@ -104,7 +105,7 @@ class Rerun:
 
     def snapshot(self) -> Snapshot:
         """All state, copied: what would come back of a snapshot that the live run had taken here."""
-        living = self.session.living()
+        living = self.session.snapshots.living()
         notes = json.loads(json.dumps(living.notes))
         return Snapshot({name: tensor.detach().cpu().clone() for name, tensor in living.tensors.items()}, notes)
 
@@ -116,7 +117,7 @@ class Rerun:
         is left out, and a decision that does not fit is answered with AdaptationRejected.
         """
         session = self.session
-        before, begin = session.parts.journal.state, session.parts.require_pen
+        before = session.parts.journal.state
         frames: list[Frame] = []
         journal = Journal(
             state=before,
@@ -125,21 +126,18 @@ class Rerun:
             guardrails=session.parts.recipe.guardrails,
             notify=lambda: None,
         )
-        session.parts.journal, session.goal = journal, step
+        session.parts.journal, session.standing.goal = journal, step
         if before.status == "PAUSED":
             session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
         grafting, rest = session.parts.grafting, deque(script)
 
-        def between() -> None:
-            begin()
+        def between(session: Session) -> None:
             while rest and rest[0][0] <= session.step:
                 _carry_out(session, rest.popleft()[1])
             grafting.held = {(one.layer, one.seed) for _, one in rest if not isinstance(one, Adapt)}
 
-        session.parts.require_pen = between
-        with suppress(Arrived):
+        with session.hooked(between), suppress(Arrived):
             self.trainer.train_on()
-        session.parts.require_pen = begin
         return [event for frame in frames for message in frame.events if isinstance(event := decode(message.value), JournalEvent)]
 
 
@@ -196,13 +194,13 @@ class Reexecution:
         """Execute the record from where the run stands to a later state of the same timeline; raises as `rebuild` does."""
         session = rerun.session
         session.parts.journal.record(self.archive.events[session.state.sequence : address.sequence])
-        session.goal = address.step
+        session.standing.goal = address.step
         try:
             rerun.trainer.train_on()
         except Arrived:
             pass
         else:  # the last step of a run has no step after it
-            session.catch_up()
+            session.recorder.catch_up()
         if (session.step, session.state.sequence) != (address.step, address.sequence):
             raise CorruptError(
                 f"Executed again, run {self.archive.run_id} ends at step {session.step} with {session.state.sequence} events, not at {address} with "
@@ -273,13 +271,12 @@ class Reexecution:
                 run_dir=NOWHERE,
                 models=Box(MODELS, secrets.token_bytes(KEY_BYTES)),  # for nobody: nothing is written
                 lost=dict,
-                require_pen=lambda: self.told(session),
+                require_pen=lambda: None,  # nobody else writes this journal
             ),
             trainee.steps,
+            self.told,
         )
-        session.remember(archive.events[: begin.state.sequence])
-        if begin.snapshot is not None:
-            session.restore(begin.snapshot, begin.state)
+        session.begin_at(archive.events[: begin.state.sequence], begin.snapshot, begin.state)
         return session
 
 

@@ -258,7 +258,7 @@ class Check:
                     written = self.archive.tensors.read(one.address, one.sha256)
                 except (CorruptError, KeyMissingError):
                     continue
-                found = session.living().tensors
+                found = session.snapshots.living().tensors
                 common = found.keys() & written.tensors.keys()
                 pair = [Snapshot({name: side[name] for name in common}, {}) for side in (found, written.tensors)]
                 return tuple(name for name in differing(*pair) if not name.startswith("random/"))
@@ -330,7 +330,7 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
 def _digests(session: Session) -> dict[str, str]:
     return {
         name: hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, tensor in session.living().tensors.items()
+        for name, tensor in session.snapshots.living().tensors.items()
     }
 
 

@@ -158,7 +158,7 @@ def train(
         )
         startup.spent("restore")
         rigged.session.parts.journal.used_up = partial(startup.spent, "re_execution")
-        rigged.session.goal = None if until is None else until * (trainee.steps // recipe.run.epochs)
+        rigged.session.standing.goal = None if until is None else until * (trainee.steps // recipe.run.epochs)
         trainer = Trainer(rigged.session, trainee.splits.train, fork, startup)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
@@ -186,10 +186,10 @@ def _trained(trainer: Trainer, progress: Progress) -> Outcome:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
-        if trainer.session.stop:
+        if trainer.session.standing.stop:
             raise KeyboardInterrupt
         progress.say("Ending the run after this step; once more ends it at once.")
-        trainer.session.stop = True
+        trainer.session.standing.stop = True
 
     handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     progress.start()

@@ -22,8 +22,8 @@ from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.recipe import validated
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.run.model_file import save_model
+from esper.tolaria.run.parts import Interrupted
 from esper.tolaria.run.past import nothing
-from esper.tolaria.run.session import Interrupted
 from esper.tolaria.run.trainee import PROBED, kernel_training
 from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import Place as RunPlace

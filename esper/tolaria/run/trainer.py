@@ -9,7 +9,8 @@ from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.forking import Beginning
 from esper.tolaria.run.model_file import save_model
-from esper.tolaria.run.session import Arrived, Interrupted, RolledBack, Session
+from esper.tolaria.run.parts import Arrived, Interrupted, RolledBack
+from esper.tolaria.run.session import Session
 from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.trainee import begin_streams
 from esper.tolaria.step.evaluation import parameters_digest

@@ -39,9 +39,10 @@ from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
+from esper.tolaria.run.parts import Parts
 from esper.tolaria.run.past import Past
 from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Parts, Session
+from esper.tolaria.run.session import Session
 from esper.tolaria.step.stepping import Stepper
 from esper.urza.cache import MIB, CacheLimits
 from esper.urza.opening import open_store
@@ -223,9 +224,7 @@ def rig(
         ),
         steps,
     )
-    session.remember(past.events[: past.beginning.state.sequence])
-    if past.beginning.snapshot is not None:
-        session.restore(past.beginning.snapshot, past.beginning.state)
+    session.begin_at(past.events[: past.beginning.state.sequence], past.beginning.snapshot, past.beginning.state)
     return Rig(session, drain, emitter, producer, place)
 
 

@@ -270,13 +270,7 @@ class Laboratory:
                 kernels = session.parts.grafting.kernels
                 assert isinstance(kernels, Published)
                 kernels.loader._cache.put(kernel_id(layer), unpacked(layer), 1_000, layer)
-            require = session.parts.require_pen
-
-            def between() -> None:
-                require()
-                self.sends(session, sent)
-
-            session.parts.require_pen = between
+            stack.enter_context(session.hooked(lambda session: self.sends(session, sent)))
             emit = session.parts.telemetry._emit
 
             def emitted(event: Event) -> None:

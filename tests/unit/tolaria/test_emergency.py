@@ -13,7 +13,8 @@ from esper.events import Event, Origin
 from esper.events.records import CheckpointTaken, EpochReviewed, RollbackRequested, RunRolledBack, SystemStatePacket
 from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange.consultation import Consultation
-from esper.tolaria.run.session import RolledBack, Session
+from esper.tolaria.run.parts import RolledBack
+from esper.tolaria.run.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
 TAMIYO = Origin("laboratory-1", "tamiyo", "0" * 32, CLOCK)

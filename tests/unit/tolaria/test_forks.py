@@ -121,7 +121,7 @@ def test_a_fork_goes_back_to_its_beginning(parent: Laboratory) -> None:
 
     def disturb(session: Session) -> None:
         if session.step == 15 and session.state.timeline == 0:
-            session.roll_back("", "test")
+            session.snapshots.roll_back("", "test")
 
     fork.disturb = disturb
     fork.run(fork=beginning(parent, 13))

@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was(tmp_path: Path) -> None:
 
     def stop(session: Session) -> None:
         if session.step == 29 and not session.parts.journal.replaying:
-            session.stop = True
+            session.standing.stop = True
 
     laboratory.disturb = stop
     outcome, session = laboratory.run()

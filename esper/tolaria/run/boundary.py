@@ -1,0 +1,81 @@
+"""The end of an epoch: validation, what each kernel is worth on held-out data, the record of the epoch, and the gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.lifecycle import LIVE
+from esper.lifecycle.commands import CountLost, EndEpoch
+from esper.tolaria.exchange.packet import EpochFigures
+from esper.tolaria.run.cursor import Sums
+from esper.tolaria.run.recording import Recorder
+from esper.tolaria.step.evaluation import Figures, evaluate, paired, parameters_digest, with_shadow, without
+from esper.tolaria.step.gates import Evidence, gate
+
+
+@dataclass(slots=True)
+class EpochBoundary:
+    """Ends epochs."""
+
+    recorder: Recorder
+
+    def end(self) -> None:
+        """Validate, measure the seeds, journal the epoch, and let the gates move."""
+        recorder = self.recorder
+        parts, growing, cursor = recorder.parts, recorder.parts.growing, recorder.standing.cursor
+        validation, cursor.test = evaluate(growing, parts.held_out), evaluate(growing, parts.test)
+        sums = cursor.sums
+        cursor.figures = EpochFigures(
+            train_loss=sums.loss / sums.batches,
+            train_accuracy=sums.accuracy / sums.batches,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
+            learning_rate=sums.learning_rate,
+            gradient_norm=sums.gradient_norm,
+        )
+        self._measure(validation)
+        if not parts.journal.replaying:
+            for topic, lost in parts.lost().items():
+                recorder.do(CountLost(topic=topic, lost=lost))
+        recorder.do(
+            EndEpoch(
+                step=cursor.step,
+                train_loss=cursor.figures.train_loss,
+                train_accuracy=cursor.figures.train_accuracy,
+                validation_loss=validation.loss,
+                validation_accuracy=validation.accuracy,
+                test_loss=cursor.test.loss,
+                test_accuracy=cursor.test.accuracy,
+                learning_rate=sums.learning_rate,
+                parameters_digest=parameters_digest(growing.module),
+                alphas=tuple(growing.alpha(seed, cursor.step) for seed in recorder.state.seeds),
+            )
+        )
+        for seed in recorder.state.seeds:
+            if move := gate(seed, cursor.known((seed.layer, seed.seed)), recorder.state.epoch, parts.recipe.gates):
+                recorder.do(move)
+        cursor.sums = Sums()
+        if parts.recipe.telemetry.enabled:
+            parts.telemetry.resources(recorder.state)
+            parts.telemetry.cache(recorder.state, parts.grafting.kernels.figures())
+        parts.progress.epoch_ended(recorder.state, cursor.figures, cursor.test)
+
+    def _measure(self, live: Figures) -> None:
+        """Take the evidence of every seed that holds a kernel, on the held-out split."""
+        parts, cursor = self.recorder.parts, self.recorder.standing.cursor
+        growing, held_out = parts.growing, parts.held_out
+        for seed in self.recorder.state.seeds:
+            place = (seed.layer, seed.seed)
+            if place not in growing.kernels:
+                continue
+            known = cursor.evidence.setdefault(place, Evidence())
+            known.trained_steps = growing.kernels[place].trained
+            known.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
+            if seed.stage == "TRAINING":
+                shadow = with_shadow(growing, held_out, place)
+                known.shadow_gap, known.shadow_gap_error = paired(live.batch_losses, shadow.batch_losses)
+            elif seed.stage in LIVE:
+                removed = without(growing, held_out, place)
+                known.dependence, known.dependence_error = paired(removed.batch_losses, live.batch_losses)
+                if parts.recipe.telemetry.enabled:
+                    parts.telemetry.performance(self.recorder.state, place, live, removed)

@@ -1,0 +1,77 @@
+"""What a session is made of, where it stands, and how its loop is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from esper.checkpoint.tensors import Tensors
+from esper.clock import Clock
+from esper.events import Origin
+from esper.kasmina.growth import GrowingModel
+from esper.tolaria.exchange.consultation import Consultation
+from esper.tolaria.exchange.grafting import Grafting
+from esper.tolaria.exchange.telemetry import Telemetry
+from esper.tolaria.recipes.environment import Environment
+from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.record.checkpoints import Checkpoints
+from esper.tolaria.record.journal import Journal
+from esper.tolaria.run.cursor import Cursor
+from esper.tolaria.run.progress import Progress
+from esper.tolaria.step.stepping import Stepper
+from esper.vault.boxes import Box
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: a person ended the run
+    """The run was asked to end early."""
+
+
+class RolledBack(Exception):  # noqa: N818  # not an error: the loop begins again at the restored cursor
+    """The run stands at an earlier step, in a new timeline."""
+
+
+class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is done
+    """A run that is executed again stands where it was to end."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a session is made of; `esper.tolaria.run.wiring` puts it together.
+
+    Without a stepper the loop is a user's own: it cannot be executed again, so no snapshots are taken.
+    """
+
+    recipe: Recipe
+    held_out: Pair
+    test: Pair
+    growing: GrowingModel
+    stepper: Stepper | None
+    journal: Journal
+    consultation: Consultation
+    telemetry: Telemetry
+    grafting: Grafting
+    checkpoints: Checkpoints
+    tensors: Tensors
+    origin: Origin
+    clock: Clock
+    progress: Progress
+    environment: Environment
+    run_dir: Path
+    models: Box
+    lost: Callable[[], dict[str, int]]
+    require_pen: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where a run stands between two steps, of how many, and whether it goes on.
+
+    `stop` says that a person wants it to end; `goal` is the step at which a run that is executed again ends.
+    """
+
+    total_steps: int
+    cursor: Cursor = field(default_factory=Cursor)
+    stop: bool = False
+    goal: int | None = None
