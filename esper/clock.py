@@ -23,7 +23,9 @@ class Clock(ABC):
         """Let `seconds` pass."""
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, nap: float) -> bool:
-        """Look at `condition` until it holds, every `nap` seconds (above 0) for at most `seconds`; gives whether it came to hold.
+        """Look at `condition` until it holds, every `nap` seconds (above 0) for at most `seconds`.
+
+        Gives whether it came to hold.
 
         It is looked at once without waiting, and a last time when `seconds` are over.
         """

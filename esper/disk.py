@@ -1,4 +1,7 @@
-"""Files that survive a crash and are their owner's alone, whatever files the process makes else; and the sentence for a disk that has no room."""
+"""Files that survive a crash and are their owner's alone, whatever files the process makes else.
+
+And the sentence for a disk that has no room.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def make_folder(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file under a name that nobody reads yet: it may be torn, and is not durable. Raises OSError."""
+    """Write a file under a name that nobody reads yet: it may be torn, and is not durable.
+
+    Raises OSError.
+    """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER), "wb") as file:
         file.write(content)
 
@@ -39,7 +45,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_at(fd: int, content: bytes, offset: int) -> None:
-    """Write all of `content` at `offset` and make it durable; raises OSError, after which the bytes from `offset` on are undefined."""
+    """Write all of `content` at `offset` and make it durable.
+
+    Raises OSError, after which the bytes from `offset` on are undefined.
+    """
     view = memoryview(content)
     while view:
         written = os.pwrite(fd, view, offset)
@@ -48,8 +57,13 @@ def write_at(fd: int, content: bytes, offset: int) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Put a file in place, and the folders that it lacks, whole or not at all, durably. Raises StorageFullError or UnavailableError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")  # another writer of the same file has its own
+    """Put a file in place, and the folders that it lacks, whole or not at all, durably.
+
+    Raises StorageFullError or UnavailableError.
+    """
+    part = path.with_name(
+        f".{path.name}.{os.getpid()}-{threading.get_ident()}.part"
+    )  # another writer of the same file has its own
     try:
         make_folder(path.parent)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER)
@@ -74,6 +88,10 @@ def unwritable(path: Path, error: OSError) -> EsperError:
     """The sentence for a file that could not be written."""
     if no_room(error):
         return StorageFullError(
-            f"No room left to write {path} ({error.strerror}): free some space and go on; nothing that was written is lost."
+            f"No room left to write {path} ({error.strerror}): free some space and go on; "
+            "nothing that was written is lost."
         )
-    return UnavailableError(f"{path} cannot be written ({error.strerror}): mend the disk or its permissions, then start again.")
+    return UnavailableError(
+        f"{path} cannot be written ({error.strerror}): mend the disk or its permissions, "
+        "then start again."
+    )

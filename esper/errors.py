@@ -1,10 +1,16 @@
-"""The one error tree. Classes are named for what the caller does next; a message is one sentence with the remedy."""
+"""The one error tree.
+
+Classes are named for what the caller does next; a message is one sentence with the remedy.
+"""
 
 from __future__ import annotations
 
 
 class EsperError(Exception):
-    """Something that a user can mend. The command line prints the message alone and exits with `exit_code`."""
+    """Something that a user can mend.
+
+    The command line prints the message alone and exits with `exit_code`.
+    """
 
     exit_code = 1
 
@@ -16,17 +22,24 @@ class UsageError(EsperError):
 
 
 class KeyMissingError(UsageError):
-    """What is asked for is sealed under a key that is not at hand: give the key, or ask for what needs none."""
+    """What is asked for is sealed under a key that is not at hand: give the key, or ask for what
+    needs none.
+    """
 
 
 class UnavailableError(EsperError):
-    """A part that is needed cannot be reached: no broker, no history, a port in use. Try again once it is back."""
+    """A part that is needed cannot be reached: no broker, no history, a port in use.
+
+    Try again once it is back.
+    """
 
     exit_code = 3
 
 
 class DeniedError(UsageError):
-    """A server knows the caller or refuses to, and does not let it do what it asked: give it the right or the right key, then try again."""
+    """A server knows the caller or refuses to, and does not let it do what it asked: give it the
+    right or the right key, then try again.
+    """
 
 
 class BackpressureError(EsperError):
@@ -56,7 +69,10 @@ class PoisonError(EsperError):
 
 
 class RejectedError(EsperError):
-    """A command that the lifecycle or the guardrails do not allow in the present state; the state is unchanged."""
+    """A command that the lifecycle or the guardrails do not allow in the present state.
+
+    The state is unchanged.
+    """
 
 
 class BuildError(EsperError):
@@ -64,5 +80,10 @@ class BuildError(EsperError):
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: what is no printable character is written as its escape, so that a name cannot move the cursor or hide itself."""
-    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+    """Text for a terminal: what is no printable character is written as its escape, so that a name
+    cannot move the cursor or hide itself.
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )

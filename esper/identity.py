@@ -15,14 +15,19 @@ from esper.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process for good: its pid and when it started, in the kernel's ticks since boot on Linux, in ms since 1970 elsewhere."""
+    """One process for good: its pid and when it started, in the kernel's ticks since boot on Linux,
+    in ms since 1970 elsewhere.
+    """
 
     pid: int
     started: int
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """Of a living process, None if there is none; one that has ended but was not waited for counts as none."""
+        """Of a living process, None if there is none.
+
+        One that has ended but was not waited for counts as none.
+        """
         started = _started(pid)
         return None if started is None else cls(pid, started)
 
@@ -63,7 +68,9 @@ def _started(pid: int) -> int | None:
             fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             return None
-        return None if fields[0] in "ZXx" else int(fields[19])  # proc(5): state is field 3, starttime field 22
+        return (
+            None if fields[0] in "ZXx" else int(fields[19])
+        )  # proc(5): state is field 3, starttime field 22
     try:
         other = psutil.Process(pid)
         return None if other.status() == psutil.STATUS_ZOMBIE else round(other.create_time() * 1000)

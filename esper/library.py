@@ -1,4 +1,6 @@
-"""`esper.grow`: growth in a training loop of one's own, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP."""
+"""`esper.grow`: growth in a training loop of one's own, on the local stack or the cluster of
+ESPER_KAFKA__BOOTSTRAP.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def grow(
-    model: nn.Module, optimizer: Optimizer, *, held_out: tuple[Tensor, Tensor], steps: int, run_id: str = "", seed: int = 0, **settings: Any
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    held_out: tuple[Tensor, Tensor],
+    steps: int,
+    run_id: str = "",
+    seed: int = 0,
+    **settings: Any,
 ) -> Iterator[Growth]:
-    """Within: `model` grows while the caller trains it. The stack is started when it is not up, and ends with the block if it was.
+    """Within: `model` grows while the caller trains it.
 
-        with esper.grow(model, optimizer, held_out=(x_val, y_val), steps=epochs * len(batches)) as growth:
+    The stack is started when it is not up, and ends with the block if it was.
+
+        with esper.grow(model, optimizer, held_out=(x_val, y_val), steps=epochs * len(batches)) as
+            growth:
             for _ in range(epochs):
                 for x, y in batches:
                     optimizer.zero_grad()
@@ -47,27 +59,52 @@ def grow(
 
     Args:
         model: a module with class logits as output, germinated by `esper.germinate`.
-        optimizer: the caller's own, made before: it moves the host and is only looked at; kernels have their own.
-        held_out: inputs [N, ...] and labels [N] that the caller does not train on: gates and Tamiyo judge kernels by them.
-        steps: optimizer steps that the loop will do in all: the schedule of growth and of the kernels' learning rates.
+        optimizer: the caller's own, made before: it moves the host and is only looked at; kernels
+            have their own.
+        held_out: inputs [N, ...] and labels [N] that the caller does not train on: gates and Tamiyo
+            judge kernels by them.
+        steps: optimizer steps that the loop will do in all: the schedule of growth and of the
+            kernels' learning rates.
         run_id: the run's name in journal and history; one is made when none is given.
         seed: of the shadow passes and of Tamiyo's choices.
-        settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}` or `tamiyo={"policy": {...}}`.
+        settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}` or
+            `tamiyo={"policy": {...}}`.
 
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
-    clock, installation, console = SystemClock(), Settings.load(guest=True), Console(stderr=True, quiet=not sys.stderr.isatty())
+    clock, installation, console = (
+        SystemClock(),
+        Settings.load(guest=True),
+        Console(stderr=True, quiet=not sys.stderr.isatty()),
+    )
     run_id = run_id or named("own-loop", clock)
     require_run_id(run_id)
-    endpoints = stack.up(installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
+    endpoints = stack.up(
+        installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim")
+    )
     progress = Progress(console)
     try:
         with ExitStack() as resources:
             place = resources.enter_context(
-                place_of(installation, run_id, Access.of(installation, "trainer", bootstrap=endpoints.bootstrap), clock, progress)
+                place_of(
+                    installation,
+                    run_id,
+                    Access.of(installation, "trainer", bootstrap=endpoints.bootstrap),
+                    clock,
+                    progress,
+                )
             )
-            growth = begin(model, optimizer, place, resources, held_out=held_out, steps=steps, seed=seed, settings=settings)
+            growth = begin(
+                model,
+                optimizer,
+                place,
+                resources,
+                held_out=held_out,
+                steps=steps,
+                seed=seed,
+                settings=settings,
+            )
             progress.start()
             resources.callback(progress.stop)
             try:
@@ -81,7 +118,8 @@ def grow(
 
 
 def load_model(run_id: str) -> dict[str, Tensor]:
-    """The parameters and buffers of a run's final model, by name: what `state_dict` gave at its end.
+    """The parameters and buffers of a run's final model, by name: what `state_dict` gave at its
+    end.
 
     Raises:
         UsageError: the run has no model here.

@@ -1,6 +1,8 @@
-"""What processes of the stack write to their logs: one form of line, for Esper's own and for its libraries'.
+"""What processes of the stack write to their logs: one form of line, for Esper's own and for its
+libraries'.
 
-Modules log through Python's `logging`, and only a process that is Esper's own configures it: whoever imports Esper decides for themselves.
+Modules log through Python's `logging`, and only a process that is Esper's own configures it:
+whoever imports Esper decides for themselves.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 _LEVELS: Final = {"esper": "INFO", "processors": "INFO", "esper.oona": "WARNING"}
-"""Esper's parts say what they begin and end; its clients of Kafka only what is wrong, because each outage is a line for each of them."""
+"""Esper's parts say what they begin and end.
+
+Its clients of Kafka only what is wrong, because each outage is a line for each of them.
+"""
 
 
 class Line(logging.Formatter):
     """`2026-01-31T12:00:00.123Z WARNING esper.history: ...`, in UTC.
 
-    A message is one line of printable characters, whatever a stranger has put into what it quotes. Tracebacks follow on lines of their own.
+    A message is one line of printable characters, whatever a stranger has put into what it quotes.
+    Tracebacks follow on lines of their own.
     """
 
     converter = staticmethod(time.gmtime)
@@ -31,18 +37,33 @@ class Line(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that `logging` calls
         """The line."""
         text = super().formatMessage(record)
-        return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+        return (
+            text
+            if text.isprintable()
+            else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+        )
 
 
-def configuration(filters: Mapping[str, Callable[[], logging.Filter]] | None = None) -> dict[str, Any]:
-    """For `logging.config.dictConfig`: every line goes to standard error, if it passes `filters`; libraries' from WARNING on."""
+def configuration(
+    filters: Mapping[str, Callable[[], logging.Filter]] | None = None,
+) -> dict[str, Any]:
+    """For `logging.config.dictConfig`: every line goes to standard error, if it passes `filters`.
+
+    Libraries' from WARNING on.
+    """
     filters = filters or {}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {name: {"()": made} for name, made in filters.items()},
         "formatters": {"line": {"()": Line}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": list(filters)}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "filters": list(filters),
+            }
+        },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {name: {"level": level} for name, level in _LEVELS.items()},
     }

@@ -1,4 +1,6 @@
-"""How Faust and aiokafka reach Kafka: `esper.oona.bus.access.Access` in the shapes that they take."""
+"""How Faust and aiokafka reach Kafka: `esper.oona.bus.access.Access` in the shapes that
+they take.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ _OPTIONS: Final = {
 
 
 class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """Access tokens of an OpenID provider by the client credentials grant (RFC 6749, 4.4), each used until shortly before it expires."""
+    """Access tokens of an OpenID provider by the client credentials grant (RFC 6749, 4.4), each
+    used until shortly before it expires.
+    """
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -55,9 +59,17 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
 
     def _fetch(self) -> tuple[str, float]:
         kafka = self._access.kafka
-        form = {"grant_type": "client_credentials", "client_id": self._access.user, "client_secret": self._access.password()}
-        body = urllib.parse.urlencode(form | ({"scope": kafka.oauth_scope} if kafka.oauth_scope else {})).encode()
-        request = urllib.request.Request(kafka.oauth_token_endpoint, body, {"Accept": "application/json"})  # noqa: S310  # the owner's setting
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self._access.user,
+            "client_secret": self._access.password(),
+        }
+        body = urllib.parse.urlencode(
+            form | ({"scope": kafka.oauth_scope} if kafka.oauth_scope else {})
+        ).encode()
+        request = urllib.request.Request(  # noqa: S310  # the owner's setting
+            kafka.oauth_token_endpoint, body, {"Accept": "application/json"}
+        )
         trust = ssl.create_default_context(cafile=kafka.ca or None)
         try:
             with urllib.request.urlopen(request, timeout=_ANSWER_S, context=trust) as answer:  # noqa: S310  # the same
@@ -65,15 +77,26 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
             return str(found["access_token"]), float(found.get("expires_in", 2 * _RENEW_S))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnavailableError(
-                f"{kafka.oauth_token_endpoint} gives no token for {self._access.user} ({error}): see ESPER_KAFKA__OAUTH_*."
+                f"{kafka.oauth_token_endpoint} gives no token for {self._access.user} "
+                f"({error}): see ESPER_KAFKA__OAUTH_*."
             ) from error
 
 
 def options(access: Access) -> dict[str, Any]:
-    """What a client of aiokafka takes. Raises UsageError where a file that the settings name cannot be read."""
+    """What a client of aiokafka takes.
+
+    Raises UsageError where a file that the settings name cannot be read.
+    """
     kafka = access.kafka
-    taken: dict[str, Any] = {"security_protocol": kafka.security_protocol, "ssl_context": access.ssl_context()}
-    taken |= {name: int(kafka.options[option]) for option, name in _OPTIONS.items() if option in kafka.options}
+    taken: dict[str, Any] = {
+        "security_protocol": kafka.security_protocol,
+        "ssl_context": access.ssl_context(),
+    }
+    taken |= {
+        name: int(kafka.options[option])
+        for option, name in _OPTIONS.items()
+        if option in kafka.options
+    }
     if not kafka.authenticated:
         return taken
     taken["sasl_mechanism"] = kafka.sasl_mechanism
@@ -83,17 +106,25 @@ def options(access: Access) -> dict[str, Any]:
 
 
 def secrets_of(access: Access) -> str:
-    """A digest of the secrets that a client comes with, as they stand in their files now. Raises UsageError where one cannot be read."""
+    """A digest of the secrets that a client comes with, as they stand in their files now.
+
+    Raises UsageError where one cannot be read.
+    """
     kafka, found = access.kafka, hashlib.sha256()
     if kafka.authenticated:
         found.update(access.password().encode())
-    for path in (access.librdkafka().get(name) for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")):
+    for path in (
+        access.librdkafka().get(name)
+        for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
+    ):
         found.update(Path(path).read_bytes() if path else b"\0")
     return found.hexdigest()
 
 
 async def until_renewed(access: Access) -> None:
-    """Return once the secrets that a client comes with are others than at the call: aiokafka keeps those that it was made with for good."""
+    """Return once the secrets that a client comes with are others than at the call: aiokafka keeps
+    those that it was made with for good.
+    """
     before = await asyncio.to_thread(secrets_of, access)
     while True:
         await asyncio.sleep(_LOOK_S)
@@ -104,12 +135,22 @@ async def until_renewed(access: Access) -> None:
 
 def app_options(access: Access) -> dict[str, Any]:
     """The options that `faust.App` has a name of its own for, where the settings have them."""
-    given = {name: int(access.kafka.options[option]) for option, name in _OPTIONS.items() if option in access.kafka.options}
+    given = {
+        name: int(access.kafka.options[option])
+        for option, name in _OPTIONS.items()
+        if option in access.kafka.options
+    }
     taken: dict[str, Any] = {
-        f"{who}_{name}": given[name] for name in list(_OPTIONS.values())[1:] if name in given for who in ("consumer", "producer")
+        f"{who}_{name}": given[name]
+        for name in list(_OPTIONS.values())[1:]
+        if name in given
+        for who in ("consumer", "producer")
     }
     if "request_timeout_ms" in given:
-        taken |= dict.fromkeys(("broker_request_timeout", "producer_request_timeout"), given["request_timeout_ms"] / 1000)
+        taken |= dict.fromkeys(
+            ("broker_request_timeout", "producer_request_timeout"),
+            given["request_timeout_ms"] / 1000,
+        )
     return taken
 
 
@@ -120,4 +161,9 @@ def credentials(access: Access) -> CredentialsT | None:
         return None if context is None else auth.SSLCredentials(context)
     if kafka.sasl_mechanism == "OAUTHBEARER":
         return auth.OAuthCredentials(oauth_cb=Tokens(access), ssl_context=context)
-    return auth.SASLCredentials(username=access.user, password=access.password(), ssl_context=context, mechanism=kafka.sasl_mechanism)
+    return auth.SASLCredentials(
+        username=access.user,
+        password=access.password(),
+        ssl_context=context,
+        mechanism=kafka.sasl_mechanism,
+    )

@@ -18,7 +18,9 @@ from processors.access import options
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A topic to follow from a time on, milliseconds since 1970, and what is done with each message."""
+    """A topic to follow from a time on, milliseconds since 1970, and what is done with each
+    message.
+    """
 
     topic: str
     since_ms: int
@@ -26,11 +28,15 @@ class Followed:
 
 
 Take = Callable[[Received, Callable[[], Awaitable[None]]], Awaitable[None]]
-"""Does something because of a message, and puts the message aside where that fails: `processors.consumers.Consumers.take`."""
+"""Does something because of a message, and puts the message aside where that fails:
+`processors.consumers.Consumers.take`.
+"""
 
 
 class Follower(Service):
-    """Reads topics from all partitions, each from a time in the past on, without a consumer group, and has `take` apply each message."""
+    """Reads topics from all partitions, each from a time in the past on, without a consumer group,
+    and has `take` apply each message.
+    """
 
     def __init__(self, *followed: Followed, access: Access, clock: Clock, take: Take) -> None:
         super().__init__()
@@ -50,7 +56,11 @@ class Follower(Service):
             try:
                 await self._read()
             except (KafkaError, OSError) as error:
-                self.log.warning("Reading %s was interrupted, it goes on in a second: %s", ", ".join(self._followed), error)
+                self.log.warning(
+                    "Reading %s was interrupted, it goes on in a second: %s",
+                    ", ".join(self._followed),
+                    error,
+                )
                 await self.sleep(1.0)
 
     async def _read(self) -> None:
@@ -69,7 +79,10 @@ class Follower(Service):
                     apply = self._followed[place.topic].apply
                     for record in records:
                         received = _received(record)
-                        await self._taken(apply, received._replace(value=self._access.frames.incoming(received.value)))
+                        await self._taken(
+                            apply,
+                            received._replace(value=self._access.frames.incoming(received.value)),
+                        )
                 if self._behind:
                     at = {place: await consumer.position(place) for place in ends}
                     self._behind &= {place.topic for place, end in ends.items() if at[place] < end}
@@ -83,11 +96,19 @@ class Follower(Service):
 
         await self._take(received, act)
 
-    async def _assigned(self, consumer: aiokafka.AIOKafkaConsumer) -> dict[aiokafka.TopicPartition, int]:
+    async def _assigned(
+        self, consumer: aiokafka.AIOKafkaConsumer
+    ) -> dict[aiokafka.TopicPartition, int]:
         """Assign every partition at its place in time; gives where each ends now."""
-        places = [aiokafka.TopicPartition(topic, number) for topic in self._followed for number in await self._partitions(consumer, topic)]
+        places = [
+            aiokafka.TopicPartition(topic, number)
+            for topic in self._followed
+            for number in await self._partitions(consumer, topic)
+        ]
         consumer.assign(places)
-        starts = await consumer.offsets_for_times({place: self._followed[place.topic].since_ms for place in places})
+        starts = await consumer.offsets_for_times(
+            {place: self._followed[place.topic].since_ms for place in places}
+        )
         ends: dict[aiokafka.TopicPartition, int] = await consumer.end_offsets(places)
         for place in places:
             found = starts.get(place)
@@ -106,4 +127,12 @@ class Follower(Service):
 
 def _received(record: aiokafka.ConsumerRecord[bytes, bytes]) -> Received:
     headers = tuple((name, value) for name, value in record.headers or () if value is not None)
-    return Received(record.topic, record.partition, record.offset, record.key, record.value or b"", headers, record.timestamp * 1000)
+    return Received(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key,
+        record.value or b"",
+        headers,
+        record.timestamp * 1000,
+    )

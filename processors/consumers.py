@@ -1,7 +1,9 @@
-"""The one way in which processors take messages: agents, followers and tables that one message cannot stop.
+"""The one way in which processors take messages: agents, followers and tables that one message
+cannot stop.
 
-Whatever goes wrong with a message, it is counted, logged and put aside as a dead letter, and the next one is taken; see `esper.oona.inbound.intake`,
-whose rules these are, for Faust. While a broker is away, the same message is tried again.
+Whatever goes wrong with a message, it is counted, logged and put aside as a dead letter, and the
+next one is taken; see `esper.oona.inbound.intake`, whose rules these are, for Faust. While a broker
+is away, the same message is tried again.
 """
 
 from __future__ import annotations
@@ -51,14 +53,21 @@ def retriable(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the rows of a table may be: `check` raises for a key or value that its reader cannot read."""
+    """What the rows of a table may be: `check` raises for a key or value that its reader cannot
+    read.
+    """
 
     check: Callable[[bytes, bytes], None]
 
     def fault(self, key: Any, value: bytes | None) -> Exception | None:
-        """Why a row of the changelog is refused; None for a good one, and for the end of a row (its value is None)."""
+        """Why a row of the changelog is refused.
+
+        None for a good one, and for the end of a row (its value is None).
+        """
         if not isinstance(key, bytes) or key.startswith(_FAUST):
-            return PoisonError("A row of a changelog has no key, or one that Faust keeps its offsets under.")
+            return PoisonError(
+                "A row of a changelog has no key, or one that Faust keeps its offsets under."
+            )
         if value is None:
             return None
         try:
@@ -71,7 +80,15 @@ class Rows:
 class Consumers:
     """Everything that one part consumes."""
 
-    def __init__(self, app: faust.App, outbound: streams.Outbound, *, part: str, clock: Clock, trust: Callable[[], Trust] = Trust) -> None:
+    def __init__(
+        self,
+        app: faust.App,
+        outbound: streams.Outbound,
+        *,
+        part: str,
+        clock: Clock,
+        trust: Callable[[], Trust] = Trust,
+    ) -> None:
         self.refusals = Refusals(part)
         self.progress = Progress(clock)
         self._in_hand = 0
@@ -83,8 +100,13 @@ class Consumers:
         self._letters: set[asyncio.Task[None]] = set()
         self._frames: Frames = getattr(app, "frames", SAME)
 
-    def agent(self, name: str, topics: Iterable[str], apply: Callable[[Event, Received], Awaitable[None]]) -> None:
-        """Have `apply` called with each event of these topics, one after the other; it leaves its state as it was when it raises."""
+    def agent(
+        self, name: str, topics: Iterable[str], apply: Callable[[Event, Received], Awaitable[None]]
+    ) -> None:
+        """Have `apply` called with each event of these topics, one after the other.
+
+        It leaves its state as it was when it raises.
+        """
 
         async def consume(stream: StreamT[bytes]) -> None:
             async for event in stream.events():
@@ -94,13 +116,20 @@ class Consumers:
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
     def opened(self, received: Received) -> Event:
-        """The event in a message, by whom it should be. Raises PoisonError as `opened` and `require_author` of `esper.oona.inbound.intake` do."""
+        """The event in a message, by whom it should be.
+
+        Raises PoisonError as `opened` and `require_author` of `esper.oona.inbound.intake` do.
+        """
         event = opened(received)
         require_author(event, received, self._trust())
         return event
 
-    async def _apply(self, apply: Callable[[Event, Received], Awaitable[None]], there: Received) -> None:
-        """Apply what a message says in this installation's own frames, whatever registry its ids are of; a letter has the bytes as they came."""
+    async def _apply(
+        self, apply: Callable[[Event, Received], Awaitable[None]], there: Received
+    ) -> None:
+        """Apply what a message says in this installation's own frames, whatever registry its ids
+        are of; a letter has the bytes as they came.
+        """
         received = there._replace(value=self._frames.incoming(there.value))
         await apply(self.opened(received), received)
 
@@ -126,13 +155,21 @@ class Consumers:
         return {**self.progress.details(), "dead_letters": self.refusals.total}
 
     def _lag(self) -> int:
-        """Messages that were fetched and not taken, and those that the broker has and that were not fetched, as far as the client knows."""
+        """Messages that were fetched and not taken, and those that the broker has and that were not
+        fetched, as far as the client knows.
+        """
         try:
             consumer: Any = self._app.consumer
             client = consumer._thread._consumer  # noqa: SLF001  # Faust asks its own thread, and waits for it
             held = client._subscription.subscription.assignment  # noqa: SLF001  # the same
-            ends = ((client.highwater(place), held.state_value(place)) for place in client.assignment())
-            ahead = sum(max((end or 0) - state.position, 0) for end, state in ends if state is not None and state.has_valid_position)
+            ends = (
+                (client.highwater(place), held.state_value(place)) for place in client.assignment()
+            )
+            ahead = sum(
+                max((end or 0) - state.position, 0)
+                for end, state in ends
+                if state is not None and state.has_valid_position
+            )
             return int(ahead) + len(consumer.unacked)
         except Exception:  # noqa: BLE001  # between two assignments, or another version of the client: a figure must not make a part unready
             return 0
@@ -143,7 +180,9 @@ class Consumers:
                 await self._once(received, act)
             except Exception as error:  # noqa: BLE001  # what is left is retriable, or the letter itself could not be sent
                 if not retriable(error):
-                    _log.error("A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error)
+                    _log.error(
+                        "A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error
+                    )
                     return
                 _log.warning("A message of %s waits: %s", received.topic, error)
                 self.progress.wait(str(error))
@@ -154,7 +193,9 @@ class Consumers:
     def refuse_soon(self, received: Received, error: Exception) -> None:
         """Put a message aside from where nothing can be awaited."""
         self.refusals.note(received, error)
-        task = asyncio.get_running_loop().create_task(self.take(received, lambda: self._put_aside(received, error)))
+        task = asyncio.get_running_loop().create_task(
+            self.take(received, lambda: self._put_aside(received, error))
+        )
         self._letters.add(task)
         task.add_done_callback(self._letters.discard)
 
@@ -169,19 +210,33 @@ class Consumers:
 
     async def _put_aside(self, received: Received, error: Exception) -> None:
         if letters_for(received):
-            await self._outbound.send(dead_letters.message(received, error, consumer=self._part, clock=self._clock))
+            await self._outbound.send(
+                dead_letters.message(received, error, consumer=self._part, clock=self._clock)
+            )
 
 
 def received_of(event: EventT[Any]) -> Received:
     """What Faust received, as the rest of Esper knows it; no key and no value are empty ones."""
     source = event.message
     value = source.value if isinstance(source.value, bytes) else b""
-    headers = tuple((name, data) for name, data in (event.headers or {}).items() if isinstance(data, bytes))
-    return Received(source.topic, source.partition, source.offset, source.key, value, headers, round((source.timestamp or 0) * 1e6))
+    headers = tuple(
+        (name, data) for name, data in (event.headers or {}).items() if isinstance(data, bytes)
+    )
+    return Received(
+        source.topic,
+        source.partition,
+        source.offset,
+        source.key,
+        value,
+        headers,
+        round((source.timestamp or 0) * 1e6),
+    )
 
 
 class CheckedTable(streams.AcknowledgedTable):
-    """A table that takes from its changelog only the rows that its reader can read: a poisoned one would end the recovery, or come back each time."""
+    """A table that takes from its changelog only the rows that its reader can read: a poisoned one
+    would end the recovery, or come back each time.
+    """
 
     rows: Rows
     consumers: Consumers
@@ -201,9 +256,18 @@ class CheckedTable(streams.AcknowledgedTable):
         return error is None
 
 
-def checked_table(app: faust.App, name: str, *, partitions: int, rows: Rows, consumers: Consumers) -> CheckedTable:
+def checked_table(
+    app: faust.App, name: str, *, partitions: int, rows: Rows, consumers: Consumers
+) -> CheckedTable:
     """A table from bytes to bytes with as many changelog partitions as its source has."""
-    table = CheckedTable(app, name=name, partitions=partitions, key_type=bytes, value_type=bytes, options=dict(streams.ROCKSDB))
+    table = CheckedTable(
+        app,
+        name=name,
+        partitions=partitions,
+        key_type=bytes,
+        value_type=bytes,
+        options=dict(streams.ROCKSDB),
+    )
     table.rows, table.consumers = rows, consumers
     app.tables.add(table)
     return table
@@ -216,7 +280,10 @@ def fitting(row: bytes, what: str) -> bytes:
         PoisonError: it is too large.
     """
     if len(row) > ROW_BYTES:
-        raise PoisonError(f"What would be kept of {what[:200]} has {len(row):,} bytes; a row has at most {ROW_BYTES:,}.")
+        raise PoisonError(
+            f"What would be kept of {what[:200]} has {len(row):,} bytes; a row has at most "
+            f"{ROW_BYTES:,}."
+        )
     return row
 
 
@@ -228,11 +295,17 @@ def require_sendable(messages: Iterable[Message]) -> None:
     """
     largest = max((len(message.value) for message in messages), default=0)
     if largest > MAX_MESSAGE_BYTES:
-        raise PoisonError(f"What would have to be said to this message has {largest:,} bytes; a message has at most {MAX_MESSAGE_BYTES:,}.")
+        raise PoisonError(
+            f"What would have to be said to this message has {largest:,} bytes; a message "
+            f"has at most {MAX_MESSAGE_BYTES:,}."
+        )
 
 
 def readable(decode: Callable[[bytes], T], data: bytes | None, what: str) -> T | None:
-    """A row of a table; None where there is none, or `decode` cannot read it, whatever is in it: one row must not stop those who read all.
+    """A row of a table.
+
+    None where there is none, or `decode` cannot read it, whatever is in it: one row must not stop
+    those who read all.
 
     What cannot be read is logged with its traceback, once for each content.
     """

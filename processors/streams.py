@@ -1,4 +1,6 @@
-"""How Esper's stream processors run on Faust: one way to build an app, to name its topics, to dead-letter, and to start its worker."""
+"""How Esper's stream processors run on Faust: one way to build an app, to name its topics, to
+dead-letter, and to start its worker.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ ROCKSDB = {"write_buffer_size": 4 << 20, "block_cache_size": 16 << 20, "max_open
 
 
 _TIMES: Mapping[str, Any] = {
-    # a worker that joined while topics were being made learns of their partitions by this; the default is 5 min
+    # a worker that joined while topics were being made learns of their partitions by this; the
+    # default is 5 min
     "consumer_metadata_max_age_ms": 2_000,
     "producer_metadata_max_age_ms": 2_000,
     "broker_request_timeout": 20.0,
@@ -63,9 +66,11 @@ class Served:
 
 
 class Web(Service):
-    """A part's HTTP server in its worker's own loop, from before the worker joins its group until all else has stopped.
+    """A part's HTTP server in its worker's own loop, from before the worker joins its group until
+    all else has stopped.
 
-    `make` is called in a thread: what it imports takes a third of a second, in which the worker joins its group.
+    `make` is called in a thread: what it imports takes a third of a second, in which the worker
+    joins its group.
     """
 
     def __init__(self, make: Callable[[], Served]) -> None:
@@ -83,7 +88,9 @@ class Web(Service):
         except EsperError as error:  # a port in use, keys that cannot be read
             sys.stderr.write(f"{error}\n")
             sys.stderr.flush()
-            os._exit(error.exit_code)  # a worker may be killed at any moment, so it may also end at once
+            os._exit(
+                error.exit_code
+            )  # a worker may be killed at any moment, so it may also end at once
         finally:
             self._over.set()
 
@@ -105,7 +112,9 @@ def served(
     details: Callable[[], Mapping[str, Any]],
     add_routes: Callable[[FastAPI], None],
 ) -> Served:
-    """The HTTP server of a part, with tokens, roles and audit as everywhere. Imports FastAPI: call it in the thread of `Web`.
+    """The HTTP server of a part, with tokens, roles and audit as everywhere.
+
+    Imports FastAPI: call it in the thread of `Web`.
 
     Raises:
         EsperError: the port is in use, or the keys of tokens cannot be read.
@@ -114,8 +123,22 @@ def served(
     from esper.oona.durable.audit import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
     from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
-    trail = AuditTrail(KafkaBus(Access.of(settings, part)), sender_id=part, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir)
-    api = create_app(title=title, part=part, settings=settings, clock=clock, ready=ready, audit=trail, details=details)
+    trail = AuditTrail(
+        KafkaBus(Access.of(settings, part)),
+        sender_id=part,
+        clock=clock,
+        folder=settings.audit_dir,
+        keys=settings.keys_dir,
+    )
+    api = create_app(
+        title=title,
+        part=part,
+        settings=settings,
+        clock=clock,
+        ready=ready,
+        audit=trail,
+        details=details,
+    )
     add_routes(api)
     return Served(Server(api, settings=settings, port=port, clock=clock), trail)
 
@@ -140,8 +163,9 @@ class App(faust.App):
 def build(settings: Settings, *, part: str, clock: Clock) -> App:
     """A Faust app named `esper-<part>` with its tables under the stack's folder.
 
-    Timeouts make it answer again about six seconds after a `kill -9` (Faust's defaults: 60 s). Tables live in a folder a cluster, since
-    RocksDB remembers changelog offsets, which mean nothing on another cluster.
+    Timeouts make it answer again about six seconds after a `kill -9` (Faust's defaults: 60 s).
+    Tables live in a folder a cluster, since RocksDB remembers changelog offsets, which mean nothing
+    on another cluster.
 
     Raises:
         UsageError: no broker is configured.
@@ -150,7 +174,10 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
     """
     bootstrap = settings.kafka.bootstrap
     if not bootstrap:
-        raise UsageError(f"The {part} processor needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the stack with `esper up`.")
+        raise UsageError(
+            f"The {part} processor needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start "
+            "the stack with `esper up`."
+        )
     access = Access.of(settings, part)
     folder = settings.stack_dir / part / _cluster(access, clock)
     make_folder(folder)
@@ -165,7 +192,8 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
         store="rocksdb://",
         processing_guarantee="at_least_once",
         consumer_group_instance_id=member,  # a restarted worker takes its partitions back at once
-        canonical_url=f"http://{member}",  # part of the assignment that it takes back: another port must not change it
+        # part of the assignment that it takes back: another port must not change it
+        canonical_url=f"http://{member}",
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=6.0,
         broker_heartbeat_interval=2.0,
@@ -187,9 +215,14 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
 
 
 async def _renewed(access: Access) -> None:
-    """End this worker once its password or certificate is another: the supervisor starts one that has it, and nothing is lost by any end."""
+    """End this worker once its password or certificate is another: the supervisor starts one that
+    has it, and nothing is lost by any end.
+    """
     await until_renewed(access)
-    sys.stderr.write(f"{access.user}'s secrets for Kafka are new ones: this worker ends, and another begins with them.\n")
+    sys.stderr.write(
+        f"{access.user}'s secrets for Kafka are new ones: this worker ends, and another "
+        "begins with them.\n"
+    )
     sys.stderr.flush()
     os._exit(os.EX_TEMPFAIL)
 
@@ -209,12 +242,18 @@ def _cluster(access: Access, clock: Clock) -> str:
 
 
 def raw_topic(app: faust.App, *names: str) -> TopicT:
-    """Some of Esper's topics as bytes: decoding happens inside the agent, since a decoder's exception would kill it."""
-    return app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    """Some of Esper's topics as bytes: decoding happens inside the agent, since a decoder's
+    exception would kill it.
+    """
+    return app.topic(
+        *names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+    )
 
 
 class AcknowledgedTable(faust.Table[bytes, bytes]):
-    """A table of bytes that knows when the changelog has its last write: what was answered must be remembered first."""
+    """A table of bytes that knows when the changelog has its last write: what was answered must be
+    remembered first.
+    """
 
     _last_write: FutureMessage | None = None
 
@@ -238,7 +277,9 @@ class Outbound:
         self._frames: Frames = getattr(app, "frames", SAME)
 
     async def warm(self) -> None:
-        """Ask for the partitions of every topic now: the first answer would otherwise take 40 ms more a topic."""
+        """Ask for the partitions of every topic now: the first answer would otherwise take 40 ms
+        more a topic.
+        """
         producer = self._app.producer._producer  # type: ignore[attr-defined]  # noqa: SLF001  # Faust has no such call
         for name in self._topics:
             await producer.partitions_for(name)
@@ -247,7 +288,9 @@ class Outbound:
         """Send `messages` in order and return once the broker has acknowledged each."""
         pending = [
             await self._topics[message.topic].send(
-                key=message.key, value=self._frames.outgoing(message.value), headers=list(message.headers)
+                key=message.key,
+                value=self._frames.outgoing(message.value),
+                headers=list(message.headers),
             )
             for message in messages
         ]
@@ -260,11 +303,16 @@ def readiness(app: faust.App) -> dict[str, bool]:
         assigned = bool(app.consumer.assignment())
     except ConsumerNotStarted:
         assigned = False
-    return {"assigned": assigned and not app.rebalancing, "recovered": bool(app.tables.actives_ready)}
+    return {
+        "assigned": assigned and not app.rebalancing,
+        "recovered": bool(app.tables.actives_ready),
+    }
 
 
 class _Sparse(logging.Filter):
-    """Lets one of aiokafka's lines of a kind pass a minute: without a broker, it writes 200 lines a second."""
+    """Lets one of aiokafka's lines of a kind pass a minute: without a broker, it writes 200 lines a
+    second.
+    """
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -282,10 +330,12 @@ class _Sparse(logging.Filter):
 
 
 def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
-    """Build the app, run its worker until SIGTERM or SIGINT, and exit. An EsperError is printed as its sentence.
+    """Build the app, run its worker until SIGTERM or SIGINT, and exit.
 
-    The interpreter's own end is left out: once the worker has stopped, everything is closed, and taking all modules apart takes seconds
-    where cores are short.
+    An EsperError is printed as its sentence.
+
+    The interpreter's own end is left out: once the worker has stopped, everything is closed, and
+    taking all modules apart takes seconds where cores are short.
     """
     clock = SystemClock()
     try:
@@ -293,7 +343,12 @@ def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
     except EsperError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
-    worker = faust.Worker(app, loglevel="warn", quiet=True, logging_config=logs.configuration({"sparse": lambda: _Sparse(clock)}))
+    worker = faust.Worker(
+        app,
+        loglevel="warn",
+        quiet=True,
+        logging_config=logs.configuration({"sparse": lambda: _Sparse(clock)}),
+    )
     worker.spinner = None  # a log is no terminal
     try:
         worker.execute_from_commandline()

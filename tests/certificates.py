@@ -24,11 +24,18 @@ def authority() -> Pair:
 
 
 def make(folder: Path, root: Pair, name: str = "part") -> ServiceSettings:
-    """Settings with a certificate for 127.0.0.1 issued by `root`; its files are `<name>.pem` and `<name>.key`."""
+    """Settings with a certificate for 127.0.0.1 issued by `root`.
+
+    Its files are `<name>.pem` and `<name>.key`.
+    """
     certificate, key = _issue("esper", root, ca=False)
     (folder / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return ServiceSettings(certificate=str(folder / f"{name}.pem"), private_key=str(folder / f"{name}.key"))
+    (folder / f"{name}.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return ServiceSettings(
+        certificate=str(folder / f"{name}.pem"), private_key=str(folder / f"{name}.key")
+    )
 
 
 def write(folder: Path, root: Pair) -> Path:
@@ -48,7 +55,15 @@ def pem(name: str, root: Pair, *, expired: bool = False) -> bytes:
 def _usage(*, ca: bool) -> x509.KeyUsage:
     """What a key may be used for: an authority's signs certificates, a part's proves who it is."""
     never = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
     )
     return x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **never)
 
@@ -68,12 +83,22 @@ def _issue(name: str, root: Pair | None, *, ca: bool, expired: bool = False) -> 
         .not_valid_after(now - timedelta(minutes=1) if expired else now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(_usage(ca=ca), critical=True)  # Python from 3.13 on refuses an authority that does not say that it may sign
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            _usage(ca=ca), critical=True
+        )  # Python from 3.13 on refuses an authority that does not say that it may sign
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
     )
     if not ca:
         builder = builder.add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
         )
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
     return builder.sign(signer, hashes.SHA256()), key

@@ -1,6 +1,7 @@
 """Processes of Esper in tests: `esper ...` as typed, and the parts of a stack alone.
 
-Most are forked out of one process that has imported what they need (`tests/nursery.py`); `cold` ones begin from nothing, as for a user.
+Most are forked out of one process that has imported what they need (`tests/nursery.py`); `cold`
+ones begin from nothing, as for a user.
 """
 
 from __future__ import annotations
@@ -85,9 +86,20 @@ class _Nursery:
         """What it answers."""
         with self._lock:
             if self._process is None:
-                own = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")} | {"PYTHONPATH": str(ROOT)}
+                own = {
+                    name: value
+                    for name, value in os.environ.items()
+                    if not name.startswith("ESPER_")
+                } | {"PYTHONPATH": str(ROOT)}
                 command = [sys.executable, "-m", "tests.nursery"]
-                self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own, cwd=ROOT)
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=own,
+                    cwd=ROOT,
+                )
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(question) + "\n")
@@ -125,20 +137,38 @@ def begin(
     out: Path | None = None,
     cold: bool = False,
 ) -> Command:
-    """Begin `python -m MODULE ARGUMENTS`, with the environment of the tests or with `environment` alone; both streams go to `out`, if it is given."""
+    """Begin `python -m MODULE ARGUMENTS`, with the environment of the tests or with `environment`
+    alone; both streams go to `out`, if it is given.
+    """
     nursery = _nursery()
     stem = nursery.folder / f"{next(nursery.numbers):05d}"
     to, told = (out, out) if out else (stem.with_suffix(".out"), stem.with_suffix(".err"))
     told.touch()
-    given, folder, words = dict(os.environ if environment is None else environment), str(cwd or ROOT), [str(one) for one in arguments]
+    given, folder, words = (
+        dict(os.environ if environment is None else environment),
+        str(cwd or ROOT),
+        [str(one) for one in arguments],
+    )
     if not cold:
-        asked = {"module": module, "arguments": words, "environment": given, "cwd": folder, "out": str(to), "err": str(told)}
+        asked = {
+            "module": module,
+            "arguments": words,
+            "environment": given,
+            "cwd": folder,
+            "out": str(to),
+            "err": str(told),
+        }
         pid = nursery.ask(asked)["pid"]
         return Command(pid, to, told, lambda: nursery.ask({"pid": pid})["code"])
     given["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [given.get("PYTHONPATH")])])
     with to.open("ab") as one, told.open("ab") as other:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *words], stdin=subprocess.DEVNULL, stdout=one, stderr=other, env=given, cwd=folder
+            [sys.executable, "-m", module, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=one,
+            stderr=other,
+            env=given,
+            cwd=folder,
         )
     return Command(process.pid, to, told, process.poll)
 
@@ -158,4 +188,6 @@ def run(
     except BaseException:
         process.kill()
         raise
-    return subprocess.CompletedProcess([module, *map(str, arguments)], process.returncode or 0, out, err)
+    return subprocess.CompletedProcess(
+        [module, *map(str, arguments)], process.returncode or 0, out, err
+    )

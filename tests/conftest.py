@@ -1,7 +1,9 @@
-"""Fixtures that every test may use, which tests share a worker, and what no session may leave behind.
+"""Fixtures that every test may use, which tests share a worker, and what no session may leave
+behind.
 
-A file's tests run one after another in one worker. Those on the whole stack are one group, which begins first: they share the stack, and one of them
-kills its parts. The files after them come in the order of what they take, longest first, so that workers end together.
+A file's tests run one after another in one worker. Those on the whole stack are one group, which
+begins first: they share the stack, and one of them kills its parts. The files after them come in
+the order of what they take, longest first, so that workers end together.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from tests import commands
 from tests.samples import EXAMPLES
 from tests.waiting import eventually
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores: threads of torch that wait for each other burn them
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # workers share the cores: threads of torch that wait for each other burn them
 
 pytest_plugins = ("tests.stackfixtures", "tests.processorfixtures", "tests.integration.run.whole")
 
-settings.register_profile("shared machine", deadline=None, max_examples=100 * EXAMPLES)  # what takes 5 ms takes 500 beside others
+settings.register_profile(
+    "shared machine", deadline=None, max_examples=100 * EXAMPLES
+)  # what takes 5 ms takes 500 beside others
 if settings.get_current_profile_name() == "default":
     settings.load_profile("shared machine")
 
@@ -55,14 +61,22 @@ LONG = (
     "unit/checkpoint",
 )
 """The rest, longest first; what is not named comes last."""
-TOGETHER = ("clusters", "attacks/test_history", "integration/foundry", "integration/processors", "integration/registry")
+TOGETHER = (
+    "clusters",
+    "attacks/test_history",
+    "integration/foundry",
+    "integration/processors",
+    "integration/registry",
+)
 """Files that share what is started for them."""
 
 
 def place(path: str) -> int:
     """When the tests of a file begin, as a number; equal ones as they come."""
     wanted = (*WHOLE, *LONG)
-    return next((number for number, start in enumerate(wanted) if path.startswith(start)), len(wanted))
+    return next(
+        (number for number, start in enumerate(wanted) if path.startswith(start)), len(wanted)
+    )
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]  # the same
@@ -70,7 +84,11 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # the same
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0].removeprefix("tests/")
-        return "whole" if path.startswith(WHOLE) else next((one for one in TOGETHER if path.startswith(one)), path)
+        return (
+            "whole"
+            if path.startswith(WHOLE)
+            else next((one for one in TOGETHER if path.startswith(one)), path)
+        )
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
@@ -85,7 +103,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def left_behind(folder: Path) -> list[psutil.Process]:
-    """Processes that the tests began: children of this one, and those of a stack in a folder of this session, whoever their parent is now."""
+    """Processes that the tests began: children of this one, and those of a stack in a folder of
+    this session, whoever their parent is now.
+    """
     mine = psutil.Process()
     found = {one.pid: one for one in mine.children(recursive=True)}
     for one in psutil.process_iter():
@@ -101,7 +121,9 @@ def left_behind(folder: Path) -> list[psutil.Process]:
 def _of_python(process: psutil.Process) -> bool:
     """Whether a process ends with the interpreter that began it."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE or any("resource_tracker" in word for word in process.cmdline())
+        return process.status() == psutil.STATUS_ZOMBIE or any(
+            "resource_tracker" in word for word in process.cmdline()
+        )
     except psutil.Error:
         return True
 
@@ -126,7 +148,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     eventually(lambda: not left_behind(folder), 20)
     for one in left_behind(folder):
         with told.open("a") as file:
-            file.write(f"LEFT BEHIND: pid {one.pid} of {_home(one)}: {' '.join(one.cmdline())[:300]}\n")
+            file.write(
+                f"LEFT BEHIND: pid {one.pid} of {_home(one)}: {' '.join(one.cmdline())[:300]}\n"
+            )
         one.kill()
     if told.exists() and not hasattr(session.config, "workerinput"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

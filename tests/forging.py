@@ -1,4 +1,6 @@
-"""What an attacker who may write to Kafka can make: events of every record, signed by nobody, by a key of its own, or with a copied signature."""
+"""What an attacker who may write to Kafka can make: events of every record, signed by nobody, by a
+key of its own, or with a copied signature.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,15 @@ def any_event(record: type[Any], **values: Any) -> Any:
     datum = {field["name"]: _smallest(field["type"], named) for field in schema["fields"]}
     if "event_id" in datum:  # who takes events takes none with another id
         datum["event_id"] = new_id()
-    return record(**{**{name: tuple(value) if isinstance(value, list) else value for name, value in datum.items()}, **values})
+    return record(
+        **{
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in datum.items()
+            },
+            **values,
+        }
+    )
 
 
 def _smallest(avro: Any, named: dict[str, Any]) -> Any:
@@ -49,22 +59,37 @@ def _smallest(avro: Any, named: dict[str, Any]) -> Any:
         if avro["type"] == "array":
             return []
         return _smallest(avro["type"], named)
-    kinds: dict[str, Any] = {"string": "", "long": 0, "int": 0, "double": 0.0, "float": 0.0, "boolean": False, "bytes": b""}
+    kinds: dict[str, Any] = {
+        "string": "",
+        "long": 0,
+        "int": 0,
+        "double": 0.0,
+        "float": 0.0,
+        "boolean": False,
+        "bytes": b"",
+    }
     short = avro.rpartition(".")[2]
     return named[short]["symbols"][0] if short in named else kinds[avro]
 
 
 def forged(run_id: str, journal: Sequence[Message], seed: int = 1) -> Iterator[tuple[str, Message]]:
-    """Forgeries for the end of a run's journal, whose messages are given: every record, with the next, a used and a far sequence; and what they are.
+    """Forgeries for the end of a run's journal, whose messages are given: every record, with the
+    next, a used and a far sequence; and what they are.
 
-    They are unsigned, signed by a key of the attacker's, or name the trainer's key and the right predecessor under a copied signature.
+    They are unsigned, signed by a key of the attacker's, or name the trainer's key and the right
+    predecessor under a copied signature.
     """
     chance, mallory = random.Random(seed), Signer(Ed25519PrivateKey.generate())  # noqa: S311 - the same forgeries each time
     last = decode(journal[-1].value)
     assert isinstance(last, JournalEvent)
     head = digest(last.NAME, journal[-1].value)
     for record in JOURNAL_RECORDS:
-        for where, sequence in (("next", last.sequence + 1), ("used", last.sequence), ("first", 0), ("far", 10**9)):
+        for where, sequence in (
+            ("next", last.sequence + 1),
+            ("used", last.sequence),
+            ("first", 0),
+            ("far", 10**9),
+        ):
             event = any_event(
                 record,
                 event_id=f"{chance.getrandbits(128):032x}",

@@ -1,9 +1,13 @@
-"""Forks processes of Esper out of one that has imported what they need: each then costs its work, not two to four seconds of imports.
+"""Forks processes of Esper out of one that has imported what they need: each then costs its work,
+not two to four seconds of imports.
 
-`python -m tests.nursery` reads a JSON object a line and answers each with one. {"module": M, "arguments": [...], "environment": {...}, "cwd": D,
-"out": FILE, "err": FILE} begins `python -m M ...`: {"pid": N}. {"pid": N} asks how it ended: {"code": C}, C as for subprocess, null while it lives.
+`python -m tests.nursery` reads a JSON object a line and answers each with one. {"module": M,
+"arguments": [...], "environment": {...}, "cwd": D, "out": FILE, "err": FILE} begins `python -m M
+...`: {"pid": N}. {"pid": N} asks how it ended: {"code": C}, C as for subprocess, null while it
+lives.
 
-What is forked is a process like any other: its own environment and folder, signals as they are by default, threads, and functions for the exit.
+What is forked is a process like any other: its own environment and folder, signals as they are by
+default, threads, and functions for the exit.
 """
 
 from __future__ import annotations
@@ -24,17 +28,31 @@ import numpy as np
 import torch
 
 
-def born(module: str, arguments: Sequence[str], environment: Mapping[str, str], cwd: str, out: str, err: str) -> None:
-    """Become the process: nothing of the nursery's streams, environment, folder, signals and random numbers is left."""
+def born(
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str,
+    out: str,
+    err: str,
+) -> None:
+    """Become the process: nothing of the nursery's streams, environment, folder, signals and random
+    numbers is left.
+    """
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- the old one may have read on
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever began the tests in the background of a shell ignores it
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # whoever began the tests in the background of a shell ignores it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    sys.path[:0] = [cwd, *(one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one)]
+    sys.path[:0] = [
+        cwd,
+        *(one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one),
+    ]
     sys.argv = [module, *arguments]
     random.seed()
     np.random.seed()  # noqa: NPY002 -- what draws from it unseeded shall differ from process to process, as it would
@@ -48,7 +66,10 @@ def ended(pid: int) -> int | None:
 
 
 def serve() -> str:
-    """Answer until nobody asks any more; in a process that was forked, the name of the module that it has to run."""
+    """Answer until nobody asks any more.
+
+    In a process that was forked, the name of the module that it has to run.
+    """
     for line in sys.stdin:
         asked = json.loads(line)
         if "pid" in asked:
@@ -64,7 +85,10 @@ def serve() -> str:
 
 
 def live(module: str) -> int:
-    """Run a module as `python -m` does, to the end of its threads and of what it left for its exit; gives the exit code."""
+    """Run a module as `python -m` does, to the end of its threads and of what it left for its exit.
+
+    Gives the exit code.
+    """
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
@@ -85,4 +109,6 @@ def live(module: str) -> int:
 if __name__ == "__main__":
     gc.freeze()  # so that no collection copies what the processes share
     if wanted := serve():
-        os._exit(live(wanted))  # taking the interpreter apart, with all that was imported, would take a second
+        os._exit(
+            live(wanted)
+        )  # taking the interpreter apart, with all that was imported, would take a second

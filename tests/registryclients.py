@@ -1,4 +1,6 @@
-"""What a program that knows nothing of Esper does with a schema registry: Confluent's own client and deserializer."""
+"""What a program that knows nothing of Esper does with a schema registry: Confluent's own client
+and deserializer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ EXAMPLES: Final = Path(__file__).parents[1] / "schemas" / "examples"
 @contextmanager
 def client(url: str, token: str = "") -> Iterator[SchemaRegistryClient]:
     """A client as its documentation configures one."""
-    config: dict[str, Any] = {"url": url, "max.retries": 2, "timeout": 30}  # without a time-out it waits for ever
+    config: dict[str, Any] = {
+        "url": url,
+        "max.retries": 2,
+        "timeout": 30,
+    }  # without a time-out it waits for ever
     if token:
         config["basic.auth.user.info"] = f"esper:{token}"
     with SchemaRegistryClient(config) as made:
@@ -29,11 +35,15 @@ def client(url: str, token: str = "") -> Iterator[SchemaRegistryClient]:
 
 def decode(registry: SchemaRegistryClient, topic: str, value: bytes, **config: Any) -> Any:
     """What the deserializer makes of a message's value, with its defaults or with `config`."""
-    return AvroDeserializer(registry, conf=config or None)(value, SerializationContext(topic, MessageField.VALUE))
+    return AvroDeserializer(registry, conf=config or None)(
+        value, SerializationContext(topic, MessageField.VALUE)
+    )
 
 
 def golden() -> list[tuple[WireSchema, bytes, Any]]:
-    """The golden payload of every version of every record: its schema, the Avro datum, and what it says."""
+    """The golden payload of every version of every record: its schema, the Avro datum, and what it
+    says.
+    """
     found = []
     for path in sorted(EXAMPLES.glob("*.avro")):
         with path.open("rb") as file:

@@ -1,4 +1,6 @@
-"""A real S3 server for tests: S3Proxy (Apache License 2.0) on the Java runtime that came with Esper's requirements."""
+"""A real S3 server for tests: S3Proxy (Apache License 2.0) on the Java runtime that came with
+Esper's requirements.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class S3Server:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+            config=Config(
+                s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
+            ),
         )
 
 
@@ -66,7 +70,9 @@ def running(folder: Path) -> Iterator[S3Server]:
             "jclouds.credential": "none",
             "jclouds.filesystem.basedir": str(folder / "objects"),
         }
-        (folder / "s3proxy.conf").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        (folder / "s3proxy.conf").write_text(
+            "".join(f"{name}={value}\n" for name, value in settings.items())
+        )
         options = (
             "-Xmx400m",
             "-XX:+UseSerialGC",
@@ -78,8 +84,20 @@ def running(folder: Path) -> Iterator[S3Server]:
         )
         with subprocess.Popen((str(java()), *options), stdout=log, stderr=log) as process:
             try:
-                wait_for(process, port, "/", name="S3Proxy", log=folder / "log", patience_s=_START_S, ready=lambda _: True)
-                keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1"}
+                wait_for(
+                    process,
+                    port,
+                    "/",
+                    name="S3Proxy",
+                    log=folder / "log",
+                    patience_s=_START_S,
+                    ready=lambda _: True,
+                )
+                keys = {
+                    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+                    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+                    "AWS_DEFAULT_REGION": "us-east-1",
+                }
                 server = S3Server(settings["s3proxy.endpoint"], keys)
                 server.client().create_bucket(Bucket=BUCKET)
                 yield server

@@ -10,7 +10,9 @@ from esper.lifecycle.commands import StartRun
 
 EXAMPLES: Final = int(os.environ.get("ESPER_EXAMPLES", "1"))
 """How many times as many examples a law is tried on as in `make test`."""
-LAYER: Final = LayerInventory(name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2))
+LAYER: Final = LayerInventory(
+    name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2)
+)
 """A layer of two seeds."""
 START: Final = StartRun(
     incarnation=0,

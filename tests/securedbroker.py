@@ -1,4 +1,6 @@
-"""An embedded broker as a stack has it, secured, without the stack around it: shared by the tests of who may do what on it."""
+"""An embedded broker as a stack has it, secured, without the stack around it: shared by the tests
+of who may do what on it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Secured:
 
 def node_at(home: Path, claims: PortClaims, *, secured: bool = True) -> Node:
     """The broker of an installation, where its stack would have it."""
-    ports = [claims.choose(salt=f"{home} {name}", preferred=()) for name in ("broker", "controller")]
+    ports = [
+        claims.choose(salt=f"{home} {name}", preferred=()) for name in ("broker", "controller")
+    ]
     return Node(home / "stack" / "kafka", ports[0], ports[1], secured=secured)
 
 
@@ -49,7 +53,13 @@ def node_at(home: Path, claims: PortClaims, *, secured: bool = True) -> Node:
 def started(node: Node) -> Iterator[Popen[bytes]]:
     """It runs, and nobody has told it of principals."""
     classpath = jars.kafka(lambda _: None)
-    with running_broker(node, classpath, cluster_id=CLUSTER, clock=SystemClock(), java_options=aot.java_options(classpath)) as process:
+    with running_broker(
+        node,
+        classpath,
+        cluster_id=CLUSTER,
+        clock=SystemClock(),
+        java_options=aot.java_options(classpath),
+    ) as process:
         yield process
 
 

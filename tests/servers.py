@@ -41,10 +41,19 @@ def fetched(wanted: MavenFile, *, name: str) -> Path:
         if not target.exists():
             scratch = target.parent / f"fetch-{wanted.artifact}"
             try:
-                project = MavenContext(repo_cache=scratch, timeout=60).project(wanted.group, wanted.artifact)
-                found = project.at_version(wanted.version).artifact(wanted.classifier, wanted.packaging).resolve()
+                project = MavenContext(repo_cache=scratch, timeout=60).project(
+                    wanted.group, wanted.artifact
+                )
+                found = (
+                    project.at_version(wanted.version)
+                    .artifact(wanted.classifier, wanted.packaging)
+                    .resolve()
+                )
             except (RequestException, RuntimeError, OSError) as error:
-                pytest.skip(f"{name} could not be fetched from Maven ({type(error).__name__}): connect to the network for this test.")
+                pytest.skip(
+                    f"{name} could not be fetched from Maven ({type(error).__name__}): "
+                    "connect to the network for this test."
+                )
             with Path(found).open("rb") as file:
                 assert hashlib.file_digest(file, "sha256").hexdigest() == wanted.sha256
             Path(found).replace(target)
@@ -53,9 +62,19 @@ def fetched(wanted: MavenFile, *, name: str) -> Path:
 
 
 def wait_for(
-    process: subprocess.Popen[bytes], port: int, path: str, *, name: str, log: Path, patience_s: float, ready: Callable[[int], bool]
+    process: subprocess.Popen[bytes],
+    port: int,
+    path: str,
+    *,
+    name: str,
+    log: Path,
+    patience_s: float,
+    ready: Callable[[int], bool],
 ) -> None:
-    """Wait until a server on the loopback answers GET `path` with a status that is `ready`; else the test fails with the end of its log."""
+    """Wait until a server on the loopback answers GET `path` with a status that is `ready`.
+
+    Else the test fails with the end of its log.
+    """
     clock = SystemClock()
     ends = clock.monotonic() + patience_s
     while clock.monotonic() < ends and process.poll() is None:

@@ -1,4 +1,6 @@
-"""What tests of parts that serve HTTP share: tokens of every kind, and the table of every route by role."""
+"""What tests of parts that serve HTTP share: tokens of every kind, and the table of every route by
+role.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ AUDIENCE: Final = [*tokens.PARTS, "test", "t"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One route of the table: how a request for it that works looks, and the least role that it takes; None for open ones."""
+    """One route of the table: how a request for it that works looks, and the least role that it
+    takes; None for open ones.
+    """
 
     method: str
     route: str
@@ -56,10 +60,19 @@ class Recorder:
         self.entries.append(entry)
 
 
-def token(settings: Settings, clock: Clock, role: Role = "viewer", *, subject: str = "tester", ttl: timedelta = timedelta(hours=1)) -> str:
+def token(
+    settings: Settings,
+    clock: Clock,
+    role: Role = "viewer",
+    *,
+    subject: str = "tester",
+    ttl: timedelta = timedelta(hours=1),
+) -> str:
     """A valid token of this installation, whose keys are made where they are missing."""
     keys.ensure(settings.keys_dir)
-    return tokens.own(settings.keys_dir, subject=subject, clock=clock, role=role, ttl=ttl, audience=AUDIENCE)
+    return tokens.own(
+        settings.keys_dir, subject=subject, clock=clock, role=role, ttl=ttl, audience=AUDIENCE
+    )
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -81,12 +94,19 @@ def credentials(settings: Settings, clock: Clock, holder: Holder) -> dict[str, s
 
 def _of_another_key(clock: Clock) -> str:
     return tokens.issue(
-        Ed25519PrivateKey.generate(), subject="tester", role="admin", ttl=timedelta(hours=1), clock=clock, audience=AUDIENCE
+        Ed25519PrivateKey.generate(),
+        subject="tester",
+        role="admin",
+        ttl=timedelta(hours=1),
+        clock=clock,
+        audience=AUDIENCE,
     )
 
 
 def forged_with_public_key(settings: Settings, clock: Clock) -> str:
-    """A token signed by HMAC with the public key as its secret: what a checker takes that lets the token choose the algorithm."""
+    """A token signed by HMAC with the public key as its secret: what a checker takes that lets the
+    token choose the algorithm.
+    """
     public = keys.checking(settings.keys_dir).public_bytes(Encoding.Raw, PublicFormat.Raw)
     return jwt.encode(claims(clock), public, algorithm="HS256")
 
@@ -94,7 +114,15 @@ def forged_with_public_key(settings: Settings, clock: Clock) -> str:
 def claims(clock: Clock) -> dict[str, object]:
     """Claims that are all right."""
     now = clock.now_us() // 1_000_000
-    return {"iss": "esper", "aud": AUDIENCE, "sub": "mallory", "role": "admin", "iat": now, "nbf": now, "exp": now + 600}
+    return {
+        "iss": "esper",
+        "aud": AUDIENCE,
+        "sub": "mallory",
+        "role": "admin",
+        "iat": now,
+        "nbf": now,
+        "exp": now + 600,
+    }
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:
@@ -111,9 +139,15 @@ def assert_every_route_has_a_row(app: FastAPI, table: Iterable[Row]) -> None:
 
 
 def assert_answered_by_role(
-    ask: Callable[[Row, Mapping[str, str]], httpx.Response], row: Row, holder: Holder, headers: Mapping[str, str]
+    ask: Callable[[Row, Mapping[str, str]], httpx.Response],
+    row: Row,
+    holder: Holder,
+    headers: Mapping[str, str],
 ) -> None:
-    """Without a valid token 401, with too low a role 403, else neither; 401 and 403 are problems with a challenge."""
+    """Without a valid token 401, with too low a role 403, else neither.
+
+    401 and 403 are problems with a challenge.
+    """
     answer = ask(row, headers)
     if row.role is None:
         assert answer.status_code in {200, 503}

@@ -1,4 +1,6 @@
-"""One real broker for all tests of a session that need one, and small stacks for the tests of the stack itself."""
+"""One real broker for all tests of a session that need one, and small stacks for the tests of the
+stack itself.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +38,32 @@ class S3Place:
     server: s3proxy.S3Server
 
 
-TINY_STACK = (sys.executable, str(Path(__file__).parent / "integration" / "stack" / "tiny_stack.py"))
+TINY_STACK = (
+    sys.executable,
+    str(Path(__file__).parent / "integration" / "stack" / "tiny_stack.py"),
+)
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap string of a real Kafka with all of Esper's topics; tests share it, so each uses its own run ids or topics."""
+    """Bootstrap string of a real Kafka with all of Esper's topics.
+
+    Tests share it, so each uses its own run ids or topics.
+    """
     folder = tmp_path_factory.mktemp("kafka")
     with PortClaims() as claims:
-        node = Node(folder, claims.choose(salt=f"{folder} broker", preferred=()), claims.choose(salt=f"{folder} controller", preferred=()))
+        node = Node(
+            folder,
+            claims.choose(salt=f"{folder} broker", preferred=()),
+            claims.choose(salt=f"{folder} controller", preferred=()),
+        )
         classpath = jars.kafka(lambda _: None)
         with running_broker(
-            node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=aot.java_options(classpath)
+            node,
+            classpath,
+            cluster_id="ZXNwZXItdGVzdC1icm9rZQ",
+            clock=SystemClock(),
+            java_options=aot.java_options(classpath),
         ):
             topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
             yield node.bootstrap
@@ -55,10 +71,15 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home with a whole stack that is up; tests share it, so each uses its own run ids, and leaves every part running."""
+    """A home with a whole stack that is up.
+
+    Tests share it, so each uses its own run ids, and leaves every part running.
+    """
     folder = tmp_path_factory.mktemp("home")
     environment = {**os.environ, "ESPER_HOME": str(folder)}
-    up = commands.run("up", "--wait", str(int(PATIENCE_S)), environment=environment, seconds=2 * PATIENCE_S)
+    up = commands.run(
+        "up", "--wait", str(int(PATIENCE_S)), environment=environment, seconds=2 * PATIENCE_S
+    )
     try:
         assert up.returncode == 0, up.stderr
         yield folder
@@ -82,8 +103,12 @@ def s3(s3_server: s3proxy.S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def bring_up(settings: Settings, owner_pid: int | None = None) -> stack.Endpoints:
-    """`up` with the small stack of `tiny_stack.py`, owned by this test run unless told otherwise."""
-    return stack.up(settings, owner_pid=owner_pid or os.getpid(), progress=lambda _: None, supervisor=TINY_STACK)
+    """`up` with the small stack of `tiny_stack.py`, owned by this test run unless told
+    otherwise.
+    """
+    return stack.up(
+        settings, owner_pid=owner_pid or os.getpid(), progress=lambda _: None, supervisor=TINY_STACK
+    )
 
 
 @contextmanager

@@ -3,4 +3,7 @@
 import sys
 
 if sys.version_info < (3, 11):
-    raise SystemExit(f"Esper needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12 setup")
+    raise SystemExit(
+        f"Esper needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make "
+        "PYTHON=python3.12 setup"
+    )

@@ -1,8 +1,10 @@
-"""Generate `esper/events/{records.py,topics.py,wire.json}`, `schemas/ids.lock` and missing golden examples from `schemas/`.
+"""Generate `esper/events/{records.py,topics.py,wire.json}`, `schemas/ids.lock` and missing golden
+examples from `schemas/`.
 
-Run it after a change of a schema: `.venv/bin/python tools/generate_events.py`. With `--check` it writes nothing and exits with 1 when the
-committed files differ from what it would write: CI runs that. A changed schema gets a new golden example beside the old one; the old one,
-an Avro container that carries its own schema, stays for ever, because messages of that version do.
+Run it after a change of a schema: `.venv/bin/python tools/generate_events.py`. With `--check` it
+writes nothing and exits with 1 when the committed files differ from what it would write: CI runs
+that. A changed schema gets a new golden example beside the old one; the old one, an Avro container
+that carries its own schema, stays for ever, because messages of that version do.
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ from fastavro.schema import parse_schema, to_parsing_canonical_form
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "schemas"
 PACKAGE = ROOT / "esper" / "events"
-PLAIN = {"string": "str", "long": "int", "int": "int", "double": "float", "float": "float", "boolean": "bool", "bytes": "bytes"}
+PLAIN = {
+    "string": "str",
+    "long": "int",
+    "int": "int",
+    "double": "float",
+    "float": "float",
+    "boolean": "bool",
+    "bytes": "bytes",
+}
 READ = {
     "string": "read_utf8",
     "long": "read_long",
@@ -52,12 +62,16 @@ JOURNAL_TOPIC = "system.events.run"
 
 
 def fingerprint(schema: dict[str, Any]) -> str:
-    """SHA-256 of the Avro parsing canonical form: documentation may be improved without a new id."""
+    """SHA-256 of the Avro parsing canonical form: documentation may be improved without
+    a new id.
+    """
     return hashlib.sha256(to_parsing_canonical_form(parse_schema(schema)).encode()).hexdigest()
 
 
 def schema_id(digest: str) -> int:
-    """The positive 32-bit id that stands in Confluent's frame, made of the first bytes of the fingerprint."""
+    """The positive 32-bit id that stands in Confluent's frame, made of the first bytes of the
+    fingerprint.
+    """
     return int(digest[:8], 16) & 0x7FFFFFFF
 
 
@@ -105,14 +119,19 @@ def collect(avro: Any, names: dict[str, Any]) -> None:
 
 
 def is_signed(schema: dict[str, Any]) -> bool:
-    """Whether events of this record are signed. The signature covers the bytes before it, so it has to be the last field.
+    """Whether events of this record are signed.
+
+    The signature covers the bytes before it, so it has to be the last field.
 
     Raises:
         SystemExit: it is not.
     """
     names = [field["name"] for field in schema["fields"]]
     if "signature" in names and names[-1] != "signature":
-        raise SystemExit(f"{schema['name']} has fields after its signature, which would not cover them: put new fields before `signer`.")
+        raise SystemExit(
+            f"{schema['name']} has fields after its signature, which would not cover them: "
+            "put new fields before `signer`."
+        )
     return "signature" in names
 
 
@@ -123,7 +142,10 @@ def many(field: dict[str, Any]) -> Any:
 
 
 def plain(avro: Any) -> Any:
-    """The type without logical types and documentation, as fastavro's functions take it; an enum is the name of its constant."""
+    """The type without logical types and documentation, as fastavro's functions take it.
+
+    An enum is the name of its constant.
+    """
     if isinstance(avro, list):
         return [plain(branch) for branch in avro]
     if isinstance(avro, dict):
@@ -145,8 +167,12 @@ def expression(avro: Any) -> str:
 def reads(avro: Any) -> str:
     """The expression that reads a value of a type that `plain` gave."""
     if isinstance(avro, list):
-        # spelled out: a call for the commonest value, null, would cost a thirtieth of an event's reading
-        return f"None if not (branch := read_long(stream)) else {READ[inner(avro)]}(stream) if branch == 1 else no_branch(branch)"
+        # spelled out: a call for the commonest value, null, would cost a thirtieth of an event's
+        # reading
+        return (
+            f"None if not (branch := read_long(stream)) else {READ[inner(avro)]}(stream) if "
+            "branch == 1 else no_branch(branch)"
+        )
     if isinstance(avro, dict):
         return f"read_array(stream, {expression(avro)}, NAMED)"
     return f"read_enum(stream, {avro}, None)" if avro.startswith("_") else f"{READ[avro]}(stream)"
@@ -154,18 +180,31 @@ def reads(avro: Any) -> str:
 
 def conversions(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str]:
     """Source of the ways to and from the datum of a record that has arrays."""
-    records = [(f["name"], python_type(many(f))) for f in fields if many(f) and is_record(many(f), names)]
+    records = [
+        (f["name"], python_type(many(f))) for f in fields if many(f) and is_record(many(f), names)
+    ]
     lines: list[str] = []
     if records:
-        lines += ["", "    def to_avro(self) -> dict[str, Any]:", '        """The datum that fastavro writes."""']
+        lines += [
+            "",
+            "    def to_avro(self) -> dict[str, Any]:",
+            '        """The datum that fastavro writes."""',
+        ]
         lines += ["        return {", "            **super().to_avro(),"]
-        lines += [f'            "{name}": [item.to_avro() for item in self.{name}],' for name, _ in records] + ["        }"]
+        lines += [
+            f'            "{name}": [item.to_avro() for item in self.{name}],'
+            for name, _ in records
+        ] + ["        }"]
     if any(many(f) for f in fields):
         lines += ["", "    @classmethod", "    def from_avro(cls, datum: dict[str, Any]) -> Self:"]
         lines += ['        """The record of a datum, which it takes over."""']
         kinds = dict(records)
         for name in [f["name"] for f in fields if many(f)]:
-            items = f'map({kinds[name]}.from_avro, datum["{name}"])' if name in kinds else f'datum["{name}"]'
+            items = (
+                f'map({kinds[name]}.from_avro, datum["{name}"])'
+                if name in kinds
+                else f'datum["{name}"]'
+            )
             lines.append(f'        datum["{name}"] = tuple({items})')
         lines += ["        return super().from_avro(datum)"]
     return lines
@@ -174,13 +213,16 @@ def conversions(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str
 def bound(field: dict[str, Any]) -> dict[str, Any]:
     """What a field may be, as Python's keyword arguments of `Bound`; empty where anything goes.
 
-    Every whole number has a minimum, or the schema is refused: a count without one is how negative steps come in.
+    Every whole number has a minimum, or the schema is refused: a count without one is how negative
+    steps come in.
     """
     avro = primitive(many(field) or field["type"])
     found: dict[str, Any] = {}
     if avro in ("int", "long"):
         if "minimum" not in field:
-            raise SystemExit(f"The field {field['name']} is a whole number without a minimum: give it one.")
+            raise SystemExit(
+                f"The field {field['name']} is a whole number without a minimum: give it one."
+            )
         found = {"minimum": field["minimum"], "maximum": field.get("maximum", _MOST[avro])}
     elif avro == "double":
         found = {name: field[name] for name in ("minimum", "maximum", "finite") if name in field}
@@ -198,7 +240,10 @@ def primitive(avro: Any) -> str:
 
 
 def gate(fields: list[dict[str, Any]], names: dict[str, Any], access: str) -> str:
-    """The expression that is true where a field may be outside its bounds; `access` stands before the names of fields."""
+    """The expression that is true where a field may be outside its bounds.
+
+    `access` stands before the names of fields.
+    """
     whole: dict[int, list[str]] = {}
     texts: dict[int, list[str]] = {}
     found: list[str] = []
@@ -218,13 +263,16 @@ def gate(fields: list[dict[str, Any]], names: dict[str, Any], access: str) -> st
             if items or limits["minimum"] not in (0, -1) or limits["maximum"] != _MOST[kind]:
                 each = [f"not {limits['minimum']} <= {value} <= {limits['maximum']}"]
             else:
-                whole.setdefault(bits, []).append(value if limits["minimum"] == 0 else f"({value} + 1)")
+                whole.setdefault(bits, []).append(
+                    value if limits["minimum"] == 0 else f"({value} + 1)"
+                )
         elif kind == "double":
             each = doubles(value, limits)
         elif "format" in limits:
             each = [f"{value} not in {FORMATS[limits['format']]}"]
         found += [f"any({one} for one in {name})" for one in each] if items else each
-    # a negative number makes the disjunction negative, one that is too large makes it too large: one comparison for all of them
+    # a negative number makes the disjunction negative, one that is too large makes it too large:
+    # one comparison for all of them
     ors = [f"({' | '.join(values)}) >> {bits}" for bits, values in whole.items()]
     # where all of them together are short enough, each is
     longer = [f"{' + '.join(lengths)} > {most}" for most, lengths in texts.items()]
@@ -233,10 +281,24 @@ def gate(fields: list[dict[str, Any]], names: dict[str, Any], access: str) -> st
 
 def doubles(value: str, limits: dict[str, Any]) -> list[str]:
     """The comparisons of a floating-point number; NaN passes all but a finite one's."""
-    least, most = (None if limits.get(name) is None else float(limits[name]) for name in ("minimum", "maximum"))
+    least, most = (
+        None if limits.get(name) is None else float(limits[name]) for name in ("minimum", "maximum")
+    )
     if limits.get("finite"):
-        return [f"not {-_LARGEST if least is None else least} <= {value} <= {_LARGEST if most is None else most}"]
-    return [text for text in (f"{value} < {least}" * (least is not None), f"{value} > {most}" * (most is not None)) if text]
+        return [
+            (
+                f"not {-_LARGEST if least is None else least} <= {value} <= "
+                f"{_LARGEST if most is None else most}"
+            )
+        ]
+    return [
+        text
+        for text in (
+            f"{value} < {least}" * (least is not None),
+            f"{value} > {most}" * (most is not None),
+        )
+        if text
+    ]
 
 
 def bounds(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str]:
@@ -247,12 +309,20 @@ def bounds(fields: list[dict[str, Any]], names: dict[str, Any]) -> list[str]:
             told = "".join(f", {name}={value!r}" for name, value in limits.items())
             lines.append(f'        Bound("{field["name"]}"{told}),')
     asked = gate(fields, names, "self.")
-    lines += ["    )", "", "    def unsound(self) -> bool:", '        """Whether a field may be outside its bounds."""']
+    lines += [
+        "    )",
+        "",
+        "    def unsound(self) -> bool:",
+        '        """Whether a field may be outside its bounds."""',
+    ]
     return [*lines, f"        return bool({asked})" if asked else "        return False"]
 
 
 def together(types: dict[str, Any]) -> dict[str, str]:
-    """The expressions that read doubles which stand side by side all at once; two are read as fast one by one."""
+    """The expressions that read doubles which stand side by side all at once.
+
+    Two are read as fast one by one.
+    """
     found: dict[str, str] = {}
     for double, run in itertools.groupby(types, lambda field: types[field] == "double"):
         if double and len(side := list(run)) >= SIDE_BY_SIDE:
@@ -268,15 +338,28 @@ def field_by_field(name: str, fields: list[dict[str, Any]], names: dict[str, Any
         "",
         "    @classmethod",
         "    def read(cls, stream: BytesIO) -> Self:",
-        '        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""',
+        (
+            '        """The record whose datum comes next in the stream; raises PoisonError '
+            'where a field is outside its bounds."""'
+        ),
     ]
-    # what is asked for is held in locals, and the record made without a call: asking the finished one would cost a tenth of its reading
+    # what is asked for is held in locals, and the record made without a call: asking the finished
+    # one would cost a tenth of its reading
     asked = gate(fields, names, "")
     held = {field for field in types if re.search(rf"\b{field}\b", asked)}
-    begin, sources = ENVELOPE[:5], {field: reads(avro) for field, avro in types.items()} | together(types)
+    begin, sources = (
+        ENVELOPE[:5],
+        {field: reads(avro) for field, avro in types.items()} | together(types),
+    )
     if tuple(types)[-3:] == SEAL:
-        sources |= {"signer": "(seal := read_seal(stream))[0]", "previous": "seal[1]", "signature": "seal[2]"}
-    sources |= {field["name"]: f"tuple({sources[field['name']]})" for field in fields if many(field)}
+        sources |= {
+            "signer": "(seal := read_seal(stream))[0]",
+            "previous": "seal[1]",
+            "signature": "seal[2]",
+        }
+    sources |= {
+        field["name"]: f"tuple({sources[field['name']]})" for field in fields if many(field)
+    }
     lines += [
         "        event_id, occurred_at = read_utf8(stream), read_long(stream)",
         "        run_id, sender_id, trace_id = read_sender(stream)",
@@ -287,25 +370,64 @@ def field_by_field(name: str, fields: list[dict[str, Any]], names: dict[str, Any
         for field, source in sources.items()
         if field not in begin
     ]
-    lines += ["        }", f"        if {asked}:", f'            require("{name}", cls.BOUNDS, datum)']
-    lines += ["        record = _new(cls)", '        _set(record, "__dict__", datum)', "        return record"]
-    lines += ["", "    def write(self, out: bytearray) -> None:", '        """Append the datum."""', "        write_envelope(out, self)"]
+    lines += [
+        "        }",
+        f"        if {asked}:",
+        f'            require("{name}", cls.BOUNDS, datum)',
+    ]
+    lines += [
+        "        record = _new(cls)",
+        '        _set(record, "__dict__", datum)',
+        "        return record",
+    ]
+    lines += [
+        "",
+        "    def write(self, out: bytearray) -> None:",
+        '        """Append the datum."""',
+        "        write_envelope(out, self)",
+    ]
     own = {field: avro for field, avro in types.items() if field not in ENVELOPE}
-    return lines + [f'        write_data(out, self.{field}, {expression(avro)}, NAMED, "{field}", OPTIONS)' for field, avro in own.items()]
+    return lines + [
+        f'        write_data(out, self.{field}, {expression(avro)}, NAMED, "{field}", OPTIONS)'
+        for field, avro in own.items()
+    ]
 
 
-def record_class(schema: dict[str, Any], base: str, inherited: tuple[str, ...], names: dict[str, Any], wire: dict[str, Any] | None) -> str:
+def record_class(
+    schema: dict[str, Any],
+    base: str,
+    inherited: tuple[str, ...],
+    names: dict[str, Any],
+    wire: dict[str, Any] | None,
+) -> str:
     """Source of one dataclass."""
     own = [field for field in schema["fields"] if field["name"] not in inherited]
     lines = ["@dataclass(frozen=True, kw_only=True)", f"class {schema['name']}({base}):"]
-    lines += [f'    """{schema["doc"]}', "", "    Attributes:", *[f"        {f['name']}: {f['doc']}." for f in own], '    """', ""]
+    lines += [
+        f'    """{schema["doc"]}',
+        "",
+        "    Attributes:",
+        *[f"        {f['name']}: {f['doc']}." for f in own],
+        '    """',
+        "",
+    ]
     if wire:
-        lines += [f'    NAME: ClassVar[str] = "{schema["name"]}"', f'    TOPIC: ClassVar[str] = "{wire["topic"]}"']
-        lines += [f'    KEY: ClassVar[str] = "{wire["key"]}"', f"    SCHEMA_ID: ClassVar[int] = {wire['id']}"]
-        lines += [f"    MAX_BYTES: ClassVar[int] = {schema['maxBytes']}"] if "maxBytes" in schema else []
+        lines += [
+            f'    NAME: ClassVar[str] = "{schema["name"]}"',
+            f'    TOPIC: ClassVar[str] = "{wire["topic"]}"',
+        ]
+        lines += [
+            f'    KEY: ClassVar[str] = "{wire["key"]}"',
+            f"    SCHEMA_ID: ClassVar[int] = {wire['id']}",
+        ]
+        lines += (
+            [f"    MAX_BYTES: ClassVar[int] = {schema['maxBytes']}"] if "maxBytes" in schema else []
+        )
         lines += [""]
     lines += [
-        f"    {f['name']}: {python_type(f['type'])}" + (f" = {python_default(f['default'])!r}" if "default" in f else "") for f in own
+        f"    {f['name']}: {python_type(f['type'])}"
+        + (f" = {python_default(f['default'])!r}" if "default" in f else "")
+        for f in own
     ]
     lines += bounds(schema["fields"], names)
     lines += conversions(own, names)
@@ -319,18 +441,41 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
     names: dict[str, Any] = {}
     for schema in schemas.values():
         collect(schema, names)
-    out = ['"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""', "", "from __future__ import annotations", ""]
-    out += ["from dataclasses import dataclass", "from io import BytesIO", "from struct import Struct"]
+    out = [
+        '"""Generated from schemas/*.avsc by tools/generate_events.py. Do not edit."""',
+        "",
+        "from __future__ import annotations",
+        "",
+    ]
+    out += [
+        "from dataclasses import dataclass",
+        "from io import BytesIO",
+        "from struct import Struct",
+    ]
     out += ["from typing import Any, ClassVar, Literal, Self", ""]
-    out += ["from esper.events.avro import (", *[f"    {name}," for name in sorted({*READ.values(), *CALLED})], ")"]
-    out += ["from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, read_seal, read_sender, write_envelope"]
+    out += [
+        "from esper.events.avro import (",
+        *[f"    {name}," for name in sorted({*READ.values(), *CALLED})],
+        ")",
+    ]
+    out += [
+        (
+            "from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, "
+            "read_seal, read_sender, write_envelope"
+        )
+    ]
     out += ["from esper.events.ranges import NAMES, TEXTS, Bound, require", ""]
     out += ["_new, _set = object.__new__, object.__setattr__", _UNPACKS, ""]
     enums = [avro for avro in names.values() if avro["type"] == "enum"]
     for avro in enums:
         symbols = ", ".join(f'"{symbol}"' for symbol in avro["symbols"])
         out += [f"{avro['name']} = Literal[{symbols}]", f'"""{avro["doc"]}"""', ""]
-        out += [f"_{avro['name'].upper()} = {{", f'    "type": "enum", "name": "{avro["name"]}", "symbols": [{symbols}],', "}", ""]
+        out += [
+            f"_{avro['name'].upper()} = {{",
+            f'    "type": "enum", "name": "{avro["name"]}", "symbols": [{symbols}],',
+            "}",
+            "",
+        ]
     out.append("")
     for name, avro in names.items():
         short = name.rsplit(".", 1)[-1]
@@ -350,7 +495,9 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
     ]
     source = "\n".join(out)
     counts = sorted({int(count) for count in re.findall(r"_unpack_(\d+)", source)})
-    return source.replace(_UNPACKS, "\n".join(f'_unpack_{count} = Struct("<{count}d").unpack' for count in counts))
+    return source.replace(
+        _UNPACKS, "\n".join(f'_unpack_{count} = Struct("<{count}d").unpack' for count in counts)
+    )
 
 
 def topics_source(topics: dict[str, dict[str, Any]]) -> str:
@@ -361,9 +508,18 @@ def topics_source(topics: dict[str, dict[str, Any]]) -> str:
         "from __future__ import annotations",
         "",
     ]
-    out += ["from dataclasses import dataclass", "", "", "@dataclass(frozen=True, slots=True)", "class Topic:"]
     out += [
-        '    """One Kafka topic with the principals that write and that read it. `retention_ms` is -1 for topics that are kept for ever."""',
+        "from dataclasses import dataclass",
+        "",
+        "",
+        "@dataclass(frozen=True, slots=True)",
+        "class Topic:",
+    ]
+    out += [
+        '    """One Kafka topic with the principals that write and that read it.',
+        "",
+        "    `retention_ms` is -1 for topics that are kept forever.",
+        '    """',
         "",
     ]
     out += [
@@ -376,9 +532,14 @@ def topics_source(topics: dict[str, dict[str, Any]]) -> str:
     ]
     out += ["    records: tuple[str, ...]", "", "", "TOPICS: dict[str, Topic] = {"]
     for name, topic in topics.items():
-        retention = -1 if topic["retention"] == "for ever" else int(topic["retention"].split()[0]) * 86_400_000
+        retention = (
+            -1
+            if topic["retention"] == "for ever"
+            else int(topic["retention"].split()[0]) * 86_400_000
+        )
         out.append(
-            f"    {name!r}: Topic({name!r}, {topic['key']!r}, {topic['partitions']}, {retention}, {tuple(topic['writers'])!r}, "
+            f"    {name!r}: Topic({name!r}, {topic['key']!r}, {topic['partitions']}, "
+            f"{retention}, {tuple(topic['writers'])!r}, "
             f"{tuple(topic['readers'])!r}, {tuple(topic['records'])!r}),"
         )
     return "\n".join([*out, "}", ""])
@@ -417,7 +578,11 @@ def sample(avro: Any, names: dict[str, Any], salt: int) -> Any:
 
 def within(field: dict[str, Any], value: Any, salt: int) -> Any:
     """A sample that its field may be."""
-    texts = {"name": f"name-{salt}", "json": f'{{"salt": {salt}}}', "geometry": f"sequence in {salt + 1}"}
+    texts = {
+        "name": f"name-{salt}",
+        "json": f'{{"salt": {salt}}}',
+        "geometry": f"sequence in {salt + 1}",
+    }
     if "format" in field:
         return texts[field["format"]]
     if primitive(many(field) or field["type"]) != "double" or "maximum" not in field:
@@ -426,7 +591,9 @@ def within(field: dict[str, Any], value: Any, salt: int) -> Any:
 
 
 def without_bounds(avro: Any) -> Any:
-    """A schema without what its fields may be, which is Esper's own: registries, examples and the history have what Avro knows."""
+    """A schema without what its fields may be, which is Esper's own: registries, examples and the
+    history have what Avro knows.
+    """
     if isinstance(avro, list):
         return [without_bounds(one) for one in avro]
     if isinstance(avro, dict):
@@ -439,7 +606,12 @@ def example(schema: dict[str, Any]) -> bytes:
     names: dict[str, Any] = {}
     collect(schema, names)
     buffer, written = io.BytesIO(), parse_schema(without_bounds(schema))
-    fastavro.writer(buffer, written, [sample(schema, names, 1)], sync_marker=hashlib.md5(schema["name"].encode()).digest())  # noqa: S324
+    fastavro.writer(
+        buffer,
+        written,
+        [sample(schema, names, 1)],
+        sync_marker=hashlib.md5(schema["name"].encode()).digest(),  # noqa: S324
+    )
     return buffer.getvalue()
 
 
@@ -456,7 +628,17 @@ def earlier(name: str, current: str) -> list[dict[str, Any]]:
 
 def formatted(source: str) -> str:
     """`source` as the project's formatter would have it."""
-    command = [sys.executable, "-m", "ruff", "format", "--config", str(ROOT / "pyproject.toml"), "--stdin-filename", "generated.py", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "format",
+        "--config",
+        str(ROOT / "pyproject.toml"),
+        "--stdin-filename",
+        "generated.py",
+        "-",
+    ]
     return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
 
 
@@ -464,10 +646,15 @@ def outputs() -> dict[Path, bytes]:
     """Every file that the generator owns, with its content."""
     schemas = {path.stem: json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.avsc"))}
     topics = tomllib.loads((SCHEMAS / "topics.toml").read_text())
-    homes = {record: (name, topic["key"]) for name, topic in topics.items() for record in topic["records"]}
+    homes = {
+        record: (name, topic["key"])
+        for name, topic in topics.items()
+        for record in topic["records"]
+    }
     if orphans := sorted(schemas.keys() ^ homes.keys()):
         raise SystemExit(
-            f"These records have a schema without a topic or a topic without a schema: {', '.join(orphans)}. Mend schemas/topics.toml."
+            "These records have a schema without a topic or a topic without a schema: "
+            f"{', '.join(orphans)}. Mend schemas/topics.toml."
         )
     wires: dict[str, dict[str, Any]] = {}
     result: dict[Path, bytes] = {}
@@ -475,7 +662,10 @@ def outputs() -> dict[Path, bytes]:
     for name, schema in schemas.items():
         digest = fingerprint(schema)
         versions = earlier(name, digest)
-        old = [{"id": schema_id(fingerprint(one)), "fingerprint": fingerprint(one), "schema": one} for one in versions]
+        old = [
+            {"id": schema_id(fingerprint(one)), "fingerprint": fingerprint(one), "schema": one}
+            for one in versions
+        ]
         topic, key = homes[name]
         wires[name] = {
             "topic": topic,
@@ -489,7 +679,10 @@ def outputs() -> dict[Path, bytes]:
         present = [
             path
             for path in (SCHEMAS / "examples").glob(f"{name}-*.avro")
-            if fingerprint(json.loads(fastavro.reader(io.BytesIO(path.read_bytes())).metadata["avro.schema"])) == digest
+            if fingerprint(
+                json.loads(fastavro.reader(io.BytesIO(path.read_bytes())).metadata["avro.schema"])
+            )
+            == digest
         ]
         if not present:
             result[SCHEMAS / "examples" / f"{name}-{len(versions) + 1}.avro"] = example(schema)
@@ -500,7 +693,9 @@ def outputs() -> dict[Path, bytes]:
     result[PACKAGE / "topics.py"] = formatted(topics_source(topics)).encode()
     result[PACKAGE / "wire.json"] = (json.dumps(wires, indent=1) + "\n").encode()
     result[SCHEMAS / "ids.lock"] = (
-        "# id, SHA-256 of the parsing canonical form, record. Generated; ids never change.\n" + "\n".join(lock) + "\n"
+        "# id, SHA-256 of the parsing canonical form, record. Generated; ids never change.\n"
+        + "\n".join(lock)
+        + "\n"
     ).encode()
     return result
 
@@ -508,12 +703,21 @@ def outputs() -> dict[Path, bytes]:
 def main() -> None:
     """Write or check the generated files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when a file differs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 when a file differs"
+    )
     check = parser.parse_args().check
-    differing = [path for path, content in outputs().items() if not path.exists() or path.read_bytes() != content]
+    differing = [
+        path
+        for path, content in outputs().items()
+        if not path.exists() or path.read_bytes() != content
+    ]
     if check and differing:
         names = ", ".join(str(path.relative_to(ROOT)) for path in differing)
-        raise SystemExit(f"Generated files are stale: {names}. Run tools/generate_events.py and commit what it writes.")
+        raise SystemExit(
+            f"Generated files are stale: {names}. Run tools/generate_events.py and commit "
+            "what it writes."
+        )
     if not check:
         for path, content in outputs().items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""A plugin of pytest for `make mutate`: mutmut 3.7 looks for a test's id where pytest had it before 9.1, and each mutant meets the same examples.
+"""A plugin of pytest for `make mutate`: mutmut 3.7 looks for a test's id where pytest had it before
+9.1, and each mutant meets the same examples.
 
 A failing example is not made smaller, which would take many times as long as finding it.
 """

@@ -1,4 +1,7 @@
-"""What Esper's figures are on this machine: `esper bench`. Each figure is one function under `@figure`, in the module of its family."""
+"""What Esper's figures are on this machine: `esper bench`.
+
+Each figure is one function under `@figure`, in the module of its family.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tamiyo's decisions, without Kafka, in processor time: packets of mnist1d's model, a catalogue of every family, an epoch each."""
+"""Tamiyo's decisions, without Kafka, in processor time: packets of mnist1d's model, a catalogue of
+every family, an epoch each.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,14 @@ _EPOCHS = 200
 
 
 def packets(bench: Bench) -> list[SystemStatePacket]:
-    """One packet for each epoch of a run whose kernels never come: the bandit chooses every time."""
+    """One packet for each epoch of a run whose kernels never come: the bandit chooses
+    every time.
+    """
     recipe = load("mnist1d")
-    growing = GrowingModel(germinate(function(recipe.model, "model", OWNER)(), seeds=recipe.kasmina.seeds), training=KernelTraining())
+    growing = GrowingModel(
+        germinate(function(recipe.model, "model", OWNER)(), seeds=recipe.kasmina.seeds),
+        training=KernelTraining(),
+    )
     origin = origin_of(bench)
     state = replace(started(growing, origin), timeline=0)
     return [
@@ -54,21 +61,34 @@ class _Seconds:
 
 
 def seconds(bench: Bench) -> _Seconds:
-    """Seconds from a packet to the answer's messages, and of the choice of seeds and kernels alone, for each epoch."""
+    """Seconds from a packet to the answer's messages, and of the choice of seeds and kernels alone,
+    for each epoch.
+    """
     row, whole, choice = Row(), [], []
     for packet in packets(bench):
         settings = parse(packet.policy)
         state, _ = observe(row.state, packet)
         generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
-        choice.append(bench.processor_seconds(lambda: policy.decide(state, packet, settings, policy.uniform, generator)))  # noqa: B023  # called here
+        choice.append(
+            bench.processor_seconds(
+                lambda: policy.decide(state, packet, settings, policy.uniform, generator)  # noqa: B023  # called here
+            )
+        )
         replies: list[answers.Reply] = []
-        ask = partial(answers.answer, row, packet, prior=lambda _context, _packet: Beta(), clock=bench.clock)
+        ask = partial(
+            answers.answer, row, packet, prior=lambda _context, _packet: Beta(), clock=bench.clock
+        )
         whole.append(bench.processor_seconds(lambda: replies.append(ask())))  # noqa: B023  # called here
         row = replies[0].row or row
     return _Seconds(np.array(whole), np.array(choice))
 
 
-@figure("decision", "ms", "from a packet to the answer's messages, policy and codec without Kafka, p99", at_most=100)
+@figure(
+    "decision",
+    "ms",
+    "from a packet to the answer's messages, policy and codec without Kafka, p99",
+    at_most=100,
+)
 def decision(bench: Bench) -> Estimate:
     """Over the epochs of a run."""
     return p99(bench.once(seconds).whole).scaled(1e3)

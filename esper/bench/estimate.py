@@ -1,4 +1,6 @@
-"""From timings to a figure with its interval: medians, quantiles and ratios with bootstrap intervals of 95 %."""
+"""From timings to a figure with its interval: medians, quantiles and ratios with bootstrap
+intervals of 95 %.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _LOW, _HIGH = 0.025, 0.975
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and the interval that holds it with 95 % confidence (percentile bootstrap, Efron 1979)."""
+    """A figure and the interval that holds it with 95 % confidence (percentile bootstrap, Efron
+    1979).
+    """
 
     value: float
     low: float
@@ -44,7 +48,9 @@ def p99(samples: Samples) -> Estimate:
 
 
 def overhead(changed: Samples, plain: Samples) -> Estimate:
-    """Median of the paired relative differences of rounds [N], in percent: the two of a round were measured side by side."""
+    """Median of the paired relative differences of rounds [N], in percent: the two of a round were
+    measured side by side.
+    """
     return median((changed - plain) / plain * 100)
 
 
@@ -58,8 +64,13 @@ def rate(count: int, seconds: Samples) -> Estimate:
     return median(count / seconds)
 
 
-def _bootstrap(statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]], count: int) -> Estimate:
-    """The statistic of all samples, and its interval over resamples; `statistic` takes indices [..., N]. The draws are the same each time."""
+def _bootstrap(
+    statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]], count: int
+) -> Estimate:
+    """The statistic of all samples, and its interval over resamples.
+
+    `statistic` takes indices [..., N]. The draws are the same each time.
+    """
     draws = np.random.default_rng(0).integers(0, count, size=(_RESAMPLES, count))
     low, high = np.quantile(statistic(draws), (_LOW, _HIGH))
     return Estimate(float(statistic(np.arange(count))), float(low), float(high))

@@ -1,4 +1,7 @@
-"""Events: codec, emitting and the way to a real broker. The codec is measured in processor time, the rest by the clock."""
+"""Events: codec, emitting and the way to a real broker.
+
+The codec is measured in processor time, the rest by the clock.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ def trained(bench: Bench, count: int) -> list[TrainingStep]:
 
 
 def _each(bench: Bench, call: Callable[[T], object], things: Sequence[T]) -> Estimate:
-    """Calls a second, whose results are not kept: what piles up would be the garbage collector's figure."""
+    """Calls a second, whose results are not kept: what piles up would be the garbage collector's
+    figure.
+    """
 
     def work() -> None:
         for one in things:
@@ -67,7 +72,12 @@ def decoding(bench: Bench) -> Estimate:
     return _each(bench, decode, [encode(event).value for event in trained(bench, _EVENTS)])
 
 
-@figure("telemetry_to_broker", "events/s", "events through codec and producer to a real broker, acknowledged", at_least=10_000)
+@figure(
+    "telemetry_to_broker",
+    "events/s",
+    "events through codec and producer to a real broker, acknowledged",
+    at_least=10_000,
+)
 def telemetry_to_broker(bench: Bench) -> Estimate:
     """From the first call to the last acknowledgement."""
     bus, events = KafkaBus(bench.broker()), trained(bench, _SENT)
@@ -77,14 +87,19 @@ def telemetry_to_broker(bench: Bench) -> Estimate:
             for event in events:
                 producer.send(event)
             if producer.flush(_FLUSH_S):
-                raise UnavailableError("The broker of the benchmark does not take events; see whether the disk has room.")
+                raise UnavailableError(
+                    "The broker of the benchmark does not take events; see whether the "
+                    "disk has room."
+                )
 
         work()
         seconds = [bench.seconds(work) for _ in range(4)]
     return rate(_SENT, np.array(seconds))
 
 
-@figure("emit", "us", "what the training thread pays to emit while the emitter sends, p99", at_most=20)
+@figure(
+    "emit", "us", "what the training thread pays to emit while the emitter sends, p99", at_most=20
+)
 def emit(bench: Bench) -> Estimate:
     """With the emitter's own thread at work against a real broker."""
     emitter = Emitter(KafkaBus(bench.broker()).producer(sender_id="bench"), clock=bench.clock)

@@ -28,7 +28,10 @@ _PATIENCE_S = 120.0
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds of each block to become a container and to be inserted; rows a second of the sink; seconds until a row was visible."""
+    """Seconds of each block to become a container and to be inserted; rows a second of the sink.
+
+    Seconds until a row was visible.
+    """
 
     containers: Samples
     inserts: Samples
@@ -74,15 +77,24 @@ def found(bench: Bench) -> Found:
     bench.held.callback(engine.close)
     migrate(engine.client, bench.clock)
     place = layout(SeedHealth.SCHEMA_ID)
-    received = [Received(message.topic, 0, number, message.key, message.value, (), 0) for number, message in enumerate(ready)]
-    blocks = [received[first : first + BLOCK_MESSAGES] for first in range(0, MESSAGES, BLOCK_MESSAGES)]
+    received = [
+        Received(message.topic, 0, number, message.key, message.value, (), 0)
+        for number, message in enumerate(ready)
+    ]
+    blocks = [
+        received[first : first + BLOCK_MESSAGES] for first in range(0, MESSAGES, BLOCK_MESSAGES)
+    ]
     containers, inserts = [], []
     for block in blocks:
         began = bench.clock.monotonic()
         made = container(SeedHealth.SCHEMA_ID, "bench", block)
         between = bench.clock.monotonic()
         engine.client.raw_insert(
-            place.table.name, column_names=list(place.columns), insert_block=made, fmt="Avro", settings={"async_insert": 0}
+            place.table.name,
+            column_names=list(place.columns),
+            insert_block=made,
+            fmt="Avro",
+            settings={"async_insert": 0},
         )
         containers.append((between - began) / len(block))
         inserts.append((bench.clock.monotonic() - between) / len(block))
@@ -118,10 +130,18 @@ def _waits(bench: Bench, bus: KafkaBus, sink: Sink, sent: list[Message]) -> Samp
 
 def _until(bench: Bench, sink: Sink, rows: int, pause: float) -> None:
     if not bench.clock.wait_until(lambda: sink.progress.rows >= rows, _PATIENCE_S, pause):
-        raise UnavailableError(f"The history has {sink.progress.rows} of {rows} rows after {_PATIENCE_S:g} s. {sink.progress.trouble}")
+        raise UnavailableError(
+            f"The history has {sink.progress.rows} of {rows} rows after {_PATIENCE_S:g} s. "
+            f"{sink.progress.trouble}"
+        )
 
 
-@figure("history_rows", "rows/s", "health signals from a real broker's log to rows that a query finds, the whole way", at_least=300_000)
+@figure(
+    "history_rows",
+    "rows/s",
+    "health signals from a real broker's log to rows that a query finds, the whole way",
+    at_least=300_000,
+)
 def history_rows(bench: Bench) -> Estimate:
     """One catch-up of everything that is there, so without an interval."""
     return exactly(bench.once(found).sink_rows)

@@ -1,4 +1,6 @@
-"""The fold of a run's journal, beside fastavro alone on the same messages, and of a very long one from a file."""
+"""The fold of a run's journal, beside fastavro alone on the same messages, and of a very long one
+from a file.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ from esper.journal.reading import from_file, to_file
 from esper.journal.replay import fold_journal
 from esper.lifecycle import EXECUTION, HOLDING, Fold, RunState
 
-MIX = "an epoch of 5 events: 2 transitions of seeds, 1 command applied or rejected, EpochEnded, CheckpointTaken; 12 seeds"
+MIX = (
+    "an epoch of 5 events: 2 transitions of seeds, 1 command applied or rejected, EpochEnded, "
+    "CheckpointTaken; 12 seeds"
+)
 
 _RUN: Final = "bench"
 _EVENTS: Final = 5_000
@@ -49,7 +54,16 @@ _LIFE: Final[tuple[Stage, ...]] = (
     "EMBARGOED",
 )
 _FIGURES: Final[dict[str, Any]] = dict.fromkeys(
-    ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy", "learning_rate"), 0.4375
+    (
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "learning_rate",
+    ),
+    0.4375,
 )
 
 
@@ -57,13 +71,23 @@ class _Run:
     """A run that writes its journal, in the mix above."""
 
     def __init__(self, clock: Clock) -> None:
-        self.fold, self.origin, self.step = Fold(RunState(_RUN)), Origin(_RUN, "trainer", "0" * 32, clock), 0
+        self.fold, self.origin, self.step = (
+            Fold(RunState(_RUN)),
+            Origin(_RUN, "trainer", "0" * 32, clock),
+            0,
+        )
 
     def place(self, subject: str) -> dict[str, Any]:
         """The fields that every event begins with."""
         run = self.fold
         envelope = self.origin.envelope(f"{run.sequence}/{subject}")
-        return {**envelope, "timeline": 0, "sequence": run.sequence, "epoch": run.epoch, "step": self.step}
+        return {
+            **envelope,
+            "timeline": 0,
+            "sequence": run.sequence,
+            "epoch": run.epoch,
+            "step": self.step,
+        }
 
     def written(self, event: JournalEvent) -> bytes:
         """The message of an event that is taken in."""
@@ -73,15 +97,28 @@ class _Run:
     def start(self) -> bytes:
         """The first message."""
         layers = tuple(
-            LayerInventory(name=f"layers.{n}", kind="Linear", in_features=100, out_features=100, parameters=10_100, chunks=(25,) * 4)
+            LayerInventory(
+                name=f"layers.{n}",
+                kind="Linear",
+                in_features=100,
+                out_features=100,
+                parameters=10_100,
+                chunks=(25,) * 4,
+            )
             for n in range(3)
         )
-        texts: dict[str, Any] = dict.fromkeys(("recipe", "decisions", "source_sha256", "instruction_set", "blas"), "LIVE") | {
+        texts: dict[str, Any] = dict.fromkeys(
+            ("recipe", "decisions", "source_sha256", "instruction_set", "blas"), "LIVE"
+        ) | {
             "config": "{}",
             "versions": "{}",
         }
-        numbers: dict[str, Any] = dict.fromkeys(("incarnation", "seed", "total_steps", "parameters", "threads"), 1)
-        return self.written(RunStarted(**self.place("start"), **texts, **numbers, layers=layers, onednn=False))
+        numbers: dict[str, Any] = dict.fromkeys(
+            ("incarnation", "seed", "total_steps", "parameters", "threads"), 1
+        )
+        return self.written(
+            RunStarted(**self.place("start"), **texts, **numbers, layers=layers, onednn=False)
+        )
 
     def epoch(self) -> Iterator[bytes]:
         """The messages of the next epoch."""
@@ -91,7 +128,13 @@ class _Run:
         for moving in (2 * epoch, 2 * epoch + 1):
             yield self.written(self.transition(moving))
         yield self.written(
-            EpochEnded(**self.place("end"), **_FIGURES, parameters_digest="ab" * 32, state_digest=self.fold.digest(), alphas=())
+            EpochEnded(
+                **self.place("end"),
+                **_FIGURES,
+                parameters_digest="ab" * 32,
+                state_digest=self.fold.digest(),
+                alphas=(),
+            )
         )
         texts: dict[str, Any] = {
             "snapshot_id": f"t0-s{self.step}",
@@ -106,10 +149,22 @@ class _Run:
             "at_step": self.step,
             "tensors": 48,
         }
-        costs: dict[str, Any] = {"size_bytes": 1 << 20, "stored_bytes": 1 << 18, "stall_us": 900, "duration_us": 40_000}
+        costs: dict[str, Any] = {
+            "size_bytes": 1 << 20,
+            "stored_bytes": 1 << 18,
+            "stall_us": 900,
+            "duration_us": 40_000,
+        }
         digests: dict[str, Any] = {"sha256": "cd" * 32, "parameters_digest": "ab" * 32}
-        source: dict[str, Any] = {"command_id": "", "source_topic": "", "source_partition": 0, "source_offset": -1}
-        yield self.written(CheckpointTaken(**self.place("taken"), **texts, **whole, **costs, **digests, **source))
+        source: dict[str, Any] = {
+            "command_id": "",
+            "source_topic": "",
+            "source_partition": 0,
+            "source_offset": -1,
+        }
+        yield self.written(
+            CheckpointTaken(**self.place("taken"), **texts, **whole, **costs, **digests, **source)
+        )
 
     def answer(self, number: int) -> JournalEvent:
         """A command of Tamiyo, answered: every second one is rejected."""
@@ -121,10 +176,25 @@ class _Run:
             "kernel_id": "ef" * 32,
             "layer": f"layers.{number % 3}",
         }
-        source: dict[str, Any] = {"source_topic": "decision.tamiyo", "source_partition": 0, "source_offset": number, "seed": number % 4}
+        source: dict[str, Any] = {
+            "source_topic": "decision.tamiyo",
+            "source_partition": 0,
+            "source_offset": number,
+            "seed": number % 4,
+        }
         if number % 2:
-            return AdaptationRejected(**self.place(asked), **texts, **source, reason="This seed was adapted 2 epochs ago; 3 have to pass.")
-        weights: dict[str, Any] = {"family": "conv1d", "alpha": -1.0, "confidence": 0.875, "urgency": 0.75}
+            return AdaptationRejected(
+                **self.place(asked),
+                **texts,
+                **source,
+                reason="This seed was adapted 2 epochs ago; 3 have to pass.",
+            )
+        weights: dict[str, Any] = {
+            "family": "conv1d",
+            "alpha": -1.0,
+            "confidence": 0.875,
+            "urgency": 0.75,
+        }
         return AdaptationApplied(**self.place(asked), **texts, **source, **weights)
 
     def transition(self, number: int) -> JournalEvent:
@@ -132,8 +202,16 @@ class _Run:
         seed = list(self.fold.seeds.values())[number % len(self.fold.seeds)]
         to_stage = _LIFE[(_LIFE.index(seed.stage) + 1) % len(_LIFE)]
         holding = to_stage in HOLDING
-        texts: dict[str, Any] = {"layer": seed.layer, "from_stage": seed.stage, "to_stage": to_stage, "execution": EXECUTION[to_stage]}
-        kernel: dict[str, Any] = {"kernel_id": "ef" * 32 if holding else "", "family": "conv1d" if holding else ""}
+        texts: dict[str, Any] = {
+            "layer": seed.layer,
+            "from_stage": seed.stage,
+            "to_stage": to_stage,
+            "execution": EXECUTION[to_stage],
+        }
+        kernel: dict[str, Any] = {
+            "kernel_id": "ef" * 32 if holding else "",
+            "family": "conv1d" if holding else "",
+        }
         target = 1.0 if holding else 0.0
         reason = "the gate opened: 0.12 nats (z 4.1) over 2 epochs"
         return SeedTransitioned(
@@ -156,7 +234,9 @@ def messages(count: int) -> Iterator[bytes]:
 
 
 def in_turns(bench: Bench) -> tuple[Estimate, Estimate, Estimate]:
-    """Events a second of the whole fold and of fastavro's reader alone on the same messages, in turns; and the first in percent of the second."""
+    """Events a second of the whole fold and of fastavro's reader alone on the same messages, in
+    turns; and the first in percent of the second.
+    """
     values = list(messages(_EVENTS))
     parsed = {schema_id(value): wire_schema(schema_id(value)).parsed for value in values}
 
@@ -168,8 +248,14 @@ def in_turns(bench: Bench) -> tuple[Estimate, Estimate, Estimate]:
             stream = BytesIO(value)
             schemaless_reader(stream, parsed[int.from_bytes(stream.read(5), "big")], None)
 
-    seconds = np.array([(bench.processor_seconds(fold), bench.processor_seconds(alone)) for _ in range(_ROUNDS)])
-    return rate(_EVENTS, seconds[:, 0]), rate(_EVENTS, seconds[:, 1]), rate(100, seconds[:, 0] / seconds[:, 1])
+    seconds = np.array(
+        [(bench.processor_seconds(fold), bench.processor_seconds(alone)) for _ in range(_ROUNDS)]
+    )
+    return (
+        rate(_EVENTS, seconds[:, 0]),
+        rate(_EVENTS, seconds[:, 1]),
+        rate(100, seconds[:, 0] / seconds[:, 1]),
+    )
 
 
 @figure("fold", "events/s", f"a journal decoded, folded and proven; {MIX}", at_least=100_000)
@@ -191,7 +277,9 @@ def fold_relative(bench: Bench) -> Estimate:
 
 
 def long(bench: Bench) -> tuple[float, float]:
-    """Events a second of a journal of a million events, folded from its file, and by how many MB the process grew meanwhile."""
+    """Events a second of a journal of a million events, folded from its file, and by how many MB
+    the process grew meanwhile.
+    """
     bench.progress(f"writing a journal of {_LONG:,} events")
     path, process = bench.folder / "long.journal", psutil.Process()
     to_file(path, messages(_LONG))
@@ -203,11 +291,18 @@ def long(bench: Bench) -> tuple[float, float]:
                 grown.append(process.memory_info().rss)
             yield value
 
-    seconds = bench.processor_seconds(lambda: fold_journal(_RUN, watched(from_file(path)), None, clock=bench.clock))
+    seconds = bench.processor_seconds(
+        lambda: fold_journal(_RUN, watched(from_file(path)), None, clock=bench.clock)
+    )
     return _LONG / seconds, (max(grown) - grown[0]) / 1e6
 
 
-@figure("fold_long", "events/s", f"a journal of {_LONG:,} events, read from its file and folded", at_least=100_000)
+@figure(
+    "fold_long",
+    "events/s",
+    f"a journal of {_LONG:,} events, read from its file and folded",
+    at_least=100_000,
+)
 def fold_long(bench: Bench) -> Estimate:
     """Once, so without an interval."""
     return exactly(bench.once(long)[0])

@@ -1,4 +1,6 @@
-"""Compiling kernels, and having them again: the cache's tiers, and a graft on the training thread."""
+"""Compiling kernels, and having them again: the cache's tiers, and a graft on the
+training thread.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,13 @@ def _wait(bench: Bench, loader: KernelLoader) -> Loaded:
     deadline = bench.clock.monotonic() + _PATIENCE_S
     while not (found := loader.ready()) and bench.clock.monotonic() < deadline:
         bench.clock.sleep(1e-4)
-    return found[0] if found else Loaded("", None, "The loader gave nothing; see whether the machine has processes left.")
+    return (
+        found[0]
+        if found
+        else Loaded(
+            "", None, "The loader gave nothing; see whether the machine has processes left."
+        )
+    )
 
 
 def _loader(bench: Bench, name: str) -> KernelLoader:
@@ -81,10 +89,16 @@ def _loader(bench: Bench, name: str) -> KernelLoader:
 
 
 def shelf(bench: Bench) -> Shelf:
-    """A store with a kernel of each family, which a first run has loaded: they are on the shared disk too."""
+    """A store with a kernel of each family, which a first run has loaded: they are on the shared
+    disk too.
+    """
     torch.set_num_threads(1)
     store = SealedKernels(LocalStore(bench.folder / "cache" / "store"), _BOX)
-    kernels = tuple(_publish(bench, store, ir) for family in FAMILIES if (ir := blueprint(family, 1)) is not None)
+    kernels = tuple(
+        _publish(bench, store, ir)
+        for family in FAMILIES
+        if (ir := blueprint(family, 1)) is not None
+    )
     loader = _loader(bench, "first")
     for kernel in kernels:
         loader.request(kernel)
@@ -92,10 +106,17 @@ def shelf(bench: Bench) -> Shelf:
     return Shelf(kernels, loader)
 
 
-@figure("cache_operations", "/s", "look-ups and insertions in the memory tier, half each, with evictions", at_least=100_000)
+@figure(
+    "cache_operations",
+    "/s",
+    "look-ups and insertions in the memory tier, half each, with evictions",
+    at_least=100_000,
+)
 def cache_operations(bench: Bench) -> Estimate:
     """Twice as many kernels as there is room for, in a fixed order."""
-    names = [f"{number:064x}" for number in np.random.default_rng(0).integers(0, 256, _OPERATIONS // 2)]
+    names = [
+        f"{number:064x}" for number in np.random.default_rng(0).integers(0, 256, _OPERATIONS // 2)
+    ]
     layers = [f"layers.{number % 12}" for number in range(len(names))]
 
     def work() -> None:
@@ -120,9 +141,16 @@ def cache_hit(bench: Bench) -> Estimate:
     return p99(np.array(seconds)).scaled(1e3)
 
 
-@figure("kernel_from_cache", "ms", "a kernel from the shared disk, verified, to a built module in another run", at_most=50)
+@figure(
+    "kernel_from_cache",
+    "ms",
+    "a kernel from the shared disk, verified, to a built module in another run",
+    at_most=50,
+)
 def kernel_from_cache(bench: Bench) -> Estimate:
-    """The whole way through a loader process that has started, for runs that have nothing in memory."""
+    """The whole way through a loader process that has started, for runs that have nothing in
+    memory.
+    """
     found, seconds = bench.once(shelf), []
     for number in range(4):
         loader = _loader(bench, f"run-{number}")
@@ -138,7 +166,10 @@ def kernel_from_cache(bench: Bench) -> Estimate:
 
 @figure("graft", "ms", "graft of a cached kernel on the training thread, p99", at_most=5)
 def graft(bench: Bench) -> Estimate:
-    """Ask, take out of memory, build, and put into the slot with an optimizer of its own; kernels of every family in turn."""
+    """Ask, take out of memory, build, and put into the slot with an optimizer of its own.
+
+    Kernels of every family in turn.
+    """
     found = bench.once(shelf)
     growing = GrowingModel(germinate(nn.Sequential(nn.Linear(40, 100))), training=KernelTraining())
 
@@ -155,10 +186,23 @@ def graft(bench: Bench) -> Estimate:
 
 
 def compilations(bench: Bench) -> Samples:
-    """Seconds to build, export, verify and seal a blueprint, three of each family; the first in the process, which loads the compiler, is left out."""
+    """Seconds to build, export, verify and seal a blueprint, three of each family.
+
+    The first in the process, which loads the compiler, is left out.
+    """
     torch.set_num_threads(1)
-    made = [ir for seed in range(3) for family in FAMILIES if (ir := blueprint(family, seed)) is not None]
-    seconds = [bench.seconds(partial(compile_kernel, ir, BUDGET, clock=bench.clock, progress=lambda _: None)) for ir in made]
+    made = [
+        ir
+        for seed in range(3)
+        for family in FAMILIES
+        if (ir := blueprint(family, seed)) is not None
+    ]
+    seconds = [
+        bench.seconds(
+            partial(compile_kernel, ir, BUDGET, clock=bench.clock, progress=lambda _: None)
+        )
+        for ir in made
+    ]
     return np.array(seconds[1:])
 
 

@@ -1,4 +1,6 @@
-"""The list of figures, and what a measurement may use: a clock, a folder, a broker, and results that several figures share."""
+"""The list of figures, and what a measurement may use: a clock, a folder, a broker, and results
+that several figures share.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ _START_S = 60.0  # on a busy machine a broker answers before its partitions have
 
 @dataclass(slots=True)
 class Bench:
-    """One run of the benchmarks. `folder` is its own and goes afterwards; `held` is closed at the end, last come first gone."""
+    """One run of the benchmarks.
+
+    `folder` is its own and goes afterwards; `held` is closed at the end, last come first gone.
+    """
 
     clock: Clock
     folder: Path
@@ -32,10 +37,12 @@ class Bench:
     _shared: dict[Callable[[Bench], Any], Any] = field(default_factory=dict)
 
     def once(self, make: Callable[[Bench], T]) -> T:
-        """What `make` gives, made at the first call: measurements side by side from which several figures follow, a broker, a stack.
+        """What `make` gives, made at the first call: measurements side by side from which several
+        figures follow, a broker, a stack.
 
         Raises:
-            EsperError: the error of the first call, at each: what cannot be measured is not tried again.
+            EsperError: the error of the first call, at each: what cannot be measured is not tried
+                again.
         """
         if make not in self._shared:
             try:
@@ -54,7 +61,9 @@ class Bench:
         return self.clock.monotonic() - began
 
     def processor_seconds(self, work: Callable[[], object]) -> float:
-        """Processor time that one call takes on this thread: what it costs, which other work on the machine does not stretch."""
+        """Processor time that one call takes on this thread: what it costs, which other work on the
+        machine does not stretch.
+        """
         began = time.thread_time()
         work()
         return time.thread_time() - began
@@ -66,7 +75,9 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure: what it is called, how it is measured, and the bar that it is held against (`at_most` or `at_least`, or none)."""
+    """One figure: what it is called, how it is measured, and the bar that it is held against
+    (`at_most` or `at_least`, or none).
+    """
 
     name: str
     family: str
@@ -79,7 +90,13 @@ class Figure:
     @property
     def bar(self) -> str:
         """The bar in words; empty without one."""
-        return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:,g}" if self.at_least is not None else ""
+        return (
+            f"<= {self.at_most:g}"
+            if self.at_most is not None
+            else f">= {self.at_least:,g}"
+            if self.at_least is not None
+            else ""
+        )
 
     def met(self, value: float) -> bool | None:
         """Whether a value meets the bar; None without one."""
@@ -114,10 +131,29 @@ def _broker(bench: Bench) -> str:
 
     bench.progress("starting a broker")
     claims, folder = bench.held.enter_context(PortClaims()), bench.folder / "kafka"
-    node = Node(folder, *(claims.choose(salt=f"{folder} {name}", preferred=()) for name in ("broker", "controller")))
+    node = Node(
+        folder,
+        *(
+            claims.choose(salt=f"{folder} {name}", preferred=())
+            for name in ("broker", "controller")
+        ),
+    )
     classpath = jars.kafka(bench.progress)
     options = aot.java_options(classpath)
-    bench.held.enter_context(running_broker(node, classpath, cluster_id="ZXNwZXItYmVuY2gtYnJva2", clock=bench.clock, java_options=options))
-    busy = Retrying(retry=retry_if_exception_type(UnavailableError), stop=stop_after_delay(_START_S), wait=wait_fixed(0.5), reraise=True)
+    bench.held.enter_context(
+        running_broker(
+            node,
+            classpath,
+            cluster_id="ZXNwZXItYmVuY2gtYnJva2",
+            clock=bench.clock,
+            java_options=options,
+        )
+    )
+    busy = Retrying(
+        retry=retry_if_exception_type(UnavailableError),
+        stop=stop_after_delay(_START_S),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     busy(topics.ensure, node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
     return node.bootstrap

@@ -17,7 +17,17 @@ import psutil
 import torch
 
 import esper
-from esper.bench import decisions, events, history, journals, kernels, restores, snapshots, steps, whole
+from esper.bench import (
+    decisions,
+    events,
+    history,
+    journals,
+    kernels,
+    restores,
+    snapshots,
+    steps,
+    whole,
+)
 from esper.bench.registry import FIGURES, Bench, Figure
 from esper.clock import Clock
 from esper.errors import EsperError, UsageError
@@ -38,16 +48,27 @@ def chosen(only: Sequence[str]) -> list[Figure]:
     for name in only:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"There is no figure {name}. {f'Did you mean {near[0]}?' if near else '`esper bench --list` names them.'}")
+            raise UsageError(
+                f"There is no figure {name}. "
+                f"{f'Did you mean {near[0]}?' if near else '`esper bench --list` names them.'}"
+            )
     return [one for one in FIGURES.values() if not only or one.name in only or one.family in only]
 
 
-def measure(figures: Sequence[Figure], *, clock: Clock, progress: Callable[[str], None]) -> dict[str, Any]:
-    """The report: machine, version, and for each figure its value, unit, interval, bar, whether it is met, and the command that measures it.
+def measure(
+    figures: Sequence[Figure], *, clock: Clock, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """The report: machine, version, and for each figure its value, unit, interval, bar, whether it
+    is met, and the command that measures it.
 
     A figure that cannot be measured here says why in `error`, and the others are measured.
     """
-    report: dict[str, Any] = {"machine": machine(), "version": esper.__version__, "commit": commit(), "figures": {}}
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "version": esper.__version__,
+        "commit": commit(),
+        "figures": {},
+    }
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="esper-bench-")))
         bench = Bench(clock, folder, held, progress)
@@ -58,13 +79,22 @@ def measure(figures: Sequence[Figure], *, clock: Clock, progress: Callable[[str]
 
 
 def _row(one: Figure, bench: Bench) -> dict[str, Any]:
-    row: dict[str, Any] = {"about": one.about, "unit": one.unit, "bar": one.bar or None, "command": f"esper bench --only {one.name}"}
+    row: dict[str, Any] = {
+        "about": one.about,
+        "unit": one.unit,
+        "bar": one.bar or None,
+        "command": f"esper bench --only {one.name}",
+    }
     try:
         found = one.measure(bench)
     except EsperError as error:
         return row | {"figure": None, "interval": None, "met": None, "error": str(error)}
     low, high = _rounded(found.low), _rounded(found.high)
-    return row | {"figure": _rounded(found.value), "interval": [low, high], "met": one.met(found.value)}
+    return row | {
+        "figure": _rounded(found.value),
+        "interval": [low, high],
+        "met": one.met(found.value),
+    }
 
 
 def _rounded(value: float) -> float:
@@ -90,7 +120,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def commit() -> str | None:
@@ -98,5 +131,10 @@ def commit() -> str | None:
     root = Path(esper.__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.stdout.strip() or None

@@ -1,4 +1,6 @@
-"""What it takes to get a snapshot back: all of it, a part, from the cold store, and with several readers."""
+"""What it takes to get a snapshot back: all of it, a part, from the cold store, and with several
+readers.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +43,26 @@ def _measured(bench: Bench) -> _Restores:
     for number in range(_ROUNDS):
         bench.progress(f"restoring 1 GB, round {number + 1} of {_ROUNDS}")
         for readers, tensors in stores.items():
-            by_readers[readers].append(bench.seconds(partial(tensors.read, stored.address, stored.sha256)))
+            by_readers[readers].append(
+                bench.seconds(partial(tensors.read, stored.address, stored.sha256))
+            )
         selective.append(bench.seconds(partial(read, kinds=("model",))))
     bench.progress("moving 1 GB to the cold store")
     sweep(most, {}, Rules(), now_us=bench.clock.now_us() + 2 * _DAY_US, owner="bench")
     from_cold = [bench.seconds(read) for _ in range(_ROUNDS)]
-    return _Restores({readers: np.array(seconds) for readers, seconds in by_readers.items()}, np.array(selective), np.array(from_cold))
+    return _Restores(
+        {readers: np.array(seconds) for readers, seconds in by_readers.items()},
+        np.array(selective),
+        np.array(from_cold),
+    )
 
 
-@figure("restore_1gb", "s", "a snapshot of 1 GB read by four readers, every seal and hash verified", at_most=30)
+@figure(
+    "restore_1gb",
+    "s",
+    "a snapshot of 1 GB read by four readers, every seal and hash verified",
+    at_most=30,
+)
 def restore(bench: Bench) -> Estimate:
     """All of it, from the hot store."""
     return median(bench.once(_measured).by_readers[4])

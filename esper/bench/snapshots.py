@@ -1,4 +1,6 @@
-"""What snapshots cost: the training thread's stall beside one plain copy of the state and beside other ways to save, and the bytes of the next one."""
+"""What snapshots cost: the training thread's stall beside one plain copy of the state and beside
+other ways to save, and the bytes of the next one.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +26,30 @@ from esper.urza.local import LocalStore
 from esper.vault.families import Family
 
 MB: Final = 1_000_000
-_SIZES: Final = {"10mb": (10 * MB, 9), "100mb": (100 * MB, 5), "1gb": (1_000 * MB, 3)}  # bytes of the state, rounds
+_SIZES: Final = {
+    "10mb": (10 * MB, 9),
+    "100mb": (100 * MB, 5),
+    "1gb": (1_000 * MB, 3),
+}  # bytes of the state, rounds
 _TENSORS: Final = 26
 _STEPS: Final = 20
 
 
 def tensors_in(folder: Path, cold: Path | None = None, *, readers: int = 4) -> TensorStore:
     """A tensor store of the benchmarks' own."""
-    return TensorStore(LocalStore(folder), Family("bench", bytes(32)), LocalStore(cold) if cold else None, readers)
+    return TensorStore(
+        LocalStore(folder), Family("bench", bytes(32)), LocalStore(cold) if cold else None, readers
+    )
 
 
 def state_of(size: int) -> dict[str, Tensor]:
     """About `size` bytes of random floats in 26 tensors: half model, half optimizer."""
     generator = torch.Generator().manual_seed(0)
     kinds = ("model", "host")
-    return {f"{kinds[number % 2]}/{number}": torch.randn(size // _TENSORS // 4, generator=generator) for number in range(_TENSORS)}
+    return {
+        f"{kinds[number % 2]}/{number}": torch.randn(size // _TENSORS // 4, generator=generator)
+        for number in range(_TENSORS)
+    }
 
 
 def stored_of(taken: Taken | None) -> Stored:
@@ -48,13 +59,18 @@ def stored_of(taken: Taken | None) -> Stored:
         StorageFullError: nothing was.
     """
     if taken is None or taken.stored is None:
-        raise StorageFullError(f"The snapshot was not written: {taken.error if taken else 'none was under way'}")
+        raise StorageFullError(
+            f"The snapshot was not written: {taken.error if taken else 'none was under way'}"
+        )
     return taken.stored
 
 
 @dataclass(frozen=True)
 class _Stalls:
-    """Of each round: seconds that the training thread waits, for ours and for each other way; processor's time of ours over that of one copy."""
+    """Of each round: seconds that the training thread waits, for ours and for each other way.
+
+    Processor's time of ours over that of one copy.
+    """
 
     ours: Samples
     against_copy: Samples
@@ -67,7 +83,10 @@ class _Stalls:
 
 
 def _measured(bench: Bench, size: int, rounds: int) -> _Stalls:
-    """All in turns in each round; what goes on behind a save has ended before the next begins. The first round is left out: it allocates."""
+    """All in turns in each round; what goes on behind a save has ended before the next begins.
+
+    The first round is left out: it allocates.
+    """
     torch.set_num_threads(1)
     state, folder = state_of(size), bench.folder / f"stalls-{size}"
     copies = {name: torch.empty_like(tensor) for name, tensor in state.items()}
@@ -81,12 +100,16 @@ def _measured(bench: Bench, size: int, rounds: int) -> _Stalls:
         writer.begin(state, {}, None, digest=lambda _: "")
 
     def behind(number: int) -> None:
-        saving = async_save(dict(state), checkpoint_id=folder / f"distributed-{number}", no_dist=True)
+        saving = async_save(
+            dict(state), checkpoint_id=folder / f"distributed-{number}", no_dist=True
+        )
         assert isinstance(saving, Future)  # noqa: S101  # as its default has it
         pending.append(saving)
 
     pending: list[Future[None]] = []
-    found: dict[str, list[float]] = {name: [] for name in ("ours", "torch.save", "async_save", "safetensors")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("ours", "torch.save", "async_save", "safetensors")
+    }
     ratios = []
     for number in range(rounds + 1):
         bench.progress(f"stalls at {size // MB} MB, round {number} of {rounds}")
@@ -96,7 +119,9 @@ def _measured(bench: Bench, size: int, rounds: int) -> _Stalls:
         found["ours"].append(bench.seconds(begin))
         stored_of(writer.collect(wait=True))
         found["torch.save"].append(bench.seconds(partial(torch.save, state, folder / "torch.pt")))
-        found["safetensors"].append(bench.seconds(partial(save_file, state, folder / "file.safetensors")))
+        found["safetensors"].append(
+            bench.seconds(partial(save_file, state, folder / "file.safetensors"))
+        )
         found["async_save"].append(bench.seconds(partial(behind, number)))
         pending.pop().result()
         shutil.rmtree(folder / f"distributed-{number}")
@@ -121,7 +146,10 @@ def _register(name: str, size: str, stalls: Callable[[Bench], _Stalls]) -> None:
     @figure(
         f"checkpoint_stall_{name}",
         "x",
-        f"what a snapshot of {size} costs the training thread, in copies of its state into memory that is there",
+        (
+            f"what a snapshot of {size} costs the training thread, in copies of its state into "
+            "memory that is there"
+        ),
         at_most=1.2,
     )
     def against_copy(bench: Bench) -> Estimate:
@@ -130,7 +158,10 @@ def _register(name: str, size: str, stalls: Callable[[Bench], _Stalls]) -> None:
     @figure(
         f"checkpoint_saves_{name}",
         "x",
-        f"the fastest stall of torch.save, torch.distributed's async_save and safetensors over ours, at {size}",
+        (
+            "the fastest stall of torch.save, torch.distributed's async_save and safetensors "
+            f"over ours, at {size}"
+        ),
         at_least=1,
     )
     def against_others(bench: Bench) -> Estimate:
@@ -138,7 +169,11 @@ def _register(name: str, size: str, stalls: Callable[[Bench], _Stalls]) -> None:
 
     for other in ("torch.save", "async_save", "safetensors"):
 
-        @figure(f"checkpoint_{other.replace('.', '_')}_{name}", "x", f"stall of {other} over ours, at {size}")
+        @figure(
+            f"checkpoint_{other.replace('.', '_')}_{name}",
+            "x",
+            f"stall of {other} over ours, at {size}",
+        )
         def against_one(bench: Bench, other: str = other) -> Estimate:
             found = bench.once(stalls)
             return median(found.others[other] / found.ours)
@@ -150,15 +185,22 @@ _register("1gb", "1 GB", _large)
 
 
 def _increments(bench: Bench, *, frozen: bool) -> Estimate:
-    """Train a host with a small kernel beside it, Adam's moments in the state, and take two snapshots some steps apart."""
+    """Train a host with a small kernel beside it, Adam's moments in the state, and take two
+    snapshots some steps apart.
+    """
     torch.manual_seed(0)
-    host = nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 256))
+    host = nn.Sequential(
+        nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 256)
+    )
     kernel = nn.Sequential(nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 256))
     optimizers = {"kernels": torch.optim.AdamW(kernel.parameters())}
     host.requires_grad_(not frozen)
     if not frozen:
         optimizers["host"] = torch.optim.AdamW(host.parameters())
-    writer, stored = SnapshotWriter(tensors_in(bench.folder / f"increments-{frozen}"), bench.clock), []
+    writer, stored = (
+        SnapshotWriter(tensors_in(bench.folder / f"increments-{frozen}"), bench.clock),
+        [],
+    )
     for _ in range(2):
         for _ in range(_STEPS):
             x = torch.randn(16, 256)
@@ -180,13 +222,22 @@ def _increments(bench: Bench, *, frozen: bool) -> Estimate:
     return exactly(stored[0] / stored[1])
 
 
-@figure("checkpoint_increment", "x", "bytes of a first snapshot over those of the next, 20 steps later, with the host frozen", at_least=10)
+@figure(
+    "checkpoint_increment",
+    "x",
+    "bytes of a first snapshot over those of the next, 20 steps later, with the host frozen",
+    at_least=10,
+)
 def checkpoint_increment(bench: Bench) -> Estimate:
     """A host of 1.6 million parameters that does not change, a kernel of 16,000 that does."""
     return _increments(bench, frozen=True)
 
 
-@figure("checkpoint_increment_training", "x", "the same in ordinary training, where every tensor changes")
+@figure(
+    "checkpoint_increment_training",
+    "x",
+    "the same in ordinary training, where every tensor changes",
+)
 def checkpoint_increment_training(bench: Bench) -> Estimate:
     """About 1: nothing that every step changes can be shared."""
     return _increments(bench, frozen=False)

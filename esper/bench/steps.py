@@ -1,4 +1,7 @@
-"""What seeds, kernels and telemetry cost a training step, in processor time of one thread. What is compared was measured side by side, in turns."""
+"""What seeds, kernels and telemetry cost a training step, in processor time of one thread.
+
+What is compared was measured side by side, in turns.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +85,20 @@ def _network(*, seeded: bool) -> _Network:
     module: nn.Module = nn.Sequential(*parts, nn.Linear(256, 10))
     if seeded:
         germinate(module)
-    return _Network(module, torch.optim.AdamW(module.parameters()), torch.randn(512, 256), torch.randint(0, 10, (512,)))
+    return _Network(
+        module,
+        torch.optim.AdamW(module.parameters()),
+        torch.randn(512, 256),
+        torch.randint(0, 10, (512,)),
+    )
 
 
-def in_turns(bench: Bench, works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
-    """Processor seconds [rounds] of each work, one of each in a round, the first one of a round moving on; the first round is not counted."""
+def in_turns(
+    bench: Bench, works: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, Samples]:
+    """Processor seconds [rounds] of each work, one of each in a round, the first one of a round
+    moving on; the first round is not counted.
+    """
     names = list(works)
     found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -96,9 +108,13 @@ def in_turns(bench: Bench, works: Mapping[str, Callable[[], object]], rounds: in
 
 
 def steps(bench: Bench) -> dict[str, Samples]:
-    """Seconds of a step: plain, plain again, with dormant seeds, and with all the telemetry of a step on which statistics are sampled."""
+    """Seconds of a step: plain, plain again, with dormant seeds, and with all the telemetry of a
+    step on which statistics are sampled.
+    """
     torch.set_num_threads(1)
-    plain, again, dormant, sampled = (_network(seeded=seeded) for seeded in (False, False, True, True))
+    plain, again, dormant, sampled = (
+        _network(seeded=seeded) for seeded in (False, False, True, True)
+    )
     GrowingModel(dormant.module, training=KernelTraining())
     growing, origin = GrowingModel(sampled.module, training=KernelTraining()), origin_of(bench)
     state, ring, numbers = started(growing, origin), TelemetryRing(), itertools.count()
@@ -110,17 +126,28 @@ def steps(bench: Bench) -> dict[str, Samples]:
         growing.observe_gradients()
         telemetry.seeds(state, {}, step=next(numbers))
 
-    return in_turns(bench, {"plain": plain.step, "again": again.step, "dormant": dormant.step, "sampled": sample}, _ROUNDS)
+    return in_turns(
+        bench,
+        {"plain": plain.step, "again": again.step, "dormant": dormant.step, "sampled": sample},
+        _ROUNDS,
+    )
 
 
-@figure("step_noise", "%", "difference of two identical plain models: no overhead below it can be told")
+@figure(
+    "step_noise", "%", "difference of two identical plain models: no overhead below it can be told"
+)
 def step_noise(bench: Bench) -> Estimate:
     """Plain against plain."""
     found = bench.once(steps)
     return overhead(found["again"], found["plain"])
 
 
-@figure("dormant_overhead", "%", f"a step with dormant seeds in {LAYERS} layers, beside the plain model", at_most=1)
+@figure(
+    "dormant_overhead",
+    "%",
+    f"a step with dormant seeds in {LAYERS} layers, beside the plain model",
+    at_most=1,
+)
 def dormant_overhead(bench: Bench) -> Estimate:
     """Dormant against plain."""
     found = bench.once(steps)
@@ -134,14 +161,24 @@ def dormant_overhead_layer(bench: Bench) -> Estimate:
     return difference(found["dormant"], found["plain"]).scaled(1e6 / LAYERS)
 
 
-@figure("telemetry_overhead", "%", f"the same with statistics and their telemetry every {EVERY} steps", at_most=1)
+@figure(
+    "telemetry_overhead",
+    "%",
+    f"the same with statistics and their telemetry every {EVERY} steps",
+    at_most=1,
+)
 def telemetry_overhead(bench: Bench) -> Estimate:
     """Dormant and sampled, in the proportion of a run, against plain."""
     found = bench.once(steps)
     return overhead(((EVERY - 1) * found["dormant"] + found["sampled"]) / EVERY, found["plain"])
 
 
-@figure("health_signal", "ms", "statistics and health signals of one sampled step, a layer of 4 seeds", at_most=1)
+@figure(
+    "health_signal",
+    "ms",
+    "statistics and health signals of one sampled step, a layer of 4 seeds",
+    at_most=1,
+)
 def health_signal(bench: Bench) -> Estimate:
     """Sampled less dormant, a layer."""
     found = bench.once(steps)
@@ -153,9 +190,13 @@ def _grafted(kernels: int) -> SeededLayer:
     layer = nn.Linear(40, 100)
     growing = GrowingModel(germinate(nn.Sequential(layer)), training=KernelTraining())
     for seed in range(kernels):
-        ir = generate(in_features=40, out_features=25, family="conv1d", budget=Budget.of(20_000), seed=seed)
+        ir = generate(
+            in_features=40, out_features=25, family="conv1d", budget=Budget.of(20_000), seed=seed
+        )
         assert ir is not None  # noqa: S101  # the family fits this shape
-        slot = Slot(str(seed), ir.family, module_of(ir), ir.blend, ir.tap, ir.alpha_target, live=True)
+        slot = Slot(
+            str(seed), ir.family, module_of(ir), ir.blend, ir.tap, ir.alpha_target, live=True
+        )
         growing.graft(("0", seed), slot)
         slot.alpha.fill_(0.5)
     return growing.layers["0"]
@@ -166,10 +207,17 @@ def forwards(bench: Bench) -> dict[str, Samples]:
     torch.set_num_threads(1)
     inputs = torch.randn(100, 40)
     layers = {str(count): _grafted(count) for count in (0, 1, 4)}
-    return in_turns(bench, {name: partial(layer, inputs) for name, layer in layers.items()}, _FORWARDS)
+    return in_turns(
+        bench, {name: partial(layer, inputs) for name, layer in layers.items()}, _FORWARDS
+    )
 
 
-@figure("one_active_kernel", "ms", "forward of a layer (40 to 100, batch 100) with one conv1d kernel, beyond the host", at_most=2)
+@figure(
+    "one_active_kernel",
+    "ms",
+    "forward of a layer (40 to 100, batch 100) with one conv1d kernel, beyond the host",
+    at_most=2,
+)
 def one_active_kernel(bench: Bench) -> Estimate:
     """One kernel less none."""
     found = bench.once(forwards)
@@ -183,13 +231,25 @@ def four_active_kernels(bench: Bench) -> Estimate:
     return difference(found["4"], found["0"]).scaled(1e3)
 
 
-@figure("training_samples", "samples/s", "mnist1d's model in Tolaria's own step, dormant seeds", at_least=1000)
+@figure(
+    "training_samples",
+    "samples/s",
+    "mnist1d's model in Tolaria's own step, dormant seeds",
+    at_least=1000,
+)
 def training_samples(bench: Bench) -> Estimate:
-    """Whole optimizer steps on made-up samples of mnist1d's shape: what they say changes no duration."""
+    """Whole optimizer steps on made-up samples of mnist1d's shape: what they say changes no
+    duration.
+    """
     torch.set_num_threads(1)
     recipe = load("mnist1d")
-    growing = GrowingModel(germinate(function(recipe.model, "model", OWNER)()), training=KernelTraining())
+    growing = GrowingModel(
+        germinate(function(recipe.model, "model", OWNER)()), training=KernelTraining()
+    )
     state, stepper = started(growing, origin_of(bench)), Stepper(growing, recipe, 1000)
     batch = (torch.randn(recipe.run.batch_size, 40), torch.randint(0, 10, (recipe.run.batch_size,)))
-    seconds = [bench.seconds(partial(stepper.step, state, step, batch, sample=False)) for step in range(_STEPS)]
+    seconds = [
+        bench.seconds(partial(stepper.step, state, step, batch, sample=False))
+        for step in range(_STEPS)
+    ]
     return rate(recipe.run.batch_size, np.array(seconds[1:]))

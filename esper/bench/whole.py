@@ -1,4 +1,6 @@
-"""The whole on this machine: a stack of its own with a short run, its memory, its cache, and how soon Nissa knows."""
+"""The whole on this machine: a stack of its own with a short run, its memory, its cache, and how
+soon Nissa knows.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ _PATIENCE_S = 20.0
 
 @dataclass(frozen=True)
 class Whole:
-    """What was seen of one stack: MB of each process, the trainer's last samples, and seconds until Nissa had a health signal."""
+    """What was seen of one stack: MB of each process, the trainer's last samples, and seconds until
+    Nissa had a health signal.
+    """
 
     megabytes: dict[str, float]
     cache: CacheSampled
@@ -51,7 +55,9 @@ def whole(bench: Bench) -> Whole:
     Raises:
         UnavailableError: the stack or the run does not come to its end.
     """
-    settings = Settings(home=bench.folder / "home", service=ServiceSettings(rate=1000.0))  # it asks Nissa every 5 ms
+    settings = Settings(
+        home=bench.folder / "home", service=ServiceSettings(rate=1000.0)
+    )  # it asks Nissa every 5 ms
     bench.progress("starting a stack")
     try:
         endpoints = stack.up(settings, owner_pid=os.getpid(), progress=bench.progress)
@@ -59,7 +65,10 @@ def whole(bench: Bench) -> Whole:
         bench.progress(f"training mnist1d for {EPOCHS} epochs")
         _train(settings)
         bus = KafkaBus(Access.of(settings, "viewer", bootstrap=endpoints.bootstrap))
-        resources, cache = _last(bus, ResourceSampled, bench.clock), _last(bus, CacheSampled, bench.clock)
+        resources, cache = (
+            _last(bus, ResourceSampled, bench.clock),
+            _last(bus, CacheSampled, bench.clock),
+        )
         megabytes = _memory(settings) | {"trainer": resources.rss_bytes / 1e6}
         sending = KafkaBus(Access.of(settings, "trainer", bootstrap=endpoints.bootstrap))
         return Whole(megabytes, cache, _nissa(bench, sending, endpoints.nissa_url, settings))
@@ -68,14 +77,30 @@ def whole(bench: Bench) -> Whole:
 
 
 def _train(settings: Settings) -> None:
-    command = [sys.executable, "-m", "esper.cli", "run", "mnist1d", "--json", "--set", f"run.epochs={EPOCHS}"]
+    command = [
+        sys.executable,
+        "-m",
+        "esper.cli",
+        "run",
+        "mnist1d",
+        "--json",
+        "--set",
+        f"run.epochs={EPOCHS}",
+    ]
     environment = child_environment(os.environ, settings)
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_RUN_S)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=_RUN_S
+        )
     except subprocess.TimeoutExpired:
-        raise UnavailableError(f"A run of {EPOCHS} epochs takes more than {_RUN_S:g} s here; see what else the machine does.") from None
+        raise UnavailableError(
+            f"A run of {EPOCHS} epochs takes more than {_RUN_S:g} s here; see what else "
+            "the machine does."
+        ) from None
     if done.returncode:
-        raise UnavailableError(f"The run of the benchmark failed: {done.stderr.strip().splitlines()[-1]}")
+        raise UnavailableError(
+            f"The run of the benchmark failed: {done.stderr.strip().splitlines()[-1]}"
+        )
 
 
 def _last(bus: KafkaBus, kind: type[E], clock: Clock) -> E:
@@ -84,13 +109,23 @@ def _last(bus: KafkaBus, kind: type[E], clock: Clock) -> E:
     deadline = clock.monotonic() + _PATIENCE_S
     with bus.reader([kind.TOPIC], start="beginning") as reader:
         ends = reader.stable_end()
-        while any(at < ends[pair] for pair, at in reader.position().items()) and clock.monotonic() < deadline:
+        while (
+            any(at < ends[pair] for pair, at in reader.position().items())
+            and clock.monotonic() < deadline
+        ):
             for received in reader.poll(1000, 0.5):
                 event = decode(received.value)
-                if isinstance(event, kind) and event.sender_id == "trainer" and (newest is None or event.occurred_at > newest.occurred_at):
+                if (
+                    isinstance(event, kind)
+                    and event.sender_id == "trainer"
+                    and (newest is None or event.occurred_at > newest.occurred_at)
+                ):
                     newest = event
     if newest is None:
-        raise UnavailableError(f"The run of the benchmark left no {kind.NAME} on {kind.TOPIC}; see whether telemetry is on.")
+        raise UnavailableError(
+            f"The run of the benchmark left no {kind.NAME} on {kind.TOPIC}; see whether "
+            "telemetry is on."
+        )
     return newest
 
 
@@ -98,8 +133,12 @@ def _memory(settings: Settings) -> dict[str, float]:
     """Resident MB of the supervisor and of each part, with what it has started."""
     now = stack.status(settings)
     if now is None:
-        raise UnavailableError("The stack of the benchmark has ended by itself; its logs went with it.")
-    pids = {"supervisor": now.supervisor.pid} | {part.name: part.process.pid for part in now.parts if part.process}
+        raise UnavailableError(
+            "The stack of the benchmark has ended by itself; its logs went with it."
+        )
+    pids = {"supervisor": now.supervisor.pid} | {
+        part.name: part.process.pid for part in now.parts if part.process
+    }
     found = {}
     for name, pid in pids.items():
         process = psutil.Process(pid)
@@ -120,7 +159,9 @@ def _nissa(bench: Bench, bus: KafkaBus, url: str, settings: Settings) -> Samples
             producer.flush(5)
             while _counted(client, url) <= known:
                 if bench.clock.monotonic() - began > _PATIENCE_S:
-                    raise UnavailableError(f"Nissa has not counted a health signal within {_PATIENCE_S:g} s.")
+                    raise UnavailableError(
+                        f"Nissa has not counted a health signal within {_PATIENCE_S:g} s."
+                    )
                 bench.clock.sleep(0.005)
             waits.append(bench.clock.monotonic() - began)
     return np.array(waits)
@@ -135,14 +176,25 @@ def _counted(client: Client, url: str) -> int:
     return int(told["events"].get("telemetry.seed.health", 0))
 
 
-@figure("health_to_nissa", "s", "from sending a health signal to Nissa's status counting it, p99", at_most=1)
+@figure(
+    "health_to_nissa",
+    "s",
+    "from sending a health signal to Nissa's status counting it, p99",
+    at_most=1,
+)
 def health_to_nissa(bench: Bench) -> Estimate:
     """One signal after the other, through the real broker."""
     return p99(bench.once(whole).nissa)
 
 
 @figure(
-    "cache_hit_rate", "%", f"kernels asked for in {EPOCHS} epochs of mnist1d that memory or disk had, on a fresh installation", at_least=80
+    "cache_hit_rate",
+    "%",
+    (
+        f"kernels asked for in {EPOCHS} epochs of mnist1d that memory or disk had, on a fresh "
+        "installation"
+    ),
+    at_least=80,
 )
 def cache_hit_rate(bench: Bench) -> Estimate:
     """What was fetched ahead counts as a hit when it is asked for."""
@@ -150,7 +202,9 @@ def cache_hit_rate(bench: Bench) -> Estimate:
     hits = cache.hits_memory + cache.hits_disk
     asked = hits + cache.hits_store + cache.misses
     if not asked:
-        raise UnavailableError("The run of the benchmark asked for no kernel; the foundry was too slow for it.")
+        raise UnavailableError(
+            "The run of the benchmark asked for no kernel; the foundry was too slow for it."
+        )
     return exactly(100 * hits / asked)
 
 

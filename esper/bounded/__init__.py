@@ -1,7 +1,8 @@
-"""Reading what comes from outside, within limits: exports, files that a user names, kernels and chunks that a store hands out.
+"""Reading what comes from outside, within limits: exports, files that a user names, kernels and
+chunks that a store hands out.
 
-Nothing in here believes a size, a name or a depth that the input states. What is too large, too deep or no plain file is refused in one sentence,
-which names the setting that allows more.
+Nothing in here believes a size, a name or a depth that the input states. What is too large, too
+deep or no plain file is refused in one sentence, which names the setting that allows more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Plain files in a folder that somebody else made: no link is followed, no device opened, nothing outside the folder reached.
+"""Plain files in a folder that somebody else made: no link is followed, no device opened, nothing
+outside the folder reached.
 
-A name is opened folder by folder with O_NOFOLLOW, so that whoever can still write in there cannot lead a reader out of it between two looks.
+A name is opened folder by folder with O_NOFOLLOW, so that whoever can still write in there cannot
+lead a reader out of it between two looks.
 """
 
 from __future__ import annotations
@@ -16,19 +18,26 @@ from typing import BinaryIO, Final
 from esper.bounded.limits import Limit, Limits
 from esper.errors import CorruptError, UsageError, printable
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}", re.ASCII)
+_NAME: Final = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}", re.ASCII
+)
 _PART: Final = 1 << 20
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a pipe is refused, not waited for
+_FLAGS: Final = (
+    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+)  # O_NONBLOCK: a pipe is refused, not waited for
 
 
 def require_plain_name(name: str, where: Path) -> str:
-    """A file's name inside a folder, as it stands: at most eight parts of letters, digits, dots, dashes and underscores.
+    """A file's name inside a folder, as it stands: at most eight parts of letters, digits, dots,
+    dashes and underscores.
 
     Raises:
         CorruptError: it is another path, such as an absolute one, or one with "..".
     """
     if not _NAME.fullmatch(name):
-        raise CorruptError(f"{where} names the file {printable(name)!r}, which is no plain name inside it.")
+        raise CorruptError(
+            f"{where} names the file {printable(name)!r}, which is no plain name inside it."
+        )
     return name
 
 
@@ -37,13 +46,17 @@ def walked(folder: Path, limits: Limits) -> dict[str, int]:
 
     Raises:
         UsageError: the folder cannot be read.
-        CorruptError: it has a link, a device, a pipe, a socket, an odd name, or more files than the limits allow.
+        CorruptError: it has a link, a device, a pipe, a socket, an odd name, or more files than the
+            limits allow.
     """
     found: dict[str, int] = {}
     try:
         for name, entry in _entries(folder, ""):
             if not entry.is_file(follow_symlinks=False):
-                raise CorruptError(f"{printable(str(folder / name))} is a link or a device: an export has plain files and folders alone.")
+                raise CorruptError(
+                    f"{printable(str(folder / name))} is a link or a device: an export has "
+                    "plain files and folders alone."
+                )
             found[require_plain_name(name, folder)] = entry.stat(follow_symlinks=False).st_size
             limits.files.require(len(found), f"{folder} has files,")
     except OSError as error:
@@ -64,7 +77,8 @@ def _entries(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]
 
 @contextmanager
 def open_in(folder: Path, name: str, limit: Limit) -> Iterator[BinaryIO]:
-    """A plain file of a folder, opened without following any link in its name, and not larger than the limit.
+    """A plain file of a folder, opened without following any link in its name, and not larger than
+    the limit.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -93,7 +107,8 @@ def open_in(folder: Path, name: str, limit: Limit) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_named(path: Path, limit: Limit) -> Iterator[BinaryIO]:
-    """A plain file that the user names himself, links in its name included, and not larger than the limit.
+    """A plain file that the user names himself, links in its name included, and not larger than the
+    limit.
 
     Raises:
         UsageError: it cannot be read.
@@ -128,4 +143,6 @@ def _require_plain(where: Path, file: BinaryIO, limit: Limit) -> None:
 def _refused(where: Path, error: OSError) -> UsageError | CorruptError:
     if isinstance(error, PermissionError):
         return UsageError(f"{where} cannot be read: {error.strerror}.")
-    return CorruptError(f"{printable(str(where))} is no plain file in plain folders: {error.strerror}.")
+    return CorruptError(
+        f"{printable(str(where))} is no plain file in plain folders: {error.strerror}."
+    )

@@ -1,4 +1,6 @@
-"""JSON, Avro containers, zstd frames and headers of safetensors files from outside, unpacked within limits."""
+"""JSON, Avro containers, zstd frames and headers of safetensors files from outside, unpacked within
+limits.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def json_of(content: bytes, limits: Limits, what: str) -> Any:
     """The value of a JSON text; `what` names it.
 
     Raises:
-        CorruptError: it is no JSON, larger or deeper than the limits allow, or has numbers that JSON has not (NaN, Infinity).
+        CorruptError: it is no JSON, larger or deeper than the limits allow, or has numbers that
+            JSON has not (NaN, Infinity).
     """
     limits.json.require(len(content), f"{what} has bytes,")
     brackets = _STRING.sub(b"", content).translate(None, _OTHERS)
@@ -52,7 +55,9 @@ def _no_number(name: str) -> Any:
 
 
 def unpacked_zstd(packed: bytes | memoryview, limit: Limit, what: str) -> bytes:
-    """The content of one zstd frame. The size that its head states is held against the limit before anything is unpacked.
+    """The content of one zstd frame.
+
+    The size that its head states is held against the limit before anything is unpacked.
 
     Raises:
         CorruptError: it is no frame, is cut off, or unpacks to more than the limit.
@@ -83,35 +88,49 @@ def tensors_header(content: bytes | memoryview, limits: Limits, what: str) -> di
     return header
 
 
-def avro_values(file: BinaryIO, schemas: Sequence[Any], limits: Limits, what: str, *, sha256: str = "") -> Iterator[bytes]:
-    """The `bytes` values of an Avro container of records with that one field, one block unpacked at a time.
+def avro_values(
+    file: BinaryIO, schemas: Sequence[Any], limits: Limits, what: str, *, sha256: str = ""
+) -> Iterator[bytes]:
+    """The `bytes` values of an Avro container of records with that one field, one block unpacked at
+    a time.
 
-    Source: Apache Avro specification 1.12, "Object container files". The container has to have been written with one of `schemas` (JSON, parsed):
-    the writer's own schema decides how much a datum costs, so that of a stranger is not interpreted. With `sha256`, the bytes of the file are held
+    Source: Apache Avro specification 1.12, "Object container files". The container has to have been
+    written with one of `schemas` (JSON, parsed): the writer's own schema decides how much a datum
+    costs, so that of a stranger is not interpreted. With `sha256`, the bytes of the file are held
     against it at the end: what was read until then is of a file that was changed.
 
     Raises:
-        CorruptError: it is no such container, is cut off, has another hash, or unpacks to more than the limits allow.
+        CorruptError: it is no such container, is cut off, has another hash, or unpacks to more than
+            the limits allow.
     """
     source = _Source(file, what)
     if source.take(4) != b"Obj\x01":
-        raise CorruptError(f"{what} is no whole journal file: it does not begin as an Avro container.")
+        raise CorruptError(
+            f"{what} is no whole journal file: it does not begin as an Avro container."
+        )
     meta = _metadata(source, limits)
     if json_of(meta.get("avro.schema", b"null"), limits, f"The schema of {what}") not in schemas:
         raise CorruptError(f"{what} is no whole journal file: it was written with another schema.")
     codec = meta.get("avro.codec", b"null")
     if codec not in (b"null", b"deflate"):
-        raise CorruptError(f"{what} is no whole journal file: its codec is {printable(repr(codec[:40]))}, not null or deflate.")
+        raise CorruptError(
+            f"{what} is no whole journal file: its codec is {printable(repr(codec[:40]))}, "
+            "not null or deflate."
+        )
     sync, total = source.take(_SYNC), 0
     while (count := source.long(end=True)) is not None:
         size = source.long() or 0
         if count < 0 or size < 0:
-            raise CorruptError(f"{what} is no whole journal file: a block has {count} messages in {size} bytes.")
+            raise CorruptError(
+                f"{what} is no whole journal file: a block has {count} messages in {size} bytes."
+            )
         limits.block.require(size, f"A block of {what} has bytes,")
         block = source.take(size)
         content = _inflated(block, limits, what) if codec == b"deflate" else block
         if source.take(_SYNC) != sync:
-            raise CorruptError(f"{what} is no whole journal file: a block does not end where it should.")
+            raise CorruptError(
+                f"{what} is no whole journal file: a block does not end where it should."
+            )
         total += len(content)
         limits.journal.require(total, f"{what} unpacks to bytes,")
         yield from _values(content, count, what)
@@ -130,7 +149,10 @@ def _metadata(source: _Source, limits: Limits) -> dict[str, bytes]:
             key, value = (source.take(_length(source, limits)) for _ in range(2))
             found[key.decode(errors="replace")] = value
             if len(found) > _ENTRIES:
-                raise CorruptError(f"{source.what} is no whole journal file: its head has more than {_ENTRIES} entries.")
+                raise CorruptError(
+                    f"{source.what} is no whole journal file: its head has more than "
+                    f"{_ENTRIES} entries."
+                )
     return found
 
 
@@ -149,7 +171,9 @@ def _inflated(block: bytes, limits: Limits, what: str) -> bytes:
         raise CorruptError(f"{what} is no whole journal file: {error}.") from None
     limits.block.require(len(content), f"A block of {what} unpacks to bytes,")
     if not unpacking.eof or len(unpacking.unused_data) > _TRAILER:
-        raise CorruptError(f"{what} is no whole journal file: a block is cut off, or has bytes behind it.")
+        raise CorruptError(
+            f"{what} is no whole journal file: a block is cut off, or has bytes behind it."
+        )
     return content
 
 
@@ -159,11 +183,15 @@ def _values(content: bytes, count: int, what: str) -> Iterator[bytes]:
     for _ in range(count):
         size, at = _long(content, at)
         if size < 0 or at + size > len(content):
-            raise CorruptError(f"{what} is no whole journal file: a message is longer than its block.")
+            raise CorruptError(
+                f"{what} is no whole journal file: a message is longer than its block."
+            )
         yield content[at : at + size]
         at += size
     if at != len(content):
-        raise CorruptError(f"{what} is no whole journal file: a block has bytes behind its messages.")
+        raise CorruptError(
+            f"{what} is no whole journal file: a block has bytes behind its messages."
+        )
 
 
 def _long(content: bytes, at: int) -> tuple[int, int]:

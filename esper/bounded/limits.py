@@ -1,4 +1,6 @@
-"""How much is read of what comes from outside: one limit a kind, each with the setting that raises it."""
+"""How much is read of what comes from outside: one limit a kind, each with the setting that raises
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Limit(NamedTuple):
     setting: str
 
     def require(self, found: int, what: str) -> None:
-        """Refuse more than the limit. `what` says what has how much, such as "journal.avro unpacks to".
+        """Refuse more than the limit.
+
+        `what` says what has how much, such as "journal.avro unpacks to".
 
         Raises:
             CorruptError: there is more.
@@ -28,13 +32,23 @@ class Limit(NamedTuple):
 
     def refusal(self, what: str) -> CorruptError:
         """The sentence for more than the limit."""
-        remedy = ": raise it if you trust where this comes from" if self.setting.startswith("ESPER_") else ""
-        return CorruptError(f"{what} more than the {self.most:,} that {self.setting} allows{remedy}.")
+        remedy = (
+            ": raise it if you trust where this comes from"
+            if self.setting.startswith("ESPER_")
+            else ""
+        )
+        return CorruptError(
+            f"{what} more than the {self.most:,} that {self.setting} allows{remedy}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits by kind: files in a folder; bytes of a file, of an object in memory, a snapshot, a whole journal, one block of it, JSON, a safetensors header, a table."""
+    """Limits by kind: files in a folder.
+
+    Bytes of a file, of an object in memory, a snapshot, a whole journal, one block of it, JSON, a
+    safetensors header, a table.
+    """
 
     files: Limit
     file: Limit

@@ -13,7 +13,14 @@ KERNEL_ID: Final = r"[A-Za-z0-9_-]{1,128}"
 
 SHA256: Final = r"[0-9a-f]{64}"
 
-MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MALFORMED: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 """What Python raises on values that are not what they should be."""
 
 _RUN_ID: Final = re.compile(RUN_ID, re.ASCII)

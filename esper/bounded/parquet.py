@@ -1,7 +1,9 @@
-"""Columns of a Parquet file from outside, read by a child process that may take so much memory and processor time and no more.
+"""Columns of a Parquet file from outside, read by a child process that may take so much memory and
+processor time and no more.
 
-A page of a Parquet file unpacks to what it likes, and Arrow has no limit of its own. `python -m esper.bounded.parquet BYTES COLUMN...` reads the
-file that is its standard input, and writes a line a row: the values of the columns, with a space between, numbers in hexadecimal notation.
+A page of a Parquet file unpacks to what it likes, and Arrow has no limit of its own. `python -m
+esper.bounded.parquet BYTES COLUMN...` reads the file that is its standard input, and writes a line
+a row: the values of the columns, with a space between, numbers in hexadecimal notation.
 """
 
 from __future__ import annotations
@@ -22,16 +24,27 @@ _CPU_S: Final = 300
 _ROWS: Final = 10_000  # a batch
 
 
-def rows_of(file: BinaryIO, columns: Sequence[str], limits: Limits, what: str) -> Iterator[tuple[str, ...]]:
+def rows_of(
+    file: BinaryIO, columns: Sequence[str], limits: Limits, what: str
+) -> Iterator[tuple[str, ...]]:
     """The values of some columns, row by row, as text; a float is in the notation of `float.hex`.
 
     Raises:
-        CorruptError: it is no Parquet file with these columns, or reading it takes more than the limits allow.
+        CorruptError: it is no Parquet file with these columns, or reading it takes more than the
+            limits allow.
     """
     command = [sys.executable, "-m", "esper.bounded.parquet", str(limits.table.most), *columns]
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(sys.path), "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    environment |= dict.fromkeys(("OMP_NUM_THREADS", "ARROW_IO_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as child:
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
+    environment |= dict.fromkeys(
+        ("OMP_NUM_THREADS", "ARROW_IO_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+    )
+    with subprocess.Popen(
+        command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as child:
         assert child.stdout is not None  # noqa: S101  # it is a pipe
         try:
             read = 0
@@ -48,7 +61,8 @@ def rows_of(file: BinaryIO, columns: Sequence[str], limits: Limits, what: str) -
         finally:
             child.kill()
     raise CorruptError(
-        f"{what} is no Parquet file with {', '.join(columns)}, or reading it takes more memory than {limits.table.setting} allows."
+        f"{what} is no Parquet file with {', '.join(columns)}, or reading it takes more "
+        f"memory than {limits.table.setting} allows."
     )
 
 
@@ -74,10 +88,18 @@ def main() -> None:
 
     most, *columns = sys.argv[1:]
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for kind, value in ((resource.RLIMIT_AS, taken + int(most)), (resource.RLIMIT_CPU, _CPU_S), (resource.RLIMIT_CORE, 0)):
+    for kind, value in (
+        (resource.RLIMIT_AS, taken + int(most)),
+        (resource.RLIMIT_CPU, _CPU_S),
+        (resource.RLIMIT_CORE, 0),
+    ):
         resource.setrlimit(kind, (value, value))
-    file = parquet.ParquetFile(sys.stdin.buffer, thrift_string_size_limit=1 << 20, thrift_container_size_limit=1 << 20)
-    _written(file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False), sys.stdout.buffer)
+    file = parquet.ParquetFile(
+        sys.stdin.buffer, thrift_string_size_limit=1 << 20, thrift_container_size_limit=1 << 20
+    )
+    _written(
+        file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False), sys.stdout.buffer
+    )
 
 
 if __name__ == "__main__":

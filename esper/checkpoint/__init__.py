@@ -1,4 +1,6 @@
-"""Snapshots: tensors in sealed, content-addressed chunks, a sealed manifest that names every one of them, written behind the training thread."""
+"""Snapshots: tensors in sealed, content-addressed chunks, a sealed manifest that names every one of
+them, written behind the training thread.
+"""
 
 from __future__ import annotations
 

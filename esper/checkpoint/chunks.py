@@ -1,7 +1,9 @@
-"""Chunks: pieces of tensors, compressed with zstd, each sealed with AES-256-GCM under a data key of its own, which the family's key wraps.
+"""Chunks: pieces of tensors, compressed with zstd, each sealed with AES-256-GCM under a data key of
+its own, which the family's key wraps.
 
-An object is `ESC1`, codec (1 byte), length of the plain bytes (8 bytes, big-endian), the sealed data key (60 bytes), the sealed content.
-Both seals are bound to address, codec and length. The address is the HMAC-SHA256 of the plain bytes, so an unchanged tensor costs nothing again.
+An object is `ESC1`, codec (1 byte), length of the plain bytes (8 bytes, big-endian), the sealed
+data key (60 bytes), the sealed content. Both seals are bound to address, codec and length. The
+address is the HMAC-SHA256 of the plain bytes, so an unchanged tensor costs nothing again.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from esper.vault.families import Family
 from esper.vault.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 
 PIECE_BYTES = 8 << 20
-"""Larger tensors are cut into pieces of this size, so that they are compressed and restored side by side."""
+"""Larger tensors are cut into pieces of this size, so that they are compressed and restored side by
+side.
+"""
 LEVEL = 1  # of zstd: 500 MB/s and more; float weights hardly compress any further at higher ones
 
 _MAGIC: Final = b"ESC1"
@@ -36,9 +40,11 @@ _COPY: Final = re.compile(r"[0-9a-f]{0,32}")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk as the manifest names it: address (HMAC-SHA256 of the plain bytes, hexadecimal) and size in plain bytes.
+    """A chunk as the manifest names it: address (HMAC-SHA256 of the plain bytes, hexadecimal) and
+    size in plain bytes.
 
-    `copy` tells objects with the same content apart: there is a second one where the first was about to be deleted when it was needed again.
+    `copy` tells objects with the same content apart: there is a second one where the first was
+    about to be deleted when it was needed again.
     """
 
     address: str
@@ -47,18 +53,25 @@ class Chunk:
 
     def key(self, family: Family) -> str:
         """Where it lies in the store."""
-        return f"{chunks(family)}{self.address[:2]}/{self.address}{f'-{self.copy}' if self.copy else ''}"
+        copy = f"-{self.copy}" if self.copy else ""
+        return f"{chunks(family)}{self.address[:2]}/{self.address}{copy}"
 
 
 def chunk_of(raw: Any) -> Chunk:
     """The chunk that an entry of a manifest names.
 
     Raises:
-        CorruptError: it names none: whoever has the family's key may write what he likes into a manifest.
+        CorruptError: it names none: whoever has the family's key may write what he likes into a
+            manifest.
     """
     try:
         chunk = Chunk(**raw)
-        if _ADDRESS.fullmatch(chunk.address) and _COPY.fullmatch(chunk.copy) and isinstance(chunk.size, int) and chunk.size >= 0:
+        if (
+            _ADDRESS.fullmatch(chunk.address)
+            and _COPY.fullmatch(chunk.copy)
+            and isinstance(chunk.size, int)
+            and chunk.size >= 0
+        ):
             return chunk
     except TypeError:
         pass
@@ -70,8 +83,12 @@ def chunks(family: Family) -> str:
     return f"chunks/{family.id}/"
 
 
-def put(store: Store, family: Family, content: bytes | memoryview, doomed: Container[str]) -> tuple[Chunk, int]:
-    """Store a piece unless it is there, or a copy of it where its key is `doomed`; durable before it returns.
+def put(
+    store: Store, family: Family, content: bytes | memoryview, doomed: Container[str]
+) -> tuple[Chunk, int]:
+    """Store a piece unless it is there, or a copy of it where its key is `doomed`.
+
+    Durable before it returns.
 
     Returns:
         The chunk, and the bytes that were new to the store.
@@ -85,17 +102,24 @@ def put(store: Store, family: Family, content: bytes | memoryview, doomed: Conta
     return chunk, len(sealed) if store.put_if_absent(chunk.key(family), sealed) else 0
 
 
-def get(stores: Sequence[Store], family: Family, chunk: Chunk, limit: Limit = DEFAULT.object) -> bytes | memoryview:
+def get(
+    stores: Sequence[Store], family: Family, chunk: Chunk, limit: Limit = DEFAULT.object
+) -> bytes | memoryview:
     """The plain bytes of a chunk out of the first store that has it.
 
     Raises:
-        CorruptError: it is missing, cut off, changed, larger than the limit, or another chunk's; the sentence names it.
+        CorruptError: it is missing, cut off, changed, larger than the limit, or another chunk's;
+            the sentence names it.
     """
     what = f"Chunk {chunk.address}"
     limit.require(chunk.size, f"{what} has bytes,")
-    sealed = next((found for store in stores if (found := store.get(chunk.key(family))) is not None), None)
+    sealed = next(
+        (found for store in stores if (found := store.get(chunk.key(family))) is not None), None
+    )
     if sealed is None:
-        raise CorruptError(f"{what} is not in the store: it was deleted, or the store is another one.")
+        raise CorruptError(
+            f"{what} is not in the store: it was deleted, or the store is another one."
+        )
     if len(sealed) < _HEAD.size + _WRAPPED_BYTES:
         raise CorruptError(f"{what} is damaged: it is cut off.")
     magic, codec, length = _HEAD.unpack_from(sealed)

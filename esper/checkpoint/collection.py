@@ -1,4 +1,6 @@
-"""Garbage collection of a whole store: every family that the journals know, one sweep of an installation at a time."""
+"""Garbage collection of a whole store: every family that the journals know, one sweep of an
+installation at a time.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _DAY_US = 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What became of each family, why some were left alone, and how many lie in the store that no journal at hand knows: those are left alone too."""
+    """What became of each family, why some were left alone, and how many lie in the store that no
+    journal at hand knows: those are left alone too.
+    """
 
     swept: tuple[Swept, ...]
     left: tuple[str, ...]
@@ -45,8 +49,8 @@ def collect(
 ) -> Collected:
     """Sweep every family of which `events`, the journals of all runs, know.
 
-    A family that cannot be swept is left alone, and so is one with a run whose journal is damaged: `doubtful` says by run how, once `events` are
-    read. The others are swept.
+    A family that cannot be swept is left alone, and so is one with a run whose journal is damaged:
+    `doubtful` says by run how, once `events` are read. The others are swept.
 
     Raises:
         UsageError: another process of this installation sweeps.
@@ -54,7 +58,10 @@ def collect(
     """
     store, cold, keys = open_store(settings), open_cold(settings), masters(settings)
     given, where = settings.checkpoints, settings.home.resolve()
-    rules = Rules(keep_us=round(given.keep_days * _DAY_US), cold_after_us=round(given.cold_after_days * _DAY_US))
+    rules = Rules(
+        keep_us=round(given.keep_days * _DAY_US),
+        cold_after_us=round(given.cold_after_days * _DAY_US),
+    )
     owner = hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
     swept, left = list[Swept](), list[str]()
     with no_sweep(settings):
@@ -68,7 +75,16 @@ def collect(
             try:
                 if (family := opened(store, keys, name)) is not None:
                     tensors = TensorStore(store, family, cold)
-                    swept.append(sweep(tensors, snapshots, rules, now_us=clock.now_us(), owner=owner, dry_run=dry_run))
+                    swept.append(
+                        sweep(
+                            tensors,
+                            snapshots,
+                            rules,
+                            now_us=clock.now_us(),
+                            owner=owner,
+                            dry_run=dry_run,
+                        )
+                    )
             except EsperError as error:
                 left.append(str(error))
         known = {family_id(name) for name in (*found, INSTALLATION)}
@@ -87,7 +103,11 @@ def no_sweep(settings: Settings) -> Iterator[None]:
     """
     where = settings.home.resolve()
     make_folder(where)
-    lock = Lock(where / "gc.lock", what=f"The store {settings.store_location}", remedy="wait until that `esper gc` has ended")
+    lock = Lock(
+        where / "gc.lock",
+        what=f"The store {settings.store_location}",
+        remedy="wait until that `esper gc` has ended",
+    )
     try:
         yield
     finally:

@@ -21,13 +21,16 @@ from esper.vault.sealing import seal, unseal
 FORMAT: Final = 2
 _MAGIC: Final = b"ESM2"
 _HAS: Final = {"format", "notes", "chunks", "tensors"}
-OWN: Final = replace(DEFAULT, json=Limit(1 << 30, "its format"), snapshot=Limit(1 << 62, "its format"))
+OWN: Final = replace(
+    DEFAULT, json=Limit(1 << 30, "its format"), snapshot=Limit(1 << 62, "its format")
+)
 """Limits of what an installation has written itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Where snapshots lie: `hot` takes what is new and has every manifest, `cold` the chunks that have been moved.
+    """Where snapshots lie: `hot` takes what is new and has every manifest, `cold` the chunks that
+    have been moved.
 
     `readers` read at once, within `limits`.
     """
@@ -39,7 +42,9 @@ class Stores:
 
     @property
     def both(self) -> tuple[Store, ...]:
-        """In the order in which they are asked: what is moved is in the cold one before it leaves the hot one."""
+        """In the order in which they are asked: what is moved is in the cold one before it leaves
+        the hot one.
+        """
         return (self.hot,) if self.cold is None else (self.hot, self.cold)
 
     def exist(self, key: str) -> bool:
@@ -61,36 +66,62 @@ def condemnations(family: Family) -> str:
 
 
 def manifests(family: Family) -> str:
-    """What the keys of a family's manifests begin with; the rest is the SHA-256 of what is there."""
+    """What the keys of a family's manifests begin with; the rest is the SHA-256 of what
+    is there.
+    """
     return f"manifests/{family.id}/"
 
 
 def sealed_manifest(family: Family, manifest: Mapping[str, Any]) -> bytes:
     """A manifest as it is stored."""
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return seal(family.manifest_key, zstandard.ZstdCompressor(level=chunks.LEVEL).compress(text), _MAGIC, head=_MAGIC)
+    return seal(
+        family.manifest_key,
+        zstandard.ZstdCompressor(level=chunks.LEVEL).compress(text),
+        _MAGIC,
+        head=_MAGIC,
+    )
 
 
-def manifest_at(store: Store, family: Family, address: str, sha256: str, limits: Limits = OWN) -> dict[str, Any]:
+def manifest_at(
+    store: Store, family: Family, address: str, sha256: str, limits: Limits = OWN
+) -> dict[str, Any]:
     """The manifest at `address`, verified.
 
     Raises:
-        CorruptError: it is missing, not what its hash says, of another family, or larger than the limits allow.
+        CorruptError: it is missing, not what its hash says, of another family, or larger than the
+            limits allow.
     """
     sealed = store.get(address)
     if sealed is None:
-        raise CorruptError(f"Manifest {address} is not in the store: it was deleted, or the store is another one.")
+        raise CorruptError(
+            f"Manifest {address} is not in the store: it was deleted, or the store is another one."
+        )
     if hashlib.sha256(sealed).hexdigest() != sha256:
-        raise CorruptError(f"Manifest {address} is damaged: its content has another hash than the journal gives.")
+        raise CorruptError(
+            f"Manifest {address} is damaged: its content has another hash than the journal gives."
+        )
     if sealed[: len(_MAGIC)] != _MAGIC:
-        raise CorruptError(f"Manifest {address} is none that this Esper reads: it does not begin as one of format {FORMAT}.")
+        raise CorruptError(
+            f"Manifest {address} is none that this Esper reads: it does not begin as one "
+            f"of format {FORMAT}."
+        )
     what = f"Manifest {address}, read as one of {family.name},"
     packed = unseal(family.manifest_key, memoryview(sealed)[len(_MAGIC) :], _MAGIC, what=what)
-    manifest = json_of(unpacked_zstd(packed, limits.json, f"Manifest {address}"), limits, f"Manifest {address}")
-    if not isinstance(manifest, dict) or not manifest.keys() >= _HAS or not isinstance(manifest["chunks"], list):
+    manifest = json_of(
+        unpacked_zstd(packed, limits.json, f"Manifest {address}"), limits, f"Manifest {address}"
+    )
+    if (
+        not isinstance(manifest, dict)
+        or not manifest.keys() >= _HAS
+        or not isinstance(manifest["chunks"], list)
+    ):
         raise CorruptError(f"Manifest {address} is damaged: it is no manifest of a snapshot.")
     if manifest["format"] != FORMAT:
-        raise CorruptError(f"Manifest {address} has format {printable(str(manifest['format'])[:40])}; this Esper reads format {FORMAT}.")
+        raise CorruptError(
+            f"Manifest {address} has format {printable(str(manifest['format'])[:40])}; "
+            f"this Esper reads format {FORMAT}."
+        )
     return manifest
 
 

@@ -1,7 +1,7 @@
 """Which snapshots are kept, and why, out of the journals of all runs. Pure.
 
-A snapshot is kept for as long as the settings say, and beyond that while its run is pinned, while it is the last of a run that has not ended,
-and while a fork begins with it.
+A snapshot is kept for as long as the settings say, and beyond that while its run is pinned, while
+it is the last of a run that has not ended, and while a fork begins with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from esper.events import Event
-from esper.events.records import CheckpointTaken, RunCompleted, RunFailed, RunForked, RunRolledBack, RunStarted
+from esper.events.records import (
+    CheckpointTaken,
+    RunCompleted,
+    RunFailed,
+    RunForked,
+    RunRolledBack,
+    RunStarted,
+)
 from esper.urza.store import Store
 
 Why = Literal["", "pinned", "last", "forked"]
@@ -21,7 +28,10 @@ _PINS: Final = "pins/"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A snapshot that a journal names, taken at `taken_us`, microseconds since 1970-01-01 UTC. `why` says what keeps it beyond its time."""
+    """A snapshot that a journal names, taken at `taken_us`, microseconds since 1970-01-01 UTC.
+
+    `why` says what keeps it beyond its time.
+    """
 
     taken_us: int
     why: Why = ""
@@ -36,7 +46,10 @@ class _Run:
 
 
 def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str, Held]]:
-    """The snapshots of every family by the key of their manifest. `events` are journals, each in order; `pinned` has ids of runs."""
+    """The snapshots of every family by the key of their manifest.
+
+    `events` are journals, each in order; `pinned` has ids of runs.
+    """
     return told(events).held(pinned)
 
 
@@ -52,7 +65,10 @@ class Told:
         return {run: self._runs[run].family for run in runs if run in self._runs}
 
     def take(self, event: Event) -> None:
-        """The next event of some journal. A run begins once: what says that it begins again is not believed."""
+        """The next event of some journal.
+
+        A run begins once: what says that it begins again is not believed.
+        """
         if event.run_id in self._runs:
             _note(self._runs[event.run_id], event)
         elif isinstance(event, RunStarted):
@@ -66,8 +82,18 @@ class Told:
         for run_id, run in self._runs.items():
             family = found.setdefault(run.family, {})
             for one in run.taken:
-                last = not run.ended and (one is run.taken[-1] or (bool(run.line) and one is run.line[-1]))
-                why: Why = "pinned" if run_id in pinned else "last" if last else "forked" if one.address in self._forked else ""
+                last = not run.ended and (
+                    one is run.taken[-1] or (bool(run.line) and one is run.line[-1])
+                )
+                why: Why = (
+                    "pinned"
+                    if run_id in pinned
+                    else "last"
+                    if last
+                    else "forked"
+                    if one.address in self._forked
+                    else ""
+                )
                 if one.address not in family or why:
                     family[one.address] = Held(one.occurred_at, why)
         return found
@@ -82,14 +108,18 @@ def told(events: Iterable[Event]) -> Told:
 
 
 def family_of(events: Sequence[Event]) -> str:
-    """The family whose key seals a run's snapshots: that of the run which it was forked from, in the end, or the run itself."""
+    """The family whose key seals a run's snapshots: that of the run which it was forked from, in
+    the end, or the run itself.
+    """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # every journal begins so
     return started.family or started.run_id
 
 
 def line_after(line: list[CheckpointTaken], event: Event) -> list[CheckpointTaken]:
-    """The snapshots of the present line of a run, the latest last, once `event` is in its journal: a rollback leaves later ones behind."""
+    """The snapshots of the present line of a run, the latest last, once `event` is in its journal:
+    a rollback leaves later ones behind.
+    """
     if isinstance(event, CheckpointTaken):
         return [*line, event]
     if isinstance(event, RunRolledBack):
@@ -107,7 +137,10 @@ def _note(run: _Run, event: Event) -> None:
 
 
 class Pins:
-    """Runs whose snapshots stay until somebody says otherwise. They lie in the store, so all machines know; names of runs stand in no key."""
+    """Runs whose snapshots stay until somebody says otherwise.
+
+    They lie in the store, so all machines know; names of runs stand in no key.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store

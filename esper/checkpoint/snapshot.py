@@ -1,4 +1,7 @@
-"""A snapshot: named tensors and notes. Its manifest is canonical JSON that names every chunk, sealed; no pickle anywhere."""
+"""A snapshot: named tensors and notes.
+
+Its manifest is canonical JSON that names every chunk, sealed; no pickle anywhere.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,35 @@ from esper.bounded import Limits
 from esper.bounded.names import MALFORMED
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
-from esper.checkpoint.manifest import FORMAT, Stores, chunks_in, condemned, manifest_at, manifests, sealed_manifest
+from esper.checkpoint.manifest import (
+    FORMAT,
+    Stores,
+    chunks_in,
+    condemned,
+    manifest_at,
+    manifests,
+    sealed_manifest,
+)
 from esper.errors import CorruptError, UnavailableError, printable
 from esper.vault.families import Family
 
-SMALL_BYTES: Final = 16 << 10  # tensors below this share a chunk with their neighbours of the same kind
+SMALL_BYTES: Final = (
+    16 << 10
+)  # tensors below this share a chunk with their neighbours of the same kind
 _ATTEMPTS: Final = 5
-_TYPES: Final = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+_TYPES: Final = {
+    str(kind).removeprefix("torch."): kind
+    for kind in vars(torch).values()
+    if isinstance(kind, torch.dtype)
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a snapshot holds. The first word of a tensor's name, before the slash, is its kind; `notes` is JSON."""
+    """What a snapshot holds.
+
+    The first word of a tensor's name, before the slash, is its kind; `notes` is JSON.
+    """
 
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
@@ -56,9 +76,11 @@ class _Entry:
 def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
     """Store a snapshot: every chunk, then the manifest; durable before it returns.
 
-    A sweep may be about to delete a chunk that is there already. So that none is missing in the end, no lock is needed: the sweep names what it
-    will delete, then looks for new manifests, then deletes; this puts its manifest, then looks what is named and what is there. Whichever comes
-    second sees the other: the sweep spares what the manifest names, or this stores a copy under another key and a manifest with that.
+    A sweep may be about to delete a chunk that is there already. So that none is missing in the
+    end, no lock is needed: the sweep names what it will delete, then looks for new manifests, then
+    deletes; this puts its manifest, then looks what is named and what is there. Whichever comes
+    second sees the other: the sweep spares what the manifest names, or this stores a copy under
+    another key and a manifest with that.
 
     Raises:
         StorageFullError: no room; what was stored already is garbage that nothing names.
@@ -83,23 +105,42 @@ def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
         if before:
             stores.hot.delete(before)  # not sooner: it kept the rest
         doomed = condemned(stores.hot, family)
-        unsafe = [number for number, chunk in enumerate(listed) if chunk.key(family) in doomed or not stores.exist(chunk.key(family))]
+        unsafe = [
+            number
+            for number, chunk in enumerate(listed)
+            if chunk.key(family) in doomed or not stores.exist(chunk.key(family))
+        ]
         if not unsafe:
-            return Stored(address, sha256, len(entries), sum(map(len, contents)), new_bytes + len(sealed))
+            return Stored(
+                address, sha256, len(entries), sum(map(len, contents)), new_bytes + len(sealed)
+            )
         for number in unsafe:
-            listed[number], new = chunks.put(stores.hot, family, contents[number], doomed | {listed[number].key(family)})
+            listed[number], new = chunks.put(
+                stores.hot, family, contents[number], doomed | {listed[number].key(family)}
+            )
             new_bytes += new
         before = address
     raise UnavailableError(
-        f"Chunks of the snapshot were deleted as often as they were stored, {_ATTEMPTS} times: see who sweeps the store."
+        f"Chunks of the snapshot were deleted as often as they were stored, {_ATTEMPTS} "
+        "times: see who sweeps the store."
     )
 
 
-def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
-    """The snapshot whose manifest lies at `address`, every hash verified; chunks are read side by side. With `kinds`, only tensors of these.
+def read(
+    stores: Stores,
+    family: Family,
+    address: str,
+    sha256: str,
+    *,
+    kinds: Collection[str] | None = None,
+) -> Snapshot:
+    """The snapshot whose manifest lies at `address`, every hash verified.
+
+    Chunks are read side by side. With `kinds`, only tensors of these.
 
     Raises:
-        CorruptError: the manifest or a chunk is missing or not what its hash says, or the manifest contradicts itself; the sentence names it.
+        CorruptError: the manifest or a chunk is missing or not what its hash says, or the manifest
+            contradicts itself; the sentence names it.
     """
     manifest = manifest_at(stores.hot, family, address, sha256, stores.limits)
     listed = chunks_in(manifest)
@@ -108,8 +149,13 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
     except MALFORMED as error:
         raise CorruptError(f"Manifest {address} is damaged: {printable(str(error))}.") from error
     _require_size(entries.values(), listed, stores.limits, address)
-    wanted = {name: entry for name, entry in entries.items() if kinds is None or kind_of(name) in kinds}
-    contents = {name: torch.empty(sum(length for _, _, length in entry.pieces), dtype=torch.uint8) for name, entry in wanted.items()}
+    wanted = {
+        name: entry for name, entry in entries.items() if kinds is None or kind_of(name) in kinds
+    }
+    contents = {
+        name: torch.empty(sum(length for _, _, length in entry.pieces), dtype=torch.uint8)
+        for name, entry in wanted.items()
+    }
     places: dict[int, list[tuple[memoryview, int]]] = {}
     for name, entry in wanted.items():
         at, whole = 0, contents[name].numpy().data
@@ -125,12 +171,18 @@ def read(stores: Stores, family: Family, address: str, sha256: str, *, kinds: Co
     with ThreadPoolExecutor(stores.readers) as readers:
         for _ in readers.map(fill, sorted(places)):
             pass
-    tensors = {name: contents[name].view(_TYPES[entry.dtype]).reshape(entry.shape) for name, entry in wanted.items()}
+    tensors = {
+        name: contents[name].view(_TYPES[entry.dtype]).reshape(entry.shape)
+        for name, entry in wanted.items()
+    }
     return Snapshot(tensors, manifest["notes"])
 
 
 def _entry(raw: Mapping[str, Any], listed: Sequence[Chunk]) -> _Entry:
-    """The entry of a tensor, if it fits the chunks that its manifest lists; raises one of MALFORMED if not."""
+    """The entry of a tensor, if it fits the chunks that its manifest lists.
+
+    Raises one of MALFORMED if not.
+    """
     entry = _Entry(**raw)
     kind = _TYPES[entry.dtype]
     numbers = [*entry.shape, *(number for piece in entry.pieces for number in piece)]
@@ -143,7 +195,9 @@ def _entry(raw: Mapping[str, Any], listed: Sequence[Chunk]) -> _Entry:
     return entry
 
 
-def _require_size(entries: Iterable[_Entry], listed: Sequence[Chunk], limits: Limits, address: str) -> None:
+def _require_size(
+    entries: Iterable[_Entry], listed: Sequence[Chunk], limits: Limits, address: str
+) -> None:
     """Each byte of a chunk is one tensor's, so that a small manifest cannot ask for much memory.
 
     Raises:
@@ -152,7 +206,9 @@ def _require_size(entries: Iterable[_Entry], listed: Sequence[Chunk], limits: Li
     size = sum(length for entry in entries for _, _, length in entry.pieces)
     limits.snapshot.require(size, f"Manifest {address} is of bytes,")
     if size > sum(chunk.size for chunk in listed):
-        raise CorruptError(f"Manifest {address} is damaged: its tensors have more bytes than its chunks.")
+        raise CorruptError(
+            f"Manifest {address} is damaged: its tensors have more bytes than its chunks."
+        )
 
 
 def kind_of(name: str) -> str:
@@ -162,15 +218,23 @@ def kind_of(name: str) -> str:
 
 def _laid_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Entry], list[memoryview]]:
     """The entry of each tensor, and the contents of the chunks that they point at."""
-    entries = {name: _Entry(str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in tensors.items()}
+    entries = {
+        name: _Entry(str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
+        for name, tensor in tensors.items()
+    }
     contents: list[memoryview] = []
     for names in _groups(tensors):
         parts = [_bytes(tensors[name]) for name in names]
         whole = memoryview(b"".join(parts)) if len(parts) > 1 else parts[0]
         first, at = len(contents), 0
-        contents += [whole[begin : begin + chunks.PIECE_BYTES] for begin in range(0, max(len(whole), 1), chunks.PIECE_BYTES)]
+        contents += [
+            whole[begin : begin + chunks.PIECE_BYTES]
+            for begin in range(0, max(len(whole), 1), chunks.PIECE_BYTES)
+        ]
         for name, part in zip(names, parts, strict=True):
-            entries[name].pieces = [(first + number, begin, size) for number, begin, size in _pieces(at, len(part))]
+            entries[name].pieces = [
+                (first + number, begin, size) for number, begin, size in _pieces(at, len(part))
+            ]
             at += len(part)
     return entries, contents
 
@@ -191,7 +255,9 @@ def _groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def _pieces(at: int, length: int) -> list[tuple[int, int, int]]:
-    """Where the `length` bytes from `at` on lie when the whole is cut into pieces: (number of the piece, first byte in it, number of bytes)."""
+    """Where the `length` bytes from `at` on lie when the whole is cut into pieces: (number of the
+    piece, first byte in it, number of bytes).
+    """
     end, found = at + length, []
     while at < end:
         number, begin = divmod(at, chunks.PIECE_BYTES)

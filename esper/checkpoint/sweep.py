@@ -1,6 +1,8 @@
-"""The sweep: deletes snapshots whose time is over, with the chunks that only they had, and moves old chunks to the cold store.
+"""The sweep: deletes snapshots whose time is over, with the chunks that only they had, and moves
+old chunks to the cold store.
 
-It can be killed at any point and started again, and trainers write meanwhile: `esper.checkpoint.snapshot.write` says why nothing is missing then.
+It can be killed at any point and started again, and trainers write meanwhile:
+`esper.checkpoint.snapshot.write` says why nothing is missing then.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ _HOUR_US = 3_600_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How long things stay, in microseconds. `grace_us`: a chunk that is younger may belong to a snapshot that is being written."""
+    """How long things stay, in microseconds.
+
+    `grace_us`: a chunk that is younger may belong to a snapshot that is being written.
+    """
 
     keep_us: int = 7 * _DAY_US
     cold_after_us: int = _DAY_US
@@ -33,7 +38,10 @@ class Rules:
 
 @dataclass(slots=True)
 class Swept:
-    """What became of a family, or would: snapshots kept and deleted; chunks deleted and moved; their sealed bytes."""
+    """What became of a family, or would: snapshots kept and deleted; chunks deleted and moved.
+
+    Their sealed bytes.
+    """
 
     family: str
     kept: int = 0
@@ -53,7 +61,9 @@ class _Live:
 
     def add(self, tensors: TensorStore, address: str, taken_us: int) -> None:
         try:
-            manifest = manifest_at(tensors.store, tensors.family, address, address.rpartition("/")[2])
+            manifest = manifest_at(
+                tensors.store, tensors.family, address, address.rpartition("/")[2]
+            )
         except CorruptError:
             if tensors.store.exists(address):
                 raise
@@ -64,13 +74,26 @@ class _Live:
             self.chunks[key] = chunk
 
 
-def sweep(tensors: TensorStore, held: Mapping[str, Held], rules: Rules, *, now_us: int, owner: str, dry_run: bool = False) -> Swept:
-    """Sweep a family. `held` are its snapshots that journals name; one that none names stays for as long as if it were.
+def sweep(
+    tensors: TensorStore,
+    held: Mapping[str, Held],
+    rules: Rules,
+    *,
+    now_us: int,
+    owner: str,
+    dry_run: bool = False,
+) -> Swept:
+    """Sweep a family.
 
-    `owner` names this installation: of its sweeps only one may run at a time; what earlier ones left is finished.
+    `held` are its snapshots that journals name; one that none names stays for as long as if it
+    were.
+
+    `owner` names this installation: of its sweeps only one may run at a time; what earlier ones
+    left is finished.
 
     Raises:
-        CorruptError: a manifest that is to be kept cannot be read, so nobody knows which chunks it needs; nothing was deleted.
+        CorruptError: a manifest that is to be kept cannot be read, so nobody knows which chunks it
+            needs; nothing was deleted.
     """
     swept, live = Swept(tensors.family.name), _Live()
     seen = list(tensors.store.objects(manifests(tensors.family)))
@@ -79,15 +102,40 @@ def sweep(tensors: TensorStore, held: Mapping[str, Held], rules: Rules, *, now_u
         live.add(tensors, one.key, _taken_us(one, held))
     swept.kept, swept.deleted = len(seen) - len(expired), len(expired)
     swept.freed_bytes = sum(one.size for one in expired)
-    chunks_at = [list(store.objects(chunks.chunks(tensors.family))) for store in tensors.stores.both]
-    garbage = [[one for one in found if one.key not in live.youngest and now_us - one.stored_us > rules.grace_us] for found in chunks_at]
-    old = [one for one in chunks_at[0] if now_us - live.youngest.get(one.key, now_us) > rules.cold_after_us] if tensors.cold else []
+    chunks_at = [
+        list(store.objects(chunks.chunks(tensors.family))) for store in tensors.stores.both
+    ]
+    garbage = [
+        [
+            one
+            for one in found
+            if one.key not in live.youngest and now_us - one.stored_us > rules.grace_us
+        ]
+        for found in chunks_at
+    ]
+    old = (
+        [
+            one
+            for one in chunks_at[0]
+            if now_us - live.youngest.get(one.key, now_us) > rules.cold_after_us
+        ]
+        if tensors.cold
+        else []
+    )
     if dry_run:
         _count(swept, garbage, old)
         return swept
     for one in expired:
         tensors.store.delete(one.key)
-    _delete(tensors, garbage, {one.key for one in seen}, owner=owner, now_us=now_us, live=live, swept=swept)
+    _delete(
+        tensors,
+        garbage,
+        {one.key for one in seen},
+        owner=owner,
+        now_us=now_us,
+        live=live,
+        swept=swept,
+    )
     for one in old:
         _move(tensors, live.chunks[one.key], one, swept)
     return swept
@@ -99,7 +147,9 @@ def _expired(one: Listed, held: Mapping[str, Held], rules: Rules, now_us: int) -
 
 
 def _taken_us(one: Listed, held: Mapping[str, Held]) -> int:
-    """When it was taken, by the journal or the store, whichever is later: no event can make a snapshot older than it is."""
+    """When it was taken, by the journal or the store, whichever is later: no event can make a
+    snapshot older than it is.
+    """
     named = held.get(one.key)
     return max(named.taken_us, one.stored_us) if named else one.stored_us
 
@@ -114,14 +164,29 @@ def _count(swept: Swept, garbage: Iterable[Iterable[Listed]], old: Iterable[List
 
 
 def _delete(
-    tensors: TensorStore, garbage: list[list[Listed]], seen: set[str], *, owner: str, now_us: int, live: _Live, swept: Swept
+    tensors: TensorStore,
+    garbage: list[list[Listed]],
+    seen: set[str],
+    *,
+    owner: str,
+    now_us: int,
+    live: _Live,
+    swept: Swept,
 ) -> None:
-    """Name what will be deleted, look for manifests that came since, delete what none of them names."""
+    """Name what will be deleted, look for manifests that came since, delete what none of them
+    names.
+    """
     store, place = tensors.store, condemnations(tensors.family)
-    left = [one.key for one in store.objects(place) if f"/{owner}-" in one.key or now_us - one.stored_us > _DAY_US]
+    left = [
+        one.key
+        for one in store.objects(place)
+        if f"/{owner}-" in one.key or now_us - one.stored_us > _DAY_US
+    ]
     if any(garbage):
         named = f"{place}{owner}-{secrets.token_hex(8)}"
-        store.put_if_absent(named, json.dumps(sorted({one.key for found in garbage for one in found})).encode())
+        store.put_if_absent(
+            named, json.dumps(sorted({one.key for found in garbage for one in found})).encode()
+        )
         for key in store.list(manifests(tensors.family)):
             if key not in seen:
                 live.add(tensors, key, now_us)
@@ -136,12 +201,17 @@ def _delete(
 
 
 def _move(tensors: TensorStore, chunk: Chunk, one: Listed, swept: Swept) -> None:
-    """Into the cold store, then out of the hot one. What lies there already counts only if it can be read."""
+    """Into the cold store, then out of the hot one.
+
+    What lies there already counts only if it can be read.
+    """
     assert tensors.cold is not None  # noqa: S101  # the caller looked
     content = tensors.store.get(one.key)
     if content is None:
         return
-    if not tensors.cold.put_if_absent(one.key, content) and not _readable(tensors.cold, tensors, chunk):
+    if not tensors.cold.put_if_absent(one.key, content) and not _readable(
+        tensors.cold, tensors, chunk
+    ):
         tensors.cold.delete(one.key)
         if not tensors.cold.put_if_absent(one.key, content):
             return

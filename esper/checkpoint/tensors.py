@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class Tensors(Protocol):
-    """Where a run's snapshots are read and written: a `TensorStore`, or one that is opened when it is first asked."""
+    """Where a run's snapshots are read and written: a `TensorStore`, or one that is opened when it
+    is first asked.
+    """
 
     def write(self, snap: Snapshot) -> Stored:
         """Store a snapshot; see `TensorStore`."""
@@ -30,7 +32,9 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TensorStore:
-    """Snapshots of the runs of one family in an object store, sealed: what is unchanged among them is stored once. `cold` has what is old."""
+    """Snapshots of the runs of one family in an object store, sealed: what is unchanged among them
+    is stored once. `cold` has what is old.
+    """
 
     store: Store
     family: Family
@@ -55,10 +59,13 @@ class TensorStore:
         return snapshot.write(self.stores, self.family, snap)
 
     def read(self, address: str, sha256: str, *, kinds: Collection[str] | None = None) -> Snapshot:
-        """The snapshot whose manifest lies at `address`, every hash verified. With `kinds`, only tensors whose names begin with one of these.
+        """The snapshot whose manifest lies at `address`, every hash verified.
+
+        With `kinds`, only tensors whose names begin with one of these.
 
         Raises:
-            CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence names it.
+            CorruptError: the manifest or a chunk is missing or not what its hash says; the sentence
+                names it.
         """
         from esper.checkpoint import snapshot  # noqa: PLC0415 - as above
 
@@ -67,7 +74,10 @@ class TensorStore:
 
 @dataclass(slots=True)
 class Unopened:
-    """A tensor store that `open` opens when it is first asked: what needs no snapshot needs no key. Its methods raise as `open` does, too."""
+    """A tensor store that `open` opens when it is first asked: what needs no snapshot needs no key.
+
+    Its methods raise as `open` does, too.
+    """
 
     open: Callable[[], TensorStore]
     _opened: TensorStore | None = field(default=None, init=False, repr=False)
@@ -87,7 +97,9 @@ class Unopened:
 
 
 def open_tensors(settings: Settings, family: str) -> TensorStore:
-    """The tensor store of a family, which is named after its first run; its key is made when the store has none.
+    """The tensor store of a family, which is named after its first run.
+
+    Its key is made when the store has none.
 
     Raises:
         UsageError: the master key is missing or another one, so that nothing can be read.

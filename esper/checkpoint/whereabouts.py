@@ -19,16 +19,31 @@ Where = Literal["hot", "cold", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """A snapshot as its event has it, where it lies (cold where any of it does, gone where any of it is missing), and what keeps it."""
+    """A snapshot as its event has it, where it lies (cold where any of it does, gone where any of
+    it is missing), and what keeps it.
+    """
 
     taken: CheckpointTaken
     where: Where
     why: Why
 
 
-def whereabouts(events: Sequence[Event], held: Mapping[str, Held], tensors: TensorStore | None) -> Iterator[Whereabouts]:
-    """Each snapshot of a run, by its journal; without `tensors`, whose key nobody has, all are gone. Nothing is read but manifests and listings."""
-    there = [{one.key for one in store.objects(chunks(tensors.family))} for store in tensors.stores.both] if tensors else []
+def whereabouts(
+    events: Sequence[Event], held: Mapping[str, Held], tensors: TensorStore | None
+) -> Iterator[Whereabouts]:
+    """Each snapshot of a run, by its journal.
+
+    Without `tensors`, whose key nobody has, all are gone. Nothing is read but manifests and
+    listings.
+    """
+    there = (
+        [
+            {one.key for one in store.objects(chunks(tensors.family))}
+            for store in tensors.stores.both
+        ]
+        if tensors
+        else []
+    )
     for event in events:
         if isinstance(event, CheckpointTaken):
             why = held[event.address].why if event.address in held else ""

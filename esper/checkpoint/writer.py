@@ -1,4 +1,6 @@
-"""The snapshot writer: the training thread pays for one copy, all else happens behind it, one snapshot at a time."""
+"""The snapshot writer: the training thread pays for one copy, all else happens behind it, one
+snapshot at a time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from esper.errors import BackpressureError, EsperError
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A snapshot that is durable, or why it is not: `label` is what the caller gave, `digest` that of its function, times in microseconds."""
+    """A snapshot that is durable, or why it is not: `label` is what the caller gave, `digest` that
+    of its function, times in microseconds.
+    """
 
     label: Any
     digest: str
@@ -32,7 +36,10 @@ class Taken:
 
 
 class SnapshotWriter:
-    """Writes snapshots to `tensors` from a thread of its own, which ends with it. The copies' memory is used again for the next snapshot."""
+    """Writes snapshots to `tensors` from a thread of its own, which ends with it.
+
+    The copies' memory is used again for the next snapshot.
+    """
 
     def __init__(self, tensors: Tensors, clock: Clock) -> None:
         self._tensors = tensors
@@ -48,7 +55,12 @@ class SnapshotWriter:
         return self._under_way is not None
 
     def begin(
-        self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], label: Any, *, digest: Callable[[Mapping[str, Tensor]], str]
+        self,
+        tensors: Mapping[str, Tensor],
+        notes: Mapping[str, Any],
+        label: Any,
+        *,
+        digest: Callable[[Mapping[str, Tensor]], str],
     ) -> None:
         """Copy the tensors and go on writing behind the caller, `digest` of the copies too.
 
@@ -56,21 +68,33 @@ class SnapshotWriter:
             BackpressureError: `busy`; collect the last one first.
         """
         if self.busy:
-            raise BackpressureError("A snapshot is being written, or was not collected yet; collect it before the next one.")
+            raise BackpressureError(
+                "A snapshot is being written, or was not collected yet; collect it before "
+                "the next one."
+            )
         begun = self._clock.monotonic()
         self._copies = copies = _copied(tensors, self._copies)
         stall_us = round((self._clock.monotonic() - begun) * 1e6)
         taken: Future[Taken] = Future()
         self._under_way = taken
-        if not self._writing:  # at the first one: to begin a thread costs a tenth of what copying 10 MB does
-            threading.Thread(target=_carry_out, args=(self._jobs,), name="snapshots", daemon=True).start()
+        if (
+            not self._writing
+        ):  # at the first one: to begin a thread costs a tenth of what copying 10 MB does
+            threading.Thread(
+                target=_carry_out, args=(self._jobs,), name="snapshots", daemon=True
+            ).start()
             weakref.finalize(self, self._jobs.put, None)
             self._writing = True
         snapshot = Snapshot(copies, notes)
-        self._jobs.put(lambda: taken.set_result(self._written(snapshot, label, digest, begun, stall_us)))
+        self._jobs.put(
+            lambda: taken.set_result(self._written(snapshot, label, digest, begun, stall_us))
+        )
 
     def collect(self, *, wait: bool = False) -> Taken | None:
-        """The snapshot that has become durable since the last call, or failed; with `wait`, the one under way."""
+        """The snapshot that has become durable since the last call, or failed.
+
+        With `wait`, the one under way.
+        """
         if self._under_way is None or not (wait or self._under_way.done()):
             return None
         taken = self._under_way.result()
@@ -82,7 +106,14 @@ class SnapshotWriter:
         if self._under_way is not None:
             self._under_way.result()
 
-    def _written(self, snapshot: Snapshot, label: Any, digest: Callable[[Mapping[str, Tensor]], str], begun: float, stall_us: int) -> Taken:
+    def _written(
+        self,
+        snapshot: Snapshot,
+        label: Any,
+        digest: Callable[[Mapping[str, Tensor]], str],
+        begun: float,
+        stall_us: int,
+    ) -> Taken:
         stored, error, digested = None, None, ""
         try:
             digested = digest(snapshot.tensors)
@@ -91,7 +122,9 @@ class SnapshotWriter:
             error = raised
         except Exception as raised:  # noqa: BLE001  # given to the caller: training goes on without this snapshot
             error = EsperError(f"{type(raised).__name__}: {raised}".rstrip(".") + ".")
-        return Taken(label, digested, stored, error, stall_us, round((self._clock.monotonic() - begun) * 1e6))
+        return Taken(
+            label, digested, stored, error, stall_us, round((self._clock.monotonic() - begun) * 1e6)
+        )
 
 
 def _carry_out(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
@@ -103,7 +136,10 @@ def _carry_out(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
 
 @torch.no_grad()
 def _copied(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the host, into the memory of earlier ones where that fits; from a GPU into pinned memory, all under way at once."""
+    """Copies on the host, into the memory of earlier ones where that fits.
+
+    From a GPU into pinned memory, all under way at once.
+    """
     copies, waits = {}, False
     for name, tensor in tensors.items():
         room = before.get(name)

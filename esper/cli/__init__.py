@@ -1,4 +1,7 @@
-"""The `esper` command. Imports nothing heavy until a command needs it: `--help` answers in under 200 ms."""
+"""The `esper` command.
+
+Imports nothing heavy until a command needs it: `--help` answers in under 200 ms.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,30 @@ import sys
 
 import typer
 
-from esper.cli.installation import audit, bench, dead_letters, deploy, history, kafka, keys, stack, token, topics
-from esper.cli.runs import compare, control, fork, model, portable, recipes, replay, run, snapshots, whatif
+from esper.cli.installation import (
+    audit,
+    bench,
+    dead_letters,
+    deploy,
+    history,
+    kafka,
+    keys,
+    stack,
+    token,
+    topics,
+)
+from esper.cli.runs import (
+    compare,
+    control,
+    fork,
+    model,
+    portable,
+    recipes,
+    replay,
+    run,
+    snapshots,
+    whatif,
+)
 from esper.errors import EsperError, printable
 
 app = typer.Typer(
@@ -45,7 +70,10 @@ for part in (
 
 
 def main() -> None:
-    """Entry point: a user's error is one sentence and an exit code, never a traceback; `--debug` anywhere, or ESPER_DEBUG=1, shows it."""
+    """Entry point: a user's error is one sentence and an exit code, never a traceback.
+
+    `--debug` anywhere, or ESPER_DEBUG=1, shows it.
+    """
     debug = "--debug" in sys.argv or os.environ.get("ESPER_DEBUG") == "1"
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -61,6 +89,7 @@ def main() -> None:
         if debug:
             raise
         sys.stderr.write(
-            f"esper: unexpected {type(error).__name__}: {printable(str(error))} This is a fault in Esper; --debug shows where.\n"
+            f"esper: unexpected {type(error).__name__}: {printable(str(error))} This is a "
+            "fault in Esper; --debug shows where.\n"
         )
         sys.exit(70)

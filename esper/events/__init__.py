@@ -6,4 +6,14 @@ from esper.events.codec import Message, decode, encode
 from esper.events.envelope import Event, JournalEvent, Origin, event_id
 from esper.events.topics import TOPICS, Topic
 
-__all__ = ["TOPICS", "Event", "JournalEvent", "Message", "Origin", "Topic", "decode", "encode", "event_id"]
+__all__ = [
+    "TOPICS",
+    "Event",
+    "JournalEvent",
+    "Message",
+    "Origin",
+    "Topic",
+    "decode",
+    "encode",
+    "event_id",
+]

@@ -1,7 +1,8 @@
 """fastavro's own functions for single values, which the generated records call field by field.
 
-`schemaless_reader` and `schemaless_writer` choose among these functions at every field of every datum, by comparing names of types; that takes as
-long again as reading and writing. They are not part of fastavro's public interface: `make golden` holds what they give against what the public
+`schemaless_reader` and `schemaless_writer` choose among these functions at every field of every
+datum, by comparing names of types; that takes as long again as reading and writing. They are not
+part of fastavro's public interface: `make golden` holds what they give against what the public
 functions give, for every record.
 """
 

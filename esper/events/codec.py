@@ -1,4 +1,5 @@
-"""Events to Kafka messages and back: Confluent's framing (magic 0, 4-byte schema id, Avro datum), CloudEvents headers, traceparent.
+"""Events to Kafka messages and back: Confluent's framing (magic 0, 4-byte schema id, Avro datum),
+CloudEvents headers, traceparent.
 
 Sources: Confluent wire format; CloudEvents 1.0 Kafka binding, binary mode; W3C Trace Context.
 """
@@ -52,13 +53,18 @@ def encode(event: Event) -> Message:
         ("ce_time", _time(event.occurred_at)),
         schema,
         _CONTENT_TYPE,
-        ("traceparent", f"00-{event.trace_id}-{event_id[:8]}{event_id[9:13]}{event_id[14:18]}-01".encode()),
+        (
+            "traceparent",
+            f"00-{event.trace_id}-{event_id[:8]}{event_id[9:13]}{event_id[14:18]}-01".encode(),
+        ),
     )
     return Message(event.TOPIC, key(event).encode(), value_of(event), headers)
 
 
 class _Form(NamedTuple):
-    """What is the same in every message of a record: the headers of type and fingerprint, where its key stands, and how it is framed."""
+    """What is the same in every message of a record: the headers of type and fingerprint, where its
+    key stands, and how it is framed.
+    """
 
     kind: tuple[str, bytes]
     schema: tuple[str, bytes]
@@ -70,10 +76,18 @@ class _Form(NamedTuple):
 def _form(schema_id: int) -> _Form:
     wire = wire_schema(schema_id)
     record = wire.record
-    kind, schema = ("ce_type", b"esper.events." + record.NAME.encode()), ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode())
+    kind, schema = (
+        ("ce_type", b"esper.events." + record.NAME.encode()),
+        ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode()),
+    )
     write: Callable[[Event, bytearray], None] | None = getattr(record, "write", None)
     if write is None:  # it has records inside
-        return _Form(kind, schema, attrgetter(record.KEY), _guarded(record, lambda event: frame(event.to_avro(), wire)))
+        return _Form(
+            kind,
+            schema,
+            attrgetter(record.KEY),
+            _guarded(record, lambda event: frame(event.to_avro(), wire)),
+        )
     head = _head(wire.id)
 
     def value_of(event: Event) -> bytes:
@@ -85,7 +99,10 @@ def _form(schema_id: int) -> _Form:
 
 
 def _guarded(record: type[Event], value_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
-    """How events of a record are framed. One of a journal that nobody could decode is refused now: it would end the recovery of its run."""
+    """How events of a record are framed.
+
+    One of a journal that nobody could decode is refused now: it would end the recovery of its run.
+    """
     if not issubclass(record, JournalEvent):
         return value_of
 
@@ -94,7 +111,10 @@ def _guarded(record: type[Event], value_of: Callable[[Event], bytes]) -> Callabl
             require(event.NAME, event.BOUNDS, event.__dict__)
         value = value_of(event)
         if len(value) > record.MAX_BYTES:
-            raise PoisonError(f"A {event.NAME} would have {len(value):,} bytes, and {record.MAX_BYTES:,} is the most; shorten its texts.")
+            raise PoisonError(
+                f"A {event.NAME} would have {len(value):,} bytes, and {record.MAX_BYTES:,} "
+                "is the most; shorten its texts."
+            )
         return value
 
     return sound_value_of
@@ -131,7 +151,10 @@ def schema_id(value: bytes) -> int:
         PoisonError: the bytes are not framed.
     """
     if len(value) < _HEAD or value[0] != 0:
-        raise PoisonError("A message has no Confluent frame (magic byte 0 and a 4-byte schema id); it was not written by Esper's codec.")
+        raise PoisonError(
+            "A message has no Confluent frame (magic byte 0 and a 4-byte schema id); it "
+            "was not written by Esper's codec."
+        )
     return int.from_bytes(value[1:_HEAD], "big")
 
 
@@ -144,14 +167,17 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
     """The event in a framed message, of the current or an earlier schema version.
 
     Raises:
-        PoisonError: unframed, of an unknown schema, cut off, longer than its schema says, or with a field outside its bounds.
+        PoisonError: unframed, of an unknown schema, cut off, longer than its schema says, or with a
+            field outside its bounds.
     """
     stream = io.BytesIO(value)
     found = stream.read(_HEAD)
     read = _reader(found)
     size = len(value)
     if size > LEAST_LIMIT and size > (most := wire_schema(schema_id(value)).record.MAX_BYTES):
-        raise PoisonError(f"A message of {size:,} bytes is larger than its record may be: {most:,} is the most.")
+        raise PoisonError(
+            f"A message of {size:,} bytes is larger than its record may be: {most:,} is the most."
+        )
     try:
         event = read(stream)
     except PoisonError:
@@ -159,9 +185,15 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
     except Exception as error:
         wire = wire_schema(schema_id(value))
         kind = (dict(headers).get("ce_type") or wire.record.NAME.encode()).decode(errors="replace")
-        raise PoisonError(f"A message of type {kind} does not match schema {wire.id}: {type(error).__name__}: {error}.") from error
+        raise PoisonError(
+            f"A message of type {kind} does not match schema {wire.id}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
     if stream.tell() != size:
-        raise PoisonError(f"A {event.NAME} message has bytes after its datum; the sender wrote another schema than its frame says.")
+        raise PoisonError(
+            f"A {event.NAME} message has bytes after its datum; the sender wrote another "
+            "schema than its frame says."
+        )
     return event
 
 

@@ -1,7 +1,9 @@
-"""Whether a schema may be changed: FULL_TRANSITIVE, so that every version reads what every other version wrote.
+"""Whether a schema may be changed: FULL_TRANSITIVE, so that every version reads what every other
+version wrote.
 
-Earlier versions are the writer schemas in the headers of the golden examples, which stay for ever. Readers are those of the Avro specification,
-"Schema Resolution", as the Apache implementation checks them; that a value keeps its unit (its logical type) is checked beside it.
+Earlier versions are the writer schemas in the headers of the golden examples, which stay for ever.
+Readers are those of the Avro specification, "Schema Resolution", as the Apache implementation
+checks them; that a value keeps its unit (its logical type) is checked beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from esper.events.registry import without_logical_types
 
 
 def breaks(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, ...]:
-    """Why two versions of a record's schema cannot read each other, a sentence each; empty when they can."""
+    """Why two versions of a record's schema cannot read each other, a sentence each.
+
+    Empty when they can.
+    """
     return tuple(
         sentence
         for reader, writer, direction in (
@@ -41,7 +46,9 @@ def breaks_transitively(versions: Sequence[Mapping[str, Any]]) -> tuple[str, ...
 
 
 def versions(schemas: Path, record: str) -> list[dict[str, Any]]:
-    """Every version of a record's schema: those of its golden examples in `schemas`/examples, then the present one."""
+    """Every version of a record's schema: those of its golden examples in `schemas`/examples, then
+    the present one.
+    """
     found = []
     paths = schemas.joinpath("examples").glob(f"{record}-*.avro")
     for path in sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2])):
@@ -51,14 +58,25 @@ def versions(schemas: Path, record: str) -> list[dict[str, Any]]:
 
 
 def check(schemas: Path) -> tuple[str, ...]:
-    """What is wrong with the schemas in a folder, all records and all versions; empty when every change was FULL_TRANSITIVE."""
+    """What is wrong with the schemas in a folder, all records and all versions.
+
+    Empty when every change was FULL_TRANSITIVE.
+    """
     records = sorted(path.stem for path in schemas.glob("*.avsc"))
-    return tuple(f"{record}, {sentence}" for record in records for sentence in breaks_transitively(versions(schemas, record)))
+    return tuple(
+        f"{record}, {sentence}"
+        for record in records
+        for sentence in breaks_transitively(versions(schemas, record))
+    )
 
 
-def _unreadable(reader: Mapping[str, Any], writer: Mapping[str, Any], direction: str) -> Iterator[str]:
+def _unreadable(
+    reader: Mapping[str, Any], writer: Mapping[str, Any], direction: str
+) -> Iterator[str]:
     checker: Any = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
-    result = checker.get_compatibility(*(make_avsc_object(without_logical_types(dict(schema))) for schema in (reader, writer)))
+    result = checker.get_compatibility(
+        *(make_avsc_object(without_logical_types(dict(schema))) for schema in (reader, writer))
+    )
     if result.compatibility is not SchemaCompatibilityType.compatible:
         places = ", ".join(sorted(map(str, result.locations)))
         yield f"{direction}: {'; '.join(sorted(map(str, result.messages)))} (at {places})"
@@ -73,6 +91,8 @@ def _changed_units(first: Any, second: Any, place: str) -> Iterator[str]:
     if "fields" in first and "fields" in second:
         others = {field["name"]: field["type"] for field in second["fields"]}
         for field in first["fields"]:
-            yield from _changed_units(field["type"], others.get(field["name"]), f"{place}.{field['name']}")
+            yield from _changed_units(
+                field["type"], others.get(field["name"]), f"{place}.{field['name']}"
+            )
     for part in ("items", "values", "type"):
         yield from _changed_units(first.get(part), second.get(part), place)

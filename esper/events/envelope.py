@@ -16,7 +16,10 @@ from esper.events.ranges import MAX_BYTES, Bound
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Base of whatever a schema describes. The datum is the record's namespace, without slots: reading and writing it copy nothing."""
+    """Base of whatever a schema describes.
+
+    The datum is the record's namespace, without slots: reading and writing it copy nothing.
+    """
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = ()
     """What the fields may be."""
@@ -57,7 +60,11 @@ class Event(Record):
 
 
 def write_envelope(out: bytearray, event: Event) -> None:
-    """Append the envelope's fields. Avro writes a record as its fields one after the other, so those that a sender repeats are kept as bytes."""
+    """Append the envelope's fields.
+
+    Avro writes a record as its fields one after the other, so those that a sender repeats are kept
+    as bytes.
+    """
     write_data(out, event.event_id, "string", NAMED, "event_id", OPTIONS)
     write_data(out, event.occurred_at, "long", NAMED, "occurred_at", OPTIONS)
     out += _repeated(event.run_id, event.sender_id, event.trace_id, event.causation_id)
@@ -74,9 +81,11 @@ def _repeated(run_id: str, sender_id: str, trace_id: str, causation_id: str | No
 
 
 class _Sender:
-    """The last `run_id`, `sender_id` and `trace_id` that were read, with their bytes: the events of a run mostly have the same.
+    """The last `run_id`, `sender_id` and `trace_id` that were read, with their bytes: the events of
+    a run mostly have the same.
 
-    What is found equal is not decoded again, since the same bytes from the same place on say the same. Safe to use from several threads.
+    What is found equal is not decoded again, since the same bytes from the same place on say the
+    same. Safe to use from several threads.
     """
 
     def __init__(self) -> None:
@@ -104,7 +113,9 @@ _LENGTHS: Final = (b"\x56", b"\x80\x01", b"\xac\x01")
 
 
 def read_seal(stream: BytesIO) -> tuple[str, str, str]:
-    """The `signer`, `previous` and `signature` that end a journal event, which mostly are all there or all empty: then at once."""
+    """The `signer`, `previous` and `signature` that end a journal event, which mostly are all there
+    or all empty: then at once.
+    """
     at = stream.tell()
     tail = stream.read()
     if tail == _UNSIGNED:
@@ -138,8 +149,12 @@ class JournalEvent(SignedEvent):
 
 
 def event_id(run_id: str, timeline: int, logical_key: str) -> str:
-    """A UUID made from the hash of run, timeline and logical key (RFC 9562, version 8): executed again, a step emits the same id."""
-    digest = bytearray(hashlib.sha256(f"{run_id}\x1f{timeline}\x1f{logical_key}".encode()).digest()[:16])
+    """A UUID made from the hash of run, timeline and logical key (RFC 9562, version 8): executed
+    again, a step emits the same id.
+    """
+    digest = bytearray(
+        hashlib.sha256(f"{run_id}\x1f{timeline}\x1f{logical_key}".encode()).digest()[:16]
+    )
     digest[6] = (digest[6] & 0x0F) | 0x80
     digest[8] = (digest[8] & 0x3F) | 0x80
     text = digest.hex()
@@ -160,8 +175,13 @@ class Origin:
     trace_id: str
     clock: Clock
 
-    def envelope(self, logical_key: str, *, timeline: int = 0, causation_id: str | None = None) -> dict[str, Any]:
-        """Keyword arguments for a record's constructor. `logical_key` names the event uniquely within run and timeline."""
+    def envelope(
+        self, logical_key: str, *, timeline: int = 0, causation_id: str | None = None
+    ) -> dict[str, Any]:
+        """Keyword arguments for a record's constructor.
+
+        `logical_key` names the event uniquely within run and timeline.
+        """
         return {
             "event_id": event_id(self.run_id, timeline, logical_key),
             "occurred_at": self.clock.now_us(),

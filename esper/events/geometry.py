@@ -1,11 +1,14 @@
-"""Geometry: what a layer's kernels have to know of it beside channels, as a text that events carry and that compares by equality.
+"""Geometry: what a layer's kernels have to know of it beside channels, as a text that events carry
+and that compares by equality.
 
 | layer | text |
 |---|---|
 | Linear on [batch, features] | (empty) |
 | Linear on [batch, length, features] | `sequence in 16` |
 | Conv1d on [batch, channels, length] | `conv1d k5 s2 p2 d1 g1 in 40` |
-| Conv2d on [batch, channels, height, width] | `conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8`; `psame` for PyTorch's padding="same" |
+| Conv2d on [batch, channels, height, width] | `conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8` |
+
+`psame` stands for PyTorch's padding="same".
 
 `in` is the size that the layer reads in this run: blueprints are verified and costed at it.
 """
@@ -22,7 +25,8 @@ from esper.errors import BuildError
 Kind = Literal["features", "sequence", "conv1d", "conv2d"]
 _DIMENSIONS: dict[str, int] = {"features": 0, "sequence": 1, "conv1d": 1, "conv2d": 2}
 _TEXT = re.compile(
-    r"(?P<kind>sequence|conv1d|conv2d)(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
+    r"(?P<kind>sequence|conv1d|conv2d)(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) "
+    r"p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
 )
 
 
@@ -40,7 +44,8 @@ class Geometry:
         groups: Groups of channels that the host does not mix.
 
     Raises:
-        BuildError: the numbers do not fit the kind, PyTorch has no such layer, or it would have no output.
+        BuildError: the numbers do not fit the kind, PyTorch has no such layer, or it would have no
+            output.
     """
 
     kind: Kind = "features"
@@ -54,15 +59,33 @@ class Geometry:
     def __post_init__(self) -> None:
         dimensions = _DIMENSIONS[self.kind]
         window = dimensions if self.convolves else 0
-        parts = (self.kernel_size, self.stride, self.dilation, *(() if self.padding is None else (self.padding,)))
-        if len(self.size) != dimensions or any(len(part) != window for part in parts) or (self.padding is None and not self.convolves):
-            raise BuildError(f"A {self.kind} layer has {dimensions} dimensions; its geometry gives others: {self.text}.")
-        if min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1 or min((0, *(self.padding or ()))) < 0:
+        parts = (
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            *(() if self.padding is None else (self.padding,)),
+        )
+        if (
+            len(self.size) != dimensions
+            or any(len(part) != window for part in parts)
+            or (self.padding is None and not self.convolves)
+        ):
+            raise BuildError(
+                f"A {self.kind} layer has {dimensions} dimensions; its geometry gives "
+                f"others: {self.text}."
+            )
+        if (
+            min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1
+            or min((0, *(self.padding or ()))) < 0
+        ):
             raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self.text}.")
         if self.padding is None and max((1, *self.stride)) > 1:
             raise BuildError(f"Padding 'same' goes with a stride of 1, as in PyTorch: {self.text}.")
         if min((1, *self.output_size)) < 1:
-            raise BuildError(f"The window is longer than the input with its padding, so there is no output: {self.text}.")
+            raise BuildError(
+                "The window is longer than the input with its padding, so there is no "
+                f"output: {self.text}."
+            )
 
     @property
     def convolves(self) -> bool:
@@ -74,9 +97,12 @@ class Geometry:
         """Positions that it writes (formula of torch.nn.Conv2d)."""
         if not self.convolves or self.padding is None:
             return self.size
-        numbers = zip(self.size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        numbers = zip(
+            self.size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+        )
         return tuple(
-            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, padding, dilation in numbers
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, padding, dilation in numbers
         )
 
     @property
@@ -85,7 +111,10 @@ class Geometry:
         if not self.convolves or self.padding is None:
             return True
         spans = zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        return all(stride == 1 and 2 * padding == dilation * (kernel - 1) for kernel, stride, padding, dilation in spans)
+        return all(
+            stride == 1 and 2 * padding == dilation * (kernel - 1)
+            for kernel, stride, padding, dilation in spans
+        )
 
     @cached_property
     def text(self) -> str:
@@ -95,7 +124,10 @@ class Geometry:
         if self.kind == "sequence":
             return f"sequence in {_joined(self.size)}"
         padding = "same" if self.padding is None else _joined(self.padding)
-        window = f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} d{_joined(self.dilation)} g{self.groups}"
+        window = (
+            f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} "
+            f"d{_joined(self.dilation)} g{self.groups}"
+        )
         return f"{self.kind} {window} in {_joined(self.size)}"
 
 
@@ -114,19 +146,33 @@ def parse(text: str) -> Geometry:
         return PLAIN
     found = _TEXT.fullmatch(text)
     if found is None or (found["kind"] == "sequence") != (found["k"] is None):
-        raise BuildError(f"{text[:200]!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8'.")
+        raise BuildError(
+            f"{text[:200]!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 "
+            "d1x1 g1 in 8x8'."
+        )
     kind: Kind = found["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
     try:
         if kind == "sequence":
             geometry = Geometry(kind, _numbers(found["size"]))
         else:
             padding = None if found["p"] == "same" else _numbers(found["p"])
-            window = (_numbers(found["k"]), _numbers(found["s"]), padding, _numbers(found["d"]), int(found["g"]))
+            window = (
+                _numbers(found["k"]),
+                _numbers(found["s"]),
+                padding,
+                _numbers(found["d"]),
+                int(found["g"]),
+            )
             geometry = Geometry(kind, _numbers(found["size"]), *window)
     except ValueError:
-        raise BuildError(f"{text[:200]!r} is no geometry of a layer: its numbers cannot be read.") from None
+        raise BuildError(
+            f"{text[:200]!r} is no geometry of a layer: its numbers cannot be read."
+        ) from None
     if geometry.text != text:
-        raise BuildError(f"The geometry {text[:200]!r} is spelled {geometry.text!r}: texts are compared as they are.")
+        raise BuildError(
+            f"The geometry {text[:200]!r} is spelled {geometry.text!r}: texts are compared "
+            "as they are."
+        )
     return geometry
 
 
@@ -139,11 +185,13 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def fits(kernel: str, tap: str, layer: str) -> bool:
-    """Whether a kernel of one geometry can serve a layer of another, both as texts; channels are compared elsewhere.
+    """Whether a kernel of one geometry can serve a layer of another, both as texts.
 
-    A kernel that reads the layer's input needs the layer's own geometry. One that reads the host's chunk needs the layer's output positions,
-    as `outputs` gives them. A kernel of features serves a layer on sequences too: at each position. No kernel fits a layer whose text says no
-    geometry.
+    Channels are compared elsewhere.
+
+    A kernel that reads the layer's input needs the layer's own geometry. One that reads the host's
+    chunk needs the layer's output positions, as `outputs` gives them. A kernel of features serves a
+    layer on sequences too: at each position. No kernel fits a layer whose text says no geometry.
     """
     try:
         place = parse(layer)
@@ -155,8 +203,17 @@ def fits(kernel: str, tap: str, layer: str) -> bool:
 
 
 def outputs(layer: Geometry) -> Geometry:
-    """The geometry of what a layer writes, as a kernel reads it that keeps positions: a window of one position at the layer's output size."""
+    """The geometry of what a layer writes, as a kernel reads it that keeps positions: a window of
+    one position at the layer's output size.
+    """
     if not layer.convolves:
         return layer
     dimensions = len(layer.size)
-    return Geometry(layer.kind, layer.output_size, (1,) * dimensions, (1,) * dimensions, (0,) * dimensions, (1,) * dimensions)
+    return Geometry(
+        layer.kind,
+        layer.output_size,
+        (1,) * dimensions,
+        (1,) * dimensions,
+        (0,) * dimensions,
+        (1,) * dimensions,
+    )

@@ -8,7 +8,10 @@ from esper.events.records import Blend, KernelPublished, Tap
 
 
 class KernelDescription(TypedDict):
-    """Keyword arguments that the records about kernels have in common; meanings as in BlueprintProposed."""
+    """Keyword arguments that the records about kernels have in common.
+
+    Meanings as in BlueprintProposed.
+    """
 
     blueprint_id: str
     family: str

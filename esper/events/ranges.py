@@ -1,8 +1,11 @@
-"""What the fields of events may be, as the schemas say it: `minimum`, `maximum`, `finite`, `format`, `maxLength`, `maxItems`; `maxBytes` of a message.
+"""What the fields of events may be, as the schemas say it: `minimum`, `maximum`, `finite`,
+`format`, `maxLength`, `maxItems`; `maxBytes` of a message.
 
-The generated records ask first, in one expression a record, whether anything may be wrong (`unsound`); only then `require` looks at each field and
-names the one at fault. A number without `finite` may be NaN or infinite: a loss is, in a run that diverges, and whoever reads it copes.
-A minimum and a maximum say nothing of NaN. Whole numbers end at 2**53 - 1, which JSON and doubles hold exactly, or where Avro's int ends.
+The generated records ask first, in one expression a record, whether anything may be wrong
+(`unsound`); only then `require` looks at each field and names the one at fault. A number without
+`finite` may be NaN or infinite: a loss is, in a run that diverges, and whoever reads it copes. A
+minimum and a maximum say nothing of NaN. Whole numbers end at 2**53 - 1, which JSON and doubles
+hold exactly, or where Avro's int ends.
 """
 
 from __future__ import annotations
@@ -17,19 +20,27 @@ from esper.errors import BuildError, PoisonError
 from esper.events import geometry
 
 MAX_BYTES: Final = (8 << 20) + 65_536
-"""Largest message of a record whose schema gives no `maxBytes`: what Esper's topics take, and some room."""
+"""Largest message of a record whose schema gives no `maxBytes`: what Esper's topics take, and some
+room.
+"""
 LEAST_LIMIT: Final = 16_384
 """The least `maxBytes` that a schema gives; nothing shorter needs to be looked up."""
 _KEPT: Final = 4_096
 _KEPT_CHARACTERS: Final = 8_192
 
 NAMES: Final[set[str]] = {""}
-"""Names that were found good, so that they need not be looked at again; the same for texts of the other formats."""
+"""Names that were found good, so that they need not be looked at again.
+
+The same for texts of the other formats.
+"""
 TEXTS: Final[dict[str, set[str]]] = {"name": NAMES, "json": {""}, "geometry": {""}}
 
 
 class Bound(NamedTuple):
-    """What one field may be; of a field with many values, each of them. `most` is the number of characters or items."""
+    """What one field may be; of a field with many values, each of them.
+
+    `most` is the number of characters or items.
+    """
 
     field: str
     minimum: float | None = None
@@ -94,7 +105,10 @@ def _remember(known: set[str], text: str) -> None:
 def _name(text: str) -> str:
     if is_run_id(text):
         return ""
-    return f"{text[:80]!r}, which names no folder: letters, digits, dots, dashes and underscores, 128 at most"
+    return (
+        f"{text[:80]!r}, which names no folder: letters, digits, dots, dashes and underscores, "
+        "128 at most"
+    )
 
 
 def _json(text: str) -> str:
@@ -113,4 +127,8 @@ def _geometry(text: str) -> str:
     return ""
 
 
-_FORMATS: Final[dict[str, Callable[[str], str]]] = {"name": _name, "json": _json, "geometry": _geometry}
+_FORMATS: Final[dict[str, Callable[[str], str]]] = {
+    "name": _name,
+    "json": _json,
+    "geometry": _geometry,
+}

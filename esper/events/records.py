@@ -20,7 +20,15 @@ from esper.events.avro import (
     read_utf8,
     write_data,
 )
-from esper.events.envelope import Event, JournalEvent, Record, SignedEvent, read_seal, read_sender, write_envelope
+from esper.events.envelope import (
+    Event,
+    JournalEvent,
+    Record,
+    SignedEvent,
+    read_seal,
+    read_sender,
+    write_envelope,
+)
 from esper.events.ranges import NAMES, TEXTS, Bound, require
 
 _new, _set = object.__new__, object.__setattr__
@@ -689,7 +697,11 @@ class AdaptationApplied(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -814,7 +826,11 @@ class AdaptationOutcome(SignedEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "decision_id": read_utf8(stream),
             "layer": read_utf8(stream),
             "seed": (seed := read_long(stream)),
@@ -829,7 +845,12 @@ class AdaptationOutcome(SignedEvent):
             "signer": read_utf8(stream),
             "signature": read_utf8(stream),
         }
-        if (occurred_at | step) >> 53 or (seed | epoch) >> 31 or run_id not in NAMES or not 0.0 <= reward <= 1.0:
+        if (
+            (occurred_at | step) >> 53
+            or (seed | epoch) >> 31
+            or run_id not in NAMES
+            or not 0.0 <= reward <= 1.0
+        ):
             require("AdaptationOutcome", cls.BOUNDS, datum)
         record = _new(cls)
         _set(record, "__dict__", datum)
@@ -922,7 +943,12 @@ class AdaptationRejected(JournalEvent):
             + len(self.command_id)
             + len(self.decision_id)
             > 200
-            or len(self.layer) + len(self.kernel_id) + len(self.source_topic) + len(self.signer) + len(self.previous) + len(self.signature)
+            or len(self.layer)
+            + len(self.kernel_id)
+            + len(self.source_topic)
+            + len(self.signer)
+            + len(self.previous)
+            + len(self.signature)
             > 4096
             or self.run_id not in NAMES
         )
@@ -939,7 +965,11 @@ class AdaptationRejected(JournalEvent):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -962,8 +992,20 @@ class AdaptationRejected(JournalEvent):
         if (
             (occurred_at | sequence | step | (source_offset + 1)) >> 53
             or (timeline | epoch | seed | (source_partition + 1)) >> 31
-            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(command_id) + len(decision_id) > 200
-            or len(layer) + len(kernel_id) + len(source_topic) + len(signer) + len(previous) + len(signature) > 4096
+            or len(event_id)
+            + len(sender_id)
+            + len(trace_id)
+            + len(causation_id or "")
+            + len(command_id)
+            + len(decision_id)
+            > 200
+            or len(layer)
+            + len(kernel_id)
+            + len(source_topic)
+            + len(signer)
+            + len(previous)
+            + len(signature)
+            > 4096
             or run_id not in NAMES
         ):
             require("AdaptationRejected", cls.BOUNDS, datum)
@@ -1043,7 +1085,11 @@ class AuditRecorded(SignedEvent):
         return bool(
             (self.occurred_at | self.chain) >> 53
             or (self.status) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.previous) + len(self.signer) + len(self.signature) > 4096
             or self.run_id not in NAMES
         )
@@ -1060,7 +1106,11 @@ class AuditRecorded(SignedEvent):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "chain": (chain := read_long(stream)),
             "previous": (previous := read_utf8(stream)),
@@ -1140,7 +1190,12 @@ class BlueprintFailed(Event):
         return bool(
             (self.occurred_at) >> 53
             or (self.attempts) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.report_id) > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            + len(self.report_id)
+            > 200
             or len(self.blueprint_id) > 4096
             or self.run_id not in NAMES
         )
@@ -1157,7 +1212,11 @@ class BlueprintFailed(Event):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "report_id": (report_id := read_utf8(stream)),
             "blueprint_id": (blueprint_id := read_utf8(stream)),
@@ -1167,7 +1226,12 @@ class BlueprintFailed(Event):
         if (
             (occurred_at) >> 53
             or (attempts) >> 31
-            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(report_id) > 200
+            or len(event_id)
+            + len(sender_id)
+            + len(trace_id)
+            + len(causation_id or "")
+            + len(report_id)
+            > 200
             or len(blueprint_id) > 4096
             or run_id not in NAMES
         ):
@@ -1243,7 +1307,12 @@ class BlueprintProposed(Event):
         return bool(
             (self.occurred_at | self.parameters | self.flops) >> 53
             or (self.in_features | self.out_features) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.report_id) > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            + len(self.report_id)
+            > 200
             or len(self.blueprint_id) + len(self.family) > 4096
             or self.run_id not in NAMES
             or self.ir not in TEXTS["json"]
@@ -1262,7 +1331,11 @@ class BlueprintProposed(Event):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "report_id": (report_id := read_utf8(stream)),
             "blueprint_id": (blueprint_id := read_utf8(stream)),
@@ -1279,7 +1352,12 @@ class BlueprintProposed(Event):
         if (
             (occurred_at | parameters | flops) >> 53
             or (in_features | out_features) >> 31
-            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(report_id) > 200
+            or len(event_id)
+            + len(sender_id)
+            + len(trace_id)
+            + len(causation_id or "")
+            + len(report_id)
+            > 200
             or len(blueprint_id) + len(family) > 4096
             or run_id not in NAMES
             or ir not in TEXTS["json"]
@@ -1389,7 +1467,11 @@ class CacheSampled(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "hits_memory": (hits_memory := read_long(stream)),
             "hits_disk": (hits_disk := read_long(stream)),
             "hits_store": (hits_store := read_long(stream)),
@@ -1403,7 +1485,18 @@ class CacheSampled(Event):
             "latency_us": (latency_us := read_double(stream)),
         }
         if (
-            (occurred_at | hits_memory | hits_disk | hits_store | misses | evictions | prefetched | bytes | limit_bytes) >> 53
+            (
+                occurred_at
+                | hits_memory
+                | hits_disk
+                | hits_store
+                | misses
+                | evictions
+                | prefetched
+                | bytes
+                | limit_bytes
+            )
+            >> 53
             or (entries | limit_entries) >> 31
             or run_id not in NAMES
             or not 0.0 <= latency_us <= 1.7976931348623157e308
@@ -1468,7 +1561,11 @@ class CheckpointRequested(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
         }
@@ -1575,7 +1672,15 @@ class CheckpointTaken(JournalEvent):
                 | (self.source_offset + 1)
             )
             >> 53
-            or (self.timeline | self.epoch | self.at_timeline | self.at_epoch | self.tensors | (self.source_partition + 1)) >> 31
+            or (
+                self.timeline
+                | self.epoch
+                | self.at_timeline
+                | self.at_epoch
+                | self.tensors
+                | (self.source_partition + 1)
+            )
+            >> 31
             or self.run_id not in NAMES
         )
 
@@ -1590,7 +1695,11 @@ class CheckpointTaken(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -1712,7 +1821,11 @@ class CompilationFailed(Event):
         return bool(
             (self.occurred_at) >> 53
             or (self.attempt) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.blueprint_id) > 4096
             or self.run_id not in NAMES
         )
@@ -1729,7 +1842,11 @@ class CompilationFailed(Event):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "blueprint_id": (blueprint_id := read_utf8(stream)),
             "attempt": (attempt := read_long(stream)),
@@ -1800,7 +1917,11 @@ class CompilationStarted(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "blueprint_id": read_utf8(stream),
             "attempt": (attempt := read_long(stream)),
             "configuration": read_utf8(stream),
@@ -1862,7 +1983,11 @@ class DeadLettered(Event):
         return bool(
             (self.occurred_at | (self.source_offset + 1)) >> 53
             or (self.source_partition + 1) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.source_topic) + len(self.consumer) > 4096
             or self.run_id not in NAMES
         )
@@ -1879,7 +2004,11 @@ class DeadLettered(Event):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "source_topic": (source_topic := read_utf8(stream)),
             "source_partition": (source_partition := read_long(stream)),
@@ -1969,7 +2098,11 @@ class EpochEnded(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.alphas) > 65536
             or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
@@ -2000,7 +2133,11 @@ class EpochEnded(JournalEvent):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -2015,7 +2152,9 @@ class EpochEnded(JournalEvent):
             "learning_rate": numbers[6],
             "parameters_digest": read_utf8(stream),
             "state_digest": read_utf8(stream),
-            "alphas": (alphas := tuple(read_array(stream, {"type": "array", "items": "double"}, NAMED))),
+            "alphas": (
+                alphas := tuple(read_array(stream, {"type": "array", "items": "double"}, NAMED))
+            ),
             "signer": (signer := (seal := read_seal(stream))[0]),
             "previous": (previous := seal[1]),
             "signature": (signature := seal[2]),
@@ -2185,7 +2324,11 @@ class FieldReport(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.layers) + len(self.families) > 65536
             or self.run_id not in NAMES
             or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
@@ -2242,7 +2385,12 @@ class FieldReportAnswered(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.report_id) > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            + len(self.report_id)
+            > 200
             or len(self.kernels) + len(self.failed) > 65536
             or self.run_id not in NAMES
         )
@@ -2266,15 +2414,28 @@ class FieldReportAnswered(Event):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "report_id": (report_id := read_utf8(stream)),
-            "kernels": (kernels := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
-            "failed": (failed := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
+            "kernels": (
+                kernels := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+            "failed": (
+                failed := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
         }
         if (
             (occurred_at) >> 53
-            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") + len(report_id) > 200
+            or len(event_id)
+            + len(sender_id)
+            + len(trace_id)
+            + len(causation_id or "")
+            + len(report_id)
+            > 200
             or len(kernels) + len(failed) > 65536
             or run_id not in NAMES
         ):
@@ -2287,7 +2448,9 @@ class FieldReportAnswered(Event):
         """Append the datum."""
         write_envelope(out, self)
         write_data(out, self.report_id, "string", NAMED, "report_id", OPTIONS)
-        write_data(out, self.kernels, {"type": "array", "items": "string"}, NAMED, "kernels", OPTIONS)
+        write_data(
+            out, self.kernels, {"type": "array", "items": "string"}, NAMED, "kernels", OPTIONS
+        )
         write_data(out, self.failed, {"type": "array", "items": "string"}, NAMED, "failed", OPTIONS)
 
 
@@ -2343,8 +2506,18 @@ class InstabilityDetected(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch | (self.seed + 1)) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
-            or len(self.layer) + len(self.kernel_id) + len(self.metric) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
+            or len(self.layer)
+            + len(self.kernel_id)
+            + len(self.metric)
+            + len(self.signer)
+            + len(self.previous)
+            + len(self.signature)
+            > 4096
             or self.run_id not in NAMES
         )
 
@@ -2360,7 +2533,11 @@ class InstabilityDetected(JournalEvent):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -2381,7 +2558,13 @@ class InstabilityDetected(JournalEvent):
             (occurred_at | sequence | step) >> 53
             or (timeline | epoch | (seed + 1)) >> 31
             or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
-            or len(layer) + len(kernel_id) + len(metric) + len(signer) + len(previous) + len(signature) > 4096
+            or len(layer)
+            + len(kernel_id)
+            + len(metric)
+            + len(signer)
+            + len(previous)
+            + len(signature)
+            > 4096
             or run_id not in NAMES
         ):
             require("InstabilityDetected", cls.BOUNDS, datum)
@@ -2459,14 +2642,23 @@ class KernelCompiled(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "kernel_id": read_utf8(stream),
             "blueprint_id": read_utf8(stream),
             "attempt": (attempt := read_long(stream)),
             "configuration": read_utf8(stream),
             "compile_ms": (compile_ms := read_double(stream)),
         }
-        if (occurred_at) >> 53 or (attempt) >> 31 or run_id not in NAMES or not 0.0 <= compile_ms <= 1.7976931348623157e308:
+        if (
+            (occurred_at) >> 53
+            or (attempt) >> 31
+            or run_id not in NAMES
+            or not 0.0 <= compile_ms <= 1.7976931348623157e308
+        ):
             require("KernelCompiled", cls.BOUNDS, datum)
         record = _new(cls)
         _set(record, "__dict__", datum)
@@ -2532,8 +2724,17 @@ class KernelFailed(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch | self.seed | self.consecutive_errors) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
-            or len(self.layer) + len(self.kernel_id) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
+            or len(self.layer)
+            + len(self.kernel_id)
+            + len(self.signer)
+            + len(self.previous)
+            + len(self.signature)
+            > 4096
             or self.run_id not in NAMES
         )
 
@@ -2549,7 +2750,11 @@ class KernelFailed(JournalEvent):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -2688,7 +2893,11 @@ class KernelPublished(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "kernel_id": read_utf8(stream),
             "blueprint_id": read_utf8(stream),
             "family": read_utf8(stream),
@@ -2701,8 +2910,12 @@ class KernelPublished(Event):
             "address": read_utf8(stream),
             "sha256": read_utf8(stream),
             "size_bytes": (size_bytes := read_long(stream)),
-            "tags": (tags := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
-            "parents": (parents := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
+            "tags": (
+                tags := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+            "parents": (
+                parents := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
             "latency_us": (latency_us := read_double(stream)),
             "geometry": (geometry := read_utf8(stream)),
             "alpha_target": (alpha_target := read_double(stream)),
@@ -2737,7 +2950,9 @@ class KernelPublished(Event):
         write_data(out, self.sha256, "string", NAMED, "sha256", OPTIONS)
         write_data(out, self.size_bytes, "long", NAMED, "size_bytes", OPTIONS)
         write_data(out, self.tags, {"type": "array", "items": "string"}, NAMED, "tags", OPTIONS)
-        write_data(out, self.parents, {"type": "array", "items": "string"}, NAMED, "parents", OPTIONS)
+        write_data(
+            out, self.parents, {"type": "array", "items": "string"}, NAMED, "parents", OPTIONS
+        )
         write_data(out, self.latency_us, "double", NAMED, "latency_us", OPTIONS)
         write_data(out, self.geometry, "string", NAMED, "geometry", OPTIONS)
         write_data(out, self.alpha_target, "double", NAMED, "alpha_target", OPTIONS)
@@ -2778,7 +2993,11 @@ class KernelRejected(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.kernel_id) + len(self.blueprint_id) > 4096
             or len(self.checks) > 65536
             or self.run_id not in NAMES
@@ -2834,7 +3053,11 @@ class KernelValidated(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at) >> 53
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.kernel_id) + len(self.blueprint_id) > 4096
             or len(self.checks) > 65536
             or self.run_id not in NAMES
@@ -2947,7 +3170,11 @@ class PauseRequested(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
         }
@@ -3028,7 +3255,11 @@ class PerformanceDelta(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "layer": read_utf8(stream),
             "seed": (seed := read_long(stream)),
             "kernel_id": read_utf8(stream),
@@ -3119,7 +3350,11 @@ class ResourceSampled(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "process": read_utf8(stream),
             "pid": (pid := read_long(stream)),
             "cpu_percent": (cpu_percent := read_double(stream)),
@@ -3186,7 +3421,11 @@ class ResumeRequested(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
         }
@@ -3234,7 +3473,11 @@ class RollbackRequested(Event):
 
     def unsound(self) -> bool:
         """Whether a field may be outside its bounds."""
-        return bool((self.occurred_at | self.expires_at) >> 53 or (self.at_most_epoch + 1) >> 31 or self.run_id not in NAMES)
+        return bool(
+            (self.occurred_at | self.expires_at) >> 53
+            or (self.at_most_epoch + 1) >> 31
+            or self.run_id not in NAMES
+        )
 
     @classmethod
     def read(cls, stream: BytesIO) -> Self:
@@ -3247,7 +3490,11 @@ class RollbackRequested(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "snapshot_id": read_utf8(stream),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
@@ -3326,7 +3573,11 @@ class RunCompleted(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -3409,7 +3660,11 @@ class RunFailed(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step) >> 53
             or (self.timeline | self.epoch) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
         )
@@ -3426,7 +3681,11 @@ class RunFailed(JournalEvent):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
@@ -3540,12 +3799,40 @@ class RunForked(JournalEvent):
     def unsound(self) -> bool:
         """Whether a field may be outside its bounds."""
         return bool(
-            (self.occurred_at | self.sequence | self.step | self.parent_step | (self.parent_sequence + 1)) >> 53
-            or (self.timeline | self.epoch | self.parent_timeline | (self.adapted_epoch + 1) | self.adaptations | (self.parent_packet + 1))
+            (
+                self.occurred_at
+                | self.sequence
+                | self.step
+                | self.parent_step
+                | (self.parent_sequence + 1)
+            )
+            >> 53
+            or (
+                self.timeline
+                | self.epoch
+                | self.parent_timeline
+                | (self.adapted_epoch + 1)
+                | self.adaptations
+                | (self.parent_packet + 1)
+            )
             >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
-            or len(self.address) + len(self.sha256) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
-            or len(self.seeds) + len(self.changes) + len(self.without) + len(self.left_out) + len(self.offered) > 65536
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
+            or len(self.address)
+            + len(self.sha256)
+            + len(self.signer)
+            + len(self.previous)
+            + len(self.signature)
+            > 4096
+            or len(self.seeds)
+            + len(self.changes)
+            + len(self.without)
+            + len(self.left_out)
+            + len(self.offered)
+            > 65536
             or self.run_id not in NAMES
             or self.parent_run_id not in NAMES
             or any(one.unsound() for one in self.seeds)
@@ -3625,7 +3912,11 @@ class RunPaused(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -3704,7 +3995,11 @@ class RunRequested(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at | self.expires_at) >> 53
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.overrides) > 65536
             or self.run_id not in NAMES
         )
@@ -3727,10 +4022,16 @@ class RunRequested(Event):
             "sender_id": sender_id,
             "trace_id": trace_id,
             "causation_id": (
-                causation_id := None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch)
+                causation_id := None
+                if not (branch := read_long(stream))
+                else read_utf8(stream)
+                if branch == 1
+                else no_branch(branch)
             ),
             "recipe": read_utf8(stream),
-            "overrides": (overrides := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))),
+            "overrides": (
+                overrides := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
             "resume": read_boolean(stream),
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
@@ -3750,7 +4051,9 @@ class RunRequested(Event):
         """Append the datum."""
         write_envelope(out, self)
         write_data(out, self.recipe, "string", NAMED, "recipe", OPTIONS)
-        write_data(out, self.overrides, {"type": "array", "items": "string"}, NAMED, "overrides", OPTIONS)
+        write_data(
+            out, self.overrides, {"type": "array", "items": "string"}, NAMED, "overrides", OPTIONS
+        )
         write_data(out, self.resume, "boolean", NAMED, "resume", OPTIONS)
         write_data(out, self.reason, "string", NAMED, "reason", OPTIONS)
         write_data(out, self.expires_at, "long", NAMED, "expires_at", OPTIONS)
@@ -3802,7 +4105,14 @@ class RunResumed(JournalEvent):
     def unsound(self) -> bool:
         """Whether a field may be outside its bounds."""
         return bool(
-            (self.occurred_at | self.sequence | self.step | (self.source_offset + 1) | (self.restored_step + 1)) >> 53
+            (
+                self.occurred_at
+                | self.sequence
+                | self.step
+                | (self.source_offset + 1)
+                | (self.restored_step + 1)
+            )
+            >> 53
             or (self.timeline | self.epoch | self.incarnation | (self.source_partition + 1)) >> 31
             or self.run_id not in NAMES
         )
@@ -3818,7 +4128,11 @@ class RunResumed(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -3929,11 +4243,35 @@ class RunRolledBack(JournalEvent):
     def unsound(self) -> bool:
         """Whether a field may be outside its bounds."""
         return bool(
-            (self.occurred_at | self.sequence | self.step | self.from_step | (self.source_offset + 1)) >> 53
-            or (self.timeline | self.epoch | self.from_timeline | (self.adapted_epoch + 1) | self.adaptations | (self.source_partition + 1))
+            (
+                self.occurred_at
+                | self.sequence
+                | self.step
+                | self.from_step
+                | (self.source_offset + 1)
+            )
+            >> 53
+            or (
+                self.timeline
+                | self.epoch
+                | self.from_timeline
+                | (self.adapted_epoch + 1)
+                | self.adaptations
+                | (self.source_partition + 1)
+            )
             >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") + len(self.command_id) > 200
-            or len(self.snapshot_id) + len(self.source_topic) + len(self.signer) + len(self.previous) + len(self.signature) > 4096
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            + len(self.command_id)
+            > 200
+            or len(self.snapshot_id)
+            + len(self.source_topic)
+            + len(self.signer)
+            + len(self.previous)
+            + len(self.signature)
+            > 4096
             or len(self.seeds) > 65536
             or self.run_id not in NAMES
             or any(one.unsound() for one in self.seeds)
@@ -4024,9 +4362,14 @@ class RunStarted(JournalEvent):
     def unsound(self) -> bool:
         """Whether a field may be outside its bounds."""
         return bool(
-            (self.occurred_at | self.sequence | self.step | self.total_steps | self.parameters) >> 53
+            (self.occurred_at | self.sequence | self.step | self.total_steps | self.parameters)
+            >> 53
             or (self.timeline | self.epoch | self.incarnation | self.threads) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.layers) > 65536
             or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
@@ -4090,7 +4433,10 @@ class SeedCommand(Event):
     def unsound(self) -> bool:
         """Whether a field may be outside its bounds."""
         return bool(
-            (self.occurred_at | self.expires_at) >> 53 or (self.seed) >> 31 or self.run_id not in NAMES or not -1.0 <= self.alpha <= 1.0
+            (self.occurred_at | self.expires_at) >> 53
+            or (self.seed) >> 31
+            or self.run_id not in NAMES
+            or not -1.0 <= self.alpha <= 1.0
         )
 
     @classmethod
@@ -4104,7 +4450,11 @@ class SeedCommand(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "command": read_enum(stream, _COMMAND, None),
             "layer": read_utf8(stream),
             "seed": (seed := read_long(stream)),
@@ -4113,7 +4463,12 @@ class SeedCommand(Event):
             "reason": read_utf8(stream),
             "expires_at": (expires_at := read_long(stream)),
         }
-        if (occurred_at | expires_at) >> 53 or (seed) >> 31 or run_id not in NAMES or not -1.0 <= alpha <= 1.0:
+        if (
+            (occurred_at | expires_at) >> 53
+            or (seed) >> 31
+            or run_id not in NAMES
+            or not -1.0 <= alpha <= 1.0
+        ):
             require("SeedCommand", cls.BOUNDS, datum)
         record = _new(cls)
         _set(record, "__dict__", datum)
@@ -4196,7 +4551,15 @@ class SeedHealth(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at | self.step) >> 53
-            or (self.seed | self.chunk_start | self.chunk_size | self.epoch | self.latency_us | self.errors) >> 31
+            or (
+                self.seed
+                | self.chunk_start
+                | self.chunk_size
+                | self.epoch
+                | self.latency_us
+                | self.errors
+            )
+            >> 31
             or self.run_id not in NAMES
             or self.health < 0.0
             or self.health > 1.001
@@ -4213,7 +4576,11 @@ class SeedHealth(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "layer": read_utf8(stream),
             "seed": (seed := read_long(stream)),
             "chunk_start": (chunk_start := read_long(stream)),
@@ -4335,7 +4702,11 @@ class SeedTransitioned(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -4474,8 +4845,19 @@ class SystemStatePacket(Event):
         """Whether a field may be outside its bounds."""
         return bool(
             (self.occurred_at | self.step | self.total_steps) >> 53
-            or (self.timeline | self.packet | self.epoch | self.parent_timeline | (self.parent_packet + 1)) >> 31
-            or len(self.event_id) + len(self.sender_id) + len(self.trace_id) + len(self.causation_id or "") > 200
+            or (
+                self.timeline
+                | self.packet
+                | self.epoch
+                | self.parent_timeline
+                | (self.parent_packet + 1)
+            )
+            >> 31
+            or len(self.event_id)
+            + len(self.sender_id)
+            + len(self.trace_id)
+            + len(self.causation_id or "")
+            > 200
             or len(self.layers) + len(self.catalogue) > 65536
             or self.run_id not in NAMES
             or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
@@ -4554,7 +4936,11 @@ class TelemetryLost(JournalEvent):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "timeline": (timeline := read_long(stream)),
             "sequence": (sequence := read_long(stream)),
             "epoch": (epoch := read_long(stream)),
@@ -4565,7 +4951,11 @@ class TelemetryLost(JournalEvent):
             "previous": seal[1],
             "signature": seal[2],
         }
-        if (occurred_at | sequence | step | lost) >> 53 or (timeline | epoch) >> 31 or run_id not in NAMES:
+        if (
+            (occurred_at | sequence | step | lost) >> 53
+            or (timeline | epoch) >> 31
+            or run_id not in NAMES
+        ):
             require("TelemetryLost", cls.BOUNDS, datum)
         record = _new(cls)
         _set(record, "__dict__", datum)
@@ -4646,7 +5036,11 @@ class TrainingStep(Event):
             "run_id": run_id,
             "sender_id": sender_id,
             "trace_id": trace_id,
-            "causation_id": None if not (branch := read_long(stream)) else read_utf8(stream) if branch == 1 else no_branch(branch),
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
             "epoch": (epoch := read_long(stream)),
             "step": (step := read_long(stream)),
             "loss": (numbers := _unpack_4(stream.read(32)))[0],
@@ -4656,7 +5050,13 @@ class TrainingStep(Event):
             "samples": (samples := read_long(stream)),
             "duration_us": (duration_us := read_long(stream)),
         }
-        if (occurred_at | step | duration_us) >> 53 or (epoch | samples) >> 31 or run_id not in NAMES or accuracy < 0.0 or accuracy > 1.0:
+        if (
+            (occurred_at | step | duration_us) >> 53
+            or (epoch | samples) >> 31
+            or run_id not in NAMES
+            or accuracy < 0.0
+            or accuracy > 1.0
+        ):
             require("TrainingStep", cls.BOUNDS, datum)
         record = _new(cls)
         _set(record, "__dict__", datum)

@@ -1,4 +1,7 @@
-"""Which record a schema id means, and the schemas themselves. Ids are derived from the schemas' SHA-256 (`schemas/ids.lock`)."""
+"""Which record a schema id means, and the schemas themselves.
+
+Ids are derived from the schemas' SHA-256 (`schemas/ids.lock`).
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,12 @@ BY_NAME: dict[str, type[Event]] = {record.NAME: record for record in RECORDS}
 
 @dataclass(frozen=True, slots=True)
 class WireSchema:
-    """One version of one record's schema. `fingerprint` is the SHA-256 of its parsing canonical form, `parsed` is for fastavro.
+    """One version of one record's schema.
 
-    `parsed` leaves logical types out: in Python a timestamp is an integer of microseconds and a UUID is a string.
+    `fingerprint` is the SHA-256 of its parsing canonical form, `parsed` is for fastavro.
+
+    `parsed` leaves logical types out: in Python a timestamp is an integer of microseconds and a
+    UUID is a string.
     """
 
     record: type[Event]
@@ -42,7 +48,9 @@ def without_logical_types(avro: Any) -> Any:
     if isinstance(avro, list):
         return [without_logical_types(branch) for branch in avro]
     if isinstance(avro, dict):
-        return {key: without_logical_types(value) for key, value in avro.items() if key != "logicalType"}
+        return {
+            key: without_logical_types(value) for key, value in avro.items() if key != "logicalType"
+        }
     return avro
 
 
@@ -53,8 +61,12 @@ def wire_schemas() -> dict[int, WireSchema]:
     found: dict[int, WireSchema] = {}
     for name, wire in json.loads(text).items():
         for version in [*wire["earlier"], wire]:
-            parsed = parse_schema(without_logical_types(copy.deepcopy(version["schema"])), named_schemas={})
-            found[version["id"]] = WireSchema(BY_NAME[name], version["id"], version["fingerprint"], version["schema"], parsed)
+            parsed = parse_schema(
+                without_logical_types(copy.deepcopy(version["schema"])), named_schemas={}
+            )
+            found[version["id"]] = WireSchema(
+                BY_NAME[name], version["id"], version["fingerprint"], version["schema"], parsed
+            )
     return found
 
 
@@ -68,7 +80,8 @@ def wire_schema(schema_id: int) -> WireSchema:
         return wire_schemas()[schema_id]
     except KeyError:
         raise PoisonError(
-            f"Schema id {schema_id} is unknown to this version of Esper; upgrade Esper, or look the id up in the sender's registry."
+            f"Schema id {schema_id} is unknown to this version of Esper; upgrade Esper, or "
+            "look the id up in the sender's registry."
         ) from None
 
 

@@ -1,7 +1,8 @@
 """Seals: who wrote an event, and in a journal after which one (Ed25519, RFC 8032; SHA-256). Pure.
 
-The signature covers the record's name and the datum's bytes up to itself; the four bytes of the schema id are left out, so that a message that is
-framed anew with a registry's id stays signed. A journal event names the digest of the whole event before it, that one's signature included: who
+The signature covers the record's name and the datum's bytes up to itself; the four bytes of the
+schema id are left out, so that a message that is framed anew with a registry's id stays signed. A
+journal event names the digest of the whole event before it, that one's signature included: who
 proves the last signature and every digest has proven every signature.
 """
 
@@ -52,27 +53,41 @@ class Signer:
         self.key = text_of(private.public_key())
 
     def seal(self, event: SignedEvent, previous: str = "") -> Message:
-        """The signed message of an event; in a journal `previous` is the digest of the event before it, empty for the first."""
+        """The signed message of an event.
+
+        In a journal `previous` is the digest of the event before it, empty for the first.
+        """
         values: dict[str, Any] = {"signer": self.key, "signature": ""}
         if isinstance(event, JournalEvent):
             values["previous"] = previous
         # which NaN it is gets lost on the way through the history's columns
-        values |= {name: math.nan for name, value in vars(event).items() if isinstance(value, float) and math.isnan(value)}
+        values |= {
+            name: math.nan
+            for name, value in vars(event).items()
+            if isinstance(value, float) and math.isnan(value)
+        }
         message = encode(replace(event, **values))
         begun = message.value[:-1]  # without the length of the empty signature
-        signature = urlsafe_b64encode(self._private.sign(_covered(event.NAME, begun[_HEAD:])))[:_CHARACTERS]
+        signature = urlsafe_b64encode(self._private.sign(_covered(event.NAME, begun[_HEAD:])))[
+            :_CHARACTERS
+        ]
         return message._replace(value=begun + _LENGTH + signature)
 
 
 class Chain:
-    """Seals the events of one journal, each after the one before. `head` is the digest of the last that is durable; empty before the first."""
+    """Seals the events of one journal, each after the one before.
+
+    `head` is the digest of the last that is durable; empty before the first.
+    """
 
     def __init__(self, signer: Signer, head: str = "") -> None:
         self.signer = signer
         self.head = head
 
     def sealed(self, events: Sequence[JournalEvent]) -> tuple[tuple[Message, ...], str]:
-        """The messages of the next events, and the head once they are durable: until then the same events, or others, may be sealed again."""
+        """The messages of the next events, and the head once they are durable: until then the same
+        events, or others, may be sealed again.
+        """
         head, messages = self.head, []
         for event in events:
             messages.append(message := self.signer.seal(event, head))
@@ -81,7 +96,9 @@ class Chain:
 
 
 def digest(name: str, value: bytes) -> str:
-    """SHA-256, hexadecimal, over a record's name and the datum in a framed message: what the next event of the journal names."""
+    """SHA-256, hexadecimal, over a record's name and the datum in a framed message: what the next
+    event of the journal names.
+    """
     hashed = _begun(name).copy()
     hashed.update(value[_HEAD:])
     return str(hashed.hexdigest())
@@ -94,9 +111,15 @@ def _begun(name: str) -> Any:
 
 
 def is_sealed(event: SignedEvent, value: bytes) -> bool:
-    """Whether the signature in the message `value` of `event` is that of the key that the event names."""
+    """Whether the signature in the message `value` of `event` is that of the key that the event
+    names.
+    """
     text = value[-_CHARACTERS:]
-    if len(value) < _HEAD + _TAIL or value[-_TAIL:-_CHARACTERS] != _LENGTH or text != event.signature.encode():
+    if (
+        len(value) < _HEAD + _TAIL
+        or value[-_TAIL:-_CHARACTERS] != _LENGTH
+        or text != event.signature.encode()
+    ):
         return False
     try:
         signature = urlsafe_b64decode(text + b"==")
@@ -118,7 +141,8 @@ def fault(event: SignedEvent, value: bytes, keys: Container[str]) -> str:
 
 
 def restored(event: SignedEvent) -> Message:
-    """The message of an event whose own bytes are not at hand, of the schema version that it was signed under.
+    """The message of an event whose own bytes are not at hand, of the schema version that it was
+    signed under.
 
     An event under which no version's signature fits comes back as `encode` has it.
     """
@@ -127,7 +151,8 @@ def restored(event: SignedEvent) -> Message:
         return message
     for wire in earlier:
         value = frame(event.to_avro(), wire)
-        # what this version has no field for must be what its absence means, or anybody could fill it in
+        # what this version has no field for must be what its absence means, or anybody could fill
+        # it in
         if is_sealed(event, value) and encode(decode(value)).value == message.value:
             return message._replace(value=value)
     return message
@@ -135,7 +160,9 @@ def restored(event: SignedEvent) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class OfRun:
-    """What is believed of one imported run beside the installation's own: keys, and unsigned events that came before a time (microseconds)."""
+    """What is believed of one imported run beside the installation's own: keys, and unsigned events
+    that came before a time (microseconds).
+    """
 
     keys: frozenset[str] = frozenset()
     unsigned_until_us: int = 0
@@ -146,8 +173,10 @@ class Trust:
     """Whose signatures an installation believes.
 
     Attributes:
-        writers: public keys by writer. A writer without any is unknown here: what it writes is believed as it is.
-        since_us: when each writer's first key was made; an unsigned event that the broker got before is of an earlier Esper, and believed.
+        writers: public keys by writer. A writer without any is unknown here: what it writes is
+            believed as it is.
+        since_us: when each writer's first key was made; an unsigned event that the broker got
+            before is of an earlier Esper, and believed.
         runs: what is believed of single runs beside that.
     """
 
@@ -169,19 +198,28 @@ class Trust:
         return received_us < self.unsigned_until(writer, run_id)
 
     def unsigned_until(self, writer: str, run_id: str) -> float:
-        """The time, microseconds, before which the broker must have got an unsigned event that is believed; infinite where no key is known."""
+        """The time, microseconds, before which the broker must have got an unsigned event that is
+        believed; infinite where no key is known.
+        """
         if not self.knows(writer, run_id):
             return math.inf
         until = self.runs[run_id].unsigned_until_us if run_id in self.runs else 0
         return max(self.since_us.get(writer, 0), until)
 
     def fault(self, writer: str, event: SignedEvent, value: bytes, received_us: int) -> str:
-        """Why an event is not believed to be by `writer`, in half a sentence; empty where it is. For readers that see single events."""
+        """Why an event is not believed to be by `writer`, in half a sentence; empty where it is.
+
+        For readers that see single events.
+        """
         if not event.signer and not event.signature:
             if self.unsigned(writer, event.run_id, received_us):
                 return ""
             return f"it is not signed, and {writer} signs"
-        return fault(event, value, self.keys(writer, event.run_id)) if self.knows(writer, event.run_id) else ""
+        return (
+            fault(event, value, self.keys(writer, event.run_id))
+            if self.knows(writer, event.run_id)
+            else ""
+        )
 
 
 @cache
@@ -190,7 +228,9 @@ def _signed_before(name: str) -> tuple[WireSchema, ...]:
     return tuple(
         wire
         for wire in wire_schemas().values()
-        if name == wire.record.NAME and wire.id != wire.record.SCHEMA_ID and wire.schema["fields"][-1]["name"] == "signature"
+        if name == wire.record.NAME
+        and wire.id != wire.record.SCHEMA_ID
+        and wire.schema["fields"][-1]["name"] == "signature"
     )
 
 

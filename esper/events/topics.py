@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One Kafka topic with the principals that write and that read it. `retention_ms` is -1 for topics that are kept for ever."""
+    """One Kafka topic with the principals that write and that read it.
+
+    `retention_ms` is -1 for topics that are kept forever.
+    """
 
     name: str
     key: str
@@ -45,22 +48,76 @@ TOPICS: dict[str, Topic] = {
         ),
     ),
     "system.events.epoch": Topic(
-        "system.events.epoch", "run_id", 4, 2592000000, ("trainer",), ("tamiyo", "nissa", "history"), ("SystemStatePacket",)
+        "system.events.epoch",
+        "run_id",
+        4,
+        2592000000,
+        ("trainer",),
+        ("tamiyo", "nissa", "history"),
+        ("SystemStatePacket",),
     ),
-    "telemetry.seed.health": Topic("telemetry.seed.health", "run_id", 4, 604800000, ("trainer",), ("nissa", "history"), ("SeedHealth",)),
+    "telemetry.seed.health": Topic(
+        "telemetry.seed.health",
+        "run_id",
+        4,
+        604800000,
+        ("trainer",),
+        ("nissa", "history"),
+        ("SeedHealth",),
+    ),
     "telemetry.seed.performance": Topic(
-        "telemetry.seed.performance", "run_id", 4, 604800000, ("trainer",), ("tamiyo", "nissa", "history"), ("PerformanceDelta",)
+        "telemetry.seed.performance",
+        "run_id",
+        4,
+        604800000,
+        ("trainer",),
+        ("tamiyo", "nissa", "history"),
+        ("PerformanceDelta",),
     ),
     "telemetry.training.step": Topic(
-        "telemetry.training.step", "run_id", 4, 604800000, ("trainer",), ("nissa", "history"), ("TrainingStep",)
+        "telemetry.training.step",
+        "run_id",
+        4,
+        604800000,
+        ("trainer",),
+        ("nissa", "history"),
+        ("TrainingStep",),
     ),
     "telemetry.resources": Topic(
-        "telemetry.resources", "sender_id", 4, 604800000, ("trainer", "nissa"), ("nissa", "history"), ("ResourceSampled",)
+        "telemetry.resources",
+        "sender_id",
+        4,
+        604800000,
+        ("trainer", "nissa"),
+        ("nissa", "history"),
+        ("ResourceSampled",),
     ),
-    "telemetry.cache": Topic("telemetry.cache", "sender_id", 4, 604800000, ("trainer",), ("nissa", "history"), ("CacheSampled",)),
-    "telemetry.custom": Topic("telemetry.custom", "sender_id", 4, 604800000, ("nissa",), ("nissa", "history"), ("MetricRecorded",)),
+    "telemetry.cache": Topic(
+        "telemetry.cache",
+        "sender_id",
+        4,
+        604800000,
+        ("trainer",),
+        ("nissa", "history"),
+        ("CacheSampled",),
+    ),
+    "telemetry.custom": Topic(
+        "telemetry.custom",
+        "sender_id",
+        4,
+        604800000,
+        ("nissa",),
+        ("nissa", "history"),
+        ("MetricRecorded",),
+    ),
     "control.kasmina.commands": Topic(
-        "control.kasmina.commands", "run_id", 4, 604800000, ("tamiyo", "operator"), ("trainer", "tamiyo", "history"), ("SeedCommand",)
+        "control.kasmina.commands",
+        "run_id",
+        4,
+        604800000,
+        ("tamiyo", "operator"),
+        ("trainer", "tamiyo", "history"),
+        ("SeedCommand",),
     ),
     "control.tolaria.commands": Topic(
         "control.tolaria.commands",
@@ -69,7 +126,13 @@ TOPICS: dict[str, Topic] = {
         604800000,
         ("tolaria", "tamiyo", "operator"),
         ("trainer", "tolaria", "history"),
-        ("RunRequested", "PauseRequested", "ResumeRequested", "CheckpointRequested", "RollbackRequested"),
+        (
+            "RunRequested",
+            "PauseRequested",
+            "ResumeRequested",
+            "CheckpointRequested",
+            "RollbackRequested",
+        ),
     ),
     "decision.tamiyo": Topic(
         "decision.tamiyo",
@@ -108,7 +171,13 @@ TOPICS: dict[str, Topic] = {
         ("KernelCompiled", "KernelPublished"),
     ),
     "validation.kernels": Topic(
-        "validation.kernels", "kernel_id", 4, -1, ("foundry",), ("history",), ("KernelValidated", "KernelRejected")
+        "validation.kernels",
+        "kernel_id",
+        4,
+        -1,
+        ("foundry",),
+        ("history",),
+        ("KernelValidated", "KernelRejected"),
     ),
     "audit.events": Topic(
         "audit.events",

@@ -1,4 +1,7 @@
-"""The history process: `python -m esper.history`. It owns the folder, fills it from Kafka and serves it over HTTP until SIGTERM."""
+"""The history process: `python -m esper.history`.
+
+It owns the folder, fills it from Kafka and serves it over HTTP until SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,18 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
         EsperError: the folder or port is taken, or the topics are not those that were read before.
     """
     if not settings.kafka.bootstrap:
-        raise UsageError("The history reads from Kafka: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
+        raise UsageError(
+            "The history reads from Kafka: set ESPER_KAFKA__BOOTSTRAP, or start the whole "
+            "stack with `esper up`."
+        )
     engine = open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history))
-    if (confinement := engine.confinement) is not None and not (confinement.files and confinement.network):
-        _log.warning("queries are confined by their check alone (%s): `esper doctor` says what is lacking", confinement.words)
+    if (confinement := engine.confinement) is not None and not (
+        confinement.files and confinement.network
+    ):
+        _log.warning(
+            "queries are confined by their check alone (%s): `esper doctor` says what is lacking",
+            confinement.words,
+        )
     try:
         migrate(engine.client, clock)
         sink = Sink(engine.client, KafkaBus(Access.of(settings, "history")), clock)
@@ -50,15 +61,24 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
 
 
 def collect_rarely() -> None:
-    """Let Python look for reference cycles seldom: each look walks every message held, and at its defaults that halves the sink's rate."""
+    """Let Python look for reference cycles seldom: each look walks every message held, and at its
+    defaults that halves the sink's rate.
+    """
     gc.set_threshold(200_000, 20, 100)
 
 
 def health(sink: Sink) -> tuple[bool, dict[str, Any]]:
     """Whether the sink consumes, and how far it is."""
     progress = sink.progress
-    positions = {f"{topic}/{partition}": offset for (topic, partition), offset in progress.positions.items()}
-    more = {"rows": progress.rows, "dead_letters": progress.dead_letters, "trouble": progress.trouble, "positions": positions}
+    positions = {
+        f"{topic}/{partition}": offset for (topic, partition), offset in progress.positions.items()
+    }
+    more = {
+        "rows": progress.rows,
+        "dead_letters": progress.dead_letters,
+        "trouble": progress.trouble,
+        "positions": positions,
+    }
     return progress.ready and sink.advance.well(), {**more, **sink.advance.details()}
 
 

@@ -1,6 +1,8 @@
-"""ClickHouse's compressed frames, which a client asks for with `compress=1`: checksum, method, sizes, LZ4 block.
+"""ClickHouse's compressed frames, which a client asks for with `compress=1`: checksum, method,
+sizes, LZ4 block.
 
-Sources: ClickHouse's `CompressedReadBufferBase`; CityHash 1.0.2 by Pike and Alakuijala, of which ClickHouse keeps that version's 128-bit hash.
+Sources: ClickHouse's `CompressedReadBufferBase`; CityHash 1.0.2 by Pike and Alakuijala, of which
+ClickHouse keeps that version's 128-bit hash.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The ClickHouse HTTP interface over the history, read only and for this machine alone: clickhouse-connect, Grafana and curl work unchanged.
+"""The ClickHouse HTTP interface over the history, read only and for this machine alone:
+clickhouse-connect, Grafana and curl work unchanged.
 
 Source: ClickHouse documentation, "HTTP interface".
 """
@@ -69,7 +70,14 @@ _STATUS: Final = {
     NETWORK: 503,
     241: 507,
 }
-_CODES: Final = {401: AUTHENTICATION_FAILED, 403: READONLY, 413: SYNTAX, 429: TOO_MANY_QUERIES, 503: NETWORK, 504: TIMEOUT}
+_CODES: Final = {
+    401: AUTHENTICATION_FAILED,
+    403: READONLY,
+    413: SYNTAX,
+    429: TOO_MANY_QUERIES,
+    503: NETWORK,
+    504: TIMEOUT,
+}
 _PINGS: Final = ("/ping", "/replicas_status")
 _QUERY_METHODS: Final = ("GET", "HEAD", "POST")
 _METHODS: Final = (*_QUERY_METHODS, "PUT", "PATCH", "DELETE")
@@ -81,18 +89,28 @@ _WEAK: Final = 3
 class HistoryServer:
     """Serves `engine` on the port of the settings, in threads of its own.
 
-    `health` gives readiness and the rest of /health, which is open as /ping is; every query needs a token, of whatever role.
+    `health` gives readiness and the rest of /health, which is open as /ping is; every query needs a
+    token, of whatever role.
 
     Raises:
         UnavailableError: the port is in use.
     """
 
-    def __init__(self, engine: Engine, *, settings: Settings, health: Callable[[], tuple[bool, dict[str, Any]]], clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        settings: Settings,
+        health: Callable[[], tuple[bool, dict[str, Any]]],
+        clock: Clock,
+    ) -> None:
         self._engine = engine
         own = settings.history
         self._turns = Turns(own.queries, own.caller_queries, own.caller_waiting)
         self._most = settings.service.body_bytes
-        patient = settings.service.model_copy(update={"timeout_s": max(settings.service.timeout_s, own.query_s + _QUEUE_S)})
+        patient = settings.service.model_copy(
+            update={"timeout_s": max(settings.service.timeout_s, own.query_s + _QUEUE_S)}
+        )
         app = create_app(
             title="Esper's history",
             part="history",
@@ -111,8 +129,16 @@ class HistoryServer:
         )
         for path in _PINGS:
             app.add_api_route(path, _ping, methods=list(_QUERY_METHODS))
-        app.add_api_route(_ROUTE, self._respond, methods=list(_QUERY_METHODS), dependencies=[requires("viewer")], include_in_schema=False)
-        self._server = Server(app, settings=settings, port=own.port, clock=clock, setting="ESPER_HISTORY__PORT")
+        app.add_api_route(
+            _ROUTE,
+            self._respond,
+            methods=list(_QUERY_METHODS),
+            dependencies=[requires("viewer")],
+            include_in_schema=False,
+        )
+        self._server = Server(
+            app, settings=settings, port=own.port, clock=clock, setting="ESPER_HISTORY__PORT"
+        )
         self.port: int = self._server.port
 
     def start(self) -> None:
@@ -128,7 +154,10 @@ class HistoryServer:
         """Answer a query: the parameter `query`, then the body."""
         body = await request.body()
         try:
-            return await self._turns.run(caller.subject, lambda: self._answered(request.scope["query_string"], request.headers, body))
+            return await self._turns.run(
+                caller.subject,
+                lambda: self._answered(request.scope["query_string"], request.headers, body),
+            )
         except QueryError as error:
             return _failure(error)
 
@@ -138,7 +167,12 @@ class HistoryServer:
             return _ping()
         checked = check(call.sql)
         name = _name(checked.format or call.default_format)
-        answer = self._engine.answer(checked.sql, default_format=call.default_format, settings=call.settings, parameters=call.parameters)
+        answer = self._engine.answer(
+            checked.sql,
+            default_format=call.default_format,
+            settings=call.settings,
+            parameters=call.parameters,
+        )
         if name.lower() == "native" and call.revision >= FIRST_REVISION:
             answer = replace(answer, body=at_revision(answer.body, call.revision))
         if call.frames:
@@ -168,13 +202,23 @@ def _problem(problem: ProblemError, scope: Scope, _: str) -> Response:
     headers = {name: value for name, value in problem.headers.items() if name != "WWW-Authenticate"}
     if code != AUTHENTICATION_FAILED:
         return _failure(refused(code, problem.detail), status=problem.status, more=headers)
-    given = Headers(scope=scope).get("x-clickhouse-user") or QueryParams(scope["query_string"]).get("user") or "default"
+    given = (
+        Headers(scope=scope).get("x-clickhouse-user")
+        or QueryParams(scope["query_string"]).get("user")
+        or "default"
+    )
     user = "".join(character for character in given[:80] if character.isprintable())
     challenge = {**headers, "WWW-Authenticate": 'Basic realm="ClickHouse server HTTP API"'}
-    return _failure(refused(code, f"{user}: Authentication failed: {problem.detail}"), status=problem.status, more=challenge)
+    return _failure(
+        refused(code, f"{user}: Authentication failed: {problem.detail}"),
+        status=problem.status,
+        more=challenge,
+    )
 
 
-def _failure(error: QueryError, *, status: int = 0, more: Mapping[str, str] | None = None) -> Response:
+def _failure(
+    error: QueryError, *, status: int = 0, more: Mapping[str, str] | None = None
+) -> Response:
     headers = {
         "Content-Type": "text/plain; charset=UTF-8",
         "X-ClickHouse-Exception-Code": str(error.code),
@@ -182,11 +226,16 @@ def _failure(error: QueryError, *, status: int = 0, more: Mapping[str, str] | No
         **(more or {}),
     }
     text = f"{error}\n".encode(errors="replace")
-    return Response(text, status or _STATUS.get(error.code, 400 if error.code < 100 else 500), headers)
+    return Response(
+        text, status or _STATUS.get(error.code, 400 if error.code < 100 else 500), headers
+    )
 
 
 def _name(given: str) -> str:
-    """The name of a format, which goes into a header; none of ClickHouse's has anything but letters and digits."""
+    """The name of a format, which goes into a header.
+
+    None of ClickHouse's has anything but letters and digits.
+    """
     if not (given.isascii() and given.isalnum()):
         raise refused(BAD_ARGUMENTS, "The name of a format is letters and digits.")
     return given

@@ -1,6 +1,8 @@
-"""A run's journal out of the history's tables: the history keeps every field of every event, so events and messages come back as they were.
+"""A run's journal out of the history's tables: the history keeps every field of every event, so
+events and messages come back as they were.
 
-What others wrote under the run's key stands in the tables as on Kafka; `esper.oona.durable.authentic` tells it from the journal.
+What others wrote under the run's key stands in the tables as on Kafka;
+`esper.oona.durable.authentic` tells it from the journal.
 """
 
 from __future__ import annotations
@@ -30,31 +32,49 @@ _PLAIN: Final = {
 def messages_of(history: Source, run_id: str, trust: Trust) -> Iterator[Received]:
     """The messages under a run's key in the order in which they stand on Kafka.
 
-    The history has no times of the broker's. Where the run begins with a signed event, no message counts as older than signatures.
+    The history has no times of the broker's. Where the run begins with a signed event, no message
+    counts as older than signatures.
 
     Raises:
         UsageError: the history has no such run.
         UnavailableError: the history does not answer.
     """
-    found = [one for record in RECORDS if issubclass(record, JournalEvent) for one in _events(history, record, run_id)]
+    found = [
+        one
+        for record in RECORDS
+        if issubclass(record, JournalEvent)
+        for one in _events(history, record, run_id)
+    ]
     if not found:
-        raise UsageError(f"There is no run {run_id} in the history; `esper runs` lists those that there are.")
+        raise UsageError(
+            f"There is no run {run_id} in the history; `esper runs` lists those that there are."
+        )
     keys = trust.keys(TRAINER, run_id)
-    signed = any(event.sequence == 0 and not fault(event, value, keys or (event.signer,)) for _, event, value in found if event.signer)
+    signed = any(
+        event.sequence == 0 and not fault(event, value, keys or (event.signer,))
+        for _, event, value in found
+        if event.signer
+    )
     key, at_us = run_id.encode(), _NEVER_US if signed else 0
     for (_, partition, offset), _, value in sorted(found, key=lambda one: one[0]):
         yield Received(JOURNAL, partition, offset, key, value, (), at_us)
 
 
-def _events(history: Source, record: type[JournalEvent], run_id: str) -> Iterator[tuple[tuple[str, int, int], JournalEvent, bytes]]:
-    """The events of one record with place and message. A message that the history has taken twice comes once; an id that came twice does not."""
+def _events(
+    history: Source, record: type[JournalEvent], run_id: str
+) -> Iterator[tuple[tuple[str, int, int], JournalEvent, bytes]]:
+    """The events of one record with place and message.
+
+    A message that the history has taken twice comes once; an id that came twice does not.
+    """
     fields = current(record).schema["fields"]
     types = {field["name"]: field["type"] for field in fields}
     known: dict[str, Any] = {}
     _remember(fields, known)
     columns = ", ".join(_column(name, avro) for name, avro in types.items())
     query = (
-        f"SELECT _topic_id, _partition, _offset, {columns} FROM raw_{snake(record.NAME)} WHERE run_id = {{run:String}} "  # noqa: S608  # names from the schemas
+        f"SELECT _topic_id, _partition, _offset, {columns} FROM raw_{snake(record.NAME)} "  # noqa: S608  # names from the schemas
+        f"WHERE run_id = {{run:String}} "
         "LIMIT 1 BY _topic_id, _partition, _offset"
     )
     answer = history.ask(query, "JSONEachRow", {**_PLAIN, "param_run": run_id})
@@ -89,7 +109,11 @@ def _remember(fields: list[dict[str, Any]], known: dict[str, Any]) -> None:
 def _value(avro: Any, value: Any, known: dict[str, Any]) -> Any:
     """A JSON value as fastavro would have read it: doubles are floats, whatever they look like."""
     if isinstance(avro, list):
-        return None if value is None else _value(next(one for one in avro if one != "null"), value, known)
+        return (
+            None
+            if value is None
+            else _value(next(one for one in avro if one != "null"), value, known)
+        )
     kind = avro["type"] if isinstance(avro, dict) else avro
     if kind in ("double", "float"):
         return float(value)
@@ -97,5 +121,8 @@ def _value(avro: Any, value: Any, known: dict[str, Any]) -> Any:
         return [_value(avro["items"], one, known) for one in value]
     record = avro if kind == "record" else known.get(str(kind).rpartition(".")[2])
     if record is not None:
-        return {field["name"]: _value(field["type"], value[field["name"]], known) for field in record["fields"]}
+        return {
+            field["name"]: _value(field["type"], value[field["name"]], known)
+            for field in record["fields"]
+        }
     return value

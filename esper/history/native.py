@@ -1,8 +1,10 @@
 """The Native format as a client of the TCP protocol's later revisions reads it.
 
-chDB writes Native as of revision 0. A client that sends `client_protocol_version` (Grafana's plugin, the Go and Java drivers) expects block
-information before each block and, since revision 54454, a byte before each column that says whether its serialization is a special one.
-Only the places where columns begin are sought here; values are copied as they are. Source: ClickHouse's `NativeWriter`.
+chDB writes Native as of revision 0. A client that sends `client_protocol_version` (Grafana's
+plugin, the Go and Java drivers) expects block information before each block and, since revision
+54454, a byte before each column that says whether its serialization is a special one. Only the
+places where columns begin are sought here; values are copied as they are. Source: ClickHouse's
+`NativeWriter`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Final
 from esper.history.confined.refusal import QueryError
 
 FIRST_REVISION: Final = 54406
-"""From here on the revision is honoured. clickhouse-connect asks for 54405 to find out, and reads revision 0 faster."""
+"""From here on the revision is honoured. clickhouse-connect asks for 54405 to find out, and reads
+revision 0 faster.
+"""
 
 _SPECIAL_SERIALIZATION: Final = 54454
 _BLOCK_INFORMATION: Final = b"\x01\x00\x02\xff\xff\xff\xff\x00"  # no overflow row, no bucket
@@ -61,7 +65,9 @@ def at_revision(content: bytes, revision: int) -> bytes:
             out += [content[began:at], mark]
             began = at
             if rows:
-                at = _end(name, rows, content, at + 8 * name.count("LowCardinality("))  # their versions stand before all values
+                at = _end(
+                    name, rows, content, at + 8 * name.count("LowCardinality(")
+                )  # their versions stand before all values
             out.append(content[began:at])
     return b"".join(out)
 
@@ -98,7 +104,10 @@ def _skip(kind: str) -> Callable[[list[str], int, bytes, int], int]:
     except KeyError:
         raise QueryError(
             48,
-            f"Code: 48. DB::Exception: The history does not serve {kind} in Native at this revision; cast it to String. (NOT_IMPLEMENTED)",
+            (
+                f"Code: 48. DB::Exception: The history does not serve {kind} in Native at this "
+                "revision; cast it to String. (NOT_IMPLEMENTED)"
+            ),
         ) from None
 
 
@@ -118,7 +127,9 @@ def _fixed_string(inner: list[str], rows: int, _content: bytes, at: int) -> int:
 
 def _decimal(inner: list[str], rows: int, _content: bytes, at: int) -> int:
     digits = int(inner[0])
-    return at + rows * next(size for limit, size in ((9, 4), (18, 8), (38, 16), (76, 32)) if digits <= limit)
+    return at + rows * next(
+        size for limit, size in ((9, 4), (18, 8), (38, 16), (76, 32)) if digits <= limit
+    )
 
 
 def _nullable(inner: list[str], rows: int, content: bytes, at: int) -> int:
@@ -151,7 +162,9 @@ def _simple(inner: list[str], rows: int, content: bytes, at: int) -> int:
 
 
 def _low_cardinality(inner: list[str], rows: int, content: bytes, at: int) -> int:
-    """A dictionary, then the places in it, in integers whose size the lowest byte of the flags gives."""
+    """A dictionary, then the places in it, in integers whose size the lowest byte of the flags
+    gives.
+    """
     if not rows:
         return at
     flags = _word(content, at)

@@ -1,4 +1,7 @@
-"""Asking the history: over HTTP while the history process lives, else straight from its folder. And waiting until it holds everything."""
+"""Asking the history: over HTTP while the history process lives, else straight from its folder.
+
+And waiting until it holds everything.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,15 @@ if TYPE_CHECKING:
     from esper.oona.bus.port import Bus
 
 RUNS: Final = (
-    "SELECT run_id, recipe, seed, decisions, state, started_at, seconds, epochs, steps, accuracy, loss, grafts, fossilized, culled, "
+    "SELECT run_id, recipe, seed, decisions, state, started_at, seconds, epochs, steps, "
+    "accuracy, loss, grafts, fossilized, culled, "
     "parameters, parent, forked_step FROM runs"
 )
 """What `esper runs` shows."""
 
 TABLES: Final = (
-    "SELECT name, if(engine = 'View', 'view', 'table') AS kind, total_rows AS rows, comment FROM system.tables "
+    "SELECT name, if(engine = 'View', 'view', 'table') AS kind, total_rows AS rows, "
+    "comment FROM system.tables "
     "WHERE database = currentDatabase() ORDER BY (name LIKE 'raw%', kind = 'table', name)"
 )
 """What `esper sql` without a query shows."""
@@ -43,7 +48,8 @@ class Source(AbstractContextManager["Source"], ABC):
 
     @abstractmethod
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
-        """The result of a query that only reads, in a ClickHouse format unless the query names another.
+        """The result of a query that only reads, in a ClickHouse format unless the query names
+        another.
 
         Raises:
             UsageError: ClickHouse refuses the query; the sentence says why.
@@ -55,7 +61,10 @@ class Source(AbstractContextManager["Source"], ABC):
         return [json.loads(line) for line in self.ask(sql, "JSONEachRow", parameters).splitlines()]
 
     def missing(self) -> int | None:
-        """How many Kafka offsets the history had not taken when it ended; None if it was killed; 0 while it runs."""
+        """How many Kafka offsets the history had not taken when it ended; None if it was killed.
+
+        0 while it runs.
+        """
         return 0
 
     @abstractmethod
@@ -67,7 +76,10 @@ class Source(AbstractContextManager["Source"], ABC):
 
 
 class HttpSource(Source):
-    """The history process at `url`, asked with a token of this installation. `settings` are the environment's, if left out."""
+    """The history process at `url`, asked with a token of this installation.
+
+    `settings` are the environment's, if left out.
+    """
 
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         self._url = url.rstrip("/")
@@ -82,7 +94,10 @@ class HttpSource(Source):
             with error:
                 raise UsageError(sentence(error.read().decode(errors="replace"))) from error
         except FAILURES as error:
-            raise UnavailableError(f"The history at {self._url} does not answer ({error}); `esper status` shows what runs.") from error
+            raise UnavailableError(
+                f"The history at {self._url} does not answer ({error}); `esper status` "
+                "shows what runs."
+            ) from error
 
     def close(self) -> None:
         """Nothing is held."""
@@ -101,9 +116,15 @@ class FolderSource(Source):
 
         given, prefix = settings or {}, "param_"
         plain = {name: value for name, value in given.items() if not name.startswith(prefix)}
-        values = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+        values = {
+            name.removeprefix(prefix): value
+            for name, value in given.items()
+            if name.startswith(prefix)
+        }
         try:
-            return self._engine.answer(check(sql).sql, default_format=output_format, settings=plain, parameters=values).body
+            return self._engine.answer(
+                check(sql).sql, default_format=output_format, settings=plain, parameters=values
+            ).body
         except QueryError as error:
             raise UsageError(sentence(str(error))) from error
 
@@ -119,7 +140,9 @@ class FolderSource(Source):
 
 
 def source(settings: Settings, history_url: str) -> Source:
-    """The history at `history_url`; if that is empty, the ClickHouse server or the folder of `settings`.
+    """The history at `history_url`.
+
+    If that is empty, the ClickHouse server or the folder of `settings`.
 
     Raises:
         UsageError: there is no history yet.
@@ -128,11 +151,15 @@ def source(settings: Settings, history_url: str) -> Source:
     if history_url:
         return HttpSource(history_url, settings)
     if not settings.history.dsn and not (settings.history_dir / "store").exists():
-        raise UsageError(f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one.")
+        raise UsageError(
+            f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one."
+        )
     from esper.history.confined.engine import open_engine  # noqa: PLC0415 - chDB's client is heavy
     from esper.history.confined.settings import Limits  # noqa: PLC0415 - the same
 
-    return FolderSource(open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history)))
+    return FolderSource(
+        open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history))
+    )
 
 
 def sentence(message: str) -> str:
@@ -154,9 +181,11 @@ def wait_caught_up(
     topics: tuple[str, ...] = (),
     settings: Settings | None = None,
 ) -> bool:
-    """Wait until the history holds every message that is committed on `topics` (all of Esper's) at the time of the call.
+    """Wait until the history holds every message that is committed on `topics` (all of Esper's) at
+    the time of the call.
 
-    `settings` are the environment's, if left out. Gives False after `timeout` seconds, also if the history does not answer or the broker is away.
+    `settings` are the environment's, if left out. Gives False after `timeout` seconds, also if the
+    history does not answer or the broker is away.
     """
     from esper.events.topics import TOPICS  # noqa: PLC0415 - as the others: the command line loads quickly
 
@@ -178,12 +207,24 @@ def wait_caught_up(
 
 
 def _reached(client: Client, history_url: str, ends: Mapping[tuple[str, int], int]) -> bool:
-    positions: dict[str, int] = json.loads(client.get(f"{history_url.rstrip('/')}/health", timeout=5, role=None))["positions"]
-    return all(positions.get(f"{topic}/{partition}", -1) >= end for (topic, partition), end in ends.items())
+    positions: dict[str, int] = json.loads(
+        client.get(f"{history_url.rstrip('/')}/health", timeout=5, role=None)
+    )["positions"]
+    return all(
+        positions.get(f"{topic}/{partition}", -1) >= end for (topic, partition), end in ends.items()
+    )
 
 
-def events_by_topic(history_url: str, run_id: str, settings: Settings | None = None) -> dict[str, int]:
-    """How many events of a run each topic has, each event counted once; raises as `Source.ask` does. `settings` as in `HttpSource`."""
-    query = "SELECT topic, count() AS events FROM events WHERE run_id = {run:String} GROUP BY topic ORDER BY topic"
+def events_by_topic(
+    history_url: str, run_id: str, settings: Settings | None = None
+) -> dict[str, int]:
+    """How many events of a run each topic has, each event counted once.
+
+    Raises as `Source.ask` does. `settings` as in `HttpSource`.
+    """
+    query = (
+        "SELECT topic, count() AS events FROM events WHERE run_id = {run:String} GROUP BY "
+        "topic ORDER BY topic"
+    )
     found = HttpSource(history_url, settings).ask(query, "JSONEachRow", {"param_run": run_id})
     return {row["topic"]: int(row["events"]) for row in map(json.loads, found.splitlines())}

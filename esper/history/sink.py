@@ -1,8 +1,10 @@
 """Kafka into the raw tables: nothing lost, nothing doubled, nothing decoded in Python.
 
-A block is what was polled in half a second. Its messages are inserted table by table in offset order, cut at every change of schema id, each
-insert under its own token; the ledger's rows follow all tables of the block. After a crash the sink resumes at the ledger and drops what a
-table already has: its largest offset says so, because a table takes a partition's messages in offset order and an insert is atomic.
+A block is what was polled in half a second. Its messages are inserted table by table in offset
+order, cut at every change of schema id, each insert under its own token; the ledger's rows follow
+all tables of the block. After a crash the sink resumes at the ledger and drops what a table already
+has: its largest offset says so, because a table takes a partition's messages in offset order and an
+insert is atomic.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ BLOCK_BYTES: Final = 32 << 20
 LINGER_S: Final = 0.5
 _HEAD: Final = 5  # magic byte and schema id
 _POLL_S: Final = 0.1
-_ANSWER_S: Final = 1.0  # shorter than a request's time, so that the sink ends soon after it is told to
+_ANSWER_S: Final = (
+    1.0  # shorter than a request's time, so that the sink ends soon after it is told to
+)
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _INSERT: Final = {
     "input_format_avro_allow_missing_fields": 1,
@@ -44,8 +48,36 @@ _INSERT: Final = {
     "min_insert_block_size_bytes": 1 << 30,
     "max_insert_threads": 1,
 }
-_ENVIRONMENT: Final = frozenset({3, 60, 81, 74, 75, 76, 159, 164, 202, 209, 210, 241, 242, 243, 252, 319, 394, 425, 497, 516, 999, 1002})
-"""ClickHouse's codes for what is not the message's fault: disk, memory, network, rights. The insert is tried again."""
+_ENVIRONMENT: Final = frozenset(
+    {
+        3,
+        60,
+        81,
+        74,
+        75,
+        76,
+        159,
+        164,
+        202,
+        209,
+        210,
+        241,
+        242,
+        243,
+        252,
+        319,
+        394,
+        425,
+        497,
+        516,
+        999,
+        1002,
+    }
+)
+"""ClickHouse's codes for what is not the message's fault: disk, memory, network, rights.
+
+The insert is tried again.
+"""
 
 _T = TypeVar("_T")
 
@@ -54,7 +86,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Progress:
-    """What the sink has done, for /health. `positions` are the next offsets of what is in the tables, markers passed."""
+    """What the sink has done, for /health.
+
+    `positions` are the next offsets of what is in the tables, markers passed.
+    """
 
     ready: bool = False
     rows: int = 0
@@ -64,10 +99,19 @@ class Progress:
 
 
 class Sink:
-    """Fills the raw tables from `topics` until told to stop. One thread runs it; `progress` may be read from any."""
+    """Fills the raw tables from `topics` until told to stop.
+
+    One thread runs it; `progress` may be read from any.
+    """
 
     def __init__(
-        self, client: Any, bus: Bus, clock: Clock, *, topics: Sequence[str] = tuple(TOPICS), block_messages: int = BLOCK_MESSAGES
+        self,
+        client: Any,
+        bus: Bus,
+        clock: Clock,
+        *,
+        topics: Sequence[str] = tuple(TOPICS),
+        block_messages: int = BLOCK_MESSAGES,
     ) -> None:
         self._client = client
         self._bus = bus
@@ -84,7 +128,9 @@ class Sink:
         self.advance = Advance(clock)
 
     def run(self, stop: threading.Event) -> None:
-        """Take messages until `stop` is set, then put what was polled into the tables and note what remains."""
+        """Take messages until `stop` is set, then put what was polled into the tables and note what
+        remains.
+        """
         self._stop = stop
         with ExitStack() as held:
             opened = self._persist(lambda: self._open(held))
@@ -92,7 +138,9 @@ class Sink:
                 return
             reader, producer = opened
             self.progress.ready = True
-            store = held.enter_context(ThreadPoolExecutor(1, "history-store"))  # the next block is polled while one is stored
+            store = held.enter_context(
+                ThreadPoolExecutor(1, "history-store")
+            )  # the next block is polled while one is stored
             pending: Future[bool] | None = None
             while not stop.is_set() and (pending is None or not pending.done() or pending.result()):
                 block, positions = self._fill(reader), reader.position()
@@ -105,14 +153,20 @@ class Sink:
 
     def _open(self, held: ExitStack) -> tuple[Reader, Producer]:
         if not self._bus.available(_ANSWER_S):
-            raise UnavailableError("Kafka does not answer; the history begins to read once it does.")
+            raise UnavailableError(
+                "Kafka does not answer; the history begins to read once it does."
+            )
         ids = self._bus.topic_ids()
         if lacking := sorted(set(self._topics) - ids.keys()):
-            raise UnavailableError(f"Kafka has no topic {', '.join(lacking)}; `esper up` creates what is missing.")
+            raise UnavailableError(
+                f"Kafka has no topic {', '.join(lacking)}; `esper up` creates what is missing."
+            )
         self._topic_ids = ids
         positions = self._ledger.positions(ids)
         self._largest = self._ledger.largest(ids, positions)
-        reader = held.enter_context(self._bus.reader(self._topics, start=positions, headers=False, follow=True))
+        reader = held.enter_context(
+            self._bus.reader(self._topics, start=positions, headers=False, follow=True)
+        )
         producer = held.enter_context(self._bus.producer(sender_id="history"))
         self._ledger.note(None)
         return reader, producer
@@ -133,14 +187,20 @@ class Sink:
                 return block
 
     def _store(self, producer: Producer, block: list[Received], positions: dict[Pair, int]) -> bool:
-        """Put a block into the tables, however often it takes; False if the sink was told to stop before it succeeded."""
+        """Put a block into the tables, however often it takes.
+
+        False if the sink was told to stop before it succeeded.
+        """
         if block and self._persist(lambda: self._flush(producer, block)) is None:
             return False
         self.progress.positions = positions
         return True
 
     def _persist(self, action: Callable[[], _T]) -> _T | None:
-        """Repeat `action` until it succeeds or the sink is told to stop; tokens and largest offsets make repeating harmless."""
+        """Repeat `action` until it succeeds or the sink is told to stop.
+
+        Tokens and largest offsets make repeating harmless.
+        """
         attempt = 0
         while True:
             try:
@@ -161,7 +221,9 @@ class Sink:
     def _flush(self, producer: Producer, block: Sequence[Received]) -> bool:
         """Put the block into the tables, then into the ledger."""
         if self._unsure:
-            self._largest = self._ledger.largest(self._topic_ids, self._ledger.positions(self._topic_ids))
+            self._largest = self._ledger.largest(
+                self._topic_ids, self._ledger.positions(self._topic_ids)
+            )
             self._unsure = False
         ends: dict[Pair, int] = {}
         for messages in groups(block):
@@ -178,14 +240,20 @@ class Sink:
             schema_id = codec.schema_id(first.value)
             record = wire_schema(schema_id).record
             if first.topic != record.TOPIC:
-                raise PoisonError(f"A {record.NAME} does not belong on {first.topic} but on {record.TOPIC}.")
+                raise PoisonError(
+                    f"A {record.NAME} does not belong on {first.topic} but on {record.TOPIC}."
+                )
         except PoisonError as error:
             for message in messages:
                 self._give_up(producer, message, error)
             return
         table = layout(schema_id).table.name
         held = self._largest.get((table, (first.topic, first.partition)), -1)
-        new = messages if first.offset > held else [message for message in messages if message.offset > held]
+        new = (
+            messages
+            if first.offset > held
+            else [message for message in messages if message.offset > held]
+        )
         if new:
             self._insert_new(producer, schema_id, new)
 
@@ -197,7 +265,11 @@ class Sink:
         except RETRIABLE:
             raise
         except Exception as error:  # poison is any exception: see esper.oona.inbound.intake
-            if isinstance(error, QueryError) and error.code in _ENVIRONMENT and not _undecodable(messages):
+            if (
+                isinstance(error, QueryError)
+                and error.code in _ENVIRONMENT
+                and not _undecodable(messages)
+            ):
                 raise
             if len(messages) > 1:
                 middle = len(messages) // 2
@@ -226,31 +298,50 @@ class Sink:
         except CLICKHOUSE_ERRORS as error:
             raise QueryError.of(error) from error
         except OSError as error:
-            raise UnavailableError(f"The history cannot write ({error}); free some space on its disk.") from error
+            raise UnavailableError(
+                f"The history cannot write ({error}); free some space on its disk."
+            ) from error
 
     def _give_up(self, producer: Producer, message: Received, error: Exception) -> None:
-        """Dead-letter a message; only then may later rows go in, or a restart would take it for stored."""
+        """Dead-letter a message.
+
+        Only then may later rows go in, or a restart would take it for stored.
+        """
         Intake(DeadLetters(producer, "history", self._clock), self.refusals).refuse(message, error)
         while producer.flush(1.0):
             if self._stop.is_set():
-                raise UnavailableError("The history was told to end while Kafka did not take a dead letter; the next start repeats it.")
+                raise UnavailableError(
+                    "The history was told to end while Kafka did not take a dead letter; "
+                    "the next start repeats it."
+                )
         self.progress.dead_letters += 1
 
     def _end(self, reader: Reader) -> None:
         try:
             if self._bus.available(_ANSWER_S):
                 ends = reader.stable_end()
-                self._ledger.note(sum(max(end - self.progress.positions.get(pair, 0), 0) for pair, end in ends.items()))
+                self._ledger.note(
+                    sum(
+                        max(end - self.progress.positions.get(pair, 0), 0)
+                        for pair, end in ends.items()
+                    )
+                )
         except (UnavailableError, *CLICKHOUSE_ERRORS) as error:
             _log.warning("ended without a count of what remains: %.300s", error)
 
 
 def _refused(error: Exception) -> Exception:
-    return PoisonError(f"ClickHouse refuses the message: {error}") if isinstance(error, QueryError) else error
+    return (
+        PoisonError(f"ClickHouse refuses the message: {error}")
+        if isinstance(error, QueryError)
+        else error
+    )
 
 
 def groups(block: Iterable[Received]) -> list[list[Received]]:
-    """The inserts of a block: by partition and record type, in offset order, cut at every change of schema id."""
+    """The inserts of a block: by partition and record type, in offset order, cut at every change of
+    schema id.
+    """
     found: list[list[Received]] = []
     growing: dict[tuple[str, int, str], tuple[bytes, list[Received]]] = {}
     tables: dict[bytes, str] = {}
@@ -277,7 +368,9 @@ def _table(message: Received) -> str:
 
 
 def _undecodable(messages: Sequence[Received]) -> PoisonError | None:
-    """Why a message at fault cannot be decoded; asked only about messages that ClickHouse refused."""
+    """Why a message at fault cannot be decoded; asked only about messages that
+    ClickHouse refused.
+    """
     for message in messages:
         try:
             codec.decode(message.value)

@@ -1,4 +1,6 @@
-"""Whose query runs next: so many at once, at most a few of them one caller's, and a few more that wait."""
+"""Whose query runs next: so many at once, at most a few of them one caller's, and a few more that
+wait.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,12 @@ class _Caller:
 
 @dataclass(slots=True)
 class Turns:
-    """Runs queries in threads, `at_once` in all and `each` of one caller; a caller with `most` under way or waiting gets no further one. For one event loop.
+    """Runs queries in threads, `at_once` in all and `each` of one caller.
 
-    A caller holds at most `each` places in the common queue, so nobody waits behind all that another one asks.
+    A caller with `most` under way or waiting gets no further one. For one event loop.
+
+    A caller holds at most `each` places in the common queue, so nobody waits behind all that
+    another one asks.
     """
 
     at_once: int
@@ -38,14 +43,23 @@ class Turns:
         self._threads = ThreadPoolExecutor(self.at_once, "history-query")
 
     async def run(self, caller: str, query: Callable[[], _T]) -> _T:
-        """The result of `query`, once it is the caller's turn. A turn ends with its thread, also where nobody waits for it any more.
+        """The result of `query`, once it is the caller's turn.
+
+        A turn ends with its thread, also where nobody waits for it any more.
 
         Raises:
-            QueryError: the caller asks for too much at once (ClickHouse's code 202), or what `query` raises.
+            QueryError: the caller asks for too much at once (ClickHouse's code 202), or what
+                `query` raises.
         """
         mine = self._callers.setdefault(caller, _Caller(asyncio.Semaphore(self.each)))
         if mine.asked >= self.most:
-            raise refused(TOO_MANY_QUERIES, f"{self.most} queries of one caller are the most at a time; ask again when one has ended.")
+            raise refused(
+                TOO_MANY_QUERIES,
+                (
+                    f"{self.most} queries of one caller are the most at a time; ask again when "
+                    "one has ended."
+                ),
+            )
         mine.asked += 1
         held: list[Callable[[], None]] = [lambda: self._leave(caller, mine)]
         try:

@@ -1,4 +1,6 @@
-"""Journals: read them from Kafka or a file, fold them, and compare the fold with what the trainer had."""
+"""Journals: read them from Kafka or a file, fold them, and compare the fold with what the trainer
+had.
+"""
 
 from __future__ import annotations
 

@@ -17,9 +17,11 @@ Differences = Mapping[str, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs side by side: `settings` and `environment` have what differs, `changes` what not every run did, with who did it.
+    """Runs side by side: `settings` and `environment` have what differs, `changes` what not every
+    run did, with who did it.
 
-    `same_epochs` counts the epochs from the first on after which all runs had the same parameters, bit for bit; -1 where that cannot be said.
+    `same_epochs` counts the epochs from the first on after which all runs had the same parameters,
+    bit for bit; -1 where that cannot be said.
     """
 
     stories: tuple[Story, ...]
@@ -39,21 +41,33 @@ class Comparison:
         epochs = self.epochs
         if len(epochs) <= SHOWN:
             return epochs
-        return tuple(sorted({epochs[round(place * (len(epochs) - 1) / (SHOWN - 1))] for place in range(SHOWN)}))
+        return tuple(
+            sorted(
+                {epochs[round(place * (len(epochs) - 1) / (SHOWN - 1))] for place in range(SHOWN)}
+            )
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The same for scripts."""
         runs = [story.run_id for story in self.stories]
         return {
             "runs": [_told(story) for story in self.stories],
-            "settings": {key: dict(zip(runs, values, strict=True)) for key, values in self.settings.items()},
-            "environment": {key: dict(zip(runs, values, strict=True)) for key, values in self.environment.items()},
+            "settings": {
+                key: dict(zip(runs, values, strict=True)) for key, values in self.settings.items()
+            },
+            "environment": {
+                key: dict(zip(runs, values, strict=True))
+                for key, values in self.environment.items()
+            },
             "decisions": [
-                {**asdict(change), "runs": [run for run, did in zip(runs, who, strict=True) if did]} for change, who in self.changes.items()
+                {**asdict(change), "runs": [run for run, did in zip(runs, who, strict=True) if did]}
+                for change, who in self.changes.items()
             ],
             "common_decisions": self.common_changes,
             "same_epochs": self.same_epochs,
-            "curves": {story.run_id: [asdict(point) for point in story.points] for story in self.stories},
+            "curves": {
+                story.run_id: [asdict(point) for point in story.points] for story in self.stories
+            },
         }
 
 

@@ -1,4 +1,7 @@
-"""The effect of a decision from paired runs: mean and 95 % interval of differences, epoch by epoch. Pure."""
+"""The effect of a decision from paired runs: mean and 95 % interval of differences, epoch by epoch.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean, and the interval that holds the true one with 95 % confidence; None for a single pair, which says nothing of its spread."""
+    """A mean, and the interval that holds the true one with 95 % confidence.
+
+    None for a single pair, which says nothing of its spread.
+    """
 
     mean: float
     low: float | None
@@ -35,10 +41,11 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a decision was worth: figures with it minus figures without it, over pairs of runs with the same batches and random streams.
+    """What a decision was worth: figures with it minus figures without it, over pairs of runs with
+    the same batches and random streams.
 
-    A positive effect on accuracy (a fraction) and a negative one on loss (nats) are gains. `curve` has (epoch, accuracy, loss) for each epoch
-    that all branches ended.
+    A positive effect on accuracy (a fraction) and a negative one on loss (nats) are gains. `curve`
+    has (epoch, accuracy, loss) for each epoch that all branches ended.
     """
 
     accuracy: Interval
@@ -50,7 +57,10 @@ class Effect:
         return {
             "accuracy": asdict(self.accuracy),
             "loss": asdict(self.loss),
-            "curve": [{"epoch": epoch, "accuracy": asdict(accuracy), "loss": asdict(loss)} for epoch, accuracy, loss in self.curve],
+            "curve": [
+                {"epoch": epoch, "accuracy": asdict(accuracy), "loss": asdict(loss)}
+                for epoch, accuracy, loss in self.curve
+            ],
         }
 
 
@@ -59,7 +69,10 @@ def effect(with_it: Sequence[Branch], without: Sequence[Branch]) -> Effect:
     ends = [{point.epoch: point for point in branch.points} for branch in (*with_it, *without)]
     epochs = sorted(set(ends[0]).intersection(*ends[1:]))
     pairs = list(zip(ends[: len(with_it)], ends[len(with_it) :], strict=True))
-    curve = tuple((epoch, _between(pairs, epoch, "accuracy"), _between(pairs, epoch, "loss")) for epoch in epochs)
+    curve = tuple(
+        (epoch, _between(pairs, epoch, "accuracy"), _between(pairs, epoch, "loss"))
+        for epoch in epochs
+    )
     _, accuracy, loss = curve[-1]
     return Effect(accuracy, loss, curve)
 
@@ -76,7 +89,9 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def t_quantile(degrees: int) -> float:
-    """The 0.975 quantile of Student's t: from the table, beyond it by Cornish and Fisher's expansion (Abramowitz and Stegun 26.7.5)."""
+    """The 0.975 quantile of Student's t: from the table, beyond it by Cornish and Fisher's
+    expansion (Abramowitz and Stegun 26.7.5).
+    """
     if degrees <= len(T_QUANTILES):
         return T_QUANTILES[degrees - 1]
     z = 1.959964
@@ -86,5 +101,9 @@ def t_quantile(degrees: int) -> float:
     return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
-def _between(pairs: Sequence[tuple[Mapping[int, Point], Mapping[int, Point]]], epoch: int, figure: str) -> Interval:
-    return interval([getattr(one[epoch], figure) - getattr(other[epoch], figure) for one, other in pairs])
+def _between(
+    pairs: Sequence[tuple[Mapping[int, Point], Mapping[int, Point]]], epoch: int, figure: str
+) -> Interval:
+    return interval(
+        [getattr(one[epoch], figure) - getattr(other[epoch], figure) for one, other in pairs]
+    )

@@ -1,4 +1,6 @@
-"""A run carried out of its installation: everything that proving it years later takes, in a folder."""
+"""A run carried out of its installation: everything that proving it years later takes,
+in a folder.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,17 @@ from esper.urza.store import Store
 from esper.vault.families import Family, opened, rewrap
 from esper.vault.masters import Masters, masters
 
-README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR` takes it into an installation,
-`esper replay RUN --from DIR --verify` proves it by executing it again.
+README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR`
+takes it into an installation, `esper replay RUN --from DIR --verify` proves it by executing it
+again.
 
 manifest.json   what the run is, and the SHA-256 of every other file
-journal.avro    its journal: Avro container, one datum {value: bytes} a message; value = 0, schema id (4 bytes, big endian), Avro datum
+journal.avro    its journal: Avro container, one datum {value: bytes} a message;
+                value = 0, schema id (4 bytes, big endian), Avro datum
 schemas/        the Avro schemas of those ids
 signers/        the public keys (Ed25519) that the events of the journal are signed with
-store/          snapshots, sealed by AES-256-GCM under the family's key, which lies wrapped in store/families; kernels as safetensors
+store/          snapshots, sealed by AES-256-GCM under the family's key, which lies wrapped in
+                store/families; kernels as safetensors
 data/           the data that it trained on, as safetensors
 source/         source files of functions of its user's own that it called
 history/        its rows in each table of the history, as Parquet
@@ -53,7 +58,9 @@ history/        its rows in each table of the history, as Parquet
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export has: files and bytes in all, and what of the run was lost before, a sentence each."""
+    """What an export has: files and bytes in all, and what of the run was lost before, a sentence
+    each.
+    """
 
     folder: Path
     files: int
@@ -81,7 +88,8 @@ class Exporting:
         """Write the export, whole or not at all.
 
         Raises:
-            UsageError: the folder is there and not empty, or the run's snapshots cannot be opened for want of a key.
+            UsageError: the folder is there and not empty, or the run's snapshots cannot be opened
+                for want of a key.
             StorageFullError: there is no room.
         """
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -95,11 +103,19 @@ class Exporting:
                 folder.rmdir()
             part.rename(folder)
         except OSError as error:
-            raise StorageFullError(f"The export cannot be written to {folder}: {error.strerror}.") from error
+            raise StorageFullError(
+                f"The export cannot be written to {folder}: {error.strerror}."
+            ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
         paths = [path for path in folder.rglob("*") if path.is_file()]
-        return Exported(folder, len(paths), sum(path.stat().st_size for path in paths), sha256_of(folder / MANIFEST), tuple(self.notes))
+        return Exported(
+            folder,
+            len(paths),
+            sum(path.stat().st_size for path in paths),
+            sha256_of(folder / MANIFEST),
+            tuple(self.notes),
+        )
 
     @property
     def _run_dir(self) -> Path:
@@ -117,7 +133,10 @@ class Exporting:
         salt, master_key = self._store(part / "store", family)
         self.told("kernels")
         self._kernels(part / "store")
-        for folder, paths in ((DATA, self.data), (SOURCE, sorted((self._run_dir / SOURCE).glob("*.py")))):
+        for folder, paths in (
+            (DATA, self.data),
+            (SOURCE, sorted((self._run_dir / SOURCE).glob("*.py"))),
+        ):
             for path in paths:
                 (part / folder).mkdir(exist_ok=True)
                 shutil.copyfile(path, part / folder / path.name)
@@ -135,7 +154,11 @@ class Exporting:
             made_at_us=self.clock.now_us(),
             versions={name: metadata.version(name) for name in ("esper", "torch", "safetensors")},
             lost=self.lost,
-            files={path.relative_to(part).as_posix(): sha256_of(path) for path in sorted(part.rglob("*")) if path.is_file()},
+            files={
+                path.relative_to(part).as_posix(): sha256_of(path)
+                for path in sorted(part.rglob("*"))
+                if path.is_file()
+            },
         )
         (part / MANIFEST).write_text(content.text())
 
@@ -143,7 +166,9 @@ class Exporting:
         folder.mkdir()
         for number in sorted({schema_id(value) for value in self.messages}):
             wire = wire_schema(number)
-            (folder / f"{wire.record.NAME}-{number}.avsc").write_text(json.dumps(wire.schema, indent=2) + "\n")
+            (folder / f"{wire.record.NAME}-{number}.avsc").write_text(
+                json.dumps(wire.schema, indent=2) + "\n"
+            )
 
     def _signers(self, folder: Path) -> None:
         """The public keys that verify the journal; none, where it is not signed."""
@@ -152,7 +177,10 @@ class Exporting:
             (folder / f"{fingerprint(key)}.pub.pem").write_bytes(pem_of(key_in(key)))
 
     def _store(self, folder: Path, family: str) -> tuple[str, str]:
-        """Copy the snapshots and the family's key; gives the salt of the passphrase and the id of the key that wraps it, or nothing."""
+        """Copy the snapshots and the family's key.
+
+        Gives the salt of the passphrase and the id of the key that wraps it, or nothing.
+        """
         taken = [event for event in self.events if isinstance(event, CheckpointTaken | RunForked)]
         if not taken:
             return "", ""
@@ -160,12 +188,17 @@ class Exporting:
         found = opened(source, keys, family)
         if found is None:
             raise UsageError(
-                f"The key of the snapshots of {family} is not in {self.settings.store_location}; restore it, or nothing can read them."
+                f"The key of the snapshots of {family} is not in "
+                f"{self.settings.store_location}; restore it, or nothing can read them."
             )
         with _kept(folder) as store:
             for event in taken:
                 self._snapshot(Stores(source, open_cold(self.settings)), store, found, event)
-            (wrapped,) = [key for key in source.list(f"families/{found.id}/") if keys.by_id(key.rpartition("/")[2])][:1]
+            (wrapped,) = [
+                key
+                for key in source.list(f"families/{found.id}/")
+                if keys.by_id(key.rpartition("/")[2])
+            ][:1]
             _copy([source], store, wrapped)
             if not self.passphrase:
                 return "", wrapped.rpartition("/")[2]
@@ -174,7 +207,9 @@ class Exporting:
             rewrap(store, Masters((own, *keys.keys), "the passphrase"))
             return salt, own.id
 
-    def _snapshot(self, sources: Stores, store: Store, family: Family, event: CheckpointTaken | RunForked) -> None:
+    def _snapshot(
+        self, sources: Stores, store: Store, family: Family, event: CheckpointTaken | RunForked
+    ) -> None:
         name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
         try:
             manifest = manifest_at(sources.hot, family, event.address, event.sha256)
@@ -186,7 +221,11 @@ class Exporting:
             self.notes.append(f"Snapshot {name} is not exported: {error}")
 
     def _kernels(self, folder: Path) -> None:
-        grafted = {event.kernel_id for event in self.events if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"}
+        grafted = {
+            event.kernel_id
+            for event in self.events
+            if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
+        }
         if not grafted:
             return
         source, own = open_kernels(self.settings), self._run_dir / "kernels"
@@ -194,11 +233,18 @@ class Exporting:
             address = address_of(kernel_id)
             path, target = own / f"{kernel_id}.safetensors", folder / address
             try:  # in the clear: whoever has the folder proves the run without any key
-                content = source.box.opened(address, path.read_bytes()) if path.is_file() else source.get(address)
+                content = (
+                    source.box.opened(address, path.read_bytes())
+                    if path.is_file()
+                    else source.get(address)
+                )
             except CorruptError:
                 content = None
             if content is None:
-                self.notes.append(f"Kernel {kernel_id} is lost, so steps after its graft can only be reached from a snapshot that has it.")
+                self.notes.append(
+                    f"Kernel {kernel_id} is lost, so steps after its graft can only be "
+                    "reached from a snapshot that has it."
+                )
                 continue
             make_folder(target.parent)
             target.write_bytes(content)
@@ -210,9 +256,16 @@ class Exporting:
             table = snake(record.NAME)
             self.told(f"history {table}")
             try:
-                (counted,) = history.rows(f"SELECT count() AS rows FROM {table} WHERE run_id = {{run:String}}", run)  # noqa: S608  # a table's name
+                (counted,) = history.rows(
+                    f"SELECT count() AS rows FROM {table} WHERE run_id = {{run:String}}",  # noqa: S608  # a table's name
+                    run,
+                )
                 if int(counted["rows"]):
-                    content = history.ask(f"SELECT * FROM {table} WHERE run_id = {{run:String}}", "Parquet", run)  # noqa: S608  # as above
+                    content = history.ask(
+                        f"SELECT * FROM {table} WHERE run_id = {{run:String}}",  # noqa: S608  # as above
+                        "Parquet",
+                        run,
+                    )
                     (folder / f"{table}.parquet").write_bytes(content)
             except EsperError as error:
                 self.notes.append(f"Table {table} could not be read: {error}")

@@ -1,7 +1,11 @@
-"""Where a run comes from. `esper import` and a resumption of a run that was begun elsewhere leave a file in the run's folder that says so.
+"""Where a run comes from.
 
-A run that has it was named by somebody else: its functions run only where the reader allows them by name, and its data is its own. It is written
-before anything else of the run is here, so that no interruption makes a stranger's run look like one that was begun here.
+`esper import` and a resumption of a run that was begun elsewhere leave a file in the run's folder
+that says so.
+
+A run that has it was named by somebody else: its functions run only where the reader allows them by
+name, and its data is its own. It is written before anything else of the run is here, so that no
+interruption makes a stranger's run look like one that was begun here.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ Hashes = Mapping[str, Annotated[str, Field(pattern=f"^{SHA256}$")]]
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What origin.json says: where the run was found, the SHA-256 of that export's manifest, and of the run's own data files by name.
+    """What origin.json says: where the run was found, the SHA-256 of that export's manifest, and of
+    the run's own data files by name.
 
     `fork` says that the run itself was begun here, from the state of such a run.
     """
@@ -53,7 +58,10 @@ def provenance(run_dir: Path) -> Provenance | None:
     except FileNotFoundError:
         return None
     except ValidationError:
-        raise CorruptError(f"{run_dir / FILE}, which says where the run comes from, is damaged; import the run again.") from None
+        raise CorruptError(
+            f"{run_dir / FILE}, which says where the run comes from, is damaged; import "
+            "the run again."
+        ) from None
 
 
 def note(run_dir: Path, known: Provenance) -> None:
@@ -62,12 +70,17 @@ def note(run_dir: Path, known: Provenance) -> None:
 
 
 def begun_here(run_dir: Path) -> bool:
-    """Whether the run in a folder was begun by the owner of this installation, who named its recipe."""
+    """Whether the run in a folder was begun by the owner of this installation, who named its
+    recipe.
+    """
     return (run_dir / "outbox").is_dir() and provenance(run_dir) is None
 
 
 def inherit(parent: Path, child: Path) -> None:
-    """Let a fork have its parent's origin: its data, and whose functions it names. Raises as `note` does."""
+    """Let a fork have its parent's origin: its data, and whose functions it names.
+
+    Raises as `note` does.
+    """
     known = provenance(parent)
     if known is None:
         return
@@ -78,4 +91,6 @@ def inherit(parent: Path, child: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return (
+        sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    )

@@ -1,7 +1,10 @@
-"""A run's journal as messages in order, from Kafka, or from a file that holds them as they were; and the events among them.
+"""A run's journal as messages in order, from Kafka, or from a file that holds them as they were.
 
-Whatever stands under a run's key on Kafka is held against signatures: what its trainer did not write is set aside. To a file nobody adds messages
-but a forger, so there the first such message is an error.
+And the events among them.
+
+Whatever stands under a run's key on Kafka is held against signatures: what its trainer did not
+write is set aside. To a file nobody adds messages but a forger, so there the first such message is
+an error.
 """
 
 from __future__ import annotations
@@ -37,12 +40,18 @@ _FILE: Final = fastavro.parse_schema(json.loads(json.dumps(_SCHEMA)))
 JOURNAL: Final = "journal.avro"
 """The journal in the folder of an export."""
 
-WRITTEN: Final = (_SCHEMA, {"type": "record", "name": "esper.journal.JournalMessage", "fields": _SCHEMA["fields"]})
-"""The schema as the head of a journal file may have it: with its namespace apart or in its name, as fastavro writes it."""
+WRITTEN: Final = (
+    _SCHEMA,
+    {"type": "record", "name": "esper.journal.JournalMessage", "fields": _SCHEMA["fields"]},
+)
+"""The schema as the head of a journal file may have it: with its namespace apart or in its name, as
+fastavro writes it.
+"""
 
 
 def from_kafka(cluster: Access | str, run_id: str, *, clock: Clock) -> Iterator[Received]:
-    """The committed messages under a run's key in the order of their partition, read while they are taken.
+    """The committed messages under a run's key in the order of their partition, read while they are
+    taken.
 
     Raises:
         UnavailableError: no broker answers.
@@ -70,8 +79,13 @@ def believed(messages: Iterable[Received], judge: Judge) -> list[tuple[JournalEv
     return found
 
 
-def on_kafka(cluster: Access | str, run_id: str, *, clock: Clock, trust: Trust, say: Callable[[str], None]) -> list[JournalEvent]:
-    """The events of a run on Kafka; `say` is told of what was set aside. Raises as `from_kafka` and `believed` do."""
+def on_kafka(
+    cluster: Access | str, run_id: str, *, clock: Clock, trust: Trust, say: Callable[[str], None]
+) -> list[JournalEvent]:
+    """The events of a run on Kafka; `say` is told of what was set aside.
+
+    Raises as `from_kafka` and `believed` do.
+    """
     judge = Judge(run_id, trust)
     found = [event for event, _ in believed(from_kafka(cluster, run_id, clock=clock), judge)]
     for sentence in judge.warnings():
@@ -79,12 +93,17 @@ def on_kafka(cluster: Access | str, run_id: str, *, clock: Clock, trust: Trust, 
     return found
 
 
-def decoded(run_id: str, values: Iterable[bytes], *, trust: Trust | None = None) -> list[JournalEvent]:
-    """The events of a run in framed messages that are not on Kafka. Without `trust`, whoever signed the first one is taken at its word.
+def decoded(
+    run_id: str, values: Iterable[bytes], *, trust: Trust | None = None
+) -> list[JournalEvent]:
+    """The events of a run in framed messages that are not on Kafka.
+
+    Without `trust`, whoever signed the first one is taken at its word.
 
     Raises:
         UsageError: they are another run's.
-        CorruptError: one cannot be decoded, belongs to no journal, or is not as its trainer wrote it.
+        CorruptError: one cannot be decoded, belongs to no journal, or is not as its trainer wrote
+            it.
     """
     found = list(_each(run_id, values, trust))
     if not found:
@@ -92,11 +111,15 @@ def decoded(run_id: str, values: Iterable[bytes], *, trust: Trust | None = None)
     return found
 
 
-def decoded_whole(run_id: str, values: Iterable[bytes], *, trust: Trust | None = None) -> list[JournalEvent]:
-    """The same, folded while they are read, so that what is no journal is refused at its first wrong event.
+def decoded_whole(
+    run_id: str, values: Iterable[bytes], *, trust: Trust | None = None
+) -> list[JournalEvent]:
+    """The same, folded while they are read, so that what is no journal is refused at its first
+    wrong event.
 
     Raises:
-        UsageError, CorruptError: as `decoded`; or an event is missing, doubled or does not follow from those before it.
+        UsageError, CorruptError: as `decoded`; or an event is missing, doubled or does not follow
+            from those before it.
     """
     run, found = Fold(RunState(run_id)), list[JournalEvent]()
     try:
@@ -105,7 +128,8 @@ def decoded_whole(run_id: str, values: Iterable[bytes], *, trust: Trust | None =
             found.append(event)
     except MALFORMED as error:
         raise CorruptError(
-            f"Event {len(found)} of run {run_id} does not follow from those before it: {type(error).__name__}: {error}."
+            f"Event {len(found)} of run {run_id} does not follow from those before it: "
+            f"{type(error).__name__}: {error}."
         ) from error
     if not found:
         raise CorruptError(f"The journal of run {run_id} is empty.")
@@ -118,7 +142,9 @@ def _each(run_id: str, values: Iterable[bytes], trust: Trust | None) -> Iterator
 
 
 def to_file(path: Path, messages: Iterable[bytes]) -> None:
-    """Write messages to an Avro container, one datum each, as they come; where they cannot be read there is no file afterwards.
+    """Write messages to an Avro container, one datum each, as they come.
+
+    Where they cannot be read there is no file afterwards.
 
     Raises:
         UsageError: the file cannot be written.
@@ -149,7 +175,9 @@ def from_file(path: Path, limits: Limits = DEFAULT) -> Iterator[bytes]:
 
 
 def journal_in(folder: Path, limits: Limits = DEFAULT) -> Iterator[bytes]:
-    """The messages of the journal in the folder of an export, read while they are taken; no link in there is followed.
+    """The messages of the journal in the folder of an export, read while they are taken.
+
+    No link in there is followed.
 
     Raises:
         UsageError: there is none.
@@ -165,7 +193,8 @@ def journal_in(folder: Path, limits: Limits = DEFAULT) -> Iterator[bytes]:
 
 
 def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
-    """The same events, once a fold has shown that none is missing, doubled or out of order up to the last.
+    """The same events, once a fold has shown that none is missing, doubled or out of order up to
+    the last.
 
     Raises:
         CorruptError: one is; the sentence says which.
@@ -175,7 +204,8 @@ def whole(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
 
 
 def from_anywhere(path: Path, limits: Limits = DEFAULT) -> list[JournalEvent]:
-    """The events in a file that `to_file` wrote, or in the folder of an export, of whatever run, folded.
+    """The events in a file that `to_file` wrote, or in the folder of an export, of whatever run,
+    folded.
 
     Raises as `from_file`, `journal_in` and `decoded_whole` do.
     """
@@ -188,5 +218,7 @@ def from_anywhere(path: Path, limits: Limits = DEFAULT) -> list[JournalEvent]:
     except PoisonError as error:
         raise CorruptError(f"The first event in {path} cannot be decoded: {error}") from error
     if not is_run_id(run_id):
-        raise CorruptError(f"{path} is the journal of {printable(run_id)[:80]!r}, which can be no run.")
+        raise CorruptError(
+            f"{path} is the journal of {printable(run_id)[:80]!r}, which can be no run."
+        )
     return decoded_whole(run_id, chain([first], messages))

@@ -1,4 +1,6 @@
-"""Fold a journal and prove it: no event missing, doubled or out of order, each epoch's state as the trainer had it, and the end too."""
+"""Fold a journal and prove it: no event missing, doubled or out of order, each epoch's state as the
+trainer had it, and the end too.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,13 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True, slots=True)
 class FoldReport:
-    """Result of a fold. `compared` says whether a live state was at hand; it was equal then, or the fold would have raised.
+    """Result of a fold.
 
-    `signed` says by whom, in a sentence, `signers` by which keys; `aside` are messages under the run's key that are no part of its journal,
-    `set_aside` in all.
+    `compared` says whether a live state was at hand; it was equal then, or the fold would have
+    raised.
+
+    `signed` says by whom, in a sentence, `signers` by which keys; `aside` are messages under the
+    run's key that are no part of its journal, `set_aside` in all.
     """
 
     run_id: str
@@ -41,9 +46,12 @@ class FoldReport:
     def sentence(self) -> str:
         """What was found, for people."""
         rate = f"{self.events / self.seconds:,.0f} events/s" if self.seconds else "at once"
-        equal = "equals the live one" if self.compared else "has no live state here to be compared with"
+        equal = (
+            "equals the live one" if self.compared else "has no live state here to be compared with"
+        )
         return (
-            f"Run {self.run_id}: {self.events} events folded ({rate}), gapless and in order; {self.epochs} epoch digests agree; "
+            f"Run {self.run_id}: {self.events} events folded ({rate}), gapless and in "
+            f"order; {self.epochs} epoch digests agree; "
             f"the folded state ({self.state.status}, step {self.state.step}) {equal}. {self.signed}"
         )
 
@@ -76,17 +84,36 @@ def live_state(run_dir: Path) -> RunState | None:
     return from_canonical(path.read_text()) if path.exists() else None
 
 
-def fold_journal(run_id: str, values: Iterable[bytes], live: RunState | None, *, clock: Clock, trust: Trust | None = None) -> FoldReport:
-    """Fold framed journal events that are not on Kafka and compare with `live`, which may be older than the journal's end.
+def fold_journal(
+    run_id: str,
+    values: Iterable[bytes],
+    live: RunState | None,
+    *,
+    clock: Clock,
+    trust: Trust | None = None,
+) -> FoldReport:
+    """Fold framed journal events that are not on Kafka and compare with `live`, which may be older
+    than the journal's end.
 
     Raises:
-        CorruptError: an event is missing, doubled, out of order, undecodable, changed, or a state differs; the sentence says which.
+        CorruptError: an event is missing, doubled, out of order, undecodable, changed, or a state
+            differs; the sentence says which.
     """
-    return fold_messages(as_received(values, run_id, source="file"), Judge(run_id, trust or Trust(), strict=True), live, clock=clock)
+    return fold_messages(
+        as_received(values, run_id, source="file"),
+        Judge(run_id, trust or Trust(), strict=True),
+        live,
+        clock=clock,
+    )
 
 
-def fold_messages(messages: Iterable[Received], judge: Judge, live: RunState | None, *, clock: Clock) -> FoldReport:
-    """Fold the events that `judge` finds among messages, and compare with `live`. Raises as `fold_journal` does; UsageError where there is none."""
+def fold_messages(
+    messages: Iterable[Received], judge: Judge, live: RunState | None, *, clock: Clock
+) -> FoldReport:
+    """Fold the events that `judge` finds among messages, and compare with `live`.
+
+    Raises as `fold_journal` does; UsageError where there is none.
+    """
     run_id = judge.run_id
     begin, run, events, epochs = clock.monotonic(), Fold(RunState(run_id)), 0, 0
     compared = False
@@ -103,18 +130,31 @@ def fold_messages(messages: Iterable[Received], judge: Judge, live: RunState | N
     judge.require_events()
     if live and not compared:
         raise CorruptError(
-            f"The journal of run {run_id} ends after event {run.sequence - 1}, but the trainer had written {live.sequence - 1}: the rest is missing."
+            f"The journal of run {run_id} ends after event {run.sequence - 1}, but the "
+            f"trainer had written {live.sequence - 1}: the rest is missing."
         )
     seconds = clock.monotonic() - begin
     return FoldReport(
-        run_id, run.state(), events, epochs, seconds, compared, judge.seal_sentence(), judge.signers, judge.aside, judge.set_aside
+        run_id,
+        run.state(),
+        events,
+        epochs,
+        seconds,
+        compared,
+        judge.seal_sentence(),
+        judge.signers,
+        judge.aside,
+        judge.set_aside,
     )
 
 
 def _compare(run_id: str, folded: RunState, live: RunState) -> None:
     if folded == live:
         return
-    differing = [one.name for one in fields(RunState) if getattr(folded, one.name) != getattr(live, one.name)]
+    differing = [
+        one.name for one in fields(RunState) if getattr(folded, one.name) != getattr(live, one.name)
+    ]
     raise CorruptError(
-        f"The folded state of run {run_id} after event {folded.sequence - 1} differs from the live one in: {', '.join(differing)}."
+        f"The folded state of run {run_id} after event {folded.sequence - 1} differs from "
+        f"the live one in: {', '.join(differing)}."
     )

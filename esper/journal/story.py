@@ -1,4 +1,6 @@
-"""A run as its journal tells it: settings, environment, what was grafted, kept and given up, and a curve. A fork's begins with its parent's."""
+"""A run as its journal tells it: settings, environment, what was grafted, kept and given up, and a
+curve. A fork's begins with its parent's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.events import JournalEvent
-from esper.events.records import EpochEnded, RunCompleted, RunFailed, RunForked, RunPaused, RunRolledBack, RunStarted, SeedTransitioned
+from esper.events.records import (
+    EpochEnded,
+    RunCompleted,
+    RunFailed,
+    RunForked,
+    RunPaused,
+    RunRolledBack,
+    RunStarted,
+    SeedTransitioned,
+)
 
 TOLD = ("GERMINATED", "FOSSILIZED", "CULLED")
 """Stages whose beginning is told as a decision."""
@@ -16,7 +27,9 @@ TOLD = ("GERMINATED", "FOSSILIZED", "CULLED")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Change:
-    """What became of a seed in an epoch: GERMINATED, FOSSILIZED or CULLED, with the family of its kernel."""
+    """What became of a seed in an epoch: GERMINATED, FOSSILIZED or CULLED, with the family of its
+    kernel.
+    """
 
     epoch: int
     layer: str
@@ -27,7 +40,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The end of an epoch: test and training figures, losses in nats, accuracies as fractions; `digest` is that of the parameters."""
+    """The end of an epoch: test and training figures, losses in nats, accuracies as fractions.
+
+    `digest` is that of the parameters.
+    """
 
     epoch: int
     step: int
@@ -51,7 +67,12 @@ class Lineage:
     def sentence(self) -> str:
         """The lineage for people."""
         where = f"step {self.step} (epoch {self.epoch})"
-        told = [f"forked from {self.parent} at {where}{f' of timeline {self.timeline}' if self.timeline else ''}"]
+        told = [
+            (
+                f"forked from {self.parent} at "
+                f"{where}{f' of timeline {self.timeline}' if self.timeline else ''}"
+            )
+        ]
         told += [f"with {', '.join(self.changes)}"] if self.changes else []
         told += [f"without {', '.join(one[:8] for one in self.without)}"] if self.without else []
         return " ".join(told)
@@ -59,7 +80,11 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One run. `whole` says whether the curve begins with the first epoch: that of a fork whose parent is not at hand begins at the fork."""
+    """One run.
+
+    `whole` says whether the curve begins with the first epoch: that of a fork whose parent is not
+    at hand begins at the fork.
+    """
 
     run_id: str
     settings: Mapping[str, Any]
@@ -87,12 +112,22 @@ def fork_of(events: Sequence[JournalEvent]) -> RunForked | None:
 
 
 def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[JournalEvent]]) -> Story:
-    """The story of a journal that is folded already; `journals` has those of its ancestors, as far as they are at hand."""
+    """The story of a journal that is folded already.
+
+    `journals` has those of its ancestors, as far as they are at hand.
+    """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # the fold refused anything else
     forked, (line, whole) = fork_of(events), _line(events, journals)
     points = [
-        Point(event.epoch, event.step, event.test_accuracy, event.test_loss, event.train_loss, event.parameters_digest)
+        Point(
+            event.epoch,
+            event.step,
+            event.test_accuracy,
+            event.test_loss,
+            event.train_loss,
+            event.parameters_digest,
+        )
         for event in line
         if isinstance(event, EpochEnded)
     ]
@@ -119,8 +154,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _line(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[JournalEvent]]) -> tuple[list[JournalEvent], bool]:
-    """The events of a run and its ancestors that its present state comes from, and whether they reach back to a first step."""
+def _line(
+    events: Sequence[JournalEvent], journals: Mapping[str, Sequence[JournalEvent]]
+) -> tuple[list[JournalEvent], bool]:
+    """The events of a run and its ancestors that its present state comes from, and whether they
+    reach back to a first step.
+    """
     forked = fork_of(events)
     if forked is None:
         return _own(events), True
@@ -136,13 +175,21 @@ def _own(events: Iterable[JournalEvent]) -> list[JournalEvent]:
     kept: list[JournalEvent] = []
     for event in events:
         if isinstance(event, RunRolledBack):
-            kept = [one for one in kept if one.step <= event.step and not (isinstance(one, EpochEnded) and one.epoch >= event.epoch)]
+            kept = [
+                one
+                for one in kept
+                if one.step <= event.step
+                and not (isinstance(one, EpochEnded) and one.epoch >= event.epoch)
+            ]
         kept.append(event)
     return kept
 
 
 def _changes(line: Iterable[JournalEvent]) -> Iterator[Change]:
-    """What became of seeds; one that is culled has let go of its kernel, so the family is the one that it held before."""
+    """What became of seeds.
+
+    One that is culled has let go of its kernel, so the family is the one that it held before.
+    """
     held: dict[tuple[str, int], str] = {}
     for event in line:
         if isinstance(event, SeedTransitioned):
@@ -155,17 +202,33 @@ def _changes(line: Iterable[JournalEvent]) -> Iterator[Change]:
 def _environment(started: RunStarted) -> dict[str, Any]:
     return {
         **{f"version of {name}": version for name, version in json.loads(started.versions).items()},
-        **{name.replace("_", " "): getattr(started, name) for name in ("threads", "instruction_set", "blas", "onednn")},
+        **{
+            name.replace("_", " "): getattr(started, name)
+            for name in ("threads", "instruction_set", "blas", "onednn")
+        },
         "Esper's code": started.source_sha256[:12],
     }
 
 
 def _lineage(forked: RunForked) -> Lineage:
-    return Lineage(forked.parent_run_id, forked.parent_timeline, forked.parent_step, forked.epoch, forked.changes, forked.without)
+    return Lineage(
+        forked.parent_run_id,
+        forked.parent_timeline,
+        forked.parent_step,
+        forked.epoch,
+        forked.changes,
+        forked.without,
+    )
 
 
 def _status(events: Sequence[JournalEvent]) -> str:
     last = events[-1]
     if isinstance(last, RunCompleted):
         return "finished"
-    return "failed" if isinstance(last, RunFailed) else "paused" if isinstance(last, RunPaused) else "not ended"
+    return (
+        "failed"
+        if isinstance(last, RunFailed)
+        else "paused"
+        if isinstance(last, RunPaused)
+        else "not ended"
+    )

@@ -1,11 +1,23 @@
-"""Families of kernels on features. On a sequence they work at each position (`conv1d` excepted, which looks along the features)."""
+"""Families of kernels on features.
+
+On a sequence they work at each position (`conv1d` excepted, which looks along the features).
+"""
 
 from __future__ import annotations
 
 import math
 
 from esper.karn.ir import BlueprintIR, Node
-from esper.karn.operators import Activation, AddChannel, Conv1d, Flatten, Linear, Multiply, Norm, Scale
+from esper.karn.operators import (
+    Activation,
+    AddChannel,
+    Conv1d,
+    Flatten,
+    Linear,
+    Multiply,
+    Norm,
+    Scale,
+)
 from esper.karn.place import RANK_DIVISOR, Place
 
 CONV_LEAST_FEATURES = 8
@@ -32,7 +44,9 @@ def low_rank(place: Place) -> BlueprintIR | None:
         )
         return place.on_input("low_rank", "RESIDUAL", nodes)
 
-    return place.largest(make, 1, max(1, min(place.in_features, place.out_features) // RANK_DIVISOR))
+    return place.largest(
+        make, 1, max(1, min(place.in_features, place.out_features) // RANK_DIVISOR)
+    )
 
 
 def mlp(place: Place) -> BlueprintIR | None:
@@ -64,12 +78,17 @@ def conv1d(place: Place) -> BlueprintIR | None:
         nodes.append(Node("linear1", Linear(place.out_features), (nodes[-1].name,)))
         return place.on_input("conv1d", "LERP", tuple(nodes))
 
-    most = min(CONV_MOST_CHANNELS, max(CONV_LEAST_CHANNELS, round(_CHANNELS_PER_FEATURE * place.in_features)))
+    most = min(
+        CONV_MOST_CHANNELS,
+        max(CONV_LEAST_CHANNELS, round(_CHANNELS_PER_FEATURE * place.in_features)),
+    )
     return place.largest(make, CONV_LEAST_CHANNELS, most)
 
 
 def gate(place: Place) -> BlueprintIR | None:
-    """Twice a sigmoid of the chunk, times the chunk: open at 1 in the beginning (after squeeze-and-excitation, Hu et al. 2018)."""
+    """Twice a sigmoid of the chunk, times the chunk: open at 1 in the beginning (after
+    squeeze-and-excitation, Hu et al. 2018).
+    """
     nodes = (
         Node("linear1", Linear(place.out_features, initialisation="zero")),
         Node("activation1", Activation("sigmoid"), ("linear1",)),
@@ -80,7 +99,9 @@ def gate(place: Place) -> BlueprintIR | None:
 
 
 def norm(place: Place) -> BlueprintIR | None:
-    """The chunk normalised, with a scale and a shift that start at zero (LayerNorm, or GroupNorm with one group: see `Norm`)."""
+    """The chunk normalised, with a scale and a shift that start at zero (LayerNorm, or GroupNorm
+    with one group: see `Norm`).
+    """
     if place.out_features * math.prod(place.geometry.output_size) < 2:
         return None  # one number normalised is always 0
     return place.affordable(place.on_chunk("norm", "RESIDUAL", (Node("norm1", Norm("zero")),)))

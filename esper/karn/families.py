@@ -1,4 +1,5 @@
-"""Template families: how a blueprint of a kind looks for a layer's shape and geometry, within a budget.
+"""Template families: how a blueprint of a kind looks for a layer's shape and geometry, within a
+budget.
 
 | family | layers | reads | blend | starts as |
 |---|---|---|---|---|
@@ -11,7 +12,9 @@
 | gate | features, sequences | host chunk | lerp 1 | the host's chunk (gate open at 1) |
 | pool | convolutions | host chunk | lerp 1 | the host's chunk (gate open at 1) |
 | norm | all | host chunk | residual 0.3 | nothing (zero scale and shift) |
-| attention | sequences, convolutions | layer input, or host chunk where positions change | residual 0.3 | nothing (zero output map) |
+| attention | all but features | layer input * | residual 0.3 | nothing (zero output map) |
+
+* the host chunk, where the layer changes the positions
 """
 
 from __future__ import annotations
@@ -45,7 +48,18 @@ _MAKERS: Mapping[Kind, Mapping[str, Maker]] = {
     "conv1d": {"conv1d": spatial.convolution, **_OF_CONVOLUTIONS},
     "conv2d": {"conv2d": spatial.convolution, **_OF_CONVOLUTIONS},
 }
-FAMILIES = ("linear", "low_rank", "mlp", "conv1d", "conv2d", "depthwise", "gate", "pool", "norm", "attention")
+FAMILIES = (
+    "linear",
+    "low_rank",
+    "mlp",
+    "conv1d",
+    "conv2d",
+    "depthwise",
+    "gate",
+    "pool",
+    "norm",
+    "attention",
+)
 """Every family, in the order in which they are proposed."""
 
 
@@ -55,9 +69,16 @@ def families_for(kind: Kind) -> tuple[str, ...]:
 
 
 def generate(
-    *, in_features: int, out_features: int, family: str, budget: Budget, seed: int, geometry: Geometry = PLAIN
+    *,
+    in_features: int,
+    out_features: int,
+    family: str,
+    budget: Budget,
+    seed: int,
+    geometry: Geometry = PLAIN,
 ) -> BlueprintIR | None:
-    """The largest useful blueprint of a family for a layer that reads `in_features` and a chunk `out_features` wide.
+    """The largest useful blueprint of a family for a layer that reads `in_features` and a chunk
+    `out_features` wide.
 
     Args:
         in_features: features or channels of the layer's input.
@@ -74,7 +95,9 @@ def generate(
         BuildError: no such family.
     """
     if family not in FAMILIES:
-        raise BuildError(f"There is no blueprint family {family!r}; known are {', '.join(FAMILIES)}.")
+        raise BuildError(
+            f"There is no blueprint family {family!r}; known are {', '.join(FAMILIES)}."
+        )
     maker = _MAKERS[geometry.kind].get(family)
     if maker is None:
         return None

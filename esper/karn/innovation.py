@@ -16,13 +16,17 @@ from esper.karn.value import MAX_SIZE
 
 
 def innovate(report: FieldReport) -> tuple[BlueprintIR, ...]:
-    """One blueprint for each family wanted and each distinct geometry, layer input, chunk width and budget.
+    """One blueprint for each family wanted and each distinct geometry, layer input, chunk width and
+    budget.
 
-    Names, run and run seed play no part: a layer of the same shape and budget gets the same blueprints anywhere. Families that
-    have nothing for a layer, or that this Esper does not know, propose nothing; so do shapes and geometries that no blueprint can have.
+    Names, run and run seed play no part: a layer of the same shape and budget gets the same
+    blueprints anywhere. Families that have nothing for a layer, or that this Esper does not know,
+    propose nothing; so do shapes and geometries that no blueprint can have.
     """
     places = {
-        (layer.geometry, layer.in_features, width, layer.parameter_budget): layer for layer in report.layers for width in layer.chunks
+        (layer.geometry, layer.in_features, width, layer.parameter_budget): layer
+        for layer in report.layers
+        for width in layer.chunks
     }
     proposed: dict[str, BlueprintIR] = {}
     for (_, _, width, _), layer in places.items():
@@ -42,7 +46,14 @@ def _of_place(layer: ReportedLayer, width: int, wanted: tuple[str, ...]) -> Iter
     for family in families_for(geometry.kind):
         if wanted and family not in wanted:
             continue
-        found = generate(in_features=layer.in_features, out_features=width, family=family, budget=budget, seed=0, geometry=geometry)
+        found = generate(
+            in_features=layer.in_features,
+            out_features=width,
+            family=family,
+            budget=budget,
+            seed=0,
+            geometry=geometry,
+        )
         if found is not None:
             yield replace(found, seed=_seed(found))
 
@@ -50,10 +61,22 @@ def _of_place(layer: ReportedLayer, width: int, wanted: tuple[str, ...]) -> Iter
 def _numbers(geometry: Geometry) -> tuple[int, ...]:
     """Those of its numbers that a blueprint bounds, made at least 1."""
     padding = tuple(number + 1 for number in geometry.padding or ())
-    return (*geometry.size, *geometry.output_size, *geometry.kernel_size, *geometry.stride, *geometry.dilation, *padding)
+    return (
+        *geometry.size,
+        *geometry.output_size,
+        *geometry.kernel_size,
+        *geometry.stride,
+        *geometry.dilation,
+        *padding,
+    )
 
 
 def _seed(ir: BlueprintIR) -> int:
     """What the place says, and not the run: the same kernel for the same place."""
-    parts = (ir.family, str(ir.in_features), str(ir.out_features), *filter(None, (ir.geometry.text,)))
+    parts = (
+        ir.family,
+        str(ir.in_features),
+        str(ir.out_features),
+        *filter(None, (ir.geometry.text,)),
+    )
     return int.from_bytes(hashlib.sha256("\x1f".join(parts).encode()).digest()[:8], "big") >> 1

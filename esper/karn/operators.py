@@ -1,7 +1,10 @@
-"""The operators that a blueprint may be made of. Each knows what it writes, its parameters and its cost; none can run anything.
+"""The operators that a blueprint may be made of.
 
-Costs are counted as `torch.utils.flop_counter` counts them: two operations a multiply-add of a matrix product or convolution,
-nothing for elementwise operators and means. None of them mixes samples: there are no statistics of a batch.
+Each knows what it writes, its parameters and its cost; none can run anything.
+
+Costs are counted as `torch.utils.flop_counter` counts them: two operations a multiply-add of a
+matrix product or convolution, nothing for elementwise operators and means. None of them mixes
+samples: there are no statistics of a batch.
 """
 
 from __future__ import annotations
@@ -23,10 +26,15 @@ Padding = int | Literal["same"]
 """Zeros on both sides; "same" as PyTorch understands it."""
 PairPadding = Pair | Literal["same"]
 Initialisation = Literal["default", "zero"]
-"""default: PyTorch's (uniform within 1/sqrt(fan in); a norm's scale 1 and shift 0); zero: every parameter starts at 0."""
+"""default: PyTorch's (uniform within 1/sqrt(fan in); a norm's scale 1 and shift 0).
+
+Zero: every parameter starts at 0.
+"""
 Function = Literal["relu", "gelu", "sigmoid"]
 LATER = {"later": True}
-"""Metadata of an attribute that blueprints did not always have: JSON leaves it out where it has its default."""
+"""Metadata of an attribute that blueprints did not always have: JSON leaves it out where it has its
+default.
+"""
 
 
 class Operator(ABC):
@@ -50,7 +58,10 @@ class Operator(ABC):
 
 def _require_initialisation(found: str) -> None:
     if found not in get_args(Initialisation):
-        raise BuildError(f"initialisation {found!r} is unknown; it is one of {', '.join(get_args(Initialisation))}.")
+        raise BuildError(
+            f"initialisation {found!r} is unknown; it is one of "
+            f"{', '.join(get_args(Initialisation))}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,10 @@ class Linear(Operator):
         """`out_features` at the same positions."""
         (value,) = inputs
         if value.kind not in ("features", "sequence"):
-            raise BuildError(f"linear reads features or a sequence, not {value}; flatten it first, or take a convolution of one position.")
+            raise BuildError(
+                f"linear reads features or a sequence, not {value}; flatten it first, or "
+                "take a convolution of one position."
+            )
         require_size("out_features", self.out_features)
         _require_initialisation(self.initialisation)
         return Value(value.kind, self.out_features, value.size)
@@ -111,13 +125,20 @@ class _Convolution(Operator):
                 require_size(what, number, least=least)
         _require_initialisation(self.initialisation)
         if value.channels % self.groups or self.out_channels % self.groups:
-            raise BuildError(f"{value.channels} channels and {self.out_channels} out_channels cannot be parted into {self.groups} groups.")
+            raise BuildError(
+                f"{value.channels} channels and {self.out_channels} out_channels cannot be "
+                f"parted into {self.groups} groups."
+            )
         return Value(value.kind, self.out_channels, window.output_size)
 
     def parameters(self, *inputs: Value) -> dict[str, Shape]:
         """Weight [out, in / groups, *kernel_size] and bias [out]."""
         (value,) = inputs
-        weight = (self.out_channels, value.channels // self.groups, *self.window(value.size).kernel_size)
+        weight = (
+            self.out_channels,
+            value.channels // self.groups,
+            *self.window(value.size).kernel_size,
+        )
         return {"weight": weight, "bias": (self.out_channels,)}
 
     def flops(self, *inputs: Value) -> int:
@@ -142,7 +163,15 @@ class Conv1d(_Convolution):
     def window(self, size: tuple[int, ...]) -> Geometry:
         """The geometry of the convolution on an input of `size`."""
         padding = None if self.padding == "same" else (_number(self.padding),)
-        return Geometry("conv1d", size, (self.kernel_size,), (self.stride,), padding, (self.dilation,), self.groups)
+        return Geometry(
+            "conv1d",
+            size,
+            (self.kernel_size,),
+            (self.stride,),
+            padding,
+            (self.dilation,),
+            self.groups,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +191,9 @@ class Conv2d(_Convolution):
     def window(self, size: tuple[int, ...]) -> Geometry:
         """The geometry of the convolution on an input of `size`."""
         padding = None if self.padding == "same" else _number(self.padding)
-        return Geometry("conv2d", size, self.kernel_size, self.stride, padding, self.dilation, self.groups)
+        return Geometry(
+            "conv2d", size, self.kernel_size, self.stride, padding, self.dilation, self.groups
+        )
 
 
 N = TypeVar("N", int, Pair)
@@ -178,8 +209,9 @@ def _number(padding: N | str) -> N:
 class Norm(Operator):
     """Normalisation of each sample with a trainable scale and shift of each channel; epsilon 1e-5.
 
-    Over the features of each position (LayerNorm, Ba et al. 2016, arXiv 1607.06450), or for convolutions over channels and positions
-    together (GroupNorm with one group, Wu and He 2018, arXiv 1803.08494).
+    Over the features of each position (LayerNorm, Ba et al. 2016, arXiv 1607.06450), or for
+    convolutions over channels and positions together (GroupNorm with one group, Wu and He 2018,
+    arXiv 1803.08494).
     """
 
     OP: ClassVar[str] = "norm"
@@ -198,9 +230,12 @@ class Norm(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Attention(Operator):
-    """Self-attention over positions: softmax(q k^T / sqrt(d)) v in each head (Vaswani et al. 2017, arXiv 1706.03762).
+    """Self-attention over positions: softmax(q k^T / sqrt(d)) v in each head (Vaswani et al.
 
-    It has no parameters: queries, keys and values stand one after the other in the channels of the input.
+    2017, arXiv 1706.03762).
+
+    It has no parameters: queries, keys and values stand one after the other in the channels of the
+    input.
     """
 
     OP: ClassVar[str] = "attention"
@@ -214,7 +249,9 @@ class Attention(Operator):
         if value.kind == "features":
             raise BuildError("attention reads channels at positions, not features alone.")
         if value.channels % (3 * self.heads):
-            raise BuildError(f"{value.channels} channels are not queries, keys and values of {self.heads} heads.")
+            raise BuildError(
+                f"{value.channels} channels are not queries, keys and values of {self.heads} heads."
+            )
         return Value(value.kind, value.channels // 3, value.size)
 
     def flops(self, *inputs: Value) -> int:
@@ -246,7 +283,10 @@ class Activation(Operator):
     def output(self, *inputs: Value) -> Value:
         """As the input."""
         if self.function not in get_args(Function):
-            raise BuildError(f"activation {self.function!r} is unknown; it is one of {', '.join(get_args(Function))}.")
+            raise BuildError(
+                f"activation {self.function!r} is unknown; it is one of "
+                f"{', '.join(get_args(Function))}."
+            )
         return inputs[0]
 
 
@@ -272,7 +312,9 @@ class Flatten(Operator):
     def output(self, *inputs: Value) -> Value:
         """(channels * length,)."""
         if inputs[0].kind != "conv1d":
-            raise BuildError(f"flatten reads channels at the positions of a signal, not {inputs[0]}.")
+            raise BuildError(
+                f"flatten reads channels at the positions of a signal, not {inputs[0]}."
+            )
         return Value("features", math.prod(inputs[0].shape))
 
 
@@ -293,7 +335,10 @@ class Scale(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Multiply(Operator):
-    """Two inputs of one shape, element by element; or channels at positions times a gate, one feature a channel."""
+    """Two inputs of one shape, element by element.
+
+    Or channels at positions times a gate, one feature a channel.
+    """
 
     OP: ClassVar[str] = "multiply"
     ARITY: ClassVar[int] = 2
@@ -302,7 +347,10 @@ class Multiply(Operator):
         """As the first input."""
         value, other = inputs
         if value != other and other != Value("features", value.channels):
-            raise BuildError(f"multiply reads two equal shapes, or a gate for each channel in second place, not {value} and {other}.")
+            raise BuildError(
+                "multiply reads two equal shapes, or a gate for each channel in second "
+                f"place, not {value} and {other}."
+            )
         return value
 
 
@@ -321,6 +369,20 @@ class Add(Operator):
 
 
 OPERATORS: dict[str, type[Operator]] = {
-    kind.OP: kind for kind in (Linear, Conv1d, Conv2d, Norm, Attention, GlobalPool, Activation, AddChannel, Flatten, Scale, Multiply, Add)
+    kind.OP: kind
+    for kind in (
+        Linear,
+        Conv1d,
+        Conv2d,
+        Norm,
+        Attention,
+        GlobalPool,
+        Activation,
+        AddChannel,
+        Flatten,
+        Scale,
+        Multiply,
+        Add,
+    )
 }
 """The whitelist."""

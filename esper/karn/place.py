@@ -40,18 +40,35 @@ class Place:
 
     def on_chunk(self, family: str, blend: Blend, nodes: tuple[Node, ...]) -> BlueprintIR:
         """A blueprint that reads the host's chunk."""
-        return self._blueprint(family, "HOST_CHUNK", blend, nodes, self.out_features, outputs(self.geometry))
+        return self._blueprint(
+            family, "HOST_CHUNK", blend, nodes, self.out_features, outputs(self.geometry)
+        )
 
-    def _blueprint(self, family: str, tap: Tap, blend: Blend, nodes: tuple[Node, ...], reads: int, geometry: Geometry) -> BlueprintIR:
+    def _blueprint(
+        self,
+        family: str,
+        tap: Tap,
+        blend: Blend,
+        nodes: tuple[Node, ...],
+        reads: int,
+        geometry: Geometry,
+    ) -> BlueprintIR:
         alpha = ALPHA_TARGETS[blend]
-        return BlueprintIR(family, reads, self.out_features, tap, blend, alpha, self.seed, nodes, geometry)
+        return BlueprintIR(
+            family, reads, self.out_features, tap, blend, alpha, self.seed, nodes, geometry
+        )
 
     def affordable(self, candidate: BlueprintIR) -> BlueprintIR | None:
         """The candidate, or None when it is over the budget."""
         return candidate if candidate.fits(self.budget) else None
 
-    def largest(self, make: Callable[[int], BlueprintIR], least: int, most: int) -> BlueprintIR | None:
-        """The largest blueprint of sizes `least` to `most` within the budget; None when even the least is over it. Cost grows with size."""
+    def largest(
+        self, make: Callable[[int], BlueprintIR], least: int, most: int
+    ) -> BlueprintIR | None:
+        """The largest blueprint of sizes `least` to `most` within the budget.
+
+        None when even the least is over it. Cost grows with size.
+        """
         low, high, best = least, most, None
         while low <= high:
             middle = (low + high) // 2

@@ -1,4 +1,6 @@
-"""Families of kernels that look at positions: of convolutions in one and two dimensions, and of sequences."""
+"""Families of kernels that look at positions: of convolutions in one and two dimensions, and of
+sequences.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,16 @@ _LEAST_CHANNELS = 4
 _WINDOW = 3
 _HEAD_WIDTH = 8
 _MOST_SCORES = 1 << 20
-"""Scores of one sample at most, heads * positions^2: each costs an exponential, which the count of operations leaves out."""
+"""Scores of one sample at most, heads * positions^2: each costs an exponential, which the count of
+operations leaves out.
+"""
 
 
 def convolution(place: Place) -> BlueprintIR | None:
-    """The host's window, a residual block (He et al. 2016, arXiv 1512.03385) without batch statistics, and a map of the channels."""
+    """The host's window, a residual block (He et al.
+
+    2016, arXiv 1512.03385) without batch statistics, and a map of the channels.
+    """
     family = place.geometry.kind
 
     def make(channels: int) -> BlueprintIR:
@@ -46,21 +53,32 @@ def convolution(place: Place) -> BlueprintIR | None:
         )
         return place.on_input(family, "LERP", nodes)
 
-    return place.largest(make, _LEAST_CHANNELS, max(_LEAST_CHANNELS, place.in_features, place.out_features))
+    return place.largest(
+        make, _LEAST_CHANNELS, max(_LEAST_CHANNELS, place.in_features, place.out_features)
+    )
 
 
 def depthwise(place: Place) -> BlueprintIR | None:
-    """The host's window on each channel by itself, and a map of the channels that starts at zero (MobileNet, Howard et al. 2017, arXiv 1704.04861)."""
+    """The host's window on each channel by itself, and a map of the channels that starts at zero
+    (MobileNet, Howard et al. 2017, arXiv 1704.04861).
+    """
     nodes = (
         Node("conv1", _host_window(place.geometry, place.in_features, groups=place.in_features)),
         Node("activation1", Activation("relu"), ("conv1",)),
-        Node("conv2", _same(place.geometry, place.out_features, 1, initialisation="zero"), ("activation1",)),
+        Node(
+            "conv2",
+            _same(place.geometry, place.out_features, 1, initialisation="zero"),
+            ("activation1",),
+        ),
     )
     return place.affordable(place.on_input("depthwise", "RESIDUAL", nodes))
 
 
 def pool(place: Place) -> BlueprintIR | None:
-    """Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507): each channel of the chunk times a gate that its mean over positions decides.
+    """Squeeze and excitation (Hu et al.
+
+    2018, arXiv 1709.01507): each channel of the chunk times a gate that its mean over positions
+    decides.
 
     Twice the sigmoid, so that the gate is open at 1 in the beginning.
     """
@@ -81,9 +99,12 @@ def pool(place: Place) -> BlueprintIR | None:
 
 
 def attention(place: Place) -> BlueprintIR | None:
-    """A pre-normalised self-attention over positions whose output starts at zero (Vaswani et al. 2017; Xiong et al. 2020, arXiv 2002.04745).
+    """A pre-normalised self-attention over positions whose output starts at zero (Vaswani et al.
 
-    It reads the layer's input where the layer keeps positions, else the host's chunk, in as many heads as the budget pays.
+    2017; Xiong et al. 2020, arXiv 2002.04745).
+
+    It reads the layer's input where the layer keeps positions, else the host's chunk, in as many
+    heads as the budget pays.
     """
 
     def make(heads: int) -> BlueprintIR:
@@ -91,23 +112,37 @@ def attention(place: Place) -> BlueprintIR | None:
             Node("norm1", Norm()),
             Node("project1", _pointwise(place.geometry, 3 * heads * _HEAD_WIDTH), ("norm1",)),
             Node("attention1", Attention(heads), ("project1",)),
-            Node("project2", _pointwise(place.geometry, place.out_features, initialisation="zero"), ("attention1",)),
+            Node(
+                "project2",
+                _pointwise(place.geometry, place.out_features, initialisation="zero"),
+                ("attention1",),
+            ),
         )
         return put("attention", "RESIDUAL", nodes)
 
-    put, reads = (place.on_input, place.in_features) if place.geometry.keeps_positions else (place.on_chunk, place.out_features)
+    put, reads = (
+        (place.on_input, place.in_features)
+        if place.geometry.keeps_positions
+        else (place.on_chunk, place.out_features)
+    )
     useful = max(1, max(reads, place.out_features) // _HEAD_WIDTH)
-    return place.largest(make, 1, min(useful, _MOST_SCORES // math.prod(place.geometry.output_size) ** 2))
+    return place.largest(
+        make, 1, min(useful, _MOST_SCORES // math.prod(place.geometry.output_size) ** 2)
+    )
 
 
-def _pointwise(geometry: Geometry, width: int, *, initialisation: Initialisation = "default") -> Operator:
+def _pointwise(
+    geometry: Geometry, width: int, *, initialisation: Initialisation = "default"
+) -> Operator:
     """A linear map of the channels at each position."""
     if geometry.convolves:
         return _same(geometry, width, 1, initialisation=initialisation)
     return Linear(width, initialisation=initialisation)
 
 
-def _same(geometry: Geometry, channels: int, window: int, *, initialisation: Initialisation = "default") -> Operator:
+def _same(
+    geometry: Geometry, channels: int, window: int, *, initialisation: Initialisation = "default"
+) -> Operator:
     """A convolution that keeps positions."""
     if geometry.kind == "conv1d":
         return Conv1d(channels, window, padding="same", initialisation=initialisation)
@@ -119,6 +154,18 @@ def _host_window(geometry: Geometry, channels: int, groups: int = 1) -> Operator
     padding = geometry.padding
     if geometry.kind == "conv1d":
         (kernel,), (stride,), (dilation,) = geometry.kernel_size, geometry.stride, geometry.dilation
-        return Conv1d(channels, kernel, stride, "same" if padding is None else padding[0], dilation, groups)
-    window, strides, dilations = (cast("Pair", numbers) for numbers in (geometry.kernel_size, geometry.stride, geometry.dilation))
-    return Conv2d(channels, window, strides, "same" if padding is None else cast("Pair", padding), dilations, groups)
+        return Conv1d(
+            channels, kernel, stride, "same" if padding is None else padding[0], dilation, groups
+        )
+    window, strides, dilations = (
+        cast("Pair", numbers)
+        for numbers in (geometry.kernel_size, geometry.stride, geometry.dilation)
+    )
+    return Conv2d(
+        channels,
+        window,
+        strides,
+        "same" if padding is None else cast("Pair", padding),
+        dilations,
+        groups,
+    )

@@ -36,7 +36,11 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the tensor without the batch."""
-        return (self.channels, *self.size) if self.kind in ("conv1d", "conv2d") else (*self.size, self.channels)
+        return (
+            (self.channels, *self.size)
+            if self.kind in ("conv1d", "conv2d")
+            else (*self.size, self.channels)
+        )
 
     @property
     def positions(self) -> int:

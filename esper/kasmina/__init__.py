@@ -9,4 +9,13 @@ from esper.kasmina.seeded.germination import germinate
 from esper.kasmina.seeded.harvest import harvest
 from esper.kasmina.seeded.slots import Slot
 
-__all__ = ["GrowingModel", "KernelFault", "KernelTraining", "Numerics", "Place", "Slot", "germinate", "harvest"]
+__all__ = [
+    "GrowingModel",
+    "KernelFault",
+    "KernelTraining",
+    "Numerics",
+    "Place",
+    "Slot",
+    "germinate",
+    "harvest",
+]

@@ -1,4 +1,6 @@
-"""AdamW for a process that compiles nothing: torch's own, bit for bit, without the compiler that it would import."""
+"""AdamW for a process that compiles nothing: torch's own, bit for bit, without the compiler that it
+would import.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ _zero_grad: Final = inspect.unwrap(Optimizer.zero_grad)
 
 
 class EagerAdamW(AdamW):
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) as torch has it, called past the guards that keep torch.compile away from an optimizer.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) as torch has it, called past the guards
+    that keep torch.compile away from an optimizer.
 
-    Each of those guards imports torch._dynamo when it is first passed: 900 modules, a third of the time from `kill -9` to the next step.
+    Each of those guards imports torch._dynamo when it is first passed: 900 modules, a third of the
+    time from `kill -9` to the next step.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""A growing model: the seeded layers of a module, and what makes their tensors follow the folded state of the run."""
+"""A growing model: the seeded layers of a module, and what makes their tensors follow the folded
+state of the run.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.seeded.hosts import unsuited
 from esper.kasmina.seeded.kernels import Counters, Grown, KernelTraining
-from esper.kasmina.seeded.layers import SeededLayer, Switches, host_parameters, reads_and_writes, unseed
+from esper.kasmina.seeded.layers import (
+    SeededLayer,
+    Switches,
+    host_parameters,
+    reads_and_writes,
+    unseed,
+)
 from esper.kasmina.seeded.probing import Seen, geometries
 from esper.kasmina.seeded.shadow import Kept, evaluating, running_norms, shadow_gradients, untouched
 from esper.kasmina.seeded.slots import Slot
@@ -25,21 +33,34 @@ from esper.lifecycle import LIVE, RunState, SeedState
 __all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]
 
 Shape = tuple[int, int, str]
-"""What a kernel has to fit at a seed: channels that the layer reads, chunk width, and the layer's geometry as esper.events.geometry writes it."""
+"""What a kernel has to fit at a seed: channels that the layer reads, chunk width, and the layer's
+geometry as esper.events.geometry writes it.
+"""
 
 
 class GrowingModel:
-    """The seeded layers of a germinated module. Tensors follow the folded state: `follow` is called after each event frame.
+    """The seeded layers of a germinated module.
 
-    `excluded` names layers of a host's class that have no seeds because their forward is not what runs, and why.
+    Tensors follow the folded state: `follow` is called after each event frame.
+
+    `excluded` names layers of a host's class that have no seeds because their forward is not what
+    runs, and why.
     """
 
-    def __init__(self, module: nn.Module, *, training: KernelTraining, numerics: Numerics | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, *, training: KernelTraining, numerics: Numerics | None = None
+    ) -> None:
         self.module = module
         self.numerics = numerics or Numerics()
-        self.layers: dict[str, SeededLayer] = {name: layer for name, layer in module.named_modules() if isinstance(layer, SeededLayer)}
-        self.switches = next(iter(self.layers.values())).seeds.switches if self.layers else Switches()
-        self.host_parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.layers: dict[str, SeededLayer] = {
+            name: layer for name, layer in module.named_modules() if isinstance(layer, SeededLayer)
+        }
+        self.switches = (
+            next(iter(self.layers.values())).seeds.switches if self.layers else Switches()
+        )
+        self.host_parameters = [
+            parameter for parameter in module.parameters() if parameter.requires_grad
+        ]
         self.kernels: dict[Place, Grown] = {}
         self.excluded: dict[str, str] = unsuited(module)
         self._training = training
@@ -50,22 +71,31 @@ class GrowingModel:
         """Make health and statistics for the layers that have seeds."""
         self.health: dict[Place, Health] = {place: Health() for place in self.places()}
         device = self.host_parameters[0].device if self.host_parameters else torch.device("cpu")
-        self._statistics = StatisticsBuffer({name: (layer.seeds.chunks, layer.seeds.dim) for name, layer in self.layers.items()}, device)
+        self._statistics = StatisticsBuffer(
+            {name: (layer.seeds.chunks, layer.seeds.dim) for name, layer in self.layers.items()},
+            device,
+        )
         for name, layer in self.layers.items():
             layer.seeds.statistics = self._statistics.layers[name]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The module's output for inputs [B, ...], in the run's precision; what is in a lower one comes back as float32."""
+        """The module's output for inputs [B, ...], in the run's precision.
+
+        What is in a lower one comes back as float32.
+        """
         inputs = self.numerics.inputs(inputs)
         with self.numerics.autocast():
             output: Tensor = self.module(inputs)
         return output if self.numerics.precision == "float32" else output.float()
 
     def probe(self, inputs: Tensor) -> dict[str, str]:
-        """Learn each layer's geometry from one forward on `inputs` [B, ...] in evaluation mode; nothing of model or random streams moves.
+        """Learn each layer's geometry from one forward on `inputs` [B, ...] in evaluation mode.
 
-        Layers that the forward does not reach, or that do not compute what their class says, lose their seeds: kernels there would change
-        nothing, or could not be verified. Call it before the run starts.
+        Nothing of model or random streams moves.
+
+        Layers that the forward does not reach, or that do not compute what their class says, lose
+        their seeds: kernels there would change nothing, or could not be verified. Call it before
+        the run starts.
 
         Returns:
             Those layers and why, as in `excluded`.
@@ -82,14 +112,22 @@ class GrowingModel:
         for name in refused:
             unseed(self.layers.pop(name))
         if not self.layers:
-            raise UsageError(f"No layer can grow: {'; '.join(f'{name}: {why}' for name, why in refused.items())}. Include other layers.")
+            raise UsageError(
+                "No layer can grow: "
+                f"{'; '.join(f'{name}: {why}' for name, why in refused.items())}. Include "
+                "other layers."
+            )
         self.excluded |= refused
         self._settle()
         return refused
 
     def places(self) -> Iterator[Place]:
         """Every seed, in the order of the inventory."""
-        return ((name, index) for name, layer in self.layers.items() for index in range(len(layer.seeds.chunks)))
+        return (
+            (name, index)
+            for name, layer in self.layers.items()
+            for index in range(len(layer.seeds.chunks))
+        )
 
     def geometry(self, name: str) -> str:
         """A layer's geometry; that of a Linear layer is empty before a probe.
@@ -99,7 +137,9 @@ class GrowingModel:
         """
         seeds = self.layers[name].seeds
         if seeds.geometry is None and seeds.kind != "Linear":
-            raise UsageError(f"The size that {name} reads is not known yet; call probe(inputs) first.")
+            raise UsageError(
+                f"The size that {name} reads is not known yet; call probe(inputs) first."
+            )
         return seeds.geometry or ""
 
     def shapes(self) -> dict[Place, Shape]:
@@ -134,9 +174,13 @@ class GrowingModel:
         layer.add_module(f"kernel_{place[1]}", slot.kernel)
         layer.seeds.slots[place[1]] = slot
         layer.seeds.refresh()
-        parameters = [parameter for parameter in slot.kernel.parameters() if parameter.requires_grad]
+        parameters = [
+            parameter for parameter in slot.kernel.parameters() if parameter.requires_grad
+        ]
         settings = self._training
-        optimizer = EagerAdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = EagerAdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.kernels[place] = Grown(slot, optimizer, parameters)
 
     def release(self, place: Place) -> None:
@@ -154,7 +198,11 @@ class GrowingModel:
             grown = self.kernels.get(place)
             if grown is None:
                 continue
-            if not seed.kernel_id or seed.execution == "ERROR_RECOVERY" or seed.stage == "TERMINATED":
+            if (
+                not seed.kernel_id
+                or seed.execution == "ERROR_RECOVERY"
+                or seed.stage == "TERMINATED"
+            ):
                 self.release(place)
                 continue
             grown.slot.live = seed.stage in LIVE
@@ -163,9 +211,13 @@ class GrowingModel:
             grown.slot.alpha.fill_(self.alpha(seed, step))
 
     def alpha(self, seed: SeedState, step: int) -> float:
-        """Blending weight of a seed at `step`: a linear ramp in BLENDING, the target after it, 0 before."""
+        """Blending weight of a seed at `step`: a linear ramp in BLENDING, the target after it, 0
+        before.
+        """
         if seed.stage == "BLENDING":
-            return seed.alpha_target * min(1.0, (step - seed.stage_step) / self._training.blend_steps)
+            return seed.alpha_target * min(
+                1.0, (step - seed.stage_step) / self._training.blend_steps
+            )
         return seed.alpha_target if seed.stage in LIVE else 0.0
 
     def blended(self, seed: SeedState, step: int) -> bool:
@@ -173,11 +225,14 @@ class GrowingModel:
         return step - seed.stage_step >= self._training.blend_steps
 
     def kept(self) -> Kept:
-        """Copies of the running statistics that a forward in training moves, to be put back when a step is done again."""
+        """Copies of the running statistics that a forward in training moves, to be put back when a
+        step is done again.
+        """
         return Kept(self._norms)
 
     def shadow_step(self, place: Place, random_seed: int, loss: Callable[[], Tensor]) -> None:
-        """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its `scale` in float16.
+        """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its
+        `scale` in float16.
 
         A kernel that fails is noted in `switches.notes`, and has no gradients.
         """
@@ -185,14 +240,21 @@ class GrowingModel:
         scale = grown.scale if self.numerics.scales else 1.0
         with untouched(self._norms, random_seed):
             try:
-                gradients = shadow_gradients(self.switches, place, grown.parameters, loss if scale == 1.0 else lambda: loss() * scale)
+                gradients = shadow_gradients(
+                    self.switches,
+                    place,
+                    grown.parameters,
+                    loss if scale == 1.0 else lambda: loss() * scale,
+                )
             except Exception as error:  # noqa: BLE001  # whatever a kernel does in its backward, the step goes on
                 self.switches.notes.failed(place, error)
                 return
         grown.add(gradients)
 
     def optimise(self, norms: Mapping[Place, Tensor], fraction: float) -> None:
-        """One optimizer step for each kernel in `norms` (norm of its gradients), at `fraction` (0 to 1) of its rate by the run's schedule."""
+        """One optimizer step for each kernel in `norms` (norm of its gradients), at `fraction` (0
+        to 1) of its rate by the run's schedule.
+        """
         for place, norm in norms.items():
             self.kernels[place].optimise(self._training, fraction, norm)
 
@@ -212,7 +274,9 @@ class GrowingModel:
 
     @torch.no_grad()
     def observe_gradients(self) -> None:
-        """Write the gradient norm of each seed into the statistics buffer: of its kernel when it holds one, else of its chunk's rows."""
+        """Write the gradient norm of each seed into the statistics buffer: of its kernel when it
+        holds one, else of its chunk's rows.
+        """
         for name, layer in self.layers.items():
             statistics = self._statistics.layers[name]
             weight = layer._parameters.get("weight")  # noqa: SLF001  # a parametrised weight is none, and has no gradient of its own
@@ -222,7 +286,9 @@ class GrowingModel:
                 grown = self.kernels.get((name, index))
                 held = list(grown.gradients()) if grown else []
                 if held:
-                    statistics.rows[index, 3] = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in held]))
+                    statistics.rows[index, 3] = torch.linalg.vector_norm(
+                        torch.stack([torch.linalg.vector_norm(one) for one in held])
+                    )
 
     def read_statistics(self) -> dict[Place, SeedStatistics]:
         """Figures of the last sampled step: one copy from the device."""
@@ -231,5 +297,10 @@ class GrowingModel:
     def kernel_bytes(self, place: Place) -> int:
         """Bytes of a kernel's parameters and optimizer state."""
         grown = self.kernels[place]
-        states = [value for state in grown.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        states = [
+            value
+            for state in grown.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]
         return sum(one.numel() * one.element_size() for one in [*grown.parameters, *states])

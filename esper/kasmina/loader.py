@@ -1,7 +1,9 @@
-"""The trainer's end of the kernel cache: kernels out of memory at once, others from the loader process, and never a wait.
+"""The trainer's end of the kernel cache: kernels out of memory at once, others from the loader
+process, and never a wait.
 
-Tiers: L1 is here, in memory (`esper.urza.cache`); L2, the disk that all runs share, and L3, the store, are the loader process's
-(`esper.urza.loading`). What any tier finds goes up into those above it.
+Tiers: L1 is here, in memory (`esper.urza.cache`); L2, the disk that all runs share, and L3, the
+store, are the loader process's (`esper.urza.loading`). What any tier finds goes up into those above
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from esper.urza.cache import MIB, CacheFigures, CacheLimits, KernelCache
 from esper.vault.boxes import Box
 
 TIMEOUT_S = 10.0  # a load that takes longer has failed
-START_S = 20.0  # more for a child that has not answered yet: a busy machine may take this long to start a process
+# more for a child that has not answered yet: a busy machine may take this long to start a process
+START_S = 20.0
 _RESTART_S = 0.2  # a child that ends sooner is not started again at once
 
 
@@ -41,7 +44,10 @@ class CacheSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoaderFigures:
-    """Counts since the loader was made; meanings as in CacheSampled. `damaged` counts files of the shared disk that had to be replaced."""
+    """Counts since the loader was made; meanings as in CacheSampled.
+
+    `damaged` counts files of the shared disk that had to be replaced.
+    """
 
     hits_memory: int
     hits_disk: int
@@ -78,7 +84,9 @@ class Loaded:
 
 @dataclass(slots=True)
 class _Asked:
-    """A kernel that the child was asked for. `wanted` by a seed of `layer`, or only fetched ahead."""
+    """A kernel that the child was asked for. `wanted` by a seed of `layer`, or only
+    fetched ahead.
+    """
 
     line: bytes
     layer: str
@@ -89,10 +97,13 @@ class _Asked:
 
 @dataclass(slots=True)
 class KernelLoader:
-    """Finds kernels in memory, and asks a child process for others. A child that died or hangs is replaced, and its successor asked again.
+    """Finds kernels in memory, and asks a child process for others.
 
-    `store` is a folder or s3://bucket/prefix at `endpoint`; `kernels` the run's own folder, which keeps every artefact that the run used; `shared`
-    the disk tier of all runs. Files lie sealed in `box`, whose key the child gets by its pipe.
+    A child that died or hangs is replaced, and its successor asked again.
+
+    `store` is a folder or s3://bucket/prefix at `endpoint`; `kernels` the run's own folder, which
+    keeps every artefact that the run used; `shared` the disk tier of all runs. Files lie sealed in
+    `box`, whose key the child gets by its pipe.
     """
 
     store: Path | str
@@ -126,9 +137,21 @@ class KernelLoader:
     def start(self) -> None:
         """Start the child."""
         module = ("-m", "esper.urza.loading")
-        places = (str(self.store), str(self.kernels), str(self.shared), str(self.settings.disk_bytes), self.endpoint)
+        places = (
+            str(self.store),
+            str(self.kernels),
+            str(self.shared),
+            str(self.settings.disk_bytes),
+            self.endpoint,
+        )
         command = [sys.executable, *module, *places]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
         for pipe in (self._child.stdin, self._child.stdout):
             assert pipe is not None  # noqa: S101  # both are pipes
             os.set_blocking(pipe.fileno(), False)
@@ -138,7 +161,10 @@ class KernelLoader:
         self._began = self.clock.monotonic()
 
     def request(self, kernel: KernelPublished, *, layer: str = "") -> None:
-        """Ask for a kernel for a seed of `layer`; `ready` will give it, at its next call if it is in memory."""
+        """Ask for a kernel for a seed of `layer`.
+
+        `ready` will give it, at its next call if it is in memory.
+        """
         begin = self.clock.monotonic()
         unpacked = self._cache.get(kernel.kernel_id, layer)
         if unpacked is not None:
@@ -148,15 +174,19 @@ class KernelLoader:
         self._ask(kernel, layer=layer, wanted=True)
 
     def prefetch(self, kernels: Iterable[KernelPublished]) -> None:
-        """Have kernels fetched that may be asked for soon: the first `settings.prefetch` that are not in memory, one after the other.
+        """Have kernels fetched that may be asked for soon: the first `settings.prefetch` that are
+        not in memory, one after the other.
 
-        They take the place of those that an earlier call asked for and that have not had their turn.
+        They take the place of those that an earlier call asked for and that have not had their
+        turn.
         """
         lacking = (kernel for kernel in kernels if kernel.kernel_id not in self._cache)
         self._later = deque(itertools.islice(lacking, self.settings.prefetch))
 
     def ready(self) -> list[Loaded]:
-        """What was asked for and has been loaded, or has failed, since the last call. Never waits."""
+        """What was asked for and has been loaded, or has failed, since the last call.
+        Never waits.
+        """
         found, self._found = self._found, []
         self._left = [child for child in self._left if child.poll() is None]
         if self._later and all(asked.wanted for asked in self._pending.values()):
@@ -191,7 +221,9 @@ class KernelLoader:
         )
 
     def layer_figures(self, layer: str) -> CacheFigures:
-        """Figures of the memory tier for one layer: what its seeds asked for, and the kernels that count towards its limit."""
+        """Figures of the memory tier for one layer: what its seeds asked for, and the kernels that
+        count towards its limit.
+        """
         return self._cache.figures(layer)
 
     def stop(self) -> None:
@@ -202,7 +234,9 @@ class KernelLoader:
                 self._child.wait(timeout=2)
             self._abandon()
         for child in self._left:
-            with suppress(subprocess.TimeoutExpired):  # a child that the kernel does not let go of ends with its file system's answer
+            with suppress(
+                subprocess.TimeoutExpired
+            ):  # a child that the kernel does not let go of ends with its file system's answer
                 child.wait(timeout=2)
         self._left = []
 
@@ -210,9 +244,16 @@ class KernelLoader:
         pending = self._pending.get(kernel.kernel_id)
         if pending is not None and (pending.wanted or not wanted):
             return
-        request = {"kernel_id": kernel.kernel_id, "address": kernel.address, "sha256": kernel.sha256, "prefetch": not wanted}
+        request = {
+            "kernel_id": kernel.kernel_id,
+            "address": kernel.address,
+            "sha256": kernel.sha256,
+            "prefetch": not wanted,
+        }
         line = json.dumps(request).encode() + b"\n"
-        self._pending[kernel.kernel_id] = _Asked(line, layer, wanted, self.clock.monotonic(), self._patience_s())
+        self._pending[kernel.kernel_id] = _Asked(
+            line, layer, wanted, self.clock.monotonic(), self._patience_s()
+        )
         self._unsent += line
         if self._child is None:
             self.start()
@@ -243,24 +284,39 @@ class KernelLoader:
         return Loaded(kernel_id, unpacked)
 
     def _overdue(self) -> list[Loaded]:
-        """What has taken too long has failed, and the child that hangs with it is replaced, as is one that died."""
+        """What has taken too long has failed, and the child that hangs with it is replaced, as is
+        one that died.
+        """
         now, failed = self.clock.monotonic(), []
-        overdue = {kernel_id: asked for kernel_id, asked in self._pending.items() if now > asked.begun + asked.patience_s}
+        overdue = {
+            kernel_id: asked
+            for kernel_id, asked in self._pending.items()
+            if now > asked.begun + asked.patience_s
+        }
         for kernel_id, asked in overdue.items():
             del self._pending[kernel_id]
             if asked.wanted:
                 self._misses += 1
-                error = f"Kernel {kernel_id} was not loaded within {asked.patience_s:g} s; see whether the store answers."
+                error = (
+                    f"Kernel {kernel_id} was not loaded within {asked.patience_s:g} s; see "
+                    "whether the store answers."
+                )
                 failed.append(Loaded(kernel_id, None, error))
             else:
                 self._later.clear()
-        died = self._child is not None and self._child.poll() is not None and now - self._began > _RESTART_S
+        died = (
+            self._child is not None
+            and self._child.poll() is not None
+            and now - self._began > _RESTART_S
+        )
         if overdue or (died and self._pending):
             self._abandon()
             if self._pending:
                 self.start()
                 for asked in self._pending.values():
-                    asked.begun = now if overdue else asked.begun  # a kernel whose load ends its child each time fails in the end
+                    asked.begun = (
+                        now if overdue else asked.begun
+                    )  # a kernel whose load ends its child each time fails in the end
                     asked.patience_s = self._patience_s()
                 self._unsent += b"".join(asked.line for asked in self._pending.values())
                 self._write()
@@ -286,7 +342,9 @@ class KernelLoader:
         return [json.loads(line) for line in lines]
 
     def _abandon(self) -> None:
-        """Let go of the child without waiting for its end: one that hangs in a file system may take long to die."""
+        """Let go of the child without waiting for its end: one that hangs in a file system may take
+        long to die.
+        """
         assert self._child is not None  # noqa: S101  # the caller has looked
         _close(self._child)
         self._child.kill()

@@ -1,4 +1,6 @@
-"""How forward passes run: device, precision and memory format, the same for live, shadow and validation passes."""
+"""How forward passes run: device, precision and memory format, the same for live, shadow and
+validation passes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """`precision` other than float32 means autocast: parameters stay in float32. `channels_last` is a memory format of images."""
+    """`precision` other than float32 means autocast: parameters stay in float32.
+
+    `channels_last` is a memory format of images.
+    """
 
     precision: PrecisionName = "float32"
     channels_last: bool = False
@@ -33,7 +38,10 @@ class Numerics:
         """The context of a forward pass."""
         if self.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16 if self.precision == "bfloat16" else torch.float16)
+        return torch.autocast(
+            self.device.type,
+            dtype=torch.bfloat16 if self.precision == "bfloat16" else torch.float16,
+        )
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, in the memory format, and return it."""
@@ -41,9 +49,16 @@ class Numerics:
         return module.to(memory_format=torch.channels_last) if self.channels_last else module
 
     def inputs(self, inputs: Tensor) -> Tensor:
-        """Inputs [B, ...] on the device, in the memory format; the same tensor when it is there already."""
+        """Inputs [B, ...] on the device, in the memory format.
+
+        The same tensor when it is there already.
+        """
         inputs = inputs.to(self.device, non_blocking=True)
-        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last and inputs.dim() == 4 else inputs
+        return (
+            inputs.contiguous(memory_format=torch.channels_last)
+            if self.channels_last and inputs.dim() == 4
+            else inputs
+        )
 
 
 def device_of(name: DeviceName) -> torch.device:
@@ -54,5 +69,11 @@ def device_of(name: DeviceName) -> torch.device:
     """
     present = torch.cuda.is_available()
     if name == "cuda" and not present:
-        raise UsageError('run.device = "cuda", but torch finds no CUDA device here; set run.device=auto or cpu.')
-    return torch.device("cuda", torch.cuda.current_device()) if present and name != "cpu" else torch.device("cpu")
+        raise UsageError(
+            'run.device = "cuda", but torch finds no CUDA device here; set run.device=auto or cpu.'
+        )
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if present and name != "cpu"
+        else torch.device("cpu")
+    )

@@ -1,4 +1,6 @@
-"""A kernel in memory: its blueprint parsed and its weights as tensors, so that a slot is built without a file."""
+"""A kernel in memory: its blueprint parsed and its weights as tensors, so that a slot is built
+without a file.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ from esper.vault.boxes import Box
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Blueprint and weights (by parameter name, on the CPU) of a verified kernel. The weights are never written: each slot gets a copy."""
+    """Blueprint and weights (by parameter name, on the CPU) of a verified kernel.
+
+    The weights are never written: each slot gets a copy.
+    """
 
     ir: BlueprintIR
     weights: Mapping[str, Tensor]
@@ -40,18 +45,28 @@ class Unpacked:
 
 def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
     """A slot with the module of a blueprint on the CPU, whose weights are still to be copied in."""
-    module = KernelModule(ir, "cpu")  # weights unset; by the meta device and `to_empty` torch would import its shape compiler (sympy, 1 s)
+    # weights unset; by the meta device and `to_empty` torch would import its shape compiler (sympy,
+    # 1 s)
+    module = KernelModule(ir, "cpu")
     return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
 
 
 def unpack_artefact(artefact: Artefact) -> Unpacked:
     """A kernel out of an artefact that was read and verified in this process."""
-    weights = {name: torch.from_numpy(np.array(weight)) for name, weight in artefact.weights.items()}
-    return Unpacked(artefact.ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
+    weights = {
+        name: torch.from_numpy(np.array(weight)) for name, weight in artefact.weights.items()
+    }
+    return Unpacked(
+        artefact.ir,
+        weights,
+        sum(tensor.numel() * tensor.element_size() for tensor in weights.values()),
+    )
 
 
 def unpack(path: Path, kernel_id: str, box: Box) -> Unpacked:
-    """The kernel in a verified artefact, sealed in `box`. It is read, not mapped: a file that is cut off later does no harm.
+    """The kernel in a verified artefact, sealed in `box`.
+
+    It is read, not mapped: a file that is cut off later does no harm.
 
     Raises:
         CorruptError: the file is gone or is not an artefact.
@@ -63,6 +78,19 @@ def unpack(path: Path, kernel_id: str, box: Box) -> Unpacked:
         ir, weights = parse(metadata["ir"]), load(content)
         if set(weights) != set(ir.parameter_shapes):
             raise BuildError("its weights are not its blueprint's")
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError, BuildError, CorruptError) as error:
-        raise CorruptError(f"The unpacked kernel {kernel_id} cannot be read: {error}. Start the run again; it is fetched anew.") from error
-    return Unpacked(ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        SafetensorError,
+        BuildError,
+        CorruptError,
+    ) as error:
+        raise CorruptError(
+            f"The unpacked kernel {kernel_id} cannot be read: {error}. Start the run "
+            "again; it is fetched anew."
+        ) from error
+    return Unpacked(
+        ir, weights, sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    )

@@ -1,4 +1,6 @@
-"""What a command is held against before the lifecycle sees it: whether its kernel is known and fits the seed."""
+"""What a command is held against before the lifecycle sees it: whether its kernel is known and fits
+the seed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ class Vetting:
     shapes: Mapping[Place, Shape]
 
     def refusal(self, command: str, place: Place, kernel_id: str) -> str:
-        """Why the kernel cannot be grafted there, in a sentence; empty when it can, or none is asked for."""
+        """Why the kernel cannot be grafted there, in a sentence.
+
+        Empty when it can, or none is asked for.
+        """
         if command != "GERMINATE":
             return ""
         kernel, shape = self.kernels.get(kernel_id), self.shapes.get(place)
@@ -33,12 +38,19 @@ class Vetting:
             return ""
         if not compatible([kernel], in_features=reads, chunk_width=width, geometry=kernel.geometry):
             fit = f"this seed needs {reads if kernel.tap == 'LAYER_INPUT' else width} and {width}"
-            return f"Kernel {kernel_id[:12]} reads {kernel.in_features} features and writes {kernel.out_features}; {fit}."
+            return (
+                f"Kernel {kernel_id[:12]} reads {kernel.in_features} features and writes "
+                f"{kernel.out_features}; {fit}."
+            )
         return (
-            f"Kernel {kernel_id[:12]} is made for {kernel.geometry or 'features'}; layer {place[0]} is {geometry or 'on features alone'}."
+            f"Kernel {kernel_id[:12]} is made for {kernel.geometry or 'features'}; layer "
+            f"{place[0]} is {geometry or 'on features alone'}."
         )
 
     def target(self, kernel_id: str) -> float:
-        """Blending weight that a kernel ramps to by its blueprint; kernels published before they said it have the one of their way to blend."""
+        """Blending weight that a kernel ramps to by its blueprint.
+
+        Kernels published before they said it have the one of their way to blend.
+        """
         kernel = self.kernels.get(kernel_id)
         return (kernel.alpha_target or ALPHA_TARGETS[kernel.blend]) if kernel else 0.0

@@ -1,4 +1,7 @@
-"""The lifecycle of seeds and runs: stages, folded state, `decide` and `evolve`. Pure, the same live and in replay."""
+"""The lifecycle of seeds and runs: stages, folded state, `decide` and `evolve`.
+
+Pure, the same live and in replay.
+"""
 
 from __future__ import annotations
 

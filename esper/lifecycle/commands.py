@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esper.events.records import Command, FailurePhase, LayerInventory, LeftOut, Outcome, SnapshotKind, Stage
+from esper.events.records import (
+    Command,
+    FailurePhase,
+    LayerInventory,
+    LeftOut,
+    Outcome,
+    SnapshotKind,
+    Stage,
+)
 from esper.lifecycle.state import RunState
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a command was read: topic, partition, offset, and the id that makes it one command however often it comes."""
+    """Where a command was read: topic, partition, offset, and the id that makes it one command
+    however often it comes.
+    """
 
     command_id: str
     topic: str = ""
@@ -41,10 +51,11 @@ class StartRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
-    """Begin a run with the state that another had: `forked` is that state, with the step at which it stood, `address` and `sha256` its manifest.
+    """Begin a run with the state that another had: `forked` is that state, with the step at which
+    it stood, `address` and `sha256` its manifest.
 
-    `without` are the decisions that are to be refused when they come again, beside those that `forked` refuses; `parent_packet` and `offered` as
-    in RunForked.
+    `without` are the decisions that are to be refused when they come again, beside those that
+    `forked` refuses; `parent_packet` and `offered` as in RunForked.
     """
 
     start: StartRun
@@ -62,8 +73,8 @@ class Fork:
 class Adapt:
     """A command of Tamiyo, a person or a service for one seed.
 
-    `alpha_target` is the weight that blending ends at, by the kernel's blueprint or by the command. `trusted` commands come from people and
-    services: confidence and urgency are theirs to judge.
+    `alpha_target` is the weight that blending ends at, by the kernel's blueprint or by the command.
+    `trusted` commands come from people and services: confidence and urgency are theirs to judge.
     """
 
     source: Source
@@ -200,5 +211,17 @@ class CountLost:
 
 
 RunCommand = (
-    StartRun | Fork | Adapt | Move | ReportFailure | EndEpoch | Pause | Resume | RecordCheckpoint | RollBack | Complete | Fail | CountLost
+    StartRun
+    | Fork
+    | Adapt
+    | Move
+    | ReportFailure
+    | EndEpoch
+    | Pause
+    | Resume
+    | RecordCheckpoint
+    | RollBack
+    | Complete
+    | Fail
+    | CountLost
 )

@@ -1,4 +1,7 @@
-"""`decide(state, command) -> events`: what follows from a command in a state. Pure: time and sender come in by the stamp."""
+"""`decide(state, command) -> events`: what follows from a command in a state.
+
+Pure: time and sender come in by the stamp.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,9 @@ E = TypeVar("E", bound=JournalEvent)
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What `decide` may know beside state and command: who writes, the step that training stands at, and the guardrails."""
+    """What `decide` may know beside state and command: who writes, the step that training stands
+    at, and the guardrails.
+    """
 
     origin: Origin
     step: int
@@ -62,7 +67,8 @@ class Context:
 
 
 class _Frame:
-    """The events of one decision: each is numbered after the one before, in the state that this one left.
+    """The events of one decision: each is numbered after the one before, in the state that this one
+    left.
 
     They stand at the timeline, epoch and step of `place`.
     """
@@ -73,23 +79,54 @@ class _Frame:
         self.place = replace(state, step=max(context.step, state.step))
         self._context = context
 
-    def add(self, record: Callable[..., E], subject: str, *, causation_id: str | None = None, **fields: Any) -> E:
-        """Append an event; `subject` is what makes its identity differ from others at this sequence."""
+    def add(
+        self,
+        record: Callable[..., E],
+        subject: str,
+        *,
+        causation_id: str | None = None,
+        **fields: Any,
+    ) -> E:
+        """Append an event.
+
+        `subject` is what makes its identity differ from others at this sequence.
+        """
         state, place, name = self.state, self.place, getattr(record, "NAME", "")
         key = f"journal/{state.sequence}/{name}/{place.step}/{subject}"
-        envelope = self._context.origin.envelope(key, timeline=place.timeline, causation_id=causation_id)
-        event = record(**envelope, timeline=place.timeline, sequence=state.sequence, epoch=place.epoch, step=place.step, **fields)
+        envelope = self._context.origin.envelope(
+            key, timeline=place.timeline, causation_id=causation_id
+        )
+        event = record(
+            **envelope,
+            timeline=place.timeline,
+            sequence=state.sequence,
+            epoch=place.epoch,
+            step=place.step,
+            **fields,
+        )
         self.state = evolve(state, event)
         self.events.append(event)
         return event
 
-    def move(self, seed: SeedState, to_stage: Stage, reason: str, *, causation_id: str | None = None, **changed: Any) -> SeedState:
+    def move(
+        self,
+        seed: SeedState,
+        to_stage: Stage,
+        reason: str,
+        *,
+        causation_id: str | None = None,
+        **changed: Any,
+    ) -> SeedState:
         """Append the transition of one seed."""
         if not may_follow(seed.stage, to_stage):
-            raise RejectedError(f"Seed {seed.layer}[{seed.seed}] is {seed.stage}, from where it cannot become {to_stage}.")
+            raise RejectedError(
+                f"Seed {seed.layer}[{seed.seed}] is {seed.stage}, from where it cannot "
+                f"become {to_stage}."
+            )
         if seed.execution == "ERROR_RECOVERY" and to_stage not in FALLBACK_ENDS:
             raise RejectedError(
-                f"Seed {seed.layer}[{seed.seed}] is on its fallback, because its kernel failed, so it cannot become {to_stage}."
+                f"Seed {seed.layer}[{seed.seed}] is on its fallback, because its kernel "
+                f"failed, so it cannot become {to_stage}."
             )
         keep = to_stage in HOLDING
         after = replace(seed, **changed)
@@ -119,10 +156,13 @@ class _Frame:
 
 
 def decide(state: RunState, command: RunCommand, context: Context) -> tuple[JournalEvent, ...]:
-    """The events of one frame, numbered from `state.sequence`; empty when the command is already known.
+    """The events of one frame, numbered from `state.sequence`.
+
+    Empty when the command is already known.
 
     Raises:
-        RejectedError: the run's own command does not fit the state. Commands of others are answered with AdaptationRejected instead.
+        RejectedError: the run's own command does not fit the state. Commands of others are answered
+            with AdaptationRejected instead.
     """
     source = getattr(command, "source", None)
     if source is not None and source.command_id and source.command_id in state.commands:
@@ -130,7 +170,9 @@ def decide(state: RunState, command: RunCommand, context: Context) -> tuple[Jour
     if state.status in ("COMPLETED", "FAILED"):
         raise RejectedError(f"Run {state.run_id} has ended ({state.status}); nothing can follow.")
     if (state.status == "NEW") != isinstance(command, StartRun | Fork):
-        raise RejectedError(f"Run {state.run_id} is {state.status}; {type(command).__name__} does not fit.")
+        raise RejectedError(
+            f"Run {state.run_id} is {state.status}; {type(command).__name__} does not fit."
+        )
     frame = _Frame(state, context)
     _decide(command, frame, context)
     return tuple(frame.events)
@@ -156,7 +198,8 @@ def _(command: Fork, frame: _Frame, context: Context) -> None:
     inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (frame.state, forked)]
     if forked.run_id == frame.state.run_id or inventory[0] != inventory[1]:
         raise RejectedError(
-            f"Run {forked.run_id} at step {forked.step} has {len(forked.seeds)} seeds at other places than run {frame.state.run_id} with its "
+            f"Run {forked.run_id} at step {forked.step} has {len(forked.seeds)} seeds at "
+            f"other places than run {frame.state.run_id} with its "
             f"{len(frame.state.seeds)}, or is the same run, so it cannot be forked into it."
         )
     frame.place = replace(frame.state, epoch=forked.epoch, step=forked.step)
@@ -184,14 +227,28 @@ def _(command: Fork, frame: _Frame, context: Context) -> None:
 @_decide.register
 def _(command: Adapt, frame: _Frame, context: Context) -> None:
     seed = frame.state.seed(command.layer, command.seed)
-    source = {"source_topic": command.source.topic, "source_partition": command.source.partition, "source_offset": command.source.offset}
-    target = {"command_id": command.source.command_id, "decision_id": command.decision_id, "command": command.command}
+    source = {
+        "source_topic": command.source.topic,
+        "source_partition": command.source.partition,
+        "source_offset": command.source.offset,
+    }
+    target = {
+        "command_id": command.source.command_id,
+        "decision_id": command.decision_id,
+        "command": command.command,
+    }
     place = {"layer": command.layer, "seed": command.seed, "kernel_id": command.kernel_id}
     reason = command.refusal or refusal(frame.state, seed, command, context.guardrails)
     if seed is None or reason:
         reason = reason or f"There is no seed {command.layer}[{command.seed}] in this run."
         frame.add(
-            AdaptationRejected, command.source.command_id, causation_id=command.causation_id, **target, **place, reason=reason, **source
+            AdaptationRejected,
+            command.source.command_id,
+            causation_id=command.causation_id,
+            **target,
+            **place,
+            reason=reason,
+            **source,
         )
         return
     applied = frame.add(
@@ -214,10 +271,20 @@ def _carry_out(command: Adapt, seed: SeedState, frame: _Frame, cause: str) -> No
     """The transitions that an accepted command causes."""
     by = "an operator" if command.trusted else "Tamiyo"
     if command.command == "GERMINATE":
-        fields = {"kernel_id": command.kernel_id, "family": command.family, "decision_id": command.decision_id}
+        fields = {
+            "kernel_id": command.kernel_id,
+            "family": command.family,
+            "decision_id": command.decision_id,
+        }
         alpha = command.alpha if command.alpha >= 0 else command.alpha_target
         frame.move(
-            seed, "GERMINATED", f"{by} grafts a {command.family} kernel", causation_id=cause, alpha=0.0, alpha_target=alpha, **fields
+            seed,
+            "GERMINATED",
+            f"{by} grafts a {command.family} kernel",
+            causation_id=cause,
+            alpha=0.0,
+            alpha_target=alpha,
+            **fields,
         )
     elif command.command == "CULL":
         frame.move(seed, "CULLED", f"culled by {by}", causation_id=cause)
@@ -229,11 +296,19 @@ def _carry_out(command: Adapt, seed: SeedState, frame: _Frame, cause: str) -> No
         cleared = frame.move(seed, "RESETTING", f"reset by {by}", causation_id=cause)
         frame.move(cleared, "DORMANT", "cleared", causation_id=cause)
     elif command.command == "ADVANCE":
-        frame.move(seed, ADVANCE[seed.stage], f"advanced by {by}", causation_id=cause, alpha=alpha_on_entry(seed, ADVANCE[seed.stage]))
+        frame.move(
+            seed,
+            ADVANCE[seed.stage],
+            f"advanced by {by}",
+            causation_id=cause,
+            alpha=alpha_on_entry(seed, ADVANCE[seed.stage]),
+        )
 
 
 def alpha_on_entry(seed: SeedState, stage: Stage) -> float:
-    """The blending weight with which a stage begins: BLENDING ramps from 0, later stages hold the target."""
+    """The blending weight with which a stage begins: BLENDING ramps from 0, later stages hold the
+    target.
+    """
     return seed.alpha_target if stage in ("SHADOWING", "PROBATIONARY", "FOSSILIZED") else 0.0
 
 
@@ -244,7 +319,10 @@ def _(command: Move, frame: _Frame, context: Context) -> None:
     if seed is None:
         raise RejectedError(f"There is no seed {command.layer}[{command.seed}] in this run.")
     if command.to_stage == "GERMINATED":
-        raise RejectedError(f"Seed {command.layer}[{command.seed}] is germinated by a command that names a kernel, not by a gate.")
+        raise RejectedError(
+            f"Seed {command.layer}[{command.seed}] is germinated by a command that names a "
+            "kernel, not by a gate."
+        )
     frame.move(seed, command.to_stage, command.reason, alpha=alpha_on_entry(seed, command.to_stage))
 
 
@@ -253,8 +331,12 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
     del context
     seed = frame.state.seed(command.layer, command.seed)
     if seed is None or seed.stage not in HOLDING:
-        raise RejectedError(f"Seed {command.layer}[{command.seed}] holds no kernel that could fail.")
-    errors = BREAKER if command.phase == "LOAD" else command.consecutive  # a kernel that cannot be loaded is not tried again
+        raise RejectedError(
+            f"Seed {command.layer}[{command.seed}] holds no kernel that could fail."
+        )
+    errors = (
+        BREAKER if command.phase == "LOAD" else command.consecutive
+    )  # a kernel that cannot be loaded is not tried again
     if seed.execution == "ERROR_RECOVERY":  # its row goes on until a gate ends it
         errors = max(errors, seed.errors)
     failed = frame.add(
@@ -278,11 +360,15 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
             metric="kernel_failures",
             value=float(errors),
             threshold=0.0,
-            reason=f"The fossilised kernel of {command.layer}[{command.seed}] failed: {command.error}",
+            reason=(
+                f"The fossilised kernel of {command.layer}[{command.seed}] failed: {command.error}"
+            ),
         )
     elif seed.stage == "GERMINATED":
         present = frame.state.seed(command.layer, command.seed) or seed
-        reset = frame.move(present, "RESETTING", f"kernel failed: {command.error}", causation_id=failed.event_id)
+        reset = frame.move(
+            present, "RESETTING", f"kernel failed: {command.error}", causation_id=failed.event_id
+        )
         frame.move(reset, "DORMANT", "cleared after the failure", causation_id=failed.event_id)
 
 
@@ -298,7 +384,9 @@ def _(command: EndEpoch, frame: _Frame, context: Context) -> None:
 def _(command: Pause, frame: _Frame, context: Context) -> None:
     del context
     if frame.state.status != "PAUSED":
-        frame.add(RunPaused, command.source.command_id, reason=command.reason, **_origin_of(command))
+        frame.add(
+            RunPaused, command.source.command_id, reason=command.reason, **_origin_of(command)
+        )
 
 
 @_decide.register
@@ -327,9 +415,15 @@ def _(command: RollBack, frame: _Frame, context: Context) -> None:
     del context
     left, restored = replace(frame.state, step=frame.place.step), command.restored
     inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (left, restored)]
-    if restored.run_id != left.run_id or restored.step > left.step or restored.epoch > left.epoch or inventory[0] != inventory[1]:
+    if (
+        restored.run_id != left.run_id
+        or restored.step > left.step
+        or restored.epoch > left.epoch
+        or inventory[0] != inventory[1]
+    ):
         raise RejectedError(
-            f"Snapshot {command.snapshot_id} holds run {restored.run_id} at epoch {restored.epoch}, step {restored.step}, which is no earlier "
+            f"Snapshot {command.snapshot_id} holds run {restored.run_id} at epoch "
+            f"{restored.epoch}, step {restored.step}, which is no earlier "
             f"state of run {left.run_id} at epoch {left.epoch}, step {left.step}."
         )
     frame.place = replace(restored, timeline=left.timeline + 1)
@@ -350,7 +444,9 @@ def _(command: RollBack, frame: _Frame, context: Context) -> None:
             continue
         reset = seed
         if seed.stage != "RESETTING":
-            reset = frame.move(seed, "RESETTING", "the run was rolled back", causation_id=rolled.event_id)
+            reset = frame.move(
+                seed, "RESETTING", "the run was rolled back", causation_id=rolled.event_id
+            )
         frame.move(reset, "DORMANT", "cleared by the rollback", causation_id=rolled.event_id)
 
 

@@ -1,4 +1,6 @@
-"""The fold: `Fold` takes in events one after the other, `evolve(state, event) -> state` one of them. Pure; live and replay use the same rules."""
+"""The fold: `Fold` takes in events one after the other, `evolve(state, event) -> state` one of
+them. Pure; live and replay use the same rules.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ _RULES: Final[dict[type[JournalEvent], Rule]] = {}
 
 
 class Fold:
-    """A run while its journal is folded: what RunState holds, changed in place. After an error it is of no use any more."""
+    """A run while its journal is folded: what RunState holds, changed in place.
+
+    After an error it is of no use any more.
+    """
 
     run_id: str
     status: Status
@@ -60,7 +65,9 @@ class Fold:
         for name in PLAIN:
             setattr(self, name, getattr(state, name))
         self.seeds = {(seed.layer, seed.seed): seed for seed in state.seeds}
-        self.positions = {(topic, partition): offset for topic, partition, offset in state.positions}
+        self.positions = {
+            (topic, partition): offset for topic, partition, offset in state.positions
+        }
         self.commands = deque(state.commands, maxlen=KNOWN_COMMANDS)
         self.lost = dict(state.lost)
 
@@ -85,30 +92,40 @@ class Fold:
         """Take in the next event.
 
         Raises:
-            CorruptError: the event is not the next of this run, or does not follow from the state: the journal was changed.
+            CorruptError: the event is not the next of this run, or does not follow from the state:
+                the journal was changed.
         """
         if event.run_id != self.run_id:
             raise CorruptError(
-                f"Event {event.event_id} belongs to run {event.run_id}, not to run {self.run_id}; the journal was mixed with another."
+                f"Event {event.event_id} belongs to run {event.run_id}, not to run "
+                f"{self.run_id}; the journal was mixed with another."
             )
         if event.sequence != self.sequence:
             raise CorruptError(_out_of_order(self, event))
         if self.sequence == 0 and not isinstance(event, RunStarted):
-            raise CorruptError(f"The journal of run {self.run_id} begins with {event.NAME} instead of RunStarted.")
+            raise CorruptError(
+                f"The journal of run {self.run_id} begins with {event.NAME} instead of RunStarted."
+            )
         if self.status in ("COMPLETED", "FAILED"):
             raise CorruptError(
-                f"Event {event.sequence} ({event.NAME}) of run {self.run_id} comes after the run had ended ({self.status}); the journal was changed."
+                f"Event {event.sequence} ({event.NAME}) of run {self.run_id} comes after "
+                f"the run had ended ({self.status}); the journal was changed."
             )
         kind = type(event)
-        if kind is not RunRolledBack and (event.timeline != self.timeline or event.step < self.step or event.epoch < self.epoch):
+        if kind is not RunRolledBack and (
+            event.timeline != self.timeline or event.step < self.step or event.epoch < self.epoch
+        ):
             raise CorruptError(
-                f"Event {event.sequence} ({event.NAME}) of run {self.run_id} stands at timeline {event.timeline}, epoch {event.epoch}, step {event.step}, "
-                f"behind timeline {self.timeline}, epoch {self.epoch}, step {self.step}; the journal was changed."
+                f"Event {event.sequence} ({event.NAME}) of run {self.run_id} stands at "
+                f"timeline {event.timeline}, epoch {event.epoch}, step {event.step}, "
+                f"behind timeline {self.timeline}, epoch {self.epoch}, step {self.step}; "
+                "the journal was changed."
             )
         rule = _RULES.get(kind)
         if rule is None:
             raise CorruptError(
-                f"Event {event.sequence} of run {event.run_id} is a {event.NAME}, which this version of Esper cannot fold; upgrade Esper."
+                f"Event {event.sequence} of run {event.run_id} is a {event.NAME}, which "
+                "this version of Esper cannot fold; upgrade Esper."
             )
         rule(event, self)
         self.sequence += 1
@@ -150,12 +167,22 @@ def fold(run_id: str, events: Iterable[JournalEvent]) -> RunState:
 def _out_of_order(run: Fold, event: JournalEvent) -> str:
     where = f"The journal of run {run.run_id}"
     if event.sequence > run.sequence:
-        return f"{where} lacks event {run.sequence}: {event.NAME} with sequence {event.sequence} ({event.event_id}) comes in its place."
-    return f"{where} has event {event.sequence} ({event.NAME}, {event.event_id}) again or too late, where event {run.sequence} should come."
+        return (
+            f"{where} lacks event {run.sequence}: {event.NAME} with sequence {event.sequence} "
+            f"({event.event_id}) comes in its place."
+        )
+    return (
+        f"{where} has event {event.sequence} ({event.NAME}, {event.event_id}) again or too "
+        f"late, where event {run.sequence} should come."
+    )
 
 
 def _rule(kind: type[E]) -> Callable[[Callable[[E, Fold], None]], Callable[[E, Fold], None]]:
-    """Register what a kind of event changes. Rules see the run as it was when the event was decided; `apply` moves sequence and step after them."""
+    """Register what a kind of event changes.
+
+    Rules see the run as it was when the event was decided; `apply` moves sequence and step after
+    them.
+    """
 
     def register(rule: Callable[[E, Fold], None]) -> Callable[[E, Fold], None]:
         _RULES[kind] = rule
@@ -167,27 +194,44 @@ def _rule(kind: type[E]) -> Callable[[Callable[[E, Fold], None]], Callable[[E, F
 @_rule(RunStarted)
 def _(event: RunStarted, run: Fold) -> None:
     if run.status != "NEW":
-        raise CorruptError(f"Run {event.run_id} starts a second time at event {event.sequence}; the journal was changed.")
+        raise CorruptError(
+            f"Run {event.run_id} starts a second time at event {event.sequence}; the "
+            "journal was changed."
+        )
     run.status, run.incarnation = "RUNNING", event.incarnation
-    run.seeds = {(layer.name, index): SeedState(layer.name, index) for layer in event.layers for index in range(len(layer.chunks))}
+    run.seeds = {
+        (layer.name, index): SeedState(layer.name, index)
+        for layer in event.layers
+        for index in range(len(layer.chunks))
+    }
 
 
 @_rule(RunRolledBack)
 def _(event: RunRolledBack, run: Fold) -> None:
-    """The state of the snapshot in a new timeline; what was asked, lost and unstable stays known."""
+    """The state of the snapshot in a new timeline; what was asked, lost and unstable
+    stays known.
+    """
     if event.from_timeline != run.timeline or event.from_step < run.step:
         raise CorruptError(
-            f"Event {event.sequence} (RunRolledBack) of run {run.run_id} leaves timeline {event.from_timeline}, step {event.from_step}, but "
+            f"Event {event.sequence} (RunRolledBack) of run {run.run_id} leaves timeline "
+            f"{event.from_timeline}, step {event.from_step}, but "
             f"the run is in timeline {run.timeline}, step {run.step}; the journal was changed."
         )
-    if event.timeline != run.timeline + 1 or event.step > event.from_step or event.epoch > run.epoch:
+    if (
+        event.timeline != run.timeline + 1
+        or event.step > event.from_step
+        or event.epoch > run.epoch
+    ):
         raise CorruptError(
-            f"Event {event.sequence} (RunRolledBack) of run {run.run_id} leads from timeline {run.timeline}, epoch {run.epoch}, step "
-            f"{event.from_step}, to timeline {event.timeline}, epoch {event.epoch}, step {event.step}, which is not back; the journal was changed."
+            f"Event {event.sequence} (RunRolledBack) of run {run.run_id} leads from "
+            f"timeline {run.timeline}, epoch {run.epoch}, step "
+            f"{event.from_step}, to timeline {event.timeline}, epoch {event.epoch}, step "
+            f"{event.step}, which is not back; the journal was changed."
         )
     if [(seed.layer, seed.seed) for seed in event.seeds] != list(run.seeds):
         raise CorruptError(
-            f"Event {event.sequence} (RunRolledBack) of run {run.run_id} restores other seeds than the run has; the journal was changed."
+            f"Event {event.sequence} (RunRolledBack) of run {run.run_id} restores other "
+            "seeds than the run has; the journal was changed."
         )
     run.status, run.timeline, run.epoch = "RUNNING", event.timeline, event.epoch
     run.seeds = {(seed.layer, seed.seed): SeedState(**asdict(seed)) for seed in event.seeds}
@@ -199,15 +243,21 @@ def _(event: RunRolledBack, run: Fold) -> None:
 def _(event: RunForked, run: Fold) -> None:
     if run.sequence != 1:
         raise CorruptError(
-            f"Event {event.sequence} of run {event.run_id} is a RunForked, which can only be the second of a journal; the journal was changed."
+            f"Event {event.sequence} of run {event.run_id} is a RunForked, which can only "
+            "be the second of a journal; the journal was changed."
         )
     if [(seed.layer, seed.seed) for seed in event.seeds] != list(run.seeds):
         raise CorruptError(
-            f"Event {event.sequence} (RunForked) of run {event.run_id} brings other seeds than the run has; the journal was changed."
+            f"Event {event.sequence} (RunForked) of run {event.run_id} brings other seeds "
+            "than the run has; the journal was changed."
         )
     run.epoch = event.epoch
     run.seeds = {(seed.layer, seed.seed): SeedState(**asdict(seed)) for seed in event.seeds}
-    run.adapted_epoch, run.adaptations, run.left_out = event.adapted_epoch, event.adaptations, event.left_out
+    run.adapted_epoch, run.adaptations, run.left_out = (
+        event.adapted_epoch,
+        event.adaptations,
+        event.left_out,
+    )
 
 
 @_rule(SeedTransitioned)
@@ -217,12 +267,14 @@ def _(event: SeedTransitioned, run: Fold) -> None:
     if seed is None or seed.stage != event.from_stage or not may_follow(event.from_stage, to_stage):
         stage = "no such seed" if seed is None else seed.stage
         raise CorruptError(
-            f"Event {event.sequence} of run {event.run_id} takes seed {event.layer}[{event.seed}] from {event.from_stage} to {to_stage}, "
+            f"Event {event.sequence} of run {event.run_id} takes seed "
+            f"{event.layer}[{event.seed}] from {event.from_stage} to {to_stage}, "
             f"but it is {stage}; the journal was changed."
         )
     if seed.execution == "ERROR_RECOVERY" and to_stage not in FALLBACK_ENDS:
         raise CorruptError(
-            f"Event {event.sequence} of run {event.run_id} takes seed {event.layer}[{event.seed}] to {to_stage}, but it is on its fallback, "
+            f"Event {event.sequence} of run {event.run_id} takes seed "
+            f"{event.layer}[{event.seed}] to {to_stage}, but it is on its fallback, "
             "because its kernel failed; the journal was changed."
         )
     run.seeds[place] = seed.changed(
@@ -245,7 +297,8 @@ def _(event: AdaptationApplied, run: Fold) -> None:
     seed = run.seeds.get(place)
     if seed is None:
         raise CorruptError(
-            f"Event {event.sequence} of run {event.run_id} adapts {event.layer}[{event.seed}], which is no seed; the journal was changed."
+            f"Event {event.sequence} of run {event.run_id} adapts "
+            f"{event.layer}[{event.seed}], which is no seed; the journal was changed."
         )
     alpha_target = event.alpha if event.command == "SET_ALPHA" else seed.alpha_target
     run.seeds[place] = seed.changed(adapted_epoch=event.epoch, alpha_target=alpha_target)
@@ -266,9 +319,14 @@ def _(event: KernelFailed, run: Fold) -> None:
     seed = run.seeds.get(place)
     if seed is None:
         raise CorruptError(
-            f"Event {event.sequence} of run {event.run_id} fails {event.layer}[{event.seed}], which is no seed; the journal was changed."
+            f"Event {event.sequence} of run {event.run_id} fails "
+            f"{event.layer}[{event.seed}], which is no seed; the journal was changed."
         )
-    execution = "ERROR_RECOVERY" if event.consecutive_errors >= BREAKER and seed.execution in ("LOADING", "ACTIVE") else seed.execution
+    execution = (
+        "ERROR_RECOVERY"
+        if event.consecutive_errors >= BREAKER and seed.execution in ("LOADING", "ACTIVE")
+        else seed.execution
+    )
     run.seeds[place] = seed.changed(errors=event.consecutive_errors, execution=execution)
 
 
@@ -276,8 +334,10 @@ def _(event: KernelFailed, run: Fold) -> None:
 def _(event: EpochEnded, run: Fold) -> None:
     if event.state_digest != (digest := run.digest()):
         raise CorruptError(
-            f"Event {event.sequence} (EpochEnded, epoch {event.epoch}) of run {event.run_id} was written in another state "
-            f"(digest {event.state_digest[:12]}) than the events before it give ({digest[:12]}); the journal was changed."
+            f"Event {event.sequence} (EpochEnded, epoch {event.epoch}) of run "
+            f"{event.run_id} was written in another state "
+            f"(digest {event.state_digest[:12]}) than the events before it give "
+            f"({digest[:12]}); the journal was changed."
         )
     run.epoch = event.epoch + 1
 

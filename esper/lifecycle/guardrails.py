@@ -21,7 +21,10 @@ ALLOWED: dict[Command, frozenset[Stage]] = {
 """Stages in which a command makes sense."""
 
 ADAPTATIONS: frozenset[Command] = frozenset({"GERMINATE", "ADVANCE", "SET_ALPHA"})
-"""Commands that change what the model computes: they are counted, and need urgency. Culling and keeping only end what was begun."""
+"""Commands that change what the model computes: they are counted, and need urgency.
+
+Culling and keeping only end what was begun.
+"""
 
 WAYS_OUT: frozenset[Command] = frozenset({"CULL", "RESET"})
 """What can be asked of a seed in ERROR_RECOVERY: its kernel is gone."""
@@ -32,11 +35,23 @@ class Guardrails(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    frequency: int = Field(default=1, ge=1, description="adaptations are accepted only in epochs that are a multiple of this")
-    cooldown: int = Field(default=2, ge=0, description="epochs for which a seed rests between two adaptations")
-    per_epoch: int = Field(default=3, ge=1, description="adaptations that one epoch accepts at most")
-    confidence: float = Field(default=0.7, ge=0, le=1, description="a decision needs more confidence than this")
-    urgency: float = Field(default=0.6, ge=0, le=1, description="an adaptation needs more urgency than this")
+    frequency: int = Field(
+        default=1,
+        ge=1,
+        description="adaptations are accepted only in epochs that are a multiple of this",
+    )
+    cooldown: int = Field(
+        default=2, ge=0, description="epochs for which a seed rests between two adaptations"
+    )
+    per_epoch: int = Field(
+        default=3, ge=1, description="adaptations that one epoch accepts at most"
+    )
+    confidence: float = Field(
+        default=0.7, ge=0, le=1, description="a decision needs more confidence than this"
+    )
+    urgency: float = Field(
+        default=0.6, ge=0, le=1, description="an adaptation needs more urgency than this"
+    )
 
 
 def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guardrails) -> str:  # noqa: PLR0911  # one return a rule
@@ -48,7 +63,10 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
     if seed.stage not in ALLOWED[command.command]:
         return f"{command.command} does not fit a seed that is {seed.stage}."
     if seed.execution == "ERROR_RECOVERY" and command.command not in WAYS_OUT:
-        return f"{command.command} does not fit a seed that is on its fallback, because its kernel failed: it can be culled or reset."
+        return (
+            f"{command.command} does not fit a seed that is on its fallback, because its "
+            "kernel failed: it can be culled or reset."
+        )
     if command.command == "SET_ALPHA" and not 0 <= command.alpha <= 1:
         return f"Alpha {command.alpha} is not between 0 and 1."
     if not command.trusted and command.confidence <= rails.confidence:
@@ -58,18 +76,28 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
     if not command.trusted and command.urgency <= rails.urgency:
         return f"Urgency {command.urgency:.2f} is not above {rails.urgency:.2f}."
     if state.epoch % rails.frequency:
-        return f"Epoch {state.epoch} accepts no adaptations: they come every {rails.frequency} epochs."
+        return (
+            f"Epoch {state.epoch} accepts no adaptations: they come every {rails.frequency} epochs."
+        )
     if state.adapted_epoch == state.epoch and state.adaptations >= rails.per_epoch:
         return f"Epoch {state.epoch} has had its {rails.per_epoch} adaptations."
     if seed.adapted_epoch >= 0 and state.epoch - seed.adapted_epoch < rails.cooldown:
-        return f"Seed {seed.layer}[{seed.seed}] was adapted in epoch {seed.adapted_epoch} and rests for {rails.cooldown} epochs."
+        return (
+            f"Seed {seed.layer}[{seed.seed}] was adapted in epoch {seed.adapted_epoch} and "
+            f"rests for {rails.cooldown} epochs."
+        )
     return ""
 
 
 def _left_out(state: RunState, command: Adapt) -> str:
-    """Why a fork refuses a decision that it was made to leave out: the same command for the same seed and kernel in the same epoch."""
+    """Why a fork refuses a decision that it was made to leave out: the same command for the same
+    seed and kernel in the same epoch.
+    """
     asked = (command.command, command.layer, command.seed, command.kernel_id, state.epoch)
     for one in state.left_out:
         if asked == (one.command, one.layer, one.seed, one.kernel_id, one.epoch):
-            return f"This fork leaves out decision {one.decision_id} of run {one.run_id}, which this one repeats."
+            return (
+                f"This fork leaves out decision {one.decision_id} of run {one.run_id}, which "
+                "this one repeats."
+            )
     return ""

@@ -1,4 +1,5 @@
-"""A run as its journal tells it, for people: light, tolerant of records that it does not know, without the proof that a replay gives. Pure.
+"""A run as its journal tells it, for people: light, tolerant of records that it does not know,
+without the proof that a replay gives. Pure.
 
 Tolaria's control API and Nissa each add what they alone show, in a class of their own.
 """
@@ -30,7 +31,9 @@ Status = Literal["RUNNING", "PAUSED", "COMPLETED", "FAILED"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOverview:
-    """Losses in nats, accuracies as fractions, times in microseconds since 1970; what is not known yet is None or empty.
+    """Losses in nats, accuracies as fractions, times in microseconds since 1970.
+
+    What is not known yet is None or empty.
 
     `seeds` has the stage of each seed, by layer and by the seed's number as text, as JSON has it.
     """
@@ -67,14 +70,21 @@ class RunOverview:
 
     def stages(self) -> dict[str, int]:
         """Seeds by stage."""
-        return dict(sorted(Counter(stage for layer in self.seeds.values() for stage in layer.values()).items()))
+        return dict(
+            sorted(
+                Counter(stage for layer in self.seeds.values() for stage in layer.values()).items()
+            )
+        )
 
 
 Overview = TypeVar("Overview", bound=RunOverview)
 
 
 def fold(overview: Overview, event: Event) -> Overview:
-    """The overview after an event of the run's journal; the same object when it was folded before, or is of no journal."""
+    """The overview after an event of the run's journal.
+
+    The same object when it was folded before, or is of no journal.
+    """
     if not isinstance(event, JournalEvent) or event.sequence <= overview.sequence:
         return overview
     at = replace(
@@ -105,7 +115,10 @@ def _(event: RunStarted, view: RunOverview) -> RunOverview:
         total_steps=event.total_steps,
         parameters=event.parameters,
         started_at=event.occurred_at,
-        seeds={layer.name: {str(index): "DORMANT" for index in range(len(layer.chunks))} for layer in event.layers},
+        seeds={
+            layer.name: {str(index): "DORMANT" for index in range(len(layer.chunks))}
+            for layer in event.layers
+        },
     )
 
 
@@ -142,7 +155,9 @@ def _(event: RunForked, view: RunOverview) -> RunOverview:
 
 @_fold.register
 def _(event: RunRolledBack, view: RunOverview) -> RunOverview:
-    """The state that the snapshot has: its seeds, and its epoch and step, which the event itself stands at."""
+    """The state that the snapshot has: its seeds, and its epoch and step, which the event itself
+    stands at.
+    """
     return replace(view, rollbacks=view.rollbacks + 1, reason=event.reason, seeds=_stages(event))
 
 
@@ -165,7 +180,14 @@ def _(event: RunResumed, view: RunOverview) -> RunOverview:
 
 @_fold.register
 def _(event: RunCompleted, view: RunOverview) -> RunOverview:
-    return replace(view, status="COMPLETED", reason=event.outcome, accuracy=event.accuracy, loss=event.loss, parameters=event.parameters)
+    return replace(
+        view,
+        status="COMPLETED",
+        reason=event.outcome,
+        accuracy=event.accuracy,
+        loss=event.loss,
+        parameters=event.parameters,
+    )
 
 
 @_fold.register

@@ -19,7 +19,10 @@ NEXT: Final[dict[Stage, frozenset[Stage]]] = {
     "RESETTING": frozenset({"DORMANT"}),
     "TERMINATED": frozenset(),
 }
-"""Stages that may follow each stage. RESETTING from a working stage is the way out of an error and of a rollback."""
+"""Stages that may follow each stage.
+
+RESETTING from a working stage is the way out of an error and of a rollback.
+"""
 
 STAGES: Final[tuple[Stage, ...]] = tuple(NEXT)
 """Every stage."""
@@ -37,7 +40,10 @@ EXECUTION: Final[dict[Stage, ExecutionState]] = {
     "RESETTING": "DORMANT",
     "TERMINATED": "DORMANT",
 }
-"""Execution state that a stage begins in. The breaker moves LOADING and ACTIVE to ERROR_RECOVERY and keeps the stage."""
+"""Execution state that a stage begins in.
+
+The breaker moves LOADING and ACTIVE to ERROR_RECOVERY and keeps the stage.
+"""
 
 LIVE: Final[frozenset[Stage]] = frozenset({"BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
 """Stages in which the kernel takes part in the live forward pass."""
@@ -48,7 +54,11 @@ IN_TRAINING: Final[frozenset[Stage]] = frozenset({"GERMINATED", "TRAINING"})
 HOLDING: Final[frozenset[Stage]] = LIVE | IN_TRAINING
 """Stages in which the slot holds, or waits for, a kernel."""
 
-ADVANCE: Final[dict[Stage, Stage]] = {"TRAINING": "BLENDING", "BLENDING": "SHADOWING", "SHADOWING": "PROBATIONARY"}
+ADVANCE: Final[dict[Stage, Stage]] = {
+    "TRAINING": "BLENDING",
+    "BLENDING": "SHADOWING",
+    "SHADOWING": "PROBATIONARY",
+}
 """Where the command ADVANCE leads; the other stages leave by their own ways."""
 
 FALLBACK_ENDS: Final[frozenset[Stage]] = frozenset({"CULLED", "RESETTING"})

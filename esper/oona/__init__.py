@@ -1,4 +1,6 @@
-"""Oona, the message bus: its port and implementations, the outbox and inbox of a run, telemetry that never blocks."""
+"""Oona, the message bus: its port and implementations, the outbox and inbox of a run, telemetry
+that never blocks.
+"""
 
 from __future__ import annotations
 

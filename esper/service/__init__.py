@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from esper.service.checks.roles import Caller, Role
     from esper.service.server import Server
 
-__all__ = ["AuditEntry", "Caller", "CurrentCaller", "ProblemError", "Role", "Server", "create_app", "current_caller", "requires"]
+__all__ = [
+    "AuditEntry",
+    "Caller",
+    "CurrentCaller",
+    "ProblemError",
+    "Role",
+    "Server",
+    "create_app",
+    "current_caller",
+    "requires",
+]
 
 _HOMES: Final = {
     "AuditEntry": "checks.audit",

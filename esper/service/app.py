@@ -39,7 +39,8 @@ def create_app(
     customs: Customs | None = None,
     details: Callable[[], Mapping[str, object]] = dict,
 ) -> FastAPI:
-    """A FastAPI app with `GET /health` open to all, `GET /openapi.json` for viewers, and every other route closed to whoever has no token.
+    """A FastAPI app with `GET /health` open to all, `GET /openapi.json` for viewers, and every
+    other route closed to whoever has no token.
 
     Args:
         title: what the API is called in its description.
@@ -47,35 +48,56 @@ def create_app(
         settings: keys and limits.
         clock: time of tokens and limits.
         ready: what the part needs before it works, each by name; must not block.
-        audit: called in a thread, for every request by POST, PUT, PATCH or DELETE. Where the request is refused, once, with the status of the
-            refusal. Else with status `PENDING` before it is handled, and once more with the status of the answer, before the client has it.
-            What it raises is the answer: `UnavailableError` becomes 503, and the request is not handled.
-        reading: (method, route) of requests by other methods than GET that change nothing, and so are not audited.
+        audit: called in a thread, for every request by POST, PUT, PATCH or DELETE. Where the
+            request is refused, once, with the status of the refusal. Else with status `PENDING`
+            before it is handled, and once more with the status of the answer, before the client has
+            it. What it raises is the answer: `UnavailableError` becomes 503, and the request is not
+            handled.
+        reading: (method, route) of requests by other methods than GET that change nothing, and so
+            are not audited.
         customs: where this part differs from the rest.
         details: what `/health` says besides; it is open to all, and must not block.
 
     Raises:
         EsperError: the keys cannot be made or read.
     """
-    app = FastAPI(title=title, version="1.0", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=title,
+        version="1.0",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.customs = own = customs or Customs()
     gatekeeper = Gatekeeper.of(settings.keys_dir, clock, part)
 
     async def health() -> JSONResponse:
-        """Whether this part lives, which the answer itself proves, and whether it is ready to work."""
+        """Whether this part lives, which the answer itself proves, and whether it is
+        ready to work.
+        """
         try:
             checks = dict(ready())
         except Exception as error:  # noqa: BLE001 -- a check that fails is one that does not hold; the part lives
             _log.warning("the check of %s failed: %s: %s", part, type(error).__name__, error)
             checks = {"checks": False}
         well = all(checks.values())
-        return JSONResponse({**details(), "alive": True, "ready": well, "part": part, "checks": checks}, 200 if well else 503)
+        return JSONResponse(
+            {**details(), "alive": True, "ready": well, "part": part, "checks": checks},
+            200 if well else 503,
+        )
 
     async def problem(request: Request, error: Exception) -> Response:
         return own.problem(problem_of(error), request.scope, request.scope[TRACE_KEY])
 
     app.add_api_route("/health", health, methods=["GET"], tags=["health"])
-    app.add_api_route("/openapi.json", lambda: described(app), methods=["GET"], dependencies=[requires("viewer")], include_in_schema=False)
+    app.add_api_route(
+        "/openapi.json",
+        lambda: described(app),
+        methods=["GET"],
+        dependencies=[requires("viewer")],
+        include_in_schema=False,
+    )
     for kind in (HTTPException, RequestValidationError, EsperError):
         app.add_exception_handler(kind, problem)
     app.add_middleware(
@@ -103,6 +125,11 @@ def refuse_unguarded(app: FastAPI) -> None:
     known = OPEN if customs is None else customs.open
     for context in iter_route_contexts(app.routes):
         methods = context.methods or {"ANY"}
-        if demanded(getattr(context, "dependant", None)) is None and not all((method, context.path) in known for method in methods):
+        if demanded(getattr(context, "dependant", None)) is None and not all(
+            (method, context.path) in known for method in methods
+        ):
             name = f"{'|'.join(sorted(methods))} {context.path}"
-            raise UsageError(f"The route {name} demands no role: give it dependencies=[requires(ROLE)]; only GET /health is open to all.")
+            raise UsageError(
+                f"The route {name} demands no role: give it dependencies=[requires(ROLE)]; "
+                "only GET /health is open to all."
+            )

@@ -1,4 +1,6 @@
-"""The description of a part's API (OpenAPI 3.1): how to send a token, which role each operation needs, and what its errors look like."""
+"""The description of a part's API (OpenAPI 3.1): how to send a token, which role each operation
+needs, and what its errors look like.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ _EXAMPLE: Final = {
     "type": "about:blank",
     "title": "Unauthorized",
     "status": 401,
-    "detail": "The token has expired. `esper token` prints one: send it as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic.",
+    "detail": (
+        "The token has expired. `esper token` prints one: send it as `Authorization: Bearer "
+        "TOKEN`, or as the password of HTTP Basic."
+    ),
     "instance": "/api/v1/status",
     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 }
@@ -28,12 +33,24 @@ _PROBLEM: Final = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "instance": {"type": "string"},
-        "trace_id": {"type": "string", "description": "W3C trace id under which the part logged what happened."},
+        "trace_id": {
+            "type": "string",
+            "description": "W3C trace id under which the part logged what happened.",
+        },
     },
 }
 _SCHEMES: Final = {
-    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "What `esper token` prints."},
-    "basic": {"type": "http", "scheme": "basic", "description": "Any user name, and the token as password."},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "What `esper token` prints.",
+    },
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "Any user name, and the token as password.",
+    },
 }
 
 
@@ -55,7 +72,9 @@ def _describe(operation: dict[str, Any], role: str | None) -> None:
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "What went wrong.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": _EXAMPLE}},
+        "content": {
+            MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": _EXAMPLE}
+        },
     }
     operation["security"] = [{"bearer": []}, {"basic": []}] if role else []
     if role:

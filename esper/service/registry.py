@@ -1,4 +1,5 @@
-"""The schema registry's REST paths, read only, as Confluent's clients ask them: the schemas are the committed ones, their ids stand in frames.
+"""The schema registry's REST paths, read only, as Confluent's clients ask them: the schemas are the
+committed ones, their ids stand in frames.
 
 Source: Confluent Schema Registry API reference. Subjects are named by TopicRecordName.
 """
@@ -12,7 +13,12 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
-from fastavro.schema import SchemaParseException, UnknownType, parse_schema, to_parsing_canonical_form
+from fastavro.schema import (
+    SchemaParseException,
+    UnknownType,
+    parse_schema,
+    to_parsing_canonical_form,
+)
 
 from esper.events.registry import WireSchema, wire_schemas
 from esper.service.checks.callers import requires
@@ -36,9 +42,15 @@ class RegistryJSON(JSONResponse):
 
 def router() -> APIRouter:
     """The routes, for viewers."""
-    routes = APIRouter(tags=["schemas"], dependencies=[requires("viewer")], default_response_class=RegistryJSON)
+    routes = APIRouter(
+        tags=["schemas"], dependencies=[requires("viewer")], default_response_class=RegistryJSON
+    )
     subjects = _subjects()
-    places = {wire.id: (wire, number) for versions in subjects.values() for number, wire in versions.items()}
+    places = {
+        wire.id: (wire, number)
+        for versions in subjects.values()
+        for number, wire in versions.items()
+    }
 
     @routes.get("/")
     async def root() -> dict[str, str]:
@@ -53,7 +65,11 @@ def router() -> APIRouter:
     @routes.get("/schemas/ids/{schema_id}", response_model=None)
     async def by_id(schema_id: int) -> Any:
         """The schema that an id in a frame means."""
-        return {"schema": json.dumps(places[schema_id][0].schema)} if schema_id in places else _no_schema()
+        return (
+            {"schema": json.dumps(places[schema_id][0].schema)}
+            if schema_id in places
+            else _no_schema()
+        )
 
     @routes.get("/schemas/ids/{schema_id}/schema", response_model=None)
     async def text_by_id(schema_id: int) -> Any:
@@ -96,15 +112,29 @@ def router() -> APIRouter:
         return found[0].schema if isinstance(found, tuple) else found
 
     @routes.post("/subjects/{subject}", response_model=None)
-    async def look_up(subject: str, wanted: Annotated[dict[str, Any], Body(examples=[{"schema": '{"type":"string"}'}])]) -> Any:
+    async def look_up(
+        subject: str,
+        wanted: Annotated[dict[str, Any], Body(examples=[{"schema": '{"type":"string"}'}])],
+    ) -> Any:
         """Id and version of a schema under a subject, if it is there. Changes nothing."""
         if subject not in subjects:
             return _no_subject(subject)
         try:
-            fingerprint = hashlib.sha256(to_parsing_canonical_form(parse_schema(json.loads(wanted["schema"]))).encode()).hexdigest()
+            fingerprint = hashlib.sha256(
+                to_parsing_canonical_form(parse_schema(json.loads(wanted["schema"]))).encode()
+            ).hexdigest()
         except (KeyError, ValueError, TypeError, SchemaParseException, UnknownType):
-            return _refused(422, _BAD_SCHEMA, "The body's member `schema` is no Avro schema as a JSON string.")
-        found = next(((wire, number) for number, wire in subjects[subject].items() if wire.fingerprint == fingerprint), None)
+            return _refused(
+                422, _BAD_SCHEMA, "The body's member `schema` is no Avro schema as a JSON string."
+            )
+        found = next(
+            (
+                (wire, number)
+                for number, wire in subjects[subject].items()
+                if wire.fingerprint == fingerprint
+            ),
+            None,
+        )
         return _told(*found) if found else _no_schema()
 
     @routes.get("/config")
@@ -131,18 +161,35 @@ def _subjects() -> dict[str, dict[int, WireSchema]]:
     return found
 
 
-def _version(subjects: Mapping[str, Mapping[int, WireSchema]], subject: str, version: str) -> tuple[WireSchema, int] | JSONResponse:
+def _version(
+    subjects: Mapping[str, Mapping[int, WireSchema]], subject: str, version: str
+) -> tuple[WireSchema, int] | JSONResponse:
     if subject not in subjects:
         return _no_subject(subject)
     known = subjects[subject]
-    number = max(known) if version in {"latest", "-1"} else int(version) if version.isdecimal() else 0
+    number = (
+        max(known) if version in {"latest", "-1"} else int(version) if version.isdecimal() else 0
+    )
     if number < 1:
-        return _refused(422, _BAD_VERSION, f"The version {version[:40]!r} is neither a number from 1 nor `latest`.")
-    return (known[number], number) if number in known else _refused(404, _NO_VERSION, f"Version {number} not found.")
+        return _refused(
+            422,
+            _BAD_VERSION,
+            f"The version {version[:40]!r} is neither a number from 1 nor `latest`.",
+        )
+    return (
+        (known[number], number)
+        if number in known
+        else _refused(404, _NO_VERSION, f"Version {number} not found.")
+    )
 
 
 def _told(wire: WireSchema, number: int) -> dict[str, Any]:
-    return {"subject": wire.subject, "version": number, "id": wire.id, "schema": json.dumps(wire.schema)}
+    return {
+        "subject": wire.subject,
+        "version": number,
+        "id": wire.id,
+        "schema": json.dumps(wire.schema),
+    }
 
 
 def _no_subject(subject: str) -> JSONResponse:

@@ -1,4 +1,6 @@
-"""Serves a part's app on 127.0.0.1: inside an event loop that somebody else runs, or in a thread of its own."""
+"""Serves a part's app on 127.0.0.1: inside an event loop that somebody else runs, or in a thread of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,29 @@ _DESCRIPTORS: Final = 65_536
 
 
 class Server:
-    """One app on one port of this machine; 0 takes a free one, and `port` says which. HTTPS where the settings give a certificate.
+    """One app on one port of this machine; 0 takes a free one, and `port` says which.
 
-    Esper's own programs reach it by the Unix socket beside the port (see `esper.service.transport.sockets`), by plain HTTP. Under a supervisor both
-    sockets are the supervisor's. From here on both listen: whoever comes before `start` waits. `setting` names what the user sets to choose
-    another port.
+    HTTPS where the settings give a certificate.
+
+    Esper's own programs reach it by the Unix socket beside the port (see
+    `esper.service.transport.sockets`), by plain HTTP. Under a supervisor both sockets are the
+    supervisor's. From here on both listen: whoever comes before `start` waits. `setting` names what
+    the user sets to choose another port.
 
     Raises:
         UnavailableError: the port is in use.
         UsageError: a route demands no role, or the certificate cannot be used.
     """
 
-    def __init__(self, app: FastAPI, *, settings: Settings, port: int, clock: Clock, setting: str = "this part's port") -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        settings: Settings,
+        port: int,
+        clock: Clock,
+        setting: str = "this part's port",
+    ) -> None:
         refuse_unguarded(app)
         pair = certificates.files(settings)
         self._clock = clock
@@ -89,16 +102,23 @@ class Server:
         Raises:
             UnavailableError: it does not begin within 30 s.
         """
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self.serve()), name="http", daemon=True
+        )
         self._thread.start()
         deadline = self._clock.monotonic() + _START_S
         while not self._server.started:
             if not self._thread.is_alive() or self._clock.monotonic() > deadline:
-                raise UnavailableError(f"The HTTP server on port {self.port} did not start; its log says why.")
+                raise UnavailableError(
+                    f"The HTTP server on port {self.port} did not start; its log says why."
+                )
             self._thread.join(0.01)
 
     def stop(self) -> None:
-        """Answer no more; requests under way have 2 s to end. Safe to call from any thread, and twice."""
+        """Answer no more; requests under way have 2 s to end.
+
+        Safe to call from any thread, and twice.
+        """
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()
@@ -112,7 +132,11 @@ class _Uvicorn(uvicorn.Server):
         self._most = most
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept; `sockets` are the TCP one, behind TLS where there is a certificate, and the Unix one, which needs none."""
+        """Begin to accept.
+
+        `sockets` are the TCP one, behind TLS where there is a certificate, and the Unix one, which
+        needs none.
+        """
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise UnavailableError("The part's own start failed; its log says why.")
@@ -125,7 +149,9 @@ class _Uvicorn(uvicorn.Server):
         self.started = True
 
     def _protocol(self) -> Protocol:
-        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return Protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,4 +1,6 @@
-"""The local stack: an embedded Kafka broker and the parts around it, kept alive by one supervisor."""
+"""The local stack: an embedded Kafka broker and the parts around it, kept alive by one
+supervisor.
+"""
 
 from __future__ import annotations
 

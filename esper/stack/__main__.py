@@ -1,4 +1,7 @@
-"""`python -m esper.stack`: the supervisor in the foreground. `esper.stack.up` starts it in the background."""
+"""`python -m esper.stack`: the supervisor in the foreground.
+
+`esper.stack.up` starts it in the background.
+"""
 
 from __future__ import annotations
 

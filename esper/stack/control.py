@@ -33,7 +33,10 @@ _STOP_S = PARTS_STOP_S + BROKER_STOP_S + 5.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the parts of a running stack answer. A part that this stack does not run has an empty address."""
+    """Where the parts of a running stack answer.
+
+    A part that this stack does not run has an empty address.
+    """
 
     bootstrap: str
     tolaria_url: str
@@ -46,38 +49,60 @@ class Endpoints:
 def status(settings: Settings) -> state.StackState | None:
     """What the living supervisor of this ESPER_HOME says; None when none lives.
 
-    A state file that was damaged or replaced is waited for: its supervisor writes it again. One that does not is `silent`.
+    A state file that was damaged or replaced is waited for: its supervisor writes it again. One
+    that does not is `silent`.
     """
     folder, clock = settings.stack_dir, SystemClock()
     now, holder = state.read(folder), state.holder(folder)
     deadline = clock.monotonic() + _MEND_S
     while holder is not None and (now is None or now.supervisor != holder):
         if clock.monotonic() > deadline:
-            return state.StackState("silent", holder, embedded=not settings.kafka.bootstrap, bootstrap="", started_at_us=0)
+            return state.StackState(
+                "silent",
+                holder,
+                embedded=not settings.kafka.bootstrap,
+                bootstrap="",
+                started_at_us=0,
+            )
         clock.sleep(0.02)
         now, holder = state.read(folder), state.holder(folder)
     return now if now is not None and now.supervisor.lives() else None
 
 
 def running(settings: Settings) -> Endpoints | None:
-    """Where the stack of this ESPER_HOME answers; None unless a supervisor lives and its broker has answered with all topics there."""
+    """Where the stack of this ESPER_HOME answers.
+
+    None unless a supervisor lives and its broker has answered with all topics there.
+    """
     if settings.parts == "elsewhere":
         return _elsewhere(settings)
     now = status(settings)
     return _endpoints(now) if now is not None and now.phase == "running" else None
 
 
-def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], None], supervisor: Sequence[str] = SUPERVISOR) -> Endpoints:
-    """Start the stack unless it runs; returns once the broker answers and all topics exist, while the parts come up behind it.
+def up(
+    settings: Settings,
+    *,
+    owner_pid: int | None,
+    progress: Callable[[str], None],
+    supervisor: Sequence[str] = SUPERVISOR,
+) -> Endpoints:
+    """Start the stack unless it runs.
 
-    With ESPER_PARTS=elsewhere nothing is started: the parts run in containers of their own, and the settings say where.
+    Returns once the broker answers and all topics exist, while the parts come up behind it.
 
-    The stack ends when every process that has passed itself as `owner_pid` is gone; None keeps it up until `down`. `progress` is told in
-    short sentences what is being waited for. `supervisor` is the command line of the background process.
+    With ESPER_PARTS=elsewhere nothing is started: the parts run in containers of their own, and the
+    settings say where.
+
+    The stack ends when every process that has passed itself as `owner_pid` is gone; None keeps it
+    up until `down`. `progress` is told in short sentences what is being waited for. `supervisor` is
+    the command line of the background process.
 
     Raises:
-        UnavailableError: no jars and no network, a port in use, no broker at ESPER_KAFKA__BOOTSTRAP, a broker that does not start.
-        UsageError: the stack that is up uses another Kafka than the settings ask for, or `owner_pid` is no living process.
+        UnavailableError: no jars and no network, a port in use, no broker at
+            ESPER_KAFKA__BOOTSTRAP, a broker that does not start.
+        UsageError: the stack that is up uses another Kafka than the settings ask for, or
+            `owner_pid` is no living process.
         CorruptError: the broker's folder, a jar or a key is damaged.
         StorageFullError: no room.
     """
@@ -87,21 +112,29 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
     clock = SystemClock()
     owner = None
     if owner_pid is not None and (owner := Identity.of(owner_pid)) is None:
-        raise UsageError(f"there is no process {owner_pid} to own the stack: pass a living one, or none to keep the stack up")
+        raise UsageError(
+            f"there is no process {owner_pid} to own the stack: pass a living one, or none "
+            "to keep the stack up"
+        )
     folder = settings.stack_dir
     try:
         make_folder(folder / "logs")
     except OSError as error:
         raise unwritable(folder, error) from error
     keys.ensure(settings.keys_dir)
-    signing.ensure_all(settings.keys_dir, clock)  # before any part reads: what is unsigned from now on is nobody's
+    signing.ensure_all(
+        settings.keys_dir, clock
+    )  # before any part reads: what is unsigned from now on is nobody's
     certificates.files(settings)
     if status(settings) is None and not settings.kafka.bootstrap:
         jars.kafka(progress)
     with owners.guard(folder):
         now = status(settings)
         if now is not None and now.phase == "silent":
-            raise UnavailableError(f"the supervisor {now.supervisor.pid} of {folder} lives and says nothing: end it by `esper down`")
+            raise UnavailableError(
+                f"the supervisor {now.supervisor.pid} of {folder} lives and says nothing: "
+                "end it by `esper down`"
+            )
         if now is not None and now.phase not in _COMING:
             progress("waiting for the stack that is being stopped")
             now.supervisor.wait(clock=clock, timeout=_STOP_S)
@@ -117,7 +150,11 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
             us = now.supervisor
             _same_kafka(settings, now)
             owners.join(folder, owner)
-    progress("starting the broker" if not settings.kafka.bootstrap else f"reaching Kafka at {settings.kafka.bootstrap}")
+    progress(
+        "starting the broker"
+        if not settings.kafka.bootstrap
+        else f"reaching Kafka at {settings.kafka.bootstrap}"
+    )
     _until(lambda: _decided(settings, us), us, folder, clock, _START_S)
     now = state.read(folder)
     if now is not None and now.error is not None:
@@ -126,12 +163,15 @@ def up(settings: Settings, *, owner_pid: int | None, progress: Callable[[str], N
         raise _error(now.error)
     endpoints = running(settings)
     if endpoints is None:
-        raise UnavailableError(f"the stack ended while it was starting: {folder / 'logs' / 'supervisor.log'} says why")
+        raise UnavailableError(
+            f"the stack ended while it was starting: {folder / 'logs' / 'supervisor.log'} says why"
+        )
     return endpoints
 
 
 def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None:
-    """Wait until each of `parts` (broker, tolaria, tamiyo, nissa, history, foundry) answers its health check with ready.
+    """Wait until each of `parts` (broker, tolaria, tamiyo, nissa, history, foundry) answers its
+    health check with ready.
 
     Raises:
         UnavailableError: the stack is not up, or a part is not ready within `timeout` seconds.
@@ -145,7 +185,9 @@ def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None
         now = status(settings)
         if now is None:
             raise UnavailableError("the stack is not up: start it with `esper up`")
-        lacking = [name for name in wanted if (part := now.part(name)) is None or part.phase != "ready"]
+        lacking = [
+            name for name in wanted if (part := now.part(name)) is None or part.phase != "ready"
+        ]
         if not lacking:
             return
         if clock.monotonic() > deadline:
@@ -154,14 +196,20 @@ def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None
 
 
 def release(settings: Settings, owner_pid: int) -> None:
-    """`owner_pid` needs the stack no longer, although it lives on; the stack ends if nobody else wants it."""
+    """`owner_pid` needs the stack no longer, although it lives on.
+
+    The stack ends if nobody else wants it.
+    """
     owner = Identity.of(owner_pid)
     if owner is not None and settings.parts == "local":
         owners.leave(settings.stack_dir, owner)
 
 
 def down(settings: Settings) -> bool:
-    """Stop the stack, whoever wants it, and return when no process of it is left; False when there was none."""
+    """Stop the stack, whoever wants it, and return when no process of it is left.
+
+    False when there was none.
+    """
     clock = SystemClock()
     now = status(settings)
     if now is not None:
@@ -175,7 +223,9 @@ def _endpoints(now: state.StackState) -> Endpoints:
     def url(name: str) -> str:
         return f"{now.scheme}://{HOST}:{now.ports[name]}" if name in now.ports else ""
 
-    return Endpoints(now.bootstrap, url("tolaria"), url("tamiyo"), url("nissa"), url("history"), url("foundry"))
+    return Endpoints(
+        now.bootstrap, url("tolaria"), url("tamiyo"), url("nissa"), url("history"), url("foundry")
+    )
 
 
 def _elsewhere(settings: Settings) -> Endpoints:
@@ -185,7 +235,10 @@ def _elsewhere(settings: Settings) -> Endpoints:
         UsageError: the settings name no cluster.
     """
     if not settings.kafka.bootstrap:
-        raise UsageError("ESPER_PARTS=elsewhere needs a cluster that all parts share: set ESPER_KAFKA__BOOTSTRAP.")
+        raise UsageError(
+            "ESPER_PARTS=elsewhere needs a cluster that all parts share: set "
+            "ESPER_KAFKA__BOOTSTRAP."
+        )
     parts = (settings.tolaria, settings.tamiyo, settings.nissa, settings.history, settings.urza)
     return Endpoints(settings.kafka.bootstrap, *(part.url.rstrip("/") for part in parts))
 
@@ -193,12 +246,20 @@ def _elsewhere(settings: Settings) -> Endpoints:
 def _same_kafka(settings: Settings, now: state.StackState) -> None:
     wanted = settings.kafka.bootstrap
     if now.embedded != (not wanted) or (wanted and wanted != now.bootstrap):
-        asked, used = wanted or "the embedded broker", "the embedded broker" if now.embedded else now.bootstrap
-        raise UsageError(f"the stack that is up uses {used}, not {asked}: run `esper down` first, or set another ESPER_HOME")
+        asked, used = (
+            wanted or "the embedded broker",
+            "the embedded broker" if now.embedded else now.bootstrap,
+        )
+        raise UsageError(
+            f"the stack that is up uses {used}, not {asked}: run `esper down` first, or "
+            "set another ESPER_HOME"
+        )
 
 
 def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Identity:
-    """Start the supervisor in a session of its own. posix_spawn, because a Popen warns when it is dropped while its process lives."""
+    """Start the supervisor in a session of its own. posix_spawn, because a Popen warns when it is
+    dropped while its process lives.
+    """
     environment = with_esper_on_path(child_environment(os.environ, settings))
     log = str(folder / "logs" / "supervisor.log")
     pid = os.posix_spawn(
@@ -228,7 +289,9 @@ def _decided(settings: Settings, us: Identity) -> bool:
     return now is not None and now.supervisor == us and now.phase not in {"starting", "stopping"}
 
 
-def _until(condition: Callable[[], bool], us: Identity, folder: Path, clock: Clock, timeout: float) -> None:
+def _until(
+    condition: Callable[[], bool], us: Identity, folder: Path, clock: Clock, timeout: float
+) -> None:
     deadline = clock.monotonic() + timeout
     while not condition():
         if not us.lives() or clock.monotonic() > deadline:
@@ -236,22 +299,34 @@ def _until(condition: Callable[[], bool], us: Identity, folder: Path, clock: Clo
             now = state.read(folder)
             if now is not None and now.supervisor == us:
                 return
-            raise UnavailableError(f"the stack did not start: {folder / 'logs' / 'supervisor.log'} says why")
+            raise UnavailableError(
+                f"the stack did not start: {folder / 'logs' / 'supervisor.log'} says why"
+            )
         clock.sleep(0.02)
 
 
 def _end_leftovers(settings: Settings, clock: Clock) -> bool:
-    """End what a killed supervisor has left behind, if its leash was killed with it; whether there was anything."""
+    """End what a killed supervisor has left behind, if its leash was killed with it.
+
+    Whether there was anything.
+    """
     now = state.read(settings.stack_dir)
-    left = [part.process for part in now.parts if part.process is not None and part.process.lives()] if now is not None else []
+    left = (
+        [part.process for part in now.parts if part.process is not None and part.process.lives()]
+        if now is not None
+        else []
+    )
     for process in left:
         process.end(clock=clock, timeout=PARTS_STOP_S)
-        kill_group(process.pid)  # its children: each part leads a group, whose number is no other's while one of them lives
+        # its children: each part leads a group, whose number is no other's while one of them lives
+        kill_group(process.pid)
     return bool(left)
 
 
 def _reap(pid: int) -> None:
-    """Take the exit code of a supervisor that is our own child, so that it leaves the process table."""
+    """Take the exit code of a supervisor that is our own child, so that it leaves the process
+    table.
+    """
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
@@ -262,9 +337,16 @@ def _lacking(now: state.StackState, name: str, timeout: float) -> str:
     part = now.part(name)
     if part is None:
         return f"{name} is no part of this stack"
-    return f"{name} is not ready after {timeout:.0f} s ({part.phase}{', ' + part.reason if part.reason else ''}): see {part.log}"
+    return (
+        f"{name} is not ready after {timeout:.0f} s "
+        f"({part.phase}{', ' + part.reason if part.reason else ''}): see {part.log}"
+    )
 
 
 def _error(error: tuple[str, str]) -> EsperError:
     kind = getattr(esper.errors, error[0], EsperError)
-    return kind(error[1]) if isinstance(kind, type) and issubclass(kind, EsperError) else EsperError(error[1])
+    return (
+        kind(error[1])
+        if isinstance(kind, type) and issubclass(kind, EsperError)
+        else EsperError(error[1])
+    )

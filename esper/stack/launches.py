@@ -25,8 +25,12 @@ def broker_node(folder: Path, ports: Mapping[str, int]) -> broker.Node:
     return broker.Node(folder / "kafka", ports["broker"], ports["controller"], secured=True)
 
 
-def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: logging.Logger) -> Launch:
-    """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no harm."""
+def broker_launch(
+    folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: logging.Logger
+) -> Launch:
+    """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no
+    harm.
+    """
     node = broker_node(folder, ports)
     classpath = jars.kafka(log.info)
 
@@ -59,8 +63,12 @@ def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[s
     )
 
 
-def part_launch(part: Part, listening: Listening, settings: Settings, environment: Mapping[str, str]) -> Launch:
-    """One part of the stack, which serves the sockets `listening`: every life of it inherits them."""
+def part_launch(
+    part: Part, listening: Listening, settings: Settings, environment: Mapping[str, str]
+) -> Launch:
+    """One part of the stack, which serves the sockets `listening`: every life of it
+    inherits them.
+    """
     return Launch(
         name=part.name,
         port=listening.port,
@@ -77,6 +85,8 @@ def part_launch(part: Part, listening: Listening, settings: Settings, environmen
 
 
 def _cluster_id(folder: Path) -> str:
-    """A new cluster's id, from where it is: Kafka wants 16 bytes as 22 characters that do not begin with a dash."""
+    """A new cluster's id, from where it is: Kafka wants 16 bytes as 22 characters that do not begin
+    with a dash.
+    """
     digest = hashlib.sha256(str(folder).encode()).digest()[:16]
     return "e" + base64.urlsafe_b64encode(digest).decode()[1:22]

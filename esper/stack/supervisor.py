@@ -1,6 +1,8 @@
-"""The supervisor: one process for each ESPER_HOME that keeps the broker and the parts alive, and ends with its owners.
+"""The supervisor: one process for each ESPER_HOME that keeps the broker and the parts alive, and
+ends with its owners.
 
-Everything is decided in one thread that sleeps until a child dies, a signal comes or a tenth of a second has passed.
+Everything is decided in one thread that sleeps until a child dies, a signal comes or a tenth of a
+second has passed.
 """
 
 from __future__ import annotations
@@ -40,8 +42,17 @@ _ANSWER_S = 2.0
 _RECORD_AFTER_S = 30.0
 
 
-def serve(settings: Settings, parts: Sequence[Part], *, environment: Mapping[str, str], record_aot: bool = True) -> int:
-    """Be the supervisor of this ESPER_HOME until told to stop; the exit code. At once 0 where another one lives."""
+def serve(
+    settings: Settings,
+    parts: Sequence[Part],
+    *,
+    environment: Mapping[str, str],
+    record_aot: bool = True,
+) -> int:
+    """Be the supervisor of this ESPER_HOME until told to stop; the exit code.
+
+    At once 0 where another one lives.
+    """
     logs.configure()
     folder = settings.stack_dir
     make_folder(folder)
@@ -54,14 +65,22 @@ def serve(settings: Settings, parts: Sequence[Part], *, environment: Mapping[str
             state.sign(lock, me)
         if not owners.wanted(folder):  # started by hand: its own life is its reason
             owners.join(folder, me)
-        return Supervisor(settings, parts, clock=SystemClock(), environment=environment, record_aot=record_aot).run()
+        return Supervisor(
+            settings, parts, clock=SystemClock(), environment=environment, record_aot=record_aot
+        ).run()
 
 
 class Supervisor:
     """One stack. `run` returns when it has ended and no process of it is left."""
 
     def __init__(
-        self, settings: Settings, parts: Sequence[Part], *, clock: Clock, environment: Mapping[str, str], record_aot: bool
+        self,
+        settings: Settings,
+        parts: Sequence[Part],
+        *,
+        clock: Clock,
+        environment: Mapping[str, str],
+        record_aot: bool,
     ) -> None:
         self._settings = settings
         self._parts = tuple(parts)
@@ -79,7 +98,10 @@ class Supervisor:
         self._unwritten = ""
         me, before = Identity.of(os.getpid()), state.read(self._folder)
         if me is None:
-            raise UnavailableError("this system does not tell a process when it was started: Esper's stack needs /proc or psutil")
+            raise UnavailableError(
+                "this system does not tell a process when it was started: Esper's stack "
+                "needs /proc or psutil"
+            )
         self._state = state.StackState(
             phase="starting",
             supervisor=me,
@@ -91,7 +113,10 @@ class Supervisor:
         )
 
     def run(self) -> int:
-        """Start everything and keep it alive until SIGTERM, SIGINT or the last owner's end; the exit code."""
+        """Start everything and keep it alive until SIGTERM, SIGINT or the last owner's end.
+
+        The exit code.
+        """
         code = 0
         self._written = state.write(self._folder, self._state)
         with PortClaims() as claims, Leash() as leash, self._wake:
@@ -112,7 +137,13 @@ class Supervisor:
 
     def _start(self, claims: PortClaims, leash: Leash) -> None:
         embedded = self._state.embedded
-        ports = claim_ports(claims, self._parts, home=self._settings.home.resolve(), before=self._state.ports, embedded=embedded)
+        ports = claim_ports(
+            claims,
+            self._parts,
+            home=self._settings.home.resolve(),
+            before=self._state.ports,
+            embedded=embedded,
+        )
         bootstrap = f"{HOST}:{ports['broker']}" if embedded else self._settings.kafka.bootstrap
         self._publish(ports=ports, bootstrap=bootstrap)
         if embedded:
@@ -125,13 +156,23 @@ class Supervisor:
         self._ensure_topics()
         if self._wake.stop:
             return
-        self._environment = part_environment(self._environment, self._settings, self._parts, ports, bootstrap)
-        launches = [part_launch(part, self._listening(claims, ports[part.name]), self._settings, self._environment) for part in self._parts]
+        self._environment = part_environment(
+            self._environment, self._settings, self._parts, ports, bootstrap
+        )
+        launches = [
+            part_launch(
+                part, self._listening(claims, ports[part.name]), self._settings, self._environment
+            )
+            for part in self._parts
+        ]
         self._children = [Child(launch, leash=leash, clock=self._clock) for launch in launches]
         self._publish(phase="running")
 
     def _listening(self, claims: PortClaims, port: int) -> Listening:
-        """The sockets of one part. They are ours, and listen until we end: its lives come and go behind them."""
+        """The sockets of one part.
+
+        They are ours, and listen until we end: its lives come and go behind them.
+        """
         own = own_socket(self._settings.sockets_dir, port)
         self._own.append(own)
         return Listening(port, claims.listening(port), own)
@@ -149,18 +190,24 @@ class Supervisor:
             if now >= judged + _OWNERS_S:
                 judged = now
                 self._judge_owners()
-            if self._record_aot and (now >= started + _RECORD_AFTER_S or all(child.ready for child in self._everyone())):
+            if self._record_aot and (
+                now >= started + _RECORD_AFTER_S or all(child.ready for child in self._everyone())
+            ):
                 self._record(leash)
             self._wake.wait(_TICK_S)
 
     def _settle(self) -> None:
-        """Once in each life of our own broker, end the transactions that it left open when it was killed: see `esper.oona.admin.hanging`."""
+        """Once in each life of our own broker, end the transactions that it left open when it was
+        killed: see `esper.oona.admin.hanging`.
+        """
         child = self._broker
         if child is None or not child.ready or child.state().process == self._settled:
             return
         self._settled = child.state().process
         node = broker_node(self._folder, self._state.ports)
-        threading.Thread(target=_end_transactions, args=(node, self._settings, self._clock), daemon=True).start()
+        threading.Thread(
+            target=_end_transactions, args=(node, self._settings, self._clock), daemon=True
+        ).start()
 
     def _judge_owners(self) -> None:
         if owners.wanted(self._folder):
@@ -172,7 +219,9 @@ class Supervisor:
 
     def _record(self, leash: Leash) -> None:
         if self._recording is None and not aot.recorded():
-            self._recording = aot.Recording(leash=leash, environment=self._environment, log=self._folder / "logs" / "aot.log")
+            self._recording = aot.Recording(
+                leash=leash, environment=self._environment, log=self._folder / "logs" / "aot.log"
+            )
         if self._recording is None or self._recording.over():
             self._record_aot = False
 
@@ -188,7 +237,9 @@ class Supervisor:
             child.stop()
         deadline = self._clock.monotonic() + grace
         left = list(children)
-        while left := [child for child in left if not child.gone(kill=self._clock.monotonic() > deadline)]:
+        while left := [
+            child for child in left if not child.gone(kill=self._clock.monotonic() > deadline)
+        ]:
             self._publish()
             self._wake.wait(_TICK_S)
         self._publish()
@@ -196,7 +247,9 @@ class Supervisor:
     def _await_broker(self, child: Child) -> None:
         while not child.ready and not self._wake.stop:
             child.tick()
-            if child.error is not None and (not child.mends_itself or child.failures >= _BROKER_ATTEMPTS):
+            if child.error is not None and (
+                not child.mends_itself or child.failures >= _BROKER_ATTEMPTS
+            ):
                 raise child.error
             self._publish()
             self._wake.wait(0.02)
@@ -205,15 +258,22 @@ class Supervisor:
     def _await_cluster(self, bootstrap: str) -> None:
         from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - an embedded broker's supervisor loads it while Java starts
 
-        bus = KafkaBus(Access(self._settings.kafka, OWNER))  # by its protocol and as who may: a TLS port answers no plain request
+        bus = KafkaBus(
+            Access(self._settings.kafka, OWNER)
+        )  # by its protocol and as who may: a TLS port answers no plain request
         deadline = self._clock.monotonic() + _CLUSTER_S
         while not bus.available(_ANSWER_S) and not self._wake.stop:
             if self._clock.monotonic() > deadline:
-                raise UnavailableError(f"no broker answers at {bootstrap}: start it, or unset ESPER_KAFKA__BOOTSTRAP for the embedded one")
+                raise UnavailableError(
+                    f"no broker answers at {bootstrap}: start it, or unset "
+                    "ESPER_KAFKA__BOOTSTRAP for the embedded one"
+                )
             self._wake.wait(_TICK_S)
 
     def _ensure_topics(self) -> None:
-        """Make what the cluster lacks: topics, and of our own broker its principals with their rights, of which nobody else is told before."""
+        """Make what the cluster lacks: topics, and of our own broker its principals with their
+        rights, of which nobody else is told before.
+        """
         outcome: list[EsperError] = []
         node = broker_node(self._folder, self._state.ports) if self._state.embedded else None
         thread = threading.Thread(target=_topics, args=(node, self._settings, outcome), daemon=True)
@@ -246,19 +306,32 @@ class Supervisor:
             self._mend()
             return
         if new.phase != self._state.phase:
-            _log.info("the stack is %s; Kafka is at %s", new.phase, new.bootstrap or "no address yet")
+            _log.info(
+                "the stack is %s; Kafka is at %s", new.phase, new.bootstrap or "no address yet"
+            )
         for part in new.parts:
             old = self._state.part(part.name)
-            if old is None or (old.phase, old.process, old.reason) != (part.phase, part.process, part.reason):
+            if old is None or (old.phase, old.process, old.reason) != (
+                part.phase,
+                part.process,
+                part.reason,
+            ):
                 pid = part.process.pid if part.process else None
                 _log.info(
-                    "%s is %s (pid %s, %d restarts)%s", part.name, part.phase, pid, part.restarts, f": {part.reason}" if part.reason else ""
+                    "%s is %s (pid %s, %d restarts)%s",
+                    part.name,
+                    part.phase,
+                    pid,
+                    part.restarts,
+                    f": {part.reason}" if part.reason else "",
                 )
         self._state = new
         self._save()
 
     def _mend(self) -> None:
-        """Write the state file again if somebody has changed, damaged or deleted it, or if it could not be written before."""
+        """Write the state file again if somebody has changed, damaged or deleted it, or if it could
+        not be written before.
+        """
         if self._written is None or state.signature(self._folder) != self._written:
             self._save()
 
@@ -286,7 +359,9 @@ def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperErr
             wire.resolve(settings, register=True)
         if node is not None:
             secure(node, settings.kafka_keys_dir)
-        topics.ensure(node.admin if node is not None else Access.of(settings, OWNER), settings.kafka)
+        topics.ensure(
+            node.admin if node is not None else Access.of(settings, OWNER), settings.kafka
+        )
     except EsperError as error:
         outcome.append(error)
 
@@ -297,6 +372,10 @@ def _end_transactions(node: broker.Node, settings: Settings, clock: Clock) -> No
     counts = {name: partitions for name, (partitions, _) in topics.wanted(settings.kafka).items()}
     try:
         for one in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
-            _log.warning("a transaction that the broker had decided and left open is ended: %s", one)
-    except EsperError as error:  # whoever reads behind one is told to end it by `esper topics apply`
+            _log.warning(
+                "a transaction that the broker had decided and left open is ended: %s", one
+            )
+    except (
+        EsperError
+    ) as error:  # whoever reads behind one is told to end it by `esper topics apply`
         _log.warning("transactions that the broker left open are not ended: %s", error)

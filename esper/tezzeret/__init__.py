@@ -1,1 +1,4 @@
-"""Tezzeret, the compiler: blueprints become modules, are verified, and leave as kernels. `esper.tezzeret.build` needs no Kafka."""
+"""Tezzeret, the compiler: blueprints become modules, are verified, and leave as kernels.
+
+`esper.tezzeret.build` needs no Kafka.
+"""

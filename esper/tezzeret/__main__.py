@@ -1,4 +1,7 @@
-"""The foundry process: `python -m esper.tezzeret`. Ends cleanly on SIGTERM or Ctrl-C, within 5 s whatever it is doing."""
+"""The foundry process: `python -m esper.tezzeret`.
+
+Ends cleanly on SIGTERM or Ctrl-C, within 5 s whatever it is doing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ from esper.urza.sealed import open_kernels
 from esper.urza.shelf import follow_outcomes
 
 _log = logging.getLogger("esper.tezzeret")
-_NICENESS = 5  # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
+# a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
+_NICENESS = 5
 _GRACE_S = 3.5
 
 
@@ -35,7 +39,10 @@ def main() -> int:
     logs.configure()
     settings = Settings.load()
     if not settings.kafka.bootstrap:
-        raise UsageError("The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
+        raise UsageError(
+            "The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole "
+            "stack with `esper up`."
+        )
     clock = SystemClock()
     compiler = WarmCompiler(clock)
     store = open_kernels(settings)
@@ -45,16 +52,29 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     crashed: list[BaseException] = []
-    with AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir) as audit:
+    with AuditTrail(
+        bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir
+    ) as audit:
         app = build(foundry, settings=settings, clock=clock, audit=audit)
-        server = Server(app, settings=settings, port=settings.urza.port, clock=clock, setting="ESPER_URZA__PORT")
+        server = Server(
+            app, settings=settings, port=settings.urza.port, clock=clock, setting="ESPER_URZA__PORT"
+        )
         server.start()
         _log.info("listening at %s; kernels are in %s", server.url, settings.store_location)
-        worker = threading.Thread(target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True)
+        worker = threading.Thread(
+            target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True
+        )
         worker.start()
         threading.Thread(
             target=follow_outcomes,
-            args=(foundry.shelf, bus, clock, told, foundry.refusals, Keyring(settings.keys_dir).trust),
+            args=(
+                foundry.shelf,
+                bus,
+                clock,
+                told,
+                foundry.refusals,
+                Keyring(settings.keys_dir).trust,
+            ),
             name="outcomes",
             daemon=True,
         ).start()
@@ -91,4 +111,6 @@ if __name__ == "__main__":
     code = _run()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a thread inside PyTorch cannot be interrupted; an answer survives a kill at any moment
+    os._exit(
+        code
+    )  # a thread inside PyTorch cannot be interrupted; an answer survives a kill at any moment

@@ -1,6 +1,7 @@
 """The foundry's answer to one field report: propose, compile, publish, answer.
 
-Every event's id follows from what it is about, so an answer that a kill cut short is completed by giving it again.
+Every event's id follows from what it is about, so an answer that a kill cut short is completed by
+giving it again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Workshop:
         ledger: what is known already.
         store: where artefacts go.
         clock: for time stamps and durations.
-        compiler: gives the compiler; called only when something has to be compiled, and may wait until it is loaded.
+        compiler: gives the compiler; called only when something has to be compiled, and may wait
+            until it is loaded.
         innovate: what to propose for a report.
         emit: sends an event; may return before it is delivered.
         settle: returns once everything emitted is delivered; raises UnavailableError otherwise.
@@ -56,7 +58,8 @@ class Workshop:
 
 
 def answer(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
-    """Answer a report: every blueprint that Karn proposes becomes a published kernel, is one already, or has failed.
+    """Answer a report: every blueprint that Karn proposes becomes a published kernel, is one
+    already, or has failed.
 
     Raises:
         StorageFullError: no room for an artefact; answer again later.
@@ -68,14 +71,20 @@ def answer(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
         if not shop.ledger.proposed(report.event_id, ir.blueprint_id):
             shop.emit(_proposed(shop, report, ir))
     for ir in blueprints:
-        kernel_id = None if shop.ledger.failed(report.event_id, ir.blueprint_id) else _kernel(shop, report, ir)
+        kernel_id = (
+            None
+            if shop.ledger.failed(report.event_id, ir.blueprint_id)
+            else _kernel(shop, report, ir)
+        )
         if kernel_id is None:
             failed.add(ir.blueprint_id)
         else:
             kernels.add(kernel_id)
     shop.settle()  # who hears the answer finds the kernels that it names
     answered = FieldReportAnswered(
-        **_of_run(shop, report).envelope(f"answered:{report.event_id}", causation_id=report.event_id),
+        **_of_run(shop, report).envelope(
+            f"answered:{report.event_id}", causation_id=report.event_id
+        ),
         report_id=report.event_id,
         kernels=tuple(sorted(kernels)),
         failed=tuple(sorted(failed)),
@@ -88,7 +97,9 @@ def answer(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
 def give_up(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
     """Answer a report that cannot be answered, with no kernels. Raises as `answer` does."""
     answered = FieldReportAnswered(
-        **_of_run(shop, report).envelope(f"answered:{report.event_id}", causation_id=report.event_id),
+        **_of_run(shop, report).envelope(
+            f"answered:{report.event_id}", causation_id=report.event_id
+        ),
         report_id=report.event_id,
         kernels=(),
         failed=(),
@@ -99,7 +110,10 @@ def give_up(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
 
 
 def _kernel(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> str | None:
-    """The published kernel of a blueprint, built where there is none or its artefact is lost; None when it cannot be built."""
+    """The published kernel of a blueprint, built where there is none or its artefact is lost.
+
+    None when it cannot be built.
+    """
     for entry in shop.ledger.catalogue.of_blueprint(ir.blueprint_id):
         if intact(shop.store, entry):
             return entry.kernel_id
@@ -156,7 +170,9 @@ def _compile(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> Compiled |
     except BuildError as error:
         shop.emit(
             BlueprintFailed(
-                **run.envelope(f"failed:{report.event_id}:{ir.blueprint_id}", causation_id=report.event_id),
+                **run.envelope(
+                    f"failed:{report.event_id}:{ir.blueprint_id}", causation_id=report.event_id
+                ),
                 report_id=report.event_id,
                 blueprint_id=ir.blueprint_id,
                 attempts=attempts,
@@ -167,11 +183,15 @@ def _compile(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> Compiled |
 
 
 def _publish(shop: Workshop, report: FieldReport, compiled: Compiled) -> None:
-    """Store the artefact, and make a kernel that is not known yet known: it belongs to no run, so its events have none."""
+    """Store the artefact, and make a kernel that is not known yet known: it belongs to no run, so
+    its events have none.
+    """
     ir, sealed = compiled.ir, compiled.sealed
     known = shop.ledger.catalogue.kernels.get(sealed.kernel_id)
     if known is not None and known.sha256 == sealed.sha256:
-        shop.settle()  # an artefact is proof that its compilation was told: a known one is not told again after a kill
+        # an artefact is proof that its compilation was told: a known one is not told again after a
+        # kill
+        shop.settle()
         store_artefact(shop.store, sealed)
         return
     origin = Origin("", SENDER, report.trace_id, shop.clock)
@@ -218,7 +238,9 @@ def _of_run(shop: Workshop, report: FieldReport) -> Origin:
 
 def _proposed(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> BlueprintProposed:
     return BlueprintProposed(
-        **_of_run(shop, report).envelope(f"proposed:{report.event_id}:{ir.blueprint_id}", causation_id=report.event_id),
+        **_of_run(shop, report).envelope(
+            f"proposed:{report.event_id}:{ir.blueprint_id}", causation_id=report.event_id
+        ),
         report_id=report.event_id,
         **ir.description,
         ir=ir.json,

@@ -1,4 +1,6 @@
-"""What the foundry serves on its port: Urza's kernels, the schema registry's paths, its own status and health."""
+"""What the foundry serves on its port: Urza's kernels, the schema registry's paths, its own status
+and health.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from esper.tezzeret.service import Foundry
 from esper.urza import api
 
 
-def build(foundry: Foundry, *, settings: Settings, clock: Clock, audit: Callable[[AuditEntry], None]) -> FastAPI:
+def build(
+    foundry: Foundry, *, settings: Settings, clock: Clock, audit: Callable[[AuditEntry], None]
+) -> FastAPI:
     """The app of a foundry; raises as `create_app` does."""
     app = create_app(
         title="Urza",

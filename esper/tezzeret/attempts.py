@@ -43,7 +43,8 @@ class Rejected:
 class Compiled:
     """A kernel that passed every check.
 
-    `compile_ms` is the attempt's time, checks included; `latency_us` that of an eager forward of 32 samples.
+    `compile_ms` is the attempt's time, checks included; `latency_us` that of an eager forward of 32
+    samples.
     """
 
     ir: BlueprintIR
@@ -62,5 +63,7 @@ Progress = Callable[[Started | Failed | Rejected], None]
 class Compiler(Protocol):
     """What `esper.tezzeret.compile.compile_kernel` is to its callers."""
 
-    def __call__(self, ir: BlueprintIR, budget: Budget, *, clock: Clock, progress: Progress) -> Compiled:
+    def __call__(
+        self, ir: BlueprintIR, budget: Budget, *, clock: Clock, progress: Progress
+    ) -> Compiled:
         """The kernel of a blueprint. Raises BuildError when no configuration passed."""

@@ -1,4 +1,7 @@
-"""From a blueprint to an `nn.Module`: a small interpreter over the graph. Foundry and trainer use the same one."""
+"""From a blueprint to an `nn.Module`: a small interpreter over the graph.
+
+Foundry and trainer use the same one.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,27 @@ from esper.tezzeret.layers import as_laid_out, layer_of
 class KernelModule(nn.Module):
     """A blueprint that can run: [batch, *ir.reads.shape] to [batch, *ir.writes.shape].
 
-    Convolution and sequence kernels run on any number of positions, not only those that the blueprint names; kernels of features on any
-    leading dimensions, so at each position of a sequence. The result has the memory format of the input (channels_last or contiguous).
+    Convolution and sequence kernels run on any number of positions, not only those that the
+    blueprint names; kernels of features on any leading dimensions, so at each position of a
+    sequence. The result has the memory format of the input (channels_last or contiguous).
 
-    Each node is a child module of the node's name, so a parameter is named `node.parameter`, as in `BlueprintIR.parameter_shapes`.
-    `torch.fx.symbolic_trace` turns it into a plain module that holds nothing of Esper.
+    Each node is a child module of the node's name, so a parameter is named `node.parameter`, as in
+    `BlueprintIR.parameter_shapes`. `torch.fx.symbolic_trace` turns it into a plain module that
+    holds nothing of Esper.
     """
 
     def __init__(self, ir: BlueprintIR, device: torch.device | str) -> None:
         super().__init__()
         self.ir = ir
         for node in ir.nodes:
-            self.add_module(node.name, layer_of(node.operator, tuple(ir.values[source] for source in node.inputs), device))
+            self.add_module(
+                node.name,
+                layer_of(node.operator, tuple(ir.values[source] for source in node.inputs), device),
+            )
         self._steps = tuple((node.name, node.inputs) for node in ir.nodes)
-        self._in_rows = ir.geometry.kind == "features" and any(isinstance(node.operator, AddChannel) for node in ir.nodes)
+        self._in_rows = ir.geometry.kind == "features" and any(
+            isinstance(node.operator, AddChannel) for node in ir.nodes
+        )
         self._planar = ir.geometry.kind == "conv2d"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,11 +57,14 @@ class KernelModule(nn.Module):
         return x
 
 
-def module_of(ir: BlueprintIR, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KernelModule:
+def module_of(
+    ir: BlueprintIR, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> KernelModule:
     """The module of a blueprint, with the initial weights that its seed gives.
 
-    Weights are drawn on the CPU in float32 from an own generator, in the order of the nodes, and then moved: the same on every device,
-    and the global random stream is not touched. On the "meta" device there are shapes only.
+    Weights are drawn on the CPU in float32 from an own generator, in the order of the nodes, and
+    then moved: the same on every device, and the global random stream is not touched. On the "meta"
+    device there are shapes only.
     """
     if torch.device(device).type == "meta":
         return KernelModule(ir, device).to(dtype=dtype)
@@ -62,12 +75,17 @@ def module_of(ir: BlueprintIR, *, device: torch.device | str = "cpu", dtype: tor
 
 def weights_of(module: KernelModule) -> dict[str, np.ndarray]:
     """Copies of a kernel's parameters by name, on the CPU."""
-    return {name: parameter.detach().cpu().numpy().copy() for name, parameter in module.named_parameters()}
+    return {
+        name: parameter.detach().cpu().numpy().copy()
+        for name, parameter in module.named_parameters()
+    }
 
 
 @torch.no_grad()
 def _initialise(module: KernelModule) -> None:
-    """PyTorch's defaults (linear maps and convolutions uniform within 1/sqrt(fan in), weight before bias; norms 1 and 0), or zero."""
+    """PyTorch's defaults (linear maps and convolutions uniform within 1/sqrt(fan in), weight before
+    bias; norms 1 and 0), or zero.
+    """
     generator = torch.Generator().manual_seed(module.ir.seed)
     for node in module.ir.nodes:
         parameters = dict(module.get_submodule(node.name).named_parameters())
@@ -82,4 +100,6 @@ def _initialise(module: KernelModule) -> None:
 
 
 def _starts_at_zero(node: Node, name: str) -> bool:
-    return getattr(node.operator, "initialisation", "default") == "zero" or (isinstance(node.operator, Norm) and name == "bias")
+    return getattr(node.operator, "initialisation", "default") == "zero" or (
+        isinstance(node.operator, Norm) and name == "bias"
+    )

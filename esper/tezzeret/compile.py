@@ -1,4 +1,6 @@
-"""From a blueprint to a sealed kernel: one configuration after the other, until one passes every check."""
+"""From a blueprint to a sealed kernel: one configuration after the other, until one passes every
+check.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +27,30 @@ _TIMED_CALLS = 51
 _LEAST_CALLS = 3
 _TIMED_S = 0.5
 _TIMED_NUMBERS = 1 << 22
-"""Numbers that the nodes of one timed forward write at most: where 32 samples are more, fewer are timed."""
+"""Numbers that the nodes of one timed forward write at most: where 32 samples are more, fewer are
+timed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One way to make a built module ready to run. `prepare` may raise anything: then the next configuration is tried."""
+    """One way to make a built module ready to run.
+
+    `prepare` may raise anything: then the next configuration is tried.
+    """
 
     name: str
     prepare: Callable[[KernelModule], nn.Module]
 
 
 def _exported(module: KernelModule) -> nn.Module:
-    """The graph that `torch.export` captures, for any batch size, at the number of positions at which it is verified."""
+    """The graph that `torch.export` captures, for any batch size, at the number of positions at
+    which it is verified.
+    """
     sample = torch.zeros(2, *at_size(module.ir, small_size(module.ir.geometry)).reads.shape)
-    program = torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(
+        module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
     graph: nn.Module = program.module()
     return graph
 
@@ -60,7 +71,9 @@ def compile_kernel(
     progress: Callable[[Started | Failed | Rejected], None],
     configurations: tuple[Configuration, ...] = CONFIGURATIONS,
 ) -> Compiled:
-    """The kernel of a blueprint by the first configuration that passes. `progress` hears of every attempt as it happens.
+    """The kernel of a blueprint by the first configuration that passes.
+
+    `progress` hears of every attempt as it happens.
 
     Raises:
         BuildError: no configuration passed; the sentence is that of the last.
@@ -78,18 +91,32 @@ def compile_kernel(
             progress(Failed(attempt, configuration.name, error, traceback.format_exc()))
             continue
         if broken := [check for check in checks if not check.passed]:
-            error = "Verification failed: " + "; ".join(f"{check.name} ({check.detail})" for check in broken)
+            error = "Verification failed: " + "; ".join(
+                f"{check.name} ({check.detail})" for check in broken
+            )
             progress(Rejected(attempt, sealed.kernel_id, checks))
-            progress(Failed(attempt, configuration.name, error, "\n".join(f"{check.name}: {check.detail}" for check in checks)))
+            progress(
+                Failed(
+                    attempt,
+                    configuration.name,
+                    error,
+                    "\n".join(f"{check.name}: {check.detail}" for check in checks),
+                )
+            )
             continue
         compile_ms = (clock.monotonic() - began) * 1e3
-        return Compiled(ir, sealed, checks, attempt, configuration.name, compile_ms, latency_us(module, clock))
+        return Compiled(
+            ir, sealed, checks, attempt, configuration.name, compile_ms, latency_us(module, clock)
+        )
     raise BuildError(error)
 
 
 @torch.inference_mode()
 def latency_us(module: KernelModule, clock: Clock) -> float:
-    """Median time of an eager forward of 32 samples on this machine, microseconds; of large ones, as many times that of fewer samples."""
+    """Median time of an eager forward of 32 samples on this machine, microseconds.
+
+    Of large ones, as many times that of fewer samples.
+    """
     written = sum(math.prod(value.shape) for value in module.ir.values.values())
     batch = max(1, min(LATENCY_BATCH, _TIMED_NUMBERS // written))
     x = torch.zeros(batch, *module.ir.reads.shape)

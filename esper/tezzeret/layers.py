@@ -1,4 +1,7 @@
-"""The torch module of each operator. Parameters are left unset: torch's own would draw from the global random stream."""
+"""The torch module of each operator.
+
+Parameters are left unset: torch's own would draw from the global random stream.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "s
 
 class _Linear(nn.Linear):
     def reset_parameters(self) -> None:
-        """Leave the weights unset: on the meta device torch's own would import its compiler (4 s), too."""
+        """Leave the weights unset: on the meta device torch's own would import its compiler (4 s),
+        too.
+        """
 
 
 class _Conv1d(nn.Conv1d):
@@ -77,7 +82,10 @@ class _Gate(nn.Module):
 
     def __init__(self, positions: tuple[int, ...]) -> None:
         super().__init__()
-        self.index = tuple(None if dimension in positions else slice(None) for dimension in range(len(positions) + 2))
+        self.index = tuple(
+            None if dimension in positions else slice(None)
+            for dimension in range(len(positions) + 2)
+        )
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         return x * gate[self.index]
@@ -106,7 +114,9 @@ class _Attention(nn.Module):
 
 
 class _ChannelAttention(_Attention):
-    """[batch, 3 * width, *positions] to [batch, width, *positions], in rows: attention is slow where channels are far apart."""
+    """[batch, 3 * width, *positions] to [batch, width, *positions], in rows: attention is slow
+    where channels are far apart.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         rows = super().forward(x.flatten(2).transpose(1, 2).contiguous())
@@ -114,7 +124,9 @@ class _ChannelAttention(_Attention):
         return spread
 
 
-def layer_of(operator: Operator, inputs: tuple[Value, ...], device: torch.device | str) -> nn.Module:
+def layer_of(
+    operator: Operator, inputs: tuple[Value, ...], device: torch.device | str
+) -> nn.Module:
     """The torch module of an operator on such inputs; its parameters are not initialised.
 
     Raises:
@@ -125,9 +137,27 @@ def layer_of(operator: Operator, inputs: tuple[Value, ...], device: torch.device
         case Linear(width, bias):
             return _Linear(value.channels, width, bias=bias, device=device)
         case Conv1d(channels, kernel_size, stride, padding, dilation, groups):
-            return _Conv1d(value.channels, channels, kernel_size, stride, padding, dilation, groups, device=device)
+            return _Conv1d(
+                value.channels,
+                channels,
+                kernel_size,
+                stride,
+                padding,
+                dilation,
+                groups,
+                device=device,
+            )
         case Conv2d(channels, kernel, strides, paddings, dilations, groups):
-            return _Conv2d(value.channels, channels, kernel, strides, paddings, dilations, groups, device=device)
+            return _Conv2d(
+                value.channels,
+                channels,
+                kernel,
+                strides,
+                paddings,
+                dilations,
+                groups,
+                device=device,
+            )
         case Norm():
             if value.kind in ("conv1d", "conv2d"):
                 return _GroupNorm(1, value.channels, device=device)
@@ -168,7 +198,8 @@ def _positions(value: Value) -> tuple[int, ...]:
 
 
 def as_laid_out(found: Tensor, like: Tensor | Proxy) -> Tensor:
-    """`found` in the memory format of `like`, both [batch, channels, height, width]: attention and some norms change it.
+    """`found` in the memory format of `like`, both [batch, channels, height, width]: attention and
+    some norms change it.
 
     A graph that is being traced stays as it is: the format is a matter of speed alone.
     """
@@ -176,4 +207,8 @@ def as_laid_out(found: Tensor, like: Tensor | Proxy) -> Tensor:
         return found
     if like.is_contiguous():
         return found.contiguous()
-    return found.contiguous(memory_format=torch.channels_last) if like.is_contiguous(memory_format=torch.channels_last) else found
+    return (
+        found.contiguous(memory_format=torch.channels_last)
+        if like.is_contiguous(memory_format=torch.channels_last)
+        else found
+    )

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from esper.events import Event
-from esper.events.records import BlueprintFailed, BlueprintProposed, FieldReport, FieldReportAnswered, KernelCompiled, KernelPublished
+from esper.events.records import (
+    BlueprintFailed,
+    BlueprintProposed,
+    FieldReport,
+    FieldReportAnswered,
+    KernelCompiled,
+    KernelPublished,
+)
 from esper.urza.catalogue import Catalogue
 
 TOPICS = ("innovation.blueprints", "compilation.kernels")
 
 
 class Ledger:
-    """Reports that wait for an answer, what has been done about them, every published kernel and how long it compiled. Events may come twice."""
+    """Reports that wait for an answer, what has been done about them, every published kernel and
+    how long it compiled. Events may come twice.
+    """
 
     def __init__(self) -> None:
         self.catalogue = Catalogue()

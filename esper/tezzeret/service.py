@@ -1,6 +1,8 @@
-"""The foundry's service: hears field reports, answers each once, and survives being killed at any moment.
+"""The foundry's service: hears field reports, answers each once, and survives being killed at any
+moment.
 
-It keeps no position of its own. On start it folds its topics from their beginning (`Ledger`), and then answers what is unanswered.
+It keeps no position of its own. On start it folds its topics from their beginning (`Ledger`), and
+then answers what is unanswered.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Foundry:
         bus: where reports come from and answers go.
         store: where artefacts go.
         clock: time.
-        compiler: gives the compiler; called only when something has to be compiled, and may wait until it is loaded.
+        compiler: gives the compiler; called only when something has to be compiled, and may wait
+            until it is loaded.
         innovate: what to propose for a report.
         shelf: where other threads see what is published.
     """
@@ -76,11 +79,17 @@ class Foundry:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Answer reports until told to stop. Where broker or store fail, begin anew from the topics after a pause that grows."""
+        """Answer reports until told to stop.
+
+        Where broker or store fail, begin anew from the topics after a pause that grows.
+        """
         pause = _LEAST_PAUSE_S
         while not self.stop.is_set():
             try:
-                with self.bus.producer(sender_id=SENDER) as producer, self.bus.reader(TOPICS, start="beginning", follow=True) as reader:
+                with (
+                    self.bus.producer(sender_id=SENDER) as producer,
+                    self.bus.reader(TOPICS, start="beginning", follow=True) as reader,
+                ):
                     session = _Session(self, producer, reader)
                     session.catch_up()
                     pause = _LEAST_PAUSE_S
@@ -116,10 +125,16 @@ class _Session:
     def catch_up(self) -> None:
         """Fold the topics up to where they end now; from then on the service is ready."""
         ends = self._reader.stable_end()
-        while not self._foundry.stop.is_set() and any(self._reader.position()[place] < end for place, end in ends.items()):
+        while not self._foundry.stop.is_set() and any(
+            self._reader.position()[place] < end for place, end in ends.items()
+        ):
             self._absorb(self._reader.poll(_BATCH, _POLL_S))
         self._tell()
-        _log.info("ready: %d kernels published, %d reports wait", self._foundry.status.kernels, self._foundry.status.waiting)
+        _log.info(
+            "ready: %d kernels published, %d reports wait",
+            self._foundry.status.kernels,
+            self._foundry.status.waiting,
+        )
 
     def serve(self) -> None:
         """Answer what waits, and then what comes."""
@@ -133,7 +148,9 @@ class _Session:
 
     def _answer(self, report: FieldReport) -> None:
         began = self._foundry.clock.monotonic()
-        answered = self._intake.handle(self._places[report.event_id], lambda: answer(self._shop, report))
+        answered = self._intake.handle(
+            self._places[report.event_id], lambda: answer(self._shop, report)
+        )
         if answered is None:  # nobody can answer it; the run that sent it must not wait for ever
             answered = give_up(self._shop, report)
         del self._places[report.event_id]
@@ -161,8 +178,11 @@ class _Session:
             self._places[event.event_id] = message
 
     def _emit(self, event: Event) -> None:
-        """Send, and take note at once: should the delivery fail, `_settle` raises and the session's notes go with it."""
-        self._foundry.progress.turn()  # an answer takes minutes, and one attempt at a kernel seconds
+        """Send, and take note at once: should the delivery fail, `_settle` raises and the session's
+        notes go with it.
+        """
+        # an answer takes minutes, and one attempt at a kernel seconds
+        self._foundry.progress.turn()
         try:
             self._producer.send(event)
         except BackpressureError:
@@ -172,14 +192,24 @@ class _Session:
 
     def _settle(self) -> None:
         ends = self._foundry.clock.monotonic() + _SETTLE_S
-        while (unsent := self._producer.flush(_POLL_S)) and self._foundry.clock.monotonic() < ends and not self._foundry.stop.is_set():
+        while (
+            (unsent := self._producer.flush(_POLL_S))
+            and self._foundry.clock.monotonic() < ends
+            and not self._foundry.stop.is_set()
+        ):
             pass
         if lost := unsent + sum(self._producer.failed().values()):
-            raise UnavailableError(f"The broker has not taken {lost} of the foundry's events; the answer is given again once it is back.")
+            raise UnavailableError(
+                f"The broker has not taken {lost} of the foundry's events; the answer is "
+                "given again once it is back."
+            )
 
     def _tell(self) -> None:
         shelf, status = self._foundry.shelf, self._foundry.status
-        shelf.catalogue, shelf.compile_ms = self._ledger.catalogue, MappingProxyType(dict(self._ledger.compile_ms))
+        shelf.catalogue, shelf.compile_ms = (
+            self._ledger.catalogue,
+            MappingProxyType(dict(self._ledger.compile_ms)),
+        )
         status.kernels = len(self._ledger.catalogue.kernels)
         status.waiting = len(self._ledger.waiting())
         status.answered = len(self._ledger.answered)

@@ -1,7 +1,9 @@
-"""Whether a kernel does what its blueprint says: shapes, batches, gradients, finite values, cost, determinism.
+"""Whether a kernel does what its blueprint says: shapes, batches, gradients, finite values, cost,
+determinism.
 
-Cost is counted at the size that the blueprint names. Numbers are compared at no more than 8 positions along a dimension, or what the window
-needs: it is the same graph with the same weights, and a large image would take minutes.
+Cost is counted at the size that the blueprint names. Numbers are compared at no more than 8
+positions along a dimension, or what the window needs: it is the same graph with the same weights,
+and a large image would take minutes.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def at_size(ir: BlueprintIR, size: tuple[int, ...]) -> BlueprintIR:
     """The same kernel on an input of another size.
 
     Raises:
-        BuildError: there its positions would not be those of the layer, or the layer would have no output.
+        BuildError: there its positions would not be those of the layer, or the layer would have no
+            output.
     """
     return replace(ir, geometry=replace(ir.geometry, size=size))
 
@@ -62,30 +65,48 @@ def small_size(geometry: Geometry) -> tuple[int, ...]:
     """The geometry's size, cut to 8 along each dimension where that still gives three windows."""
     if not geometry.convolves:
         return tuple(min(size, _POSITIONS) for size in geometry.size)
-    windows = zip(geometry.size, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
-    return tuple(min(size, max(_POSITIONS, dilation * (kernel - 1) + 1 + 2 * stride)) for size, kernel, stride, dilation in windows)
+    windows = zip(
+        geometry.size, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True
+    )
+    return tuple(
+        min(size, max(_POSITIONS, dilation * (kernel - 1) + 1 + 2 * stride))
+        for size, kernel, stride, dilation in windows
+    )
 
 
 def _check(name: CheckName, *, passed: bool, detail: str) -> Check:
     return Check(name=name, passed=passed, detail=detail)
 
 
-def _inputs(ir: BlueprintIR, batch: int, *, dtype: torch.dtype = torch.float32, number: int = 0) -> Tensor:
+def _inputs(
+    ir: BlueprintIR, batch: int, *, dtype: torch.dtype = torch.float32, number: int = 0
+) -> Tensor:
     """[batch, *ir.reads.shape] from the standard normal distribution, the same each time."""
-    return torch.randn(batch, *ir.reads.shape, generator=torch.Generator().manual_seed(1 + number), dtype=dtype)
+    return torch.randn(
+        batch, *ir.reads.shape, generator=torch.Generator().manual_seed(1 + number), dtype=dtype
+    )
 
 
 @torch.no_grad()
 def _shape(ir: BlueprintIR, prepared: nn.Module) -> Check:
-    """The shape of the output; for convolution and sequence kernels on another size too, since they have to run on any."""
+    """The shape of the output.
+
+    For convolution and sequence kernels on another size too, since they have to run on any.
+    """
     runs = [(ir, prepared)]
     if ir.geometry.size:
-        other = at_size(ir, tuple(size + more for size, more in zip(ir.geometry.size, _MORE, strict=False)))
+        other = at_size(
+            ir, tuple(size + more for size, more in zip(ir.geometry.size, _MORE, strict=False))
+        )
         runs.append((other, module_of(other)))
     found = [(one, tuple(module(_inputs(one, 3)).shape)) for one, module in runs]
     passed = all(shape == (3, *one.writes.shape) for one, shape in found)
     return _check(
-        "shape", passed=passed, detail=", ".join(f"{_by(3, one.reads)} gives {' x '.join(map(str, shape))}" for one, shape in found)
+        "shape",
+        passed=passed,
+        detail=", ".join(
+            f"{_by(3, one.reads)} gives {' x '.join(map(str, shape))}" for one, shape in found
+        ),
     )
 
 
@@ -100,19 +121,27 @@ def _dynamic_batch(ir: BlueprintIR, prepared: nn.Module) -> Check:
     module = module_of(ir)
     alone = torch.cat([module(row[None]) for row in x])
     worst = max((prepared(x[:batch]) - alone[:batch]).abs().max().item() for batch in BATCHES)
-    return _check("dynamic_batch", passed=worst <= _ROUNDING * max(1.0, alone.abs().max().item()), detail=f"largest difference {worst:.1e}")
+    return _check(
+        "dynamic_batch",
+        passed=worst <= _ROUNDING * max(1.0, alone.abs().max().item()),
+        detail=f"largest difference {worst:.1e}",
+    )
 
 
 def _gradient(ir: BlueprintIR) -> Check:
-    """Backward against central differences in float64, along a random direction for each parameter and for the input.
+    """Backward against central differences in float64, along a random direction for each parameter
+    and for the input.
 
-    Weights are moved away from their initial values first: where one starts at 0, the gradients behind it would be 0 too.
+    Weights are moved away from their initial values first: where one starts at 0, the gradients
+    behind it would be 0 too.
     """
     module = module_of(ir, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.1)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.1
+            )
     x = _inputs(ir, 4, dtype=torch.float64).requires_grad_()
     weights = torch.randn(4, *ir.writes.shape, generator=generator, dtype=torch.float64)
 
@@ -132,16 +161,24 @@ def _gradient(ir: BlueprintIR) -> Check:
             below = objective()
             variable.add_(direction, alpha=_STEP)
         numeric = ((above - below) / (2 * _STEP)).item()
-        error = abs(numeric - (gradient * direction).sum().item()) / max(1.0, gradient.norm().item())
+        error = abs(numeric - (gradient * direction).sum().item()) / max(
+            1.0, gradient.norm().item()
+        )
         if not error <= worst:  # a NaN is the worst
             worst, where = error, name
-    return _check("gradient", passed=worst <= _GRADIENT_TOLERANCE, detail=f"largest relative error {worst:.1e} ({where})")
+    return _check(
+        "gradient",
+        passed=worst <= _GRADIENT_TOLERANCE,
+        detail=f"largest relative error {worst:.1e} ({where})",
+    )
 
 
 def _finite(ir: BlueprintIR, prepared: nn.Module) -> Check:
     """Finite results for quiet, loud and zero inputs, and finite gradients."""
     faults = list(_not_finite(ir, prepared))
-    return _check("finite", passed=not faults, detail="; ".join(faults) or "outputs and gradients are finite")
+    return _check(
+        "finite", passed=not faults, detail="; ".join(faults) or "outputs and gradients are finite"
+    )
 
 
 def _not_finite(ir: BlueprintIR, prepared: nn.Module) -> Iterator[str]:
@@ -152,7 +189,9 @@ def _not_finite(ir: BlueprintIR, prepared: nn.Module) -> Iterator[str]:
                 yield f"output for {name} inputs is not finite"
     module = module_of(ir)
     for name, gradient in zip(
-        dict(module.named_parameters()), torch.autograd.grad(module(x).square().mean(), list(module.parameters())), strict=True
+        dict(module.named_parameters()),
+        torch.autograd.grad(module(x).square().mean(), list(module.parameters())),
+        strict=True,
     ):
         if not gradient.isfinite().all():
             yield f"gradient of {name} is not finite"
@@ -161,17 +200,23 @@ def _not_finite(ir: BlueprintIR, prepared: nn.Module) -> Iterator[str]:
 def _budget(ir: BlueprintIR, budget: Budget) -> Check:
     """Cost as torch counts it, against the blueprint's own count and the budget."""
     module = module_of(ir, device="meta")
-    parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    parameters = sum(
+        parameter.numel() for parameter in module.parameters() if parameter.requires_grad
+    )
     flops = counted_flops(module)
     costs = ((parameters, flops), (ir.parameters, ir.flops), (budget.parameters, budget.flops))
     passed = costs[0] == costs[1] and ir.fits(budget)
     counted, own, most = (f"{p} parameters, {f} operations" for p, f in costs)
-    return _check("budget", passed=passed, detail=f"counted {counted}; blueprint {own}; budget {most}")
+    return _check(
+        "budget", passed=passed, detail=f"counted {counted}; blueprint {own}; budget {most}"
+    )
 
 
 @torch.no_grad()
 def counted_flops(module: KernelModule) -> int:
-    """Floating-point operations of a forward for one sample of the blueprint's size, as torch counts them on a module without weights."""
+    """Floating-point operations of a forward for one sample of the blueprint's size, as torch
+    counts them on a module without weights.
+    """
     with FlopCounterMode(display=False) as counter:
         module(torch.empty(1, *module.ir.reads.shape, device="meta"))
     return int(counter.get_total_flops())
@@ -182,5 +227,11 @@ def _determinism(ir: BlueprintIR) -> Check:
     """Two builds have the same bits."""
     first, second = module_of(ir), module_of(ir)
     x = _inputs(ir, 5)
-    same = all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)) and torch.equal(first(x), second(x))
-    return _check("determinism", passed=same, detail="two builds are bit-identical" if same else "two builds differ")
+    same = all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    ) and torch.equal(first(x), second(x))
+    return _check(
+        "determinism",
+        passed=same,
+        detail="two builds are bit-identical" if same else "two builds differ",
+    )

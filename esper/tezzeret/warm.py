@@ -1,4 +1,6 @@
-"""The compiler, loaded beside the service: importing torch and its first `torch.export` take seconds, and known kernels need neither."""
+"""The compiler, loaded beside the service: importing torch and its first `torch.export` take
+seconds, and known kernels need neither.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _EVERY_OPERATOR = (
 
 
 class WarmCompiler:
-    """Loads and warms up `esper.tezzeret.compile` in a thread of its own, on `start` or on the first call, which waits for it."""
+    """Loads and warms up `esper.tezzeret.compile` in a thread of its own, on `start` or on the
+    first call, which waits for it.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -53,12 +57,21 @@ class WarmCompiler:
 
 
 def load(clock: Clock) -> Compiler:
-    """Tezzeret's compiler, warm, with PyTorch held to one thread because the trainer needs the cores."""
+    """Tezzeret's compiler, warm, with PyTorch held to one thread because the trainer needs the
+    cores.
+    """
     import_module("torch").set_num_threads(1)
     compiler = cast("Compiler", import_module("esper.tezzeret.compile").compile_kernel)
     budget = Budget.of(1000)
     for family, geometry in _EVERY_OPERATOR:
-        blueprint = generate(in_features=8, out_features=2, family=family, budget=budget, seed=0, geometry=parse(geometry))
+        blueprint = generate(
+            in_features=8,
+            out_features=2,
+            family=family,
+            budget=budget,
+            seed=0,
+            geometry=parse(geometry),
+        )
         if blueprint is not None:
             compiler(blueprint, budget, clock=clock, progress=lambda _: None)
     return compiler

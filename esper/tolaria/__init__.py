@@ -1,1 +1,3 @@
-"""Tolaria, the training orchestrator: recipes, the step, the loop, gates, consultation, and the journal at its writer."""
+"""Tolaria, the training orchestrator: recipes, the step, the loop, gates, consultation, and the
+journal at its writer.
+"""

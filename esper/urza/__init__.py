@@ -1,4 +1,6 @@
-"""Urza, the asset store: artefacts in an object store, and a catalogue that is the fold of `compilation.kernels`."""
+"""Urza, the asset store: artefacts in an object store, and a catalogue that is the fold of
+`compilation.kernels`.
+"""
 
 from __future__ import annotations
 
@@ -7,4 +9,14 @@ from esper.urza.catalogue import Catalogue
 from esper.urza.local import LocalStore
 from esper.urza.store import Store
 
-__all__ = ["Artefact", "Catalogue", "LocalStore", "Sealed", "Store", "address_of", "fetch", "read", "seal"]
+__all__ = [
+    "Artefact",
+    "Catalogue",
+    "LocalStore",
+    "Sealed",
+    "Store",
+    "address_of",
+    "fetch",
+    "read",
+    "seal",
+]

@@ -1,4 +1,6 @@
-"""Urza's API: kernels by what they fit, ranked by what they were worth, with lineage, checksum and bytes."""
+"""Urza's API: kernels by what they fit, ranked by what they were worth, with lineage, checksum and
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,13 @@ _MOST: Final = 500
 
 
 def router(shelf: Shelf, store: Store) -> APIRouter:
-    """The routes under /api/v1/kernels, for viewers; binaries for operators. `store` gives them in the clear."""
-    routes = APIRouter(prefix="/api/v1/kernels", tags=["kernels"], dependencies=[requires("viewer")])
+    """The routes under /api/v1/kernels, for viewers; binaries for operators.
+
+    `store` gives them in the clear.
+    """
+    routes = APIRouter(
+        prefix="/api/v1/kernels", tags=["kernels"], dependencies=[requires("viewer")]
+    )
 
     @routes.get("")
     async def kernels(
@@ -31,29 +38,58 @@ def router(shelf: Shelf, store: Store) -> APIRouter:
             Query(description="Only kernels that have each of these", examples=[["family=conv1d"]]),
         ] = (),
         in_features: Annotated[
-            int | None, Query(ge=1, description="Features of the layer's input; with out_features: only kernels that fit such a layer")
+            int | None,
+            Query(
+                ge=1,
+                description=(
+                    "Features of the layer's input; with out_features: only kernels that fit "
+                    "such a layer"
+                ),
+            ),
         ] = None,
-        out_features: Annotated[int | None, Query(ge=1, description="Width of the chunk that the kernel is for")] = None,
+        out_features: Annotated[
+            int | None, Query(ge=1, description="Width of the chunk that the kernel is for")
+        ] = None,
         geometry: Annotated[
-            str, Query(description="The layer's positions, as events write them; empty for features alone", examples=["sequence in 16"])
+            str,
+            Query(
+                description="The layer's positions, as events write them; empty for features alone",
+                examples=["sequence in 16"],
+            ),
         ] = "",
-        blend: Annotated[Literal["RESIDUAL", "LERP"] | None, Query(description="How it is blended")] = None,
-        tap: Annotated[Literal["LAYER_INPUT", "HOST_CHUNK"] | None, Query(description="What it reads")] = None,
+        blend: Annotated[
+            Literal["RESIDUAL", "LERP"] | None, Query(description="How it is blended")
+        ] = None,
+        tap: Annotated[
+            Literal["LAYER_INPUT", "HOST_CHUNK"] | None, Query(description="What it reads")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST, description="Kernels on one page")] = 50,
         cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     ) -> Page:
-        """Kernels that fit, the best first: by mean reward where runs have shown one, then by cost."""
+        """Kernels that fit, the best first: by mean reward where runs have shown one,
+        then by cost.
+        """
         parse(geometry)
         entries = (
             tuple(shelf.catalogue)
             if in_features is None or out_features is None
-            else compatible(shelf.catalogue, in_features=in_features, chunk_width=out_features, geometry=geometry)
+            else compatible(
+                shelf.catalogue,
+                in_features=in_features,
+                chunk_width=out_features,
+                geometry=geometry,
+            )
         )
         fitting = [
             entry
             for entry in entries
             if set(tag) <= set(entry.tags)
-            and entry.in_features == (in_features if in_features is not None and out_features is None else entry.in_features)
+            and entry.in_features
+            == (
+                in_features
+                if in_features is not None and out_features is None
+                else entry.in_features
+            )
             and entry.out_features == (out_features or entry.out_features)
             and entry.geometry == (geometry if geometry and in_features is None else entry.geometry)
             and blend in {None, entry.blend}
@@ -73,12 +109,16 @@ def router(shelf: Shelf, store: Store) -> APIRouter:
         dependencies=[requires("operator")],
     )
     def artefact(kernel_id: str, request: Request) -> Response:
-        """A kernel's bytes in the clear, for operators alone, a safetensors file. `X-Content-SHA256` and the ETag are its SHA-256, which holds before they are sent."""
+        """A kernel's bytes in the clear, for operators alone, a safetensors file.
+
+        `X-Content-SHA256` and the ETag are its SHA-256, which holds before they are sent.
+        """
         entry = _known(shelf, kernel_id)
         headers = {
             "ETag": f'"{entry.sha256}"',
             "X-Content-SHA256": entry.sha256,
-            "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(entry.sha256)).decode()}:",  # RFC 9530
+            # RFC 9530
+            "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(entry.sha256)).decode()}:",
             "Content-Disposition": f'attachment; filename="{entry.kernel_id}.safetensors"',
             "Cache-Control": "private, immutable, max-age=31536000",
         }
@@ -87,11 +127,16 @@ def router(shelf: Shelf, store: Store) -> APIRouter:
         content = store.get(entry.address)
         if content is None:
             raise ProblemError(
-                404, f"The artefact of kernel {kernel_id} is not in the store; the next field report that needs it builds it anew."
+                404,
+                (
+                    f"The artefact of kernel {kernel_id} is not in the store; the next field "
+                    "report that needs it builds it anew."
+                ),
             )
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise CorruptError(
-                f"The artefact of kernel {kernel_id} is damaged in the store; the next field report that needs it builds it anew."
+                f"The artefact of kernel {kernel_id} is damaged in the store; the next "
+                "field report that needs it builds it anew."
             )
         return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -101,13 +146,27 @@ def router(shelf: Shelf, store: Store) -> APIRouter:
 def _known(shelf: Shelf, kernel_id: str) -> KernelPublished:
     entry = shelf.catalogue.kernels.get(kernel_id)
     if entry is None:
-        raise ProblemError(404, f"There is no kernel {kernel_id[:80]!r}; GET /api/v1/kernels lists those that there are.")
+        raise ProblemError(
+            404,
+            (
+                f"There is no kernel {kernel_id[:80]!r}; GET /api/v1/kernels lists those that "
+                "there are."
+            ),
+        )
     return entry
 
 
 def _page(entries: list[KernelPublished], shelf: Shelf, limit: int, cursor: str) -> Page:
-    """A page of `entries`. The cursor is a place in the order, so that kernels published meanwhile neither double nor hide others."""
-    scores = {entry.kernel_id: known.score for entry in entries if (known := shelf.performances.of(entry.kernel_id))}
+    """A page of `entries`.
+
+    The cursor is a place in the order, so that kernels published meanwhile neither double nor hide
+    others.
+    """
+    scores = {
+        entry.kernel_id: known.score
+        for entry in entries
+        if (known := shelf.performances.of(entry.kernel_id))
+    }
     ranked = rank(entries, scores)
 
     def place(entry: KernelPublished) -> Score:

@@ -1,4 +1,5 @@
-"""A kernel artefact: one safetensors file, weights as tensors, blueprint and format version as metadata. Nothing in it can execute.
+"""A kernel artefact: one safetensors file, weights as tensors, blueprint and format version as
+metadata. Nothing in it can execute.
 
 No torch in here: whoever fetches and verifies kernels beside a training process starts fast.
 """
@@ -23,12 +24,16 @@ from esper.urza.store import Store
 
 FORMAT = "esper-kernel/1"
 _ID = re.compile(KERNEL_ID, re.ASCII)
-_METADATA = "esper"  # a single metadata key: the order of several is not fixed by safetensors, and bytes have to be reproducible
+# a single metadata key: the order of several is not fixed by safetensors, and bytes have to be
+# reproducible
+_METADATA = "esper"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a verified artefact holds: the blueprint, and its weights by parameter name (float32, as `BlueprintIR.parameter_shapes`)."""
+    """What a verified artefact holds: the blueprint, and its weights by parameter name (float32, as
+    `BlueprintIR.parameter_shapes`).
+    """
 
     kernel_id: str
     ir: BlueprintIR
@@ -61,7 +66,9 @@ def address_of(kernel_id: str) -> str:
 
 
 def kernel_id_of(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> str:
-    """SHA-256, in hexadecimal, over format, blueprint and weights: independent of how a file lays them out."""
+    """SHA-256, in hexadecimal, over format, blueprint and weights: independent of how a file lays
+    them out.
+    """
     digest = hashlib.sha256()
     for part in (FORMAT, ir.json):
         digest.update(f"{len(part)}\x1f{part}".encode())
@@ -81,7 +88,10 @@ def seal(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> Sealed:
     if fault := _fault(ir, weights):
         raise BuildError(f"The {ir.family} blueprint {ir.blueprint_id} cannot be sealed: {fault}.")
     metadata = json.dumps({"format": FORMAT, "ir": ir.json}, sort_keys=True, separators=(",", ":"))
-    content = save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}, {_METADATA: metadata})
+    content = save(
+        {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)},
+        {_METADATA: metadata},
+    )
     return Sealed(kernel_id_of(ir, weights), content, hashlib.sha256(content).hexdigest())
 
 
@@ -89,26 +99,43 @@ def read(content: bytes, *, kernel_id: str, sha256: str, limits: Limits = DEFAUL
     """The artefact in `content`, once every claim about it has been verified.
 
     Raises:
-        CorruptError: bytes, format, blueprint, weights or identity are not what they should be, or it is larger than the limits allow.
+        CorruptError: bytes, format, blueprint, weights or identity are not what they should be, or
+            it is larger than the limits allow.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise CorruptError(f"The artefact of kernel {kernel_id} is damaged: its SHA-256 is {found}, not {sha256}. {_REMEDY}")
+        raise CorruptError(
+            f"The artefact of kernel {kernel_id} is damaged: its SHA-256 is {found}, not "
+            f"{sha256}. {_REMEDY}"
+        )
     what = f"The artefact of kernel {kernel_id}"
     limits.object.require(len(content), f"{what} has bytes,")
     try:
         header = tensors_header(content, limits, what)
-        metadata = json_of(header["__metadata__"][_METADATA].encode(), limits, f"The metadata of kernel {kernel_id}")
+        metadata = json_of(
+            header["__metadata__"][_METADATA].encode(),
+            limits,
+            f"The metadata of kernel {kernel_id}",
+        )
         known = metadata["format"] == FORMAT
         ir, weights = (parse(metadata["ir"]), load(content)) if known else (None, {})
     except (*MALFORMED, SafetensorError, BuildError, CorruptError) as error:
-        raise CorruptError(f"{what} is no kernel: {type(error).__name__}: {printable(str(error))}. {_REMEDY}") from error
+        raise CorruptError(
+            f"{what} is no kernel: {type(error).__name__}: {printable(str(error))}. {_REMEDY}"
+        ) from error
     if ir is None:
-        raise CorruptError(f"{what} has format {printable(repr(metadata['format']))[:40]}; this Esper reads {FORMAT!r}.")
+        raise CorruptError(
+            f"{what} has format {printable(repr(metadata['format']))[:40]}; this Esper "
+            f"reads {FORMAT!r}."
+        )
     if fault := _fault(ir, weights):
-        raise CorruptError(f"The artefact of kernel {kernel_id} contradicts itself: {fault}. {_REMEDY}")
+        raise CorruptError(
+            f"The artefact of kernel {kernel_id} contradicts itself: {fault}. {_REMEDY}"
+        )
     if (actual := kernel_id_of(ir, weights)) != kernel_id:
-        raise CorruptError(f"The artefact of kernel {kernel_id} holds another kernel, {actual}. {_REMEDY}")
+        raise CorruptError(
+            f"The artefact of kernel {kernel_id} holds another kernel, {actual}. {_REMEDY}"
+        )
     return Artefact(kernel_id, ir, weights)
 
 
@@ -119,7 +146,9 @@ def fetch(store: Store, *, kernel_id: str, address: str, sha256: str) -> Artefac
         CorruptError: it is missing or damaged.
         UnavailableError: the store cannot be reached.
     """
-    return read(content_of(store, kernel_id=kernel_id, address=address), kernel_id=kernel_id, sha256=sha256)
+    return read(
+        content_of(store, kernel_id=kernel_id, address=address), kernel_id=kernel_id, sha256=sha256
+    )
 
 
 def content_of(store: Store, *, kernel_id: str, address: str) -> bytes:
@@ -131,7 +160,9 @@ def content_of(store: Store, *, kernel_id: str, address: str) -> bytes:
     """
     content = store.get(address)
     if content is None:
-        raise CorruptError(f"The artefact of kernel {kernel_id} is not in the store under {address}. {_REMEDY}")
+        raise CorruptError(
+            f"The artefact of kernel {kernel_id} is not in the store under {address}. {_REMEDY}"
+        )
     return content
 
 
@@ -141,7 +172,10 @@ _REMEDY = "The foundry builds it anew when a field report next asks for it."
 def _fault(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> str | None:
     """What is wrong with the weights of a blueprint, or None."""
     if set(weights) != set(ir.parameter_shapes):
-        return f"it has weights {', '.join(sorted(weights))}, its blueprint {', '.join(sorted(ir.parameter_shapes))}"
+        return (
+            f"it has weights {', '.join(sorted(weights))}, its blueprint "
+            f"{', '.join(sorted(ir.parameter_shapes))}"
+        )
     for name, shape in ir.parameter_shapes.items():
         tensor = weights[name]
         if tensor.shape != shape or tensor.dtype != np.float32:

@@ -1,4 +1,6 @@
-"""The memory tier of the kernel cache: what was used least recently goes first, within limits in bytes and in entries. Pure, without torch."""
+"""The memory tier of the kernel cache: what was used least recently goes first, within limits in
+bytes and in entries. Pure, without torch.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,9 @@ class _Count:
 class KernelCache(Generic[V]):
     """Values by kernel id, each with its size in bytes and the layer that used it last.
 
-    An entry counts towards the limit of that one layer; before a layer has asked for it ("", a kernel that was prefetched) towards the common
-    limits alone. What is larger than a limit is not kept. For one thread; figures may be read from others.
+    An entry counts towards the limit of that one layer; before a layer has asked for it ("", a
+    kernel that was prefetched) towards the common limits alone. What is larger than a limit is not
+    kept. For one thread; figures may be read from others.
     """
 
     def __init__(self, limits: CacheLimits = CacheLimits()) -> None:
@@ -61,7 +64,10 @@ class KernelCache(Generic[V]):
         self._layers: dict[str, _Count] = {}
 
     def get(self, kernel_id: str, layer: str = "") -> V | None:
-        """The value, now the most recently used and of `layer`, or None. Constant time unless it moves from one layer to another."""
+        """The value, now the most recently used and of `layer`, or None.
+
+        Constant time unless it moves from one layer to another.
+        """
         entry = self._entries.get(kernel_id)
         count = self._of(layer)
         if entry is None:
@@ -79,7 +85,10 @@ class KernelCache(Generic[V]):
         return entry.value
 
     def put(self, kernel_id: str, value: V, size: int, layer: str = "") -> tuple[str, ...]:
-        """Keep a value of `size` bytes as the most recently used; gives the kernels that had to leave for it, in the order in which they left."""
+        """Keep a value of `size` bytes as the most recently used.
+
+        Gives the kernels that had to leave for it, in the order in which they left.
+        """
         if (old := self._entries.pop(kernel_id, None)) is not None:
             self._charge(old, -1)
         if size > min(self.limits.bytes, self.limits.layer_bytes):
@@ -95,7 +104,9 @@ class KernelCache(Generic[V]):
         return len(self._entries)
 
     def figures(self, layer: str | None = None) -> CacheFigures:
-        """Figures of the whole cache, or of one layer: its own look-ups, and the entries that count towards its limit."""
+        """Figures of the whole cache, or of one layer: its own look-ups, and the entries that count
+        towards its limit.
+        """
         count = self._all if layer is None else self._layers.get(layer, _Count())
         return CacheFigures(count.hits, count.misses, count.evictions, count.entries, count.bytes)
 
@@ -111,7 +122,9 @@ class KernelCache(Generic[V]):
             count.bytes += sign * entry.size
 
     def _evict(self) -> tuple[str, ...]:
-        """Take out the least recently used until every limit holds: first of the layer that has just grown, then of all."""
+        """Take out the least recently used until every limit holds: first of the layer that has
+        just grown, then of all.
+        """
         left: list[str] = []
         layer = next(reversed(self._entries.values())).layer
         if layer and self._of(layer).bytes > self.limits.layer_bytes:

@@ -19,8 +19,14 @@ class Catalogue:
 
     def evolve(self, events: Iterable[Event]) -> Catalogue:
         """The catalogue after these events; others than KernelPublished change nothing."""
-        published = {event.kernel_id: event for event in events if isinstance(event, KernelPublished)}
-        kept = {kernel_id: entry for kernel_id, entry in self.kernels.items() if kernel_id not in published}
+        published = {
+            event.kernel_id: event for event in events if isinstance(event, KernelPublished)
+        }
+        kept = {
+            kernel_id: entry
+            for kernel_id, entry in self.kernels.items()
+            if kernel_id not in published
+        }
         return Catalogue(MappingProxyType(kept | published)) if published else self
 
     def __iter__(self) -> Iterator[KernelPublished]:
@@ -36,7 +42,8 @@ def compatible(
 ) -> tuple[KernelPublished, ...]:
     """Those that fit a chunk of a layer of that geometry.
 
-    They write the chunk's width, read what their tap gives (the layer's `in_features`, or the chunk), and have its positions.
+    They write the chunk's width, read what their tap gives (the layer's `in_features`, or the
+    chunk), and have its positions.
     """
     return tuple(
         entry
@@ -47,6 +54,16 @@ def compatible(
     )
 
 
-def rank(entries: Iterable[KernelPublished], scores: Mapping[str, float]) -> tuple[KernelPublished, ...]:
-    """Best score first, by kernel id; kernels without one count as 0; equals in the order of cost, then of id."""
-    return tuple(sorted(entries, key=lambda entry: (-scores.get(entry.kernel_id, 0.0), entry.flops, entry.kernel_id)))
+def rank(
+    entries: Iterable[KernelPublished], scores: Mapping[str, float]
+) -> tuple[KernelPublished, ...]:
+    """Best score first, by kernel id; kernels without one count as 0.
+
+    Equals in the order of cost, then of id.
+    """
+    return tuple(
+        sorted(
+            entries,
+            key=lambda entry: (-scores.get(entry.kernel_id, 0.0), entry.flops, entry.kernel_id),
+        )
+    )

@@ -1,8 +1,10 @@
-"""The disk tier of the kernel cache: artefacts in one folder that all runs of an installation share.
+"""The disk tier of the kernel cache: artefacts in one folder that all runs of an installation
+share.
 
-Every change is one rename or one unlink, so that any number of processes use the folder at once. What is taken out of it gets a name of the
-taker's own (a hard link; a copy on another file system) before it is read, so that it stays whatever others evict or replace. Nobody
-trusts a file here: whoever takes it verifies it.
+Every change is one rename or one unlink, so that any number of processes use the folder at once.
+What is taken out of it gets a name of the taker's own (a hard link; a copy on another file system)
+before it is read, so that it stays whatever others evict or replace. Nobody trusts a file here:
+whoever takes it verifies it.
 """
 
 from __future__ import annotations
@@ -21,14 +23,19 @@ _PARTIAL = ".partial"
 
 @dataclass(frozen=True, slots=True)
 class DiskCache:
-    """The folder and the most bytes that this process leaves in it; the least recently used files go first."""
+    """The folder and the most bytes that this process leaves in it.
+
+    The least recently used files go first.
+    """
 
     folder: Path
     limit_bytes: int
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def take(self, name: str, target: Path) -> bool:
-        """Give the file `name` a second name, `target`, and note that it was used. Returns whether there was one.
+        """Give the file `name` a second name, `target`, and note that it was used.
+
+        Returns whether there was one.
 
         Raises:
             OSError: `target` cannot be written.
@@ -43,7 +50,10 @@ class DiskCache:
         return True
 
     def keep(self, source: Path, name: str) -> None:
-        """Put a copy of `source` here as `name`, in place of what is there, and make room. A folder that takes nothing is no error: it is a cache."""
+        """Put a copy of `source` here as `name`, in place of what is there, and make room.
+
+        A folder that takes nothing is no error: it is a cache.
+        """
         partial = self.folder / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
         with suppress(OSError):
             make_folder(self.folder)
@@ -61,7 +71,9 @@ class DiskCache:
             (self.folder / name).unlink(missing_ok=True)
 
     def evict(self) -> None:
-        """Unlink the files used least recently, and what killed processes left, until the rest is within the limit."""
+        """Unlink the files used least recently, and what killed processes left, until the rest is
+        within the limit.
+        """
         found: list[tuple[int, int, str]] = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -78,7 +90,8 @@ class DiskCache:
 
 
 def same_file(source: Path, target: Path) -> None:
-    """Make `target`, which does not exist, another name of `source`, or a copy where the file system cannot.
+    """Make `target`, which does not exist, another name of `source`, or a copy where the file
+    system cannot.
 
     Raises:
         FileNotFoundError: there is no `source`.

@@ -1,9 +1,13 @@
-"""The loader process: fetches, verifies and unpacks kernels outside the trainer's interpreter, where it would hold the GIL.
+"""The loader process: fetches, verifies and unpacks kernels outside the trainer's interpreter,
+where it would hold the GIL.
 
-`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES ENDPOINT` reads the key of the kernels from the first line of standard input, one request a
-line from there on, and answers each with a line on standard output, all JSON. Files are sealed wherever they lie. A verified artefact is put into KERNELS, the run's own folder, from where the trainer reads it: out of the cache SHARED
-of all runs where it has it, else out of STORE, and then into SHARED too. Requests to prefetch wait for those that somebody waits for, on a
-thread of their own, so that one that hangs holds up nobody. It imports no torch, and ends when its input does.
+`python -m esper.urza.loading STORE KERNELS SHARED LIMIT_BYTES ENDPOINT` reads the key of the
+kernels from the first line of standard input, one request a line from there on, and answers each
+with a line on standard output, all JSON. Files are sealed wherever they lie. A verified artefact is
+put into KERNELS, the run's own folder, from where the trainer reads it: out of the cache SHARED of
+all runs where it has it, else out of STORE, and then into SHARED too. Requests to prefetch wait for
+those that somebody waits for, on a thread of their own, so that one that hangs holds up nobody. It
+imports no torch, and ends when its input does.
 """
 
 from __future__ import annotations
@@ -41,12 +45,17 @@ class Loading:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def place(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request: path and tier ("disk" or "store") of the verified artefact, or why there is none, in a sentence.
+        """The answer to one request: path and tier ("disk" or "store") of the verified artefact, or
+        why there is none, in a sentence.
 
-        `damaged` says that the shared cache had a file that was not what it should be; it has been removed, and replaced if the store had the kernel.
+        `damaged` says that the shared cache had a file that was not what it should be; it has been
+        removed, and replaced if the store had the kernel.
         """
         kernel_id, name = request["kernel_id"], f"{request['kernel_id']}.safetensors"
-        target, partial = self.kernels / name, self.kernels / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
+        target, partial = (
+            self.kernels / name,
+            self.kernels / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}",
+        )
         answer: dict[str, Any] = {"kernel_id": kernel_id, "damaged": False}
         try:
             address = address_of(kernel_id)
@@ -66,7 +75,12 @@ class Loading:
             content = content_of(self.store, kernel_id=kernel_id, address=request["address"])
             plain = self.box.opened(request["address"], content)
             read(plain, kernel_id=kernel_id, sha256=request["sha256"])
-            write_new(partial, content if is_sealed(content) and request["address"] == address else self.box.sealed(address, plain))
+            write_new(
+                partial,
+                content
+                if is_sealed(content) and request["address"] == address
+                else self.box.sealed(address, plain),
+            )
             path = _named(partial, target)
             self.shared.keep(target, name)
         except (EsperError, OSError) as error:
@@ -98,7 +112,12 @@ class _Answers:
             os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
 
 
-def _prefetch(loading: Loading, requests: queue.SimpleQueue[dict[str, Any]], idle: threading.Event, answers: _Answers) -> None:
+def _prefetch(
+    loading: Loading,
+    requests: queue.SimpleQueue[dict[str, Any]],
+    idle: threading.Event,
+    answers: _Answers,
+) -> None:
     while True:
         request = requests.get()
         idle.wait()
@@ -109,11 +128,15 @@ def main() -> None:
     """Answer requests until standard input ends."""
     location, kernels, shared, limit_bytes, endpoint = sys.argv[1:]
     box = Box(KERNELS, bytes.fromhex(json.loads(sys.stdin.readline())["key"]))
-    loading = Loading(store_at(location, endpoint), Path(kernels), DiskCache(Path(shared), int(limit_bytes)), box)
+    loading = Loading(
+        store_at(location, endpoint), Path(kernels), DiskCache(Path(shared), int(limit_bytes)), box
+    )
     loading.sweep()
     answers, later, idle = _Answers(), queue.SimpleQueue[dict[str, Any]](), threading.Event()
     idle.set()
-    threading.Thread(target=_prefetch, args=(loading, later, idle, answers), name="prefetch", daemon=True).start()
+    threading.Thread(
+        target=_prefetch, args=(loading, later, idle, answers), name="prefetch", daemon=True
+    ).start()
     for line in sys.stdin:
         request = json.loads(line)
         if request["prefetch"]:

@@ -21,8 +21,9 @@ _INCOMING = ".incoming"
 class LocalStore(Store):
     """Objects as files below `root`.
 
-    An object is written under a temporary name in `.incoming`, synced, and then hard-linked to its key: the link is atomic and fails when
-    the key is taken, also between processes. What a killed writer left in `.incoming` is swept away on opening: living writers hold a lock.
+    An object is written under a temporary name in `.incoming`, synced, and then hard-linked to its
+    key: the link is atomic and fails when the key is taken, also between processes. What a killed
+    writer left in `.incoming` is swept away on opening: living writers hold a lock.
 
     Raises:
         UnavailableError: the folder cannot be made or written.
@@ -126,5 +127,10 @@ class LocalStore(Store):
 
     def _refuse(self, error: OSError) -> NoReturn:
         if no_room(error):
-            raise StorageFullError(f"The object store in {self.root} is full; free some room and try again: nothing was stored.") from error
-        raise UnavailableError(f"The object store in {self.root} cannot be used: {error.strerror}.") from error
+            raise StorageFullError(
+                f"The object store in {self.root} is full; free some room and try again: "
+                "nothing was stored."
+            ) from error
+        raise UnavailableError(
+            f"The object store in {self.root} cannot be used: {error.strerror}."
+        ) from error

@@ -20,7 +20,9 @@ def open_store(settings: Settings) -> Store:
 
 
 def store_at(location: str, endpoint: str = "") -> Store:
-    """The store at a location: s3://bucket/prefix, at `endpoint` if that is not Amazon's, or a folder. Raises as `open_store` does."""
+    """The store at a location: s3://bucket/prefix, at `endpoint` if that is not Amazon's, or a
+    folder. Raises as `open_store` does.
+    """
     if location.startswith("s3://"):
         from esper.urza.s3 import S3Store  # noqa: PLC0415 - boto3 takes 0.3 s, which a folder need not wait for
 

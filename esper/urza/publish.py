@@ -1,4 +1,7 @@
-"""Publication: one conditional put. The event that makes it known follows from the caller, and only after this has returned."""
+"""Publication: one conditional put.
+
+The event that makes it known follows from the caller, and only after this has returned.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ _ATTEMPTS = 3
 
 
 def store_artefact(store: Store, sealed: Sealed) -> None:
-    """Make sure that the store has exactly these bytes under the kernel's address; a damaged object there is replaced.
+    """Make sure that the store has exactly these bytes under the kernel's address.
+
+    A damaged object there is replaced.
 
     Raises:
         StorageFullError: no room.
@@ -21,7 +26,10 @@ def store_artefact(store: Store, sealed: Sealed) -> None:
         if store.put_if_absent(sealed.address, sealed.content) or _has(store, sealed):
             return
         store.delete(sealed.address)
-    raise UnavailableError(f"The artefact of kernel {sealed.kernel_id} cannot be stored: others keep changing {sealed.address}. Try again.")
+    raise UnavailableError(
+        f"The artefact of kernel {sealed.kernel_id} cannot be stored: others keep changing "
+        f"{sealed.address}. Try again."
+    )
 
 
 def _has(store: Store, sealed: Sealed) -> bool:

@@ -9,7 +9,13 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    ResponseStreamingError,
+)
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from esper.errors import EsperError, StorageFullError, UnavailableError, UsageError
@@ -24,7 +30,14 @@ PART_BYTES: Final = 8 << 20
 _ATTEMPTS: Final = 5
 _MARK: Final = "esper-put"  # in an object's metadata: which put stored it
 _AGAIN: Final = frozenset(
-    {"SlowDown", "RequestTimeout", "ConditionalRequestConflict", "OperationAborted", "InternalError", "ServiceUnavailable"}
+    {
+        "SlowDown",
+        "RequestTimeout",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "InternalError",
+        "ServiceUnavailable",
+    }
 )
 _FULL: Final = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage"})
 _MISSING: Final = frozenset({"404", "NoSuchKey"})
@@ -33,10 +46,13 @@ _LOST: Final = frozenset({"NoSuchUpload"})  # a complete whose answer was lost, 
 
 
 class S3Store(Store):
-    """Objects below `location`, as s3://bucket/prefix. Credentials and region come from where boto3 looks for them (AWS_ACCESS_KEY_ID, ...).
+    """Objects below `location`, as s3://bucket/prefix.
 
-    A put carries `If-None-Match: *`, and a token in the object's metadata, by which a put that was asked for again, because its answer was lost,
-    knows whether it was the one that stored it. Of several that delete one key at once, all may be told that they did.
+    Credentials and region come from where boto3 looks for them (AWS_ACCESS_KEY_ID, ...).
+
+    A put carries `If-None-Match: *`, and a token in the object's metadata, by which a put that was
+    asked for again, because its answer was lost, knows whether it was the one that stored it. Of
+    several that delete one key at once, all may be told that they did.
 
     Raises:
         UsageError: the location is no s3://bucket/prefix.
@@ -46,20 +62,29 @@ class S3Store(Store):
         self._location = location
         self._bucket, _, prefix = location.removeprefix("s3://").rstrip("/").partition("/")
         if not self._bucket or not location.startswith("s3://"):
-            raise UsageError(f"{location} is no place for a store: say s3://bucket or s3://bucket/prefix.")
+            raise UsageError(
+                f"{location} is no place for a store: say s3://bucket or s3://bucket/prefix."
+            )
         self._prefix = f"{prefix}/" if prefix else ""
         config = Config(
-            request_checksum_calculation="when_required",  # other servers than Amazon's know no checksums in trailers
+            # other servers than Amazon's know no checksums in trailers
+            request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            retries={"total_max_attempts": 1},  # `_asked` does it: boto's own would take its own put for another's
+            retries={
+                "total_max_attempts": 1
+            },  # `_asked` does it: boto's own would take its own put for another's
             max_pool_connections=16,
             connect_timeout=5,
             s3={"addressing_style": "path" if endpoint else "auto"},
         )
         try:
-            self._client = boto3.session.Session().client("s3", endpoint_url=endpoint or None, config=config)
+            self._client = boto3.session.Session().client(
+                "s3", endpoint_url=endpoint or None, config=config
+            )
         except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"The store {self._location} cannot be used: {error}".rstrip(".") + ".") from error
+            raise UsageError(
+                f"The store {self._location} cannot be used: {error}".rstrip(".") + "."
+            ) from error
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Store unless taken; see `Store`."""
@@ -67,7 +92,9 @@ class S3Store(Store):
         if len(content) > MOST_BYTES:
             return self._put_parts(place, content, token)
         named = {"Key": place, "Body": content, "Metadata": {_MARK: token}, "IfNoneMatch": "*"}
-        return self._stored(place, token, lambda: self._client.put_object(Bucket=self._bucket, **named))
+        return self._stored(
+            place, token, lambda: self._client.put_object(Bucket=self._bucket, **named)
+        )
 
     def get(self, key: str) -> bytes | None:
         """The bytes or None; see `Store`."""
@@ -92,7 +119,12 @@ class S3Store(Store):
             found = pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
             rows = (row for page in found for row in page.get("Contents", ()))
             return [
-                Listed(row["Key"].removeprefix(self._prefix), row["Size"], round(row["LastModified"].timestamp() * 1e6)) for row in rows
+                Listed(
+                    row["Key"].removeprefix(self._prefix),
+                    row["Size"],
+                    round(row["LastModified"].timestamp() * 1e6),
+                )
+                for row in rows
             ]
 
         yield from sorted(self._asked(listed), key=lambda one: one.key)
@@ -113,14 +145,31 @@ class S3Store(Store):
 
     def _put_parts(self, place: str, content: bytes, token: str) -> bool:
         whole = memoryview(content)
-        begun = self._asked(lambda: self._client.create_multipart_upload(Bucket=self._bucket, Key=place, Metadata={_MARK: token}))
-        named: dict[str, Any] = {"Bucket": self._bucket, "Key": place, "UploadId": begun["UploadId"]}
+        begun = self._asked(
+            lambda: self._client.create_multipart_upload(
+                Bucket=self._bucket, Key=place, Metadata={_MARK: token}
+            )
+        )
+        named: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Key": place,
+            "UploadId": begun["UploadId"],
+        }
         parts = []
         try:
             for number, begin in enumerate(range(0, len(content), PART_BYTES), start=1):
-                parts.append({"PartNumber": number, "ETag": self._put_part(named, number, bytes(whole[begin : begin + PART_BYTES]))})
+                parts.append(
+                    {
+                        "PartNumber": number,
+                        "ETag": self._put_part(
+                            named, number, bytes(whole[begin : begin + PART_BYTES])
+                        ),
+                    }
+                )
             finish = {**named, "MultipartUpload": {"Parts": parts}, "IfNoneMatch": "*"}
-            done = self._stored(place, token, lambda: self._client.complete_multipart_upload(**finish))
+            done = self._stored(
+                place, token, lambda: self._client.complete_multipart_upload(**finish)
+            )
         except EsperError:
             self._abort(named)
             raise
@@ -129,7 +178,9 @@ class S3Store(Store):
         return done
 
     def _put_part(self, named: dict[str, Any], number: int, part: bytes) -> str:
-        tag: str = self._asked(lambda: self._client.upload_part(**named, PartNumber=number, Body=part))["ETag"]
+        tag: str = self._asked(
+            lambda: self._client.upload_part(**named, PartNumber=number, Body=part)
+        )["ETag"]
         return tag
 
     def _abort(self, named: dict[str, Any]) -> None:
@@ -153,7 +204,10 @@ class S3Store(Store):
             return None
 
     def _asked(self, ask: Callable[[], T], *, known: frozenset[str] = frozenset()) -> T:
-        """The answer, asked for again where that may help. A ClientError of a `known` code is the caller's."""
+        """The answer, asked for again where that may help.
+
+        A ClientError of a `known` code is the caller's.
+        """
         try:
             for attempt in Retrying(
                 retry=retry_if_exception(_passes),
@@ -174,20 +228,27 @@ class S3Store(Store):
     def _refuse(self, error: ClientError | BotoCoreError) -> NoReturn:
         if isinstance(error, NoCredentialsError):
             raise UnavailableError(
-                f"The store {self._location} asks for credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+                f"The store {self._location} asks for credentials: set AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
             ) from error
         if isinstance(error, ClientError):
             if _code(error) in _FULL:
-                raise StorageFullError(f"The store {self._location} is full; free some room and try again: nothing was stored.") from error
+                raise StorageFullError(
+                    f"The store {self._location} is full; free some room and try again: "
+                    "nothing was stored."
+                ) from error
             if _code(error) == "NoSuchBucket":
                 raise UnavailableError(
-                    f"The store {self._location} has no bucket {self._bucket}: make it, or set ESPER_URZA__STORE."
+                    f"The store {self._location} has no bucket {self._bucket}: make it, or "
+                    "set ESPER_URZA__STORE."
                 ) from error
             raise UnavailableError(
-                f"The store {self._location} refuses: {_code(error)}. See that credentials and bucket are right."
+                f"The store {self._location} refuses: {_code(error)}. See that credentials "
+                "and bucket are right."
             ) from error
         raise UnavailableError(
-            f"The store {self._location} cannot be reached ({type(error).__name__}): see whether its endpoint answers."
+            f"The store {self._location} cannot be reached ({type(error).__name__}): see "
+            "whether its endpoint answers."
         ) from error
 
 
@@ -198,5 +259,8 @@ def _code(error: ClientError) -> str:
 def _passes(error: BaseException) -> bool:
     """Whether the same request may be answered in a moment."""
     if isinstance(error, ClientError):
-        return _code(error) in _AGAIN or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500  # HTTP
+        return (
+            _code(error) in _AGAIN
+            or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+        )  # HTTP
     return isinstance(error, HTTPClientError | ResponseStreamingError)

@@ -1,4 +1,6 @@
-"""The kernels of a store, sealed at rest: whoever uses the store this way puts and gets plain artefacts, and the store holds none."""
+"""The kernels of a store, sealed at rest: whoever uses the store this way puts and gets plain
+artefacts, and the store holds none.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,19 @@ PREFIX = "kernels/"
 
 @dataclass(frozen=True, slots=True)
 class SealedKernels(Store):
-    """A store whose objects under `kernels/` are sealed in `box`, each under its own key; all others are as they are."""
+    """A store whose objects under `kernels/` are sealed in `box`, each under its own key.
+
+    All others are as they are.
+    """
 
     store: Store
     box: Box
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Store unless taken; see `Store`."""
-        return self.store.put_if_absent(key, self.box.sealed(key, content) if key.startswith(PREFIX) else content)
+        return self.store.put_if_absent(
+            key, self.box.sealed(key, content) if key.startswith(PREFIX) else content
+        )
 
     def get(self, key: str) -> bytes | None:
         """The plain bytes or None; see `Store`.
@@ -31,7 +38,11 @@ class SealedKernels(Store):
             CorruptError: the object was changed, or is sealed with another key.
         """
         content = self.store.get(key)
-        return content if content is None or not key.startswith(PREFIX) else self.box.opened(key, content)
+        return (
+            content
+            if content is None or not key.startswith(PREFIX)
+            else self.box.opened(key, content)
+        )
 
     def exists(self, key: str) -> bool:
         """Whether it is there; see `Store`."""
@@ -53,9 +64,12 @@ def open_kernels(settings: Settings) -> SealedKernels:
 
 
 def seal_kernels(kernels: SealedKernels) -> int:
-    """Seal what an older Esper left in the clear; gives how many. It can be killed at any point and called again.
+    """Seal what an older Esper left in the clear; gives how many.
 
-    Between the two steps of one kernel it is missing: whoever wants it then takes it for lost, and the foundry builds the same again.
+    It can be killed at any point and called again.
+
+    Between the two steps of one kernel it is missing: whoever wants it then takes it for lost, and
+    the foundry builds the same again.
     """
     count = 0
     for key in list(kernels.list(PREFIX)):

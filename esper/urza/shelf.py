@@ -1,4 +1,6 @@
-"""What the foundry shows of its kernels to other threads: the catalogue, how long each took to compile, and what it was worth in runs."""
+"""What the foundry shows of its kernels to other threads: the catalogue, how long each took to
+compile, and what it was worth in runs.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """What a kernel was worth: the mean of its rewards, 0 to 1, over `outcomes` decisions in all runs."""
+    """What a kernel was worth: the mean of its rewards, 0 to 1, over `outcomes` decisions in all
+    runs.
+    """
 
     score: float
     outcomes: int
@@ -48,7 +52,11 @@ class Performances:
         known = self.rewards.get(outcome.kernel_id, {})
         if outcome.decision_id in known:
             return self
-        return Performances(MappingProxyType({**self.rewards, outcome.kernel_id: {**known, outcome.decision_id: outcome.reward}}))
+        return Performances(
+            MappingProxyType(
+                {**self.rewards, outcome.kernel_id: {**known, outcome.decision_id: outcome.reward}}
+            )
+        )
 
     def of(self, kernel_id: str) -> Performance | None:
         """What a kernel was worth; None where no run has ended a decision about it."""
@@ -58,7 +66,8 @@ class Performances:
 
 @dataclass
 class Shelf:
-    """Whole values that one thread puts here and others read: each is immutable, so no reader sees half a change.
+    """Whole values that one thread puts here and others read: each is immutable, so no reader sees
+    half a change.
 
     Attributes:
         catalogue: what is published.
@@ -72,22 +81,36 @@ class Shelf:
 
 
 def follow_outcomes(
-    shelf: Shelf, bus: Bus, clock: Clock, stop: threading.Event, refusals: Refusals, trust: Callable[[], Trust] = Trust
+    shelf: Shelf,
+    bus: Bus,
+    clock: Clock,
+    stop: threading.Event,
+    refusals: Refusals,
+    trust: Callable[[], Trust] = Trust,
 ) -> None:
-    """Keep `shelf.performances` up to date from Kafka, by Tamiyo's own outcomes, until `stop` is set. Where Kafka fails, begin anew after a pause."""
+    """Keep `shelf.performances` up to date from Kafka, by Tamiyo's own outcomes, until `stop` is
+    set. Where Kafka fails, begin anew after a pause.
+    """
     while not stop.is_set():
         found = Performances()
         try:
             with (
                 bus.producer(sender_id=SENDER) as producer,
-                bus.reader([AdaptationOutcome.TOPIC], start="beginning", headers=False, follow=True) as reader,
+                bus.reader(
+                    [AdaptationOutcome.TOPIC], start="beginning", headers=False, follow=True
+                ) as reader,
             ):
                 intake = Intake(DeadLetters(producer, SENDER, clock), refusals, trust)
                 while not stop.is_set():
                     for received in reader.poll(_BATCH, _POLL_S):
-                        found = intake.handle(received, partial(_evolved, found, received, intake)) or found
+                        found = (
+                            intake.handle(received, partial(_evolved, found, received, intake))
+                            or found
+                        )
                     producer.poll()
-                    if len(found.rewards) >= len(shelf.performances.rewards):  # beginning anew, it forgets nothing meanwhile
+                    if len(found.rewards) >= len(
+                        shelf.performances.rewards
+                    ):  # beginning anew, it forgets nothing meanwhile
                         shelf.performances = found
         except EsperError as error:
             _log.info("outcomes are not read: %s", error)
@@ -95,7 +118,9 @@ def follow_outcomes(
 
 
 def _evolved(found: Performances, received: Received, intake: Intake) -> Performances:
-    if wire_schema(schema_id(received.value)).record is not AdaptationOutcome:  # the topic's other records are large, and not ours
+    if (
+        wire_schema(schema_id(received.value)).record is not AdaptationOutcome
+    ):  # the topic's other records are large, and not ours
         return found
     event = intake.opened(received)
     return found.evolve(event) if isinstance(event, AdaptationOutcome) else found

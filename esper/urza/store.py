@@ -19,13 +19,17 @@ def require_key(key: str) -> str:
         UsageError: it is no path of names made of letters, digits, dot, dash and underscore.
     """
     if not _KEY.fullmatch(key):
-        raise UsageError(f"The object key {key!r} is no path of names made of letters, digits, '.', '-' and '_'.")
+        raise UsageError(
+            f"The object key {key!r} is no path of names made of letters, digits, '.', '-' and '_'."
+        )
     return key
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object as a listing has it: when it was stored, in microseconds since 1970-01-01 UTC, by the store's own clock."""
+    """An object as a listing has it: when it was stored, in microseconds since 1970-01-01 UTC, by
+    the store's own clock.
+    """
 
     key: str
     size: int
@@ -33,9 +37,12 @@ class Listed:
 
 
 class Store(ABC):
-    """Objects under keys such as `kernels/<id>.safetensors`. An object is whole or absent, and never changes while it is there.
+    """Objects under keys such as `kernels/<id>.safetensors`.
 
-    Every method raises UsageError on a malformed key and UnavailableError when the store cannot be reached.
+    An object is whole or absent, and never changes while it is there.
+
+    Every method raises UsageError on a malformed key and UnavailableError when the store cannot be
+    reached.
     """
 
     @abstractmethod

@@ -1,8 +1,11 @@
-"""Boxes: what an installation keeps at rest beside its snapshots, sealed. One box a purpose, all under the key of one family of the store.
+"""Boxes: what an installation keeps at rest beside its snapshots, sealed.
 
-A sealed thing is `ESB1`, nonce, ciphertext, tag; the seal is bound to purpose and name, so that no file can stand in for another. The family's key lies
-in the store with those of snapshots, wrapped by the master key: `esper keys rotate` rewraps it, and nothing has to be sealed again. Installations that
-share a store share its master key.
+One box a purpose, all under the key of one family of the store.
+
+A sealed thing is `ESB1`, nonce, ciphertext, tag; the seal is bound to purpose and name, so that no
+file can stand in for another. The family's key lies in the store with those of snapshots, wrapped
+by the master key: `esper keys rotate` rewraps it, and nothing has to be sealed again. Installations
+that share a store share its master key.
 """
 
 from __future__ import annotations
@@ -38,21 +41,33 @@ class Box:
         return seal(self.key, content, self._bound(name), head=_MAGIC)
 
     def opened(self, name: str, content: bytes) -> bytes:
-        """What was sealed under this name. What was never sealed, because an older Esper wrote it, comes out as it is.
+        """What was sealed under this name.
+
+        What was never sealed, because an older Esper wrote it, comes out as it is.
 
         Raises:
-            CorruptError: it was changed, or sealed under another name, for another purpose, or with another key.
+            CorruptError: it was changed, or sealed under another name, for another purpose, or with
+                another key.
         """
         if not is_sealed(content):
             return content
-        return bytes(unseal(self.key, memoryview(content)[len(_MAGIC) :], self._bound(name), what=f"{name} of the {self.purpose}"))
+        return bytes(
+            unseal(
+                self.key,
+                memoryview(content)[len(_MAGIC) :],
+                self._bound(name),
+                what=f"{name} of the {self.purpose}",
+            )
+        )
 
     def _bound(self, name: str) -> bytes:
         return f"{self.purpose}\x1f{name}".encode()
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether bytes are a sealed thing: neither safetensors nor anything else that was kept in the clear begins so."""
+    """Whether bytes are a sealed thing: neither safetensors nor anything else that was kept in the
+    clear begins so.
+    """
     return content.startswith(_MAGIC)
 
 

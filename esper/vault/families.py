@@ -1,7 +1,10 @@
-"""Family keys: one for all runs that come from one first run. They lie in the store, wrapped by a master key whose id is in their name.
+"""Family keys: one for all runs that come from one first run.
 
-A family's key is `families/<family>/<id of the master key>`. Rewrapping puts it under the next id, then removes the old one, so that at any
-moment one of them opens. Names of families, which are names of runs, stand in no key of the store.
+They lie in the store, wrapped by a master key whose id is in their name.
+
+A family's key is `families/<family>/<id of the master key>`. Rewrapping puts it under the next id,
+then removes the old one, so that at any moment one of them opens. Names of families, which are
+names of runs, stand in no key of the store.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ class Objects(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """Runs that share what is unchanged among them. `name` is the id of the first; whoever has `key` reads their snapshots."""
+    """Runs that share what is unchanged among them.
+
+    `name` is the id of the first; whoever has `key` reads their snapshots.
+    """
 
     name: str
     key: bytes = field(repr=False)
@@ -62,7 +68,9 @@ class Family:
         return family_id(self.name)
 
     def address(self, content: bytes | memoryview) -> str:
-        """HMAC-SHA256 of plain bytes under the family key, hexadecimal: who lacks the key cannot tell whether two families hold the same."""
+        """HMAC-SHA256 of plain bytes under the family key, hexadecimal: who lacks the key cannot
+        tell whether two families hold the same.
+        """
         made = hmac.new(self.key, digestmod="sha256")
         made.update(content)  # beside other threads, unlike hmac.digest
         return made.hexdigest()
@@ -96,18 +104,24 @@ def opened(store: Objects, masters: Masters, name: str) -> Family | None:
         for key in found:
             if (family := _unwrapped(store, masters, key)) is not None:
                 if family.name != name:
-                    raise CorruptError(f"Family file {key} is of the family {family.name}, not of {name}.")
+                    raise CorruptError(
+                        f"Family file {key} is of the family {family.name}, not of {name}."
+                    )
                 return family
         if all(masters.by_id(_master_id(key)) is None for key in found):
             break  # otherwise it was rewrapped meanwhile: look again
     raise KeyMissingError(
-        f"The snapshots of {name} are sealed under master key {_master_id(found[0])}, and {masters.source} gives "
-        f"{', '.join(key.id for key in masters.keys)}: put that key back, or name it in ESPER_CHECKPOINTS__MASTER_KEY."
+        f"The snapshots of {name} are sealed under master key {_master_id(found[0])}, and "
+        f"{masters.source} gives "
+        f"{', '.join(key.id for key in masters.keys)}: put that key back, or name it in "
+        "ESPER_CHECKPOINTS__MASTER_KEY."
     )
 
 
 def made(store: Objects, masters: Masters, name: str) -> Family:
-    """The family of this name, made if the store has none. Of several that make it at once, all get the same one.
+    """The family of this name, made if the store has none.
+
+    Of several that make it at once, all get the same one.
 
     Raises:
         KeyMissingError, CorruptError: as `opened`.
@@ -117,11 +131,14 @@ def made(store: Objects, masters: Masters, name: str) -> Family:
         if (family := opened(store, masters, name)) is not None:
             return family
         _wrap(store, masters, Family(name, secrets.token_bytes(KEY_BYTES)))
-    raise UnavailableError(f"The family key of {name} cannot be stored: others keep changing it. Try again.")
+    raise UnavailableError(
+        f"The family key of {name} cannot be stored: others keep changing it. Try again."
+    )
 
 
 def keep(store: Objects, masters: Masters, family: Family) -> None:
-    """Store the key of a family that comes from elsewhere, wrapped by the current master key, unless the store has one of this name.
+    """Store the key of a family that comes from elsewhere, wrapped by the current master key,
+    unless the store has one of this name.
 
     Whoever it comes from knows it, so the store notes that no new run may begin under it.
     """
@@ -137,13 +154,17 @@ def require_own(store: Objects, name: str) -> None:
     """
     if store.get(f"{_FOREIGN}{family_id(name)}") is not None:
         raise UsageError(
-            f"The snapshots of {name} would be sealed under a key that came with an import, and that others know; choose another --run-id."
+            f"The snapshots of {name} would be sealed under a key that came with an "
+            "import, and that others know; choose another --run-id."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """A family key in the store and the master key that wraps it; `name` is empty where that is not at hand."""
+    """A family key in the store and the master key that wraps it.
+
+    `name` is empty where that is not at hand.
+    """
 
     key: str
     name: str
@@ -164,7 +185,9 @@ def listed(store: Objects, masters: Masters) -> list[Wrapped]:
 
 
 def rewrap(store: Objects, masters: Masters) -> int:
-    """Wrap by the current master key whatever another one at hand wraps. It can be killed at any point and called again.
+    """Wrap by the current master key whatever another one at hand wraps.
+
+    It can be killed at any point and called again.
 
     Returns:
         How many were rewrapped.
@@ -174,13 +197,17 @@ def rewrap(store: Objects, masters: Masters) -> int:
     """
     count = 0
     for key in list(store.list(_PREFIX)):
-        if _master_id(key) == masters.current.id or (family := _unwrapped(store, masters, key)) is None:
+        if (
+            _master_id(key) == masters.current.id
+            or (family := _unwrapped(store, masters, key)) is None
+        ):
             continue
         _wrap(store, masters, family)
         again = _unwrapped(store, masters, _place(family, masters))
         if again is None or again.key != family.key:
             raise CorruptError(
-                f"Family file {_place(family, masters)} is not the family of {key}: keep both, and neither master key is removed."
+                f"Family file {_place(family, masters)} is not the family of {key}: keep "
+                "both, and neither master key is removed."
             )
         store.delete(key)
         count += 1
@@ -193,7 +220,9 @@ def _place(family: Family, masters: Masters) -> str:
 
 def _wrap(store: Objects, masters: Masters, family: Family) -> None:
     key = _place(family, masters)
-    store.put_if_absent(key, seal(masters.current.key, family.key + family.name.encode(), key.encode(), head=_MAGIC))
+    store.put_if_absent(
+        key, seal(masters.current.key, family.key + family.name.encode(), key.encode(), head=_MAGIC)
+    )
 
 
 def _unwrapped(store: Objects, masters: Masters, key: str) -> Family | None:
@@ -203,7 +232,11 @@ def _unwrapped(store: Objects, masters: Masters, key: str) -> Family | None:
         return None
     if content[: len(_MAGIC)] != _MAGIC:
         raise CorruptError(f"Family file {key} is damaged: it does not begin as one.")
-    plain = bytes(unseal(master.key, memoryview(content)[len(_MAGIC) :], key.encode(), what=f"Family file {key}"))
+    plain = bytes(
+        unseal(
+            master.key, memoryview(content)[len(_MAGIC) :], key.encode(), what=f"Family file {key}"
+        )
+    )
     return Family(plain[KEY_BYTES:].decode(), plain[:KEY_BYTES])
 
 

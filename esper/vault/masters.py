@@ -1,4 +1,7 @@
-"""Master keys of an installation: from a file, the environment or a command. The first is current; others only read what they have wrapped."""
+"""Master keys of an installation: from a file, the environment or a command.
+
+The first is current; others only read what they have wrapped.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ class Masters:
 
 
 def masters(settings: Settings, *, make: bool = False) -> Masters:
-    """The installation's master keys. Where nothing says otherwise they lie in a file, which `make` makes if it is missing; hold it then.
+    """The installation's master keys.
+
+    Where nothing says otherwise they lie in a file, which `make` makes if it is missing; hold it
+    then.
 
     Raises:
         KeyMissingError: there is none and none may be made.
@@ -66,21 +72,29 @@ def masters(settings: Settings, *, make: bool = False) -> Masters:
     """
     given = settings.checkpoints
     if given.master_key.get_secret_value():
-        return Masters(_parsed(given.master_key.get_secret_value(), "ESPER_CHECKPOINTS__MASTER_KEY"), "the environment")
+        return Masters(
+            _parsed(given.master_key.get_secret_value(), "ESPER_CHECKPOINTS__MASTER_KEY"),
+            "the environment",
+        )
     if given.master_key_command:
-        return Masters(_parsed(_printed(given.master_key_command), "The master key's command"), "a command")
+        return Masters(
+            _parsed(_printed(given.master_key_command), "The master key's command"), "a command"
+        )
     path = settings.master_key_path
     if not path.exists():
         if not make:
             raise KeyMissingError(
-                f"There is no master key in {path}: put back the one that was there, or set ESPER_CHECKPOINTS__MASTER_KEY."
+                f"There is no master key in {path}: put back the one that was there, or "
+                "set ESPER_CHECKPOINTS__MASTER_KEY."
             )
         write(path, (MasterKey(secrets.token_bytes(KEY_BYTES)),))
     return Masters(_read(path), str(path))
 
 
 def write(path: Path, keys: Sequence[MasterKey]) -> None:
-    """Put the keys into the file, all or none, readable by its owner alone; durable before it returns.
+    """Put the keys into the file, all or none, readable by its owner alone.
+
+    Durable before it returns.
 
     Raises:
         UnavailableError: the folder cannot be written.
@@ -92,9 +106,11 @@ def write(path: Path, keys: Sequence[MasterKey]) -> None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Within: no other process of this machine makes or rotates master keys in this file, or wraps with them.
+    """Within: no other process of this machine makes or rotates master keys in this file, or wraps
+    with them.
 
-    A key in a folder that nobody can write, such as a mounted secret, is neither made nor rotated: it needs no lock.
+    A key in a folder that nobody can write, such as a mounted secret, is neither made nor rotated:
+    it needs no lock.
     """
     try:
         make_folder(path.parent)
@@ -103,7 +119,9 @@ def held(path: Path) -> Iterator[None]:
         if error.errno in (errno.EROFS, errno.EACCES) and path.is_file():
             yield
             return
-        raise UnavailableError(f"The master key in {path} cannot be used ({error.strerror}): make its folder writable.") from error
+        raise UnavailableError(
+            f"The master key in {path} cannot be used ({error.strerror}): make its folder writable."
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -115,11 +133,17 @@ def _read(path: Path) -> tuple[MasterKey, ...]:
     try:
         mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text(encoding="ascii")
     except OSError as error:
-        raise UnavailableError(f"The master key in {path} cannot be read ({error.strerror}): mend its permissions.") from error
+        raise UnavailableError(
+            f"The master key in {path} cannot be read ({error.strerror}): mend its permissions."
+        ) from error
     except UnicodeDecodeError:
-        raise CorruptError(f"{path} holds no master key: put back what was there; {_FORM}.") from None
+        raise CorruptError(
+            f"{path} holds no master key: put back what was there; {_FORM}."
+        ) from None
     if mode & 0o077:
-        raise UsageError(f"{path} may be read by other users, who could read every snapshot: chmod 600 it.")
+        raise UsageError(
+            f"{path} may be read by other users, who could read every snapshot: chmod 600 it."
+        )
     try:
         return _parsed(text, str(path))
     except UsageError as error:
@@ -129,19 +153,31 @@ def _read(path: Path) -> tuple[MasterKey, ...]:
 def _parsed(text: str, where: str) -> tuple[MasterKey, ...]:
     """Keys between blanks or commas. What is no key is never quoted: it may be most of one."""
     try:
-        keys = tuple(MasterKey(base64.b64decode(word, validate=True)) for word in text.replace(",", " ").split())
+        keys = tuple(
+            MasterKey(base64.b64decode(word, validate=True))
+            for word in text.replace(",", " ").split()
+        )
     except (binascii.Error, ValueError):
         keys = ()
     if not keys or any(len(key.key) != KEY_BYTES for key in keys):
-        raise UsageError(f"{where} gives no master key: {_FORM}; several stand side by side, the current one first.")
+        raise UsageError(
+            f"{where} gives no master key: {_FORM}; several stand side by side, the "
+            "current one first."
+        )
     return keys
 
 
 def _printed(command: str) -> str:
     try:
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=_COMMAND_S)  # noqa: S602  # the user's own
+        done = subprocess.run(  # noqa: S602  # the user's own
+            command, shell=True, capture_output=True, text=True, check=False, timeout=_COMMAND_S
+        )
     except (subprocess.TimeoutExpired, OSError) as error:
-        raise UnavailableError(f"The master key's command ({type(error).__name__}) gives no answer: try it by hand.") from error
+        raise UnavailableError(
+            f"The master key's command ({type(error).__name__}) gives no answer: try it by hand."
+        ) from error
     if done.returncode:
-        raise UnavailableError(f"The master key's command ended with status {done.returncode}: try it by hand.")
+        raise UnavailableError(
+            f"The master key's command ended with status {done.returncode}: try it by hand."
+        )
     return done.stdout

@@ -32,8 +32,13 @@ class DefinitionBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(max_length=200, description="name, as Prometheus takes it; a counter's is exposed with _total behind it")
-    kind: Kind = Field(description="gauge: a value that goes up and down; counter: a total that only grows")
+    name: str = Field(
+        max_length=200,
+        description="name, as Prometheus takes it; a counter's is exposed with _total behind it",
+    )
+    kind: Kind = Field(
+        description="gauge: a value that goes up and down; counter: a total that only grows"
+    )
     help: str = Field(min_length=1, max_length=400, description="what it means, in a sentence")
     unit: str = Field(default="", max_length=40, description="unit; empty for a plain number")
     labels: tuple[str, ...] = Field(default=(), description="labels that every sample has to have")
@@ -73,7 +78,9 @@ class Nissa:
 
 def add_routes(app: FastAPI, nissa: Nissa) -> None:
     """Add Nissa's routes; `/health` is the foundation's."""
-    accepted: defaultdict[str, set[Labels]] = defaultdict(set)  # what was taken and may not have been read yet
+    accepted: defaultdict[str, set[Labels]] = defaultdict(
+        set
+    )  # what was taken and may not have been read yet
 
     @app.get("/metrics", dependencies=[requires("viewer")], response_class=Response)
     async def metrics() -> Response:
@@ -82,23 +89,42 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
 
     @app.get("/api/v1/status", dependencies=[requires("viewer")])
     async def overview(samples: Annotated[int, Query(ge=0, le=SAMPLES)] = 0) -> dict[str, Any]:
-        """Runs, compilations, resources and lag; the last `samples` aggregated samples, one every 15 s."""
+        """Runs, compilations, resources and lag.
+
+        The last `samples` aggregated samples, one every 15 s.
+        """
         return status(nissa.scene(), samples=samples)
 
     @app.get("/api/v1/adaptations", dependencies=[requires("viewer")])
-    async def adaptations(run: str = "", limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: str = "") -> dict[str, Any]:
-        """Attempts to adapt a run, or all runs, newest first; `cursor` of an answer gives the next page."""
-        shown, following = page(nissa.attempts(run), limit=limit, before=_place(cursor) if cursor else None)
-        return {"adaptations": [attempt.as_json() for attempt in shown], "cursor": _cursor(*following) if following else None}
+    async def adaptations(
+        run: str = "", limit: Annotated[int, Query(ge=1, le=500)] = 50, cursor: str = ""
+    ) -> dict[str, Any]:
+        """Attempts to adapt a run, or all runs, newest first.
+
+        `cursor` of an answer gives the next page.
+        """
+        shown, following = page(
+            nissa.attempts(run), limit=limit, before=_place(cursor) if cursor else None
+        )
+        return {
+            "adaptations": [attempt.as_json() for attempt in shown],
+            "cursor": _cursor(*following) if following else None,
+        }
 
     @app.get("/api/v1/metrics/definitions", dependencies=[requires("viewer")])
     async def definitions() -> dict[str, Any]:
         """Every custom metric that is declared."""
-        return {"definitions": [asdict(definition) for _, definition in sorted(nissa.scene().definitions.items())]}
+        return {
+            "definitions": [
+                asdict(definition) for _, definition in sorted(nissa.scene().definitions.items())
+            ]
+        }
 
     @app.post("/api/v1/metrics/definitions", dependencies=[requires("operator")], status_code=201)
     async def define(body: DefinitionBody, response: Response) -> dict[str, Any]:
-        """Declare a custom metric: 201 for a new one, 200 for one that stands already exactly so."""
+        """Declare a custom metric: 201 for a new one, 200 for one that stands already
+        exactly so.
+        """
         definition = body.definition()
         with _content():
             new = custom.declare(definition, nissa.scene().definitions)
@@ -115,7 +141,11 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
         present = custom.newest(scene.series)
         samples: list[Sample] = []
         for one in body.samples:
-            known = accepted[one.name] | set(present.get(one.name, ())) | {sample.labels for sample in samples if sample.name == one.name}
+            known = (
+                accepted[one.name]
+                | set(present.get(one.name, ()))
+                | {sample.labels for sample in samples if sample.name == one.name}
+            )
             with _content():
                 sample = custom.validate(one.name, one.value, one.labels, scene.definitions, known)
             samples.append(sample)
@@ -143,4 +173,6 @@ def _place(cursor: str) -> tuple[int, str]:
         at, _, decision_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition("/")
         return int(at), decision_id
     except (binascii.Error, UnicodeDecodeError, ValueError):
-        raise ProblemError(422, "The cursor is none that this address gave; leave it out to begin with the newest.") from None
+        raise ProblemError(
+            422, "The cursor is none that this address gave; leave it out to begin with the newest."
+        ) from None

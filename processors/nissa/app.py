@@ -31,7 +31,9 @@ _log = logging.getLogger(__name__)
 SENDER = "nissa"
 SAMPLE_S = 15.0
 DEFINITIONS = "esper-nissa-definitions"
-"""Nissa's own topic of declared metrics, compacted, one partition, so that every worker knows all in the same order."""
+"""Nissa's own topic of declared metrics, compacted, one partition, so that every worker knows all
+in the same order.
+"""
 _TELEMETRY = (
     "telemetry.seed.health",
     "telemetry.seed.performance",
@@ -51,11 +53,21 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     """
     app = streams.build(settings, part=SENDER, clock=clock)
     outbound = streams.Outbound(app, "dead.letters", "telemetry.resources", CUSTOM)
-    consumers = Consumers(app, outbound, part=SENDER, clock=clock, trust=Keyring(settings.keys_dir).trust)
+    consumers = Consumers(
+        app, outbound, part=SENDER, clock=clock, trust=Keyring(settings.keys_dir).trust
+    )
     partitions = TOPICS["system.events.run"].partitions or settings.kafka.partitions
-    table = checked_table(app, "views", partitions=partitions, rows=consuming.Rows(check), consumers=consumers)
+    table = checked_table(
+        app, "views", partitions=partitions, rows=consuming.Rows(check), consumers=consumers
+    )
     own_topic = app.topic(
-        DEFINITIONS, partitions=1, compacting=True, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        DEFINITIONS,
+        partitions=1,
+        compacting=True,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
     )
     origin = Origin("", SENDER, "0" * 32, clock)
     collectors = default_collectors(SENDER)
@@ -71,7 +83,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         if view is not None and view.ended:
             live.forget(view.run_id)
         if changed and live.delay_us < _FRESH_US:
-            await table.acknowledged()  # before Faust can commit the event's offset; a backlog, which comes again whole, does not wait
+            # before Faust can commit the event's offset; a backlog, which comes again whole, does
+            # not wait
+            await table.acknowledged()
 
     consumers.agent("observe", (*FACTS, *COMPILATIONS, *_TELEMETRY), observe)
 
@@ -79,7 +93,15 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         uptime = clock.monotonic() - began
         lag = sum(_lags(app, read))
         return Scene(
-            rows.runs(), rows.builds(), live, clock.now_us(), uptime, lag, definitions, rows.series(), dict(consumers.refusals.counts)
+            rows.runs(),
+            rows.builds(),
+            live,
+            clock.now_us(),
+            uptime,
+            lag,
+            definitions,
+            rows.series(),
+            dict(consumers.refusals.counts),
         )
 
     async def sample() -> None:
@@ -87,7 +109,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         live.sample(present.runs, present.now_us)
         try:
             await outbound.send(*(encode(reading) for reading in sampled(collectors, origin)))
-        except KafkaError as error:  # the next sample says more than this one; Faust would end the worker
+        except (
+            KafkaError
+        ) as error:  # the next sample says more than this one; Faust would end the worker
             _log.warning("Resources are not told: %s", error)
 
     app.timer(SAMPLE_S)(sample)
@@ -98,7 +122,12 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         if custom.declare(definition, definitions):
             definitions[definition.name] = definition
 
-    follower = Follower(Followed(DEFINITIONS, 0, learn), access=Access.of(settings, SENDER), clock=clock, take=consumers.take)
+    follower = Follower(
+        Followed(DEFINITIONS, 0, learn),
+        access=Access.of(settings, SENDER),
+        clock=clock,
+        take=consumers.take,
+    )
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     async def declare(definition: Definition) -> None:
@@ -118,7 +147,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             part=SENDER,
             port=settings.nissa.port,
             clock=clock,
-            ready=lambda: {**streams.readiness(app), "definitions": follower.caught_up(DEFINITIONS), "progress": consumers.well()},
+            ready=lambda: {
+                **streams.readiness(app),
+                "definitions": follower.caught_up(DEFINITIONS),
+                "progress": consumers.well(),
+            },
             details=consumers.details,
             add_routes=lambda api: add_routes(api, with_routes),
         )
@@ -127,8 +160,13 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     return app
 
 
-def _recorded(samples: Sequence[Sample], definitions: dict[str, Definition], origin: Origin) -> Iterator[MetricRecorded]:
-    """The events of samples that came in one request. A label named run is the run that the event belongs to."""
+def _recorded(
+    samples: Sequence[Sample], definitions: dict[str, Definition], origin: Origin
+) -> Iterator[MetricRecorded]:
+    """The events of samples that came in one request.
+
+    A label named run is the run that the event belongs to.
+    """
     at = origin.clock.now_us()
     for number, sample in enumerate(samples):
         run_id = dict(sample.labels).get("run", "")

@@ -1,7 +1,8 @@
 """Attempts to adapt a run: what was decided, how the trainer answered, and how it ended. Pure.
 
-Three topics tell of one attempt in any order (Tamiyo's review, the journal's answer, the outcome), so each fills in its own fields of the
-attempt that its decision id names. A message that comes twice changes nothing.
+Three topics tell of one attempt in any order (Tamiyo's review, the journal's answer, the outcome),
+so each fills in its own fields of the attempt that its decision id names. A message that comes
+twice changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from esper.events import Event
-from esper.events.records import AdaptationApplied, AdaptationOutcome, AdaptationRejected, EpochReviewed
+from esper.events.records import (
+    AdaptationApplied,
+    AdaptationOutcome,
+    AdaptationRejected,
+    EpochReviewed,
+)
 from esper.events.topics import TOPICS
 
 KEPT = 256
@@ -25,8 +31,8 @@ Result = Literal["PENDING", "APPLIED", "REJECTED"]
 class Attempt:
     """One attempt. Times are microseconds since 1970; what is not known yet is None or empty.
 
-    `at` is when it was decided. `why` is Tamiyo's sentence on the packet, `reason` the trainer's for a refusal. A command of
-    a person or a service is its own decision.
+    `at` is when it was decided. `why` is Tamiyo's sentence on the packet, `reason` the trainer's
+    for a refusal. A command of a person or a service is its own decision.
     """
 
     decision_id: str
@@ -57,7 +63,11 @@ class Attempt:
 
 
 def evidence(text: str) -> Any:
-    """The evidence of a decision as JSON; None where there is none, or the text is none: decoding refuses such events today, not what is older."""
+    """The evidence of a decision as JSON.
+
+    None where there is none, or the text is none: decoding refuses such events today, not what is
+    older.
+    """
     try:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):
@@ -70,13 +80,21 @@ Attempts = Mapping[str, Attempt]
 
 def encode(attempts: Attempts) -> bytes:
     """The bytes for the table."""
-    return json.dumps([asdict(attempt) for attempt in attempts.values()], separators=(",", ":")).encode()
+    return json.dumps(
+        [asdict(attempt) for attempt in attempts.values()], separators=(",", ":")
+    ).encode()
 
 
 def decode(data: bytes) -> Attempts:
-    """The attempts in `data`; fields that a later version added have their defaults, those that it dropped are ignored."""
+    """The attempts in `data`.
+
+    Fields that a later version added have their defaults, those that it dropped are ignored.
+    """
     known = Attempt.__dataclass_fields__
-    found = [Attempt(**{name: value for name, value in plain.items() if name in known}) for plain in json.loads(data)]
+    found = [
+        Attempt(**{name: value for name, value in plain.items() if name in known})
+        for plain in json.loads(data)
+    ]
     return {attempt.decision_id: attempt for attempt in found}
 
 
@@ -88,13 +106,19 @@ def fold(attempts: Attempts, event: Event) -> Attempts:
     if changed == attempts:
         return attempts
     if len(changed) > KEPT:
-        newest = sorted(changed.values(), key=lambda attempt: (attempt.at, attempt.decision_id))[-KEPT:]
+        newest = sorted(changed.values(), key=lambda attempt: (attempt.at, attempt.decision_id))[
+            -KEPT:
+        ]
         return {attempt.decision_id: attempt for attempt in newest}
     return changed
 
 
-def page(attempts: Iterable[Attempt], *, limit: int, before: tuple[int, str] | None) -> tuple[list[Attempt], tuple[int, str] | None]:
-    """The newest `limit` attempts that are older than the cursor `before`, newest first, and the cursor of the next page, if there is one."""
+def page(
+    attempts: Iterable[Attempt], *, limit: int, before: tuple[int, str] | None
+) -> tuple[list[Attempt], tuple[int, str] | None]:
+    """The newest `limit` attempts that are older than the cursor `before`, newest first, and the
+    cursor of the next page, if there is one.
+    """
     ordered = sorted(attempts, key=_place, reverse=True)
     older = [attempt for attempt in ordered if before is None or _place(attempt) < before]
     shown = older[:limit]
@@ -129,7 +153,9 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
         known = _known(attempts, event.decision_id, event)
         answered = replace(
             known,
-            source="operator" if event.source_topic and event.source_topic != _DECISIONS else "tamiyo",
+            source="operator"
+            if event.source_topic and event.source_topic != _DECISIONS
+            else "tamiyo",
             command_id=event.command_id,
             command=event.command,
             layer=event.layer,
@@ -140,8 +166,19 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
         )
         if isinstance(event, AdaptationRejected):
             return [replace(answered, result="REJECTED", reason=event.reason)]
-        return [replace(answered, result="APPLIED", family=event.family, confidence=event.confidence, urgency=event.urgency)]
-    if isinstance(event, AdaptationOutcome) and (ended := attempts.get(event.decision_id)) is not None:
+        return [
+            replace(
+                answered,
+                result="APPLIED",
+                family=event.family,
+                confidence=event.confidence,
+                urgency=event.urgency,
+            )
+        ]
+    if (
+        isinstance(event, AdaptationOutcome)
+        and (ended := attempts.get(event.decision_id)) is not None
+    ):
         return [replace(ended, verdict=event.verdict, reward=event.reward)]
     return []
 

@@ -12,7 +12,9 @@ from esper.events.records import CompilationFailed, CompilationStarted, KernelCo
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the latency histogram, seconds."""
 REMEMBERED = 128
-"""Event ids that are remembered: more than can be delivered again after a crash, which is what one second brings."""
+"""Event ids that are remembered: more than can be delivered again after a crash, which is what one
+second brings.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,9 @@ class Compilations:
             last_s=later.last_s,
             last_at=later.last_at,
             sum_s=self.sum_s + other.sum_s,
-            counts=tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)),
+            counts=tuple(
+                mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)
+            ),
         )
 
 
@@ -50,12 +54,16 @@ def encode(view: Compilations) -> bytes:
 def decode(data: bytes) -> Compilations:
     """The view in `data`."""
     plain = json.loads(data)
-    return Compilations(**{**plain, "counts": tuple(plain["counts"]), "recent": tuple(plain["recent"])})
+    return Compilations(
+        **{**plain, "counts": tuple(plain["counts"]), "recent": tuple(plain["recent"])}
+    )
 
 
 def fold(view: Compilations, event: Event) -> Compilations:
     """The view after an event; the same view when it was counted before or is of no interest."""
-    if event.event_id in view.recent or not isinstance(event, CompilationStarted | CompilationFailed | KernelCompiled):
+    if event.event_id in view.recent or not isinstance(
+        event, CompilationStarted | CompilationFailed | KernelCompiled
+    ):
         return view
     view = replace(view, recent=(*view.recent, event.event_id)[-REMEMBERED:])
     if isinstance(event, CompilationStarted):
@@ -65,4 +73,11 @@ def fold(view: Compilations, event: Event) -> Compilations:
     seconds = event.compile_ms / 1e3
     bucket = bisect_left(BUCKETS_S, seconds)
     counts = tuple(count + (index == bucket) for index, count in enumerate(view.counts))
-    return replace(view, compiled=view.compiled + 1, last_s=seconds, last_at=event.occurred_at, sum_s=view.sum_s + seconds, counts=counts)
+    return replace(
+        view,
+        compiled=view.compiled + 1,
+        last_s=seconds,
+        last_at=event.occurred_at,
+        sum_s=view.sum_s + seconds,
+        counts=counts,
+    )

@@ -1,4 +1,7 @@
-"""Custom metrics: what somebody declares and sends. Definitions, validation of samples, and the newest value of each series. Pure."""
+"""Custom metrics: what somebody declares and sends.
+
+Definitions, validation of samples, and the newest value of each series. Pure.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from esper.events.records import MetricRecorded
 OWN_PREFIX = "esper_"
 """Names that begin so are Nissa's own, today's and tomorrow's."""
 SERIES_LIMIT = 100
-"""Combinations of label values that one metric may have: each is a series that Prometheus keeps for as long as it keeps anything."""
+"""Combinations of label values that one metric may have: each is a series that Prometheus keeps for
+as long as it keeps anything.
+"""
 LABELS_LIMIT = 8
 NAME_CHARACTERS = 200
 HELP_CHARACTERS = 400
@@ -37,7 +42,10 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """A metric that may be sent. The value of a counter is its total so far, which only falls when its sender began anew."""
+    """A metric that may be sent.
+
+    The value of a counter is its total so far, which only falls when its sender began anew.
+    """
 
     name: str
     kind: Kind
@@ -62,7 +70,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The newest value of one combination of label values, and when it was sent, microseconds since 1970."""
+    """The newest value of one combination of label values, and when it was sent, microseconds since
+    1970.
+    """
 
     name: str
     labels: Labels
@@ -96,60 +106,104 @@ def declare(definition: Definition, known: Mapping[str, Definition]) -> bool:
         UsageError: a name that Prometheus does not take, or too many labels.
         RejectedError: the name is Nissa's own, or another definition has it.
     """
-    if len(definition.name) > NAME_CHARACTERS or len(definition.help) > HELP_CHARACTERS or len(definition.unit) > UNIT_CHARACTERS:
+    if (
+        len(definition.name) > NAME_CHARACTERS
+        or len(definition.help) > HELP_CHARACTERS
+        or len(definition.unit) > UNIT_CHARACTERS
+    ):
         raise UsageError(
-            f"The name of a metric has at most {NAME_CHARACTERS} characters, its help {HELP_CHARACTERS}, its unit {UNIT_CHARACTERS}; "
+            f"The name of a metric has at most {NAME_CHARACTERS} characters, its help "
+            f"{HELP_CHARACTERS}, its unit {UNIT_CHARACTERS}; "
             f"shorten those of {definition.name[:NAME_CHARACTERS]!r}."
         )
     if not _NAME.fullmatch(definition.name):
-        raise UsageError(f"{definition.name!r} is no metric name; take letters, digits, underscores and colons, the first no digit.")
+        raise UsageError(
+            f"{definition.name!r} is no metric name; take letters, digits, underscores and "
+            "colons, the first no digit."
+        )
     if definition.name.endswith(_SUFFIXES):
-        raise UsageError(f"{definition.name} ends in a suffix that Prometheus gives itself ({', '.join(_SUFFIXES)}); leave it out.")
+        raise UsageError(
+            f"{definition.name} ends in a suffix that Prometheus gives itself "
+            f"({', '.join(_SUFFIXES)}); leave it out."
+        )
     for label in definition.labels:
         if not _LABEL.fullmatch(label) or label.startswith("__"):
             raise UsageError(
-                f"{label!r} is no label name; take letters, digits and underscores, the first no digit, no two underscores first."
+                f"{label!r} is no label name; take letters, digits and underscores, the "
+                "first no digit, no two underscores first."
             )
     if len(set(definition.labels)) < len(definition.labels):
         raise UsageError(f"The labels of {definition.name} name one twice; leave the second out.")
     if len(definition.labels) > LABELS_LIMIT:
-        raise UsageError(f"{definition.name} has {len(definition.labels)} labels; the most is {LABELS_LIMIT}.")
+        raise UsageError(
+            f"{definition.name} has {len(definition.labels)} labels; the most is {LABELS_LIMIT}."
+        )
     if definition.name.startswith(OWN_PREFIX):
-        raise RejectedError(f"Names that begin with {OWN_PREFIX} are Nissa's own; take another prefix than {definition.name} has.")
+        raise RejectedError(
+            f"Names that begin with {OWN_PREFIX} are Nissa's own; take another prefix than "
+            f"{definition.name} has."
+        )
     if (standing := known.get(definition.name)) is not None:
         if standing == definition:
             return False
-        raise RejectedError(f"{definition.name} is defined already, as another {standing.kind}; take another name.")
+        raise RejectedError(
+            f"{definition.name} is defined already, as another {standing.kind}; take another name."
+        )
     if len(known) >= DEFINITIONS_LIMIT:
-        raise RejectedError(f"There are {DEFINITIONS_LIMIT} definitions, which is the most; send to one of them.")
+        raise RejectedError(
+            f"There are {DEFINITIONS_LIMIT} definitions, which is the most; send to one of them."
+        )
     return True
 
 
-def validate(name: str, value: Any, labels: Mapping[str, Any], known: Mapping[str, Definition], present: Collection[Labels]) -> Sample:
-    """The sample that was sent, held against its definition and against the combinations of label values that are `present` already.
+def validate(
+    name: str,
+    value: Any,
+    labels: Mapping[str, Any],
+    known: Mapping[str, Definition],
+    present: Collection[Labels],
+) -> Sample:
+    """The sample that was sent, held against its definition and against the combinations of label
+    values that are `present` already.
 
     Raises:
-        UsageError: no such metric, other labels than defined, no finite number, a falling counter's sign, or one series too many.
+        UsageError: no such metric, other labels than defined, no finite number, a falling counter's
+            sign, or one series too many.
     """
     definition = known.get(name)
     if definition is None:
-        raise UsageError(f"There is no metric {name!r}; define it with POST /api/v1/metrics/definitions.")
+        raise UsageError(
+            f"There is no metric {name!r}; define it with POST /api/v1/metrics/definitions."
+        )
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"The value of {name} is {json.dumps(value)}; send a number.")
     if not math.isfinite(value):
         raise UsageError(f"The value of {name} is {value}; send a finite number, or nothing.")
     if definition.kind == "counter" and value < 0:
-        raise UsageError(f"{name} is a counter and cannot be {value}; send its total so far, or define a gauge.")
+        raise UsageError(
+            f"{name} is a counter and cannot be {value}; send its total so far, or define a gauge."
+        )
     if unknown := sorted(set(labels) - set(definition.labels)):
-        raise UsageError(f"{name} has no label {unknown[0]!r}; it has {_listed(definition.labels)}.")
+        raise UsageError(
+            f"{name} has no label {unknown[0]!r}; it has {_listed(definition.labels)}."
+        )
     if lacking := sorted(set(definition.labels) - set(labels)):
-        raise UsageError(f"The sample of {name} lacks the label {lacking[0]!r}; send every label that the definition has.")
+        raise UsageError(
+            f"The sample of {name} lacks the label {lacking[0]!r}; send every label that "
+            "the definition has."
+        )
     for label, text in labels.items():
         if not isinstance(text, str) or len(text) > VALUE_CHARACTERS:
-            raise UsageError(f"The value of the label {label} is no text of at most {VALUE_CHARACTERS} characters; send one.")
+            raise UsageError(
+                f"The value of the label {label} is no text of at most {VALUE_CHARACTERS} "
+                "characters; send one."
+            )
     wanted: Labels = tuple(sorted(labels.items()))
     if wanted not in present and len(present) >= SERIES_LIMIT:
-        raise UsageError(f"{name} has {SERIES_LIMIT} combinations of label values, which is the most; take labels with fewer values.")
+        raise UsageError(
+            f"{name} has {SERIES_LIMIT} combinations of label values, which is the most; "
+            "take labels with fewer values."
+        )
     return Sample(name, wanted, float(value))
 
 
@@ -157,7 +211,12 @@ def series_of(event: Event) -> Series | None:
     """What a recorded metric says; None for other events."""
     if not isinstance(event, MetricRecorded):
         return None
-    return Series(event.name, tuple(sorted((label.name, label.value) for label in event.labels)), event.value, event.occurred_at)
+    return Series(
+        event.name,
+        tuple(sorted((label.name, label.value) for label in event.labels)),
+        event.value,
+        event.occurred_at,
+    )
 
 
 def newest(series: Iterable[Series]) -> dict[str, dict[Labels, Series]]:

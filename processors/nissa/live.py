@@ -1,4 +1,6 @@
-"""Telemetry as it is now: the newest values in memory, lost with the process and rebuilt by the next ones. No I/O; the clock's time is passed in."""
+"""Telemetry as it is now: the newest values in memory, lost with the process and rebuilt by the
+next ones. No I/O; the clock's time is passed in.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from esper.events.records import CacheSampled, ResourceSampled, SeedHealth, Trai
 from processors.nissa.runs import RunView
 
 SILENT_US = 3_600_000_000
-"""A run that says nothing for an hour counts as gone: its trainer was killed, and no journal event will ever say so."""
+"""A run that says nothing for an hour counts as gone: its trainer was killed, and no journal event
+will ever say so.
+"""
 SAMPLES = 100
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the histogram of health signals' latency, seconds."""
 _RUNS = 256
 _NAMES = 10_000
-"""Processes, caches, and seeds of one run, that are held at most: whoever may write to a topic chooses their names."""
+"""Processes, caches, and seeds of one run, that are held at most: whoever may write to a topic
+chooses their names.
+"""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,7 +33,10 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class Latency:
-    """Time from a signal's emission to its reading here. `counts` has one entry a bucket and one for what is slower than all."""
+    """Time from a signal's emission to its reading here.
+
+    `counts` has one entry a bucket and one for what is slower than all.
+    """
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_S) + 1))
     sum_s: float = 0.0
@@ -65,7 +74,9 @@ class Live:
         return self._runs.get(run_id, Pulse())
 
     def caches_of(self, runs: Iterable[str]) -> list[CacheSampled]:
-        """The newest counts of every kernel cache of these runs, and of those that belong to no run."""
+        """The newest counts of every kernel cache of these runs, and of those that belong to no
+        run.
+        """
         wanted = {*runs, ""}
         return [cache for (run_id, _), cache in sorted(self.caches.items()) if run_id in wanted]
 
@@ -84,7 +95,9 @@ class Live:
         pulse = self._runs.setdefault(event.run_id, Pulse())
         self._runs.move_to_end(event.run_id)
         pulse.seen_at = max(pulse.seen_at, event.occurred_at)
-        if isinstance(event, TrainingStep) and (pulse.training is None or event.occurred_at >= pulse.training.occurred_at):
+        if isinstance(event, TrainingStep) and (
+            pulse.training is None or event.occurred_at >= pulse.training.occurred_at
+        ):
             pulse.training = event
             pulse.samples += event.samples
         elif isinstance(event, SeedHealth):
@@ -99,9 +112,15 @@ class Live:
             del self.caches[key]
 
     def current(self, views: Iterable[RunView], now_us: int) -> tuple[RunView, ...]:
-        """Runs that go on: not ended, and heard of within the hour. Only these have metrics with their name."""
+        """Runs that go on: not ended, and heard of within the hour.
+
+        Only these have metrics with their name.
+        """
         return tuple(
-            view for view in views if not view.ended and now_us - max(view.updated_at, self.pulse(view.run_id).seen_at) < SILENT_US
+            view
+            for view in views
+            if not view.ended
+            and now_us - max(view.updated_at, self.pulse(view.run_id).seen_at) < SILENT_US
         )
 
     def sample(self, views: Sequence[RunView], now_us: int) -> None:
@@ -112,7 +131,11 @@ class Live:
                 "events": self.events.total(),
                 "delay_us": self.delay_us,
                 "resources": {
-                    name: {"cpu_percent": one.cpu_percent, "rss_bytes": one.rss_bytes, "gpu_bytes": one.gpu_bytes}
+                    name: {
+                        "cpu_percent": one.cpu_percent,
+                        "rss_bytes": one.rss_bytes,
+                        "gpu_bytes": one.gpu_bytes,
+                    }
                     for name, one in sorted(self.resources.items())
                 },
                 "runs": {

@@ -1,4 +1,7 @@
-"""Collectors of resources: this process, the machine, and its GPUs where NVML can be asked. Each gives readings when it is called."""
+"""Collectors of resources: this process, the machine, and its GPUs where NVML can be asked.
+
+Each gives readings when it is called.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from esper.events.records import ResourceSampled
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Resources of one process or of the `machine`, as in ResourceSampled: CPU since the last reading in percent of one core, memory in bytes."""
+    """Resources of one process or of the `machine`, as in ResourceSampled: CPU since the last
+    reading in percent of one core, memory in bytes.
+    """
 
     process: str
     pid: int
@@ -41,19 +46,25 @@ def own_process(name: str) -> Collector:
 
 
 def machine(gpu_bytes: Callable[[], int]) -> Collector:
-    """The whole machine, as the process `machine` with pid 0: memory is what is not available, `gpu_bytes` what is used on all GPUs."""
+    """The whole machine, as the process `machine` with pid 0: memory is what is not available,
+    `gpu_bytes` what is used on all GPUs.
+    """
     psutil.cpu_percent()
 
     def read() -> Iterable[Reading]:
         memory = psutil.virtual_memory()
         cores = psutil.cpu_count() or 1
-        yield Reading("machine", 0, psutil.cpu_percent() * cores, memory.total - memory.available, gpu_bytes())
+        yield Reading(
+            "machine", 0, psutil.cpu_percent() * cores, memory.total - memory.available, gpu_bytes()
+        )
 
     return read
 
 
 def nvml() -> Callable[[], int]:
-    """Memory in use on all NVIDIA GPUs, bytes, by NVML; always 0 where pynvml is not installed or finds no driver.
+    """Memory in use on all NVIDIA GPUs, bytes, by NVML.
+
+    Always 0 where pynvml is not installed or finds no driver.
 
     Source: NVML API reference, nvmlDeviceGetMemoryInfo.
     """
@@ -63,7 +74,10 @@ def nvml() -> Callable[[], int]:
         return lambda: 0
     try:
         library.nvmlInit()
-        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        handles = [
+            library.nvmlDeviceGetHandleByIndex(index)
+            for index in range(library.nvmlDeviceGetCount())
+        ]
     except library.NVMLError:
         return lambda: 0
 

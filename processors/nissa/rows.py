@@ -1,4 +1,6 @@
-"""Nissa's table: rows of several kinds under keys that cannot meet, and which events change which."""
+"""Nissa's table: rows of several kinds under keys that cannot meet, and which events
+change which.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,27 @@ _ATTEMPTS = b"\0attempts\0"
 _SERIES = b"\0custom\0"
 _KEPT_RUNS = 50
 SERIES = 10_000
-"""Series of custom metrics that are kept at most: the API bounds those of one metric, and others may write to the topic."""
+"""Series of custom metrics that are kept at most: the API bounds those of one metric, and others
+may write to the topic.
+"""
 
 T = TypeVar("T")
 
 
 class Rows:
-    """The rows in `table`: a run's view under its id, which has no NUL; everything else under a NUL and its kind."""
+    """The rows in `table`: a run's view under its id, which has no NUL.
+
+    Everything else under a NUL and its kind.
+    """
 
     def __init__(self, table: MutableMapping[bytes, bytes]) -> None:
         self._table = table
 
     def take(self, topic: str, event: Event, partition: int) -> tuple[RunView | None, bool]:
-        """Fold an event into its rows. Gives the view of its run, for facts of a run, and whether anything changed."""
+        """Fold an event into its rows.
+
+        Gives the view of its run, for facts of a run, and whether anything changed.
+        """
         if topic in FACTS:
             return self._fact(event, partition)
         if topic in COMPILATIONS:
@@ -50,7 +60,11 @@ class Rows:
 
     def runs(self) -> list[RunView]:
         """Every run."""
-        found = (_read(runs.decode, value) for key, value in self._table.items() if not key.startswith(b"\0"))
+        found = (
+            _read(runs.decode, value)
+            for key, value in self._table.items()
+            if not key.startswith(b"\0")
+        )
         return [view for view in found if view is not None]
 
     def builds(self) -> Compilations:
@@ -64,8 +78,16 @@ class Rows:
     def attempts(self, run_id: str = "") -> list[Attempt]:
         """Attempts of a run, or of all."""
         if run_id:
-            return list((_read(attempts.decode, self._table.get(_ATTEMPTS + run_id.encode())) or {}).values())
-        rows = (_read(attempts.decode, value) or {} for key, value in self._table.items() if key.startswith(_ATTEMPTS))
+            return list(
+                (
+                    _read(attempts.decode, self._table.get(_ATTEMPTS + run_id.encode())) or {}
+                ).values()
+            )
+        rows = (
+            _read(attempts.decode, value) or {}
+            for key, value in self._table.items()
+            if key.startswith(_ATTEMPTS)
+        )
         return [one for row in rows for one in row.values()]
 
     def series(self) -> list[Series]:
@@ -77,7 +99,9 @@ class Rows:
         known = self._table.get(key)
         view = _read(runs.decode, known) or RunView(run_id=event.run_id, partition=partition)
         folded = runs.fold(view, event)
-        changes = {} if folded is view else {key: fitting(runs.encode(folded), f"run {event.run_id}")}
+        changes = (
+            {} if folded is view else {key: fitting(runs.encode(folded), f"run {event.run_id}")}
+        )
         changes |= self._attempt(event)
         for row, content in changes.items():  # Faust's tables have no update
             self._table[row] = content
@@ -90,10 +114,16 @@ class Rows:
         key = _ATTEMPTS + event.run_id.encode()
         before = _read(attempts.decode, self._table.get(key)) or {}
         after = attempts.fold(before, event)
-        return {} if after is before else {key: fitting(attempts.encode(after), f"the attempts of run {event.run_id}")}
+        return (
+            {}
+            if after is before
+            else {key: fitting(attempts.encode(after), f"the attempts of run {event.run_id}")}
+        )
 
     def _compilation(self, event: Event) -> bool:
-        view = _read(compilations.decode, self._table.get(_BUILDS)) or Compilations()  # of the event's own partition
+        view = (
+            _read(compilations.decode, self._table.get(_BUILDS)) or Compilations()
+        )  # of the event's own partition
         folded = compilations.fold(view, event)
         if folded is not view:
             self._table[_BUILDS] = compilations.encode(folded)
@@ -107,19 +137,35 @@ class Rows:
         known = _read(partial(_series, key), self._table.get(key))
         if known is not None and known.at >= told.at:
             return False
-        if known is None and sum(one.startswith(_SERIES) for one, _ in self._table.items()) >= SERIES:
-            raise PoisonError(f"There are {SERIES:,} series of custom metrics already; send fewer combinations of labels.")
-        self._table[key] = fitting(json.dumps({"value": told.value, "at": told.at}).encode(), f"metric {told.name}")
+        if (
+            known is None
+            and sum(one.startswith(_SERIES) for one, _ in self._table.items()) >= SERIES
+        ):
+            raise PoisonError(
+                f"There are {SERIES:,} series of custom metrics already; send fewer "
+                "combinations of labels."
+            )
+        self._table[key] = fitting(
+            json.dumps({"value": told.value, "at": told.at}).encode(), f"metric {told.name}"
+        )
         return True
 
     def _all_series(self) -> Iterator[Series]:
         for key, value in self._table.items():
-            if key.startswith(_SERIES) and (found := _read(partial(_series, key), value)) is not None:
+            if (
+                key.startswith(_SERIES)
+                and (found := _read(partial(_series, key), value)) is not None
+            ):
                 yield found
 
     def _prune(self, partition: int) -> None:
-        """Forget the runs of this partition that were heard of the longest ago, all but `_KEPT_RUNS`, with their attempts."""
-        mine = sorted((view for view in self.runs() if view.partition == partition), key=lambda view: view.updated_at)
+        """Forget the runs of this partition that were heard of the longest ago, all but
+        `_KEPT_RUNS`, with their attempts.
+        """
+        mine = sorted(
+            (view for view in self.runs() if view.partition == partition),
+            key=lambda view: view.updated_at,
+        )
         for view in mine[:-_KEPT_RUNS]:
             key = view.run_id.encode()
             del self._table[key]
@@ -134,12 +180,17 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 
 def check(key: bytes, value: bytes) -> None:
-    """Make sure that a row of the table can be read and has the types that its readers expect; raises whatever says that it does not."""
+    """Make sure that a row of the table can be read and has the types that its readers expect.
+
+    Raises whatever says that it does not.
+    """
     if key == _BUILDS:
         kind, read = Compilations, compilations.decode(value)
         _adapter(kind).validate_python(asdict(read))
         if len(read.counts) != len(Compilations().counts):
-            raise PoisonError("A row of compilations has another number of counts than the histogram has buckets.")
+            raise PoisonError(
+                "A row of compilations has another number of counts than the histogram has buckets."
+            )
     elif key.startswith(_ATTEMPTS):
         for attempt in attempts.decode(value).values():
             _adapter(Attempt).validate_python(asdict(attempt))
@@ -151,7 +202,9 @@ def check(key: bytes, value: bytes) -> None:
         view = runs.decode(value)
         _adapter(RunView).validate_python(asdict(view))
         if view.run_id.encode() != key:
-            raise PoisonError(f"The row of run {view.run_id[:200]} stands under the key of another one.")
+            raise PoisonError(
+                f"The row of run {view.run_id[:200]} stands under the key of another one."
+            )
 
 
 def _series(key: bytes, value: bytes) -> Series:

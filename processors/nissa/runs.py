@@ -1,6 +1,8 @@
-"""What Nissa keeps of a run: facts of its journal, its packets and Tamiyo's answers, folded in any number of repetitions. Pure.
+"""What Nissa keeps of a run: facts of its journal, its packets and Tamiyo's answers, folded in any
+number of repetitions. Pure.
 
-Each fold knows by itself what it has seen (the journal's sequence, the packet's number), so that a message that comes twice changes nothing.
+Each fold knows by itself what it has seen (the journal's sequence, the packet's number), so that a
+message that comes twice changes nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ Counts = dict[str, int]
 class RunView(RunOverview):
     """The run's overview, and what Nissa counts of it.
 
-    `packet` and `reviewed` are timeline and number of the last packet and of the last one that Tamiyo answered. `checkpoint_step` is the step
-    of the newest snapshot that the present timeline can go back to; the bytes are those that the store was given for all of them.
+    `packet` and `reviewed` are timeline and number of the last packet and of the last one that
+    Tamiyo answered. `checkpoint_step` is the step of the newest snapshot that the present timeline
+    can go back to; the bytes are those that the store was given for all of them.
     """
 
     partition: int = 0
@@ -62,19 +65,31 @@ def encode(view: RunView) -> bytes:
 
 
 def decode(data: bytes) -> RunView:
-    """The view in `data`; fields that a later version added have their defaults, those that it dropped are ignored."""
+    """The view in `data`.
+
+    Fields that a later version added have their defaults, those that it dropped are ignored.
+    """
     known = RunView.__dataclass_fields__
     plain = {name: value for name, value in json.loads(data).items() if name in known}
-    return RunView(**{**plain, "packet": tuple(plain["packet"]), "reviewed": tuple(plain["reviewed"])})
+    return RunView(
+        **{**plain, "packet": tuple(plain["packet"]), "reviewed": tuple(plain["reviewed"])}
+    )
 
 
 def fold(view: RunView, event: Event) -> RunView:
-    """The view after an event of its run; the same view when the event changes nothing or was folded before."""
+    """The view after an event of its run.
+
+    The same view when the event changes nothing or was folded before.
+    """
     at = overview.fold(view, event)
     if at is view and isinstance(event, JournalEvent):
         return view
     folded = _fold(event, at)
-    return folded if folded is view else replace(folded, updated_at=max(view.updated_at, event.occurred_at))
+    return (
+        folded
+        if folded is view
+        else replace(folded, updated_at=max(view.updated_at, event.occurred_at))
+    )
 
 
 @singledispatch
@@ -144,7 +159,13 @@ def _(event: EpochReviewed, view: RunView) -> RunView:
         "epoch": event.epoch,
         "reason": event.reason,
         "commands": [
-            {"decision_id": each.decision_id, "command": each.command, "layer": each.layer, "seed": each.seed, "family": each.family}
+            {
+                "decision_id": each.decision_id,
+                "command": each.command,
+                "layer": each.layer,
+                "seed": each.seed,
+                "family": each.family,
+            }
             for each in event.commands
         ],
     }

@@ -9,7 +9,9 @@ from processors.nissa.runs import RunView
 
 
 def status(scene: Scene, *, samples: int) -> dict[str, Any]:
-    """The parts of the answer as JSON: runs, newest first, and Nissa itself, with the last `samples` aggregated samples."""
+    """The parts of the answer as JSON: runs, newest first, and Nissa itself, with the last
+    `samples` aggregated samples.
+    """
     current = {view.run_id for view in scene.live.current(scene.runs, scene.now_us)}
     ordered = sorted(scene.runs, key=lambda view: view.updated_at, reverse=True)
     return {

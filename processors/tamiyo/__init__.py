@@ -1,1 +1,3 @@
-"""Tamiyo decides: a Faust app that answers each packet of a run with commands for its seeds, or none."""
+"""Tamiyo decides: a Faust app that answers each packet of a run with commands for its seeds, or
+none.
+"""

@@ -1,4 +1,7 @@
-"""From a packet and a run's row to the answer and the next row. No I/O: the clock and the experience of other runs are passed in."""
+"""From a packet and a run's row to the answer and the next row.
+
+No I/O: the clock and the experience of other runs are passed in.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from esper.errors import UsageError
 from esper.events import Event, Message, Origin
 from esper.events.codec import decode as decode_event
 from esper.events.codec import encode as encode_event
-from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, ReportedLayer, RollbackRequested, SystemStatePacket
+from esper.events.records import (
+    AdaptationOutcome,
+    EpochReviewed,
+    FieldReport,
+    ReportedLayer,
+    RollbackRequested,
+    SystemStatePacket,
+)
 from processors.tamiyo.deciding import bandits, policy
 from processors.tamiyo.deciding.bandits import Beta
 from processors.tamiyo.deciding.emergency import Alarm, watch
@@ -32,7 +42,9 @@ PriorOf = Callable[[str, SystemStatePacket], Beta]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a packet leads to: the messages to send, the review first, and the row to write before, or None when it stays."""
+    """What a packet leads to: the messages to send, the review first, and the row to write before,
+    or None when it stays.
+    """
 
     messages: tuple[Message, ...]
     row: Row | None
@@ -41,15 +53,18 @@ class Reply:
 def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock) -> Reply:
     """Answer a packet.
 
-    One that was answered before gets the same messages again. One of an earlier timeline, or so old that its answer is not kept
-    any more, gets none: its answer stands in the topic.
+    One that was answered before gets the same messages again. One of an earlier timeline, or so old
+    that its answer is not kept any more, gets none: its answer stands in the topic.
     """
     began = clock.monotonic()
     if packet.timeline < row.state.timeline:
         return Reply((), None)
     if packet.timeline == row.state.timeline and packet.packet <= row.state.packet:
         known = row.answer(packet.packet)
-        return Reply(tuple(encode_event(decode_event(value)) for value in known.values) if known else (), None)
+        return Reply(
+            tuple(encode_event(decode_event(value)) for value in known.values) if known else (),
+            None,
+        )
     first = row.state.packet < 0
     state, ended = observe(row.state, packet)
     alarm: Alarm | None = None
@@ -61,40 +76,75 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
         wanted: tuple[str, ...] = ()
     else:
         generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
-        seen, alarm = watch(state.watch, packet, settings, rolled_back=packet.timeline > row.state.timeline)
+        seen, alarm = watch(
+            state.watch, packet, settings, rolled_back=packet.timeline > row.state.timeline
+        )
         state = replace(state, watch=seen)
         if alarm is None and math.isfinite(packet.validation_loss):
             plan = policy.decide(state, packet, settings, _prior(packet, prior), generator)
         else:
-            plan = policy.Plan((), (), alarm.reason if alarm else "The validation loss is not finite: nothing can be judged by it.")
+            plan = policy.Plan(
+                (),
+                (),
+                alarm.reason
+                if alarm
+                else "The validation loss is not finite: nothing can be judged by it.",
+            )
         state, wanted = wanted_layers(state, packet, settings, first=first)
     state = begun(state, plan.trials)
     origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
     back = [_rollback(origin, packet, alarm, clock.now_us())] if alarm else []
     duration_us = round((clock.monotonic() - began) * 1e6)
-    events: list[Event] = [_review(origin, packet, settings, plan, duration_us, rollback_id=back[0].event_id if back else ""), *back]
+    events: list[Event] = [
+        _review(
+            origin,
+            packet,
+            settings,
+            plan,
+            duration_us,
+            rollback_id=back[0].event_id if back else "",
+        ),
+        *back,
+    ]
     if wanted:
         events.append(_report(origin, packet, settings, wanted, state.reports))
         state = replace(state, reports=state.reports + 1)
     events.extend(_outcome(origin, packet, end) for end in ended)
     messages = tuple(encode_event(event) for event in events)
-    return Reply(messages, row.answered(state, Answer(packet.packet, tuple(message.value for message in messages))))
+    return Reply(
+        messages,
+        row.answered(state, Answer(packet.packet, tuple(message.value for message in messages))),
+    )
 
 
 def failed(packet: SystemStatePacket, error: Exception, *, clock: Clock) -> Message:
-    """The answer to a packet on which Tamiyo itself failed: no commands, and the reason. It is not remembered: a mended Tamiyo answers anew."""
+    """The answer to a packet on which Tamiyo itself failed: no commands, and the reason.
+
+    It is not remembered: a mended Tamiyo answers anew.
+    """
     origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
-    reason = f"Tamiyo failed on this packet, which is in dead.letters: {type(error).__name__}: {error}."
+    reason = (
+        f"Tamiyo failed on this packet, which is in dead.letters: {type(error).__name__}: {error}."
+    )
     return encode_event(_review(origin, packet, PolicySettings(), policy.Plan((), (), reason), 0))
 
 
 def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
-    """Experience of other runs in live mode; in lockstep none, so that the same seed gives the same run."""
-    return policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
+    """Experience of other runs in live mode.
+
+    In lockstep none, so that the same seed gives the same run.
+    """
+    return (
+        policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
+    )
 
 
-def wanted_layers(state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool) -> tuple[RunState, tuple[str, ...]]:
-    """Layers to report now: all at a run's first packet, later those that lack kernels and were not reported since they had some."""
+def wanted_layers(
+    state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool
+) -> tuple[RunState, tuple[str, ...]]:
+    """Layers to report now: all at a run's first packet, later those that lack kernels and were not
+    reported since they had some.
+    """
     without = lacking(packet, settings)
     if first:
         return replace(state, reported=without), tuple(layer.name for layer in packet.layers)
@@ -109,13 +159,22 @@ def begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
     for trial in trials:
         kernels[trial.kernel_id] = kernels.get(trial.kernel_id, 0) + 1
         uses[trial.place] = uses.get(trial.place, 0) + 1
-    return replace(state, trials={**state.trials, **{trial.decision_id: trial for trial in trials}}, kernels=kernels, uses=uses)
+    return replace(
+        state,
+        trials={**state.trials, **{trial.decision_id: trial for trial in trials}},
+        kernels=kernels,
+        uses=uses,
+    )
 
 
-def _rollback(origin: Origin, packet: SystemStatePacket, alarm: Alarm, now_us: int) -> RollbackRequested:
+def _rollback(
+    origin: Origin, packet: SystemStatePacket, alarm: Alarm, now_us: int
+) -> RollbackRequested:
     lasting = LOCKSTEP_EXPIRES_US if packet.decisions == "LOCKSTEP" else LIVE_EXPIRES_US
     return RollbackRequested(
-        **origin.envelope(f"emergency/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id),
+        **origin.envelope(
+            f"emergency/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id
+        ),
         snapshot_id="",
         at_most_epoch=alarm.epoch,
         reason=alarm.reason,
@@ -124,10 +183,18 @@ def _rollback(origin: Origin, packet: SystemStatePacket, alarm: Alarm, now_us: i
 
 
 def _review(
-    origin: Origin, packet: SystemStatePacket, settings: PolicySettings, plan: policy.Plan, duration_us: int, *, rollback_id: str = ""
+    origin: Origin,
+    packet: SystemStatePacket,
+    settings: PolicySettings,
+    plan: policy.Plan,
+    duration_us: int,
+    *,
+    rollback_id: str = "",
 ) -> EpochReviewed:
     return EpochReviewed(
-        **origin.envelope(f"review/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id),
+        **origin.envelope(
+            f"review/{packet.packet}", timeline=packet.timeline, causation_id=packet.event_id
+        ),
         packet_id=packet.event_id,
         timeline=packet.timeline,
         packet=packet.packet,
@@ -142,7 +209,13 @@ def _review(
     )
 
 
-def _report(origin: Origin, packet: SystemStatePacket, settings: PolicySettings, names: tuple[str, ...], number: int) -> FieldReport:
+def _report(
+    origin: Origin,
+    packet: SystemStatePacket,
+    settings: PolicySettings,
+    names: tuple[str, ...],
+    number: int,
+) -> FieldReport:
     layers = tuple(
         ReportedLayer(
             name=layer.name,

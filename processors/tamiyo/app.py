@@ -1,4 +1,7 @@
-"""Tamiyo's wiring: packets in, answers out, one table write a packet; performance beside it; HTTP out."""
+"""Tamiyo's wiring: packets in, answers out, one table write a packet; performance beside it.
+
+HTTP out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from esper.errors import PoisonError
 from esper.events import TOPICS, Event, Message
 from esper.events.codec import decode, schema_id
 from esper.events.envelope import SignedEvent
-from esper.events.records import AdaptationOutcome, PerformanceDelta, RollbackRequested, SeedCommand, SystemStatePacket
+from esper.events.records import (
+    AdaptationOutcome,
+    PerformanceDelta,
+    RollbackRequested,
+    SeedCommand,
+    SystemStatePacket,
+)
 from esper.events.registry import wire_schema, wire_schemas
 from esper.events.seals import Signer
 from esper.oona.bus.access import Access
@@ -22,7 +31,14 @@ from esper.service.transport import signing
 from esper.service.transport.signing import Keyring
 from processors import streams
 from processors.cluster import Followed, Follower
-from processors.consumers import Consumers, Rows, checked_table, fitting, require_sendable, retriable
+from processors.consumers import (
+    Consumers,
+    Rows,
+    checked_table,
+    fitting,
+    require_sendable,
+    retriable,
+)
 from processors.tamiyo import commands as orders
 from processors.tamiyo import row as rows
 from processors.tamiyo.answers import SENDER, answer, failed
@@ -44,8 +60,18 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app, access = streams.build(settings, part=SENDER, clock=clock), Access.of(settings, SENDER)
-    outbound = streams.Outbound(app, _DECISIONS, "innovation.blueprints", "dead.letters", SeedCommand.TOPIC, RollbackRequested.TOPIC)
-    keyring, say = Keyring(settings.keys_dir), partial(_say, outbound, signing.ensure(settings.keys_dir, SENDER, clock))
+    outbound = streams.Outbound(
+        app,
+        _DECISIONS,
+        "innovation.blueprints",
+        "dead.letters",
+        SeedCommand.TOPIC,
+        RollbackRequested.TOPIC,
+    )
+    keyring, say = (
+        Keyring(settings.keys_dir),
+        partial(_say, outbound, signing.ensure(settings.keys_dir, SENDER, clock)),
+    )
     consumers = Consumers(app, outbound, part=SENDER, clock=clock, trust=keyring.trust)
     partitions = TOPICS[_PACKETS].partitions or settings.kafka.partitions
     table = checked_table(app, "runs", partitions=partitions, rows=Rows(check), consumers=consumers)
@@ -57,12 +83,20 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     async def review(event: Event, received: Received) -> None:
         if not isinstance(event, SystemStatePacket):
-            raise PoisonError(f"{event.NAME} does not belong on {received.topic}, only SystemStatePacket does.")
+            raise PoisonError(
+                f"{event.NAME} does not belong on {received.topic}, only SystemStatePacket does."
+            )
         key = event.run_id.encode()
         try:
-            row = rows.known(table.get(key)) or await beginning(event, access=access, clock=clock, trust=keyring.trust())
+            row = rows.known(table.get(key)) or await beginning(
+                event, access=access, clock=clock, trust=keyring.trust()
+            )
             reply = answer(row, event, prior=prior, clock=clock)
-            kept = fitting(rows.encode(reply.row), f"run {event.run_id}") if reply.row is not None else None
+            kept = (
+                fitting(rows.encode(reply.row), f"run {event.run_id}")
+                if reply.row is not None
+                else None
+            )
             require_sendable(reply.messages)
         except Exception as error:
             if not retriable(error):  # the trainer shall not wait for an answer that cannot come
@@ -70,10 +104,15 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             raise
         if kept is not None:
             table[key] = kept
-            await table.acknowledged()  # an answer that was sent is remembered, or the next life would give another
+            await (
+                table.acknowledged()
+            )  # an answer that was sent is remembered, or the next life would give another
         await say(*reply.messages)
         if reply.row is not None:
-            tracker.turn(event.run_id, [one for message in reply.messages if (one := _outcome(message)) is not None])
+            tracker.turn(
+                event.run_id,
+                [one for message in reply.messages if (one := _outcome(message)) is not None],
+            )
 
     async def perform(event: Event, _: Received) -> None:
         tracker.take(event)
@@ -89,7 +128,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     app.task(warm)
 
     desk = Desk(outbound, clock, consumers.opened)
-    outcomes = Followed(_DECISIONS, (clock.now_us() - HORIZON_US) // 1000, lambda received: _learn(experience, received, consumers.opened))
+    outcomes = Followed(
+        _DECISIONS,
+        (clock.now_us() - HORIZON_US) // 1000,
+        lambda received: _learn(experience, received, consumers.opened),
+    )
     follower = Follower(outcomes, *desk.followed(), access=access, clock=clock, take=consumers.take)
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
@@ -98,7 +141,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
         tamiyo = Tamiyo(
             rows=lambda: {
-                key.decode(): row for key, value in table.items() if not key.startswith(ROWS) and (row := rows.known(value)) is not None
+                key.decode(): row
+                for key, value in table.items()
+                if not key.startswith(ROWS) and (row := rows.known(value)) is not None
             },
             performance=tracker.of,
             commands=desk.commands,
@@ -112,7 +157,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             part=SENDER,
             port=settings.tamiyo.port,
             clock=clock,
-            ready=lambda: {**streams.readiness(app), "experience": follower.caught_up(_DECISIONS), "progress": consumers.well()},
+            ready=lambda: {
+                **streams.readiness(app),
+                "experience": follower.caught_up(_DECISIONS),
+                "progress": consumers.well(),
+            },
             details=consumers.details,
             add_routes=lambda api: add_routes(api, tamiyo),
         )
@@ -147,13 +196,19 @@ async def _say(outbound: streams.Outbound, signer: Signer, *messages: Message) -
 
 
 def _signed(message: Message, signer: Signer) -> Message:
-    """A message of ours as it is sent. One that is sent again, and may be of an earlier Esper, gets the same signature again."""
+    """A message of ours as it is sent.
+
+    One that is sent again, and may be of an earlier Esper, gets the same signature again.
+    """
     event = decode(message.value)
     return signer.seal(event) if isinstance(event, SignedEvent) else message
 
 
 def _learn(experience: Experience, received: Received, opened: Callable[[Received], Event]) -> None:
-    """Take an outcome that Tamiyo signed; reviews, which are most of the topic, are not even decoded."""
+    """Take an outcome that Tamiyo signed.
+
+    Reviews, which are most of the topic, are not even decoded.
+    """
     if wire_schema(schema_id(received.value)).record is not AdaptationOutcome:
         return
     outcome = opened(received)

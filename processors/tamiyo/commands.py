@@ -49,21 +49,32 @@ class Order:
 
 
 class Commands:
-    """The newest commands and answers, by the command's id; they may come in any order and any number of times."""
+    """The newest commands and answers, by the command's id.
+
+    They may come in any order and any number of times.
+    """
 
     def __init__(self) -> None:
         self._asked: OrderedDict[str, SeedCommand] = OrderedDict()
         self._answered: OrderedDict[str, AdaptationApplied | AdaptationRejected] = OrderedDict()
 
     def take(self, event: Event) -> None:
-        """Note a command or an answer. Answers to Tamiyo's own decisions are no answers to commands."""
+        """Note a command or an answer.
+
+        Answers to Tamiyo's own decisions are no answers to commands.
+        """
         if isinstance(event, SeedCommand):
             _put(self._asked, event.event_id, event)
-        elif isinstance(event, AdaptationApplied | AdaptationRejected) and event.source_topic == SeedCommand.TOPIC:
+        elif (
+            isinstance(event, AdaptationApplied | AdaptationRejected)
+            and event.source_topic == SeedCommand.TOPIC
+        ):
             _put(self._answered, event.command_id, event)
 
     def find(self, command_id: str, now_us: int) -> Mapping[str, Any] | None:
-        """A command and its answer as JSON; None when there is none of this id, or none any more."""
+        """A command and its answer as JSON; None when there is none of this id, or none
+        any more.
+        """
         asked, answer = self._asked.get(command_id), self._answered.get(command_id)
         known = asked or answer
         if known is None:
@@ -83,7 +94,9 @@ class Commands:
         }
 
 
-def _status(asked: SeedCommand | None, answer: AdaptationApplied | AdaptationRejected | None, now_us: int) -> Status:
+def _status(
+    asked: SeedCommand | None, answer: AdaptationApplied | AdaptationRejected | None, now_us: int
+) -> Status:
     if answer is not None:
         return "APPLIED" if isinstance(answer, AdaptationApplied) else "REJECTED"
     return "EXPIRED" if asked is not None and asked.expires_at < now_us else "PENDING"

@@ -18,9 +18,13 @@ from processors.tamiyo.commands import HORIZON_US, RECORDS, TOPICS, Commands, Or
 
 
 class Desk:
-    """Knows every command of the last days with its answer, whichever worker sent it, and sends new ones."""
+    """Knows every command of the last days with its answer, whichever worker sent it, and sends new
+    ones.
+    """
 
-    def __init__(self, outbound: streams.Outbound, clock: Clock, opened: Callable[[Received], Event]) -> None:
+    def __init__(
+        self, outbound: streams.Outbound, clock: Clock, opened: Callable[[Received], Event]
+    ) -> None:
         self.commands = Commands()
         self._outbound = outbound
         self._clock = clock
@@ -33,7 +37,9 @@ class Desk:
 
     async def give(self, run_id: str, order: Order, actor: str) -> SeedCommand:
         """Send a command; returns once the broker has it."""
-        command = order.event(Origin(run_id, SENDER, trace_id("command", run_id, actor), self._clock), actor)
+        command = order.event(
+            Origin(run_id, SENDER, trace_id("command", run_id, actor), self._clock), actor
+        )
         await self._outbound.send(encode(command))
         self.commands.take(command)
         return command

@@ -1,6 +1,8 @@
-"""What Tamiyo knows of a fork before its first packet: what it knew of the parent where the fork stands.
+"""What Tamiyo knows of a fork before its first packet: what it knew of the parent where the fork
+stands.
 
-That is folded anew from the parent's packets and from the answers that they had then, so it is exact in both decision modes.
+That is folded anew from the parent's packets and from the answers that they had then, so it is
+exact in both decision modes.
 """
 
 from __future__ import annotations
@@ -32,14 +34,19 @@ ANCESTORS = 64
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """The packets of a run in their order, up to where it was forked, and the answers to them by packet id."""
+    """The packets of a run in their order, up to where it was forked, and the answers to them by
+    packet id.
+    """
 
     packets: Sequence[SystemStatePacket]
     answers: dict[str, EpochReviewed]
 
 
-async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock, trust: Trust) -> Row:
-    """The row with which a run begins at its first packet: an empty one, or of a fork what was known of its parent.
+async def beginning(
+    packet: SystemStatePacket, *, access: Access, clock: Clock, trust: Trust
+) -> Row:
+    """The row with which a run begins at its first packet: an empty one, or of a fork what was
+    known of its parent.
 
     Raises:
         UnavailableError: no broker, or no progress.
@@ -48,11 +55,17 @@ async def beginning(packet: SystemStatePacket, *, access: Access, clock: Clock, 
         return Row()
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
 
-    return inherited(await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock, trust=trust))
+    return inherited(
+        await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock, trust=trust)
+    )
 
 
-def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock, trust: Trust | None = None) -> list[Dialogue]:
-    """The dialogues of a fork's ancestors, the oldest first; blocks while it reads. What is not on this Kafka, or not Tamiyo's own, is not there.
+def read_dialogues(
+    bus: Bus, packet: SystemStatePacket, *, clock: Clock, trust: Trust | None = None
+) -> list[Dialogue]:
+    """The dialogues of a fork's ancestors, the oldest first; blocks while it reads.
+
+    What is not on this Kafka, or not Tamiyo's own, is not there.
 
     Raises:
         PoisonError: a run is its own ancestor, or there are more than `ANCESTORS` of them.
@@ -63,19 +76,30 @@ def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock, trust: 
     while packet.parent_run_id:
         if packet.parent_run_id in line:
             raise PoisonError(
-                f"Run {packet.parent_run_id} is its own ancestor, so nothing can be inherited from it; give the fork another id."
+                f"Run {packet.parent_run_id} is its own ancestor, so nothing can be "
+                "inherited from it; give the fork another id."
             )
         if len(line) > ANCESTORS:
-            raise PoisonError(f"Run {packet.run_id} descends from more than {ANCESTORS} runs; start it as a new run.")
+            raise PoisonError(
+                f"Run {packet.run_id} descends from more than {ANCESTORS} runs; start it "
+                "as a new run."
+            )
         line.add(packet.parent_run_id)
         end = (packet.parent_timeline, packet.parent_packet)
         packets = [
             one
-            for one in _read(bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock, trust or Trust())
-            if isinstance(one, SystemStatePacket) and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
+            for one in _read(
+                bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock, trust or Trust()
+            )
+            if isinstance(one, SystemStatePacket)
+            and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
         ]
         answers = [
-            one for one in _read(bus, EpochReviewed.TOPIC, packet.parent_run_id, clock, trust or Trust()) if isinstance(one, EpochReviewed)
+            one
+            for one in _read(
+                bus, EpochReviewed.TOPIC, packet.parent_run_id, clock, trust or Trust()
+            )
+            if isinstance(one, EpochReviewed)
         ]
         found.append(Dialogue(packets, {one.packet_id: one for one in answers}))
         if not packets:
@@ -85,7 +109,9 @@ def read_dialogues(bus: Bus, packet: SystemStatePacket, *, clock: Clock, trust: 
 
 
 def inherited(dialogues: Iterable[Dialogue]) -> Row:
-    """The row with which a fork begins: in its own first timeline, with no answers to give again."""
+    """The row with which a fork begins: in its own first timeline, with no answers to
+    give again.
+    """
     state = RunState()
     for dialogue in dialogues:
         state = _anew(state)
@@ -100,11 +126,15 @@ def _anew(state: RunState) -> RunState:
     return replace(state, timeline=0, watch=replace(state.watch, timeline=-1))
 
 
-def _remembered(state: RunState, packet: SystemStatePacket, review: EpochReviewed | None) -> RunState:
+def _remembered(
+    state: RunState, packet: SystemStatePacket, review: EpochReviewed | None
+) -> RunState:
     """The state after a packet that was answered before."""
     first, rolled_back = state.packet < 0, packet.timeline > state.timeline
     state, _ = observe(state, packet)
-    with suppress(UsageError):  # settings that no policy took: such a packet was answered without a look at its layers
+    with suppress(
+        UsageError
+    ):  # settings that no policy took: such a packet was answered without a look at its layers
         settings = parse(packet.policy)
         state, wanted = wanted_layers(state, packet, settings, first=first)
         seen, _ = watch(state.watch, packet, settings, rolled_back=rolled_back)
@@ -130,7 +160,9 @@ def _remembered(state: RunState, packet: SystemStatePacket, review: EpochReviewe
 
 
 def _read(bus: Bus, topic: str, run_id: str, clock: Clock, trust: Trust) -> Iterable[Event]:
-    for received in read_key(bus, topic, run_id, what=f"What was said of run {run_id}", clock=clock):
+    for received in read_key(
+        bus, topic, run_id, what=f"What was said of run {run_id}", clock=clock
+    ):
         with suppress(PoisonError):  # it was put aside as a dead letter when it came
             event = decode(received.value, received.headers)
             require_author(event, received, trust)

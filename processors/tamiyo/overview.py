@@ -29,7 +29,9 @@ def brief(run_id: str, row: Row) -> dict[str, Any]:
 
 
 def full(run_id: str, row: Row, performance: Performance) -> dict[str, Any]:
-    """A run: each arm with its record and its posterior under a uniform prior, the trials on the way, and the performance tracker."""
+    """A run: each arm with its record and its posterior under a uniform prior, the trials on the
+    way, and the performance tracker.
+    """
     state = row.state
     arms = []
     for key, record in sorted(state.arms.items()):
@@ -63,8 +65,15 @@ def full(run_id: str, row: Row, performance: Performance) -> dict[str, Any]:
 
 
 def decisions(rows: Mapping[str, Row], *, limit: int) -> list[dict[str, Any]]:
-    """The newest answers that are kept of these runs, newest first: reason and commands with their evidence."""
-    found = [review for row in rows.values() for answer in row.answers for review in _reviews(answer.values)]
+    """The newest answers that are kept of these runs, newest first: reason and commands with their
+    evidence.
+    """
+    found = [
+        review
+        for row in rows.values()
+        for answer in row.answers
+        for review in _reviews(answer.values)
+    ]
     found.sort(key=lambda review: (review.occurred_at, review.run_id, review.packet), reverse=True)
     return [_decision(review) for review in found[:limit]]
 

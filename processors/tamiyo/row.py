@@ -16,7 +16,11 @@ from processors.tamiyo.deciding.features import ArmKey
 from processors.tamiyo.deciding.state import Record, RunState, Span, Trial
 
 FORMAT = 1
-"""Version of the bytes. A row of another version is forgotten: what it knew comes back with the next packets, but for the trials on the way."""
+"""Version of the bytes.
+
+A row of another version is forgotten: what it knew comes back with the next packets, but for the
+trials on the way.
+"""
 UNPACKED_BYTES = 256 << 20
 """Largest row, unpacked; 4 MiB of zeros would unpack to 4 GiB."""
 KEPT_ANSWERS = 32
@@ -55,7 +59,9 @@ def encode(row: Row) -> bytes:
         "format": FORMAT,
         "timeline": state.timeline,
         "packet": state.packet,
-        "arms": [[key.layer, key.family, asdict(record)] for key, record in sorted(state.arms.items())],
+        "arms": [
+            [key.layer, key.family, asdict(record)] for key, record in sorted(state.arms.items())
+        ],
         "trials": [asdict(trial) for trial in state.trials.values()],
         "kernels": state.kernels,
         "uses": [[layer, seed, count] for (layer, seed), count in state.uses.items()],
@@ -64,7 +70,10 @@ def encode(row: Row) -> bytes:
         "reports": state.reports,
         "reported": list(state.reported),
         "watch": asdict(state.watch),
-        "answers": [[answer.packet, [base64.b85encode(value).decode() for value in answer.values]] for answer in row.answers],
+        "answers": [
+            [answer.packet, [base64.b85encode(value).decode() for value in answer.values]]
+            for answer in row.answers
+        ],
     }
     return zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 1)
 
@@ -88,12 +97,18 @@ def decode(data: bytes) -> Row:
         reported=tuple(plain["reported"]),
         watch=_watch(plain.get("watch", {})),
     )
-    answers = tuple(Answer(packet, tuple(base64.b85decode(value) for value in values)) for packet, values in plain["answers"])
+    answers = tuple(
+        Answer(packet, tuple(base64.b85decode(value) for value in values))
+        for packet, values in plain["answers"]
+    )
     return Row(state, answers)
 
 
 def known(data: bytes | None) -> Row | None:
-    """The row in `data`; None where there is none, or it cannot be read: what it knew comes back with the next packets."""
+    """The row in `data`.
+
+    None where there is none, or it cannot be read: what it knew comes back with the next packets.
+    """
     return readable(decode, data, "A row of Tamiyo's table")
 
 
@@ -101,7 +116,10 @@ def _unpacked(data: bytes) -> bytes:
     unpacking = zlib.decompressobj()
     text = unpacking.decompress(data, UNPACKED_BYTES)
     if not unpacking.eof:
-        raise PoisonError(f"A row of Tamiyo's table is cut off, or has more than {UNPACKED_BYTES:,} bytes unpacked.")
+        raise PoisonError(
+            f"A row of Tamiyo's table is cut off, or has more than {UNPACKED_BYTES:,} "
+            "bytes unpacked."
+        )
     return text
 
 

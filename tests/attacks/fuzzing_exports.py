@@ -1,7 +1,9 @@
-"""`python -m tests.attacks.fuzzing_exports FOLDER SEED COUNT`: hostile exports, one after another, given to every command that reads exports.
+"""`python -m tests.attacks.fuzzing_exports FOLDER SEED COUNT`: hostile exports, one after another,
+given to every command that reads exports.
 
-Prints a JSON line a case: what was done to the export and how each command ended; last, what the process took, and what it did that it may not: write
-outside its own folders, read the secret beside them, import or run what an export names, connect anywhere.
+Prints a JSON line a case: what was done to the export and how each command ended; last, what the
+process took, and what it did that it may not: write outside its own folders, read the secret beside
+them, import or run what an export names, connect anywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +39,17 @@ from esper.journal.portable import MANIFEST, opened_export
 from esper.journal.reading import JOURNAL
 from esper.oona.bus.memory import MemoryBus
 from esper.vault.sealing import seal
-from tests.attacks.hostile import ALLOW, PASSPHRASE, RUN, copy_of, esper, journal_of, reseal, with_config, with_events
+from tests.attacks.hostile import (
+    ALLOW,
+    PASSPHRASE,
+    RUN,
+    copy_of,
+    esper,
+    journal_of,
+    reseal,
+    with_config,
+    with_events,
+)
 from tests.unit.tolaria.laboratory import CLOCK
 
 CANARY = "canary_of_the_fuzzer"
@@ -59,12 +71,26 @@ ODD: tuple[Any, ...] = (
     1e308,
     True,
 )
-NAMES = ("../escape", "/tmp/escape", "..", "a/../../escape", "store/../../escape", "a\x00b", "é", "x" * 300, "a/" * 12 + "b", ".hidden", "")  # noqa: S108
+NAMES = (
+    "../escape",
+    "/tmp/escape",  # noqa: S108
+    "..",
+    "a/../../escape",
+    "store/../../escape",
+    "a\x00b",
+    "é",
+    "x" * 300,
+    "a/" * 12 + "b",
+    ".hidden",
+    "",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where the fuzzer works: the real export, the folder that it may write to, and its random choices."""
+    """Where the fuzzer works: the real export, the folder that it may write to, and its random
+    choices.
+    """
 
     real: Path
     work: Path
@@ -83,7 +109,9 @@ parquet.write_table(rows, sys.argv[1], compression="zstd", use_dictionary=False)
 
 
 def a_file(ground: Ground, folder: Path) -> Path:
-    return ground.rng.choice([one for one in sorted(folder.rglob("*")) if one.is_file() and one.name != MANIFEST])
+    return ground.rng.choice(
+        [one for one in sorted(folder.rglob("*")) if one.is_file() and one.name != MANIFEST]
+    )
 
 
 def flip(ground: Ground, folder: Path) -> None:
@@ -101,13 +129,21 @@ def cut(ground: Ground, folder: Path) -> None:
     """A file cut off, emptied, or doubled."""
     path = a_file(ground, folder)
     content = path.read_bytes()
-    path.write_bytes(ground.rng.choice((content[: ground.rng.randrange(len(content) + 1)], b"", content + content)))
+    path.write_bytes(
+        ground.rng.choice(
+            (content[: ground.rng.randrange(len(content) + 1)], b"", content + content)
+        )
+    )
     reseal(folder)
 
 
 def other(ground: Ground, folder: Path) -> None:
     """A file in the place of another."""
-    a_file(ground, folder).write_bytes(ground.rng.choice((ground.rng.randbytes(2000), a_file(ground, folder).read_bytes(), b"{" * 5000)))
+    a_file(ground, folder).write_bytes(
+        ground.rng.choice(
+            (ground.rng.randbytes(2000), a_file(ground, folder).read_bytes(), b"{" * 5000)
+        )
+    )
     reseal(folder)
 
 
@@ -116,9 +152,15 @@ def event(ground: Ground, folder: Path) -> None:
     events = list[JournalEvent](journal_of(folder))
     for _ in range(ground.rng.choice((1, 1, 2, 5))):
         number = ground.rng.randrange(len(events))
-        one = ground.rng.choice([one for one in fields(events[number]) if one.name not in ("run_id", "event_id")])
+        one = ground.rng.choice(
+            [one for one in fields(events[number]) if one.name not in ("run_id", "event_id")]
+        )
         kind = type(getattr(events[number], one.name))
-        fitting = [value for value in (*ODD, "9" * 40, "[" * 3000, '{"a": NaN}', "k" * 64, "../../k") if type(value) is kind]
+        fitting = [
+            value
+            for value in (*ODD, "9" * 40, "[" * 3000, '{"a": NaN}', "k" * 64, "../../k")
+            if type(value) is kind
+        ]
         if fitting:
             events[number] = replace(events[number], **{one.name: ground.rng.choice(fitting)})
     try:
@@ -132,7 +174,13 @@ def order(ground: Ground, folder: Path) -> None:
     events = journal_of(folder)
     number = ground.rng.randrange(len(events))
     changed = ground.rng.choice(
-        (events[:number], events[:number] + events[number + 1 :], events + events[number:], events[::-1], events[:1] * 500)
+        (
+            events[:number],
+            events[:number] + events[number + 1 :],
+            events + events[number:],
+            events[::-1],
+            events[:1] * 500,
+        )
     )
     with_events(folder, changed or events[:1])
 
@@ -143,10 +191,17 @@ def config(ground: Ground, folder: Path) -> None:
     def change(found: dict[str, Any]) -> None:
         if ground.rng.random() < 0.4:
             found[ground.rng.choice(("model", "data"))] = ground.rng.choice(
-                (f"{CANARY}:model", "os:abort", "esper.tolaria.recipes.digits:torch", "builtins:exit")
+                (
+                    f"{CANARY}:model",
+                    "os:abort",
+                    "esper.tolaria.recipes.digits:torch",
+                    "builtins:exit",
+                )
             )
             return
-        section = ground.rng.choice([name for name, value in found.items() if isinstance(value, dict)])
+        section = ground.rng.choice(
+            [name for name, value in found.items() if isinstance(value, dict)]
+        )
         key = ground.rng.choice(list(found[section])) if found[section] else "x"
         found[section][key] = ground.rng.choice((*ODD, 64, "cuda"))
 
@@ -161,7 +216,9 @@ def manifest(ground: Ground, folder: Path) -> None:
     found = json.loads((folder / MANIFEST).read_text())
     key = ground.rng.choice(list(found))
     if ground.rng.random() < 0.5:
-        found["files"][ground.rng.choice(NAMES)] = ground.rng.choice((sha256(SECRET.encode()).hexdigest(), "ab" * 32, 3))
+        found["files"][ground.rng.choice(NAMES)] = ground.rng.choice(
+            (sha256(SECRET.encode()).hexdigest(), "ab" * 32, 3)
+        )
     else:
         found[key] = ground.rng.choice((*ODD, {"a": "b" * 64}, ["../x"] * 3))
     (folder / MANIFEST).write_text(json.dumps(found))
@@ -193,7 +250,11 @@ def links(ground: Ground, folder: Path) -> None:
         path.symlink_to(secret if kind else os.path.relpath(secret, path.parent))
         reseal(folder)
         names = json.loads((folder / MANIFEST).read_text())["files"]
-        reseal(folder, files=names | {path.relative_to(folder).as_posix(): sha256(SECRET.encode()).hexdigest()})
+        reseal(
+            folder,
+            files=names
+            | {path.relative_to(folder).as_posix(): sha256(SECRET.encode()).hexdigest()},
+        )
     elif kind == 2:
         (folder / "store").rename(ground.work / "moved")
         (folder / "store").symlink_to(ground.work / "moved")
@@ -210,31 +271,49 @@ def links(ground: Ground, folder: Path) -> None:
 
 def container(codec: bytes, blocks: Sequence[tuple[int, bytes]], schema: bytes = b"") -> bytes:
     """A journal file made by hand: blocks of so many messages."""
-    head = {"type": "record", "name": "esper.journal.JournalMessage", "fields": [{"name": "value", "type": "bytes"}]}
+    head = {
+        "type": "record",
+        "name": "esper.journal.JournalMessage",
+        "fields": [{"name": "value", "type": "bytes"}],
+    }
     meta = {b"avro.schema": schema or json.dumps(head).encode(), b"avro.codec": codec}
-    pairs = b"".join(varint(len(key)) + key + varint(len(value)) + value for key, value in meta.items())
-    body = b"".join(varint(count) + varint(len(block)) + block + b"S" * 16 for count, block in blocks)
+    pairs = b"".join(
+        varint(len(key)) + key + varint(len(value)) + value for key, value in meta.items()
+    )
+    body = b"".join(
+        varint(count) + varint(len(block)) + block + b"S" * 16 for count, block in blocks
+    )
     return b"Obj\x01" + varint(len(meta)) + pairs + b"\0" + b"S" * 16 + body
 
 
 def deflated(pieces: Sequence[tuple[bytes, int]]) -> bytes:
     """Pieces, each so many times, in one raw deflate block."""
     packing = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return b"".join(packing.compress(piece) for piece, times in pieces for _ in range(times)) + packing.flush()
+    return (
+        b"".join(packing.compress(piece) for piece, times in pieces for _ in range(times))
+        + packing.flush()
+    )
 
 
 def bomb(ground: Ground, folder: Path) -> None:
-    """A journal file that unpacks to gigabytes, as one message, as many, or as many blocks; or that states what it has not."""
+    """A journal file that unpacks to gigabytes, as one message, as many, or as many blocks.
+
+    Or that states what it has not.
+    """
     mib, real = 1 << 20, (folder / JOURNAL).read_bytes()
     made: tuple[Callable[[], bytes], ...] = (
-        lambda: container(b"deflate", [(1, deflated([(varint(1 << 30), 1), (b"\0" * mib, 1 << 10)]))]),
+        lambda: container(
+            b"deflate", [(1, deflated([(varint(1 << 30), 1), (b"\0" * mib, 1 << 10)]))]
+        ),
         lambda: container(b"deflate", [(30 * mib, deflated([(b"\0" * mib, 30)]))] * 40),
         lambda: container(b"deflate", [(1 << 40, deflated([(b"\0" * mib, 30)]))]),
         lambda: container(b"null", [(1 << 60, b"")]),
         lambda: container(b"null", [(-5, b"\0" * 5)]),
         lambda: container(b"null", [(1, varint(1 << 60) + b"x")]),
         lambda: container(b"snappy", [(1, b"x")]),
-        lambda: container(b"null", [(1 << 50, b"")], json.dumps({"type": "array", "items": "null"}).encode()),
+        lambda: container(
+            b"null", [(1 << 50, b"")], json.dumps({"type": "array", "items": "null"}).encode()
+        ),
         lambda: container(b"null", [(1, b"\2x")], b'{"type":' * 5000),
         lambda: real[:4] + varint(1 << 50) + real[5:],
         lambda: real[:4] + varint(1) + varint(1 << 50) + real[5:],
@@ -245,11 +324,16 @@ def bomb(ground: Ground, folder: Path) -> None:
 
 
 def snapshot(ground: Ground, folder: Path) -> None:
-    """A snapshot's manifest, sealed under the family's own key, that says too much; its events name it."""
+    """A snapshot's manifest, sealed under the family's own key, that says too much.
+
+    Its events name it.
+    """
     export = opened_export(folder)
     tensors = export.tensors(Settings(home=ground.work / "none"), PASSPHRASE)
     events = list[JournalEvent](export.events())
-    number, one = ground.rng.choice([(number, one) for number, one in enumerate(events) if isinstance(one, CheckpointTaken)])
+    number, one = ground.rng.choice(
+        [(number, one) for number, one in enumerate(events) if isinstance(one, CheckpointTaken)]
+    )
     found: Any = manifest_at(tensors.store, tensors.family, one.address, one.sha256)
     name = ground.rng.choice(list(found["tensors"]))
     entry = found["tensors"][name]
@@ -263,10 +347,18 @@ def snapshot(ground: Ground, folder: Path) -> None:
     elif kind == 3:
         found["tensors"] |= {f"model/{copy}": entry for copy in range(20_000)}
     elif kind == 4:
-        found["chunks"] = [one | {"size": ground.rng.choice((1 << 40, -1, "x", 1.5))} for one in found["chunks"]]
+        found["chunks"] = [
+            one | {"size": ground.rng.choice((1 << 40, -1, "x", 1.5))} for one in found["chunks"]
+        ]
     elif kind == 5:
         found["notes"] = ground.rng.choice(
-            ({}, [], {"state": "{"}, {"state": "[" * 5000}, found["notes"] | {"random": ground.rng.choice(ODD)})
+            (
+                {},
+                [],
+                {"state": "{"},
+                {"state": "[" * 5000},
+                found["notes"] | {"random": ground.rng.choice(ODD)},
+            )
         )
     elif kind == 6:
         plain = b"[" + b"0," * (40 << 20) + b"0]"
@@ -281,7 +373,9 @@ def snapshot(ground: Ground, folder: Path) -> None:
 
 
 def tensors(ground: Ground, folder: Path) -> None:
-    """The data or a kernel is a safetensors file whose header is large, deep, or says what is not there."""
+    """The data or a kernel is a safetensors file whose header is large, deep, or says what is not
+    there.
+    """
     path = ground.rng.choice([*folder.glob("data/*"), *folder.glob("store/kernels/*")])
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
@@ -289,7 +383,14 @@ def tensors(ground: Ground, folder: Path) -> None:
     name = ground.rng.choice([one for one in header if one != "__metadata__"])
     kind, text = ground.rng.randrange(6), b""
     if kind == 0:
-        text = b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % one for one in range(120_000)) + b"}"
+        text = (
+            b"{"
+            + b",".join(
+                b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % one
+                for one in range(120_000)
+            )
+            + b"}"
+        )
     elif kind == 1:
         text = b'{"a":' * 100_000
     elif kind == 2:
@@ -297,7 +398,11 @@ def tensors(ground: Ground, folder: Path) -> None:
     elif kind == 3:
         header[name] |= {"dtype": "F64"}
     elif kind == 4:
-        header["__metadata__"] = {"esper": ground.rng.choice(("{", "[" * 5000, '{"format": "esper-kernel/1", "ir": 3}', '{"format": []}'))}
+        header["__metadata__"] = {
+            "esper": ground.rng.choice(
+                ("{", "[" * 5000, '{"format": "esper-kernel/1", "ir": 3}', '{"format": []}')
+            )
+        }
     else:
         text = b"x" * (18 << 20)
     text = text or json.dumps(header).encode()
@@ -306,18 +411,34 @@ def tensors(ground: Ground, folder: Path) -> None:
 
 
 def table(ground: Ground, folder: Path) -> None:
-    """What the run told of its steps is a Parquet file that unpacks to much, or is none; the journal differs, so that it is read."""
-    events = [replace(one, parameters_digest="ab" * 32) if isinstance(one, EpochEnded) else one for one in journal_of(folder)]
+    """What the run told of its steps is a Parquet file that unpacks to much, or is none.
+
+    The journal differs, so that it is read.
+    """
+    events = [
+        replace(one, parameters_digest="ab" * 32) if isinstance(one, EpochEnded) else one
+        for one in journal_of(folder)
+    ]
     with_events(folder, events)
     (folder / "history").mkdir()
     path, kind = folder / "history" / "training_step.parquet", ground.rng.randrange(4)
     if kind == 0:
-        subprocess.run([sys.executable, "-c", WIDE, str(path)], check=True, timeout=600)  # which takes more memory than a reader may
+        subprocess.run(
+            [sys.executable, "-c", WIDE, str(path)], check=True, timeout=600
+        )  # which takes more memory than a reader may
     elif kind == 1:
-        rows = pa.table({"event_id": pa.array(["a b\n"] * 3), "loss": ["x", "\x1b", "0x"], "gradient_norm": [0.0] * 3})
+        rows = pa.table(
+            {
+                "event_id": pa.array(["a b\n"] * 3),
+                "loss": ["x", "\x1b", "0x"],
+                "gradient_norm": [0.0] * 3,
+            }
+        )
         parquet.write_table(rows, path)
     elif kind == 2:
-        path.write_bytes(b"PAR1" + ground.rng.randbytes(500) + (400).to_bytes(4, "little") + b"PAR1")
+        path.write_bytes(
+            b"PAR1" + ground.rng.randbytes(500) + (400).to_bytes(4, "little") + b"PAR1"
+        )
     else:
         parquet.write_table(pa.table({"other": [1]}), path)
     reseal(folder)
@@ -335,7 +456,25 @@ def many(ground: Ground, folder: Path) -> None:
 
 
 CHANGES: tuple[Callable[[Ground, Path], None], ...] = (
-    *(flip, cut, other, event, event, order, config, config, manifest, text, links, bomb, snapshot, snapshot, tensors, table, many),
+    *(
+        flip,
+        cut,
+        other,
+        event,
+        event,
+        order,
+        config,
+        config,
+        manifest,
+        text,
+        links,
+        bomb,
+        snapshot,
+        snapshot,
+        tensors,
+        table,
+        many,
+    ),
 )
 
 
@@ -346,7 +485,9 @@ def taken_in(folder: Path, ground: Ground) -> str:
     """`esper import`, on a bus in memory."""
     home = ground.work / "home"
     try:
-        Importing(Settings(home=home), opened_export(folder, limits()), CLOCK, PASSPHRASE).into(MemoryBus(clock=CLOCK))
+        Importing(Settings(home=home), opened_export(folder, limits()), CLOCK, PASSPHRASE).into(
+            MemoryBus(clock=CLOCK)
+        )
     except EsperError as error:
         return str(error)
     finally:
@@ -370,10 +511,33 @@ def readings(folder: Path, ground: Ground) -> dict[str, str]:
     }
     rest: dict[str, Callable[[], str]] = {
         "import": lambda: taken_in(folder, ground),
-        "scratch": lambda: esper("replay", RUN, "--from", folder, "--verify", "--from-scratch", "--workers", "1", *ALLOW).sentence,
+        "scratch": lambda: (
+            esper(
+                "replay",
+                RUN,
+                "--from",
+                folder,
+                "--verify",
+                "--from-scratch",
+                "--workers",
+                "1",
+                *ALLOW,
+            ).sentence
+        ),
         "verify": lambda: (
             esper(
-                *("replay", RUN, "--from", folder, "--verify", "--workers", "1", "--passphrase-file", ground.real.parent / "secret", *ALLOW)
+                *(
+                    "replay",
+                    RUN,
+                    "--from",
+                    folder,
+                    "--verify",
+                    "--workers",
+                    "1",
+                    "--passphrase-file",
+                    ground.real.parent / "secret",
+                    *ALLOW,
+                )
             ).sentence
         ),
     }
@@ -395,7 +559,9 @@ class Watch:
         if event == "open" and isinstance(arguments[0], str | Path):
             path, flags = str(Path(arguments[0]).absolute()), int(arguments[2] or 0)
             writing = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if (writing and not path.startswith((str(self.work), "/dev/null"))) or (path.endswith("/secret") and "real" not in path):
+            if (writing and not path.startswith((str(self.work), "/dev/null"))) or (
+                path.endswith("/secret") and "real" not in path
+            ):
                 self.seen.append(f"open {path} {flags}")
         elif event == "import" and arguments[0] == CANARY:
             self.seen.append("import")
@@ -442,7 +608,15 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001  # whatever comes out is what the test looks for
             ended = {"fault": f"{type(error).__name__}: {error}"}
         watch.on = False
-        tell({"case": number, "change": change.__name__, "ended": ended, "leak": SECRET in out.getvalue(), "kib": taken()})
+        tell(
+            {
+                "case": number,
+                "change": change.__name__,
+                "ended": ended,
+                "leak": SECRET in out.getvalue(),
+                "kib": taken(),
+            }
+        )
         for left in (hostile, work / "moved"):
             shutil.rmtree(left, ignore_errors=True)
     tell({"base_kib": base, "most_kib": taken(), "seen": watch.seen[:20]})

@@ -1,4 +1,6 @@
-"""A history with secrets around it, for attacks: keys, a canary outside, and a server that counts what reaches the engine."""
+"""A history with secrets around it, for attacks: keys, a canary outside, and a server that counts
+what reaches the engine.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,12 @@ class Victim:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             sent = {**bearer(self.token(subject)), **(headers or {})}
-            connection.request(method, f"/?{urlencode(parameters or {})}", sql.encode(errors="surrogatepass") or None, sent)
+            connection.request(
+                method,
+                f"/?{urlencode(parameters or {})}",
+                sql.encode(errors="surrogatepass") or None,
+                sent,
+            )
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace"), dict(answer.getheaders())
         finally:
@@ -67,16 +74,21 @@ class Victim:
 
     def memory(self) -> int:
         """Bytes that this process and the engine's hold."""
-        return sum(int(psutil.Process(pid).memory_info().rss) for pid in (os.getpid(), self.engine.pid))
+        return sum(
+            int(psutil.Process(pid).memory_info().rss) for pid in (os.getpid(), self.engine.pid)
+        )
 
     def unharmed(self) -> None:
-        """The secrets are as they were, nothing new stands beside them, and the history answers and has its tables alone."""
+        """The secrets are as they were, nothing new stands beside them, and the history answers and
+        has its tables alone.
+        """
         assert all(secret.read_text() == MARK for secret in self.secrets)
         assert files_of(self.settings) == self.files
         names = [
             row[0]
             for row in self.engine.query(
-                "SELECT name FROM system.tables WHERE database NOT IN ('system', 'INFORMATION_SCHEMA', 'information_schema')"
+                "SELECT name FROM system.tables WHERE database NOT IN ('system', "
+                "'INFORMATION_SCHEMA', 'information_schema')"
             ).result_rows
         ]
         assert len(names) > 50
@@ -85,14 +97,22 @@ class Victim:
 
 def files_of(settings: Settings) -> frozenset[str]:
     """The files of an installation outside of its history, and what they say."""
-    found = [path for path in settings.home.rglob("*") if settings.history_dir not in path.parents and path.is_file()]
+    found = [
+        path
+        for path in settings.home.rglob("*")
+        if settings.history_dir not in path.parents and path.is_file()
+    ]
     return frozenset(f"{path} {path.read_bytes()!r}" for path in found)
 
 
 @contextmanager
 def victim(home: Path, limits: Limits | None = None) -> Iterator[Victim]:
     """A served history in `home`."""
-    settings = Settings(home=home, history=HistorySettings(query_s=10), service=ServiceSettings(rate=1e6, burst=1_000_000))
+    settings = Settings(
+        home=home,
+        history=HistorySettings(query_s=10),
+        service=ServiceSettings(rate=1e6, burst=1_000_000),
+    )
     token(settings, SystemClock())
     secrets = (settings.keys_dir / "stolen.pem", home / "outside.txt")
     for secret in secrets:
@@ -101,7 +121,9 @@ def victim(home: Path, limits: Limits | None = None) -> Iterator[Victim]:
     assert isinstance(engine, CellEngine)
     try:
         migrate(engine.client, SystemClock())
-        server = HistoryServer(engine, settings=settings, health=lambda: (True, {}), clock=SystemClock())
+        server = HistoryServer(
+            engine, settings=settings, health=lambda: (True, {}), clock=SystemClock()
+        )
         server.start()
         try:
             made = Victim(settings, engine, server, secrets, files_of(settings))
@@ -116,8 +138,12 @@ def victim(home: Path, limits: Limits | None = None) -> Iterator[Victim]:
 def _count(made: Victim) -> None:
     answered = made.engine.answer
 
-    def counting(sql: str, *, default_format: str, settings: Mapping[str, str], parameters: Mapping[str, str]) -> Answer:
+    def counting(
+        sql: str, *, default_format: str, settings: Mapping[str, str], parameters: Mapping[str, str]
+    ) -> Answer:
         made.ran.append(sql)
-        return answered(sql, default_format=default_format, settings=settings, parameters=parameters)
+        return answered(
+            sql, default_format=default_format, settings=settings, parameters=parameters
+        )
 
     made.engine.answer = counting  # type: ignore[method-assign]  # it still does all that it did

@@ -1,4 +1,6 @@
-"""Exports by a hostile neighbour: a real small one, what is changed in it, and what a reader's commands make of it."""
+"""Exports by a hostile neighbour: a real small one, what is changed in it, and what a reader's
+commands make of it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ ALLOW = ("--allow", FUNCTIONS[0], "--allow", FUNCTIONS[1])
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """A run that grew, exported under a passphrase (`export`) and under its installation's key (`sealed`); `secret` holds the passphrase."""
+    """A run that grew, exported under a passphrase (`export`) and under its installation's key
+    (`sealed`); `secret` holds the passphrase.
+    """
 
     export: Path
     sealed: Path
@@ -44,7 +48,9 @@ class Real:
 
 def real(folder: Path) -> Real:
     """Train and export the run: 16 steps, two kernels, four snapshots."""
-    laboratory = Laboratory(folder / "home", recipe(run={"epochs": 2, "batch_size": 20}), GROWTH[:3], run_id=RUN)
+    laboratory = Laboratory(
+        folder / "home", recipe(run={"epochs": 2, "batch_size": 20}), GROWTH[:3], run_id=RUN
+    )
     asking(laboratory, 5, 11)
     laboratory.run()
     events = laboratory.journal()
@@ -61,7 +67,8 @@ def real(folder: Path) -> Real:
             passphrase=passphrase,
         ).to(folder / name)
     others = [
-        encode(replace(event, run_id="other-1", signer="", previous="", signature="")).value for event in events[:2]
+        encode(replace(event, run_id="other-1", signer="", previous="", signature="")).value
+        for event in events[:2]
     ]  # before any digest of its state
     to_file(folder / "other.avro", others)
     (folder / "secret").write_text(f"{PASSPHRASE}\n")
@@ -69,12 +76,21 @@ def real(folder: Path) -> Real:
 
 
 def reseal(folder: Path, **changes: Any) -> None:
-    """Let the manifest fit the files again, as whoever makes an export may, with some of what it says changed."""
+    """Let the manifest fit the files again, as whoever makes an export may, with some of what it
+    says changed.
+    """
     path = folder / MANIFEST
     manifest = json.loads(path.read_text()) | changes
     if "files" not in changes:
-        found = (one for one in sorted(folder.rglob("*")) if one.is_file() and not one.is_symlink() and one != path)
-        manifest["files"] = {one.relative_to(folder).as_posix(): hashlib.sha256(one.read_bytes()).hexdigest() for one in found}
+        found = (
+            one
+            for one in sorted(folder.rglob("*"))
+            if one.is_file() and not one.is_symlink() and one != path
+        )
+        manifest["files"] = {
+            one.relative_to(folder).as_posix(): hashlib.sha256(one.read_bytes()).hexdigest()
+            for one in found
+        }
     path.write_text(json.dumps(manifest))
 
 
@@ -90,9 +106,14 @@ def journal_of(folder: Path) -> list[JournalEvent]:
 
 
 def with_events(folder: Path, events: Sequence[JournalEvent]) -> None:
-    """Give an export another journal, and a manifest that fits: unsigned, as an earlier Esper's, and by no codec that refuses values out of range."""
+    """Give an export another journal, and a manifest that fits: unsigned, as an earlier Esper's,
+    and by no codec that refuses values out of range.
+    """
     unsigned = dict.fromkeys(("signer", "previous", "signature"), "")
-    to_file(folder / JOURNAL, [frame({**event.to_avro(), **unsigned}, current(type(event))) for event in events])
+    to_file(
+        folder / JOURNAL,
+        [frame({**event.to_avro(), **unsigned}, current(type(event))) for event in events],
+    )
     reseal(folder, events=len(events))
 
 
@@ -108,7 +129,9 @@ def with_config(folder: Path, change: Callable[[dict[str, Any]], Any], **fields:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """How a command ended: its exit code, its one sentence if it was refused, and all that it wrote."""
+    """How a command ended: its exit code, its one sentence if it was refused, and all that it
+    wrote.
+    """
 
     code: int
     sentence: str

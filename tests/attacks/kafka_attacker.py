@@ -1,6 +1,8 @@
-"""What a neighbour can do with the broker's port alone: `kafka_attacker.py JSON`, with a client's configuration and the names of files.
+"""What a neighbour can do with the broker's port alone: `kafka_attacker.py JSON`, with a client's
+configuration and the names of files.
 
-With "drop" it becomes uid 65534 first. Prints what came of each attack as JSON: "done" where it succeeded, else the refusal.
+With "drop" it becomes uid 65534 first. Prints what came of each attack as JSON: "done" where it
+succeeded, else the refusal.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _WAIT_S = 4.0
 
 
 def write(config: dict[str, Any], topics: list[str], value: bytes) -> dict[str, str]:
-    """Junk on each topic, keyed as an event of a run would be: pause, resume, rollback, raw, fuzz, gc and audit forgeries are all this."""
+    """Junk on each topic, keyed as an event of a run would be: pause, resume, rollback, raw, fuzz,
+    gc and audit forgeries are all this.
+    """
     found = dict.fromkeys(topics, "no answer")
 
     def note(error: Any, message: Any) -> None:
@@ -52,7 +56,14 @@ def write(config: dict[str, Any], topics: list[str], value: bytes) -> dict[str, 
 
 def read(config: dict[str, Any], topics: list[str]) -> dict[str, str]:
     """The first message of each topic; each has one in its partition 0."""
-    consumer = Consumer({**config, "group.id": "viewer-attack", "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            **config,
+            "group.id": "viewer-attack",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+    )
     found = dict.fromkeys(topics, "no answer")
     try:
         consumer.assign([TopicPartition(topic, 0, 0) for topic in topics])
@@ -68,13 +79,20 @@ def read(config: dict[str, Any], topics: list[str]) -> dict[str, str]:
 
 
 def allowed(config: dict[str, Any], topics: list[str]) -> dict[str, set[str]]:
-    """What the broker says that this client may do with each topic; nothing where it does not even tell that there is one."""
+    """What the broker says that this client may do with each topic.
+
+    Nothing where it does not even tell that there is one.
+    """
     admin = AdminClient(config)
-    futures = admin.describe_topics(TopicCollection(topics), include_authorized_operations=True, request_timeout=_WAIT_S)
+    futures = admin.describe_topics(
+        TopicCollection(topics), include_authorized_operations=True, request_timeout=_WAIT_S
+    )
     found: dict[str, set[str]] = {}
     for topic, future in futures.items():
         try:
-            found[topic] = {operation.name for operation in future.result().authorized_operations or ()}
+            found[topic] = {
+                operation.name for operation in future.result().authorized_operations or ()
+            }
         except KafkaException as error:
             if error.args[0].name() != "TOPIC_AUTHORIZATION_FAILED":
                 raise
@@ -97,20 +115,40 @@ def govern(config: dict[str, Any], topic: str) -> dict[str, str]:
     entry = ConfigEntry("retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
     limits = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     everything = AclBinding(
-        ResourceType.TOPIC, "*", ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", AclOperation.ALL, AclPermissionType.ALLOW
+        ResourceType.TOPIC,
+        "*",
+        ResourcePatternType.LITERAL,
+        "User:ANONYMOUS",
+        "*",
+        AclOperation.ALL,
+        AclPermissionType.ALLOW,
     )
-    upsertion = UserScramCredentialUpsertion("esper", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), b"mine now")
+    upsertion = UserScramCredentialUpsertion(
+        "esper", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), b"mine now"
+    )
     asked: dict[str, Callable[[], dict[Any, Any]]] = {
         "delete-topic": lambda: admin.delete_topics([topic], request_timeout=_WAIT_S),
-        "create-topic": lambda: admin.create_topics([NewTopic("squat", 1)], request_timeout=_WAIT_S),
-        "more-partitions": lambda: admin.create_partitions([NewPartitions(topic, 64)], request_timeout=_WAIT_S),
-        "delete-records": lambda: admin.delete_records([TopicPartition(topic, 0, 1)], request_timeout=_WAIT_S),
+        "create-topic": lambda: admin.create_topics(
+            [NewTopic("squat", 1)], request_timeout=_WAIT_S
+        ),
+        "more-partitions": lambda: admin.create_partitions(
+            [NewPartitions(topic, 64)], request_timeout=_WAIT_S
+        ),
+        "delete-records": lambda: admin.delete_records(
+            [TopicPartition(topic, 0, 1)], request_timeout=_WAIT_S
+        ),
         "retention": lambda: admin.incremental_alter_configs([limits], request_timeout=_WAIT_S),
         "grant": lambda: admin.create_acls([everything], request_timeout=_WAIT_S),
-        "password": lambda: admin.alter_user_scram_credentials([upsertion], request_timeout=_WAIT_S),
-        "delete-group": lambda: admin.delete_consumer_groups(["esper-tamiyo"], request_timeout=_WAIT_S),
+        "password": lambda: admin.alter_user_scram_credentials(
+            [upsertion], request_timeout=_WAIT_S
+        ),
+        "delete-group": lambda: admin.delete_consumer_groups(
+            ["esper-tamiyo"], request_timeout=_WAIT_S
+        ),
     }
-    futures = {name: ask() for name, ask in asked.items()}  # all of them are under way before the first is waited for
+    futures = {
+        name: ask() for name, ask in asked.items()
+    }  # all of them are under way before the first is waited for
     return {name: _tried(partial(_all, under_way)) for name, under_way in futures.items()}
 
 

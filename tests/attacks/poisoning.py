@@ -1,7 +1,9 @@
-"""Messages that nobody should have sent: seeded mutations of every record, for the tests of fuzzing.
+"""Messages that nobody should have sent: seeded mutations of every record, for the tests of
+fuzzing.
 
-Two families. `broken` changes bytes: flips, cuts, insertions, lengths that lie. `extreme` keeps to the schema and chooses the values at its
-edges, and texts of every unpleasant kind: most of them are decoded, and have to be borne by whoever takes them.
+Two families. `broken` changes bytes: flips, cuts, insertions, lengths that lie. `extreme` keeps to
+the schema and chooses the values at its edges, and texts of every unpleasant kind: most of them are
+decoded, and have to be borne by whoever takes them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,20 @@ TEXTS = (
     "run-1",
     "sequence in 16",
 )
-WHOLE = (0, 1, -1, 2, 3, 2**31 - 1, -(2**31), 2**53 - 1, 2**53, 2**63 - 1, -(2**63), 1_767_225_600_000_000)
+WHOLE = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    2**31 - 1,
+    -(2**31),
+    2**53 - 1,
+    2**53,
+    2**63 - 1,
+    -(2**63),
+    1_767_225_600_000_000,
+)
 REAL = (0.0, -0.0, 1.0, -1.0, 0.5, 1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf)
 GOOD = {
     "name": ("", "run-1", "run-2"),
@@ -53,7 +68,9 @@ def examples() -> list[dict[str, Any]]:
     """A datum of each record, as the examples have it."""
     found = []
     for record in RECORDS:
-        path = max(EXAMPLES.glob(f"{record.NAME}-*.avro"), key=lambda one: int(one.stem.rpartition("-")[2]))
+        path = max(
+            EXAMPLES.glob(f"{record.NAME}-*.avro"), key=lambda one: int(one.stem.rpartition("-")[2])
+        )
         with path.open("rb") as file:
             (datum,) = fastavro.reader(file, return_record_name=False)
         found.append(decode(frame(_plain(datum), current(record))).to_avro())
@@ -67,9 +84,15 @@ def messages(count: int, seed: int) -> Iterator[Received]:
     topics = [*TOPICS]
     for offset in range(count):
         record, datum = draw.choice(bases)
-        value = extreme(record, datum, draw) if draw.random() < 0.6 else broken(frame(datum, current(record)), draw)
+        value = (
+            extreme(record, datum, draw)
+            if draw.random() < 0.6
+            else broken(frame(datum, current(record)), draw)
+        )
         topic = record.TOPIC if draw.random() < 0.97 else draw.choice(topics)
-        yield Received(topic, draw.randrange(4), offset, key_of(value, draw), value, (), 1_767_225_600_000_000)
+        yield Received(
+            topic, draw.randrange(4), offset, key_of(value, draw), value, (), 1_767_225_600_000_000
+        )
 
 
 def key_of(value: bytes, draw: random.Random) -> bytes | None:
@@ -98,7 +121,9 @@ def broken(value: bytes, draw: random.Random) -> bytes:
             case 3:
                 changed += draw.randbytes(draw.randrange(1, 300))
             case 4:
-                return draw.choice([b"", b"\0", b"\0\0\0\0\1abc", b"{}", b"\1" * 200, draw.randbytes(64)])
+                return draw.choice(
+                    [b"", b"\0", b"\0\0\0\0\1abc", b"{}", b"\1" * 200, draw.randbytes(64)]
+                )
             case _:
                 if changed:
                     changed[at % len(changed)] = draw.randrange(256)
@@ -106,7 +131,10 @@ def broken(value: bytes, draw: random.Random) -> bytes:
 
 
 def extreme(record: type[Event], datum: dict[str, Any], draw: random.Random) -> bytes:
-    """A message that keeps to its schema, with one to all fields at the edges; most keep to their bounds too."""
+    """A message that keeps to its schema, with one to all fields at the edges.
+
+    Most keep to their bounds too.
+    """
     within = draw.random() < 0.8
     bounds = {bound.field: bound for bound in record.BOUNDS}
     changed = dict(datum)
@@ -126,10 +154,23 @@ def _edge(value: Any, bound: Bound | None, draw: random.Random, *, within: bool)
                 return value  # a symbol of an enum
             return draw.choice(GOOD[bound.format] if within and bound and bound.format else TEXTS)
         case list() | tuple():
-            return [_edge(draw.choice(value), bound, draw, within=within) for _ in range(draw.choice([0, 1, 2, 40]))] if value else []
+            return (
+                [
+                    _edge(draw.choice(value), bound, draw, within=within)
+                    for _ in range(draw.choice([0, 1, 2, 40]))
+                ]
+                if value
+                else []
+            )
         case dict():
-            return {name: _edge(one, None, draw, within=within) if draw.random() < 0.3 else one for name, one in value.items()}
-    return {name: _edge(one, _of(value, name), draw, within=within) if draw.random() < 0.3 else one for name, one in vars(value).items()}
+            return {
+                name: _edge(one, None, draw, within=within) if draw.random() < 0.3 else one
+                for name, one in value.items()
+            }
+    return {
+        name: _edge(one, _of(value, name), draw, within=within) if draw.random() < 0.3 else one
+        for name, one in vars(value).items()
+    }
 
 
 def _of(value: Any, name: str) -> Bound | None:
@@ -140,7 +181,13 @@ def _number(value: float, bound: Bound | None, draw: random.Random, *, within: b
     edges: tuple[float, ...] = WHOLE if isinstance(value, int) else REAL
     if within and bound is not None and bound.minimum is not None:
         least, most = bound.minimum, bound.maximum
-        edges = tuple(one for one in edges if least <= one and (most is None or one <= most) and (not bound.finite or math.isfinite(one)))
+        edges = tuple(
+            one
+            for one in edges
+            if least <= one
+            and (most is None or one <= most)
+            and (not bound.finite or math.isfinite(one))
+        )
     return draw.choice(edges or (value,))
 
 

@@ -1,6 +1,8 @@
-"""An attack on a whole stack while a run trains: messages, queries, requests and exports at once, each a bounded number of times.
+"""An attack on a whole stack while a run trains: messages, queries, requests and exports at once,
+each a bounded number of times.
 
-What each consumer owes for a message is said here, from `schemas/topics.toml` and from what the consumers say that they look at.
+What each consumer owes for a message is said here, from `schemas/topics.toml` and from what the
+consumers say that they look at.
 """
 
 # ruff: noqa: S311 - a seeded generator is what repeats
@@ -69,24 +71,33 @@ Place = tuple[str, int, int]
 DECISIONS: Final = AdaptationOutcome.TOPIC
 LETTERS: Final = DeadLettered.TOPIC
 SIGNED: Final = frozenset({RunStarted.TOPIC, DECISIONS})
-"""Topics on which nobody is believed without a signature, so that anything at all may be written under a run's key."""
+"""Topics on which nobody is believed without a signature, so that anything at all may be written
+under a run's key.
+"""
 _READ: Final = {
-    part: {name for name, topic in TOPICS.items() if part in topic.readers} - {AUDIT} for part in ("nissa", "foundry", "tolaria")
+    part: {name for name, topic in TOPICS.items() if part in topic.readers} - {AUDIT}
+    for part in ("nissa", "foundry", "tolaria")
 }
 WHOLE: Final[Mapping[str, set[str]]] = {
     **_READ,
     "foundry": _READ["foundry"] - {DECISIONS},  # which its other consumer reads, that is named urza
     "tamiyo": {SystemStatePacket.TOPIC, PerformanceDelta.TOPIC},
 }
-"""Topics of which a consumer opens every message. Audit trails are read by nobody but the history while a part runs."""
+"""Topics of which a consumer opens every message.
+
+Audit trails are read by nobody but the history while a part runs.
+"""
 CHOOSY: Final[tuple[tuple[str, str, tuple[type[Event], ...]], ...]] = (
     ("urza", DECISIONS, (AdaptationOutcome,)),
     ("tamiyo", DECISIONS, (AdaptationOutcome,)),
     *(("tamiyo", topic, orders.RECORDS) for topic in orders.TOPICS),
 )
-"""Topics of which a consumer opens some records, and passes over the others by their schema's id."""
+"""Topics of which a consumer opens some records, and passes over the others by their schema's id.
+"""
 REPORTS: Final = 4
-"""Field reports that can be decoded are no bad messages but minutes of work for the foundry: so many are sent."""
+"""Field reports that can be decoded are no bad messages but minutes of work for the foundry: so
+many are sent.
+"""
 _UNLISTED: Final = (
     "readonly",
     "allow_ddl",
@@ -114,7 +125,9 @@ class Amounts:
     @classmethod
     def of(cls, count: int) -> Amounts:
         """The kinds in proportion: an import takes as long as a thousand messages."""
-        return cls(max(count, 200), max(count // 20, 50), max(count // 20, 50), max(count // 1_000, 3))
+        return cls(
+            max(count, 200), max(count // 20, 50), max(count // 20, 50), max(count // 1_000, 3)
+        )
 
 
 def believed(received: Received, trust: Trust) -> bool:
@@ -127,7 +140,10 @@ def believed(received: Received, trust: Trust) -> bool:
 
 
 def due(received: Received, trust: Trust) -> frozenset[str]:
-    """The consumers that owe exactly one letter about a message; others owe at most one, and nobody owes any about letters."""
+    """The consumers that owe exactly one letter about a message.
+
+    Others owe at most one, and nobody owes any about letters.
+    """
     if received.topic == LETTERS:
         return frozenset()
     try:
@@ -136,13 +152,23 @@ def due(received: Received, trust: Trust) -> frozenset[str]:
         record = None
     bad = not believed(received, trust)
     found = {part for part, topics in WHOLE.items() if bad and received.topic in topics}
-    found |= {part for part, topic, records in CHOOSY if topic == received.topic and (record is None or (bad and record in records))}
-    return frozenset(found | ({"history"} if record is None or received.topic != record.TOPIC else set()))
+    found |= {
+        part
+        for part, topic, records in CHOOSY
+        if topic == received.topic and (record is None or (bad and record in records))
+    }
+    return frozenset(
+        found | ({"history"} if record is None or received.topic != record.TOPIC else set())
+    )
 
 
 @dataclass
 class Siege:
-    """The attack. `run_id` is the run that trains beside it and may change; `sent` has what the consumers owe for each message at its place."""
+    """The attack.
+
+    `run_id` is the run that trains beside it and may change; `sent` has what the consumers owe for
+    each message at its place.
+    """
 
     settings: Settings
     stack: StackState
@@ -167,35 +193,59 @@ class Siege:
     # Messages
 
     def write(self) -> None:
-        """Mutated messages of every record on every topic, as the super user; one in ten under the key of the run."""
+        """Mutated messages of every record on every topic, as the super user.
+
+        One in ten under the key of the run.
+        """
         trust = signing.trust(self.settings.keys_dir)
-        producer, draw = Producer(access(self.settings, OWNER).librdkafka()), random.Random(f"{self.seed} messages")
+        producer, draw = (
+            Producer(access(self.settings, OWNER).librdkafka()),
+            random.Random(f"{self.seed} messages"),
+        )
         records = [record for record in RECORDS if record.KEY == "run_id"]
-        bases = {record: datum for record, datum in zip(RECORDS, examples(), strict=True) if record in records}
+        bases = {
+            record: datum
+            for record, datum in zip(RECORDS, examples(), strict=True)
+            if record in records
+        }
         batch = max(self.amounts.messages // _BATCHES, 10)
         for number, received in enumerate(messages(self.amounts.messages, self.seed)):
             run_id = self.run_id if draw.random() < _AIMED else ""
             one = self._aimed(bases, draw) if run_id else self._bounded(received, trust)
             note = partial(self._delivered, due(one, trust), run_id)
-            producer.produce(one.topic, one.value, one.key, partition=one.partition, on_delivery=note)
+            producer.produce(
+                one.topic, one.value, one.key, partition=one.partition, on_delivery=note
+            )
             if number % batch == batch - 1:
                 assert producer.flush(PATIENCE_S) == 0
                 CLOCK.sleep(_PAUSE_S)
         assert producer.flush(PATIENCE_S) == 0
 
     def _aimed(self, bases: Mapping[type[Event], dict[str, Any]], draw: random.Random) -> Received:
-        """A message under the run's key that none may believe: else it would be an order to the run, and no bad message."""
+        """A message under the run's key that none may believe: else it would be an order to the
+        run, and no bad message.
+        """
         key = self.run_id.encode()
         while True:
             record, datum = draw.choice([*bases.items()])
             mine = {**datum, "run_id": self.run_id}
-            value = extreme(record, mine, draw) if draw.random() < 0.5 else broken(frame(mine, current(record)), draw)
-            made = Received(record.TOPIC, partition(key, TOPICS[record.TOPIC].partitions), 0, key, value, (), 0)
+            value = (
+                extreme(record, mine, draw)
+                if draw.random() < 0.5
+                else broken(frame(mine, current(record)), draw)
+            )
+            made = Received(
+                record.TOPIC, partition(key, TOPICS[record.TOPIC].partitions), 0, key, value, (), 0
+            )
             if record.TOPIC in SIGNED or not believed(made, Trust()):
                 return made
 
     def _bounded(self, received: Received, trust: Trust) -> Received:
-        if received.topic == FieldReport.TOPIC and believed(received, trust) and isinstance(decode(received.value), FieldReport):
+        if (
+            received.topic == FieldReport.TOPIC
+            and believed(received, trust)
+            and isinstance(decode(received.value), FieldReport)
+        ):
             self._reports += 1
             if self._reports > REPORTS:
                 return received._replace(value=received.value[:-1])
@@ -213,14 +263,21 @@ class Siege:
     # Queries and requests
 
     def ask(self) -> None:
-        """Queries and settings of the grammar, as a viewer over HTTP: each has an answer with ClickHouse's code, and none has a secret in it."""
+        """Queries and settings of the grammar, as a viewer over HTTP: each has an answer with
+        ClickHouse's code, and none has a secret in it.
+        """
         draw, port = random.Random(f"{self.seed} queries"), self._port("history")
-        secrets = [str(path) for path in sorted(self.settings.keys_dir.rglob("*")) if path.is_file()]
+        secrets = [
+            str(path) for path in sorted(self.settings.keys_dir.rglob("*")) if path.is_file()
+        ]
         secrets += ["/etc/passwd", str(self.folder / "x"), f"http://127.0.0.1:{port}/ping"]
         headers = bearer(token(self.settings, CLOCK))
         for _ in range(self.amounts.queries):
             secret = draw.choice(secrets)
-            text, given = query(draw, secret), {"max_execution_time": "1", **parameters(draw, _UNLISTED, secret)}
+            text, given = (
+                query(draw, secret),
+                {"max_execution_time": "1", **parameters(draw, _UNLISTED, secret)},
+            )
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
             try:
                 connection.request("POST", f"/?{urlencode(given)}", text.encode(), headers)
@@ -229,12 +286,22 @@ class Siege:
             finally:
                 connection.close()
             self.answered[f"query {answer.status}"] += 1
-            assert answer.status == 200 or answer.getheader("x-clickhouse-exception-code"), (text, given, answer.status, body[:500])
+            assert answer.status == 200 or answer.getheader("x-clickhouse-exception-code"), (
+                text,
+                given,
+                answer.status,
+                body[:500],
+            )
             assert not any(sealed in body for sealed in _SEALED), (text, given)
 
     def knock(self) -> None:
-        """Malformed requests to the port of every part, the broker's too: each is refused or the connection is closed."""
-        draw, seeds = random.Random(f"{self.seed} requests"), [*shapes("/api/v1/nothing", "no.valid.token").values()]
+        """Malformed requests to the port of every part, the broker's too: each is refused or the
+        connection is closed.
+        """
+        draw, seeds = (
+            random.Random(f"{self.seed} requests"),
+            [*shapes("/api/v1/nothing", "no.valid.token").values()],
+        )
         ports = [(part.name, part.port) for part in self.stack.parts if part.port]
         for number in range(self.amounts.requests):
             name, port = ports[number % len(ports)]
@@ -251,16 +318,27 @@ class Siege:
     # Exports
 
     def bring(self) -> None:
-        """Hostile exports, through `esper import` into this installation: each is taken or refused in a sentence."""
+        """Hostile exports, through `esper import` into this installation: each is taken or refused
+        in a sentence.
+        """
         work = self.folder / "exports"
         work.mkdir()
         (work / "secret").write_text(SECRET)
         for number in range(self.amounts.exports):
-            ground, hostile = Ground(self.real.export, work, random.Random(f"{self.seed} export {number}")), work / "hostile"
+            ground, hostile = (
+                Ground(self.real.export, work, random.Random(f"{self.seed} export {number}")),
+                work / "hostile",
+            )
             copy_of(self.real.export, hostile)
             draw = random.Random(f"{self.seed} change {number}")
             CHANGES[draw.randrange(len(CHANGES))](ground, hostile)
-            done = commands.run("import", hostile, "--passphrase-file", self.real.secret, environment=self.environment())
+            done = commands.run(
+                "import",
+                hostile,
+                "--passphrase-file",
+                self.real.secret,
+                environment=self.environment(),
+            )
             said = done.stderr.strip().splitlines()
             assert done.returncode == 0 or said[-1].startswith("esper: "), done.stderr[-2_000:]
             assert "Traceback" not in done.stderr
@@ -319,7 +397,9 @@ def watched(stack: StackState) -> Iterator[dict[str, int]]:
 
 
 class Letters:
-    """Every letter on `dead.letters` but those that an attacker wrote: `counts` by consumer and place of the message that it is about."""
+    """Every letter on `dead.letters` but those that an attacker wrote: `counts` by consumer and
+    place of the message that it is about.
+    """
 
     def __init__(self, reader: Reader, forged: Collection[Place]) -> None:
         self.counts: Counter[tuple[str, Place]] = Counter()
@@ -339,18 +419,33 @@ class Letters:
 
 
 def decided(bus: KafkaBus, run_id: str, trust: Trust) -> list[Place]:
-    """Where Tamiyo's reviews of a run stand, in order. Its trainer has waited for each of them, so it has read all that stands before the last."""
+    """Where Tamiyo's reviews of a run stand, in order.
+
+    Its trainer has waited for each of them, so it has read all that stands before the last.
+    """
     key, found = run_id.encode(), list[Place]()
     with bus.reader([DECISIONS], start="beginning") as reader:
         ends = reader.stable_end()
         while any(reader.position()[place] < end for place, end in ends.items()):
-            mine = [received for received in reader.poll(10_000, 0.1) if received.key == key and believed(received, trust)]
-            found += [received[:3] for received in mine if isinstance(decode(received.value), EpochReviewed)]
+            mine = [
+                received
+                for received in reader.poll(10_000, 0.1)
+                if received.key == key and believed(received, trust)
+            ]
+            found += [
+                received[:3]
+                for received in mine
+                if isinstance(decode(received.value), EpochReviewed)
+            ]
     return sorted(found)
 
 
-def kept_once(settings: Settings, history_url: str, letters: Letters, sent: Collection[Place]) -> None:
-    """That the history has each message of Kafka as one row or as one letter of its own, and shows no event twice."""
+def kept_once(
+    settings: Settings, history_url: str, letters: Letters, sent: Collection[Place]
+) -> None:
+    """That the history has each message of Kafka as one row or as one letter of its own, and shows
+    no event twice.
+    """
     bus, source = KafkaBus(access(settings)), HttpSource(history_url, settings)
     assert wait_caught_up(history_url, bus, timeout=PATIENCE_S, settings=settings)
     for name, topic in TOPICS.items():
@@ -358,13 +453,28 @@ def kept_once(settings: Settings, history_url: str, letters: Letters, sent: Coll
 
         def equal(name: str = name, tables: list[str] = tables, seen: list[int] = seen) -> bool:
             letters.read()
-            seen[0] = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608
-            seen[1] = sum(consumer == "history" and place[0] == name for consumer, place in letters.counts)
+            seen[0] = sum(
+                int(source.ask(f"SELECT count() FROM raw_{table}", "TSV"))  # noqa: S608
+                for table in tables
+            )
+            seen[1] = sum(
+                consumer == "history" and place[0] == name for consumer, place in letters.counts
+            )
             seen[2] = committed(bus, [name])[name]
-            silent = sum(place[0] == name for place in sent) if name == LETTERS else 0  # what is no letter there, has none
+            silent = (
+                sum(place[0] == name for place in sent) if name == LETTERS else 0
+            )  # what is no letter there, has none
             return seen[2] - silent <= seen[0] + seen[1] <= seen[2]
 
-        until(equal, lambda name=name, seen=seen: f"{name}: {seen[0]} rows and {seen[1]} letters of {seen[2]} messages")  # type: ignore[misc]
+        until(
+            equal,
+            lambda name=name, seen=seen: (  # type: ignore[misc]
+                f"{name}: {seen[0]} rows and {seen[1]} letters of {seen[2]} messages"
+            ),
+        )
         by = "run_id, event_id" if topic.key == "run_id" else "event_id"
         for table in tables:
-            assert source.ask(f"SELECT event_id FROM {table} GROUP BY {by} HAVING count() > 1", "TSV") == b"", table  # noqa: S608
+            assert (
+                source.ask(f"SELECT event_id FROM {table} GROUP BY {by} HAVING count() > 1", "TSV")  # noqa: S608
+                == b""
+            ), table

@@ -1,8 +1,10 @@
-"""Attack: everything at once against a whole stack beside which a run trains, by one who may write every topic and reach every port.
+"""Attack: everything at once against a whole stack beside which a run trains, by one who may write
+every topic and reach every port.
 
-Mutated messages on all topics, queries and settings of a grammar, malformed HTTP, hostile exports. Expected: every part is alive, ready and the process
-that it was, its memory is bounded, each bad message is one dead letter of each consumer that reads it, and the run trains to the digest that it has
-without all this; its journal folds.
+Mutated messages on all topics, queries and settings of a grammar, malformed HTTP, hostile exports.
+Expected: every part is alive, ready and the process that it was, its memory is bounded, each bad
+message is one dead letter of each consumer that reads it, and the run trains to the digest that it
+has without all this; its journal folds.
 
 `ESPER_FUZZ=100000` runs the full length; `ESPER_FUZZ_SEED` another seed.
 """
@@ -26,7 +28,18 @@ from esper.oona.bus.kafka import KafkaBus
 from esper.service.transport import signing
 from tests import commands
 from tests.attacks.hostile import real
-from tests.attacks.siege import DECISIONS, LETTERS, Amounts, Letters, Siege, decided, environment, held, kept_once, watched
+from tests.attacks.siege import (
+    DECISIONS,
+    LETTERS,
+    Amounts,
+    Letters,
+    Siege,
+    decided,
+    environment,
+    held,
+    kept_once,
+    watched,
+)
 from tests.chaos.run.lives import LONGEST_S
 from tests.integration.run.whole import LOCKSTEP, endpoints, result
 from tests.stackfixtures import access, now
@@ -34,11 +47,19 @@ from tests.waiting import PATIENCE_S, until
 
 COUNT = int(os.environ.get("ESPER_FUZZ", "200"))
 SEED = int(os.environ.get("ESPER_FUZZ_SEED", "11"))
-LIMITS = {"ESPER_SERVICE__RATE": "1000000", "ESPER_SERVICE__BURST": "1000000", "ESPER_HISTORY__MEMORY_BYTES": str(256 << 20)}
-"""What is given to the stack: nobody is turned away for asking often, so that all of it is met; and a query may take a quarter of a gigabyte."""
+LIMITS = {
+    "ESPER_SERVICE__RATE": "1000000",
+    "ESPER_SERVICE__BURST": "1000000",
+    "ESPER_HISTORY__MEMORY_BYTES": str(256 << 20),
+}
+"""What is given to the stack: nobody is turned away for asking often, so that all of it is met.
+
+And a query may take a quarter of a gigabyte.
+"""
 RECIPE = (*(one for one in LOCKSTEP if not one.startswith("run.epochs")), "run.epochs=5")
 GROWTH = 400 << 20
-"""Bytes by which a part may grow, children included: the memory of one query, since one caller asks, and 144 MiB for tables, rows and heaps.
+"""Bytes by which a part may grow, children included: the memory of one query, since one caller
+asks, and 144 MiB for tables, rows and heaps.
 
 The short form takes 46 MiB in the history and 6 MiB at most in another part.
 """
@@ -50,7 +71,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800 + COUNT)]
 def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with a whole stack of its own."""
     home = tmp_path_factory.mktemp("besieged")
-    up = commands.run("up", "--wait", str(int(PATIENCE_S)), environment={**environment(home), **LIMITS}, seconds=2 * PATIENCE_S)
+    up = commands.run(
+        "up",
+        "--wait",
+        str(int(PATIENCE_S)),
+        environment={**environment(home), **LIMITS},
+        seconds=2 * PATIENCE_S,
+    )
     try:
         assert up.returncode == 0, up.stderr
         yield home
@@ -68,9 +95,25 @@ class Runs:
     def begin(self, run_id: str) -> commands.Command:
         """The next one, once it has ended its first epoch."""
         sets = (part for one in RECIPE for part in ("--set", one))
-        life = commands.begin("run", "mnist1d", "--json", "--run-id", run_id, *sets, environment=environment(self.home))
+        life = commands.begin(
+            "run",
+            "mnist1d",
+            "--json",
+            "--run-id",
+            run_id,
+            *sets,
+            environment=environment(self.home),
+        )
         outbox = self.home / "runs" / run_id / "outbox"
-        until(lambda: life.poll() is not None or any(b"esper.events.EpochEnded" in path.read_bytes() for path in outbox.glob("*.frames")))
+        until(
+            lambda: (
+                life.poll() is not None
+                or any(
+                    b"esper.events.EpochEnded" in path.read_bytes()
+                    for path in outbox.glob("*.frames")
+                )
+            )
+        )
         return life
 
     def end(self, life: commands.Command) -> None:
@@ -80,8 +123,13 @@ class Runs:
         self.ended.append(json.loads(life.out.read_text().splitlines()[-1]))
 
 
-def test_a_run_beside_an_attack_on_everything_trains_to_the_same_bits(besieged: Path, tmp_path: Path) -> None:
-    """Runs follow each other for as long as the attack lasts, each as the one before it in quiet; then every letter is counted."""
+def test_a_run_beside_an_attack_on_everything_trains_to_the_same_bits(
+    besieged: Path, tmp_path: Path
+) -> None:
+    """Runs follow each other for as long as the attack lasts, each as the one before it in quiet.
+
+    Then every letter is counted.
+    """
     settings, amounts = Settings(home=besieged), Amounts.of(COUNT)
     runs = Runs(besieged)
     quiet = runs.begin("quiet")
@@ -113,11 +161,19 @@ def test_a_run_beside_an_attack_on_everything_trains_to_the_same_bits(besieged: 
         "answers": dict(sorted(siege.answered.items())),
         "imported": siege.refused.count(""),
         "mib": {
-            name: {"before": size >> 20, "most": most[name] >> 20, "after": held(before)[name] >> 20} for name, size in beginning.items()
+            name: {
+                "before": size >> 20,
+                "most": most[name] >> 20,
+                "after": held(before)[name] >> 20,
+            }
+            for name, size in beginning.items()
         },
     }
     sys.stdout.write(json.dumps(figures) + "\n")
-    until(lambda: all(part.phase == "ready" for part in now(settings).parts), lambda: str(now(settings).parts))
+    until(
+        lambda: all(part.phase == "ready" for part in now(settings).parts),
+        lambda: str(now(settings).parts),
+    )
     after = {part.name: (part.process, part.restarts) for part in now(settings).parts}
     assert after == {part.name: (part.process, part.restarts) for part in before.parts}
     assert all(part.restarts == 0 for part in before.parts)
@@ -125,13 +181,20 @@ def test_a_run_beside_an_attack_on_everything_trains_to_the_same_bits(besieged: 
     assert {one["accuracy"] for one in runs.ended} == {runs.ended[0]["accuracy"]}
     assert runs.ended[0]["seeds"]["DORMANT"] < 8
     for one in runs.ended:
-        folded = result(commands.run("replay", one["run_id"], "--fold", "--json", environment=environment(besieged)))
+        folded = result(
+            commands.run(
+                "replay", one["run_id"], "--fold", "--json", environment=environment(besieged)
+            )
+        )
         assert (folded["status"], folded["equals_live"]) == ("COMPLETED", True)
-    assert {name: most[name] - size for name, size in beginning.items() if most[name] - size > GROWTH} == {}
+    assert {
+        name: most[name] - size for name, size in beginning.items() if most[name] - size > GROWTH
+    } == {}
 
 
 def told(settings: Settings, siege: Siege) -> tuple[int, int]:
-    """That each consumer has written its one letter about each message that it cannot take, and none about any that nobody attacked with.
+    """That each consumer has written its one letter about each message that it cannot take, and
+    none about any that nobody attacked with.
 
     Gives the numbers of letters, and of those that had to be there.
     """
@@ -140,7 +203,9 @@ def told(settings: Settings, siege: Siege) -> tuple[int, int]:
     for run_id in set(siege.aimed.values()):
         first, *_, last = decided(bus, run_id, trust)
         aimed = (place for place, aim in siege.aimed.items() if aim == run_id)
-        owed |= {("trainer", place) for place in aimed if place[0] == DECISIONS and first < place < last}
+        owed |= {
+            ("trainer", place) for place in aimed if place[0] == DECISIONS and first < place < last
+        }
     with bus.reader([LETTERS], start="beginning") as reader:
         letters = Letters(reader, siege.sent.keys())
 
@@ -148,12 +213,22 @@ def told(settings: Settings, siege: Siege) -> tuple[int, int]:
             letters.read()
             return owed <= letters.counts.keys()
 
-        until(all_there, lambda: f"{len(owed - letters.counts.keys())} letters lack: {sorted(owed - letters.counts.keys())[:20]}")
+        until(
+            all_there,
+            lambda: (
+                f"{len(owed - letters.counts.keys())} letters lack: "
+                f"{sorted(owed - letters.counts.keys())[:20]}"
+            ),
+        )
         kept_once(settings, endpoints(settings.home).history_url, letters, siege.sent.keys())
         letters.read()
     most = {
         ("trainer", KernelPublished.TOPIC): len({*siege.aimed.values()}) + 1
     }  # kernels are for all runs, and each trainer is a reader of its own
-    assert {about: count for about, count in letters.counts.items() if count > most.get((about[0], about[1][0]), 1)} == {}
+    assert {
+        about: count
+        for about, count in letters.counts.items()
+        if count > most.get((about[0], about[1][0]), 1)
+    } == {}
     assert {about for about in letters.counts if about[1] not in siege.sent} == set()
     return letters.counts.total(), len(owed)

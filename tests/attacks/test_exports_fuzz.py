@@ -1,4 +1,7 @@
-"""Hostile exports by the hundred: each is refused in a sentence or does no harm. ESPER_FUZZ=1000 is the full length."""
+"""Hostile exports by the hundred: each is refused in a sentence or does no harm.
+
+ESPER_FUZZ=1000 is the full length.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,41 @@ from tests.attacks.hostile import real
 
 COUNT = int(os.environ.get("ESPER_FUZZ", "34"))
 MOST_KIB = 400 << 10
-"""What a reader's memory may grow by over all cases, KiB: the largest JSON text that is read, unpacked, and its copies."""
+"""What a reader's memory may grow by over all cases, KiB: the largest JSON text that is read,
+unpacked, and its copies.
+"""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 20 * COUNT)]
 
 
 def test_hostile_exports_are_refused_in_a_sentence_and_touch_nothing(tmp_path: Path) -> None:
-    """Attack: real exports with anything in them changed, and crafted ones: bombs, links, names, depths, forged snapshots, functions of others.
+    """Attack: real exports with anything in them changed, and crafted ones: bombs, links, names,
+    depths, forged snapshots, functions of others.
 
-    Every command that reads an export ends with success or one sentence, its memory stays bounded, and it neither writes outside its folders, nor
-    reads the file beside the export, nor imports or runs what is named in it.
+    Every command that reads an export ends with success or one sentence, its memory stays bounded,
+    and it neither writes outside its folders, nor reads the file beside the export, nor imports or
+    runs what is named in it.
     """
     real(tmp_path / "real")
-    command = [sys.executable, "-m", "tests.attacks.fuzzing_exports", str(tmp_path), "7", str(COUNT)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240 + 20 * COUNT)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.attacks.fuzzing_exports",
+        str(tmp_path),
+        "7",
+        str(COUNT),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ESPER_")
+    }
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=240 + 20 * COUNT,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     clean, *cases, figures = map(json.loads, done.stdout.splitlines())
     assert set(clean["ended"].values()) == {""}

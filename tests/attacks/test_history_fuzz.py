@@ -1,7 +1,9 @@
-"""Queries and settings from a seeded grammar, against guard, settings and engine as a viewer's request meets them.
+"""Queries and settings from a seeded grammar, against guard, settings and engine as a viewer's
+request meets them.
 
-Expected outcome: each is a result or one clean refusal, the engine's process lives, its memory is bounded, and nothing outside is read or written.
-`ESPER_FUZZ=100000` runs the full length; `ESPER_FUZZ_SEED` another seed.
+Expected outcome: each is a result or one clean refusal, the engine's process lives, its memory is
+bounded, and nothing outside is read or written. `ESPER_FUZZ=100000` runs the full length;
+`ESPER_FUZZ_SEED` another seed.
 """
 
 # ruff: noqa: S311, S608 - a seeded generator is what repeats; the statements are the attacks
@@ -203,14 +205,22 @@ NOISE = (
 )
 
 
+INFIX = (
+    *("+", "-", "*", "/", "%", "=", "<", "AND", "OR", "IN", "LIKE", "||"),
+    *("BETWEEN 1 AND", ".", "AS", "::"),
+)
+
+
 def expression(rng: random.Random, depth: int, secret: str) -> str:
     """An expression, which may be nonsense."""
     if depth <= 0 or rng.random() < 0.35:
-        return rng.choice((*COLUMNS, f"'{secret}'", str(rng.choice((0, 1, -1, 2**31, 2**63, 2**64, 1e308, 0.5)))))
+        return rng.choice(
+            (*COLUMNS, f"'{secret}'", str(rng.choice((0, 1, -1, 2**31, 2**63, 2**64, 1e308, 0.5))))
+        )
     inner = [expression(rng, depth - 1, secret) for _ in range(rng.randrange(1, 4))]
     kind = rng.randrange(6)
     if kind == 0:
-        return f"({inner[0]} {rng.choice(('+', '-', '*', '/', '%', '=', '<', 'AND', 'OR', 'IN', 'LIKE', '||', 'BETWEEN 1 AND', '.', 'AS', '::'))} {inner[-1]})"
+        return f"({inner[0]} {rng.choice(INFIX)} {inner[-1]})"
     if kind == 1:
         return f"(SELECT {inner[0]} FROM {source(rng, depth - 1, secret)})"
     if kind == 2:
@@ -223,9 +233,13 @@ def expression(rng: random.Random, depth: int, secret: str) -> str:
 def source(rng: random.Random, depth: int, secret: str) -> str:
     """What a query reads from."""
     if depth > 0 and rng.random() < 0.2:
-        return f"(SELECT {expression(rng, depth - 1, secret)} FROM {source(rng, depth - 1, secret)})"
+        return (
+            f"(SELECT {expression(rng, depth - 1, secret)} FROM {source(rng, depth - 1, secret)})"
+        )
     if rng.random() < 0.25:
-        return f"{rng.choice(SOURCES)}('{secret}', {rng.choice(('LineAsString', 'CSV', 'RawBLOB'))})"
+        return (
+            f"{rng.choice(SOURCES)}('{secret}', {rng.choice(('LineAsString', 'CSV', 'RawBLOB'))})"
+        )
     return rng.choice((*TABLES, f"`{secret}`"))
 
 
@@ -252,7 +266,20 @@ TAME = (
 def tame(rng: random.Random, depth: int) -> str:
     """An expression over `number` that ClickHouse mostly takes."""
     if depth <= 0 or rng.random() < 0.3:
-        return rng.choice(("number", "1", "'a'", "-1", "NULL", "now()", "[1, 2]", "{p:String}", "number * 1e300", "toString(number)"))
+        return rng.choice(
+            (
+                "number",
+                "1",
+                "'a'",
+                "-1",
+                "NULL",
+                "now()",
+                "[1, 2]",
+                "{p:String}",
+                "number * 1e300",
+                "toString(number)",
+            )
+        )
     first, last = tame(rng, depth - 1), tame(rng, depth - 1)
     shapes = (
         f"if(number > 1, {first}, {first})",
@@ -265,9 +292,12 @@ def tame(rng: random.Random, depth: int) -> str:
 
 
 def tame_query(rng: random.Random) -> str:
-    """A query that mostly succeeds, so that formats, limits and the ways behind the engine are met as well."""
+    """A query that mostly succeeds, so that formats, limits and the ways behind the engine are met
+    as well.
+    """
     text = (
-        f"SELECT {', '.join(tame(rng, 3) for _ in range(rng.randrange(1, 4)))} FROM numbers({rng.choice((0, 1, 10, 1000, 10**6, 10**12))})"
+        f"SELECT {', '.join(tame(rng, 3) for _ in range(rng.randrange(1, 4)))} FROM "
+        f"numbers({rng.choice((0, 1, 10, 1000, 10**6, 10**12))})"
     )
     return text + rng.choice(
         (
@@ -286,10 +316,19 @@ def query(rng: random.Random, secret: str) -> str:
     """A query; one in four has something broken in it."""
     if rng.random() < 0.4:
         return tame_query(rng)
-    text = f"{rng.choices(STATEMENTS, (20, *(1,) * (len(STATEMENTS) - 1)))[0]} {expression(rng, 3, secret)} FROM {source(rng, 2, secret)}"
+    text = (
+        f"{rng.choices(STATEMENTS, (20, *(1,) * (len(STATEMENTS) - 1)))[0]} "
+        f"{expression(rng, 3, secret)} FROM {source(rng, 2, secret)}"
+    )
     for _ in range(rng.choice((0, 0, 1, 2))):
         clause = rng.choice(CLAUSES)
-        tail = rng.choice(FORMATS) if clause == "FORMAT" else f"'{secret}'" if "OUTFILE" in clause else expression(rng, 2, secret)
+        tail = (
+            rng.choice(FORMATS)
+            if clause == "FORMAT"
+            else f"'{secret}'"
+            if "OUTFILE" in clause
+            else expression(rng, 2, secret)
+        )
         text += f" {clause} {tail}"
     if rng.random() < 0.25:
         for _ in range(rng.randrange(1, 4)):
@@ -333,7 +372,10 @@ def parameters(rng: random.Random, unlisted: Sequence[str], secret: str) -> dict
         )
         found[name] = rng.choice(values)
     if rng.random() < 0.5:
-        found |= {"param_p": rng.choice(values), "param_q": rng.choice(("number", "`", secret, "x.y"))}
+        found |= {
+            "param_p": rng.choice(values),
+            "param_q": rng.choice(("number", "`", secret, "x.y")),
+        }
     for name, choices in (
         ("default_format", FORMATS),
         ("client_protocol_version", ("54460", "x")),
@@ -347,18 +389,32 @@ def parameters(rng: random.Random, unlisted: Sequence[str], secret: str) -> dict
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """A history whose queries have little time and memory, so that a hundred thousand of them end."""
-    with victim(tmp_path_factory.mktemp("fuzzed"), Limits(seconds=1, memory=256 << 20, rows=100_000, result=16 << 20)) as made:
+    """A history whose queries have little time and memory, so that a hundred thousand of
+    them end.
+    """
+    with victim(
+        tmp_path_factory.mktemp("fuzzed"),
+        Limits(seconds=1, memory=256 << 20, rows=100_000, result=16 << 20),
+    ) as made:
         yield made
 
 
 @pytest.mark.timeout(7_200)
 def test_queries_and_settings_of_a_grammar(target: Victim, tmp_path: Path) -> None:
-    """Every answer is a result or a refusal with ClickHouse's code; the process is the one that began; memory and files are as they may be."""
-    count, seed = int(os.environ.get("ESPER_FUZZ", str(SHORT))), int(os.environ.get("ESPER_FUZZ_SEED", "11"))
+    """Every answer is a result or a refusal with ClickHouse's code.
+
+    The process is the one that began; memory and files are as they may be.
+    """
+    count, seed = (
+        int(os.environ.get("ESPER_FUZZ", str(SHORT))),
+        int(os.environ.get("ESPER_FUZZ_SEED", "11")),
+    )
     rng = random.Random(seed)
     pid, most = target.engine.pid, 0
-    unlisted = [row[0] for row in target.engine.query("SELECT name FROM system.settings ORDER BY name").result_rows]
+    unlisted = [
+        row[0]
+        for row in target.engine.query("SELECT name FROM system.settings ORDER BY name").result_rows
+    ]
     secrets = [
         *map(str, target.secrets),
         "/etc/passwd",
@@ -377,7 +433,10 @@ def test_queries_and_settings_of_a_grammar(target: Victim, tmp_path: Path) -> No
         body = bytes(answer.body)
         outcomes[answer.status_code] += 1
         assert 200 <= answer.status_code < 600
-        assert answer.status_code == 200 or 0 < int(answer.headers["x-clickhouse-exception-code"]) < 2_000
+        assert (
+            answer.status_code == 200
+            or 0 < int(answer.headers["x-clickhouse-exception-code"]) < 2_000
+        )
         assert MARK.encode() not in body, (number, text, given)
         assert b"root:x" not in body, (number, text, given)
         assert target.engine.pid == pid, (number, text, given)
@@ -390,5 +449,6 @@ def test_queries_and_settings_of_a_grammar(target: Victim, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
     target.unharmed()
     sys.stdout.write(
-        f"seed {seed}: {count} queries, at most {most / 2**20:.0f} MiB in both processes, answers by status {dict(outcomes)}\n"
+        f"seed {seed}: {count} queries, at most {most / 2**20:.0f} MiB in both processes, "
+        f"answers by status {dict(outcomes)}\n"
     )

@@ -1,4 +1,5 @@
-"""A web page of another origin, in a real browser whose user has typed the history's password or whose page has got a token by some way.
+"""A web page of another origin, in a real browser whose user has typed the history's password or
+whose page has got a token by some way.
 
 Expected outcome: the page reads nothing, and no query of it reaches the engine.
 """
@@ -24,7 +25,14 @@ import pytest
 from esper.clock import SystemClock
 from tests.attacks.history_victim import Victim
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
 OFFLINE = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
 
@@ -103,9 +111,20 @@ def serving(page: str) -> Iterator[Place]:
 def browsing(address: str, profile: Path) -> Iterator[None]:
     """A browser at an address, which ends with the block."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, *QUIET, *OFFLINE, f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
+    command = [
+        CHROMIUM,
+        *QUIET,
+        *OFFLINE,
+        f"--user-data-dir={profile}",
+        "--remote-debugging-port=0",
+        address,
+    ]
     browser = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield
@@ -114,22 +133,35 @@ def browsing(address: str, profile: Path) -> Iterator[None]:
         browser.wait()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser here: install chromium (apt-get install chromium)")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no browser here: install chromium (apt-get install chromium)"
+)
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 def test_a_page_reads_and_asks_nothing(history_victim: Victim, tmp_path: Path, name: str) -> None:
-    """Twelve ways in which a page makes a browser ask, from another site and from another port of the same one, with a valid token in each."""
+    """Twelve ways in which a page makes a browser ask, from another site and from another port of
+    the same one, with a valid token in each.
+    """
     history, token = f"http://{name}:{history_victim.port}", history_victim.token()
     history_victim.ran.clear()
-    with serving(PAGE.replace("HISTORY", history).replace("TOKEN", token)) as place, browsing(place.address, tmp_path / "profile"):
+    with (
+        serving(PAGE.replace("HISTORY", history).replace("TOKEN", token)) as place,
+        browsing(place.address, tmp_path / "profile"),
+    ):
         said = place.said.get(timeout=90)
     assert len(said) == 12
-    assert not [way for way, result in said.items() if "stolen" in result or result.startswith("1")], said
+    assert not [
+        way for way, result in said.items() if "stolen" in result or result.startswith("1")
+    ], said
     assert history_victim.ran == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser here: install chromium (apt-get install chromium)")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no browser here: install chromium (apt-get install chromium)"
+)
 def test_a_person_at_the_same_browser_may_ask(history_victim: Victim, tmp_path: Path) -> None:
-    """What a person types into the address bar is answered: the refusals above are not for want of a working request."""
+    """What a person types into the address bar is answered: the refusals above are not for want of
+    a working request.
+    """
     history_victim.ran.clear()
     address = f"http://127.0.0.1:{history_victim.port}/?user=me&password={history_victim.token()}&query={quote('SELECT 6 * 7')}"
     clock = SystemClock()

@@ -1,7 +1,9 @@
 # ruff: noqa: S608 - the statements are the attacks
-"""A viewer's queries, parameters and settings against the history: nothing outside of its tables is read, written or called.
+"""A viewer's queries, parameters and settings against the history: nothing outside of its tables is
+read, written or called.
 
-Expected outcome of each: a refusal of ClickHouse's form, the secrets unread, the tables as they were.
+Expected outcome of each: a refusal of ClickHouse's form, the secrets unread, the tables as they
+were.
 """
 
 from __future__ import annotations
@@ -27,7 +29,25 @@ _ONE_TRY = "SETTINGS http_max_tries = 1, s3_retry_attempts = 0, http_make_head_r
 _HARMLESS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-/ ,='")
 """What a SET statement is made of."""
 
-ENDINGS = ("`", "\\", "`\\", "\\`", "` = 1; ", "\\` = 1, `", "'", "\n", "\0", "é", "", " ", "a b", "a-b", "a" * 200, "--", "/*")
+ENDINGS = (
+    "`",
+    "\\",
+    "`\\",
+    "\\`",
+    "` = 1; ",
+    "\\` = 1, `",
+    "'",
+    "\n",
+    "\0",
+    "é",
+    "",
+    " ",
+    "a b",
+    "a-b",
+    "a" * 200,
+    "--",
+    "/*",
+)
 """What a name may not end in, or be: each was, or might be, a way out of a quoted name."""
 
 VALUES = (
@@ -54,9 +74,13 @@ VALUES = (
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_parameters_name_is_a_name(history_victim: Victim, ending: str) -> None:
-    """The name of a query parameter or a setting that is more than a name is refused before a statement is made of it."""
+    """The name of a query parameter or a setting that is more than a name is refused before a
+    statement is made of it.
+    """
     secret = history_victim.secrets[0]
-    inner = f"CREATE TABLE evil ENGINE = Memory AS SELECT * FROM file('{secret}', 'LineAsString') --"
+    inner = (
+        f"CREATE TABLE evil ENGINE = Memory AS SELECT * FROM file('{secret}', 'LineAsString') --"
+    )
     for name in (
         f"param_{ending}{inner}",
         f"param_x{ending}",
@@ -72,8 +96,13 @@ def test_a_parameters_name_is_a_name(history_victim: Victim, ending: str) -> Non
 
 
 def test_every_setting_of_clickhouse_that_is_not_listed_is_refused(history_victim: Victim) -> None:
-    """All settings that this ClickHouse knows, whatever they do: those that name files, addresses and expressions, and the rest that is not listed."""
-    known = [row[0] for row in history_victim.engine.query("SELECT name FROM system.settings").result_rows]
+    """All settings that this ClickHouse knows, whatever they do: those that name files, addresses
+    and expressions, and the rest that is not listed.
+    """
+    known = [
+        row[0]
+        for row in history_victim.engine.query("SELECT name FROM system.settings").result_rows
+    ]
     unlisted = sorted(set(known) - NAMES)
     assert {
         "additional_result_filter",
@@ -96,12 +125,16 @@ def test_every_setting_of_clickhouse_that_is_not_listed_is_refused(history_victi
         "dialect",
         "allow_introspection_functions",
     ):
-        status, body, _ = history_victim.ask("SELECT 1", {name: f"file('{history_victim.secrets[0]}')"})
+        status, body, _ = history_victim.ask(
+            "SELECT 1", {name: f"file('{history_victim.secrets[0]}')"}
+        )
         assert (status, "READONLY" in body, MARK in body) == (403, True, False)
 
 
 def test_a_listed_setting_takes_a_number_a_switch_or_a_word(history_victim: Victim) -> None:
-    """No text of a caller comes into the SET statement: a value is refused, or written anew as the value that it is."""
+    """No text of a caller comes into the SET statement: a value is refused, or written anew as the
+    value that it is.
+    """
     for name in sorted(NAMES):
         for value in VALUES:
             with suppress(QueryError):
@@ -112,15 +145,22 @@ def test_a_listed_setting_takes_a_number_a_switch_or_a_word(history_victim: Vict
 
 
 def test_a_limit_can_be_lowered_and_not_raised(history_victim: Victim) -> None:
-    """Time, memory, rows and bytes of a query are the least of what its caller and the installation say."""
+    """Time, memory, rows and bytes of a query are the least of what its caller and the installation
+    say.
+    """
     limits = Limits(seconds=5, memory=1 << 30, rows=1_000, result=1 << 20)
     for given, seconds in (("0", 5), ("3", 3), ("999999", 5)):
         assert typed({"max_execution_time": given}, limits)["max_execution_time"] == seconds
     for name in ("max_memory_usage", "max_result_rows", "max_result_bytes"):
         assert typed({name: "9223372036854775807"}, limits)[name] == limits.settings[name]
-    status, body, _ = history_victim.ask("SELECT number FROM numbers(20000000)", {"max_result_rows": "0"})
+    status, body, _ = history_victim.ask(
+        "SELECT number FROM numbers(20000000)", {"max_result_rows": "0"}
+    )
     assert (status, "Limit for result exceeded" in body) == (500, True)
-    status, body, _ = history_victim.ask("SELECT length(range(number + 400000000)) FROM numbers(1)", {"max_memory_usage": "99999999999"})
+    status, body, _ = history_victim.ask(
+        "SELECT length(range(number + 400000000)) FROM numbers(1)",
+        {"max_memory_usage": "99999999999"},
+    )
     assert status == 507, body[:200]
 
 
@@ -151,7 +191,9 @@ def bait() -> Iterator[tuple[str, list[str]]]:
 
 
 def outward(secret: Path, folder: Path, url: str) -> list[str]:
-    """Statements that read a secret, write a file or call an address, one for each way that ClickHouse has."""
+    """Statements that read a secret, write a file or call an address, one for each way that
+    ClickHouse has.
+    """
     evil = folder / "x.txt"
     return [
         f"SELECT * FROM file('{secret}', 'LineAsString')",
@@ -170,7 +212,10 @@ def outward(secret: Path, folder: Path, url: str) -> list[str]:
         f"SELECT 1 INTO OUTFILE '{evil}'",
         f"BACKUP DATABASE {DATABASE} TO File('{evil}')",
         f"SELECT * FROM executable('cat {secret}', 'TSV', 'a String')",
-        f"CREATE DICTIONARY evil (a String) PRIMARY KEY a SOURCE(FILE(PATH '{secret}' FORMAT 'CSV')) LAYOUT(FLAT()) LIFETIME(0)",
+        (
+            f"CREATE DICTIONARY evil (a String) PRIMARY KEY a SOURCE(FILE(PATH '{secret}' "
+            "FORMAT 'CSV')) LAYOUT(FLAT()) LIFETIME(0)"
+        ),
         "SELECT * FROM python(x)",
         f"SELECT * FROM url('{url}/u', 'LineAsString')",
         f"SELECT * FROM s3('{url}/s', 'LineAsString')",
@@ -181,7 +226,9 @@ def outward(secret: Path, folder: Path, url: str) -> list[str]:
     ]
 
 
-def test_no_query_of_a_viewer_reaches_outside(history_victim: Victim, bait: tuple[str, list[str]]) -> None:
+def test_no_query_of_a_viewer_reaches_outside(
+    history_victim: Victim, bait: tuple[str, list[str]]
+) -> None:
     """Every way out that ClickHouse has, asked over HTTP: refused."""
     url, asked = bait
     for secret in history_victim.secrets:
@@ -193,9 +240,16 @@ def test_no_query_of_a_viewer_reaches_outside(history_victim: Victim, bait: tupl
     history_victim.unharmed()
 
 
-@pytest.mark.skipif(not (offered().files and offered().network), reason="this kernel has no Landlock: `esper doctor` says what is lacking")
-def test_the_engine_itself_reaches_nothing_even_as_the_writer(history_victim: Victim, bait: tuple[str, list[str]]) -> None:
-    """The same past guard, settings and readonly, as if all of them had failed: the kernel keeps the engine in its folder and off the network."""
+@pytest.mark.skipif(
+    not (offered().files and offered().network),
+    reason="this kernel has no Landlock: `esper doctor` says what is lacking",
+)
+def test_the_engine_itself_reaches_nothing_even_as_the_writer(
+    history_victim: Victim, bait: tuple[str, list[str]]
+) -> None:
+    """The same past guard, settings and readonly, as if all of them had failed: the kernel keeps
+    the engine in its folder and off the network.
+    """
     url, asked = bait
     engine = history_victim.engine
     outside = Path(history_victim.settings.home) / "x.txt"
@@ -217,6 +271,8 @@ def test_the_engine_itself_reaches_nothing_even_as_the_writer(history_victim: Vi
     assert not asked
     assert not outside.exists()
     for path in ("/proc/self/environ", f"/proc/{history_victim.engine.pid}/environ"):
-        found = str(engine.query(f"SELECT * FROM file('{path}', 'RawBLOB', 'a String')").result_rows)
+        found = str(
+            engine.query(f"SELECT * FROM file('{path}', 'RawBLOB', 'a String')").result_rows
+        )
         assert "ESPER" not in found
     history_victim.unharmed()

@@ -1,7 +1,10 @@
-"""Attack: a password that has leaked goes on to let somebody in; an old installation stays open after its upgrade; a kill undoes the locks.
+"""Attack: a password that has leaked goes on to let somebody in.
 
-Expected: a new password replaces the old one at the next start, clients that live go on with it; a folder that a version without passwords wrote is
-closed at its first start and keeps its messages; `kill -9` of the broker changes neither rights nor messages.
+An old installation stays open after its upgrade; a kill undoes the locks.
+
+Expected: a new password replaces the old one at the next start, clients that live go on with it; a
+folder that a version without passwords wrote is closed at its first start and keeps its messages;
+`kill -9` of the broker changes neither rights nor messages.
 """
 
 from __future__ import annotations
@@ -45,13 +48,19 @@ def refused(access: Access) -> bool:
     """Whether the broker does not let it in."""
     try:
         KafkaBus(access, patience=20.0).partitions([JOURNAL])
-    except (DeniedError, UnavailableError):  # the broker just closes a connection that does not begin with a name
+    except (
+        DeniedError,
+        UnavailableError,
+    ):  # the broker just closes a connection that does not begin with a name
         return True
     return False
 
 
 def test_passwords_are_made_once_and_are_the_owners_alone(tmp_path: Path) -> None:
-    """0600 in 0700, different from each other, the same when asked again; one that others may read is refused."""
+    """0600 in 0700, different from each other, the same when asked again.
+
+    One that others may read is refused.
+    """
     folder = tmp_path / "keys" / "kafka"
     made = credentials.ensure(folder)
     assert credentials.ensure(folder) == made
@@ -65,8 +74,13 @@ def test_passwords_are_made_once_and_are_the_owners_alone(tmp_path: Path) -> Non
         credentials.ensure(folder)
 
 
-def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_nothing(tmp_path: Path) -> None:
-    """The storage of a broker that let everybody in; then kill -9 of the one that does not; then another start."""
+def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """The storage of a broker that let everybody in; then kill -9 of the one that does not.
+
+    Then another start.
+    """
     settings = Settings(home=tmp_path)
     with PortClaims() as claims:
         old, new = node_at(tmp_path, claims, secured=False), node_at(tmp_path, claims)
@@ -91,7 +105,10 @@ def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_no
             process.wait()
         with started(new):
             hanging.mend(
-                new.admin, {JOURNAL: topics.wanted(settings.kafka)[JOURNAL][0]}, clock=CLOCK, timeout_s=PATIENCE_S
+                new.admin,
+                {JOURNAL: topics.wanted(settings.kafka)[JOURNAL][0]},
+                clock=CLOCK,
+                timeout_s=PATIENCE_S,
             )  # as the supervisor does
             assert values(KafkaBus(access("viewer"))) == [ONE.value, ONE.value]
             assert refused(Access.plain(new.bootstrap))
@@ -104,9 +121,11 @@ def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_no
 
 
 def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
-    """Delete its file and start the broker again: the old password is worth nothing, and producers that live come back with the new one.
+    """Delete its file and start the broker again: the old password is worth nothing, and producers
+    that live come back with the new one.
 
-    One that waits for its acknowledgements, and one that only sends now and then, as a run does with the packets that it wants an answer to.
+    One that waits for its acknowledgements, and one that only sends now and then, as a run does
+    with the packets that it wants an answer to.
     """
     settings = Settings(home=tmp_path)
     file = password_file(settings.kafka_keys_dir, "trainer")
@@ -117,7 +136,10 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
             topics.ensure(node.admin, settings.kafka)
             leaked = file.read_text().strip()
             producer, seldom = (
-                KafkaBus(Access.of(settings, "trainer", bootstrap=node.bootstrap)).producer(sender_id="trainer") for _ in "12"
+                KafkaBus(Access.of(settings, "trainer", bootstrap=node.bootstrap)).producer(
+                    sender_id="trainer"
+                )
+                for _ in "12"
             )
             for one in (producer, seldom):
                 one.send_message(ONE)
@@ -127,8 +149,15 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
             secure(node, settings.kafka_keys_dir)
             assert file.read_text().strip() != leaked
             kafka = Access.of(settings, "trainer", bootstrap=node.bootstrap).kafka
-            kafka = kafka.model_copy(update={"sasl_password_file": "", "sasl_password": type(kafka.sasl_password)(leaked)})
-            assert refused(Access(kafka, "trainer"))  # `secure` returns once the broker knows the new one
+            kafka = kafka.model_copy(
+                update={
+                    "sasl_password_file": "",
+                    "sasl_password": type(kafka.sasl_password)(leaked),
+                }
+            )
+            assert refused(
+                Access(kafka, "trainer")
+            )  # `secure` returns once the broker knows the new one
             producer.send_message(ONE)
             assert eventually(lambda: producer.flush(0.5) == 0, 60)
             assert producer.delivered() == {JOURNAL: 2}
@@ -138,17 +167,25 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
             seldom.close()
 
 
-def test_what_a_principal_may_not_is_one_sentence_with_principal_operation_and_remedy(secured: Secured) -> None:
+def test_what_a_principal_may_not_is_one_sentence_with_principal_operation_and_remedy(
+    secured: Secured,
+) -> None:
     """For the journal, for telemetry and decisions, and for reading; none is retried in silence."""
     bus = secured.bus("viewer")
     with bus.journal_producer(run_id="one") as writer, pytest.raises(DeniedError) as journal:
         writer.begin(20.0)
     assert "does not allow viewer to write the journal of run one" in str(journal.value)
-    for principal in ("viewer", "nissa"):  # one that may write nothing, and one that may write something else
+    for principal in (
+        "viewer",
+        "nissa",
+    ):  # one that may write nothing, and one that may write something else
         with secured.bus(principal).producer(sender_id=principal) as producer:
             producer.send_message(DECISION)
             assert eventually(lambda: producer.flush(1.0) == 0, 30)  # called in this round
-            with pytest.raises(DeniedError, match=rf"does not allow {principal} to write decision.tamiyo .*give it the right"):
+            with pytest.raises(
+                DeniedError,
+                match=rf"does not allow {principal} to write decision.tamiyo .*give it the right",
+            ):
                 producer.send_message(DECISION)
     places = {("dead.letters", number): 0 for number in range(4)}
     with secured.bus("trainer").reader(["dead.letters"], start=places) as reader:
@@ -158,9 +195,11 @@ def test_what_a_principal_may_not_is_one_sentence_with_principal_operation_and_r
 
 
 def test_a_client_that_is_refused_everything_leaves_no_lock_taken(secured: Secured) -> None:
-    """What the client calls back while its fatal error waits to be raised hangs nobody: not the counts, not the log, not another client.
+    """What the client calls back while its fatal error waits to be raised hangs nobody: not the
+    counts, not the log, not another client.
 
-    The counts of deliveries are asked for first where all is well, for as long as Python needs to run the callback by its short cuts.
+    The counts of deliveries are asked for first where all is well, for as long as Python needs to
+    run the callback by its short cuts.
     """
     with secured.bus("tamiyo").producer(sender_id="tamiyo") as producer:
         for _ in range(200):
@@ -173,7 +212,10 @@ def test_a_client_that_is_refused_everything_leaves_no_lock_taken(secured: Secur
             for _ in range(20):
                 producer.send_message(DECISION)
             producer.flush(60.0)
-            return {"delivered": sum(producer.delivered().values()), "failed": sum(producer.failed().values())}
+            return {
+                "delivered": sum(producer.delivered().values()),
+                "failed": sum(producer.failed().values()),
+            }
 
     for _ in range(5):
         asked = Future[dict[str, int]]()

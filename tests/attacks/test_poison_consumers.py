@@ -1,6 +1,8 @@
-"""Attacks on the consumers that run in threads, and what keeps a new one from forgetting: a message that fails anywhere is one dead letter.
+"""Attacks on the consumers that run in threads, and what keeps a new one from forgetting: a message
+that fails anywhere is one dead letter.
 
-On the version before only what could not be decoded was put aside: any other exception ended the thread or the process, and came back with it.
+On the version before only what could not be decoded was put aside: any other exception ended the
+thread or the process, and came back with it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ import pytest
 from esper.clock import SystemClock
 from esper.errors import UnavailableError
 from esper.events import Event, Message, Origin, decode, encode
-from esper.events.records import DeadLettered, FieldReport, FieldReportAnswered, PauseRequested, ReportedLayer
+from esper.events.records import (
+    DeadLettered,
+    FieldReport,
+    FieldReportAnswered,
+    PauseRequested,
+    ReportedLayer,
+)
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.bus.port import Received
 from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
@@ -48,10 +56,15 @@ READ_ONCE = {
     "esper/history/queries.py": "asks where the topics end, and takes no message",
     "esper/oona/durable/chains.py": "the proof names the first record that does not fit",
     "esper/oona/inbound/count.py": "counts messages, and opens none",
-    "esper/oona/durable/journal.py": "one reading up to the end, whose callers name what they cannot read",
+    "esper/oona/durable/journal.py": (
+        "one reading up to the end, whose callers name what they cannot read"
+    ),
     "esper/tolaria/run/wiring.py": "asks where the topics end, and takes no message",
 }
-"""Modules that read a topic once, by a person's or a run's wish; a message that they cannot read is their answer, and stops nobody else."""
+"""Modules that read a topic once, by a person's or a run's wish.
+
+A message that they cannot read is their answer, and stops nobody else.
+"""
 
 
 def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
@@ -63,28 +76,53 @@ def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
 
 def calls(tree: ast.Module, method: str) -> bool:
     """Whether a module calls a method of this name on something."""
-    return any(isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method for node in ast.walk(tree))
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == method
+        for node in ast.walk(tree)
+    )
 
 
 def test_every_consumer_takes_its_messages_through_the_intake() -> None:
-    """Who opens a reader either has an intake, or reads once and is named here with the reason. A new consumer makes this test say so."""
-    readers = {name for name, tree in modules("esper", "processors") if calls(tree, "reader") and name != "esper/journal/reading.py"}
-    readers -= {"esper/events/compatibility.py"}  # fastavro's reader of a file, as in esper/journal/reading.py
+    """Who opens a reader either has an intake, or reads once and is named here with the reason.
+
+    A new consumer makes this test say so.
+    """
+    readers = {
+        name
+        for name, tree in modules("esper", "processors")
+        if calls(tree, "reader") and name != "esper/journal/reading.py"
+    }
+    readers -= {
+        "esper/events/compatibility.py"
+    }  # fastavro's reader of a file, as in esper/journal/reading.py
     assert readers == THROUGH_INTAKE | READ_ONCE.keys()
     for name, tree in modules("esper"):
         if name in THROUGH_INTAKE:
-            assert any(isinstance(node, ast.ImportFrom) and node.module == "esper.oona.inbound.intake" for node in ast.walk(tree)), name
+            assert any(
+                isinstance(node, ast.ImportFrom) and node.module == "esper.oona.inbound.intake"
+                for node in ast.walk(tree)
+            ), name
 
 
 def test_every_processor_takes_its_messages_through_the_consumers() -> None:
-    """Agents, tables and clients of Kafka are made in `processors.consumers`, `streams` and `cluster` alone."""
+    """Agents, tables and clients of Kafka are made in `processors.consumers`, `streams` and
+    `cluster` alone.
+    """
     for name, tree in modules("processors"):
         own = {"processors/consumers.py", "processors/streams.py", "processors/cluster.py"}
         if name in own:
             continue
         for node in ast.walk(tree):
             made = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            assert made not in {"app.agent", "app.stream", "app.Table", "faust.Table", "streams.AcknowledgedTable"}, f"{name}: {made}"
+            assert made not in {
+                "app.agent",
+                "app.stream",
+                "app.Table",
+                "faust.Table",
+                "streams.AcknowledgedTable",
+            }, f"{name}: {made}"
             assert "AIOKafkaConsumer" not in made, name
 
 
@@ -105,7 +143,9 @@ class Faults:
 
 @pytest.mark.parametrize("fault", Faults.KINDS, ids=lambda fault: type(fault).__name__)
 def test_any_exception_is_one_letter(fault: Exception) -> None:
-    """Whatever is raised, also with a text that no message can hold, there is one letter, a count, and the next message is taken."""
+    """Whatever is raised, also with a text that no message can hold, there is one letter, a count,
+    and the next message is taken.
+    """
     bus = MemoryBus()
     event = Run("any").started()
     received = Received(event.TOPIC, 0, 7, b"any", encode(event).value, (), 0)
@@ -141,18 +181,25 @@ def test_what_is_away_is_no_poison() -> None:
 
 
 def test_there_are_no_letters_about_letters() -> None:
-    """A bad message on `dead.letters` is counted, and makes no letter that might be refused again."""
+    """A bad message on `dead.letters` is counted, and makes no letter that might be
+    refused again.
+    """
     bus = MemoryBus()
     with bus.producer(sender_id="t") as producer:
         intake = Intake.of(DeadLetters(producer, "t", CLOCK))
-        assert intake.take(Received(TOPIC, 0, 1, None, b"nonsense", (), 0), lambda event: event) is None
+        assert (
+            intake.take(Received(TOPIC, 0, 1, None, b"nonsense", (), 0), lambda event: event)
+            is None
+        )
     assert letters(bus) == []
     assert intake.refusals.total == 1
 
 
 @pytest.mark.parametrize("bad", ["empty", "topic", "key", "no key", "id"])
 def test_a_message_says_the_same_in_topic_key_and_body(bad: str) -> None:
-    """An empty message, a record on another's topic, one under another key, and one whose id no answer could name are refused by each consumer."""
+    """An empty message, a record on another's topic, one under another key, and one whose id no
+    answer could name are refused by each consumer.
+    """
     event = Run("same").started()
     good = Received(event.TOPIC, 0, 7, b"same", encode(event).value, (), 0)
     assert opened(good) == event
@@ -175,7 +222,9 @@ def letters(bus: MemoryBus) -> list[DeadLettered]:
     """Every letter on the bus, each once."""
     with bus.reader([TOPIC], start="beginning") as reader:
         found = [decode(received.value) for received in reader.poll(10_000, 0.1)]
-    return list({letter.event_id: letter for letter in found if isinstance(letter, DeadLettered)}.values())
+    return list(
+        {letter.event_id: letter for letter in found if isinstance(letter, DeadLettered)}.values()
+    )
 
 
 def send(bus: MemoryBus, *messages: Message | Event) -> None:
@@ -206,7 +255,9 @@ def threaded(run: Callable[[], None], stop: Callable[[], None]) -> Iterator[thre
 
 
 def test_a_report_that_nobody_can_answer_stops_no_foundry() -> None:
-    """A report that makes the foundry fail is a letter and gets an answer without kernels, so its run goes on; the next is answered too."""
+    """A report that makes the foundry fail is a letter and gets an answer without kernels, so its
+    run goes on; the next is answered too.
+    """
     bus = MemoryBus()
 
     def innovate(asked: FieldReport) -> tuple[()]:
@@ -217,19 +268,32 @@ def test_a_report_that_nobody_can_answer_stops_no_foundry() -> None:
     def compiler() -> None:
         raise AssertionError
 
-    foundry = Foundry(bus=bus, store=MemoryStore(), clock=CLOCK, compiler=compiler, innovate=innovate)  # type: ignore[arg-type]
-    layer = ReportedLayer(name="l", kind="Linear", in_features=9, out_features=3, chunks=(3,), parameter_budget=1000)
+    foundry = Foundry(
+        bus=bus,
+        store=MemoryStore(),
+        clock=CLOCK,
+        compiler=compiler,  # type: ignore[arg-type]
+        innovate=innovate,
+    )
+    layer = ReportedLayer(
+        name="l", kind="Linear", in_features=9, out_features=3, chunks=(3,), parameter_budget=1000
+    )
     send(bus, report("bad", (layer,)), report("good", (layer,)))
     with threaded(foundry.run, foundry.stop.set):
         assert eventually(lambda: foundry.status.answered == 2, 20)
     with bus.reader([FieldReportAnswered.TOPIC], start="beginning") as reader:
         events = [decode(received.value) for received in reader.poll(100, 0.1)]
-    assert {event.run_id for event in events if isinstance(event, FieldReportAnswered)} == {"bad", "good"}
+    assert {event.run_id for event in events if isinstance(event, FieldReportAnswered)} == {
+        "bad",
+        "good",
+    }
     assert [letter.error for letter in letters(bus)] == ["a fault of ours"]
 
 
 def test_tolarias_ledger_puts_aside_what_it_cannot_take() -> None:
-    """Journal and requests: bytes, other records and wrong keys are letters of Tolaria, and the runs around them are known."""
+    """Journal and requests: bytes, other records and wrong keys are letters of Tolaria, and the
+    runs around them are known.
+    """
     bus = MemoryBus()
     going = Run("going", CLOCK)
     started = encode(going.started())
@@ -258,7 +322,13 @@ def test_outcomes_that_cannot_be_read_stop_no_catalogue() -> None:
     bus = MemoryBus()
     good = Run("r").outcome("d1")
     cut = encode(good).value[:-1]
-    send(bus, Message(good.TOPIC, b"r", b"", ()), Message(good.TOPIC, b"r", cut, ()), replace(good, run_id="s"), Run("t").outcome("d2"))
+    send(
+        bus,
+        Message(good.TOPIC, b"r", b"", ()),
+        Message(good.TOPIC, b"r", cut, ()),
+        replace(good, run_id="s"),
+        Run("t").outcome("d2"),
+    )
     shelf, stop = Shelf(), threading.Event()
     with bus.producer(sender_id="t") as producer:
         refusals = Intake.of(DeadLetters(producer, "t", CLOCK)).refusals
@@ -269,19 +339,34 @@ def test_outcomes_that_cannot_be_read_stop_no_catalogue() -> None:
 
 
 def test_the_trainers_inbox_goes_on_behind_whatever_comes() -> None:
-    """Empty, cut, of another topic, of another key: letters, and the command behind them is delivered."""
+    """Empty, cut, of another topic, of another key: letters, and the command behind them is
+    delivered.
+    """
     bus = MemoryBus()
     origin = Origin("r", "t", "0" * 32, CLOCK)
     good = PauseRequested(**origin.envelope("pause"), reason="x", expires_at=CLOCK.now_us() + 10**9)
     message = encode(good)
     other = encode(replace(good, run_id="another", event_id=new_id()))
-    bad = [message._replace(value=b""), message._replace(value=message.value[:-1]), message._replace(value=other.value)]
+    bad = [
+        message._replace(value=b""),
+        message._replace(value=message.value[:-1]),
+        message._replace(value=other.value),
+    ]
     send(bus, *bad, good)
     with bus.producer(sender_id="trainer") as producer:
-        inbox = Inbox(bus, "r", start="beginning", clock=CLOCK, dead_letters=DeadLetters(producer, "trainer", CLOCK))
+        inbox = Inbox(
+            bus,
+            "r",
+            start="beginning",
+            clock=CLOCK,
+            dead_letters=DeadLetters(producer, "trainer", CLOCK),
+        )
         inbox.start()
         until(lambda: inbox.dropped["refused"] == len(bad), "the bad ones")
-        until(lambda: (came := inbox.take()) and came[0].event == good, "the command behind the bad ones")
+        until(
+            lambda: (came := inbox.take()) and came[0].event == good,
+            "the command behind the bad ones",
+        )
         assert inbox.dropped == {"refused": len(bad)}
         inbox.stop()
         producer.flush(5)

@@ -1,7 +1,9 @@
-"""Fuzzing: mutated messages of every record on every topic, against all that consumers do with them, in one process.
+"""Fuzzing: mutated messages of every record on every topic, against all that consumers do with
+them, in one process.
 
-ESPER_FUZZ=100000 for the full length. Every message is taken or refused; what is refused is one dead letter, and refused for what it says
-(`PoisonError`, or the sentence of a definition), never by a fault in a consumer. Memory stays bounded.
+ESPER_FUZZ=100000 for the full length. Every message is taken or refused; what is refused is one
+dead letter, and refused for what it says (`PoisonError`, or the sentence of a definition), never by
+a fault in a consumer. Memory stays bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ import pytest
 from esper.clock import ManualClock
 from esper.errors import PoisonError
 from esper.events import Event, decode
-from esper.events.records import AdaptationOutcome, DeadLettered, PerformanceDelta, SystemStatePacket
+from esper.events.records import (
+    AdaptationOutcome,
+    DeadLettered,
+    PerformanceDelta,
+    SystemStatePacket,
+)
 from esper.kasmina.vetting import Vetting
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.bus.port import Received
@@ -49,7 +56,9 @@ COUNT = int(os.environ.get("ESPER_FUZZ", "2000"))
 CLOCK = ManualClock(1_767_225_600_000_000)
 NOW = CLOCK.now_us()
 MORE_BYTES = 200 << 20
-"""Most resident memory that the consumers may add: tables stand in dictionaries here, and on disk in the parts."""
+"""Most resident memory that the consumers may add: tables stand in dictionaries here, and on disk
+in the parts.
+"""
 LETTER_BYTES = 3_000
 """What the bus in memory, which keeps everything, takes for a letter."""
 
@@ -84,7 +93,9 @@ class Everyone:
         self.commands.take(event)
         if isinstance(event, SystemStatePacket):
             key = event.run_id.encode()
-            reply = answer(rows.known(self.runs.get(key)) or rows.Row(), event, prior=self.prior, clock=CLOCK)
+            reply = answer(
+                rows.known(self.runs.get(key)) or rows.Row(), event, prior=self.prior, clock=CLOCK
+            )
             for message in reply.messages:
                 decode(message.value)
             if reply.row is not None:
@@ -126,7 +137,9 @@ class Everyone:
 
 @pytest.mark.timeout(3_600)
 def test_whatever_comes_is_taken_or_put_aside() -> None:
-    """Every message against every consumer: refusals are for what the message says, one letter each, and all figures can still be shown."""
+    """Every message against every consumer: refusals are for what the message says, one letter
+    each, and all figures can still be shown.
+    """
     process, bus, everyone = psutil.Process(), MemoryBus(), Everyone()
     before, refused = process.memory_info().rss, Counter[str]()
     acts: tuple[tuple[str, Callable[[Event], None]], ...] = (
@@ -150,10 +163,16 @@ def test_whatever_comes_is_taken_or_put_aside() -> None:
         assert producer.flush(30) == 0
     assert letters(bus) == put_aside
     for name, intake in intakes.items():
-        strange = {kind: count for kind, count in intake.refusals.counts.items() if kind[1] != PoisonError.__name__}
+        strange = {
+            kind: count
+            for kind, count in intake.refusals.counts.items()
+            if kind[1] != PoisonError.__name__
+        }
         assert not strange, (name, strange)
         refused[name] = intake.refusals.total
-    assert len(set(refused.values())) == 1, refused  # the same messages, since no consumer refuses what can be decoded
+    assert len(set(refused.values())) == 1, (
+        refused
+    )  # the same messages, since no consumer refuses what can be decoded
     assert 0.2 * COUNT < refused["nissa"] < 0.9 * COUNT
     assert process.memory_info().rss - before < MORE_BYTES + put_aside * LETTER_BYTES
     shown(everyone)
@@ -177,11 +196,15 @@ def letters(bus: MemoryBus) -> int:
 def shown(everyone: Everyone) -> None:
     """What people and Prometheus are shown."""
     nissa_rows = Rows(everyone.table)
-    scene = Scene(nissa_rows.runs(), nissa_rows.builds(), everyone.live, NOW, 1.0, 0, {}, nissa_rows.series())
+    scene = Scene(
+        nissa_rows.runs(), nissa_rows.builds(), everyone.live, NOW, 1.0, 0, {}, nissa_rows.series()
+    )
     assert exposition(scene)
     assert status(scene, samples=3)
     everyone.live.sample(scene.runs, NOW)
-    assert all(attempt.as_json()["decision_id"] == attempt.decision_id for attempt in nissa_rows.attempts())
+    assert all(
+        attempt.as_json()["decision_id"] == attempt.decision_id for attempt in nissa_rows.attempts()
+    )
 
 
 @pytest.mark.timeout(3_600)
@@ -207,5 +230,9 @@ def test_random_bytes_are_no_definitions() -> None:
                     known[definition.name] = definition
 
             intake.handle(received, learn)
-    assert {kind for _, kind in intake.refusals.counts} <= {"ValidationError", "UsageError", "RejectedError"}
+    assert {kind for _, kind in intake.refusals.counts} <= {
+        "ValidationError",
+        "UsageError",
+        "RejectedError",
+    }
     assert known

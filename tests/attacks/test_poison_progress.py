@@ -1,6 +1,7 @@
 """Attacks that keep a part at one message: it says so on `/health`, and is started again.
 
-On the version before, a part that had stopped reading answered `ready`, for as long as its server lived.
+On the version before, a part that had stopped reading answered `ready`, for as long as its server
+lived.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def test_a_quiet_part_and_one_that_works_are_well() -> None:
 
 
 def test_a_loop_that_stands_is_not_well_and_then_stuck() -> None:
-    """No turn for `STALL_S`: not well; `stuck_s` goes on to where the supervisor acts, and the next turn ends both."""
+    """No turn for `STALL_S`: not well.
+
+    `stuck_s` goes on to where the supervisor acts, and the next turn ends both.
+    """
     clock = ManualClock()
     progress = Progress(clock)
     clock.advance(STALL_S - 1)
@@ -114,18 +118,24 @@ def answering(status: int, body: bytes) -> Iterator[int]:
 def test_the_supervisor_tells_stuck_from_unready(
     status: int, body: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a part that says that it has been at one message for long counts as silent, which is what parts are killed for."""
+    """Only a part that says that it has been at one message for long counts as silent, which is
+    what parts are killed for.
+    """
 
     def connection(_: Path, port: int, *, timeout: float) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
-    monkeypatch.setattr("esper.stack.processes.child.LocalConnection", connection)  # the answer matters here, not the way
+    monkeypatch.setattr(
+        "esper.stack.processes.child.LocalConnection", connection
+    )  # the answer matters here, not the way
     with answering(status, body.encode()) as port:
         assert health(tmp_path, port) == answer
 
 
 def test_a_foundry_that_is_kept_at_one_report_says_so() -> None:
-    """A report whose answer never comes: the foundry's progress stands, though its thread and its server live."""
+    """A report whose answer never comes: the foundry's progress stands, though its thread and its
+    server live.
+    """
     bus, asked, release, clock = MemoryBus(), threading.Event(), threading.Event(), ManualClock()
 
     def innovate(_: FieldReport) -> tuple[()]:
@@ -136,12 +146,25 @@ def test_a_foundry_that_is_kept_at_one_report_says_so() -> None:
     def compiler() -> None:
         raise AssertionError
 
-    layer = ReportedLayer(name="l", kind="Linear", in_features=9, out_features=3, chunks=(3,), parameter_budget=1000)
-    report: Event = FieldReport(**Origin("r", "tamiyo", "0" * 32, CLOCK).envelope("report"), run_seed=0, layers=(layer,), families=())
+    layer = ReportedLayer(
+        name="l", kind="Linear", in_features=9, out_features=3, chunks=(3,), parameter_budget=1000
+    )
+    report: Event = FieldReport(
+        **Origin("r", "tamiyo", "0" * 32, CLOCK).envelope("report"),
+        run_seed=0,
+        layers=(layer,),
+        families=(),
+    )
     with bus.producer(sender_id="test") as producer:
         producer.send(report)
         producer.flush(5)
-    foundry = Foundry(bus=bus, store=MemoryStore(), clock=clock, compiler=compiler, innovate=innovate)  # type: ignore[arg-type]
+    foundry = Foundry(
+        bus=bus,
+        store=MemoryStore(),
+        clock=clock,
+        compiler=compiler,  # type: ignore[arg-type]
+        innovate=innovate,
+    )
     thread = threading.Thread(target=foundry.run, daemon=True)
     thread.start()
     assert asked.wait(20)

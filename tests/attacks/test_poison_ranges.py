@@ -1,6 +1,8 @@
-"""Attacks by values: what a field may be is held at decoding, in a sentence that names field and bound.
+"""Attacks by values: what a field may be is held at decoding, in a sentence that names field and
+bound.
 
-On the version before, every one of these was decoded, believed, and kept: a reward of -1e6 stopped growth for 84 days.
+On the version before, every one of these was decoded, believed, and kept: a reward of -1e6 stopped
+growth for 84 days.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from esper.errors import PoisonError
 from esper.events import Event, Origin, decode, encode
 from esper.events.codec import frame
 from esper.events.ranges import MAX_BYTES
-from esper.events.records import RECORDS, AdaptationOutcome, EpochReviewed, KernelPublished, SeedHealth, SystemStatePacket, TrainingStep
+from esper.events.records import (
+    RECORDS,
+    AdaptationOutcome,
+    EpochReviewed,
+    KernelPublished,
+    SeedHealth,
+    SystemStatePacket,
+    TrainingStep,
+)
 from esper.events.registry import current
 from processors.tamiyo.deciding.bandits import Beta
 from processors.tamiyo.deciding.experience import HORIZON_US, Experience
@@ -40,8 +50,15 @@ def framed(event: Event, **changed: Any) -> bytes:
 def step() -> TrainingStep:
     """A step."""
     origin = Origin("r", "trainer", "0" * 32, ManualClock(NOW))
-    figures: dict[str, Any] = {"loss": 1.0, "accuracy": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3}
-    return TrainingStep(**origin.envelope("s"), epoch=0, step=1, samples=10, duration_us=5, **figures)
+    figures: dict[str, Any] = {
+        "loss": 1.0,
+        "accuracy": 0.5,
+        "gradient_norm": 1.0,
+        "learning_rate": 1e-3,
+    }
+    return TrainingStep(
+        **origin.envelope("s"), epoch=0, step=1, samples=10, duration_us=5, **figures
+    )
 
 
 def packet() -> SystemStatePacket:
@@ -69,7 +86,11 @@ BAD: list[tuple[Event, dict[str, Any], str]] = [
     (PACKET, {"total_steps": -5}, "total_steps"),
     (PACKET, {"parent_run_id": "a/b"}, "parent_run_id"),
     (PACKET, {"layers": [{**LAYER, "geometry": "conv9d"}]}, "geometry that is no geometry"),
-    (PACKET, {"layers": [{**LAYER, "geometry": f"sequence in {'9' * 5_000}"}]}, "geometry that is no geometry"),
+    (
+        PACKET,
+        {"layers": [{**LAYER, "geometry": f"sequence in {'9' * 5_000}"}]},
+        "geometry that is no geometry",
+    ),
     (PACKET, {"layers": [{**LAYER, "in_features": -1}]}, "in_features -1"),
     (REVIEW, {"commands": [{**COMMAND, "evidence": "{not json"}]}, "evidence that is no JSON"),
     (REVIEW, {"commands": [{**COMMAND, "confidence": 7.0}]}, "confidence 7.0"),
@@ -77,8 +98,12 @@ BAD: list[tuple[Event, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("event", "changed", "told"), BAD, ids=lambda one: str(one)[:40] if isinstance(one, str) else "")
-def test_what_a_field_may_not_be_is_refused_by_name(event: Event, changed: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "changed", "told"), BAD, ids=lambda one: str(one)[:40] if isinstance(one, str) else ""
+)
+def test_what_a_field_may_not_be_is_refused_by_name(
+    event: Event, changed: dict[str, Any], told: str
+) -> None:
     """The unchanged event is decoded; each change is refused with field and bound."""
     assert decode(framed(event)) == event
     with pytest.raises(PoisonError) as refused:
@@ -98,7 +123,9 @@ def test_a_run_that_diverges_is_recorded(field: str) -> None:
 
 
 def test_the_journal_takes_nothing_that_nobody_could_decode() -> None:
-    """An event of the journal that is outside its bounds is refused when it is written, not when the run is to be recovered."""
+    """An event of the journal that is outside its bounds is refused when it is written, not when
+    the run is to be recovered.
+    """
     event = Run("r").epoch_ended(validation_accuracy=0.4)
     assert decode(encode(event).value) == event
     with pytest.raises(PoisonError, match="validation_accuracy 4"):
@@ -106,7 +133,9 @@ def test_the_journal_takes_nothing_that_nobody_could_decode() -> None:
 
 
 def test_every_whole_number_has_bounds() -> None:
-    """No count, step or index of any record is without a least and a most, and no time lies outside what other clients can show."""
+    """No count, step or index of any record is without a least and a most, and no time lies outside
+    what other clients can show.
+    """
     whole = 0
     for record in RECORDS:
         fields = json.loads((SCHEMAS / f"{record.NAME}.avsc").read_text())["fields"]
@@ -121,10 +150,14 @@ def test_every_whole_number_has_bounds() -> None:
     assert whole > 200
 
 
-@pytest.mark.parametrize("record", [AdaptationOutcome, EpochReviewed, KernelPublished, SeedHealth, SystemStatePacket])
+@pytest.mark.parametrize(
+    "record", [AdaptationOutcome, EpochReviewed, KernelPublished, SeedHealth, SystemStatePacket]
+)
 @pytest.mark.parametrize("length", [2**20, 2**31, 2**40, 2**62])
 def test_a_declared_length_reserves_nothing(record: type[Event], length: int) -> None:
-    """A string that says it is longer than its message is refused, whatever it says: nothing is reserved for it."""
+    """A string that says it is longer than its message is refused, whatever it says: nothing is
+    reserved for it.
+    """
     head = encode(OUTCOME).value[:1] + record.SCHEMA_ID.to_bytes(4, "big")
     number, declared = length << 1, bytearray()
     while number > 0x7F:
@@ -145,8 +178,13 @@ def beta(*outcomes: AdaptationOutcome, now_us: int = NOW) -> Beta:
 
 @given(st.lists(st.floats(allow_nan=False), max_size=30), st.integers(0, 2**53 - 1))
 def test_no_outcome_stops_growth(rewards: list[float], at: int) -> None:
-    """Whatever rewards and times are claimed, the belief is a distribution that at most six trials can move, and it expires."""
-    forged = [replace(OUTCOME, decision_id=f"forged {number}", reward=one, occurred_at=at) for number, one in enumerate(rewards)]
+    """Whatever rewards and times are claimed, the belief is a distribution that at most six trials
+    can move, and it expires.
+    """
+    forged = [
+        replace(OUTCOME, decision_id=f"forged {number}", reward=one, occurred_at=at)
+        for number, one in enumerate(rewards)
+    ]
     believed = beta(*forged)
     assert 1.0 <= believed.successes <= 7.0
     assert 1.0 <= believed.failures <= 7.0
@@ -156,18 +194,27 @@ def test_no_outcome_stops_growth(rewards: list[float], at: int) -> None:
 
 
 def test_an_outcome_of_the_future_ages_as_others_do() -> None:
-    """One that claims a time in the next century weighs half after a half-life, as the broker's clock has it."""
-    honest, forged = replace(OUTCOME, reward=0.0, occurred_at=NOW), replace(OUTCOME, reward=0.0, occurred_at=2**53 - 1)
+    """One that claims a time in the next century weighs half after a half-life, as the broker's
+    clock has it.
+    """
+    honest, forged = (
+        replace(OUTCOME, reward=0.0, occurred_at=NOW),
+        replace(OUTCOME, reward=0.0, occurred_at=2**53 - 1),
+    )
     later = NOW + 28 * 86_400_000_000
     assert beta(forged, now_us=later) == beta(honest, now_us=later)
 
 
 def test_random_bytes_are_refused_or_sound() -> None:
-    """Thousands of messages of random bytes behind each record's frame: what is decoded is inside its bounds."""
+    """Thousands of messages of random bytes behind each record's frame: what is decoded is inside
+    its bounds.
+    """
     draw = random.Random(11)  # noqa: S311  # data for a test
     for record in RECORDS:
         for _ in range(40):
-            value = b"\0" + record.SCHEMA_ID.to_bytes(4, "big") + draw.randbytes(draw.randrange(0, 300))
+            value = (
+                b"\0" + record.SCHEMA_ID.to_bytes(4, "big") + draw.randbytes(draw.randrange(0, 300))
+            )
             try:
                 event = decode(value)
             except PoisonError:

@@ -1,6 +1,8 @@
-"""Attack: a body that one reader takes in another way than the next, that no record can hold, or that exhausts who reads it.
+"""Attack: a body that one reader takes in another way than the next, that no record can hold, or
+that exhausts who reads it.
 
-Expected: 400 with a sentence, on record under the caller's name, the route never called, the part alive.
+Expected: 400 with a sentence, on record under the caller's name, the route never called, the part
+alive.
 """
 
 from __future__ import annotations
@@ -60,11 +62,17 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, dict[str, str], Recorder, list[Any]]]:
-    """A part whose routes take any JSON at all, with an operator's token, its audit, and what reached the routes."""
+def part(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[httpx.Client, dict[str, str], Recorder, list[Any]]]:
+    """A part whose routes take any JSON at all, with an operator's token, its audit, and what
+    reached the routes.
+    """
     settings = Settings(home=tmp_path_factory.mktemp("home"), service=ServiceSettings(burst=10_000))
     audit, reached = Recorder(), list[Any]()
-    app: FastAPI = create_app(title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=audit)
+    app: FastAPI = create_app(
+        title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=audit
+    )
 
     @app.post("/api/v1/any", dependencies=[requires("operator")])
     async def anything(body: Any) -> None:
@@ -78,15 +86,22 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clien
         yield client, bearer(token(settings, CLOCK, "operator", subject="mallory")), audit, reached
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/problem+json", "Application/JSON; charset=utf-16"])
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/problem+json", "Application/JSON; charset=utf-16"]
+)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_body_that_is_not_plain_json_is_400_and_on_record(
     part: tuple[httpx.Client, dict[str, str], Recorder, list[Any]], name: str, kind: str
 ) -> None:
-    """With the sentence that says why; the record can be written and read, and the next request is answered."""
+    """With the sentence that says why.
+
+    The record can be written and read, and the next request is answered.
+    """
     client, headers, audit, reached = part
     audit.entries.clear()
-    answer = client.post("/api/v1/object", content=HOSTILE[name], headers=headers | {"Content-Type": kind})
+    answer = client.post(
+        "/api/v1/object", content=HOSTILE[name], headers=headers | {"Content-Type": kind}
+    )
     assert_problem(answer, 400)
     (entry,) = audit.entries
     assert (entry.actor, entry.status, entry.action) == ("mallory", 400, "POST /api/v1/object")
@@ -96,9 +111,16 @@ def test_a_body_that_is_not_plain_json_is_400_and_on_record(
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"a": [1.5, -9223372036854775808, null, true, "\xc3\xa9 \\ud83d\\ude00"]}', b"[" * 32 + b"]" * 32, b"[]"]
+    "body",
+    [
+        b'{"a": [1.5, -9223372036854775808, null, true, "\xc3\xa9 \\ud83d\\ude00"]}',
+        b"[" * 32 + b"]" * 32,
+        b"[]",
+    ],
 )
-def test_a_body_that_is_plain_json_reaches_its_route(part: tuple[httpx.Client, dict[str, str], Recorder, list[Any]], body: bytes) -> None:
+def test_a_body_that_is_plain_json_reaches_its_route(
+    part: tuple[httpx.Client, dict[str, str], Recorder, list[Any]], body: bytes
+) -> None:
     """As it is: strictness changes nothing."""
     client, headers, audit, reached = part
     reached.clear()
@@ -113,7 +135,9 @@ def test_a_body_that_is_plain_json_reaches_its_route(part: tuple[httpx.Client, d
 
 @given(
     st.binary(max_size=200)
-    | st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists
+    ).map(lambda v: json.dumps(v).encode())
 )
 def test_whatever_is_taken_can_be_recorded(body: bytes) -> None:
     """Of any bytes: refused, or a value that goes through JSON, UTF-8 and Avro and back."""
@@ -133,9 +157,18 @@ def assert_can_be_recorded(entry: AuditEntry) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["/api/v1/runs/%00", "/api/v1/%ff", "/a%0d%0aSet-Cookie:x", "/%ed%a0%80", "/api/v1/object?x=%ed%a0%80&y=%00"]
+    "target",
+    [
+        "/api/v1/runs/%00",
+        "/api/v1/%ff",
+        "/a%0d%0aSet-Cookie:x",
+        "/%ed%a0%80",
+        "/api/v1/object?x=%ed%a0%80&y=%00",
+    ],
 )
-def test_a_target_that_no_record_can_hold_is_refused(part: tuple[httpx.Client, dict[str, str], Recorder, list[Any]], target: str) -> None:
+def test_a_target_that_no_record_can_hold_is_refused(
+    part: tuple[httpx.Client, dict[str, str], Recorder, list[Any]], target: str
+) -> None:
     """Or its record can be written."""
     client, headers, audit, _ = part
     audit.entries.clear()
@@ -149,7 +182,9 @@ def test_a_target_that_no_record_can_hold_is_refused(part: tuple[httpx.Client, d
 def test_a_callers_text_becomes_no_header(tmp_path: Path) -> None:
     """An answer whose header has a caller's text in it keeps it in one line."""
     settings = Settings(home=tmp_path)
-    app = create_app(title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=Recorder())
+    app = create_app(
+        title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=Recorder()
+    )
 
     @app.get("/echo", dependencies=[requires("viewer")])
     async def echo(text: str) -> Any:
@@ -161,7 +196,9 @@ def test_a_callers_text_becomes_no_header(tmp_path: Path) -> None:
 
     with served(app, settings) as client:
         answer = client.get(
-            "/echo", params={"text": "a\r\nSet-Cookie: x=1\r\n\r\nHTTP/1.1 200 OK\0é"}, headers=bearer(token(settings, CLOCK))
+            "/echo",
+            params={"text": "a\r\nSet-Cookie: x=1\r\n\r\nHTTP/1.1 200 OK\0é"},
+            headers=bearer(token(settings, CLOCK)),
         )
         assert answer.status_code == 200
         assert "set-cookie" not in answer.headers

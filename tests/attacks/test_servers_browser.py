@@ -1,7 +1,7 @@
 """Attack: a web page of another origin, in a real browser that remembers the password of a part.
 
-Expected: it can neither read nor change anything at a part: not by fetch, form, frame, image or script, and not under a name that was bound to
-127.0.0.1 meanwhile (DNS rebinding).
+Expected: it can neither read nor change anything at a part: not by fetch, form, frame, image or
+script, and not under a name that was bound to 127.0.0.1 meanwhile (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -29,12 +29,19 @@ from esper.service.checks.customs import Customs
 from esper.service.checks.documents import response_of
 from tests.servicefixtures import Recorder, token
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 SECRET = "what-only-a-viewer-may-read"  # noqa: S105 -- no password
 CLOCK = SystemClock()
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no browser: install chromium (Debian: apt install chromium) for these tests"),
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason=(
+            "there is no browser: install chromium (Debian: apt install chromium) for these tests"
+        ),
+    ),
 ]
 
 PAGE = """<!doctype html><title>evil</title><script>
@@ -99,7 +106,9 @@ class Browser:
         self._buffer = b""
         self._number = 0
         target = self._ask("Target.createTarget", {"url": "about:blank"})["targetId"]
-        self._session = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        self._session = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True})[
+            "sessionId"
+        ]
         self._ask("Page.enable", {})
 
     def visit(self, url: str) -> str:
@@ -113,7 +122,10 @@ class Browser:
 
     def run(self, expression: str) -> Any:
         """The value of an expression in the page that is open."""
-        found = self._ask("Runtime.evaluate", {"expression": expression, "awaitPromise": True, "returnByValue": True})
+        found = self._ask(
+            "Runtime.evaluate",
+            {"expression": expression, "awaitPromise": True, "returnByValue": True},
+        )
         return found.get("result", {}).get("value")
 
     def close(self) -> None:
@@ -156,7 +168,9 @@ class Scene:
 
 
 def basic(problem: ProblemError, scope: Scope, trace_id: str) -> Response:
-    """The refusals of a part, in a form for which this browser asks for a password: it heeds the first challenge of a header alone."""
+    """The refusals of a part, in a form for which this browser asks for a password: it heeds the
+    first challenge of a header alone.
+    """
     answer = response_of(problem, instance=scope["path"], trace_id=trace_id)
     if "www-authenticate" in answer.headers:
         answer.headers["www-authenticate"] = 'Basic realm="esper"'
@@ -165,9 +179,19 @@ def basic(problem: ProblemError, scope: Scope, trace_id: str) -> Response:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A part with something to read and something to change, in every form that a page may ask for."""
+    """A part with something to read and something to change, in every form that a page
+    may ask for.
+    """
     settings, audit = Settings(home=tmp_path_factory.mktemp("home")), Recorder()
-    app = create_app(title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=audit, customs=Customs(problem=basic))
+    app = create_app(
+        title="T",
+        part="t",
+        settings=settings,
+        clock=CLOCK,
+        ready=dict,
+        audit=audit,
+        customs=Customs(problem=basic),
+    )
     made = Scene("", token(settings, CLOCK, "operator"), audit)
 
     @app.get("/read", dependencies=[requires("viewer")])
@@ -180,9 +204,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
     @app.get("/image", dependencies=[requires("viewer")])
     async def image() -> Response:
-        return Response("<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>", media_type="image/svg+xml")
+        return Response(
+            "<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>",
+            media_type="image/svg+xml",
+        )
 
-    @app.api_route("/change", methods=["POST", "PUT", "DELETE"], dependencies=[requires("operator")])
+    @app.api_route(
+        "/change", methods=["POST", "PUT", "DELETE"], dependencies=[requires("operator")]
+    )
     async def change() -> None:
         made.reached.append("changed")
 
@@ -225,33 +254,59 @@ def browser(profile: Path, *flags: str) -> Iterator[Browser]:
         made.close()
 
 
-def test_a_page_of_another_origin_reads_and_changes_nothing(scene: Scene, evil: int, tmp_path: Path) -> None:
-    """With the password that the browser remembers, from another port, another name of this machine, and a strange site."""
+def test_a_page_of_another_origin_reads_and_changes_nothing(
+    scene: Scene, evil: int, tmp_path: Path
+) -> None:
+    """With the password that the browser remembers, from another port, another name of this
+    machine, and a strange site.
+    """
     host = scene.url.removeprefix("http://")
-    with browser(tmp_path / "profile", "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP part.evil.example 127.0.0.1") as page:
+    with browser(
+        tmp_path / "profile",
+        "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP part.evil.example 127.0.0.1",
+    ) as page:
         assert page.visit(f"http://me:{scene.token}@{host}/read") == ""
-        assert SECRET in page.run("document.body.innerText")  # the password works, and is remembered
+        assert SECRET in page.run(
+            "document.body.innerText"
+        )  # the password works, and is remembered
         assert page.visit(f"{scene.url}/read") == ""
         assert SECRET in page.run("document.body.innerText")
         assert page.run("fetch('/change', {method: 'POST', body: '{}'}).then(a => a.status)") == 200
         assert scene.reached == ["changed"]  # so a page of the part's own may
         scene.reached.clear()
-        for origin in (f"http://127.0.0.1:{evil}/", f"http://localhost:{evil}/", f"http://evil.example:{evil}/"):
+        for origin in (
+            f"http://127.0.0.1:{evil}/",
+            f"http://localhost:{evil}/",
+            f"http://evil.example:{evil}/",
+        ):
             assert page.visit(origin) == ""
             assert page.run("document.title") == "evil"
             found = json.loads(page.run(f"attack('{scene.url}')"))
             assert len(found) == 15
             assert SECRET not in json.dumps(found), (origin, found)
-            assert found["script"] == found["image"] == found["socket"] == "refused", (origin, found)
+            assert found["script"] == found["image"] == found["socket"] == "refused", (
+                origin,
+                found,
+            )
             assert scene.reached == [], (origin, found)
 
 
-def test_a_name_that_is_bound_to_this_machine_meanwhile_is_refused(scene: Scene, tmp_path: Path) -> None:
-    """DNS rebinding: the page's own origin is now the part, and its Host header says whose name it is."""
+def test_a_name_that_is_bound_to_this_machine_meanwhile_is_refused(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """DNS rebinding: the page's own origin is now the part, and its Host header says whose name it
+    is.
+    """
     port = scene.url.rpartition(":")[2]
     with browser(tmp_path / "profile", "--host-resolver-rules=MAP evil.example 127.0.0.1") as page:
         assert page.visit(f"http://me:{scene.token}@evil.example:{port}/read") == ""
         assert SECRET not in page.run("document.documentElement.innerText")
         assert page.run("fetch(location.origin + '/read').then(a => a.status)") == 403
-        assert page.run("fetch(location.origin + '/change', {method: 'POST', body: '{}'}).then(a => a.status)") == 403
+        assert (
+            page.run(
+                "fetch(location.origin + '/change', {method: 'POST', body: '{}'}).then(a "
+                "=> a.status)"
+            )
+            == 403
+        )
     assert scene.reached == []

@@ -1,6 +1,8 @@
-"""Attack: a neighbour opens more connections than a part has descriptors, or many that never say a whole request.
+"""Attack: a neighbour opens more connections than a part has descriptors, or many that never say a
+whole request.
 
-Expected: the part answers others as before, over its port and over the Unix socket of Esper's own programs, and closes what says nothing.
+Expected: the part answers others as before, over its port and over the Unix socket of Esper's own
+programs, and closes what says nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ MANY = 1_100
 @contextmanager
 def part(settings: Settings) -> Iterator[Server]:
     """A part that is up, with a route whose answer is larger than any buffer on the way."""
-    app = create_app(title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=Recorder())
+    app = create_app(
+        title="T", part="t", settings=settings, clock=CLOCK, ready=dict, audit=Recorder()
+    )
 
     @app.get("/large", dependencies=[requires("viewer")])
     async def large() -> Response:
@@ -91,11 +95,15 @@ def drained(one: socket.socket) -> int:
 
 
 @pytest.mark.parametrize(
-    "opening", [b"", b"GET /health HT", b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["silent", "half", "idle"]
+    "opening",
+    [b"", b"GET /health HT", b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+    ids=["silent", "half", "idle"],
 )
 @pytest.mark.usefixtures("descriptors")
 def test_a_thousand_connections_make_no_part_deaf(tmp_path: Path, opening: bytes) -> None:
-    """Before the first byte, within a head, between two requests: health is answered on both sockets, and the part holds no more than it may."""
+    """Before the first byte, within a head, between two requests: health is answered on both
+    sockets, and the part holds no more than it may.
+    """
     settings = Settings(home=tmp_path)
     with part(settings) as server, connections(server.port, MANY, opening) as made:
         for _ in range(5):
@@ -107,16 +115,25 @@ def test_a_thousand_connections_make_no_part_deaf(tmp_path: Path, opening: bytes
 
 @pytest.mark.usefixtures("descriptors")
 def test_connections_that_never_finish_a_handshake_make_no_part_deaf(tmp_path: Path) -> None:
-    """The same where the port speaks TLS: a handshake that does not come is a connection that says nothing."""
+    """The same where the port speaks TLS: a handshake that does not come is a connection that says
+    nothing.
+    """
     root = authority()
     given = make(tmp_path, root)
-    service = ServiceSettings(certificate=given.certificate, private_key=given.private_key, connections=16)
+    service = ServiceSettings(
+        certificate=given.certificate, private_key=given.private_key, connections=16
+    )
     trust = ssl.create_default_context(cafile=str(write(tmp_path, root)))
     with part(Settings(home=tmp_path, service=service)) as server, connections(server.port, 300):
-        assert httpx.get(f"{server.url}/health", verify=trust, trust_env=False, timeout=10).status_code == 200
+        assert (
+            httpx.get(f"{server.url}/health", verify=trust, trust_env=False, timeout=10).status_code
+            == 200
+        )
 
 
-def test_a_head_that_trickles_in_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_trickles_in_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each byte is progress, and no reason to wait on."""
     monkeypatch.setattr(door, "HEAD_S", 0.5)
     monkeypatch.setattr(door, "_LOOK_S", 0.05)
@@ -133,12 +150,19 @@ def test_a_head_that_trickles_in_has_an_end(tmp_path: Path, monkeypatch: pytest.
         assert eventually(trickled, 20)
 
 
-def test_a_reader_that_stands_still_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for much and reads none of it holds the answer in the part's memory: not forever."""
+def test_a_reader_that_stands_still_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for much and reads none of it holds the answer in the part's memory: not
+    forever.
+    """
     monkeypatch.setattr(door, "IDLE_S", 0.5)
     monkeypatch.setattr(door, "_LOOK_S", 0.05)
     settings = Settings(home=tmp_path)
-    asked = f"GET /large HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer(token(settings, CLOCK))['Authorization']}\r\n\r\n"
+    asked = (
+        "GET /large HTTP/1.1\r\nHost: localhost\r\nAuthorization: "
+        f"{bearer(token(settings, CLOCK))['Authorization']}\r\n\r\n"
+    )
     with part(settings) as server, connections(server.port, 1, asked.encode()) as (one,):
         held = server._server.server_state.connections
         assert eventually(lambda: bool(held), 20)

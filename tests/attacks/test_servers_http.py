@@ -1,6 +1,9 @@
-"""Attack: requests that are no HTTP, or that two readers take for two different ones; ten thousand of them.
+"""Attack: requests that are no HTTP, or that two readers take for two different ones.
 
-Expected: each is answered by one 4xx or the connection is closed; each kind of part lives, answers others, and its memory is bounded.
+Ten thousand of them.
+
+Expected: each is answered by one 4xx or the connection is closed; each kind of part lives, answers
+others, and its memory is bounded.
 
 `ESPER_FUZZ=10000` runs the full length; `ESPER_FUZZ_SEED` another seed.
 """
@@ -63,9 +66,19 @@ def tolaria(app: FastAPI, settings: Settings) -> None:
 ROUTES: dict[str, Callable[[FastAPI, Settings], None]] = {
     "tolaria": tolaria,
     "tamiyo": lambda app, _: add_tamiyo(
-        app, Tamiyo(rows=dict, performance=NOTHING, commands=Commands(), followed=NOTHING, give=NOTHING, clock=CLOCK)
+        app,
+        Tamiyo(
+            rows=dict,
+            performance=NOTHING,
+            commands=Commands(),
+            followed=NOTHING,
+            give=NOTHING,
+            clock=CLOCK,
+        ),
     ),
-    "nissa": lambda app, _: add_nissa(app, Nissa(scene=NOTHING, attempts=NOTHING, declare=NOTHING, record=NOTHING)),
+    "nissa": lambda app, _: add_nissa(
+        app, Nissa(scene=NOTHING, attempts=NOTHING, declare=NOTHING, record=NOTHING)
+    ),
 }
 TARGETS = {
     "tolaria": "/api/v1/runs",
@@ -83,7 +96,9 @@ def part(name: str, home: Path) -> Iterator[tuple[int, str]]:
     if name == "history":
         server = HistoryServer(NOTHING, settings=settings, health=lambda: (True, {}), clock=CLOCK)
     else:
-        app = create_app(title="T", part=name, settings=settings, clock=CLOCK, ready=dict, audit=Recorder())
+        app = create_app(
+            title="T", part=name, settings=settings, clock=CLOCK, ready=dict, audit=Recorder()
+        )
         ROUTES[name](app, settings)
         server = Server(app, settings=settings, port=0, clock=CLOCK)
     server.start()
@@ -96,10 +111,14 @@ def part(name: str, home: Path) -> Iterator[tuple[int, str]]:
 def answers(port: int, sent: bytes, patience_s: float) -> list[int]:
     """The status codes that come back for bytes on one connection.
 
-    The other side has `patience_s` to begin; one that is waiting for more is then told that there is none.
+    The other side has `patience_s` to begin; one that is waiting for more is then told that there
+    is none.
     """
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection, suppress(ConnectionResetError, BrokenPipeError):
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as connection,
+        suppress(ConnectionResetError, BrokenPipeError),
+    ):
         connection.sendall(sent)
         with suppress(TimeoutError):
             connection.settimeout(patience_s)
@@ -115,17 +134,30 @@ def answers(port: int, sent: bytes, patience_s: float) -> list[int]:
 
 
 def shapes(target: str, bearer: str) -> dict[str, bytes]:
-    """Requests that are wrong in one way each; whoever takes the second one in some of them for a request answers twice."""
+    """Requests that are wrong in one way each.
+
+    Whoever takes the second one in some of them for a request answers twice.
+    """
     host = "Host: localhost\r\n"
     given = f"{host}Authorization: Bearer {bearer}\r\n"
     second = f"GET /health HTTP/1.1\r\n{host}\r\n"
     post = f"POST {target} HTTP/1.1\r\n"
     chunk = f"{len(second):x}\r\n{second}\r\n0\r\n\r\n"
     made = {
-        "length and chunks": f"{post}{given}Content-Length: {len(chunk)}\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}",
-        "chunks and a short length": f"{post}{given}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n{second}",
-        "two lengths": f"{post}{given}Content-Length: 0\r\nContent-Length: {len(second)}\r\n\r\n{second}",
-        "the same length twice": f"{post}{given}Content-Length: {len(second)}\r\nContent-Length: {len(second)}\r\n\r\n{second}",
+        "length and chunks": (
+            f"{post}{given}Content-Length: {len(chunk)}\r\nTransfer-Encoding: "
+            f"chunked\r\n\r\n{chunk}"
+        ),
+        "chunks and a short length": (
+            f"{post}{given}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n{second}"
+        ),
+        "two lengths": (
+            f"{post}{given}Content-Length: 0\r\nContent-Length: {len(second)}\r\n\r\n{second}"
+        ),
+        "the same length twice": (
+            f"{post}{given}Content-Length: {len(second)}\r\nContent-Length: "
+            f"{len(second)}\r\n\r\n{second}"
+        ),
         "lengths in a list": f"{post}{given}Content-Length: 0, {len(second)}\r\n\r\n{second}",
         "negative length": f"{post}{given}Content-Length: -1\r\n\r\n{second}",
         "signed length": f"{post}{given}Content-Length: +3\r\n\r\nabc",
@@ -134,33 +166,52 @@ def shapes(target: str, bearer: str) -> dict[str, bytes]:
         "endless length": f"{post}{given}Content-Length: {'9' * 19}\r\n\r\nabc",
         "larger than any number": f"{post}{given}Content-Length: {'9' * 400}\r\n\r\nabc",
         "empty length": f"{post}{given}Content-Length:\r\n\r\n{second}",
-        "chunks of HTTP/1.0": f"POST {target} HTTP/1.0\r\n{given}Transfer-Encoding: chunked\r\n\r\n{chunk}",
+        "chunks of HTTP/1.0": (
+            f"POST {target} HTTP/1.0\r\n{given}Transfer-Encoding: chunked\r\n\r\n{chunk}"
+        ),
         "two codings": f"{post}{given}Transfer-Encoding: gzip, chunked\r\n\r\n{chunk}",
         "unknown coding": f"{post}{given}Transfer-Encoding: identity\r\n\r\n{second}",
-        "chunked twice": f"{post}{given}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}",
+        "chunked twice": (
+            f"{post}{given}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"
+        ),
         "vertical tab before chunked": f"{post}{given}Transfer-Encoding: \vchunked\r\n\r\n{chunk}",
         "chunk of negative size": f"{post}{given}Transfer-Encoding: chunked\r\n\r\n-1\r\n{second}",
-        "chunk larger than any number": f"{post}{given}Transfer-Encoding: chunked\r\n\r\n{'f' * 400}\r\n{second}",
+        "chunk larger than any number": (
+            f"{post}{given}Transfer-Encoding: chunked\r\n\r\n{'f' * 400}\r\n{second}"
+        ),
         "chunk without its end": f"{post}{given}Transfer-Encoding: chunked\r\n\r\n3\r\nabcdef",
-        "a body after GET": f"GET {target} HTTP/1.1\r\n{given}Content-Length: {len(second)}\r\n\r\n{second}",
-        "chunks after GET": f"GET {target} HTTP/1.1\r\n{given}Transfer-Encoding: chunked\r\n\r\n{chunk}",
-        "a body after HEAD": f"HEAD {target} HTTP/1.1\r\n{given}Content-Length: {len(second)}\r\n\r\n{second}",
+        "a body after GET": (
+            f"GET {target} HTTP/1.1\r\n{given}Content-Length: {len(second)}\r\n\r\n{second}"
+        ),
+        "chunks after GET": (
+            f"GET {target} HTTP/1.1\r\n{given}Transfer-Encoding: chunked\r\n\r\n{chunk}"
+        ),
+        "a body after HEAD": (
+            f"HEAD {target} HTTP/1.1\r\n{given}Content-Length: {len(second)}\r\n\r\n{second}"
+        ),
         "blank before the colon": f"{post}{given}Content-Length : {len(second)}\r\n\r\n{second}",
         "folded header": f"{post}{given}X-A: b\r\n Content-Length: {len(second)}\r\n\r\n",
         "folded first header": f"{post} {given}\r\n",
         "no host": f"GET {target} HTTP/1.1\r\n\r\n",
         "two hosts": f"GET {target} HTTP/1.1\r\n{given}Host: evil.example\r\n\r\n",
-        "another host": f"GET {target} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer {bearer}\r\n\r\n",
+        "another host": (
+            f"GET {target} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer {bearer}\r\n\r\n"
+        ),
         "two tokens": f"GET {target} HTTP/1.1\r\n{given}Authorization: Basic YTpi\r\n\r\n",
         "absolute target": f"GET http://evil.example{target} HTTP/1.1\r\n{given}\r\n",
-        "absolute target of ours": f"POST http://localhost{target} HTTP/1.1\r\n{given}Content-Length: 0\r\n\r\n",
+        "absolute target of ours": (
+            f"POST http://localhost{target} HTTP/1.1\r\n{given}Content-Length: 0\r\n\r\n"
+        ),
         "authority": f"CONNECT evil.example:443 HTTP/1.1\r\n{given}\r\n",
         "asterisk": f"OPTIONS * HTTP/1.1\r\n{given}\r\n",
         "no slash": f"GET health HTTP/1.1\r\n{given}\r\n",
         "no UTF-8": f"GET /%ff%fe HTTP/1.1\r\n{given}\r\n",
         "zero in the path": f"GET /%00 HTTP/1.1\r\n{given}\r\n",
         "line end in the path": f"GET /%0d%0aX-A:%20b HTTP/1.1\r\n{given}\r\n",
-        "many headers": f"GET {target} HTTP/1.1\r\n{given}{''.join(f'X-{n}: 1' + chr(13) + chr(10) for n in range(500))}\r\n",
+        "many headers": (
+            f"GET {target} "
+            f"HTTP/1.1\r\n{given}{''.join(f'X-{n}: 1' + chr(13) + chr(10) for n in range(500))}\r\n"
+        ),
         "endless header": f"GET {target} HTTP/1.1\r\n{given}X-A: {'a' * 100_000}\r\n\r\n",
         "endless target": f"GET /{'a' * 100_000} HTTP/1.1\r\n{given}\r\n",
         "zero in a header": f"GET {target} HTTP/1.1\r\n{given}X-A: \0\r\n\r\n",
@@ -169,13 +220,19 @@ def shapes(target: str, bearer: str) -> dict[str, bytes]:
         "HTTP/0.9": f"GET {target}\r\n",
         "HTTP/9.9": f"GET {target} HTTP/9.9\r\n{given}\r\n",
         "TLS": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        "websocket": f"GET {target}x HTTP/1.1\r\n{given}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\n\r\n",
+        "websocket": (
+            f"GET {target}x HTTP/1.1\r\n{given}Upgrade: websocket\r\nConnection: "
+            "Upgrade\r\nSec-WebSocket-Key: eA==\r\n\r\n"
+        ),
         "nothing": "",
         "line ends": "\r\n" * 1_000,
         "noise": "\xff\x00" * 500,
     }
     made |= {
-        f"body: {name}": f"{post}{given}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n" + body.decode("latin-1")
+        f"body: {name}": (
+            f"{post}{given}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        + body.decode("latin-1")
         for name, body in HOSTILE.items()
     }
     return {name: text.encode("latin-1") for name, text in made.items()}
@@ -183,10 +240,16 @@ def shapes(target: str, bearer: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_each_malformed_request_has_one_refusal_or_none(name: str, tmp_path: Path) -> None:
-    """Whatever shape it has, nothing in it is taken for a second request, and what it asks for is not done."""
+    """Whatever shape it has, nothing in it is taken for a second request, and what it asks for is
+    not done.
+    """
     with part(name, tmp_path) as (port, bearer):
         for shape, sent in shapes(TARGETS[name], bearer).items():
-            if name == "history" and (shape.startswith("body:") or "absolute" in shape or shape in {"the same length twice", "websocket"}):
+            if name == "history" and (
+                shape.startswith("body:")
+                or "absolute" in shape
+                or shape in {"the same length twice", "websocket"}
+            ):
                 continue  # its bodies are SQL, and it has attacks of its own
             found = answers(port, sent, 1.0)
             assert len(found) <= 1, (shape, found)
@@ -197,8 +260,13 @@ def test_each_malformed_request_has_one_refusal_or_none(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", PARTS)
 def test_no_mutation_stops_a_part(name: str, tmp_path: Path) -> None:
-    """Requests cut, doubled, joined and with bytes changed: all 4xx or closed, and the part answers, within its memory, as before."""
-    count, seed = int(os.environ.get("ESPER_FUZZ", str(SHORT))), int(os.environ.get("ESPER_FUZZ_SEED", "11"))
+    """Requests cut, doubled, joined and with bytes changed: all 4xx or closed, and the part
+    answers, within its memory, as before.
+    """
+    count, seed = (
+        int(os.environ.get("ESPER_FUZZ", str(SHORT))),
+        int(os.environ.get("ESPER_FUZZ_SEED", "11")),
+    )
     chance = random.Random(f"{seed} {name}")  # noqa: S311 -- a fuzzer's choices
     process = psutil.Process()
     with part(name, tmp_path) as (port, _):
@@ -234,10 +302,24 @@ def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
                 for place in range(at, min(at + 4, len(made))):
                     made[place] ^= 1 << chance.randrange(8)
             case _:
-                made[at:at] = chance.choice([b"\r\n", b"\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b"\xff", b"Content-Length: 7\r\n"])
+                made[at:at] = chance.choice(
+                    [
+                        b"\r\n",
+                        b"\n",
+                        b"\r\n\r\n",
+                        b"\0",
+                        b" ",
+                        b"\t",
+                        b":",
+                        b"\xff",
+                        b"Content-Length: 7\r\n",
+                    ]
+                )
     return bytes(made)
 
 
 def alive(port: int) -> bool:
     """Whether the part answers somebody else."""
-    return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False, timeout=30).status_code in {200, 503}
+    return httpx.get(
+        f"http://127.0.0.1:{port}/health", trust_env=False, timeout=30
+    ).status_code in {200, 503}

@@ -1,6 +1,9 @@
-"""Attack: another user of the machine reads what Esper leaves on disk; or a misspelt variable leaves a setting as it was.
+"""Attack: another user of the machine reads what Esper leaves on disk.
 
-Expected: whatever the umask of who starts it, nothing in ESPER_HOME is for others; a home that was open is closed, or refused in a sentence.
+Or a misspelt variable leaves a setting as it was.
+
+Expected: whatever the umask of who starts it, nothing in ESPER_HOME is for others; a home that was
+open is closed, or refused in a sentence.
 """
 
 from __future__ import annotations
@@ -23,18 +26,32 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 def open_to_others(folder: Path) -> list[str]:
     """Everything in a folder, and the folder, that others may use in any way."""
-    return [str(path) for path in (folder, *folder.rglob("*")) if not path.is_symlink() and path.lstat().st_mode & OTHERS]
+    return [
+        str(path)
+        for path in (folder, *folder.rglob("*"))
+        if not path.is_symlink() and path.lstat().st_mode & OTHERS
+    ]
 
 
 def run(program: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A program in a process that lets everybody read and write what it makes."""
     code = f"import os; os.umask(0)\n{program}"
     given = os.environ | {"ESPER_HOME": str(home)} | environment
-    return subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def test_what_a_process_of_esper_makes_is_its_owners_alone(tmp_path: Path) -> None:
-    """Folders, files, keys, sockets, and what its children make; only a guest in somebody's own process leaves that process as it was."""
+    """Folders, files, keys, sockets, and what its children make.
+
+    Only a guest in somebody's own process leaves that process as it was.
+    """
     program = """
 import subprocess, sys
 from pathlib import Path
@@ -58,7 +75,9 @@ sockets.listening(settings, 0, setting="X").close()
 
 
 def test_a_home_that_was_open_is_closed_and_that_is_said(tmp_path: Path) -> None:
-    """Everything in it, but for keys that others could read: those are refused by whoever needs them."""
+    """Everything in it, but for keys that others could read: those are refused by whoever needs
+    them.
+    """
     home = tmp_path / "home"
     settings = Settings(home=home)
     keys.ensure(settings.keys_dir)
@@ -72,7 +91,9 @@ def test_a_home_that_was_open_is_closed_and_that_is_said(tmp_path: Path) -> None
     (settings.keys_dir / keys.PRIVATE).chmod(0o644)
     home.chmod(0o755)
     done = run("from esper.config import Settings; Settings.load()", home)
-    assert done.stderr == f"esper: {home} was open to other users of this machine; now only its owner can enter it.\n"
+    assert done.stderr == (
+        f"esper: {home} was open to other users of this machine; now only its owner can enter it.\n"
+    )
     assert open_to_others(home) == [str(settings.keys_dir / keys.PRIVATE)]
     assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o644
     with pytest.raises(UsageError, match="other users, who could make tokens"):
@@ -81,7 +102,9 @@ def test_a_home_that_was_open_is_closed_and_that_is_said(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("mode", "inside"), [(0o755, "photos"), (0o1777, "stack"), (0o1777, "")], ids=["a user's", "like /tmp", "empty, like /tmp"]
+    ("mode", "inside"),
+    [(0o755, "photos"), (0o1777, "stack"), (0o1777, "")],
+    ids=["a user's", "like /tmp", "empty, like /tmp"],
 )
 def test_a_folder_that_is_not_espers_is_not_closed(tmp_path: Path, mode: int, inside: str) -> None:
     """ESPER_HOME=/tmp or one's whole home by mistake: refused, and nothing is changed."""
@@ -95,7 +118,10 @@ def test_a_folder_that_is_not_espers_is_not_closed(tmp_path: Path, mode: int, in
     assert stat.S_IMODE(home.stat().st_mode) == mode
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; run the tests as root for this one")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="only root can become another user; run the tests as root for this one",
+)
 def test_another_users_open_home_is_refused(tmp_path: Path) -> None:
     """Who works in a folder of another user's works for that user."""
     home = tmp_path / "home"
@@ -111,7 +137,14 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try: tighten(Path("home"))
 except UsageError as error: sys.exit(str(error))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert "belongs to another user" in done.stderr
 
 
@@ -126,17 +159,39 @@ except UsageError as error: sys.exit(str(error))
         ("ESPER_SERVICE__RAET", "did you mean ESPER_SERVICE__RATE?"),
     ],
 )
-def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, says: str, tmp_path: Path) -> None:
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(
+    name: str, says: str, tmp_path: Path
+) -> None:
     """What it was meant to change does not silently stay as it is."""
-    done = run("from esper.cli import main; import sys; sys.argv = ['esper', 'status']; main()", tmp_path / "home", **{name: "1"})
+    done = run(
+        "from esper.cli import main; import sys; sys.argv = ['esper', 'status']; main()",
+        tmp_path / "home",
+        **{name: "1"},
+    )
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_variable_that_is_like_none_is_a_warning_and_those_of_tests_are_none(tmp_path: Path) -> None:
+def test_a_variable_that_is_like_none_is_a_warning_and_those_of_tests_are_none(
+    tmp_path: Path,
+) -> None:
     """Another program may use the same beginning."""
-    quiet = {"ESPER_CHAOS_KILLS": "1", "ESPER_FUZZ": "1", "ESPER_DEBUG": "1", "ESPER_KAFKA__OPTIONS": "{}", "esper_home": "h"}
-    done = run("from esper.config import Settings; Settings.load()", tmp_path / "home", ESPER_WEATHER="1", **quiet)
+    quiet = {
+        "ESPER_CHAOS_KILLS": "1",
+        "ESPER_FUZZ": "1",
+        "ESPER_DEBUG": "1",
+        "ESPER_KAFKA__OPTIONS": "{}",
+        "esper_home": "h",
+    }
+    done = run(
+        "from esper.config import Settings; Settings.load()",
+        tmp_path / "home",
+        ESPER_WEATHER="1",
+        **quiet,
+    )
     assert done.returncode == 0
-    assert done.stderr == "esper: ESPER_WEATHER is no variable of Esper and changes nothing; unset it.\n"
+    assert (
+        done.stderr
+        == "esper: ESPER_WEATHER is no variable of Esper and changes nothing; unset it.\n"
+    )

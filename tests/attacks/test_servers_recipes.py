@@ -1,6 +1,8 @@
-"""Attack: an operator starts a run whose recipe, or a change of it, names code or files of the attacker's.
+"""Attack: an operator starts a run whose recipe, or a change of it, names code or files of the
+attacker's.
 
-Expected: over HTTP nothing is started but what the owner has listed; refused with a sentence, on record, and not a line of that code runs.
+Expected: over HTTP nothing is started but what the owner has listed; refused with a sentence, on
+record, and not a line of that code runs.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ from tests.servicefixtures import Recorder, credentials, served
 from tests.stackfixtures import eventually
 
 CLOCK = SystemClock()
-LEAK = "from pathlib import Path\nimport os\nPath(os.environ['MARK']).touch()\ndef model(): ...\ndef data(): ...\n"
+LEAK = (
+    "from pathlib import Path\nimport os\nPath(os.environ['MARK']).touch()\ndef model(): "
+    "...\ndef data(): ...\n"
+)
 
 
 @pytest.fixture
@@ -81,14 +86,22 @@ def choices(leak: Path) -> Iterator[tuple[dict[str, Any], str]]:
         "model=esper.stack.control:down",
     ):
         yield {"recipe": "digits", "overrides": [change]}, "is not a function that may be called"
-    yield {"recipe": "digits", "overrides": ["run.epochs=1", "model=leak:model"]}, "is not a function that may be called"
+    yield (
+        {"recipe": "digits", "overrides": ["run.epochs=1", "model=leak:model"]},
+        "is not a function that may be called",
+    )
 
 
 def test_an_operator_starts_listed_recipes_alone(tmp_path: Path, leak: Path) -> None:
-    """Each try is 403 with a sentence and a record; nothing goes to Kafka, and no process is started."""
+    """Each try is 403 with a sentence and a record.
+
+    Nothing goes to Kafka, and no process is started.
+    """
     settings, bus, audit = Settings(home=tmp_path / "home"), MemoryBus(), Recorder()
     trainers = Trainers(settings, environment=os.environ, embedded=False, clock=CLOCK)
-    app = create_app(title="t", part="tolaria", settings=settings, clock=CLOCK, ready=dict, audit=audit)
+    app = create_app(
+        title="t", part="tolaria", settings=settings, clock=CLOCK, ready=dict, audit=audit
+    )
     with bus.producer(sender_id="tolaria") as producer:
         ledger = Ledger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
         ledger.start()
@@ -99,7 +112,10 @@ def test_an_operator_starts_listed_recipes_alone(tmp_path: Path, leak: Path) -> 
             for body, sentence in choices(leak):
                 audit.entries.clear()
                 answer = client.post("/api/v1/runs", json=body, headers=headers)
-                assert (answer.status_code, sentence in answer.text) == (403, True), (body, answer.text)
+                assert (answer.status_code, sentence in answer.text) == (403, True), (
+                    body,
+                    answer.text,
+                )
                 assert [entry.status for entry in audit.entries] == [0, 403]
                 assert audit.entries[0].actor == "tester"
         ledger.stop()
@@ -109,20 +125,35 @@ def test_an_operator_starts_listed_recipes_alone(tmp_path: Path, leak: Path) -> 
 
 
 def test_the_trainer_holds_the_list_itself(tmp_path: Path, leak: Path) -> None:
-    """A file that was changed after the check, or a journal that was forged, meets the same refusal, before its code is imported."""
+    """A file that was changed after the check, or a journal that was forged, meets the same
+    refusal, before its code is imported.
+    """
     mark = tmp_path / "mark"
-    environment = os.environ | {"MARK": str(mark), "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{leak.parent}"}
+    environment = os.environ | {
+        "MARK": str(mark),
+        "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{leak.parent}",
+    }
     for arguments in (("--", str(leak)), ("--set", "model=leak:model", "--", "digits")):
         command = [sys.executable, "-m", "esper.cli", "run", "--listed", *arguments]
         given = environment | {"ESPER_HOME": str(tmp_path / "home")}
-        done = subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=120)
-        assert ("started over HTTP" in done.stderr, "may be called" in done.stderr, done.returncode) in {(True, False, 2), (False, True, 2)}
+        done = subprocess.run(
+            command, env=given, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert (
+            "started over HTTP" in done.stderr,
+            "may be called" in done.stderr,
+            done.returncode,
+        ) in {(True, False, 2), (False, True, 2)}
     assert not mark.exists()
     assert not (tmp_path / "home" / "stack" / "kafka").exists()
 
 
-def test_a_recipe_that_the_list_forbids_is_never_called(tmp_path: Path, broker: str, leak: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where functions are called, whatever way the recipe came: a journal's goes through the same place."""
+def test_a_recipe_that_the_list_forbids_is_never_called(
+    tmp_path: Path, broker: str, leak: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where functions are called, whatever way the recipe came: a journal's goes through the same
+    place.
+    """
     monkeypatch.syspath_prepend(leak.parent)
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
     settings = Settings(home=tmp_path / "home", kafka=KafkaSettings(bootstrap=broker))
@@ -141,7 +172,10 @@ def test_a_recipe_that_the_list_forbids_is_never_called(tmp_path: Path, broker: 
 
 
 def test_the_owner_may_name_folders_and_modules(leak: Path) -> None:
-    """A folder's recipes, with the functions that they name; a module's functions in any recipe; and nothing beside it."""
+    """A folder's recipes, with the functions that they name; a module's functions in any recipe.
+
+    And nothing beside it.
+    """
     folder = Allowed.of(f"{leak.parent}/")
     assert folder.recipe(str(leak)) == str(leak.resolve())
     folder.require(load(str(leak)))
@@ -180,18 +214,24 @@ def test_what_others_may_put_into_a_folder_is_not_listed(leak: Path) -> None:
 
 
 HARMLESS = {"name", "kasmina.include", "kasmina.exclude", "tamiyo.policy"}
-"""Texts of a recipe that name neither code nor files: the run, patterns of layers, values that Tamiyo checks."""
+"""Texts of a recipe that name neither code nor files: the run, patterns of layers, values that
+Tamiyo checks.
+"""
 
 
 def test_no_other_value_of_a_recipe_names_code_or_files() -> None:
-    """A text that is added to recipes has to be judged: it names functions, and the list is held against it, or it is harmless."""
+    """A text that is added to recipes has to be judged: it names functions, and the list is held
+    against it, or it is harmless.
+    """
 
     def texts(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         for name, field in section.model_fields.items():
             kind = field.annotation
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 yield from texts(kind, f"{prefix}{name}.")
-            elif kind is str or (get_origin(kind) is not Literal and any("str" in str(one) for one in get_args(kind))):
+            elif kind is str or (
+                get_origin(kind) is not Literal and any("str" in str(one) for one in get_args(kind))
+            ):
                 yield f"{prefix}{name}"
 
     assert set(texts(Recipe)) == HARMLESS | set(_NAMING)
@@ -201,8 +241,19 @@ def test_a_part_imports_nothing_from_where_it_was_started(tmp_path: Path) -> Non
     """`esper up` in a folder where others write: their modules do not come before Esper's."""
     for name in ("esper", "pydantic", "uvicorn", "asyncio"):
         (tmp_path / f"{name}.py").write_text(LEAK)
-    environment = with_esper_on_path(os.environ) | {"MARK": str(tmp_path / "mark"), "ESPER_HOME": str(tmp_path / "home")}
+    environment = with_esper_on_path(os.environ) | {
+        "MARK": str(tmp_path / "mark"),
+        "ESPER_HOME": str(tmp_path / "home"),
+    }
     command = [sys.executable, "-m", "esper.tolaria.control"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert "needs a broker" in done.stderr
     assert not (tmp_path / "mark").exists()

@@ -1,6 +1,8 @@
-"""Attack: settings are lost or changed on their way to a child process: a secret becomes asterisks, a mapping becomes Python's own text.
+"""Attack: settings are lost or changed on their way to a child process: a secret becomes asterisks,
+a mapping becomes Python's own text.
 
-Expected: whatever a process was given, in its environment or in code, each of its children has the same, and its children's children.
+Expected: whatever a process was given, in its environment or in code, each of its children has the
+same, and its children's children.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from esper.config import CheckpointSettings, KafkaSettings, Settings
-from esper.stack.processes.parts import as_environment, child_environment, default_parts, part_environment
+from esper.stack.processes.parts import (
+    as_environment,
+    child_environment,
+    default_parts,
+    part_environment,
+)
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -49,7 +56,13 @@ OAUTH = KafkaSettings(
     oauth_scope="kafka",
 )
 FILES = (
-    KafkaSettings(bootstrap="a:1", security_protocol="SASL_SSL", sasl_mechanism="PLAIN", sasl_username="u", sasl_password_file="/p"),  # noqa: S106 -- a path
+    KafkaSettings(
+        bootstrap="a:1",
+        security_protocol="SASL_SSL",
+        sasl_mechanism="PLAIN",
+        sasl_username="u",
+        sasl_password_file="/p",  # noqa: S106 -- a path
+    ),
     KafkaSettings(
         bootstrap="a:1",
         security_protocol="SASL_SSL",
@@ -110,7 +123,9 @@ def child(environment: Mapping[str, str]) -> Settings:
 
 def test_every_setting_is_in_these_tests() -> None:
     """One that is added has to be added here: with a value that is not its default."""
-    changed = {name for settings in ALL for name, value, default in leaves(settings) if value != default}
+    changed = {
+        name for settings in ALL for name, value, default in leaves(settings) if value != default
+    }
     assert changed == {name for name, _, _ in leaves(FULL)}
 
 
@@ -127,10 +142,15 @@ def test_every_setting_reaches_children_and_theirs(settings: Settings) -> None:
     assert "*****" not in " ".join(given.values())
 
 
-@given(secret=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), option=st.text(max_size=20))
+@given(
+    secret=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+    option=st.text(max_size=20),
+)
 def test_any_secret_and_any_option_reaches_children(secret: str, option: str) -> None:
     """Whatever it is made of."""
-    kafka = PASSWORD.model_copy(update={"sasl_password": SecretStr(secret), "options": {"ssl.cipher.suites": option}})
+    kafka = PASSWORD.model_copy(
+        update={"sasl_password": SecretStr(secret), "options": {"ssl.cipher.suites": option}}
+    )
     settings = Settings(kafka=kafka, checkpoints=CheckpointSettings(master_key=SecretStr(secret)))
     found = child(as_environment(settings))
     assert found.checkpoints.master_key.get_secret_value() == secret
@@ -138,7 +158,9 @@ def test_any_secret_and_any_option_reaches_children(secret: str, option: str) ->
 
 
 def test_what_the_parent_inherited_does_not_override_what_it_was_given(tmp_path: Path) -> None:
-    """A child's environment is the parent's without its settings: whole sections as JSON and other spellings count as settings too."""
+    """A child's environment is the parent's without its settings: whole sections as JSON and other
+    spellings count as settings too.
+    """
     inherited = {
         "PATH": "/bin",
         "ESPER_DEBUG": "1",
@@ -162,7 +184,10 @@ def test_a_setting_without_a_text_is_refused() -> None:
 def test_a_real_child_of_a_process_with_a_master_key_has_it(tmp_path: Path) -> None:
     """Not only in one process's memory: by the environment that the kernel carries."""
     settings = Settings(home=tmp_path, checkpoints=CheckpointSettings(master_key=SecretStr(SECRET)))
-    program = "from esper.config import Settings; print(Settings.load().checkpoints.master_key.get_secret_value())"
+    program = (
+        "from esper.config import Settings; "
+        "print(Settings.load().checkpoints.master_key.get_secret_value())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=child_environment(os.environ, settings),

@@ -1,6 +1,7 @@
 """Attack: another program listens where a part of Esper should, and is taken for it.
 
-Expected: no program of Esper sends it anything, the supervisor does not call it ready, and under a supervisor it never gets the port.
+Expected: no program of Esper sends it anything, the supervisor does not call it ready, and under a
+supervisor it never gets the port.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.service import Server, create_app
 settings = Settings()
-app = create_app(title="T", part="t", settings=settings, clock=SystemClock(), ready=dict, audit=lambda _: None)
+clock = SystemClock()
+given = {"settings": settings, "clock": clock, "ready": dict, "audit": lambda _: None}
+app = create_app(title="T", part="t", **given)
 Server(app, settings=settings, port=settings.nissa.port, clock=SystemClock()).start()
 threading.Event().wait()
 """
@@ -45,7 +48,9 @@ threading.Event().wait()
 
 @contextmanager
 def squatter() -> Iterator[tuple[int, list[bytes]]]:
-    """A program on a port of this machine that answers everything with 200, and what it was sent."""
+    """A program on a port of this machine that answers everything with 200, and what it
+    was sent.
+    """
     heard: list[bytes] = []
     with socket.create_server((HOST, 0)) as listening:
 
@@ -57,7 +62,9 @@ def squatter() -> Iterator[tuple[int, list[bytes]]]:
                     return
                 with connection:
                     heard.append(connection.recv(65_536))
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+                    )
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -67,13 +74,17 @@ def squatter() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def test_no_program_of_esper_speaks_to_a_squatter(tmp_path: Path) -> None:
-    """Neither the client of parts, nor queries of the history, nor the commands, nor the probe: not a byte, and no token, reaches it."""
+    """Neither the client of parts, nor queries of the history, nor the commands, nor the probe: not
+    a byte, and no token, reaches it.
+    """
     settings, clock = Settings(home=tmp_path), SystemClock()
     keys.ensure(settings.keys_dir)
     with squatter() as (port, heard):
         url = f"http://{HOST}:{port}"
         with pytest.raises(OSError, match="No such file"):
-            Client(settings, subject="esper", part="tolaria").get(f"{url}/api/v1/status", timeout=5, role="admin")
+            Client(settings, subject="esper", part="tolaria").get(
+                f"{url}/api/v1/status", timeout=5, role="admin"
+            )
         with pytest.raises(EsperError, match="does not answer"):
             HttpSource(url, settings).rows("SELECT 1")
         with pytest.raises(EsperError, match="does not answer"):
@@ -95,7 +106,9 @@ def test_a_part_of_another_machine_gets_no_token(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -> None:
-    """Whoever can put a socket there could be taken for a part: neither servers nor clients go there."""
+    """Whoever can put a socket there could be taken for a part: neither servers nor clients go
+    there.
+    """
     settings = Settings(home=tmp_path, service=ServiceSettings(sockets=str(tmp_path / "open")))
     keys.ensure(settings.keys_dir)
     settings.sockets_dir.mkdir()
@@ -111,7 +124,10 @@ def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -
         sockets.connect(tmp_path / "open", 1, 5)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user; run the tests as root for this one")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="only root can give a folder to another user; run the tests as root for this one",
+)
 def test_a_folder_of_sockets_of_another_user_is_not_used(tmp_path: Path) -> None:
     """A process without root refuses it."""
     (tmp_path / "sockets").mkdir(mode=0o700)
@@ -125,7 +141,14 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try: sockets.connect(Path("sockets"), 1, 5)
 except UsageError as error: sys.exit(str(error))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert "its owner alone" in done.stderr
 
 
@@ -142,16 +165,24 @@ def test_a_home_with_a_long_name_has_sockets_too(tmp_path: Path) -> None:
 
 
 def test_a_port_is_never_free_while_a_part_is_started_again(tmp_path: Path) -> None:
-    """The part is killed: nobody gets its port, and who connects between its lives is answered by the next one."""
+    """The part is killed: nobody gets its port, and who connects between its lives is answered by
+    the next one.
+    """
     home = Settings(home=tmp_path)
     with PortClaims() as claims:
         port = claims.choose(salt=str(tmp_path), preferred=(), listen=True)
         with sockets.own_socket(home.sockets_dir, port) as own:
             listening = Listening(port, claims.listening(port), own)
-            environment = os.environ | {"ESPER_HOME": str(tmp_path), "ESPER_NISSA__PORT": str(port)} | listening.handed()
+            environment = (
+                os.environ
+                | {"ESPER_HOME": str(tmp_path), "ESPER_NISSA__PORT": str(port)}
+                | listening.handed()
+            )
 
             def life() -> subprocess.Popen[bytes]:
-                return subprocess.Popen([sys.executable, "-c", PART], env=environment, pass_fds=listening.descriptors)
+                return subprocess.Popen(
+                    [sys.executable, "-c", PART], env=environment, pass_fds=listening.descriptors
+                )
 
             with life() as first:
                 try:
@@ -174,7 +205,9 @@ def test_a_port_is_never_free_while_a_part_is_started_again(tmp_path: Path) -> N
 
 
 def test_under_a_supervisor_nobody_takes_the_port_of_a_part(tmp_path: Path, broker: str) -> None:
-    """Killed again and again in a real stack, tried as another user where the tests run as root: the port stays taken, the part comes back."""
+    """Killed again and again in a real stack, tried as another user where the tests run as root:
+    the port stays taken, the part comes back.
+    """
     settings = Settings(home=tmp_path / "home", kafka=KafkaSettings(bootstrap=broker))
     with tiny_stack(settings), squatting() as takeable:
         port = part(settings, "nissa").port
@@ -186,7 +219,11 @@ def test_under_a_supervisor_nobody_takes_the_port_of_a_part(tmp_path: Path, brok
                 assert not takeable(port)
                 tried += 1
                 state = part(settings, "nissa")
-                if state.phase == "ready" and state.process is not None and state.process.pid != before:
+                if (
+                    state.phase == "ready"
+                    and state.process is not None
+                    and state.process.pid != before
+                ):
                     break
             assert tried > 1
         assert _health(port) == 200
@@ -194,7 +231,10 @@ def test_under_a_supervisor_nobody_takes_the_port_of_a_part(tmp_path: Path, brok
 
 @contextmanager
 def squatting() -> Iterator[Callable[[int], bool]]:
-    """Whether another process, of another user where that is possible, can listen on a port; asked as often as wanted."""
+    """Whether another process, of another user where that is possible, can listen on a port.
+
+    Asked as often as wanted.
+    """
     program = """
 import os, socket, sys
 if os.geteuid() == 0:
@@ -214,7 +254,12 @@ for line in sys.stdin:
                     pass
     print(got, flush=True)
 """
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         stdin, stdout = other.stdin, other.stdout
         assert stdin is not None
         assert stdout is not None

@@ -1,6 +1,8 @@
-"""Attack: the state file of a running stack is damaged, replaced or deleted, so that the stack looks gone.
+"""Attack: the state file of a running stack is damaged, replaced or deleted, so that the stack
+looks gone.
 
-Expected: status, up and down find the supervisor by the file that it holds; it mends the state file; a second stack is never started.
+Expected: status, up and down find the supervisor by the file that it holds; it mends the state
+file; a second stack is never started.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ def damages(settings: Settings) -> dict[str, bytes | None]:
     gone = json.dumps(asdict(replace(good, supervisor=Identity(1 << 21, 1))))
     texts = ("", "{", "[]", "null", "\0" * 100, '{"phase": "running"}', foreign, gone)
     whole = state.path_of(settings.stack_dir).read_bytes()
-    return {**{text[:20]: text.encode() for text in texts}, "torn": whole[: len(whole) // 2], "no UTF-8": b"\xff" + whole, "deleted": None}
+    return {
+        **{text[:20]: text.encode() for text in texts},
+        "torn": whole[: len(whole) // 2],
+        "no UTF-8": b"\xff" + whole,
+        "deleted": None,
+    }
 
 
 def damage(settings: Settings, content: bytes | None) -> None:
@@ -43,7 +50,9 @@ def damage(settings: Settings, content: bytes | None) -> None:
 
 
 def test_a_damaged_state_file_hides_no_stack(tmp_path: Path, broker: str) -> None:
-    """However it is damaged: status and up find the same supervisor with the same ports, the file is whole again, and down ends it."""
+    """However it is damaged: status and up find the same supervisor with the same ports, the file
+    is whole again, and down ends it.
+    """
     settings = Settings(home=tmp_path / "home", kafka=KafkaSettings(bootstrap=broker))
     with tiny_stack(settings) as endpoints:
         supervisor = now(settings).supervisor
@@ -53,15 +62,26 @@ def test_a_damaged_state_file_hides_no_stack(tmp_path: Path, broker: str) -> Non
             damage(settings, content)
             assert bring_up(settings) == endpoints, name
             assert stack.running(settings) == endpoints, name
-            assert eventually(lambda: (found := state.read(settings.stack_dir)) is not None and found.supervisor == supervisor, 10), name
+            assert eventually(
+                lambda: (
+                    (found := state.read(settings.stack_dir)) is not None
+                    and found.supervisor == supervisor
+                ),
+                10,
+            ), name
         damage(settings, b"{")
         assert stack.down(settings)
         assert not supervisor.lives()
     assert stack.status(settings) is None
 
 
-def test_a_supervisor_that_does_not_mend_it_is_told_and_never_doubled(tmp_path: Path, broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that stands still: it is silent, up refuses with the remedy; with the lock file damaged as well no second one comes."""
+def test_a_supervisor_that_does_not_mend_it_is_told_and_never_doubled(
+    tmp_path: Path, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands still: it is silent, up refuses with the remedy.
+
+    With the lock file damaged as well no second one comes.
+    """
     monkeypatch.setattr("esper.stack.control._MEND_S", 0.3)
     settings = Settings(home=tmp_path / "home", kafka=KafkaSettings(bootstrap=broker))
     with tiny_stack(settings):
@@ -71,14 +91,22 @@ def test_a_supervisor_that_does_not_mend_it_is_told_and_never_doubled(tmp_path: 
             damage(settings, b"{")
             silent = now(settings)
             assert (silent.phase, silent.supervisor) == ("silent", supervisor)
-            with pytest.raises(UnavailableError, match=rf"supervisor {supervisor.pid} .*esper down"):
+            with pytest.raises(
+                UnavailableError, match=rf"supervisor {supervisor.pid} .*esper down"
+            ):
                 bring_up(settings)
             (settings.stack_dir / state.LOCK).write_text("{")
             with pytest.raises(UnavailableError, match="did not start"):
                 bring_up(settings)
         finally:
             os.kill(supervisor.pid, signal.SIGCONT)
-        assert eventually(lambda: (found := state.read(settings.stack_dir)) is not None and found.supervisor == supervisor, 10)
+        assert eventually(
+            lambda: (
+                (found := state.read(settings.stack_dir)) is not None
+                and found.supervisor == supervisor
+            ),
+            10,
+        )
         assert now(settings).supervisor == supervisor
 
 

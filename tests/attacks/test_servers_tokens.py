@@ -1,6 +1,7 @@
 """Attack: a token is used where, when, or for longer than it was made for.
 
-Expected: each part takes tokens that name it, from their beginning to their end, and of no longer life than their role may have.
+Expected: each part takes tokens that name it, from their beginning to their end, and of no longer
+life than their role may have.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from esper.service.transport import keys
 CLOCK = ManualClock()
 NOW = CLOCK.now_us() // 1_000_000
 DAY = 86_400
-GOOD: dict[str, Any] = {"iss": "esper", "sub": "ann", "role": "operator", "aud": ["nissa"], "iat": NOW, "nbf": NOW, "exp": NOW + 600}
+GOOD: dict[str, Any] = {
+    "iss": "esper",
+    "sub": "ann",
+    "role": "operator",
+    "aud": ["nissa"],
+    "iat": NOW,
+    "nbf": NOW,
+    "exp": NOW + 600,
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +49,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judged(folder: Path, claims: dict[str, Any], part: str = "nissa") -> str:
-    """What a part says of a token with these claims and the right signature; empty when it takes it."""
+    """What a part says of a token with these claims and the right signature.
+
+    Empty when it takes it.
+    """
     text = jwt.encode(claims, keys.signing(folder), algorithm="EdDSA")
     try:
-        assert Gatekeeper.of(folder, CLOCK, part).caller(text) == Caller(claims["sub"], claims["role"])
+        assert Gatekeeper.of(folder, CLOCK, part).caller(text) == Caller(
+            claims["sub"], claims["role"]
+        )
     except ProblemError as problem:
         return problem.detail
     return ""
@@ -60,7 +74,19 @@ def test_a_token_for_one_part_is_taken_by_that_part_alone(folder: Path, part: st
         else:
             with pytest.raises(ProblemError, match=f"esper token --for {other}"):
                 keeper.caller(text)
-    for named in ([], "", "nissa2", ["niss"], ["*"], ["all"], {"nissa": 1}, [["nissa"]], None, 1, True):
+    for named in (
+        [],
+        "",
+        "nissa2",
+        ["niss"],
+        ["*"],
+        ["all"],
+        {"nissa": 1},
+        [["nissa"]],
+        None,
+        1,
+        True,
+    ):
         assert judged(folder, GOOD | {"aud": named}), named
 
 
@@ -88,7 +114,9 @@ def test_a_token_for_one_part_is_taken_by_that_part_alone(folder: Path, part: st
         ({"iss": "esper2"}, "another service"),
     ],
 )
-def test_claims_are_held_against_clock_and_role(folder: Path, change: dict[str, Any], reason: str) -> None:
+def test_claims_are_held_against_clock_and_role(
+    folder: Path, change: dict[str, Any], reason: str
+) -> None:
     """Signed with the right key or not: what may not be said is not believed."""
     assert reason in judged(folder, GOOD | change)
     assert bool(judged(folder, GOOD | change)) == bool(reason)
@@ -97,32 +125,51 @@ def test_claims_are_held_against_clock_and_role(folder: Path, change: dict[str, 
 @pytest.mark.parametrize("missing", sorted(GOOD))
 def test_every_claim_is_needed(folder: Path, missing: str) -> None:
     """A token without a beginning, an end or a part is none."""
-    text = jwt.encode({name: value for name, value in GOOD.items() if name != missing}, keys.signing(folder), algorithm="EdDSA")
+    text = jwt.encode(
+        {name: value for name, value in GOOD.items() if name != missing},
+        keys.signing(folder),
+        algorithm="EdDSA",
+    )
     with pytest.raises(ProblemError, match=f"claim {missing}"):
         Gatekeeper.of(folder, CLOCK, "nissa").caller(text)
 
 
 def test_tokens_that_nobody_should_have_are_not_made(folder: Path) -> None:
     """An operator's for a week, one for no part: a sentence."""
-    for ttl, parts, sentence in ((timedelta(days=7), PARTS, "1 days at most"), (timedelta(hours=1), (), "at least one part")):
+    for ttl, parts, sentence in (
+        (timedelta(days=7), PARTS, "1 days at most"),
+        (timedelta(hours=1), (), "at least one part"),
+    ):
         with pytest.raises(UsageError, match=sentence):
             tokens.own(folder, subject="ann", clock=CLOCK, role="operator", ttl=ttl, audience=parts)
 
 
 def test_the_command_makes_tokens_for_what_they_are_needed(folder: Path) -> None:
-    """A viewer's for every part, an operator's for Tolaria, others by name; an hour, unless said otherwise."""
+    """A viewer's for every part, an operator's for Tolaria, others by name.
+
+    An hour, unless said otherwise.
+    """
     environment = os.environ | {"ESPER_HOME": str(folder.parent)}
 
     def made(*arguments: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "esper.cli", "token", "--json", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     assert (made()["for"], made()["expires_in"]) == (sorted(PARTS), 3_600)
     operator = made("--role", "operator")
-    assert operator["for"] == jwt.decode(operator["token"], options={"verify_signature": False})["aud"] == ["tolaria"]
-    assert made("--role", "admin", "--for", "nissa", "--for", "tamiyo")["for"] == ["nissa", "tamiyo"]
+    assert (
+        operator["for"]
+        == jwt.decode(operator["token"], options={"verify_signature": False})["aud"]
+        == ["tolaria"]
+    )
+    assert made("--role", "admin", "--for", "nissa", "--for", "tamiyo")["for"] == [
+        "nissa",
+        "tamiyo",
+    ]
     assert audience(("all",), PARTS, ("tolaria",)) == PARTS
     with pytest.raises(UsageError, match="Did you mean nissa"):
         audience(("nisa",), PARTS, ())

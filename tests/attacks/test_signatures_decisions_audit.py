@@ -1,7 +1,8 @@
-"""Attack: whoever may write to Kafka forges Tamiyo's decisions and outcomes, and records of the audit log.
+"""Attack: whoever may write to Kafka forges Tamiyo's decisions and outcomes, and records of the
+audit log.
 
-Expected: the trainer takes Tamiyo's own decisions alone; an outcome of nobody's teaches nothing; `esper audit-log verify` names each forged record, and
-the chain goes on without it.
+Expected: the trainer takes Tamiyo's own decisions alone; an outcome of nobody's teaches nothing;
+`esper audit-log verify` names each forged record, and the chain goes on without it.
 """
 
 from __future__ import annotations
@@ -53,10 +54,15 @@ def write(bus: Bus, *messages: Message) -> None:
 
 
 def test_a_trainer_takes_tamiyos_own_decisions_alone(tmp_path: Path, broker: str) -> None:
-    """Unsigned, of another key, of the trainer's key, changed, and an authentic one of another run: dead letters. The real one, even with a forged twin of its id before it, arrives."""
+    """Unsigned, of another key, of the trainer's key, changed, and an authentic one of another run:
+    dead letters. The real one, even with a forged twin of its id before it, arrives.
+    """
     run, bus = "decided-1", KafkaBus(broker)
     signing.ensure_all(tmp_path, CLOCK)
-    tamiyo, trainer = signing.ensure(tmp_path, TAMIYO, CLOCK), signing.ensure(tmp_path, TRAINER, CLOCK)
+    tamiyo, trainer = (
+        signing.ensure(tmp_path, TAMIYO, CLOCK),
+        signing.ensure(tmp_path, TRAINER, CLOCK),
+    )
     review = any_event(EpochReviewed, run_id=run, event_id=new_id(), packet=3)
     real = tamiyo.seal(review)
     signed = decode(real.value)
@@ -89,16 +95,27 @@ def test_a_trainer_takes_tamiyos_own_decisions_alone(tmp_path: Path, broker: str
     assert heard == [signed]
     assert inbox.dropped["forged"] == len(forgeries)
     warned = inbox.take_warnings()
-    assert "EpochReviewed of run decided-1 is not by its tamiyo: it is not signed, and tamiyo signs. It is set aside." in warned[0]
+    assert (
+        "EpochReviewed of run decided-1 is not by its tamiyo: it is not signed, and tamiyo "
+        "signs. It is set aside."
+    ) in warned[0]
     assert len(warned) == 5
 
 
 def test_an_outcome_of_nobodys_teaches_nothing(tmp_path: Path) -> None:
-    """One forged reward of -1e6 stopped growth for 84 days: unsigned, or by a key that is not Tamiyo's, it is left out."""
+    """One forged reward of -1e6 stopped growth for 84 days: unsigned, or by a key that is not
+    Tamiyo's, it is left out.
+    """
     tamiyo = signing.ensure(tmp_path, TAMIYO, CLOCK)
     trust, experience = signing.trust(tmp_path), Experience()
     outcome = any_event(
-        AdaptationOutcome, run_id="r", event_id=new_id(), decision_id="d", context="c", reward=0.5, occurred_at=CLOCK.now_us()
+        AdaptationOutcome,
+        run_id="r",
+        event_id=new_id(),
+        decision_id="d",
+        context="c",
+        reward=0.5,
+        occurred_at=CLOCK.now_us(),
     )
     before = experience.prior("c", run_id="other", now_us=CLOCK.now_us())
 
@@ -108,9 +125,15 @@ def test_an_outcome_of_nobodys_teaches_nothing(tmp_path: Path) -> None:
         return event
 
     def received(message: Message) -> Received:
-        return Received(message.topic, 0, 0, message.key, message.value, (), CLOCK.now_us() + SECOND_US)
+        return Received(
+            message.topic, 0, 0, message.key, message.value, (), CLOCK.now_us() + SECOND_US
+        )
 
-    for message in (encode(outcome), MALLORY.seal(outcome), encode(replace(outcome, signer=tamiyo.key, signature="A" * 86))):
+    for message in (
+        encode(outcome),
+        MALLORY.seal(outcome),
+        encode(replace(outcome, signer=tamiyo.key, signature="A" * 86)),
+    ):
         with pytest.raises(PoisonError, match="AdaptationOutcome of run r is not by its tamiyo: "):
             _learn(experience, received(message), opened)
     assert experience.prior("c", run_id="other", now_us=CLOCK.now_us()) == before
@@ -130,21 +153,40 @@ class Audited:
         """Requests that the part answers, each in a life of its own."""
         for name in names:
             folder = self.settings.audit_dir
-            with AuditTrail(self.bus, sender_id=self.sender, clock=CLOCK, folder=folder, keys=self.settings.keys_dir) as trail:
+            with AuditTrail(
+                self.bus,
+                sender_id=self.sender,
+                clock=CLOCK,
+                folder=folder,
+                keys=self.settings.keys_dir,
+            ) as trail:
                 entry = entry_of(name)
                 trail(entry)
                 trail(replace(entry, status=202))
 
     def records(self) -> list[AuditRecorded]:
-        found = [decode(one.value) for one in read_key(self.bus, AuditRecorded.TOPIC, self.sender, what="The trail", clock=CLOCK)]
+        found = [
+            decode(one.value)
+            for one in read_key(
+                self.bus, AuditRecorded.TOPIC, self.sender, what="The trail", clock=CLOCK
+            )
+        ]
         return [one for one in found if isinstance(one, AuditRecorded)]
 
     def verified(self) -> tuple[int, dict[str, Any], str]:
         """Exit code, this sender's chain, and the sentence of `esper audit-log verify`."""
-        environment = {**os.environ, "ESPER_HOME": str(self.home), "ESPER_KAFKA__BOOTSTRAP": self.broker}
+        environment = {
+            **os.environ,
+            "ESPER_HOME": str(self.home),
+            "ESPER_KAFKA__BOOTSTRAP": self.broker,
+        }
         command = [sys.executable, "-m", "esper.cli", "audit-log", "verify", "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
-        (chain,) = [one for one in json.loads(done.stdout)["chains"] if one["sender"] == self.sender]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=120, env=environment
+        )
+        (chain,) = [
+            one for one in json.loads(done.stdout)["chains"] if one["sender"] == self.sender
+        ]
         return done.returncode, chain, done.stderr
 
 
@@ -163,12 +205,26 @@ def entry_of(name: str) -> AuditEntry:
 
 
 def test_forged_audit_records_are_named_and_the_chain_goes_on(tmp_path: Path, broker: str) -> None:
-    """`attack.py audit-forge`: a record that follows the chain's head; also by another key, under a made-up sender, and a copy. What is real is proven on."""
+    """`attack.py audit-forge`: a record that follows the chain's head.
+
+    Also by another key, under a made-up sender, and a copy. What is real is proven on.
+    """
     here = Audited(tmp_path, broker, "tolaria")
     here.asks("one", "two")
     last = here.records()[-1]
-    forged = chained(entry_of("forged"), Link(last.chain, last.hash), sender_id=here.sender, occurred_at=CLOCK.now_us())
-    write(here.bus, encode(forged), MALLORY.seal(forged), encode(last), encode(replace(forged, sender_id="mallory")))
+    forged = chained(
+        entry_of("forged"),
+        Link(last.chain, last.hash),
+        sender_id=here.sender,
+        occurred_at=CLOCK.now_us(),
+    )
+    write(
+        here.bus,
+        encode(forged),
+        MALLORY.seal(forged),
+        encode(last),
+        encode(replace(forged, sender_id="mallory")),
+    )
     here.asks("three")
     code, chain, sentence = here.verified()
     assert code == 5
@@ -177,20 +233,36 @@ def test_forged_audit_records_are_named_and_the_chain_goes_on(tmp_path: Path, br
     assert whys[0] == "record 2 was not written by tolaria: it is not signed, and tolaria signs"
     assert "is signed by key" in whys[1]
     assert whys[2] == "record 1 once more, a copy"
-    assert "message(s) that no part of this installation wrote, the first at audit.events/" in sentence
+    assert (
+        "message(s) that no part of this installation wrote, the first at audit.events/" in sentence
+    )
 
 
 def test_a_chain_whose_tail_was_replaced_is_named(tmp_path: Path, broker: str) -> None:
-    """On a topic that was written anew: the tail rewritten by somebody who knows how hashes are made."""
+    """On a topic that was written anew: the tail rewritten by somebody who knows how hashes are
+    made.
+    """
     here = Audited(tmp_path, broker, "nissa")
     here.asks("one", "two", "three")
     whole = list(read_key(here.bus, AuditRecorded.TOPIC, "nissa", what="The trail", clock=CLOCK))
     records = here.records()
-    rewritten = chained(entry_of("rewritten"), Link(records[0].chain, records[0].hash), sender_id="nissa", occurred_at=CLOCK.now_us())
-    walk = _Walk("nissa", Link(records[2].chain, records[2].hash), signing.trust(here.settings.keys_dir))
+    rewritten = chained(
+        entry_of("rewritten"),
+        Link(records[0].chain, records[0].hash),
+        sender_id="nissa",
+        occurred_at=CLOCK.now_us(),
+    )
+    walk = _Walk(
+        "nissa", Link(records[2].chain, records[2].hash), signing.trust(here.settings.keys_dir)
+    )
     for one in (whole[0], whole[1]._replace(value=encode(rewritten).value)):
         walk.take(one)
     chain = walk.chain()
-    assert [one.why for one in chain.forged] == ["record 1 was not written by nissa: it is not signed, and nissa signs"]
+    assert [one.why for one in chain.forged] == [
+        "record 1 was not written by nissa: it is not signed, and nissa signs"
+    ]
     assert chain.broken is not None
-    assert "record 1 is missing: the chain ends there, and this machine wrote 3 records" in chain.broken.why
+    assert (
+        "record 1 is missing: the chain ends there, and this machine wrote 3 records"
+        in chain.broken.why
+    )

@@ -14,7 +14,9 @@ from typing import Any
 from esper.oona.bus.rights import OWNER, PRINCIPALS
 
 
-def esper(home: Path, environment: Mapping[str, str], *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def esper(
+    home: Path, environment: Mapping[str, str], *arguments: str, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     """A command in `home`, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "esper.cli", *arguments],
@@ -27,7 +29,9 @@ def esper(home: Path, environment: Mapping[str, str], *arguments: str, timeout: 
 
 
 def said(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
-    """The JSON object on the last line of standard output of a command that ended with this code."""
+    """The JSON object on the last line of standard output of a command that ended with
+    this code.
+    """
     assert done.returncode == code, (done.stdout[-2_000:], done.stderr[-2_000:])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -1,4 +1,6 @@
-"""One cluster of three brokers for all tests of this folder. A test that hurts it leaves it whole."""
+"""One cluster of three brokers for all tests of this folder. A test that hurts it leaves
+it whole.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,29 @@ from tests.clusters import commands, kafkacluster
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafkacluster.Cluster]:
-    """A real cluster; tests share it, so each uses its own principals and topics, but for those of Esper."""
+    """A real cluster.
+
+    Tests share it, so each uses its own principals and topics, but for those of Esper.
+    """
     with kafkacluster.running(tmp_path_factory.mktemp("cluster")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def passwords(cluster: kafkacluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Passwords of Esper's principals, with which the cluster was made ready by `esper topics apply`."""
+    """Passwords of Esper's principals, with which the cluster was made ready by `esper topics
+    apply`.
+    """
     folder = commands.passwords(tmp_path_factory.mktemp("keys") / "kafka")
-    done = commands.esper(folder.parent, cluster.administrator(), "topics", "apply", "--credentials", str(folder), "--json")
+    done = commands.esper(
+        folder.parent,
+        cluster.administrator(),
+        "topics",
+        "apply",
+        "--credentials",
+        str(folder),
+        "--json",
+    )
     assert commands.said(done)["left"] == []
     for path in folder.iterdir():
         cluster.passwords[path.stem] = path.read_text()

@@ -1,7 +1,9 @@
-"""A real Kafka cluster on the loopback: one controller and three brokers, SASL_SSL for clients, mutual TLS inside, ACLs, and the faults of a real one.
+"""A real Kafka cluster on the loopback: one controller and three brokers, SASL_SSL for clients,
+mutual TLS inside, ACLs, and the faults of a real one.
 
-Every process is a Java process of its own on the jars that Esper locks. Brokers speak to each other and to the controller over mutual TLS, so that no
-fault of the clients' listener (an expired certificate, a credential that changes) reaches them.
+Every process is a Java process of its own on the jars that Esper locks. Brokers speak to each other
+and to the controller over mutual TLS, so that no fault of the clients' listener (an expired
+certificate, a credential that changes) reaches them.
 """
 
 from __future__ import annotations
@@ -63,14 +65,17 @@ _PREFERRED: Final = 0
 _LOG: Final = "log4j2.properties"
 
 DEPLOYED: Final = Path(__file__).parents[2] / "deploy" / "kafka" / "server.properties"
-"""The settings that this project gives to brokers of others: the cluster runs with them, and with what follows."""
+"""The settings that this project gives to brokers of others: the cluster runs with them, and with
+what follows.
+"""
 _HERE: Final[Mapping[str, str]] = {
     "ssl.keystore.location": "inside.pem",
     "ssl.truststore.location": "root.pem",
     "listener.name.client.ssl.keystore.location": "client.pem",
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.num.partitions": "4",
-    # a dead broker is noticed soon, and one that waits for a busy machine's core is not taken for dead
+    # a dead broker is noticed soon, and one that waits for a busy machine's core is not taken for
+    # dead
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "auto.leader.rebalance.enable": "false",  # leaders move when a test says so
@@ -81,10 +86,14 @@ _HERE: Final[Mapping[str, str]] = {
     "num.recovery.threads.per.data.dir": "2",
     # two more ways to come, beside SCRAM
     "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
-    "listener.name.client.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule required "
+    "listener.name.client.plain.sasl.jaas.config": (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required "
+    )
     + " ".join(f'user_{name}="{password}"' for name, password in PLAIN.items())
     + ";",
-    "listener.name.client.oauthbearer.sasl.jaas.config": "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+    "listener.name.client.oauthbearer.sasl.jaas.config": (
+        "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
+    ),
     "listener.name.client.oauthbearer.sasl.server.callback.handler.class": (
         "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler"
     ),
@@ -95,14 +104,25 @@ _CONTROLLERS: Final = ("listener.name.client.", "listener.name.internal.", "inte
 
 
 class ElectLeadersResponse(Response):  # type: ignore[misc]  # aiokafka has no types
-    """Which elections failed. confluent-kafka 2.16 has the request, and raises SystemError for every call of it."""
+    """Which elections failed. confluent-kafka 2.16 has the request, and raises SystemError for
+    every call of it.
+    """
 
     API_KEY = 43
     API_VERSION = 1
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
-        ("results", Array(("topic", String()), ("partitions", Array(("partition", Int32), ("error_code", Int16), ("message", String()))))),
+        (
+            "results",
+            Array(
+                ("topic", String()),
+                (
+                    "partitions",
+                    Array(("partition", Int32), ("error_code", Int16), ("message", String())),
+                ),
+            ),
+        ),
     )
 
 
@@ -113,7 +133,9 @@ class ElectLeadersRequest(RequestStruct):  # type: ignore[misc]  # the same
     API_VERSION = 1
     RESPONSE_TYPE = ElectLeadersResponse
     SCHEMA = Schema(
-        ("election_type", Int8), ("topic_partitions", Array(("topic", String()), ("partitions", Array(Int32)))), ("timeout_ms", Int32)
+        ("election_type", Int8),
+        ("topic_partitions", Array(("topic", String()), ("partitions", Array(Int32)))),
+        ("timeout_ms", Int32),
     )
 
 
@@ -172,7 +194,9 @@ class Cluster:
         if not path.exists():
             path.write_bytes(certificates.pem(name, self.root))
         return {
-            "bootstrap.servers": ",".join(f"{HOST}:{self.members[node].ports['INTERNAL']}" for node in BROKERS),
+            "bootstrap.servers": ",".join(
+                f"{HOST}:{self.members[node].ports['INTERNAL']}" for node in BROKERS
+            ),
             "security.protocol": "SSL",
             "ssl.ca.location": str(self.ca),
             "ssl.certificate.location": str(path),
@@ -185,7 +209,11 @@ class Cluster:
         known = self.inside(name)
         context = ssl.create_default_context(cafile=self.ca)
         context.load_cert_chain(known["ssl.certificate.location"])
-        return {"bootstrap_servers": known["bootstrap.servers"], "security_protocol": "SSL", "ssl_context": context}
+        return {
+            "bootstrap_servers": known["bootstrap.servers"],
+            "security_protocol": "SSL",
+            "ssl_context": context,
+        }
 
     def client(self, name: str) -> dict[str, Any]:
         """Settings of librdkafka for a principal with a SCRAM credential."""
@@ -212,7 +240,9 @@ class Cluster:
         }
 
     def parts(self, passwords: Path, *, user: str = "{principal}") -> dict[str, str]:
-        """Environment of Esper's parts and commands, each by the password of its principal in `passwords`; `user` to come all as one."""
+        """Environment of Esper's parts and commands, each by the password of its principal in
+        `passwords`; `user` to come all as one.
+        """
         return {
             "ESPER_KAFKA__BOOTSTRAP": self.bootstrap,
             "ESPER_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
@@ -225,20 +255,38 @@ class Cluster:
 
     def credential(self, name: str, password: str) -> None:
         """Give `name` this password; an earlier one is void from now on."""
-        wanted = UserScramCredentialUpsertion(name, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), password.encode())
+        wanted = UserScramCredentialUpsertion(
+            name, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), password.encode()
+        )
         self._done(self.admin.alter_user_scram_credentials([wanted]).values())
         self.passwords[name] = password
 
     def token(self, name: str, *, seconds: int = 3600) -> str:
         """A token of the installation's issuer, for OAUTHBEARER."""
         now = CLOCK.now_us() // 1_000_000
-        claims = {"sub": name, "aud": AUDIENCE, "iss": "tests", "iat": now - 1, "exp": now + seconds}
+        claims = {
+            "sub": name,
+            "aud": AUDIENCE,
+            "iss": "tests",
+            "iat": now - 1,
+            "exp": now + seconds,
+        }
         return jwt.encode(claims, self.issuer, algorithm="RS256", headers={"kid": "tests"})
 
-    def allow(self, principal: str, kind: ResourceType, name: str, *operations: AclOperation) -> None:
+    def allow(
+        self, principal: str, kind: ResourceType, name: str, *operations: AclOperation
+    ) -> None:
         """Let a principal do these operations on the resources whose names begin with `name`."""
         rules = [
-            AclBinding(kind, name, ResourcePatternType.PREFIXED, f"User:{principal}", "*", operation, AclPermissionType.ALLOW)
+            AclBinding(
+                kind,
+                name,
+                ResourcePatternType.PREFIXED,
+                f"User:{principal}",
+                "*",
+                operation,
+                AclPermissionType.ALLOW,
+            )
             for operation in operations
         ]
         self._done(self.admin.create_acls(rules).values())
@@ -288,13 +336,17 @@ class Cluster:
         }
 
     def in_sync(self) -> bool:
-        """Whether three brokers answer, and every partition has a leader and three replicas in step."""
+        """Whether three brokers answer, and every partition has a leader and three replicas in
+        step.
+        """
         try:
             found = self.admin.list_topics(timeout=_ANSWER_S)
         except KafkaException:
             return False
         parts = [part for topic in found.topics.values() for part in topic.partitions.values()]
-        return set(found.brokers) == set(BROKERS) and all(part.leader >= 0 and len(part.isrs) == len(part.replicas) for part in parts)
+        return set(found.brokers) == set(BROKERS) and all(
+            part.leader >= 0 and len(part.isrs) == len(part.replicas) for part in parts
+        )
 
     def settled(self, timeout: float = _START_S) -> None:
         """Wait until the cluster is whole."""
@@ -307,18 +359,33 @@ class Cluster:
         def met() -> bool:
             try:
                 return bool(condition())
-            except KafkaException:  # a client that was with the broker that has died finds another one
+            except (
+                KafkaException
+            ):  # a client that was with the broker that has died finds another one
                 return False
 
         while not met():
-            ends = {node: member.log.read_text(errors="replace")[-1_500:] for node, member in self.members.items()}
+            ends = {
+                node: member.log.read_text(errors="replace")[-1_500:]
+                for node, member in self.members.items()
+            }
             assert CLOCK.monotonic() < deadline, f"no {what} after {timeout:.0f} s: {ends}"
             CLOCK.sleep(0.1)
 
     def back_to_preferred(self) -> int:
-        """Move each partition's leader to its preferred replica; how many moved. Needs a cluster that is whole."""
+        """Move each partition's leader to its preferred replica; how many moved.
+
+        Needs a cluster that is whole.
+        """
         before = self.leaders()
-        found = ask(self.raw("admin"), ElectLeadersRequest, _PREFERRED, None, round(_ANSWER_S * 1000), timeout_s=_ANSWER_S)
+        found = ask(
+            self.raw("admin"),
+            ElectLeadersRequest,
+            _PREFERRED,
+            None,
+            round(_ANSWER_S * 1000),
+            timeout_s=_ANSWER_S,
+        )
         assert found.error_code == 0
         after = self.leaders()
         return sum(before[pair] != after.get(pair) for pair in before)
@@ -329,15 +396,26 @@ class Cluster:
             member = self.members[node]
             path = member.folder / f"client-{len(list(member.folder.glob('client*.pem')))}.pem"
             path.write_bytes(certificates.pem("broker", self.root, expired=expired))
-            entry = ConfigEntry("listener.name.client.ssl.keystore.location", path.name, incremental_operation=AlterConfigOpType.SET)
+            entry = ConfigEntry(
+                "listener.name.client.ssl.keystore.location",
+                path.name,
+                incremental_operation=AlterConfigOpType.SET,
+            )
             resource = ConfigResource(ResourceType.BROKER, str(node), incremental_configs=[entry])
-            self._done(self.admin.incremental_alter_configs([resource], request_timeout=_ANSWER_S).values())
+            self._done(
+                self.admin.incremental_alter_configs([resource], request_timeout=_ANSWER_S).values()
+            )
 
     def shown(self, node: int) -> str:
-        """What a client says to the certificate of a broker, or to a broker that does not answer; empty if it takes it."""
+        """What a client says to the certificate of a broker, or to a broker that does not answer.
+
+        Empty if it takes it.
+        """
         context = ssl.create_default_context(cafile=self.ca)
         try:
-            with socket.create_connection((HOST, self.members[node].ports["CLIENT"]), timeout=_ANSWER_S) as connection:
+            with socket.create_connection(
+                (HOST, self.members[node].ports["CLIENT"]), timeout=_ANSWER_S
+            ) as connection:
                 context.wrap_socket(connection, server_hostname=HOST).close()
         except OSError as error:  # TLS errors are of this kind
             return str(error)
@@ -350,7 +428,10 @@ class Cluster:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
-    """The cluster, whole and with no topics, for as long as a block runs. It dies with this process."""
+    """The cluster, whole and with no topics, for as long as a block runs.
+
+    It dies with this process.
+    """
     root = certificates.authority()
     issuer = rsa.generate_private_key(65537, 2048)
     certificates.write(folder, root)
@@ -361,7 +442,10 @@ def running(folder: Path) -> Iterator[Cluster]:
             node: Member(
                 node,
                 folder / f"node-{node}",
-                {name: claims.choose(salt=f"{folder} {node} {name}", preferred=()) for name in listeners},
+                {
+                    name: claims.choose(salt=f"{folder} {node} {name}", preferred=())
+                    for name in listeners
+                },
             )
             for node, listeners in names.items()
         }
@@ -387,16 +471,19 @@ def _prepare(cluster: Cluster, member: Member) -> None:
     with as_file(files("esper.stack").joinpath(_LOG)) as logging:
         shutil.copyfile(logging, folder / _LOG)
     listeners = ",".join(f"{name}://{HOST}:{port}" for name, port in member.ports.items())
+    controller = cluster.members[CONTROLLER].ports["CONTROLLER"]
     values = {
         **deployed(),
         **_HERE,
         "node.id": str(member.node),
         "listeners": listeners,
-        "controller.quorum.voters": f"{CONTROLLER}@{HOST}:{cluster.members[CONTROLLER].ports['CONTROLLER']}",
+        "controller.quorum.voters": f"{CONTROLLER}@{HOST}:{controller}",
         "log.dirs": "data",
     }
     if member.node == CONTROLLER:
-        values = {name: value for name, value in values.items() if not name.startswith(_CONTROLLERS)} | {"process.roles": "controller"}
+        values = {
+            name: value for name, value in values.items() if not name.startswith(_CONTROLLERS)
+        } | {"process.roles": "controller"}
     else:
         jwks = (cluster.folder / "jwks.json").as_uri()
         values |= {
@@ -406,8 +493,15 @@ def _prepare(cluster: Cluster, member: Member) -> None:
         }
         (folder / "data").mkdir()
         # what `kafka-storage format` writes for a broker: 1 s of Java for five lines
-        directory = base64.urlsafe_b64encode(b"esper-directory" + bytes([member.node])).decode()[:22]
-        meta = {"version": "1", "cluster.id": CLUSTER_ID, "node.id": str(member.node), "directory.id": directory}
+        directory = base64.urlsafe_b64encode(b"esper-directory" + bytes([member.node])).decode()[
+            :22
+        ]
+        meta = {
+            "version": "1",
+            "cluster.id": CLUSTER_ID,
+            "node.id": str(member.node),
+            "directory.id": directory,
+        }
         _write(folder / "data" / "meta.properties", meta)
     _write(folder / "server.properties", values)
 
@@ -420,7 +514,9 @@ def deployed() -> dict[str, str]:
 
 def _format(controller: Member, folder: Path) -> None:
     done = subprocess.run(
-        _java(folder, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"),
+        _java(
+            folder, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"
+        ),
         capture_output=True,
         text=True,
         timeout=_START_S,
@@ -432,7 +528,9 @@ def _format(controller: Member, folder: Path) -> None:
 
 
 def _write(path: Path, values: Mapping[str, str]) -> None:
-    path.write_text("".join(f"{name}={value}\n" for name, value in values.items()), encoding="ascii")
+    path.write_text(
+        "".join(f"{name}={value}\n" for name, value in values.items()), encoding="ascii"
+    )
 
 
 def _java(folder: Path, *arguments: str) -> Sequence[str]:

@@ -1,4 +1,6 @@
-"""Every way to say who one is to a cluster of others, by both of Esper's Kafka clients: SCRAM, PLAIN, OAUTHBEARER over TLS, and a certificate."""
+"""Every way to say who one is to a cluster of others, by both of Esper's Kafka clients: SCRAM,
+PLAIN, OAUTHBEARER over TLS, and a certificate.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,29 @@ from tests.clusters.kafkacluster import PLAIN, Cluster
 from tests.servers import answering
 
 pytestmark = [
-    pytest.mark.skipif("ESPER_CHAOS_CLUSTER" not in os.environ, reason="set ESPER_CHAOS_CLUSTER to a number of rounds"),
+    pytest.mark.skipif(
+        "ESPER_CHAOS_CLUSTER" not in os.environ,
+        reason="set ESPER_CHAOS_CLUSTER to a number of rounds",
+    ),
 ]
 SECRET = "of-the-client"  # noqa: S105 - of a token endpoint that only this test reaches
 
 
 @pytest.fixture
 def endpoint(cluster: Cluster) -> Iterator[str]:
-    """Address of a token endpoint that gives tokens of the cluster's issuer for the client's secret."""
+    """Address of a token endpoint that gives tokens of the cluster's issuer for the client's
+    secret.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            form = urllib.parse.parse_qs(
+                self.rfile.read(int(self.headers["Content-Length"])).decode()
+            )
             name = form.get("client_id", [""])[0] or _basic(self.headers.get("Authorization", ""))
-            body = json.dumps({"access_token": cluster.token(name), "expires_in": 3600, "token_type": "Bearer"}).encode()
+            body = json.dumps(
+                {"access_token": cluster.token(name), "expires_in": 3600, "token_type": "Bearer"}
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -53,12 +64,18 @@ def endpoint(cluster: Cluster) -> Iterator[str]:
 
 def _basic(header: str) -> str:
 
-    return urllib.parse.unquote(base64.b64decode(header.partition(" ")[2]).decode().partition(":")[0])
+    return urllib.parse.unquote(
+        base64.b64decode(header.partition(" ")[2]).decode().partition(":")[0]
+    )
 
 
 def ways(cluster: Cluster, passwords: Path, endpoint: str) -> Mapping[str, dict[str, str]]:
     """The settings of each way."""
-    tls = {"ESPER_KAFKA__BOOTSTRAP": cluster.bootstrap, "ESPER_KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "ESPER_KAFKA__CA": str(cluster.ca)}
+    tls = {
+        "ESPER_KAFKA__BOOTSTRAP": cluster.bootstrap,
+        "ESPER_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+        "ESPER_KAFKA__CA": str(cluster.ca),
+    }
     ((name, password),) = PLAIN.items()
     oauth = {
         "ESPER_KAFKA__SASL_MECHANISM": "OAUTHBEARER",
@@ -80,7 +97,9 @@ def ways(cluster: Cluster, passwords: Path, endpoint: str) -> Mapping[str, dict[
 
 
 @pytest.mark.parametrize("way", ["SCRAM", "PLAIN", "OAUTHBEARER", "certificate"])
-def test_both_clients_are_let_in(cluster: Cluster, passwords: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_both_clients_are_let_in(
+    cluster: Cluster, passwords: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     """confluent-kafka and aiokafka reach the cluster by the same settings."""
     for name, value in ways(cluster, passwords, endpoint)[way].items():
         monkeypatch.setenv(name, value)
@@ -94,13 +113,19 @@ def test_both_clients_are_let_in(cluster: Cluster, passwords: Path, endpoint: st
             return len(client.cluster.brokers())
         finally:
             await client.close()
-            await asyncio.sleep(0.25)  # TLS says goodbye after the call, and the loop would end before
+            await asyncio.sleep(
+                0.25
+            )  # TLS says goodbye after the call, and the loop would end before
 
     assert asyncio.run(reached()) == 3
 
 
-def test_a_wrong_secret_is_one_sentence(cluster: Cluster, passwords: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong password, and a broker's certificate of another authority, are refused by name and remedy."""
+def test_a_wrong_secret_is_one_sentence(
+    cluster: Cluster, passwords: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong password, and a broker's certificate of another authority, are refused by name and
+    remedy.
+    """
     good = ways(cluster, passwords, endpoint)
     for name, value in {**good["PLAIN"], "ESPER_KAFKA__SASL_PASSWORD": "wr" + "ong"}.items():
         monkeypatch.setenv(name, value)

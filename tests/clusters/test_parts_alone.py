@@ -1,4 +1,6 @@
-"""Each part alone, as in a container of its own: with a home, a password and a port of its own, found by its address, and no supervisor anywhere."""
+"""Each part alone, as in a container of its own: with a home, a password and a port of its own,
+found by its address, and no supervisor anywhere.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from tests.clusters.kafkacluster import Cluster
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("ESPER_CHAOS_CLUSTER" not in os.environ, reason="set ESPER_CHAOS_CLUSTER to a number of rounds"),
+    pytest.mark.skipif(
+        "ESPER_CHAOS_CLUSTER" not in os.environ,
+        reason="set ESPER_CHAOS_CLUSTER to a number of rounds",
+    ),
 ]
 
 CLOCK = SystemClock()
@@ -33,10 +38,17 @@ READY_S = 180.0
 def part(section: str, port: int, home: Path, environment: dict[str, str]) -> Iterator[None]:
     """One part, until the block ends."""
     home.mkdir()
-    mine = {**os.environ, **environment, "ESPER_HOME": str(home), f"ESPER_{section.upper()}__PORT": str(port)}
+    mine = {
+        **os.environ,
+        **environment,
+        "ESPER_HOME": str(home),
+        f"ESPER_{section.upper()}__PORT": str(port),
+    }
     with (
         (home / "log").open("wb") as log,
-        subprocess.Popen([sys.executable, "-m", MODULES[section]], env=mine, stdout=log, stderr=log) as process,
+        subprocess.Popen(
+            [sys.executable, "-m", MODULES[section]], env=mine, stdout=log, stderr=log
+        ) as process,
     ):
         try:
             yield
@@ -51,11 +63,21 @@ def part(section: str, port: int, home: Path, environment: dict[str, str]) -> It
 def ready(port: int, environment: dict[str, str]) -> bool:
     """What a container's probe says."""
     command = [sys.executable, "-m", "esper.service.transport.probe", str(port), "--ready"]
-    return subprocess.run(command, env={**os.environ, **environment}, timeout=60, check=False).returncode == 0
+    return (
+        subprocess.run(
+            command, env={**os.environ, **environment}, timeout=60, check=False
+        ).returncode
+        == 0
+    )
 
 
-def test_a_run_finds_parts_that_stand_alone(cluster: Cluster, passwords: Path, tmp_path: Path) -> None:
-    """Tamiyo, history and foundry as processes of their own; the trainer starts no stack, trains, and the history has its whole run."""
+def test_a_run_finds_parts_that_stand_alone(
+    cluster: Cluster, passwords: Path, tmp_path: Path
+) -> None:
+    """Tamiyo, history and foundry as processes of their own.
+
+    The trainer starts no stack, trains, and the history has its whole run.
+    """
     keys.ensure(tmp_path / "keys")
     served = certificates.make(tmp_path, certificates.authority())
     common = {
@@ -68,13 +90,36 @@ def test_a_run_finds_parts_that_stand_alone(cluster: Cluster, passwords: Path, t
         "ESPER_CHECKPOINTS__MASTER_KEY_FILE": str(tmp_path / "master.key"),
     }
     with PortClaims() as claims, ExitStack() as parts:
-        ports = {section: claims.choose(salt=f"{tmp_path} {section}", preferred=()) for section in MODULES}
-        common |= {f"ESPER_{section.upper()}__URL": f"https://127.0.0.1:{port}" for section, port in ports.items()}
+        ports = {
+            section: claims.choose(salt=f"{tmp_path} {section}", preferred=())
+            for section in MODULES
+        }
+        common |= {
+            f"ESPER_{section.upper()}__URL": f"https://127.0.0.1:{port}"
+            for section, port in ports.items()
+        }
         for section, port in ports.items():
             parts.enter_context(part(section, port, tmp_path / section, common))
-        cluster.until(lambda: all(ready(port, common) for port in ports.values()), "parts that are ready", READY_S)
+        cluster.until(
+            lambda: all(ready(port, common) for port in ports.values()),
+            "parts that are ready",
+            READY_S,
+        )
         home = tmp_path / "trainer"
-        done = said(esper(home, common, "run", "digits", "--json", "--set", "decisions=lockstep", "--set", "run.epochs=2", timeout=240))
+        done = said(
+            esper(
+                home,
+                common,
+                "run",
+                "digits",
+                "--json",
+                "--set",
+                "decisions=lockstep",
+                "--set",
+                "run.epochs=2",
+                timeout=240,
+            )
+        )
     assert done["outcome"] == "FINISHED"
     assert done["history_complete"] is True
     assert done["events"]["decision.tamiyo"] > 0

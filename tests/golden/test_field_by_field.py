@@ -1,4 +1,6 @@
-"""What the generated records read and write field by field is what fastavro's public functions read and write."""
+"""What the generated records read and write field by field is what fastavro's public functions read
+and write.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from esper.events.ranges import Bound, require
 from esper.events.records import RECORDS
 from esper.events.registry import WireSchema, current
 
-TEXTS = ["", "run-1", "00000000-0000-4000-8000-000000000001", "ein Kern wächst", "種", "\0", "x" * 200]
+TEXTS = [
+    "",
+    "run-1",
+    "00000000-0000-4000-8000-000000000001",
+    "ein Kern wächst",
+    "種",
+    "\0",
+    "x" * 200,
+]
 WHOLE = [0, 1, -1, 63, 64, -64, -65, 8191, 8192, 2**31 - 1, -(2**31)]
 LONG = [*WHOLE, 1_767_225_600_000_000, 2**63 - 1, -(2**63)]
 REAL = [0.0, -0.0, 0.1, -1e308, 5e-324, float("inf"), float("-inf")]
@@ -54,13 +64,17 @@ def within(record: type[Record], datum: dict[str, Any], draw: random.Random) -> 
     kinds = typing.get_type_hints(record)
     for bound in record.BOUNDS:
         name = bound.field
-        if typing.get_origin(kinds[name]) is tuple and isinstance(typing.get_args(kinds[name])[0], type(Record)):
+        if typing.get_origin(kinds[name]) is tuple and isinstance(
+            typing.get_args(kinds[name])[0], type(Record)
+        ):
             inner = typing.get_args(kinds[name])[0]
             if issubclass(inner, Record):
                 datum[name] = [within(inner, one, draw) for one in datum[name]]
                 continue
         datum[name] = (
-            [allowed(bound, one, draw) for one in datum[name]] if isinstance(datum[name], list) else allowed(bound, datum[name], draw)
+            [allowed(bound, one, draw) for one in datum[name]]
+            if isinstance(datum[name], list)
+            else allowed(bound, datum[name], draw)
         )
     return datum
 
@@ -68,7 +82,13 @@ def within(record: type[Record], datum: dict[str, Any], draw: random.Random) -> 
 def allowed(bound: Bound, found: Any, draw: random.Random) -> Any:
     """A value that a field may have: the one that was drawn, or one instead."""
     if bound.format:
-        return draw.choice({"name": ["", "run-1", "A.b_c-9"], "json": ["", "{}", "[1]"], "geometry": ["", "sequence in 16"]}[bound.format])
+        return draw.choice(
+            {
+                "name": ["", "run-1", "A.b_c-9"],
+                "json": ["", "{}", "[1]"],
+                "geometry": ["", "sequence in 16"],
+            }[bound.format]
+        )
     if isinstance(found, int | float) and bound.minimum is not None:
         ends = [bound.minimum, bound.minimum if bound.maximum is None else bound.maximum]
         good = bound.minimum <= found <= ends[1] and (not bound.finite or math.isfinite(found))
@@ -86,7 +106,10 @@ def data(wire: WireSchema, count: int) -> list[tuple[Event, bytes]]:
         buffer = io.BytesIO()
         fastavro.schemaless_writer(buffer, wire.parsed, datum)
         found.append(
-            (wire.record(**{**datum, **arrays(plain(wire, buffer.getvalue()))}), b"\0" + wire.id.to_bytes(4, "big") + buffer.getvalue())
+            (
+                wire.record(**{**datum, **arrays(plain(wire, buffer.getvalue()))}),
+                b"\0" + wire.id.to_bytes(4, "big") + buffer.getvalue(),
+            )
         )
     return found
 
@@ -108,7 +131,9 @@ def arrays(event: Event) -> dict[str, Any]:
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.NAME)
 def test_the_bytes_are_fastavros(record: type[Event]) -> None:
-    """Events with every kind of value become the bytes that `schemaless_writer` gives, and those become the same events."""
+    """Events with every kind of value become the bytes that `schemaless_writer` gives, and those
+    become the same events.
+    """
     wire = current(record)
     for event, message in data(wire, 60):
         assert encode(event).value == message
@@ -120,9 +145,11 @@ def test_the_bytes_are_fastavros(record: type[Event]) -> None:
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.NAME)
 def test_changed_bytes_mean_the_same_to_both(record: type[Event]) -> None:
-    """A message with a byte changed, cut off or added is refused, or gives the same event as `schemaless_reader` gives.
+    """A message with a byte changed, cut off or added is refused, or gives the same event as
+    `schemaless_reader` gives.
 
-    Only what no writer writes (a union's branch -1, which fastavro takes for the last) may be refused although fastavro reads it.
+    Only what no writer writes (a union's branch -1, which fastavro takes for the last) may be
+    refused although fastavro reads it.
     """
     wire, draw = current(record), random.Random(1)  # noqa: S311  # data for a test
     refused = 0
@@ -138,7 +165,9 @@ def test_changed_bytes_mean_the_same_to_both(record: type[Event]) -> None:
                 changed[at] = draw.choice([0, 1, 2, 127, 128, 255, draw.randrange(256)])
             try:
                 expected: Event | None = plain(wire, bytes(changed))
-                require(record.NAME, record.BOUNDS, vars(expected))  # each field by itself; the record asks in one expression
+                require(
+                    record.NAME, record.BOUNDS, vars(expected)
+                )  # each field by itself; the record asks in one expression
             except Exception:  # noqa: BLE001  # whatever it is, it is no event
                 expected = None
             try:

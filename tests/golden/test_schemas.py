@@ -1,4 +1,6 @@
-"""The schemas are the contract: nothing generated is stale, nothing that was ever written becomes unreadable."""
+"""The schemas are the contract: nothing generated is stale, nothing that was ever written becomes
+unreadable.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +55,16 @@ def golden(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def fingerprint(schema: dict[str, Any]) -> str:
     """SHA-256 of the parsing canonical form."""
-    return hashlib.sha256(to_parsing_canonical_form(parse_schema(copy.deepcopy(schema))).encode()).hexdigest()
+    return hashlib.sha256(
+        to_parsing_canonical_form(parse_schema(copy.deepcopy(schema))).encode()
+    ).hexdigest()
 
 
 def generator(schemas: Path) -> ModuleType:
     """The generator, looking at another folder of schemas."""
-    spec = importlib.util.spec_from_file_location("generate_events", ROOT / "tools" / "generate_events.py")
+    spec = importlib.util.spec_from_file_location(
+        "generate_events", ROOT / "tools" / "generate_events.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -68,7 +74,9 @@ def generator(schemas: Path) -> ModuleType:
 
 
 def test_nothing_generated_is_stale() -> None:
-    """Records, topics, wire schemas, ids and examples are what the generator makes of schemas/ now."""
+    """Records, topics, wire schemas, ids and examples are what the generator makes of
+    schemas/ now.
+    """
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "generate_events.py"), "--check"],
         capture_output=True,
@@ -81,14 +89,20 @@ def test_nothing_generated_is_stale() -> None:
 
 
 def test_a_changed_schema_is_noticed_and_gets_its_own_example(tmp_path: Path) -> None:
-    """A new field makes records, wire schemas and ids differ from the committed ones, keeps the old example and adds another."""
+    """A new field makes records, wire schemas and ids differ from the committed ones, keeps the old
+    example and adds another.
+    """
     shutil.copytree(SCHEMAS, tmp_path / "schemas")
     path = tmp_path / "schemas" / "RunPaused.avsc"
     schema = json.loads(path.read_text())
-    schema["fields"].insert(-3, {"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"})
+    schema["fields"].insert(
+        -3, {"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"}
+    )
     path.write_text(json.dumps(schema))
     made = generator(tmp_path / "schemas").outputs()
-    differing = {one.name for one, content in made.items() if not one.exists() or one.read_bytes() != content}
+    differing = {
+        one.name for one, content in made.items() if not one.exists() or one.read_bytes() != content
+    }
     version = len(list((SCHEMAS / "examples").glob("RunPaused-*.avro"))) + 1
     assert differing == {"records.py", "wire.json", "ids.lock", f"RunPaused-{version}.avro"}
     wire = json.loads(made[ROOT / "esper" / "events" / "wire.json"])["RunPaused"]
@@ -100,7 +114,9 @@ def test_a_field_behind_the_signature_is_refused(tmp_path: Path) -> None:
     shutil.copytree(SCHEMAS, tmp_path / "schemas")
     path = tmp_path / "schemas" / "RunPaused.avsc"
     schema = json.loads(path.read_text())
-    schema["fields"].append({"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"})
+    schema["fields"].append(
+        {"name": "mood", "type": ["null", "string"], "default": None, "doc": "How it felt"}
+    )
     path.write_text(json.dumps(schema))
     with pytest.raises(SystemExit, match="put new fields before `signer`"):
         generator(tmp_path / "schemas").outputs()
@@ -108,7 +124,10 @@ def test_a_field_behind_the_signature_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_payload_ever_written_is_readable(path: Path) -> None:
-    """The golden payload of each version decodes with the present codec; one of the present version comes out byte for byte again."""
+    """The golden payload of each version decodes with the present codec.
+
+    One of the present version comes out byte for byte again.
+    """
     schema, datum = golden(path)
     wire = next(one for one in wire_schemas().values() if one.fingerprint == fingerprint(schema))
     event = decode(b"\0" + wire.id.to_bytes(4, "big") + datum)
@@ -121,12 +140,16 @@ def test_every_payload_ever_written_is_readable(path: Path) -> None:
 def test_every_record_has_its_payload(record: str) -> None:
     """The present version of each record has a golden example."""
     present = fingerprint(avsc(record))
-    assert present in {fingerprint(golden(path)[0]) for path in EXAMPLES if path.stem.rpartition("-")[0] == record}
+    assert present in {
+        fingerprint(golden(path)[0]) for path in EXAMPLES if path.stem.rpartition("-")[0] == record
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_frames_are_confluents(path: Path) -> None:
-    """Whoever has the schema reads a message with plain fastavro: magic 0, id in 4 bytes big endian, datum, nothing after it."""
+    """Whoever has the schema reads a message with plain fastavro: magic 0, id in 4 bytes big
+    endian, datum, nothing after it.
+    """
     schema, datum = golden(path)
     wire = next(one for one in wire_schemas().values() if one.fingerprint == fingerprint(schema))
     value = encode(decode(b"\0" + wire.id.to_bytes(4, "big") + datum)).value
@@ -141,8 +164,14 @@ def test_frames_are_confluents(path: Path) -> None:
 
 
 def test_ids_do_not_collide_and_are_locked() -> None:
-    """ids.lock lists every version once, its id made of its fingerprint, no id twice, and it agrees with what the codec uses."""
-    lines = [line.split() for line in (SCHEMAS / "ids.lock").read_text().splitlines() if not line.startswith("#")]
+    """ids.lock lists every version once, its id made of its fingerprint, no id twice, and it agrees
+    with what the codec uses.
+    """
+    lines = [
+        line.split()
+        for line in (SCHEMAS / "ids.lock").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     ids = [int(line[0]) for line in lines]
     assert len(set(ids)) == len(ids) == len(wire_schemas())
     for number, digest, record in lines:
@@ -152,11 +181,15 @@ def test_ids_do_not_collide_and_are_locked() -> None:
 
 
 def test_no_orphans() -> None:
-    """Each schema belongs to exactly one topic, each record of a topic has a schema, each key is a text field of its records."""
+    """Each schema belongs to exactly one topic, each record of a topic has a schema, each key is a
+    text field of its records.
+    """
     topics = tomllib.loads((SCHEMAS / "topics.toml").read_text())
     listed = [record for topic in topics.values() for record in topic["records"]]
     assert sorted(listed) == RECORDS == sorted(BY_NAME)
-    assert {name: topic.records for name, topic in TOPICS.items()} == {name: tuple(topic["records"]) for name, topic in topics.items()}
+    assert {name: topic.records for name, topic in TOPICS.items()} == {
+        name: tuple(topic["records"]) for name, topic in topics.items()
+    }
     for name, topic in topics.items():
         for record in topic["records"]:
             fields = {field["name"]: field["type"] for field in avsc(record)["fields"]}
@@ -167,7 +200,10 @@ def test_no_orphans() -> None:
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_record_begins_with_the_envelope_and_is_documented(record: str) -> None:
-    """The envelope comes first, in the same order; in the journal timeline, sequence, epoch and step follow; every field says what it means."""
+    """The envelope comes first, in the same order.
+
+    In the journal timeline, sequence, epoch and step follow; every field says what it means.
+    """
     schema = avsc(record)
     names = [field["name"] for field in schema["fields"]]
     assert names[:6] == ENVELOPE
@@ -200,7 +236,10 @@ def widened(schema: dict[str, Any]) -> None:
 
 
 def made_nullable(schema: dict[str, Any]) -> None:
-    next(field for field in schema["fields"] if field["name"] == "reason")["type"] = ["null", "string"]
+    next(field for field in schema["fields"] if field["name"] == "reason")["type"] = [
+        "null",
+        "string",
+    ]
 
 
 def renamed(schema: dict[str, Any]) -> None:
@@ -214,9 +253,15 @@ def another_unit(schema: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize("change", [without, added, retyped, widened, made_nullable, renamed, another_unit])
-def test_a_breaking_change_is_caught(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """A change after which some version cannot read another, or reads another meaning, is reported with the record's name."""
+@pytest.mark.parametrize(
+    "change", [without, added, retyped, widened, made_nullable, renamed, another_unit]
+)
+def test_a_breaking_change_is_caught(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """A change after which some version cannot read another, or reads another meaning, is reported
+    with the record's name.
+    """
     shutil.copytree(SCHEMAS, tmp_path / "schemas")
     path = tmp_path / "schemas" / "RunPaused.avsc"
     schema = json.loads(path.read_text())
@@ -236,7 +281,9 @@ def test_another_symbol_of_an_enum_is_a_breaking_change() -> None:
 
 
 def test_a_field_with_a_default_may_come_and_go() -> None:
-    """Nullable fields with a default of null may be added and removed, documentation may improve."""
+    """Nullable fields with a default of null may be added and removed, documentation may
+    improve.
+    """
     old = avsc("RunPaused")
     new = copy.deepcopy(old)
     new["fields"].append({"name": "mood", "type": ["null", "string"], "default": None, "doc": "d"})
@@ -245,7 +292,9 @@ def test_a_field_with_a_default_may_come_and_go() -> None:
 
 
 def test_every_pair_of_versions_counts() -> None:
-    """Transitively: a field that comes, goes and comes back with another type breaks, though each step alone does not."""
+    """Transitively: a field that comes, goes and comes back with another type breaks, though each
+    step alone does not.
+    """
     first = avsc("RunPaused")
     text, number = copy.deepcopy(first), copy.deepcopy(first)
     text["fields"].append({"name": "mood", "type": "string", "default": "", "doc": "d"})
@@ -256,11 +305,15 @@ def test_every_pair_of_versions_counts() -> None:
 
 
 def test_versions_come_from_the_headers_of_the_examples(tmp_path: Path) -> None:
-    """Versions are in the order of their numbers, the tenth after the second, then the present one."""
+    """Versions are in the order of their numbers, the tenth after the second, then the
+    present one.
+    """
     (tmp_path / "examples").mkdir()
     for number in (10, 2, 1):
         schema = {"type": "record", "name": "R", "fields": [], "doc": str(number)}
         with (tmp_path / "examples" / f"R-{number}.avro").open("wb") as file:
             fastavro.writer(file, parse_schema(schema), [{}])
-    (tmp_path / "R.avsc").write_text(json.dumps({"type": "record", "name": "R", "fields": [], "doc": "now"}))
+    (tmp_path / "R.avsc").write_text(
+        json.dumps({"type": "record", "name": "R", "fields": [], "doc": "now"})
+    )
     assert [version["doc"] for version in versions(tmp_path, "R")] == ["1", "2", "10", "now"]

@@ -23,7 +23,9 @@ def test_a_condition_is_looked_at_until_it_holds() -> None:
 
 
 def test_the_wait_ends_with_its_time_and_a_last_look() -> None:
-    """What never holds is looked at after each nap, also when the time is over: what came in the last nap still counts."""
+    """What never holds is looked at after each nap, also when the time is over: what came in the
+    last nap still counts.
+    """
     clock, looked = ManualClock(), list[int]()
     start = clock.now_us()
 

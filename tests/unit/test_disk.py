@@ -1,4 +1,6 @@
-"""Files of Esper's: whole, durable, and their owner's alone even in a process whose files are open to others; and no other way to write one."""
+"""Files of Esper's: whole, durable, and their owner's alone even in a process whose files are open
+to others; and no other way to write one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from esper.errors import UnavailableError
 
 ROOT = Path(__file__).parents[2]
 HANDED_ON = {
-    "esper/journal/exporting.py": "an export is made in a folder that is then renamed, and is handed to others",
+    "esper/journal/exporting.py": (
+        "an export is made in a folder that is then renamed, and is handed to others"
+    ),
     "esper/journal/reading.py": "a journal is written as it comes, to where the user says",
     "esper/cli/installation/dead_letters.py": "a letter goes where the user says",
     "esper/cli/runs/recipes.py": "a recipe is the user's to edit",
@@ -49,7 +53,10 @@ def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
 def test_a_file_is_replaced_whole_by_writers_at_once(tmp_path: Path) -> None:
     """Threads that write the same file leave one that one of them wrote, and nothing beside it."""
     contents = [bytes([number]) * 200_000 for number in range(8)]
-    threads = [threading.Thread(target=write_file, args=(tmp_path / "file", content)) for content in contents]
+    threads = [
+        threading.Thread(target=write_file, args=(tmp_path / "file", content))
+        for content in contents
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -66,7 +73,9 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 
 def writes(path: Path) -> Iterator[int]:
-    """Lines that make a file or a folder without `esper.disk`, so that others may read it, or a crash tears it."""
+    """Lines that make a file or a folder without `esper.disk`, so that others may read it, or a
+    crash tears it.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue

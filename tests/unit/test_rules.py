@@ -1,4 +1,6 @@
-"""Kinds of tests that pass or fail by the speed of the machine, by another test, or that hang: none is written again."""
+"""Kinds of tests that pass or fail by the speed of the machine, by another test, or that hang: none
+is written again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ FILES: Final = sorted(path for path in TESTS.rglob("*.py") if path.name != "wait
 
 def name_of(node: ast.AST) -> str:
     """The last name of what is called or looked up."""
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return (
+        node.attr
+        if isinstance(node, ast.Attribute)
+        else node.id
+        if isinstance(node, ast.Name)
+        else ""
+    )
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -36,17 +44,29 @@ def has_timeout(call: ast.Call) -> bool:
 
 
 def elapsed(tree: ast.AST) -> Iterator[int]:
-    """Lines that judge how much time has passed: a difference of two readings of a clock, or what was computed so, that an assertion compares."""
+    """Lines that judge how much time has passed: a difference of two readings of a clock, or what
+    was computed so, that an assertion compares.
+    """
     measured = {
-        name_of(target) for node in ast.walk(tree) if isinstance(node, ast.Assign) and _difference(node.value) for target in node.targets
+        name_of(target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _difference(node.value)
+        for target in node.targets
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assert) and (_difference(node.test) or any(name_of(one) in measured - {""} for one in ast.walk(node.test))):
+        if isinstance(node, ast.Assert) and (
+            _difference(node.test)
+            or any(name_of(one) in measured - {""} for one in ast.walk(node.test))
+        ):
             yield node.lineno
 
 
 def _difference(tree: ast.AST) -> bool:
-    subtractions = (node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub))
+    subtractions = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+    )
     return any(name in CLOCKS for node in subtractions for name, _ in calls(node))
 
 
@@ -54,11 +74,23 @@ def endless(tree: ast.AST) -> Iterator[int]:
     """Lines that start a program or ask a server without an end to it."""
     for name, call in calls(tree):
         owner = owner_of(call)
-        if (owner, name) in {("subprocess", "run"), ("subprocess", "check_output"), ("subprocess", "check_call")} and not has_timeout(call):
+        if (owner, name) in {
+            ("subprocess", "run"),
+            ("subprocess", "check_output"),
+            ("subprocess", "check_call"),
+        } and not has_timeout(call):
             yield call.lineno
-        if name in ("urlopen", "HTTPConnection", "HTTPSConnection", "create_connection") and not has_timeout(call) and len(call.args) < 3:
+        if (
+            name in ("urlopen", "HTTPConnection", "HTTPSConnection", "create_connection")
+            and not has_timeout(call)
+            and len(call.args) < 3
+        ):
             yield call.lineno
-        if name in ("get_client", "SchemaRegistryClient") and owner == "requests" and not has_timeout(call):
+        if (
+            name in ("get_client", "SchemaRegistryClient")
+            and owner == "requests"
+            and not has_timeout(call)
+        ):
             yield call.lineno
         if name == "communicate" and not has_timeout(call) and not call.args:
             yield call.lineno
@@ -67,15 +99,27 @@ def endless(tree: ast.AST) -> Iterator[int]:
 def hasty(tree: ast.AST) -> Iterator[int]:
     """Lines that end a whole test before a busy machine is done with it."""
     for name, call in calls(tree):
-        limits = [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, int | float)]
+        limits = [
+            one.value
+            for one in call.args
+            if isinstance(one, ast.Constant) and isinstance(one.value, int | float)
+        ]
         if name == "timeout" and owner_of(call) == "mark" and any(limit < 900 for limit in limits):
             yield call.lineno
 
 
 @pytest.mark.parametrize("kind", [elapsed, endless, hasty])
-def test_no_test_is_of_a_kind_that_fails_elsewhere(kind: Callable[[ast.AST], Iterator[int]]) -> None:
-    """No assertion on elapsed time, no program or request without a time-out, no limit on a test below the general one."""
-    found = [f"{path.relative_to(TESTS.parent)}:{line}" for path in FILES for line in kind(ast.parse(path.read_text()))]
+def test_no_test_is_of_a_kind_that_fails_elsewhere(
+    kind: Callable[[ast.AST], Iterator[int]],
+) -> None:
+    """No assertion on elapsed time, no program or request without a time-out, no limit on a test
+    below the general one.
+    """
+    found = [
+        f"{path.relative_to(TESTS.parent)}:{line}"
+        for path in FILES
+        for line in kind(ast.parse(path.read_text()))
+    ]
     assert found == [], f"{kind.__name__}: {kind.__doc__} See CONTRIBUTING.md."
 
 

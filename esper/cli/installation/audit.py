@@ -19,7 +19,11 @@ _SHOWN: Final = 5
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    log = typer.Typer(help="The record of who asked Esper to change something.", no_args_is_help=True, rich_markup_mode=None)
+    log = typer.Typer(
+        help="The record of who asked Esper to change something.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
     log.callback()(_group)
     log.command("verify")(verify)
     app.add_typer(log, name="audit-log")
@@ -29,8 +33,15 @@ def _group() -> None:
     """The record of who asked Esper to change something."""
 
 
-def verify(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False) -> None:
-    """Prove that no record of the audit log was changed, removed, added or moved, or name the first that was."""
+def verify(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Prove that no record of the audit log was changed, removed, added or moved, or name the first
+    that was.
+    """
     from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
@@ -48,32 +59,49 @@ def verify(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON obj
     forged = [(chain, one) for chain in found for one in chain.forged]
     broken = [chain for chain in found if chain.broken is not None]
     if as_json:
-        print(json.dumps({"proven": not broken and not forged, "chains": [asdict(chain) for chain in found]}))
+        print(
+            json.dumps(
+                {"proven": not broken and not forged, "chains": [asdict(chain) for chain in found]}
+            )
+        )
     else:
         for chain in found:
             if chain.proven or chain.broken or not chain.forged:
                 print(f"{chain.sender}: {_said(chain)}")
             for one in chain.forged[:_SHOWN]:
-                print(f"{chain.sender}: forged at audit.events/{one.partition}/{one.offset}: {one.why}")
+                print(
+                    f"{chain.sender}: forged at audit.events/{one.partition}/{one.offset}: "
+                    f"{one.why}"
+                )
             if len(chain.forged) > _SHOWN:
-                print(f"{chain.sender}: {len(chain.forged) - _SHOWN} more are forged; --json has them.")
+                print(
+                    f"{chain.sender}: {len(chain.forged) - _SHOWN} more are forged; --json "
+                    "has them."
+                )
         if not found:
             print("The audit log has no record yet.")
     if broken:
         raise CorruptError(
-            f"The audit log is not as it was written: {_said(broken[0])} (sender {broken[0].sender}). Trust nothing of that chain from there on."
+            f"The audit log is not as it was written: {_said(broken[0])} (sender "
+            f"{broken[0].sender}). Trust nothing of that chain from there on."
         )
 
     if forged:
         chain, one = forged[0]
         raise CorruptError(
-            f"The audit log has {len(forged)} message(s) that no part of this installation wrote, the first at audit.events/{one.partition}/"
-            f"{one.offset} (sender {chain.sender}): {one.why}. All else is proven; find out who may write to the topic."
+            f"The audit log has {len(forged)} message(s) that no part of this installation "
+            f"wrote, the first at audit.events/{one.partition}/"
+            f"{one.offset} (sender {chain.sender}): {one.why}. All else is proven; find "
+            "out who may write to the topic."
         )
 
 
 def _said(chain: Chain) -> str:
     if chain.broken is None:
         return f"{chain.proven} records, each follows the one before it"
-    at = f" at audit.events/{chain.broken.partition}/{chain.broken.offset}" if chain.broken.offset >= 0 else ""
+    at = (
+        f" at audit.events/{chain.broken.partition}/{chain.broken.offset}"
+        if chain.broken.offset >= 0
+        else ""
+    )
     return f"{chain.broken.why}{at}"

@@ -1,4 +1,6 @@
-"""`esper bench`: what Esper's figures are on this machine, each beside the bar that it is held against."""
+"""`esper bench`: what Esper's figures are on this machine, each beside the bar that it is held
+against.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,20 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     *,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="Only this figure or family; may be repeated.")] = None,
-    names: Annotated[bool, typer.Option("--list", help="Name the figures, and measure nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this figure or family; may be repeated."),
+    ] = None,
+    names: Annotated[
+        bool, typer.Option("--list", help="Name the figures, and measure nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output.")
+    ] = False,
 ) -> None:
-    """Measure Esper on this machine: half an hour for everything, seconds to minutes for one figure (--only)."""
+    """Measure Esper on this machine: half an hour for everything, seconds to minutes for one figure
+    (--only).
+    """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     from esper.bench.report import chosen, measure  # noqa: PLC0415 - as above
@@ -38,21 +49,37 @@ def bench(
     console = Console(stderr=True)
     with console.status("beginning") as line:
         report = measure(
-            figures, clock=SystemClock(), progress=line.update if console.is_terminal else lambda text: print(text, file=sys.stderr)
+            figures,
+            clock=SystemClock(),
+            progress=line.update
+            if console.is_terminal
+            else lambda text: print(text, file=sys.stderr),
         )
     if as_json:
         print(json.dumps(report))
     else:
         _show(report)
     if failed := [name for name, row in report["figures"].items() if row["figure"] is None]:
-        raise UnavailableError(f"{len(failed)} of {len(figures)} figures could not be measured: {', '.join(failed)}; the report says why.")
+        raise UnavailableError(
+            f"{len(failed)} of {len(figures)} figures could not be measured: "
+            f"{', '.join(failed)}; the report says why."
+        )
 
 
 def _list(figures: list[Figure], *, as_json: bool) -> None:
     if as_json:
         print(
             json.dumps(
-                [{"name": one.name, "family": one.family, "about": one.about, "unit": one.unit, "bar": one.bar or None} for one in figures]
+                [
+                    {
+                        "name": one.name,
+                        "family": one.family,
+                        "about": one.about,
+                        "unit": one.unit,
+                        "bar": one.bar or None,
+                    }
+                    for one in figures
+                ]
             )
         )
         return
@@ -69,8 +96,10 @@ def _show(report: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.width = 10_000
     console.print(
-        f"Esper {report['commit'] or report['version']} on {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"load {machine['load']}, {machine['system']}, Python {machine['python']}, torch {machine['torch']}",
+        f"Esper {report['commit'] or report['version']} on {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"load {machine['load']}, {machine['system']}, Python {machine['python']}, torch "
+        f"{machine['torch']}",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False)
@@ -86,10 +115,14 @@ def _show(report: dict[str, Any]) -> None:
         table.add_column(title, justify=side, overflow="fold")  # type: ignore[arg-type]  # one of rich's literals
     for name, row in report["figures"].items():
         if row["figure"] is None:
-            table.add_row(name, "-", "", row["unit"], row["bar"] or "", "[red]failed[/]", row["error"])
+            table.add_row(
+                name, "-", "", row["unit"], row["bar"] or "", "[red]failed[/]", row["error"]
+            )
             continue
         low, high = row["interval"]
         met = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row["met"]]
         interval = "" if low == high else f"{low:,g} to {high:,g}"
-        table.add_row(name, f"{row['figure']:,g}", interval, row["unit"], row["bar"] or "", met, row["about"])
+        table.add_row(
+            name, f"{row['figure']:,g}", interval, row["unit"], row["bar"] or "", met, row["about"]
+        )
     console.print(table)

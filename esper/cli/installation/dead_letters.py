@@ -1,4 +1,6 @@
-"""`esper dead-letters`: messages that a consumer could not read or apply, with the reason, as they stand on Kafka."""
+"""`esper dead-letters`: messages that a consumer could not read or apply, with the reason, as they
+stand on Kafka.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +40,37 @@ def register(app: typer.Typer) -> None:
 
 def dead_letters(
     *,
-    topic: Annotated[str, typer.Option("--topic", help="Only those that came from this topic.")] = "",
-    consumer: Annotated[str, typer.Option("--consumer", help="Only those that this consumer gave up.")] = "",
-    since: Annotated[str, typer.Option("--since", help="Only those of the last 30s, 15m, 2h or 1d.")] = "",
+    topic: Annotated[
+        str, typer.Option("--topic", help="Only those that came from this topic.")
+    ] = "",
+    consumer: Annotated[
+        str, typer.Option("--consumer", help="Only those that this consumer gave up.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option("--since", help="Only those of the last 30s, 15m, 2h or 1d.")
+    ] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, help="The last N.")] = 50,
-    count: Annotated[bool, typer.Option("--count", help="Only how many, by topic and consumer.")] = False,
-    show: Annotated[str, typer.Option("--show", metavar="ID", help="One of them whole; the beginning of its id is enough.")] = "",
+    count: Annotated[
+        bool, typer.Option("--count", help="Only how many, by topic and consumer.")
+    ] = False,
+    show: Annotated[
+        str,
+        typer.Option(
+            "--show", metavar="ID", help="One of them whole; the beginning of its id is enough."
+        ),
+    ] = "",
     payload: Annotated[
-        Path | None, typer.Option("--payload", metavar="FILE", help="With --show: write its raw bytes to a new file.")
+        Path | None,
+        typer.Option(
+            "--payload", metavar="FILE", help="With --show: write its raw bytes to a new file."
+        ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="JSON on standard output: an array, or one object with --show or --count.")
+        bool,
+        typer.Option(
+            "--json",
+            help="JSON on standard output: an array, or one object with --show or --count.",
+        ),
     ] = False,
 ) -> None:
     """List messages that a consumer could not read or apply, and why."""
@@ -61,7 +83,9 @@ def dead_letters(
     found = (
         letter
         for letter in _read(Settings.load())
-        if (not topic or letter.source_topic == topic) and (not consumer or letter.consumer == consumer) and letter.occurred_at >= oldest
+        if (not topic or letter.source_topic == topic)
+        and (not consumer or letter.consumer == consumer)
+        and letter.occurred_at >= oldest
     )
     if show:
         _show(_one(found, show), payload, as_json=as_json)
@@ -72,7 +96,10 @@ def dead_letters(
         if as_json:
             print(json.dumps([_summary(letter) for letter in last]))
         elif last:
-            _table([_row(letter) for letter in last], ("id", "when (UTC)", "consumer", "from", "bytes", "why"))
+            _table(
+                [_row(letter) for letter in last],
+                ("id", "when (UTC)", "consumer", "from", "bytes", "why"),
+            )
         else:
             print(_NONE if not (topic or consumer or since) else "No dead letter fits.")
 
@@ -95,7 +122,9 @@ def _read(settings: Settings) -> Iterator[DeadLettered]:
             received = reader.poll(_BATCH, _SILENCE_S)
             silent = 0 if received else silent + 1
             if silent > _PATIENCE and not bus.available(_SILENCE_S):
-                raise UnavailableError("The broker went away while dead letters were read; try again once it is back.")
+                raise UnavailableError(
+                    "The broker went away while dead letters were read; try again once it is back."
+                )
             for message in received:
                 try:
                     letter = decode(message.value, message.headers)
@@ -114,23 +143,33 @@ def _cluster(settings: Settings) -> Access:
         return Access.of(settings, "viewer")
     endpoints = stack.running(settings)
     if endpoints is None:
-        raise UnavailableError(f"No broker runs for {settings.home}, and dead letters are on Kafka: start it with `esper up`.")
+        raise UnavailableError(
+            f"No broker runs for {settings.home}, and dead letters are on Kafka: start it "
+            "with `esper up`."
+        )
     return Access.of(settings, "viewer", bootstrap=endpoints.bootstrap)
 
 
 def _seconds(duration: str) -> float:
     matched = _DURATION.fullmatch(duration.strip())
     if matched is None:
-        raise UsageError(f"--since takes a number with s, m, h or d, such as 15m, not {duration!r}.")
+        raise UsageError(
+            f"--since takes a number with s, m, h or d, such as 15m, not {duration!r}."
+        )
     return float(matched[1]) * _SECONDS[matched[2]]
 
 
 def _one(found: Iterator[DeadLettered], beginning: str) -> DeadLettered:
     fitting = [letter for letter in found if letter.event_id.startswith(beginning)]
     if not fitting:
-        raise UsageError(f"No dead letter has an id that begins with {beginning}; `esper dead-letters` lists them.")
+        raise UsageError(
+            f"No dead letter has an id that begins with {beginning}; `esper dead-letters` "
+            "lists them."
+        )
     if len(fitting) > 1:
-        raise UsageError(f"{len(fitting)} dead letters have ids that begin with {beginning}; give more digits.")
+        raise UsageError(
+            f"{len(fitting)} dead letters have ids that begin with {beginning}; give more digits."
+        )
     return fitting[0]
 
 
@@ -144,7 +183,11 @@ def _show(letter: DeadLettered, payload: Path | None, *, as_json: bool) -> None:
         except OSError as error:
             raise UsageError(f"{payload} cannot be written: {error.strerror}.") from error
     if as_json:
-        print(json.dumps(_summary(letter) | {"payload_base64": base64.b64encode(letter.payload).decode()}))
+        print(
+            json.dumps(
+                _summary(letter) | {"payload_base64": base64.b64encode(letter.payload).decode()}
+            )
+        )
         return
     for name, value in _summary(letter).items():
         print(f"{name:<10} {value}")
@@ -171,7 +214,13 @@ def _count(found: Iterator[DeadLettered], *, as_json: bool) -> None:
             topics.setdefault(topic, {})[consumer] = number
         print(json.dumps({"total": counted.total(), "topics": topics}))
     elif counted:
-        _table([(topic, consumer, str(number)) for (topic, consumer), number in sorted(counted.items())], ("topic", "consumer", "letters"))
+        _table(
+            [
+                (topic, consumer, str(number))
+                for (topic, consumer), number in sorted(counted.items())
+            ],
+            ("topic", "consumer", "letters"),
+        )
     else:
         print(_NONE)
 
@@ -191,11 +240,20 @@ def _summary(letter: DeadLettered) -> dict[str, Any]:
 
 def _row(letter: DeadLettered) -> tuple[str, ...]:
     place = f"{letter.source_topic}/{letter.source_partition}/{letter.source_offset}"
-    return letter.event_id[:_SHORT], _when(letter)[:19], letter.consumer, place, f"{len(letter.payload):,}", letter.error
+    return (
+        letter.event_id[:_SHORT],
+        _when(letter)[:19],
+        letter.consumer,
+        place,
+        f"{len(letter.payload):,}",
+        letter.error,
+    )
 
 
 def _when(letter: DeadLettered) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=letter.occurred_at)).isoformat()
+    return (
+        datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=letter.occurred_at)
+    ).isoformat()
 
 
 def _table(rows: list[tuple[str, ...]], titles: tuple[str, ...]) -> None:
@@ -208,7 +266,9 @@ def _table(rows: list[tuple[str, ...]], titles: tuple[str, ...]) -> None:
         console.width = 10_000
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="right" if title in {"bytes", "letters"} else "left", overflow="fold")
+        table.add_column(
+            title, justify="right" if title in {"bytes", "letters"} else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console.print(table)

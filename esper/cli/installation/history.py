@@ -28,9 +28,16 @@ def register(app: typer.Typer) -> None:
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="A SELECT, SHOW, DESCRIBE, EXPLAIN or EXISTS; nothing lists the tables and views.")] = "",
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="A SELECT, SHOW, DESCRIBE, EXPLAIN or EXISTS; nothing lists the tables and views."
+        ),
+    ] = "",
     *,
-    output: Annotated[OutputFormat, typer.Option("--format", help="How to write the result.")] = "table",
+    output: Annotated[
+        OutputFormat, typer.Option("--format", help="How to write the result.")
+    ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Ask the history in ClickHouse SQL."""
@@ -38,18 +45,28 @@ def sql(
 
     output = "json" if as_json else output
     if output == "parquet" and sys.stdout.isatty():
-        raise UsageError("Parquet is not for a terminal; redirect it into a file: esper sql '...' --format parquet > result.parquet")
+        raise UsageError(
+            "Parquet is not for a terminal; redirect it into a file: esper sql '...' "
+            "--format parquet > result.parquet"
+        )
     with _open() as history:
         text = query.strip() or TABLES
         if output == "table":
-            _show(history.ask(text, "JSONCompact", {"output_format_json_quote_64bit_integers": "0"}))
+            _show(
+                history.ask(text, "JSONCompact", {"output_format_json_quote_64bit_integers": "0"})
+            )
         elif output == "json":
             _write(b"[" + b",\n".join(history.ask(text, _CLICKHOUSE[output]).splitlines()) + b"]\n")
         else:
             _write(history.ask(text, _CLICKHOUSE[output]))
 
 
-def runs(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False) -> None:
+def runs(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON array on standard output.")
+    ] = False,
+) -> None:
     """List the runs of this installation, the latest first."""
     from esper.history.queries import RUNS  # noqa: PLC0415 - as above
 
@@ -74,9 +91,18 @@ def _open() -> Source:
     history = source(settings, endpoints.history_url if endpoints else "")
     missing = history.missing()
     if missing is None:
-        print("The history was not ended in order; what it lacks is still on Kafka, and `esper up` brings it in.", file=sys.stderr)
+        print(
+            (
+                "The history was not ended in order; what it lacks is still on Kafka, and "
+                "`esper up` brings it in."
+            ),
+            file=sys.stderr,
+        )
     elif missing:
-        print(f"Up to {missing} messages are still on Kafka; `esper up` brings them in.", file=sys.stderr)
+        print(
+            f"Up to {missing} messages are still on Kafka; `esper up` brings them in.",
+            file=sys.stderr,
+        )
     return history
 
 
@@ -102,7 +128,9 @@ def _table(names: list[str], rows: list[list[Any]]) -> None:
     console = _console()
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(names):
-        number = any(isinstance(row[place], int | float) and not isinstance(row[place], bool) for row in rows)
+        number = any(
+            isinstance(row[place], int | float) and not isinstance(row[place], bool) for row in rows
+        )
         table.add_column(
             name,
             justify="right" if number else "left",
@@ -119,7 +147,13 @@ def _cell(value: object, *, cut: bool) -> str:
 
     if value is None:
         return ""
-    text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    text = (
+        f"{value:.6g}"
+        if isinstance(value, float)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value)
+    )
     return escape(f"{text[:_NARROW]}..." if cut and len(text) > _NARROW else text)
 
 

@@ -15,7 +15,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    keys = typer.Typer(help="The keys that seal snapshots; none is ever printed.", rich_markup_mode=None, invoke_without_command=True)
+    keys = typer.Typer(
+        help="The keys that seal snapshots; none is ever printed.",
+        rich_markup_mode=None,
+        invoke_without_command=True,
+    )
     keys.callback()(show)
     keys.command("rotate")(rotate)
     app.add_typer(keys, name="keys")
@@ -34,15 +38,30 @@ def show(context: typer.Context, *, as_json: AsJson = False) -> None:
     keys = masters(settings)
     families = listed(open_store(settings), keys)
     if as_json:
-        rows: list[dict[str, Any]] = [{"name": one.name or None, "master_key": one.master_id} for one in families]
-        print(json.dumps({"source": keys.source, "master_keys": [key.id for key in keys.keys], "families": rows}))
+        rows: list[dict[str, Any]] = [
+            {"name": one.name or None, "master_key": one.master_id} for one in families
+        ]
+        print(
+            json.dumps(
+                {
+                    "source": keys.source,
+                    "master_keys": [key.id for key in keys.keys],
+                    "families": rows,
+                }
+            )
+        )
         return
     print(f"Master key {keys.current.id} from {keys.source}.")
     for key in keys.keys[1:]:
-        print(f"Master key {key.id} still opens what it has wrapped: `esper keys rotate` goes on with a rotation.")
+        print(
+            f"Master key {key.id} still opens what it has wrapped: `esper keys rotate` "
+            "goes on with a rotation."
+        )
     plain = _in_the_clear(open_store(settings))
     if plain:
-        print(f"{plain} kernels of an older Esper lie in the clear: `esper keys rotate` seals them.")
+        print(
+            f"{plain} kernels of an older Esper lie in the clear: `esper keys rotate` seals them."
+        )
     for one in families:
         print(f"  {one.master_id}  {one.name or 'a family whose master key is not at hand'}")
 
@@ -64,17 +83,35 @@ def rotate(*, as_json: AsJson = False) -> None:
     from esper.config import Settings  # noqa: PLC0415 - as above
 
     settings = Settings.load()
-    with audited(settings, SystemClock(), cluster_of(settings, "operator"), action="keys rotate", resource="master key"):
+    with audited(
+        settings,
+        SystemClock(),
+        cluster_of(settings, "operator"),
+        action="keys rotate",
+        resource="master key",
+    ):
         done = rotate_keys(settings)
     if as_json:
         print(
             json.dumps(
-                {"master_key": done.current, "retired": done.retired, "rewrapped": done.rewrapped, "left": done.left, "sealed": done.sealed}
+                {
+                    "master_key": done.current,
+                    "retired": done.retired,
+                    "rewrapped": done.rewrapped,
+                    "left": done.left,
+                    "sealed": done.sealed,
+                }
             )
         )
         return
-    print(f"Master key {done.current} wraps now; {done.rewrapped} families were rewrapped, {', '.join(done.retired)} may be forgotten.")
+    print(
+        f"Master key {done.current} wraps now; {done.rewrapped} families were rewrapped, "
+        f"{', '.join(done.retired)} may be forgotten."
+    )
     if done.sealed:
         print(f"{done.sealed} kernels that an older Esper had left in the clear are sealed now.")
     if done.left:
-        print(f"{done.left} families are wrapped by master keys that are not at hand; they are as they were.")
+        print(
+            f"{done.left} families are wrapped by master keys that are not at hand; they "
+            "are as they were."
+        )

@@ -25,7 +25,11 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     wait: Annotated[
-        float, typer.Option("--wait", help="Seconds to wait until every part is ready; 0: the broker and its topics suffice.")
+        float,
+        typer.Option(
+            "--wait",
+            help="Seconds to wait until every part is ready; 0: the broker and its topics suffice.",
+        ),
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +48,10 @@ def up(
     if as_json:
         print(json.dumps(asdict(endpoints)))
         return
-    print(f"Kafka is at {endpoints.bootstrap}. The stack stays up until `esper down`; `esper status` shows its parts.")
+    print(
+        f"Kafka is at {endpoints.bootstrap}. The stack stays up until `esper down`; `esper "
+        "status` shows its parts."
+    )
 
 
 def down(*, as_json: AsJson = False) -> None:
@@ -53,7 +60,13 @@ def down(*, as_json: AsJson = False) -> None:
     from esper.config import Settings  # noqa: PLC0415 - as above
 
     stopped = stack.down(Settings.load())
-    print(json.dumps({"stopped": stopped}) if as_json else "The stack is down." if stopped else "The stack was not up.")
+    print(
+        json.dumps({"stopped": stopped})
+        if as_json
+        else "The stack is down."
+        if stopped
+        else "The stack was not up."
+    )
 
 
 def status(*, as_json: AsJson = False) -> None:
@@ -88,7 +101,11 @@ def doctor(*, as_json: AsJson = False) -> None:
         table = Table(box=None, pad_edge=False)
         for title in ("", "what", "found", "remedy"):
             table.add_column(title, overflow="fold")
-        colours = {"ok": "[green]ok[/]", "advice": "[yellow]advice[/]", "missing": "[red]missing[/]"}
+        colours = {
+            "ok": "[green]ok[/]",
+            "advice": "[yellow]advice[/]",
+            "missing": "[red]missing[/]",
+        }
         for check in checks:
             table.add_row(colours[check.verdict], check.name, check.found, check.remedy)
         Console().print(table)
@@ -102,11 +119,17 @@ def _table(now: StackState, now_us: int) -> Table:
     title = f"{now.phase}, Kafka at {now.bootstrap}, supervisor {now.supervisor.pid}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("part", "state", "pid", "port", "restarts", "uptime", "log"):
-        table.add_column(name, justify="right" if name in {"pid", "port", "restarts", "uptime"} else "left", overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if name in {"pid", "port", "restarts", "uptime"} else "left",
+            overflow="fold",
+        )
     for part in now.parts:
         pid = str(part.process.pid) if part.process else ""
         uptime = _duration((now_us - part.since_us) / 1e6) if part.process else ""
-        table.add_row(part.name, _phase(part), pid, str(part.port), str(part.restarts), uptime, part.log)
+        table.add_row(
+            part.name, _phase(part), pid, str(part.port), str(part.restarts), uptime, part.log
+        )
     for part in now.parts:
         if part.reason and part.phase != "ready":
             table.caption = "\n".join(filter(None, (str(table.caption or ""), part.reason)))
@@ -115,11 +138,15 @@ def _table(now: StackState, now_us: int) -> Table:
 
 
 def _phase(part: PartState) -> str:
-    colour = {"ready": "green", "starting": "cyan", "waiting": "cyan", "stopped": "dim"}.get(part.phase, "red")
+    colour = {"ready": "green", "starting": "cyan", "waiting": "cyan", "stopped": "dim"}.get(
+        part.phase, "red"
+    )
     return f"[{colour}]{part.phase}[/]"
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+    return (
+        f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+    )

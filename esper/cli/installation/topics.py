@@ -1,4 +1,6 @@
-"""`esper topics apply | diff`: what a Kafka cluster and a schema registry have to have for Esper, and whether they do."""
+"""`esper topics apply | diff`: what a Kafka cluster and a schema registry have to have for Esper,
+and whether they do.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,33 @@ if TYPE_CHECKING:
 _PATIENCE_S = 30.0
 _QUIET_S = 10.0  # a change of quotas or rights reaches the broker that is asked next a moment later
 
-Rights = Annotated[bool, typer.Option("--acls/--no-acls", help="Whether rights of Esper's principals are compared too.")]
-Quotas = Annotated[bool, typer.Option("--quotas/--no-quotas", help="Whether quotas of Esper's principals are compared too.")]
+Rights = Annotated[
+    bool,
+    typer.Option("--acls/--no-acls", help="Whether rights of Esper's principals are compared too."),
+]
+Quotas = Annotated[
+    bool,
+    typer.Option(
+        "--quotas/--no-quotas", help="Whether quotas of Esper's principals are compared too."
+    ),
+]
 Prune = Annotated[
-    bool, typer.Option("--prune", help="Rights and quotas of Esper's principals that Esper does not need count, and are removed.")
+    bool,
+    typer.Option(
+        "--prune",
+        help=(
+            "Rights and quotas of Esper's principals that Esper does not need count, and are "
+            "removed."
+        ),
+    ),
 ]
 Users = Annotated[
-    str, typer.Option("--users", metavar="PATTERN", help="By which name the cluster knows a principal, such as esper-{principal}.")
+    str,
+    typer.Option(
+        "--users",
+        metavar="PATTERN",
+        help="By which name the cluster knows a principal, such as esper-{principal}.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
@@ -32,7 +54,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     commands = typer.Typer(
-        help="What a Kafka cluster has to have: topics, rights, quotas, schemas; and transactions that hang in it.", no_args_is_help=True
+        help=(
+            "What a Kafka cluster has to have: topics, rights, quotas, schemas; and "
+            "transactions that hang in it."
+        ),
+        no_args_is_help=True,
     )
     commands.command("diff")(diff)
     commands.command("apply")(apply)
@@ -40,9 +66,17 @@ def register(app: typer.Typer) -> None:
 
 
 def diff(
-    *, acls: Rights = True, quotas: Quotas = True, prune: Prune = False, users: Users = "{principal}", as_json: AsJson = False
+    *,
+    acls: Rights = True,
+    quotas: Quotas = True,
+    prune: Prune = False,
+    users: Users = "{principal}",
+    as_json: AsJson = False,
 ) -> None:
-    """Show what differs from what Esper needs. Changes nothing; the exit code is 0 if nothing differs, else 1."""
+    """Show what differs from what Esper needs.
+
+    Changes nothing; the exit code is 0 if nothing differs, else 1.
+    """
     from esper.config import Settings  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     settings, user = Settings.load(), _named(users)
@@ -60,17 +94,27 @@ def apply(
     users: Users = "{principal}",
     credentials: Annotated[
         Path | None,
-        typer.Option("--credentials", metavar="DIR", help="Set SCRAM-SHA-512 passwords: DIR has one file <principal>.password each."),
+        typer.Option(
+            "--credentials",
+            metavar="DIR",
+            help="Set SCRAM-SHA-512 passwords: DIR has one file <principal>.password each.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create and change what differs, and show it. Never changes partitions or replicas of what exists; exit code 1 if such a thing differs."""
+    """Create and change what differs, and show it.
+
+    Never changes partitions or replicas of what exists; exit code 1 if such a thing differs.
+    """
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 
     settings, user, clock = Settings.load(), _named(users), SystemClock()
     passwords = _passwords(credentials, user)
-    plan, administration = _plan(settings, user, acls=acls, quotas=quotas), _administration(settings)
+    plan, administration = (
+        _plan(settings, user, acls=acls, quotas=quotas),
+        _administration(settings),
+    )
     differences = _differences(administration, plan, user, prune=prune)
     administration.apply(plan, differences)
     administration.credentials(passwords)
@@ -79,7 +123,13 @@ def apply(
     while any(one.step != "none" for one in left) and clock.monotonic() < deadline:
         clock.sleep(0.2)
         left = _differences(administration, plan, user, prune=prune)
-    _tell([one for one in differences if one.step != "none"], "changed", as_json=as_json, left=left, passwords=sorted(passwords))
+    _tell(
+        [one for one in differences if one.step != "none"],
+        "changed",
+        as_json=as_json,
+        left=left,
+        passwords=sorted(passwords),
+    )
     raise typer.Exit(1 if left else 0)
 
 
@@ -96,10 +146,14 @@ def _administration(settings: Settings) -> Administration:
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
     from esper.oona.bus.rights import OWNER  # noqa: PLC0415 - as above
 
-    return Administration(KafkaBus(cluster_of(settings, OWNER), patience=_PATIENCE_S), settings, SystemClock())
+    return Administration(
+        KafkaBus(cluster_of(settings, OWNER), patience=_PATIENCE_S), settings, SystemClock()
+    )
 
 
-def _differences(administration: Administration, plan: Plan, user: Callable[[str], str], *, prune: bool) -> list[Difference]:
+def _differences(
+    administration: Administration, plan: Plan, user: Callable[[str], str], *, prune: bool
+) -> list[Difference]:
     from esper.oona.admin.provisioning import compare  # noqa: PLC0415 - as above
 
     return compare(administration.found(plan, user=user), plan, prune=prune)
@@ -108,7 +162,8 @@ def _differences(administration: Administration, plan: Plan, user: Callable[[str
 def _named(pattern: str) -> Callable[[str], str]:
     if "{principal}" not in pattern:
         raise UsageError(
-            f"--users {pattern!r} gives every principal one name: put {{principal}} into it, or leave rights out with --no-acls."
+            f"--users {pattern!r} gives every principal one name: put {{principal}} into "
+            "it, or leave rights out with --no-acls."
         )
     return lambda principal: pattern.replace("{principal}", principal)
 
@@ -134,12 +189,20 @@ def _passwords(folder: Path | None, user: Callable[[str], str]) -> dict[str, str
             if not found[user(principal)]:
                 raise UsageError(f"{path} is empty: write the password of {principal} into it.")
     if not found:
-        raise UsageError(f"{folder} has no file <principal>.password; the principals are {', '.join((OWNER, *PRINCIPALS))}.")
+        raise UsageError(
+            f"{folder} has no file <principal>.password; the principals are "
+            f"{', '.join((OWNER, *PRINCIPALS))}."
+        )
     return found
 
 
 def _tell(
-    differences: list[Difference], what: str, *, as_json: bool, left: list[Difference] | None = None, passwords: list[str] | None = None
+    differences: list[Difference],
+    what: str,
+    *,
+    as_json: bool,
+    left: list[Difference] | None = None,
+    passwords: list[str] | None = None,
 ) -> None:
     if as_json:
         told = {what: [one._asdict() for one in differences]}

@@ -34,13 +34,23 @@ def register(app: typer.Typer) -> None:
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN RUN...", help="Run ids, folders of `esper export`, or files of `esper replay RUN --fold --save`."),
+        typer.Argument(
+            metavar="RUN RUN...",
+            help=(
+                "Run ids, folders of `esper export`, or files of `esper replay RUN --fold --save`."
+            ),
+        ),
     ],
     *,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Write the curves to this file, .svg, .png or .pdf.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Write the curves to this file, .svg, .png or .pdf."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show what differs between runs: settings, environment, what was grafted, kept and culled, and the curves."""
+    """Show what differs between runs: settings, environment, what was grafted, kept and culled, and
+    the curves.
+    """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     from esper.bounded.names import MALFORMED  # noqa: PLC0415 - the same
@@ -51,7 +61,9 @@ def compare(
     from esper.journal.story import story  # noqa: PLC0415 - the same
 
     if len(runs) < 2:
-        raise UsageError("Name at least two runs to compare; `esper runs` lists those that there are.")
+        raise UsageError(
+            "Name at least two runs to compare; `esper runs` lists those that there are."
+        )
     if plot:
         require_format(plot)
     named, journals = _journals(runs, Settings.load(), SystemClock())
@@ -60,7 +72,10 @@ def compare(
     try:
         found = compared([story(journals[run_id], journals) for run_id in named])
     except MALFORMED as error:
-        raise CorruptError(f"A journal of {', '.join(runs)} says what cannot be compared: {type(error).__name__}: {error}.") from error
+        raise CorruptError(
+            f"A journal of {', '.join(runs)} says what cannot be compared: "
+            f"{type(error).__name__}: {error}."
+        ) from error
     if plot:
         _plot(plot, found)
     if as_json:
@@ -71,25 +86,41 @@ def compare(
         print(f"\nCurves   {plot}")
 
 
-def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[list[str], dict[str, Sequence[JournalEvent]]]:
-    """The id of each run as it was named, and the folded journals of all of them and of their ancestors."""
+def _journals(
+    runs: Sequence[str], settings: Settings, clock: Clock
+) -> tuple[list[str], dict[str, Sequence[JournalEvent]]]:
+    """The id of each run as it was named, and the folded journals of all of them and of their
+    ancestors.
+    """
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
     from esper.cli.shared.journals import journal  # noqa: PLC0415 - as above
     from esper.journal.reading import JOURNAL, from_anywhere, whole  # noqa: PLC0415 - as above
     from esper.journal.story import fork_of  # noqa: PLC0415 - as above
 
     def read(run: str) -> Sequence[JournalEvent]:
-        events, _ = journal(settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr))
+        events, _ = journal(
+            settings, run, clock=clock, say=lambda line: print(line, file=sys.stderr)
+        )
         return whole(events)
 
-    files = {run: Path(run) for run in runs if Path(run).is_file() or (Path(run) / JOURNAL).is_symlink() or (Path(run) / JOURNAL).exists()}
+    files = {
+        run: Path(run)
+        for run in runs
+        if Path(run).is_file()
+        or (Path(run) / JOURNAL).is_symlink()
+        or (Path(run) / JOURNAL).exists()
+    }
     named: list[str] = []
     journals: dict[str, Sequence[JournalEvent]] = {}
     for run in runs:
-        events = from_anywhere(files[run], limits_of(settings.imports)) if run in files else read(run)
+        events = (
+            from_anywhere(files[run], limits_of(settings.imports)) if run in files else read(run)
+        )
         named.append(events[0].run_id)
         journals[events[0].run_id] = events
-    missing = {forked.parent_run_id for events in journals.values() if (forked := fork_of(events))} - journals.keys()
+    missing = {
+        forked.parent_run_id for events in journals.values() if (forked := fork_of(events))
+    } - journals.keys()
     while missing and len(files) < len(runs):
         parent = missing.pop()
         try:
@@ -104,7 +135,11 @@ def _journals(runs: Sequence[str], settings: Settings, clock: Clock) -> tuple[li
 def show(console: Console, found: Comparison) -> None:
     """Print the comparison."""
     console.print(_results(found))
-    same = [name for name, differing in (("settings", found.settings), ("environment", found.environment)) if not differing]
+    same = [
+        name
+        for name, differing in (("settings", found.settings), ("environment", found.environment))
+        if not differing
+    ]
     for title, differing in (("Settings", found.settings), ("Environment", found.environment)):
         if differing:
             console.print()
@@ -120,8 +155,16 @@ def show(console: Console, found: Comparison) -> None:
     else:
         same.append("curves")
     told = [f"The same in all: {', '.join(same)}."] if same else []
-    told += [f"{found.common_changes} decisions are common to all."] if found.common_changes and found.changes else []
-    told += [f"The first {found.same_epochs} epochs end with the same parameters, bit for bit."] if found.same_epochs > 0 else []
+    told += (
+        [f"{found.common_changes} decisions are common to all."]
+        if found.common_changes and found.changes
+        else []
+    )
+    told += (
+        [f"The first {found.same_epochs} epochs end with the same parameters, bit for bit."]
+        if found.same_epochs > 0
+        else []
+    )
     if told:
         console.print()
         console.print(" ".join(told), style="dim", highlight=False, soft_wrap=True)
@@ -150,7 +193,9 @@ def _results(found: Comparison) -> Any:
         table.add_row(
             name,
             one.status,
-            Text(f"{last.accuracy:.2%}", style="bold green" if last.accuracy == best else "") if last else "",
+            Text(f"{last.accuracy:.2%}", style="bold green" if last.accuracy == best else "")
+            if last
+            else "",
             f"{last.loss:.4f}" if last else "",
             f"{last.epoch + 1}" if last else "",
             f"{one.steps:,}",
@@ -168,20 +213,36 @@ def _differences(title: str, found: Comparison, differing: Differences) -> Any:
 
 def _changes(found: Comparison) -> Any:
     verbs = {"GERMINATED": "grafts", "FOSSILIZED": "keeps", "CULLED": "culls"}
-    table = _table("Decisions", "epoch", "what", *(one.run_id for one in found.stories), right=("epoch",))
+    table = _table(
+        "Decisions", "epoch", "what", *(one.run_id for one in found.stories), right=("epoch",)
+    )
     for change, who in found.changes.items():
-        told = f"{verbs[change.stage]} {change.family} at {change.layer}[{change.seed}]".replace("[", r"\[")
-        table.add_row(str(change.epoch), told, *("[green]●[/]" if did else "[dim]·[/]" for did in who))
+        told = f"{verbs[change.stage]} {change.family} at {change.layer}[{change.seed}]".replace(
+            "[", r"\["
+        )
+        table.add_row(
+            str(change.epoch), told, *("[green]●[/]" if did else "[dim]·[/]" for did in who)
+        )
     return table
 
 
 def _curves(found: Comparison) -> Any:
     epochs = found.shown_epochs()
-    table = _table("Curves (test)", "", "run", *(f"{epoch}" for epoch in epochs), "", right=tuple(f"{epoch}" for epoch in epochs))
+    table = _table(
+        "Curves (test)",
+        "",
+        "run",
+        *(f"{epoch}" for epoch in epochs),
+        "",
+        right=tuple(f"{epoch}" for epoch in epochs),
+    )
     for title, field, form in (("accuracy", "accuracy", "{:.1%}"), ("loss", "loss", "{:.3f}")):
         every = [getattr(point, field) for one in found.stories for point in one.points]
         for number, one in enumerate(found.stories):
-            cells = ["" if (point := one.point(epoch)) is None else form.format(getattr(point, field)) for epoch in epochs]
+            cells = [
+                "" if (point := one.point(epoch)) is None else form.format(getattr(point, field))
+                for epoch in epochs
+            ]
             table.add_row(
                 title if not number else "",
                 one.run_id,
@@ -195,13 +256,27 @@ def _curves(found: Comparison) -> Any:
 def spark(story: Story, field: str, low: float, high: float) -> str:
     """A curve in one line of block characters, between `low` and `high`."""
     points = story.points
-    picked = points if len(points) <= MOST else [points[round(place * (len(points) - 1) / (MOST - 1))] for place in range(MOST)]
+    picked = (
+        points
+        if len(points) <= MOST
+        else [points[round(place * (len(points) - 1) / (MOST - 1))] for place in range(MOST)]
+    )
     span = (high - low) or 1.0
-    return "".join(BLOCKS[round((getattr(point, field) - low) / span * (len(BLOCKS) - 1))] for point in picked)
+    return "".join(
+        BLOCKS[round((getattr(point, field) - low) / span * (len(BLOCKS) - 1))] for point in picked
+    )
 
 
 def _curves_differ(found: Comparison) -> bool:
-    return len({tuple((point.epoch, point.accuracy, point.loss) for point in one.points) for one in found.stories}) > 1
+    return (
+        len(
+            {
+                tuple((point.epoch, point.accuracy, point.loss) for point in one.points)
+                for one in found.stories
+            }
+        )
+        > 1
+    )
 
 
 def _value(value: object) -> str:
@@ -227,7 +302,12 @@ def _plot(path: Path, found: Comparison) -> None:
         Panel(
             title,
             [
-                Line(one.run_id, [point.epoch + 1 for point in one.points], [getattr(point, field) for point in one.points], colour=number)
+                Line(
+                    one.run_id,
+                    [point.epoch + 1 for point in one.points],
+                    [getattr(point, field) for point in one.points],
+                    colour=number,
+                )
                 for number, one in enumerate(found.stories)
             ],
             percent=field == "accuracy",

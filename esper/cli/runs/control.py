@@ -1,4 +1,6 @@
-"""`esper pause | resume | checkpoint | rollback`: ask a run's trainer, through Tolaria's API of the stack that is up."""
+"""`esper pause | resume | checkpoint | rollback`: ask a run's trainer, through Tolaria's API of the
+stack that is up.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ REQUEST_S = 15.0
 _KINDS = {404: UsageError, 409: RejectedError, 422: UsageError}
 
 Run = Annotated[str, typer.Argument(help="The run's name.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, in a sentence; it is kept with the request.")]
-Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait for the trainer's answer; 0 does not wait.")]
+Reason = Annotated[
+    str, typer.Option("--reason", help="Why, in a sentence; it is kept with the request.")
+]
+Wait = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for the trainer's answer; 0 does not wait.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
@@ -31,17 +37,23 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
-def pause(run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 30.0, as_json: AsJson = False) -> None:
+def pause(
+    run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 30.0, as_json: AsJson = False
+) -> None:
     """Let a run stand still between two steps, until `esper resume`."""
     _ask(run, "pause", {"reason": reason}, wait, as_json)
 
 
-def resume(run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 30.0, as_json: AsJson = False) -> None:
+def resume(
+    run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 30.0, as_json: AsJson = False
+) -> None:
     """Let a run that was paused go on. One that was interrupted goes on by `esper run --resume`."""
     _ask(run, "resume", {"reason": reason}, wait, as_json)
 
 
-def checkpoint(run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 60.0, as_json: AsJson = False) -> None:
+def checkpoint(
+    run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 60.0, as_json: AsJson = False
+) -> None:
     """Take a snapshot of a run between two steps."""
     _ask(run, "checkpoint", {"reason": reason}, wait, as_json)
 
@@ -49,7 +61,9 @@ def checkpoint(run: Run, *, reason: Reason = "asked for by hand", wait: Wait = 6
 def rollback(
     run: Run,
     *,
-    to: Annotated[str, typer.Option("--to", help="The snapshot to go back to; the newest, if left out.")] = "",
+    to: Annotated[
+        str, typer.Option("--to", help="The snapshot to go back to; the newest, if left out.")
+    ] = "",
     reason: Reason = "asked for by hand",
     wait: Wait = 60.0,
     as_json: AsJson = False,
@@ -78,14 +92,17 @@ def _ask(run: str, action: str, body: dict[str, Any], wait: float, as_json: bool
     deadline = clock.monotonic() + wait
     while told["status"] == "PENDING" and clock.monotonic() < deadline:
         clock.sleep(0.1)
-        told = _send(settings, f"{url}/api/v1/runs/{name}/commands/{told['command_id']}", None, clock)
+        told = _send(
+            settings, f"{url}/api/v1/runs/{name}/commands/{told['command_id']}", None, clock
+        )
     if as_json:
         print(json.dumps(told, sort_keys=True))
     elif told["answer"]:
         print(f"{told['answer']['event']} at step {told['answer']['step']} of run {run}.")
     if wait > 0 and not told["answer"]:
         raise UnavailableError(
-            f"The trainer of run {run} has not answered the {action} within {wait:g} s; if the run is in that state already, it never will."
+            f"The trainer of run {run} has not answered the {action} within {wait:g} s; if "
+            "the run is in that state already, it never will."
         )
 
 
@@ -94,11 +111,16 @@ def _url(settings: Settings) -> str:
 
     found = stack.running(settings)
     if found is None or not found.tolaria_url:
-        raise UnavailableError(f"The stack in {settings.home} is not up: `esper up` starts it, or set ESPER_HOME to where the run is.")
+        raise UnavailableError(
+            f"The stack in {settings.home} is not up: `esper up` starts it, or set "
+            "ESPER_HOME to where the run is."
+        )
     return found.tolaria_url
 
 
-def _send(settings: Settings, url: str, body: dict[str, Any] | None, clock: Clock) -> dict[str, Any]:
+def _send(
+    settings: Settings, url: str, body: dict[str, Any] | None, clock: Clock
+) -> dict[str, Any]:
     """The JSON that a request gives; a POST where there is a body."""
     import getpass  # noqa: PLC0415 - as above
     import urllib.error  # noqa: PLC0415 - as above
@@ -109,12 +131,20 @@ def _send(settings: Settings, url: str, body: dict[str, Any] | None, clock: Cloc
     data = None if body is None else json.dumps(body).encode()
     role: Role = "viewer" if body is None else "operator"
     try:
-        answer = client.get(url, data=data, headers={"Content-Type": "application/json"}, timeout=REQUEST_S, role=role)
+        answer = client.get(
+            url,
+            data=data,
+            headers={"Content-Type": "application/json"},
+            timeout=REQUEST_S,
+            role=role,
+        )
     except urllib.error.HTTPError as error:
         with error:
             raise _KINDS.get(error.code, UnavailableError)(_sentence(error)) from error
     except FAILURES as error:
-        raise UnavailableError(f"Tolaria's API does not answer at {url}: `esper status` says how its part is.") from error
+        raise UnavailableError(
+            f"Tolaria's API does not answer at {url}: `esper status` says how its part is."
+        ) from error
     found: dict[str, Any] = json.loads(answer)
     return found
 
@@ -123,4 +153,7 @@ def _sentence(error: HTTPError) -> str:
     try:
         return str(json.load(error)["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"Tolaria's API answered {error.code}: its log says why, `esper status` says where that is."
+        return (
+            f"Tolaria's API answered {error.code}: its log says why, `esper status` says where "
+            "that is."
+        )

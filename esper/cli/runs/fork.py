@@ -21,20 +21,40 @@ def register(app: typer.Typer) -> None:
 def fork(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to fork (`esper runs`).")],
     *,
-    step: Annotated[int | None, typer.Option("--step", help="Optimizer steps completed where the fork begins.")] = None,
-    timeline: Annotated[int | None, typer.Option("--timeline", help="Timeline of the step; the present one, if left out.")] = None,
-    new_id: Annotated[str, typer.Option("--run-id", help="The fork's name; one is made when none is given.")] = "",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", help="Optimizer steps completed where the fork begins.")
+    ] = None,
+    timeline: Annotated[
+        int | None,
+        typer.Option("--timeline", help="Timeline of the step; the present one, if left out."),
+    ] = None,
+    new_id: Annotated[
+        str, typer.Option("--run-id", help="The fork's name; one is made when none is given.")
+    ] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")
+    ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(
-            "--without", help="Leave out this applied decision, by the beginning of its id; without --step, fork where it was applied."
+            "--without",
+            help=(
+                "Leave out this applied decision, by the beginning of its id; without --step, "
+                "fork where it was applied."
+            ),
         ),
     ] = None,
     allow: Allow = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="The last line of standard output is the result as one JSON object."
+        ),
+    ] = False,
 ) -> None:
-    """Make a run that begins with the state that RUN had at a step, and train it on, with settings changed or decisions left out."""
+    """Make a run that begins with the state that RUN had at a step, and train it on, with settings
+    changed or decisions left out.
+    """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     from esper.cli.runs.run import on_stack, tell  # noqa: PLC0415 - the same
@@ -55,10 +75,27 @@ def fork(
         from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
-        events = whole(on_kafka(cluster, run_id, clock=clock, trust=signing.trust(settings.keys_dir), say=console.print))
-        cut = cut_at(events, step, timeline=timeline, without=[decision_of(events, one) for one in without or ()])
-        ground = Ground(settings, cluster, endpoints.history_url, clock, console, tuple(allow or ()))
-        return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(events).name
+        events = whole(
+            on_kafka(
+                cluster,
+                run_id,
+                clock=clock,
+                trust=signing.trust(settings.keys_dir),
+                say=console.print,
+            )
+        )
+        cut = cut_at(
+            events,
+            step,
+            timeline=timeline,
+            without=[decision_of(events, one) for one in without or ()],
+        )
+        ground = Ground(
+            settings, cluster, endpoints.history_url, clock, console, tuple(allow or ())
+        )
+        return fork(ground, events, cut, overrides=overrides or (), run_id=new_id), recipe_of(
+            events
+        ).name
 
     finished, recipe = on_stack(settings, clock, console, forked)
     tell(finished, recipe, as_json=as_json)

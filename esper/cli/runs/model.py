@@ -1,4 +1,6 @@
-"""`esper model RUN` and `esper decrypt FILE`: what lies sealed in the installation, in the clear for its owner."""
+"""`esper model RUN` and `esper decrypt FILE`: what lies sealed in the installation, in the clear
+for its owner.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ import typer
 
 from esper.errors import CorruptError, StorageFullError, UsageError
 
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file, readable by you alone; it is in the clear.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="FILE", help="A new file, readable by you alone; it is in the clear."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
@@ -22,9 +29,14 @@ def register(app: typer.Typer) -> None:
 
 
 def model(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")], *, out: Out, as_json: AsJson = False
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")],
+    *,
+    out: Out,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the final model of a run as a safetensors file: `safetensors.torch.load_file` reads it."""
+    """Write the final model of a run as a safetensors file:
+    `safetensors.torch.load_file` reads it.
+    """
     from esper.config import Settings  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
 
@@ -33,7 +45,10 @@ def model(
 
 
 def decrypt(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model or a kernel in the installation's folders.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A model or a kernel in the installation's folders."),
+    ],
     *,
     out: Out,
     as_json: AsJson = False,
@@ -57,10 +72,16 @@ def _written(path: Path, out: Path, *, as_json: bool) -> None:
             written.write(content)
     except OSError as error:
         out.unlink(missing_ok=True)
-        raise StorageFullError(f"{out} cannot be written: {error.strerror}. Free some room and try again.") from error
+        raise StorageFullError(
+            f"{out} cannot be written: {error.strerror}. Free some room and try again."
+        ) from error
     sha256 = hashlib.sha256(content).hexdigest()
     if as_json:
-        print(json.dumps({"file": str(out), "sha256": sha256, "size_bytes": len(content)}, sort_keys=True))
+        print(
+            json.dumps(
+                {"file": str(out), "sha256": sha256, "size_bytes": len(content)}, sort_keys=True
+            )
+        )
         return
     print(f"{out} has it in the clear: {len(content) / 1e6:.1f} MB, SHA-256 {sha256}.")
 

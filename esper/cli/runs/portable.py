@@ -1,4 +1,6 @@
-"""`esper export` and `esper import`: a run in a folder that proves it without the installation it comes from."""
+"""`esper export` and `esper import`: a run in a folder that proves it without the installation it
+comes from.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,18 @@ def export(
     passphrase_file: Annotated[
         Path | None,
         typer.Option(
-            "--passphrase-file", help="Seal the key of its snapshots under the passphrase in this file, not under this installation's key."
+            "--passphrase-file",
+            help=(
+                "Seal the key of its snapshots under the passphrase in this file, not under "
+                "this installation's key."
+            ),
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Carry a run out: journal, schemas, snapshots, kernels, data and tables, each file with its SHA-256."""
+    """Carry a run out: journal, schemas, snapshots, kernels, data and tables, each file with its
+    SHA-256.
+    """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     from esper.cli.shared.journals import journal, passphrase_in  # noqa: PLC0415 - as above
@@ -53,7 +61,9 @@ def export(
     require_run_id(run_id)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     passphrase = passphrase_in(passphrase_file)
-    events, messages = journal(settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False))
+    events, messages = journal(
+        settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False)
+    )
     whole(events)
     with ExitStack() as stack, console.status("exporting") as shown:
         done = Exporting(
@@ -67,24 +77,44 @@ def export(
             told=lambda what: shown.update(f"exporting: {what}"),
         ).to(to)
     if as_json:
-        told = {"run_id": run_id, "folder": str(to), "files": done.files, "size_bytes": done.size_bytes, "sha256": done.sha256}
+        told = {
+            "run_id": run_id,
+            "folder": str(to),
+            "files": done.files,
+            "size_bytes": done.size_bytes,
+            "sha256": done.sha256,
+        }
         print(json.dumps({**told, "notes": list(done.notes)}, sort_keys=True))
         return
     for note in done.notes:
         print(note)
-    key = "the passphrase" if passphrase else "the master key of this installation, which whoever reads them needs"
-    print(f"Run {run_id} is in {to}: {done.files} files, {done.size_bytes / 1e6:.1f} MB; its snapshots are sealed under {key}.")
+    key = (
+        "the passphrase"
+        if passphrase
+        else "the master key of this installation, which whoever reads them needs"
+    )
+    print(
+        f"Run {run_id} is in {to}: {done.files} files, {done.size_bytes / 1e6:.1f} MB; its "
+        f"snapshots are sealed under {key}."
+    )
     print(f"  manifest.json has SHA-256 {done.sha256}")
 
 
 def bring(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `esper export` wrote.")],
     *,
-    check: Annotated[bool, typer.Option("--check", help="Only verify it; nothing is written.")] = False,
-    passphrase_file: Annotated[Path | None, typer.Option("--passphrase-file", help="The file of the passphrase of its snapshots.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify it; nothing is written.")
+    ] = False,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", help="The file of the passphrase of its snapshots."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Take an exported run in, once every file of it is verified: its journal into Kafka, its snapshots and kernels into the store."""
+    """Take an exported run in, once every file of it is verified: its journal into Kafka, its
+    snapshots and kernels into the store.
+    """
     from rich.console import Console  # noqa: PLC0415 - as above
 
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
@@ -96,36 +126,54 @@ def bring(
 
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     with console.status("verifying") as shown:
-        found = opened_export(folder, limits_of(settings.imports), told=lambda done, of: shown.update(f"verifying: {done} of {of} files"))
+        found = opened_export(
+            folder,
+            limits_of(settings.imports),
+            told=lambda done, of: shown.update(f"verifying: {done} of {of} files"),
+        )
         importing = Importing(
             settings,
             found,
             clock,
             passphrase_in(passphrase_file),
             told=lambda what: shown.update(f"importing: {what}"),
-            say=lambda sentence: console.print(sentence, highlight=False, markup=False, soft_wrap=True),
+            say=lambda sentence: console.print(
+                sentence, highlight=False, markup=False, soft_wrap=True
+            ),
         )
         if check:
             importing.check()
         else:
             done = _brought(importing, settings)
     content = found.content
-    result = {"run_id": content.run_id, "files": len(content.files) + 1, "events": content.events, "imported": not check}
+    result = {
+        "run_id": content.run_id,
+        "files": len(content.files) + 1,
+        "events": content.events,
+        "imported": not check,
+    }
     if not check:
         result["objects"] = done
     if as_json:
         print(json.dumps(result, sort_keys=True))
         return
     print(
-        f"The export of run {content.run_id} is whole: {len(content.files)} files and {content.events} events are what its manifest and journal say."
+        (
+            f"The export of run {content.run_id} is whole: {len(content.files)} files and "
+            f"{content.events} events are what its manifest and journal say."
+        )
         if check
-        else f"Run {content.run_id} is here: {content.events} events, and {done} objects that the store had not. `esper replay {content.run_id} --verify` proves it; its "
+        else f"Run {content.run_id} is here: {content.events} events, and {done} objects that "
+        f"the store had not. `esper replay {content.run_id} --verify` proves it; its "
         f"snapshots stay until `esper pin {content.run_id} --off`."
     )
 
 
 def _brought(importing: Importing, settings: Settings) -> int:
-    """Import on the installation's Kafka, and wait for its history; gives how many objects were new."""
+    """Import on the installation's Kafka, and wait for its history.
+
+    Gives how many objects were new.
+    """
     import os  # noqa: PLC0415 - as above
 
     from esper import stack  # noqa: PLC0415 - as above
@@ -136,7 +184,9 @@ def _brought(importing: Importing, settings: Settings) -> int:
     endpoints = stack.running(settings)
     if endpoints is None and not settings.kafka.bootstrap:
         endpoints = stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None)
-    bus = KafkaBus(Access.of(settings, "trainer", bootstrap=endpoints.bootstrap if endpoints else ""))
+    bus = KafkaBus(
+        Access.of(settings, "trainer", bootstrap=endpoints.bootstrap if endpoints else "")
+    )
     done = importing.into(bus)
     if endpoints is not None and endpoints.history_url:
         wait_caught_up(endpoints.history_url, bus, timeout=HISTORY_S, settings=settings)
@@ -154,7 +204,11 @@ def _history(settings: Settings, stack: ExitStack) -> Source | None:
 
 
 def _data(settings: Settings, events: Sequence[JournalEvent]) -> list[Path]:
-    """The files of the data that the run trained on, if they are here, and are those that its journal has recorded."""
+    """The files of the data that the run trained on, if they are here, and are those that its
+    journal has recorded.
+    """
     from esper.tolaria.run.trainee import data_of_journal  # noqa: PLC0415 - as above
 
-    return data_of_journal(events, run_dir=settings.runs_dir / events[0].run_id, shared=settings.data_dir)
+    return data_of_journal(
+        events, run_dir=settings.runs_dir / events[0].run_id, shared=settings.data_dir
+    )

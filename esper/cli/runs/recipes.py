@@ -13,7 +13,9 @@ from esper.errors import UsageError
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="The recipes that come with Esper: what to train, and how.", no_args_is_help=True)
+    group = typer.Typer(
+        help="The recipes that come with Esper: what to train, and how.", no_args_is_help=True
+    )
     group.command("ls")(ls)
     group.command("show")(show)
     group.command("cp")(cp)
@@ -32,7 +34,13 @@ def ls(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array."
         print(f"{one['name']:<12} {one['about']}")
 
 
-def show(name: str, *, as_json: Annotated[bool, typer.Option("--json", help="Every value, defaults too, as JSON.")] = False) -> None:
+def show(
+    name: str,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every value, defaults too, as JSON.")
+    ] = False,
+) -> None:
     """Print a recipe, and check it."""
     from esper.tolaria.recipes.recipe import load, text  # noqa: PLC0415
 
@@ -41,7 +49,10 @@ def show(name: str, *, as_json: Annotated[bool, typer.Option("--json", help="Eve
 
 
 def cp(
-    name: str, target: Annotated[Path, typer.Argument(help="File to write.")], *, as_json: Annotated[bool, typer.Option("--json")] = False
+    name: str,
+    target: Annotated[Path, typer.Argument(help="File to write.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Copy a recipe to a file, to make it your own: `esper run FILE`."""
     from esper.tolaria.recipes.recipe import text  # noqa: PLC0415
@@ -53,4 +64,8 @@ def cp(
         path.write_text(text(name))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
-    print(json.dumps({"path": str(path)}) if as_json else f"Wrote {path}. Run it with: esper run {path}")
+    print(
+        json.dumps({"path": str(path)})
+        if as_json
+        else f"Wrote {path}. Run it with: esper run {path}"
+    )

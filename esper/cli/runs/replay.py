@@ -1,4 +1,6 @@
-"""`esper replay RUN`: fold a run's journal, rebuild any step of it, or prove all of it by executing it again."""
+"""`esper replay RUN`: fold a run's journal, rebuild any step of it, or prove all of it by executing
+it again.
+"""
 
 from __future__ import annotations
 
@@ -54,30 +56,86 @@ def register(app: typer.Typer) -> None:
 def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")],
     *,
-    fold: Annotated[bool, typer.Option("--fold", help="Fold the journal and compare it with the live state.")] = False,
-    step: Annotated[int | None, typer.Option("--step", min=0, help="Rebuild the state after so many optimizer steps.")] = None,
-    timeline: Annotated[int | None, typer.Option("--timeline", min=0, help="The timeline of --step; the present one, if left out.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --step: write the state to a safetensors file.")] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Fold the journal and compare it with the live state.")
+    ] = False,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", min=0, help="Rebuild the state after so many optimizer steps."),
+    ] = None,
+    timeline: Annotated[
+        int | None,
+        typer.Option(
+            "--timeline", min=0, help="The timeline of --step; the present one, if left out."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --step: write the state to a safetensors file."),
+    ] = None,
     only: Annotated[
-        str, typer.Option("--only", metavar="KINDS", help="With --out: only model, host, kernels, random; several with commas between.")
+        str,
+        typer.Option(
+            "--only",
+            metavar="KINDS",
+            help="With --out: only model, host, kernels, random; several with commas between.",
+        ),
     ] = "",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Execute the whole run again, compare with every digest and snapshot, and name what differs.")
+        bool,
+        typer.Option(
+            "--verify",
+            help=(
+                "Execute the whole run again, compare with every digest and snapshot, and name "
+                "what differs."
+            ),
+        ),
     ] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --verify: processes; a core each, if left out.")] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Begin at the first step, whatever snapshots there are.")] = False,
-    journal: Annotated[
-        Path | None, typer.Option("--journal", help="Read the journal from a file that --save or `esper export` wrote.")
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="With --verify: processes; a core each, if left out."
+        ),
     ] = None,
-    export: Annotated[Path | None, typer.Option("--from", help="Take journal, snapshots, kernels and data from an `esper export`.")] = None,
-    passphrase_file: Annotated[Path | None, typer.Option("--passphrase-file", help="With --from: the file of its passphrase.")] = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch", help="Begin at the first step, whatever snapshots there are."
+        ),
+    ] = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            "--journal", help="Read the journal from a file that --save or `esper export` wrote."
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Take journal, snapshots, kernels and data from an `esper export`."
+        ),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", help="With --from: the file of its passphrase."),
+    ] = None,
     allow: Allow = None,
-    save: Annotated[Path | None, typer.Option("--save", help="With --fold: write the journal's messages, as they are, to a file.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", help="With --fold: write the journal's messages, as they are, to a file."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Prove a run by its journal: that it is gapless and gives the state that the trainer had, or what any step of it was, bit for bit."""
+    """Prove a run by its journal: that it is gapless and gives the state that the trainer had, or
+    what any step of it was, bit for bit.
+    """
     if [fold, verify, step is not None].count(True) != 1:
-        raise UsageError("Say what to do: --fold folds the journal, --step N rebuilds a step, --verify executes all of the run again.")
+        raise UsageError(
+            "Say what to do: --fold folds the journal, --step N rebuilds a step, --verify "
+            "executes all of the run again."
+        )
     origin = Origin(journal, export, passphrase_file, tuple(allow or ()))
     if verify:
         with _hint(from_scratch=from_scratch), _outside(origin):
@@ -87,12 +145,20 @@ def replay(
     elif step is not None:
         kinds = tuple(kind.strip() for kind in only.split(",") if kind.strip())
         with _hint(from_scratch=from_scratch), _outside(origin):
-            _step(run_id, Wanted(step, timeline, out, kinds), origin, from_scratch=from_scratch, as_json=as_json)
+            _step(
+                run_id,
+                Wanted(step, timeline, out, kinds),
+                origin,
+                from_scratch=from_scratch,
+                as_json=as_json,
+            )
 
 
 @contextmanager
 def _outside(origin: Origin) -> Iterator[None]:
-    """What is executed is what somebody else wrote down: whatever that leads to is the file's fault, and said in a sentence."""
+    """What is executed is what somebody else wrote down: whatever that leads to is the file's
+    fault, and said in a sentence.
+    """
     try:
         yield
     except EsperError:
@@ -100,18 +166,24 @@ def _outside(origin: Origin) -> Iterator[None]:
     except Exception as error:
         if (path := origin.export or origin.journal) is None:
             raise
-        raise CorruptError(f"What {path} says cannot be executed: {type(error).__name__}: {error}.") from error
+        raise CorruptError(
+            f"What {path} says cannot be executed: {type(error).__name__}: {error}."
+        ) from error
 
 
 @contextmanager
 def _hint(*, from_scratch: bool) -> Iterator[None]:
-    """Where the key of a snapshot is missing, name the way that needs none, unless that is the way."""
+    """Where the key of a snapshot is missing, name the way that needs none, unless that
+    is the way.
+    """
     try:
         yield
     except KeyMissingError as error:
         if from_scratch:
             raise
-        raise KeyMissingError(f"{error} Or use no snapshot, with --from-scratch: that needs no key.") from error
+        raise KeyMissingError(
+            f"{error} Or use no snapshot, with --from-scratch: that needs no key."
+        ) from error
 
 
 def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> None:
@@ -134,7 +206,10 @@ def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> N
         values = journal_in(path, limits) if origin.export else from_file(path, limits)
         messages = as_received(values, run_id, source=str(path))
     else:
-        judge, messages = Judge(run_id, trust), from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock)
+        judge, messages = (
+            Judge(run_id, trust),
+            from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock),
+        )
     if save:
         to_file(save, (value for _, value in believed(messages, judge)))
         told, judge = judge, _of_file(run_id, trust)
@@ -151,11 +226,16 @@ def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> N
         print(f"  So are {report.set_aside - _SHOWN} more; --json has {len(report.aside)} of them.")
     for seed in report.state.seeds:
         if seed.stage != "DORMANT":
-            print(f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha {seed.alpha:g}")
+            print(
+                f"  {seed.layer}[{seed.seed}]  {seed.stage:<13} {seed.family:<10} alpha "
+                f"{seed.alpha:g}"
+            )
 
 
 def _of_file(run_id: str, own: Trust) -> Judge:
-    """Judges a file, which may come from anywhere: whoever signed its first event is taken at its word, and named."""
+    """Judges a file, which may come from anywhere: whoever signed its first event is taken at its
+    word, and named.
+    """
     from esper.events.seals import TRAINER, Trust  # noqa: PLC0415 - as above
     from esper.oona.durable.authentic import Judge  # noqa: PLC0415 - as above
 
@@ -164,7 +244,9 @@ def _of_file(run_id: str, own: Trust) -> Judge:
     return judge
 
 
-def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as_json: bool) -> None:
+def _step(
+    run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as_json: bool
+) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
     out = wanted.out
@@ -177,23 +259,52 @@ def _step(run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as
     from esper.cli.shared.steps import restored  # noqa: PLC0415 - as above
     from esper.tolaria.replay.state_file import save_state_file  # noqa: PLC0415 - as above
 
-    found = restored(source, wanted.step, console, timeline=wanted.timeline, kinds=wanted.kinds, from_scratch=from_scratch)
+    found = restored(
+        source,
+        wanted.step,
+        console,
+        timeline=wanted.timeline,
+        kinds=wanted.kinds,
+        from_scratch=from_scratch,
+    )
     if out is not None:
-        save_state_file(out, found.snapshot, run_id=run_id, address=found.address, digests=found.digests, versions=found.versions)
+        save_state_file(
+            out,
+            found.snapshot,
+            run_id=run_id,
+            address=found.address,
+            digests=found.digests,
+            versions=found.versions,
+        )
     if as_json:
-        print(json.dumps({"run_id": run_id, **found.as_json(), "file": str(out or "")}, sort_keys=True))
+        print(
+            json.dumps(
+                {"run_id": run_id, **found.as_json(), "file": str(out or "")}, sort_keys=True
+            )
+        )
         return
     how = "begun" if found.executed else "read"
-    print(f"Run {run_id} stands at {found.address} again, {how} from {f'snapshot {found.begun}' if found.begun else 'its first step'}.")
+    print(
+        f"Run {run_id} stands at {found.address} again, {how} from "
+        f"{f'snapshot {found.begun}' if found.begun else 'its first step'}."
+    )
     if found.digests.parameters:
-        print(f"  parameters {found.digests.parameters}{'  as the journal has it' if found.proven else ''}")
+        print(
+            "  parameters "
+            f"{found.digests.parameters}{'  as the journal has it' if found.proven else ''}"
+        )
     if found.digests.state:
         print(f"  all state  {found.digests.state}")
     if out is not None:
-        print(f"  written to {out}{f', {len(found.snapshot.tensors)} tensors' if wanted.kinds else ''}")
+        print(
+            "  written to "
+            f"{out}{f', {len(found.snapshot.tensors)} tensors' if wanted.kinds else ''}"
+        )
 
 
-def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool) -> None:
+def _verify(
+    run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool
+) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
     console = Console(stderr=True)
@@ -201,7 +312,9 @@ def _verify(run_id: str, origin: Origin, workers: int | None, *, from_scratch: b
     from esper.cli.shared.journals import told_by  # noqa: PLC0415 - as above
     from esper.cli.shared.proving import prove  # noqa: PLC0415 - as above
 
-    proof = prove(source, console, workers=workers, from_scratch=from_scratch, told=partial(told_by, source))
+    proof = prove(
+        source, console, workers=workers, from_scratch=from_scratch, told=partial(told_by, source)
+    )
     if as_json:
         print(json.dumps(proof.as_json(), sort_keys=True), flush=True)
     if proof.narrowed is not None:
@@ -226,12 +339,23 @@ def _source(run_id: str, origin: Origin, console: Console) -> Archived:
     if origin.export is not None:
         export = opened_export(origin.export, limits_of(settings.imports))
         if export.content.run_id != run_id:
-            raise UsageError(f"{origin.export} is an export of run {export.content.run_id}, not of run {run_id}.")
+            raise UsageError(
+                f"{origin.export} is an export of run {export.content.run_id}, not of run {run_id}."
+            )
         found = tuple(export.events())
-        console.print(export.signed_sentence(found, signing.trust(settings.keys_dir)), highlight=False)
-        return Archived(settings, found, export, passphrase_in(origin.passphrase_file), origin.allow)
+        console.print(
+            export.signed_sentence(found, signing.trust(settings.keys_dir)), highlight=False
+        )
+        return Archived(
+            settings, found, export, passphrase_in(origin.passphrase_file), origin.allow
+        )
     if origin.journal is not None:
         events = journal_from_file(origin.journal, run_id, limits_of(settings.imports))
         return Archived(settings, tuple(events), allow=origin.allow)
-    events, _ = journal(settings, run_id, clock=SystemClock(), say=lambda sentence: console.print(sentence, highlight=False))
+    events, _ = journal(
+        settings,
+        run_id,
+        clock=SystemClock(),
+        say=lambda sentence: console.print(sentence, highlight=False),
+    )
     return Archived(settings, tuple(events), allow=origin.allow)

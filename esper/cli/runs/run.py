@@ -37,18 +37,37 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (`esper recipes ls`) or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name (`esper recipes ls`) or a TOML file.")
+    ],
     *,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")] = None,
-    run_id: Annotated[str, typer.Option("--run-id", help="The run's name; one is made when none is given.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")
+    ] = None,
+    run_id: Annotated[
+        str, typer.Option("--run-id", help="The run's name; one is made when none is given.")
+    ] = "",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that stopped: the one of --run-id, or the latest of the recipe.",
+        ),
     ] = False,
     allow: Allow = None,
-    listed: Annotated[bool, typer.Option("--listed", hidden=True, help="Only what ESPER_SERVICE__RECIPES allows.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the result as one JSON object.")] = False,
+    listed: Annotated[
+        bool, typer.Option("--listed", hidden=True, help="Only what ESPER_SERVICE__RECIPES allows.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="The last line of standard output is the result as one JSON object."
+        ),
+    ] = False,
 ) -> None:
-    """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which is started when it is not up."""
+    """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which
+    is started when it is not up.
+    """
     from rich.console import Console  # noqa: PLC0415
 
     from esper.clock import SystemClock  # noqa: PLC0415
@@ -62,13 +81,22 @@ def run(
     if run_id:
         require_run_id(run_id)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
-    allowed = Allowed.of(settings.service.recipes) if listed else None  # so Tolaria's part starts the runs that it is asked for
-    chosen = None if resume else load(allowed.recipe(recipe) if allowed else recipe, overrides or [])
+    allowed = (
+        Allowed.of(settings.service.recipes) if listed else None
+    )  # so Tolaria's part starts the runs that it is asked for
+    chosen = (
+        None if resume else load(allowed.recipe(recipe) if allowed else recipe, overrides or [])
+    )
     if allowed is not None and chosen is not None:
-        allowed.require(chosen)  # again where functions are called; here before a stack is started for nothing
+        allowed.require(
+            chosen
+        )  # again where functions are called; here before a stack is started for nothing
     if resume:
         if overrides:
-            raise UsageError("A resumed run goes on with the settings that its journal has; leave --set away, or start a new run with it.")
+            raise UsageError(
+                "A resumed run goes on with the settings that its journal has; leave --set "
+                "away, or start a new run with it."
+            )
         run_id = run_id or _latest(settings, recipe)
 
     startup = Startup.of(clock, age_s(clock))
@@ -122,8 +150,16 @@ def _latest(settings: Settings, recipe: str) -> str:
     return max(found, key=lambda path: (path / "outbox").stat().st_mtime).name
 
 
-def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[[Endpoints], T], startup: Startup | None = None) -> T:
-    """Work with a stack around it: one that is up is used and left alone, else one is started, and ends with this work. `startup` is told the parts."""
+def on_stack(
+    settings: Settings,
+    clock: Clock,
+    console: Console,
+    work: Callable[[Endpoints], T],
+    startup: Startup | None = None,
+) -> T:
+    """Work with a stack around it: one that is up is used and left alone, else one is started, and
+    ends with this work. `startup` is told the parts.
+    """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from esper import stack  # noqa: PLC0415
@@ -136,7 +172,12 @@ def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[
     started = stack.running(settings) is None
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
-            coming = background.submit(stack.up, settings, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim"))
+            coming = background.submit(
+                stack.up,
+                settings,
+                owner_pid=os.getpid(),
+                progress=lambda line: console.print(line, style="dim"),
+            )
             import esper.tolaria.run.assembly  # noqa: F401, PLC0415
 
             if startup is not None:
@@ -153,12 +194,16 @@ def on_stack(settings: Settings, clock: Clock, console: Console, work: Callable[
 
 
 def _wait_until_down(settings: Settings, clock: Clock) -> None:
-    """Give a stack that nobody wants any more the time to end, so that the command leaves no process behind."""
+    """Give a stack that nobody wants any more the time to end, so that the command leaves no
+    process behind.
+    """
     from esper import stack  # noqa: PLC0415
 
     begin = clock.monotonic()
     while (now := stack.status(settings)) is not None:
         waited = clock.monotonic() - begin
-        if waited > STOP_S or (waited > NOTICE_S and now.phase != "stopping"):  # somebody else wants it
+        if waited > STOP_S or (
+            waited > NOTICE_S and now.phase != "stopping"
+        ):  # somebody else wants it
             return
         clock.sleep(0.05)

@@ -45,7 +45,9 @@ def register(app: typer.Typer) -> None:
 
 
 def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
-    """List a run's snapshots in the order in which they were taken, for `esper rollback`: size, kind, parent, whether they are hot, cold or gone, and what keeps them."""
+    """List a run's snapshots in the order in which they were taken, for `esper rollback`: size,
+    kind, parent, whether they are hot, cold or gone, and what keeps them.
+    """
     from esper.checkpoint.retention import Pins, family_of, held  # noqa: PLC0415 - as above
     from esper.checkpoint.tensors import TensorStore, open_cold  # noqa: PLC0415 - as above
     from esper.checkpoint.whereabouts import whereabouts  # noqa: PLC0415 - as above
@@ -92,7 +94,14 @@ def pin(
     settings, clock = Settings.load(), SystemClock()
     cluster = cluster_of(settings, "operator")
     require_known(KafkaBus(cluster), run, clock=clock, trust=signing.trust(settings.keys_dir))
-    with audited(settings, clock, cluster, action="pin --off" if off else "pin", resource=f"snapshots of {run}", run_id=run):
+    with audited(
+        settings,
+        clock,
+        cluster,
+        action="pin --off" if off else "pin",
+        resource=f"snapshots of {run}",
+        run_id=run,
+    ):
         pins = Pins(open_store(settings))
         changed = pins.remove(run) if off else pins.add(run)
     if as_json:
@@ -104,10 +113,15 @@ def pin(
 
 def gc(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete snapshots whose time is over, and move old ones to the cold store; runs may train meanwhile."""
+    """Delete snapshots whose time is over, and move old ones to the cold store.
+
+    Runs may train meanwhile.
+    """
     from esper.checkpoint.collection import collect  # noqa: PLC0415 - as above
     from esper.cli.shared.audited import audited  # noqa: PLC0415 - as above
     from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
@@ -120,16 +134,29 @@ def gc(
     if dry_run:
         done = collect(settings, events, clock, doubtful=journals.faults, dry_run=True)
     else:
-        with audited(settings, clock, cluster_of(settings, "operator"), action="gc", resource="store"):
+        with audited(
+            settings, clock, cluster_of(settings, "operator"), action="gc", resource="store"
+        ):
             done = collect(settings, events, clock, doubtful=journals.faults)
     if as_json:
-        print(json.dumps({"dry_run": dry_run, "families": [asdict(one) for one in done.swept], "left": done.left, "unknown": done.unknown}))
+        print(
+            json.dumps(
+                {
+                    "dry_run": dry_run,
+                    "families": [asdict(one) for one in done.swept],
+                    "left": done.left,
+                    "unknown": done.unknown,
+                }
+            )
+        )
     else:
         words = ("would be deleted", "would be moved") if dry_run else ("deleted", "moved")
         for one in done.swept:
             print(
-                f"{one.family}: {one.kept} snapshots kept, {one.deleted} {words[0]} with {one.chunks} chunks ({one.freed_bytes / _MIB:.1f} MiB); "
-                f"{one.moved} chunks {words[1]} to the cold store ({one.moved_bytes / _MIB:.1f} MiB)."
+                f"{one.family}: {one.kept} snapshots kept, {one.deleted} {words[0]} with "
+                f"{one.chunks} chunks ({one.freed_bytes / _MIB:.1f} MiB); "
+                f"{one.moved} chunks {words[1]} to the cold store "
+                f"({one.moved_bytes / _MIB:.1f} MiB)."
             )
         if done.unknown:
             print(f"{done.unknown} families of runs that this Kafka does not know are left alone.")
@@ -169,12 +196,33 @@ def _show(run: str, found: Iterable[Whereabouts], *, pinned: bool) -> None:
     if not console.is_terminal:
         console.width = 10_000
     table = Table(box=None, pad_edge=False)
-    for title in ("snapshot", "epoch", "step", "kind", "parent", "state MiB", "stored MiB", "where", "kept"):
+    for title in (
+        "snapshot",
+        "epoch",
+        "step",
+        "kind",
+        "parent",
+        "state MiB",
+        "stored MiB",
+        "where",
+        "kept",
+    ):
         table.add_column(title, overflow="fold")
     for one in found:
         taken = one.taken
         sizes = (f"{taken.size_bytes / _MIB:.1f}", f"{taken.stored_bytes / _MIB:.1f}")
-        table.add_row(taken.snapshot_id, str(taken.at_epoch), str(taken.at_step), taken.kind, taken.parent, *sizes, one.where, one.why)
+        table.add_row(
+            taken.snapshot_id,
+            str(taken.at_epoch),
+            str(taken.at_step),
+            taken.kind,
+            taken.parent,
+            *sizes,
+            one.where,
+            one.why,
+        )
     console.print(table if table.row_count else f"Run {run} has no snapshot.")
     if pinned:
-        console.print(f"Run {run} is pinned: all of them stay until `esper pin {run} --off`.", highlight=False)
+        console.print(
+            f"Run {run} is pinned: all of them stay until `esper pin {run} --off`.", highlight=False
+        )

@@ -35,21 +35,55 @@ def whatif(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run (`esper runs`).")],
     *,
     decision: Annotated[
-        str, typer.Option("--decision", help="An applied decision, by the beginning of its id (`esper sql 'SELECT * FROM decisions'`).")
+        str,
+        typer.Option(
+            "--decision",
+            help=(
+                "An applied decision, by the beginning of its id (`esper sql 'SELECT * FROM "
+                "decisions'`)."
+            ),
+        ),
     ],
     mode: Annotated[
         Literal["open", "closed"],
-        typer.Option("--mode", help="open: later decisions come as in the record, in this process; closed: Tamiyo decides anew, in forks."),
+        typer.Option(
+            "--mode",
+            help=(
+                "open: later decisions come as in the record, in this process; closed: Tamiyo "
+                "decides anew, in forks."
+            ),
+        ),
     ] = "open",
-    orders: Annotated[int, typer.Option("--orders", help="Pairs of runs; all but the first have other batch orders after the fork.")] = 5,
+    orders: Annotated[
+        int,
+        typer.Option(
+            "--orders",
+            help="Pairs of runs; all but the first have other batch orders after the fork.",
+        ),
+    ] = 5,
     until: Annotated[
-        int | None, typer.Option("--until", help="Epochs, counted from the run's first, after which the branches end.")
+        int | None,
+        typer.Option(
+            "--until", help="Epochs, counted from the run's first, after which the branches end."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The picture, .svg, .png or .pdf; beside the kept answer, if left out.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The picture, .svg, .png or .pdf; beside the kept answer, if left out."
+        ),
+    ] = None,
     allow: Allow = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of standard output is the answer as one JSON object.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="The last line of standard output is the answer as one JSON object."
+        ),
+    ] = False,
 ) -> None:
-    """Run both branches of a decision, with and without it, and tell its effect on accuracy and loss with a 95 % interval."""
+    """Run both branches of a decision, with and without it, and tell its effect on accuracy and
+    loss with a 95 % interval.
+    """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
     from esper.cli.shared.plots import require_format  # noqa: PLC0415 - the same
@@ -65,9 +99,13 @@ def whatif(
         from esper.cli.shared.journals import journal  # noqa: PLC0415 - as above
 
         events, _ = journal(settings, run_id, clock=clock, say=console.print)
-        answer = _open(_question(events, decision, orders, until), settings, clock, console, tuple(allow or ()))
+        answer = _open(
+            _question(events, decision, orders, until), settings, clock, console, tuple(allow or ())
+        )
     else:
-        answer = _closed(run_id, decision, orders, until, settings, clock, console, tuple(allow or ()))
+        answer = _closed(
+            run_id, decision, orders, until, settings, clock, console, tuple(allow or ())
+        )
     from esper.tolaria.timelines.whatif import keep  # noqa: PLC0415 - as above
 
     kept = keep(answer, settings.runs_dir / run_id / "whatif")
@@ -80,7 +118,9 @@ def whatif(
     print(f"\nPicture  {picture}\nAnswer   {kept}")
 
 
-def _question(events: Sequence[JournalEvent], decision: str, orders: int, until: int | None) -> Question:
+def _question(
+    events: Sequence[JournalEvent], decision: str, orders: int, until: int | None
+) -> Question:
     from esper.journal.reading import whole  # noqa: PLC0415 - as above
     from esper.tolaria.record.forking import decision_of  # noqa: PLC0415 - as above
     from esper.tolaria.timelines.whatif import asked  # noqa: PLC0415 - as above
@@ -88,7 +128,9 @@ def _question(events: Sequence[JournalEvent], decision: str, orders: int, until:
     return asked(whole(events), decision_of(events, decision), orders=orders, until=until)
 
 
-def _open(question: Question, settings: Settings, clock: Clock, console: Console, allow: tuple[str, ...]) -> Answer:
+def _open(
+    question: Question, settings: Settings, clock: Clock, console: Console, allow: tuple[str, ...]
+) -> Answer:
     from esper.tolaria.replay.archive import Archived  # noqa: PLC0415 - as above
     from esper.tolaria.run.progress import Progress  # noqa: PLC0415 - as above
     from esper.tolaria.timelines.whatif import open_loop  # noqa: PLC0415 - as above
@@ -120,7 +162,12 @@ def _closed(
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
         trust = signing.trust(settings.keys_dir)
-        question = _question(on_kafka(cluster, run_id, clock=clock, trust=trust, say=console.print), decision, orders, until)
+        question = _question(
+            on_kafka(cluster, run_id, clock=clock, trust=trust, say=console.print),
+            decision,
+            orders,
+            until,
+        )
         ground = Ground(settings, cluster, endpoints.history_url, clock, console, allow)
         begun = named(f"{run_id}-whatif", clock)
 
@@ -133,7 +180,9 @@ def _closed(
                 overrides=[f"run.order={order}"] if order else [],
                 run_id=name,
                 until=question.epochs,
-                reason=f"What if: {side} decision {question.decision.decision_id}, data order {order}.",
+                reason=(
+                    f"What if: {side} decision {question.decision.decision_id}, data order {order}."
+                ),
             )
             return name, on_kafka(cluster, name, clock=clock, trust=trust, say=console.print)
 
@@ -146,7 +195,9 @@ def show(console: Console, answer: Answer) -> None:
     """Print the answer."""
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    console.print(f"\n{headline(answer)}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"\n{headline(answer)}", style="bold", highlight=False, markup=False, soft_wrap=True
+    )
     table = Table(box=None, pad_edge=False)
     for title in ("data order", "with", "without", "effect on accuracy", "effect on loss"):
         table.add_column(title, justify="right")
@@ -160,10 +211,18 @@ def show(console: Console, answer: Answer) -> None:
             f"{a.loss - b.loss:+.4f}",
         )
     effect = answer.effect
-    table.add_row("[bold]mean[/]", *_means(answer), f"[bold]{points(effect.accuracy)}[/]", f"[bold]{nats(effect.loss)}[/]")
+    table.add_row(
+        "[bold]mean[/]",
+        *_means(answer),
+        f"[bold]{points(effect.accuracy)}[/]",
+        f"[bold]{nats(effect.loss)}[/]",
+    )
     console.print(table, highlight=False)
     console.print(f"\n{meaning(answer)}", highlight=False, markup=False, soft_wrap=True)
-    for title, lines in (("Left out with the decision", answer.dropped[1:]), ("Did not fit", answer.refused)):
+    for title, lines in (
+        ("Left out with the decision", answer.dropped[1:]),
+        ("Did not fit", answer.refused),
+    ):
         if lines:
             console.print(f"{title} ({len(lines)}):", style="bold")
             for line in lines[:LISTED]:
@@ -175,43 +234,72 @@ def show(console: Console, answer: Answer) -> None:
 def headline(answer: Answer) -> str:
     """What was asked and what came out, in a sentence."""
     decision, effect = answer.question.decision, answer.effect
-    what = f"{decision.command} {f'{decision.family} ' if decision.family else ''}at {decision.layer}[{decision.seed}]"
+    what = (
+        f"{decision.command} {f'{decision.family} ' if decision.family else ''}at "
+        f"{decision.layer}[{decision.seed}]"
+    )
     return (
-        f"{what}, epoch {decision.epoch}, step {decision.step} of {decision.run_id}: {points(effect.accuracy)} of test accuracy and "
-        f"{nats(effect.loss)} of test loss after {answer.question.epochs} epochs ({answer.mode} loop)."
+        f"{what}, epoch {decision.epoch}, step {decision.step} of {decision.run_id}: "
+        f"{points(effect.accuracy)} of test accuracy and "
+        f"{nats(effect.loss)} of test loss after {answer.question.epochs} epochs "
+        f"({answer.mode} loop)."
     )
 
 
 def meaning(answer: Answer) -> str:
     """How the answer came about, and what speaks for it."""
     loop = (
-        "Open loop: what was decided later in the record came at the same steps in both branches, but for what this decision caused."
+        (
+            "Open loop: what was decided later in the record came at the same steps in both "
+            "branches, but for what this decision caused."
+        )
         if answer.mode == "open"
         else "Closed loop: Tamiyo decided anew in both branches, which are forks in the journal."
     )
     proof = (
-        "In the run's own data order the branch with the decision ends each epoch with the parameters of the record, bit for bit."
+        (
+            "In the run's own data order the branch with the decision ends each epoch with the "
+            "parameters of the record, bit for bit."
+        )
         if answer.proven
-        else "In the run's own data order the branch with the decision does not end with the parameters of the record: waiting times or chance had a part in it."
+        else (
+            "In the run's own data order the branch with the decision does not end with the "
+            "parameters of the record: waiting times or chance had a part in it."
+        )
     )
     branches = len(answer.with_it) + len(answer.without)
     time = f"{branches} branches took {answer.seconds:.0f} s"
     if answer.ratio:
-        time += f", {answer.ratio:.2f} of the time of as many whole runs ({answer.question.own_seconds:.0f} s each)"
-    few = "" if len(answer.with_it) > 1 else " One pair says nothing of chance: take --orders 5 for an interval."
+        time += (
+            f", {answer.ratio:.2f} of the time of as many whole runs "
+            f"({answer.question.own_seconds:.0f} s each)"
+        )
+    few = (
+        ""
+        if len(answer.with_it) > 1
+        else " One pair says nothing of chance: take --orders 5 for an interval."
+    )
     return f"{loop} {proof} {time}.{few}"
 
 
 def points(interval: Interval) -> str:
     """An effect on accuracy in percentage points, with its interval."""
     told = f"{100 * interval.mean:+.2f} points"
-    return told if interval.low is None or interval.high is None else f"{told} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+    return (
+        told
+        if interval.low is None or interval.high is None
+        else f"{told} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+    )
 
 
 def nats(interval: Interval) -> str:
     """An effect on loss, with its interval."""
     told = f"{interval.mean:+.4f} nats"
-    return told if interval.low is None or interval.high is None else f"{told} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    return (
+        told
+        if interval.low is None or interval.high is None
+        else f"{told} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    )
 
 
 def draw(path: Path, answer: Answer) -> None:
@@ -222,19 +310,45 @@ def draw(path: Path, answer: Answer) -> None:
 
     question = answer.question
     past = [one for one in story(question.events, {}).points if one.step <= question.decision.step]
-    marks = [(question.decision.step / _steps(answer), f"{question.decision.command.lower()} {question.decision.family}".strip())]
+    marks = [
+        (
+            question.decision.step / _steps(answer),
+            f"{question.decision.command.lower()} {question.decision.family}".strip(),
+        )
+    ]
 
     def lines(figure: str) -> list[Line]:
-        found = [Line("the run before", [one.epoch + 1 for one in past], [getattr(one, figure) for one in past], colour=5)] if past else []
-        for label, branches, colour in (("with the decision", answer.with_it, 0), ("without it", answer.without, 1)):
+        found = (
+            [
+                Line(
+                    "the run before",
+                    [one.epoch + 1 for one in past],
+                    [getattr(one, figure) for one in past],
+                    colour=5,
+                )
+            ]
+            if past
+            else []
+        )
+        for label, branches, colour in (
+            ("with the decision", answer.with_it, 0),
+            ("without it", answer.without, 1),
+        ):
             epochs = [epoch for epoch, _, _ in answer.effect.curve]
-            spread = [interval([_at(branch, epoch, figure) for branch in branches]) for epoch in epochs]
+            spread = [
+                interval([_at(branch, epoch, figure) for branch in branches]) for epoch in epochs
+            ]
             if past:  # both begin where the run stood
-                epochs, spread = [past[-1].epoch, *epochs], [interval([getattr(past[-1], figure)]), *spread]
+                epochs, spread = (
+                    [past[-1].epoch, *epochs],
+                    [interval([getattr(past[-1], figure)]), *spread],
+                )
             means = [one.mean for one in spread]
             low = [one.mean if one.low is None else one.low for one in spread]
             high = [one.mean if one.high is None else one.high for one in spread]
-            found.append(Line(label, [epoch + 1 for epoch in epochs], means, low, high, colour=colour))
+            found.append(
+                Line(label, [epoch + 1 for epoch in epochs], means, low, high, colour=colour)
+            )
         return found
 
     effects = [(epoch + 1, one) for epoch, one, _ in answer.effect.curve]
@@ -247,15 +361,25 @@ def draw(path: Path, answer: Answer) -> None:
         colour=3,
     )
     panels = [
-        Panel("test accuracy, mean and 95 % interval over data orders", lines("accuracy"), percent=True, marks=marks),
+        Panel(
+            "test accuracy, mean and 95 % interval over data orders",
+            lines("accuracy"),
+            percent=True,
+            marks=marks,
+        ),
         Panel("test loss, nats", lines("loss"), marks=marks),
-        Panel("effect on test accuracy, 95 % interval", [band], percent=True, marks=marks, zero=True),
+        Panel(
+            "effect on test accuracy, 95 % interval", [band], percent=True, marks=marks, zero=True
+        ),
     ]
     draw(path, headline(answer), panels, x="epochs completed")
 
 
 def _means(answer: Answer) -> tuple[str, str]:
-    ends = [[branch.points[-1].accuracy for branch in branches] for branches in (answer.with_it, answer.without)]
+    ends = [
+        [branch.points[-1].accuracy for branch in branches]
+        for branches in (answer.with_it, answer.without)
+    ]
     one, other = (f"{sum(values) / len(values):.2%}" for values in ends)
     return one, other
 

@@ -21,8 +21,18 @@ _WAIT_S: Final = 20.0
 
 
 @contextmanager
-def audited(settings: Settings, clock: Clock, cluster: Access, *, action: str, resource: str, run_id: str = "") -> Iterator[None]:
-    """Within: what the command does. It begins once Kafka would take the record of it; the record says how it ended.
+def audited(
+    settings: Settings,
+    clock: Clock,
+    cluster: Access,
+    *,
+    action: str,
+    resource: str,
+    run_id: str = "",
+) -> Iterator[None]:
+    """Within: what the command does.
+
+    It begins once Kafka would take the record of it; the record says how it ended.
 
     Raises:
         UnavailableError: Kafka does not answer, and nothing is changed without a record of it.
@@ -50,8 +60,20 @@ def audited(settings: Settings, clock: Clock, cluster: Access, *, action: str, r
         trace_id=trace_id("cli", name),
     )
     bus = KafkaBus(cluster)
-    another = Retrying(retry=retry_if_exception_type(UsageError), stop=stop_after_delay(_WAIT_S), wait=wait_fixed(0.2), reraise=True)
-    with another(AuditTrail, bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir) as trail:
+    another = Retrying(
+        retry=retry_if_exception_type(UsageError),
+        stop=stop_after_delay(_WAIT_S),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
+    with another(
+        AuditTrail,
+        bus,
+        sender_id=SENDER,
+        clock=clock,
+        folder=settings.audit_dir,
+        keys=settings.keys_dir,
+    ) as trail:
         trail(entry)
         try:
             yield

@@ -26,6 +26,9 @@ def cluster_of(settings: Settings, principal: str) -> Access:
     from esper import stack  # noqa: PLC0415 - as above
 
     if stack.running(settings) is None and not (settings.stack_dir / "kafka").exists():
-        raise UsageError(f"There is no data in {settings.home}; run something first, or set ESPER_HOME to where the run is.")
+        raise UsageError(
+            f"There is no data in {settings.home}; run something first, or set ESPER_HOME "
+            "to where the run is."
+        )
     endpoints = stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None)
     return Access.of(settings, principal, bootstrap=endpoints.bootstrap)

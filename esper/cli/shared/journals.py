@@ -1,4 +1,6 @@
-"""Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file, or an export; and what the run told of its steps."""
+"""Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file,
+or an export; and what the run told of its steps.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
-    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote, by whoever signed its first event.
+    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote, by
+    whoever signed its first event.
 
     Raises:
         UsageError: there is no such file, or it is of another run.
@@ -32,8 +35,11 @@ def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[Journ
     return decoded_whole(run_id, from_file(path, limits))
 
 
-def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]) -> tuple[Sequence[JournalEvent], Sequence[bytes]]:
-    """The journal of a run of this installation and its messages: from Kafka where that is up and has it, else as the history has it.
+def journal(
+    settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str], None]
+) -> tuple[Sequence[JournalEvent], Sequence[bytes]]:
+    """The journal of a run of this installation and its messages: from Kafka where that is up and
+    has it, else as the history has it.
 
     A stack that is down is left down if the history's folder has the whole run.
 
@@ -62,7 +68,11 @@ def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str
                 return _told(stored, judge, say)
     judge = Judge(run_id, trust)
     try:
-        return _told(believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge), judge, say)
+        return _told(
+            believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge),
+            judge,
+            say,
+        )
     except (UsageError, UnavailableError) as error:
         judge = Judge(run_id, trust)
         try:
@@ -74,7 +84,10 @@ def journal(settings: Settings, run_id: str, *, clock: Clock, say: Callable[[str
 
 
 def told_by(source: Archived) -> Mapping[str, StepTold]:
-    """What a run told of its steps, out of its export or of the history; nothing, where neither has it."""
+    """What a run told of its steps, out of its export or of the history.
+
+    Nothing, where neither has it.
+    """
     from esper.tolaria.replay.figures import from_export, from_history  # noqa: PLC0415 - as above
 
     if source.export is not None:
@@ -87,7 +100,10 @@ def told_by(source: Archived) -> Mapping[str, StepTold]:
 
 
 def history_of(settings: Settings) -> Source:
-    """The history: asked over HTTP while the stack is up, else its folder or server. Raises as `esper.history.queries.source` does."""
+    """The history: asked over HTTP while the stack is up, else its folder or server.
+
+    Raises as `esper.history.queries.source` does.
+    """
     from esper import stack  # noqa: PLC0415 - as above
     from esper.history.queries import source  # noqa: PLC0415 - as above
 
@@ -112,13 +128,17 @@ def passphrase_in(file: Path | None) -> str:
     return found
 
 
-def _told(found: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]) -> tuple[list[JournalEvent], list[bytes]]:
+def _told(
+    found: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]
+) -> tuple[list[JournalEvent], list[bytes]]:
     for sentence in judge.warnings():
         say(sentence)
     return [event for event, _ in found], [value for _, value in found]
 
 
-def _from_history(settings: Settings, judge: Judge, history_url: str) -> list[tuple[JournalEvent, bytes]]:
+def _from_history(
+    settings: Settings, judge: Judge, history_url: str
+) -> list[tuple[JournalEvent, bytes]]:
     from esper.history.journal import messages_of  # noqa: PLC0415 - as above
     from esper.history.queries import source  # noqa: PLC0415 - as above
     from esper.journal.reading import believed  # noqa: PLC0415 - as above
@@ -128,4 +148,6 @@ def _from_history(settings: Settings, judge: Judge, history_url: str) -> list[tu
 
 
 def _ended(events: Sequence[JournalEvent]) -> bool:
-    return events[-1].NAME in ("RunCompleted", "RunFailed") and [event.sequence for event in events] == list(range(len(events)))
+    return events[-1].NAME in ("RunCompleted", "RunFailed") and [
+        event.sequence for event in events
+    ] == list(range(len(events)))

@@ -11,6 +11,9 @@ Allow = Annotated[
     typer.Option(
         "--allow",
         metavar="MODULE:FUNCTION",
-        help="A function that a run which was not begun here may call; may be given again. Its source is shown before.",
+        help=(
+            "A function that a run which was not begun here may call; may be given again. Its "
+            "source is shown before."
+        ),
     ),
 ]

@@ -48,9 +48,14 @@ def require_format(path: Path) -> None:
         UsageError: the ending is none of `FORMATS`, or there is no such folder.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} does not say what picture to make: let it end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+        raise UsageError(
+            f"{path} does not say what picture to make: let it end in "
+            f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
+        )
     if not path.resolve().parent.is_dir():
-        raise UsageError(f"There is no folder {path.resolve().parent} for {path.name}; make it first.")
+        raise UsageError(
+            f"There is no folder {path.resolve().parent} for {path.name}; make it first."
+        )
 
 
 def draw(path: Path, title: str, panels: Sequence[Panel], *, x: str = "epoch") -> None:
@@ -63,7 +68,15 @@ def draw(path: Path, title: str, panels: Sequence[Panel], *, x: str = "epoch") -
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - the same
     from matplotlib.figure import Figure  # noqa: PLC0415 - the same
 
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "esper", "text.color": INK}):
+    with rc_context(
+        {
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "esper",
+            "text.color": INK,
+        }
+    ):
         figure = Figure(figsize=(8.0, 0.9 + 2.5 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
@@ -72,7 +85,9 @@ def draw(path: Path, title: str, panels: Sequence[Panel], *, x: str = "epoch") -
             _panel(axes, panel)
         rows[-1].set_xlabel(x)
         try:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+            figure.savefig(
+                path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None
+            )
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
@@ -86,10 +101,25 @@ def _panel(axes: Axes, panel: Panel) -> None:
         colour = COLOURS[line.colour % len(COLOURS)]
         if len(line.low):
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle="--" if line.dashed else "-", label=line.label)
+        axes.plot(
+            line.x,
+            line.y,
+            color=colour,
+            linewidth=1.6,
+            linestyle="--" if line.dashed else "-",
+            label=line.label,
+        )
     for at, text in panel.marks:
         axes.axvline(at, color="#999999", linewidth=0.8, linestyle=":")
-        axes.annotate(text, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), textcoords="offset points", fontsize=7, va="top")
+        axes.annotate(
+            text,
+            (at, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -3),
+            textcoords="offset points",
+            fontsize=7,
+            va="top",
+        )
     axes.set_title(panel.title, fontsize=9, loc="left")
     axes.grid(visible=True, axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)

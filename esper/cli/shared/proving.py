@@ -45,7 +45,9 @@ def prove(
     from_scratch: bool,
     told: Callable[[], Mapping[str, StepTold]] = dict,
 ) -> Proof:
-    """Execute a whole run again; the first fault is looked at again in this process, beside what the run `told` of its steps.
+    """Execute a whole run again.
+
+    The first fault is looked at again in this process, beside what the run `told` of its steps.
 
     Raises:
         UsageError, CorruptError: the run cannot be executed, or its journal was changed.
@@ -60,26 +62,49 @@ def prove(
     for one in others:
         say(console, f"{one}; what is executed again may have other bits.")
     count = min(workers or len(os.sched_getaffinity(0)), len(pieces))
-    verdicts = _in_order(_here(archive, pieces, console) if count == 1 else _side_by_side(source, pieces, count, console))
+    verdicts = _in_order(
+        _here(archive, pieces, console)
+        if count == 1
+        else _side_by_side(source, pieces, count, console)
+    )
     faults = [one for one in verdicts if one.fault is not None]
-    found = narrowed(archive, faults[0].segment, faults[0].fault, told()) if faults and faults[0].fault else None
+    found = (
+        narrowed(archive, faults[0].segment, faults[0].fault, told())
+        if faults and faults[0].fault
+        else None
+    )
     for note in sorted({note for one in verdicts for note in one.notes}):
         say(console, note)
     return Proof(archive.run_id, tuple(verdicts), found, others, clock.monotonic() - begun)
 
 
 def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    return sorted(verdicts, key=lambda one: (one.segment.timeline, one.segment.ways[0].step, one.segment.ways[0].sequence))
+    return sorted(
+        verdicts,
+        key=lambda one: (
+            one.segment.timeline,
+            one.segment.ways[0].step,
+            one.segment.ways[0].sequence,
+        ),
+    )
 
 
 def _here(archive: Archive, pieces: Sequence[Segment], console: Console) -> list[Verdict]:
     with bar(console) as shown:
-        return [Check(archive, piece).run() for piece in shown.track(pieces, description="executing again")]
+        return [
+            Check(archive, piece).run()
+            for piece in shown.track(pieces, description="executing again")
+        ]
 
 
-def _side_by_side(source: Archived, pieces: Sequence[Segment], count: int, console: Console) -> list[Verdict]:
+def _side_by_side(
+    source: Archived, pieces: Sequence[Segment], count: int, console: Console
+) -> list[Verdict]:
     context = multiprocessing.get_context("spawn")
-    with bar(console) as shown, _pool(ProcessPoolExecutor(count, context, _open, (source,))) as pool:
+    with (
+        bar(console) as shown,
+        _pool(ProcessPoolExecutor(count, context, _open, (source,))) as pool,
+    ):
         task = shown.add_task("executing again", total=len(pieces))
         found = []
         try:
@@ -90,7 +115,8 @@ def _side_by_side(source: Archived, pieces: Sequence[Segment], count: int, conso
                 shown.advance(task)
         except BrokenProcessPool as error:
             raise UnavailableError(
-                "A process that executed the run again was ended from outside; try again, with fewer --workers."
+                "A process that executed the run again was ended from outside; try again, "
+                "with fewer --workers."
             ) from error
         return found
 
@@ -110,7 +136,10 @@ def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _unheard(number: signal.Signals) -> Iterator[None]:
-    """Within, a signal waits; processes that are started have it waiting for ever: Ctrl-C is their parent's business."""
+    """Within, a signal waits.
+
+    Processes that are started have it waiting for ever: Ctrl-C is their parent's business.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield

@@ -1,4 +1,6 @@
-"""One state of a run for a command: out of its snapshot or executed again, with a bar for people, and with what is not as it was when the run was trained."""
+"""One state of a run for a command: out of its snapshot or executed again, with a bar for people,
+and with what is not as it was when the run was trained.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from esper.checkpoint import Snapshot
 from esper.checkpoint.snapshot import kind_of
@@ -36,8 +45,9 @@ from esper.tolaria.step.evaluation import parameters_digest
 class Restored:
     """A state, or the kinds of its tensors that were asked for, and what is known of it.
 
-    `begun` names the snapshot that it came from; empty for the run's first step. `executed` says whether steps were executed again from there.
-    `proven` says that the journal has the digest of these very parameters.
+    `begun` names the snapshot that it came from; empty for the run's first step. `executed` says
+    whether steps were executed again from there. `proven` says that the journal has the digest of
+    these very parameters.
     """
 
     address: Address
@@ -65,7 +75,10 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A run that stands at a step again. `proven` says that the journal has a digest of this very state, and that it is this one."""
+    """A run that stands at a step again.
+
+    `proven` says that the journal has a digest of this very state, and that it is this one.
+    """
 
     rerun: Rerun
     proven: bool
@@ -74,20 +87,31 @@ class Rebuilt:
 
 
 def restored(
-    source: Archived, step: int, console: Console, *, timeline: int | None = None, kinds: Collection[str] = (), from_scratch: bool = False
+    source: Archived,
+    step: int,
+    console: Console,
+    *,
+    timeline: int | None = None,
+    kinds: Collection[str] = (),
+    from_scratch: bool = False,
 ) -> Restored:
-    """The state after `step` optimizer steps (`address_of`), of these kinds of tensors; all of it when none is named.
+    """The state after `step` optimizer steps (`address_of`), of these kinds of tensors.
 
-    Kinds that a snapshot of this very state has are read from it, they alone: neither the run's model nor its data are needed for that. All else is
-    rebuilt.
+    All of it when none is named.
+
+    Kinds that a snapshot of this very state has are read from it, they alone: neither the run's
+    model nor its data are needed for that. All else is rebuilt.
 
     Raises:
         UsageError: there is no such kind or state.
-        CorruptError: as `rebuilt` does; or the snapshot holds other parameters than its journal says.
+        CorruptError: as `rebuilt` does; or the snapshot holds other parameters than its journal
+            says.
     """
     if unknown := sorted(set(kinds) - KINDS.keys()):
         known = ", ".join(f"{name} ({meaning})" for name, meaning in KINDS.items())
-        raise UsageError(f"A state has no {unknown[0]!r}; --only takes, with commas between them: {known}.")
+        raise UsageError(
+            f"A state has no {unknown[0]!r}; --only takes, with commas between them: {known}."
+        )
     if kinds and not from_scratch:
         address = address_of(whole(source.events), step, timeline=timeline)
         if (found := _read(source, address, console, kinds)) is not None:
@@ -97,16 +121,36 @@ def restored(
     again = rebuilt(archive, address, console, from_scratch=from_scratch)
     state = again.rerun.snapshot()
     notes = (*again.rerun.notes, *again.differences)
-    return Restored(address, part_of(state, kinds), again.rerun.begun, True, digests_of(state), again.proven, notes, again.versions)
+    return Restored(
+        address,
+        part_of(state, kinds),
+        again.rerun.begun,
+        True,
+        digests_of(state),
+        again.proven,
+        notes,
+        again.versions,
+    )
 
 
-def _read(source: Archived, address: Address, console: Console, kinds: Collection[str]) -> Restored | None:
-    """The state out of its snapshot, where there is a whole one of it: from there to `address` the journal has nothing that changes a tensor."""
+def _read(
+    source: Archived, address: Address, console: Console, kinds: Collection[str]
+) -> Restored | None:
+    """The state out of its snapshot, where there is a whole one of it: from there to `address` the
+    journal has nothing that changes a tensor.
+    """
     events = source.events
     anchor = next(anchors(events, address), None)
-    if anchor is None or anchor.opens or (anchor.at.timeline, anchor.at.step) != (address.timeline, address.step):
+    if (
+        anchor is None
+        or anchor.opens
+        or (anchor.at.timeline, anchor.at.step) != (address.timeline, address.step)
+    ):
         return None
-    if not all(isinstance(event, CheckpointTaken | RunPaused | RunResumed) for event in events[anchor.at.sequence : address.sequence]):
+    if not all(
+        isinstance(event, CheckpointTaken | RunPaused | RunResumed)
+        for event in events[anchor.at.sequence : address.sequence]
+    ):
         return None
     try:
         snapshot = source.tensors().read(anchor.key, anchor.sha256, kinds=kinds)
@@ -116,14 +160,19 @@ def _read(source: Archived, address: Address, console: Console, kinds: Collectio
     parameters = model_digest(snapshot) if "model" in kinds else ""
     proven = bool(parameters) and require_proven(events, anchor.at, parameters)
     versions = json.loads(observe().versions)
-    return Restored(anchor.at, snapshot, anchor.name, False, StateDigests(parameters, ""), proven, (), versions)
+    return Restored(
+        anchor.at, snapshot, anchor.name, False, StateDigests(parameters, ""), proven, (), versions
+    )
 
 
-def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratch: bool = False) -> Rebuilt:
+def rebuilt(
+    archive: Archive, address: Address, console: Console, *, from_scratch: bool = False
+) -> Rebuilt:
     """Rebuild the state at `address`, and say what is lost or different.
 
     Raises:
-        CorruptError: the run does something else than its journal has; the sentence names what is different here.
+        CorruptError: the run does something else than its journal has; the sentence names what is
+            different here.
     """
     torch.set_num_threads(archive.recipe.run.threads)
     environment = observe(archive.inputs)
@@ -136,10 +185,17 @@ def rebuilt(archive: Archive, address: Address, console: Console, *, from_scratc
         def told(session: Session) -> None:
             shown.update(task, total=session.standing.goal, completed=session.step)
 
-        execution = Reexecution(archive, Told(console), usable=lambda anchor: not from_scratch or anchor.source is None, told=told)
+        execution = Reexecution(
+            archive,
+            Told(console),
+            usable=lambda anchor: not from_scratch or anchor.source is None,
+            told=told,
+        )
         try:
             rerun = execution.rebuild(address)
-            proven = require_proven(archive.events, address, parameters_digest(rerun.session.parts.growing.module))
+            proven = require_proven(
+                archive.events, address, parameters_digest(rerun.session.parts.growing.module)
+            )
         except CorruptError as error:
             raise CorruptError(f"{error} {_explained(others)}".rstrip()) from error
     for note in rerun.notes:

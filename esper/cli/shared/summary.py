@@ -1,4 +1,6 @@
-"""What `esper run` says at its end: accuracy, each seed's path, events by topic, where the history is, what to try next."""
+"""What `esper run` says at its end: accuracy, each seed's path, events by topic, where the history
+is, what to try next.
+"""
 
 from __future__ import annotations
 
@@ -20,39 +22,57 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
     ended = "finished" if outcome.outcome == "FINISHED" else "was ended early"
     console.print()
     console.print(
-        f"Run [bold]{finished.run_id}[/] {ended}: test accuracy [bold green]{outcome.accuracy:.1%}[/], loss {outcome.loss:.3f}, "
-        f"{outcome.epochs} epochs, {outcome.steps} steps, {outcome.parameters:,} parameters, {finished.seconds:.0f} s.",
+        f"Run [bold]{finished.run_id}[/] {ended}: test accuracy [bold "
+        f"green]{outcome.accuracy:.1%}[/], loss {outcome.loss:.3f}, "
+        f"{outcome.epochs} epochs, {outcome.steps} steps, {outcome.parameters:,} "
+        f"parameters, {finished.seconds:.0f} s.",
         highlight=False,
     )
     console.print(finished.growth, highlight=False)
     if finished.paths:
-        table = Table(title="Seeds", title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(
+            title="Seeds", title_justify="left", title_style="bold", box=None, pad_edge=False
+        )
         table.add_column("seed")
         table.add_column("path through the stages (epoch)", overflow="fold")
         for (layer, seed), transitions in sorted(finished.paths.items()):
             table.add_row(f"{layer}[{seed}]", "\n".join(trials(transitions)))
         console.print(table)
-    events = Table(title="Events", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    events = Table(
+        title="Events", title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     events.add_column("topic")
     events.add_column("events", justify="right")
     for topic, count in sorted(finished.events.items()):
         events.add_row(topic, f"{count:,}")
     console.print(events)
     if finished.dropped:
-        console.print(f"{finished.dropped} telemetry events were dropped; system.events.run says which.", style="yellow")
+        console.print(
+            f"{finished.dropped} telemetry events were dropped; system.events.run says which.",
+            style="yellow",
+        )
     if not finished.history_complete:
-        console.print("The history has not taken in everything yet; `esper up` lets it catch up.", style="yellow")
+        console.print(
+            "The history has not taken in everything yet; `esper up` lets it catch up.",
+            style="yellow",
+        )
     console.print(f"Model    {finished.model_path} (sealed)", highlight=False)
     console.print(f"Digest   {outcome.digest}", highlight=False)
     console.print(f"History  {finished.history_path}", highlight=False)
     console.print("\nTry next:", style="bold")
     command = "esper" if shutil.which("esper") else os.path.relpath(sys.argv[0])
-    query = f"SELECT epoch, layer, seed, family, to_stage, reason FROM seed_transitioned WHERE run_id = '{finished.run_id}'"  # noqa: S608  # for a person
+    query = (
+        "SELECT epoch, layer, seed, family, to_stage, reason FROM seed_transitioned WHERE "  # noqa: S608  # for a person
+        f"run_id = '{finished.run_id}'"
+    )
     resume = (f"{command} run {recipe} --resume --run-id {finished.run_id}     # go on from here",)
     for line in (
         *(resume if outcome.outcome == "INTERRUPTED" else ()),
         f'{command} sql "{query}"',
-        f"{command} model {finished.run_id} --out model.safetensors     # the final model, for safetensors.torch.load_file",
+        (
+            f"{command} model {finished.run_id} --out model.safetensors     # the final model, "
+            "for safetensors.torch.load_file"
+        ),
         f"{command} replay {finished.run_id} --fold",
         f"{command} run {recipe} --set tamiyo.enabled=false     # the same model without growth",
         f"{command} recipes cp mnist1d mine.toml               # make it your own",
@@ -61,7 +81,9 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
 
 
 def trials(transitions: Sequence[SeedTransitioned]) -> Iterator[str]:
-    """One line for each kernel that a seed held, in order: those that left TRAINING with their whole path, the others in short, side by side."""
+    """One line for each kernel that a seed held, in order: those that left TRAINING with their
+    whole path, the others in short, side by side.
+    """
     short: list[str] = []
     for trial in _split(transitions):
         family, first, last = trial[0].family, trial[0], trial[-1]
@@ -69,7 +91,9 @@ def trials(transitions: Sequence[SeedTransitioned]) -> Iterator[str]:
             if short:
                 yield " · ".join(short)
                 short = []
-            yield f"[bold]{family}[/] " + " → ".join(f"{event.to_stage} [dim]{event.epoch}[/]" for event in trial)
+            yield f"[bold]{family}[/] " + " → ".join(
+                f"{event.to_stage} [dim]{event.epoch}[/]" for event in trial
+            )
         else:
             short.append(f"{family} {first.epoch}-{last.epoch} {last.to_stage}")
     if short:

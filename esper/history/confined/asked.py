@@ -1,4 +1,6 @@
-"""What a request asks: its parameters, its body unpacked, and what of both is the query, its settings and the values of its parameters."""
+"""What a request asks: its parameters, its body unpacked, and what of both is the query, its
+settings and the values of its parameters.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ from esper.history.confined.guard import check
 from esper.history.confined.refusal import BAD_ARGUMENTS, SYNTAX, read_only, refused
 
 _LISTED: Final = """
-query database default_format session_id session_timeout session_check close_session query_id quota_key user password role
-compress decompress wait_end_of_query buffer_size client_protocol_version stacktrace readonly enable_http_compression
-network_compression_method http_zlib_compression_level send_progress_in_http_headers http_headers_progress_interval_ms
+query database default_format session_id session_timeout session_check close_session query_id
+quota_key user password role compress decompress wait_end_of_query buffer_size
+client_protocol_version stacktrace readonly enable_http_compression network_compression_method
+http_zlib_compression_level send_progress_in_http_headers http_headers_progress_interval_ms
 cancel_http_readonly_queries_on_client_close http_response_buffer_size http_wait_end_of_query
 """
 TRANSPORT: Final = frozenset(_LISTED.split())
@@ -29,13 +32,18 @@ _INSERT: Final = re.compile(r"\s*insert\b", re.IGNORECASE)
 _QUERY_ID: Final = re.compile(r"[A-Za-z0-9._:/+@=-]{0,256}")
 _REVISION: Final = re.compile(r"[0-9]{1,9}")
 _BOUNDARY: Final = re.compile(r'boundary="?([^\s";,]{1,100})(?![^\s";,])', re.IGNORECASE)
-_FIELD: Final = re.compile(rb'content-disposition:[^\r\n]{0,200}?[;\s]name="?([A-Za-z0-9_]{1,200})"?', re.IGNORECASE)
+_FIELD: Final = re.compile(
+    rb'content-disposition:[^\r\n]{0,200}?[;\s]name="?([A-Za-z0-9_]{1,200})"?', re.IGNORECASE
+)
 _WINDOWS: Final = {"gzip": 31, "deflate": 15}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. `compress` and `frames` say how the answer may go, `revision` which Native the client reads."""
+    """One request.
+
+    `compress` and `frames` say how the answer may go, `revision` which Native the client reads.
+    """
 
     sql: str
     default_format: str
@@ -61,14 +69,27 @@ def asked(query_string: bytes, headers: Headers, body: bytes, *, most: int) -> A
     text = _text(headers, body, given, most)
     query_id, revision = given.get("query_id", ""), given.get("client_protocol_version") or "0"
     if not _QUERY_ID.fullmatch(query_id):
-        raise refused(BAD_ARGUMENTS, "A query_id is at most 256 letters, digits and signs among . _ : / + @ = -")
+        raise refused(
+            BAD_ARGUMENTS,
+            "A query_id is at most 256 letters, digits and signs among . _ : / + @ = -",
+        )
     if not _REVISION.fullmatch(revision):
         raise refused(BAD_ARGUMENTS, "client_protocol_version is a number.")
     return Asked(
         sql="\n".join(part for part in (given.get("query", ""), text) if part),
-        default_format=given.get("default_format") or headers.get("x-clickhouse-format") or "TabSeparated",
-        settings={name: value for name, value in given.items() if name not in TRANSPORT and not name.startswith(_PARAMETER)},
-        parameters={name.removeprefix(_PARAMETER): value for name, value in given.items() if name.startswith(_PARAMETER)},
+        default_format=given.get("default_format")
+        or headers.get("x-clickhouse-format")
+        or "TabSeparated",
+        settings={
+            name: value
+            for name, value in given.items()
+            if name not in TRANSPORT and not name.startswith(_PARAMETER)
+        },
+        parameters={
+            name.removeprefix(_PARAMETER): value
+            for name, value in given.items()
+            if name.startswith(_PARAMETER)
+        },
         query_id=query_id,
         revision=int(revision),
         frames=given.get("compress") == "1",
@@ -78,13 +99,24 @@ def asked(query_string: bytes, headers: Headers, body: bytes, *, most: int) -> A
 
 def _parameters(query_string: bytes) -> dict[str, str]:
     try:
-        return dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS))
+        return dict(
+            parse_qsl(
+                query_string.decode("latin-1"),
+                keep_blank_values=True,
+                max_num_fields=_MOST_PARAMETERS,
+            )
+        )
     except ValueError:
-        raise refused(BAD_ARGUMENTS, f"A request has at most {_MOST_PARAMETERS} parameters.") from None
+        raise refused(
+            BAD_ARGUMENTS, f"A request has at most {_MOST_PARAMETERS} parameters."
+        ) from None
 
 
 def _text(headers: Headers, body: bytes, given: dict[str, str], most: int) -> str:
-    """The query in the body; the fields of a form, as clickhouse-connect sends long parameters, join `given`."""
+    """The query in the body.
+
+    The fields of a form, as clickhouse-connect sends long parameters, join `given`.
+    """
     unpacked = _unpacked(headers.get("content-encoding", ""), body, most)
     kind = headers.get("content-type", "")
     try:
@@ -100,7 +132,9 @@ def _unpacked(encoding: str, body: bytes, most: int) -> bytes:
     """The body without its compression, which is undone no further than to `most` bytes."""
     if encoding in {"", "identity"}:
         return body
-    if (window := _WINDOWS.get(encoding)) is None:  # clients compress so what they insert; queries come plain or by gzip
+    if (
+        window := _WINDOWS.get(encoding)
+    ) is None:  # clients compress so what they insert; queries come plain or by gzip
         shown = "".join(character for character in encoding[:20] if character.isalnum())
         raise read_only(f"a body in {shown} is taken for an insert")
     unpacking = zlib.decompressobj(window)

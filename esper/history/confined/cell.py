@@ -1,6 +1,9 @@
-"""The process that holds chDB: `python -m esper.history.confined.cell`. It has the history's folder, what its libraries need, and nothing else of this machine.
+"""The process that holds chDB: `python -m esper.history.confined.cell`.
 
-Its parent talks to it over socket pairs, one for each call that is under way at once: a JSON head and a body. It ends when its parent does.
+It has the history's folder, what its libraries need, and nothing else of this machine.
+
+Its parent talks to it over socket pairs, one for each call that is under way at once: a JSON head
+and a body. It ends when its parent does.
 """
 
 from __future__ import annotations
@@ -34,8 +37,22 @@ _OF_PYTHON: Final = frozenset({"dataframe", "datastore", "arrowtable"})
 """Formats that chDB's Python makes objects of."""
 
 _MACHINE: Final = (
-    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/localtime", "/etc/ld.so.cache"),
-    *("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/proc/sys/vm/overcommit_memory", "/sys/fs/cgroup"),
+    *(
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/share/zoneinfo",
+        "/etc/localtime",
+        "/etc/ld.so.cache",
+    ),
+    *(
+        "/proc/meminfo",
+        "/proc/cpuinfo",
+        "/proc/stat",
+        "/proc/sys/vm/overcommit_memory",
+        "/sys/fs/cgroup",
+    ),
     *("/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"),
     *("/dev/null", "/dev/zero", "/dev/urandom"),
 )
@@ -43,14 +60,22 @@ _MACHINE: Final = (
 
 
 def readable() -> list[Path]:
-    """The files that this process may read beside the history: libraries, and what the kernel says of this process and the machine."""
-    python = [Path(path) for name, path in sysconfig.get_paths().items() if name in {"stdlib", "platstdlib", "purelib", "platlib"}]
+    """The files that this process may read beside the history: libraries, and what the kernel says
+    of this process and the machine.
+    """
+    python = [
+        Path(path)
+        for name, path in sysconfig.get_paths().items()
+        if name in {"stdlib", "platstdlib", "purelib", "platlib"}
+    ]
     shared = [Path(sys.base_prefix) / "lib", Path(__file__).parents[2]]
     return [*python, *shared, Path("/proc") / str(os.getpid()), *map(Path, _MACHINE)]
 
 
 class Cell:
-    """chDB in `folder`. Each call comes with its own head; `answer` may be called from any thread."""
+    """chDB in `folder`. Each call comes with its own head; `answer` may be called from
+    any thread.
+    """
 
     def __init__(self, folder: Path) -> None:
         import chdb  # noqa: PLC0415 - it begins threads, so it must come after the confinement
@@ -60,7 +85,9 @@ class Cell:
         self._folder = str(folder)
         self._held = chdb.connect(f"{folder}?user_files_path={folder / USER_FILES}")
         self._client = clickhouse_connect.get_client(interface="chdb", path=self._folder)
-        self._client.command("DROP DATABASE IF EXISTS default")  # chDB's shows the files of this machine as tables
+        self._client.command(
+            "DROP DATABASE IF EXISTS default"
+        )  # chDB's shows the files of this machine as tables
         self._client.command("CREATE DATABASE IF NOT EXISTS default ENGINE = Atomic")
         self._client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
         self._client.database = DATABASE
@@ -83,9 +110,13 @@ class Cell:
         return {"result": result}, body
 
     def _ask(self, head: Mapping[str, Any]) -> tuple[Any, bytes]:
-        """A handle of its own for each query: state set on a handle stays there, and one handle runs one query at a time."""
+        """A handle of its own for each query: state set on a handle stays there, and one handle
+        runs one query at a time.
+        """
         if head["format"].lower() in _OF_PYTHON:
-            raise refused(BAD_ARGUMENTS, f"{head['format']} is a format of Python, not of ClickHouse.")
+            raise refused(
+                BAD_ARGUMENTS, f"{head['format']} is a format of Python, not of ClickHouse."
+            )
         handle = self._chdb.connect(self._folder)
         try:
             handle.query(f"USE {DATABASE}")
@@ -93,7 +124,11 @@ class Cell:
             handle.query("SET readonly = 1")
             result = handle.query(head["sql"], head["format"], params=head["parameters"])
             body = result.bytes() or b""
-            return {"rows": result.rows_read(), "bytes": result.bytes_read(), "elapsed_ns": int(result.elapsed() * 1e9)}, body
+            return {
+                "rows": result.rows_read(),
+                "bytes": result.bytes_read(),
+                "elapsed_ns": int(result.elapsed() * 1e9),
+            }, body
         finally:
             handle.close()
 
@@ -109,16 +144,23 @@ class Cell:
 
     def _insert(self, head: Mapping[str, Any]) -> tuple[Any, bytes]:
         with self._writing:
-            self._client.insert(head["table"], head["rows"], column_names=head["columns"], settings=head["settings"])
+            self._client.insert(
+                head["table"], head["rows"], column_names=head["columns"], settings=head["settings"]
+            )
         return None, b""
 
     def _insert_file(self, head: Mapping[str, Any]) -> tuple[Any, bytes]:
-        settings = ", ".join(f"{name} = {_literal(value)}" for name, value in head["settings"].items())
+        settings = ", ".join(
+            f"{name} = {_literal(value)}" for name, value in head["settings"].items()
+        )
         columns = ", ".join(f"`{name}`" for name in head["columns"])
         clause = f" SETTINGS {settings}" if settings else ""
         file = _literal(head["file"])
         with self._writing:
-            self._client.command(f"INSERT INTO {head['table']} ({columns}) FROM INFILE {file}{clause} FORMAT {head['format']}")
+            self._client.command(
+                f"INSERT INTO {head['table']} ({columns}) FROM INFILE {file}{clause} "
+                f"FORMAT {head['format']}"
+            )
         return None, b""
 
     def close(self) -> None:
@@ -128,7 +170,11 @@ class Cell:
 
 
 def _literal(value: int | str) -> str:
-    return str(value) if isinstance(value, int) else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return (
+        str(value)
+        if isinstance(value, int)
+        else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    )
 
 
 def calls(connection: Connection) -> Iterator[Mapping[str, Any]]:
@@ -169,7 +215,10 @@ def _confined(folder: Path) -> Confinement:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve the folder on the descriptors given; the first is the leash, the second says how the start went."""
+    """Serve the folder on the descriptors given.
+
+    The first is the leash, the second says how the start went.
+    """
     folder, descriptors = Path(arguments[0]), [int(one) for one in arguments[1:]]
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when this ends
         signal.signal(number, signal.SIG_IGN)
@@ -181,7 +230,10 @@ def main(arguments: Sequence[str]) -> int:
         reply(channels[0], {"code": UNKNOWN, "message": f"{error}"}, b"")
         return 1
     threading.Thread(target=_end_with, args=(leash,), name="leash", daemon=True).start()
-    threads = [threading.Thread(target=_serve, args=(cell, channel), name="channel") for channel in channels]
+    threads = [
+        threading.Thread(target=_serve, args=(cell, channel), name="channel")
+        for channel in channels
+    ]
     reply(channels[0], {"result": asdict(confinement)}, b"")
     for thread in threads:
         thread.start()

@@ -1,8 +1,11 @@
-"""Takes from this process what it will never need: files outside of a few folders, the network, other programs and other processes.
+"""Takes from this process what it will never need: files outside of a few folders, the network,
+other programs and other processes.
 
-Landlock (Linux 5.13; TCP since 6.7) decides about files, seccomp about system calls. Both hold for the calling thread and for the threads and processes
-that it begins afterwards, so a process confines itself before a library begins threads. Nothing gives back what was taken.
-Sources: Linux, Documentation/userspace-api/landlock.rst and seccomp_filter.rst; include/uapi/linux/{landlock,seccomp,filter,audit}.h.
+Landlock (Linux 5.13; TCP since 6.7) decides about files, seccomp about system calls. Both hold for
+the calling thread and for the threads and processes that it begins afterwards, so a process
+confines itself before a library begins threads. Nothing gives back what was taken. Sources: Linux,
+Documentation/userspace-api/landlock.rst and seccomp_filter.rst;
+include/uapi/linux/{landlock,seccomp,filter,audit}.h.
 """
 
 from __future__ import annotations
@@ -23,8 +26,15 @@ _ASK_VERSION: Final = 1
 _PATH_BENEATH: Final = 1
 
 _READ: Final = 1 << 0 | 1 << 2 | 1 << 3  # execute (a library is mapped so), read file, read folder
-_OF_A_FILE: Final = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # execute, write, read, truncate, ioctl: what a rule on a file may name
-_FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15}  # how many rights of files each version knows; 16 since the fifth
+_OF_A_FILE: Final = (
+    1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
+)  # execute, write, read, truncate, ioctl: what a rule on a file may name
+_FILE_RIGHTS: Final = {
+    1: 13,
+    2: 14,
+    3: 15,
+    4: 15,
+}  # how many rights of files each version knows; 16 since the fifth
 _TCP_SINCE: Final = 4
 _SCOPES_SINCE: Final = 6
 _BOTH: Final = 0b11  # bind and connect; abstract sockets and signals
@@ -37,7 +47,9 @@ _REFUSE: Final = 0x00050000 | 1  # EPERM
 _OTHER_INTERFACE: Final = 0x40000000  # x32 on x86-64: other numbers for the same calls
 _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_NOT_LESS, _RETURN = 0x20, 0x15, 0x35, 0x06
 
-_REFUSED: Final = {  # socket, execve, execveat, ptrace, process_vm_readv, process_vm_writev, open_by_handle_at, io_uring_setup, pidfd_getfd
+# socket, execve, execveat, ptrace, process_vm_readv, process_vm_writev, open_by_handle_at,
+# io_uring_setup, pidfd_getfd
+_REFUSED: Final = {
     "x86_64": (0xC000003E, (41, 59, 322, 101, 310, 311, 304, 425, 438)),
     "aarch64": (0xC00000B7, (198, 221, 281, 117, 270, 271, 265, 425, 438)),
 }
@@ -45,7 +57,9 @@ _REFUSED: Final = {  # socket, execve, execveat, ptrace, process_vm_readv, proce
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What confines a process: the version of Landlock (0: none, files are open), and whether system calls are filtered."""
+    """What confines a process: the version of Landlock (0: none, files are open), and whether
+    system calls are filtered.
+    """
 
     landlock: int
     seccomp: bool
@@ -63,7 +77,9 @@ class Confinement:
     @property
     def words(self) -> str:
         """What it is, for a person."""
-        parts = ([f"Landlock {self.landlock}"] if self.landlock else []) + (["seccomp"] if self.seccomp else [])
+        parts = ([f"Landlock {self.landlock}"] if self.landlock else []) + (
+            ["seccomp"] if self.seccomp else []
+        )
         return " and ".join(parts) or "nothing"
 
 
@@ -72,11 +88,16 @@ def offered() -> Confinement:
     if sys.platform != "linux":
         return Confinement(0, seccomp=False)
     version = _libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
-    return Confinement(max(version, 0), seccomp=platform.machine() in _REFUSED and Path("/proc/sys/kernel/seccomp").exists())
+    return Confinement(
+        max(version, 0),
+        seccomp=platform.machine() in _REFUSED and Path("/proc/sys/kernel/seccomp").exists(),
+    )
 
 
 def confine(*, write: Iterable[Path], read: Iterable[Path]) -> Confinement:
-    """Confine this thread, and all that it begins from now on, to these folders and files; gives what the kernel lets it do.
+    """Confine this thread, and all that it begins from now on, to these folders and files.
+
+    Gives what the kernel lets it do.
 
     Raises:
         OSError: the kernel offers it and then refuses it.
@@ -109,7 +130,11 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         rights = rights if path.is_dir() else rights & _OF_A_FILE
-        _checked(_libc().syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0))
+        _checked(
+            _libc().syscall(
+                _ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0
+            )
+        )
     finally:
         os.close(descriptor)
 

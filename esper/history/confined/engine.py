@@ -40,12 +40,17 @@ _START_S: Final = 120.0
 _WRITE_S: Final = 900.0
 _MOST_ANSWER: Final = 2 << 30
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-"""What chDB's process has of the environment; the rest may hold secrets, and a process can read its own."""
+"""What chDB's process has of the environment.
+
+The rest may hold secrets, and a process can read its own.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of a read-only query: its bytes in the format asked for, and what it took to get them."""
+    """The result of a read-only query: its bytes in the format asked for, and what it took to get
+    them.
+    """
 
     body: bytes
     read_rows: int = 0
@@ -61,7 +66,11 @@ class Rows:
 
 
 class Writer(ABC):
-    """For the one that writes. Raises one of CLICKHOUSE_ERRORS where ClickHouse refuses, UnavailableError where the engine is away."""
+    """For the one that writes.
+
+    Raises one of CLICKHOUSE_ERRORS where ClickHouse refuses, UnavailableError where the engine is
+    away.
+    """
 
     @abstractmethod
     def command(self, sql: str) -> None:
@@ -73,19 +82,34 @@ class Writer(ABC):
 
     @abstractmethod
     def insert(
-        self, table: str, rows: Sequence[Sequence[Any]], *, column_names: Sequence[str], settings: Mapping[str, Value] | None = None
+        self,
+        table: str,
+        rows: Sequence[Sequence[Any]],
+        *,
+        column_names: Sequence[str],
+        settings: Mapping[str, Value] | None = None,
     ) -> None:
         """Insert a few rows; times are integers in the column's unit."""
 
     @abstractmethod
     def raw_insert(
-        self, table: str, *, column_names: Sequence[str], insert_block: bytes, fmt: str, settings: Mapping[str, Value] | None = None
+        self,
+        table: str,
+        *,
+        column_names: Sequence[str],
+        insert_block: bytes,
+        fmt: str,
+        settings: Mapping[str, Value] | None = None,
     ) -> None:
         """Insert a block that is in one of ClickHouse's formats."""
 
 
 class Engine(ABC):
-    """An open history. `client` is for the one that writes, a `Writer` or a client of clickhouse-connect; `answer` is for readers, from any thread."""
+    """An open history.
+
+    `client` is for the one that writes, a `Writer` or a client of clickhouse-connect; `answer` is
+    for readers, from any thread.
+    """
 
     client: Any
     folder: Path | None = None
@@ -95,16 +119,32 @@ class Engine(ABC):
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
 
-    def answer(self, sql: str, *, default_format: str, settings: Mapping[str, str], parameters: Mapping[str, str]) -> Answer:
+    def answer(
+        self,
+        sql: str,
+        *,
+        default_format: str,
+        settings: Mapping[str, str],
+        parameters: Mapping[str, str],
+    ) -> Answer:
         """Run a query that can only read, with settings of the allow-list and within the limits.
 
         Raises:
-            QueryError: ClickHouse refuses it, or a setting or a parameter's name is not one that is taken.
+            QueryError: ClickHouse refuses it, or a setting or a parameter's name is not one that is
+                taken.
         """
-        return self._answer(sql, default_format, typed(settings, self.limits), checked_parameters(parameters))
+        return self._answer(
+            sql, default_format, typed(settings, self.limits), checked_parameters(parameters)
+        )
 
     @abstractmethod
-    def _answer(self, sql: str, default_format: str, settings: Mapping[str, Value], parameters: Mapping[str, str]) -> Answer: ...
+    def _answer(
+        self,
+        sql: str,
+        default_format: str,
+        settings: Mapping[str, Value],
+        parameters: Mapping[str, str],
+    ) -> Answer: ...
 
     @abstractmethod
     def close(self) -> None:
@@ -146,13 +186,29 @@ class CellEngine(Engine, Writer):
         """The process that holds chDB now."""
         return self._process.child.pid
 
-    def _answer(self, sql: str, default_format: str, settings: Mapping[str, Value], parameters: Mapping[str, str]) -> Answer:
-        head = {"do": "ask", "sql": sql, "format": default_format, "settings": settings, "parameters": parameters}
+    def _answer(
+        self,
+        sql: str,
+        default_format: str,
+        settings: Mapping[str, Value],
+        parameters: Mapping[str, str],
+    ) -> Answer:
+        head = {
+            "do": "ask",
+            "sql": sql,
+            "format": default_format,
+            "settings": settings,
+            "parameters": parameters,
+        }
         try:
             took, body = self._call(head, int(settings["max_execution_time"]) + _GRACE_S)
         except TimeoutError:
             raise refused(
-                TIMEOUT, f"The query took more than {settings['max_execution_time']} seconds and did not heed that; it was ended."
+                TIMEOUT,
+                (
+                    f"The query took more than {settings['max_execution_time']} seconds and "
+                    "did not heed that; it was ended."
+                ),
             ) from None
         except UnavailableError as error:
             raise refused(NETWORK, f"{error}") from error
@@ -167,19 +223,44 @@ class CellEngine(Engine, Writer):
         return Rows([tuple(row) for row in json.loads(self._write({"do": "rows", "sql": sql}))])
 
     def insert(
-        self, table: str, rows: Sequence[Sequence[Any]], *, column_names: Sequence[str], settings: Mapping[str, Value] | None = None
+        self,
+        table: str,
+        rows: Sequence[Sequence[Any]],
+        *,
+        column_names: Sequence[str],
+        settings: Mapping[str, Value] | None = None,
     ) -> None:
         """As the base class says."""
-        self._write({"do": "insert", "table": table, "rows": rows, "columns": list(column_names), "settings": dict(settings or {})})
+        self._write(
+            {
+                "do": "insert",
+                "table": table,
+                "rows": rows,
+                "columns": list(column_names),
+                "settings": dict(settings or {}),
+            }
+        )
 
     def raw_insert(
-        self, table: str, *, column_names: Sequence[str], insert_block: bytes, fmt: str, settings: Mapping[str, Value] | None = None
+        self,
+        table: str,
+        *,
+        column_names: Sequence[str],
+        insert_block: bytes,
+        fmt: str,
+        settings: Mapping[str, Value] | None = None,
     ) -> None:
         """As the base class says."""
         with tempfile.NamedTemporaryFile(dir=self._home / cell.SCRATCH, suffix=".block") as file:
             file.write(insert_block)
             file.flush()
-            head = {"do": "insert_file", "table": table, "columns": list(column_names), "file": file.name, "format": fmt}
+            head = {
+                "do": "insert_file",
+                "table": table,
+                "columns": list(column_names),
+                "file": file.name,
+                "format": fmt,
+            }
             self._write({**head, "settings": dict(settings or {})})
 
     def _write(self, head: Mapping[str, Any]) -> bytes:
@@ -188,7 +269,10 @@ class CellEngine(Engine, Writer):
         except QueryError as error:
             raise DatabaseError(str(error)) from error
         except TimeoutError:
-            raise UnavailableError(f"ClickHouse did not answer the writer within {_WRITE_S:g} s; its process was ended.") from None
+            raise UnavailableError(
+                f"ClickHouse did not answer the writer within {_WRITE_S:g} s; its process "
+                "was ended."
+            ) from None
 
     def _call(self, head: Mapping[str, Any], patience: float) -> tuple[Any, bytes]:
         process = self._alive()
@@ -244,7 +328,8 @@ class _Process:
             self.kill()
             if (owner := _owner(folder)) is not None:
                 raise UnavailableError(
-                    f"The history in {folder} is open in another process{owner}; ask that one over HTTP, or end it with `esper down`."
+                    f"The history in {folder} is open in another process{owner}; ask that "
+                    "one over HTTP, or end it with `esper down`."
                 ) from error
             raise _cannot_open(folder, str(error)) from error
         self.confinement = Confinement(**began)
@@ -313,12 +398,18 @@ def _received(channel: Connection, patience: float) -> tuple[Any, bytes]:
 
 
 def _ended() -> UnavailableError:
-    return _EndedError("The history's engine ended in the middle of this; it is started again, and the same may be asked once more.")
+    return _EndedError(
+        "The history's engine ended in the middle of this; it is started again, and the "
+        "same may be asked once more."
+    )
 
 
 def _environment(folder: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    source = [str(Path(cell.__file__).parents[3]), *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)]
+    source = [
+        str(Path(cell.__file__).parents[3]),
+        *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part),
+    ]
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, source)),
@@ -328,7 +419,9 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _cannot_open(folder: Path, why: str) -> UnavailableError:
-    return UnavailableError(f"The history in {folder} cannot be opened: {why}; move the folder away to begin a new one.")
+    return UnavailableError(
+        f"The history in {folder} cannot be opened: {why}; move the folder away to begin a new one."
+    )
 
 
 def _owner(folder: Path) -> str | None:
@@ -339,7 +432,9 @@ def _owner(folder: Path) -> str | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            words = dict(line.partition(":")[::2] for line in status.read_text(errors="replace").splitlines())
+            words = dict(
+                line.partition(":")[::2] for line in status.read_text(errors="replace").splitlines()
+            )
             return f" ({words['PID'].strip()})" if "PID" in words else ""
         finally:
             os.close(descriptor)
@@ -356,17 +451,27 @@ class _ServerEngine(Engine):
             self.client = clickhouse_connect.get_client(dsn=dsn)
         except CLICKHOUSE_ERRORS as error:
             raise UnavailableError(
-                f"The ClickHouse server of ESPER_HISTORY__DSN does not answer ({QueryError.of(error)}); mend the address or start it."
+                "The ClickHouse server of ESPER_HISTORY__DSN does not answer "
+                f"({QueryError.of(error)}); mend the address or start it."
             ) from error
 
-    def _answer(self, sql: str, default_format: str, settings: Mapping[str, Value], parameters: Mapping[str, str]) -> Answer:
+    def _answer(
+        self,
+        sql: str,
+        default_format: str,
+        settings: Mapping[str, Value],
+        parameters: Mapping[str, str],
+    ) -> Answer:
         try:
             client = clickhouse_connect.get_client(dsn=self._dsn)
             try:
                 body = client.raw_query(
                     sql,
                     parameters=dict(parameters),
-                    settings={**{name: str(value) for name, value in settings.items()}, "readonly": "1"},
+                    settings={
+                        **{name: str(value) for name, value in settings.items()},
+                        "readonly": "1",
+                    },
                     transport_settings={"X-ClickHouse-Format": default_format},
                 )
             finally:

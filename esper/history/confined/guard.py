@@ -1,7 +1,8 @@
 """Refuses every query that does more than read the history.
 
-ClickHouse's own `readonly = 1` refuses writes, settings and almost all table functions, but in chDB not `INTO OUTFILE`, the function `file()`,
-`DESCRIBE` of a table function, `KILL`, `USE` nor a second statement, so what a query may say is also checked here, on its tokens.
+ClickHouse's own `readonly = 1` refuses writes, settings and almost all table functions, but in chDB
+not `INTO OUTFILE`, the function `file()`, `DESCRIBE` of a table function, `KILL`, `USE` nor a
+second statement, so what a query may say is also checked here, on its tokens.
 """
 
 from __future__ import annotations
@@ -16,9 +17,23 @@ from esper.history.confined.refusal import SYNTAX, read_only, refused
 MOST_BYTES: Final = 256 << 10
 """The longest query, as ClickHouse's own `max_query_size` has it."""
 
-_FIRST: Final = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "VALUES", "("})
+_FIRST: Final = frozenset(
+    {"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "VALUES", "("}
+)
 _TABLE_FUNCTIONS: Final = frozenset(
-    {"numbers", "numbers_mt", "zeros", "zeros_mt", "values", "view", "viewexplain", "merge", "null", "format", "generaterandom"}
+    {
+        "numbers",
+        "numbers_mt",
+        "zeros",
+        "zeros_mt",
+        "values",
+        "view",
+        "viewexplain",
+        "merge",
+        "null",
+        "format",
+        "generaterandom",
+    }
     | {"generateseries", "generate_series", "primes", "viewifpermitted"}
 )
 """Table functions that read nothing but this history or what the query itself says."""
@@ -29,10 +44,16 @@ _OUTSIDE: Final = re.compile(
     r"|mergetree.*|timeseries(selector|tags|samples|data|metrics|metricfamilies)|ai(redact|similarity|filter|classify|embed|extract|generate|translate)"
     r"|catboostevaluate|reversednsquery|sleep|sleepeachrow)$"
 )
-"""Table functions and functions that reach outside, or that only hold things up. Those of a newer ClickHouse `readonly = 1` refuses."""
+"""Table functions and functions that reach outside, or that only hold things up.
+
+Those of a newer ClickHouse `readonly = 1` refuses.
+"""
 
 _SIGNS: Final = frozenset("()[]{},.;:+-*/%=<>!?|&^@")
-"""Signs that mean the same here and in ClickHouse's lexer. A `$` may begin a heredoc, and typographic quotes are quotes there."""
+"""Signs that mean the same here and in ClickHouse's lexer.
+
+A `$` may begin a heredoc, and typographic quotes are quotes there.
+"""
 
 _TOKEN: Final = re.compile(
     r"""(?P<space>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
@@ -66,9 +87,12 @@ class Checked:
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """The tokens of a query without space and comments, bounded as ClickHouse's lexer bounds them. Raises QueryError where it may differ.
+    """The tokens of a query without space and comments, bounded as ClickHouse's lexer bounds them.
 
-    What begins and does not end (a comment, a quote) is refused where it begins: to read on behind it would read the rest once for each.
+    Raises QueryError where it may differ.
+
+    What begins and does not end (a comment, a quote) is refused where it begins: to read on behind
+    it would read the rest once for each.
     """
     for match in _TOKEN.finditer(sql):
         kind = match.lastgroup or ""
@@ -81,15 +105,21 @@ def tokens(sql: str) -> Iterator[Token]:
             if text not in _SIGNS:
                 raise read_only(f"the character {text!r} is not allowed outside of quotes")
             if text == "/" and sql.startswith(("*", "/"), match.end()):
-                raise read_only("// and a comment without an end are not allowed; write -- before a comment")
-        yield Token("word" if kind == "quoted" else kind, text[1:-1] if kind in {"quoted", "string"} else text)
+                raise read_only(
+                    "// and a comment without an end are not allowed; write -- before a comment"
+                )
+        yield Token(
+            "word" if kind == "quoted" else kind,
+            text[1:-1] if kind in {"quoted", "string"} else text,
+        )
 
 
 def check(sql: str) -> Checked:
     """The query, if it only reads.
 
     Raises:
-        QueryError: it does not, with ClickHouse's code 164 (READONLY), or 62 if it is empty or more than one statement.
+        QueryError: it does not, with ClickHouse's code 164 (READONLY), or 62 if it is empty or more
+            than one statement.
     """
     if len(sql.encode(errors="surrogatepass")) > MOST_BYTES:
         raise refused(SYNTAX, f"Max query size exceeded: a query has at most {MOST_BYTES} bytes.")
@@ -102,7 +132,9 @@ def check(sql: str) -> Checked:
         raise refused(SYNTAX, "Multi-statements are not allowed.")
     if found[0].text.upper() not in _FIRST:
         raise read_only(f"{found[0].text.upper()[:30]} is not allowed")
-    for before, token, after in zip([Token("", ""), *found], found, [*found[1:], Token("", "")], strict=False):
+    for before, token, after in zip(
+        [Token("", ""), *found], found, [*found[1:], Token("", "")], strict=False
+    ):
         name = token.text.lower()
         if token.kind == "string" and "\\" in token.text and before.is_word("X", "B"):
             raise read_only("a backslash in a hexadecimal or binary literal is not allowed")
@@ -114,15 +146,24 @@ def check(sql: str) -> Checked:
             raise read_only(f"{token.text[:30]} is not allowed here")
         called = after == Token("sign", "(") or before.is_word("APPLY")
         if called and name not in _TABLE_FUNCTIONS and _OUTSIDE.match(name):
-            raise read_only(f"the function {token.text[:30]} reaches outside the history and is not allowed")
+            raise read_only(
+                f"the function {token.text[:30]} reaches outside the history and is not allowed"
+            )
     return Checked(sql, _format(found))
 
 
 def _format(found: list[Token]) -> str | None:
-    """What the FORMAT clause of the outermost query says, which stands at its end or before SETTINGS."""
+    """What the FORMAT clause of the outermost query says, which stands at its end or before
+    SETTINGS.
+    """
     depth, last = 0, None
     for token, name, after in zip(found, found[1:], [*found[2:], Token("", "")], strict=False):
         depth += (token.text == "(") - (token.text == ")") if token.kind == "sign" else 0
-        if depth == 0 and token.is_word("FORMAT") and name.kind == "word" and (not after.kind or after.is_word("SETTINGS")):
+        if (
+            depth == 0
+            and token.is_word("FORMAT")
+            and name.kind == "word"
+            and (not after.kind or after.is_word("SETTINGS"))
+        ):
             last = name.text
     return last

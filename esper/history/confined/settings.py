@@ -1,7 +1,9 @@
 """The settings that a query may bring: an allow-list of names, each with the values that it takes.
 
-A setting of ClickHouse may be an SQL expression, the name of a file or an address, and new ones come with each version. So only those are taken that are
-listed here, as a number, a switch or one of a few words, and what reaches the engine is written anew from that value: no text of the caller ever does.
+A setting of ClickHouse may be an SQL expression, the name of a file or an address, and new ones
+come with each version. So only those are taken that are listed here, as a number, a switch or one
+of a few words, and what reaches the engine is written anew from that value: no text of the caller
+ever does.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Limits:
     @classmethod
     def of(cls, settings: HistorySettings) -> Limits:
         """As the installation's settings have them."""
-        return cls(settings.query_s, settings.memory_bytes, settings.result_rows, settings.result_bytes)
+        return cls(
+            settings.query_s, settings.memory_bytes, settings.result_rows, settings.result_bytes
+        )
 
     @property
     def settings(self) -> dict[str, int]:
@@ -51,29 +55,37 @@ class Limits:
 
 
 _LISTED: Final = """
-aggregate_functions_null_for_empty allow_experimental_analyzer allow_experimental_dynamic_type allow_experimental_json_type
-allow_experimental_time_time64_type allow_experimental_variant_type allow_suspicious_low_cardinality_types
-allow_suspicious_types_in_group_by allow_suspicious_types_in_order_by any_join_distinct_right_table_keys
-asterisk_include_alias_columns asterisk_include_materialized_columns cast_keep_nullable data_type_default_nullable
+aggregate_functions_null_for_empty allow_experimental_analyzer allow_experimental_dynamic_type
+allow_experimental_json_type allow_experimental_time_time64_type allow_experimental_variant_type
+allow_suspicious_low_cardinality_types allow_suspicious_types_in_group_by
+allow_suspicious_types_in_order_by any_join_distinct_right_table_keys asterisk_include_alias_columns
+asterisk_include_materialized_columns cast_keep_nullable data_type_default_nullable
 date_time_64_output_format_cut_trailing_zeros_align_to_groups_of_thousands describe_compact_output
-empty_result_for_aggregation_by_empty_set enable_analyzer enable_dynamic_type enable_json_type enable_time_time64_type
-enable_variant_type extremes format_csv_allow_double_quotes format_csv_allow_single_quotes formatdatetime_f_prints_single_zero
-formatdatetime_parsedatetime_m_is_month_name group_by_use_nulls join_use_nulls output_format_arrow_date_as_uint16
-output_format_arrow_fixed_string_as_fixed_byte_array output_format_arrow_low_cardinality_as_dictionary
-output_format_arrow_string_as_string output_format_arrow_use_64_bit_indexes_for_dictionary
-output_format_arrow_use_signed_indexes_for_dictionary output_format_binary_encode_types_in_binary_format
-output_format_binary_write_json_as_string output_format_csv_crlf_end_of_line output_format_decimal_trailing_zeros
-output_format_enable_streaming output_format_json_array_of_rows output_format_json_escape_forward_slashes
-output_format_json_map_as_array_of_tuples output_format_json_named_tuples_as_objects output_format_json_pretty_print
-output_format_json_quote_64bit_floats output_format_json_quote_64bit_integers output_format_json_quote_decimals
-output_format_json_quote_denormals output_format_json_skip_null_value_in_named_tuples output_format_json_validate_utf8
+empty_result_for_aggregation_by_empty_set enable_analyzer enable_dynamic_type enable_json_type
+enable_time_time64_type enable_variant_type extremes format_csv_allow_double_quotes
+format_csv_allow_single_quotes formatdatetime_f_prints_single_zero
+formatdatetime_parsedatetime_m_is_month_name group_by_use_nulls join_use_nulls
+output_format_arrow_date_as_uint16 output_format_arrow_fixed_string_as_fixed_byte_array
+output_format_arrow_low_cardinality_as_dictionary output_format_arrow_string_as_string
+output_format_arrow_use_64_bit_indexes_for_dictionary
+output_format_arrow_use_signed_indexes_for_dictionary
+output_format_binary_encode_types_in_binary_format output_format_binary_write_json_as_string
+output_format_csv_crlf_end_of_line output_format_decimal_trailing_zeros
+output_format_enable_streaming output_format_json_array_of_rows
+output_format_json_escape_forward_slashes output_format_json_map_as_array_of_tuples
+output_format_json_named_tuples_as_objects output_format_json_pretty_print
+output_format_json_quote_64bit_floats output_format_json_quote_64bit_integers
+output_format_json_quote_decimals output_format_json_quote_denormals
+output_format_json_skip_null_value_in_named_tuples output_format_json_validate_utf8
 output_format_markdown_escape_special_characters output_format_native_encode_types_in_binary_format
-output_format_native_use_flattened_dynamic_and_json_serialization output_format_native_write_json_as_string
-output_format_parallel_formatting output_format_parquet_compliant_nested_types output_format_parquet_date_as_uint16
+output_format_native_use_flattened_dynamic_and_json_serialization
+output_format_native_write_json_as_string output_format_parallel_formatting
+output_format_parquet_compliant_nested_types output_format_parquet_date_as_uint16
 output_format_parquet_datetime_as_uint32 output_format_parquet_fixed_string_as_fixed_byte_array
 output_format_parquet_string_as_string output_format_pretty_display_footer_column_names
-output_format_pretty_highlight_digit_groups output_format_pretty_row_numbers output_format_tsv_crlf_end_of_line
-output_format_values_escape_quote_with_quote output_format_write_statistics prefer_column_name_to_alias transform_null_in
+output_format_pretty_highlight_digit_groups output_format_pretty_row_numbers
+output_format_tsv_crlf_end_of_line output_format_values_escape_quote_with_quote
+output_format_write_statistics prefer_column_name_to_alias transform_null_in
 use_variant_as_common_type use_uncompressed_cache
 """
 _SWITCH_NAMES: Final = frozenset(_LISTED.split())
@@ -113,7 +125,15 @@ _WORD_NAMES: Final = {
     "date_time_input_format": ("basic", "best_effort", "best_effort_us"),
     "date_time_output_format": ("simple", "iso", "unix_timestamp"),
     "group_by_overflow_mode": (*_OVERFLOW, "any"),
-    "join_algorithm": ("default", "auto", "hash", "parallel_hash", "partial_merge", "full_sorting_merge", "grace_hash"),
+    "join_algorithm": (
+        "default",
+        "auto",
+        "hash",
+        "parallel_hash",
+        "partial_merge",
+        "full_sorting_merge",
+        "grace_hash",
+    ),
     "join_default_strictness": ("ALL", "ANY", ""),
     "join_overflow_mode": _OVERFLOW,
     "output_format_arrow_compression_method": ("none", "lz4_frame", "zstd"),
@@ -125,7 +145,12 @@ _WORD_NAMES: Final = {
     "session_timezone": ("", "UTC", "Etc/UTC"),
     "sort_overflow_mode": _OVERFLOW,
     "timeout_overflow_mode": _OVERFLOW,
-    "totals_mode": ("before_having", "after_having_inclusive", "after_having_exclusive", "after_having_auto"),
+    "totals_mode": (
+        "before_having",
+        "after_having_inclusive",
+        "after_having_exclusive",
+        "after_having_auto",
+    ),
     "union_default_mode": ("", "ALL", "DISTINCT"),
 }
 
@@ -137,22 +162,30 @@ def typed(settings: Mapping[str, str], limits: Limits) -> dict[str, Value]:
     """A caller's settings as values, within the limits.
 
     Raises:
-        QueryError: a name is not on the list (ClickHouse's code 164), or a value is not one that it takes (36).
+        QueryError: a name is not on the list (ClickHouse's code 164), or a value is not one that it
+            takes (36).
     """
     values = {name: _value(name, text) for name, text in settings.items()}
     for name, most in limits.settings.items():
         given = values.get(name, 0)
-        values[name] = min(given, most) if isinstance(given, int) and given else most  # 0 would mean without limit
+        values[name] = (
+            min(given, most) if isinstance(given, int) and given else most
+        )  # 0 would mean without limit
     return values
 
 
 def statement(values: Mapping[str, Value]) -> str:
     """The SET statement of typed values."""
-    return "SET " + ", ".join(f"{name} = {value}" if isinstance(value, int) else f"{name} = '{value}'" for name, value in values.items())
+    return "SET " + ", ".join(
+        f"{name} = {value}" if isinstance(value, int) else f"{name} = '{value}'"
+        for name, value in values.items()
+    )
 
 
 def checked_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The values of a query's `{name:Type}`, if their names are names and no value has a NUL; values go to the engine beside the query.
+    """The values of a query's `{name:Type}`, if their names are names and no value has a NUL.
+
+    Values go to the engine beside the query.
 
     Raises:
         QueryError: one is not (ClickHouse's code 36).
@@ -161,7 +194,10 @@ def checked_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
         raise refused(BAD_ARGUMENTS, f"A query takes at most {_MOST_PARAMETERS} parameters.")
     for name, value in parameters.items():
         if not _PARAMETER.fullmatch(name):
-            raise refused(BAD_ARGUMENTS, "The name of a query parameter is letters, digits and underscores, at most 128.")
+            raise refused(
+                BAD_ARGUMENTS,
+                "The name of a query parameter is letters, digits and underscores, at most 128.",
+            )
         if "\0" in value:
             raise refused(BAD_ARGUMENTS, f"The query parameter {name} has a NUL character.")
     return dict(parameters)
@@ -181,9 +217,15 @@ def _value(name: str, text: str) -> Value:
         if text in words:
             return text
         raise _unfit(name, "one of " + ", ".join(repr(word) for word in words))
-    shown = "".join(character for character in name[:60] if character.isascii() and character.isprintable())
+    shown = "".join(
+        character for character in name[:60] if character.isascii() and character.isprintable()
+    )
     raise refused(
-        READONLY, f"Cannot modify '{shown}' setting in readonly mode: the history takes only settings that cannot reach outside of it."
+        READONLY,
+        (
+            f"Cannot modify '{shown}' setting in readonly mode: the history takes only "
+            "settings that cannot reach outside of it."
+        ),
     )
 
 

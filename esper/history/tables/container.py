@@ -1,4 +1,5 @@
-"""Message bodies as an Avro object container: one Avro block a message, parsed by ClickHouse in C++, never decoded in Python.
+"""Message bodies as an Avro object container: one Avro block a message, parsed by ClickHouse in
+C++, never decoded in Python.
 
 Source: Apache Avro specification 1.12, "Object container files".
 """
@@ -38,7 +39,9 @@ _ONE_ROW: Final = varint(1)  # what a block begins with
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How messages of one schema go into their table: the columns, and the Avro schema of a row without the topic's id."""
+    """How messages of one schema go into their table: the columns, and the Avro schema of a row
+    without the topic's id.
+    """
 
     table: RecordTable
     columns: tuple[str, ...]
@@ -51,17 +54,25 @@ def layout(schema_id: int) -> Layout:
     wire = wire_schemas()[schema_id]
     table = record_tables()[wire.record.NAME]
     places = dict(table.placement[schema_id])
-    fields = tuple({"name": places[field["name"]], "type": field["type"]} for field in wire.schema["fields"])
+    fields = tuple(
+        {"name": places[field["name"]], "type": field["type"]} for field in wire.schema["fields"]
+    )
     columns = (*(name for name, _, _ in HEAD), *(field["name"] for field in fields), TAIL[0])
     return Layout(table, columns, fields)
 
 
 @cache
 def header(schema_id: int, topic_id: str) -> bytes:
-    """What a container begins with. The topic's id is the only symbol of an enum, so that it costs one byte a row."""
+    """What a container begins with.
+
+    The topic's id is the only symbol of an enum, so that it costs one byte a row.
+    """
     wire = wire_schemas()[schema_id].schema
     topic = {"type": "enum", "name": "TopicId", "symbols": [topic_id]}
-    head = [{"name": name, "type": avro} for (name, _, _), avro in zip(HEAD, (topic, "int", "long"), strict=True)]
+    head = [
+        {"name": name, "type": avro}
+        for (name, _, _), avro in zip(HEAD, (topic, "int", "long"), strict=True)
+    ]
     row = {
         "type": "record",
         "name": wire["name"],
@@ -69,7 +80,9 @@ def header(schema_id: int, topic_id: str) -> bytes:
         "fields": [*head, *layout(schema_id).fields, {"name": TAIL[0], "type": "int"}],
     }
     meta = {b"avro.schema": json.dumps(row).encode(), b"avro.codec": b"null"}
-    pairs = b"".join(varint(len(key)) + key + varint(len(value)) + value for key, value in meta.items())
+    pairs = b"".join(
+        varint(len(key)) + key + varint(len(value)) + value for key, value in meta.items()
+    )
     return b"Obj\x01" + varint(len(meta)) + pairs + b"\0" + _SYNC
 
 
@@ -95,9 +108,15 @@ def container(schema_id: int, topic_id: str, messages: Sequence[Received]) -> by
 
 
 def _offsets(messages: Sequence[Received]) -> tuple[bytes, int]:
-    """The offsets as Avro longs of one width, that of the largest: a leading zero group is as valid as none."""
-    numbers = np.fromiter((message.offset for message in messages), dtype=np.uint64, count=len(messages)) << np.uint64(1)
+    """The offsets as Avro longs of one width, that of the largest: a leading zero group is as valid
+    as none.
+    """
+    numbers = np.fromiter(
+        (message.offset for message in messages), dtype=np.uint64, count=len(messages)
+    ) << np.uint64(1)
     width = len(varint(max(messages[0].offset, messages[-1].offset)))
-    groups = (numbers[:, None] >> (np.arange(width, dtype=np.uint64) * np.uint64(7))).astype(np.uint8) | np.uint8(0x80)
+    groups = (numbers[:, None] >> (np.arange(width, dtype=np.uint64) * np.uint64(7))).astype(
+        np.uint8
+    ) | np.uint8(0x80)
     groups[:, -1] &= 0x7F
     return groups.tobytes(), width

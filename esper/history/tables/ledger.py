@@ -24,21 +24,36 @@ class Ledger:
         self._clock = clock
 
     def positions(self, topic_ids: Mapping[str, str]) -> dict[Pair, int]:
-        """The next offset of each partition that was ever read. A topic that was made again has none."""
-        rows = self._client.query("SELECT topic_id, partition, max(next_offset) FROM ledger GROUP BY topic_id, partition").result_rows
-        names = {topic_id: name for name, topic_id in topic_ids.items()}
-        return {(names[topic_id], partition): offset for topic_id, partition, offset in rows if topic_id in names}
+        """The next offset of each partition that was ever read.
 
-    def largest(self, topic_ids: Mapping[str, str], positions: Mapping[Pair, int]) -> dict[tuple[str, Pair], int]:
-        """The largest offset of each (table, partition) at or after the ledger: rows of blocks whose ledger row was never written."""
+        A topic that was made again has none.
+        """
+        rows = self._client.query(
+            "SELECT topic_id, partition, max(next_offset) FROM ledger GROUP BY topic_id, partition"
+        ).result_rows
+        names = {topic_id: name for name, topic_id in topic_ids.items()}
+        return {
+            (names[topic_id], partition): offset
+            for topic_id, partition, offset in rows
+            if topic_id in names
+        }
+
+    def largest(
+        self, topic_ids: Mapping[str, str], positions: Mapping[Pair, int]
+    ) -> dict[tuple[str, Pair], int]:
+        """The largest offset of each (table, partition) at or after the ledger: rows of blocks
+        whose ledger row was never written.
+        """
         queries = []
         for table in record_tables().values():
             topic = table.record.TOPIC
             partitions = range(TOPICS[topic].partitions or 1)
             lowest = min((positions.get((topic, number), 0) for number in partitions), default=0)
             queries.append(
-                f"SELECT {literal(table.name)} AS name, {literal(topic)} AS topic, _partition, max(_offset) FROM {table.name} "  # noqa: S608
-                f"WHERE _topic_id = {literal(topic_ids[topic])} AND _offset >= {lowest} GROUP BY _partition"
+                f"SELECT {literal(table.name)} AS name, {literal(topic)} AS topic, "  # noqa: S608
+                f"_partition, max(_offset) FROM {table.name} "
+                f"WHERE _topic_id = {literal(topic_ids[topic])} AND _offset >= {lowest} "
+                "GROUP BY _partition"
             )
         rows = self._client.query(" UNION ALL ".join(queries)).result_rows
         return {(name, (topic, partition)): offset for name, topic, partition, offset in rows}
@@ -46,9 +61,17 @@ class Ledger:
     def write(self, topic_ids: Mapping[str, str], positions: Mapping[Pair, int]) -> None:
         """Note that everything before `positions` is in the tables."""
         now = self._clock.now_us()
-        rows = [[topic, topic_ids[topic], partition, offset, now] for (topic, partition), offset in positions.items()]
+        rows = [
+            [topic, topic_ids[topic], partition, offset, now]
+            for (topic, partition), offset in positions.items()
+        ]
         self._client.insert("ledger", rows, column_names=list(_COLUMNS), settings=_WHOLE)
 
     def note(self, remaining: int | None) -> None:
         """Note that the sink begins (None) or ends with so many offsets not taken."""
-        self._client.insert("endings", [[self._clock.now_us(), remaining]], column_names=["at", "remaining"], settings=_WHOLE)
+        self._client.insert(
+            "endings",
+            [[self._clock.now_us(), remaining]],
+            column_names=["at", "remaining"],
+            settings=_WHOLE,
+        )

@@ -1,4 +1,7 @@
-"""Brings the tables and views of a history up to this version of Esper. What was applied stands in the table `migrations`."""
+"""Brings the tables and views of a history up to this version of Esper.
+
+What was applied stands in the table `migrations`.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +50,19 @@ CREATE TABLE IF NOT EXISTS endings (
 def migrations() -> tuple[Migration, ...]:
     """Every migration of this version of Esper, in order."""
     tables = [migration for table in record_tables().values() for migration in table.migrations]
-    shown = [Migration(f"view.{view.name}.{hashlib.sha256(view.sql.encode()).hexdigest()[:12]}", view.sql) for view in views()]
+    shown = [
+        Migration(
+            f"view.{view.name}.{hashlib.sha256(view.sql.encode()).hexdigest()[:12]}", view.sql
+        )
+        for view in views()
+    ]
     return (*_OWN, *tables, *shown)
 
 
 def migrate(client: Any, clock: Clock) -> int:
-    """Apply what is lacking; gives how many statements were run. Killed on the way, it goes on where it was.
+    """Apply what is lacking; gives how many statements were run.
+
+    Killed on the way, it goes on where it was.
 
     Raises:
         UsageError: a newer Esper has written this history.
@@ -68,9 +78,14 @@ def migrate(client: Any, clock: Clock) -> int:
 
     def note() -> None:
         nonlocal number
-        rows = [[number + place, migration.name, migration.statement, clock.now_us()] for place, migration in enumerate(pending, 1)]
+        rows = [
+            [number + place, migration.name, migration.statement, clock.now_us()]
+            for place, migration in enumerate(pending, 1)
+        ]
         if rows:
-            client.insert("migrations", rows, column_names=["number", "name", "statement", "applied_at"])
+            client.insert(
+                "migrations", rows, column_names=["number", "name", "statement", "applied_at"]
+            )
         number += len(rows)
         pending.clear()
 
@@ -89,11 +104,17 @@ def migrate(client: Any, clock: Clock) -> int:
 
 
 def _subject(name: str) -> str:
-    """A view's name without the hash, so that a view counts by its latest version; a table's migration is its own subject."""
+    """A view's name without the hash, so that a view counts by its latest version.
+
+    A table's migration is its own subject.
+    """
     return name.rpartition(".")[0] if name.startswith("view.") else name
 
 
 def _refuse_newer(applied: list[str], ours: tuple[Migration, ...]) -> None:
     known = {migration.name for migration in ours}
     if newer := [name for name in applied if name not in known and not name.startswith("view.")]:
-        raise UsageError(f"A newer Esper has written this history ({newer[0]}); upgrade Esper, or set ESPER_HOME to another folder.")
+        raise UsageError(
+            f"A newer Esper has written this history ({newer[0]}); upgrade Esper, or set "
+            "ESPER_HOME to another folder."
+        )

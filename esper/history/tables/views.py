@@ -22,14 +22,25 @@ class View:
     @property
     def sql(self) -> str:
         """The statement that makes it, or puts it in the place of an older one."""
-        return f"CREATE OR REPLACE VIEW {quote(self.name)} {self.columns} AS {self.query} COMMENT {literal(self.comment)}"
+        return (
+            f"CREATE OR REPLACE VIEW {quote(self.name)} {self.columns} AS {self.query} COMMENT "
+            f"{literal(self.comment)}"
+        )
 
 
 def once(table: RecordTable) -> View:
-    """Each event of a record type once. `run_id` stands in the LIMIT BY so that a condition on it reaches the table's primary key."""
+    """Each event of a record type once.
+
+    `run_id` stands in the LIMIT BY so that a condition on it reaches the table's primary key.
+    """
     shown = [column for column in table.columns if column.shown]
-    declared = [f"{quote(column.name)} {column.type} COMMENT {literal(column.comment)}" for column in shown]
-    declared += ["_partition Int32 COMMENT 'Kafka partition'", "_offset Int64 COMMENT 'Kafka offset'"]
+    declared = [
+        f"{quote(column.name)} {column.type} COMMENT {literal(column.comment)}" for column in shown
+    ]
+    declared += [
+        "_partition Int32 COMMENT 'Kafka partition'",
+        "_offset Int64 COMMENT 'Kafka offset'",
+    ]
     names = ", ".join([*(quote(column.name) for column in shown), "_partition", "_offset"])
     by = "run_id, event_id" if table.record.KEY == "run_id" else "event_id"
     query = f"SELECT {names} FROM {table.name} LIMIT 1 BY {by}"  # noqa: S608 - every name comes from the schemas
@@ -40,7 +51,10 @@ def _union(prefix: str) -> str:
     """The envelope of every event, from the raw tables or from the views."""
     envelope = ", ".join(_ENVELOPE)
     parts = [
-        f"SELECT {literal(table.record.TOPIC)} AS topic, {literal(name)} AS record, {envelope}, _partition, _offset FROM {prefix}{table.view}"  # noqa: S608
+        (
+            f"SELECT {literal(table.record.TOPIC)} AS topic, {literal(name)} AS record, "  # noqa: S608
+            f"{envelope}, _partition, _offset FROM {prefix}{table.view}"
+        )
         for name, table in record_tables().items()
     ]
     return " UNION ALL ".join(parts)
@@ -178,13 +192,24 @@ def views() -> tuple[View, ...]:
         *(once(table) for table in record_tables().values()),
         View("raw_events", "Every committed message: topic, record and envelope", _union("raw_")),
         View("events", "Every event once: topic, record and envelope", _union("")),
-        View("seed_timeline", "Each seed's path through the stages, with how long it stayed in each", _SEED_TIMELINE),
-        View("decisions", "Tamiyo's commands with the trainer's answer and how they ended", _DECISIONS),
+        View(
+            "seed_timeline",
+            "Each seed's path through the stages, with how long it stayed in each",
+            _SEED_TIMELINE,
+        ),
+        View(
+            "decisions",
+            "Tamiyo's commands with the trainer's answer and how they ended",
+            _DECISIONS,
+        ),
         View("kernel_league", "Published kernels by what their grafts were worth", _KERNEL_LEAGUE),
         View("runs", "One row a run: state, figures and growth", _RUNS),
         View(
             "run_comparison",
-            "Runs side by side, with the gain over the run of the same recipe, seed and length that grew nothing",
+            (
+                "Runs side by side, with the gain over the run of the same recipe, seed and "
+                "length that grew nothing"
+            ),
             _RUN_COMPARISON,
         ),
     )

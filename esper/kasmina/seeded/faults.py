@@ -1,4 +1,6 @@
-"""What went wrong with kernels in a pass, and whether what they gave was finite: noted on the way, read once a step."""
+"""What went wrong with kernels in a pass, and whether what they gave was finite: noted on the way,
+read once a step.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class KernelFault:
 
     Attributes:
         place: The seed.
-        phase: FORWARD: it raised, or gave another shape or type. NON_FINITE: what it gave, or the step with it, was not finite.
+        phase: FORWARD: it raised, or gave another shape or type. NON_FINITE: what it gave, or the
+            step with it, was not finite.
         error: What happened, in a sentence.
         consecutive: Faults of this kernel in a row, with this one.
     """
@@ -32,7 +35,11 @@ class KernelFault:
 
 @dataclass(slots=True)
 class Notes:
-    """Notes of one pass. `finite` holds a flag on the device for each live kernel that was watched, in the order in which they ran."""
+    """Notes of one pass.
+
+    `finite` holds a flag on the device for each live kernel that was watched, in the order in which
+    they ran.
+    """
 
     watching: bool = False
     raised: dict[Place, str] = field(default_factory=dict)
@@ -47,6 +54,9 @@ class Notes:
         self.raised.setdefault(place, f"{type(error).__name__}: {error}".rstrip(".") + ".")
 
     def check(self, place: Place, value: Tensor) -> None:
-        """Note whether all of what the kernel at `place` gave is finite. Does not wait for the device."""
+        """Note whether all of what the kernel at `place` gave is finite.
+
+        Does not wait for the device.
+        """
         flag, known = torch.isfinite(value.detach()).all(), self.finite.get(place)
         self.finite[place] = flag if known is None else known & flag

@@ -14,7 +14,9 @@ from esper.kasmina.seeded.slots import Slot
 
 
 class _Grafted(nn.Module):
-    """A host layer with its fossilised kernels, written so that torch.fx can trace it into a plain graph."""
+    """A host layer with its fossilised kernels, written so that torch.fx can trace it into a plain
+    graph.
+    """
 
     def __init__(self, host: nn.Module, seeds: Seeds, slots: list[Slot | None]) -> None:
         super().__init__()
@@ -28,15 +30,28 @@ class _Grafted(nn.Module):
         """Layer inputs [B, I, S] to outputs [B, O, S]."""
         host, dim = self.host(inputs), self.seeds.dim
         pieces = []
-        for index, (start, width) in enumerate(zip(self.seeds.starts(), self.seeds.chunks, strict=True)):
+        for index, (start, width) in enumerate(
+            zip(self.seeds.starts(), self.seeds.chunks, strict=True)
+        ):
             chunk = host.narrow(dim, start, width)
             if index in self.kept:
                 slot = self.kept[index]
-                source, kernel = inputs if slot.tap == "LAYER_INPUT" else chunk, self.get_submodule(f"kernel_{index}")
+                source, kernel = (
+                    inputs if slot.tap == "LAYER_INPUT" else chunk,
+                    self.get_submodule(f"kernel_{index}"),
+                )
                 flat = dim == -1 and not slot.geometry  # features: at each position
-                k = kernel(source.reshape(-1, source.shape[-1])).reshape_as(chunk) if flat else kernel(source)
+                k = (
+                    kernel(source.reshape(-1, source.shape[-1])).reshape_as(chunk)
+                    if flat
+                    else kernel(source)
+                )
                 alpha = float(slot.alpha)
-                chunk = chunk + alpha * k if slot.blend == "RESIDUAL" else (1 - alpha) * chunk + alpha * k
+                chunk = (
+                    chunk + alpha * k
+                    if slot.blend == "RESIDUAL"
+                    else (1 - alpha) * chunk + alpha * k
+                )
             pieces.append(chunk)
         return torch.cat(pieces, dim=dim)
 
@@ -49,29 +64,44 @@ class _Tracer(torch.fx.Tracer):
 
 
 def harvest(model: nn.Module) -> nn.Module:
-    """A copy of `model` as an ordinary module: fossilised kernels are part of it, everything else of Esper is gone.
+    """A copy of `model` as an ordinary module: fossilised kernels are part of it, everything else
+    of Esper is gone.
 
-    Layers without a fossilised kernel are again of their host's class. A kernel on a Linear layer that is a linear map itself is merged into
-    the layer's weight, unless other layers share that. Layers with other kernels become `torch.fx.GraphModule`s of plain torch layers; hooks
-    on such a layer stay with the part of it that is the host.
+    Layers without a fossilised kernel are again of their host's class. A kernel on a Linear layer
+    that is a linear map itself is merged into the layer's weight, unless other layers share that.
+    Layers with other kernels become `torch.fx.GraphModule`s of plain torch layers; hooks on such a
+    layer stay with the part of it that is the host.
     """
     plain = copy.deepcopy(model)
-    uses = Counter(id(parameter) for module in plain.modules() for parameter in module._parameters.values())  # noqa: SLF001
+    uses = Counter(
+        id(parameter)
+        for module in plain.modules()
+        for parameter in module._parameters.values()  # noqa: SLF001
+    )
     grafted: dict[int, nn.Module] = {}
     for layer in [layer for layer in plain.modules() if isinstance(layer, SeededLayer)]:
         seeds = layer.seeds
-        kept: list[Slot | None] = [slot if slot is not None and slot.fossilised else None for slot in seeds.slots]
+        kept: list[Slot | None] = [
+            slot if slot is not None and slot.fossilised else None for slot in seeds.slots
+        ]
         for index, slot in enumerate(seeds.slots):
             if slot is not None:
                 delattr(layer, f"kernel_{index}")
         unseed(layer)
         host = cast("nn.Module", layer)
         for index, slot in enumerate(kept):
-            if slot is not None and isinstance(host, nn.Linear) and uses[id(host.weight)] == 1 and _merged(host, seeds, index, slot):
+            if (
+                slot is not None
+                and isinstance(host, nn.Linear)
+                and uses[id(host.weight)] == 1
+                and _merged(host, seeds, index, slot)
+            ):
                 kept[index] = None
         if any(slot is not None for slot in kept):
             root = _Grafted(layer, seeds, kept)
-            grafted[id(layer)] = torch.fx.GraphModule(root, _Tracer().trace(root), type(layer).__name__)
+            grafted[id(layer)] = torch.fx.GraphModule(
+                root, _Tracer().trace(root), type(layer).__name__
+            )
     if id(plain) in grafted:
         return grafted[id(plain)]
     for name, module in list(plain.named_modules(remove_duplicate=False)):
@@ -83,12 +113,23 @@ def harvest(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _merged(layer: nn.Linear, seeds: Seeds, index: int, slot: Slot) -> bool:
-    """Add a kernel that is a linear map of the layer's input to the rows of the layer's weight; False when it is none, or has no room for its bias.
+    """Add a kernel that is a linear map of the layer's input to the rows of the layer's weight.
+
+    False when it is none, or has no room for its bias.
 
     The map is composed in float64, so that only the last rounding differs from running the kernel.
     """
-    parts = [part for part in slot.kernel.modules() if not list(part.children()) and part is not slot.kernel]
-    if slot.tap != "LAYER_INPUT" or slot.geometry or not parts or not all(isinstance(part, nn.Linear) for part in parts):
+    parts = [
+        part
+        for part in slot.kernel.modules()
+        if not list(part.children()) and part is not slot.kernel
+    ]
+    if (
+        slot.tap != "LAYER_INPUT"
+        or slot.geometry
+        or not parts
+        or not all(isinstance(part, nn.Linear) for part in parts)
+    ):
         return False
     chain = [part for part in parts if isinstance(part, nn.Linear)]
     names = [name for name, part in slot.kernel.named_modules() if part in chain]
@@ -105,7 +146,9 @@ def _merged(layer: nn.Linear, seeds: Seeds, index: int, slot: Slot) -> bool:
     rows = slice(start, start + seeds.chunks[index])
     alpha = float(slot.alpha)
     rest = 1.0 if slot.blend == "RESIDUAL" else 1 - alpha
-    layer.weight[rows] = (rest * layer.weight[rows].double() + alpha * weight).to(layer.weight.dtype)
+    layer.weight[rows] = (rest * layer.weight[rows].double() + alpha * weight).to(
+        layer.weight.dtype
+    )
     if _biased(layer):
         layer.bias[rows] = (rest * layer.bias[rows].double() + alpha * bias).to(layer.bias.dtype)
     return True
@@ -120,4 +163,7 @@ def _in_a_row(kernel: nn.Module, names: list[str]) -> bool:
     first, *calls, last = torch.fx.symbolic_trace(kernel).graph.nodes
     if [node.target for node in calls] != names or any(node.op != "call_module" for node in calls):
         return False
-    return all(after.args == (before,) for before, after in zip([first, *calls], [*calls, last], strict=True))
+    return all(
+        after.args == (before,)
+        for before, after in zip([first, *calls], [*calls, last], strict=True)
+    )

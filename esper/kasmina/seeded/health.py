@@ -2,9 +2,10 @@
 
     score = (1 - dead_ratio) * (1 - correlation) / (1 + cv)
 
-where `cv` is the coefficient of variation (standard deviation over mean) of the gradient norm in its exponentially weighted window: features that
-are alive, differ from each other and get a steady gradient are healthy. A seed on its fallback, or with a figure that is not finite, scores 0.
-The score that is reported is smoothed with weight 0.1.
+where `cv` is the coefficient of variation (standard deviation over mean) of the gradient norm in
+its exponentially weighted window: features that are alive, differ from each other and get a steady
+gradient are healthy. A seed on its fallback, or with a figure that is not finite, scores 0. The
+score that is reported is smoothed with weight 0.1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Health:
             self.mean += weight * difference
             self.variance = (1 - weight) * (self.variance + weight * difference * difference)
             cv = math.sqrt(self.variance) / self.mean if self.mean > 0 else 0.0
-            raw = 0.0 if recovering else (1 - figures.dead_ratio) * (1 - min(figures.correlation, 1.0)) / (1 + cv)
+            raw = (
+                0.0
+                if recovering
+                else (1 - figures.dead_ratio) * (1 - min(figures.correlation, 1.0)) / (1 + cv)
+            )
         else:
             raw = 0.0
         self.score = raw if not self.samples else (1 - SMOOTHING) * self.score + SMOOTHING * raw

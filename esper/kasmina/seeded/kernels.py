@@ -1,4 +1,6 @@
-"""Kernels under way: each has its own optimizer, warm-up, clipping and overflow handling, apart from the host's and from each other's."""
+"""Kernels under way: each has its own optimizer, warm-up, clipping and overflow handling, apart
+from the host's and from each other's.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,19 @@ class KernelTraining(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: float = Field(default=5e-3, gt=0, description="AdamW's rate before warm-up and the run's schedule")
+    learning_rate: float = Field(
+        default=5e-3, gt=0, description="AdamW's rate before warm-up and the run's schedule"
+    )
     weight_decay: float = Field(default=1e-2, ge=0, description="AdamW's decoupled weight decay")
-    warmup_steps: int = Field(default=20, ge=0, description="optimizer steps over which a kernel's rate rises from 0")
-    clip_norm: float = Field(default=1.0, gt=0, description="largest Euclidean norm of one kernel's gradient")
-    blend_steps: int = Field(default=200, ge=1, description="steps over which alpha ramps linearly to its target")
+    warmup_steps: int = Field(
+        default=20, ge=0, description="optimizer steps over which a kernel's rate rises from 0"
+    )
+    clip_norm: float = Field(
+        default=1.0, gt=0, description="largest Euclidean norm of one kernel's gradient"
+    )
+    blend_steps: int = Field(
+        default=200, ge=1, description="steps over which alpha ramps linearly to its target"
+    )
 
 
 class Counters(TypedDict):
@@ -40,8 +50,8 @@ class Counters(TypedDict):
 class Grown:
     """A kernel in its slot with its optimizer.
 
-    `trained` counts optimizer steps in TRAINING, `stepped` all of them; `errors` faults in a row. `scale` multiplies the loss of its shadow
-    passes in float16; an overflow halves it.
+    `trained` counts optimizer steps in TRAINING, `stepped` all of them; `errors` faults in a row.
+    `scale` multiplies the loss of its shadow passes in float16; an overflow halves it.
     """
 
     slot: Slot
@@ -54,7 +64,9 @@ class Grown:
 
     def counters(self) -> Counters:
         """The figures that a snapshot keeps."""
-        return Counters(trained=self.trained, stepped=self.stepped, errors=self.errors, scale=self.scale)
+        return Counters(
+            trained=self.trained, stepped=self.stepped, errors=self.errors, scale=self.scale
+        )
 
     def restore(self, counters: Counters) -> None:
         """Take over the figures of a snapshot."""
@@ -77,11 +89,20 @@ class Grown:
         if scale != 1.0:
             for gradient in held:
                 gradient.div_(scale)
-        return nn.utils.get_total_norm(held) if held else torch.zeros((), device=self.slot.alpha.device)
+        return (
+            nn.utils.get_total_norm(held)
+            if held
+            else torch.zeros((), device=self.slot.alpha.device)
+        )
 
     def optimise(self, settings: KernelTraining, fraction: float, norm: Tensor) -> None:
-        """One optimizer step at `fraction` (0 to 1) of the rate by the run's schedule; `norm` is that of the gradients."""
-        warmup = min(1.0, (self.stepped + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        """One optimizer step at `fraction` (0 to 1) of the rate by the run's schedule.
+
+        `norm` is that of the gradients.
+        """
+        warmup = (
+            min(1.0, (self.stepped + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        )
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * fraction * warmup
         nn.utils.clip_grads_with_norm_(self.parameters, settings.clip_norm, norm)
         self.optimizer.step()

@@ -1,7 +1,9 @@
-"""Seeded layers: a subclass of the host's class that takes its place, so a dormant one costs one branch and changes no bit.
+"""Seeded layers: a subclass of the host's class that takes its place, so a dormant one costs one
+branch and changes no bit.
 
-A layer's output channels are split into chunks, one a seed. The host transform runs once; each live seed then replaces or adds to its chunk.
-Shape legend: B batch (and any leading dimensions), I input channels, O output channels, C chunk width, S positions of a convolution.
+A layer's output channels are split into chunks, one a seed. The host transform runs once; each live
+seed then replaces or adds to its chunk. Shape legend: B batch (and any leading dimensions), I input
+channels, O output channels, C chunk width, S positions of a convolution.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from esper.kasmina.seeded.streams import side_by_side
 class Switches:
     """Flags that all seeded layers of a model share, so that one assignment reaches every layer.
 
-    `shadow` is the (layer, seed) whose kernel stands in for its chunk in this pass; `without` the one that is left out; those in `fallback`
-    give the host's chunk. `notes` says what kernels did wrong.
+    `shadow` is the (layer, seed) whose kernel stands in for its chunk in this pass; `without` the
+    one that is left out; those in `fallback` give the host's chunk. `notes` says what kernels did
+    wrong.
     """
 
     sampling: bool = False
@@ -38,13 +41,17 @@ class Switches:
 
 
 def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
-    """Widths of the chunks of `features` channels over `seeds` seeds: as even as can be, the wider ones first.
+    """Widths of the chunks of `features` channels over `seeds` seeds: as even as can be, the wider
+    ones first.
 
     Raises:
         UsageError: no seeds, or more than channels.
     """
     if not 1 <= seeds <= features:
-        raise UsageError(f"A layer with {features} outputs takes 1 to {features} seeds, not {seeds}; set kasmina.seeds accordingly.")
+        raise UsageError(
+            f"A layer with {features} outputs takes 1 to {features} seeds, not {seeds}; "
+            "set kasmina.seeds accordingly."
+        )
     width, rest = divmod(features, seeds)
     return tuple(width + (index < rest) for index in range(seeds))
 
@@ -60,7 +67,9 @@ class Seeds:
     slots: list[Slot | None] = field(default_factory=list)
     statistics: LayerStatistics | None = None
     busy: bool = False
-    geometry: str | None = None  # as esper.events.geometry writes it; None before a probe has seen it
+    geometry: str | None = (
+        None  # as esper.events.geometry writes it; None before a probe has seen it
+    )
 
     def __post_init__(self) -> None:
         """Begin with empty slots."""
@@ -80,12 +89,21 @@ class Seeds:
         self.busy = any(slot is not None for slot in self.slots)
 
     def mixed(self, inputs: Tensor, host: Tensor) -> Tensor:
-        """Output [B, O, S] of the layer for inputs [B, I, S]: the host's, with the chunks of live and shadowed seeds blended in."""
-        running = [(index, slot) for index, slot in enumerate(self.slots) if slot is not None and self._runs(index, slot)]
+        """Output [B, O, S] of the layer for inputs [B, I, S]: the host's, with the chunks of live
+        and shadowed seeds blended in.
+        """
+        running = [
+            (index, slot)
+            for index, slot in enumerate(self.slots)
+            if slot is not None and self._runs(index, slot)
+        ]
         if not running:
             return host
         pieces = list(host.split(self.chunks, dim=self.dim))
-        calls = [partial(self._piece, (self.name, index), slot, inputs, pieces[index]) for index, slot in running]
+        calls = [
+            partial(self._piece, (self.name, index), slot, inputs, pieces[index])
+            for index, slot in running
+        ]
         for (index, _), piece in zip(running, side_by_side(calls, (inputs, host)), strict=True):
             pieces[index] = piece
         output = torch.cat(pieces, dim=self.dim)
@@ -100,7 +118,9 @@ class Seeds:
         return slot.live or place == switches.shadow
 
     def _piece(self, place: Place, slot: Slot, inputs: Tensor, chunk: Tensor) -> Tensor:
-        """The chunk of one seed with its kernel; the host's own, and a note, when the kernel fails."""
+        """The chunk of one seed with its kernel; the host's own, and a note, when the
+        kernel fails.
+        """
         switches = self.switches
         shadowed = place == switches.shadow
         if shadowed:
@@ -116,12 +136,18 @@ class Seeds:
 
 
 class SeededLayer(nn.Module):
-    """What makes a host layer a seeded one. `germinate` swaps a layer's class for one that has this before the host's own class."""
+    """What makes a host layer a seeded one.
+
+    `germinate` swaps a layer's class for one that has this before the host's own class.
+    """
 
     seeds: Seeds
 
     def forward(self, input: Tensor, *rest: Any, **named: Any) -> Any:  # noqa: A002  # the host's own argument name
-        """Layer inputs [B, I, S] to outputs [B, O, S]; what else the host's forward takes goes to it as it is."""
+        """Layer inputs [B, I, S] to outputs [B, O, S].
+
+        What else the host's forward takes goes to it as it is.
+        """
         output = super().forward(input, *rest, **named)
         seeds = self.seeds
         if seeds.busy:
@@ -135,9 +161,16 @@ _CLASSES: dict[type[nn.Module], type[SeededLayer]] = {}
 
 
 def seeded_class(host: type[nn.Module]) -> type[SeededLayer]:
-    """The seeded subclass of a host class, the same at each call; a user's own subclass of a host keeps its forward."""
+    """The seeded subclass of a host class, the same at each call.
+
+    A user's own subclass of a host keeps its forward.
+    """
     if host not in _CLASSES:
-        _CLASSES[host] = type(f"Seeded{host.__name__}", (SeededLayer, host), {"__module__": __name__, "__doc__": SeededLayer.__doc__})
+        _CLASSES[host] = type(
+            f"Seeded{host.__name__}",
+            (SeededLayer, host),
+            {"__module__": __name__, "__doc__": SeededLayer.__doc__},
+        )
     return _CLASSES[host]
 
 

@@ -1,4 +1,6 @@
-"""What a probe saw: the shapes that each layer read and wrote in one forward, and the geometry that follows."""
+"""What a probe saw: the shapes that each layer read and wrote in one forward, and the geometry that
+follows.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,26 @@ class Seen:
     def __enter__(self) -> None:
         for name, layer in self._layers.items():
 
-            def note(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any, name: str = name) -> None:
+            def note(
+                _: nn.Module,
+                args: tuple[Any, ...],
+                named: dict[str, Any],
+                output: Any,
+                name: str = name,
+            ) -> None:
                 reads = args[0] if args else named["input"]
-                self.calls[name].append((reads.shape, output.shape if isinstance(output, Tensor) else None))
+                self.calls[name].append(
+                    (reads.shape, output.shape if isinstance(output, Tensor) else None)
+                )
 
             self._handles.append(layer.register_forward_hook(note, with_kwargs=True))
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -42,7 +57,9 @@ class Seen:
 def geometries(
     layers: Mapping[str, SeededLayer], calls: Mapping[str, Sequence[Call]], *, batch: int
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The geometry of each layer as text, and why a layer has none that its kernels could be made for."""
+    """The geometry of each layer as text, and why a layer has none that its kernels could be made
+    for.
+    """
     known: dict[str, str] = {}
     refused: dict[str, str] = {}
     for name, layer in layers.items():
@@ -58,9 +75,16 @@ def _geometry(layer: SeededLayer, calls: Sequence[Call], batch: int) -> str:
         raise BuildError("the model's forward does not reach it")
     if any(writes is None for _, writes in calls):
         raise BuildError("its class gives something else than one tensor")
-    seen = {seen_geometry(layer, reads, writes, batch).text for reads, writes in calls if writes is not None}
+    seen = {
+        seen_geometry(layer, reads, writes, batch).text
+        for reads, writes in calls
+        if writes is not None
+    }
     if len(seen) == 1:
         return seen.pop()
     if layer.seeds.kind == "Linear":
         return ""  # of several lengths: kernels of features run at each position
-    raise BuildError(f"one forward gives it several sizes ({', '.join(sorted(seen))}), and a kernel is verified at one")
+    raise BuildError(
+        f"one forward gives it several sizes ({', '.join(sorted(seen))}), and a kernel is "
+        "verified at one"
+    )

@@ -1,4 +1,6 @@
-"""The shadow pass: gradients for a TRAINING kernel from the same batch, with the rest of the model frozen and untouched."""
+"""The shadow pass: gradients for a TRAINING kernel from the same batch, with the rest of the model
+frozen and untouched.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,22 @@ from esper.kasmina.seeded.layers import Switches
 
 def running_norms(model: nn.Module) -> tuple[_NormBase, ...]:
     """The normalisation layers that keep running statistics."""
-    return tuple(module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats)
+    return tuple(
+        module
+        for module in model.modules()
+        if isinstance(module, _NormBase) and module.track_running_stats
+    )
 
 
 class Kept:
-    """Copies of what a pass in training moves beside gradients: the running statistics of normalisation layers."""
+    """Copies of what a pass in training moves beside gradients: the running statistics of
+    normalisation layers.
+    """
 
     def __init__(self, norms: Sequence[_NormBase]) -> None:
-        self._copies = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._copies = [
+            (buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -31,18 +41,26 @@ class Kept:
 
     def norm(self) -> Tensor:
         """Euclidean norm of what they are now: not finite when a pass has spoilt them."""
-        return nn.utils.get_total_norm([buffer for buffer, _ in self._copies if buffer.is_floating_point()])
+        return nn.utils.get_total_norm(
+            [buffer for buffer, _ in self._copies if buffer.is_floating_point()]
+        )
 
 
 @contextmanager
 def untouched(norms: Sequence[_NormBase], random_seed: int | None = None) -> Iterator[None]:
-    """Within: `norms` use batch statistics as in training, and what they keep of them is put back after; so are the random streams.
+    """Within: `norms` use batch statistics as in training, and what they keep of them is put back
+    after; so are the random streams.
 
-    With `random_seed` the streams start from it, so that a second pass draws what the first one drew.
+    With `random_seed` the streams start from it, so that a second pass draws what the first one
+    drew.
     """
     batch_norms = [norm for norm in norms if isinstance(norm, _BatchNorm)]
-    kept = Kept([norm for norm in norms if not isinstance(norm, _BatchNorm)])  # instance norms move theirs whatever their flag says
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
+    kept = Kept(
+        [norm for norm in norms if not isinstance(norm, _BatchNorm)]
+    )  # instance norms move theirs whatever their flag says
+    with torch.random.fork_rng(
+        devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    ):
         if random_seed is not None:
             torch.manual_seed(random_seed)
         for norm in batch_norms:
@@ -57,7 +75,9 @@ def untouched(norms: Sequence[_NormBase], random_seed: int | None = None) -> Ite
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within: `module` is in evaluation mode; after, each part of it is in the mode that it was in."""
+    """Within: `module` is in evaluation mode; after, each part of it is in the mode that
+    it was in.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -88,11 +108,17 @@ def left_out(switches: Switches, place: tuple[str, int]) -> Iterator[None]:
 
 
 def shadow_gradients(
-    switches: Switches, place: tuple[str, int], parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor]
+    switches: Switches,
+    place: tuple[str, int],
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[], Tensor],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the shadow loss for the kernel's `parameters`; `loss` runs the model forward on the step's batch.
+    """Gradients of the shadow loss for the kernel's `parameters`.
 
-    None for each when the kernel failed. Call it inside `untouched`, with the random seed of the live pass.
+    `loss` runs the model forward on the step's batch.
+
+    None for each when the kernel failed. Call it inside `untouched`, with the random seed of the
+    live pass.
     """
     with standing_in(switches, place):
         value = loss()

@@ -1,7 +1,7 @@
 """A slot: one kernel in one seed, how it reads and how it is blended.
 
-Shape legend: B batch (and any leading dimensions), I layer input channels, C chunk width, S positions of a convolution; channels of a
-convolution stand before its positions, as torch has them.
+Shape legend: B batch (and any leading dimensions), I layer input channels, C chunk width, S
+positions of a convolution; channels of a convolution stand before its positions, as torch has them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ SATURATED_US = 65_535  # latency is kept in 16 bits
 class Slot:
     """A kernel that a seed holds.
 
-    `alpha` is a tensor so that a compiled forward is not compiled again when it changes. `live` kernels take part in the forward pass;
-    a TRAINING kernel is there, but only the shadow pass runs it. `fossilised` ones stay in a harvested model. `geometry` is the kernel's own,
-    as `esper.events.geometry` writes it: on a Linear layer, a kernel of features runs at each position, one of sequences on all of them.
-    `latency_us` is what the last sampled run took on the host.
+    `alpha` is a tensor so that a compiled forward is not compiled again when it changes. `live`
+    kernels take part in the forward pass; a TRAINING kernel is there, but only the shadow pass runs
+    it. `fossilised` ones stay in a harvested model. `geometry` is the kernel's own, as
+    `esper.events.geometry` writes it: on a Linear layer, a kernel of features runs at each
+    position, one of sequences on all of them. `latency_us` is what the last sampled run took on the
+    host.
     """
 
     kernel_id: str
@@ -47,7 +49,8 @@ class Slot:
             self.geometry = self.kernel.ir.geometry.text
 
     def output(self, inputs: Tensor, chunk: Tensor, dim: int, *, timed: bool = False) -> Tensor:
-        """What the kernel gives for layer inputs [B, I, S] and the host's chunk [B, C, S]: a tensor like the chunk. `dim` is that of channels.
+        """What the kernel gives for layer inputs [B, I, S] and the host's chunk [B, C, S]: a tensor
+        like the chunk. `dim` is that of channels.
 
         Raises:
             BuildError: it gives another shape or type.
@@ -58,11 +61,15 @@ class Slot:
         if timed:
             self.latency_us = min((time.perf_counter_ns() - begin) // 1000, SATURATED_US)
         if result.shape != chunk.shape:
-            raise BuildError(f"The kernel gives {tuple(result.shape)} for a chunk of {tuple(chunk.shape)}.")
+            raise BuildError(
+                f"The kernel gives {tuple(result.shape)} for a chunk of {tuple(chunk.shape)}."
+            )
         if result.dtype != chunk.dtype:
             if not (result.is_floating_point() and torch.is_autocast_enabled(chunk.device.type)):
                 raise BuildError(f"The kernel gives {result.dtype} for a chunk of {chunk.dtype}.")
-            result = result.to(chunk.dtype)  # under autocast, operators that stay in float32 give that
+            result = result.to(
+                chunk.dtype
+            )  # under autocast, operators that stay in float32 give that
         return result
 
     def _run(self, source: Tensor, dim: int) -> Tensor:
@@ -82,7 +89,12 @@ class Slot:
         return (1 - self.alpha) * chunk + self.alpha * k
 
     def shadow(self, chunk: Tensor, k: Tensor) -> Tensor:
-        """The chunk as it would be after blending: residual or lerp at the target. The chunk is detached, so gradients go to the kernel alone."""
+        """The chunk as it would be after blending: residual or lerp at the target.
+
+        The chunk is detached, so gradients go to the kernel alone.
+        """
         if self.blend == "RESIDUAL":
             return chunk + self.alpha_target * k
-        return k if self.alpha_target == 1 else (1 - self.alpha_target) * chunk + self.alpha_target * k
+        return (
+            k if self.alpha_target == 1 else (1 - self.alpha_target) * chunk + self.alpha_target * k
+        )

@@ -1,8 +1,11 @@
-"""Measured statistics of seeded layers, written by the forward pass into preallocated buffers; one copy to the host a report.
+"""Measured statistics of seeded layers, written by the forward pass into preallocated buffers.
 
-Positions of a convolution or sequence count as samples. Cost is bounded: of many samples a fixed selection is measured, and of wide chunks
-a fixed selection of channels for the correlation. Seeds whose chunks have the same width are measured at once.
-Shape legend: N samples, O output channels, C chunk width, K channels that are correlated, G seeds of a group, S seeds of all layers.
+One copy to the host a report.
+
+Positions of a convolution or sequence count as samples. Cost is bounded: of many samples a fixed
+selection is measured, and of wide chunks a fixed selection of channels for the correlation. Seeds
+whose chunks have the same width are measured at once. Shape legend: N samples, O output channels, C
+chunk width, K channels that are correlated, G seeds of a group, S seeds of all layers.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from torch import Tensor
 COLUMNS: Final = ("activation_variance", "dead_ratio", "correlation", "gradient_norm")
 DEAD_VARIANCE: Final = 1e-8  # a feature that varies less over the batch carries nothing
 SAMPLES: Final = 1024  # samples that are measured at most
-ELEMENTS: Final = 1 << 15  # numbers that are measured at most, unless that leaves fewer than LEAST samples
+ELEMENTS: Final = (
+    1 << 15
+)  # numbers that are measured at most, unless that leaves fewer than LEAST samples
 LEAST: Final = 64
 CORRELATED: Final = 64  # channels of a chunk that are correlated at most
 
@@ -35,7 +40,8 @@ class SeedStatistics:
 
 
 def samples(output: Tensor, dim: int) -> Tensor:
-    """Samples [N, O] of a layer's output with its channels at `dim`: all of them, or every k-th in the order of batch and positions.
+    """Samples [N, O] of a layer's output with its channels at `dim`: all of them, or every k-th in
+    the order of batch and positions.
 
     k has no common factor with the number of positions, so that each position comes up.
     """
@@ -57,7 +63,9 @@ def samples(output: Tensor, dim: int) -> Tensor:
 
 
 class Group(NamedTuple):
-    """Neighbouring seeds of a layer whose chunks have the same width: their rows, their channels, and the width."""
+    """Neighbouring seeds of a layer whose chunks have the same width: their rows, their channels,
+    and the width.
+    """
 
     seeds: slice
     channels: slice
@@ -70,7 +78,9 @@ def groups(chunks: Sequence[int]) -> tuple[Group, ...]:
     seed = channel = 0
     for width, same in itertools.groupby(chunks):
         count = len(list(same))
-        found.append(Group(slice(seed, seed + count), slice(channel, channel + count * width), width))
+        found.append(
+            Group(slice(seed, seed + count), slice(channel, channel + count * width), width)
+        )
         seed, channel = seed + count, channel + count * width
     return tuple(found)
 
@@ -85,7 +95,9 @@ class LayerStatistics:
 
     @torch.no_grad()
     def observe(self, output: Tensor) -> None:
-        """Write variance, dead ratio and correlation of a layer's output, in float32 whatever the forward runs in."""
+        """Write variance, dead ratio and correlation of a layer's output, in float32 whatever the
+        forward runs in.
+        """
         with torch.autocast(output.device.type, enabled=False):
             self._observe(samples(output.detach(), self._dim).float())
 
@@ -96,7 +108,11 @@ class LayerStatistics:
         unit = centred.div_(variance.sqrt().add_(DEAD_VARIANCE))
         for seeds, channels, width in self._groups:
             spread = variance[channels].reshape(-1, width)  # [G, C]
-            some = unit[:, channels].reshape(count, -1, width)[:, :, :: -(-width // CORRELATED)].movedim(1, 0)  # [G, N, K]
+            some = (
+                unit[:, channels]
+                .reshape(count, -1, width)[:, :, :: -(-width // CORRELATED)]
+                .movedim(1, 0)
+            )  # [G, N, K]
             pairs = torch.bmm(some.mT, some).abs_()
             others = pairs.sum((1, 2)) - pairs.diagonal(dim1=1, dim2=2).sum(1)
             kept = some.shape[2]
@@ -108,21 +124,36 @@ class LayerStatistics:
     def observe_gradient(self, gradient: Tensor) -> None:
         """Write the norm of each seed's rows of the gradient [O, ...] of the layer's weight."""
         for seeds, channels, _ in self._groups:
-            self.rows[seeds, 3] = torch.linalg.vector_norm(gradient[channels].reshape(seeds.stop - seeds.start, -1), dim=1)
+            self.rows[seeds, 3] = torch.linalg.vector_norm(
+                gradient[channels].reshape(seeds.stop - seeds.start, -1), dim=1
+            )
 
 
 class StatisticsBuffer:
-    """The figures of all seeds of a model in one tensor [S, 4]. `layers` gives chunks and channel dimension of each layer."""
+    """The figures of all seeds of a model in one tensor [S, 4].
 
-    def __init__(self, layers: dict[str, tuple[tuple[int, ...], int]], device: torch.device) -> None:
-        self._buffer = torch.zeros((sum(len(sizes) for sizes, _ in layers.values()), len(COLUMNS)), device=device)
+    `layers` gives chunks and channel dimension of each layer.
+    """
+
+    def __init__(
+        self, layers: dict[str, tuple[tuple[int, ...], int]], device: torch.device
+    ) -> None:
+        self._buffer = torch.zeros(
+            (sum(len(sizes) for sizes, _ in layers.values()), len(COLUMNS)), device=device
+        )
         self.layers: dict[str, LayerStatistics] = {}
         first = 0
         for name, (sizes, dim) in layers.items():
-            self.layers[name] = LayerStatistics(self._buffer[first : first + len(sizes)], sizes, dim)
+            self.layers[name] = LayerStatistics(
+                self._buffer[first : first + len(sizes)], sizes, dim
+            )
             first += len(sizes)
 
     def read(self) -> dict[tuple[str, int], SeedStatistics]:
         """Copy the buffer to the host once and name its rows by (layer, seed)."""
         rows = iter(self._buffer.tolist())
-        return {(name, index): SeedStatistics(*next(rows)) for name, layer in self.layers.items() for index in range(len(layer.rows))}
+        return {
+            (name, index): SeedStatistics(*next(rows))
+            for name, layer in self.layers.items()
+            for index in range(len(layer.rows))
+        }

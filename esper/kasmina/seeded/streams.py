@@ -1,6 +1,8 @@
-"""Kernels of one layer side by side on a GPU: each on a stream of a small pool, joined again before the layer goes on.
+"""Kernels of one layer side by side on a GPU: each on a stream of a small pool, joined again before
+the layer goes on.
 
-Autograd runs each backward operation on the stream of its forward and joins them itself, so gradients are those of serial execution.
+Autograd runs each backward operation on the stream of its forward and joins them itself, so
+gradients are those of serial execution.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ def pool(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
 
 
 def side_by_side(calls: Sequence[Callable[[], Tensor]], read: Sequence[Tensor]) -> list[Tensor]:
-    """What `calls` give, in their order. On a GPU several run on side streams; `read` are the tensors that they read.
+    """What `calls` give, in their order.
+
+    On a GPU several run on side streams; `read` are the tensors that they read.
 
     A call that raises has to be caught by itself: the streams are joined after the last one.
     """
@@ -33,7 +37,9 @@ def side_by_side(calls: Sequence[Callable[[], Tensor]], read: Sequence[Tensor]) 
     for stream in streams:
         stream.wait_stream(current)
         for tensor in read:
-            tensor.record_stream(stream)  # its memory is not given away before the stream has read it
+            tensor.record_stream(
+                stream
+            )  # its memory is not given away before the stream has read it
     results = []
     for index, call in enumerate(calls):
         with torch.cuda.stream(streams[index % len(streams)]):

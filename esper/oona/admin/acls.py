@@ -1,4 +1,6 @@
-"""Access control lists and SCRAM credentials of a cluster, asked for and changed by a principal that may."""
+"""Access control lists and SCRAM credentials of a cluster, asked for and changed by a principal
+that may.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,17 @@ from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.rights import Operation, Resource, Right
 
 ITERATIONS: Final = 4_096
-"""Kafka's least. Passwords of the installation are 256 random bits, which no number of iterations makes harder to guess."""
+"""Kafka's least.
+
+Passwords of the installation are 256 random bits, which no number of iterations makes harder to
+guess.
+"""
 
 
 def listed(bus: KafkaBus) -> dict[Right, AclBinding]:
-    """The list as the cluster has it, by its lines; kinds of lines that Esper does not write are left out.
+    """The list as the cluster has it, by its lines.
+
+    Kinds of lines that Esper does not write are left out.
 
     Raises:
         UnavailableError: the cluster does not answer.
@@ -34,21 +42,48 @@ def listed(bus: KafkaBus) -> dict[Right, AclBinding]:
     """
     anything: Any = None
     everything = AclBindingFilter(
-        ResourceType.ANY, anything, ResourcePatternType.ANY, anything, anything, AclOperation.ANY, AclPermissionType.ANY
+        ResourceType.ANY,
+        anything,
+        ResourcePatternType.ANY,
+        anything,
+        anything,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
     )
-    found: Iterable[AclBinding] = _done(bus, bus.admin().describe_acls(everything, request_timeout=bus.patience))
+    found: Iterable[AclBinding] = _done(
+        bus, bus.admin().describe_acls(everything, request_timeout=bus.patience)
+    )
     return {right: one for one in found if (right := _right(one)) is not None}
 
 
-def change(bus: KafkaBus, *, grant: Collection[Right] = (), revoke: Collection[AclBinding] = (), user: Callable[[str], str] = str) -> None:
-    """Add lines to the list and take lines from it; `user` gives the name by which the cluster knows a principal. Raises as `listed` does."""
+def change(
+    bus: KafkaBus,
+    *,
+    grant: Collection[Right] = (),
+    revoke: Collection[AclBinding] = (),
+    user: Callable[[str], str] = str,
+) -> None:
+    """Add lines to the list and take lines from it.
+
+    `user` gives the name by which the cluster knows a principal. Raises as `listed` does.
+    """
     client = bus.admin()
     if grant:
-        for future in client.create_acls([_binding(one, user) for one in grant], request_timeout=bus.patience).values():
+        for future in client.create_acls(
+            [_binding(one, user) for one in grant], request_timeout=bus.patience
+        ).values():
             _done(bus, future)
     if revoke:
         filters = [
-            AclBindingFilter(one.restype, one.name, one.resource_pattern_type, one.principal, one.host, one.operation, one.permission_type)
+            AclBindingFilter(
+                one.restype,
+                one.name,
+                one.resource_pattern_type,
+                one.principal,
+                one.host,
+                one.operation,
+                one.permission_type,
+            )
             for one in revoke
         ]
         for future in client.delete_acls(filters, request_timeout=bus.patience).values():
@@ -58,8 +93,13 @@ def change(bus: KafkaBus, *, grant: Collection[Right] = (), revoke: Collection[A
 def set_passwords(bus: KafkaBus, passwords: Mapping[str, str]) -> None:
     """Give each user its password, for SCRAM-SHA-512. Raises as `listed` does."""
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
-    upsertions: list[Any] = [UserScramCredentialUpsertion(user, info, password.encode()) for user, password in passwords.items()]
-    for future in bus.admin().alter_user_scram_credentials(upsertions, request_timeout=bus.patience).values():
+    upsertions: list[Any] = [
+        UserScramCredentialUpsertion(user, info, password.encode())
+        for user, password in passwords.items()
+    ]
+    for future in (
+        bus.admin().alter_user_scram_credentials(upsertions, request_timeout=bus.patience).values()
+    ):
         _done(bus, future)
 
 
@@ -84,8 +124,15 @@ def _binding(right: Right, user: Callable[[str], str]) -> AclBinding:
 
 def _right(binding: AclBinding) -> Right | None:
     """The line as Esper writes them; None for one of a kind that Esper does not write."""
-    restype, pattern = cast("ResourceType", binding.restype), cast("ResourcePatternType", binding.resource_pattern_type)
-    if binding.host != "*" or not binding.principal.startswith("User:") or pattern.name not in {"LITERAL", "PREFIXED"}:
+    restype, pattern = (
+        cast("ResourceType", binding.restype),
+        cast("ResourcePatternType", binding.resource_pattern_type),
+    )
+    if (
+        binding.host != "*"
+        or not binding.principal.startswith("User:")
+        or pattern.name not in {"LITERAL", "PREFIXED"}
+    ):
         return None
     return Right(
         binding.principal.removeprefix("User:"),

@@ -1,11 +1,15 @@
-"""Transactions that Kafka has decided and left open in a partition, where they hide all that follows from `read_committed` readers, for ever.
+"""Transactions that Kafka has decided and left open in a partition, where they hide all that
+follows from `read_committed` readers, for ever.
 
-A broker whose partition has no leader for a moment takes it for deleted, skips the marker that ends a transaction in it, and calls the transaction
-complete (Kafka 4.3, TransactionMarkerChannelManager; it logs "likely deleted already and hence can be skipped"). A single broker that is killed within
-milliseconds of a commit and started again gets there about once in sixty times. The coordinator still knows how it was decided, so the marker is
-written here, as `kafka-transactions.sh abort` does, which knows aborts alone and would take back what a run was told is committed.
+A broker whose partition has no leader for a moment takes it for deleted, skips the marker that ends
+a transaction in it, and calls the transaction complete (Kafka 4.3, TransactionMarkerChannelManager;
+it logs "likely deleted already and hence can be skipped"). A single broker that is killed within
+milliseconds of a commit and started again gets there about once in sixty times. The coordinator
+still knows how it was decided, so the marker is written here, as `kafka-transactions.sh abort`
+does, which knows aborts alone and would take back what a run was told is committed.
 
-Source: https://kafka.apache.org/protocol, DescribeProducers (61), ListTransactions (66) and WriteTxnMarkers (27).
+Source: https://kafka.apache.org/protocol, DescribeProducers (61), ListTransactions (66) and
+WriteTxnMarkers (27).
 """
 
 from __future__ import annotations
@@ -25,7 +29,16 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.api import RequestStruct, Response
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.protocol.types import (
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    TaggedFields,
+)
 from aiokafka.structs import TopicPartition
 
 from esper.clock import Clock
@@ -41,7 +54,12 @@ _DECIDED: Final = {"CompleteCommit": True, "CompleteAbort": False}
 """States of a transaction that has ended, and whether it was committed."""
 _DECIDING: Final = frozenset({"PrepareCommit", "PrepareAbort"})
 _MOVING: Final = frozenset(
-    {NotLeaderForPartitionError, UnknownTopicOrPartitionError, GroupLoadInProgressError, GroupCoordinatorNotAvailableError}
+    {
+        NotLeaderForPartitionError,
+        UnknownTopicOrPartitionError,
+        GroupLoadInProgressError,
+        GroupCoordinatorNotAvailableError,
+    }
 )
 """Errors of a broker that has just started, or that has just begun to lead."""
 _WAIT_S: Final = 0.1
@@ -105,7 +123,12 @@ class ListTransactionsResponse_v0(Response):  # type: ignore[misc]  # noqa: N801
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
         ("unknown_states", CompactArray(_TEXT)),
-        ("transactions", CompactArray(("transactional_id", _TEXT), ("producer_id", Int64), ("state", _TEXT), _TAGS)),
+        (
+            "transactions",
+            CompactArray(
+                ("transactional_id", _TEXT), ("producer_id", Int64), ("state", _TEXT), _TAGS
+            ),
+        ),
         _TAGS,
     )
 
@@ -132,7 +155,14 @@ class WriteTxnMarkersResponse_v1(Response):  # type: ignore[misc]  # noqa: N801 
                 ("producer_id", Int64),
                 (
                     "topics",
-                    CompactArray(("name", _TEXT), ("partitions", CompactArray(("partition", Int32), ("error_code", Int16), _TAGS)), _TAGS),
+                    CompactArray(
+                        ("name", _TEXT),
+                        (
+                            "partitions",
+                            CompactArray(("partition", Int32), ("error_code", Int16), _TAGS),
+                        ),
+                        _TAGS,
+                    ),
                 ),
                 _TAGS,
             ),
@@ -185,13 +215,18 @@ class Hanging:
     def __str__(self) -> str:
         """A sentence about it."""
         return (
-            f"The transaction of {self.transactional_id} that Kafka has {self.end} is open in {self.topic}, partition {self.partition}, "
+            f"The transaction of {self.transactional_id} that Kafka has {self.end} is open "
+            f"in {self.topic}, partition {self.partition}, "
             f"since offset {self.offset}: what follows is hidden from readers."
         )
 
 
-def found(access: Access, topics: Mapping[str, int], *, clock: Clock, timeout_s: float) -> list[Hanging]:
-    """The transactions that hang in `topics`, a number of partitions by name. Those that Kafka is ending just now are waited for.
+def found(
+    access: Access, topics: Mapping[str, int], *, clock: Clock, timeout_s: float
+) -> list[Hanging]:
+    """The transactions that hang in `topics`, a number of partitions by name.
+
+    Those that Kafka is ending just now are waited for.
 
     Needs the right to describe these topics and all transactional ids.
 
@@ -201,8 +236,12 @@ def found(access: Access, topics: Mapping[str, int], *, clock: Clock, timeout_s:
     return _run(_found, access, topics, clock, timeout_s)
 
 
-def mend(access: Access, topics: Mapping[str, int], *, clock: Clock, timeout_s: float) -> list[Hanging]:
-    """End them as they were decided; what was ended. Needs the right to act for the cluster, which brokers have, too.
+def mend(
+    access: Access, topics: Mapping[str, int], *, clock: Clock, timeout_s: float
+) -> list[Hanging]:
+    """End them as they were decided; what was ended.
+
+    Needs the right to act for the cluster, which brokers have, too.
 
     Raises:
         UnavailableError: no broker answers, or it refuses.
@@ -210,7 +249,9 @@ def mend(access: Access, topics: Mapping[str, int], *, clock: Clock, timeout_s: 
     return _run(_mended, access, topics, clock, timeout_s)
 
 
-def _run(what: Any, access: Access, topics: Mapping[str, int], clock: Clock, timeout_s: float) -> list[Hanging]:
+def _run(
+    what: Any, access: Access, topics: Mapping[str, int], clock: Clock, timeout_s: float
+) -> list[Hanging]:
     async def asked() -> list[Hanging]:
         client = AIOKafkaClient(**connection(access), request_timeout_ms=round(timeout_s * 1000))
         try:
@@ -223,7 +264,9 @@ def _run(what: Any, access: Access, topics: Mapping[str, int], clock: Clock, tim
     try:
         return asyncio.run(asked())
     except (KafkaError, OSError, TimeoutError) as error:
-        raise UnavailableError(f"Kafka at {access.bootstrap} does not say which transactions hang: {error}.") from error
+        raise UnavailableError(
+            f"Kafka at {access.bootstrap} does not say which transactions hang: {error}."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +282,9 @@ class _Cluster:
         return await self.client.send(node, Sent(kind, *values, _NONE))
 
     async def led(self) -> tuple[dict[int, dict[str, list[int]]], bool]:
-        """The partitions by the broker that leads them, and whether every partition has one: a broker that has just started leads none yet."""
+        """The partitions by the broker that leads them, and whether every partition has one: a
+        broker that has just started leads none yet.
+        """
         await self.client.force_metadata_update()
         by_leader: dict[int, dict[str, list[int]]] = {}
         every = True
@@ -253,12 +298,17 @@ class _Cluster:
         return by_leader, every
 
     async def opened(self) -> tuple[dict[tuple[str, int, int], Any], bool]:
-        """Every open transaction by topic, partition and producer: what the leader knows of it. And whether every leader has said so."""
+        """Every open transaction by topic, partition and producer: what the leader knows of it.
+
+        And whether every leader has said so.
+        """
         by_leader, every = await self.led()
         opened: dict[tuple[str, int, int], Any] = {}
         for leader, partitions in by_leader.items():
             wanted = [(topic, numbers, _NONE) for topic, numbers in partitions.items()]
-            for topic, parts, _ in (await self.ask(leader, DescribeProducersRequest_v0, wanted)).topics:
+            for topic, parts, _ in (
+                await self.ask(leader, DescribeProducersRequest_v0, wanted)
+            ).topics:
                 for number, code, message, producers, _ in parts:
                     if for_code(code) in _MOVING:
                         every = False
@@ -272,12 +322,16 @@ class _Cluster:
         known: dict[int, tuple[str, str]] = {}
         every = True
         for broker in self.client.cluster.brokers():
-            answer = await self.ask(broker.nodeId, ListTransactionsRequest_v0, [], sorted(producer_ids))
+            answer = await self.ask(
+                broker.nodeId, ListTransactionsRequest_v0, [], sorted(producer_ids)
+            )
             if for_code(answer.error_code) in _MOVING:
                 every = False
             elif answer.error_code:
                 raise for_code(answer.error_code)
-            known |= {producer_id: (name, state) for name, producer_id, state, _ in answer.transactions}
+            known |= {
+                producer_id: (name, state) for name, producer_id, state, _ in answer.transactions
+            }
         return known, every
 
 
@@ -292,13 +346,26 @@ async def _found(cluster: _Cluster) -> list[Hanging]:
         # asked once more: what was open before it was decided may have been ended since
         after, _ = await cluster.opened()
         # a coordinator that has just started does not know its transactions yet
-        settled = every and told and asked <= states.keys() and not any(state in _DECIDING for _, state in states.values())
+        settled = (
+            every
+            and told
+            and asked <= states.keys()
+            and not any(state in _DECIDING for _, state in states.values())
+        )
         if settled or cluster.clock.monotonic() > deadline:
             break
         await asyncio.sleep(_WAIT_S)
     same = {key: one for key, one in before.items() if key in after and after[key][5] == one[5]}
     return sorted(
-        Hanging(topic, number, one[5], producer_id, one[1], max(one[4], 0), *_decided(states[producer_id]))
+        Hanging(
+            topic,
+            number,
+            one[5],
+            producer_id,
+            one[1],
+            max(one[4], 0),
+            *_decided(states[producer_id]),
+        )
         for (topic, number, producer_id), one in same.items()
         if producer_id in states and states[producer_id][1] in _DECIDED
     )
@@ -311,7 +378,9 @@ def _decided(known: tuple[str, str]) -> tuple[str, bool]:
 async def _mended(cluster: _Cluster) -> list[Hanging]:
     hanging = await _found(cluster)
     for one in hanging:
-        leader = cluster.client.cluster.leader_for_partition(TopicPartition(one.topic, one.partition))
+        leader = cluster.client.cluster.leader_for_partition(
+            TopicPartition(one.topic, one.partition)
+        )
         marker = (
             one.producer_id,
             one.producer_epoch,

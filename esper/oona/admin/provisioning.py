@@ -1,8 +1,10 @@
-"""What a cluster has to have for Esper, what it has, and how the one becomes the other: topics, their settings, rights, quotas, schemas.
+"""What a cluster has to have for Esper, what it has, and how the one becomes the other: topics,
+their settings, rights, quotas, schemas.
 
 And what it must not have: a transaction that hides a partition from its readers, see `hanging`.
 
-`wanted` is a pure function of the settings and of `schemas/topics.toml`; `compare` is one of what is wanted and what was found.
+`wanted` is a pure function of the settings and of `schemas/topics.toml`; `compare` is one of what
+is wanted and what was found.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ from esper.oona.bus.rights import PRINCIPALS, Right, rights
 if TYPE_CHECKING:
     from confluent_kafka.admin import AclBinding  # type: ignore[attr-defined]  # as in acls
 
-Kind = Literal["topic", "partitions", "replication", "setting", "right", "quota", "schema", "transaction"]
+Kind = Literal[
+    "topic", "partitions", "replication", "setting", "right", "quota", "schema", "transaction"
+]
 Step = Literal["create", "change", "remove", "none"]
-"""What `apply` does about a difference. "none": only an administrator can, because it moves keys or data."""
+"""What `apply` does about a difference.
+
+"none": only an administrator can, because it moves keys or data.
+"""
 
 _SIGNS: Final[Mapping[Step, str]] = {"create": "+", "change": "~", "remove": "-", "none": "!"}
 
@@ -44,7 +51,11 @@ class TopicPlan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a cluster has, or has to have. Rights and quotas are by the cluster's names of principals; None leaves a kind out of the comparison."""
+    """What a cluster has, or has to have.
+
+    Rights and quotas are by the cluster's names of principals; None leaves a kind out of the
+    comparison.
+    """
 
     topics: Mapping[str, TopicPlan]
     rights: frozenset[Right] | None
@@ -54,7 +65,10 @@ class Plan:
 
 
 class Difference(NamedTuple):
-    """One thing that is not as it has to be. `found` and `wanted` are texts, empty for what is not there."""
+    """One thing that is not as it has to be.
+
+    `found` and `wanted` are texts, empty for what is not there.
+    """
 
     kind: Kind
     name: str
@@ -64,29 +78,65 @@ class Difference(NamedTuple):
 
     def line(self) -> str:
         """The difference for people."""
-        values = {"create": self.wanted, "remove": self.found, "change": f"{self.found or '(unset)'} -> {self.wanted}"}
-        text = values.get(self.step, f"{self.found}, wanted {self.wanted}; an administrator has to decide, because it moves keys or data")
+        values = {
+            "create": self.wanted,
+            "remove": self.found,
+            "change": f"{self.found or '(unset)'} -> {self.wanted}",
+        }
+        text = values.get(
+            self.step,
+            (
+                f"{self.found}, wanted {self.wanted}; an administrator has to decide, because "
+                "it moves keys or data"
+            ),
+        )
         return f"{_SIGNS[self.step]} {self.kind:<11} {self.name}" + (f" = {text}" if text else "")
 
 
-def wanted(settings: Settings, *, user: Callable[[str], str], with_rights: bool, with_quotas: bool) -> Plan:
-    """What the cluster of these settings has to have; `user` gives the name by which it knows a principal."""
-    plans = {name: TopicPlan(count, settings.kafka.replication, values) for name, (count, values) in topics.wanted(settings.kafka).items()}
-    granted = frozenset(replace(one, principal=user(one.principal)) for one in rights()) if with_rights else None
-    limits = {user(name): values for name, values in settings.kafka.limits().items()} if with_quotas else None
+def wanted(
+    settings: Settings, *, user: Callable[[str], str], with_rights: bool, with_quotas: bool
+) -> Plan:
+    """What the cluster of these settings has to have.
+
+    `user` gives the name by which it knows a principal.
+    """
+    plans = {
+        name: TopicPlan(count, settings.kafka.replication, values)
+        for name, (count, values) in topics.wanted(settings.kafka).items()
+    }
+    granted = (
+        frozenset(replace(one, principal=user(one.principal)) for one in rights())
+        if with_rights
+        else None
+    )
+    limits = (
+        {user(name): values for name, values in settings.kafka.limits().items()}
+        if with_quotas
+        else None
+    )
     return Plan(plans, granted, limits, wire.subjects(settings))
 
 
 def compare(found: Plan, plan: Plan, *, prune: bool) -> list[Difference]:
-    """Every difference, in the order in which it is to be mended. With `prune`, rights and quotas that are not wanted count too."""
+    """Every difference, in the order in which it is to be mended.
+
+    With `prune`, rights and quotas that are not wanted count too.
+    """
     return [
         *_topics(found, plan),
         *_rights(found.rights or frozenset(), plan.rights, prune=prune),
         *_quotas(found.quotas or {}, plan.quotas, prune=prune),
-        *(Difference("schema", subject, "", "", "create") for subject in sorted(plan.schemas - found.schemas)),
+        *(
+            Difference("schema", subject, "", "", "create")
+            for subject in sorted(plan.schemas - found.schemas)
+        ),
         *(
             Difference(
-                "transaction", f"{one.topic} {one.partition} {one.transactional_id}", f"open since offset {one.offset}", one.end, "change"
+                "transaction",
+                f"{one.topic} {one.partition} {one.transactional_id}",
+                f"open since offset {one.offset}",
+                one.end,
+                "change",
             )
             for one in found.hanging
         ),
@@ -97,25 +147,48 @@ def _topics(found: Plan, plan: Plan) -> Iterator[Difference]:
     for name, here in plan.topics.items():
         there = found.topics.get(name)
         if there is None:
-            yield Difference("topic", name, "", f"{here.partitions} partitions, {here.replication} replicas", "create")
+            yield Difference(
+                "topic",
+                name,
+                "",
+                f"{here.partitions} partitions, {here.replication} replicas",
+                "create",
+            )
             continue
         if there.partitions != here.partitions:
-            yield Difference("partitions", name, str(there.partitions), str(here.partitions), "none")
+            yield Difference(
+                "partitions", name, str(there.partitions), str(here.partitions), "none"
+            )
         if there.replication != here.replication:
-            yield Difference("replication", name, str(there.replication), str(here.replication), "none")
+            yield Difference(
+                "replication", name, str(there.replication), str(here.replication), "none"
+            )
         for key, value in here.settings.items():
             if there.settings.get(key) != value:
-                yield Difference("setting", f"{name} {key}", there.settings.get(key, ""), value, "change")
+                yield Difference(
+                    "setting", f"{name} {key}", there.settings.get(key, ""), value, "change"
+                )
 
 
-def _rights(found: frozenset[Right], plan: frozenset[Right] | None, *, prune: bool) -> Iterator[Difference]:
+def _rights(
+    found: frozenset[Right], plan: frozenset[Right] | None, *, prune: bool
+) -> Iterator[Difference]:
     if plan is not None:
-        yield from (Difference("right", sentence(one), "", "", "create") for one in sorted(plan - found))
-        yield from (Difference("right", sentence(one), "", "", "remove") for one in sorted(found - plan) if prune)
+        yield from (
+            Difference("right", sentence(one), "", "", "create") for one in sorted(plan - found)
+        )
+        yield from (
+            Difference("right", sentence(one), "", "", "remove")
+            for one in sorted(found - plan)
+            if prune
+        )
 
 
 def _quotas(
-    found: Mapping[str, Mapping[str, float]], plan: Mapping[str, Mapping[str, float]] | None, *, prune: bool
+    found: Mapping[str, Mapping[str, float]],
+    plan: Mapping[str, Mapping[str, float]] | None,
+    *,
+    prune: bool,
 ) -> Iterator[Difference]:
     if plan is None:
         return
@@ -124,21 +197,37 @@ def _quotas(
         for key in sorted(here):
             if there.get(key) != here[key]:
                 before = f"{there[key]:.0f}" if key in there else ""
-                yield Difference("quota", f"{name} {key}", before, f"{here[key]:.0f}", "change" if before else "create")
+                yield Difference(
+                    "quota",
+                    f"{name} {key}",
+                    before,
+                    f"{here[key]:.0f}",
+                    "change" if before else "create",
+                )
         if prune:
             yield from (
-                Difference("quota", f"{name} {key}", f"{there[key]:.0f}", "", "remove") for key in sorted(there.keys() - here.keys())
+                Difference("quota", f"{name} {key}", f"{there[key]:.0f}", "", "remove")
+                for key in sorted(there.keys() - here.keys())
             )
 
 
 def sentence(right: Right) -> str:
-    """A right for people: `trainer WRITE TOPIC system.events.run`; names that only have to begin so end with a star."""
+    """A right for people: `trainer WRITE TOPIC system.events.run`.
+
+    Names that only have to begin so end with a star.
+    """
     star = "*" if right.prefixed else ""
-    return f"{right.principal} {'not ' if right.denied else ''}{right.operation} {right.resource} {right.name}{star}"
+    return (
+        f"{right.principal} {'not ' if right.denied else ''}{right.operation} {right.resource} "
+        f"{right.name}{star}"
+    )
 
 
 class Administration:
-    """A cluster as somebody sees and changes it who may. Every request ends after the bus's patience."""
+    """A cluster as somebody sees and changes it who may.
+
+    Every request ends after the bus's patience.
+    """
 
     def __init__(self, bus: KafkaBus, settings: Settings, clock: Clock) -> None:
         self._bus = bus
@@ -147,17 +236,24 @@ class Administration:
         self._bindings: dict[Right, AclBinding] = {}
 
     def found(self, plan: Plan, *, user: Callable[[str], str]) -> Plan:
-        """What the cluster has of the kinds that the plan has; of rights and quotas, those of Esper's principals.
+        """What the cluster has of the kinds that the plan has.
+
+        Of rights and quotas, those of Esper's principals.
 
         Raises:
             UnavailableError: no broker answers.
             DeniedError: this principal may not ask.
         """
-        self._bus.cluster_id()  # who is not let in hears so now; a request of an administrator waits for its time-out
+        # who is not let in hears so now; a request of an administrator waits for its time-out
+        self._bus.cluster_id()
         names = {user(principal) for principal in PRINCIPALS}
         self._bindings = acls.listed(self._bus) if plan.rights is not None else {}
         limits = (
-            self._request("read quotas", lambda way: requests.quotas(way, timeout_s=self._bus.patience)) if plan.quotas is not None else {}
+            self._request(
+                "read quotas", lambda way: requests.quotas(way, timeout_s=self._bus.patience)
+            )
+            if plan.quotas is not None
+            else {}
         )
         lacking = {one.subject for one in wire.lacking(self._settings)} if plan.schemas else set()
         present = self._found_topics(plan)
@@ -173,20 +269,35 @@ class Administration:
         """Mend every difference whose step is not "none". Raises as `found`."""
         of = {(one.kind, one.name): one.step for one in differences}
         self._bus.create_topics(
-            {name: (one.partitions, one.settings) for name, one in plan.topics.items() if ("topic", name) in of},
+            {
+                name: (one.partitions, one.settings)
+                for name, one in plan.topics.items()
+                if ("topic", name) in of
+            },
             replication=self._settings.kafka.replication,
         )
         self._configure([name for kind, name in of if kind == "setting"], plan)
         grant = [one for one in plan.rights or () if of.get(("right", sentence(one))) == "create"]
         acls.change(
-            self._bus, grant=grant, revoke=[one for right, one in self._bindings.items() if of.get(("right", sentence(right))) == "remove"]
+            self._bus,
+            grant=grant,
+            revoke=[
+                one
+                for right, one in self._bindings.items()
+                if of.get(("right", sentence(right))) == "remove"
+            ],
         )
         self._limit([one for one in differences if one.kind == "quota"], plan)
         kinds = {kind for kind, _ in of}
         if "schema" in kinds:
             wire.resolve(self._settings, register=True)
         if "transaction" in kinds:
-            hanging.mend(self._bus.access, self._bus.partitions(list(plan.topics)), clock=self._clock, timeout_s=self._bus.patience)
+            hanging.mend(
+                self._bus.access,
+                self._bus.partitions(list(plan.topics)),
+                clock=self._clock,
+                timeout_s=self._bus.patience,
+            )
 
     def credentials(self, passwords: Mapping[str, str]) -> None:
         """Give users SCRAM-SHA-512 passwords; earlier ones are void. Raises as `found`."""
@@ -194,17 +305,32 @@ class Administration:
             acls.set_passwords(self._bus, passwords)
 
     def _hanging(self, counts: Mapping[str, int]) -> list[Hanging]:
-        """Those of the topics that there are, a number of partitions by name. By OAUTHBEARER, which aiokafka's client here does not speak, none are looked for."""
+        """Those of the topics that there are, a number of partitions by name.
+
+        By OAUTHBEARER, which aiokafka's client here does not speak, none are looked for.
+        """
         if self._bus.access.kafka.sasl_mechanism == "OAUTHBEARER":
             return []
-        return hanging.found(self._bus.access, counts, clock=self._clock, timeout_s=self._bus.patience) if counts else []
+        return (
+            hanging.found(self._bus.access, counts, clock=self._clock, timeout_s=self._bus.patience)
+            if counts
+            else []
+        )
 
     def _found_topics(self, plan: Plan) -> dict[str, TopicPlan]:
-        known = self._asked(lambda: self._bus.admin().list_topics(timeout=self._bus.patience)).topics
+        known = self._asked(
+            lambda: self._bus.admin().list_topics(timeout=self._bus.patience)
+        ).topics
         names = [name for name in plan.topics if name in known]
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-        futures = self._bus.admin().describe_configs(resources, request_timeout=self._bus.patience) if resources else {}
-        settings = {resource.name: self._asked(future.result) for resource, future in futures.items()}
+        futures = (
+            self._bus.admin().describe_configs(resources, request_timeout=self._bus.patience)
+            if resources
+            else {}
+        )
+        settings = {
+            resource.name: self._asked(future.result) for resource, future in futures.items()
+        }
         return {
             name: TopicPlan(
                 len(known[name].partitions),
@@ -223,22 +349,36 @@ class Administration:
                 ResourceType.TOPIC,
                 topic,
                 incremental_configs=[
-                    ConfigEntry(key, plan.topics[topic].settings[key], incremental_operation=AlterConfigOpType.SET) for key in keys
+                    ConfigEntry(
+                        key,
+                        plan.topics[topic].settings[key],
+                        incremental_operation=AlterConfigOpType.SET,
+                    )
+                    for key in keys
                 ],
             )
             for topic, keys in by_topic.items()
         ]
         if resources:
-            for future in self._bus.admin().incremental_alter_configs(resources, request_timeout=self._bus.patience).values():
+            for future in (
+                self._bus.admin()
+                .incremental_alter_configs(resources, request_timeout=self._bus.patience)
+                .values()
+            ):
                 self._asked(future.result)
 
     def _limit(self, differences: Sequence[Difference], plan: Plan) -> None:
         changes: dict[str, dict[str, float | None]] = {}
         for one in differences:
             name, _, key = one.name.rpartition(" ")
-            changes.setdefault(name, {})[key] = None if one.step == "remove" else (plan.quotas or {})[name][key]
+            changes.setdefault(name, {})[key] = (
+                None if one.step == "remove" else (plan.quotas or {})[name][key]
+            )
         if changes:
-            self._request("set quotas", lambda way: requests.set_quotas(way, changes, timeout_s=self._bus.patience))
+            self._request(
+                "set quotas",
+                lambda way: requests.set_quotas(way, changes, timeout_s=self._bus.patience),
+            )
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         try:
@@ -257,6 +397,10 @@ class Administration:
 def _failed(error: Exception, where: str, user: str, what: str) -> EsperError:
     if "Authorization" in type(error).__name__ or "Authentication" in type(error).__name__:
         return DeniedError(
-            f"{where} does not allow {user} to {what}: run this command as an administrator, or leave quotas out with --no-quotas."
+            f"{where} does not allow {user} to {what}: run this command as an "
+            "administrator, or leave quotas out with --no-quotas."
         )
-    return UnavailableError(f"{where} does not {what} ({type(error).__name__}: {error}): try again, or leave quotas out with --no-quotas.")
+    return UnavailableError(
+        f"{where} does not {what} ({type(error).__name__}: {error}): try again, or leave "
+        "quotas out with --no-quotas."
+    )

@@ -1,6 +1,9 @@
-"""Kafka requests that librdkafka's Python client lacks: quotas of principals. Sent by aiokafka, which has the connection and the encoding.
+"""Kafka requests that librdkafka's Python client lacks: quotas of principals.
 
-Source: https://kafka.apache.org/protocol, DescribeClientQuotas (48) and AlterClientQuotas (49), version 0 of each.
+Sent by aiokafka, which has the connection and the encoding.
+
+Source: https://kafka.apache.org/protocol, DescribeClientQuotas (48) and AlterClientQuotas (49),
+version 0 of each.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from esper.errors import UsageError
 from esper.oona.bus.access import Access
 
 _TEXT: Final = String("utf-8")
-logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)  # warns of a password in the clear at each connection, that on the loopback too
+logging.getLogger("aiokafka.conn").setLevel(
+    logging.ERROR
+)  # warns of a password in the clear at each connection, that on the loopback too
 _ENTITY: Final = Array(("entity_type", _TEXT), ("entity_name", _TEXT))
 _ANY: Final = 2
 """Match type: every name of an entity type, but not the default."""
@@ -34,7 +39,10 @@ class DescribeClientQuotasResponse_v0(Response):  # type: ignore[misc]  # noqa: 
         ("throttle_time_ms", Int32),
         ("error_code", Int16),
         ("error_message", _TEXT),
-        ("entries", Array(("entity", _ENTITY), ("values", Array(("key", _TEXT), ("value", Float64))))),
+        (
+            "entries",
+            Array(("entity", _ENTITY), ("values", Array(("key", _TEXT), ("value", Float64)))),
+        ),
     )
 
 
@@ -44,7 +52,10 @@ class DescribeClientQuotasRequest_v0(RequestStruct):  # type: ignore[misc]  # no
     API_KEY = 48
     API_VERSION = 0
     RESPONSE_TYPE = DescribeClientQuotasResponse_v0
-    SCHEMA = Schema(("components", Array(("entity_type", _TEXT), ("match_type", Int8), ("match", _TEXT))), ("strict", Boolean))
+    SCHEMA = Schema(
+        ("components", Array(("entity_type", _TEXT), ("match_type", Int8), ("match", _TEXT))),
+        ("strict", Boolean),
+    )
 
 
 class AlterClientQuotasResponse_v0(Response):  # type: ignore[misc]  # noqa: N801 - aiokafka has no types, and its own way to name a version
@@ -52,7 +63,10 @@ class AlterClientQuotasResponse_v0(Response):  # type: ignore[misc]  # noqa: N80
 
     API_KEY = 49
     API_VERSION = 0
-    SCHEMA = Schema(("throttle_time_ms", Int32), ("entries", Array(("error_code", Int16), ("error_message", _TEXT), ("entity", _ENTITY))))
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("entries", Array(("error_code", Int16), ("error_message", _TEXT), ("entity", _ENTITY))),
+    )
 
 
 class AlterClientQuotasRequest_v0(RequestStruct):  # type: ignore[misc]  # noqa: N801 - the same
@@ -62,7 +76,13 @@ class AlterClientQuotasRequest_v0(RequestStruct):  # type: ignore[misc]  # noqa:
     API_VERSION = 0
     RESPONSE_TYPE = AlterClientQuotasResponse_v0
     SCHEMA = Schema(
-        ("entries", Array(("entity", _ENTITY), ("ops", Array(("key", _TEXT), ("value", Float64), ("remove", Boolean))))),
+        (
+            "entries",
+            Array(
+                ("entity", _ENTITY),
+                ("ops", Array(("key", _TEXT), ("value", Float64), ("remove", Boolean))),
+            ),
+        ),
         ("validate_only", Boolean),
     )
 
@@ -80,12 +100,16 @@ class Sent(Request[RequestStruct]):  # type: ignore[misc]  # the same
         return request_struct_class(*self._values)
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> RequestStruct:
-        """The same, whatever else the broker would take: version 0 is understood by every Kafka since 2.6."""
+        """The same, whatever else the broker would take: version 0 is understood by every Kafka
+        since 2.6.
+        """
         del versions
         return self.build(self._kind)
 
 
-def ask(connection: Mapping[str, Any], kind: type[RequestStruct], *values: Any, timeout_s: float) -> Any:
+def ask(
+    connection: Mapping[str, Any], kind: type[RequestStruct], *values: Any, timeout_s: float
+) -> Any:
     """The answer of one broker to one request; `connection` are arguments of aiokafka's client.
 
     Raises:
@@ -107,14 +131,20 @@ def connection(access: Access) -> dict[str, Any]:
     """The arguments of aiokafka's client for a principal's way to its cluster.
 
     Raises:
-        UsageError: a file that the settings name cannot be read, or the principal comes by OAUTHBEARER.
+        UsageError: a file that the settings name cannot be read, or the principal comes by
+            OAUTHBEARER.
     """
     kafka = access.kafka
     if kafka.sasl_mechanism == "OAUTHBEARER":
         raise UsageError(
-            "Quotas are not asked for by OAUTHBEARER: leave them out with --no-quotas, or come by SCRAM, PLAIN or a certificate."
+            "Quotas are not asked for by OAUTHBEARER: leave them out with --no-quotas, or "
+            "come by SCRAM, PLAIN or a certificate."
         )
-    found = {"bootstrap_servers": access.bootstrap, "security_protocol": kafka.security_protocol, "ssl_context": access.ssl_context()}
+    found = {
+        "bootstrap_servers": access.bootstrap,
+        "security_protocol": kafka.security_protocol,
+        "ssl_context": access.ssl_context(),
+    }
     if not kafka.authenticated:
         return found
     return found | {
@@ -126,14 +156,28 @@ def connection(access: Access) -> dict[str, Any]:
 
 def quotas(connection: Mapping[str, Any], *, timeout_s: float) -> dict[str, dict[str, float]]:
     """What each principal may do, by the quota's name. Raises KafkaError."""
-    found = ask(connection, DescribeClientQuotasRequest_v0, [("user", _ANY, None)], True, timeout_s=timeout_s)  # noqa: FBT003 - a field of the protocol
+    found = ask(
+        connection,
+        DescribeClientQuotasRequest_v0,
+        [("user", _ANY, None)],
+        True,  # noqa: FBT003 - a field of the protocol
+        timeout_s=timeout_s,
+    )
     _checked(found.error_code, found.error_message)
     return {entity[0][1]: dict(values) for entity, values in found.entries}
 
 
-def set_quotas(connection: Mapping[str, Any], wanted: Mapping[str, Mapping[str, float | None]], *, timeout_s: float) -> None:
+def set_quotas(
+    connection: Mapping[str, Any],
+    wanted: Mapping[str, Mapping[str, float | None]],
+    *,
+    timeout_s: float,
+) -> None:
     """Give principals these quotas; None takes one away. Raises KafkaError."""
-    entries = [([("user", name)], [(key, value or 0.0, value is None) for key, value in values.items()]) for name, values in wanted.items()]
+    entries = [
+        ([("user", name)], [(key, value or 0.0, value is None) for key, value in values.items()])
+        for name, values in wanted.items()
+    ]
     found = ask(connection, AlterClientQuotasRequest_v0, entries, False, timeout_s=timeout_s)  # noqa: FBT003 - the same
     for code, message, _ in found.entries:
         _checked(code, message)

@@ -1,7 +1,9 @@
-"""How a principal reaches a Kafka cluster: the settings turned into what librdkafka takes, and into what Python's ssl takes for aiokafka.
+"""How a principal reaches a Kafka cluster: the settings turned into what librdkafka takes, and into
+what Python's ssl takes for aiokafka.
 
-A principal is who the broker takes a process for: `trainer`, `tamiyo`, `viewer` and so on (`esper.oona.bus.rights`). Secrets that stand in files
-are read when they are asked for, so that a client made after a rotation has the new one.
+A principal is who the broker takes a process for: `trainer`, `tamiyo`, `viewer` and so on
+(`esper.oona.bus.rights`). Secrets that stand in files are read when they are asked for, so that a
+client made after a rotation has the new one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from esper.oona.bus.wire import SAME, Frames, frames_of
 if TYPE_CHECKING:
     import ssl
 
-_FILES: Final[Mapping[str, str]] = {"ca": "ssl.ca.location", "certificate": "ssl.certificate.location", "private_key": "ssl.key.location"}
+_FILES: Final[Mapping[str, str]] = {
+    "ca": "ssl.ca.location",
+    "certificate": "ssl.certificate.location",
+    "private_key": "ssl.key.location",
+}
 
 
 def password_file(folder: Path, principal: str) -> Path:
@@ -29,7 +35,8 @@ def password_file(folder: Path, principal: str) -> Path:
 def embedded(settings: Settings, bootstrap: str) -> KafkaSettings:
     """How everybody reaches the embedded broker at `bootstrap`: each by the password of its own.
 
-    SCRAM is mutual: a program that has taken the port learns no password, and cannot pass for the broker.
+    SCRAM is mutual: a program that has taken the port learns no password, and cannot pass for the
+    broker.
     """
     mine = {
         "bootstrap": bootstrap,
@@ -57,12 +64,18 @@ class Access:
 
     @classmethod
     def of(cls, settings: Settings, principal: str, *, bootstrap: str = "") -> Access:
-        """To the cluster of the settings, or else to the embedded broker of this installation, which answers at `bootstrap`.
+        """To the cluster of the settings, or else to the embedded broker of this installation,
+        which answers at `bootstrap`.
 
         Raises:
-            EsperError: there is a schema registry, and it does not say its ids (`esper.oona.bus.wire`).
+            EsperError: there is a schema registry, and it does not say its ids
+                (`esper.oona.bus.wire`).
         """
-        return cls(settings.kafka if settings.kafka.bootstrap else embedded(settings, bootstrap), principal, frames_of(settings))
+        return cls(
+            settings.kafka if settings.kafka.bootstrap else embedded(settings, bootstrap),
+            principal,
+            frames_of(settings),
+        )
 
     @property
     def bootstrap(self) -> str:
@@ -74,18 +87,29 @@ class Access:
         """Whom the broker takes this principal for, as far as the settings say."""
         if self.kafka.authenticated:
             return self._named(self.kafka.sasl_username or self.kafka.oauth_client_id)
-        return f"the holder of {self._named(self.kafka.certificate)}" if self.kafka.certificate else "an anonymous client"
+        return (
+            f"the holder of {self._named(self.kafka.certificate)}"
+            if self.kafka.certificate
+            else "an anonymous client"
+        )
 
     def password(self) -> str:
-        """The password of SASL PLAIN and SCRAM, or the client secret of OAUTHBEARER, as it stands in its file now.
+        """The password of SASL PLAIN and SCRAM, or the client secret of OAUTHBEARER, as it stands
+        in its file now.
 
         Raises:
             UsageError: the file cannot be read, or holds nothing.
         """
         kafka = self.kafka
         if kafka.sasl_mechanism == "OAUTHBEARER":
-            return self._secret("oauth_client_secret_file", kafka.oauth_client_secret_file) or kafka.oauth_client_secret.get_secret_value()
-        return self._secret("sasl_password_file", kafka.sasl_password_file) or kafka.sasl_password.get_secret_value()
+            return (
+                self._secret("oauth_client_secret_file", kafka.oauth_client_secret_file)
+                or kafka.oauth_client_secret.get_secret_value()
+            )
+        return (
+            self._secret("sasl_password_file", kafka.sasl_password_file)
+            or kafka.sasl_password.get_secret_value()
+        )
 
     def librdkafka(self) -> dict[str, Any]:
         """The configuration of a client of confluent-kafka.
@@ -94,8 +118,14 @@ class Access:
             UsageError: a file that the settings name cannot be read.
         """
         kafka = self.kafka
-        config: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap, "security.protocol": kafka.security_protocol.lower()}
-        config |= {name: str(value).lower() if isinstance(value, bool) else value for name, value in kafka.options.items()}
+        config: dict[str, Any] = {
+            "bootstrap.servers": kafka.bootstrap,
+            "security.protocol": kafka.security_protocol.lower(),
+        }
+        config |= {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in kafka.options.items()
+        }
         config |= {option: path for name, option in _FILES.items() if (path := self._file(name))}
         if kafka.private_key_password.get_secret_value():
             config["ssl.key.password"] = kafka.private_key_password.get_secret_value()
@@ -104,8 +134,14 @@ class Access:
         config["sasl.mechanism"] = kafka.sasl_mechanism
         if kafka.sasl_mechanism != "OAUTHBEARER":
             return config | {"sasl.username": self.user, "sasl.password": self.password()}
-        config |= {"sasl.oauthbearer.method": "oidc", "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_endpoint}
-        config |= {"sasl.oauthbearer.client.id": self.user, "sasl.oauthbearer.client.secret": self.password()}
+        config |= {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_endpoint,
+        }
+        config |= {
+            "sasl.oauthbearer.client.id": self.user,
+            "sasl.oauthbearer.client.secret": self.password(),
+        }
         if kafka.ca:
             config["https.ca.location"] = kafka.ca
         return config | ({"sasl.oauthbearer.scope": kafka.oauth_scope} if kafka.oauth_scope else {})
@@ -125,7 +161,9 @@ class Access:
         try:
             context = ssl.create_default_context(cafile=self._file("ca") or None)
             if certificate := self._file("certificate"):
-                context.load_cert_chain(certificate, self._file("private_key"), secret or (lambda: ""))
+                context.load_cert_chain(
+                    certificate, self._file("private_key"), secret or (lambda: "")
+                )
             if ciphers := options.get("ssl.cipher.suites"):
                 context.set_ciphers(str(ciphers))
             if revoked := options.get("ssl.crl.location"):
@@ -133,9 +171,12 @@ class Access:
                 context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         except (ssl.SSLError, OSError, ValueError) as error:
             raise UsageError(
-                f"The TLS settings of Kafka cannot be used ({error}): see ESPER_KAFKA__CA, __CERTIFICATE and __PRIVATE_KEY."
+                f"The TLS settings of Kafka cannot be used ({error}): see ESPER_KAFKA__CA, "
+                "__CERTIFICATE and __PRIVATE_KEY."
             ) from error
-        context.check_hostname = str(options.get("ssl.endpoint.identification.algorithm", "https")) != "none"
+        context.check_hostname = (
+            str(options.get("ssl.endpoint.identification.algorithm", "https")) != "none"
+        )
         return context
 
     def _named(self, text: str) -> str:
@@ -153,7 +194,10 @@ class Access:
             return ""
         found = _read(self._named(path), name).strip()
         if not found:
-            raise UsageError(f"{self._named(path)}, which ESPER_KAFKA__{name.upper()} names, is empty: write the secret into it.")
+            raise UsageError(
+                f"{self._named(path)}, which ESPER_KAFKA__{name.upper()} names, is empty: "
+                "write the secret into it."
+            )
         return found
 
 
@@ -162,4 +206,6 @@ def _read(path: str, name: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UsageError(f"{path}, which ESPER_KAFKA__{name.upper()} names, cannot be read: {why}.") from error
+        raise UsageError(
+            f"{path}, which ESPER_KAFKA__{name.upper()} names, cannot be read: {why}."
+        ) from error

@@ -1,4 +1,6 @@
-"""How a broker receives a client of librdkafka: what it refuses becomes one sentence, and a changed password reaches clients that live."""
+"""How a broker receives a client of librdkafka: what it refuses becomes one sentence, and a changed
+password reaches clients that live.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from esper.oona.bus.access import Access
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_log.addHandler(logging.NullHandler())  # librdkafka's own lines must not tear a live view on the terminal
+_log.addHandler(
+    logging.NullHandler()
+)  # librdkafka's own lines must not tear a live view on the terminal
 
 FORBIDDEN: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this topic",
@@ -36,17 +40,25 @@ _REFUSED: Final = frozenset(
         KafkaError.ILLEGAL_SASL_STATE,
     }
 )
-_BAD_CERTIFICATE: Final = re.compile("certificate|verif|alert|hostname", re.IGNORECASE)  # the rest is a connection that broke
+_BAD_CERTIFICATE: Final = re.compile(
+    "certificate|verif|alert|hostname", re.IGNORECASE
+)  # the rest is a connection that broke
 _KEPT: Final = 1_000
 """Errors and lines that a client says within one call; of more, the last ones."""
 FATAL: Final = (KafkaException, SystemError)
-"""How the client library raises a fatal error: SystemError where it has called a callback all the same."""
+"""How the client library raises a fatal error: SystemError where it has called a callback all the
+same.
+"""
 _ROTATION_S: Final = 30.0
-"""How long a client that was let in once is refused before it says so: a password may change at the broker before it does in its file."""
+"""How long a client that was let in once is refused before it says so: a password may change at the
+broker before it does in its file.
+"""
 
 
 class Standing:
-    """What the clients of one bus share: whether the broker has ever let one in, and since when it refuses them."""
+    """What the clients of one bus share: whether the broker has ever let one in, and since when it
+    refuses them.
+    """
 
     def __init__(self) -> None:
         self.let_in = False
@@ -54,11 +66,13 @@ class Standing:
 
 
 class Told:
-    """What a client of librdkafka says in callbacks, kept until the call that they came in has ended.
+    """What a client of librdkafka says in callbacks, kept until the call that they came in has
+    ended.
 
-    confluent-kafka goes on to call back while a fatal error waits to be raised, and then every call that a callback makes acts and fails: a lock that
-    it takes is never given back. So a callback puts what it is told into a queue, and does nothing else. Nor does it hold the client: in a cycle a
-    client would live on unused, and destroyed within its own callback it would hang.
+    confluent-kafka goes on to call back while a fatal error waits to be raised, and then every call
+    that a callback makes acts and fails: a lock that it takes is never given back. So a callback
+    puts what it is told into a queue, and does nothing else. Nor does it hold the client: in a
+    cycle a client would live on unused, and destroyed within its own callback it would hang.
     """
 
     def __init__(self) -> None:
@@ -89,7 +103,9 @@ class Told:
 
 
 class Door:
-    """How one client is received: lets a new password in when the broker refuses the old one, and remembers a refusal that stays."""
+    """How one client is received: lets a new password in when the broker refuses the old one, and
+    remembers a refusal that stays.
+    """
 
     def __init__(self, access: Access, standing: Standing) -> None:
         self.access = access
@@ -127,16 +143,22 @@ class Door:
             self._standing.let_in, self._standing.refused_since = True, None
 
     def hear(self) -> None:
-        """Log what the client has said since, and remember whether the broker refuses it. Not for callbacks."""
+        """Log what the client has said since, and remember whether the broker refuses it.
+
+        Not for callbacks.
+        """
         for line in drained(self.told.lines):
             _log.log(*line)
         for error in drained(self.told.errors):
             self._heed(error)
 
     def require(self) -> None:
-        """Do nothing unless the broker refuses this client, and goes on to if it let it in before. Not for callbacks: see `renew`.
+        """Do nothing unless the broker refuses this client, and goes on to if it let it in before.
 
-        A broker whose certificate stops being good is no refusal to who was let in before: it is away, as one that has died is.
+        Not for callbacks: see `renew`.
+
+        A broker whose certificate stops being good is no refusal to who was let in before: it is
+        away, as one that has died is.
 
         Raises:
             DeniedError: it does.
@@ -153,9 +175,11 @@ class Door:
         raise self.refused(refusal)
 
     def renew(self) -> None:
-        """Give a client that was refused the password that stands in the file now, if it is another one.
+        """Give a client that was refused the password that stands in the file now, if it is another
+        one.
 
-        Called between two calls of the client, never from a callback of it: a call within a call aborts the interpreter.
+        Called between two calls of the client, never from a callback of it: a call within a call
+        aborts the interpreter.
         """
         self.hear()
         if self._refusal is None:
@@ -169,15 +193,22 @@ class Door:
         return _refused(self.access, error)
 
     def forbidden(self, error: KafkaError, what: str = "") -> DeniedError:
-        """The sentence for what this principal has no right to; `what` is the operation with its object."""
+        """The sentence for what this principal has no right to.
+
+        `what` is the operation with its object.
+        """
         access = self.access
         return DeniedError(
-            f"Kafka at {access.bootstrap} does not allow {access.user} to {what or f'use {FORBIDDEN[error.code()]}'} ({_told(error)}): "
-            "give it the right (`esper topics apply` does on your own cluster), or use the principal that has it."
+            f"Kafka at {access.bootstrap} does not allow {access.user} to "
+            f"{what or f'use {FORBIDDEN[error.code()]}'} ({_told(error)}): "
+            "give it the right (`esper topics apply` does on your own cluster), or use the "
+            "principal that has it."
         )
 
     def _heed(self, error: KafkaError) -> None:
-        if error.code() not in _REFUSED or (error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())):  # noqa: SLF001
+        if error.code() not in _REFUSED or (
+            error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())  # noqa: SLF001
+        ):
             return
         if self._standing.refused_since is None:
             self._standing.refused_since = time.monotonic()
@@ -185,7 +216,9 @@ class Door:
         self._inside, self._refusal = False, error
 
     def _renewed(self) -> bool:
-        """Whether the password's file holds another one than this client was refused with, which it uses from now on."""
+        """Whether the password's file holds another one than this client was refused with, which it
+        uses from now on.
+        """
         if not self._password or self.client is None:
             return False
         with suppress(UsageError):  # the file is being replaced
@@ -205,7 +238,10 @@ def drained(queue: deque[_T]) -> Iterator[_T]:
 
 
 def cause(error: BaseException) -> KafkaError:
-    """What librdkafka said, of an error that one of its calls raised. Raises the error itself where that is another fault."""
+    """What librdkafka said, of an error that one of its calls raised.
+
+    Raises the error itself where that is another fault.
+    """
     found = error if isinstance(error, KafkaException) else error.__cause__
     if not isinstance(found, KafkaException):
         raise error
@@ -215,12 +251,19 @@ def cause(error: BaseException) -> KafkaError:
 def _refused(access: Access, error: KafkaError) -> DeniedError:
     """The sentence for a connection that the broker did not accept."""
     if error.code() == KafkaError._SSL:  # noqa: SLF001
-        remedy = "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+        remedy = (
+            "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+        )
     elif access.kafka.authenticated:
-        remedy = "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or mend ESPER_KAFKA__SASL_MECHANISM"
+        remedy = (
+            "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or "
+            "mend ESPER_KAFKA__SASL_MECHANISM"
+        )
     else:
         remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
-    return DeniedError(f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}.")
+    return DeniedError(
+        f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}."
+    )
 
 
 def _told(error: KafkaError) -> str:

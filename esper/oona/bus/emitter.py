@@ -1,4 +1,7 @@
-"""Telemetry: the training thread drops events into a ring and goes on; a thread of its own encodes and sends them."""
+"""Telemetry: the training thread drops events into a ring and goes on.
+
+A thread of its own encodes and sends them.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,16 @@ from esper.events.envelope import Event
 from esper.oona.bus.port import Producer
 
 _CHUNK: Final = 8  # events encoded before the interpreter lock is offered to the training thread
-_PERIOD_S: Final = 0.02  # waking the thread at each event would cost the training thread a system call
+_PERIOD_S: Final = (
+    0.02  # waking the thread at each event would cost the training thread a system call
+)
 
 
 class TelemetryRing:
-    """At most `capacity` events; a new one pushes the oldest out, which is counted as lost under its topic."""
+    """At most `capacity` events.
+
+    A new one pushes the oldest out, which is counted as lost under its topic.
+    """
 
     def __init__(self, capacity: int = 65_536) -> None:
         self._capacity = capacity
@@ -25,7 +33,9 @@ class TelemetryRing:
         self._lost: Counter[str] = Counter()
 
     def put(self, event: Event) -> None:
-        """Add an event, in constant time, without waiting for anything but another thread's constant time."""
+        """Add an event, in constant time, without waiting for anything but another thread's
+        constant time.
+        """
         with self._lock:
             if len(self._events) >= self._capacity:
                 self._lost[self._events.popleft().TOPIC] += 1
@@ -52,7 +62,9 @@ class TelemetryRing:
 
 
 class Emitter(threading.Thread):
-    """Sends what is put into its ring with `producer`, which is its alone. While the broker keeps up, nothing is lost.
+    """Sends what is put into its ring with `producer`, which is its alone.
+
+    While the broker keeps up, nothing is lost.
 
     `error` is the last reason for which an event could not be sent at all.
     """
@@ -69,11 +81,16 @@ class Emitter(threading.Thread):
         self._failed: Counter[str] = Counter()
 
     def emit(self, event: Event) -> None:
-        """Send an event some time soon, or lose an older one. Never blocks, never raises: training goes on whatever the bus does."""
+        """Send an event some time soon, or lose an older one.
+
+        Never blocks, never raises: training goes on whatever the bus does.
+        """
         self.ring.put(event)
 
     def lost(self) -> dict[str, int]:
-        """Events lost since the last call, by topic: pushed out of the ring, or given up by the producer."""
+        """Events lost since the last call, by topic: pushed out of the ring, or given up by the
+        producer.
+        """
         failed = Counter(self._producer.failed())
         for topic, count in (failed - self._failed).items():
             self.ring.lose(topic, count)
@@ -85,14 +102,25 @@ class Emitter(threading.Thread):
         return self._producer.delivered()
 
     def flush(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds until everything emitted is delivered; gives how many events are still unsent."""
+        """Wait up to `timeout` seconds until everything emitted is delivered.
+
+        Gives how many events are still unsent.
+        """
         deadline = self._clock.monotonic() + timeout
         self._hurry.set()
-        self._clock.wait_until(lambda: not (len(self.ring) + self._sending and self.is_alive()), timeout, 0.002)
-        return len(self.ring) + self._sending + self._producer.flush(max(0.0, deadline - self._clock.monotonic()))
+        self._clock.wait_until(
+            lambda: not (len(self.ring) + self._sending and self.is_alive()), timeout, 0.002
+        )
+        return (
+            len(self.ring)
+            + self._sending
+            + self._producer.flush(max(0.0, deadline - self._clock.monotonic()))
+        )
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End the thread and close the producer; what is unsent then counts as lost. `flush` first."""
+        """End the thread and close the producer; what is unsent then counts as lost.
+        `flush` first.
+        """
         self._ended.set()
         self._hurry.set()
         if self.is_alive():

@@ -23,23 +23,43 @@ from confluent_kafka import Producer as Client
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
-from esper.errors import BackpressureError, CorruptError, DeniedError, EsperError, FencedError, UnavailableError, UsageError
+from esper.errors import (
+    BackpressureError,
+    CorruptError,
+    DeniedError,
+    EsperError,
+    FencedError,
+    UnavailableError,
+    UsageError,
+)
 from esper.events.codec import Message
 from esper.oona.bus.access import Access
 from esper.oona.bus.door import FATAL, FORBIDDEN, Door, Standing, cause, drained
 from esper.oona.bus.partitioner import partition
-from esper.oona.bus.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, Reader, Received, Start
+from esper.oona.bus.port import (
+    MAX_MESSAGE_BYTES,
+    Bus,
+    JournalProducer,
+    Producer,
+    Reader,
+    Received,
+    Start,
+)
 from esper.oona.bus.rights import READER_GROUP
 
 _log = logging.getLogger(__name__)
 
 _COMMIT_S: Final = 10.0  # beyond the transaction timeout the broker has decided without us
 _ATTEMPTS: Final = 4
-_TRANSACTION_MS: Final = 5_000  # with the default, readers of other runs wait up to a minute behind a writer that died
+_TRANSACTION_MS: Final = (
+    5_000  # with the default, readers of other runs wait up to a minute behind a writer that died
+)
 _QUEUE_KBYTES: Final = 131_072
 _EARLIEST: Final[Any] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-_FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001 - librdkafka's own codes begin with an underscore
+_FENCED: Final = frozenset(
+    {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}  # noqa: SLF001 - librdkafka's own codes begin with an underscore
+)
 _MOVING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -62,14 +82,23 @@ _SLICE_S: Final = 0.5
 _FLUSH_S: Final = 1.0
 _POLL_S: Final = 0.1
 _READ_MS: Final = 100
-"""How long the broker holds a fetch for which nothing comes: the end of a partition is reported after one such wait."""
+"""How long the broker holds a fetch for which nothing comes: the end of a partition is reported
+after one such wait.
+"""
 _FOLLOW_MS: Final = 250
-"""The same for a reader that goes on for hours. At 100 ms the fetches of an idle stack's parts are half of what its broker computes."""
-LEADERS_S = 30.0  # a broker that has just come back answers before its partitions have leaders; on a busy machine for long
+"""The same for a reader that goes on for hours.
+
+At 100 ms the fetches of an idle stack's parts are half of what its broker computes.
+"""
+# a broker that has just come back answers before its partitions have leaders; on a busy machine for
+# long
+LEADERS_S = 30.0
 
 
 class KafkaBus(Bus):
-    """A cluster, reached as `access` says; a request that gets no answer is given up after `patience` seconds.
+    """A cluster, reached as `access` says.
+
+    A request that gets no answer is given up after `patience` seconds.
 
     A bare host:port[,host:port] is a cluster that asks nobody who they are.
     """
@@ -85,7 +114,10 @@ class KafkaBus(Bus):
 
     def producer(self, *, sender_id: str, queue_messages: int = 100_000) -> Producer:
         """As the port says."""
-        return KafkaProducer(Door(self.access, self.standing), {"client.id": sender_id, "queue.buffering.max.messages": queue_messages})
+        return KafkaProducer(
+            Door(self.access, self.standing),
+            {"client.id": sender_id, "queue.buffering.max.messages": queue_messages},
+        )
 
     def journal_producer(self, *, run_id: str) -> JournalProducer:
         """As the port says."""
@@ -102,8 +134,15 @@ class KafkaBus(Bus):
     ) -> Reader:
         """As the port says."""
         counts = self.partitions(topics)
-        pairs = [(topic, number) for topic in topics for number in range(counts[topic]) if partitions is None or number in partitions]
-        return KafkaReader(self, pairs, start=start, headers=headers, wait_ms=_FOLLOW_MS if follow else _READ_MS)
+        pairs = [
+            (topic, number)
+            for topic in topics
+            for number in range(counts[topic])
+            if partitions is None or number in partitions
+        ]
+        return KafkaReader(
+            self, pairs, start=start, headers=headers, wait_ms=_FOLLOW_MS if follow else _READ_MS
+        )
 
     def partition_of(self, topic: str, key: bytes) -> int:
         """As the port says."""
@@ -114,7 +153,9 @@ class KafkaBus(Bus):
         names = [name for name in self._topics() if not name.startswith("__")]
         if not names:
             return {}
-        futures = self._admin().describe_topics(TopicCollection(names), request_timeout=self.patience)
+        futures = self._admin().describe_topics(
+            TopicCollection(names), request_timeout=self.patience
+        )
         try:
             return {name: str(future.result().topic_id) for name, future in futures.items()}
         except KafkaException as error:
@@ -129,42 +170,80 @@ class KafkaBus(Bus):
         return True
 
     def cluster_id(self) -> str:
-        """The id that the cluster gave itself when it was formatted. Raises UnavailableError, or DeniedError."""
+        """The id that the cluster gave itself when it was formatted.
+
+        Raises UnavailableError, or DeniedError.
+        """
         return str(self._metadata(self.patience).cluster_id)
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
-        """How many partitions each of `topics` has. Raises UnavailableError, also where one does not exist or may not be seen."""
+        """How many partitions each of `topics` has.
+
+        Raises UnavailableError, also where one does not exist or may not be seen.
+        """
         found = self._topics()
         if lacking := sorted(set(topics) - found.keys()):
-            seen = f" that {self.access.user} may see" if self.access.kafka.security_protocol != "PLAINTEXT" else ""
+            seen = (
+                f" that {self.access.user} may see"
+                if self.access.kafka.security_protocol != "PLAINTEXT"
+                else ""
+            )
             raise UnavailableError(
-                f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}{seen}; `esper up` creates what is missing."
+                f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}{seen}; "
+                "`esper up` creates what is missing."
             )
         return {topic: len(found[topic].partitions) for topic in topics}
 
     def _given_up(self, attempt: RetryCallState) -> bool:
-        """Whether partitions have had no leader for too long, or a topic is unknown for longer than a new one is."""
+        """Whether partitions have had no leader for too long, or a topic is unknown for longer than
+        a new one is.
+        """
         error = attempt.outcome.exception() if attempt.outcome else None
-        unknown = isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+        unknown = (
+            isinstance(error, KafkaException)
+            and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+        )
         return (attempt.seconds_since_start or 0.0) > (self.patience if unknown else LEADERS_S)
 
     def _afresh(self, attempt: RetryCallState) -> None:
-        """Ask through another client now and then: one that once saw a new topic without a leader may go on to say so from its cache."""
+        """Ask through another client now and then: one that once saw a new topic without a leader
+        may go on to say so from its cache.
+        """
         if not attempt.attempt_number % _ATTEMPTS_A_CLIENT:
             with self._lock:
                 self._client = None
 
-    def ends(self, partitions: Sequence[tuple[str, int]], where: Any, *, committed: bool = True) -> dict[tuple[str, int], int]:
-        """The earliest or latest offset of each of `partitions`; the latest is the last stable one if `committed`."""
+    def ends(
+        self, partitions: Sequence[tuple[str, int]], where: Any, *, committed: bool = True
+    ) -> dict[tuple[str, int], int]:
+        """The earliest or latest offset of each of `partitions`.
+
+        The latest is the last stable one if `committed`.
+        """
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         request = {TopicPartition(topic, number): where for topic, number in partitions}
-        again = retry_if_exception(lambda error: isinstance(error, KafkaException) and error.args[0].code() in _MOVING)
+        again = retry_if_exception(
+            lambda error: isinstance(error, KafkaException) and error.args[0].code() in _MOVING
+        )
         try:
-            for attempt in Retrying(retry=again, stop=self._given_up, wait=wait_fixed(0.05), before_sleep=self._afresh, reraise=True):
+            for attempt in Retrying(
+                retry=again,
+                stop=self._given_up,
+                wait=wait_fixed(0.05),
+                before_sleep=self._afresh,
+                reraise=True,
+            ):
                 with attempt:
-                    futures = self._admin().list_offsets(request, isolation_level=level, request_timeout=self.patience)
-                    found = {(at.topic, at.partition): future.result().offset for at, future in futures.items()}
-                    if min(found.values(), default=0) < 0:  # librdkafka's way to say that a leader was lost meanwhile, without an error
+                    futures = self._admin().list_offsets(
+                        request, isolation_level=level, request_timeout=self.patience
+                    )
+                    found = {
+                        (at.topic, at.partition): future.result().offset
+                        for at, future in futures.items()
+                    }
+                    if (
+                        min(found.values(), default=0) < 0
+                    ):  # librdkafka's way to say that a leader was lost meanwhile, without an error
                         raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
                     return found
         except KafkaException as error:
@@ -172,20 +251,33 @@ class KafkaBus(Bus):
         raise AssertionError  # the loop returns or raises
 
     def admin(self) -> AdminClient:
-        """The client that asks and changes the cluster itself. Raises UsageError where a file of the settings cannot be read."""
+        """The client that asks and changes the cluster itself.
+
+        Raises UsageError where a file of the settings cannot be read.
+        """
         return self._admin()
 
-    def create_topics(self, topics: Mapping[str, tuple[int, Mapping[str, str]]], *, replication: int) -> list[str]:
-        """Create those of `topics`, name to (partitions, configuration), that do not exist; gives their names.
+    def create_topics(
+        self, topics: Mapping[str, tuple[int, Mapping[str, str]]], *, replication: int
+    ) -> list[str]:
+        """Create those of `topics`, name to (partitions, configuration), that do not exist.
+
+        Gives their names.
 
         Raises:
             UnavailableError: no broker answers, or it refuses.
         """
         found = self._topics()
-        new = [NewTopic(name, count, replication, config=dict(config)) for name, (count, config) in topics.items() if name not in found]
+        new = [
+            NewTopic(name, count, replication, config=dict(config))
+            for name, (count, config) in topics.items()
+            if name not in found
+        ]
         if not new:
             return []
-        futures = self._admin().create_topics(new, operation_timeout=self.patience, request_timeout=self.patience)
+        futures = self._admin().create_topics(
+            new, operation_timeout=self.patience, request_timeout=self.patience
+        )
         names = {future: name for name, future in futures.items()}
         created = []
         for future in as_completed(names):
@@ -194,30 +286,43 @@ class KafkaBus(Bus):
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     if error.args[0].code() in FORBIDDEN:
-                        raise self._door.forbidden(error.args[0], f"create {names[future]}") from error
+                        raise self._door.forbidden(
+                            error.args[0], f"create {names[future]}"
+                        ) from error
                     raise UnavailableError(
-                        f"Kafka at {self.bootstrap} refuses to create {names[future]}: {error.args[0].str()}."
+                        f"Kafka at {self.bootstrap} refuses to create {names[future]}: "
+                        f"{error.args[0].str()}."
                     ) from error
             else:
                 created.append(names[future])
-        self.ends([(name, number) for name in created for number in range(topics[name][0])], _EARLIEST)  # waits until they have leaders
+        self.ends(
+            [(name, number) for name in created for number in range(topics[name][0])], _EARLIEST
+        )  # waits until they have leaders
         return sorted(created)
 
     def unavailable(self, error: KafkaException) -> UnavailableError:
-        """The sentence for a request that failed. Raises DeniedError where the broker refuses it."""
+        """The sentence for a request that failed. Raises DeniedError where the broker
+        refuses it.
+        """
         cause = error.args[0]
         if cause.code() in FORBIDDEN:
             raise self._door.forbidden(cause) from error
-        asks = ", or ESPER_KAFKA__SECURITY_PROTOCOL if it asks who you are" if self.access.kafka.security_protocol == "PLAINTEXT" else ""
+        asks = (
+            ", or ESPER_KAFKA__SECURITY_PROTOCOL if it asks who you are"
+            if self.access.kafka.security_protocol == "PLAINTEXT"
+            else ""
+        )
         return UnavailableError(
-            f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP{asks}."
+            f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack "
+            f"with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP{asks}."
         )
 
     def _topics(self) -> Any:
         return self._metadata(self.patience).topics
 
     def _metadata(self, timeout: float) -> Any:
-        """What the cluster says of itself, asked for in growing slices of `timeout`: a refusal is noticed between two of them.
+        """What the cluster says of itself, asked for in growing slices of `timeout`: a refusal is
+        noticed between two of them.
 
         Raises:
             UnavailableError: no answer within `timeout`.
@@ -243,7 +348,9 @@ class KafkaBus(Bus):
         with self._lock:
             if self._client is None:
                 self._door = Door(self.access, self.standing)
-                self._client = self._door.client = AdminClient({**self._door.config(), "client.id": "esper-admin"})
+                self._client = self._door.client = AdminClient(
+                    {**self._door.config(), "client.id": "esper-admin"}
+                )
             return self._client
 
 
@@ -273,7 +380,9 @@ class KafkaProducer(Producer):
 
     def send_message(self, message: Message) -> None:
         """As the port says."""
-        if (now := time.monotonic()) >= self._due:  # who sends now and then polls never: it would not hear of a changed password
+        if (
+            (now := time.monotonic()) >= self._due
+        ):  # who sends now and then polls never: it would not hear of a changed password
             self._due = now + _POLL_S
             self.poll()
         if self._forbidden and message.topic in self._forbidden:
@@ -301,7 +410,10 @@ class KafkaProducer(Producer):
         self._settle()
 
     def flush(self, timeout: float) -> int:
-        """As the port says; in slices, between which a password that was changed reaches the client."""
+        """As the port says.
+
+        In slices, between which a password that was changed reaches the client.
+        """
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
@@ -333,12 +445,22 @@ class KafkaProducer(Producer):
         if (note := self._notes.get(topic)) is None:
             note = self._notes[topic] = self._door.told.delivery(topic)
         try:
-            self._client.produce(topic, self._outgoing(message.value), message.key, on_delivery=note, headers=list(message.headers))
+            self._client.produce(
+                topic,
+                self._outgoing(message.value),
+                message.key,
+                on_delivery=note,
+                headers=list(message.headers),
+            )
         except BufferError as error:
-            raise BackpressureError("The queue to Kafka is full: the broker is away or slower than the sender.") from error
+            raise BackpressureError(
+                "The queue to Kafka is full: the broker is away or slower than the sender."
+            ) from error
 
     def _settle(self) -> None:
-        """Count what the client has said of deliveries, and remember which topic this principal may not write."""
+        """Count what the client has said of deliveries, and remember which topic this principal may
+        not write.
+        """
         self._door.renew()
         for topic, error, _ in drained(self._door.told.deliveries):
             with self._lock:
@@ -351,7 +473,9 @@ class KafkaProducer(Producer):
                 self._forbidden[topic] = error
 
     def _heed(self, error: BaseException) -> None:
-        """Remember a fatal error that says who may not write: who may write nothing at all is refused before the topic is known."""
+        """Remember a fatal error that says who may not write: who may write nothing at all is
+        refused before the topic is known.
+        """
         if (found := cause(error)).code() in FORBIDDEN:
             self._refused = found
 
@@ -425,14 +549,24 @@ class KafkaJournalProducer(JournalProducer):
         value = self._outgoing(message.value)
         while True:
             try:
-                self._client.produce(message.topic, value, message.key, on_delivery=self._door.told.message, headers=list(message.headers))
+                self._client.produce(
+                    message.topic,
+                    value,
+                    message.key,
+                    on_delivery=self._door.told.message,
+                    headers=list(message.headers),
+                )
             except BufferError:
                 self._client.poll(0.05)
             else:
                 return
 
     def _finish(self) -> int:
-        """Commit the open transaction. A time-out of the call leaves it resumable, so it is repeated; anything else spends the producer."""
+        """Commit the open transaction.
+
+        A time-out of the call leaves it resumable, so it is repeated; anything else spends the
+        producer.
+        """
         attempt = 0
         while True:
             attempt += 1
@@ -457,17 +591,23 @@ class KafkaJournalProducer(JournalProducer):
     def _named(self, error: KafkaError) -> EsperError:
         """The sentence for an error, which spends this producer."""
         self._settle()
-        denied = next((one for one in (error, self._error) if one is not None and one.code() in FORBIDDEN), None)
+        denied = next(
+            (one for one in (error, self._error) if one is not None and one.code() in FORBIDDEN),
+            None,
+        )
         if denied is not None:
             self._spent = self._door.forbidden(denied, f"write the journal of run {self._run_id}")
         elif (refusal := self._refusal()) is not None:
             self._spent = refusal
         elif error.code() in _FENCED:
-            self._spent = FencedError(f"Another writer has taken over run {self._run_id}; this one must stop.")
+            self._spent = FencedError(
+                f"Another writer has taken over run {self._run_id}; this one must stop."
+            )
         else:
             cause = f"{error.str()}; {self._error.str()}" if self._error else error.str()
             self._spent = UnavailableError(
-                f"The journal of run {self._run_id} could not be written to Kafka at {self._bootstrap} ({cause})."
+                f"The journal of run {self._run_id} could not be written to Kafka at "
+                f"{self._bootstrap} ({cause})."
             )
         return self._spent
 
@@ -482,12 +622,22 @@ class KafkaJournalProducer(JournalProducer):
 class KafkaReader(Reader):
     """A consumer of assigned partitions, `read_committed`."""
 
-    def __init__(self, bus: KafkaBus, pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool, wait_ms: int) -> None:
+    def __init__(
+        self,
+        bus: KafkaBus,
+        pairs: Sequence[tuple[str, int]],
+        *,
+        start: Start,
+        headers: bool,
+        wait_ms: int,
+    ) -> None:
         self._bus = bus
         self._door = Door(bus.access, bus.standing)
         self._headers = headers
         self._incoming = bus.access.frames.incoming
-        given = {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
+        given = (
+            {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
+        )
         if rest := [pair for pair in pairs if pair not in given]:
             given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
         self._position: dict[tuple[str, int], int] = {pair: given[pair] for pair in pairs}
@@ -506,7 +656,12 @@ class KafkaReader(Reader):
                 "queued.max.messages.kbytes": 32_768,
             }
         )
-        self._client.assign([TopicPartition(topic, number, offset) for (topic, number), offset in self._position.items()])
+        self._client.assign(
+            [
+                TopicPartition(topic, number, offset)
+                for (topic, number), offset in self._position.items()
+            ]
+        )
 
     def poll(self, max_messages: int, timeout: float) -> list[Received]:
         """As the port says."""
@@ -514,7 +669,9 @@ class KafkaReader(Reader):
         if first is None:
             self._door.require()
             return []
-        fetched: list[Any] = [first, *self._client.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
+        fetched: list[Any] = (
+            [first, *self._client.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
+        )
         received = []
         for message in fetched:
             if error := message.error():
@@ -523,7 +680,17 @@ class KafkaReader(Reader):
             topic, number, offset = message.topic(), message.partition(), message.offset()
             headers = tuple(message.headers() or ()) if self._headers else ()
             value = self._incoming(message.value() or b"")
-            received.append(Received(topic, number, offset, message.key(), value, headers, message.timestamp()[1] * 1000))
+            received.append(
+                Received(
+                    topic,
+                    number,
+                    offset,
+                    message.key(),
+                    value,
+                    headers,
+                    message.timestamp()[1] * 1000,
+                )
+            )
             self._position[topic, number] = offset + 1
         if received:
             self._door.let_in()
@@ -563,22 +730,37 @@ class KafkaReader(Reader):
         elif code in FORBIDDEN:
             raise self._door.forbidden(error, f"read {message.topic()}")
         elif code in _GONE:
-            raise UnavailableError(f"{message.topic()} cannot be read from Kafka at {self._bus.bootstrap}: {error.str()}.")
+            raise UnavailableError(
+                f"{message.topic()} cannot be read from Kafka at {self._bus.bootstrap}: "
+                f"{error.str()}."
+            )
         elif error.fatal():
-            raise UnavailableError(f"Reading from Kafka at {self._bus.bootstrap} has ended: {error.str()}.")
+            raise UnavailableError(
+                f"Reading from Kafka at {self._bus.bootstrap} has ended: {error.str()}."
+            )
         else:
             _log.info("reading goes on after: %s", error.str())
 
     def _out_of_range(self, topic: str, number: int) -> None:
-        """What was deleted by retention is passed over; a position after the end belongs to another topic of that name."""
+        """What was deleted by retention is passed over.
+
+        A position after the end belongs to another topic of that name.
+        """
         wanted = self._position[topic, number]
         low = self._bus.ends([(topic, number)], _EARLIEST)[topic, number]
         if wanted > low:
             raise CorruptError(
-                f"{topic}, partition {number}, ends before offset {wanted} that was read from it: the topic was deleted or made again; "
+                f"{topic}, partition {number}, ends before offset {wanted} that was read "
+                "from it: the topic was deleted or made again; "
                 "restore it, or start anew without the old position."
             )
-        _log.warning("%s, partition %d: offsets %d to %d were deleted by retention", topic, number, wanted, low - 1)
+        _log.warning(
+            "%s, partition %d: offsets %d to %d were deleted by retention",
+            topic,
+            number,
+            wanted,
+            low - 1,
+        )
         self.seek(topic, number, low)
 
 
@@ -586,6 +768,9 @@ def too_large_or(error: KafkaException, message: Message) -> EsperError:
     """The sentence for a message that librdkafka does not take."""
     if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return UsageError(
-            f"A message of {len(message.value)} bytes for {message.topic} is larger than the {MAX_MESSAGE_BYTES} that Kafka takes."
+            f"A message of {len(message.value)} bytes for {message.topic} is larger than "
+            f"the {MAX_MESSAGE_BYTES} that Kafka takes."
         )
-    return UnavailableError(f"Kafka's client does not take a message for {message.topic}: {error.args[0].str()}.")
+    return UnavailableError(
+        f"Kafka's client does not take a message for {message.topic}: {error.args[0].str()}."
+    )

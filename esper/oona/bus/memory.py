@@ -1,4 +1,7 @@
-"""The bus inside one process: for tests, and for trying things out without a broker. Offsets, markers and fencing are Kafka's."""
+"""The bus inside one process: for tests, and for trying things out without a broker.
+
+Offsets, markers and fencing are Kafka's.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,15 @@ from esper.errors import BackpressureError, CorruptError, FencedError, Unavailab
 from esper.events.codec import Message
 from esper.events.topics import TOPICS
 from esper.oona.bus.partitioner import partition
-from esper.oona.bus.port import MAX_MESSAGE_BYTES, Bus, JournalProducer, Producer, Reader, Received, Start
+from esper.oona.bus.port import (
+    MAX_MESSAGE_BYTES,
+    Bus,
+    JournalProducer,
+    Producer,
+    Reader,
+    Received,
+    Start,
+)
 
 _TRANSACTION_S: Final = 5.0
 
@@ -36,14 +47,25 @@ class _Entry:
 
 
 class MemoryBus(Bus):
-    """Topics of `partitions`, name to number; by default those of `esper.events.topics`. Safe to use from several threads."""
+    """Topics of `partitions`, name to number; by default those of `esper.events.topics`.
 
-    def __init__(self, partitions: Mapping[str, int] | None = None, *, clock: Clock | None = None) -> None:
-        sizes = {topic.name: topic.partitions for topic in TOPICS.values()} if partitions is None else partitions
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self, partitions: Mapping[str, int] | None = None, *, clock: Clock | None = None
+    ) -> None:
+        sizes = (
+            {topic.name: topic.partitions for topic in TOPICS.values()}
+            if partitions is None
+            else partitions
+        )
         self.clock = clock or SystemClock()
         self.changed = threading.Condition(threading.RLock())
         self.online = True
-        self.logs: dict[tuple[str, int], list[_Entry]] = {(topic, number): [] for topic, count in sizes.items() for number in range(count)}
+        self.logs: dict[tuple[str, int], list[_Entry]] = {
+            (topic, number): [] for topic, count in sizes.items() for number in range(count)
+        }
         self.epochs: Counter[str] = Counter()
         self.open: dict[str, _Transaction] = {}
 
@@ -92,13 +114,18 @@ class MemoryBus(Bus):
     def require(self) -> None:
         """Raises UnavailableError while the broker is away."""
         if not self.online:
-            raise UnavailableError("The bus in memory was taken offline; bring it back with set_online(True).")
+            raise UnavailableError(
+                "The bus in memory was taken offline; bring it back with set_online(True)."
+            )
 
     def pairs(self, topics: Sequence[str]) -> list[tuple[str, int]]:
         """Every partition of `topics`."""
         self.require()
         if lacking := sorted(set(topics) - {topic for topic, _ in self.logs}):
-            raise UnavailableError(f"The bus in memory has no topic {', '.join(lacking)}; name it when the bus is made.")
+            raise UnavailableError(
+                f"The bus in memory has no topic {', '.join(lacking)}; name it when the "
+                "bus is made."
+            )
         return [pair for pair in self.logs if pair[0] in topics]
 
     def append(self, message: Message, transaction: _Transaction | None = None) -> int:
@@ -121,7 +148,9 @@ class MemoryBus(Bus):
             self.changed.notify_all()
 
     def expire(self) -> None:
-        """Abort transactions that took too long, and fence their writers, as the broker's coordinator does."""
+        """Abort transactions that took too long, and fence their writers, as the broker's
+        coordinator does.
+        """
         with self.changed:
             for transaction in list(self.open.values()):
                 if self.clock.monotonic() - transaction.began > _TRANSACTION_S:
@@ -132,7 +161,11 @@ class MemoryBus(Bus):
         """The last stable offset of a partition."""
         self.expire()
         log = self.logs[pair]
-        opens = (offset for offset, entry in enumerate(log) if entry.transaction is not None and entry.transaction.state == "open")
+        opens = (
+            offset
+            for offset, entry in enumerate(log)
+            if entry.transaction is not None and entry.transaction.state == "open"
+        )
         return next(opens, len(log))
 
 
@@ -149,7 +182,10 @@ class MemoryProducer(Producer):
     def send_message(self, message: Message) -> None:
         """As the port says."""
         if len(message.value) > MAX_MESSAGE_BYTES:
-            raise UsageError(f"A message of {len(message.value)} bytes for {message.topic} is larger than {MAX_MESSAGE_BYTES}.")
+            raise UsageError(
+                f"A message of {len(message.value)} bytes for {message.topic} is larger "
+                f"than {MAX_MESSAGE_BYTES}."
+            )
         with self._bus.changed:
             self.poll()
             if len(self._queue) >= self._limit:
@@ -233,20 +269,26 @@ class MemoryJournalProducer(JournalProducer):
         self._bus.require()
         self._bus.expire()
         if self._bus.epochs[self._run_id] != self._epoch:
-            raise FencedError(f"Another writer has taken over run {self._run_id}; this one must stop.")
+            raise FencedError(
+                f"Another writer has taken over run {self._run_id}; this one must stop."
+            )
 
 
 class MemoryReader(Reader):
     """Reads what is committed, partition after partition."""
 
-    def __init__(self, bus: MemoryBus, pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool) -> None:
+    def __init__(
+        self, bus: MemoryBus, pairs: Sequence[tuple[str, int]], *, start: Start, headers: bool
+    ) -> None:
         self._bus = bus
         self._headers = headers
         with bus.changed:
             if start == "end":
                 self._position = {pair: bus.stable(pair) for pair in pairs}
             else:
-                self._position = {pair: 0 if isinstance(start, str) else start.get(pair, 0) for pair in pairs}
+                self._position = {
+                    pair: 0 if isinstance(start, str) else start.get(pair, 0) for pair in pairs
+                }
 
     def poll(self, max_messages: int, timeout: float) -> list[Received]:
         """As the port says."""
@@ -289,13 +331,20 @@ class MemoryReader(Reader):
     def _read(self, pair: tuple[str, int], limit: int, received: list[Received]) -> None:
         stable, log = self._bus.stable(pair), self._bus.logs[pair]
         if self._position[pair] > len(log):
-            raise CorruptError(f"{pair[0]}, partition {pair[1]}, ends before offset {self._position[pair]} that was read from it.")
+            raise CorruptError(
+                f"{pair[0]}, partition {pair[1]}, ends before offset "
+                f"{self._position[pair]} that was read from it."
+            )
         while self._position[pair] < stable and len(received) < limit:
             offset = self._position[pair]
             entry = log[offset]
             self._position[pair] = offset + 1
-            if entry.message is None or (entry.transaction is not None and entry.transaction.state != "committed"):
+            if entry.message is None or (
+                entry.transaction is not None and entry.transaction.state != "committed"
+            ):
                 continue
             message = entry.message
             headers = message.headers if self._headers else ()
-            received.append(Received(*pair, offset, message.key, message.value, headers, entry.timestamp_us))
+            received.append(
+                Received(*pair, offset, message.key, message.value, headers, entry.timestamp_us)
+            )

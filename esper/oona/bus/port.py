@@ -1,4 +1,7 @@
-"""What Esper asks of a message bus. `kafka` and `memory` implement it and pass one contract suite, tests/contract/oona/test_bus.py."""
+"""What Esper asks of a message bus.
+
+`kafka` and `memory` implement it and pass one contract suite, tests/contract/oona/test_bus.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Start = Literal["beginning", "end"] | Positions
 
 
 class Received(NamedTuple):
-    """A message as it stands in its partition. `timestamp_us` is the broker's, microseconds since 1970-01-01 UTC."""
+    """A message as it stands in its partition.
+
+    `timestamp_us` is the broker's, microseconds since 1970-01-01 UTC.
+    """
 
     topic: str
     partition: int
@@ -42,7 +48,12 @@ class _Closing(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @abstractmethod
@@ -51,7 +62,10 @@ class _Closing(ABC):
 
 
 class Producer(_Closing):
-    """At least once, in order within a key, without duplicates of its own making. Safe to use from several threads."""
+    """At least once, in order within a key, without duplicates of its own making.
+
+    Safe to use from several threads.
+    """
 
     def send(self, event: Event) -> None:
         """Queue an event. Never blocks.
@@ -67,11 +81,17 @@ class Producer(_Closing):
 
     @abstractmethod
     def poll(self) -> None:
-        """Take note of deliveries without waiting. Call it every now and then, or the local queue stays full."""
+        """Take note of deliveries without waiting.
+
+        Call it every now and then, or the local queue stays full.
+        """
 
     @abstractmethod
     def flush(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for everything queued to be delivered; gives how many messages are still unsent."""
+        """Wait up to `timeout` seconds for everything queued to be delivered.
+
+        Gives how many messages are still unsent.
+        """
 
     @abstractmethod
     def delivered(self) -> dict[str, int]:
@@ -85,13 +105,15 @@ class Producer(_Closing):
 class JournalProducer(_Closing):
     """Writes a run's journal, one transaction a call. Whoever began last is the run's only writer.
 
-    Once `begin` or `commit` has raised, this producer is spent: close it, make another, `begin`, and read the log before writing again,
-    because the outcome of the last commit may be unknown.
+    Once `begin` or `commit` has raised, this producer is spent: close it, make another, `begin`,
+    and read the log before writing again, because the outcome of the last commit may be unknown.
     """
 
     @abstractmethod
     def begin(self, timeout: float) -> None:
-        """Become the run's writer: fences an older one and ends its open transaction. Call it once, before the first commit.
+        """Become the run's writer: fences an older one and ends its open transaction.
+
+        Call it once, before the first commit.
 
         Raises:
             UnavailableError: no broker answered within `timeout` seconds.
@@ -100,32 +122,43 @@ class JournalProducer(_Closing):
 
     @abstractmethod
     def commit(self, messages: Sequence[Message]) -> int:
-        """Write all of `messages` or none; blocks until they are committed. Gives the offset after the last one in its partition.
+        """Write all of `messages` or none; blocks until they are committed.
+
+        Gives the offset after the last one in its partition.
 
         Raises:
-            FencedError: another writer has begun, or the broker has ended our transaction because it took more than 5 s: the
-                broker's answer is the same. Only the log can tell them apart.
+            FencedError: another writer has begun, or the broker has ended our transaction because
+                it took more than 5 s: the broker's answer is the same. Only the log can tell them
+                apart.
             UnavailableError: the outcome is unknown, or nothing was written.
         """
 
 
 class Reader(_Closing):
-    """Reads whole topics: assigns all their partitions itself, belongs to no group, sees committed messages only. For one thread."""
+    """Reads whole topics: assigns all their partitions itself, belongs to no group, sees committed
+    messages only. For one thread.
+    """
 
     @abstractmethod
     def poll(self, max_messages: int, timeout: float) -> list[Received]:
-        """Up to `max_messages`: as soon as there are some, or none after `timeout` seconds or when the end of a partition is reached.
+        """Up to `max_messages`: as soon as there are some, or none after `timeout` seconds or when
+        the end of a partition is reached.
 
-        A broker that is away gives no messages, and no error: the reader goes on by itself once it is back.
+        A broker that is away gives no messages, and no error: the reader goes on by itself once it
+        is back.
 
         Raises:
-            CorruptError: a position lies beyond the end of its partition, so the topic is not the one that it was taken from.
+            CorruptError: a position lies beyond the end of its partition, so the topic is not the
+                one that it was taken from.
             UnavailableError: the topic is gone or may not be read.
         """
 
     @abstractmethod
     def position(self) -> dict[tuple[str, int], int]:
-        """The next offset to read. Passes transaction markers too, so that at the end it equals `stable_end`."""
+        """The next offset to read.
+
+        Passes transaction markers too, so that at the end it equals `stable_end`.
+        """
 
     @abstractmethod
     def seek(self, topic: str, partition: int, offset: int) -> None:
@@ -133,7 +166,8 @@ class Reader(_Closing):
 
     @abstractmethod
     def stable_end(self) -> dict[tuple[str, int], int]:
-        """The offset after the last message that may be read: where the first open transaction begins, or the end.
+        """The offset after the last message that may be read: where the first open transaction
+        begins, or the end.
 
         Raises:
             UnavailableError: no broker answers.
@@ -149,7 +183,10 @@ class Bus(ABC):
 
     @abstractmethod
     def producer(self, *, sender_id: str, queue_messages: int = 100_000) -> Producer:
-        """A producer whose local queue holds up to `queue_messages`. Works without a broker until the queue is full."""
+        """A producer whose local queue holds up to `queue_messages`.
+
+        Works without a broker until the queue is full.
+        """
 
     @abstractmethod
     def journal_producer(self, *, run_id: str) -> JournalProducer:
@@ -167,9 +204,10 @@ class Bus(ABC):
     ) -> Reader:
         """A reader of every partition that `topics` have now, or of those in `partitions`.
 
-        At "end", it sees everything that is committed after this call. Without `headers` they are left empty, which makes bulk reading faster.
-        One that will `follow` its topics for hours asks the broker less often where nothing comes: it has messages as soon, and notices the
-        end of a partition a quarter of a second later.
+        At "end", it sees everything that is committed after this call. Without `headers` they are
+        left empty, which makes bulk reading faster. One that will `follow` its topics for hours
+        asks the broker less often where nothing comes: it has messages as soon, and notices the end
+        of a partition a quarter of a second later.
 
         Raises:
             UnavailableError: no broker answers, or a topic does not exist.
@@ -181,7 +219,10 @@ class Bus(ABC):
 
     @abstractmethod
     def topic_ids(self) -> dict[str, str]:
-        """Kafka's own id of each topic: a topic that is deleted and made again has another. Raises UnavailableError."""
+        """Kafka's own id of each topic: a topic that is deleted and made again has another.
+
+        Raises UnavailableError.
+        """
 
     @abstractmethod
     def available(self, timeout: float) -> bool:

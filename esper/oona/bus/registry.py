@@ -1,6 +1,8 @@
-"""A schema registry that speaks Confluent's protocol: asked for the ids of Esper's schemas, and given those that it lacks.
+"""A schema registry that speaks Confluent's protocol: asked for the ids of Esper's schemas, and
+given those that it lacks.
 
-Source: Confluent Schema Registry API reference. Subjects are named by TopicRecordName, as Esper's own registry names them.
+Source: Confluent Schema Registry API reference. Subjects are named by TopicRecordName, as Esper's
+own registry names them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from fastavro.schema import SchemaParseException, UnknownType, parse_schema, to_parsing_canonical_form
+from fastavro.schema import (
+    SchemaParseException,
+    UnknownType,
+    parse_schema,
+    to_parsing_canonical_form,
+)
 
 from esper.config import RegistrySettings
 from esper.errors import UnavailableError, UsageError
@@ -28,39 +35,66 @@ _LARGEST_ANSWER: Final = 4 << 20  # bytes; Esper's largest schema has 20 KB
 
 
 class Registry:
-    """The registry of the settings. Every request has a time-out, and opens a connection of its own."""
+    """The registry of the settings.
+
+    Every request has a time-out, and opens a connection of its own.
+    """
 
     def __init__(self, settings: RegistrySettings) -> None:
         self._settings = settings
         self.url = settings.url.rstrip("/")
         if urllib.parse.urlsplit(self.url).scheme not in {"http", "https"}:
-            raise UsageError(f"ESPER_REGISTRY__URL is {settings.url!r}, which is no http or https address of a schema registry.")
+            raise UsageError(
+                f"ESPER_REGISTRY__URL is {settings.url!r}, which is no http or https "
+                "address of a schema registry."
+            )
 
     def id_of(self, wire: WireSchema) -> int | None:
-        """The id that the registry has given to a schema under its subject; None where it does not have it.
+        """The id that the registry has given to a schema under its subject.
+
+        None where it does not have it.
 
         Raises:
             UnavailableError: the registry does not answer, or not as a registry.
             UsageError: it refuses the credentials.
         """
-        answer = self._ask("POST", f"/subjects/{_quoted(wire.subject)}", {"schema": json.dumps(wire.schema)})
+        answer = self._ask(
+            "POST", f"/subjects/{_quoted(wire.subject)}", {"schema": json.dumps(wire.schema)}
+        )
         return None if answer is None else self._id(answer)
 
     def register(self, wire: WireSchema) -> int:
-        """The id of a schema under its subject, which is registered where it is not yet. Raises as `id_of`."""
-        answer = self._ask("POST", f"/subjects/{_quoted(wire.subject)}/versions", {"schema": json.dumps(wire.schema)})
+        """The id of a schema under its subject, which is registered where it is not yet.
+
+        Raises as `id_of`.
+        """
+        answer = self._ask(
+            "POST",
+            f"/subjects/{_quoted(wire.subject)}/versions",
+            {"schema": json.dumps(wire.schema)},
+        )
         if answer is None:
             raise UnavailableError(
-                f"{self.url} has no path /subjects: ESPER_REGISTRY__URL needs a registry's whole address, with its path."
+                f"{self.url} has no path /subjects: ESPER_REGISTRY__URL needs a registry's "
+                "whole address, with its path."
             )
         return self._id(answer)
 
     def fingerprint(self, schema_id: int) -> str:
-        """The SHA-256 of the parsing canonical form of the schema with this id; empty where there is none, or no Avro schema. Raises as `id_of`."""
+        """The SHA-256 of the parsing canonical form of the schema with this id.
+
+        Empty where there is none, or no Avro schema. Raises as `id_of`.
+        """
         answer = self._ask("GET", f"/schemas/ids/{schema_id}", None)
         try:
             schema = json.loads(answer["schema"]) if isinstance(answer, dict) else None
-            return "" if schema is None else hashlib.sha256(to_parsing_canonical_form(parse_schema(schema)).encode()).hexdigest()
+            return (
+                ""
+                if schema is None
+                else hashlib.sha256(
+                    to_parsing_canonical_form(parse_schema(schema)).encode()
+                ).hexdigest()
+            )
         except (KeyError, ValueError, TypeError, RecursionError, SchemaParseException, UnknownType):
             return ""
 
@@ -68,14 +102,17 @@ class Registry:
         number = answer.get("id") if isinstance(answer, dict) else None
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
             raise UnavailableError(
-                f"{self.url} answers without a schema id: ESPER_REGISTRY__URL names something that is no schema registry."
+                f"{self.url} answers without a schema id: ESPER_REGISTRY__URL names "
+                "something that is no schema registry."
             )
         return number
 
     def _ask(self, method: str, path: str, body: Any) -> Any:
         """The answer as JSON; None for 404."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=self._headers, method=method)  # noqa: S310 -- checked at construction
+        request = urllib.request.Request(  # noqa: S310 -- checked at construction
+            self.url + path, data=data, headers=self._headers, method=method
+        )
         try:
             with self._opener.open(request, timeout=self._settings.timeout_s) as response:
                 return json.loads(response.read(_LARGEST_ANSWER))
@@ -86,22 +123,27 @@ class Registry:
                 raise self._refused(error) from error
         except (ValueError, RecursionError) as error:
             raise UnavailableError(
-                f"{self.url} does not answer in JSON: ESPER_REGISTRY__URL names something that is no schema registry."
+                f"{self.url} does not answer in JSON: ESPER_REGISTRY__URL names something "
+                "that is no schema registry."
             ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise UnavailableError(
-                f"The schema registry at {self.url} does not answer ({reason}): start it, or mend ESPER_REGISTRY__URL."
+                f"The schema registry at {self.url} does not answer ({reason}): start it, "
+                "or mend ESPER_REGISTRY__URL."
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError) -> UsageError | UnavailableError:
         if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
             who = self._settings.username or "a caller without a name"
             return UsageError(
-                f"The schema registry at {self.url} refuses {who} ({error.code}): mend ESPER_REGISTRY__USERNAME and __PASSWORD, "
+                f"The schema registry at {self.url} refuses {who} ({error.code}): mend "
+                "ESPER_REGISTRY__USERNAME and __PASSWORD, "
                 "or let that user read and register schemas."
             )
-        return UnavailableError(f"The schema registry at {self.url} answers {error.code}: {_said(error)}")
+        return UnavailableError(
+            f"The schema registry at {self.url} answers {error.code}: {_said(error)}"
+        )
 
     @cached_property
     def _headers(self) -> dict[str, str]:
@@ -117,7 +159,10 @@ class Registry:
         try:
             return Path(self._settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"ESPER_REGISTRY__PASSWORD_FILE {self._settings.password_file} cannot be read: {error}.") from error
+            raise UsageError(
+                f"ESPER_REGISTRY__PASSWORD_FILE {self._settings.password_file} cannot be "
+                f"read: {error}."
+            ) from error
 
     @cached_property
     def _opener(self) -> urllib.request.OpenerDirector:
@@ -128,10 +173,13 @@ class Registry:
         try:
             context = ssl.create_default_context(cafile=self._settings.ca or None)
             if self._settings.certificate:
-                context.load_cert_chain(self._settings.certificate, self._settings.private_key or None)
+                context.load_cert_chain(
+                    self._settings.certificate, self._settings.private_key or None
+                )
         except (OSError, ssl.SSLError) as error:
             raise UsageError(
-                f"A PEM file of ESPER_REGISTRY__CA, __CERTIFICATE or __PRIVATE_KEY cannot be used ({error}): name one that can."
+                "A PEM file of ESPER_REGISTRY__CA, __CERTIFICATE or __PRIVATE_KEY cannot "
+                f"be used ({error}): name one that can."
             ) from error
         return context
 

@@ -1,7 +1,9 @@
-"""Frames as they stand on Kafka: with the schema ids of the installation's registry, where it has one.
+"""Frames as they stand on Kafka: with the schema ids of the installation's registry, where it has
+one.
 
-Inside Esper (outbox, journal, signatures, exports, history) a frame carries Esper's own id, which is a hash of the schema: it means the same on every
-machine, with and without a registry. Only what goes to Kafka and comes from it is translated, four bytes a message.
+Inside Esper (outbox, journal, signatures, exports, history) a frame carries Esper's own id, which
+is a hash of the schema: it means the same on every machine, with and without a registry. Only what
+goes to Kafka and comes from it is translated, four bytes a message.
 """
 
 from __future__ import annotations
@@ -22,14 +24,22 @@ from esper.oona.bus.registry import Registry
 _log = logging.getLogger(__name__)
 _HEAD: Final = 5
 _MOST_ASKED: Final = 64
-"""Unknown ids that a process asks the registry for; further ones are unknown without asking, so that no sender makes readers wait."""
+"""Unknown ids that a process asks the registry for.
+
+Further ones are unknown without asking, so that no sender makes readers wait.
+"""
 _OF_SILENCE: Final = 16
-"""How many of these a question counts for that the registry does not answer: it takes a time-out."""
+"""How many of these a question counts for that the registry does not answer: it takes a time-out.
+"""
 _SIDE_BY_SIDE: Final = 8
 
 
 class Frames:
-    """Translates frames. `ids` are the registry's ids by Esper's own; `ask` gives the fingerprint of a schema that the registry has under an id."""
+    """Translates frames.
+
+    `ids` are the registry's ids by Esper's own; `ask` gives the fingerprint of a schema that the
+    registry has under an id.
+    """
 
     def __init__(self, ids: Mapping[int, int], *, ask: Callable[[int], str] | None = None) -> None:
         self._out = {_head(own): _head(theirs) for own, theirs in ids.items()}
@@ -45,7 +55,11 @@ class Frames:
         return value if theirs is None else theirs + value[_HEAD:]
 
     def incoming(self, value: bytes) -> bytes:
-        """A frame as Esper reads it. One with Esper's own id, or an id that nobody knows, stays as it is: decoding says what is wrong with it."""
+        """A frame as Esper reads it.
+
+        One with Esper's own id, or an id that nobody knows, stays as it is: decoding says what is
+        wrong with it.
+        """
         head = value[:_HEAD]
         own = self._in.get(head)
         if own is None:
@@ -53,8 +67,17 @@ class Frames:
         return value if own is None else own + value[_HEAD:]
 
     def _resolved(self, head: bytes) -> bytes | None:
-        """The own id of a schema that the registry has under another id than the one we write: registered again, with other documentation."""
-        if self._ask is None or head in self._own or head in self._asked or len(head) < _HEAD or head[0] or self._left <= 0:
+        """The own id of a schema that the registry has under another id than the one we write:
+        registered again, with other documentation.
+        """
+        if (
+            self._ask is None
+            or head in self._own
+            or head in self._asked
+            or len(head) < _HEAD
+            or head[0]
+            or self._left <= 0
+        ):
             return None
         self._asked.add(head)
         self._left -= 1
@@ -62,9 +85,14 @@ class Frames:
             fingerprint = self._ask(int.from_bytes(head[1:], "big"))
         except EsperError as error:
             self._left -= _OF_SILENCE
-            _log.warning("schema id %d could not be looked up: %s", int.from_bytes(head[1:], "big"), error)
+            _log.warning(
+                "schema id %d could not be looked up: %s", int.from_bytes(head[1:], "big"), error
+            )
             return None
-        own = next((_head(wire.id) for wire in wire_schemas().values() if wire.fingerprint == fingerprint), None)
+        own = next(
+            (_head(wire.id) for wire in wire_schemas().values() if wire.fingerprint == fingerprint),
+            None,
+        )
         if own is not None:
             self._in[head] = own
         return own
@@ -86,7 +114,9 @@ SAME: Final[Frames] = _Same({})
 
 
 def frames_of(settings: Settings) -> Frames:
-    """How frames stand on this installation's Kafka. Asks the registry only where no earlier process of this ESPER_HOME has.
+    """How frames stand on this installation's Kafka.
+
+    Asks the registry only where no earlier process of this ESPER_HOME has.
 
     Raises:
         UnavailableError: the registry does not answer, or lacks schemas.
@@ -101,7 +131,8 @@ def frames_of(settings: Settings) -> Frames:
 
 
 def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
-    """The registry's id of each of Esper's schemas, by Esper's own, asked anew and kept for later processes. `register` gives it those that it lacks.
+    """The registry's id of each of Esper's schemas, by Esper's own, asked anew and kept for later
+    processes. `register` gives it those that it lacks.
 
     Raises:
         as `frames_of`; CorruptError too where the registry gives other ids than before.
@@ -114,11 +145,15 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
     if lacking and not register:
         names = ", ".join(sorted({wire.record.NAME for wire in lacking})[:3])
         raise UnavailableError(
-            f"The schema registry at {registry.url} lacks {len(lacking)} of Esper's {len(wires)} schemas ({names}, ...): "
+            f"The schema registry at {registry.url} lacks {len(lacking)} of Esper's "
+            f"{len(wires)} schemas ({names}, ...): "
             "register them with `esper topics apply`."
         )
     # one after another: the versions of a subject have an order
-    ids = {wire.id: registry.register(wire) if number is None else number for wire, number in zip(wires, known, strict=True)}
+    ids = {
+        wire.id: registry.register(wire) if number is None else number
+        for wire, number in zip(wires, known, strict=True)
+    }
     _told_apart(ids, registry.url)
     _unchanged(settings.schema_ids_path, registry.url, ids)
     text = {"registry": registry.url, "ids": {str(own): theirs for own, theirs in ids.items()}}
@@ -128,7 +163,11 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
 
 def subjects(settings: Settings) -> frozenset[str]:
     """The subjects that the registry of the settings has to have; none without one."""
-    return frozenset(one.subject for one in wire_schemas().values()) if settings.registry.url else frozenset()
+    return (
+        frozenset(one.subject for one in wire_schemas().values())
+        if settings.registry.url
+        else frozenset()
+    )
 
 
 def lacking(settings: Settings) -> list[WireSchema]:
@@ -136,40 +175,59 @@ def lacking(settings: Settings) -> list[WireSchema]:
     registry = Registry(settings.registry)
     wires = list(wire_schemas().values())
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        return [wire for wire, number in zip(wires, pool.map(registry.id_of, wires), strict=True) if number is None]
+        return [
+            wire
+            for wire, number in zip(wires, pool.map(registry.id_of, wires), strict=True)
+            if number is None
+        ]
 
 
 def _remembered(path: Path, url: str) -> dict[int, int]:
-    """What `resolve` has kept, if it is of this registry and of every schema of this version of Esper; else empty."""
+    """What `resolve` has kept, if it is of this registry and of every schema of this version of
+    Esper; else empty.
+    """
     try:
         text = json.loads(path.read_text(encoding="utf-8"))
-        ids = {int(own): int(theirs) for own, theirs in text["ids"].items()} if text["registry"] == url else {}
+        ids = (
+            {int(own): int(theirs) for own, theirs in text["ids"].items()}
+            if text["registry"] == url
+            else {}
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return ids if ids.keys() >= wire_schemas().keys() else {}
 
 
 def _told_apart(ids: Mapping[int, int], url: str) -> None:
-    """Refuse a registry whose id for one schema is Esper's own of another, or that gives one id to two schemas: a frame would mean two things."""
+    """Refuse a registry whose id for one schema is Esper's own of another, or that gives one id to
+    two schemas: a frame would mean two things.
+    """
     for own, theirs in ids.items():
         if theirs in wire_schemas() and theirs != own:
             name = wire_schemas()[own].record.NAME
             raise CorruptError(
-                f"The schema registry at {url} gives {name} the id {theirs}, which is Esper's own id of {wire_schemas()[theirs].record.NAME}: "
+                f"The schema registry at {url} gives {name} the id {theirs}, which is "
+                f"Esper's own id of {wire_schemas()[theirs].record.NAME}: "
                 "delete that subject for good, and register it again."
             )
     if len(set(ids.values())) < len(ids):
         raise CorruptError(
-            f"The schema registry at {url} gives one id to several of Esper's schemas: it is no registry that Esper can use."
+            f"The schema registry at {url} gives one id to several of Esper's schemas: it "
+            "is no registry that Esper can use."
         )
 
 
 def _unchanged(path: Path, url: str, ids: Mapping[int, int]) -> None:
     before = _remembered(path, url)
-    moved = sorted(wire_schemas()[own].record.NAME for own, theirs in ids.items() if before.get(own, theirs) != theirs)
+    moved = sorted(
+        wire_schemas()[own].record.NAME
+        for own, theirs in ids.items()
+        if before.get(own, theirs) != theirs
+    )
     if moved:
         raise CorruptError(
-            f"The schema registry at {url} gives {', '.join(moved[:3])} other ids than before: restore its data, or delete {path} if no message "
+            f"The schema registry at {url} gives {', '.join(moved[:3])} other ids than "
+            f"before: restore its data, or delete {path} if no message "
             "on Kafka was written with the old ones."
         )
 

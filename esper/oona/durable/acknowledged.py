@@ -1,4 +1,6 @@
-"""How far Kafka has committed an outbox: two slots in one small file, written in turn, so that it needs no room on a full disk."""
+"""How far Kafka has committed an outbox: two slots in one small file, written in turn, so that it
+needs no room on a full disk.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _SLOT_BYTES: Final = _SLOT.size + 4
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Every event before `sequence` is committed, and stands before `offset` in the journal's partition."""
+    """Every event before `sequence` is committed, and stands before `offset` in the journal's
+    partition.
+    """
 
     sequence: int
     offset: int
@@ -44,18 +48,25 @@ class AckFile:
                 sync_directory(path.parent)
         except OSError as error:
             raise unwritable(path, error) from error
-        slots = [slot for at in (0, 1) if (slot := _slot(os.pread(self._fd, _SLOT_BYTES, at * _SLOT_BYTES))) is not None]
+        slots = [
+            slot
+            for at in (0, 1)
+            if (slot := _slot(os.pread(self._fd, _SLOT_BYTES, at * _SLOT_BYTES))) is not None
+        ]
         if not slots:
             self.close()
             raise CorruptError(
-                f"{path} is damaged at offset 0: neither of its slots is whole; delete it to have the whole journal read again."
+                f"{path} is damaged at offset 0: neither of its slots is whole; delete it "
+                "to have the whole journal read again."
             )
         self._count, self.ack = max(slots, key=lambda slot: slot[0])
 
     def write(self, ack: Ack) -> None:
         """Replace the older slot, durably. Raises OSError."""
         head = _SLOT.pack(self._count + 1, ack.sequence, ack.offset)
-        write_at(self._fd, head + zlib.crc32(head).to_bytes(4, "little"), self._count % 2 * _SLOT_BYTES)
+        write_at(
+            self._fd, head + zlib.crc32(head).to_bytes(4, "little"), self._count % 2 * _SLOT_BYTES
+        )
         self._count += 1
         self.ack = ack
 
@@ -68,7 +79,9 @@ class AckFile:
 
 def _slot(content: bytes) -> tuple[int, Ack] | None:
     head = content[: _SLOT.size]
-    if len(content) < _SLOT_BYTES or zlib.crc32(head) != int.from_bytes(content[_SLOT.size :], "little"):
+    if len(content) < _SLOT_BYTES or zlib.crc32(head) != int.from_bytes(
+        content[_SLOT.size :], "little"
+    ):
         return None
     count, sequence, offset = _SLOT.unpack(head)
     return count, Ack(sequence, offset)

@@ -1,4 +1,6 @@
-"""A part's audit trail: from requests that would change something to the sender's chain of records on `audit.events`."""
+"""A part's audit trail: from requests that would change something to the sender's chain of records
+on `audit.events`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from typing import Any, Final, Self
 
 from esper.clock import Clock
 from esper.disk import make_folder, write_file
-from esper.errors import BackpressureError, CorruptError, DeniedError, FencedError, PoisonError, UnavailableError
+from esper.errors import (
+    BackpressureError,
+    CorruptError,
+    DeniedError,
+    FencedError,
+    PoisonError,
+    UnavailableError,
+)
 from esper.events import Event, decode, encode
 from esper.events.records import AuditRecorded
 from esper.events.seals import Trust
@@ -26,11 +35,15 @@ from esper.service.transport import signing
 
 TOPIC: Final = AuditRecorded.TOPIC
 HEAD: Final = "head"
-"""File in a trail's folder that remembers where its chain has come to, so that a chain cut short is noticed too."""
+"""File in a trail's folder that remembers where its chain has come to, so that a chain cut short is
+noticed too.
+"""
 
 _BEGIN_S: Final = 5.0
 _ANSWER_S: Final = 2.0
-_QUIET_S: Final = 2.0  # after Kafka did not answer, what only has to be kept does not ask it again for so long
+_QUIET_S: Final = (
+    2.0  # after Kafka did not answer, what only has to be kept does not ask it again for so long
+)
 _CLOSE_S: Final = 0.5
 _ATTEMPTS: Final = 3
 _MOST_WAITING: Final = 1_000
@@ -39,20 +52,27 @@ _log = logging.getLogger(__name__)
 
 
 class AuditTrail:
-    """Called with each `AuditEntry`, before and after it is handled. Safe to use from several threads.
+    """Called with each `AuditEntry`, before and after it is handled.
 
-    An entry is on disk in `folder` before its request is handled, and again with its outcome before the client has the answer; it leaves the
-    disk once Kafka has committed its record. So whatever is killed, each request gets exactly one record: one that was under way gets the
-    status `PENDING`, for nobody knows what became of it. Records are written in transactions of the sender's own id: of two processes that
-    send under one name, the later one takes over, reads the chain to its end and goes on with it; the chain never forks. With the folder of the
-    installation's `keys` each record is signed by the sender, and what others have put into its chain is passed over.
+    Safe to use from several threads.
+
+    An entry is on disk in `folder` before its request is handled, and again with its outcome before
+    the client has the answer; it leaves the disk once Kafka has committed its record. So whatever
+    is killed, each request gets exactly one record: one that was under way gets the status
+    `PENDING`, for nobody knows what became of it. Records are written in transactions of the
+    sender's own id: of two processes that send under one name, the later one takes over, reads the
+    chain to its end and goes on with it; the chain never forks. With the folder of the
+    installation's `keys` each record is signed by the sender, and what others have put into its
+    chain is passed over.
 
     Raises:
         UsageError: another process of this machine writes the trail in `folder`.
         UnavailableError, StorageFullError: the folder cannot be written.
     """
 
-    def __init__(self, bus: Bus, *, sender_id: str, clock: Clock, folder: Path, keys: Path | None = None) -> None:
+    def __init__(
+        self, bus: Bus, *, sender_id: str, clock: Clock, folder: Path, keys: Path | None = None
+    ) -> None:
         self._bus = bus
         self._sender = sender_id
         self._clock = clock
@@ -62,9 +82,14 @@ class AuditTrail:
         try:
             make_folder(self._folder)
         except OSError as error:
-            raise UnavailableError(f"The audit trail cannot be kept in {folder} ({error.strerror}): make ESPER_HOME writable.") from error
+            raise UnavailableError(
+                f"The audit trail cannot be kept in {folder} ({error.strerror}): make "
+                "ESPER_HOME writable."
+            ) from error
         self._held = Lock(
-            self._folder / "lock", what=f"The audit trail of {sender_id}", remedy="stop it, or give this part another ESPER_HOME"
+            self._folder / "lock",
+            what=f"The audit trail of {sender_id}",
+            remedy="stop it, or give this part another ESPER_HOME",
         )
         self._turn = threading.Lock()
         self._numbers = itertools.count()
@@ -88,21 +113,34 @@ class AuditTrail:
                 self._note(name, entry)
                 return
             if len(self._waiting) >= _MOST_WAITING:
-                raise BackpressureError(f"{_MOST_WAITING} records of the audit trail wait for Kafka: try again once it answers.")
+                raise BackpressureError(
+                    f"{_MOST_WAITING} records of the audit trail wait for Kafka: try again "
+                    "once it answers."
+                )
             self._waiting[name] = self._note(name, entry)
             if self._clock.monotonic() < self._quiet_until:
                 return
             try:
                 self._deliver()
-            except UnavailableError as error:  # it is on disk: what has happened is told truly, and nothing more happens until Kafka has it
-                _log.warning("%d records of %s wait for Kafka: %s", len(self._waiting), self._sender, error)
+            except UnavailableError as error:
+                # it is on disk: what has happened is told truly, and nothing more happens until
+                # Kafka has it
+                _log.warning(
+                    "%d records of %s wait for Kafka: %s", len(self._waiting), self._sender, error
+                )
 
     def start(self) -> None:
-        """Deliver what an earlier life of this part has left, in the background; where Kafka does not answer, with the next request."""
+        """Deliver what an earlier life of this part has left, in the background.
+
+        Where Kafka does not answer, with the next request.
+        """
         threading.Thread(target=self._recover, name="audit", daemon=True).start()
 
     def close(self) -> None:
-        """Let go of the trail, at once, whatever it is doing. What waits stays on disk for the next life."""
+        """Let go of the trail, at once, whatever it is doing.
+
+        What waits stays on disk for the next life.
+        """
         if self._turn.acquire(timeout=_CLOSE_S):
             self._drop()
             self._turn.release()
@@ -112,7 +150,12 @@ class AuditTrail:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _recover(self) -> None:
@@ -126,7 +169,10 @@ class AuditTrail:
             try:
                 found[path.stem] = json.loads(path.read_bytes())
             except ValueError as error:
-                raise CorruptError(f"{path} of the audit trail is damaged: keep a copy for whoever audits, and move it away.") from error
+                raise CorruptError(
+                    f"{path} of the audit trail is damaged: keep a copy for whoever "
+                    "audits, and move it away."
+                ) from error
         return dict(sorted(found.items(), key=lambda item: (item[1]["at"], item[1]["number"])))
 
     def _note(self, name: str, entry: AuditEntry) -> dict[str, Any]:
@@ -154,7 +200,10 @@ class AuditTrail:
             except FencedError as error:
                 self._drop()
                 if attempt + 1 == _ATTEMPTS:
-                    raise UnavailableError(f"Another process writes the audit trail of {self._sender}: stop it, or try again.") from error
+                    raise UnavailableError(
+                        f"Another process writes the audit trail of {self._sender}: stop "
+                        "it, or try again."
+                    ) from error
             except (UnavailableError, DeniedError) as error:
                 self._drop()
                 self._quiet_until = self._clock.monotonic() + _QUIET_S
@@ -165,7 +214,12 @@ class AuditTrail:
         for name, noted in self._waiting.items():
             if name in self._written:
                 continue
-            record = chained(AuditEntry(**noted["entry"]), head, sender_id=self._sender, occurred_at=int(noted["at"]))
+            record = chained(
+                AuditEntry(**noted["entry"]),
+                head,
+                sender_id=self._sender,
+                occurred_at=int(noted["at"]),
+            )
             head = head.after(record)
             messages.append(encode(record) if self._signer is None else self._signer.seal(record))
         if messages:
@@ -186,7 +240,13 @@ class AuditTrail:
             try:
                 producer.begin(_BEGIN_S)
                 self._head, self._written = Link(), set()
-                for received in read_key(self._bus, TOPIC, self._sender, what=f"The audit trail of {self._sender}", clock=self._clock):
+                for received in read_key(
+                    self._bus,
+                    TOPIC,
+                    self._sender,
+                    what=f"The audit trail of {self._sender}",
+                    clock=self._clock,
+                ):
                     with suppress(PoisonError):  # not ours: `esper audit-log verify` names it
                         self._read(decode(received.value, received.headers), received)
             except BaseException:
@@ -196,7 +256,11 @@ class AuditTrail:
         return self._producer
 
     def _read(self, event: Event, received: Received) -> None:
-        if not isinstance(event, AuditRecorded) or event.sender_id != self._sender or event.chain <= self._head.chain:
+        if (
+            not isinstance(event, AuditRecorded)
+            or event.sender_id != self._sender
+            or event.chain <= self._head.chain
+        ):
             return
         if not self._trust.fault(self._sender, event, received.value, received.timestamp_us):
             self._head = self._head.after(event)
@@ -206,7 +270,10 @@ class AuditTrail:
     def _answered(self) -> None:
         if not self._bus.available(_ANSWER_S):
             self._quiet_until = self._clock.monotonic() + _QUIET_S
-            raise UnavailableError("Kafka does not answer, and nothing is changed without a record of it: try again once it does.")
+            raise UnavailableError(
+                "Kafka does not answer, and nothing is changed without a record of it: try "
+                "again once it does."
+            )
 
     def _drop(self) -> None:
         if self._producer is not None:

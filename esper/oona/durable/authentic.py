@@ -1,7 +1,8 @@
-"""Which messages under a run's key are its journal: those that its trainer signed, each after the one before. All others are set aside, with why.
+"""Which messages under a run's key are its journal: those that its trainer signed, each after the
+one before. All others are set aside, with why.
 
-Whoever may write to the topic can add messages to it, but none that counts, and cannot take any away: what a trainer wrote and is missing, changed or
-out of its place is named as damage.
+Whoever may write to the topic can add messages to it, but none that counts, and cannot take any
+away: what a trainer wrote and is missing, changed or out of its place is named as damage.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ from esper.oona.bus.port import Received
 
 JOURNAL: Final = RunCompleted.TOPIC
 BATCH: Final = 512
-"""Messages that are proven by one signature: the last of them. 512 digests take as long as 5 signatures."""
+"""Messages that are proven by one signature: the last of them.
+
+512 digests take as long as 5 signatures.
+"""
 _REMEMBERED: Final = 1_000
+_OWN: Final = "of this installation"
+_STRANGE: Final = "which this installation does not know"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,13 @@ class Aside:
 
     def sentence(self) -> str:
         """What was found, for people."""
-        what = "part of the journal of" if self.received.topic == JOURNAL else "decision of Tamiyo for"
-        return f"A message at {self.place} is no {what} run {_key(self.received)}: {self.why}. It is set aside."
+        what = (
+            "part of the journal of" if self.received.topic == JOURNAL else "decision of Tamiyo for"
+        )
+        return (
+            f"A message at {self.place} is no {what} run {_key(self.received)}: {self.why}. It "
+            "is set aside."
+        )
 
 
 class Judge:
@@ -48,7 +59,8 @@ class Judge:
     Attributes:
         head: digest of the journal's last event; empty before the first.
         events: how many events the journal has so far.
-        signed: whether the journal is signed; None before its first event. Of a run that an earlier Esper began, from where it was resumed.
+        signed: whether the journal is signed; None before its first event. Of a run that an earlier
+            Esper began, from where it was resumed.
         signers: the public keys that signed it, in order.
         aside: the first 1,000 messages that were set aside; `set_aside` counts all.
         faults: what is damaged, where `tolerant` goes on with the next event.
@@ -56,9 +68,18 @@ class Judge:
     """
 
     def __init__(
-        self, run_id: str, trust: Trust, *, strict: bool = False, tolerant: bool = False, asides: Callable[[Aside], None] = lambda _: None
+        self,
+        run_id: str,
+        trust: Trust,
+        *,
+        strict: bool = False,
+        tolerant: bool = False,
+        asides: Callable[[Aside], None] = lambda _: None,
     ) -> None:
-        """Begin before the first message. `strict`: nothing is set aside, since nobody but a forger adds to a file; the first such message is an error.
+        """Begin before the first message.
+
+        `strict`: nothing is set aside, since nobody but a forger adds to a file; the first such
+        message is an error.
 
         `asides` hears each message that is set aside, also those that are only counted.
         """
@@ -76,7 +97,9 @@ class Judge:
         self._asides = asides
         self._next = 0
         self._head = ""
-        self._last: tuple[str, bytes] | None = None  # of an unsigned event, whose digest only a signed one asks for
+        self._last: tuple[str, bytes] | None = (
+            None  # of an unsigned event, whose digest only a signed one asks for
+        )
 
     @property
     def head(self) -> str:
@@ -87,7 +110,10 @@ class Judge:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys that the next event may be signed with. Where none is known, the first that signs is taken at its word."""
+        """The keys that the next event may be signed with.
+
+        Where none is known, the first that signs is taken at its word.
+        """
         return self.trust.keys(TRAINER, self.run_id) or frozenset(self.signers)
 
     def take(self, batch: Sequence[Received]) -> list[tuple[JournalEvent, Received]]:
@@ -110,9 +136,17 @@ class Judge:
             at += len(proven) + len(alone)
         return taken
 
-    def _unsigned(self, batch: Sequence[Received], first: int, taken: list[tuple[JournalEvent, Received]]) -> int:
-        """Add to `taken` what stands from `first` on and plainly belongs to a journal without signatures; gives how many messages that were."""
-        run_id, until, before = self.run_id, self.trust.unsigned_until(TRAINER, self.run_id), len(taken)
+    def _unsigned(
+        self, batch: Sequence[Received], first: int, taken: list[tuple[JournalEvent, Received]]
+    ) -> int:
+        """Add to `taken` what stands from `first` on and plainly belongs to a journal without
+        signatures; gives how many messages that were.
+        """
+        run_id, until, before = (
+            self.run_id,
+            self.trust.unsigned_until(TRAINER, self.run_id),
+            len(taken),
+        )
         try:
             for received in islice(batch, first, None):
                 event = decode(received.value, received.headers)
@@ -130,13 +164,21 @@ class Judge:
         added = len(taken) - before
         if added:
             last, message = taken[-1]
-            self._last, self._next, self.events = (last.NAME, message.value), last.sequence + 1, self.events + added
+            self._last, self._next, self.events = (
+                (last.NAME, message.value),
+                last.sequence + 1,
+                self.events + added,
+            )
         return added
 
-    def _proven(self, batch: Sequence[Received], first: int) -> tuple[list[tuple[JournalEvent, Received]], int]:
-        """As many messages from `first` on as follow each other, proven by the signature of the last; and the place of the one that does not follow.
+    def _proven(
+        self, batch: Sequence[Received], first: int
+    ) -> tuple[list[tuple[JournalEvent, Received]], int]:
+        """As many messages from `first` on as follow each other, proven by the signature of the
+        last; and the place of the one that does not follow.
 
-        Where that signature is none, nothing is proven, and those before that place have to be judged one by one.
+        Where that signature is none, nothing is proven, and those before that place have to be
+        judged one by one.
         """
         taken: list[tuple[JournalEvent, Received]] = []
         if not self.signed:
@@ -148,7 +190,12 @@ class Judge:
                 received = batch[at]
                 value = received.value
                 event = decode(value, received.headers)
-                if not isinstance(event, JournalEvent) or event.previous != head or event.signer not in keys or event.run_id != run_id:
+                if (
+                    not isinstance(event, JournalEvent)
+                    or event.previous != head
+                    or event.signer not in keys
+                    or event.run_id != run_id
+                ):
                     break
                 head = digest(event.NAME, value)
                 taken.append((event, received))
@@ -171,14 +218,20 @@ class Judge:
         try:
             event = decode(received.value, received.headers)
         except PoisonError as error:
-            self._refuse(received, f"it cannot be decoded ({error})", undecodable=f"cannot be decoded: {error}")
+            self._refuse(
+                received,
+                f"it cannot be decoded ({error})",
+                undecodable=f"cannot be decoded: {error}",
+            )
             return
         if not isinstance(event, JournalEvent):
             self._refuse(received, f"{event.NAME} belongs to no journal", other=event.NAME)
             return
         if event.run_id != self.run_id:
             if self._strict:
-                raise UsageError(f"This is the journal of run {event.run_id}, not of run {self.run_id}.")
+                raise UsageError(
+                    f"This is the journal of run {event.run_id}, not of run {self.run_id}."
+                )
             self._set_aside(received, f"it belongs to run {event.run_id}")
             return
         if not event.signer and not event.signature:
@@ -202,7 +255,10 @@ class Judge:
         if event.previous == self.head:
             return True
         where = f"The journal of run {self.run_id}"
-        again = f"has event {event.sequence} ({event.NAME}, {event.event_id}) again or too late, where event {self._next} should come"
+        again = (
+            f"has event {event.sequence} ({event.NAME}, {event.event_id}) again or too late, "
+            f"where event {self._next} should come"
+        )
         if event.sequence < self._next and not self._strict:
             self._set_aside(received, f"it is a copy: the journal {again}")
             return False
@@ -210,15 +266,20 @@ class Judge:
             sentence = f"{where} {again}."
         elif event.sequence == self._next:
             sentence = (
-                f"{where} had another event {self._next - 1} than stands there: event {event.sequence} ({event.NAME}, {event.event_id}) does "
+                f"{where} had another event {self._next - 1} than stands there: event "
+                f"{event.sequence} ({event.NAME}, {event.event_id}) does "
                 "not follow it; it was changed or replaced."
             )
         else:
             sentence = (
-                f"{where} lacks event {self._next}: {event.NAME} with sequence {event.sequence} ({event.event_id}) comes in its place."
+                f"{where} lacks event {self._next}: {event.NAME} with sequence "
+                f"{event.sequence} ({event.event_id}) comes in its place."
             )
         if claims := [one for one in self.aside if _sequence(one.received) == self._next]:
-            sentence += f" The message at {claims[0].place}, which calls itself event {self._next}, was set aside: {claims[0].why}."
+            sentence += (
+                f" The message at {claims[0].place}, which calls itself event {self._next}, "
+                f"was set aside: {claims[0].why}."
+            )
         if not self._tolerant:
             raise CorruptError(sentence)
         self.faults.append(sentence)
@@ -227,12 +288,17 @@ class Judge:
     def _believed(self, received: Received) -> bool:
         return self.trust.unsigned(TRAINER, self.run_id, received.timestamp_us)
 
-    def _refuse(self, received: Received, why: str, *, undecodable: str = "", other: str = "") -> None:
-        """Something that is no journal event at all: in a journal without signatures nobody can tell whether it was one."""
+    def _refuse(
+        self, received: Received, why: str, *, undecodable: str = "", other: str = ""
+    ) -> None:
+        """Something that is no journal event at all: in a journal without signatures nobody can
+        tell whether it was one.
+        """
         if self._strict or (not self.signed and self._believed(received) and not self._tolerant):
             if other:
                 raise CorruptError(
-                    f"Where event {self._next} of run {self.run_id} should be, there is a {other}, which belongs to no journal."
+                    f"Where event {self._next} of run {self.run_id} should be, there is a "
+                    f"{other}, which belongs to no journal."
                 )
             raise CorruptError(f"Event {self._next} of run {self.run_id} {undecodable}")
         self._set_aside(received, why)
@@ -240,9 +306,12 @@ class Judge:
     def _foreign(self, event: JournalEvent, received: Received, why: str) -> None:
         if self._strict:
             raise CorruptError(
-                f"Event {event.sequence} ({event.NAME}, {event.event_id}) of run {self.run_id} is not as its trainer wrote it: {why}."
+                f"Event {event.sequence} ({event.NAME}, {event.event_id}) of run "
+                f"{self.run_id} is not as its trainer wrote it: {why}."
             )
-        self._set_aside(received, f"{why} ({event.NAME}, which calls itself event {event.sequence})")
+        self._set_aside(
+            received, f"{why} ({event.NAME}, which calls itself event {event.sequence})"
+        )
 
     def _set_aside(self, received: Received, why: str) -> None:
         self.set_aside += 1
@@ -264,8 +333,10 @@ class Judge:
         """
         if not self.events and self.aside:
             raise UsageError(
-                f"Run {self.run_id} has no event that this installation believes: {self.set_aside} message(s) were set aside, the first at "
-                f"{self.aside[0].place} because {self.aside[0].why}. If another installation trained it, put the trainer.pub.pem of that one into "
+                f"Run {self.run_id} has no event that this installation believes: "
+                f"{self.set_aside} message(s) were set aside, the first at "
+                f"{self.aside[0].place} because {self.aside[0].why}. If another "
+                "installation trained it, put the trainer.pub.pem of that one into "
                 "keys/signing as trainer.NAME.pub.pem."
             )
 
@@ -274,14 +345,19 @@ class Judge:
         if not self.aside:
             return []
         more = f" So are {self.set_aside - 1} more." if self.set_aside > 1 else ""
-        return [f"{self.aside[0].sentence()}{more} The journal is whole without; find out who may write to its topic."]
+        return [
+            (
+                f"{self.aside[0].sentence()}{more} The journal is whole without; find out who "
+                "may write to its topic."
+            )
+        ]
 
     def seal_sentence(self) -> str:
         """Who signed it, for people."""
         if not self.signed:
             return "It is not signed: an earlier Esper wrote it, or somebody else."
         told = [
-            f"key {fingerprint(key)}, {'of this installation' if key in self.own else 'which this installation does not know'}"
+            (f"key {fingerprint(key)}, {_OWN if key in self.own else _STRANGE}")
             for key in self.signers
         ]
         return f"Every event is signed, by {' and '.join(told)}."
@@ -294,9 +370,15 @@ def judged(messages: Iterable[Received], judge: Judge) -> Iterator[tuple[Journal
 
 
 class Journals:
-    """Follows the journals of all runs. `asides` hears each message that is set aside; `faults` has by run what is damaged, and what follows counts on."""
+    """Follows the journals of all runs.
 
-    def __init__(self, trust: Callable[[], Trust], asides: Callable[[Aside], None] = lambda _: None) -> None:
+    `asides` hears each message that is set aside; `faults` has by run what is damaged, and what
+    follows counts on.
+    """
+
+    def __init__(
+        self, trust: Callable[[], Trust], asides: Callable[[Aside], None] = lambda _: None
+    ) -> None:
         self.faults: dict[str, str] = {}
         self._trust = trust
         self._asides = asides
@@ -309,19 +391,35 @@ class Journals:
             by_run.setdefault(_key(received), []).append(received)
         trust = self._trust()
         for run_id, messages in by_run.items():
-            judge = self._judges.setdefault(run_id, Judge(run_id, trust, tolerant=True, asides=self._asides))
+            judge = self._judges.setdefault(
+                run_id, Judge(run_id, trust, tolerant=True, asides=self._asides)
+            )
             judge.trust = trust
             yield from judge.take(messages)
             if judge.faults:
                 self.faults.setdefault(run_id, judge.faults[0])
-            if not judge.events:  # nobody's run: its key costs no memory, but what was set aside is told once
+            if (
+                not judge.events
+            ):  # nobody's run: its key costs no memory, but what was set aside is told once
                 del self._judges[run_id]
 
 
 def as_received(values: Iterable[bytes], run_id: str, *, source: str) -> Iterator[Received]:
     """Messages that come from elsewhere than Kafka; `source` names it."""
     key = run_id.encode()
-    return map(Received._make, zip(repeat(source), repeat(0), count(), repeat(key), values, repeat(()), repeat(0), strict=False))
+    return map(
+        Received._make,
+        zip(
+            repeat(source),
+            repeat(0),
+            count(),
+            repeat(key),
+            values,
+            repeat(()),
+            repeat(0),
+            strict=False,
+        ),
+    )
 
 
 def _key(received: Received) -> str:

@@ -1,4 +1,6 @@
-"""Proving the audit trail: every sender's chain of records on `audit.events`, from its first record to its last."""
+"""Proving the audit trail: every sender's chain of records on `audit.events`, from its first record
+to its last.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _MOST_FORGED: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The first record of a chain that does not fit: where it stands on the topic, and why, in a sentence. -1 where nothing stands."""
+    """The first record of a chain that does not fit: where it stands on the topic, and why, in a
+    sentence. -1 where nothing stands.
+    """
 
     partition: int
     offset: int
@@ -35,9 +39,11 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One sender's chain: how many of its records fit, one after the other, and the first that does not.
+    """One sender's chain: how many of its records fit, one after the other, and the first that does
+    not.
 
-    `forged` are messages under its key that the sender did not sign: they are no part of the chain, and prove nothing.
+    `forged` are messages under its key that the sender did not sign: they are no part of the chain,
+    and prove nothing.
     """
 
     sender: str
@@ -47,8 +53,12 @@ class Chain:
     forged: tuple[Broken, ...] = ()
 
 
-def verify(bus: Bus, *, clock: Clock, heads: Mapping[str, Link], trust: Trust | None = None) -> tuple[Chain, ...]:
-    """Every chain on the topic, by sender. `heads` says where senders of this machine remember having come to, `trust` who signs.
+def verify(
+    bus: Bus, *, clock: Clock, heads: Mapping[str, Link], trust: Trust | None = None
+) -> tuple[Chain, ...]:
+    """Every chain on the topic, by sender.
+
+    `heads` says where senders of this machine remember having come to, `trust` who signs.
 
     Raises:
         UnavailableError: no broker, or the topic cannot be read to its end.
@@ -65,12 +75,18 @@ def verify(bus: Bus, *, clock: Clock, heads: Mapping[str, Link], trust: Trust | 
             if reader.position() != before:
                 deadline = clock.monotonic() + _PATIENCE_S
             elif clock.monotonic() > deadline:
-                raise UnavailableError(f"{TOPIC} could not be read to its end within {_PATIENCE_S:.0f} s; is the broker up?")
+                raise UnavailableError(
+                    f"{TOPIC} could not be read to its end within {_PATIENCE_S:.0f} s; is "
+                    "the broker up?"
+                )
     return tuple(walks[sender].chain() for sender in sorted(walks))
 
 
 def heads(folder: Path) -> dict[str, Link]:
-    """Where the trails in `folder` remember having come to, by sender; one whose memory cannot be read is left out."""
+    """Where the trails in `folder` remember having come to, by sender.
+
+    One whose memory cannot be read is left out.
+    """
     found: dict[str, Link] = {}
     for path in folder.glob(f"*/{HEAD}"):
         try:
@@ -101,10 +117,17 @@ class _Walk:
         try:
             event = decode(received.value, received.headers)
         except PoisonError as error:
-            self._broken = Broken(received.partition, received.offset, "", f"a message that is no record: {error}")
+            self._broken = Broken(
+                received.partition, received.offset, "", f"a message that is no record: {error}"
+            )
             return
         if not isinstance(event, AuditRecorded):
-            self._broken = Broken(received.partition, received.offset, event.event_id, f"a message of another kind, {event.NAME}")
+            self._broken = Broken(
+                received.partition,
+                received.offset,
+                event.event_id,
+                f"a message of another kind, {event.NAME}",
+            )
             return
         if event.sender_id != self._sender:
             why = f"a record of sender {event.sender_id!r} under the key of {self._sender!r}"
@@ -113,7 +136,10 @@ class _Walk:
             self._next(event, received)
 
     def _signs(self) -> bool:
-        """Whether forged records can be told from real ones here. Where there is any key, a sender without one is nobody's."""
+        """Whether forged records can be told from real ones here.
+
+        Where there is any key, a sender without one is nobody's.
+        """
         return bool(self._trust.writers)
 
     def _take_signed(self, received: Received) -> None:
@@ -129,9 +155,13 @@ class _Walk:
             elif event.sender_id != self._sender:
                 why = f"a record of sender {event.sender_id!r} under the key of {self._sender!r}"
             elif not self._trust.knows(self._sender):
-                if event.signer or received.timestamp_us >= min(self._trust.since_us.values(), default=0):
+                if event.signer or received.timestamp_us >= min(
+                    self._trust.since_us.values(), default=0
+                ):
                     why = f"a record of {self._sender!r}, which has no key here"
-            elif unsigned := self._trust.fault(self._sender, event, received.value, received.timestamp_us):
+            elif unsigned := self._trust.fault(
+                self._sender, event, received.value, received.timestamp_us
+            ):
                 why = f"record {event.chain} was not written by {self._sender}: {unsigned}"
             elif event.signer and event.chain <= self._link.chain:
                 why = f"record {event.chain} once more, a copy"
@@ -148,13 +178,21 @@ class _Walk:
 
     def _differs(self, record: AuditRecorded) -> str:
         if record.chain == self._remembered.chain and record.hash != self._remembered.hash:
-            return f"record {record.chain} is another than the one that this machine wrote: the chain was written anew"
+            return (
+                f"record {record.chain} is another than the one that this machine wrote: the "
+                "chain was written anew"
+            )
         return ""
 
     def chain(self) -> Chain:
         """What was found."""
         broken = self._broken
         if broken is None and self._link.chain < self._remembered.chain:
-            why = f"record {self._link.chain + 1} is missing: the chain ends there, and this machine wrote {self._remembered.chain + 1} records"
+            why = (
+                f"record {self._link.chain + 1} is missing: the chain ends there, and this "
+                f"machine wrote {self._remembered.chain + 1} records"
+            )
             broken = Broken(-1, -1, "", why)
-        return Chain(self._sender, self._link.chain + 1, self._link.hash, broken, tuple(self._forged))
+        return Chain(
+            self._sender, self._link.chain + 1, self._link.hash, broken, tuple(self._forged)
+        )

@@ -1,4 +1,6 @@
-"""The drain: carries frames from the outbox to Kafka in the background, as long as this writer is the run's only one."""
+"""The drain: carries frames from the outbox to Kafka in the background, as long as this writer is
+the run's only one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _BATCH_EVENTS: Final = 500
 
 
 def batches(outbox: Outbox) -> Iterator[list[Frame]]:
-    """The unacknowledged frames, in groups that one transaction takes: up to 500 events, and at least one frame."""
+    """The unacknowledged frames, in groups that one transaction takes: up to 500 events, and at
+    least one frame.
+    """
     batch: list[Frame] = []
     events = 0
     for frame in outbox.unacknowledged():
@@ -36,15 +40,27 @@ def batches(outbox: Outbox) -> Iterator[list[Frame]]:
 
 
 class Drain(threading.Thread):
-    """Commits the frames of `outbox` to Kafka, in order. Without a broker it keeps trying, and the run goes on.
+    """Commits the frames of `outbox` to Kafka, in order.
 
-    Before the first commit after each connection it begins anew and reads what the journal has, because the outcome of the last commit may
-    be unknown, and because the broker calls a transaction that took too long fenced, too. Events of another writer in the journal mean that
-    this one is `fenced`: the outbox is sealed and never drained again. `error` is what else ended the drain, a corrupt outbox for one.
-    Without `trust`, whatever stands under the run's key is another writer's.
+    Without a broker it keeps trying, and the run goes on.
+
+    Before the first commit after each connection it begins anew and reads what the journal has,
+    because the outcome of the last commit may be unknown, and because the broker calls a
+    transaction that took too long fenced, too. Events of another writer in the journal mean that
+    this one is `fenced`: the outbox is sealed and never drained again. `error` is what else ended
+    the drain, a corrupt outbox for one. Without `trust`, whatever stands under the run's key is
+    another writer's.
     """
 
-    def __init__(self, outbox: Outbox, bus: Bus, *, clock: Clock, trust: Trust | None = None, linger: float = 0.05) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        bus: Bus,
+        *,
+        clock: Clock,
+        trust: Trust | None = None,
+        linger: float = 0.05,
+    ) -> None:
         super().__init__(name=f"drain-{outbox.run_id}", daemon=True)
         self.fenced = False
         self.connected = False
@@ -64,12 +80,18 @@ class Drain(threading.Thread):
         self._news.set()
 
     def wait_empty(self, timeout: float) -> bool:
-        """Whether Kafka has committed everything within `timeout` seconds; false at once when the drain has ended."""
+        """Whether Kafka has committed everything within `timeout` seconds.
+
+        False at once when the drain has ended.
+        """
         self._urgent.set()
         self._news.set()
         try:
             with self._progress:
-                self._progress.wait_for(lambda: self._outbox.empty() or not self.is_alive() or self._ended.is_set(), timeout)
+                self._progress.wait_for(
+                    lambda: self._outbox.empty() or not self.is_alive() or self._ended.is_set(),
+                    timeout,
+                )
             return self._outbox.empty()
         finally:
             self._urgent.clear()
@@ -103,7 +125,9 @@ class Drain(threading.Thread):
             wait = min(2 * wait, longest)
 
     def _serve(self) -> None:
-        """One connection: become the writer, see what is there, commit what is not, for as long as it goes well."""
+        """One connection: become the writer, see what is there, commit what is not, for as long as
+        it goes well.
+        """
         with self._bus.journal_producer(run_id=self._outbox.run_id) as producer:
             producer.begin(_BEGIN_S)
             if self._is_fenced():
@@ -126,7 +150,9 @@ class Drain(threading.Thread):
                 return
 
     def _heed(self, error: FencedError) -> None:
-        """Somebody has begun after us, or the broker lost patience with a transaction: the journal says which."""
+        """Somebody has begun after us, or the broker lost patience with a transaction: the journal
+        says which.
+        """
         _log.info("%s", error)
         try:
             self._is_fenced()
@@ -134,14 +160,22 @@ class Drain(threading.Thread):
             _log.info("%s", unavailable)
 
     def _is_fenced(self) -> bool:
-        """Compare with the journal: acknowledge what is there; if another writer's events are, seal."""
+        """Compare with the journal: acknowledge what is there.
+
+        If another writer's events are, seal.
+        """
         found = compare(self._bus, self._outbox, clock=self._clock, trust=self._trust)
         if found.committed:
             self._acknowledge(found.committed[-1].next_sequence, found.next_offset)
         if found.foreign:
-            _log.warning("run %s: another writer has taken over; this one ends", self._outbox.run_id)
+            _log.warning(
+                "run %s: another writer has taken over; this one ends", self._outbox.run_id
+            )
             self.fenced = True  # before the outbox is sealed: whoever finds it sealed asks why
-            self._outbox.seal(f"another writer has taken over; its first event stands at offset {found.foreign[0].offset} of the journal")
+            self._outbox.seal(
+                "another writer has taken over; its first event stands at offset "
+                f"{found.foreign[0].offset} of the journal"
+            )
             self._ended.set()
         return bool(found.foreign)
 

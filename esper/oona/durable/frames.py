@@ -1,7 +1,8 @@
 """Frames: what one decide() led to, as bytes whose every damage is noticed.
 
-A segment is 8 bytes of magic, then frames: length of the payload, CRC-32 of the payload, CRC-32 of these eight bytes (each 4 bytes, little
-endian), payload. The second checksum tells a frame that was cut off from one whose length was damaged.
+A segment is 8 bytes of magic, then frames: length of the payload, CRC-32 of the payload, CRC-32 of
+these eight bytes (each 4 bytes, little endian), payload. The second checksum tells a frame that was
+cut off from one whose length was damaged.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ _SCHEMA: Final[Any] = parse_schema(
                                     "items": {
                                         "type": "record",
                                         "name": "Header",
-                                        "fields": [{"name": "name", "type": "string"}, {"name": "value", "type": "bytes"}],
+                                        "fields": [
+                                            {"name": "name", "type": "string"},
+                                            {"name": "value", "type": "bytes"},
+                                        ],
                                     },
                                 },
                             },
@@ -70,8 +74,9 @@ _SCHEMA: Final[Any] = parse_schema(
 class Frame:
     """The events of one decide(), which are committed together.
 
-    The events have the sequences `first_sequence`, `first_sequence + 1`, ... `incarnation` counts the starts of the run;
-    `command_position` is topic, partition and offset of the command that was decided on, if one was read from the bus.
+    The events have the sequences `first_sequence`, `first_sequence + 1`, ... `incarnation` counts
+    the starts of the run; `command_position` is topic, partition and offset of the command that was
+    decided on, if one was read from the bus.
     """
 
     first_sequence: int
@@ -128,13 +133,18 @@ class Placed:
 
 
 def scan(path: Path, content: bytes) -> Iterator[Placed]:
-    """The frames of a segment, as far as they are whole. What follows the last one, if anything, is a torn tail: a write that never ended.
+    """The frames of a segment, as far as they are whole.
+
+    What follows the last one, if anything, is a torn tail: a write that never ended.
 
     Raises:
         CorruptError: damage that no interrupted write explains, by file and offset.
     """
     if any(content) and content[: len(MAGIC)] != MAGIC[: len(content)]:
-        raise CorruptError(f"{path} is damaged at offset 0: it does not begin as an outbox segment does; restore the file from a backup.")
+        raise CorruptError(
+            f"{path} is damaged at offset 0: it does not begin as an outbox segment does; "
+            "restore the file from a backup."
+        )
     at = len(MAGIC)
     while len(content) - at >= _HEAD_BYTES:
         head = content[at : at + _HEAD.size]
@@ -154,7 +164,10 @@ def scan(path: Path, content: bytes) -> Iterator[Placed]:
 
 
 def unpack(path: Path, offset: int, content: bytes) -> Frame:
-    """The frame that `pack` made `content` from; raises CorruptError naming `path` and `offset` where it is another."""
+    """The frame that `pack` made `content` from.
+
+    Raises CorruptError naming `path` and `offset` where it is another.
+    """
     placed = None
     with suppress(CorruptError):  # which counts from the beginning of `content`
         placed = next(scan(path, MAGIC + content), None)
@@ -169,17 +182,25 @@ def _unpack(payload: bytes) -> Frame:
     return Frame(
         first_sequence=datum["first_sequence"],
         events=tuple(
-            Message(one["topic"], one["key"], one["value"], tuple((header["name"], header["value"]) for header in one["headers"]))
+            Message(
+                one["topic"],
+                one["key"],
+                one["value"],
+                tuple((header["name"], header["value"]) for header in one["headers"]),
+            )
             for one in datum["events"]
         ),
         incarnation=datum["incarnation"],
         command_id=datum["command_id"],
-        command_position=None if topic is None else (topic, datum["command_partition"], datum["command_offset"]),
+        command_position=None
+        if topic is None
+        else (topic, datum["command_partition"], datum["command_offset"]),
     )
 
 
 def _damaged(path: Path, offset: int) -> CorruptError:
     return CorruptError(
-        f"{path} is damaged at offset {offset}: a checksum does not match, and no interrupted write explains it; restore the file from a "
+        f"{path} is damaged at offset {offset}: a checksum does not match, and no "
+        "interrupted write explains it; restore the file from a "
         "backup, or move it away and resume from the events that Kafka has."
     )

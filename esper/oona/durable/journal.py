@@ -35,7 +35,10 @@ _POLL_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What is known of a journal without folding it. `ended` is RunCompleted or RunFailed, or empty while the run has not ended."""
+    """What is known of a journal without folding it.
+
+    `ended` is RunCompleted or RunFailed, or empty while the run has not ended.
+    """
 
     run_id: str
     events: int
@@ -43,28 +46,52 @@ class Journal:
     ended: str
 
 
-def read(bus: Bus, run_id: str, *, clock: Clock, start: int = 0, patience: float = 30.0) -> Iterator[Received]:
-    """Every committed message under the run's key, whoever wrote it, from offset `start` of its partition on, up to what is in the log when this is called.
+def read(
+    bus: Bus, run_id: str, *, clock: Clock, start: int = 0, patience: float = 30.0
+) -> Iterator[Received]:
+    """Every committed message under the run's key, whoever wrote it, from offset `start` of its
+    partition on, up to what is in the log when this is called.
 
-    An open transaction of another run may hide what our own writer has committed behind it: this waits until every transaction that had
-    begun is decided (a dead writer's takes up to 6 s), so that what it does not give is not there.
+    An open transaction of another run may hide what our own writer has committed behind it: this
+    waits until every transaction that had begun is decided (a dead writer's takes up to 6 s), so
+    that what it does not give is not there.
 
     Raises:
         UnavailableError: no broker, or no progress for `patience` seconds.
         CorruptError: the partition ends before `start`, so it is another one than before.
     """
-    yield from read_key(bus, JOURNAL, run_id, what=f"The journal of run {run_id}", clock=clock, start=start, patience=patience)
+    yield from read_key(
+        bus,
+        JOURNAL,
+        run_id,
+        what=f"The journal of run {run_id}",
+        clock=clock,
+        start=start,
+        patience=patience,
+    )
 
 
-def read_key(bus: Bus, topic: str, key: str, *, what: str, clock: Clock, start: int = 0, patience: float = 30.0) -> Iterator[Received]:
-    """The same for every committed message with a key on any topic; `what` names it in sentences."""
+def read_key(
+    bus: Bus,
+    topic: str,
+    key: str,
+    *,
+    what: str,
+    clock: Clock,
+    start: int = 0,
+    patience: float = 30.0,
+) -> Iterator[Received]:
+    """The same for every committed message with a key on any topic; `what` names it in
+    sentences.
+    """
     wanted = key.encode()
     pair = (topic, bus.partition_of(topic, wanted))
     with bus.reader([topic], start={pair: start}, partitions=[pair[1]]) as reader:
         end = reader.log_end()[pair]
         if end < start:
             raise CorruptError(
-                f"{what} reached offset {start} of {topic}, and that topic now ends at {end}: it was deleted or made "
+                f"{what} reached offset {start} of {topic}, and that topic now ends at "
+                f"{end}: it was deleted or made "
                 "again; restore it, or choose another --run-id."
             )
         at, deadline = start, clock.monotonic() + patience
@@ -77,16 +104,22 @@ def read_key(bus: Bus, topic: str, key: str, *, what: str, clock: Clock, start: 
             elif clock.monotonic() > deadline:
                 stable = reader.stable_end()[pair]
                 why = (
-                    f"a transaction is open in {topic}, partition {pair[1]}, since offset {stable}: its writer is at work, or Kafka has "
+                    f"a transaction is open in {topic}, partition {pair[1]}, since offset "
+                    f"{stable}: its writer is at work, or Kafka has "
                     "decided it and left it open; `esper topics apply` ends it then"
                     if at >= stable
                     else "is the broker up?"
                 )
-                raise UnavailableError(f"{what} could not be read to its end within {patience:.0f} s; {why}")
+                raise UnavailableError(
+                    f"{what} could not be read to its end within {patience:.0f} s; {why}"
+                )
 
 
-def read_journals(bus: Bus, journals: Journals, *, clock: Clock, patience: float = 30.0) -> Iterator[JournalEvent]:
-    """The journals of all runs as they are committed now, of each run in order, without what others have put among them.
+def read_journals(
+    bus: Bus, journals: Journals, *, clock: Clock, patience: float = 30.0
+) -> Iterator[JournalEvent]:
+    """The journals of all runs as they are committed now, of each run in order, without what others
+    have put among them.
 
     Raises:
         UnavailableError: no broker, or no progress for `patience` seconds.
@@ -96,8 +129,12 @@ def read_journals(bus: Bus, journals: Journals, *, clock: Clock, patience: float
             yield event
 
 
-def read_topics(bus: Bus, topics: Sequence[str], *, clock: Clock, patience: float = 30.0) -> Iterator[Event]:
-    """Every event of these topics that is committed now. What cannot be decoded is left out: its consumers put it aside as a dead letter.
+def read_topics(
+    bus: Bus, topics: Sequence[str], *, clock: Clock, patience: float = 30.0
+) -> Iterator[Event]:
+    """Every event of these topics that is committed now.
+
+    What cannot be decoded is left out: its consumers put it aside as a dead letter.
 
     Raises:
         UnavailableError: no broker, or no progress for `patience` seconds.
@@ -108,7 +145,9 @@ def read_topics(bus: Bus, topics: Sequence[str], *, clock: Clock, patience: floa
                 yield decode(received.value, received.headers)
 
 
-def _batches(bus: Bus, topics: Sequence[str], clock: Clock, patience: float) -> Iterator[list[Received]]:
+def _batches(
+    bus: Bus, topics: Sequence[str], clock: Clock, patience: float
+) -> Iterator[list[Received]]:
     with bus.reader(topics, start="beginning") as reader:
         end = reader.stable_end()
         deadline = clock.monotonic() + patience
@@ -118,17 +157,28 @@ def _batches(bus: Bus, topics: Sequence[str], clock: Clock, patience: float) -> 
             if found:
                 deadline = clock.monotonic() + patience
             elif clock.monotonic() > deadline:
-                raise UnavailableError(f"{', '.join(topics)} could not be read to their ends within {patience:.0f} s; is the broker up?")
+                raise UnavailableError(
+                    f"{', '.join(topics)} could not be read to their ends within "
+                    f"{patience:.0f} s; is the broker up?"
+                )
 
 
 def journal_exists(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> Journal | None:
-    """The journal of `run_id`, or None where there is none that is believed. Reads the whole partition. Raises as `read` does."""
+    """The journal of `run_id`, or None where there is none that is believed.
+
+    Reads the whole partition. Raises as `read` does.
+    """
     judge, last = Judge(run_id, trust, tolerant=True), None
     for event, _ in judged(read(bus, run_id, clock=clock), judge):
         last = event
     if last is None:
         return None
-    return Journal(run_id, judge.events, last.sequence + 1, last.NAME if isinstance(last, RunCompleted | RunFailed) else "")
+    return Journal(
+        run_id,
+        judge.events,
+        last.sequence + 1,
+        last.NAME if isinstance(last, RunCompleted | RunFailed) else "",
+    )
 
 
 def require_new(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
@@ -139,21 +189,30 @@ def require_new(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
         UnavailableError: no broker answers.
     """
     if (found := journal_exists(bus, run_id, clock=clock, trust=trust)) is not None:
-        state = {"RunCompleted": "ended in order", "RunFailed": "ended by a failure"}.get(found.ended, "not ended")
-        raise UsageError(f"Run {run_id} already has a journal ({found.events} events, {state}); choose another --run-id or resume it.")
+        state = {"RunCompleted": "ended in order", "RunFailed": "ended by a failure"}.get(
+            found.ended, "not ended"
+        )
+        raise UsageError(
+            f"Run {run_id} already has a journal ({found.events} events, {state}); choose "
+            "another --run-id or resume it."
+        )
 
 
 def require_known(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
     """Refuse to resume a run that nobody has begun.
 
     Raises:
-        UsageError: the run has no journal, or none that is believed; the sentence says whose key is lacking.
+        UsageError: the run has no journal, or none that is believed; the sentence says whose key is
+            lacking.
         UnavailableError: no broker answers.
     """
     judge = Judge(run_id, trust, tolerant=True)
     if not list(judged(read(bus, run_id, clock=clock), judge)):
         judge.require_events()
-        raise UsageError(f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; start it without --resume.")
+        raise UsageError(
+            f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; "
+            "start it without --resume."
+        )
 
 
 def sequence_of(received: Received) -> int:
@@ -165,5 +224,8 @@ def sequence_of(received: Received) -> int:
     """
     event = decode(received.value, received.headers)
     if not isinstance(event, JournalEvent):
-        raise CorruptError(f"{JOURNAL}, partition {received.partition}, offset {received.offset} holds {event.NAME}, no journal event.")
+        raise CorruptError(
+            f"{JOURNAL}, partition {received.partition}, offset {received.offset} holds "
+            f"{event.NAME}, no journal event."
+        )
     return event.sequence

@@ -1,4 +1,6 @@
-"""One writer a folder on this machine: a POSIX record lock, which dies with its process and is not inherited by forked children."""
+"""One writer a folder on this machine: a POSIX record lock, which dies with its process and is not
+inherited by forked children.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Lock:
     """An exclusive lock on `path`, held from construction to `release`.
 
     Raises:
-        UsageError: a living process holds it; `what`, its process id and `remedy` are in the sentence.
+        UsageError: a living process holds it; `what`, its process id and `remedy` are in the
+            sentence.
     """
 
     def __init__(self, path: Path, *, what: str, remedy: str = _REMEDY) -> None:

@@ -1,4 +1,6 @@
-"""The outbox of a run: frames are on disk before the run goes on, and stay there until Kafka has committed them."""
+"""The outbox of a run: frames are on disk before the run goes on, and stay there until Kafka has
+committed them.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ class _Place:
 class Outbox:
     """An append-only log of frames in `directory`, which one process at a time holds.
 
-    `append` is for one thread, everything else may be called from another. `torn_bytes` is how much of a write that never ended was cut off
-    when the outbox was opened; `sealed` says why nothing may be written or drained any more, and is empty while that is allowed.
+    `append` is for one thread, everything else may be called from another. `torn_bytes` is how much
+    of a write that never ended was cut off when the outbox was opened; `sealed` says why nothing
+    may be written or drained any more, and is empty while that is allowed.
     """
 
     def __init__(self, directory: Path, lock: Lock, ack: AckFile, *, clock: Clock) -> None:
@@ -61,7 +64,8 @@ class Outbox:
     def open(cls, directory: Path, *, clock: Clock) -> Self:
         """Open or make the outbox in `directory`, which is .esper/runs/<run>/outbox.
 
-        A torn tail, the trace of a write during which the process or the machine died, is cut off; nothing was ever based on it.
+        A torn tail, the trace of a write during which the process or the machine died, is cut off;
+        nothing was ever based on it.
 
         Raises:
             UsageError: a living process holds it.
@@ -94,7 +98,8 @@ class Outbox:
         """Make a frame durable.
 
         Raises:
-            StorageFullError: no room; the file is as it was before, and the same frame may be appended again.
+            StorageFullError: no room; the file is as it was before, and the same frame may be
+                appended again.
             FencedError: the outbox is sealed.
             UsageError: a message is larger than Kafka takes.
             CorruptError: the frame does not follow the last one.
@@ -106,10 +111,16 @@ class Outbox:
             raise self._broken
         if frame.first_sequence != self._next or not frame.events:
             raise CorruptError(
-                f"Run {self.run_id} made a frame of {len(frame.events)} events from sequence {frame.first_sequence} where {self._next} follows."
+                f"Run {self.run_id} made a frame of {len(frame.events)} events from "
+                f"sequence {frame.first_sequence} where {self._next} follows."
             )
-        if large := next((event for event in frame.events if len(event.value) > MAX_MESSAGE_BYTES - 4096), None):
-            raise UsageError(f"An event of {len(large.value)} bytes is larger than the {MAX_MESSAGE_BYTES} that {large.topic} takes.")
+        if large := next(
+            (event for event in frame.events if len(event.value) > MAX_MESSAGE_BYTES - 4096), None
+        ):
+            raise UsageError(
+                f"An event of {len(large.value)} bytes is larger than the "
+                f"{MAX_MESSAGE_BYTES} that {large.topic} takes."
+            )
         content = pack(frame)
         path = self._segment(frame.first_sequence)
         try:
@@ -125,10 +136,14 @@ class Outbox:
     def unacknowledged(self) -> Iterator[Frame]:
         """The frames that Kafka has not yet been seen to commit, oldest first, as of this call."""
         with self._guard:
-            places = [place for place in self._places if place.next_sequence > self._ack.ack.sequence]
+            places = [
+                place for place in self._places if place.next_sequence > self._ack.ack.sequence
+            ]
         for place in places:
             with place.path.open("rb", buffering=0) as file:
-                yield unpack(place.path, place.offset, os.pread(file.fileno(), place.size, place.offset))
+                yield unpack(
+                    place.path, place.offset, os.pread(file.fileno(), place.size, place.offset)
+                )
 
     def empty(self) -> bool:
         """Whether Kafka has committed everything."""
@@ -140,7 +155,9 @@ class Outbox:
         return self._ack.ack
 
     def acknowledge(self, sequence: int, offset: int) -> None:
-        """Kafka has committed every event before `sequence`, and they stand before `offset`. Segments that are done with are deleted.
+        """Kafka has committed every event before `sequence`, and they stand before `offset`.
+
+        Segments that are done with are deleted.
 
         Raises:
             UnavailableError: the disk fails.
@@ -156,22 +173,33 @@ class Outbox:
             path.unlink()
 
     def quarantine(self, frame: Frame, reason: str) -> Path:
-        """Put a frame that must not be sent beside the outbox, with the reason; `restart` afterwards.
+        """Put a frame that must not be sent beside the outbox, with the reason.
+
+        `restart` afterwards.
 
         Raises:
             StorageFullError: no room; the frame is still in the outbox.
         """
-        path = self.directory / "quarantine" / f"{frame.first_sequence:020d}-{frame.incarnation}.frame"
+        path = (
+            self.directory / "quarantine" / f"{frame.first_sequence:020d}-{frame.incarnation}.frame"
+        )
         write_file(path, MAGIC + pack(frame))
-        write_file(path.with_suffix(".reason"), f"{reason} (at {self._clock.now_us()} microseconds since 1970)\n".encode())
+        write_file(
+            path.with_suffix(".reason"),
+            f"{reason} (at {self._clock.now_us()} microseconds since 1970)\n".encode(),
+        )
         return path
 
     def restart(self, sequence: int, offset: int) -> None:
-        """Forget all frames, seal and acknowledgements: the journal ends before `sequence` and `offset`, and the next frame follows it."""
+        """Forget all frames, seal and acknowledgements: the journal ends before `sequence` and
+        `offset`, and the next frame follows it.
+        """
         with self._guard:
             self._places.clear()
             self._close_segment()
-            for path in reversed(self._segments()):  # the newest first: what a crash leaves still begins at a fork
+            for path in reversed(
+                self._segments()
+            ):  # the newest first: what a crash leaves still begins at a fork
                 path.unlink()
             sync_directory(self.directory)
         self.acknowledge(sequence, offset)
@@ -206,7 +234,8 @@ class Outbox:
             if intact < len(content) or len(content) < len(MAGIC):
                 if path != segments[-1]:
                     raise CorruptError(
-                        f"{path} is damaged at offset {intact}: it ends within a frame though later segments exist; restore it."
+                        f"{path} is damaged at offset {intact}: it ends within a frame "
+                        "though later segments exist; restore it."
                     )
                 self._cut(path, intact, len(content))
         self._forget(self._ack.ack.sequence)
@@ -224,10 +253,14 @@ class Outbox:
 
     def _follow(self, path: Path, placed: Placed) -> None:
         frame, expected = placed.frame, self._places[-1].next_sequence if self._places else 0
-        if frame.first_sequence < expected or frame.first_sequence > max(expected, self._ack.ack.sequence):
+        if frame.first_sequence < expected or frame.first_sequence > max(
+            expected, self._ack.ack.sequence
+        ):
             raise CorruptError(
-                f"{path} is damaged at offset {placed.offset}: its frame begins with sequence {frame.first_sequence} "
-                f"where {max(expected, self._ack.ack.sequence)} follows; restore the missing segment."
+                f"{path} is damaged at offset {placed.offset}: its frame begins with "
+                f"sequence {frame.first_sequence} "
+                f"where {max(expected, self._ack.ack.sequence)} follows; restore the "
+                "missing segment."
             )
         self._places.append(_Place(frame.next_sequence, path, placed.offset, placed.size))
         self._next = max(frame.next_sequence, self._ack.ack.sequence)
@@ -235,7 +268,9 @@ class Outbox:
     def _cut(self, path: Path, intact: int, size: int) -> None:
         self.torn_bytes = size - intact
         if self.torn_bytes:
-            _log.warning("%s: %d bytes of a write that never ended were cut off", path, self.torn_bytes)
+            _log.warning(
+                "%s: %d bytes of a write that never ended were cut off", path, self.torn_bytes
+            )
         try:
             if intact <= len(MAGIC):
                 path.unlink()

@@ -1,4 +1,6 @@
-"""Comparing an outbox with the journal: what of it is there already, and whether somebody else has written."""
+"""Comparing an outbox with the journal: what of it is there already, and whether somebody else has
+written.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ from esper.oona.durable.outbox import Outbox
 class Comparison:
     """An outbox beside the journal.
 
-    `committed` frames of the outbox are in the journal, `rest` are not. `foreign` are the events after what the outbox knows of that did
-    not come from it: another writer's. `events` counts what was read after the acknowledged offset. Messages that no trainer signed are nobody's:
-    who may write to the topic is no writer of the run.
+    `committed` frames of the outbox are in the journal, `rest` are not. `foreign` are the events
+    after what the outbox knows of that did not come from it: another writer's. `events` counts what
+    was read after the acknowledged offset. Messages that no trainer signed are nobody's: who may
+    write to the topic is no writer of the run.
     """
 
     committed: tuple[Frame, ...]
@@ -32,15 +35,24 @@ class Comparison:
     next_offset: int
 
 
-def compare(bus: Bus, outbox: Outbox, *, clock: Clock, trust: Trust, on_event: Callable[[Received], None] | None = None) -> Comparison:
-    """Read the run's journal from the acknowledged offset, or from its beginning if `on_event` wants every message, and compare.
+def compare(
+    bus: Bus,
+    outbox: Outbox,
+    *,
+    clock: Clock,
+    trust: Trust,
+    on_event: Callable[[Received], None] | None = None,
+) -> Comparison:
+    """Read the run's journal from the acknowledged offset, or from its beginning if `on_event`
+    wants every message, and compare.
 
-    The answer holds only as long as no other writer begins, and is worth something only after our own `begin`: before it, a transaction of
-    ours may still be decided.
+    The answer holds only as long as no other writer begins, and is worth something only after our
+    own `begin`: before it, a transaction of ours may still be decided.
 
     Raises:
         UnavailableError: the journal cannot be read.
-        CorruptError: the partition is another one than the one that was acknowledged, or holds half a frame.
+        CorruptError: the partition is another one than the one that was acknowledged, or holds half
+            a frame.
     """
     ack = outbox.acknowledged()
     start = 0 if on_event is not None else max(0, ack.offset - 1)
@@ -54,13 +66,16 @@ def compare(bus: Bus, outbox: Outbox, *, clock: Clock, trust: Trust, on_event: C
             later.append(received)
     if not witness:
         raise CorruptError(
-            f"The journal of run {outbox.run_id} does not have the event at offset {ack.offset - 1} that Kafka had acknowledged: the topic was "
+            f"The journal of run {outbox.run_id} does not have the event at offset "
+            f"{ack.offset - 1} that Kafka had acknowledged: the topic was "
             "made again or another cluster is in use; restore it, or choose another --run-id."
         )
     return _match(outbox, list(outbox.unacknowledged()), later, trust)
 
 
-def _match(outbox: Outbox, frames: Sequence[Frame], later: Sequence[Received], trust: Trust) -> Comparison:
+def _match(
+    outbox: Outbox, frames: Sequence[Frame], later: Sequence[Received], trust: Trust
+) -> Comparison:
     ours = [event for frame in frames for event in frame.events]
     matched, last, seen = 0, outbox.acknowledged().offset, set[str]()
     foreign: list[Received] = []
@@ -75,23 +90,39 @@ def _match(outbox: Outbox, frames: Sequence[Frame], later: Sequence[Received], t
     reached = (frames[0].first_sequence if frames else 0) + matched
     whole = sum(end <= reached for end in ends)
     if matched and ends[whole - 1 : whole] != [reached]:
-        raise CorruptError(f"The journal of run {outbox.run_id} ends within the frame of sequence {frames[whole].first_sequence}.")
-    return Comparison(tuple(frames[:whole]), tuple(frames[whole:]), tuple(foreign), len(later), last)
+        raise CorruptError(
+            f"The journal of run {outbox.run_id} ends within the frame of sequence "
+            f"{frames[whole].first_sequence}."
+        )
+    return Comparison(
+        tuple(frames[:whole]), tuple(frames[whole:]), tuple(foreign), len(later), last
+    )
 
 
 def _is(received: Received, event: Message) -> bool:
-    """Whether a message is this event of ours. An id can be known before the event is written, so its content counts."""
-    return event_id_of(received.headers) == event_id_of(event.headers) and body(received.value) == body(event.value)
+    """Whether a message is this event of ours.
+
+    An id can be known before the event is written, so its content counts.
+    """
+    return event_id_of(received.headers) == event_id_of(event.headers) and body(
+        received.value
+    ) == body(event.value)
 
 
 def _counts(received: Received, trust: Trust, outbox: Outbox) -> bool:
-    """Whether a message that is not in the outbox was written by a trainer of this run, after what Kafka has acknowledged."""
+    """Whether a message that is not in the outbox was written by a trainer of this run, after what
+    Kafka has acknowledged.
+    """
     if not trust.knows(TRAINER, outbox.run_id):
         return True
     try:
         event = decode(received.value, received.headers)
     except PoisonError:
         return False
-    if not isinstance(event, JournalEvent) or event.run_id != outbox.run_id or event.sequence < outbox.acknowledged().sequence:
+    if (
+        not isinstance(event, JournalEvent)
+        or event.run_id != outbox.run_id
+        or event.sequence < outbox.acknowledged().sequence
+    ):
         return False
     return not trust.fault(TRAINER, event, received.value, received.timestamp_us)

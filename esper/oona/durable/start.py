@@ -20,9 +20,10 @@ from esper.oona.durable.reconcile import compare
 class Started:
     """How outbox and journal were brought together. Nothing is unsent any more.
 
-    `next_sequence` is that of the next event. Frames that Kafka had already were `skipped`, the others `sent` or, because the journal went
-    another way without them, `quarantined`. `elsewhere` counts events that another outbox than this one wrote. `notes` says all that a
-    person should know, a sentence each.
+    `next_sequence` is that of the next event. Frames that Kafka had already were `skipped`, the
+    others `sent` or, because the journal went another way without them, `quarantined`. `elsewhere`
+    counts events that another outbox than this one wrote. `notes` says all that a person should
+    know, a sentence each.
     """
 
     run_id: str
@@ -45,8 +46,9 @@ def start(
 ) -> Started:
     """Bring the outbox and the journal together; the outbox is open, so its lock is held.
 
-    `on_event`, if given, hears every message under the run's key in order, from the first: for the fold. The broker has `patience` seconds to
-    answer. Without `trust`, whatever stands under the run's key is believed.
+    `on_event`, if given, hears every message under the run's key in order, from the first: for the
+    fold. The broker has `patience` seconds to answer. Without `trust`, whatever stands under the
+    run's key is believed.
 
     Raises:
         UnavailableError: no broker answers: a run is not resumed without one.
@@ -54,22 +56,38 @@ def start(
         CorruptError: the journal is not the one that the outbox belongs to.
         StorageFullError: no room to quarantine a frame.
     """
-    notes = [f"{outbox.torn_bytes} bytes of a write that never ended were cut off the outbox."] if outbox.torn_bytes else []
+    notes = (
+        [f"{outbox.torn_bytes} bytes of a write that never ended were cut off the outbox."]
+        if outbox.torn_bytes
+        else []
+    )
     with bus.journal_producer(run_id=outbox.run_id) as producer:
         try:
             producer.begin(patience)
         except UnavailableError as error:
-            raise UnavailableError(f"Run {outbox.run_id} cannot be resumed without a broker. {error}") from error
+            raise UnavailableError(
+                f"Run {outbox.run_id} cannot be resumed without a broker. {error}"
+            ) from error
         found = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
         before = outbox.acknowledged()
         if found.committed:
             outbox.acknowledge(found.committed[-1].next_sequence, found.next_offset)
-        reason = outbox.sealed or ("another writer's events stand at its sequences in the journal" if found.foreign else "")
-        quarantined = tuple(outbox.quarantine(frame, reason) for frame in found.rest) if reason else ()
+        reason = outbox.sealed or (
+            "another writer's events stand at its sequences in the journal" if found.foreign else ""
+        )
+        quarantined = (
+            tuple(outbox.quarantine(frame, reason) for frame in found.rest) if reason else ()
+        )
         if quarantined:
-            notes.append(f"{len(quarantined)} frame(s) were not sent but put into {quarantined[0].parent}: {reason}.")
+            notes.append(
+                f"{len(quarantined)} frame(s) were not sent but put into "
+                f"{quarantined[0].parent}: {reason}."
+            )
         if found.foreign:
-            notes.append(f"{len(found.foreign)} event(s) of this run were written elsewhere; what that place had not sent is lost.")
+            notes.append(
+                f"{len(found.foreign)} event(s) of this run were written elsewhere; what "
+                "that place had not sent is lost."
+            )
             outbox.restart(sequence_of(found.foreign[-1]) + 1, found.foreign[-1].offset + 1)
         elif reason:
             outbox.restart(outbox.acknowledged().sequence, outbox.acknowledged().offset)
@@ -80,8 +98,21 @@ def start(
                 outbox.acknowledge(batch[-1].next_sequence, offset)
                 sent += len(batch)
         except FencedError as error:
-            raise FencedError(f"Another writer of run {outbox.run_id} is alive; stop it before you resume the run here.") from error
+            raise FencedError(
+                f"Another writer of run {outbox.run_id} is alive; stop it before you "
+                "resume the run here."
+            ) from error
     if on_event is not None and sent:
-        for received in read(bus, outbox.run_id, clock=clock, start=max(before.offset, found.next_offset)):
+        for received in read(
+            bus, outbox.run_id, clock=clock, start=max(before.offset, found.next_offset)
+        ):
             on_event(received)
-    return Started(outbox.run_id, outbox.next_sequence, len(found.committed), sent, quarantined, len(found.foreign), tuple(notes))
+    return Started(
+        outbox.run_id,
+        outbox.next_sequence,
+        len(found.committed),
+        sent,
+        quarantined,
+        len(found.foreign),
+        tuple(notes),
+    )

@@ -1,4 +1,7 @@
-"""How many messages a topic holds. Offsets do not say: they also number transaction markers and aborted messages."""
+"""How many messages a topic holds.
+
+Offsets do not say: they also number transaction markers and aborted messages.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,14 @@ def committed(bus: Bus, topics: Sequence[str]) -> dict[str, int]:
         silent = 0
         while any(at < ends[pair] for pair, at in reader.position().items()):
             received = reader.poll(_BATCH, _SILENCE_S)
-            found.update(message.topic for message in received if message.offset < ends[message.topic, message.partition])
+            found.update(
+                message.topic
+                for message in received
+                if message.offset < ends[message.topic, message.partition]
+            )
             silent = 0 if received else silent + 1
             if silent > _PATIENCE and not bus.available(_SILENCE_S):
-                raise UnavailableError("The broker went away while messages were counted; try again once it is back.")
+                raise UnavailableError(
+                    "The broker went away while messages were counted; try again once it is back."
+                )
     return dict(found)

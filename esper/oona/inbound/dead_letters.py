@@ -1,4 +1,6 @@
-"""Dead letters: a message that a consumer cannot take is put aside with the reason, and reading goes on."""
+"""Dead letters: a message that a consumer cannot take is put aside with the reason, and reading
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ _PATIENCE_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Where `consumer` puts what it gives up. `lost` counts the letters that the local queue had no room for."""
+    """Where `consumer` puts what it gives up.
+
+    `lost` counts the letters that the local queue had no room for.
+    """
 
     producer: Producer
     consumer: str
@@ -30,10 +35,12 @@ class DeadLetters:
     lost: Counter[str] = field(default_factory=Counter)
 
     def put(self, received: Received, error: Exception) -> DeadLettered:
-        """Send a message that could not be decoded or applied to `dead.letters`, as it was (cut to 8 MiB less the envelope).
+        """Send a message that could not be decoded or applied to `dead.letters`, as it was (cut to
+        8 MiB less the envelope).
 
-        The same message given up twice by the same consumer has the same event id. Where the local queue stays full for two seconds the letter
-        is counted as lost; the message itself stays at its place in its topic.
+        The same message given up twice by the same consumer has the same event id. Where the local
+        queue stays full for two seconds the letter is counted as lost; the message itself stays at
+        its place in its topic.
         """
         made = letter(received, error, consumer=self.consumer, clock=self.clock)
         for attempt in (False, True):
@@ -50,7 +57,9 @@ class DeadLetters:
 
 
 def letter(received: Received, error: Exception, *, consumer: str, clock: Clock) -> DeadLettered:
-    """The letter that gives a received message up: its place, the error in a sentence, and the raw bytes, cut to what a message may hold."""
+    """The letter that gives a received message up: its place, the error in a sentence, and the raw
+    bytes, cut to what a message may hold.
+    """
     place = f"{received.topic}/{received.partition}/{received.offset}"
     origin = Origin("", consumer, trace_id("dead letter", place), clock)
     return DeadLettered(
@@ -70,6 +79,8 @@ def message(received: Received, error: Exception, *, consumer: str, clock: Clock
 
 
 def _sentence(error: Exception) -> str:
-    """What an error says: never empty, of a bounded length, and text that UTF-8 can hold (a quoted message may have lone surrogates)."""
+    """What an error says: never empty, of a bounded length, and text that UTF-8 can hold (a quoted
+    message may have lone surrogates).
+    """
     text = str(error) or type(error).__name__
     return text[:ERROR_CHARACTERS].encode(errors="replace").decode()

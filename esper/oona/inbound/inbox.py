@@ -1,4 +1,6 @@
-"""The inbox of a run: what others say to the trainer, read in the background, taken between steps."""
+"""The inbox of a run: what others say to the trainer, read in the background, taken
+between steps.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from typing import Final
 from esper.clock import Clock
 from esper.errors import DeniedError, EsperError, PoisonError
 from esper.events.envelope import Event, JournalEvent
-from esper.events.records import EpochReviewed, FieldReport, KernelPublished, PauseRequested, SeedCommand
+from esper.events.records import (
+    EpochReviewed,
+    FieldReport,
+    KernelPublished,
+    PauseRequested,
+    SeedCommand,
+)
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, Reader, Received, Start
 from esper.oona.durable.authentic import JOURNAL
@@ -20,7 +28,13 @@ from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import RETRIABLE, Intake
 
 _log = logging.getLogger(__name__)
-INBOX_TOPICS: Final = (EpochReviewed.TOPIC, SeedCommand.TOPIC, PauseRequested.TOPIC, KernelPublished.TOPIC, FieldReport.TOPIC)
+INBOX_TOPICS: Final = (
+    EpochReviewed.TOPIC,
+    SeedCommand.TOPIC,
+    PauseRequested.TOPIC,
+    KernelPublished.TOPIC,
+    FieldReport.TOPIC,
+)
 """What a trainer listens to."""
 _FOR_ALL: Final = KernelPublished.TOPIC  # keyed by kernel: a kernel may serve any run
 _BATCH: Final = 500
@@ -40,14 +54,17 @@ class Delivered:
 
 
 class Inbox(threading.Thread):
-    """Hands over the events that concern `run_id`: those keyed by it, and every event of `compilation.kernels`.
+    """Hands over the events that concern `run_id`: those keyed by it, and every event of
+    `compilation.kernels`.
 
-    It reads from `start` on, needs no broker to be made, and goes on by itself after an outage. Events are in order within a partition, and
-    each comes once: ids in `known` (those of commands that the journal answers) and ids that came already are dropped, and so is what has
-    expired. Messages that cannot be taken become dead letters. `dropped` counts all of these by reason. `error` is what ended the thread
-    early, if anything did.
+    It reads from `start` on, needs no broker to be made, and goes on by itself after an outage.
+    Events are in order within a partition, and each comes once: ids in `known` (those of commands
+    that the journal answers) and ids that came already are dropped, and so is what has expired.
+    Messages that cannot be taken become dead letters. `dropped` counts all of these by reason.
+    `error` is what ended the thread early, if anything did.
 
-    With `trust` it takes decisions of Tamiyo alone, and watches the run's own journal: what somebody else says in either becomes a warning beside.
+    With `trust` it takes decisions of Tamiyo alone, and watches the run's own journal: what
+    somebody else says in either becomes a warning beside.
     """
 
     def __init__(
@@ -89,7 +106,9 @@ class Inbox(threading.Thread):
         return taken
 
     def take_warnings(self) -> list[str]:
-        """What people should know of messages that somebody else wrote where the trainer or Tamiyo does, a sentence each; the first few of a flood."""
+        """What people should know of messages that somebody else wrote where the trainer or Tamiyo
+        does, a sentence each; the first few of a flood.
+        """
         if not self._forged:
             return []
         with self._lock:
@@ -126,9 +145,15 @@ class Inbox(threading.Thread):
 
     def _follow(self, reader: Reader) -> None:
         positions: Mapping[tuple[str, int], int] = reader.position()
-        self._start_at = positions  # "end" means the end at the first connection, not at a later one
+        self._start_at = (
+            positions  # "end" means the end at the first connection, not at a later one
+        )
         while not self._ended.is_set():
-            delivered = [one for received in reader.poll(_BATCH, _POLL_S) if (one := self._accept(received)) is not None]
+            delivered = [
+                one
+                for received in reader.poll(_BATCH, _POLL_S)
+                if (one := self._accept(received)) is not None
+            ]
             self._start_at = reader.position()
             if delivered:
                 with self._lock:
@@ -149,9 +174,16 @@ class Inbox(threading.Thread):
         self.dropped["forged"] += 1
         if self.dropped["forged"] > _WARNINGS:
             return
-        more = " What comes of the kind from now on is in dead.letters alone." if self.dropped["forged"] == _WARNINGS else ""
+        more = (
+            " What comes of the kind from now on is in dead.letters alone."
+            if self.dropped["forged"] == _WARNINGS
+            else ""
+        )
         place = f"{received.topic}/{received.partition}/{received.offset}"
-        sentence = f"Somebody else has written at {place} under the key of this run: {self._intake.refusals.last} It is set aside.{more}"
+        sentence = (
+            f"Somebody else has written at {place} under the key of this run: "
+            f"{self._intake.refusals.last} It is set aside.{more}"
+        )
         with self._lock:
             self._forged.append(sentence)
 
@@ -180,6 +212,7 @@ class Inbox(threading.Thread):
         """
         if event.sequence < self._next_sequence:
             raise PoisonError(
-                f"{event.NAME} is a copy of event {event.sequence} of run {event.run_id}, which stands in its journal already."
+                f"{event.NAME} is a copy of event {event.sequence} of run {event.run_id}, "
+                "which stands in its journal already."
             )
         self._next_sequence = event.sequence + 1

@@ -1,11 +1,13 @@
 """Whether a consumer advances: its loop tells, `/health` asks.
 
-A part is ready only while it advances. It does not where its loop has been at one message, or at one obstacle, for `STALL_S`, or where the lag
-is `BEHIND` messages larger than a minute ago. The loop turns also when there is nothing to read, and when the broker is away, which says
-nothing of the consumer: so a quiet part is ready, and an outage of Kafka makes none unready.
+A part is ready only while it advances. It does not where its loop has been at one message, or at
+one obstacle, for `STALL_S`, or where the lag is `BEHIND` messages larger than a minute ago. The
+loop turns also when there is nothing to read, and when the broker is away, which says nothing of
+the consumer: so a quiet part is ready, and an outage of Kafka makes none unready.
 
-Only a loop that has not turned at all for `STUCK_S` is started again by the supervisor (see `esper.stack.processes.child.health`): a part that is merely
-slow, lags under load, or waits for a disk turns, or says what it waits for, and killing it would make it slower.
+Only a loop that has not turned at all for `STUCK_S` is started again by the supervisor (see
+`esper.stack.processes.child.health`): a part that is merely slow, lags under load, or waits for a
+disk turns, or says what it waits for, and killing it would make it slower.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ _SAMPLE_S: Final = 5.0
 
 
 class Progress:
-    """How a consumer advances. One thread tells, any may ask. `lag` is the number of messages still to be read, as far as known."""
+    """How a consumer advances. One thread tells, any may ask.
+
+    `lag` is the number of messages still to be read, as far as known.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.lag = 0
@@ -57,7 +62,11 @@ class Progress:
     def falls_behind(self) -> bool:
         """Whether the lag has grown over the last minute by more than what comes and goes."""
         samples = tuple(self._samples)
-        return bool(samples) and samples[-1][0] - samples[0][0] >= _WINDOW_S and samples[-1][1] > samples[0][1] + BEHIND
+        return (
+            bool(samples)
+            and samples[-1][0] - samples[0][0] >= _WINDOW_S
+            and samples[-1][1] > samples[0][1] + BEHIND
+        )
 
     def well(self) -> bool:
         """Whether the consumer advances."""
@@ -69,6 +78,8 @@ class Progress:
 
 
 def lag(reader: Reader) -> int:
-    """Messages, and markers of transactions, between what a reader has given and what may be read now. Raises as `stable_end` does."""
+    """Messages, and markers of transactions, between what a reader has given and what may be read
+    now. Raises as `stable_end` does.
+    """
     at = reader.position()
     return sum(max(end - at[place], 0) for place, end in reader.stable_end().items())

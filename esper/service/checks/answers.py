@@ -1,4 +1,6 @@
-"""The two ends of an ASGI request as the gate holds them: answers with headers of their own, answers held back, bodies read once and given again."""
+"""The two ends of an ASGI request as the gate holds them: answers with headers of their own,
+answers held back, bodies read once and given again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ _SPACES: Final = bytes(0x20 if code < 0x20 or code == 0x7F else code for code in
 
 
 class Answer:
-    """Passes an answer on, with headers added. `status` is 0, and `begun` is not set, until the answer begins."""
+    """Passes an answer on, with headers added.
+
+    `status` is 0, and `begun` is not set, until the answer begins.
+    """
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self.status = 0
@@ -34,7 +39,9 @@ class Answer:
 
 
 def _one_line(value: bytes) -> bytes:
-    """A header's value without what would end it: a caller's text may be in it, and must not become a header or a body of its own."""
+    """A header's value without what would end it: a caller's text may be in it, and must not become
+    a header or a body of its own.
+    """
     return value.translate(_SPACES)
 
 

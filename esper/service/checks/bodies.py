@@ -1,4 +1,6 @@
-"""JSON bodies, read strictly: what one reader takes in one way and another in another, or not at all, is refused before anybody acts on it."""
+"""JSON bodies, read strictly: what one reader takes in one way and another in another, or not at
+all, is refused before anybody acts on it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from esper.service.checks.problems import ProblemError
 
 _DEEPEST: Final = 32
 _LARGEST: Final = 1 << 63
-"""Whole numbers from minus this to below it: what Avro, ClickHouse and JavaScript's readers can hold as 64 bits."""
+"""Whole numbers from minus this to below it: what Avro, ClickHouse and JavaScript's readers can
+hold as 64 bits.
+"""
 _DIGITS: Final = 20
 
 
@@ -25,11 +29,18 @@ def parsed(body: bytes) -> Any:
     """The value of a JSON text (RFC 8259, as I-JSON of RFC 7493 narrows it).
 
     Raises:
-        ProblemError: 400, it is not UTF-8 or no JSON, nests deeper than 32, names a key twice, or has a number or a text that other readers
-            could not hold: NaN, more than 64 bits, half of a surrogate pair, a zero character.
+        ProblemError: 400, it is not UTF-8 or no JSON, nests deeper than 32, names a key twice, or
+            has a number or a text that other readers could not hold: NaN, more than 64 bits, half
+            of a surrogate pair, a zero character.
     """
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_number, parse_int=_integer, parse_float=_fraction)
+        value = json.loads(
+            body.decode(),
+            object_pairs_hook=_object,
+            parse_constant=_no_number,
+            parse_int=_integer,
+            parse_float=_fraction,
+        )
     except UnicodeDecodeError:
         raise _refused("is not UTF-8") from None
     except RecursionError:
@@ -45,7 +56,10 @@ def parsed(body: bytes) -> Any:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text and key in a value; one level after the other, because a caller chooses how deep it is."""
+    """Every text and key in a value.
+
+    One level after the other, because a caller chooses how deep it is.
+    """
     level = [value]
     for depth in itertools.count():
         if not level:

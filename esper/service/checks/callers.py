@@ -38,7 +38,9 @@ def requires(role: Role) -> Any:
 
 
 def demanded(dependant: object) -> Role | None:
-    """The role that a route demands, read from its dependencies; None where it has no `requires`."""
+    """The role that a route demands, read from its dependencies; None where it has no
+    `requires`.
+    """
     if not isinstance(dependant, Dependant):
         return None
     roles = [role for role, dependency in _DEPENDENCIES.items() if dependant.call is dependency]
@@ -58,7 +60,11 @@ def _admin(connection: HTTPConnection) -> Caller:
     return _checked(connection, "admin")
 
 
-_DEPENDENCIES: Final[dict[Role, Callable[[HTTPConnection], Caller]]] = {"viewer": _viewer, "operator": _operator, "admin": _admin}
+_DEPENDENCIES: Final[dict[Role, Callable[[HTTPConnection], Caller]]] = {
+    "viewer": _viewer,
+    "operator": _operator,
+    "admin": _admin,
+}
 
 
 def _checked(connection: HTTPConnection, role: Role) -> Caller:

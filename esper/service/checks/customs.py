@@ -1,4 +1,6 @@
-"""What one part does in another way than the rest, because clients that are not Esper's expect it of its protocol."""
+"""What one part does in another way than the rest, because clients that are not Esper's expect it
+of its protocol.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Customs:
 
     Attributes:
         open: method and path of what is answered without a token.
-        authorization: the value of an Authorization header that a request is equal to; empty for none.
+        authorization: the value of an Authorization header that a request is equal to; empty for
+            none.
         problem: the answer that is an error.
         own_pages_only: whether pages of other sites may not even read.
     """

@@ -1,4 +1,6 @@
-"""Exceptions to problem+json (RFC 9457): one sentence with the remedy, and never what is inside the server."""
+"""Exceptions to problem+json (RFC 9457): one sentence with the remedy, and never what is inside the
+server.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +46,28 @@ _RETRY_S: Final = 1
 
 
 def problem_of(error: Exception) -> ProblemError:
-    """What a caller is told about an exception. Sentences of `EsperError` are made for users; of others not a word goes out."""
+    """What a caller is told about an exception.
+
+    Sentences of `EsperError` are made for users; of others not a word goes out.
+    """
     match error:
         case ProblemError():
             return error
         case RequestValidationError():
-            faults = [{"where": "/".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()]
-            first = f"{faults[0]['where']}: {faults[0]['what']}" if faults else "the request is malformed"
-            return ProblemError(422, f"The request does not fit: {first}; /openapi.json says what it takes.", more={"errors": faults})
+            faults = [
+                {"where": "/".join(map(str, one["loc"])), "what": one["msg"]}
+                for one in error.errors()
+            ]
+            first = (
+                f"{faults[0]['where']}: {faults[0]['what']}"
+                if faults
+                else "the request is malformed"
+            )
+            return ProblemError(
+                422,
+                f"The request does not fit: {first}; /openapi.json says what it takes.",
+                more={"errors": faults},
+            )
         case HTTPException():
             plain = error.detail == responses.get(error.status_code)
             detail = _SENTENCES.get(error.status_code, error.detail) if plain else error.detail
@@ -59,10 +75,17 @@ def problem_of(error: Exception) -> ProblemError:
         case EsperError():
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
             return ProblemError(
-                status, str(error), headers={"Retry-After": str(_RETRY_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+                status,
+                str(error),
+                headers={"Retry-After": str(_RETRY_S)}
+                if status == HTTPStatus.SERVICE_UNAVAILABLE
+                else None,
             )
         case _:
-            return ProblemError(500, "The part failed at this request; its log has the reason under the trace id below.")
+            return ProblemError(
+                500,
+                "The part failed at this request; its log has the reason under the trace id below.",
+            )
 
 
 def response_of(problem: ProblemError, *, instance: str, trace_id: str) -> Response:

@@ -1,4 +1,6 @@
-"""What every request passes before a route sees it: host name, load, token, role, body and audit, in this order, and what every answer carries."""
+"""What every request passes before a route sees it: host name, load, token, role, body and audit,
+in this order, and what every answer carries.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,14 @@ ANONYMOUS: Final = "anonymous"
 """Actor of a request without a valid token."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_ONCE: Final = (b"authorization", b"content-length", b"content-type", b"host", b"origin", b"sec-fetch-site")
+_ONCE: Final = (
+    b"authorization",
+    b"content-length",
+    b"content-type",
+    b"host",
+    b"origin",
+    b"sec-fetch-site",
+)
 _MOST_HEADERS: Final = 100
 LARGEST_HEAD: Final = 32 * 1024
 """The most bytes of a request's target and headers."""
@@ -52,7 +61,9 @@ _REPLACED: Final = "\ufffd"
 _NO_ROUTE: Final = "(no route)"
 _SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -64,7 +75,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """The route that a request is for. `role` is None where no route is, or where one demands none."""
+    """The route that a request is for. `role` is None where no route is, or where one
+    demands none.
+    """
 
     route: str
     run_id: str
@@ -74,7 +87,10 @@ class Matched:
 
 
 class Gate:
-    """ASGI middleware around a part's routes. `audit` is told of every request that would change something, before and after."""
+    """ASGI middleware around a part's routes.
+
+    `audit` is told of every request that would change something, before and after.
+    """
 
     def __init__(
         self,
@@ -104,7 +120,10 @@ class Gate:
         self._numbers = itertools.count()
         self._began = clock.now_us()
         self._unseen = 0
-        self._headers = {**_SECURITY_HEADERS, **({"Strict-Transport-Security": "max-age=31536000"} if tls else {})}
+        self._headers = {
+            **_SECURITY_HEADERS,
+            **({"Strict-Transport-Security": "max-age=31536000"} if tls else {}),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; lifespan events pass through."""
@@ -122,8 +141,16 @@ class Gate:
             await self._admit(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 -- the one place that turns what no route has caught into an answer
             problem = problem_of(error)
-            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, EsperError):
-                _log.exception("%s failed at %s %r (trace %s)", self._part, scope["method"], scope["path"], trace)
+            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
+                error, EsperError
+            ):
+                _log.exception(
+                    "%s failed at %s %r (trace %s)",
+                    self._part,
+                    scope["method"],
+                    scope["path"],
+                    trace,
+                )
             if not answer.status:
                 await self._customs.problem(problem, scope, trace)(scope, receive, answer)
         finally:
@@ -133,18 +160,25 @@ class Gate:
         headers = Headers(scope=scope)
         if unclear := _unclear(scope):
             self._unseen += scope["method"] not in _READING
-            raise ProblemError(400, f"The request {unclear}; send it as RFC 9112 says.", headers={"Connection": "close"})
+            raise ProblemError(
+                400,
+                f"The request {unclear}; send it as RFC 9112 says.",
+                headers={"Connection": "close"},
+            )
         if not names_this_machine(headers.get("host", ""), self._settings.hosts):
             raise ProblemError(
                 403,
-                "This answers requests to this machine by 127.0.0.1 or localhost only; the Host header names another, "
+                "This answers requests to this machine by 127.0.0.1 or localhost only; the "
+                "Host header names another, "
                 "which ESPER_SERVICE__HOSTS does not have.",
             )
         if (
             "transfer-encoding" in headers and "content-length" in headers
         ):  # RFC 9112, section 6.1: where a body ends would be a matter of opinion
             raise ProblemError(
-                400, "The request states a length and comes in chunks; send one of the two.", headers={"Connection": "close"}
+                400,
+                "The request states a length and comes in chunks; send one of the two.",
+                headers={"Connection": "close"},
             )
         if self._customs.own_pages_only and _is_cross_site(headers):
             raise _cross_site()
@@ -152,7 +186,9 @@ class Gate:
         if matched.open:
             await self._app(scope, receive, answer)
             return
-        caller, refusal = self._identify(self._customs.authorization(headers, QueryParams(scope["query_string"])))
+        caller, refusal = self._identify(
+            self._customs.authorization(headers, QueryParams(scope["query_string"]))
+        )
         if limited := self._limited(caller):
             self._unseen += not matched.reads
             raise limited
@@ -177,13 +213,20 @@ class Gate:
     def _limited(self, caller: Caller | None) -> ProblemError | None:
         most = self._settings.in_flight
         if self._in_flight > most:
-            return ProblemError(503, f"{most} requests are being answered already; try again.", headers={"Retry-After": "1"})
+            return ProblemError(
+                503,
+                f"{most} requests are being answered already; try again.",
+                headers={"Retry-After": "1"},
+            )
         if not (wait := self._buckets.take(caller.subject if caller else "")):
             return None
         who = f"{caller.subject!r}" if caller else "whoever has no valid token"
         return ProblemError(
             429,
-            f"{self._settings.rate:g} requests a second are the most for {who}: wait {wait:.2f} s, or raise ESPER_SERVICE__RATE.",
+            (
+                f"{self._settings.rate:g} requests a second are the most for {who}: wait "
+                f"{wait:.2f} s, or raise ESPER_SERVICE__RATE."
+            ),
             headers={"Retry-After": str(int(wait) + 1)},
         )
 
@@ -196,7 +239,9 @@ class Gate:
         caller: Caller | None,
         refusal: ProblemError | None,
     ) -> None:
-        """Handle a request that would change something, once it is sure that this will be on record."""
+        """Handle a request that would change something, once it is sure that this will be on
+        record.
+        """
         headers, body = Headers(scope=scope), b""
         if refusal is None:
             try:
@@ -212,7 +257,10 @@ class Gate:
             resource=scope["path"],
             status=PENDING,
             detail=detail_of(
-                QueryParams(scope["query_string"]), headers.get("content-type", ""), body, {"refused_unseen": unseen} if unseen else {}
+                QueryParams(scope["query_string"]),
+                headers.get("content-type", ""),
+                body,
+                {"refused_unseen": unseen} if unseen else {},
             ),
             run_id=matched.run_id,
             trace_id=scope[TRACE_KEY],
@@ -222,9 +270,12 @@ class Gate:
             raise refusal
         try:
             await run_in_threadpool(self._audit, entry)
-        except EsperError as error:  # it is not done; that it was asked for goes on record as soon as that is possible
+        except EsperError as error:
+            # it is not done; that it was asked for goes on record as soon as that is possible
             with suppress(EsperError):
-                await run_in_threadpool(self._audit, replace(entry, status=problem_of(error).status))
+                await run_in_threadpool(
+                    self._audit, replace(entry, status=problem_of(error).status)
+                )
             raise
         held = Held(answer)
         try:
@@ -240,10 +291,16 @@ class Gate:
         task = asyncio.ensure_future(self._app(scope, receive, answer))
         begun = asyncio.ensure_future(answer.begun.wait())
         try:
-            await asyncio.wait({task, begun}, timeout=self._settings.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {task, begun}, timeout=self._settings.timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
             if not task.done() and not begun.done():
                 raise ProblemError(
-                    504, f"No answer began within {self._settings.timeout_s:g} s: ask for less at once, or raise ESPER_SERVICE__TIMEOUT_S."
+                    504,
+                    (
+                        f"No answer began within {self._settings.timeout_s:g} s: ask for less "
+                        "at once, or raise ESPER_SERVICE__TIMEOUT_S."
+                    ),
                 )
             await task
         finally:
@@ -254,7 +311,8 @@ class Gate:
         """The whole body of a request; one that says that it is JSON has been read strictly.
 
         Raises:
-            ProblemError: 413, it is too large; 408, it did not come in time; 400, the client went away, or it is no JSON that all read alike.
+            ProblemError: 413, it is too large; 408, it did not come in time; 400, the client went
+                away, or it is no JSON that all read alike.
         """
         most = self._settings.body_bytes
         stated = headers.get("content-length", "0")
@@ -269,9 +327,18 @@ class Gate:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise ProblemError(408, f"The body did not come within {self._settings.timeout_s:g} s; send it at once.") from None
+            raise ProblemError(
+                408,
+                f"The body did not come within {self._settings.timeout_s:g} s; send it at once.",
+            ) from None
         if len(body) > most:
-            raise ProblemError(413, f"The body is larger than {most} bytes: send less, or raise ESPER_SERVICE__BODY_BYTES.")
+            raise ProblemError(
+                413,
+                (
+                    f"The body is larger than {most} bytes: send less, or raise "
+                    "ESPER_SERVICE__BODY_BYTES."
+                ),
+            )
         if body and is_json(headers.get("content-type", "")):
             parsed(bytes(body))
         return bytes(body)
@@ -299,16 +366,25 @@ class Gate:
 
 
 def _unclear(scope: Scope) -> str:
-    """Why two readers could take a request for two different ones; empty where all take it for the same.
+    """Why two readers could take a request for two different ones.
 
-    What stands between a caller and a part, or is put there one day, must not see another request than the part does (RFC 9112, section 11.2).
+    Empty where all take it for the same.
+
+    What stands between a caller and a part, or is put there one day, must not see another request
+    than the part does (RFC 9112, section 11.2).
     """
     names = [name for name, _ in scope["headers"]]
     lengths = {value for name, value in scope["headers"] if name == b"content-length"}
     encoded = b"transfer-encoding" in names
-    head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in scope["headers"])
+    head = (
+        len(scope["raw_path"])
+        + len(scope["query_string"])
+        + sum(len(name) + len(value) for name, value in scope["headers"])
+    )
     if len(names) > _MOST_HEADERS or head > LARGEST_HEAD:
-        return f"has more than {_MOST_HEADERS} headers, or more than {LARGEST_HEAD >> 10} KiB of them"
+        return (
+            f"has more than {_MOST_HEADERS} headers, or more than {LARGEST_HEAD >> 10} KiB of them"
+        )
     if scope["http_version"] not in {"1.0", "1.1"}:
         return "is of another version than HTTP/1.1"
     if twice := next((name for name in _ONCE if names.count(name) > 1), None):
@@ -317,7 +393,11 @@ def _unclear(scope: Scope) -> str:
         return "states where its body ends in two ways"
     if scope["method"] in _READING and (encoded or lengths - {b"0"}):
         return "has a body, which its method does not take"
-    if not scope["path"].startswith("/") or not scope["path"].isprintable() or _REPLACED in scope["path"]:
+    if (
+        not scope["path"].startswith("/")
+        or not scope["path"].isprintable()
+        or _REPLACED in scope["path"]
+    ):
         return "has a target that is no path of printable UTF-8"
     return ""
 
@@ -327,7 +407,9 @@ def _refusal(caller: Caller, matched: Matched, headers: Headers) -> ProblemError
     if matched.route == _NO_ROUTE:
         return problem_of(HTTPException(404))
     if matched.role is None:
-        return ProblemError(403, "This address demands no role, so nobody may use it; that is a fault in Esper.")
+        return ProblemError(
+            403, "This address demands no role, so nobody may use it; that is a fault in Esper."
+        )
     if not caller.may(matched.role):
         return forbidden(caller, matched.role)
     if not matched.reads and _is_cross_site(headers):
@@ -336,11 +418,19 @@ def _refusal(caller: Caller, matched: Matched, headers: Headers) -> ProblemError
 
 
 def _cross_site() -> ProblemError:
-    return ProblemError(403, "A page of another site asked for this; send it from a program or from this part's own pages.")
+    return ProblemError(
+        403,
+        (
+            "A page of another site asked for this; send it from a program or from this part's "
+            "own pages."
+        ),
+    )
 
 
 def _is_cross_site(headers: Headers) -> bool:
-    """Whether a browser says that another site made it ask: it would add what the user once typed as password (Fetch Metadata; RFC 6454)."""
+    """Whether a browser says that another site made it ask: it would add what the user once typed
+    as password (Fetch Metadata; RFC 6454).
+    """
     if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
         return True
     origin = headers.get("origin")
@@ -351,4 +441,8 @@ def _trace(headers: Headers) -> str:
     """The caller's trace id (W3C Trace Context); empty without one that is well formed."""
     fields = headers.get("traceparent", "").split("-")
     found = fields[1] if len(fields) >= 4 else ""
-    return found if len(found) == 32 and set(found) <= set("0123456789abcdef") and set(found) != {"0"} else ""
+    return (
+        found
+        if len(found) == 32 and set(found) <= set("0123456789abcdef") and set(found) != {"0"}
+        else ""
+    )

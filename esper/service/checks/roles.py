@@ -1,4 +1,7 @@
-"""Roles: viewer reads, operator changes runs, admin does what cannot be undone. Each includes those before it."""
+"""Roles: viewer reads, operator changes runs, admin does what cannot be undone.
+
+Each includes those before it.
+"""
 
 from __future__ import annotations
 

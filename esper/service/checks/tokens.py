@@ -1,4 +1,6 @@
-"""Tokens: JSON Web Tokens (RFC 7519) signed by Ed25519 (EdDSA, RFC 8037), which say who asks, with which role, and until when."""
+"""Tokens: JSON Web Tokens (RFC 7519) signed by Ed25519 (EdDSA, RFC 8037), which say who asks, with
+which role, and until when.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,13 @@ PARTS: Final = ("tolaria", "tamiyo", "nissa", "history", "foundry")
 """The parts that a token may be for."""
 OWN_TTL: Final = timedelta(minutes=5)
 """How long the tokens last that Esper's programs make for themselves, one for each request."""
-LONGEST: Final[Mapping[Role, timedelta]] = {"viewer": timedelta(days=90), "operator": timedelta(days=1), "admin": timedelta(days=1)}
-"""How long a token of each role may last; a part refuses one that claims more, whoever signed it."""
+LONGEST: Final[Mapping[Role, timedelta]] = {
+    "viewer": timedelta(days=90),
+    "operator": timedelta(days=1),
+    "admin": timedelta(days=1),
+}
+"""How long a token of each role may last; a part refuses one that claims more, whoever signed it.
+"""
 
 _ALGORITHM: Final = "EdDSA"
 _CLAIMS: Final = ("iss", "sub", "role", "iat", "nbf", "exp", "aud")
@@ -34,20 +41,34 @@ _LONGEST: Final = 4096
 _SECOND_US: Final = 1_000_000
 
 
-def issue(key: Ed25519PrivateKey, *, subject: str, role: Role, ttl: timedelta, clock: Clock, audience: Sequence[str] = PARTS) -> str:
+def issue(
+    key: Ed25519PrivateKey,
+    *,
+    subject: str,
+    role: Role,
+    ttl: timedelta,
+    clock: Clock,
+    audience: Sequence[str] = PARTS,
+) -> str:
     """A token that lasts for `ttl` from now, and is taken by the parts of `audience` alone.
 
     Raises:
-        UsageError: no subject, an unknown role, no part, or a time that is not positive or longer than the role may have.
+        UsageError: no subject, an unknown role, no part, or a time that is not positive or longer
+            than the role may have.
     """
     if not subject.strip() or not subject.isprintable():
-        raise UsageError("A token needs a subject that can be printed: the name of a person or a part.")
+        raise UsageError(
+            "A token needs a subject that can be printed: the name of a person or a part."
+        )
     if role not in get_args(Role):
         raise UsageError(f"There is no role {role!r}: take viewer, operator or admin.")
     if ttl <= timedelta(0):
         raise UsageError("A token needs a time to live of at least a second.")
     if ttl > LONGEST[role]:
-        raise UsageError(f"A token of the role {role} lasts {LONGEST[role].days} days at most: make a new one when it has expired.")
+        raise UsageError(
+            f"A token of the role {role} lasts {LONGEST[role].days} days at most: make a "
+            "new one when it has expired."
+        )
     if not audience:
         raise UsageError(f"A token needs at least one part that takes it: {', '.join(PARTS)}.")
     now = clock.now_us() // _SECOND_US
@@ -57,10 +78,21 @@ def issue(key: Ed25519PrivateKey, *, subject: str, role: Role, ttl: timedelta, c
 
 
 def own(
-    folder: Path, *, subject: str, clock: Clock, role: Role = "viewer", ttl: timedelta = OWN_TTL, audience: Sequence[str] = PARTS
+    folder: Path,
+    *,
+    subject: str,
+    clock: Clock,
+    role: Role = "viewer",
+    ttl: timedelta = OWN_TTL,
+    audience: Sequence[str] = PARTS,
 ) -> str:
-    """A token that one of Esper's programs makes with the key in `folder`; raises as `keys.signing` and `issue` do."""
-    return issue(keys.signing(folder), subject=subject, role=role, ttl=ttl, clock=clock, audience=audience)
+    """A token that one of Esper's programs makes with the key in `folder`.
+
+    Raises as `keys.signing` and `issue` do.
+    """
+    return issue(
+        keys.signing(folder), subject=subject, role=role, ttl=ttl, clock=clock, audience=audience
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +105,10 @@ class Gatekeeper:
 
     @classmethod
     def of(cls, folder: Path, clock: Clock, part: str) -> Gatekeeper:
-        """For the keys in `folder`, which are made where they are missing; raises as `keys.ensure` and `keys.checking` do."""
+        """For the keys in `folder`, which are made where they are missing.
+
+        Raises as `keys.ensure` and `keys.checking` do.
+        """
         keys.ensure(folder)
         return cls(keys.checking(folder), clock, part)
 
@@ -81,8 +116,9 @@ class Gatekeeper:
         """Whom a token names.
 
         Raises:
-            ProblemError: 401, with a sentence that says what is wrong: malformed, another key, algorithm, issuer or part, expired, not valid
-                yet, or valid for longer than its role may be.
+            ProblemError: 401, with a sentence that says what is wrong: malformed, another key,
+                algorithm, issuer or part, expired, not valid yet, or valid for longer than its role
+                may be.
         """
         if len(token) > _LONGEST:
             raise unauthorized("The token is malformed.", invalid=True)
@@ -94,15 +130,26 @@ class Gatekeeper:
                 issuer=ISSUER,
                 audience=self.part,
                 # PyJWT would hold times against the machine's clock
-                options={"require": list(_CLAIMS), "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+                options={
+                    "require": list(_CLAIMS),
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
             )
         except jwt.InvalidSignatureError:
             raise unauthorized("The token was signed with another key.", invalid=True) from None
         except (jwt.InvalidAlgorithmError, jwt.InvalidKeyError):
-            raise unauthorized("The token was signed in another way than EdDSA.", invalid=True) from None
+            raise unauthorized(
+                "The token was signed in another way than EdDSA.", invalid=True
+            ) from None
         except jwt.InvalidAudienceError:
             raise unauthorized(
-                f"The token is not for {self.part}: `esper token --for {self.part}` prints one that is.", invalid=True
+                (
+                    f"The token is not for {self.part}: `esper token --for {self.part}` prints "
+                    "one that is."
+                ),
+                invalid=True,
             ) from None
         except jwt.InvalidIssuerError:
             raise unauthorized("The token is for another service.", invalid=True) from None
@@ -117,7 +164,9 @@ class Gatekeeper:
         issued, begins, expires = (claims[name] for name in ("iat", "nbf", "exp"))
         if not isinstance(subject, str) or not subject.strip() or not subject.isprintable():
             raise unauthorized("The token is malformed.", invalid=True)
-        if type(issued) is not int or type(begins) is not int or type(expires) is not int:  # a bool is an int, and no time
+        if (
+            type(issued) is not int or type(begins) is not int or type(expires) is not int
+        ):  # a bool is an int, and no time
             raise unauthorized("The token is malformed.", invalid=True)
         known: Role | None = next((one for one in get_args(Role) if one == role), None)
         if known is None:
@@ -126,13 +175,18 @@ class Gatekeeper:
         if now >= expires:
             raise unauthorized("The token has expired.", invalid=True)
         if max(issued, begins) > now + _SKEW_S:
-            raise unauthorized("The token is for the future; set this machine's clock.", invalid=True)
+            raise unauthorized(
+                "The token is for the future; set this machine's clock.", invalid=True
+            )
         if expires - min(issued, begins) > LONGEST[known].total_seconds():
-            raise unauthorized(f"The token lasts longer than one of the role {known} may.", invalid=True)
+            raise unauthorized(
+                f"The token lasts longer than one of the role {known} may.", invalid=True
+            )
         return Caller(subject, known)
 
     def of_authorization(self, header: str) -> Caller:
-        """Whom an Authorization header names: `Bearer TOKEN`, or `Basic` with the token as password and any user name.
+        """Whom an Authorization header names: `Bearer TOKEN`, or `Basic` with the token as password
+        and any user name.
 
         Raises:
             ProblemError: 401, as `caller` does.
@@ -144,7 +198,9 @@ class Gatekeeper:
             case "basic":
                 return self.caller(_password(credentials))
             case _:
-                raise unauthorized("The Authorization header is neither Bearer nor Basic.", invalid=True)
+                raise unauthorized(
+                    "The Authorization header is neither Bearer nor Basic.", invalid=True
+                )
 
 
 def _password(credentials: str) -> str:

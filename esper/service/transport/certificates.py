@@ -1,4 +1,7 @@
-"""TLS: the certificate that parts serve on their ports. Esper's own programs need none: they come by the Unix sockets."""
+"""TLS: the certificate that parts serve on their ports.
+
+Esper's own programs need none: they come by the Unix sockets.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,15 @@ def files(settings: Settings) -> tuple[str, str] | None:
     if not certificate and not key:
         return None
     if not certificate or not key:
-        raise UsageError("HTTPS needs both: ESPER_SERVICE__CERTIFICATE and ESPER_SERVICE__PRIVATE_KEY.")
+        raise UsageError(
+            "HTTPS needs both: ESPER_SERVICE__CERTIFICATE and ESPER_SERVICE__PRIVATE_KEY."
+        )
     for path in (certificate, key):
         if not Path(path).is_file():
-            raise UsageError(f"There is no file {path}: set ESPER_SERVICE__CERTIFICATE and ESPER_SERVICE__PRIVATE_KEY to PEM files.")
+            raise UsageError(
+                f"There is no file {path}: set ESPER_SERVICE__CERTIFICATE and "
+                "ESPER_SERVICE__PRIVATE_KEY to PEM files."
+            )
     return certificate, key
 
 
@@ -44,11 +52,15 @@ def serving(settings: Settings) -> ssl.SSLContext | None:
 
 def unusable(pair: tuple[str, str], error: Exception) -> UsageError:
     """The sentence for files that OpenSSL does not take."""
-    return UsageError(f"The certificate {pair[0]} with the key {pair[1]} cannot be used ({error}): give PEM files that belong together.")
+    return UsageError(
+        f"The certificate {pair[0]} with the key {pair[1]} cannot be used ({error}): give "
+        "PEM files that belong together."
+    )
 
 
 def asking(settings: Settings) -> ssl.SSLContext:
-    """The context of Esper's own programs that ask parts elsewhere: they trust the very certificate that the settings name, and no other.
+    """The context of Esper's own programs that ask parts elsewhere: they trust the very certificate
+    that the settings name, and no other.
 
     Its names do not matter: whoever holds its private key is the part.
 
@@ -62,6 +74,7 @@ def asking(settings: Settings) -> ssl.SSLContext:
         context.load_verify_locations(settings.service.certificate)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"The certificate {settings.service.certificate!r} cannot be read ({error}): set ESPER_SERVICE__CERTIFICATE to that of the parts."
+            f"The certificate {settings.service.certificate!r} cannot be read ({error}): "
+            "set ESPER_SERVICE__CERTIFICATE to that of the parts."
         ) from error
     return context

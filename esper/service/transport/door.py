@@ -1,8 +1,11 @@
-"""Who may hold a connection, and for how long: a bounded number of them, and none that says nothing.
+"""Who may hold a connection, and for how long: a bounded number of them, and none that says
+nothing.
 
-A part that accepts whatever comes runs out of descriptors when somebody opens a thousand connections and sends nothing. Here the longest
-idle connection makes room for a new one, so a caller who sends its request at once is answered however many are idle. A connection is idle
-while no request on it is being answered: before its first byte, within a head that trickles in, during a TLS handshake, between two requests.
+A part that accepts whatever comes runs out of descriptors when somebody opens a thousand
+connections and sends nothing. Here the longest idle connection makes room for a new one, so a
+caller who sends its request at once is answered however many are idle. A connection is idle while
+no request on it is being answered: before its first byte, within a head that trickles in, during a
+TLS handshake, between two requests.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_S: Final = 10.0
 """Seconds from the connection to the end of the first request's head, a TLS handshake included."""
 IDLE_S: Final = 30.0
-"""Seconds between the end of an answer and the end of the next request's head; also the longest that a reader of an answer may stand still."""
+"""Seconds between the end of an answer and the end of the next request's head.
+
+Also the longest that a reader of an answer may stand still.
+"""
 _LOOK_S: Final = 1.0
 _BREATH_S: Final = 0.05
 _AT_ONCE: Final = 64
@@ -86,7 +92,9 @@ class _Visitor:
         stalled = self.protocol.stalled_since
         if stalled is not None and now - stalled > IDLE_S:
             return True
-        return not self.protocol.busy and now - self.quiet_since > (IDLE_S if self.protocol.asked else HEAD_S)
+        return not self.protocol.busy and now - self.quiet_since > (
+            IDLE_S if self.protocol.asked else HEAD_S
+        )
 
     def close(self) -> None:
         """End the connection now."""
@@ -94,14 +102,26 @@ class _Visitor:
         if transport is not None:
             transport.abort()
             return
-        with contextlib.suppress(OSError):  # in its handshake: asyncio sees the end of the stream, and gives up
+        with contextlib.suppress(
+            OSError
+        ):  # in its handshake: asyncio sees the end of the stream, and gives up
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class Door:
-    """Accepts the connections of one listening socket, `most` at a time. For one event loop; `close` and `wait_closed` as asyncio's servers have them."""
+    """Accepts the connections of one listening socket, `most` at a time.
 
-    def __init__(self, listening: socket.socket, protocol: Callable[[], Protocol], *, context: ssl.SSLContext | None, most: int) -> None:
+    For one event loop; `close` and `wait_closed` as asyncio's servers have them.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        protocol: Callable[[], Protocol],
+        *,
+        context: ssl.SSLContext | None,
+        most: int,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._protocol = protocol
@@ -124,7 +144,9 @@ class Door:
         while True:
             try:
                 connection, _ = await self._loop.sock_accept(self._listening)
-            except OSError:  # no descriptor left in this process or on this machine, or a caller that went away at once
+            except OSError:
+                # no descriptor left in this process or on this machine, or a caller that went away
+                # at once
                 self._make_room()
                 await asyncio.sleep(_BREATH_S)
                 continue
@@ -132,7 +154,9 @@ class Door:
             self._welcome_more()
 
     def _welcome_more(self) -> None:
-        """Take what waits beside the one that was just taken: a flood must not fill the queue faster than turns of the loop empty it."""
+        """Take what waits beside the one that was just taken: a flood must not fill the queue
+        faster than turns of the loop empty it.
+        """
         with contextlib.suppress(OSError):  # nobody else waits, or what `_accept` answers for
             for _ in range(_AT_ONCE):
                 self._welcome(self._listening.accept()[0])
@@ -154,7 +178,10 @@ class Door:
         timeout = HEAD_S if self._context else None
         try:
             await self._loop.connect_accepted_socket(
-                lambda: visitor.protocol, visitor.connection, ssl=self._context, ssl_handshake_timeout=timeout
+                lambda: visitor.protocol,
+                visitor.connection,
+                ssl=self._context,
+                ssl_handshake_timeout=timeout,
             )
         except BaseException as error:
             self._visitors.discard(visitor)

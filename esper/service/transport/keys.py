@@ -1,4 +1,6 @@
-"""The key pair of an installation (Ed25519, RFC 8032): `token.pem` signs tokens, and its owner alone may read it; `token.pub.pem` checks them."""
+"""The key pair of an installation (Ed25519, RFC 8032): `token.pem` signs tokens, and its owner
+alone may read it; `token.pub.pem` checks them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ PUBLIC: Final = "token.pub.pem"
 
 
 def ensure(folder: Path) -> None:
-    """Make the pair where it is missing. Several processes may do so at once: all end with the same pair.
+    """Make the pair where it is missing.
+
+    Several processes may do so at once: all end with the same pair.
 
     Raises:
         UnavailableError: the folder cannot be written.
@@ -45,7 +49,8 @@ def ensure(folder: Path) -> None:
             place(folder / PUBLIC, _public_pem(signing(folder).public_key()), 0o600)
     except OSError as error:
         raise UnavailableError(
-            f"The keys of tokens cannot be made in {folder} ({error.strerror}): make it writable, or set ESPER_SERVICE__KEYS to another folder."
+            f"The keys of tokens cannot be made in {folder} ({error.strerror}): make it "
+            "writable, or set ESPER_SERVICE__KEYS to another folder."
         ) from error
 
 
@@ -57,12 +62,17 @@ def signing(folder: Path) -> Ed25519PrivateKey:
         CorruptError: it is damaged.
     """
     if not (folder / PRIVATE).exists():
-        raise UsageError(f"There is no key to sign tokens with in {folder}: `esper up` or the first `esper run` makes it.")
+        raise UsageError(
+            f"There is no key to sign tokens with in {folder}: `esper up` or the first "
+            "`esper run` makes it."
+        )
     return read_private(folder / PRIVATE, what="tokens of any role")
 
 
 def read_private(path: Path, *, what: str) -> Ed25519PrivateKey:
-    """The private key in a file that its owner alone may read; `what` it makes is named in sentences.
+    """The private key in a file that its owner alone may read.
+
+    `what` it makes is named in sentences.
 
     Raises:
         UsageError: it cannot be read, or others than its owner may read it.
@@ -73,10 +83,14 @@ def read_private(path: Path, *, what: str) -> Ed25519PrivateKey:
         pem = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror}): only the user who started this installation can make {what}."
+            f"{path} cannot be read ({error.strerror}): only the user who started this "
+            f"installation can make {what}."
         ) from error
     if mode & 0o077:
-        raise UsageError(f"{path} may be read by other users, who could make {what}: chmod 600 it, or delete {path.parent} for new keys.")
+        raise UsageError(
+            f"{path} may be read by other users, who could make {what}: chmod 600 it, or "
+            f"delete {path.parent} for new keys."
+        )
     try:
         key = load_pem_private_key(pem, password=None)
     except ValueError as error:
@@ -97,7 +111,9 @@ def checking(folder: Path) -> Ed25519PublicKey:
     try:
         pem = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): `esper up` makes the keys of tokens.") from error
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}): `esper up` makes the keys of tokens."
+        ) from error
     try:
         key = load_pem_public_key(pem)
     except ValueError as error:
@@ -109,12 +125,15 @@ def checking(folder: Path) -> Ed25519PublicKey:
 
 def _damaged(path: Path) -> CorruptError:
     return CorruptError(
-        f"{path} holds no Ed25519 key: restore it, or delete it and its public key and run `esper up`; what it made is void then."
+        f"{path} holds no Ed25519 key: restore it, or delete it and its public key and run "
+        "`esper up`; what it made is void then."
     )
 
 
 def place(path: Path, content: bytes, mode: int) -> None:
-    """Put a whole file at `path` unless there is one: readers see all of it or none, and of two writers the first wins."""
+    """Put a whole file at `path` unless there is one: readers see all of it or none, and of two
+    writers the first wins.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,6 @@
-"""`python -m esper.service.transport.probe PORT [--ready]`: whether the part on this port lives, or is ready. For containers, whose images have no curl."""
+"""`python -m esper.service.transport.probe PORT [--ready]`: whether the part on this port lives, or
+is ready. For containers, whose images have no curl.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _any() -> ssl.SSLContext:
-    """It sends no secret and only asks whether a part lives, so it takes any certificate, also one just replaced."""
+    """It sends no secret and only asks whether a part lives, so it takes any certificate, also one
+    just replaced.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,8 +1,10 @@
-"""The signing keys of an installation (Ed25519, RFC 8032), one pair a writer, in ESPER_HOME/keys/signing.
+"""The signing keys of an installation (Ed25519, RFC 8032), one pair a writer, in
+ESPER_HOME/keys/signing.
 
-`<writer>.pem` signs, and its owner alone may read it; `<writer>.pub.pem` and `<writer>.<anything>.pub.pem` are believed: earlier keys, and those of
-other installations on the same Kafka. `<writer>.since` says when the writer's first key was made here, microseconds since 1970: what is older may be
-unsigned. `runs/` has what is believed of imported runs.
+`<writer>.pem` signs, and its owner alone may read it; `<writer>.pub.pem` and
+`<writer>.<anything>.pub.pem` are believed: earlier keys, and those of other installations on the
+same Kafka. `<writer>.since` says when the writer's first key was made here, microseconds since
+1970: what is older may be unsigned. `runs/` has what is believed of imported runs.
 """
 
 from __future__ import annotations
@@ -26,14 +28,18 @@ from esper.service.transport.keys import place, private_pem, read_private
 
 FOLDER: Final = "signing"
 WRITERS: Final = (TRAINER, TAMIYO, "tolaria", "nissa", "foundry", "cli")
-"""Who signs: the trainer its journals, Tamiyo its decisions, and every part that answers requests its audit trail."""
+"""Who signs: the trainer its journals, Tamiyo its decisions, and every part that answers requests
+its audit trail.
+"""
 _PUBLIC: Final = ".pub.pem"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RUNS: Final = "runs"
 
 
 def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
-    """The signer of a writer, in the folder of the installation's keys; its pair is made where it is missing, once of however many processes.
+    """The signer of a writer, in the folder of the installation's keys.
+
+    Its pair is made where it is missing, once of however many processes.
 
     Raises:
         UnavailableError: the folder cannot be written.
@@ -43,14 +49,20 @@ def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
     folder = keys / FOLDER
     if not _NAME.fullmatch(writer):
         raise UsageError(f"{writer!r} is no name of a writer: it names files in {folder}.")
-    private, public, since = folder / f"{writer}.pem", folder / f"{writer}{_PUBLIC}", folder / f"{writer}.since"
+    private, public, since = (
+        folder / f"{writer}.pem",
+        folder / f"{writer}{_PUBLIC}",
+        folder / f"{writer}.since",
+    )
     try:
         make_folder(folder)
         if not private.exists():
             if public.exists():
                 raise UsageError(
-                    f"{folder} has the public key of {writer} alone, so nothing can be signed here: put {private.name} beside it, or rename "
-                    f"{public.name} to {writer}.other{_PUBLIC} to have a key made here and believe both."
+                    f"{folder} has the public key of {writer} alone, so nothing can be "
+                    f"signed here: put {private.name} beside it, or rename "
+                    f"{public.name} to {writer}.other{_PUBLIC} to have a key made here and "
+                    "believe both."
                 )
             place(since, f"{clock.now_us()}\n".encode(), 0o600)
             place(private, private_pem(Ed25519PrivateKey.generate()), 0o600)
@@ -59,7 +71,8 @@ def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
             place(public, pem_of(key.public_key()), 0o600)
     except OSError as error:
         raise UnavailableError(
-            f"The keys that sign events cannot be made in {folder} ({error.strerror}): make it writable, or set ESPER_SERVICE__KEYS."
+            f"The keys that sign events cannot be made in {folder} ({error.strerror}): "
+            "make it writable, or set ESPER_SERVICE__KEYS."
         ) from error
     return Signer(key)
 
@@ -84,21 +97,34 @@ def trust(keys: Path) -> Trust:
     runs: dict[str, OfRun] = {}
     try:
         for path in sorted(folder.glob(f"*{_PUBLIC}")):
-            writers.setdefault(path.name.partition(".")[0], set()).add(public_text(path.read_bytes(), path))
+            writers.setdefault(path.name.partition(".")[0], set()).add(
+                public_text(path.read_bytes(), path)
+            )
         for path in folder.glob("*.since"):
             since[path.stem] = int(path.read_text())
         for path in (folder / _RUNS).glob("*.json"):
             raw = json.loads(path.read_text())
-            runs[str(raw["run_id"])] = OfRun(frozenset(map(str, raw["keys"])), int(raw["unsigned_until_us"]))
+            runs[str(raw["run_id"])] = OfRun(
+                frozenset(map(str, raw["keys"])), int(raw["unsigned_until_us"])
+            )
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror}): it has the public keys that events are held against.") from error
+        raise UsageError(
+            f"{folder} cannot be read ({error.strerror}): it has the public keys that "
+            "events are held against."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{folder} has a damaged file ({error}): restore it, or events cannot be held against it.") from error
+        raise CorruptError(
+            f"{folder} has a damaged file ({error}): restore it, or events cannot be held "
+            "against it."
+        ) from error
     return Trust({writer: frozenset(found) for writer, found in writers.items()}, since, runs)
 
 
-def believe_run(keys: Path, run_id: str, signers: Iterable[str], *, unsigned_until_us: int = 0) -> None:
-    """Believe these keys, and unsigned events that the broker has before a time, for one run: it was imported.
+def believe_run(
+    keys: Path, run_id: str, signers: Iterable[str], *, unsigned_until_us: int = 0
+) -> None:
+    """Believe these keys, and unsigned events that the broker has before a time, for one run: it
+    was imported.
 
     Raises:
         UnavailableError: the folder cannot be written.
@@ -111,11 +137,16 @@ def believe_run(keys: Path, run_id: str, signers: Iterable[str], *, unsigned_unt
         path.unlink(missing_ok=True)
         place(path, (json.dumps(note, sort_keys=True) + "\n").encode(), 0o600)
     except OSError as error:
-        raise UnavailableError(f"{path} cannot be written ({error.strerror}); nothing was imported.") from error
+        raise UnavailableError(
+            f"{path} cannot be written ({error.strerror}); nothing was imported."
+        ) from error
 
 
 class Keyring:
-    """The trust of a part that lives for long: read again when the folder has changed. Safe to use from several threads."""
+    """The trust of a part that lives for long: read again when the folder has changed.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, keys: Path) -> None:
         self._keys = keys
@@ -147,7 +178,10 @@ def public_text(pem: bytes, path: Path | str) -> str:
     try:
         key = load_pem_public_key(pem)
     except ValueError as error:
-        raise CorruptError(f"{path} holds no public key: restore it, or remove it to believe nothing that it signed.") from error
+        raise CorruptError(
+            f"{path} holds no public key: restore it, or remove it to believe nothing that "
+            "it signed."
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise CorruptError(f"{path} holds no Ed25519 key: restore it, or remove it.")
     return text_of(key)

@@ -1,10 +1,13 @@
-"""Where a part listens: TCP on 127.0.0.1 for everybody of this machine who has a token, and a Unix socket for Esper's own programs.
+"""Where a part listens: TCP on 127.0.0.1 for everybody of this machine who has a token, and a Unix
+socket for Esper's own programs.
 
-The Unix socket lies in a folder that only its owner can enter. So no other user can fill its queue, and nobody else can answer there: what
-Esper's programs send to a part, tokens above all, reaches that part or nobody. TCP ports give neither.
+The Unix socket lies in a folder that only its owner can enter. So no other user can fill its queue,
+and nobody else can answer there: what Esper's programs send to a part, tokens above all, reaches
+that part or nobody. TCP ports give neither.
 
-Under a supervisor both sockets are the supervisor's: it binds them once, and each life of the part inherits them. The port is never free
-while the stack lives, and connections that come between two lives wait for the next one.
+Under a supervisor both sockets are the supervisor's: it binds them once, and each life of the part
+inherits them. The port is never free while the stack lives, and connections that come between two
+lives wait for the next one.
 """
 
 from __future__ import annotations
@@ -26,11 +29,15 @@ from esper.errors import UnavailableError, UsageError
 
 HOST: Final = "127.0.0.1"
 INHERITED: Final = "ESPER_LISTEN_FDS"
-"""The variable by which a supervisor tells a part its sockets: descriptors of the TCP and of the Unix socket."""
+"""The variable by which a supervisor tells a part its sockets: descriptors of the TCP and of the
+Unix socket.
+"""
 
 BACKLOG: Final = 1024
 _LONGEST: Final = 100
-"""Bytes of a path that fit everywhere: the kernel takes 108 on Linux, 104 on macOS, with the zero at the end."""
+"""Bytes of a path that fit everywhere: the kernel takes 108 on Linux, 104 on macOS, with the zero
+at the end.
+"""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -59,10 +66,13 @@ class Listening:
 
 
 def listening(settings: Settings, port: int, *, setting: str) -> Listening:
-    """The sockets of a part: those that the supervisor hands over for `port`, else new ones; 0 takes a free port.
+    """The sockets of a part: those that the supervisor hands over for `port`, else new ones.
+
+    0 takes a free port.
 
     Raises:
-        UnavailableError: the port is in use, or the folder of the Unix sockets cannot be used; `setting` is what the user sets for another port.
+        UnavailableError: the port is in use, or the folder of the Unix sockets cannot be used;
+            `setting` is what the user sets for another port.
         UsageError: others may enter that folder.
     """
     if (given := _inherited(port, os.environ)) is not None:
@@ -74,7 +84,8 @@ def listening(settings: Settings, port: int, *, setting: str) -> Listening:
     except OSError as error:
         tcp.close()
         raise UnavailableError(
-            f"Port {port} on {settings.service.bind} is in use: end what holds it, or set {setting} to another one, or to 0 for a free one."
+            f"Port {port} on {settings.service.bind} is in use: end what holds it, or set "
+            f"{setting} to another one, or to 0 for a free one."
         ) from error
     bound: int = tcp.getsockname()[1]
     try:
@@ -85,14 +96,17 @@ def listening(settings: Settings, port: int, *, setting: str) -> Listening:
 
 
 def tcp_socket() -> socket.socket:
-    """A TCP socket for a server. The protocol is named because asyncio sets TCP_NODELAY only then."""
+    """A TCP socket for a server. The protocol is named because asyncio sets TCP_NODELAY
+    only then.
+    """
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made
 
 
 def own_socket(folder: Path, port: int) -> socket.socket:
-    """The Unix socket beside `port`, which the caller holds: that makes whatever lies at its name a leftover.
+    """The Unix socket beside `port`, which the caller holds: that makes whatever lies at its name a
+    leftover.
 
     Raises:
         UnavailableError: the folder cannot be made or holds no sockets.
@@ -109,7 +123,8 @@ def own_socket(folder: Path, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         raise UnavailableError(
-            f"No Unix socket can be made in {folder} ({error.strerror}): set ESPER_SERVICE__SOCKETS to a folder of yours on a local disk."
+            f"No Unix socket can be made in {folder} ({error.strerror}): set "
+            "ESPER_SERVICE__SOCKETS to a folder of yours on a local disk."
         ) from error
     except BaseException:
         made.close()
@@ -131,7 +146,10 @@ def connect(folder: Path, port: int, timeout: float) -> socket.socket:
         with _address(folder, port) as address:
             made.connect(address)
         if (peer := _peer(made)) not in {None, folder.stat().st_uid}:
-            raise UsageError(f"A process of user {peer} answers in {folder}: run `esper down`, delete that folder, then run `esper up`.")
+            raise UsageError(
+                f"A process of user {peer} answers in {folder}: run `esper down`, delete "
+                "that folder, then run `esper up`."
+            )
     except BaseException:
         made.close()
         raise
@@ -139,7 +157,10 @@ def connect(folder: Path, port: int, timeout: float) -> socket.socket:
 
 
 class LocalConnection(http.client.HTTPConnection):
-    """An HTTP connection to the part that serves `port`, by its Unix socket in `folder`. It never goes to the port itself."""
+    """An HTTP connection to the part that serves `port`, by its Unix socket in `folder`.
+
+    It never goes to the port itself.
+    """
 
     def __init__(self, folder: Path, port: int, *, timeout: float) -> None:
         super().__init__(HOST, port, timeout=timeout)
@@ -152,7 +173,10 @@ class LocalConnection(http.client.HTTPConnection):
 
 
 def _inherited(port: int, environment: MutableMapping[str, str]) -> Listening | None:
-    """What the supervisor has handed over, once; None where there is nothing, or nothing for `port`."""
+    """What the supervisor has handed over, once.
+
+    None where there is nothing, or nothing for `port`.
+    """
     try:
         tcp, own = (int(number) for number in environment.get(INHERITED, "").split(","))
         if not (_listens(tcp) and _listens(own)):
@@ -180,25 +204,37 @@ def _listens(descriptor: int) -> bool:
 
 
 def _require_private(folder: Path) -> None:
-    """Make sure that only its owner enters `folder`, and that this is who asks; root may look at everybody's.
+    """Make sure that only its owner enters `folder`, and that this is who asks.
+
+    Root may look at everybody's.
 
     Raises:
         OSError: it cannot be looked at.
         UsageError: it is another's, or open to others.
     """
     found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_mode & _OTHERS or os.geteuid() not in {found.st_uid, 0}:
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_mode & _OTHERS
+        or os.geteuid() not in {found.st_uid, 0}
+    ):
         raise UsageError(
-            f"{folder} has to be a folder that its owner alone can enter, because tokens are sent there: delete it, or `chmod 700` it."
+            f"{folder} has to be a folder that its owner alone can enter, because tokens "
+            "are sent there: delete it, or `chmod 700` it."
         )
 
 
 def _peer(connection: socket.socket) -> int | None:
-    """The uid of the process that listens at the other end; None where the system does not tell (only Linux has SO_PEERCRED)."""
+    """The uid of the process that listens at the other end.
+
+    None where the system does not tell (only Linux has SO_PEERCRED).
+    """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    _, uid, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
+    )
     return int(uid)
 
 
@@ -208,7 +244,8 @@ def _name(port: int) -> str:
 
 @contextlib.contextmanager
 def _address(folder: Path, port: int) -> Iterator[str]:
-    """The address of a Unix socket: its path, or, where that is too long, a shorter way to the same folder.
+    """The address of a Unix socket: its path, or, where that is too long, a shorter way to the same
+    folder.
 
     Raises:
         UsageError: it is too long, and this system has no shorter way.
@@ -221,7 +258,10 @@ def _address(folder: Path, port: int) -> Iterator[str]:
     try:
         short = Path(f"/proc/self/fd/{descriptor}")
         if not short.exists():
-            raise UsageError(f"{path} is too long for the address of a socket: set ESPER_SERVICE__SOCKETS to a shorter folder of yours.")
+            raise UsageError(
+                f"{path} is too long for the address of a socket: set "
+                "ESPER_SERVICE__SOCKETS to a shorter folder of yours."
+            )
         yield str(short / _name(port))
     finally:
         os.close(descriptor)

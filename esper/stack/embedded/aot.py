@@ -1,8 +1,10 @@
-"""Java's ahead-of-time cache for the broker: recorded once a user, it halves the start (JEP 483, 514, 515).
+"""Java's ahead-of-time cache for the broker: recorded once a user, it halves the start (JEP 483,
+514, 515).
 
-Recording costs 8 s at the end of a broker's life, so it is done by a broker of its own, started by the supervisor at lowest priority once
-the stack is ready: no start and no stop of the user's waits for it. A cache that does not fit is ignored by Java; one that is damaged is
-deleted by the supervisor after the start that it broke. `python -m esper.stack.embedded.aot` records by hand.
+Recording costs 8 s at the end of a broker's life, so it is done by a broker of its own, started by
+the supervisor at lowest priority once the stack is ready: no start and no stop of the user's waits
+for it. A cache that does not fit is ignored by Java; one that is damaged is deleted by the
+supervisor after the start that it broke. `python -m esper.stack.embedded.aot` records by hand.
 """
 
 from __future__ import annotations
@@ -30,15 +32,28 @@ from esper.stack.processes.ports import PortClaims
 _NICENESS = 19
 _STOP_TIMEOUT_S = 600
 _RECORDED = "SASL and ACLs"
-"""What a recorded broker has done; another text voids the caches of earlier versions, which lack its classes."""
+"""What a recorded broker has done.
+
+Another text voids the caches of earlier versions, which lack its classes.
+"""
 _KEPT = 3  # other versions of Esper or Java may live beside this one
 
 
 def cache_file(classpath: Sequence[Path]) -> Path:
     """Where the cache for these jars, this Java and these options is, whether it exists or not."""
     release = (java_home() / "release").read_text(encoding="utf-8")
-    modules = (java_home() / "lib" / "modules").stat()  # Java compares these too: another copy of the same version voids the cache
-    facts = (_RECORDED, jars.lock_text(), *map(str, classpath), *JVM_OPTIONS, release, str(modules.st_mtime_ns), str(modules.st_size))
+    modules = (
+        java_home() / "lib" / "modules"
+    ).stat()  # Java compares these too: another copy of the same version voids the cache
+    facts = (
+        _RECORDED,
+        jars.lock_text(),
+        *map(str, classpath),
+        *JVM_OPTIONS,
+        release,
+        str(modules.st_mtime_ns),
+        str(modules.st_size),
+    )
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     return cache_dir() / "aot" / f"kafka-{key}.aot"
 
@@ -63,7 +78,9 @@ def discard(classpath: Sequence[Path]) -> bool:
 
 
 def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
-    """Run a broker of its own to record the cache, about 12 s of one core; None when another process is recording already.
+    """Run a broker of its own to record the cache, about 12 s of one core.
+
+    None when another process is recording already.
 
     Raises:
         EsperError: the broker did not start, or Java wrote no cache.
@@ -79,7 +96,10 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
             return None
         for leftover in cache.parent.glob("recording-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix="recording-", dir=cache.parent) as scratch, PortClaims() as claims:
+        with (
+            tempfile.TemporaryDirectory(prefix="recording-", dir=cache.parent) as scratch,
+            PortClaims() as claims,
+        ):
             new = Path(scratch) / cache.name
             node = Node(
                 folder=Path(scratch) / "kafka",
@@ -98,15 +118,21 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
             ):
                 secure(node, Path(scratch) / "keys")
             if not new.is_file():
-                raise UnavailableError("Java wrote no AOT cache: starts stay a second slower, nothing else is lost")
+                raise UnavailableError(
+                    "Java wrote no AOT cache: starts stay a second slower, nothing else is lost"
+                )
             new.replace(cache)
-        for old in sorted(cache.parent.glob("kafka-*.aot"), key=lambda file: file.stat().st_mtime_ns)[:-_KEPT]:
+        for old in sorted(
+            cache.parent.glob("kafka-*.aot"), key=lambda file: file.stat().st_mtime_ns
+        )[:-_KEPT]:
             old.unlink(missing_ok=True)
     return cache
 
 
 class Recording:
-    """`record` in a process of its own, beside a running stack: it never delays anything, and is given up when the stack ends."""
+    """`record` in a process of its own, beside a running stack: it never delays anything, and is
+    given up when the stack ends.
+    """
 
     def __init__(self, *, leash: Leash, environment: Mapping[str, str], log: Path) -> None:
         self._leash = leash
@@ -133,7 +159,10 @@ class Recording:
 
 
 def main() -> int:
-    """Record the cache for the locked jars unless it exists; the exit code is 0 when it exists afterwards or another process records it."""
+    """Record the cache for the locked jars unless it exists.
+
+    The exit code is 0 when it exists afterwards or another process records it.
+    """
     try:
         classpath = jars.kafka(lambda line: print(line, file=sys.stderr))  # noqa: T201 - this module is a small program too
         if not recorded():

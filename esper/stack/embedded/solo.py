@@ -1,4 +1,6 @@
-"""One embedded broker without a supervisor, for as long as a block runs: the AOT training run and the tests."""
+"""One embedded broker without a supervisor, for as long as a block runs: the AOT training run and
+the tests.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def running_broker(
     niceness: int = 0,
     stop_timeout: float = _STOP_TIMEOUT_S,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Prepare and start `node`, give its process once it answers, and stop it cleanly afterwards; it dies with this process.
+    """Prepare and start `node`, give its process once it answers, and stop it cleanly afterwards.
+
+    It dies with this process.
 
     Raises:
         EsperError: it does not start; the sentence says why.
@@ -38,7 +42,12 @@ def running_broker(
     log_path = node.folder / "broker.log"
     with Leash() as leash, log_path.open("ab") as log:
         child = subprocess.Popen(
-            ("nice", "-n", str(niceness), *broker.command(node, classpath, java_options=java_options)),
+            (
+                "nice",
+                "-n",
+                str(niceness),
+                *broker.command(node, classpath, java_options=java_options),
+            ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -64,5 +73,7 @@ def _wait(child: subprocess.Popen[bytes], node: broker.Node, log_path: Path, clo
     while not broker.answers(node.bootstrap, timeout=1):
         if child.poll() is not None or clock.monotonic() > deadline:
             tail = log_path.read_text(encoding="utf-8", errors="replace")[-4000:]
-            raise broker.explain(node, tail) or UnavailableError(f"the broker did not start: {log_path} says why")
+            raise broker.explain(node, tail) or UnavailableError(
+                f"the broker did not start: {log_path} says why"
+            )
         clock.sleep(0.02)

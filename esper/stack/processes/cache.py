@@ -1,4 +1,6 @@
-"""Where the stack keeps what every home of this user shares: Kafka's jars and the Java AOT cache."""
+"""Where the stack keeps what every home of this user shares: Kafka's jars and the Java
+AOT cache.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from esper.errors import StorageFullError, UnavailableError
 
 
 def cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/esper`, or `~/.cache/esper`; it may be deleted at any time while no stack starts."""
+    """`$XDG_CACHE_HOME/esper`, or `~/.cache/esper`.
+
+    It may be deleted at any time while no stack starts.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache") / "esper"
 
@@ -40,5 +45,6 @@ def unwritable(directory: Path, error: OSError) -> UnavailableError | StorageFul
     if error.errno in {28, 122}:  # ENOSPC, EDQUOT
         return StorageFullError(f"no room left to write {directory}: free some and start again")
     return UnavailableError(
-        f"{directory} cannot be written ({error.strerror}): make it writable, or choose another by XDG_CACHE_HOME or ESPER_HOME"
+        f"{directory} cannot be written ({error.strerror}): make it writable, or choose "
+        "another by XDG_CACHE_HOME or ESPER_HOME"
     )

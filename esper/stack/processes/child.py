@@ -37,7 +37,10 @@ _HEALTH_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of a process: its exit code (minus the signal; None when we killed it for its silence), and what it wrote last."""
+    """The end of a process: its exit code (minus the signal.
+
+    None when we killed it for its silence), and what it wrote last.
+    """
 
     code: int | None
     was_ready: bool
@@ -70,9 +73,10 @@ class Launch:
 def health(folder: Path, port: int) -> Answer:
     """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet.
 
-    It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor answer in the part's place.
-    A part that has been at one message for `STUCK_S` counts as silent: it answers, and does nothing. One that is merely behind, or waits for
-    a disk or a broker, turns (see `esper.oona.inbound.progress`) and is left alone.
+    It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor
+    answer in the part's place. A part that has been at one message for `STUCK_S` counts as silent:
+    it answers, and does nothing. One that is merely behind, or waits for a disk or a broker, turns
+    (see `esper.oona.inbound.progress`) and is left alone.
     """
     connection = LocalConnection(folder, port, timeout=PROBE_TIMEOUT_S)
     try:
@@ -96,7 +100,10 @@ def _stuck(body: bytes) -> bool:
 
 
 class Child:
-    """The process of a `Launch`. All methods are called from one thread; only the probe runs in a thread of its own."""
+    """The process of a `Launch`.
+
+    All methods are called from one thread; only the probe runs in a thread of its own.
+    """
 
     def __init__(self, launch: Launch, *, leash: Leash, clock: Clock) -> None:
         self.launch = launch
@@ -120,7 +127,9 @@ class Child:
     @property
     def ready(self) -> bool:
         """Whether it answered its last probe with ready."""
-        return self._process is not None and self._pulse is not None and self._pulse.answer == "ready"
+        return (
+            self._process is not None and self._pulse is not None and self._pulse.answer == "ready"
+        )
 
     @property
     def running(self) -> bool:
@@ -178,7 +187,11 @@ class Child:
 
     def _phase(self) -> PartPhase:
         if self._process is None:
-            return "stopped" if self._stopping else ("waiting" if self.error is None else "backing off")
+            return (
+                "stopped"
+                if self._stopping
+                else ("waiting" if self.error is None else "backing off")
+            )
         if self.ready:
             return "ready"
         return "unready" if self._pulse is not None and self._pulse.was_ready else "starting"
@@ -205,7 +218,10 @@ class Child:
             self._back_off(now, error, known=True, settled=False, was_ready=False)
             return
         except OSError as error:
-            failure = UnavailableError(f"{self.launch.name} cannot be started ({error.strerror}): esper doctor says what is missing")
+            failure = UnavailableError(
+                f"{self.launch.name} cannot be started ({error.strerror}): esper doctor "
+                "says what is missing"
+            )
             self._back_off(now, failure, known=True, settled=False, was_ready=False)
             return
         self._leash.hold(self._process.pid)
@@ -220,7 +236,13 @@ class Child:
         self._forget()
         death = Death(code, was_ready, _tail(self.launch.log, self._log_from))
         known = self.launch.explain(death)
-        self._back_off(now, known or self._unknown(death), known=known is not None, settled=settled, was_ready=was_ready)
+        self._back_off(
+            now,
+            known or self._unknown(death),
+            known=known is not None,
+            settled=settled,
+            was_ready=was_ready,
+        )
 
     def _unknown(self, death: Death) -> EsperError:
         if death.code is None:
@@ -228,10 +250,14 @@ class Child:
         elif death.code < 0:
             how = f"was ended by signal {-death.code}"
         else:
-            how = f"ended with exit code {death.code}" + (f", {said!r}" if (said := _last_line(death.tail)) else "")
+            how = f"ended with exit code {death.code}" + (
+                f", {said!r}" if (said := _last_line(death.tail)) else ""
+            )
         return UnavailableError(f"{self.launch.name} {how}: see {self.launch.log}")
 
-    def _back_off(self, now: float, error: EsperError, *, known: bool, settled: bool, was_ready: bool) -> None:
+    def _back_off(
+        self, now: float, error: EsperError, *, known: bool, settled: bool, was_ready: bool
+    ) -> None:
         self.error, self.mends_itself = error, not known
         self._failures = 1 if settled else self._failures + 1
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1]

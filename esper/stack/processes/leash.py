@@ -1,11 +1,14 @@
 """Ends the stack's processes when their supervisor is gone, however it went.
 
-A small process of its own reads a pipe that only the supervisor can write to. The supervisor names each process group that it starts, and
-takes back each that has ended. When the pipe closes, even by `kill -9`, every group that is still named is killed: parts with all their
-children. SIGKILL at once, because each part is built to come back from that, and the next `esper up` must find folders and ports free.
-A parent-death signal (prctl) would reach the parts alone, not their children, and only on Linux.
+A small process of its own reads a pipe that only the supervisor can write to. The supervisor names
+each process group that it starts, and takes back each that has ended. When the pipe closes, even by
+`kill -9`, every group that is still named is killed: parts with all their children. SIGKILL at
+once, because each part is built to come back from that, and the next `esper up` must find folders
+and ports free. A parent-death signal (prctl) would reach the parts alone, not their children, and
+only on Linux.
 
-Standard library only: this file is also the program of that process, started isolated (-I -S) to stay at 10 MB.
+Standard library only: this file is also the program of that process, started isolated (-I -S) to
+stay at 10 MB.
 """
 
 from __future__ import annotations
@@ -61,7 +64,12 @@ class Leash:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _say(self, line: str) -> None:
@@ -90,7 +98,9 @@ def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
 
 def _start() -> subprocess.Popen[bytes]:
     program = (sys.executable, "-I", "-S", __file__)
-    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, cwd="/")
+    return subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, cwd="/"
+    )
 
 
 def _watch(lines: Iterable[bytes]) -> None:

@@ -1,7 +1,8 @@
-"""Who wants the stack: it ends when all of its owners are gone, unless somebody asked to keep it up.
+"""Who wants the stack: it ends when all of its owners are gone, unless somebody asked to keep it
+up.
 
-One file for each owner, named by its pid and start time, and `keep` for `esper up`. Whoever joins or decides to stop holds `guard`, so that
-a run never joins a stack that has just decided to end.
+One file for each owner, named by its pid and start time, and `keep` for `esper up`. Whoever joins
+or decides to stop holds `guard`, so that a run never joins a stack that has just decided to end.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from esper.stack.processes.ports import PortClaims
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process that serves `GET /health` on the sockets that it inherits (see `esper.service.transport.sockets`), and ends within 5 s of SIGTERM."""
+    """One process that serves `GET /health` on the sockets that it inherits (see
+    `esper.service.transport.sockets`), and ends within 5 s of SIGTERM.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -39,18 +41,47 @@ def default_parts(settings: Settings) -> tuple[Part, ...]:
     python = (sys.executable, "-m")
     embedded = () if settings.kafka.bootstrap else ("--embedded",)
     return (
-        Part("tolaria", (*python, "esper.tolaria.control", *embedded), "ESPER_TOLARIA__PORT", 8080, settings.tolaria.port),
-        Part("tamiyo", (*python, "processors.tamiyo"), "ESPER_TAMIYO__PORT", 8081, settings.tamiyo.port),
-        Part("nissa", (*python, "processors.nissa"), "ESPER_NISSA__PORT", 9090, settings.nissa.port),
-        Part("history", (*python, "esper.history"), "ESPER_HISTORY__PORT", 8123, settings.history.port),
+        Part(
+            "tolaria",
+            (*python, "esper.tolaria.control", *embedded),
+            "ESPER_TOLARIA__PORT",
+            8080,
+            settings.tolaria.port,
+        ),
+        Part(
+            "tamiyo",
+            (*python, "processors.tamiyo"),
+            "ESPER_TAMIYO__PORT",
+            8081,
+            settings.tamiyo.port,
+        ),
+        Part(
+            "nissa", (*python, "processors.nissa"), "ESPER_NISSA__PORT", 9090, settings.nissa.port
+        ),
+        Part(
+            "history",
+            (*python, "esper.history"),
+            "ESPER_HISTORY__PORT",
+            8123,
+            settings.history.port,
+        ),
         Part("foundry", (*python, "esper.tezzeret"), "ESPER_URZA__PORT", 8000, settings.urza.port),
     )
 
 
-def claim_ports(claims: PortClaims, parts: Sequence[Part], *, home: Path, before: Mapping[str, int], embedded: bool) -> dict[str, int]:
-    """A port for each part, and for the broker and its controller where it is `embedded`: those of `before` again where they are free.
+def claim_ports(
+    claims: PortClaims,
+    parts: Sequence[Part],
+    *,
+    home: Path,
+    before: Mapping[str, int],
+    embedded: bool,
+) -> dict[str, int]:
+    """A port for each part, and for the broker and its controller where it is `embedded`: those of
+    `before` again where they are free.
 
-    The ports of parts are listened on from now on; the broker's Java cannot inherit a socket, and opens its own.
+    The ports of parts are listened on from now on; the broker's Java cannot inherit a socket, and
+    opens its own.
 
     Raises:
         UnavailableError: a port that the user insists on is taken.
@@ -58,43 +89,71 @@ def claim_ports(claims: PortClaims, parts: Sequence[Part], *, home: Path, before
     ports: dict[str, int] = {}
     if embedded:
         for name, well_known in (("broker", 9092), ("controller", 0)):
-            ports[name] = claims.choose(salt=f"{home} {name}", preferred=(before.get(name, 0), well_known))
+            ports[name] = claims.choose(
+                salt=f"{home} {name}", preferred=(before.get(name, 0), well_known)
+            )
     for part in parts:
         if part.port:
-            ports[part.name] = claims.require(part.port, name=part.name, setting=part.setting, listen=True)
+            ports[part.name] = claims.require(
+                part.port, name=part.name, setting=part.setting, listen=True
+            )
         else:
             preferred = (before.get(part.name, 0), part.well_known)
-            ports[part.name] = claims.choose(salt=f"{home} {part.name}", preferred=preferred, listen=True)
+            ports[part.name] = claims.choose(
+                salt=f"{home} {part.name}", preferred=preferred, listen=True
+            )
     return ports
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The variables from which `Settings()` in another process becomes equal to `settings`, secrets revealed: for a child's environment alone."""
+    """The variables from which `Settings()` in another process becomes equal to `settings`, secrets
+    revealed: for a child's environment alone.
+    """
     return dict(_variables("ESPER_", settings)) | {"ESPER_HOME": str(settings.home.resolve())}
 
 
 def child_environment(base: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """The environment of a child that is to have `settings`: `base` without what it says about settings, and every setting as it is here."""
+    """The environment of a child that is to have `settings`: `base` without what it says about
+    settings, and every setting as it is here.
+    """
     kept = {name: value for name, value in base.items() if not _is_setting(name)}
     return {**kept, **as_environment(settings)}
 
 
 def with_esper_on_path(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with a PYTHONPATH on which other processes find this very Esper, wherever they run, and nothing in that place instead of it."""
+    """`base` with a PYTHONPATH on which other processes find this very Esper, wherever they run,
+    and nothing in that place instead of it.
+    """
     root = str(Path(__file__).resolve().parents[3])
-    path = [root, *(entry for entry in base.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != root)]
-    # by itself `python -m` imports from the working folder before anything else, and that may be one where others write
+    path = [
+        root,
+        *(
+            entry
+            for entry in base.get("PYTHONPATH", "").split(os.pathsep)
+            if entry and entry != root
+        ),
+    ]
+    # by itself `python -m` imports from the working folder before anything else, and that may be
+    # one where others write
     return {**base, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 
 
 def part_environment(
-    base: Mapping[str, str], settings: Settings, parts: Sequence[Part], ports: Mapping[str, int], bootstrap: str
+    base: Mapping[str, str],
+    settings: Settings,
+    parts: Sequence[Part],
+    ports: Mapping[str, int],
+    bootstrap: str,
 ) -> dict[str, str]:
-    """What every part gets: `base`, the settings, the broker, everyone's port, and this very Esper on its path."""
+    """What every part gets: `base`, the settings, the broker, everyone's port, and this very Esper
+    on its path.
+    """
     return {
         **child_environment(
             with_esper_on_path(base),
-            settings if settings.kafka.bootstrap else settings.model_copy(update={"kafka": embedded(settings, bootstrap)}),
+            settings
+            if settings.kafka.bootstrap
+            else settings.model_copy(update={"kafka": embedded(settings, bootstrap)}),
         ),
         "PYTHONUNBUFFERED": "1",
         **{part.setting: str(ports[part.name]) for part in parts},
@@ -112,7 +171,10 @@ def _variables(prefix: str, section: BaseModel) -> Iterator[tuple[str, str]]:
 
 
 def _text(variable: str, value: object) -> str:
-    """One value as pydantic-settings reads it. What has no case here is refused, never guessed: str() of a secret would give asterisks."""
+    """One value as pydantic-settings reads it.
+
+    What has no case here is refused, never guessed: str() of a secret would give asterisks.
+    """
     match value:
         case SecretStr():
             return value.get_secret_value()
@@ -124,11 +186,17 @@ def _text(variable: str, value: object) -> str:
             return json.dumps(value, default=lambda inner: _text(variable, inner))
         case _:
             raise TypeError(
-                f"{variable}: {type(value).__name__} has no text for an environment; give it one in esper/stack/processes/parts.py."
+                f"{variable}: {type(value).__name__} has no text for an environment; give "
+                "it one in esper/stack/processes/parts.py."
             )
 
 
 def _is_setting(name: str) -> bool:
-    """Whether pydantic-settings would read a variable of this name: it takes any case, and whole sections as JSON."""
+    """Whether pydantic-settings would read a variable of this name: it takes any case, and whole
+    sections as JSON.
+    """
     upper = name.upper()
-    return any(upper == f"ESPER_{section.upper()}" or upper.startswith(f"ESPER_{section.upper()}__") for section in Settings.model_fields)
+    return any(
+        upper == f"ESPER_{section.upper()}" or upper.startswith(f"ESPER_{section.upper()}__")
+        for section in Settings.model_fields
+    )

@@ -1,9 +1,12 @@
-"""TCP ports of one stack: the well-known ones where they are free, the same ones again after a restart.
+"""TCP ports of one stack: the well-known ones where they are free, the same ones again after a
+restart.
 
-A port is claimed by binding the UDP port of the same number for as long as the supervisor lives: the kernel makes that exclusive on
-the whole machine and ends it with the process, so two stacks that start at once never pick the same port, and nothing has to be cleaned up.
-A port whose server inherits its socket is also listened on from the claim to the end: a claim by UDP keeps out other stacks, a listening
-socket keeps out everybody. Ports come from below the ephemeral range, where no outgoing connection can sit on them while a part is being restarted.
+A port is claimed by binding the UDP port of the same number for as long as the supervisor lives:
+the kernel makes that exclusive on the whole machine and ends it with the process, so two stacks
+that start at once never pick the same port, and nothing has to be cleaned up. A port whose server
+inherits its socket is also listened on from the claim to the end: a claim by UDP keeps out other
+stacks, a listening socket keeps out everybody. Ports come from below the ephemeral range, where no
+outgoing connection can sit on them while a part is being restarted.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class PortClaims:
         self._listening: dict[int, socket.socket] = {}
 
     def choose(self, *, salt: str, preferred: tuple[int, ...], listen: bool = False) -> int:
-        """Claim a free port, and `listen` on it: the first of `preferred` that is free, else one that `salt` spreads over the range.
+        """Claim a free port, and `listen` on it: the first of `preferred` that is free, else one
+        that `salt` spreads over the range.
 
         Raises:
             UnavailableError: none is free.
@@ -40,7 +44,10 @@ class PortClaims:
         for port in (*preferred, *_spread(salt)):
             if port and self._claim(port, listen=listen):
                 return port
-        raise UnavailableError(f"no port between {_FIRST} and {_FIRST + _COUNT} is free on {HOST}: end what holds them and start again")
+        raise UnavailableError(
+            f"no port between {_FIRST} and {_FIRST + _COUNT} is free on {HOST}: end what "
+            "holds them and start again"
+        )
 
     def require(self, port: int, *, name: str, setting: str, listen: bool = False) -> int:
         """Claim exactly `port`, which the user asked for by `setting`, and `listen` on it.
@@ -49,7 +56,11 @@ class PortClaims:
             UnavailableError: another program listens there.
         """
         if not self._claim(port, listen=listen):
-            raise in_use(port, name=name, remedy=f"end that program, or set {setting} to another port or to 0 for a free one")
+            raise in_use(
+                port,
+                name=name,
+                remedy=f"end that program, or set {setting} to another port or to 0 for a free one",
+            )
         return port
 
     def listening(self, port: int) -> socket.socket:
@@ -66,7 +77,12 @@ class PortClaims:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _claim(self, port: int, *, listen: bool) -> bool:
@@ -110,7 +126,12 @@ def in_use(port: int, *, name: str, remedy: str) -> UnavailableError:
 def _holder(port: int) -> str:
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+            if (
+                connection.laddr
+                and connection.laddr.port == port
+                and connection.status == psutil.CONN_LISTEN
+                and connection.pid
+            ):
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except psutil.Error:
         return ""

@@ -1,7 +1,9 @@
-"""`ESPER_HOME/stack/state.json`: what the supervisor says about itself and its parts. Only the supervisor writes it, atomically.
+"""`ESPER_HOME/stack/state.json`: what the supervisor says about itself and its parts.
 
-Who the supervisor is stands in `lock` too, the file that it holds: so a state file that was damaged hides no stack. The supervisor writes it
-again within a tick.
+Only the supervisor writes it, atomically.
+
+Who the supervisor is stands in `lock` too, the file that it holds: so a state file that was damaged
+hides no stack. The supervisor writes it again within a tick.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "s
 
 @dataclass(frozen=True, slots=True)
 class PartState:
-    """One process of the stack. `since_us` is when it was last started, in µs since 1970; `reason` says why it last ended."""
+    """One process of the stack.
+
+    `since_us` is when it was last started, in µs since 1970; `reason` says why it last ended.
+    """
 
     name: str
     phase: PartPhase
@@ -37,7 +42,10 @@ class PartState:
 
 @dataclass(frozen=True, slots=True)
 class StackState:
-    """The whole stack. `ports` stay in the file when it is down, so that the next start takes the same ones."""
+    """The whole stack.
+
+    `ports` stay in the file when it is down, so that the next start takes the same ones.
+    """
 
     phase: Phase
     supervisor: Identity
@@ -63,13 +71,18 @@ def path_of(stack_dir: Path) -> Path:
 
 
 def write(stack_dir: Path, state: StackState) -> Signature | None:
-    """Replace the file; a reader sees the old state or the new one. Gives what `signature` says of it now."""
+    """Replace the file; a reader sees the old state or the new one.
+
+    Gives what `signature` says of it now.
+    """
     write_file(path_of(stack_dir), (json.dumps(asdict(state), indent=1) + "\n").encode())
     return signature(stack_dir)
 
 
 def signature(stack_dir: Path) -> Signature | None:
-    """What changes whenever anybody writes the file: inode, size, and nanoseconds of its last change; None where there is none."""
+    """What changes whenever anybody writes the file: inode, size, and nanoseconds of its last
+    change; None where there is none.
+    """
     try:
         found = path_of(stack_dir).stat()
     except OSError:
@@ -85,7 +98,10 @@ def sign(lock: IO[str], supervisor: Identity) -> None:
 
 
 def holder(stack_dir: Path) -> Identity | None:
-    """The living supervisor that holds the lock file; None where none does, or the file does not say."""
+    """The living supervisor that holds the lock file.
+
+    None where none does, or the file does not say.
+    """
     try:
         found = Identity(**json.loads((stack_dir / LOCK).read_text(encoding="utf-8")))
         return found if found.lives() else None
@@ -94,7 +110,10 @@ def holder(stack_dir: Path) -> Identity | None:
 
 
 def read(stack_dir: Path) -> StackState | None:
-    """What the last supervisor wrote, whether it lives or not; None when there is nothing or nothing readable."""
+    """What the last supervisor wrote, whether it lives or not.
+
+    None when there is nothing or nothing readable.
+    """
     try:
         return _state(json.loads(path_of(stack_dir).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -108,7 +127,13 @@ def _state(raw: dict[str, Any]) -> StackState:
             **raw,
             "supervisor": Identity(**raw["supervisor"]),
             "parts": tuple(
-                PartState(**{**part, "process": None if part["process"] is None else Identity(**part["process"])}) for part in raw["parts"]
+                PartState(
+                    **{
+                        **part,
+                        "process": None if part["process"] is None else Identity(**part["process"]),
+                    }
+                )
+                for part in raw["parts"]
             ),
             "error": None if error is None else (str(error[0]), str(error[1])),
         }

@@ -10,7 +10,10 @@ from typing import Self
 
 
 class Wake:
-    """While entered, `wait` returns early on SIGCHLD, and SIGTERM or SIGINT set `stop`. For the main thread of a process."""
+    """While entered, `wait` returns early on SIGCHLD, and SIGTERM or SIGINT set `stop`.
+
+    For the main thread of a process.
+    """
 
     def __init__(self) -> None:
         self.stop = False
@@ -30,7 +33,12 @@ class Wake:
             self._before[number] = signal.signal(number, self._noted)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,6 +1,9 @@
-"""`python -m esper.tolaria.control`: Tolaria's control API. Ends on SIGTERM or Ctrl-C, and its trainers with it.
+"""`python -m esper.tolaria.control`: Tolaria's control API.
 
-`--embedded` says that this is a part of a stack with an embedded broker, which trainers find by ESPER_HOME.
+Ends on SIGTERM or Ctrl-C, and its trainers with it.
+
+`--embedded` says that this is a part of a stack with an embedded broker, which trainers find by
+ESPER_HOME.
 """
 
 from __future__ import annotations
@@ -38,18 +41,29 @@ def main() -> int:
     logs.configure()
     settings, clock = Settings.load(), SystemClock()
     if not settings.kafka.bootstrap:
-        raise UsageError("Tolaria's control API needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole stack with `esper up`.")
+        raise UsageError(
+            "Tolaria's control API needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start "
+            "the whole stack with `esper up`."
+        )
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     bus = KafkaBus(Access.of(settings, SENDER))
-    trainers = Trainers(settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock)
+    trainers = Trainers(
+        settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock
+    )
     with (
         bus.producer(sender_id=SENDER) as producer,
-        AuditTrail(bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir) as trail,
+        AuditTrail(
+            bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir
+        ) as trail,
     ):
-        ledger = Ledger(bus, Intake.of(DeadLetters(producer, SENDER, clock), Keyring(settings.keys_dir).trust))
-        control = Control(ledger, trainers, Outbound(producer), clock, Allowed.of(settings.service.recipes))
+        ledger = Ledger(
+            bus, Intake.of(DeadLetters(producer, SENDER, clock), Keyring(settings.keys_dir).trust)
+        )
+        control = Control(
+            ledger, trainers, Outbound(producer), clock, Allowed.of(settings.service.recipes)
+        )
         app = create_app(
             title="Tolaria trains",
             part=SENDER,
@@ -68,7 +82,11 @@ def main() -> int:
         told.wait()
         sweeps.stop()
         for trainer in trainers.end(_GRACE_S):
-            _log.warning("The trainer of run %s (process %s) is still ending; it does so by itself.", trainer.run_id, trainer.process.pid)
+            _log.warning(
+                "The trainer of run %s (process %s) is still ending; it does so by itself.",
+                trainer.run_id,
+                trainer.process.pid,
+            )
         server.stop()
         ledger.stop()
     return 0

@@ -33,11 +33,25 @@ class StartBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    recipe: str = Field(default="", max_length=1000, description="name of a recipe or path of a file; may be left out to resume")
-    overrides: list[str] = Field(default_factory=list, max_length=200, description="changes of the recipe, each section.key=value")
-    run_id: str = Field(default="", max_length=128, description="the run's name; one is made when none is given")
-    resume: bool = Field(default=False, description="whether an interrupted run goes on, instead of a new one")
-    reason: str = Field(default="asked for over HTTP", max_length=400, description="why, in a sentence")
+    recipe: str = Field(
+        default="",
+        max_length=1000,
+        description="name of a recipe or path of a file; may be left out to resume",
+    )
+    overrides: list[str] = Field(
+        default_factory=list,
+        max_length=200,
+        description="changes of the recipe, each section.key=value",
+    )
+    run_id: str = Field(
+        default="", max_length=128, description="the run's name; one is made when none is given"
+    )
+    resume: bool = Field(
+        default=False, description="whether an interrupted run goes on, instead of a new one"
+    )
+    reason: str = Field(
+        default="asked for over HTTP", max_length=400, description="why, in a sentence"
+    )
 
 
 class RequestBody(BaseModel):
@@ -45,14 +59,20 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field(default="asked for over HTTP", max_length=400, description="why, in a sentence")
-    expires_s: float = Field(default=60.0, gt=0, le=3600, description="seconds after which the request is void")
+    reason: str = Field(
+        default="asked for over HTTP", max_length=400, description="why, in a sentence"
+    )
+    expires_s: float = Field(
+        default=60.0, gt=0, le=3600, description="seconds after which the request is void"
+    )
 
 
 class RollbackBody(RequestBody):
     """A request to go back."""
 
-    snapshot_id: str = Field(default="", max_length=200, description="snapshot to restore; empty for the newest")
+    snapshot_id: str = Field(
+        default="", max_length=200, description="snapshot to restore; empty for the newest"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,11 @@ class Control:
     allowed: Allowed = field(default_factory=Allowed)
 
     def entry(self, run: RunStatus) -> dict[str, Any]:
-        """A run in a list. STOPPED is one whose trainer has ended without saying so: it was killed, or the machine went down."""
+        """A run in a list.
+
+        STOPPED is one whose trainer has ended without saying so: it was killed, or the machine went
+        down.
+        """
         trainer = self.trainers.find(run.run_id)
         stopped = trainer is not None and not run.ended and not trainer.process.lives()
         return {
@@ -86,9 +110,15 @@ class Control:
         }
 
     def unborn(self) -> list[dict[str, Any]]:
-        """Runs whose trainer was started and has not written a journal: on their way, or failed before it."""
+        """Runs whose trainer was started and has not written a journal: on their way, or failed
+        before it.
+        """
         known = {run.run_id for run in self.ledger.runs()}
-        return [self._unborn(trainer.run_id) for trainer in self.trainers.all() if trainer.run_id not in known]
+        return [
+            self._unborn(trainer.run_id)
+            for trainer in self.trainers.all()
+            if trainer.run_id not in known
+        ]
 
     def full(self, run_id: str) -> dict[str, Any]:
         """Everything of a run.
@@ -97,7 +127,11 @@ class Control:
             ProblemError: 404, there is none.
         """
         trainer = self.trainers.find(run_id)
-        process = trainer.as_json(self.trainers.log(run_id), self.trainers.exit_code(run_id)) if trainer else None
+        process = (
+            trainer.as_json(self.trainers.log(run_id), self.trainers.exit_code(run_id))
+            if trainer
+            else None
+        )
         run = self.ledger.run_of(run_id)
         if run is None:
             if trainer is None:
@@ -129,12 +163,20 @@ class Control:
         run, trainer = self.ledger.run_of(run_id), self.trainers.find(run_id)
         if run is None:
             if trainer is not None and trainer.process.lives():
-                raise ProblemError(409, f"Run {run_id} is still starting; try again once it has a journal.")
+                raise ProblemError(
+                    409, f"Run {run_id} is still starting; try again once it has a journal."
+                )
             raise ProblemError(404, f"There is no run {run_id}: GET /api/v1/runs lists all.")
         if run.ended:
             raise ProblemError(409, f"Run {run_id} has ended ({run.status}); start another one.")
         if trainer is not None and not trainer.process.lives():
-            raise ProblemError(409, f"The trainer of run {run_id} has stopped; go on with it by POST /api/v1/runs with resume.")
+            raise ProblemError(
+                409,
+                (
+                    f"The trainer of run {run_id} has stopped; go on with it by POST "
+                    "/api/v1/runs with resume."
+                ),
+            )
         return run
 
     def _unborn(self, run_id: str) -> dict[str, Any]:
@@ -153,41 +195,67 @@ def add_routes(app: FastAPI, control: Control) -> None:
     _add_reading(app, control)
     _add_start(app, control)
 
-    def ask(action: Action, run_id: str, body: RequestBody, actor: str, response: Response) -> dict[str, Any]:
+    def ask(
+        action: Action, run_id: str, body: RequestBody, actor: str, response: Response
+    ) -> dict[str, Any]:
         run = control.going(run_id)
         snapshot = body.snapshot_id if isinstance(body, RollbackBody) else ""
-        if snapshot and run.checkpoints and all(one.snapshot_id != snapshot for one in run.checkpoints):
+        if (
+            snapshot
+            and run.checkpoints
+            and all(one.snapshot_id != snapshot for one in run.checkpoints)
+        ):
             newest = run.checkpoints[-1].snapshot_id
             raise ProblemError(
-                422, f"Run {run_id} has no snapshot {snapshot}; the newest is {newest}, GET /api/v1/runs/{run_id} lists them."
+                422,
+                (
+                    f"Run {run_id} has no snapshot {snapshot}; the newest is {newest}, GET "
+                    f"/api/v1/runs/{run_id} lists them."
+                ),
             )
         event = requests.request(
-            action, run_id, reason=body.reason, expires_s=body.expires_s, actor=actor, clock=control.clock, snapshot_id=snapshot
+            action,
+            run_id,
+            reason=body.reason,
+            expires_s=body.expires_s,
+            actor=actor,
+            clock=control.clock,
+            snapshot_id=snapshot,
         )
         control.outbound.send(event)
         control.ledger.note(event)
-        response.headers["Location"] = f"/api/v1/runs/{quote(run_id, safe='')}/commands/{event.event_id}"
+        response.headers["Location"] = (
+            f"/api/v1/runs/{quote(run_id, safe='')}/commands/{event.event_id}"
+        )
         return requests.told(event, run, control.clock.now_us())
 
     guarded: dict[str, Any] = {"dependencies": [requires("operator")], "status_code": 202}
 
     @app.post("/api/v1/runs/{run_id}/pause", **guarded)
-    def pause(run_id: str, caller: CurrentCaller, response: Response, body: RequestBody | None = None) -> dict[str, Any]:
+    def pause(
+        run_id: str, caller: CurrentCaller, response: Response, body: RequestBody | None = None
+    ) -> dict[str, Any]:
         """Ask the trainer to stand still between two steps."""
         return ask("pause", run_id, body or RequestBody(), caller.subject, response)
 
     @app.post("/api/v1/runs/{run_id}/resume", **guarded)
-    def resume(run_id: str, caller: CurrentCaller, response: Response, body: RequestBody | None = None) -> dict[str, Any]:
+    def resume(
+        run_id: str, caller: CurrentCaller, response: Response, body: RequestBody | None = None
+    ) -> dict[str, Any]:
         """Ask a trainer that stands still to go on."""
         return ask("resume", run_id, body or RequestBody(), caller.subject, response)
 
     @app.post("/api/v1/runs/{run_id}/checkpoint", **guarded)
-    def checkpoint(run_id: str, caller: CurrentCaller, response: Response, body: RequestBody | None = None) -> dict[str, Any]:
+    def checkpoint(
+        run_id: str, caller: CurrentCaller, response: Response, body: RequestBody | None = None
+    ) -> dict[str, Any]:
         """Ask the trainer for a snapshot."""
         return ask("checkpoint", run_id, body or RequestBody(), caller.subject, response)
 
     @app.post("/api/v1/runs/{run_id}/rollback", **guarded)
-    def rollback(run_id: str, caller: CurrentCaller, response: Response, body: RollbackBody | None = None) -> dict[str, Any]:
+    def rollback(
+        run_id: str, caller: CurrentCaller, response: Response, body: RollbackBody | None = None
+    ) -> dict[str, Any]:
         """Ask the trainer to go on from an earlier snapshot, in a new timeline."""
         return ask("rollback", run_id, body or RollbackBody(), caller.subject, response)
 
@@ -209,11 +277,17 @@ def _add_reading(app: FastAPI, control: Control) -> None:
     @app.get("/api/v1/runs", dependencies=[requires("viewer")])
     def runs(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> dict[str, Any]:
         """The runs that were heard of last, newest first."""
-        return {"runs": [*control.unborn(), *(control.entry(run) for run in control.ledger.runs())][:limit]}
+        return {
+            "runs": [*control.unborn(), *(control.entry(run) for run in control.ledger.runs())][
+                :limit
+            ]
+        }
 
     @app.get("/api/v1/runs/{run_id}", dependencies=[requires("viewer")])
     def run(run_id: str) -> dict[str, Any]:
-        """One run: status, epoch, step, loss, accuracy, seeds, checkpoints, and the trainer that this part started for it."""
+        """One run: status, epoch, step, loss, accuracy, seeds, checkpoints, and the trainer that
+        this part started for it.
+        """
         return control.full(run_id)
 
     @app.get("/api/v1/runs/{run_id}/commands/{command_id}", dependencies=[requires("viewer")])
@@ -228,21 +302,49 @@ def _add_reading(app: FastAPI, control: Control) -> None:
 def _add_start(app: FastAPI, control: Control) -> None:
     @app.post("/api/v1/runs", dependencies=[requires("operator")], status_code=202)
     def start(body: StartBody, caller: CurrentCaller, response: Response) -> dict[str, Any]:
-        """Start a run, or go on with one that stopped: the recipe is checked, the request is on Kafka, and the trainer is on its way."""
+        """Start a run, or go on with one that stopped: the recipe is checked, the request is on
+        Kafka, and the trainer is on its way.
+        """
         known = control.ledger.run_of(body.run_id) if body.run_id else None
         if body.resume and known is None:
-            raise ProblemError(404, f"There is no run {body.run_id or '(no run_id given)'} to resume: GET /api/v1/runs lists all.")
+            raise ProblemError(
+                404,
+                (
+                    f"There is no run {body.run_id or '(no run_id given)'} to resume: GET "
+                    "/api/v1/runs lists all."
+                ),
+            )
         if known is not None and (known.ended or not body.resume):
-            remedy = "choose another run_id" if known.ended else "send resume to go on with it, or choose another run_id"
-            raise ProblemError(409, f"Run {body.run_id} has a journal already ({known.status}); {remedy}.")
+            remedy = (
+                "choose another run_id"
+                if known.ended
+                else "send resume to go on with it, or choose another run_id"
+            )
+            raise ProblemError(
+                409, f"Run {body.run_id} has a journal already ({known.status}); {remedy}."
+            )
         if not control.ledger.caught_up:
-            raise ProblemError(503, "The journals are still being read; try again.", headers={"Retry-After": "1"})
+            raise ProblemError(
+                503, "The journals are still being read; try again.", headers={"Retry-After": "1"}
+            )
         run_id, name = _named(body, known, control)
         living = control.trainers.find(run_id)
         if living is not None and living.process.lives():
-            raise ProblemError(409, f"Run {run_id} is being trained by process {living.process.pid}; choose another run_id.")
+            raise ProblemError(
+                409,
+                (
+                    f"Run {run_id} is being trained by process {living.process.pid}; choose "
+                    "another run_id."
+                ),
+            )
         event = requests.start_request(
-            run_id, name, body.overrides, resume=body.resume, reason=body.reason, actor=caller.subject, clock=control.clock
+            run_id,
+            name,
+            body.overrides,
+            resume=body.resume,
+            reason=body.reason,
+            actor=caller.subject,
+            clock=control.clock,
         )
         control.outbound.send(event)
         control.ledger.note(event)
@@ -260,13 +362,22 @@ def _named(body: StartBody, known: RunStatus | None, control: Control) -> tuple[
     """Id and recipe of the run to start or to go on with.
 
     Raises:
-        ProblemError: 422, the recipe, a change of it or the id cannot be taken; 403, it is not for operators to choose.
+        ProblemError: 422, the recipe, a change of it or the id cannot be taken; 403, it is not for
+            operators to choose.
     """
     with _choice():
-        chosen = "" if known is not None and not body.recipe else control.allowed.recipe(body.recipe)
+        chosen = (
+            "" if known is not None and not body.recipe else control.allowed.recipe(body.recipe)
+        )
     if known is not None:
         if body.overrides:
-            raise ProblemError(422, "A resumed run goes on with the settings that its journal has; leave overrides away.")
+            raise ProblemError(
+                422,
+                (
+                    "A resumed run goes on with the settings that its journal has; leave "
+                    "overrides away."
+                ),
+            )
         with _content():
             require_run_id(known.run_id)  # a journal says it, and anybody's may
         return known.run_id, chosen or known.recipe

@@ -1,4 +1,6 @@
-"""What the process knows of all runs: their journals and the requests to them, read from the beginning and followed, in a thread."""
+"""What the process knows of all runs: their journals and the requests to them, read from the
+beginning and followed, in a thread.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,13 @@ _KEPT_REQUESTS: Final = 10_000
 
 
 class Ledger(threading.Thread):
-    """Every run by id, and the requests of the last days by theirs. Other threads may read at any time; what they get never changes.
+    """Every run by id, and the requests of the last days by theirs.
 
-    It needs no broker to be made, and goes on by itself after an outage. `caught_up` says whether everything was read that was there at the
-    start. Messages that cannot be taken, also those of a newer Esper's schemas, become dead letters: people are told of what is known. So does what
+    Other threads may read at any time; what they get never changes.
+
+    It needs no broker to be made, and goes on by itself after an outage. `caught_up` says whether
+    everything was read that was there at the start. Messages that cannot be taken, also those of a
+    newer Esper's schemas, become dead letters: people are told of what is known. So does what
     stands in a journal and its trainer did not write, by what `intake` trusts.
     """
 
@@ -80,25 +85,37 @@ class Ledger(threading.Thread):
                 self._follow()
             except CorruptError as error:
                 _log.warning("The topics are others than before, they are read anew: %s", error)
-                self._runs, self._at, self._journals = {}, "beginning", Journals(self._intake.trust, self._set_aside)
+                self._runs, self._at, self._journals = (
+                    {},
+                    "beginning",
+                    Journals(self._intake.trust, self._set_aside),
+                )
             except RETRIABLE as error:
-                _log.warning("Reading the journals was interrupted, it goes on in a second: %s", error)
+                _log.warning(
+                    "Reading the journals was interrupted, it goes on in a second: %s", error
+                )
             self.progress.turn()
             self._over.wait(0 if self._over.is_set() else _PAUSE_S)
 
     def _follow(self) -> None:
-        with self._bus.reader([JOURNALS, REQUESTS], start=self._at, headers=False, follow=True) as reader:
+        with self._bus.reader(
+            [JOURNALS, REQUESTS], start=self._at, headers=False, follow=True
+        ) as reader:
             ends = reader.stable_end()
             while not self._over.is_set():
                 polled = reader.poll(_BATCH, _POLL_S)
-                for event, received in self._journals.take(received for received in polled if received.topic == JOURNALS):
+                for event, received in self._journals.take(
+                    received for received in polled if received.topic == JOURNALS
+                ):
                     self._intake.handle(received, partial(self._absorb, event))
                 for received in polled:
                     if received.topic == REQUESTS:
                         self._intake.take(received, self._absorb)
                 self._at = position = reader.position()
                 self.progress.turn(lag(reader) if len(polled) == _BATCH else 0)
-                self.caught_up = self.caught_up or all(position[place] >= end for place, end in ends.items())
+                self.caught_up = self.caught_up or all(
+                    position[place] >= end for place, end in ends.items()
+                )
 
     def _absorb(self, event: Event) -> None:
         if event.TOPIC == REQUESTS:

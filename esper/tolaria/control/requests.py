@@ -11,7 +11,13 @@ from esper.clock import Clock
 from esper.errors import UnavailableError
 from esper.events import Event, Origin
 from esper.events.envelope import trace_id
-from esper.events.records import CheckpointRequested, PauseRequested, ResumeRequested, RollbackRequested, RunRequested
+from esper.events.records import (
+    CheckpointRequested,
+    PauseRequested,
+    ResumeRequested,
+    RollbackRequested,
+    RunRequested,
+)
 from esper.oona.bus.port import Producer
 from esper.tolaria.control.status import RunStatus
 
@@ -44,12 +50,20 @@ class Outbound:
             self._producer.send(event)
             if self._producer.flush(_SEND_S):
                 raise UnavailableError(
-                    "The broker has not taken the request; it may still be carried out. Look at the run, then try again."
+                    "The broker has not taken the request; it may still be carried out. "
+                    "Look at the run, then try again."
                 )
 
 
 def start_request(
-    run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool, reason: str, actor: str, clock: Clock
+    run_id: str,
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    reason: str,
+    actor: str,
+    clock: Clock,
 ) -> RunRequested:
     """A request for a run to be started."""
     now = clock.now_us()
@@ -64,19 +78,34 @@ def start_request(
 
 
 def request(
-    action: Action, run_id: str, *, reason: str, expires_s: float, actor: str, clock: Clock, snapshot_id: str = ""
+    action: Action,
+    run_id: str,
+    *,
+    reason: str,
+    expires_s: float,
+    actor: str,
+    clock: Clock,
+    snapshot_id: str = "",
 ) -> PauseRequested | ResumeRequested | CheckpointRequested | RollbackRequested:
-    """A request to a run's trainer, void after `expires_s` seconds. `snapshot_id` is what to roll back to; empty means the newest."""
+    """A request to a run's trainer, void after `expires_s` seconds.
+
+    `snapshot_id` is what to roll back to; empty means the newest.
+    """
     now = clock.now_us()
     envelope = _origin(run_id, actor, clock).envelope(f"{action}/{now}/{actor}")
     expires_at = now + round(expires_s * 1e6)
     if action == "rollback":
-        return RollbackRequested(**envelope, snapshot_id=snapshot_id, reason=reason, expires_at=expires_at)
+        return RollbackRequested(
+            **envelope, snapshot_id=snapshot_id, reason=reason, expires_at=expires_at
+        )
     return _PLAIN[action](**envelope, reason=reason, expires_at=expires_at)
 
 
 def told(asked: Event, run: RunStatus | None, now_us: int) -> dict[str, Any]:
-    """A request and its answer as JSON. What changes nothing, such as a pause of a run that stands still, is never answered and expires."""
+    """A request and its answer as JSON.
+
+    What changes nothing, such as a pause of a run that stands still, is never answered and expires.
+    """
     answer = run.answers.get(asked.event_id) if run else None
     expires_at: int = getattr(asked, "expires_at", 0)
     return {

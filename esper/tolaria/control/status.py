@@ -1,4 +1,6 @@
-"""A run as the control API shows it: its overview, its newest snapshots, and how its trainer has answered requests. Pure."""
+"""A run as the control API shows it: its overview, its newest snapshots, and how its trainer has
+answered requests. Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _REQUESTS = "control."
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a trainer has answered a request: the journal's record, where it stands, and why, where it says so."""
+    """How a trainer has answered a request: the journal's record, where it stands, and why, where
+    it says so.
+    """
 
     event: str
     sequence: int
@@ -42,7 +46,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus(RunOverview):
-    """The overview, the newest `checkpoints` from old to new, and the newest `answers` by the request's id."""
+    """The overview, the newest `checkpoints` from old to new, and the newest `answers` by the
+    request's id.
+    """
 
     checkpoints: tuple[Checkpoint, ...] = ()
     answers: Mapping[str, Answer] = field(default_factory=dict)
@@ -54,13 +60,21 @@ def fold(status: RunStatus, event: Event) -> RunStatus:
     if after is status or not isinstance(event, JournalEvent):
         return status
     if isinstance(event, CheckpointTaken):
-        after = replace(after, checkpoints=(*after.checkpoints, _checkpoint(event))[-KEPT_CHECKPOINTS:])
+        after = replace(
+            after, checkpoints=(*after.checkpoints, _checkpoint(event))[-KEPT_CHECKPOINTS:]
+        )
     return _answered(after, event)
 
 
 def _checkpoint(event: CheckpointTaken) -> Checkpoint:
     return Checkpoint(
-        event.snapshot_id, event.at_timeline, event.at_step, event.at_epoch, event.size_bytes, event.reason, event.occurred_at
+        event.snapshot_id,
+        event.at_timeline,
+        event.at_step,
+        event.at_epoch,
+        event.size_bytes,
+        event.reason,
+        event.occurred_at,
     )
 
 
@@ -69,7 +83,10 @@ def _answered(status: RunStatus, event: JournalEvent) -> RunStatus:
     if not command_id or not getattr(event, "source_topic", "").startswith(_REQUESTS):
         return status
     reason = event.reason if isinstance(event, AdaptationRejected) else ""
-    answers = {**status.answers, command_id: Answer(event.NAME, event.sequence, event.step, event.occurred_at, reason)}
+    answers = {
+        **status.answers,
+        command_id: Answer(event.NAME, event.sequence, event.step, event.occurred_at, reason),
+    }
     for oldest in list(answers)[:-KEPT_ANSWERS]:
         del answers[oldest]
     return replace(status, answers=answers)

@@ -1,4 +1,6 @@
-"""Garbage collection by the clock: `esper gc`, in a process of its own, when the last one of this home is long enough ago."""
+"""Garbage collection by the clock: `esper gc`, in a process of its own, when the last one of this
+home is long enough ago.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ _END_S: Final = 2.0
 
 
 class Sweeps(threading.Thread):
-    """Sweeps the store every `checkpoints.sweep_hours`, counted from the last sweep that ended well, whoever asked for it; 0 is never.
+    """Sweeps the store every `checkpoints.sweep_hours`, counted from the last sweep that ended
+    well, whoever asked for it; 0 is never.
 
-    A home that was never swept is swept for the first time after as long as that. One that fails is told of in the log, and tried again after as long.
-    A sweep may be killed at any moment, so the end of this process does not wait for one.
+    A home that was never swept is swept for the first time after as long as that. One that fails is
+    told of in the log, and tried again after as long. A sweep may be killed at any moment, so the
+    end of this process does not wait for one.
     """
 
     def __init__(self, settings: Settings, *, environment: Mapping[str, str], clock: Clock) -> None:
@@ -68,7 +72,12 @@ class Sweeps(threading.Thread):
 
     def _sweep(self) -> None:
         child = subprocess.Popen(
-            command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self._environment, text=True
+            command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            text=True,
         )
         while True:
             try:
@@ -81,7 +90,11 @@ class Sweeps(threading.Thread):
                 break
         if child.returncode:
             last = said.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-            _log.warning("The store was not swept, which is tried again in %.0f hours: %s", self._settings.checkpoints.sweep_hours, last[0])
+            _log.warning(
+                "The store was not swept, which is tried again in %.0f hours: %s",
+                self._settings.checkpoints.sweep_hours,
+                last[0],
+            )
 
 
 def command() -> tuple[str, ...]:

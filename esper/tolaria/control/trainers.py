@@ -1,6 +1,8 @@
-"""The trainers that this process started: each in a session of its own, with its log and a file that says which process it is.
+"""The trainers that this process started: each in a session of its own, with its log and a file
+that says which process it is.
 
-Killed, this process leaves them training, and its next life knows them again by that file. Told to end, it ends them in order.
+Killed, this process leaves them training, and its next life knows them again by that file. Told to
+end, it ends them in order.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from esper.identity import Identity
 _FILE: Final = "trainer.json"
 _LOG: Final = "trainer.log"
 _TAIL_BYTES: Final = 4_096
-_OF_THE_STACK: Final = re.compile(r"ESPER_(KAFKA__(BOOTSTRAP|SECURITY_PROTOCOL|SASL_[A-Z_]+)|LISTEN_FDS|[A-Z]+__PORT)")
+_OF_THE_STACK: Final = re.compile(
+    r"ESPER_(KAFKA__(BOOTSTRAP|SECURITY_PROTOCOL|SASL_[A-Z_]+)|LISTEN_FDS|[A-Z]+__PORT)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ class Trainer:
     since_us: int
 
     def as_json(self, log: Path, exit_code: int | None) -> dict[str, Any]:
-        """For the API. The exit code is known only to the life that started it; minus the signal that ended it."""
+        """For the API.
+
+        The exit code is known only to the life that started it; minus the signal that ended it.
+        """
         return {
             "pid": self.process.pid,
             "alive": self.process.lives(),
@@ -51,7 +58,9 @@ class Trainer:
 class Trainers:
     """Starts trainers, knows them, ends them. Safe to use from several threads."""
 
-    def __init__(self, settings: Settings, *, environment: Mapping[str, str], embedded: bool, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, *, environment: Mapping[str, str], embedded: bool, clock: Clock
+    ) -> None:
         self._runs_dir = settings.runs_dir
         self._environment = trainer_environment(environment, embedded=embedded)
         self._clock = clock
@@ -102,22 +111,32 @@ class Trainers:
             known = self._known.get(run_id)
             self._reap()
             if known is not None and known.process.lives():
-                raise RejectedError(f"Run {run_id} is being trained by process {known.process.pid}; pause it, or start another run.")
+                raise RejectedError(
+                    f"Run {run_id} is being trained by process {known.process.pid}; pause "
+                    "it, or start another run."
+                )
             child = self._spawn(run_id, command(run_id, recipe, overrides, resume=resume))
             process = Identity.of(child.pid)
             if process is None:
-                raise UnavailableError(f"The trainer of run {run_id} ended at once: {self.log(run_id)} says why.")
+                raise UnavailableError(
+                    f"The trainer of run {run_id} ended at once: {self.log(run_id)} says why."
+                )
             trainer = Trainer(run_id, process, self._clock.now_us())
             self._children[run_id], self._known[run_id] = child, trainer
             _write(self._runs_dir / run_id / _FILE, trainer)
             return trainer
 
     def end(self, timeout: float) -> list[Trainer]:
-        """Ask every trainer to stop in order, and wait up to `timeout` seconds; those that are still at it end by themselves, and are given."""
+        """Ask every trainer to stop in order, and wait up to `timeout` seconds.
+
+        Those that are still at it end by themselves, and are given.
+        """
         living = [trainer for trainer in self.all() if trainer.process.lives()]
         for trainer in living:
             trainer.process.signal(signal.SIGTERM)
-        self._clock.wait_until(lambda: not any(trainer.process.lives() for trainer in living), timeout, 0.05)
+        self._clock.wait_until(
+            lambda: not any(trainer.process.lives() for trainer in living), timeout, 0.05
+        )
         left = [trainer for trainer in living if trainer.process.lives()]
         self._reap()
         return left
@@ -142,12 +161,19 @@ class Trainers:
                 )
         except OSError as error:
             if isinstance(error, FileNotFoundError):
-                raise UnavailableError(f"The trainer of run {run_id} cannot be started: {error.strerror}, {error.filename}.") from error
-            raise StorageFullError(f"{log} cannot be written ({error.strerror}): free some room, or set ESPER_HOME.") from error
+                raise UnavailableError(
+                    f"The trainer of run {run_id} cannot be started: {error.strerror}, "
+                    f"{error.filename}."
+                ) from error
+            raise StorageFullError(
+                f"{log} cannot be written ({error.strerror}): free some room, or set ESPER_HOME."
+            ) from error
 
 
 def command(run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool) -> tuple[str, ...]:
-    """The command line of a trainer, which takes what the list of recipes allows and nothing else."""
+    """The command line of a trainer, which takes what the list of recipes allows and
+    nothing else.
+    """
     sets = tuple(word for override in overrides for word in ("--set", override))
     end = (*(("--resume",) if resume else ()), "--listed", "--json", "--", recipe)
     return (sys.executable, "-m", "esper.cli", "run", "--run-id", run_id, *sets, *end)
@@ -156,10 +182,14 @@ def command(run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool)
 def trainer_environment(base: Mapping[str, str], *, embedded: bool) -> dict[str, str]:
     """The environment of a trainer: this process's own.
 
-    In a stack with an `embedded` broker without what the stack gave its parts, the broker and everyone's port: the trainer finds the stack by
-    ESPER_HOME, as one does that a person starts.
+    In a stack with an `embedded` broker without what the stack gave its parts, the broker and
+    everyone's port: the trainer finds the stack by ESPER_HOME, as one does that a person starts.
     """
-    kept = {name: value for name, value in base.items() if not (embedded and _OF_THE_STACK.fullmatch(name))}
+    kept = {
+        name: value
+        for name, value in base.items()
+        if not (embedded and _OF_THE_STACK.fullmatch(name))
+    }
     return {**kept, "PYTHONUNBUFFERED": "1"}
 
 

@@ -1,1 +1,3 @@
-"""What a trainer says to others and hears of them: packets, answers, commands, telemetry, kernels on their way into slots."""
+"""What a trainer says to others and hears of them: packets, answers, commands, telemetry, kernels
+on their way into slots.
+"""

@@ -1,4 +1,6 @@
-"""From what the inbox delivers to commands of the run: Tamiyo's answers, and what people and services ask."""
+"""From what the inbox delivers to commands of the run: Tamiyo's answers, and what people and
+services ask.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from esper.oona.inbound.inbox import Delivered
 __all__ = ["Vetting", "commands_of"]
 
 
-def commands_of(delivered: Delivered, *, vetting: Vetting, incarnation: int) -> Iterator[RunCommand]:
+def commands_of(
+    delivered: Delivered, *, vetting: Vetting, incarnation: int
+) -> Iterator[RunCommand]:
     """The commands in one delivered message, in their order; none for messages that only inform."""
     event = delivered.event
     if isinstance(event, EpochReviewed):

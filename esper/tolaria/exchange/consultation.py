@@ -1,4 +1,6 @@
-"""Asking Tamiyo: send the packet, wait as the decision mode says, and keep what the answers and the catalogue bring."""
+"""Asking Tamiyo: send the packet, wait as the decision mode says, and keep what the answers and the
+catalogue bring.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,19 @@ from typing import Protocol
 from esper.clock import Clock
 from esper.errors import BackpressureError
 from esper.events import Event
-from esper.events.records import EpochReviewed, FieldReportAnswered, KernelPublished, RollbackRequested, SystemStatePacket
+from esper.events.records import (
+    EpochReviewed,
+    FieldReportAnswered,
+    KernelPublished,
+    RollbackRequested,
+    SystemStatePacket,
+)
 from esper.oona.inbound.inbox import Delivered
 from esper.urza.catalogue import Catalogue, compatible, rank
 
-RESEND_S = 5.0  # in lockstep a packet is sent again after this: a dead part may have lost it, and Tamiyo answers a packet twice alike
+# in lockstep a packet is sent again after this: a dead part may have lost it, and Tamiyo answers a
+# packet twice alike
+RESEND_S = 5.0
 NAP_S = 0.002
 
 
@@ -34,7 +44,9 @@ class Speaking(Protocol):
 
 
 class Nobody:
-    """Says nothing and hears nothing: the other side of a run that is executed again without a bus."""
+    """Says nothing and hears nothing: the other side of a run that is executed again
+    without a bus.
+    """
 
     def take(self) -> Sequence[Delivered]:
         """Nothing."""
@@ -46,9 +58,12 @@ class Nobody:
 
 @dataclass(slots=True)
 class Consultation:
-    """One run's dialogue. `heard` says whether Tamiyo has answered since the last time that waiting for it was in vain.
+    """One run's dialogue.
 
-    An answer may name a request to roll back, which comes on another topic: `named` are those, `came` the ones that are here. An answer is whole with it.
+    `heard` says whether Tamiyo has answered since the last time that waiting for it was in vain.
+
+    An answer may name a request to roll back, which comes on another topic: `named` are those,
+    `came` the ones that are here. An answer is whole with it.
     """
 
     run_id: str
@@ -67,9 +82,12 @@ class Consultation:
     came: set[str] = field(default_factory=set)
 
     def take(self) -> Iterator[Delivered]:
-        """What has come in since the last call, after noting what it says of catalogue and answers. Never waits.
+        """What has come in since the last call, after noting what it says of catalogue and answers.
 
-        What the caller does not get to, because a rollback sends it elsewhere, stays for the next call.
+        Never waits.
+
+        What the caller does not get to, because a rollback sends it elsewhere, stays for the next
+        call.
         """
         self.waiting += self.inbox.take()
         while self.waiting:
@@ -89,21 +107,29 @@ class Consultation:
             yield delivered
 
     def begin_timeline(self, timeline: int) -> None:
-        """A rollback opened `timeline`: its packets count anew, and answers to earlier ones are void."""
+        """A rollback opened `timeline`: its packets count anew, and answers to earlier ones are
+        void.
+        """
         self.timeline, self.answered = timeline, -1
         self.named.clear()
 
     def kernels(self, shapes: set[tuple[int, int, str]], per_arm: int) -> list[KernelPublished]:
         """Kernels to offer for seeds of these (inputs, chunk width, geometry).
 
-        In lockstep only those that answered this run's own field report: the store may hold others by chance. Live, the best `per_arm` of each
-        shape and family that anyone published.
+        In lockstep only those that answered this run's own field report: the store may hold others
+        by chance. Live, the best `per_arm` of each shape and family that anyone published.
         """
         if self.lockstep:
-            return [self.catalogue.kernels[one] for one in self.offered or () if one in self.catalogue.kernels]
+            return [
+                self.catalogue.kernels[one]
+                for one in self.offered or ()
+                if one in self.catalogue.kernels
+            ]
         found: dict[str, KernelPublished] = {}
         for in_features, width, geometry in sorted(shapes):
-            fitting = compatible(self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry)
+            fitting = compatible(
+                self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry
+            )
             for family in sorted({one.family for one in fitting}):
                 best = rank([one for one in fitting if one.family == family], {})[:per_arm]
                 found |= {one.kernel_id: one for one in best}
@@ -119,11 +145,20 @@ class Consultation:
     ) -> None:
         """Send `packet` and wait for its answer.
 
-        In lockstep as long as it takes; live at most `patience_s` when it is given, else the timeout, and not at all while Tamiyo is silent.
+        In lockstep as long as it takes; live at most `patience_s` when it is given, else the
+        timeout, and not at all while Tamiyo is silent.
         """
         self._send(packet)
         sent = begin = self.clock.monotonic()
-        patience = math.inf if self.lockstep else patience_s if patience_s is not None else self.timeout_s if self.heard else 0.0
+        patience = (
+            math.inf
+            if self.lockstep
+            else patience_s
+            if patience_s is not None
+            else self.timeout_s
+            if self.heard
+            else 0.0
+        )
         while not interrupted():
             for delivered in self.take():
                 handle(delivered)
@@ -138,11 +173,23 @@ class Consultation:
                 sent = now
             self.clock.sleep(NAP_S)
 
-    def wait_for_kernels(self, handle: Callable[[Delivered], None], interrupted: Callable[[], bool], *, patience_s: float) -> bool:
-        """Wait until the foundry has answered the run's field report and every kernel of the answer is known; in lockstep as long as it takes."""
+    def wait_for_kernels(
+        self,
+        handle: Callable[[Delivered], None],
+        interrupted: Callable[[], bool],
+        *,
+        patience_s: float,
+    ) -> bool:
+        """Wait until the foundry has answered the run's field report and every kernel of the answer
+        is known; in lockstep as long as it takes.
+        """
         begin = self.clock.monotonic()
-        while self.offered is None or any(one not in self.catalogue.kernels for one in self.offered):
-            if interrupted() or (not self.lockstep and self.clock.monotonic() - begin >= patience_s):
+        while self.offered is None or any(
+            one not in self.catalogue.kernels for one in self.offered
+        ):
+            if interrupted() or (
+                not self.lockstep and self.clock.monotonic() - begin >= patience_s
+            ):
                 return False
             for delivered in self.take():
                 handle(delivered)
@@ -152,5 +199,7 @@ class Consultation:
     def _send(self, packet: SystemStatePacket) -> None:
         try:
             self.producer.send(packet)
-        except BackpressureError:  # the broker has been away for long: the packet of the next epoch says more than this one
+        except BackpressureError:
+            # the broker has been away for long: the packet of the next epoch says more than this
+            # one
             self.heard = False

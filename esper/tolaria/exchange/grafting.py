@@ -1,4 +1,6 @@
-"""Kernels on their way into slots: asked of the loader when a seed is germinated, grafted between two steps."""
+"""Kernels on their way into slots: asked of the loader when a seed is germinated, grafted between
+two steps.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Published:
         kernel = self.consultation.catalogue.kernels.get(kernel_id)
         if kernel is None:
             raise UnavailableError(
-                f"Kernel {kernel_id[:12]} of this run's journal is not on compilation.kernels: another cluster is in use, or it was deleted."
+                f"Kernel {kernel_id[:12]} of this run's journal is not on "
+                "compilation.kernels: another cluster is in use, or it was deleted."
             )
         self.loader.request(kernel, layer=layer)
 
@@ -74,7 +77,10 @@ class Published:
 
 @dataclass(slots=True)
 class Grafting:
-    """`loaded` are the kernels that are here and that a seed waits for; `held` the seeds that are grafted at a step that is known, not before."""
+    """`loaded` are the kernels that are here and that a seed waits for.
+
+    `held` the seeds that are grafted at a step that is known, not before.
+    """
 
     kernels: Kernels
     growing: GrowingModel
@@ -87,16 +93,27 @@ class Grafting:
         self.kernels.request(kernel_id, layer=layer)
 
     def arrived(self, state: RunState) -> Iterator[Move | ReportFailure]:
-        """Graft what the loader has ready, and say of each seed what follows: it trains, or its load failed."""
+        """Graft what the loader has ready, and say of each seed what follows: it trains, or its
+        load failed.
+        """
         self._fetch(state)
-        waiting = [seed for seed in seeds_waiting(state) if (seed.layer, seed.seed) not in self.held]
+        waiting = [
+            seed for seed in seeds_waiting(state) if (seed.layer, seed.seed) not in self.held
+        ]
         for seed in [seed for seed in waiting if seed.kernel_id in self.loaded]:
             try:
                 self.growing.graft((seed.layer, seed.seed), self.loaded[seed.kernel_id].slot())
             except EsperError as failure:
-                yield ReportFailure(layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure))
+                yield ReportFailure(
+                    layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure)
+                )
             else:
-                yield Move(layer=seed.layer, seed=seed.seed, to_stage="TRAINING", reason="kernel loaded and verified")
+                yield Move(
+                    layer=seed.layer,
+                    seed=seed.seed,
+                    to_stage="TRAINING",
+                    reason="kernel loaded and verified",
+                )
 
     def again(self, state: RunState, place: Place, kernel_id: str) -> None:
         """Graft a kernel that the record grafted at this step, as soon as it is here.
@@ -107,7 +124,10 @@ class Grafting:
         deadline = self.clock.monotonic() + AGAIN_S
         while kernel_id not in self.loaded:
             if self.clock.monotonic() > deadline:
-                raise UnavailableError(f"Kernel {kernel_id[:12]}, which this run grafted, cannot be loaded again within {AGAIN_S:.0f} s.")
+                raise UnavailableError(
+                    f"Kernel {kernel_id[:12]}, which this run grafted, cannot be loaded "
+                    f"again within {AGAIN_S:.0f} s."
+                )
             self._fetch(state)
             self.clock.sleep(0.001)
         self.growing.graft(place, self.loaded[kernel_id].slot())
@@ -116,4 +136,6 @@ class Grafting:
         for loaded in self.kernels.ready():
             self.loaded[loaded.kernel_id] = loaded
         waiting = {seed.kernel_id for seed in seeds_waiting(state)}
-        self.loaded = {kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting}
+        self.loaded = {
+            kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting
+        }

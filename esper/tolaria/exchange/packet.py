@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from esper.events import Origin
 from esper.events.kernels import description
-from esper.events.records import CatalogueEntry, KernelPublished, LayerState, RunForked, SeedState, SystemStatePacket
+from esper.events.records import (
+    CatalogueEntry,
+    KernelPublished,
+    LayerState,
+    RunForked,
+    SeedState,
+    SystemStatePacket,
+)
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.seeded.layers import reads_and_writes
 from esper.kasmina.seeded.statistics import SeedStatistics
@@ -35,7 +42,8 @@ class EpochFigures:
 def catalogue_entries(kernels: Iterable[KernelPublished]) -> tuple[CatalogueEntry, ...]:
     """The packet's form of published kernels, sorted by kernel id."""
     return tuple(
-        CatalogueEntry(kernel_id=kernel.kernel_id, **description(kernel)) for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
+        CatalogueEntry(kernel_id=kernel.kernel_id, **description(kernel))
+        for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
     )
 
 
@@ -52,7 +60,10 @@ def build(
     total_steps: int,
     forked: RunForked | None = None,
 ) -> SystemStatePacket:
-    """The packet of the present state. Its id is made from run, timeline and epoch: the same epoch gives the same packet."""
+    """The packet of the present state.
+
+    Its id is made from run, timeline and epoch: the same epoch gives the same packet.
+    """
     return SystemStatePacket(
         **origin.envelope(f"packet/{state.epoch}", timeline=state.timeline),
         timeline=state.timeline,
@@ -80,11 +91,17 @@ def build(
 
 
 def _layer(
-    name: str, state: RunState, growing: GrowingModel, evidence: dict[Place, Evidence], statistics: dict[Place, SeedStatistics]
+    name: str,
+    state: RunState,
+    growing: GrowingModel,
+    evidence: dict[Place, Evidence],
+    statistics: dict[Place, SeedStatistics],
 ) -> LayerState:
     layer = growing.layers[name]
     seeds = []
-    for index, (start, width) in enumerate(zip(layer.seeds.starts(), layer.seeds.chunks, strict=True)):
+    for index, (start, width) in enumerate(
+        zip(layer.seeds.starts(), layer.seeds.chunks, strict=True)
+    ):
         place = (name, index)
         seed, known = state.seed(*place), evidence.get(place, Evidence())
         if seed is None:
@@ -118,8 +135,12 @@ def _layer(
         in_features=reads_and_writes(layer)[0],
         out_features=total,
         gradient_norm=squares**0.5,
-        activation_variance=sum(one.activation_variance * width for one, width in zip(mine, widths, strict=True)) / total,
-        dead_ratio=sum(one.dead_ratio * width for one, width in zip(mine, widths, strict=True)) / total,
+        activation_variance=sum(
+            one.activation_variance * width for one, width in zip(mine, widths, strict=True)
+        )
+        / total,
+        dead_ratio=sum(one.dead_ratio * width for one, width in zip(mine, widths, strict=True))
+        / total,
         seeds=tuple(seeds),
         geometry=growing.geometry(name),
     )

@@ -1,4 +1,6 @@
-"""What the trainer tells while it trains: steps, seed health, performance deltas, resources, the kernel cache. Fire and forget, off the training thread."""
+"""What the trainer tells while it trains: steps, seed health, performance deltas, resources, the
+kernel cache. Fire and forget, off the training thread.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ from collections.abc import Callable
 import psutil
 
 from esper.events import Event, Origin
-from esper.events.records import CacheSampled, PerformanceDelta, ResourceSampled, SeedHealth, TrainingStep
+from esper.events.records import (
+    CacheSampled,
+    PerformanceDelta,
+    ResourceSampled,
+    SeedHealth,
+    TrainingStep,
+)
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.loader import LoaderFigures
 from esper.kasmina.seeded.statistics import SeedStatistics
@@ -22,7 +30,14 @@ from esper.tolaria.step.stepping import StepFigures
 class Telemetry:
     """Makes the trainer's telemetry events and hands them to `emit`, which must not block."""
 
-    def __init__(self, *, origin: Origin, emit: Callable[[Event], None], growing: GrowingModel, gates: GatesSection) -> None:
+    def __init__(
+        self,
+        *,
+        origin: Origin,
+        emit: Callable[[Event], None],
+        growing: GrowingModel,
+        gates: GatesSection,
+    ) -> None:
         self._origin = origin
         self._emit = emit
         self._growing = growing
@@ -31,7 +46,16 @@ class Telemetry:
         self._process.cpu_percent()
         self.statistics: dict[Place, SeedStatistics] = growing.read_statistics()
 
-    def step(self, figures: StepFigures, *, epoch: int, step: int, samples: int, duration_us: int, timeline: int) -> None:
+    def step(
+        self,
+        figures: StepFigures,
+        *,
+        epoch: int,
+        step: int,
+        samples: int,
+        duration_us: int,
+        timeline: int,
+    ) -> None:
         """One TrainingStep; `step` counts the optimizer steps completed, with this one."""
         self._emit(
             TrainingStep(
@@ -48,7 +72,9 @@ class Telemetry:
         )
 
     def seeds(self, state: RunState, evidence: dict[Place, Evidence], *, step: int) -> None:
-        """SeedHealth of every seed from the figures of the step just sampled: one copy from the device."""
+        """SeedHealth of every seed from the figures of the step just sampled: one copy from the
+        device.
+        """
         growing = self._growing
         self.statistics = growing.read_statistics()
         for seed in state.seeds:
@@ -60,7 +86,9 @@ class Telemetry:
             layer = growing.layers[seed.layer].seeds
             self._emit(
                 SeedHealth(
-                    **self._origin.envelope(f"health/{step}/{seed.layer}/{seed.seed}", timeline=state.timeline),
+                    **self._origin.envelope(
+                        f"health/{step}/{seed.layer}/{seed.seed}", timeline=state.timeline
+                    ),
                     layer=seed.layer,
                     seed=seed.seed,
                     chunk_start=layer.starts()[seed.seed],
@@ -77,7 +105,8 @@ class Telemetry:
                     errors=seed.errors,
                     recovering=recovering,
                     health=score,
-                    ready=gate(seed, evidence.get(place, Evidence()), state.epoch, self._gates) is not None,
+                    ready=gate(seed, evidence.get(place, Evidence()), state.epoch, self._gates)
+                    is not None,
                 )
             )
 
@@ -88,7 +117,9 @@ class Telemetry:
             return
         self._emit(
             PerformanceDelta(
-                **self._origin.envelope(f"performance/{state.epoch}/{place[0]}/{place[1]}", timeline=state.timeline),
+                **self._origin.envelope(
+                    f"performance/{state.epoch}/{place[0]}/{place[1]}", timeline=state.timeline
+                ),
                 layer=seed.layer,
                 seed=seed.seed,
                 kernel_id=seed.kernel_id,

@@ -1,9 +1,12 @@
-"""What an operator may start over HTTP: recipes that the owner of the installation has named, and the functions that these name.
+"""What an operator may start over HTTP: recipes that the owner of the installation has named, and
+the functions that these name.
 
-A recipe names functions, and starting it runs them as the owner. So whoever may choose recipes freely may do everything that the owner can.
-An operator may not: the recipe has to be one of `ESPER_SERVICE__RECIPES` (Esper's own by default), and whatever is changed in it, the
-functions of the recipe that comes out have to be functions which a recipe of that list names. The trainer holds this against the recipe it
-is about to execute, wherever that comes from: a file that was changed meanwhile, or a journal that somebody has forged.
+A recipe names functions, and starting it runs them as the owner. So whoever may choose recipes
+freely may do everything that the owner can. An operator may not: the recipe has to be one of
+`ESPER_SERVICE__RECIPES` (Esper's own by default), and whatever is changed in it, the functions of
+the recipe that comes out have to be functions which a recipe of that list names. The trainer holds
+this against the recipe it is about to execute, wherever that comes from: a file that was changed
+meanwhile, or a journal that somebody has forged.
 """
 
 from __future__ import annotations
@@ -28,14 +31,18 @@ _NAMING: Final = ("model", "data")
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The list: Esper's own recipes, those in `folders`, and every function of `modules` and of what is below them."""
+    """The list: Esper's own recipes, those in `folders`, and every function of `modules` and of
+    what is below them.
+    """
 
     folders: tuple[Path, ...] = ()
     modules: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, listed: str) -> Allowed:
-        """From the setting: folders and modules, separated by commas. What has a slash in it is a folder.
+        """From the setting: folders and modules, separated by commas.
+
+        What has a slash in it is a folder.
 
         Raises:
             UsageError: an entry is neither.
@@ -45,10 +52,16 @@ class Allowed:
         modules = tuple(entry for entry in entries if "/" not in entry)
         for folder in folders:
             if not folder.is_dir():
-                raise UsageError(f"{SETTING} names {folder}, which is no folder: make it, or take it off the list.")
+                raise UsageError(
+                    f"{SETTING} names {folder}, which is no folder: make it, or take it "
+                    "off the list."
+                )
         for module in modules:
             if not all(name.isidentifier() for name in module.split(".")):
-                raise UsageError(f"{SETTING} has {module!r}: give folders with a slash, such as ./recipes, and modules with dots.")
+                raise UsageError(
+                    f"{SETTING} has {module!r}: give folders with a slash, such as "
+                    "./recipes, and modules with dots."
+                )
         return cls(folders, modules)
 
     def recipe(self, name: str) -> str:
@@ -66,7 +79,11 @@ class Allowed:
         if path in self._files():
             return str(path)
         near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"take {', '.join(names())}, or ask the owner to add its folder to {SETTING}."
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"take {', '.join(names())}, or ask the owner to add its folder to {SETTING}."
+        )
         raise UsageError(f"The recipe {name!r} is not one that may be started over HTTP; {hint}")
 
     def require(self, recipe: Recipe) -> None:
@@ -80,8 +97,10 @@ class Allowed:
         for key, reference in named.items():
             if reference not in references and not self._of_modules(reference.partition(":")[0]):
                 raise UsageError(
-                    f"{key} = {reference!r} is not a function that may be called for a run asked for over HTTP: "
-                    f"let the owner of the installation add its module to {SETTING}, or run it by `esper run`."
+                    f"{key} = {reference!r} is not a function that may be called for a run "
+                    "asked for over HTTP: "
+                    f"let the owner of the installation add its module to {SETTING}, or "
+                    "run it by `esper run`."
                 )
 
     def _of_modules(self, module: str) -> bool:
@@ -114,5 +133,8 @@ def _ours(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # tomllib's own error is a ValueError; whoever asks for this recipe is told
+    except (
+        OSError,
+        ValueError,
+    ):  # tomllib's own error is a ValueError; whoever asks for this recipe is told
         return {}

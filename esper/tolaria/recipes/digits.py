@@ -9,7 +9,10 @@ from torch import nn
 
 from esper.tolaria.recipes.splits import Splits
 
-TEST, HELD_OUT = 500, 300  # of 1,797 images; gates and Tamiyo see the held-out ones, never the test split
+TEST, HELD_OUT = (
+    500,
+    300,
+)  # of 1,797 images; gates and Tamiyo see the held-out ones, never the test split
 SHUFFLE = 20_260_101  # seed of the split: writers come one after the other in the file
 
 
@@ -29,7 +32,10 @@ def model() -> nn.Module:
 
 
 def data() -> Splits:
-    """997 training images, 300 held out, 500 for the test, in an order made from a fixed seed. The images are in the scikit-learn package."""
+    """997 training images, 300 held out, 500 for the test, in an order made from a fixed seed.
+
+    The images are in the scikit-learn package.
+    """
     from sklearn.datasets import load_digits  # noqa: PLC0415  # scipy takes a second
 
     made = load_digits()
@@ -39,4 +45,6 @@ def data() -> Splits:
     x, y = x[order], y[order]
     test, rest = slice(0, TEST), slice(TEST + HELD_OUT, None)
     held_out = slice(TEST, TEST + HELD_OUT)
-    return Splits(train=(x[rest], y[rest]), validation=(x[held_out], y[held_out]), test=(x[test], y[test]))
+    return Splits(
+        train=(x[rest], y[rest]), validation=(x[held_out], y[held_out]), test=(x[test], y[test])
+    )

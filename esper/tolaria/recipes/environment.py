@@ -19,7 +19,10 @@ NO_INPUTS: Final[Mapping[str, str]] = MappingProxyType({})
 DATA: Final = "data"
 """The name among versions under which a run records the digest of its data."""
 SOURCE: Final = "source of "
-"""What the names begin with under which it records hashes of source files of its user's own; the module follows."""
+"""What the names begin with under which it records hashes of source files of its user's own.
+
+The module follows.
+"""
 
 PACKAGES = ("esper", "torch", "numpy", "safetensors", "fastavro", "confluent-kafka", "mnist1d")
 
@@ -46,13 +49,22 @@ def source_digest() -> str:
 
 
 def is_input(name: str) -> bool:
-    """Whether a version is of a run's data or sources, which older runs have not recorded, and which are not always at hand."""
+    """Whether a version is of a run's data or sources, which older runs have not recorded, and
+    which are not always at hand.
+    """
     return name == DATA or name.startswith(SOURCE)
 
 
 def observe(inputs: Mapping[str, str] = NO_INPUTS) -> Environment:
-    """The environment as it is now. `inputs` are the versions of the run's data and of source files of its user's own."""
-    versions = {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()} | dict(inputs)
+    """The environment as it is now.
+
+    `inputs` are the versions of the run's data and of source files of its user's own.
+    """
+    versions = (
+        {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()}
+        | dict(inputs)
+    )
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return Environment(
         source_sha256=source_digest(),

@@ -28,7 +28,8 @@ def model() -> nn.Module:
 
 
 def data() -> Splits:
-    """4,000 training samples, the last 500 of them held out, and 1,000 test samples, made by `make_dataset` with its own fixed seed.
+    """4,000 training samples, the last 500 of them held out, and 1,000 test samples, made by
+    `make_dataset` with its own fixed seed.
 
     `make_dataset` seeds the global generators; they are put back.
     """
@@ -40,5 +41,12 @@ def data() -> Splits:
     random.setstate(python_state)
     np.random.set_state(numpy_state)  # noqa: NPY002
     x, y = torch.tensor(made["x"], dtype=torch.float32), torch.tensor(made["y"], dtype=torch.long)
-    x_test, y_test = torch.tensor(made["x_test"], dtype=torch.float32), torch.tensor(made["y_test"], dtype=torch.long)
-    return Splits(train=(x[:-HELD_OUT], y[:-HELD_OUT]), validation=(x[-HELD_OUT:], y[-HELD_OUT:]), test=(x_test, y_test))
+    x_test, y_test = (
+        torch.tensor(made["x_test"], dtype=torch.float32),
+        torch.tensor(made["y_test"], dtype=torch.long),
+    )
+    return Splits(
+        train=(x[:-HELD_OUT], y[:-HELD_OUT]),
+        validation=(x[-HELD_OUT:], y[-HELD_OUT:]),
+        test=(x_test, y_test),
+    )

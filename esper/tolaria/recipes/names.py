@@ -13,11 +13,13 @@ def require_run_id(run_id: str) -> None:
     """Refuse a run id that cannot name a folder.
 
     Raises:
-        UsageError: it has other characters than letters, digits, dots, dashes and underscores, or is too long.
+        UsageError: it has other characters than letters, digits, dots, dashes and underscores, or
+            is too long.
     """
     if not is_run_id(run_id):
         raise UsageError(
-            f"A run id names a folder; {run_id!r} cannot be one. Take letters, digits, dots, dashes and underscores, 128 at most."
+            f"A run id names a folder; {run_id!r} cannot be one. Take letters, digits, "
+            "dots, dashes and underscores, 128 at most."
         )
 
 

@@ -1,4 +1,7 @@
-"""Recipes: what to train and how, as validated TOML. Unknown keys are refused with the nearest right one."""
+"""Recipes: what to train and how, as validated TOML.
+
+Unknown keys are refused with the nearest right one.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,51 @@ class _Section(BaseModel):
 class RunSection(_Section):
     """The loop."""
 
-    seed: int = Field(default=0, ge=0, description="random seed: model, batch order, dropout, policy")
-    order: int = Field(default=0, ge=0, description="variant of the batch order; 0 is the seed's own, `esper whatif` repeats with others")
-    epochs: int = Field(default=100, ge=1, description="passes over the training split")
-    batch_size: int = Field(default=100, ge=1, description="samples a step; the last, smaller batch of an epoch is left out")
-    threads: int = Field(default=1, ge=1, le=1024, description="intra-operation threads of torch")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="auto takes a GPU where there is one")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="of forward passes, by autocast; parameters stay in float32, and float16 scales the loss"
+    seed: int = Field(
+        default=0, ge=0, description="random seed: model, batch order, dropout, policy"
     )
-    accumulate: int = Field(default=1, ge=1, description="micro-batches that a step is split into; batch_size stays the samples of a step")
-    channels_last: bool = Field(default=False, description="memory format of images [batch, channels, height, width]")
+    order: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "variant of the batch order; 0 is the seed's own, `esper whatif` repeats with others"
+        ),
+    )
+    epochs: int = Field(default=100, ge=1, description="passes over the training split")
+    batch_size: int = Field(
+        default=100,
+        ge=1,
+        description="samples a step; the last, smaller batch of an epoch is left out",
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="intra-operation threads of torch")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="cpu", description="auto takes a GPU where there is one"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description=(
+            "of forward passes, by autocast; parameters stay in float32, and float16 scales "
+            "the loss"
+        ),
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description=(
+            "micro-batches that a step is split into; batch_size stays the samples of a step"
+        ),
+    )
+    channels_last: bool = Field(
+        default=False, description="memory format of images [batch, channels, height, width]"
+    )
 
     @model_validator(mode="after")
     def _every_micro_batch_has_samples(self) -> RunSection:
         if self.accumulate > self.batch_size:
-            raise ValueError(f"run.accumulate = {self.accumulate} is more than the {self.batch_size} samples of a step; lower it.")
+            raise ValueError(
+                f"run.accumulate = {self.accumulate} is more than the {self.batch_size} "
+                "samples of a step; lower it."
+            )
         return self
 
 
@@ -50,7 +82,11 @@ class OptimizerSection(_Section):
 
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    clip_norm: float = Field(default=0.0, ge=0, description="largest Euclidean norm of the host's gradient; 0 leaves it alone")
+    clip_norm: float = Field(
+        default=0.0,
+        ge=0,
+        description="largest Euclidean norm of the host's gradient; 0 leaves it alone",
+    )
 
 
 class KasminaSection(_Section):
@@ -69,7 +105,11 @@ class KernelsSection(_Section):
     warmup_steps: int = Field(default=20, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     blend_steps: int = Field(default=200, ge=1)
-    shadow_passes: int = Field(default=1, ge=1, description="TRAINING seeds that a step gives a shadow pass to; more of them take turns")
+    shadow_passes: int = Field(
+        default=1,
+        ge=1,
+        description="TRAINING seeds that a step gives a shadow pass to; more of them take turns",
+    )
 
 
 class CacheSection(_Section):
@@ -77,21 +117,47 @@ class CacheSection(_Section):
 
     entries: int = Field(default=128, ge=1, description="most kernels in memory")
     memory_mib: int = Field(default=512, ge=1, description="most MiB of kernels in memory")
-    layer_mib: int = Field(default=128, ge=1, description="most MiB in memory of the kernels that one layer used")
-    disk_mib: int = Field(default=2048, ge=0, description="most MiB on the disk that all runs share; 0 keeps nothing there")
-    prefetch: int = Field(default=32, ge=0, description="kernels of a packet's catalogue that are fetched before anyone asks; 0: none")
+    layer_mib: int = Field(
+        default=128, ge=1, description="most MiB in memory of the kernels that one layer used"
+    )
+    disk_mib: int = Field(
+        default=2048,
+        ge=0,
+        description="most MiB on the disk that all runs share; 0 keeps nothing there",
+    )
+    prefetch: int = Field(
+        default=32,
+        ge=0,
+        description="kernels of a packet's catalogue that are fetched before anyone asks; 0: none",
+    )
 
 
 class GatesSection(_Section):
     """When a seed goes from stage to stage by itself."""
 
-    min_training_steps: int = Field(default=150, ge=1, description="shadow steps before the gate to BLENDING may open")
-    max_training_steps: int = Field(default=500, ge=1, description="shadow steps after which a seed that has not opened it is culled")
-    z: float = Field(default=2.0, gt=0, description="standard errors by which the paired difference must be away from zero")
-    min_gap: float = Field(
-        default=0.02, ge=0, description="nats that a kernel must win on held-out batches at least, however surely it wins less"
+    min_training_steps: int = Field(
+        default=150, ge=1, description="shadow steps before the gate to BLENDING may open"
     )
-    shadow_epochs: int = Field(default=2, ge=1, description="validations in SHADOWING before PROBATIONARY")
+    max_training_steps: int = Field(
+        default=500,
+        ge=1,
+        description="shadow steps after which a seed that has not opened it is culled",
+    )
+    z: float = Field(
+        default=2.0,
+        gt=0,
+        description="standard errors by which the paired difference must be away from zero",
+    )
+    min_gap: float = Field(
+        default=0.02,
+        ge=0,
+        description=(
+            "nats that a kernel must win on held-out batches at least, however surely it wins less"
+        ),
+    )
+    shadow_epochs: int = Field(
+        default=2, ge=1, description="validations in SHADOWING before PROBATIONARY"
+    )
     embargo_epochs: int = Field(default=3, ge=1, description="epochs that a culled slot rests")
 
 
@@ -99,9 +165,13 @@ class TamiyoSection(_Section):
     """Whether and how Tamiyo is asked. `policy` goes to Tamiyo as it stands."""
 
     enabled: bool = True
-    consult_timeout_s: float = Field(default=2.0, gt=0, le=2.5, description="longest wait for an answer in live mode")
+    consult_timeout_s: float = Field(
+        default=2.0, gt=0, le=2.5, description="longest wait for an answer in live mode"
+    )
     start_timeout_s: float = Field(
-        default=60.0, ge=0, description="longest wait before the first step, live, for Tamiyo and for first kernels"
+        default=60.0,
+        ge=0,
+        description="longest wait before the first step, live, for Tamiyo and for first kernels",
     )
     policy: dict[str, int | float | str | bool | list[str]] = Field(default_factory=dict)
 
@@ -110,28 +180,48 @@ class TelemetrySection(_Section):
     """How much is measured."""
 
     enabled: bool = True
-    every_steps: int = Field(default=50, ge=1, description="steps between two samples of seed statistics")
-    ring: int = Field(default=20_000, ge=100, description="events that wait for the broker before the oldest is dropped and counted")
+    every_steps: int = Field(
+        default=50, ge=1, description="steps between two samples of seed statistics"
+    )
+    ring: int = Field(
+        default=20_000,
+        ge=100,
+        description="events that wait for the broker before the oldest is dropped and counted",
+    )
 
 
 class CheckpointsSection(_Section):
-    """When snapshots are taken: at the beginning of epochs, between steps, after a while, and on request; `esper run --resume` goes on from the last one."""
+    """When snapshots are taken: at the beginning of epochs, between steps, after a while, and on
+    request; `esper run --resume` goes on from the last one.
+    """
 
-    every_epochs: int = Field(default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs")
+    every_epochs: int = Field(
+        default=1, ge=0, description="epochs between two snapshots; 0 takes none by epochs"
+    )
     every_steps: int = Field(
         default=0,
         ge=0,
-        description="optimizer steps between two snapshots, within epochs too; 0 takes none by steps, and none waits for another",
+        description=(
+            "optimizer steps between two snapshots, within epochs too; 0 takes none by steps, "
+            "and none waits for another"
+        ),
     )
-    every_minutes: float = Field(default=30.0, gt=0, description="minutes after which one is taken in any case")
+    every_minutes: float = Field(
+        default=30.0, gt=0, description="minutes after which one is taken in any case"
+    )
 
 
 class Recipe(_Section):
     """A whole recipe."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    model: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function that returns the host module")
-    data: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function that returns esper.tolaria.recipes.splits.Splits")
+    model: str = Field(
+        pattern=r"^[\w.]+:\w+$", description="module:function that returns the host module"
+    )
+    data: str = Field(
+        pattern=r"^[\w.]+:\w+$",
+        description="module:function that returns esper.tolaria.recipes.splits.Splits",
+    )
     decisions: Literal["live", "lockstep"] = "live"
     run: RunSection = RunSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -152,7 +242,13 @@ class Recipe(_Section):
 def names() -> tuple[str, ...]:
     """The recipes that come with Esper."""
     folder = resources.files("esper.tolaria.recipes")
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+    return tuple(
+        sorted(
+            entry.name.removesuffix(".toml")
+            for entry in folder.iterdir()
+            if entry.name.endswith(".toml")
+        )
+    )
 
 
 def text(name: str) -> str:
@@ -172,7 +268,9 @@ def text(name: str) -> str:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or file, with `section.key=value` overrides (values as in TOML; a bare word is a string).
+    """A recipe by name or file, with `section.key=value` overrides (values as in TOML.
+
+    A bare word is a string).
 
     Raises:
         UsageError: no such recipe, broken TOML, an unknown key, or a value of the wrong type.
@@ -185,7 +283,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Recipe:
-    """The recipe of these values with overrides as `load` takes them; `raw` is changed. Raises as `load` does."""
+    """The recipe of these values with overrides as `load` takes them; `raw` is changed.
+
+    Raises as `load` does.
+    """
     for override in overrides:
         _override(raw, override)
     return validated(raw)
@@ -224,9 +325,17 @@ def _keys(path: Sequence[Any]) -> list[str]:
     """The keys that are right at `path`."""
     section: Any = Recipe
     for part in path:
-        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        field = (
+            section.model_fields.get(part)
+            if isinstance(section, type) and issubclass(section, BaseModel)
+            else None
+        )
         section = field.annotation if field else None
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    return (
+        list(section.model_fields)
+        if isinstance(section, type) and issubclass(section, BaseModel)
+        else []
+    )
 
 
 def _sentence(error: ValidationError) -> str:
@@ -237,9 +346,12 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         right = _keys(section)
         near = difflib.get_close_matches(str(key), right, n=1)
-        everywhere = [f"{name}.{leaf}" for name, field in Recipe.model_fields.items() for leaf in _keys([name]) if field] + list(
-            Recipe.model_fields
-        )
+        everywhere = [
+            f"{name}.{leaf}"
+            for name, field in Recipe.model_fields.items()
+            for leaf in _keys([name])
+            if field
+        ] + list(Recipe.model_fields)
         elsewhere = [name for name in everywhere if name.rsplit(".", 1)[-1] == str(key)]
         place = ".".join(str(part) for part in section)
         if near:
@@ -253,20 +365,32 @@ def _sentence(error: ValidationError) -> str:
         return str(first["ctx"]["error"])
     if first["type"] == "missing":
         return f"The recipe lacks {dotted}; add it."
-    return f"{dotted} = {first.get('input')!r} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}."
+    return (
+        f"{dotted} = {first.get('input')!r} does not fit: "
+        f"{first['msg'][0].lower()}{first['msg'][1:]}."
+    )
 
 
 @cache
 def shipped() -> frozenset[str]:
-    """The functions that the recipes of Esper itself name: no others of its modules are meant to be called by a name in a file."""
-    return frozenset(reference for name in names() for own in (load(name),) for reference in (own.model, own.data))
+    """The functions that the recipes of Esper itself name: no others of its modules are meant to be
+    called by a name in a file.
+    """
+    return frozenset(
+        reference
+        for name in names()
+        for own in (load(name),)
+        for reference in (own.model, own.data)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Which functions may be called by the names that a recipe has for them: those of Esper's own recipes, and `names`.
+    """Which functions may be called by the names that a recipe has for them: those of Esper's own
+    recipes, and `names`.
 
-    `every` is for whoever named the recipe himself; a recipe out of a journal has been named by whoever wrote that.
+    `every` is for whoever named the recipe himself; a recipe out of a journal has been named by
+    whoever wrote that.
     """
 
     names: frozenset[str] = frozenset()
@@ -282,20 +406,28 @@ OWNER: Final = Permit(every=True)
 
 
 def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
-    """The function that `module:function` names. Nothing is imported before it is clear that it may be.
+    """The function that `module:function` names.
+
+    Nothing is imported before it is clear that it may be.
 
     Raises:
         UsageError: there is none, or `permit` does not cover it.
     """
     if not permit.covers(reference):
-        raise UsageError(f"{key} = {reference!r} names a function that is not Esper's own; allow it with --allow {reference}.")
+        raise UsageError(
+            f"{key} = {reference!r} names a function that is not Esper's own; allow it "
+            f"with --allow {reference}."
+        )
     module, _, attribute = reference.partition(":")
     try:
         found: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{key} = {reference!r}: module {error.name} cannot be imported; put it on PYTHONPATH or mend the name."
+            f"{key} = {reference!r}: module {error.name} cannot be imported; put it on "
+            "PYTHONPATH or mend the name."
         ) from error
     except AttributeError:
-        raise UsageError(f"{key} = {reference!r}: module {module} has no function {attribute}.") from None
+        raise UsageError(
+            f"{key} = {reference!r}: module {module} has no function {attribute}."
+        ) from None
     return found

@@ -1,7 +1,8 @@
-"""The source files of functions that a recipe of a user's own names: kept beside the run, and shown before a stranger's run may call them.
+"""The source files of functions that a recipe of a user's own names: kept beside the run, and shown
+before a stranger's run may call them.
 
-A file is found without importing anything: its package's `__init__.py` would run already. Only the module that is named is kept and hashed, not
-what it imports.
+A file is found without importing anything: its package's `__init__.py` would run already. Only the
+module that is named is kept and hashed, not what it imports.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Source:
 
 def modules_of(recipe: Recipe) -> list[str]:
     """The modules of the functions that a recipe names, but for those of Esper's own recipes."""
-    return sorted({one.partition(":")[0] for one in (recipe.model, recipe.data) if one not in shipped()})
+    return sorted(
+        {one.partition(":")[0] for one in (recipe.model, recipe.data) if one not in shipped()}
+    )
 
 
 def source_of(module: str) -> Source:
@@ -50,10 +53,20 @@ def source_of(module: str) -> Source:
     places = [Path(one or ".") for one in sys.path]
     *packages, last = module.split(".")
     for name in packages:
-        package = next((one for one in (place / name for place in places) if (one / "__init__.py").is_file()), None)
-        places = [package] if package else [one for one in (place / name for place in places) if one.is_dir()]
+        package = next(
+            (one for one in (place / name for place in places) if (one / "__init__.py").is_file()),
+            None,
+        )
+        places = (
+            [package]
+            if package
+            else [one for one in (place / name for place in places) if one.is_dir()]
+        )
     for place in places:
-        for path in (place / last / "__init__.py", *(place / f"{last}{suffix}" for suffix in all_suffixes())):
+        for path in (
+            place / last / "__init__.py",
+            *(place / f"{last}{suffix}" for suffix in all_suffixes()),
+        ):
             if path.is_file():
                 try:
                     return Source(module, path.resolve(), path.read_bytes())
@@ -64,11 +77,18 @@ def source_of(module: str) -> Source:
 
 def versions_of(recipe: Recipe) -> dict[str, str]:
     """The hashes of a recipe's own source files, as RunStarted records them among the versions."""
-    return {f"{SOURCE_VERSION}{one.module}": one.sha256 for one in map(source_of, modules_of(recipe)) if one.path}
+    return {
+        f"{SOURCE_VERSION}{one.module}": one.sha256
+        for one in map(source_of, modules_of(recipe))
+        if one.path
+    }
 
 
 def keep_sources(recipe: Recipe, run_dir: Path) -> None:
-    """Keep a copy of a recipe's own source files beside the run. Raises StorageFullError or UnavailableError."""
+    """Keep a copy of a recipe's own source files beside the run.
+
+    Raises StorageFullError or UnavailableError.
+    """
     for one in map(source_of, modules_of(recipe)):
         if one.path and one.path.suffix == ".py":
             write_file(run_dir / SOURCE / f"{one.module}.py", one.content)
@@ -90,7 +110,9 @@ def kept_source(module: str, run_dir: Path, export: Export | None) -> str | None
 
 
 def told_of(module: str, versions: Mapping[str, str], kept: str | None) -> Iterator[str]:
-    """What is known of a module, a line each: what would run here, its hash, and how it differs from what the run was trained with."""
+    """What is known of a module, a line each: what would run here, its hash, and how it differs
+    from what the run was trained with.
+    """
     here, then = source_of(module), versions.get(f"{SOURCE_VERSION}{module}", "")
     if here.path is None:
         yield f"{module}: no file of it is found here; put it on PYTHONPATH."
@@ -107,7 +129,11 @@ def told_of(module: str, versions: Mapping[str, str], kept: str | None) -> Itera
     if hashlib.sha256(kept.encode()).hexdigest() != then:
         yield f"{module}: the source that came with the run is not the one that it recorded."
     now = here.content.decode(errors="replace")
-    lines = list(difflib.unified_diff(kept.splitlines(), now.splitlines(), "as recorded", str(here.path), lineterm=""))
+    lines = list(
+        difflib.unified_diff(
+            kept.splitlines(), now.splitlines(), "as recorded", str(here.path), lineterm=""
+        )
+    )
     yield from (printable(line) for line in lines[:_SHOWN])
     if len(lines) > _SHOWN:
         yield f"... and {len(lines) - _SHOWN} more lines that differ."

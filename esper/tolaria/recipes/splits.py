@@ -27,7 +27,10 @@ _NAMES: Final = tuple(f"{split}_{axis}" for split in _SPLITS for axis in "xy")
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """What a recipe's data function returns. Gates and Tamiyo see `validation`; nothing but the report sees `test`."""
+    """What a recipe's data function returns.
+
+    Gates and Tamiyo see `validation`; nothing but the report sees `test`.
+    """
 
     train: Pair
     validation: Pair
@@ -39,12 +42,15 @@ class Splits:
             inputs, labels = getattr(self, name)
             if len(inputs) != len(labels) or not len(inputs):
                 raise UsageError(
-                    f"The {name} split has {len(inputs)} inputs and {len(labels)} labels; it needs as many of one as of the other."
+                    f"The {name} split has {len(inputs)} inputs and {len(labels)} labels; "
+                    "it needs as many of one as of the other."
                 )
 
 
 def digest_of(splits: Splits) -> str:
-    """SHA-256 over names, shapes, types and bytes of all splits: what RunStarted records as the version of the data."""
+    """SHA-256 over names, shapes, types and bytes of all splits: what RunStarted records as the
+    version of the data.
+    """
     return tensors_digest(_tensors(splits))
 
 
@@ -55,7 +61,9 @@ def read_splits(content: bytes, what: str, limits: Limits = DEFAULT) -> Splits:
         CorruptError: it is none, or its header is larger than the limits allow.
     """
     if (names := tensors_header(content, limits, what).keys() - {"__metadata__"}) != set(_NAMES):
-        raise CorruptError(f"{what} holds no data of a run: it has {len(names)} tensors, not {', '.join(_NAMES)}.")
+        raise CorruptError(
+            f"{what} holds no data of a run: it has {len(names)} tensors, not {', '.join(_NAMES)}."
+        )
     try:
         tensors = load(content)
         return Splits(*((tensors[f"{split}_x"], tensors[f"{split}_y"]) for split in _SPLITS))
@@ -70,15 +78,25 @@ def packed(splits: Splits) -> bytes:
 
 
 def kept_in(folder: Path, name: str, source: Path) -> list[Path]:
-    """The files in which `cached` keeps the data of a recipe, as its source file is now: one, unless somebody put others there."""
+    """The files in which `cached` keeps the data of a recipe, as its source file is now: one,
+    unless somebody put others there.
+    """
     return sorted(folder.glob(f"{name}-{_source_id(source)}-*.safetensors"))
 
 
-def cached(name: str, make: Callable[[], object], source: Path, folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Splits:
+def cached(
+    name: str,
+    make: Callable[[], object],
+    source: Path,
+    folder: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Splits:
     """`make()`, kept as safetensors in `folder`: the second run does not make it again.
 
-    The file is named by the hash of `source`, the file that defines the data, and by the digest of the data itself. What is not what its name
-    says is never used: it is removed and made again, and `say` says so.
+    The file is named by the hash of `source`, the file that defines the data, and by the digest of
+    the data itself. What is not what its name says is never used: it is removed and made again, and
+    `say` says so.
     """
     for path in kept_in(folder, name, source):
         try:
@@ -93,7 +111,8 @@ def cached(name: str, make: Callable[[], object], source: Path, folder: Path, *,
     made = make()
     if not isinstance(made, Splits):
         raise UsageError(
-            f"The data function of {name} returns {type(made).__name__}; it has to return esper.tolaria.recipes.splits.Splits."
+            f"The data function of {name} returns {type(made).__name__}; it has to return "
+            "esper.tolaria.recipes.splits.Splits."
         )
     write_file(folder / f"{name}-{_source_id(source)}-{digest_of(made)}.safetensors", packed(made))
     return made
@@ -104,4 +123,8 @@ def _source_id(source: Path) -> str:
 
 
 def _tensors(splits: Splits) -> dict[str, Tensor]:
-    return {f"{split}_{axis}": getattr(splits, split)[index].contiguous() for split in _SPLITS for index, axis in enumerate("xy")}
+    return {
+        f"{split}_{axis}": getattr(splits, split)[index].contiguous()
+        for split in _SPLITS
+        for index, axis in enumerate("xy")
+    }

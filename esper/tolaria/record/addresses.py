@@ -13,9 +13,11 @@ from esper.tolaria.record.journal import derived, in_step
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A state of a run: `step` optimizer steps completed in `timeline`, after the first `sequence` events of the journal.
+    """A state of a run: `step` optimizer steps completed in `timeline`, after the first `sequence`
+    events of the journal.
 
-    Several states may share timeline and step: a command that is applied between two steps changes the state without a step.
+    Several states may share timeline and step: a command that is applied between two steps changes
+    the state without a step.
     """
 
     timeline: int
@@ -28,9 +30,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One timeline in the journal: its events are those from `begin` to before `end`, its steps those from `first` to `last`.
+    """One timeline in the journal: its events are those from `begin` to before `end`, its steps
+    those from `first` to `last`.
 
-    `opened` is the rollback, or in the first timeline the fork, that it goes on from; None when it begins with nothing.
+    `opened` is the rollback, or in the first timeline the fork, that it goes on from; None when it
+    begins with nothing.
     """
 
     timeline: int
@@ -43,10 +47,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A state from which others are reached, and its snapshot in the store: key and SHA-256 of the manifest.
+    """A state from which others are reached, and its snapshot in the store: key and SHA-256 of the
+    manifest.
 
-    The snapshot is of `source`; `at` is where the run stands once it is restored: the same, or the beginning of a timeline that goes on from it.
-    `source` is None where the snapshot is of another run.
+    The snapshot is of `source`; `at` is where the run stands once it is restored: the same, or the
+    beginning of a timeline that goes on from it. `source` is None where the snapshot is of another
+    run.
     """
 
     at: Address
@@ -62,11 +68,25 @@ class Anchor:
 
 
 def lines(events: Sequence[JournalEvent]) -> list[Line]:
-    """Every timeline of a journal, in their order. A run that has not ended may have done more steps than its journal can tell."""
-    begins = [number for number, event in enumerate(events) if number == 0 or event.timeline != events[number - 1].timeline]
+    """Every timeline of a journal, in their order.
+
+    A run that has not ended may have done more steps than its journal can tell.
+    """
+    begins = [
+        number
+        for number, event in enumerate(events)
+        if number == 0 or event.timeline != events[number - 1].timeline
+    ]
     found = []
     for begin, end in zip(begins, [*begins[1:], len(events)], strict=True):
-        opened = next((one for one in events[begin : begin + 2] if isinstance(one, RunRolledBack | RunForked)), None)
+        opened = next(
+            (
+                one
+                for one in events[begin : begin + 2]
+                if isinstance(one, RunRolledBack | RunForked)
+            ),
+            None,
+        )
         after = events[end] if end < len(events) else None
         last = after.from_step if isinstance(after, RunRolledBack) else events[end - 1].step
         first = opened.parent_step if isinstance(opened, RunForked) else events[begin].step
@@ -84,18 +104,26 @@ def line_of(events: Sequence[JournalEvent], timeline: int) -> Line:
     found = next((line for line in known if line.timeline == timeline), None)
     if found is None:
         raise UsageError(
-            f"Run {events[0].run_id} has no timeline {timeline}; its timelines are {known[0].timeline} to {known[-1].timeline}."
+            f"Run {events[0].run_id} has no timeline {timeline}; its timelines are "
+            f"{known[0].timeline} to {known[-1].timeline}."
         )
     return found
 
 
-def address_of(events: Sequence[JournalEvent], step: int | None, *, timeline: int | None = None, sequence: int | None = None) -> Address:
-    """The state after `step` optimizer steps, with everything that the journal has between that step and the next but the run's end.
+def address_of(
+    events: Sequence[JournalEvent],
+    step: int | None,
+    *,
+    timeline: int | None = None,
+    sequence: int | None = None,
+) -> Address:
+    """The state after `step` optimizer steps, with everything that the journal has between that
+    step and the next but the run's end.
 
     With `sequence`, which has to fit the step, it is the one after so many events.
 
-    Without a step it is the last that the journal knows of. Without a timeline it is the present one, or the one that it goes on from where it
-    begins later than at `step`.
+    Without a step it is the last that the journal knows of. Without a timeline it is the present
+    one, or the one that it goes on from where it begins later than at `step`.
 
     Raises:
         UsageError: there is no such state.
@@ -106,19 +134,26 @@ def address_of(events: Sequence[JournalEvent], step: int | None, *, timeline: in
         line = line_of(events, _source(events, line.opened).at_timeline)
     if not line.first <= step <= line.last:
         within = f" in timeline {line.timeline}" if line.timeline or line.end < len(events) else ""
-        raise UsageError(f"Run {events[0].run_id} has no step {step}{within}: its steps there are {line.first} to {line.last}.")
-    most = next((one.sequence for one in events[line.begin : line.end] if _later(one, step)), line.end)
+        raise UsageError(
+            f"Run {events[0].run_id} has no step {step}{within}: its steps there are "
+            f"{line.first} to {line.last}."
+        )
+    most = next(
+        (one.sequence for one in events[line.begin : line.end] if _later(one, step)), line.end
+    )
     before = [one.sequence for one in events[line.begin : most] if one.step < step or derived(one)]
     least = max(_opening(events, line), before[-1] + 1 if before else 0)
     if sequence is not None and not least <= sequence <= most:
         raise UsageError(
-            f"At step {step} of timeline {line.timeline}, run {events[0].run_id} has had {least} to {most} events, not {sequence}."
+            f"At step {step} of timeline {line.timeline}, run {events[0].run_id} has had "
+            f"{least} to {most} events, not {sequence}."
         )
     return Address(line.timeline, step, most if sequence is None else sequence)
 
 
 def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor]:
-    """From where the state at `address` can be reached, the nearest first: snapshots of its timeline, then what opened the timeline.
+    """From where the state at `address` can be reached, the nearest first: snapshots of its
+    timeline, then what opened the timeline.
 
     None of them is left when the timeline began with nothing: then it is the first step.
     """
@@ -139,7 +174,13 @@ def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor
         return
     at = Address(line.timeline, line.first, _opening(events, line))
     if isinstance(opened, RunForked):
-        yield Anchor(at, None, f"of run {opened.parent_run_id} at step {opened.parent_step}", opened.address, opened.sha256)
+        yield Anchor(
+            at,
+            None,
+            f"of run {opened.parent_run_id} at step {opened.parent_step}",
+            opened.address,
+            opened.sha256,
+        )
     else:
         source = _source(events, opened)
         yield Anchor(at, _address(source), source.snapshot_id, source.address, source.sha256)
@@ -147,11 +188,15 @@ def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor
 
 def _later(event: JournalEvent, step: int) -> bool:
     """Whether an event comes after what lies between step number `step` and the one before it."""
-    return event.step > step or (event.step == step and (in_step(event) or isinstance(event, RunCompleted | RunFailed)))
+    return event.step > step or (
+        event.step == step and (in_step(event) or isinstance(event, RunCompleted | RunFailed))
+    )
 
 
 def _opening(events: Sequence[JournalEvent], line: Line) -> int:
-    """The number of events after which a timeline has been opened, with all that its opening caused."""
+    """The number of events after which a timeline has been opened, with all that its opening
+    caused.
+    """
     if line.opened is None:
         return line.begin
     follow = line.opened.sequence + 1
@@ -163,7 +208,9 @@ def _opening(events: Sequence[JournalEvent], line: Line) -> int:
 def _source(events: Sequence[JournalEvent], rolled: RunRolledBack) -> CheckpointTaken:
     """The snapshot that a rollback restored."""
     return next(
-        one for one in reversed(events[: rolled.sequence]) if isinstance(one, CheckpointTaken) and one.snapshot_id == rolled.snapshot_id
+        one
+        for one in reversed(events[: rolled.sequence])
+        if isinstance(one, CheckpointTaken) and one.snapshot_id == rolled.snapshot_id
     )
 
 

@@ -1,4 +1,6 @@
-"""The snapshots of one run: when they are due, which are durable, and which one a rollback goes back to."""
+"""The snapshots of one run: when they are due, which are durable, and which one a rollback goes
+back to.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ from esper.tolaria.recipes.recipe import CheckpointsSection
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a snapshot under way is of. `step` counts optimizer steps completed: the state knows only that of its last event."""
+    """What a snapshot under way is of.
+
+    `step` counts optimizer steps completed: the state knows only that of its last event.
+    """
 
     state: RunState
     step: int
@@ -33,7 +38,10 @@ class Moment:
 
 @dataclass(slots=True)
 class Checkpoints:
-    """`taken` are the durable snapshots of the present line of the run, the latest last. `failed` is why the last one was not written."""
+    """`taken` are the durable snapshots of the present line of the run, the latest last.
+
+    `failed` is why the last one was not written.
+    """
 
     writer: SnapshotWriter
     settings: CheckpointsSection
@@ -68,20 +76,30 @@ class Checkpoints:
 
     def known(self, timeline: int, step: int) -> bool:
         """Whether there is a snapshot of this place, or one has been begun."""
-        return (timeline, step) in {self.begun, *((one.at_timeline, one.at_step) for one in self.taken)}
+        return (timeline, step) in {
+            self.begun,
+            *((one.at_timeline, one.at_step) for one in self.taken),
+        }
 
-    def begin(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], moment: Moment) -> None:
+    def begin(
+        self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], moment: Moment
+    ) -> None:
         """Take a snapshot; the caller goes on once it is copied."""
         self.last, self.begun = self.clock.monotonic(), (moment.state.timeline, moment.step)
         self.writer.begin(tensors, notes, moment, digest=_model_digest)
 
     def put_by(self) -> None:
-        """Wait for the snapshot under way, of which the journal hears later: it still has a record to be executed again."""
+        """Wait for the snapshot under way, of which the journal hears later: it still has a record
+        to be executed again.
+        """
         if (found := self.writer.collect(wait=True)) is not None:
             self.waiting.append(found)
 
     def collect(self, *, wait: bool = False) -> RecordCheckpoint | None:
-        """What the journal has to say of a snapshot that has become durable since the last call; each call gives one."""
+        """What the journal has to say of a snapshot that has become durable since the last call.
+
+        Each call gives one.
+        """
         found = self.waiting.popleft() if self.waiting else self.writer.collect(wait=wait)
         if found is None or found.stored is None:
             self.failed = found.error if found else self.failed
@@ -115,9 +133,17 @@ class Checkpoints:
 
 
 def _model_digest(tensors: Mapping[str, Tensor]) -> str:
-    return tensors_digest({name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")})
+    return tensors_digest(
+        {
+            name.removeprefix("model/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("model/")
+        }
+    )
 
 
 def snapshot_id(moment: Moment) -> str:
-    """The name of a snapshot in its run: the timeline and the step that it holds, and the number of events before it."""
+    """The name of a snapshot in its run: the timeline and the step that it holds, and the number of
+    events before it.
+    """
     return f"t{moment.state.timeline}-s{moment.step}-n{moment.state.sequence}"

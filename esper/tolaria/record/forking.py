@@ -1,7 +1,8 @@
 """Where a fork stands in its parent, what it changes, and the state that it begins with.
 
-A fork stands between two steps. Without decisions to leave out it has all that the parent's journal has there; a decision that is left out at that
-very step moves the cut before the whole answer that it was part of, and Tamiyo is asked again.
+A fork stands between two steps. Without decisions to leave out it has all that the parent's journal
+has there; a decision that is left out at that very step moves the cut before the whole answer that
+it was part of, and Tamiyo is asked again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from dataclasses import dataclass, replace
 from esper.checkpoint import Snapshot
 from esper.errors import UsageError
 from esper.events import JournalEvent
-from esper.events.records import AdaptationApplied, AdaptationRejected, EpochReviewed, LeftOut, RunCompleted
+from esper.events.records import (
+    AdaptationApplied,
+    AdaptationRejected,
+    EpochReviewed,
+    LeftOut,
+    RunCompleted,
+)
 from esper.journal.story import flat
 from esper.lifecycle import RunState, fold
 from esper.lifecycle.commands import Fork, StartRun
@@ -36,7 +43,9 @@ FIXED = {
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a fork stands: the state at `address`, and the parent's last packet whose answer is in it; -1 when there is none."""
+    """Where a fork stands: the state at `address`, and the parent's last packet whose answer is in
+    it; -1 when there is none.
+    """
 
     address: Address
     state: RunState
@@ -46,7 +55,10 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """All that a fork begins with. `address` and `sha256` name the manifest of `snapshot` in the tensor store."""
+    """All that a fork begins with.
+
+    `address` and `sha256` name the manifest of `snapshot` in the tensor store.
+    """
 
     cut: Cut
     snapshot: Snapshot
@@ -80,16 +92,31 @@ def decision_of(events: Sequence[JournalEvent], name: str) -> AdaptationApplied:
     """
     run_id = events[0].run_id
     applied = {event.decision_id: event for event in events if isinstance(event, AdaptationApplied)}
-    found = [event for decision_id, event in applied.items() if name and decision_id.startswith(name)]
+    found = [
+        event for decision_id, event in applied.items() if name and decision_id.startswith(name)
+    ]
     if len(found) == 1:
         return found[0]
     if found:
         several = ", ".join(event.decision_id for event in found[:3])
-        raise UsageError(f"{name} is the beginning of {len(found)} decisions of run {run_id} ({several}); give more of its id.")
-    if any(isinstance(event, AdaptationRejected) and event.decision_id.startswith(name) for event in events if name):
-        raise UsageError(f"Decision {name} of run {run_id} was rejected, so it changed nothing; name one that was applied.")
+        raise UsageError(
+            f"{name} is the beginning of {len(found)} decisions of run {run_id} "
+            f"({several}); give more of its id."
+        )
+    if any(
+        isinstance(event, AdaptationRejected) and event.decision_id.startswith(name)
+        for event in events
+        if name
+    ):
+        raise UsageError(
+            f"Decision {name} of run {run_id} was rejected, so it changed nothing; name "
+            "one that was applied."
+        )
     some = ", ".join(list(applied)[:3]) or "none"
-    raise UsageError(f"Run {run_id} has applied no decision {name or 'without a name'}; it has {len(applied)}: {some}.")
+    raise UsageError(
+        f"Run {run_id} has applied no decision {name or 'without a name'}; it has "
+        f"{len(applied)}: {some}."
+    )
 
 
 def cut_at(
@@ -100,36 +127,53 @@ def cut_at(
     without: Sequence[AdaptationApplied] = (),
     before: AdaptationApplied | None = None,
 ) -> Cut:
-    """Where a fork stands that leaves out `without`; with no step, where the first of them was applied. `before` moves the cut alone.
+    """Where a fork stands that leaves out `without`.
+
+    With no step, where the first of them was applied. `before` moves the cut alone.
 
     Raises:
-        UsageError: there is no such step, or a decision was applied before it or in another timeline.
+        UsageError: there is no such step, or a decision was applied before it or in another
+            timeline.
     """
     run_id, moved = events[0].run_id, [*without, *([before] if before else [])]
     if step is None:
         if not moved:
-            raise UsageError("Say where to fork: --step N, or --without DECISION to fork where that was applied.")
+            raise UsageError(
+                "Say where to fork: --step N, or --without DECISION to fork where that was applied."
+            )
         first = min(moved, key=lambda one: one.sequence)
         step, timeline = first.step, first.timeline if timeline is None else timeline
     address = address_of(events, step, timeline=timeline)
     for one in moved:
         if (one.timeline, one.step) < (address.timeline, step) or one.timeline != address.timeline:
             raise UsageError(
-                f"Decision {one.decision_id} of run {run_id} was applied at step {one.step} of timeline {one.timeline}, which is not at or after "
+                f"Decision {one.decision_id} of run {run_id} was applied at step "
+                f"{one.step} of timeline {one.timeline}, which is not at or after "
                 f"{address}; fork at or before it."
             )
     sequences = [_answer(events, one) for one in moved if one.step == step]
     if step == 0:  # a run that begins asks Tamiyo before its first step, and so does its fork
-        sequences += [_answer(events, one) for one in events[: address.sequence] if isinstance(one, AdaptationApplied)][:1]
+        sequences += [
+            _answer(events, one)
+            for one in events[: address.sequence]
+            if isinstance(one, AdaptationApplied)
+        ][:1]
     if sequences:
         address = address_of(events, step, timeline=address.timeline, sequence=min(sequences))
     state = replace(fold(run_id, events[: address.sequence]), step=step)
-    packet = state.epoch if step and _answered(events, address, state.epoch, moved=bool(sequences)) else state.epoch - 1
+    packet = (
+        state.epoch
+        if step and _answered(events, address, state.epoch, moved=bool(sequences))
+        else state.epoch - 1
+    )
     return Cut(address, state, packet, tuple(_left_out(one) for one in without))
 
 
-def changed(events: Sequence[JournalEvent], overrides: Sequence[str], *, epoch: int) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe of a fork that stands after `epoch` epochs, and what differs from the parent's, as section.key=value.
+def changed(
+    events: Sequence[JournalEvent], overrides: Sequence[str], *, epoch: int
+) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe of a fork that stands after `epoch` epochs, and what differs from the parent's, as
+    section.key=value.
 
     Raises:
         UsageError: an unknown key, a wrong value, or a setting that a fork cannot change.
@@ -140,10 +184,13 @@ def changed(events: Sequence[JournalEvent], overrides: Sequence[str], *, epoch: 
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in keys:
         if key in FIXED:
-            raise UsageError(f"A fork cannot change {key}: {FIXED[key]}. Start a new run with it instead.")
+            raise UsageError(
+                f"A fork cannot change {key}: {FIXED[key]}. Start a new run with it instead."
+            )
     if after.run.epochs < epoch or (after.run.epochs == epoch and not overrides):
         raise UsageError(
-            f"The fork stands after {epoch} epochs, so run.epochs = {after.run.epochs} leaves none to train; --set run.epochs higher."
+            f"The fork stands after {epoch} epochs, so run.epochs = {after.run.epochs} "
+            "leaves none to train; --set run.epochs higher."
         )
     return after, tuple(f"{key}={json.dumps(new.get(key))}" for key in keys)
 
@@ -154,17 +201,36 @@ def _answer(events: Sequence[JournalEvent], decision: AdaptationApplied) -> int:
         event.sequence
         for event in events
         if isinstance(event, AdaptationApplied | AdaptationRejected)
-        and (event is decision or (decision.causation_id and event.causation_id == decision.causation_id and event.step == decision.step))
+        and (
+            event is decision
+            or (
+                decision.causation_id
+                and event.causation_id == decision.causation_id
+                and event.step == decision.step
+            )
+        )
     )
 
 
 def _answered(events: Sequence[JournalEvent], address: Address, epoch: int, *, moved: bool) -> bool:
-    """Whether the answer to the packet of `epoch` is in the state: the journal tells of one, or it goes on after this step."""
-    here = [event for event in events[: address.sequence] if event.timeline == address.timeline and event.epoch == epoch]
-    if any(isinstance(one, AdaptationApplied | AdaptationRejected) and one.source_topic == EpochReviewed.TOPIC for one in here):
+    """Whether the answer to the packet of `epoch` is in the state: the journal tells of one, or it
+    goes on after this step.
+    """
+    here = [
+        event
+        for event in events[: address.sequence]
+        if event.timeline == address.timeline and event.epoch == epoch
+    ]
+    if any(
+        isinstance(one, AdaptationApplied | AdaptationRejected)
+        and one.source_topic == EpochReviewed.TOPIC
+        for one in here
+    ):
         return True
     later = [event for event in events[address.sequence :] if event.timeline == address.timeline]
-    return not moved and any(event.step > address.step or isinstance(event, RunCompleted) for event in later)
+    return not moved and any(
+        event.step > address.step or isinstance(event, RunCompleted) for event in later
+    )
 
 
 def _left_out(decision: AdaptationApplied) -> LeftOut:

@@ -1,7 +1,10 @@
-"""The trainer's pen: decide, write the frame durably, then evolve. Tensors follow the state that comes out.
+"""The trainer's pen: decide, write the frame durably, then evolve.
 
-A resumed run executes again what its journal has recorded after the snapshot. Until that record is used up, `do` takes the events from there
-instead of writing them: what the trainer decides anew has to be what stands there. Without an outbox there is nothing but the record.
+Tensors follow the state that comes out.
+
+A resumed run executes again what its journal has recorded after the snapshot. Until that record is
+used up, `do` takes the events from there instead of writing them: what the trainer decides anew has
+to be what stands there. Without an outbox there is nothing but the record.
 """
 
 from __future__ import annotations
@@ -12,7 +15,15 @@ from typing import Protocol
 
 from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin, encode
-from esper.events.records import CheckpointTaken, EpochEnded, KernelFailed, RunCompleted, RunRolledBack, RunStarted, SeedTransitioned
+from esper.events.records import (
+    CheckpointTaken,
+    EpochEnded,
+    KernelFailed,
+    RunCompleted,
+    RunRolledBack,
+    RunStarted,
+    SeedTransitioned,
+)
 from esper.events.seals import Chain
 from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
@@ -21,16 +32,23 @@ from esper.oona.durable.frames import Frame
 
 
 def derived(event: JournalEvent) -> bool:
-    """Whether the trainer decides this event by itself from what it computes; all others came from outside, and are applied where they stand."""
+    """Whether the trainer decides this event by itself from what it computes.
+
+    All others came from outside, and are applied where they stand.
+    """
     if isinstance(event, SeedTransitioned):
         return event.causation_id is None and event.to_stage != "TRAINING"
     return isinstance(event, RunStarted | EpochEnded | RunCompleted)
 
 
 class Diverged(CorruptError):  # noqa: N818  # reads as what the run did
-    """Executed again, a run does something else than its journal has: `recorded` is the event that stands there, `decided` what came instead."""
+    """Executed again, a run does something else than its journal has: `recorded` is the event that
+    stands there, `decided` what came instead.
+    """
 
-    def __init__(self, sentence: str, recorded: JournalEvent | None, decided: JournalEvent | None) -> None:
+    def __init__(
+        self, sentence: str, recorded: JournalEvent | None, decided: JournalEvent | None
+    ) -> None:
         super().__init__(sentence)
         self.recorded = recorded
         self.decided = decided
@@ -44,9 +62,12 @@ class Frames(Protocol):
 
 
 class Journal:
-    """One run's journal at its writer. `state` is the folded state of everything written, or executed again so far.
+    """One run's journal at its writer.
 
-    `used_up` is called when the last recorded event has been taken. `chain` seals what is written; what is only executed again is not sealed.
+    `state` is the folded state of everything written, or executed again so far.
+
+    `used_up` is called when the last recorded event has been taken. `chain` seals what is written;
+    what is only executed again is not sealed.
     """
 
     def __init__(
@@ -76,8 +97,12 @@ class Journal:
 
     @property
     def past_snapshots(self) -> bool:
-        """Whether what is left of the record that a resumed run executes again has no snapshot, and nothing that leaves snapshots behind."""
-        return self._outbox is not None and not any(isinstance(event, CheckpointTaken | RunRolledBack) for event in self._recorded)
+        """Whether what is left of the record that a resumed run executes again has no snapshot, and
+        nothing that leaves snapshots behind.
+        """
+        return self._outbox is not None and not any(
+            isinstance(event, CheckpointTaken | RunRolledBack) for event in self._recorded
+        )
 
     def do(self, command: RunCommand, step: int) -> tuple[JournalEvent, ...]:
         """Carry out a command at `step`: its events are on the disk before the state changes.
@@ -94,8 +119,14 @@ class Journal:
         if self._recorded or self._outbox is None:
             return tuple(self._again(event) for event in events)
         source: Source | None = getattr(command, "source", None)
-        position = (source.topic, source.partition, source.offset) if source and source.topic else None
-        messages, head = self._chain.sealed(events) if self._chain is not None else (tuple(map(encode, events)), "")
+        position = (
+            (source.topic, source.partition, source.offset) if source and source.topic else None
+        )
+        messages, head = (
+            self._chain.sealed(events)
+            if self._chain is not None
+            else (tuple(map(encode, events)), "")
+        )
         frame = Frame(
             first_sequence=events[0].sequence,
             events=messages,
@@ -123,8 +154,10 @@ class Journal:
             return None
         if head.step < step:
             raise Diverged(
-                f"Executed again, run {self.state.run_id} stands at step {step}, but event {head.sequence} ({head.NAME}) of its journal belongs to "
-                f"step {head.step}; the code or the settings are others than those it was trained with.",
+                f"Executed again, run {self.state.run_id} stands at step {step}, but event "
+                f"{head.sequence} ({head.NAME}) of its journal belongs to "
+                f"step {head.step}; the code or the settings are others than those it was "
+                "trained with.",
                 head,
                 None,
             )
@@ -156,17 +189,29 @@ class Journal:
         """The recorded event in the place of one that was decided anew."""
         head = self._recorded[0] if self._recorded else None
         if head is None or head.event_id != event.event_id:
-            found = "nothing" if head is None else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
+            found = (
+                "nothing"
+                if head is None
+                else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
+            )
             raise Diverged(
-                f"Executed again, run {event.run_id} decides {event.NAME} at epoch {event.epoch}, step {event.step}, where its journal has {found} "
-                f"(event {event.sequence}); the code or the settings are others than those it was trained with.",
+                f"Executed again, run {event.run_id} decides {event.NAME} at epoch "
+                f"{event.epoch}, step {event.step}, where its journal has {found} "
+                f"(event {event.sequence}); the code or the settings are others than those "
+                "it was trained with.",
                 head,
                 event,
             )
-        if isinstance(head, EpochEnded) and isinstance(event, EpochEnded) and head.parameters_digest != event.parameters_digest:
+        if (
+            isinstance(head, EpochEnded)
+            and isinstance(event, EpochEnded)
+            and head.parameters_digest != event.parameters_digest
+        ):
             raise Diverged(
-                f"Executed again, epoch {head.epoch} of run {event.run_id} ends with other parameters (digest {event.parameters_digest[:12]}) "
-                f"than its journal has ({head.parameters_digest[:12]}); the code, the settings or the machine are others than those it was "
+                f"Executed again, epoch {head.epoch} of run {event.run_id} ends with other "
+                f"parameters (digest {event.parameters_digest[:12]}) "
+                f"than its journal has ({head.parameters_digest[:12]}); the code, the "
+                "settings or the machine are others than those it was "
                 "trained with.",
                 head,
                 event,

@@ -1,7 +1,9 @@
-"""Who has named the functions of a run's recipe, and so whether they may be called: an export never makes its reader call what it names.
+"""Who has named the functions of a run's recipe, and so whether they may be called: an export never
+makes its reader call what it names.
 
-A run that was begun here was named by this installation's owner. For any other - imported, out of an export, or begun on another machine - only
-functions of Esper's own recipes run, and those which the reader allows by name after their source was shown.
+A run that was begun here was named by this installation's owner. For any other - imported, out of
+an export, or begun on another machine - only functions of Esper's own recipes run, and those which
+the reader allows by name after their source was shown.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def permit_for(
     export: Export | None = None,
     say: Callable[[str], None],
 ) -> Permit:
-    """The permit of a recipe that a journal has. `say` has each function's source, its hash and how it differs, before it is allowed or refused.
+    """The permit of a recipe that a journal has.
+
+    `say` has each function's source, its hash and how it differs, before it is allowed or refused.
 
     Raises:
         UsageError: the recipe names functions that are not allowed; the sentence names them.
@@ -39,7 +43,11 @@ def permit_for(
     if export is None and begun_here(run_dir):
         return OWNER
     permit = Permit(frozenset((*allow, *settings.imports.allow.replace(",", " ").split())))
-    has_data = any((run_dir / DATA).glob("*.safetensors")) if export is None else bool(export.named(DATA, ".safetensors"))
+    has_data = (
+        any((run_dir / DATA).glob("*.safetensors"))
+        if export is None
+        else bool(export.named(DATA, ".safetensors"))
+    )
     wanted = [recipe.model] if has_data else [recipe.model, recipe.data]
     foreign = sorted({one for one in wanted if not Permit().covers(one)})
     for module in sorted({one.partition(":")[0] for one in foreign}):
@@ -48,7 +56,8 @@ def permit_for(
     if lacking := [one for one in foreign if not permit.covers(one)]:
         options = " ".join(f"--allow {one}" for one in lacking)
         raise UsageError(
-            f"Run {started.run_id} was not begun here, and to execute it {' and '.join(lacking)} would be called, which Esper does not ship: "
+            f"Run {started.run_id} was not begun here, and to execute it "
+            f"{' and '.join(lacking)} would be called, which Esper does not ship: "
             f"read that code, then allow it with {options}, or in ESPER_IMPORTS__ALLOW."
         )
     return permit

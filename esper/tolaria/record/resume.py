@@ -1,4 +1,6 @@
-"""Going on with a run that stopped: its journal folded, the snapshot to begin from, and what the record still has to be executed again."""
+"""Going on with a run that stopped: its journal folded, the snapshot to begin from, and what the
+record still has to be executed again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from esper.tolaria.record.addresses import Address, Anchor, anchors
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Where a resumed run begins: `state` and `snapshot` fit each other (without one it is the run's first step), `name` says which."""
+    """Where a resumed run begins: `state` and `snapshot` fit each other (without one it is the
+    run's first step), `name` says which.
+    """
 
     state: RunState
     snapshot: Snapshot | None
@@ -38,7 +42,10 @@ def folded(run_id: str, events: Sequence[JournalEvent]) -> RunState:
         CorruptError: the journal was changed.
     """
     if not events:
-        raise UsageError(f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; start it without --resume.")
+        raise UsageError(
+            f"Run {run_id} has no journal on this Kafka, so there is nothing to resume; "
+            "start it without --resume."
+        )
     state = fold(run_id, events)
     if state.status in ("COMPLETED", "FAILED"):
         how = "is finished" if state.status == "COMPLETED" else "ended by a failure"
@@ -60,7 +67,8 @@ def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
         first = error.errors()[0]
         where = printable(".".join(str(part) for part in first["loc"])[:80]) or "its text"
         raise CorruptError(
-            f"The journal of run {started.run_id} has no recipe that this Esper reads: {where} does not fit: {printable(first['msg'])}."
+            f"The journal of run {started.run_id} has no recipe that this Esper reads: "
+            f"{where} does not fit: {printable(first['msg'])}."
         ) from None
 
 
@@ -75,7 +83,8 @@ def recorded(started: RunStarted) -> dict[str, str]:
 def differences(events: Sequence[JournalEvent], environment: Environment) -> tuple[str, ...]:
     """What is not as it was when the run began, a clause each: the bits may differ.
 
-    Data and source files of a user's own are compared where the run recorded them and they are at hand.
+    Data and source files of a user's own are compared where the run recorded them and they are at
+    hand.
     """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
@@ -89,7 +98,8 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
             found += [
                 f"{printable(name)} was {printable(str(before.get(name)))} and is {after.get(name)}"
                 for name in sorted({*before, *after})
-                if before.get(name) != after.get(name) and (not is_input(name) or (name in before and name in after))
+                if before.get(name) != after.get(name)
+                and (not is_input(name) or (name in before and name in after))
             ]
         else:
             odd = f"{field.name} was {printable(str(then))} and is {now}"
@@ -100,17 +110,21 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
 def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> Beginning:
     """The latest state on the run's present timeline whose tensors are at hand.
 
-    A snapshot that is missing or damaged is passed over, with a note, for the one before it; without any, the run begins at its first step.
+    A snapshot that is missing or damaged is passed over, with a note, for the one before it;
+    without any, the run begins at its first step.
 
     Raises:
-        CorruptError: the timeline goes on from an earlier state, and no snapshot of that or since then can be used.
+        CorruptError: the timeline goes on from an earlier state, and no snapshot of that or since
+            then can be used.
     """
     notes: list[str] = []
     last, opened = Address(events[-1].timeline, events[-1].step, len(events)), False
     for anchor in anchors(events, last):
         opened = anchor.opens
         try:
-            return standing(run_id, events, anchor, tensors.read(anchor.key, anchor.sha256), tuple(notes))
+            return standing(
+                run_id, events, anchor, tensors.read(anchor.key, anchor.sha256), tuple(notes)
+            )
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
     if opened:
@@ -118,15 +132,30 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
         if forked is None:
             how, command = (
                 "was rolled back",
-                f"esper fork {run_id} --step {last.step}` rebuilds its state from the journal, and goes on from there",
+                (
+                    f"esper fork {run_id} --step {last.step}` rebuilds its state from the "
+                    "journal, and goes on from there"
+                ),
             )
         else:
-            how, command = "is a fork", f"esper fork {forked.parent_run_id} --step {forked.parent_step}` begins it anew"
-        raise CorruptError(f"Run {run_id} {how}, and no snapshot since then can be used: {' '.join(notes)} `{command}.")
+            how, command = (
+                "is a fork",
+                f"esper fork {forked.parent_run_id} --step {forked.parent_step}` begins it anew",
+            )
+        raise CorruptError(
+            f"Run {run_id} {how}, and no snapshot since then can be used: "
+            f"{' '.join(notes)} `{command}."
+        )
     return Beginning(RunState(run_id), None, "", tuple(notes))
 
 
-def standing(run_id: str, events: Sequence[JournalEvent], anchor: Anchor, snapshot: Snapshot, notes: tuple[str, ...]) -> Beginning:
+def standing(
+    run_id: str,
+    events: Sequence[JournalEvent],
+    anchor: Anchor,
+    snapshot: Snapshot,
+    notes: tuple[str, ...],
+) -> Beginning:
     """The beginning at an anchor whose snapshot is at hand."""
     if not anchor.opens:
         return Beginning(from_canonical(snapshot.notes["state"]), snapshot, anchor.name, notes)

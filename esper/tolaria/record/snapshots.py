@@ -1,7 +1,8 @@
 """What a snapshot of a run holds, and how it comes back bit for bit.
 
-Tensors: model with its kernels, optimizer of the host and of each kernel, torch's random streams. Notes: folded state, cursor in the epoch,
-blueprints of the kernels, evidence, health, figures, Python's and numpy's random streams.
+Tensors: model with its kernels, optimizer of the host and of each kernel, torch's random streams.
+Notes: folded state, cursor in the epoch, blueprints of the kernels, evidence, health, figures,
+Python's and numpy's random streams.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ KINDS: Final = {
 """The kinds of a run's tensors. The kind of a tensor is the first word of its name."""
 
 
-def model_tensors(growing: GrowingModel, host_optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def model_tensors(
+    growing: GrowingModel, host_optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     """Every tensor of a run's state by name. They are the living ones, not copies."""
     tensors = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
     tensors |= _optimizer_tensors("host", host_optimizer)
@@ -56,7 +59,10 @@ def model_tensors(growing: GrowingModel, host_optimizer: torch.optim.Optimizer) 
         tensors |= _optimizer_tensors(f"kernels/{address(place)}", grown.optimizer)
     tensors["random/torch"] = torch.get_rng_state()
     if torch.cuda.is_initialized():
-        tensors |= {f"random/cuda{number}": torch.cuda.get_rng_state(number) for number in range(torch.cuda.device_count())}
+        tensors |= {
+            f"random/cuda{number}": torch.cuda.get_rng_state(number)
+            for number in range(torch.cuda.device_count())
+        }
     return tensors
 
 
@@ -102,7 +108,8 @@ def restore_model(
     state: RunState,
     step: int,
 ) -> None:
-    """Make model, kernels and optimizers what the snapshot holds: values are copied into allocated storage.
+    """Make model, kernels and optimizers what the snapshot holds: values are copied into allocated
+    storage.
 
     Raises:
         CorruptError: the snapshot is of another model.
@@ -115,10 +122,13 @@ def restore_model(
         growing.kernels[place].restore(note["counters"])
     living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
     saved = {name for name in snapshot.tensors if name.startswith("model/")}
-    odd = sorted(saved ^ set(living)) or [name for name in living if snapshot.tensors[name].shape != living[name].shape]
+    odd = sorted(saved ^ set(living)) or [
+        name for name in living if snapshot.tensors[name].shape != living[name].shape
+    ]
     if odd:
         raise CorruptError(
-            f"The snapshot is of another model: {odd[0].removeprefix('model/')} is not the same in both; resume with the code of then."
+            f"The snapshot is of another model: {odd[0].removeprefix('model/')} is not the "
+            "same in both; resume with the code of then."
         )
     with torch.no_grad():
         for name, tensor in living.items():
@@ -142,7 +152,9 @@ def restore_health(growing: GrowingModel, notes: Mapping[str, Note]) -> None:
 
 def _kernel_module(slot: Slot) -> KernelModule:
     if not isinstance(slot.kernel, KernelModule):
-        raise CorruptError(f"The kernel {slot.kernel_id} has no blueprint, so it cannot be part of a snapshot.")
+        raise CorruptError(
+            f"The kernel {slot.kernel_id} has no blueprint, so it cannot be part of a snapshot."
+        )
     return slot.kernel
 
 
@@ -160,12 +172,16 @@ def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 @torch.no_grad()
-def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def _restore_optimizer(
+    prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
     optimizer.state.clear()
     for number, parameter in enumerate(_parameters(optimizer)):
         beginning = f"{prefix}/{number}/"
         for name in (name for name in tensors if name.startswith(beginning)):
             saved, key = tensors[name], name.removeprefix(beginning)
-            like = torch.empty(saved.shape, dtype=saved.dtype) if key == "step" else parameter  # the count of steps stays on the host
+            like = (
+                torch.empty(saved.shape, dtype=saved.dtype) if key == "step" else parameter
+            )  # the count of steps stays on the host
             value = torch.empty_like(like, dtype=saved.dtype, requires_grad=False)
             optimizer.state[parameter][key] = value.copy_(saved)

@@ -1,4 +1,6 @@
-"""An archived run put together from an installation or an export: journal, snapshots, kernels, the recipe's model and data."""
+"""An archived run put together from an installation or an export: journal, snapshots, kernels, the
+recipe's model and data.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,15 @@ from esper.urza.sealed import SealedKernels
 from esper.urza.store import Store
 from esper.vault.boxes import KERNELS, Box, open_box
 
-OWN_LOOP = "own.loop:model"  # the model of a run in a user's own loop: its loop and data are not Esper's
+OWN_LOOP = (
+    "own.loop:model"  # the model of a run in a user's own loop: its loop and data are not Esper's
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A run that can be executed again, as what another process opens it by: its journal, and the installation or the export with the rest.
+    """A run that can be executed again, as what another process opens it by: its journal, and the
+    installation or the export with the rest.
 
     `allow` are functions, by name, that a run from elsewhere may call.
     """
@@ -50,7 +55,10 @@ class Archived:
     allow: tuple[str, ...] = ()
 
     def tensors(self) -> Tensors:
-        """The run's snapshots, for which neither its model nor its data are needed. Their key is looked for when one is read."""
+        """The run's snapshots, for which neither its model nor its data are needed.
+
+        Their key is looked for when one is read.
+        """
         if self.export is not None:
             return Unopened(partial(self.export.tensors, self.settings, self.passphrase))
         return Unopened(partial(open_tensors, self.settings, family_of(self.events)))
@@ -68,30 +76,51 @@ class Archived:
         return found
 
     def open(self, clock: Clock, say: Callable[[str], None] = lambda _: None) -> Archive:
-        """The archive; `say` has the source of functions of a run from elsewhere. Raises as `archived` and `permit_for` do."""
-        permit = partial(permit_for, self.settings, self.events, allow=self.allow, export=self.export, say=say)
+        """The archive; `say` has the source of functions of a run from elsewhere.
+
+        Raises as `archived` and `permit_for` do.
+        """
+        permit = partial(
+            permit_for, self.settings, self.events, allow=self.allow, export=self.export, say=say
+        )
         run_dir = self.settings.runs_dir / self.events[0].run_id
         if self.export is not None:
-            kernels, splits = kernels_in([], self.export.store), partial(_exported_data, self.export, self.events)
+            kernels, splits = (
+                kernels_in([], self.export.store),
+                partial(_exported_data, self.export, self.events),
+            )
         else:
             kernels = self._kernels(run_dir)
             splits = partial(load_data, run_dir=run_dir, shared=self.settings.data_dir, say=say)
-        return archived(self.events, tensors=self.tensors(), kernels=kernels, permit=permit, splits=splits, clock=clock)
+        return archived(
+            self.events,
+            tensors=self.tensors(),
+            kernels=kernels,
+            permit=permit,
+            splits=splits,
+            clock=clock,
+        )
 
 
-def _exported_data(export: Export, events: Sequence[JournalEvent], recipe: Recipe, permit: Permit) -> Splits:
+def _exported_data(
+    export: Export, events: Sequence[JournalEvent], recipe: Recipe, permit: Permit
+) -> Splits:
     """The data that the run trained on; an export without it has the recipe make it anew.
 
     Raises:
-        CorruptError: what the export has is damaged, or is not the data that the journal has recorded.
+        CorruptError: what the export has is damaged, or is not the data that the journal has
+            recorded.
     """
     for name in export.named(DATA, ".safetensors"):
-        found = read_splits(export.read(name, export.limits.file), str(export.folder / name), export.limits)
+        found = read_splits(
+            export.read(name, export.limits.file), str(export.folder / name), export.limits
+        )
         started = events[0]
         assert isinstance(started, RunStarted)  # noqa: S101  # a fold refused anything else
         if (digest := recorded(started).get(DATA_VERSION, "")) not in ("", digest_of(found)):
             raise CorruptError(
-                f"The data in {export.folder / name} are not those that run {started.run_id} has recorded, SHA-256 {printable(digest)[:64]}."
+                f"The data in {export.folder / name} are not those that run "
+                f"{started.run_id} has recorded, SHA-256 {printable(digest)[:64]}."
             )
         return found
     made: Splits = function(recipe.data, "data", permit)()
@@ -110,14 +139,16 @@ def archived(
     """What executing a run again takes.
 
     Raises:
-        UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot be imported here, or may not be called.
+        UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot
+            be imported here, or may not be called.
         CorruptError: the journal was changed, or the data are not those of the run.
     """
     whole(events)
     recipe = recipe_of(events)
     if recipe.model == OWN_LOOP:
         raise UsageError(
-            f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper cannot execute; `esper replay --fold` proves its journal."
+            f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper "
+            "cannot execute; `esper replay --fold` proves its journal."
         )
     given = permit(recipe)
     data = splits(recipe, given)
@@ -126,10 +157,15 @@ def archived(
     return Archive(events, tensors, kernels, model, data, clock, inputs)
 
 
-def kernels_in(folders: Sequence[Path], store: Store | None, box: Box | None = None) -> Callable[[str], Unpacked]:
-    """Kernels out of folders of artefacts, sealed in `box`, or else out of a store. A kernel's id is the hash of blueprint and weights, which proves it.
+def kernels_in(
+    folders: Sequence[Path], store: Store | None, box: Box | None = None
+) -> Callable[[str], Unpacked]:
+    """Kernels out of folders of artefacts, sealed in `box`, or else out of a store.
 
-    What is given raises CorruptError for a kernel that is nowhere whole; the sentence says where it was sought.
+    A kernel's id is the hash of blueprint and weights, which proves it.
+
+    What is given raises CorruptError for a kernel that is nowhere whole; the sentence says where it
+    was sought.
     """
 
     def found(kernel_id: str) -> Unpacked:
@@ -148,11 +184,15 @@ def kernels_in(folders: Sequence[Path], store: Store | None, box: Box | None = N
                 return _whole(stored, kernel_id)
         except (CorruptError, UsageError) as error:
             faults.append(str(error))
-        why = " ".join(faults) or "It is neither among the run's own kernels nor in the object store."
+        why = (
+            " ".join(faults) or "It is neither among the run's own kernels nor in the object store."
+        )
         raise CorruptError(f"Kernel {kernel_id}, which this run grafted, is lost. {why}")
 
     return found
 
 
 def _whole(content: bytes, kernel_id: str) -> Unpacked:
-    return unpack_artefact(read(content, kernel_id=kernel_id, sha256=hashlib.sha256(content).hexdigest()))
+    return unpack_artefact(
+        read(content, kernel_id=kernel_id, sha256=hashlib.sha256(content).hexdigest())
+    )

@@ -1,4 +1,6 @@
-"""What a run told of its steps while it trained: with it, a difference is narrowed to a step of which the journal itself has no digest."""
+"""What a run told of its steps while it trained: with it, a difference is narrowed to a step of
+which the journal itself has no digest.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,18 @@ TABLE = snake(TrainingStep.NAME)
 
 @dataclass(frozen=True, slots=True)
 class StepTold:
-    """Training loss of a step, nats, and the norm of its gradient before clipping, as the trainer's telemetry has them, every bit of them."""
+    """Training loss of a step, nats, and the norm of its gradient before clipping, as the trainer's
+    telemetry has them, every bit of them.
+    """
 
     loss: float
     gradient_norm: float
 
     def odd(self, other: StepTold) -> str:
-        """Which of the two another execution of the step has otherwise, in words; the loss first, which is computed first."""
+        """Which of the two another execution of the step has otherwise, in words.
+
+        The loss first, which is computed first.
+        """
         if not _same(self.loss, other.loss):
             return "loss"
         return "" if _same(self.gradient_norm, other.gradient_norm) else "gradient norm"
@@ -39,7 +46,9 @@ def from_history(history: Source, run_id: str) -> Mapping[str, StepTold]:
     """
     query = f"SELECT event_id, loss, gradient_norm FROM {TABLE} WHERE run_id = {{run:String}}"  # noqa: S608  # the run is a parameter
     rows = history.rows(query, {"param_run": run_id, "output_format_json_quote_denormals": "1"})
-    return {row["event_id"]: StepTold(float(row["loss"]), float(row["gradient_norm"])) for row in rows}
+    return {
+        row["event_id"]: StepTold(float(row["loss"]), float(row["gradient_norm"])) for row in rows
+    }
 
 
 def from_export(export: Export) -> Mapping[str, StepTold]:
@@ -55,7 +64,10 @@ def from_export(export: Export) -> Mapping[str, StepTold]:
     with open_in(export.folder, name, export.limits.file) as file:
         rows = rows_of(file, ("event_id", "loss", "gradient_norm"), export.limits, what)
         try:
-            return {event_id: StepTold(float.fromhex(loss), float.fromhex(norm)) for event_id, loss, norm in rows}
+            return {
+                event_id: StepTold(float.fromhex(loss), float.fromhex(norm))
+                for event_id, loss, norm in rows
+            }
         except ValueError:
             raise CorruptError(f"{what} has figures that are no numbers.") from None
 

@@ -11,12 +11,17 @@ from esper.tolaria.record.addresses import Address
 
 
 def digests(events: Sequence[JournalEvent]) -> Iterator[tuple[Address, str]]:
-    """States whose parameters' digest the journal has: at the end of each epoch, in each snapshot, and at the end of the run."""
+    """States whose parameters' digest the journal has: at the end of each epoch, in each snapshot,
+    and at the end of the run.
+    """
     for event in events:
         if isinstance(event, EpochEnded):
             yield Address(event.timeline, event.step, event.sequence), event.parameters_digest
         elif isinstance(event, CheckpointTaken):
-            yield Address(event.at_timeline, event.at_step, event.at_sequence), event.parameters_digest
+            yield (
+                Address(event.at_timeline, event.at_step, event.at_sequence),
+                event.parameters_digest,
+            )
         elif isinstance(event, RunCompleted):
             yield Address(event.timeline, event.step, event.sequence), event.digest
 
@@ -43,6 +48,7 @@ def require_proven(events: Sequence[JournalEvent], address: Address, found: str)
     known = known_digest(events, address)
     if known is not None and known != found:
         raise CorruptError(
-            f"Executed again, run {events[0].run_id} has other parameters at {address} (digest {found[:12]}) than its journal has ({known[:12]})."
+            f"Executed again, run {events[0].run_id} has other parameters at {address} "
+            f"(digest {found[:12]}) than its journal has ({known[:12]})."
         )
     return known is not None

@@ -1,6 +1,9 @@
-"""A run executed again from its journal: no broker, no other part, no outbox, nothing written; any step is rebuilt, bit for bit.
+"""A run executed again from its journal: no broker, no other part, no outbox, nothing written.
 
-The session is the one that trained. What came from outside comes from the record, kernels from an archive, and telemetry stays in the process.
+Any step is rebuilt, bit for bit.
+
+The session is the one that trained. What came from outside comes from the record, kernels from an
+archive, and telemetry stays in the process.
 """
 
 from __future__ import annotations
@@ -47,14 +50,18 @@ from esper.tolaria.run.trainer import Trainer
 from esper.vault.boxes import MODELS, Box
 from esper.vault.sealing import KEY_BYTES
 
-NOWHERE = Path(os.devnull) / "nowhere"  # a run that is executed again has no folder: what would write there fails
+NOWHERE = (
+    Path(os.devnull) / "nowhere"
+)  # a run that is executed again has no folder: what would write there fails
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and the recipe's model and data.
+    """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and
+    the recipe's model and data.
 
-    `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and sources, as `observe` takes them.
+    `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and
+    sources, as `observe` takes them.
     """
 
     events: Sequence[JournalEvent]
@@ -77,7 +84,9 @@ class Archive:
 
 
 Scripted = Adapt | Move | ReportFailure
-"""What may come from outside in a run that goes on by a script: decisions, kernels that arrive (Move to TRAINING), loads that fail."""
+"""What may come from outside in a run that goes on by a script: decisions, kernels that arrive
+(Move to TRAINING), loads that fail.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,11 @@ class _Memory:
 
 @dataclass(slots=True)
 class Rerun:
-    """A run that stands again where it stood. `begun` names the snapshot that it was begun from, empty for the first step; `notes` say what was lost."""
+    """A run that stands again where it stood.
+
+    `begun` names the snapshot that it was begun from, empty for the first step; `notes` say what
+    was lost.
+    """
 
     trainer: Trainer
     begun: str
@@ -104,17 +117,25 @@ class Rerun:
         return self.trainer.session
 
     def snapshot(self) -> Snapshot:
-        """All state, copied: what would come back of a snapshot that the live run had taken here."""
+        """All state, copied: what would come back of a snapshot that the live run had
+        taken here.
+        """
         living = self.session.snapshots.living()
         notes = json.loads(json.dumps(living.notes))
-        return Snapshot({name: tensor.detach().cpu().clone() for name, tensor in living.tensors.items()}, notes)
+        return Snapshot(
+            {name: tensor.detach().cpu().clone() for name, tensor in living.tensors.items()}, notes
+        )
 
-    def run_on(self, step: int | None, script: Sequence[tuple[int, Scripted]] = ()) -> list[JournalEvent]:
-        """Train on to `step`, or to the end of the run, with nothing from outside but the script: (steps completed, command) in order.
+    def run_on(
+        self, step: int | None, script: Sequence[tuple[int, Scripted]] = ()
+    ) -> list[JournalEvent]:
+        """Train on to `step`, or to the end of the run, with nothing from outside but the script:
+        (steps completed, command) in order.
 
-        Its journal is in memory only: the events are given back. Gates move seeds as in any run. A germinated seed whose arrival (Move to
-        TRAINING) or failed load the script has is grafted there, any other at once. What is scripted for a seed that does not wait for a kernel
-        is left out, and a decision that does not fit is answered with AdaptationRejected.
+        Its journal is in memory only: the events are given back. Gates move seeds as in any run. A
+        germinated seed whose arrival (Move to TRAINING) or failed load the script has is grafted
+        there, any other at once. What is scripted for a seed that does not wait for a kernel is
+        left out, and a decision that does not fit is answered with AdaptationRejected.
         """
         session = self.session
         before = session.parts.journal.state
@@ -138,7 +159,12 @@ class Rerun:
 
         with session.hooked(between), suppress(Arrived):
             self.trainer.train_on()
-        return [event for frame in frames for message in frame.events if isinstance(event := decode(message.value), JournalEvent)]
+        return [
+            event
+            for frame in frames
+            for message in frame.events
+            if isinstance(event := decode(message.value), JournalEvent)
+        ]
 
 
 def _carry_out(session: Session, command: Scripted) -> None:
@@ -147,7 +173,9 @@ def _carry_out(session: Session, command: Scripted) -> None:
         session.do(command)
         return
     place = (command.layer, command.seed)
-    waiting = next((seed for seed in seeds_waiting(session.state) if (seed.layer, seed.seed) == place), None)
+    waiting = next(
+        (seed for seed in seeds_waiting(session.state) if (seed.layer, seed.seed) == place), None
+    )
     if waiting is None:
         return
     if isinstance(command, Move):
@@ -157,7 +185,10 @@ def _carry_out(session: Session, command: Scripted) -> None:
 
 @dataclass(slots=True)
 class Reexecution:
-    """Executes an archived run again. `told` has the session before each step, and `session` is the last one, also where it went astray.
+    """Executes an archived run again.
+
+    `told` has the session before each step, and `session` is the last one, also where it went
+    astray.
 
     `heard` has what the run tells of its steps: the telemetry of the live run.
     """
@@ -172,10 +203,12 @@ class Reexecution:
     environment: Environment = field(default_factory=observe)
 
     def rebuild(self, address: Address) -> Rerun:
-        """The run as it stood at `address`, from the nearest snapshot that is `usable` and whole, or from its first step.
+        """The run as it stood at `address`, from the nearest snapshot that is `usable` and whole,
+        or from its first step.
 
-        A timeline whose opening snapshot is not usable is reached through the one that it left. The global random streams of this process and
-        torch's number of threads are the run's afterwards.
+        A timeline whose opening snapshot is not usable is reached through the one that it left. The
+        global random streams of this process and torch's number of threads are the run's
+        afterwards.
 
         Raises:
             Diverged: the run does something else than its journal has.
@@ -186,12 +219,17 @@ class Reexecution:
         torch.set_num_threads(self.archive.recipe.run.threads)
         begin = self._begin(address)
         self.session = self._session(begin)
-        rerun = Rerun(Trainer(self.session, self.archive.splits.train), begin.name, tuple(self.notes))
+        rerun = Rerun(
+            Trainer(self.session, self.archive.splits.train), begin.name, tuple(self.notes)
+        )
         self.go_on(rerun, address)
         return rerun
 
     def go_on(self, rerun: Rerun, address: Address) -> None:
-        """Execute the record from where the run stands to a later state of the same timeline; raises as `rebuild` does."""
+        """Execute the record from where the run stands to a later state of the same timeline.
+
+        Raises as `rebuild` does.
+        """
         session = rerun.session
         session.parts.journal.record(self.archive.events[session.state.sequence : address.sequence])
         session.standing.goal = address.step
@@ -203,7 +241,8 @@ class Reexecution:
             session.recorder.catch_up()
         if (session.step, session.state.sequence) != (address.step, address.sequence):
             raise CorruptError(
-                f"Executed again, run {self.archive.run_id} ends at step {session.step} with {session.state.sequence} events, not at {address} with "
+                f"Executed again, run {self.archive.run_id} ends at step {session.step} "
+                f"with {session.state.sequence} events, not at {address} with "
                 f"{address.sequence}; its journal was changed."
             )
 
@@ -212,11 +251,18 @@ class Reexecution:
         for anchor in anchors(archive.events, address):
             if self.usable(anchor):
                 try:
-                    return standing(archive.run_id, archive.events, anchor, archive.tensors.read(anchor.key, anchor.sha256), ())
+                    return standing(
+                        archive.run_id,
+                        archive.events,
+                        anchor,
+                        archive.tensors.read(anchor.key, anchor.sha256),
+                        (),
+                    )
                 except KeyMissingError as error:
                     if anchor.opens and anchor.source is None:
                         raise KeyMissingError(
-                            f"Run {archive.run_id} begins with another run's state, which is a snapshot. {error}"
+                            f"Run {archive.run_id} begins with another run's state, which "
+                            f"is a snapshot. {error}"
                         ) from error
                     raise
                 except CorruptError as error:
@@ -225,10 +271,14 @@ class Reexecution:
                 if anchor.source is None:
                     lost = self.notes[-1] if self.notes else "It was not to be used."
                     raise UnavailableError(
-                        f"Run {archive.run_id} begins with the state {anchor.name}, which is not at hand: restore it, or fork that run again. {lost}"
+                        f"Run {archive.run_id} begins with the state {anchor.name}, which "
+                        f"is not at hand: restore it, or fork that run again. {lost}"
                     )
                 source = self.rebuild(anchor.source)
-                return replace(standing(archive.run_id, archive.events, anchor, source.snapshot(), ()), name=source.begun)
+                return replace(
+                    standing(archive.run_id, archive.events, anchor, source.snapshot(), ()),
+                    name=source.begun,
+                )
         return Beginning(RunState(archive.run_id), None, "", ())
 
     def _session(self, begin: Beginning) -> Session:
@@ -260,16 +310,22 @@ class Reexecution:
                     timeout_s=0.0,
                     timeline=begin.state.timeline,
                 ),
-                telemetry=Telemetry(origin=origin, emit=self.heard, growing=trainee.growing, gates=recipe.gates),
+                telemetry=Telemetry(
+                    origin=origin, emit=self.heard, growing=trainee.growing, gates=recipe.gates
+                ),
                 grafting=Grafting(Shelf(archive.kernels), trainee.growing, clock),
-                checkpoints=Checkpoints(SnapshotWriter(archive.tensors, clock), recipe.checkpoints, clock),
+                checkpoints=Checkpoints(
+                    SnapshotWriter(archive.tensors, clock), recipe.checkpoints, clock
+                ),
                 tensors=archive.tensors,
                 origin=origin,
                 clock=clock,
                 progress=self.progress,
                 environment=self.environment,
                 run_dir=NOWHERE,
-                models=Box(MODELS, secrets.token_bytes(KEY_BYTES)),  # for nobody: nothing is written
+                models=Box(
+                    MODELS, secrets.token_bytes(KEY_BYTES)
+                ),  # for nobody: nothing is written
                 lost=dict,
                 require_pen=lambda: None,  # nobody else writes this journal
             ),
@@ -281,10 +337,14 @@ class Reexecution:
 
 
 def alone(recipe: Recipe) -> Recipe:
-    """The recipe of a session that asks nobody and takes no snapshots: all that came of it stands in the record."""
+    """The recipe of a session that asks nobody and takes no snapshots: all that came of it stands
+    in the record.
+    """
     return recipe.model_copy(
         update={
             "tamiyo": recipe.tamiyo.model_copy(update={"enabled": False}),
-            "checkpoints": recipe.checkpoints.model_copy(update={"every_epochs": 0, "every_steps": 0, "every_minutes": math.inf}),
+            "checkpoints": recipe.checkpoints.model_copy(
+                update={"every_epochs": 0, "every_steps": 0, "every_minutes": math.inf}
+            ),
         }
     )

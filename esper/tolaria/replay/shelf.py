@@ -1,4 +1,6 @@
-"""Kernels of an archived run: read when they are grafted, known by their id alone, which is the hash of what they are."""
+"""Kernels of an archived run: read when they are grafted, known by their id alone, which is the
+hash of what they are.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from esper.kasmina.unpacked import Unpacked
 
 @dataclass(slots=True)
 class Shelf:
-    """Kernels by id; `read` raises CorruptError for one that is lost, which matters only if it is grafted."""
+    """Kernels by id.
+
+    `read` raises CorruptError for one that is lost, which matters only if it is grafted.
+    """
 
     read: Callable[[str], Unpacked]
     _asked: list[str] = field(default_factory=list)

@@ -1,4 +1,6 @@
-"""The state of a run at a step, or some kinds of its tensors, as one safetensors file: every tensor by name, and what it is of as metadata."""
+"""The state of a run at a step, or some kinds of its tensors, as one safetensors file: every tensor
+by name, and what it is of as metadata.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from esper.tolaria.record.addresses import Address
 
 @dataclass(frozen=True, slots=True)
 class StateDigests:
-    """`parameters` is the digest that the journal has at the end of epochs and of snapshots, `state` is of every tensor and note.
+    """`parameters` is the digest that the journal has at the end of epochs and of snapshots,
+    `state` is of every tensor and note.
 
     Each is empty where not all is at hand that it is of.
     """
@@ -38,22 +41,42 @@ def digests_of(snapshot: Snapshot) -> StateDigests:
 
 
 def model_digest(snapshot: Snapshot) -> str:
-    """The digest of the parameters and buffers of a state, or of a part of one that has all of these."""
-    model = {name.removeprefix("model/"): tensor for name, tensor in snapshot.tensors.items() if name.startswith("model/")}
+    """The digest of the parameters and buffers of a state, or of a part of one that has all of
+    these.
+    """
+    model = {
+        name.removeprefix("model/"): tensor
+        for name, tensor in snapshot.tensors.items()
+        if name.startswith("model/")
+    }
     return tensors_digest(model)
 
 
 def part_of(snapshot: Snapshot, kinds: Collection[str]) -> Snapshot:
     """The tensors of some kinds, with all notes; every tensor where no kind is named."""
-    return Snapshot({name: tensor for name, tensor in snapshot.tensors.items() if not kinds or kind_of(name) in kinds}, snapshot.notes)
+    return Snapshot(
+        {
+            name: tensor
+            for name, tensor in snapshot.tensors.items()
+            if not kinds or kind_of(name) in kinds
+        },
+        snapshot.notes,
+    )
 
 
 def save_state_file(
-    path: Path, snapshot: Snapshot, *, run_id: str, address: Address, digests: StateDigests, versions: Mapping[str, Any]
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    run_id: str,
+    address: Address,
+    digests: StateDigests,
+    versions: Mapping[str, Any],
 ) -> None:
     """Write a state, or a part of one, to `path`, atomically.
 
-    Metadata: run, timeline, step, sequence, the kinds of its tensors, digests of the state that it is of, versions, and the notes of the snapshot.
+    Metadata: run, timeline, step, sequence, the kinds of its tensors, digests of the state that it
+    is of, versions, and the notes of the snapshot.
 
     Raises:
         UsageError: the file exists, or its folder cannot be written.
@@ -62,8 +85,18 @@ def save_state_file(
     if path.exists():
         raise UsageError(f"{path} exists already; name another file with --out.")
     kinds = sorted({kind_of(name) for name in snapshot.tensors})
-    meta = {"run_id": run_id, **asdict(address), "kinds": kinds, "digests": asdict(digests), "versions": versions, "notes": snapshot.notes}
-    content = save({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, {"esper": json.dumps(meta, sort_keys=True)})
+    meta = {
+        "run_id": run_id,
+        **asdict(address),
+        "kinds": kinds,
+        "digests": asdict(digests),
+        "versions": versions,
+        "notes": snapshot.notes,
+    }
+    content = save(
+        {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()},
+        {"esper": json.dumps(meta, sort_keys=True)},
+    )
     try:
         write_file(path, content)
     except UnavailableError as error:

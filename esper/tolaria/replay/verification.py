@@ -1,8 +1,12 @@
-"""A whole run proven by executing it again, in pieces that may run side by side; and where it differs, to which step that can be narrowed.
+"""A whole run proven by executing it again, in pieces that may run side by side.
 
-The journal has a digest of the parameters at the end of each epoch and of each snapshot: a difference from the record lies between the last state
-that agrees and the first that does not. Between them, what the run told of each step narrows it to one: its loss and the norm of its gradient, every
-bit of them. Two executions that differ from each other, because code or machine are not deterministic, are compared step by step and tensor by tensor.
+And where it differs, to which step that can be narrowed.
+
+The journal has a digest of the parameters at the end of each epoch and of each snapshot: a
+difference from the record lies between the last state that agrees and the first that does not.
+Between them, what the run told of each step narrows it to one: its loss and the norm of its
+gradient, every bit of them. Two executions that differ from each other, because code or machine are
+not deterministic, are compared step by step and tensor by tensor.
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ from esper.tolaria.step.evaluation import parameters_digest
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a timeline: begun from the nearest snapshot at or before `begin` (None: where the timeline begins), through the states of `ways`.
+    """A piece of a timeline: begun from the nearest snapshot at or before `begin` (None: where the
+    timeline begins), through the states of `ways`.
 
     With `from_scratch` no snapshot is used, but for that of another run.
     """
@@ -47,7 +52,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Where a piece differs: `agreed` is the last state that did not, `at` the first that did, `names` the tensors and notes known to differ."""
+    """Where a piece differs: `agreed` is the last state that did not, `at` the first that did,
+    `names` the tensors and notes known to differ.
+    """
 
     sentence: str
     agreed: Address
@@ -58,7 +65,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one piece has shown: steps executed, epoch digests and snapshots that agreed, and what did not."""
+    """What one piece has shown: steps executed, epoch digests and snapshots that agreed, and what
+    did not.
+    """
 
     segment: Segment
     begun: str
@@ -71,10 +80,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """A fault, looked at again. `deterministic` says whether two executions of its steps agree; else `step` and `names` are where they do not.
+    """A fault, looked at again.
 
-    Where they agree, `step` is the first whose `figure` is not the one that the run told, `then` and `now`; `agreed` tells how many steps before it
-    have the figures that the run told.
+    `deterministic` says whether two executions of its steps agree; else `step` and `names` are
+    where they do not.
+
+    Where they agree, `step` is the first whose `figure` is not the one that the run told, `then`
+    and `now`; `agreed` tells how many steps before it have the figures that the run told.
     """
 
     fault: Fault
@@ -92,31 +104,46 @@ class Narrowed:
         which = f"; known to differ: {', '.join(self.fault.names[:4])}" if self.fault.names else ""
         if not self.deterministic:
             return (
-                f"{self.fault.sentence} Two executions of steps {first} to {last} differ from each other, first after step {self.step} in "
+                f"{self.fault.sentence} Two executions of steps {first} to {last} differ "
+                f"from each other, first after step {self.step} in "
                 f"{', '.join(self.names[:4])}: the code or the machine is not deterministic."
             )
-        whose = "Two executions here agree with each other, so the record is of other code, settings or numerics."
+        whose = (
+            "Two executions here agree with each other, so the record is of other code, "
+            "settings or numerics."
+        )
         if self.figure:
             arises = (
-                f"in step {self.step}" if self.figure != "loss" else f"in the update of the step before or in the batch of step {self.step}"
+                f"in step {self.step}"
+                if self.figure != "loss"
+                else f"in the update of the step before or in the batch of step {self.step}"
             )
             return (
-                f"{self.fault.sentence} In timeline {self.fault.at.timeline}, the {self.figure} of step {self.step} is the first of what the run told "
-                f"that differs ({self.then!r} then, {self.now!r} now; {self.agreed} steps from step {first} on agree): the difference arises {arises}"
+                f"{self.fault.sentence} In timeline {self.fault.at.timeline}, the "
+                f"{self.figure} of step {self.step} is the first of what the run told "
+                f"that differs ({self.then!r} then, {self.now!r} now; {self.agreed} steps "
+                f"from step {first} on agree): the difference arises {arises}"
                 f"{which}. {whose}"
             )
         seen = f"; what the run told of {self.agreed} steps there agrees" if self.agreed else ""
-        span = f"at step {last}" if first == last else f"after step {first} and at the latest at step {last}"
+        span = (
+            f"at step {last}"
+            if first == last
+            else f"after step {first} and at the latest at step {last}"
+        )
         return (
-            f"{self.fault.sentence} The difference arises {span}, in timeline {self.fault.at.timeline}; the journal has no digest in "
+            f"{self.fault.sentence} The difference arises {span}, in timeline "
+            f"{self.fault.at.timeline}; the journal has no digest in "
             f"between{seen}{which}. {whose}"
         )
 
 
 def segments(archive: Archive, *, from_scratch: bool = False) -> list[Segment]:
-    """The pieces of a run that together are all of it: one between any two snapshots that are there, or with `from_scratch` one for each timeline.
+    """The pieces of a run that together are all of it: one between any two snapshots that are
+    there, or with `from_scratch` one for each timeline.
 
-    Snapshots that are not there, because they were lost or retired, are passed on the way: the journal has the digests of their parameters.
+    Snapshots that are not there, because they were lost or retired, are passed on the way: the
+    journal has the digests of their parameters.
     """
     events, found = archive.events, list[Segment]()
     for line in lines(events):
@@ -148,11 +175,16 @@ def _present(archive: Archive, taken: CheckpointTaken) -> bool:
 
 
 def usable_for(segment: Segment, anchor: Anchor) -> bool:
-    """Whether a piece may begin there: at what opens its timeline, or at a snapshot that is not after its beginning."""
+    """Whether a piece may begin there: at what opens its timeline, or at a snapshot that is not
+    after its beginning.
+    """
     begin = segment.begin
     if anchor.opens:
         return not segment.from_scratch or anchor.source is None
-    return begin is not None and (anchor.at.step, anchor.at.sequence) <= (begin.step, begin.sequence)
+    return begin is not None and (anchor.at.step, anchor.at.sequence) <= (
+        begin.step,
+        begin.sequence,
+    )
 
 
 @dataclass(slots=True)
@@ -170,15 +202,21 @@ class Check:
     def __post_init__(self) -> None:
         """What is not executed agrees."""
         self.line = line_of(self.archive.events, self.segment.timeline)
-        self.agreed = self.segment.begin or Address(self.line.timeline, self.line.first, self.line.begin)
+        self.agreed = self.segment.begin or Address(
+            self.line.timeline, self.line.first, self.line.begin
+        )
 
     def run(self) -> Verdict:
-        """Execute the piece, and compare with every digest and snapshot on the way. A lost kernel or state of another run is a fault too.
+        """Execute the piece, and compare with every digest and snapshot on the way.
+
+        A lost kernel or state of another run is a fault too.
 
         Raises:
             KeyMissingError: it begins with a snapshot whose key is not at hand.
         """
-        execution = Reexecution(self.archive, quiet(), usable=partial(usable_for, self.segment), told=self._told)
+        execution = Reexecution(
+            self.archive, quiet(), usable=partial(usable_for, self.segment), told=self._told
+        )
         rerun, begun = None, ""
         try:
             for way in self.segment.ways:
@@ -190,20 +228,27 @@ class Check:
                 fault = self._compared(way, rerun.snapshot())
                 if fault is not None:
                     return self._verdict(begun, execution, fault)
-                require_proven(self.archive.events, way, parameters_digest(rerun.session.parts.growing.module))
+                require_proven(
+                    self.archive.events, way, parameters_digest(rerun.session.parts.growing.module)
+                )
                 self.agreed = way
         except KeyMissingError:  # no fault of the run
             raise
         except Diverged as error:
             return self._verdict(begun, execution, self._diverged(error, execution.session))
         except EsperError as error:
-            return self._verdict(begun, execution, Fault(str(error), self.agreed, self.segment.ways[-1]))
+            return self._verdict(
+                begun, execution, Fault(str(error), self.agreed, self.segment.ways[-1])
+            )
         return self._verdict(begun, execution, None)
 
     def _told(self, session: Session) -> None:
         self.first = session.step if self.first is None else self.first
         ended = self._ended(session)
-        if ended is not None and (ended.step, ended.sequence) > (self.agreed.step, self.agreed.sequence):
+        if ended is not None and (ended.step, ended.sequence) > (
+            self.agreed.step,
+            self.agreed.sequence,
+        ):
             self.agreed = ended
 
     def _ended(self, session: Session) -> Address | None:
@@ -215,9 +260,15 @@ class Check:
         return None
 
     def _compared(self, way: Address, rebuilt: Snapshot) -> Fault | None:
-        """What differs from the snapshot that the run wrote at `way`, if it wrote one that can still be read."""
+        """What differs from the snapshot that the run wrote at `way`, if it wrote one that can
+        still be read.
+        """
         for one in self.archive.events:
-            if isinstance(one, CheckpointTaken) and (one.at_timeline, one.at_step, one.at_sequence) == (
+            if isinstance(one, CheckpointTaken) and (
+                one.at_timeline,
+                one.at_step,
+                one.at_sequence,
+            ) == (
                 way.timeline,
                 way.step,
                 way.sequence,
@@ -234,7 +285,8 @@ class Check:
                 self.snapshots += 1
                 if names:
                     return Fault(
-                        f"Executed again, run {self.archive.run_id} is not what snapshot {one.snapshot_id} has at {way}: {len(names)} tensors or "
+                        f"Executed again, run {self.archive.run_id} is not what snapshot "
+                        f"{one.snapshot_id} has at {way}: {len(names)} tensors or "
                         f"notes differ.",
                         self.agreed,
                         way,
@@ -251,16 +303,24 @@ class Check:
         return Fault(str(error), self.agreed, at, self._names(at, session), epoch)
 
     def _names(self, at: Address, session: Session) -> tuple[str, ...]:
-        """Tensors that differ from those of a snapshot at the same step, which was taken right after the epoch's end."""
+        """Tensors that differ from those of a snapshot at the same step, which was taken right
+        after the epoch's end.
+        """
         for one in self.archive.events:
-            if isinstance(one, CheckpointTaken) and (one.at_timeline, one.at_step) == (at.timeline, at.step):
+            if isinstance(one, CheckpointTaken) and (one.at_timeline, one.at_step) == (
+                at.timeline,
+                at.step,
+            ):
                 try:
                     written = self.archive.tensors.read(one.address, one.sha256)
                 except (CorruptError, KeyMissingError):
                     continue
                 found = session.snapshots.living().tensors
                 common = found.keys() & written.tensors.keys()
-                pair = [Snapshot({name: side[name] for name in common}, {}) for side in (found, written.tensors)]
+                pair = [
+                    Snapshot({name: side[name] for name in common}, {})
+                    for side in (found, written.tensors)
+                ]
                 return tuple(name for name in differing(*pair) if not name.startswith("random/"))
         return ()
 
@@ -270,19 +330,27 @@ class Check:
         first = self.segment.begin.sequence if self.segment.begin else self.line.begin
         epochs = sum(isinstance(one, EpochEnded) for one in self.archive.events[first:done])
         steps = 0 if session is None or self.first is None else session.step - self.first
-        notes = [*execution.notes, *(["Snapshots were not compared: their key is not at hand."] if self.sealed else [])]
+        notes = [
+            *execution.notes,
+            *(["Snapshots were not compared: their key is not at hand."] if self.sealed else []),
+        ]
         return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(notes), fault)
 
 
-def narrowed(archive: Archive, segment: Segment, fault: Fault, told: Mapping[str, StepTold]) -> Narrowed:
-    """A fault looked at again: its steps are executed twice, with a digest of every tensor after each step.
+def narrowed(
+    archive: Archive, segment: Segment, fault: Fault, told: Mapping[str, StepTold]
+) -> Narrowed:
+    """A fault looked at again: its steps are executed twice, with a digest of every tensor after
+    each step.
 
     `told` is what the run told of its steps, as far as that is at hand, by the id of the event.
     """
     first, second = (_steps(archive, segment, fault) for _ in range(2))
     for step in sorted(first.digests.keys() | second.digests.keys()):
         one, other = first.digests.get(step, {}), second.digests.get(step, {})
-        names = [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+        names = [
+            name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)
+        ]
         if names:
             return Narrowed(fault, deterministic=False, step=step, names=tuple(names))
     agreed = 0
@@ -291,15 +359,29 @@ def narrowed(archive: Archive, segment: Segment, fault: Fault, told: Mapping[str
             continue
         now = StepTold(event.loss, event.gradient_norm)
         if figure := then.odd(now):
-            pair = (then.loss, now.loss) if figure == "loss" else (then.gradient_norm, now.gradient_norm)
-            return Narrowed(fault, deterministic=True, step=event.step, figure=figure, then=pair[0], now=pair[1], agreed=agreed)
+            pair = (
+                (then.loss, now.loss)
+                if figure == "loss"
+                else (then.gradient_norm, now.gradient_norm)
+            )
+            return Narrowed(
+                fault,
+                deterministic=True,
+                step=event.step,
+                figure=figure,
+                then=pair[0],
+                now=pair[1],
+                agreed=agreed,
+            )
         agreed += 1
     return Narrowed(fault, deterministic=True, agreed=agreed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Digests of all tensors by name, by the number of steps completed, and what was told of the steps, in their order."""
+    """Digests of all tensors by name, by the number of steps completed, and what was told of the
+    steps, in their order.
+    """
 
     digests: dict[int, dict[str, str]] = field(default_factory=dict)
     told: list[TrainingStep] = field(default_factory=list)
@@ -318,7 +400,9 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
         if isinstance(event, TrainingStep) and fault.agreed.step < event.step <= fault.at.step:
             steps.told.append(event)
 
-    execution = Reexecution(archive, quiet(), usable=partial(usable_for, segment), told=told, heard=heard)
+    execution = Reexecution(
+        archive, quiet(), usable=partial(usable_for, segment), told=told, heard=heard
+    )
     try:
         execution.rebuild(segment.ways[-1])
     except EsperError:
@@ -329,7 +413,9 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
 
 def _digests(session: Session) -> dict[str, str]:
     return {
-        name: hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        name: hashlib.sha256(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
         for name, tensor in session.snapshots.living().tensors.items()
     }
 
@@ -351,13 +437,21 @@ class Proof:
 
     def sentence(self) -> str:
         """The result, for people."""
-        steps, epochs = sum(one.steps for one in self.verdicts), sum(one.epochs for one in self.verdicts)
+        steps, epochs = (
+            sum(one.steps for one in self.verdicts),
+            sum(one.epochs for one in self.verdicts),
+        )
         snapshots = sum(one.snapshots for one in self.verdicts)
         if self.narrowed is not None:
-            why = f" Not as it was when the run began: {'; '.join(self.differences)}." if self.differences else ""
+            why = (
+                f" Not as it was when the run began: {'; '.join(self.differences)}."
+                if self.differences
+                else ""
+            )
             return f"{self.narrowed.sentence()}{why}"
         return (
-            f"Run {self.run_id} is proven: {steps} steps executed again in {len(self.verdicts)} pieces; the parameters agree at the end of "
+            f"Run {self.run_id} is proven: {steps} steps executed again in "
+            f"{len(self.verdicts)} pieces; the parameters agree at the end of "
             f"{epochs} epochs, and {snapshots} snapshots bit for bit ({self.seconds:.1f} s)."
         )
 
@@ -373,5 +467,7 @@ class Proof:
             "seconds": round(self.seconds, 3),
             "notes": sorted({note for one in self.verdicts for note in one.notes}),
             "differences": list(self.differences),
-            "fault": None if self.narrowed is None else asdict(self.narrowed) | {"sentence": self.narrowed.sentence()},
+            "fault": None
+            if self.narrowed is None
+            else asdict(self.narrowed) | {"sentence": self.narrowed.sentence()},
         }

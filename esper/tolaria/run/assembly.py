@@ -1,4 +1,6 @@
-"""Where a run is put together: settings and recipe in, a trained model and a complete journal out."""
+"""Where a run is put together: settings and recipe in, a trained model and a complete
+journal out.
+"""
 
 from __future__ import annotations
 
@@ -105,36 +107,58 @@ def train(
     allow: Sequence[str] = (),
     require: Callable[[Recipe], None] | None = None,
 ) -> Finished:
-    """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds, the history have all of it.
+    """Train a run on a bus that answers, and wait until Kafka and, for at most `history_s` seconds,
+    the history have all of it.
 
-    Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork` it begins with another run's state. After
-    `until` epochs it is interrupted, and can be resumed. `startup` has what the process did before, if anything. `permit` says which functions of
-    the recipe may be called; for a run that is resumed, that depends on where it was begun, and on `allow`. `require` is asked
-    before any of them is called, wherever the recipe came from, and raises where it may not be trained.
+    Without a recipe the run `run_id` is resumed, with the recipe that its journal has. With `fork`
+    it begins with another run's state. After `until` epochs it is interrupted, and can be resumed.
+    `startup` has what the process did before, if anything. `permit` says which functions of the
+    recipe may be called; for a run that is resumed, that depends on where it was begun, and on
+    `allow`. `require` is asked before any of them is called, wherever the recipe came from, and
+    raises where it may not be trained.
 
     Raises:
-        EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so too.
+        EsperError: the run cannot be begun or cannot go on; when it had begun, its journal says so
+            too.
     """
     run_id = run_id or named(recipe.name if recipe else "run", clock)
     require_run_id(run_id)
     progress, startup = Progress(console), startup or Startup.of(clock)
     with ExitStack() as stack:
-        place = stack.enter_context(place_of(settings, run_id, cluster, clock, progress, resumed=recipe is None))
+        place = stack.enter_context(
+            place_of(settings, run_id, cluster, clock, progress, resumed=recipe is None)
+        )
         if recipe is None:
-            before = past(place.outbox, place.bus, clock, place.trust, partial(open_tensors, settings), progress)
+            before = past(
+                place.outbox,
+                place.bus,
+                clock,
+                place.trust,
+                partial(open_tensors, settings),
+                progress,
+            )
             recipe = recipe_of(before.events)
             if require is not None:
                 require(recipe)  # before anything of the journal's is looked up
             permit = permit_for(settings, before.events, recipe, allow=allow, say=progress.say)
         elif fork is not None:
-            before = forked(place.outbox, place.bus, clock, place.trust, family=fork.family, offered=fork.offered)
+            before = forked(
+                place.outbox,
+                place.bus,
+                clock,
+                place.trust,
+                family=fork.family,
+                offered=fork.offered,
+            )
         else:
             before = nothing(place.outbox, place.bus, clock, place.trust)
         if require is not None:
             require(recipe)
         startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
-        splits = load_data(recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say)
+        splits = load_data(
+            recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say
+        )
         environment = observe(inputs_of(recipe, splits))
         for difference in differences(before.events, environment) if before.events else ():
             progress.say(f"{difference}; the resumed run may give other bits.")
@@ -158,7 +182,9 @@ def train(
         )
         startup.spent("restore")
         rigged.session.parts.journal.used_up = partial(startup.spent, "re_execution")
-        rigged.session.standing.goal = None if until is None else until * (trainee.steps // recipe.run.epochs)
+        rigged.session.standing.goal = (
+            None if until is None else until * (trainee.steps // recipe.run.epochs)
+        )
         trainer = Trainer(rigged.session, trainee.splits.train, fork, startup)
         begun = clock.monotonic()
         outcome = _trained(trainer, progress)
@@ -174,7 +200,9 @@ def train(
             state=rigged.session.state,
             paths=rigged.session.paths,
             growth=rigged.session.growth(),
-            events=events_by_topic(history_url, run_id, settings=settings) if complete else _told(rigged),
+            events=events_by_topic(history_url, run_id, settings=settings)
+            if complete
+            else _told(rigged),
             model_path=place.folder / "model.safetensors",
             history_path=settings.history_dir,
             history_complete=complete,
@@ -182,7 +210,10 @@ def train(
 
 
 def _trained(trainer: Trainer, progress: Progress) -> Outcome:
-    """Run the loop with Ctrl-C and SIGTERM ending it in order; what cannot go on is journalled as RunFailed."""
+    """Run the loop with Ctrl-C and SIGTERM ending it in order.
+
+    What cannot go on is journalled as RunFailed.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -191,7 +222,9 @@ def _trained(trainer: Trainer, progress: Progress) -> Outcome:
         progress.say("Ending the run after this step; once more ends it at once.")
         trainer.session.standing.stop = True
 
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     progress.start()
     try:
         return trainer.run()

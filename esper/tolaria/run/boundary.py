@@ -1,4 +1,6 @@
-"""The end of an epoch: validation, what each kernel is worth on held-out data, the record of the epoch, and the gates."""
+"""The end of an epoch: validation, what each kernel is worth on held-out data, the record of the
+epoch, and the gates.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from esper.lifecycle.commands import CountLost, EndEpoch
 from esper.tolaria.exchange.packet import EpochFigures
 from esper.tolaria.run.cursor import Sums
 from esper.tolaria.run.recording import Recorder
-from esper.tolaria.step.evaluation import Figures, evaluate, paired, parameters_digest, with_shadow, without
+from esper.tolaria.step.evaluation import (
+    Figures,
+    evaluate,
+    paired,
+    parameters_digest,
+    with_shadow,
+    without,
+)
 from esper.tolaria.step.gates import Evidence, gate
 
 
@@ -52,7 +61,12 @@ class EpochBoundary:
             )
         )
         for seed in recorder.state.seeds:
-            if move := gate(seed, cursor.known((seed.layer, seed.seed)), recorder.state.epoch, parts.recipe.gates):
+            if move := gate(
+                seed,
+                cursor.known((seed.layer, seed.seed)),
+                recorder.state.epoch,
+                parts.recipe.gates,
+            ):
                 recorder.do(move)
         cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
@@ -73,9 +87,13 @@ class EpochBoundary:
             known.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
             if seed.stage == "TRAINING":
                 shadow = with_shadow(growing, held_out, place)
-                known.shadow_gap, known.shadow_gap_error = paired(live.batch_losses, shadow.batch_losses)
+                known.shadow_gap, known.shadow_gap_error = paired(
+                    live.batch_losses, shadow.batch_losses
+                )
             elif seed.stage in LIVE:
                 removed = without(growing, held_out, place)
-                known.dependence, known.dependence_error = paired(removed.batch_losses, live.batch_losses)
+                known.dependence, known.dependence_error = paired(
+                    removed.batch_losses, live.batch_losses
+                )
                 if parts.recipe.telemetry.enabled:
                     parts.telemetry.performance(self.recorder.state, place, live, removed)

@@ -1,4 +1,6 @@
-"""Where a run stands between two steps, beyond its folded state and its tensors: what a snapshot notes and a packet tells."""
+"""Where a run stands between two steps, beyond its folded state and its tensors: what a snapshot
+notes and a packet tells.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Sums:
 
 @dataclass(slots=True)
 class Cursor:
-    """`step` counts optimizer steps completed, `sums` is the present epoch, `figures` and `test` are of the last one."""
+    """`step` counts optimizer steps completed, `sums` is the present epoch, `figures` and `test`
+    are of the last one.
+    """
 
     step: int = 0
     sums: Sums = field(default_factory=Sums)

@@ -13,12 +13,17 @@ _LOAD_S = 0.001  # between two looks for a kernel, in lockstep
 
 @dataclass(slots=True)
 class Dialogue:
-    """Sends packets at epoch boundaries and applies what is answered in time. A record answers by itself."""
+    """Sends packets at epoch boundaries and applies what is answered in time.
+
+    A record answers by itself.
+    """
 
     mailbox: Mailbox
 
     def open(self) -> None:
-        """Before the first step: wait for Tamiyo's first answer, and for the foundry when there are no kernels yet for these layers."""
+        """Before the first step: wait for Tamiyo's first answer, and for the foundry when there are
+        no kernels yet for these layers.
+        """
         recorder, mailbox = self.mailbox.recorder, self.mailbox
         parts, settings = recorder.parts, recorder.parts.recipe.tamiyo
         if not settings.enabled:
@@ -26,21 +31,45 @@ class Dialogue:
         begin = parts.clock.monotonic()
         offered = self._ask(patience_s=settings.start_timeout_s)
         left = settings.start_timeout_s - (parts.clock.monotonic() - begin)
-        if not parts.journal.replaying and not offered and (parts.consultation.lockstep or left > 0):
-            parts.progress.say("Waiting for the foundry: it compiles and verifies kernels for these layers, once for all runs.")
-            if not parts.consultation.wait_for_kernels(mailbox.handle, mailbox.stopping, patience_s=left) and not recorder.standing.stop:
-                parts.progress.say("The foundry has not answered yet; training begins without kernels, which can come later.")
+        if (
+            not parts.journal.replaying
+            and not offered
+            and (parts.consultation.lockstep or left > 0)
+        ):
+            parts.progress.say(
+                "Waiting for the foundry: it compiles and verifies kernels for these "
+                "layers, once for all runs."
+            )
+            if (
+                not parts.consultation.wait_for_kernels(
+                    mailbox.handle, mailbox.stopping, patience_s=left
+                )
+                and not recorder.standing.stop
+            ):
+                parts.progress.say(
+                    "The foundry has not answered yet; training begins without kernels, "
+                    "which can come later."
+                )
 
     def consult(self) -> None:
-        """At an epoch boundary: ask, and in lockstep wait until each kernel that was named is in its slot."""
+        """At an epoch boundary: ask, and in lockstep wait until each kernel that was named is in
+        its slot.
+        """
         if self.mailbox.recorder.parts.recipe.tamiyo.enabled:
             self._ask()
             self._wait_for_loads()
 
     def _ask(self, patience_s: float | None = None) -> int:
-        """Send the packet of this moment and apply what comes back; gives how many kernels it offered."""
+        """Send the packet of this moment and apply what comes back.
+
+        Gives how many kernels it offered.
+        """
         recorder, mailbox = self.mailbox.recorder, self.mailbox
-        parts, consultation, cursor = recorder.parts, recorder.parts.consultation, recorder.standing.cursor
+        parts, consultation, cursor = (
+            recorder.parts,
+            recorder.parts.consultation,
+            recorder.standing.cursor,
+        )
         recorder.catch_up()
         if parts.journal.replaying:
             return 0
@@ -65,6 +94,11 @@ class Dialogue:
     def _wait_for_loads(self) -> None:
         parts = self.mailbox.recorder.parts
         waits = parts.consultation.lockstep
-        while waits and not self.mailbox.stopping() and not parts.journal.replaying and seeds_waiting(self.mailbox.recorder.state):
+        while (
+            waits
+            and not self.mailbox.stopping()
+            and not parts.journal.replaying
+            and seeds_waiting(self.mailbox.recorder.state)
+        ):
             self.mailbox.place_loaded()
             parts.clock.sleep(_LOAD_S)

@@ -1,4 +1,6 @@
-"""What comes to a run from outside: requests and decisions carried out, kernels put into their slots."""
+"""What comes to a run from outside: requests and decisions carried out, kernels put into their
+slots.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,19 @@ class Mailbox:
         source = Source(event.event_id, *delivered.position)
         if isinstance(event, RollbackRequested):
             if source.command_id not in recorder.state.commands:
-                self.snapshots.roll_back(event.snapshot_id, event.reason, source, at_most_epoch=event.at_most_epoch)
+                self.snapshots.roll_back(
+                    event.snapshot_id, event.reason, source, at_most_epoch=event.at_most_epoch
+                )
         elif isinstance(event, CheckpointRequested):
             if source.command_id not in recorder.state.commands:
                 self.snapshots.requested = source
         else:
-            vetting = Vetting(recorder.parts.consultation.catalogue.kernels, recorder.parts.growing.shapes())
-            for command in commands_of(delivered, vetting=vetting, incarnation=recorder.state.incarnation):
+            vetting = Vetting(
+                recorder.parts.consultation.catalogue.kernels, recorder.parts.growing.shapes()
+            )
+            for command in commands_of(
+                delivered, vetting=vetting, incarnation=recorder.state.incarnation
+            ):
                 recorder.do(command)
 
     def place_loaded(self) -> None:
@@ -45,6 +53,9 @@ class Mailbox:
             self.recorder.do(command)
 
     def stopping(self) -> bool:
-        """Whether a person wants the run to end; a run that another trainer has taken over waits for nobody."""
+        """Whether a person wants the run to end.
+
+        A run that another trainer has taken over waits for nobody.
+        """
         self.recorder.parts.require_pen()
         return self.recorder.standing.stop

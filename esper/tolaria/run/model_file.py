@@ -1,4 +1,6 @@
-"""The final model on disk: one safetensors file, with the blueprints of its kernels as metadata, sealed."""
+"""The final model on disk: one safetensors file, with the blueprints of its kernels as metadata,
+sealed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Saved:
 
 
 def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool = False) -> Saved:
-    """Write all parameters and buffers, and the blueprint, blend and alpha of every kernel, to `path` (atomically), sealed in `box`.
+    """Write all parameters and buffers, and the blueprint, blend and alpha of every kernel, to
+    `path` (atomically), sealed in `box`.
 
     The hash is that of the plain safetensors file, which `esper model RUN --out FILE` writes.
 
@@ -46,7 +49,10 @@ def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool =
         }
         for (layer, index), grown in growing.kernels.items()
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in growing.module.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in growing.module.state_dict().items()
+    }
     content = save(tensors, {"esper": json.dumps({"kernels": kernels}, sort_keys=True)})
     sha256 = hashlib.sha256(content).hexdigest()
     try:
@@ -54,12 +60,15 @@ def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool =
     except (StorageFullError, UnavailableError):
         if not elsewhere:
             raise
-        return save_model(growing, Path(tempfile.mkdtemp(prefix="esper-")) / path.parent.name / path.name, box)
+        return save_model(
+            growing, Path(tempfile.mkdtemp(prefix="esper-")) / path.parent.name / path.name, box
+        )
     return Saved(path, sha256)
 
 
 def read_model(path: Path, box: Box) -> bytes:
-    """The plain safetensors file that `save_model` sealed at `path`, or that an older Esper left there in the clear.
+    """The plain safetensors file that `save_model` sealed at `path`, or that an older Esper left
+    there in the clear.
 
     Raises:
         UsageError: there is none.
@@ -68,7 +77,10 @@ def read_model(path: Path, box: Box) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"There is no model in {path} ({error.strerror}): the run has not ended, or ran elsewhere.") from error
+        raise UsageError(
+            f"There is no model in {path} ({error.strerror}): the run has not ended, or "
+            "ran elsewhere."
+        ) from error
     return box.opened(_name(path), content)
 
 

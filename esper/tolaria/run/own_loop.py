@@ -1,6 +1,8 @@
-"""Growth in a user's own training loop: the user steps the host, Esper the kernels, and the journal has it all.
+"""Growth in a user's own training loop: the user steps the host, Esper the kernels, and the journal
+has it all.
 
-Such a run cannot be executed again, because its loop and data are not Esper's: it has a journal and a history, but no snapshots.
+Such a run cannot be executed again, because its loop and data are not Esper's: it has a journal and
+a history, but no snapshots.
 """
 
 from __future__ import annotations
@@ -29,12 +31,21 @@ from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import Place as RunPlace
 from esper.tolaria.run.wiring import Rig, rig
 from esper.tolaria.step.evaluation import parameters_digest
-from esper.tolaria.step.stepping import GRADIENT_NOT_FINITE, NOT_FINITE, StepFigures, cosine, shadow_turns, stream_seed
+from esper.tolaria.step.stepping import (
+    GRADIENT_NOT_FINITE,
+    NOT_FINITE,
+    StepFigures,
+    cosine,
+    shadow_turns,
+    stream_seed,
+)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """The batch of the present step, its figures as tensors, and the random seed of its shadow passes."""
+    """The batch of the present step, its figures as tensors, and the random seed of its shadow
+    passes.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -45,7 +56,9 @@ class _Batch:
 
 @dataclass(slots=True)
 class Growth:
-    """A run in a user's own loop. For each batch: `loss`, backward, `step`, the own optimizer; after each epoch: `epoch`.
+    """A run in a user's own loop.
+
+    For each batch: `loss`, backward, `step`, the own optimizer; after each epoch: `epoch`.
 
     `run_id` names the run in the journal and the history.
     """
@@ -59,7 +72,10 @@ class Growth:
     _spared: set[Place] = field(default_factory=set)
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of the model's logits for inputs [B, ...] and labels [B], in nats; call its `backward`, then `step`."""
+        """Cross entropy of the model's logits for inputs [B, ...] and labels [B], in nats.
+
+        Call its `backward`, then `step`.
+        """
         session = self.rigged.session
         parts, step = session.parts, session.step
         growing, telemetry = parts.growing, parts.recipe.telemetry
@@ -73,25 +89,39 @@ class Growth:
         switches.sampling, switches.notes.watching = False, False
         loss = functional.cross_entropy(logits, labels)
         accuracy = (logits.detach().argmax(-1) == labels).float().mean()
-        self._batch = _Batch(inputs, labels, loss.detach(), accuracy, stream_seed(parts.recipe.run.seed, "forward", step))
+        self._batch = _Batch(
+            inputs,
+            labels,
+            loss.detach(),
+            accuracy,
+            stream_seed(parts.recipe.run.seed, "forward", step),
+        )
         return loss
 
     def step(self) -> None:
-        """After `backward`, before the own optimizer: kernels learn, failures are counted, and the step is told.
+        """After `backward`, before the own optimizer: kernels learn, failures are counted, and the
+        step is told.
 
-        Where a kernel made the step not finite, the host's gradients are taken away, so that the optimizer leaves the host as it is.
+        Where a kernel made the step not finite, the host's gradients are taken away, so that the
+        optimizer leaves the host as it is.
 
         Raises:
             UsageError: there is no batch whose loss was asked for.
         """
         batch, session = self._batch, self.rigged.session
         if batch is None:
-            raise UsageError("growth.step() comes after growth.loss(inputs, labels) and its backward().")
+            raise UsageError(
+                "growth.step() comes after growth.loss(inputs, labels) and its backward()."
+            )
         self._batch = None
         parts, step, epoch = session.parts, session.step, session.state.epoch
         growing, telemetry = parts.growing, parts.recipe.telemetry
         raised, finite = dict(growing.switches.notes.raised), dict(growing.switches.notes.finite)
-        live = [(one.layer, one.seed) for one in session.state.seeds if one.stage in LIVE and (one.layer, one.seed) in growing.kernels]
+        live = [
+            (one.layer, one.seed)
+            for one in session.state.seeds
+            if one.stage in LIVE and (one.layer, one.seed) in growing.kernels
+        ]
         turns = self._shadow(batch, step)
         sample = telemetry.enabled and (step + 1) % telemetry.every_steps == 0
         if sample:
@@ -100,14 +130,24 @@ class Growth:
         norm = nn.utils.get_total_norm(host) if host else torch.zeros(())
         norms = {place: growing.kernels[place].norm(1.0) for place in [*live, *turns]}
         loss, accuracy, total, *rest = torch.stack(
-            [one.double() for one in (batch.loss, batch.accuracy, norm, *norms.values(), *finite.values())]
+            [
+                one.double()
+                for one in (batch.loss, batch.accuracy, norm, *norms.values(), *finite.values())
+            ]
         ).tolist()
         raised |= growing.switches.notes.raised
         bad = {place for place, value in zip(norms, rest, strict=False) if not math.isfinite(value)}
-        spoilt = {place for place, value in zip(finite, rest[len(norms) :], strict=True) if not value}
+        spoilt = {
+            place for place, value in zip(finite, rest[len(norms) :], strict=True) if not value
+        }
         faults = self._count([*live, *turns], raised, bad, spoilt)
         growing.optimise(
-            {place: one for place, one in norms.items() if place not in bad | spoilt | raised.keys()}, cosine(step, session.total_steps)
+            {
+                place: one
+                for place, one in norms.items()
+                if place not in bad | spoilt | raised.keys()
+            },
+            cosine(step, session.total_steps),
         )
         growing.zero_gradients()
         if live and not (math.isfinite(loss) and math.isfinite(total)):
@@ -119,7 +159,12 @@ class Growth:
         if telemetry.enabled:
             took = round((parts.clock.monotonic() - self.begun) * 1e6)
             parts.telemetry.step(
-                figures, epoch=epoch, step=session.step, samples=len(batch.labels), duration_us=took, timeline=session.state.timeline
+                figures,
+                epoch=epoch,
+                step=session.step,
+                samples=len(batch.labels),
+                duration_us=took,
+                timeline=session.state.timeline,
             )
             if sample:
                 parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
@@ -167,12 +212,20 @@ class Growth:
         """Shadow passes of the TRAINING seeds whose turn it is."""
         session = self.rigged.session
         growing = session.parts.growing
-        turns = shadow_turns(growing, session.state, step, session.parts.recipe.kernels.shadow_passes)
+        turns = shadow_turns(
+            growing, session.state, step, session.parts.recipe.kernels.shadow_passes
+        )
         for place in turns:
-            growing.shadow_step(place, batch.seed, lambda: functional.cross_entropy(growing(batch.inputs), batch.labels))
+            growing.shadow_step(
+                place,
+                batch.seed,
+                lambda: functional.cross_entropy(growing(batch.inputs), batch.labels),
+            )
         return turns
 
-    def _count(self, took_part: list[Place], raised: dict[Place, str], bad: set[Place], spoilt: set[Place]) -> tuple[KernelFault, ...]:
+    def _count(
+        self, took_part: list[Place], raised: dict[Place, str], bad: set[Place], spoilt: set[Place]
+    ) -> tuple[KernelFault, ...]:
         """Count faults in a row, and put them together."""
         growing, found = self.rigged.session.parts.growing, []
         for place in took_part:
@@ -182,7 +235,14 @@ class Growth:
                 found.append(KernelFault(place, "FORWARD", raised[place], grown.errors))
             elif place in bad | spoilt:
                 grown.errors += 1
-                found.append(KernelFault(place, "NON_FINITE", NOT_FINITE if place in spoilt else GRADIENT_NOT_FINITE, grown.errors))
+                found.append(
+                    KernelFault(
+                        place,
+                        "NON_FINITE",
+                        NOT_FINITE if place in spoilt else GRADIENT_NOT_FINITE,
+                        grown.errors,
+                    )
+                )
             else:
                 grown.errors = 0
         return tuple(found)
@@ -202,21 +262,43 @@ def begin(
     """Begin a run around a germinated model.
 
     Raises:
-        UsageError: the model has no seeds, the held-out split is empty, the settings are none, or the run id is taken.
+        UsageError: the model has no seeds, the held-out split is empty, the settings are none, or
+            the run id is taken.
     """
     recipe = validated(
-        {"name": "own-loop", "model": "own.loop:model", "data": "own.loop:data", "run": {"seed": seed}, **settings}
+        {
+            "name": "own-loop",
+            "model": "own.loop:model",
+            "data": "own.loop:data",
+            "run": {"seed": seed},
+            **settings,
+        }
         | {"checkpoints": {"every_epochs": 0}}
     )
     growing = GrowingModel(model, training=kernel_training(recipe))
-    if not any(parameter is own for group in optimizer.param_groups for parameter in group["params"] for own in growing.host_parameters):
-        raise UsageError("The optimizer has none of the model's parameters; make it from model.parameters() before esper.grow(...).")
+    if not any(
+        parameter is own
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for own in growing.host_parameters
+    ):
+        raise UsageError(
+            "The optimizer has none of the model's parameters; make it from "
+            "model.parameters() before esper.grow(...)."
+        )
     if not growing.layers:
-        raise UsageError("The model has no seeds; call esper.germinate(model) before esper.grow(model, ...).")
+        raise UsageError(
+            "The model has no seeds; call esper.germinate(model) before esper.grow(model, ...)."
+        )
     if not len(held_out[1]) or len(held_out[0]) != len(held_out[1]):
-        raise UsageError(f"held_out has {len(held_out[0])} inputs and {len(held_out[1])} labels; it needs as many of one as of the other.")
+        raise UsageError(
+            f"held_out has {len(held_out[0])} inputs and {len(held_out[1])} labels; it "
+            "needs as many of one as of the other."
+        )
     if steps < 1:
-        raise UsageError(f"steps is the number of optimizer steps that the loop will do; {steps} is none.")
+        raise UsageError(
+            f"steps is the number of optimizer steps that the loop will do; {steps} is none."
+        )
     growing.probe(held_out[0][:PROBED])
     before = nothing(place.outbox, place.bus, place.clock, place.trust)
     rigged = rig(

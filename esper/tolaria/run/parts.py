@@ -40,7 +40,8 @@ class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is d
 class Parts:
     """What a session is made of; `esper.tolaria.run.wiring` puts it together.
 
-    Without a stepper the loop is a user's own: it cannot be executed again, so no snapshots are taken.
+    Without a stepper the loop is a user's own: it cannot be executed again, so no snapshots are
+    taken.
     """
 
     recipe: Recipe
@@ -68,7 +69,8 @@ class Parts:
 class Standing:
     """Where a run stands between two steps, of how many, and whether it goes on.
 
-    `stop` says that a person wants it to end; `goal` is the step at which a run that is executed again ends.
+    `stop` says that a person wants it to end; `goal` is the step at which a run that is executed
+    again ends.
     """
 
     total_steps: int

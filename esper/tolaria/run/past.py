@@ -1,4 +1,6 @@
-"""What there is of a run before this process: nothing, or a journal that is brought together with its outbox and folded."""
+"""What there is of a run before this process: nothing, or a journal that is brought together with
+its outbox and folded.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ from esper.urza.catalogue import Catalogue
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What there is of a run: its events and their fold, where it begins now, the kernels that it may meet, and the family of its snapshots.
+    """What there is of a run: its events and their fold, where it begins now, the kernels that it
+    may meet, and the family of its snapshots.
 
-    `head` is the digest of its last event, which the next one names; `aside` are messages under its key that are no part of it.
+    `head` is the digest of its last event, which the next one names; `aside` are messages under its
+    key that are no part of it.
     """
 
     events: tuple[JournalEvent, ...]
@@ -48,7 +52,8 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust) -> Past:
     require_new(bus, run_id, clock=clock, trust=trust)
     if outbox.next_sequence > 0:
         raise UsageError(
-            f"Run {run_id} was begun here and never reached Kafka; its events are in {outbox.directory}. Go on with it by --resume, or choose "
+            f"Run {run_id} was begun here and never reached Kafka; its events are in "
+            f"{outbox.directory}. Go on with it by --resume, or choose "
             "another --run-id."
         )
     start(outbox, bus, clock=clock, trust=trust)
@@ -56,16 +61,32 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust) -> Past:
     return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
 
 
-def forked(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust, *, family: str, offered: tuple[str, ...]) -> Past:
-    """The past of a new fork: no events of its own, but its parent's family and the kernels that its parent may have had. Raises as `nothing` does."""
+def forked(
+    outbox: Outbox, bus: Bus, clock: Clock, trust: Trust, *, family: str, offered: tuple[str, ...]
+) -> Past:
+    """The past of a new fork: no events of its own, but its parent's family and the kernels that
+    its parent may have had. Raises as `nothing` does.
+    """
     before = nothing(outbox, bus, clock, trust)
     return replace(
-        before, family=family, catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)), offered=offered or None
+        before,
+        family=family,
+        catalogue=Catalogue().evolve(read_topics(bus, [KernelPublished.TOPIC], clock=clock)),
+        offered=offered or None,
     )
 
 
-def past(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust, tensors: Callable[[str], TensorStore], progress: Progress) -> Past:
-    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka together, folds. `tensors` opens a family's."""
+def past(
+    outbox: Outbox,
+    bus: Bus,
+    clock: Clock,
+    trust: Trust,
+    tensors: Callable[[str], TensorStore],
+    progress: Progress,
+) -> Past:
+    """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka
+    together, folds. `tensors` opens a family's.
+    """
     run_id, messages, judge = outbox.run_id, list[Received](), Judge(outbox.run_id, trust)
 
     with ThreadPoolExecutor(1) as beside:  # two waits for the broker, side by side
@@ -78,15 +99,26 @@ def past(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust, tensors: Callable
         found = beginning(run_id, events, tensors(family))
         catalogue, answered = known.result()
     inherited = forked_run.offered if (forked_run := fork_of(events)) else ()
-    offered = tuple(sorted({*inherited, *(answered or ())})) if inherited or answered is not None else None
+    offered = (
+        tuple(sorted({*inherited, *(answered or ())}))
+        if inherited or answered is not None
+        else None
+    )
     for note in (*started.notes, *found.notes, *judge.warnings()):
         progress.say(note)
-    progress.say(f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}.")
-    return Past(tuple(events), state, found, catalogue, offered, family, judge.head, tuple(judge.aside))
+    progress.say(
+        f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}."
+    )
+    return Past(
+        tuple(events), state, found, catalogue, offered, family, judge.head, tuple(judge.aside)
+    )
 
 
 def _kernels(bus: Bus, run_id: str, clock: Clock) -> tuple[Catalogue, tuple[str, ...] | None]:
-    """Every kernel that was published, and those that answered the run's field reports; None when none was answered."""
+    """Every kernel that was published, and those that answered the run's field reports.
+
+    None when none was answered.
+    """
     kernels: list[Event] = []
     offered: set[str] | None = None
     for event in read_topics(bus, [KernelPublished.TOPIC, FieldReportAnswered.TOPIC], clock=clock):

@@ -1,4 +1,7 @@
-"""Live progress of a run, for people: one line for the step, one for each seed that moves. On standard error, so that --json stays clean."""
+"""Live progress of a run, for people: one line for the step, one for each seed that moves.
+
+On standard error, so that --json stays clean.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,13 @@ from collections import Counter
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 
 from esper.errors import printable
@@ -30,7 +39,9 @@ EVERY = 10  # steps between two refreshes of the bar
 
 
 def say(console: Console, sentence: str) -> None:
-    """Print one sentence as it is: what somebody else wrote in it neither moves the cursor nor is taken for markup."""
+    """Print one sentence as it is: what somebody else wrote in it neither moves the cursor nor is
+    taken for markup.
+    """
     console.print(printable(sentence), highlight=False, markup=False)
 
 
@@ -43,7 +54,9 @@ class Progress:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  test {task.fields[accuracy]}  {task.fields[seeds]}"),
+            TextColumn(
+                "loss {task.fields[loss]}  test {task.fields[accuracy]}  {task.fields[seeds]}"
+            ),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -75,13 +88,19 @@ class Progress:
             kernel = f" {event.family}" if event.family else ""
             place = escape(printable(f"{event.layer}[{event.seed}]{kernel}"))
             self.console.print(
-                f"  epoch {event.epoch:>3}  {place:<22} [{STYLE[event.to_stage]}]{event.to_stage:<13}[/] [dim]{escape(printable(event.reason))}",
+                (
+                    f"  epoch {event.epoch:>3}  {place:<22} "
+                    f"[{STYLE[event.to_stage]}]{event.to_stage:<13}[/] "
+                    f"[dim]{escape(printable(event.reason))}"
+                ),
                 highlight=False,
             )
 
     def epoch_ended(self, state: RunState, figures: EpochFigures, test: Figures) -> None:
         """An epoch is over."""
         del figures
-        stages = Counter(seed.stage for seed in state.seeds if seed.stage not in ("DORMANT", "EMBARGOED"))
+        stages = Counter(
+            seed.stage for seed in state.seeds if seed.stage not in ("DORMANT", "EMBARGOED")
+        )
         seeds = " ".join(f"{count} {stage.lower()}" for stage, count in stages.most_common())
         self._bar.update(self._task, accuracy=f"{test.accuracy:.1%}", seeds=seeds)

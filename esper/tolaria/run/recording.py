@@ -1,4 +1,6 @@
-"""The run's journal as its loop uses it: commands become events, and what events mean beyond state and tensors is noted."""
+"""The run's journal as its loop uses it: commands become events, and what events mean beyond state
+and tensors is noted.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ _ROOM_S = 1.0  # between two looks at a full disk
 
 @dataclass(slots=True)
 class Recorder:
-    """Writes the events of commands, or takes them from the record while a resumed run executes it again.
+    """Writes the events of commands, or takes them from the record while a resumed run executes it
+    again.
 
     `paths` has the moves of each seed, `forked` where a fork began.
     """
@@ -36,7 +39,10 @@ class Recorder:
         return self.parts.journal.state
 
     def do(self, command: RunCommand) -> tuple[JournalEvent, ...]:
-        """Write a command's events, and let the tensors follow; when the disk is full, snapshot, stand still and go on once there is room."""
+        """Write a command's events, and let the tensors follow.
+
+        When the disk is full, snapshot, stand still and go on once there is room.
+        """
         self.catch_up()
         events = self.write(command)
         if events:
@@ -44,7 +50,10 @@ class Recorder:
         return events
 
     def write(self, command: RunCommand) -> tuple[JournalEvent, ...]:
-        """Write a command's events, and note them; the tensors do not follow. Where the disk is full, as `do`."""
+        """Write a command's events, and note them; the tensors do not follow.
+
+        Where the disk is full, as `do`.
+        """
         events = self._written(command)
         for event in events:
             self._note(event)
@@ -56,7 +65,13 @@ class Recorder:
             try:
                 if full:
                     parts.journal.do(Pause(reason="The disk is full."), step)
-                    parts.journal.do(Resume(reason="There is room on the disk again.", incarnation=self.state.incarnation), step)
+                    parts.journal.do(
+                        Resume(
+                            reason="There is room on the disk again.",
+                            incarnation=self.state.incarnation,
+                        ),
+                        step,
+                    )
                     full = False
                 return parts.journal.do(command, step)
             except FencedError:
@@ -64,15 +79,26 @@ class Recorder:
                 raise
             except StorageFullError as error:
                 if not full:
-                    saved = save_model(parts.growing, parts.run_dir / "paused.safetensors", parts.models, elsewhere=True)
-                    parts.progress.say(f"{error} Training stands still until there is room; a snapshot is in {saved.path}.")
+                    saved = save_model(
+                        parts.growing,
+                        parts.run_dir / "paused.safetensors",
+                        parts.models,
+                        elsewhere=True,
+                    )
+                    parts.progress.say(
+                        f"{error} Training stands still until there is room; a snapshot is "
+                        f"in {saved.path}."
+                    )
                 full = True
                 if self.standing.stop:
                     raise
                 parts.clock.sleep(_ROOM_S)
 
     def catch_up(self, *, after_step: bool = False) -> None:
-        """Apply what the record has from outside at this step; kernels that failed in the step of this number only `after_step`."""
+        """Apply what the record has from outside at this step.
+
+        Kernels that failed in the step of this number only `after_step`.
+        """
         parts, step, applied = self.parts, self.standing.cursor.step, False
         while (event := parts.journal.outside(step, after_step=after_step)) is not None:
             if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":

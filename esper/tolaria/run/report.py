@@ -10,10 +10,20 @@ from esper.kasmina.growth import Place
 from esper.lifecycle import RunState, SeedState
 
 
-def growth(state: RunState, paths: Mapping[Place, Sequence[SeedTransitioned]], *, asked: bool, offered: int) -> str:
-    """The sentence; `asked` says whether Tamiyo was, `offered` how many kernels are known that fit the model's layers."""
+def growth(
+    state: RunState, paths: Mapping[Place, Sequence[SeedTransitioned]], *, asked: bool, offered: int
+) -> str:
+    """The sentence.
+
+    `asked` says whether Tamiyo was, `offered` how many kernels are known that fit the model's
+    layers.
+    """
     kept = [seed for seed in state.seeds if seed.stage == "FOSSILIZED"]
-    working = [seed for seed in state.seeds if seed.stage not in ("DORMANT", "EMBARGOED", "CULLED", "FOSSILIZED", "TERMINATED")]
+    working = [
+        seed
+        for seed in state.seeds
+        if seed.stage not in ("DORMANT", "EMBARGOED", "CULLED", "FOSSILIZED", "TERMINATED")
+    ]
     tried = [path for path in paths.values() if path]
     if kept:
         return f"Grew {_named(kept)}{f'; under way: {_named(working)}' if working else ''}."
@@ -22,12 +32,19 @@ def growth(state: RunState, paths: Mapping[Place, Sequence[SeedTransitioned]], *
     if not tried:
         if not asked:
             return "Nothing was grafted: Tamiyo was not asked (tamiyo.enabled = false)."
-        return f"Nothing was grafted: {'Tamiyo saw no reason to' if offered else 'no kernel that fits these layers was offered in time'}."
-    culled = Counter(event.family for path in tried for event in path if event.to_stage == "TRAINING")
+        if offered:
+            return "Nothing was grafted: Tamiyo saw no reason to."
+        return "Nothing was grafted: no kernel that fits these layers was offered in time."
+    culled = Counter(
+        event.family for path in tried for event in path if event.to_stage == "TRAINING"
+    )
     last = max((path[-1] for path in tried), key=lambda event: event.sequence)
     reasons = [event.reason for path in tried for event in path if event.to_stage == "CULLED"]
     trials = ", ".join(f"{count} {family}" for family, count in culled.most_common())
-    return f"No kernel was kept of those tried ({trials or 'none was loaded'}); the last: {reasons[-1] if reasons else last.reason}."
+    return (
+        f"No kernel was kept of those tried ({trials or 'none was loaded'}); the last: "
+        f"{reasons[-1] if reasons else last.reason}."
+    )
 
 
 def _named(seeds: Iterable[SeedState]) -> str:

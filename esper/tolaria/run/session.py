@@ -1,7 +1,8 @@
-"""What surrounds the steps of a run: its journal, what comes from outside, the ends of epochs, the dialogue with Tamiyo, and snapshots.
+"""What surrounds the steps of a run: its journal, what comes from outside, the ends of epochs, the
+dialogue with Tamiyo, and snapshots.
 
-Everything takes effect between two steps and nowhere else. While a resumed run executes its record again, what comes from outside is taken
-from there; once the record is used up, from the bus.
+Everything takes effect between two steps and nowhere else. While a resumed run executes its record
+again, what comes from outside is taken from there; once the record is used up, from the bus.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ Hook = Callable[["Session"], None]
 
 
 class Session:
-    """One run at its trainer, in the order in which its loop calls: between steps, after a step, at the end of an epoch."""
+    """One run at its trainer, in the order in which its loop calls: between steps, after a step, at
+    the end of an epoch.
+    """
 
     def __init__(self, parts: Parts, total_steps: int, hook: Hook | None = None) -> None:
         self.parts = parts
@@ -85,14 +88,19 @@ class Session:
         finally:
             self._hooks.remove(hook)
 
-    # -- its beginning ---------------------------------------------------------------------------------------------------------------
+    # -- its beginning
+    # -------------------------------------------------------------------------------
 
     def do(self, command: RunCommand) -> tuple[JournalEvent, ...]:
         """Write a command's events, and let the tensors follow; see `Recorder.do`."""
         return self.recorder.do(command)
 
-    def begin_at(self, events: Sequence[JournalEvent], snapshot: Snapshot | None, state: RunState) -> None:
-        """Stand where a run stood after `events`, with the tensors of `snapshot`, if its state is not that before the first step."""
+    def begin_at(
+        self, events: Sequence[JournalEvent], snapshot: Snapshot | None, state: RunState
+    ) -> None:
+        """Stand where a run stood after `events`, with the tensors of `snapshot`, if its state is
+        not that before the first step.
+        """
         self.recorder.remember(events)
         if snapshot is not None:
             self.snapshots.restore(snapshot, state)
@@ -103,7 +111,9 @@ class Session:
         self.snapshots.restore(snapshot, self.state)
 
     def open_fork(self) -> None:
-        """Where a fork begins: keep a snapshot of its own to roll back to, and ask Tamiyo for what the parent's state has no answer to."""
+        """Where a fork begins: keep a snapshot of its own to roll back to, and ask Tamiyo for what
+        the parent's state has no answer to.
+        """
         if self.forked is None or self.state.sequence != self.forked.sequence + 1:
             return
         if self.parts.stepper and not self.parts.journal.replaying:
@@ -112,21 +122,33 @@ class Session:
             self.consult()
 
     def open_dialogue(self) -> None:
-        """Before the first step: wait for Tamiyo's first answer, and for kernels. Raises Interrupted."""
+        """Before the first step: wait for Tamiyo's first answer, and for kernels.
+
+        Raises Interrupted.
+        """
         self.dialogue.open()
         self._leave_if_stopped()
 
     def ask_again(self) -> None:
-        """Before a resumed run's first step, at the beginning of an epoch, in lockstep: ask again what Tamiyo thinks of the epoch before.
+        """Before a resumed run's first step, at the beginning of an epoch, in lockstep: ask again
+        what Tamiyo thinks of the epoch before.
 
-        The life before may have been ended while it waited for that answer, or for the kernels that it named. Tamiyo answers a packet twice alike,
-        and what has been applied is not applied again.
+        The life before may have been ended while it waited for that answer, or for the kernels that
+        it named. Tamiyo answers a packet twice alike, and what has been applied is not applied
+        again.
         """
-        self.recorder.catch_up()  # the end of the life before and the beginning of this one are on record, after the snapshot
-        if self.parts.consultation.lockstep and self.state.incarnation and self.step and not self.cursor.sums.batches:
+        # the end of the life before and the beginning of this one are on record, after the snapshot
+        self.recorder.catch_up()
+        if (
+            self.parts.consultation.lockstep
+            and self.state.incarnation
+            and self.step
+            and not self.cursor.sums.batches
+        ):
             self.consult()
 
-    # -- between steps ---------------------------------------------------------------------------------------------------------------
+    # -- between steps
+    # -------------------------------------------------------------------------------
 
     def between_steps(self) -> None:
         """Apply what has come in: commands, loaded kernels, snapshots, pause, interruption.
@@ -164,7 +186,8 @@ class Session:
         for hook in self._hooks:
             hook(self)
 
-    # -- after a step ----------------------------------------------------------------------------------------------------------------
+    # -- after a step
+    # --------------------------------------------------------------------------------
 
     def stepped(self, figures: StepFigures) -> None:
         """A step is done: report the kernels that failed in it, and count it.
@@ -184,22 +207,36 @@ class Session:
         self.recorder.catch_up(after_step=True)
         if self.parts.journal.replaying:
             return
-        for fault in figures.faults:  # those that the record had are not among them: their kernels did not run
+        for fault in (
+            figures.faults
+        ):  # those that the record had are not among them: their kernels did not run
             layer, seed = fault.place
-            self.do(ReportFailure(layer=layer, seed=seed, phase=fault.phase, error=fault.error, consecutive=fault.consecutive))
+            self.do(
+                ReportFailure(
+                    layer=layer,
+                    seed=seed,
+                    phase=fault.phase,
+                    error=fault.error,
+                    consecutive=fault.consecutive,
+                )
+            )
         if self.state.instabilities > before:
             self._unstable(again=before > 0)
 
     def _unstable(self, *, again: bool) -> None:
         if again:
             raise EsperError(
-                "A fossilised kernel failed, and this run has been rolled back for such a failure before, so it stops; its journal says which "
+                "A fossilised kernel failed, and this run has been rolled back for such a "
+                "failure before, so it stops; its journal says which "
                 "kernel and why (instability_detected in the history)."
             )
-        self.parts.progress.say("A fossilised kernel failed: the run goes back to its last snapshot.")
+        self.parts.progress.say(
+            "A fossilised kernel failed: the run goes back to its last snapshot."
+        )
         self.snapshots.roll_back("", "A fossilised kernel failed.")
 
-    # -- an epoch --------------------------------------------------------------------------------------------------------------------
+    # -- an epoch
+    # ------------------------------------------------------------------------------------
 
     def checkpoint_at_epoch(self) -> None:
         """At the beginning of an epoch: take a snapshot if one is due."""
@@ -214,13 +251,16 @@ class Session:
         self.dialogue.consult()
         self._leave_if_stopped()
 
-    # -- the end ---------------------------------------------------------------------------------------------------------------------
+    # -- the end
+    # -------------------------------------------------------------------------------------
 
     def growth(self) -> str:
         """What grew, or why nothing did, in a sentence."""
         parts = self.parts
         offered = parts.consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
-        return growth(self.state, self.paths, asked=parts.recipe.tamiyo.enabled, offered=len(offered))
+        return growth(
+            self.state, self.paths, asked=parts.recipe.tamiyo.enabled, offered=len(offered)
+        )
 
     def _leave_if_stopped(self) -> None:
         if self.standing.stop:

@@ -30,7 +30,10 @@ from esper.tolaria.run.recording import Recorder
 
 @dataclass(slots=True)
 class Snapshotting:
-    """Takes snapshots beside training and restores them. `requested` is the command that one is still to be taken for."""
+    """Takes snapshots beside training and restores them.
+
+    `requested` is the command that one is still to be taken for.
+    """
 
     recorder: Recorder
     requested: Source = field(default_factory=lambda: Source(""))
@@ -38,10 +41,16 @@ class Snapshotting:
     def schedule(self, reason: str, *, due: bool) -> None:
         """Begin a snapshot that is `due` by the recipe, or that is long overdue.
 
-        In lockstep the one under way is waited for: to which snapshot a run can go back must not depend on the speed of a disk. A record that is
-        executed again has its own, but for those of which it does not know because the process died before they were durable: these are taken again.
+        In lockstep the one under way is waited for: to which snapshot a run can go back must not
+        depend on the speed of a disk. A record that is executed again has its own, but for those of
+        which it does not know because the process died before they were durable: these are taken
+        again.
         """
-        parts, checkpoints, state = self.recorder.parts, self.recorder.parts.checkpoints, self.recorder.state
+        parts, checkpoints, state = (
+            self.recorder.parts,
+            self.recorder.parts.checkpoints,
+            self.recorder.state,
+        )
         step = self.recorder.standing.cursor.step
         if parts.stepper is None:
             return
@@ -56,7 +65,10 @@ class Snapshotting:
             self.begin(reason)
 
     def attend(self) -> None:
-        """Between two steps: journal the snapshot that has become durable; begin one that was asked for, that is due, or that is overdue."""
+        """Between two steps: journal the snapshot that has become durable.
+
+        Begin one that was asked for, that is due, or that is overdue.
+        """
         checkpoints = self.recorder.parts.checkpoints
         if self.recorder.parts.stepper is None:
             return
@@ -75,19 +87,26 @@ class Snapshotting:
             self.recorder.do(record)
         if checkpoints.failed is not None and before is None:
             self.recorder.parts.progress.say(
-                f"A snapshot could not be written: {checkpoints.failed} Training goes on; the next one is tried in time."
+                f"A snapshot could not be written: {checkpoints.failed} Training goes on; "
+                "the next one is tried in time."
             )
 
     def begin(self, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
         """Copy what lives now, and write it in the background."""
         living, step = self.living(), self.recorder.standing.cursor.step
-        self.recorder.parts.checkpoints.begin(living.tensors, living.notes, Moment(self.recorder.state, step, reason, source))
+        self.recorder.parts.checkpoints.begin(
+            living.tensors, living.notes, Moment(self.recorder.state, step, reason, source)
+        )
 
     def take_last(self) -> None:
         """Before the run is left: a snapshot of where it stands, unless there is one."""
         self.record(wait=True)
         checkpoints, step = self.recorder.parts.checkpoints, self.recorder.standing.cursor.step
-        if self.recorder.parts.stepper and step and (not checkpoints.taken or checkpoints.taken[-1].at_step != step):
+        if (
+            self.recorder.parts.stepper
+            and step
+            and (not checkpoints.taken or checkpoints.taken[-1].at_step != step)
+        ):
             self.begin("interrupted")
             self.record(wait=True)
 
@@ -100,31 +119,54 @@ class Snapshotting:
             "cursor": self.recorder.standing.cursor.notes(),
             "kernels": kernel_notes(parts.growing),
             "health": health_notes(parts.growing),
-            "statistics": {address(place): asdict(one) for place, one in parts.telemetry.statistics.items()},
+            "statistics": {
+                address(place): asdict(one) for place, one in parts.telemetry.statistics.items()
+            },
             "random": random_notes(),
             "stepper": parts.stepper.notes(),
         }
         return Snapshot(model_tensors(parts.growing, parts.stepper.host_optimizer), notes)
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
-        """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has them."""
+        """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has
+        them.
+        """
         parts, notes = self.recorder.parts, snapshot.notes
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
         cursor = cursor_of(notes["cursor"])
         dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
-        cursor.evidence = {place: known for place, known in cursor.evidence.items() if place not in dormant}
+        cursor.evidence = {
+            place: known for place, known in cursor.evidence.items() if place not in dormant
+        }
         self.recorder.standing.cursor = cursor
-        restore_model(parts.growing, parts.stepper.host_optimizer, snapshot, state=from_canonical(notes["state"]), step=cursor.step)
+        restore_model(
+            parts.growing,
+            parts.stepper.host_optimizer,
+            snapshot,
+            state=from_canonical(notes["state"]),
+            step=cursor.step,
+        )
         parts.growing.follow(state, cursor.step)
         parts.stepper.restore(notes["stepper"])
         restore_health(parts.growing, notes["health"])
-        parts.telemetry.statistics = {place_of(name): SeedStatistics(**one) for name, one in notes["statistics"].items()}
+        parts.telemetry.statistics = {
+            place_of(name): SeedStatistics(**one) for name, one in notes["statistics"].items()
+        }
         restore_random(notes["random"], snapshot.tensors)
         for seed in seeds_waiting(state):
             parts.grafting.request(seed.layer, seed.kernel_id)
 
-    def roll_back(self, snapshot_id: str, reason: str, source: Source = Source(""), *, at_most_epoch: int = -1) -> None:  # noqa: B008  # frozen
-        """Go on from an earlier snapshot, in a new timeline; the latest when none is named, or an earlier one where that is damaged.
+    def roll_back(
+        self,
+        snapshot_id: str,
+        reason: str,
+        source: Source = Source(""),  # noqa: B008  # frozen
+        *,
+        at_most_epoch: int = -1,
+    ) -> None:
+        """Go on from an earlier snapshot, in a new timeline.
+
+        The latest when none is named, or an earlier one where that is damaged.
 
         It is of at most `at_most_epoch` completed epochs, unless that is -1.
 
@@ -137,7 +179,8 @@ class Snapshotting:
         candidates = [
             one
             for one in reversed(parts.checkpoints.taken)
-            if snapshot_id in ("", one.snapshot_id) and (at_most_epoch < 0 or one.at_epoch <= at_most_epoch)
+            if snapshot_id in ("", one.snapshot_id)
+            and (at_most_epoch < 0 or one.at_epoch <= at_most_epoch)
         ]
         for one in candidates:
             try:
@@ -146,16 +189,30 @@ class Snapshotting:
                 parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
                 continue
             restored = replace(from_canonical(snapshot.notes["state"]), step=one.at_step)
-            recorder.do(RollBack(snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source))
+            recorder.do(
+                RollBack(
+                    snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source
+                )
+            )
             self.restore(snapshot, recorder.state)
             timeline, step = recorder.state.timeline, recorder.standing.cursor.step
             parts.consultation.begin_timeline(timeline)
-            parts.progress.say(f"Timeline {timeline} begins at step {step}, from snapshot {one.snapshot_id}: {reason}")
+            parts.progress.say(
+                f"Timeline {timeline} begins at step {step}, from snapshot "
+                f"{one.snapshot_id}: {reason}"
+            )
             raise RolledBack
-        missing = f"There is no snapshot {snapshot_id}" if snapshot_id and not candidates else "No snapshot can be used"
+        missing = (
+            f"There is no snapshot {snapshot_id}"
+            if snapshot_id and not candidates
+            else "No snapshot can be used"
+        )
         if not snapshot_id and not candidates and at_most_epoch >= 0:
             missing = f"There is no snapshot of epoch {at_most_epoch} or before"
         if source.command_id:
-            parts.progress.say(f"{missing} to roll back to; the request is ignored. `esper checkpoints` lists them.")
+            parts.progress.say(
+                f"{missing} to roll back to; the request is ignored. `esper checkpoints` "
+                "lists them."
+            )
             return
         raise EsperError(f"{missing} to roll back to: {reason}")

@@ -1,4 +1,6 @@
-"""How the start of a run is spent, from the creation of its process to the end of its first live step."""
+"""How the start of a run is spent, from the creation of its process to the end of its first live
+step.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,15 @@ _NAMES: Final[dict[Part, str]] = {
 
 @dataclass(slots=True)
 class Startup:
-    """Seconds by part, in the order in which they were spent. `last` is when the last of them ended, by the clock's monotonic time.
+    """Seconds by part, in the order in which they were spent.
 
-    imports: until torch and Esper are imported, the stack coming up beside it. stack: the rest of the wait for a broker that answers. journal:
-    outbox locked, other writers fenced, journal read and folded, kernels known. data_model: both at step 0. restore: snapshot copied, RunResumed
-    committed. re_execution: what the record has after the snapshot. first_step: the first live one, with a consultation that comes before it.
+    `last` is when the last of them ended, by the clock's monotonic time.
+
+    imports: until torch and Esper are imported, the stack coming up beside it. stack: the rest of
+    the wait for a broker that answers. journal: outbox locked, other writers fenced, journal read
+    and folded, kernels known. data_model: both at step 0. restore: snapshot copied, RunResumed
+    committed. re_execution: what the record has after the snapshot. first_step: the first live one,
+    with a consultation that comes before it.
     """
 
     clock: Clock
@@ -58,7 +64,10 @@ class Startup:
 
     def as_json(self) -> dict[str, float]:
         """Seconds by part, and in all."""
-        return {**{part: round(seconds, 3) for part, seconds in self.seconds.items()}, "total": round(self.total, 3)}
+        return {
+            **{part: round(seconds, 3) for part, seconds in self.seconds.items()},
+            "total": round(self.total, 3),
+        }
 
     def sentence(self) -> str:
         """The same for people."""

@@ -1,4 +1,6 @@
-"""What a recipe trains: the growing model with its stepper and data, built the same way to be trained, resumed or executed again."""
+"""What a recipe trains: the growing model with its stepper and data, built the same way to be
+trained, resumed or executed again.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ PROBED = 3  # samples of the forward in which layers show their geometry
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """A model that can grow, what steps it, its data, and the optimizer steps that the schedule foresees."""
+    """A model that can grow, what steps it, its data, and the optimizer steps that the schedule
+    foresees.
+    """
 
     growing: GrowingModel
     stepper: Stepper
@@ -58,8 +62,16 @@ def trainee_of(recipe: Recipe, make: Callable[[], nn.Module], splits: Splits) ->
     return Trainee(growing, Stepper(growing, recipe, steps), splits, steps)
 
 
-def load_data(recipe: Recipe, permit: Permit, *, run_dir: Path, shared: Path, say: Callable[[str], None] = lambda _: None) -> Splits:
-    """The data of a run: its own, where it came here with data, else the recipe's, made once and kept in `shared` for all runs.
+def load_data(
+    recipe: Recipe,
+    permit: Permit,
+    *,
+    run_dir: Path,
+    shared: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> Splits:
+    """The data of a run: its own, where it came here with data, else the recipe's, made once and
+    kept in `shared` for all runs.
 
     Raises:
         UsageError: the function does not exist, may not be called, or returns something else.
@@ -83,15 +95,23 @@ def own_data(run_dir: Path) -> Splits | None:
         try:
             content = read_in(run_dir, f"{DATA}/{name}", DEFAULT.file)
         except FileNotFoundError:
-            raise CorruptError(f"{path}, the data that the run came with, is gone; import the run again.") from None
+            raise CorruptError(
+                f"{path}, the data that the run came with, is gone; import the run again."
+            ) from None
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise CorruptError(f"{path}, the data that the run came with, has another hash than {FILE} gives; import the run again.")
+            raise CorruptError(
+                f"{path}, the data that the run came with, has another hash than {FILE} "
+                "gives; import the run again."
+            )
         return read_splits(content, str(path))
     return None
 
 
 def data_files(recipe: Recipe, *, run_dir: Path, shared: Path) -> list[Path]:
-    """The files that keep the data of a run: its own, or those of the recipe in `shared`. Calls and imports nothing that the recipe names."""
+    """The files that keep the data of a run: its own, or those of the recipe in `shared`.
+
+    Calls and imports nothing that the recipe names.
+    """
     known = provenance(run_dir)
     if known and known.data:
         return [run_dir / DATA / name for name in sorted(known.data)]
@@ -100,16 +120,25 @@ def data_files(recipe: Recipe, *, run_dir: Path, shared: Path) -> list[Path]:
 
 
 def data_of_journal(events: Sequence[JournalEvent], *, run_dir: Path, shared: Path) -> list[Path]:
-    """The files of `data_files` for the run of a journal; of those in `shared` only what is the data that the journal has recorded."""
+    """The files of `data_files` for the run of a journal.
+
+    Of those in `shared` only what is the data that the journal has recorded.
+    """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # every journal begins so
     recipe, digest = recipe_of(events), recorded(started).get(DATA_VERSION, "")
     found = [path for path in data_files(recipe, run_dir=run_dir, shared=shared) if path.is_file()]
-    return [path for path in found if not digest or path.parent != shared or path.stem.endswith(f"-{digest}")]
+    return [
+        path
+        for path in found
+        if not digest or path.parent != shared or path.stem.endswith(f"-{digest}")
+    ]
 
 
 def inputs_of(recipe: Recipe, splits: Splits) -> dict[str, str]:
-    """What RunStarted records, among the versions, of what is not Esper's: the digest of the data, and hashes of a user's own source files."""
+    """What RunStarted records, among the versions, of what is not Esper's: the digest of the data,
+    and hashes of a user's own source files.
+    """
     return {DATA_VERSION: digest_of(splits), **versions_of(recipe)}
 
 
@@ -131,7 +160,9 @@ def seeded_model(recipe: Recipe, make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def begin_streams(seed: int, *labels: object) -> None:
-    """Put torch's, numpy's and Python's global random streams to their beginning: a model may draw from any of them."""
+    """Put torch's, numpy's and Python's global random streams to their beginning: a model may draw
+    from any of them.
+    """
     first = stream_seed(seed, *labels)
     torch.manual_seed(first)
     random.seed(first)

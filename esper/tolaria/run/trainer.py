@@ -32,10 +32,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Trainer:
-    """Trains one run from its first step, or from where it was restored or forked, to its last, or to the session's goal.
+    """Trains one run from its first step, or from where it was restored or forked, to its last, or
+    to the session's goal.
 
-    `longest_step_s` is the longest time from the end of one step to the end of the next, with all that lies between: commands, validation,
-    consultation. `startup` is told when a step of its own is done, after those that a record has.
+    `longest_step_s` is the longest time from the end of one step to the end of the next, with all
+    that lies between: commands, validation, consultation. `startup` is told when a step of its own
+    is done, after those that a record has.
     """
 
     session: Session
@@ -98,11 +100,19 @@ class Trainer:
             telemetry = parts.recipe.telemetry
             sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
             forced = parts.journal.failures(session.step)
-            figures = stepper.step(session.state, session.step, (inputs[indices], labels[indices]), sample=sample, forced=forced)
+            figures = stepper.step(
+                session.state,
+                session.step,
+                (inputs[indices], labels[indices]),
+                sample=sample,
+                forced=forced,
+            )
             session.stepped(figures)
             now = parts.clock.monotonic()
             took = now - begin
-            self.longest_step_s = max(self.longest_step_s, now - self.last_step_end if self.last_step_end else took)
+            self.longest_step_s = max(
+                self.longest_step_s, now - self.last_step_end if self.last_step_end else took
+            )
             self.last_step_end = now
             if telemetry.enabled:
                 parts.telemetry.step(
@@ -123,8 +133,13 @@ class Trainer:
 
     def _end(self, ended: str) -> Outcome:
         session, growing = self.session, self.session.parts.growing
-        saved = save_model(growing, session.parts.run_dir / "model.safetensors", session.parts.models)
-        digest, parameters = parameters_digest(growing.module), sum(parameter.numel() for parameter in growing.module.parameters())
+        saved = save_model(
+            growing, session.parts.run_dir / "model.safetensors", session.parts.models
+        )
+        digest, parameters = (
+            parameters_digest(growing.module),
+            sum(parameter.numel() for parameter in growing.module.parameters()),
+        )
         test = session.cursor.test
         if ended == "FINISHED":
             session.do(
@@ -137,7 +152,9 @@ class Trainer:
                     model_sha256=saved.sha256,
                 )
             )
-        return Outcome(ended, test.accuracy, test.loss, parameters, digest, session.step, session.state.epoch)
+        return Outcome(
+            ended, test.accuracy, test.loss, parameters, digest, session.step, session.state.epoch
+        )
 
 
 def start_of(session: Session) -> StartRun:

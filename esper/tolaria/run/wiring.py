@@ -1,4 +1,6 @@
-"""A run's threads, bus and session, put together the same way for a recipe's loop and for a user's own."""
+"""A run's threads, bus and session, put together the same way for a recipe's loop and for a user's
+own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 from esper.checkpoint import SnapshotWriter, open_tensors
 from esper.clock import Clock
 from esper.config import Settings
-from esper.errors import DeniedError, FencedError, PoisonError, UnavailableError, UsageError, printable
+from esper.errors import (
+    DeniedError,
+    FencedError,
+    PoisonError,
+    UnavailableError,
+    UsageError,
+    printable,
+)
 from esper.events import JournalEvent, Origin
 from esper.events.envelope import trace_id
 from esper.events.records import KernelPublished
@@ -84,23 +93,38 @@ class Place:
 
 @contextmanager
 def place_of(
-    settings: Settings, run_id: str, cluster: Access | str, clock: Clock, progress: Progress, *, resumed: bool = False
+    settings: Settings,
+    run_id: str,
+    cluster: Access | str,
+    clock: Clock,
+    progress: Progress,
+    *,
+    resumed: bool = False,
 ) -> Iterator[Place]:
-    """The place of a run, its outbox locked, on a broker that answers. A run that is `resumed` here for the first time has a journal there.
+    """The place of a run, its outbox locked, on a broker that answers.
+
+    A run that is `resumed` here for the first time has a journal there.
 
     Raises:
         UnavailableError: no broker answers.
-        UsageError: another process holds the run, there is none to resume, or a new one has the id of one that came from elsewhere.
+        UsageError: another process holds the run, there is none to resume, or a new one has the id
+            of one that came from elsewhere.
     """
     bus = KafkaBus(cluster)
     if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
-        raise UnavailableError(f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP.")
+        raise UnavailableError(
+            f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend "
+            "ESPER_KAFKA__BOOTSTRAP."
+        )
     folder = settings.runs_dir / run_id
     if resumed and not (folder / "outbox").is_dir() and provenance(folder) is None:
         require_known(bus, run_id, clock=clock, trust=signing.trust(settings.keys_dir))
         note(folder, Provenance(f"Kafka at {bus.bootstrap}"))
     if not resumed and (known := provenance(folder)) is not None and not known.fork:
-        raise UsageError(f"The id {run_id} is that of a run which came from {printable(known.origin)}; choose another --run-id.")
+        raise UsageError(
+            f"The id {run_id} is that of a run which came from {printable(known.origin)}; "
+            "choose another --run-id."
+        )
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
     try:
         yield Place(settings, run_id, bus, outbox, clock, progress)
@@ -119,7 +143,9 @@ class Rig:
     place: Place
 
     def settle(self) -> None:
-        """At a run's end: keep its state, and wait until Kafka has the journal and the telemetry."""
+        """At a run's end: keep its state, and wait until Kafka has the journal and the
+        telemetry.
+        """
         save_state(self.place.folder, self.session.state)
         self.emitter.flush(DRAIN_S)
         if isinstance(self.emitter.error, DeniedError):
@@ -127,7 +153,8 @@ class Rig:
         self.producer.flush(DRAIN_S)
         if not self.drain.wait_empty(DRAIN_S):
             self.place.progress.say(
-                "The broker has not taken the whole journal yet; the rest is safe in the run's outbox and goes out when the run is resumed."
+                "The broker has not taken the whole journal yet; the rest is safe in the "
+                "run's outbox and goes out when the run is resumed."
             )
 
 
@@ -144,8 +171,16 @@ def rig(
     steps: int,
     environment: Environment,
 ) -> Rig:
-    """Start what a run needs beside its loop, which `stack` ends again, and restore what its past has."""
-    settings, clock, bus, origin, trust = place.settings, place.clock, place.bus, place.origin, place.trust
+    """Start what a run needs beside its loop, which `stack` ends again, and restore what its past
+    has.
+    """
+    settings, clock, bus, origin, trust = (
+        place.settings,
+        place.clock,
+        place.bus,
+        place.origin,
+        place.trust,
+    )
     store = open_store(settings)
     if not past.events and past.family == place.run_id:
         require_own(store, past.family)
@@ -156,7 +191,9 @@ def rig(
     letters = DeadLetters(producer, "trainer", clock)
     for one in past.aside:
         letters.put(one.received, PoisonError(one.sentence()))
-    emitter = Emitter(bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock)
+    emitter = Emitter(
+        bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock
+    )
     inbox = Inbox(
         bus,
         place.run_id,
@@ -177,8 +214,19 @@ def rig(
     )
     stack.callback(drain.stop)
     drain.start()
-    recorded = (*past.events[past.beginning.state.sequence :], *_resumed(past, place, drain, recipe, chain)) if past.events else ()
-    for begin, end in ((emitter.start, emitter.stop), (inbox.start, inbox.stop), (loader.start, loader.stop)):
+    recorded = (
+        (
+            *past.events[past.beginning.state.sequence :],
+            *_resumed(past, place, drain, recipe, chain),
+        )
+        if past.events
+        else ()
+    )
+    for begin, end in (
+        (emitter.start, emitter.stop),
+        (inbox.start, inbox.stop),
+        (loader.start, loader.stop),
+    ):
         begin()
         stack.callback(end)
     consultation = Consultation(
@@ -209,7 +257,9 @@ def rig(
                 recorded=recorded,
             ),
             consultation=consultation,
-            telemetry=Telemetry(origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates),
+            telemetry=Telemetry(
+                origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates
+            ),
             grafting=Grafting(Published(loader, consultation), growing, clock),
             checkpoints=Checkpoints(SnapshotWriter(tensors, clock), recipe.checkpoints, clock),
             tensors=tensors,
@@ -224,7 +274,9 @@ def rig(
         ),
         steps,
     )
-    session.begin_at(past.events[: past.beginning.state.sequence], past.beginning.snapshot, past.beginning.state)
+    session.begin_at(
+        past.events[: past.beginning.state.sequence], past.beginning.snapshot, past.beginning.state
+    )
     return Rig(session, drain, emitter, producer, place)
 
 
@@ -235,10 +287,19 @@ def cache_settings(recipe: Recipe) -> CacheSettings:
     return CacheSettings(memory, cache.disk_mib * MIB, cache.prefetch)
 
 
-def _resumed(past: Past, place: Place, drain: Drain, recipe: Recipe, chain: Chain) -> tuple[JournalEvent, ...]:
-    """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is fenced."""
+def _resumed(
+    past: Past, place: Place, drain: Drain, recipe: Recipe, chain: Chain
+) -> tuple[JournalEvent, ...]:
+    """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is
+    fenced.
+    """
     pen = Journal(
-        state=past.state, outbox=place.outbox, origin=place.origin, guardrails=recipe.guardrails, notify=drain.notify, chain=chain
+        state=past.state,
+        outbox=place.outbox,
+        origin=place.origin,
+        guardrails=recipe.guardrails,
+        notify=drain.notify,
+        chain=chain,
     )
     begun = past.beginning
     events = pen.do(
@@ -252,25 +313,40 @@ def _resumed(past: Past, place: Place, drain: Drain, recipe: Recipe, chain: Chai
     )
     if not drain.wait_empty(DRAIN_S):
         _require_pen(drain, place.run_id)
-        raise UnavailableError(f"The broker did not take the resumption of run {place.run_id} within {DRAIN_S:.0f} s; try again.")
+        raise UnavailableError(
+            f"The broker did not take the resumption of run {place.run_id} within "
+            f"{DRAIN_S:.0f} s; try again."
+        )
     return events
 
 
 def _inbox_start(bus: Bus, state: RunState, outbox: Outbox) -> Start:
-    """Where the inbox begins. A new run hears answers and commands from now on, kernels from the beginning; a resumed one from where it was.
+    """Where the inbox begins.
+
+    A new run hears answers and commands from now on, kernels from the beginning; a resumed one from
+    where it was.
 
     Its own journal it watches from what Kafka has acknowledged on.
     """
-    topics = [JOURNAL] if state.sequence > 0 else [JOURNAL, *(topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC)]
+    topics = (
+        [JOURNAL]
+        if state.sequence > 0
+        else [JOURNAL, *(topic for topic in INBOX_TOPICS if topic != KernelPublished.TOPIC)]
+    )
     with bus.reader(topics, start="end") as reader:
         now = dict(reader.position())
     own = (JOURNAL, bus.partition_of(JOURNAL, outbox.run_id.encode()))
-    now[own] = min(now[own], outbox.acknowledged().offset) if outbox.acknowledged().offset else now[own]
+    now[own] = (
+        min(now[own], outbox.acknowledged().offset) if outbox.acknowledged().offset else now[own]
+    )
     return now | {(topic, partition): offset for topic, partition, offset in state.positions}
 
 
 def _require_both(drain: Drain, inbox: Inbox, place: Place) -> None:
-    """Stop a trainer that can write no more, or hear no more: it would wait for ever. Say what it has heard that nobody of its own said."""
+    """Stop a trainer that can write no more, or hear no more: it would wait for ever.
+
+    Say what it has heard that nobody of its own said.
+    """
     _require_pen(drain, place.run_id)
     for sentence in inbox.take_warnings():
         place.progress.say(sentence)
@@ -279,8 +355,13 @@ def _require_both(drain: Drain, inbox: Inbox, place: Place) -> None:
 
 
 def _require_pen(drain: Drain, run_id: str) -> None:
-    """Stop a trainer whose journal cannot be carried to Kafka any more: another writer has it, or the outbox is damaged."""
+    """Stop a trainer whose journal cannot be carried to Kafka any more: another writer has it, or
+    the outbox is damaged.
+    """
     if drain.fenced:
-        raise FencedError(f"Another trainer has taken over run {run_id}; this one has stopped and writes nothing more.")
+        raise FencedError(
+            f"Another trainer has taken over run {run_id}; this one has stopped and writes "
+            "nothing more."
+        )
     if drain.error is not None:
         raise drain.error

@@ -1,4 +1,6 @@
-"""Validation under `no_grad`: losses by batch, paired differences with and without a kernel, and digests."""
+"""Validation under `no_grad`: losses by batch, paired differences with and without a kernel, and
+digests.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-o
 class Figures:
     """Mean loss (nats) and accuracy (fraction) over a split, and the losses of its batches.
 
-    `failed` are the seeds whose kernels failed on the way, and were on their fallback for all of it.
+    `failed` are the seeds whose kernels failed on the way, and were on their fallback for all of
+    it.
     """
 
     loss: float
@@ -34,9 +37,16 @@ class Figures:
 
 @torch.no_grad()
 def evaluate(
-    growing: GrowingModel, split: Pair, *, batch: int = PAIRED_BATCH, mode: Callable[[], AbstractContextManager[None]] = nullcontext
+    growing: GrowingModel,
+    split: Pair,
+    *,
+    batch: int = PAIRED_BATCH,
+    mode: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Figures:
-    """Figures of the model in evaluation mode; its training mode and every random stream are as before afterwards."""
+    """Figures of the model in evaluation mode.
+
+    Its training mode and every random stream are as before afterwards.
+    """
     switches = growing.switches
     before, failed = switches.fallback, frozenset[Place]()
     try:
@@ -44,7 +54,9 @@ def evaluate(
             switches.fallback = before | failed
             with evaluating(growing.module), mode():
                 active = {
-                    place for place, grown in growing.kernels.items() if grown.slot.live or place == switches.shadow
+                    place
+                    for place, grown in growing.kernels.items()
+                    if grown.slot.live or place == switches.shadow
                 } - switches.fallback
                 switches.notes.clear(watching=bool(active))
                 losses, right = _passes(growing, split, batch)
@@ -72,17 +84,26 @@ def _passes(growing: GrowingModel, split: Pair, batch: int) -> tuple[list[float]
 
 
 def _failed(growing: GrowingModel, active: set[Place], losses: Sequence[float]) -> set[Place]:
-    """The active kernels to do the passes again without: those that raised, the first whose output was not finite, or all when the loss was not."""
+    """The active kernels to do the passes again without: those that raised, the first whose output
+    was not finite, or all when the loss was not.
+    """
     notes = growing.switches.notes
     if raised := active & notes.raised.keys():
         return raised
-    if active and notes.finite and not all(flags := torch.stack(list(notes.finite.values())).tolist()):
+    if (
+        active
+        and notes.finite
+        and not all(flags := torch.stack(list(notes.finite.values())).tolist())
+    ):
         return {list(notes.finite)[flags.index(False)]}
     return set() if all(map(math.isfinite, losses)) else set(active)
 
 
 def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Mean of `before - after` over batches and its standard error; the error is infinite for fewer than two batches."""
+    """Mean of `before - after` over batches and its standard error.
+
+    The error is infinite for fewer than two batches.
+    """
     differences = [b - a for b, a in zip(before, after, strict=True)]
     mean = sum(differences) / len(differences)
     if len(differences) < 2:
@@ -102,5 +123,7 @@ def without(growing: GrowingModel, split: Pair, place: Place) -> Figures:
 
 
 def parameters_digest(module: nn.Module) -> str:
-    """SHA-256 over the names, shapes, types and bytes of all parameters and buffers, names sorted, hexadecimal."""
+    """SHA-256 over the names, shapes, types and bytes of all parameters and buffers, names sorted,
+    hexadecimal.
+    """
     return tensors_digest(module.state_dict())

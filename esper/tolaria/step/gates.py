@@ -1,8 +1,8 @@
 """Gates: when a seed goes to its next stage by itself. Pure: evidence in, at most one move out.
 
-A TRAINING kernel earns BLENDING by a paired test: its shadow loss must be below the host's on held-out batches by `z` standard errors,
-and by `min_gap`: many small wins overfit the model until nothing large can be won any more. A seed that the breaker has put on its
-fallback is culled.
+A TRAINING kernel earns BLENDING by a paired test: its shadow loss must be below the host's on
+held-out batches by `z` standard errors, and by `min_gap`: many small wins overfit the model until
+nothing large can be won any more. A seed that the breaker has put on its fallback is culled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from esper.tolaria.recipes.recipe import GatesSection
 
 @dataclass(slots=True)
 class Evidence:
-    """What has been measured of one kernel. Gaps in nats; errors are standard errors of means over held-out batches.
+    """What has been measured of one kernel.
 
-    `shadow_gap` = host loss minus shadow loss, kept when TRAINING is over. `dependence` = loss without the seed minus loss with it.
+    Gaps in nats; errors are standard errors of means over held-out batches.
+
+    `shadow_gap` = host loss minus shadow loss, kept when TRAINING is over. `dependence` = loss
+    without the seed minus loss with it.
     """
 
     trained_steps: int = 0
@@ -31,7 +34,10 @@ class Evidence:
 
 
 def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -> Move | None:
-    """The move that the evidence opens for `seed` at the end of an epoch, or None. `epoch` counts completed epochs."""
+    """The move that the evidence opens for `seed` at the end of an epoch, or None.
+
+    `epoch` counts completed epochs.
+    """
 
     def move(stage: str, reason: str) -> Move:
         return Move(layer=seed.layer, seed=seed.seed, to_stage=stage, reason=reason)  # type: ignore[arg-type]  # a Stage literal
@@ -43,23 +49,47 @@ def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -
     return _later(seed, evidence, epoch - seed.stage_epoch, gates, move)
 
 
-def _training(evidence: Evidence, gates: GatesSection, move: Callable[[str, str], Move]) -> Move | None:
-    figure = f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after {evidence.trained_steps} steps"
+def _training(
+    evidence: Evidence, gates: GatesSection, move: Callable[[str, str], Move]
+) -> Move | None:
+    figure = (
+        f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after "
+        f"{evidence.trained_steps} steps"
+    )
     better = evidence.shadow_gap > max(gates.z * evidence.shadow_gap_error, gates.min_gap)
     if evidence.trained_steps >= gates.min_training_steps and better:
         return move("BLENDING", figure)
-    return move("CULLED", f"budget spent: {figure}") if evidence.trained_steps >= gates.max_training_steps else None
+    return (
+        move("CULLED", f"budget spent: {figure}")
+        if evidence.trained_steps >= gates.max_training_steps
+        else None
+    )
 
 
-def _later(seed: SeedState, evidence: Evidence, rested: int, gates: GatesSection, move: Callable[[str, str], Move]) -> Move | None:
+def _later(
+    seed: SeedState,
+    evidence: Evidence,
+    rested: int,
+    gates: GatesSection,
+    move: Callable[[str, str], Move],
+) -> Move | None:
     """The stages after TRAINING; `rested` counts the epochs in the present one."""
     if seed.stage == "BLENDING":
-        return move("SHADOWING", f"alpha reached {seed.alpha_target:g}") if evidence.blended else None
+        return (
+            move("SHADOWING", f"alpha reached {seed.alpha_target:g}") if evidence.blended else None
+        )
     if seed.stage in ("SHADOWING", "PROBATIONARY"):
-        figure = f"loss without it minus with it {evidence.dependence:.3f} ± {evidence.dependence_error:.3f} nats"
+        figure = (
+            f"loss without it minus with it {evidence.dependence:.3f} ± "
+            f"{evidence.dependence_error:.3f} nats"
+        )
         if rested >= 1 and evidence.dependence < -gates.z * evidence.dependence_error:
             return move("CULLED", f"it hurts: {figure}")
-        return move("PROBATIONARY", figure) if seed.stage == "SHADOWING" and rested >= gates.shadow_epochs else None
+        return (
+            move("PROBATIONARY", figure)
+            if seed.stage == "SHADOWING" and rested >= gates.shadow_epochs
+            else None
+        )
     if seed.stage == "CULLED":
         return move("EMBARGOED", "the slot rests")
     if seed.stage == "EMBARGOED" and rested >= gates.embargo_epochs:

@@ -1,7 +1,9 @@
-"""One optimizer step: the live pass for the host and live kernels, then the shadow passes of the TRAINING seeds whose turn it is.
+"""One optimizer step: the live pass for the host and live kernels, then the shadow passes of the
+TRAINING seeds whose turn it is.
 
-A kernel that fails does not hurt the step. What it raises is caught where it runs; whether what it gave was finite is read once, before the
-optimizer moves. The step is then done again from the same random state, with that seed on its fallback: as if it had been so from the start.
+A kernel that fails does not hurt the step. What it raises is caught where it runs; whether what it
+gave was finite is read once, before the optimizer moves. The step is then done again from the same
+random state, with that seed on its fallback: as if it had been so from the start.
 """
 
 from __future__ import annotations
@@ -37,20 +39,33 @@ def stream_seed(seed: int, *labels: object) -> int:
 
 
 def batch_order(seed: int, epoch: int, samples: int, batch_size: int, order: int = 0) -> Tensor:
-    """Indices [steps, batch_size] of an epoch: a permutation made from (seed, epoch, order) alone; the rest that fills no batch is left out."""
-    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch, *([order] if order else [])))
+    """Indices [steps, batch_size] of an epoch: a permutation made from (seed, epoch, order) alone.
+
+    The rest that fills no batch is left out.
+    """
+    generator = torch.Generator().manual_seed(
+        stream_seed(seed, "order", epoch, *([order] if order else []))
+    )
     steps = samples // batch_size
-    return torch.randperm(samples, generator=generator)[: steps * batch_size].view(steps, batch_size)
+    return torch.randperm(samples, generator=generator)[: steps * batch_size].view(
+        steps, batch_size
+    )
 
 
 def cosine(step: int, total_steps: int) -> float:
-    """Fraction of a learning rate at `step`: from 1 to 0 by a half cosine over `total_steps`, 0 after them."""
+    """Fraction of a learning rate at `step`: from 1 to 0 by a half cosine over `total_steps`, 0
+    after them.
+    """
     return 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps))
 
 
 def shadow_turns(growing: GrowingModel, state: RunState, step: int, most: int) -> list[Place]:
     """The TRAINING seeds that have a shadow pass in this step: at most `most`, taking turns."""
-    training = [(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "TRAINING" and (seed.layer, seed.seed) in growing.kernels]
+    training = [
+        (seed.layer, seed.seed)
+        for seed in state.seeds
+        if seed.stage == "TRAINING" and (seed.layer, seed.seed) in growing.kernels
+    ]
     passes = min(most, len(training))
     return [training[(step * passes + index) % len(training)] for index in range(passes)]
 
@@ -66,7 +81,9 @@ def numerics_of(run: RunSection) -> Numerics:
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """Figures of one step: loss in nats, accuracy as a fraction, Euclidean norm of the host's gradient before clipping, and what failed."""
+    """Figures of one step: loss in nats, accuracy as a fraction, Euclidean norm of the host's
+    gradient before clipping, and what failed.
+    """
 
     loss: float
     accuracy: float
@@ -77,9 +94,11 @@ class StepFigures:
 
 @dataclass(slots=True)
 class _Pass:
-    """What one attempt at a step gave: tensors on the device, until `read` copies them to the host at once.
+    """What one attempt at a step gave: tensors on the device, until `read` copies them to the host
+    at once.
 
-    `kept` is the norm of the running statistics that it moved, `norms` are those of the kernels' gradients, `outputs` flags of finite outputs.
+    `kept` is the norm of the running statistics that it moved, `norms` are those of the kernels'
+    gradients, `outputs` flags of finite outputs.
     """
 
     loss: Tensor
@@ -92,7 +111,17 @@ class _Pass:
 
     def read(self) -> _Read:
         values = torch.stack(
-            [one.double() for one in (self.loss, self.accuracy, self.norm, self.kept, *self.norms.values(), *self.outputs.values())]
+            [
+                one.double()
+                for one in (
+                    self.loss,
+                    self.accuracy,
+                    self.norm,
+                    self.kept,
+                    *self.norms.values(),
+                    *self.outputs.values(),
+                )
+            ]
         )
         loss, accuracy, norm, kept, *rest = values.tolist()
         return _Read(
@@ -100,14 +129,24 @@ class _Pass:
             accuracy,
             norm,
             kept,
-            {place: value for place, value in zip(self.norms, rest, strict=False) if not math.isfinite(value)},
-            [place for place, value in zip(self.outputs, rest[len(self.norms) :], strict=True) if not value],
+            {
+                place: value
+                for place, value in zip(self.norms, rest, strict=False)
+                if not math.isfinite(value)
+            },
+            [
+                place
+                for place, value in zip(self.outputs, rest[len(self.norms) :], strict=True)
+                if not value
+            ],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An attempt's figures on the host: the norms that are not finite, and the live kernels whose output was not, in the order they ran."""
+    """An attempt's figures on the host: the norms that are not finite, and the live kernels whose
+    output was not, in the order they ran.
+    """
 
     loss: float
     accuracy: float
@@ -122,17 +161,26 @@ class _Read:
 
 
 class Stepper:
-    """Steps a growing model. The schedule is a cosine to zero over `total_steps`. `scaler` is the host's, in float16 only."""
+    """Steps a growing model. The schedule is a cosine to zero over `total_steps`.
+
+    `scaler` is the host's, in float16 only.
+    """
 
     def __init__(self, growing: GrowingModel, recipe: Recipe, total_steps: int) -> None:
         self._growing = growing
         self._recipe = recipe
         self._total_steps = total_steps
         settings = recipe.optimizer
-        self.host_optimizer = EagerAdamW(growing.host_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        self.scaler = torch.amp.GradScaler(growing.numerics.device.type) if growing.numerics.scales else None
+        self.host_optimizer = EagerAdamW(
+            growing.host_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.scaler = (
+            torch.amp.GradScaler(growing.numerics.device.type) if growing.numerics.scales else None
+        )
         if self.scaler is not None:
-            self.scaler.scale(torch.zeros((), device=growing.numerics.device))  # it makes its tensors at the first call
+            self.scaler.scale(
+                torch.zeros((), device=growing.numerics.device)
+            )  # it makes its tensors at the first call
 
     def notes(self) -> dict[str, Any]:
         """What a snapshot keeps of it beside the optimizer's tensors: the state of the scaler."""
@@ -144,24 +192,41 @@ class Stepper:
             self.scaler.load_state_dict(dict(notes["scaler"]))
 
     def fraction(self, step: int) -> float:
-        """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and Hutter 2017, without restarts)."""
+        """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and
+        Hutter 2017, without restarts).
+        """
         return cosine(step, self._total_steps)
 
     def turns(self, state: RunState, step: int) -> list[Place]:
-        """The TRAINING seeds that have a shadow pass in this step: at most `kernels.shadow_passes`, taking turns."""
+        """The TRAINING seeds that have a shadow pass in this step: at most `kernels.shadow_passes`,
+        taking turns.
+        """
         return shadow_turns(self._growing, state, step, self._recipe.kernels.shadow_passes)
 
     def step(
-        self, state: RunState, step: int, batch: tuple[Tensor, Tensor], *, sample: bool, forced: frozenset[Place] = frozenset()
+        self,
+        state: RunState,
+        step: int,
+        batch: tuple[Tensor, Tensor],
+        *,
+        sample: bool,
+        forced: frozenset[Place] = frozenset(),
     ) -> StepFigures:
-        """Do step number `step` (from 0) on inputs [B, ...] and labels [B]; with `sample`, seed statistics are taken.
+        """Do step number `step` (from 0) on inputs [B, ...] and labels [B].
 
-        Kernels at `forced` places run on their fallback, and are counted as failed: so a journal that names them is executed again.
+        With `sample`, seed statistics are taken.
+
+        Kernels at `forced` places run on their fallback, and are counted as failed: so a journal
+        that names them is executed again.
         """
         growing = self._growing
         group = self.host_optimizer.param_groups[0]
         group["lr"] = self._recipe.optimizer.learning_rate * self.fraction(step)
-        live = [(seed.layer, seed.seed) for seed in state.seeds if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels]
+        live = [
+            (seed.layer, seed.seed)
+            for seed in state.seeds
+            if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels
+        ]
         turns = self.turns(state, step)
         attempts = _Attempts(
             growing,
@@ -183,7 +248,10 @@ class Stepper:
     def _batches(self, step: int, batch: tuple[Tensor, Tensor]) -> list[tuple[int, Tensor, Tensor]]:
         """Random seed, inputs and labels of each micro-batch."""
         growing, seed, parts = self._growing, self._recipe.run.seed, self._recipe.run.accumulate
-        inputs, labels = growing.numerics.inputs(batch[0]), batch[1].to(growing.numerics.device, non_blocking=True)
+        inputs, labels = (
+            growing.numerics.inputs(batch[0]),
+            batch[1].to(growing.numerics.device, non_blocking=True),
+        )
         first = stream_seed(seed, "forward", step)
         if parts == 1:
             return [(first, inputs, labels)]
@@ -196,7 +264,9 @@ class Stepper:
             self.scaler.unscale_(self.host_optimizer)
         if sample:
             self._growing.observe_gradients()
-        nn.utils.clip_grads_with_norm_(self._growing.host_parameters, self._recipe.optimizer.clip_norm or math.inf, done.norm)
+        nn.utils.clip_grads_with_norm_(
+            self._growing.host_parameters, self._recipe.optimizer.clip_norm or math.inf, done.norm
+        )
         if self.scaler is None:
             self.host_optimizer.step()
         else:
@@ -204,7 +274,10 @@ class Stepper:
             self.scaler.update()
 
     def _optimise(self, attempts: _Attempts, done: _Pass, step: int) -> set[Place]:
-        """Let the kernels' optimizers move, but for those that failed or overflowed; gives those that only overflowed."""
+        """Let the kernels' optimizers move, but for those that failed or overflowed.
+
+        Gives those that only overflowed.
+        """
         growing, bad = self._growing, set(attempts.read.norms if attempts.read else ())
         overflowed = set(attempts.overflowed)
         for place in bad - attempts.faults.keys():
@@ -214,15 +287,31 @@ class Stepper:
                 attempts.faults[place] = ("NON_FINITE", GRADIENT_NOT_FINITE)
         for place in overflowed & set(attempts.shadowed):
             growing.kernels[place].scale = max(1.0, growing.kernels[place].scale / 2)
-        if self.scaler is not None and overflowed & set(attempts.live) and attempts.read is not None and attempts.read.finite:
-            self.scaler.update(max(1.0, self.scaler.get_scale() / 2))  # the host's step went through, so its scaler saw nothing
-        good = {place: norm for place, norm in done.norms.items() if place not in bad and place not in attempts.faults}
+        if (
+            self.scaler is not None
+            and overflowed & set(attempts.live)
+            and attempts.read is not None
+            and attempts.read.finite
+        ):
+            self.scaler.update(
+                max(1.0, self.scaler.get_scale() / 2)
+            )  # the host's step went through, so its scaler saw nothing
+        good = {
+            place: norm
+            for place, norm in done.norms.items()
+            if place not in bad and place not in attempts.faults
+        }
         growing.optimise(good, self.fraction(step))
         growing.zero_gradients()
         return overflowed
 
     def _count(
-        self, took_part: Sequence[Place], faults: dict[Place, tuple[FailurePhase, str]], forced: frozenset[Place], *, spared: set[Place]
+        self,
+        took_part: Sequence[Place],
+        faults: dict[Place, tuple[FailurePhase, str]],
+        forced: frozenset[Place],
+        *,
+        spared: set[Place],
     ) -> tuple[KernelFault, ...]:
         """Count faults in a row, and put them together."""
         found = []
@@ -239,7 +328,9 @@ class Stepper:
 
 
 class _Attempts:
-    """The attempts at one step: again without the kernel that spoilt the last one, until one is fit for the optimizers."""
+    """The attempts at one step: again without the kernel that spoilt the last one, until one is fit
+    for the optimizers.
+    """
 
     def __init__(
         self,
@@ -265,10 +356,14 @@ class _Attempts:
         self._kept = growing.kept() if live else None
 
     def blameless(self, place: Place) -> bool:
-        """Whether a gradient of the kernel at `place` that is not finite is the host's doing, or float16's."""
+        """Whether a gradient of the kernel at `place` that is not finite is the host's doing, or
+        float16's.
+        """
         assert self.read is not None  # noqa: S101  # the caller found it in there
         if place in self.shadowed:
-            return not math.isfinite(self.read.loss) or (self._growing.numerics.scales and self._growing.kernels[place].scale > 1)
+            return not math.isfinite(self.read.loss) or (
+                self._growing.numerics.scales and self._growing.kernels[place].scale > 1
+            )
         return not self.read.finite or self.scale > 1
 
     def settle(self) -> _Pass:
@@ -284,7 +379,11 @@ class _Attempts:
             self._off |= blamed
             done = self._again(self._off)
             self.read = done.read()
-        self.faults |= {place: ("FORWARD", error) for place, error in done.raised.items() if place in self.shadowed}
+        self.faults |= {
+            place: ("FORWARD", error)
+            for place, error in done.raised.items()
+            if place in self.shadowed
+        }
         return done
 
     def _blamed(self, done: _Pass, running: Sequence[Place]) -> set[Place]:
@@ -299,7 +398,9 @@ class _Attempts:
             return {self.read.outputs[0]}
         if self.read.finite:
             return set()
-        overflow = self.scale > 1 and math.isfinite(self.read.loss) and math.isfinite(self.read.kept)
+        overflow = (
+            self.scale > 1 and math.isfinite(self.read.loss) and math.isfinite(self.read.kept)
+        )
         spoilt = self._suspects(running)
         if spoilt and overflow:
             self.overflowed |= spoilt
@@ -308,14 +409,26 @@ class _Attempts:
         return spoilt
 
     def _suspects(self, running: Sequence[Place]) -> set[Place]:
-        """The kernel without which the step is finite, or all of them; none when it is the host's own fault."""
+        """The kernel without which the step is finite, or all of them.
+
+        None when it is the host's own fault.
+        """
         if not self._again(self._off | set(running)).read().finite:
             self._again(self._off)
             return set()
-        return next(({place} for place in running if len(running) > 1 and self._again(self._off | {place}).read().finite), set(running))
+        return next(
+            (
+                {place}
+                for place in running
+                if len(running) > 1 and self._again(self._off | {place}).read().finite
+            ),
+            set(running),
+        )
 
     def _again(self, off: frozenset[Place]) -> _Pass:
-        """Run live and shadow passes from the beginning, with the seeds in `off` on their fallback."""
+        """Run live and shadow passes from the beginning, with the seeds in `off` on
+        their fallback.
+        """
         growing, switches = self._growing, self._growing.switches
         if self._kept is not None:
             self._kept.restore()
@@ -330,14 +443,19 @@ class _Attempts:
         for number, (seed, inputs, labels) in enumerate(self._batches, start=1):
             share = len(labels) / total
             torch.manual_seed(seed)
-            switches.notes.watching, switches.sampling = bool(live), self._sample and number == len(self._batches)
+            switches.notes.watching, switches.sampling = (
+                bool(live),
+                self._sample and number == len(self._batches),
+            )
             loss, hits = self._live_pass(inputs, labels, share, guarded=bool(live))
             switches.notes.watching, switches.sampling = False, False
             losses.append(loss)
             right.append(hits)
             for place in self.shadowed:
                 growing.shadow_step(place, seed, partial(self._loss, inputs, labels, share))
-        norm = nn.utils.get_total_norm([one.grad for one in growing.host_parameters if one.grad is not None]).to(losses[0].device)
+        norm = nn.utils.get_total_norm(
+            [one.grad for one in growing.host_parameters if one.grad is not None]
+        ).to(losses[0].device)
         norms = {place: growing.kernels[place].norm(self.scale) for place in live}
         for place in self.shadowed:
             if place not in switches.notes.raised:
@@ -353,8 +471,13 @@ class _Attempts:
             dict(switches.notes.raised),
         )
 
-    def _live_pass(self, inputs: Tensor, labels: Tensor, share: float, *, guarded: bool) -> tuple[Tensor, Tensor]:
-        """Forward and backward of one micro-batch: its part of the loss, and how many it got right; NaN when `guarded` and something raised."""
+    def _live_pass(
+        self, inputs: Tensor, labels: Tensor, share: float, *, guarded: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one micro-batch: its part of the loss, and how many it got right.
+
+        NaN when `guarded` and something raised.
+        """
         try:
             logits = self._growing(inputs)
             loss = _loss(logits, labels, share)
@@ -362,7 +485,9 @@ class _Attempts:
         except Exception:
             if not guarded:
                 raise
-            return torch.full((), math.nan, device=inputs.device), torch.zeros((), dtype=torch.long, device=inputs.device)
+            return torch.full((), math.nan, device=inputs.device), torch.zeros(
+                (), dtype=torch.long, device=inputs.device
+            )
         return loss.detach(), (logits.detach().argmax(-1) == labels).sum()
 
     def _loss(self, inputs: Tensor, labels: Tensor, share: float) -> Tensor:

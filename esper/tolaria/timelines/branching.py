@@ -1,4 +1,6 @@
-"""A fork put together: the parent's journal read, its state rebuilt and stored, and the new run trained on."""
+"""A fork put together: the parent's journal read, its state rebuilt and stored, and the new run
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ from esper.tolaria.run.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where forks are made: the installation, a bus that answers, and the history. `allow` are functions that runs from elsewhere may call."""
+    """Where forks are made: the installation, a bus that answers, and the history.
+
+    `allow` are functions that runs from elsewhere may call.
+    """
 
     settings: Settings
     cluster: Access | str
@@ -41,8 +46,17 @@ class Ground:
     allow: tuple[str, ...] = ()
 
 
-def begin(archive: Archive, cut: Cut, *, changes: tuple[str, ...], offered: tuple[str, ...], reason: str, progress: Progress) -> Beginning:
-    """The state at a cut, from a snapshot of that very moment or by executing the run again up to it, kept in the tensor store.
+def begin(
+    archive: Archive,
+    cut: Cut,
+    *,
+    changes: tuple[str, ...],
+    offered: tuple[str, ...],
+    reason: str,
+    progress: Progress,
+) -> Beginning:
+    """The state at a cut, from a snapshot of that very moment or by executing the run again up to
+    it, kept in the tensor store.
 
     Raises:
         EsperError: as `Reexecution.rebuild` does, or the store cannot be written.
@@ -52,16 +66,36 @@ def begin(archive: Archive, cut: Cut, *, changes: tuple[str, ...], offered: tupl
         progress.say(note)
     snapshot = rerun.snapshot()
     stored = archive.tensors.write(snapshot)
-    return Beginning(cut, snapshot, stored.address, stored.sha256, changes, family_of(archive.events), offered, reason)
+    return Beginning(
+        cut,
+        snapshot,
+        stored.address,
+        stored.sha256,
+        changes,
+        family_of(archive.events),
+        offered,
+        reason,
+    )
 
 
-def offered_to(bus: Bus, events: Sequence[JournalEvent], cut: Cut, *, clock: Clock) -> tuple[str, ...]:
-    """Kernels that the foundry had answered the field reports of a run with; none for a fork that begins before the run's first report."""
+def offered_to(
+    bus: Bus, events: Sequence[JournalEvent], cut: Cut, *, clock: Clock
+) -> tuple[str, ...]:
+    """Kernels that the foundry had answered the field reports of a run with.
+
+    None for a fork that begins before the run's first report.
+    """
     if cut.address.step == 0:
         return ()
     inherited = forked.offered if (forked := fork_of(events)) else ()
-    answers = [event for event in read_topics(bus, [FieldReportAnswered.TOPIC], clock=clock) if isinstance(event, FieldReportAnswered)]
-    own = {kernel for event in answers if event.run_id == events[0].run_id for kernel in event.kernels}
+    answers = [
+        event
+        for event in read_topics(bus, [FieldReportAnswered.TOPIC], clock=clock)
+        if isinstance(event, FieldReportAnswered)
+    ]
+    own = {
+        kernel for event in answers if event.run_id == events[0].run_id for kernel in event.kernels
+    }
     return tuple(sorted({*inherited, *own}))
 
 
@@ -78,12 +112,15 @@ def fork(
     """Make a run that begins at a cut of another, and train it.
 
     Raises:
-        EsperError: the cut cannot be rebuilt, a setting cannot be changed, or the run cannot be begun; as `train` does when it had begun.
+        EsperError: the cut cannot be rebuilt, a setting cannot be changed, or the run cannot be
+            begun; as `train` does when it had begun.
     """
     settings, clock, progress = ground.settings, ground.clock, Progress(ground.console)
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
     if run_id:
-        require_new(KafkaBus(ground.cluster), run_id, clock=clock, trust=signing.trust(settings.keys_dir))
+        require_new(
+            KafkaBus(ground.cluster), run_id, clock=clock, trust=signing.trust(settings.keys_dir)
+        )
     before = recipe_of(events)
     permit = permit_for(settings, events, before, allow=ground.allow, say=progress.say)
     beginning = begin(
@@ -95,7 +132,9 @@ def fork(
         progress=progress,
     )
     where = f"{cut.address} (epoch {cut.state.epoch}) of run {cut.state.run_id}"
-    progress.say(f"The fork begins at {where}: {len(cut.state.seeds)} seeds, {cut.address.sequence} events.")
+    progress.say(
+        f"The fork begins at {where}: {len(cut.state.seeds)} seeds, {cut.address.sequence} events."
+    )
     run_id = run_id or named(f"{recipe.name}-fork", clock)
     inherit(settings.runs_dir / events[0].run_id, settings.runs_dir / run_id)
     return train(
@@ -113,5 +152,8 @@ def fork(
 
 
 def _told(cut: Cut, changes: Sequence[str]) -> str:
-    told = [*(f"with {one}" for one in changes), *(f"without decision {one.decision_id}" for one in cut.without)]
+    told = [
+        *(f"with {one}" for one in changes),
+        *(f"without decision {one.decision_id}" for one in cut.without),
+    ]
     return f"Forked {', '.join(told)}." if told else "Forked with nothing changed."

@@ -1,4 +1,6 @@
-"""The script of an open loop: what came from outside in a record, as commands at their steps, without a decision and what it caused."""
+"""The script of an open loop: what came from outside in a record, as commands at their steps,
+without a decision and what it caused.
+"""
 
 from __future__ import annotations
 
@@ -25,34 +27,62 @@ class Line:
         place = f"{command.layer}[{command.seed}]"
         if isinstance(command, Adapt):
             return (
-                f"{command.command} {f'{command.family} ' if command.family else ''}at {place}, epoch {self.event.epoch}, step {self.step}"
+                f"{command.command} {f'{command.family} ' if command.family else ''}at "
+                f"{place}, epoch {self.event.epoch}, step {self.step}"
             )
-        arrived = "arrival of the kernel" if isinstance(command, Move) else "failed load of the kernel"
+        arrived = (
+            "arrival of the kernel" if isinstance(command, Move) else "failed load of the kernel"
+        )
         return f"{arrived} at {place}, epoch {self.event.epoch}, step {self.step}"
 
 
 def script_of(events: Sequence[JournalEvent]) -> list[Line]:
-    """What came from outside in a part of one timeline: decisions that were applied, kernels that arrived or could not be loaded.
+    """What came from outside in a part of one timeline: decisions that were applied, kernels that
+    arrived or could not be loaded.
 
-    Pauses, snapshots and dropped telemetry do not change what is computed; failures of running kernels are found anew.
+    Pauses, snapshots and dropped telemetry do not change what is computed; failures of running
+    kernels are found anew.
     """
-    targets = {event.causation_id: event.alpha_target for event in events if isinstance(event, SeedTransitioned) and event.causation_id}
+    targets = {
+        event.causation_id: event.alpha_target
+        for event in events
+        if isinstance(event, SeedTransitioned) and event.causation_id
+    }
     lines: list[Line] = []
     for event in events:
         if isinstance(event, AdaptationApplied):
             lines.append(Line(event.step, _adapt(event, targets.get(event.event_id, 0.0)), event))
         elif isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":
-            lines.append(Line(event.step, Move(layer=event.layer, seed=event.seed, to_stage="TRAINING", reason=event.reason), event))
+            lines.append(
+                Line(
+                    event.step,
+                    Move(
+                        layer=event.layer, seed=event.seed, to_stage="TRAINING", reason=event.reason
+                    ),
+                    event,
+                )
+            )
         elif isinstance(event, KernelFailed) and event.phase == "LOAD":
-            lines.append(Line(event.step, ReportFailure(layer=event.layer, seed=event.seed, phase="LOAD", error=event.error), event))
+            lines.append(
+                Line(
+                    event.step,
+                    ReportFailure(
+                        layer=event.layer, seed=event.seed, phase="LOAD", error=event.error
+                    ),
+                    event,
+                )
+            )
     return lines
 
 
-def without(lines: Sequence[Line], events: Sequence[JournalEvent], decision: AdaptationApplied) -> tuple[list[Line], list[Line]]:
+def without(
+    lines: Sequence[Line], events: Sequence[JournalEvent], decision: AdaptationApplied
+) -> tuple[list[Line], list[Line]]:
     """The script without a decision and what it caused, and what was dropped: the decision first.
 
-    Dropped is everything for the same seed behind the decision until that seed is DORMANT again in the record: the arrival of its kernel, and each
-    later command for it (ADVANCE, SET_ALPHA, CULL, FOSSILISE, RESET). What other seeds were told stays, even if Tamiyo would have told them
+    Dropped is everything for the same seed behind the decision until that seed is DORMANT again in
+    the record: the arrival of its kernel, and each later command for it (ADVANCE, SET_ALPHA, CULL,
+    FOSSILISE, RESET). What other seeds were told stays, even if Tamiyo would have told them
     something else: that is what the closed loop asks.
     """
     place = (decision.layer, decision.seed)
@@ -78,7 +108,10 @@ def without(lines: Sequence[Line], events: Sequence[JournalEvent], decision: Ada
 
 
 def _adapt(event: AdaptationApplied, target: float) -> Adapt:
-    """The command again. Guardrails have let it through once: it is only held against the stage of its seed."""
+    """The command again.
+
+    Guardrails have let it through once: it is only held against the stage of its seed.
+    """
     return Adapt(
         source=Source(event.command_id),
         decision_id=event.decision_id,

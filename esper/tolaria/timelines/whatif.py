@@ -1,7 +1,9 @@
-"""What one decision was worth: the run with it and without it, from the same state, with the same batches and random streams.
+"""What one decision was worth: the run with it and without it, from the same state, with the same
+batches and random streams.
 
-Open loop: what was decided afterwards in the record comes at the steps where it came, in both branches, but for what the decision caused. It runs in this
-process alone. Closed loop: both branches are forks, and Tamiyo decides anew in each.
+Open loop: what was decided afterwards in the record comes at the steps where it came, in both
+branches, but for what the decision caused. It runs in this process alone. Closed loop: both
+branches are forks, and Tamiyo decides anew in each.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ Side = Literal["with", "without"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: the effect of `decision` of the run whose journal is `events`, over `orders` data orders, at the end of epoch `until`."""
+    """What is asked: the effect of `decision` of the run whose journal is `events`, over `orders`
+    data orders, at the end of epoch `until`.
+    """
 
     events: Sequence[JournalEvent]
     decision: AdaptationApplied
@@ -49,9 +53,15 @@ class Question:
 
     @property
     def own_seconds(self) -> float:
-        """How long the run itself took: its median epoch times its epochs, so that it does not matter how long it stood still."""
+        """How long the run itself took: its median epoch times its epochs, so that it does not
+        matter how long it stood still.
+        """
         ends = [event for event in self.events if isinstance(event, EpochEnded)]
-        took = [(after.occurred_at - before.occurred_at) / 1e6 for before, after in pairwise(ends) if after.epoch == before.epoch + 1]
+        took = [
+            (after.occurred_at - before.occurred_at) / 1e6
+            for before, after in pairwise(ends)
+            if after.epoch == before.epoch + 1
+        ]
         return median(took) * recipe_of(self.events).run.epochs if took else 0.0
 
 
@@ -59,8 +69,9 @@ class Question:
 class Answer:
     """The effect, and what it rests on.
 
-    `dropped` are the lines of the record that an open loop left out, the decision first; `refused` the commands that did not fit a branch. `proven` says
-    whether the branch with the decision, in the run's own data order, ended each epoch with the parameters that the record has.
+    `dropped` are the lines of the record that an open loop left out, the decision first; `refused`
+    the commands that did not fit a branch. `proven` says whether the branch with the decision, in
+    the run's own data order, ended each epoch with the parameters that the record has.
     """
 
     question: Question
@@ -75,14 +86,27 @@ class Answer:
 
     @property
     def ratio(self) -> float:
-        """Seconds for each that as many runs from the first step on would have taken; 0 where the record is too short to tell."""
+        """Seconds for each that as many runs from the first step on would have taken.
+
+        0 where the record is too short to tell.
+        """
         own = self.question.own_seconds * (len(self.with_it) + len(self.without))
         return self.seconds / own if own else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The answer for scripts."""
         decision = self.question.decision
-        fields = ("decision_id", "command", "layer", "seed", "family", "kernel_id", "timeline", "epoch", "step")
+        fields = (
+            "decision_id",
+            "command",
+            "layer",
+            "seed",
+            "family",
+            "kernel_id",
+            "timeline",
+            "epoch",
+            "step",
+        )
         return {
             "run_id": decision.run_id,
             "mode": self.mode,
@@ -90,7 +114,10 @@ class Answer:
             "orders": len(self.with_it),
             "until_epoch": self.question.epochs,
             "effect": self.effect.as_json(),
-            "branches": {"with": [asdict(one) for one in self.with_it], "without": [asdict(one) for one in self.without]},
+            "branches": {
+                "with": [asdict(one) for one in self.with_it],
+                "without": [asdict(one) for one in self.without],
+            },
             "dropped": list(self.dropped),
             "refused": list(self.refused),
             "proven": self.proven,
@@ -100,7 +127,9 @@ class Answer:
         }
 
 
-def asked(events: Sequence[JournalEvent], decision: AdaptationApplied, *, orders: int, until: int | None) -> Question:
+def asked(
+    events: Sequence[JournalEvent], decision: AdaptationApplied, *, orders: int, until: int | None
+) -> Question:
     """The question, if it can be asked.
 
     Raises:
@@ -108,10 +137,13 @@ def asked(events: Sequence[JournalEvent], decision: AdaptationApplied, *, orders
     """
     last = recipe_of(events).run.epochs
     if orders < 1:
-        raise UsageError(f"--orders {orders} asks for no run; take 1 or more, 2 at least for an interval.")
+        raise UsageError(
+            f"--orders {orders} asks for no run; take 1 or more, 2 at least for an interval."
+        )
     if not decision.epoch < (until or last) <= last:
         raise UsageError(
-            f"Decision {decision.decision_id} was applied after {decision.epoch} epochs, and the run has {last}; --until has to lie behind the first and "
+            f"Decision {decision.decision_id} was applied after {decision.epoch} epochs, "
+            f"and the run has {last}; --until has to lie behind the first and "
             "at most at the second."
         )
     return Question(events, decision, orders, until)
@@ -125,27 +157,52 @@ def open_loop(question: Question, archive: Archive, progress: Progress, *, clock
     """
     begun, decision = clock.monotonic(), question.decision
     cut = cut_at(question.events, None, before=decision)
-    rest = question.events[cut.address.sequence : line_of(question.events, cut.address.timeline).end]
+    rest = question.events[
+        cut.address.sequence : line_of(question.events, cut.address.timeline).end
+    ]
     whole = script_of(rest)
     kept, dropped = without(whole, rest, decision)
     refused: list[str] = []
     branches: dict[Side, list[Branch]] = {"with": [], "without": []}
     for order in range(question.orders):
         for side, script in (("with", whole), ("without", kept)):
-            progress.say(f"Data order {order}, {side} the decision: from {cut.address} to the end of epoch {question.epochs - 1}.")
+            progress.say(
+                f"Data order {order}, {side} the decision: from {cut.address} to the end "
+                f"of epoch {question.epochs - 1}."
+            )
             branch, events = _branch(question, archive, cut, script, order, progress, clock)
             branches[side].append(branch)  # type: ignore[index]  # one of the two
-            told = {one.event.decision_id: one.sentence() for one in script if isinstance(one.event, AdaptationApplied)}
+            told = {
+                one.event.decision_id: one.sentence()
+                for one in script
+                if isinstance(one.event, AdaptationApplied)
+            }
             refused += [
-                f"{told.get(event.decision_id, event.decision_id)}, {side} the decision, data order {order}: {event.reason}"
+                (
+                    f"{told.get(event.decision_id, event.decision_id)}, {side} the decision, "
+                    f"data order {order}: {event.reason}"
+                )
                 for event in events
                 if isinstance(event, AdaptationRejected)
             ]
-    return _answer(question, "open", branches, tuple(one.sentence() for one in dropped), tuple(refused), clock.monotonic() - begun)
+    return _answer(
+        question,
+        "open",
+        branches,
+        tuple(one.sentence() for one in dropped),
+        tuple(refused),
+        clock.monotonic() - begun,
+    )
 
 
-def closed_loop(question: Question, run: Callable[[Cut, Side, int], tuple[str, Sequence[JournalEvent]]], *, clock: Clock) -> Answer:
-    """The effect with Tamiyo deciding anew: `run` trains a fork at a cut in a data order, and gives its id and journal.
+def closed_loop(
+    question: Question,
+    run: Callable[[Cut, Side, int], tuple[str, Sequence[JournalEvent]]],
+    *,
+    clock: Clock,
+) -> Answer:
+    """The effect with Tamiyo deciding anew: `run` trains a fork at a cut in a data order, and gives
+    its id and journal.
 
     Raises:
         EsperError: as `run` does.
@@ -178,13 +235,21 @@ def keep(answer: Answer, folder: Path) -> Path:
 
 
 def _branch(
-    question: Question, archive: Archive, cut: Cut, script: Sequence[Line], order: int, progress: Progress, clock: Clock
+    question: Question,
+    archive: Archive,
+    cut: Cut,
+    script: Sequence[Line],
+    order: int,
+    progress: Progress,
+    clock: Clock,
 ) -> tuple[Branch, Sequence[JournalEvent]]:
     begun = clock.monotonic()
     rerun = Reexecution(archive, progress).rebuild(cut.address)
     parts, recipe = rerun.session.parts, rerun.session.parts.recipe
     if order:
-        parts.recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"order": order})})
+        parts.recipe = recipe.model_copy(
+            update={"run": recipe.run.model_copy(update={"order": order})}
+        )
     goal = question.epochs * (rerun.session.total_steps // recipe.run.epochs)
     events = rerun.run_on(goal, [(line.step, line.command) for line in script])
     return _of(events, order, "", clock.monotonic() - begun), events
@@ -193,17 +258,32 @@ def _branch(
 def _of(events: Sequence[JournalEvent], order: int, run_id: str, seconds: float) -> Branch:
     ends = [event for event in events if isinstance(event, EpochEnded)]
     points = tuple(
-        Point(event.epoch, event.step, event.test_accuracy, event.test_loss, event.train_loss, event.parameters_digest) for event in ends
+        Point(
+            event.epoch,
+            event.step,
+            event.test_accuracy,
+            event.test_loss,
+            event.train_loss,
+            event.parameters_digest,
+        )
+        for event in ends
     )
     return Branch(order, run_id, points, points[-1].digest if points else "", seconds)
 
 
 def _answer(
-    question: Question, mode: Mode, branches: dict[Side, list[Branch]], dropped: tuple[str, ...], refused: tuple[str, ...], seconds: float
+    question: Question,
+    mode: Mode,
+    branches: dict[Side, list[Branch]],
+    dropped: tuple[str, ...],
+    refused: tuple[str, ...],
+    seconds: float,
 ) -> Answer:
     timeline = question.decision.timeline
     recorded = {
-        event.epoch: event.parameters_digest for event in question.events if isinstance(event, EpochEnded) and event.timeline == timeline
+        event.epoch: event.parameters_digest
+        for event in question.events
+        if isinstance(event, EpochEnded) and event.timeline == timeline
     }
     own = branches["with"][0]
     return Answer(
@@ -214,6 +294,7 @@ def _answer(
         effect=effect(branches["with"], branches["without"]),
         dropped=dropped,
         refused=refused,
-        proven=bool(own.points) and all(recorded.get(point.epoch, point.digest) == point.digest for point in own.points),
+        proven=bool(own.points)
+        and all(recorded.get(point.epoch, point.digest) == point.digest for point in own.points),
         seconds=seconds,
     )

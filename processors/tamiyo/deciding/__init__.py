@@ -1,1 +1,4 @@
-"""What Tamiyo decides with: bandits, features, experience, the state of a run, and the policy. Pure."""
+"""What Tamiyo decides with: bandits, features, experience, the state of a run, and the policy.
+
+Pure.
+"""

@@ -1,7 +1,10 @@
-"""Bandits over arms whose pulls succeed or fail and, when they succeed, gain something. Pure: the generator is passed in.
+"""Bandits over arms whose pulls succeed or fail and, when they succeed, gain something.
 
-Sources: Thompson 1933 (Biometrika 25); Chapelle and Li 2011 (NIPS), Beta-Bernoulli; Raj and Kalyani 2017 (arXiv 1707.09727), discounting;
-Auer, Cesa-Bianchi and Fischer 2002 (Machine Learning 47), UCB1 and epsilon-greedy.
+Pure: the generator is passed in.
+
+Sources: Thompson 1933 (Biometrika 25); Chapelle and Li 2011 (NIPS), Beta-Bernoulli; Raj and Kalyani
+2017 (arXiv 1707.09727), discounting; Auer, Cesa-Bianchi and Fischer 2002 (Machine Learning 47),
+UCB1 and epsilon-greedy.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ EPSILON = 0.1
 """Share of the choices that epsilon-greedy leaves to chance."""
 
 FRESH_GAIN = 0.03
-"""Prior median of what a kernel of an untried arm gains when it succeeds, as a fraction of the validation loss."""
+"""Prior median of what a kernel of an untried arm gains when it succeeds, as a fraction of the
+validation loss.
+"""
 FRESH_SPREAD = 1.0
 """Prior standard deviation of the logarithm of that gain: within a factor e."""
 SEEN_SPREAD = 0.5
@@ -43,13 +48,18 @@ class Beta:
         return self.successes / (self.successes + self.failures)
 
     def plus(self, successes: float, failures: float) -> Beta:
-        """The posterior after that many more successes and failures; fractions are evidence that counts for less."""
+        """The posterior after that many more successes and failures.
+
+        Fractions are evidence that counts for less.
+        """
         return Beta(self.successes + successes, self.failures + failures)
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What successes of an arm gained, as fractions of the validation loss: their number and the sum of their logarithms."""
+    """What successes of an arm gained, as fractions of the validation loss: their number and the
+    sum of their logarithms.
+    """
 
     count: int = 0
     log_sum: float = 0.0
@@ -59,7 +69,9 @@ class Gain:
         return Gain(self.count + 1, self.log_sum + math.log(max(gain, 1e-3)))
 
     def posterior(self) -> tuple[float, float]:
-        """Mean and standard deviation of the logarithm of the arm's gain: normal prior, normal observations (conjugate update)."""
+        """Mean and standard deviation of the logarithm of the arm's gain: normal prior, normal
+        observations (conjugate update).
+        """
         prior, seen = FRESH_SPREAD**-2, self.count * SEEN_SPREAD**-2
         mean = (prior * math.log(FRESH_GAIN) + SEEN_SPREAD**-2 * self.log_sum) / (prior + seen)
         return mean, (prior + seen) ** -0.5
@@ -79,7 +91,10 @@ class Arm:
 
     @property
     def pulls(self) -> float:
-        """Trials behind the posterior, beyond the uniform prior; those of other arms and runs count by their weight."""
+        """Trials behind the posterior, beyond the uniform prior.
+
+        Those of other arms and runs count by their weight.
+        """
         return self.success.successes + self.success.failures - 2.0
 
     @property
@@ -90,17 +105,26 @@ class Arm:
     def sample(self, generator: np.random.Generator) -> float:
         """A draw of the arm's worth: probability of success times gain."""
         mean, spread = self.gain.posterior()
-        return float(generator.beta(self.success.successes, self.success.failures) * math.exp(generator.normal(mean, spread)))
+        return float(
+            generator.beta(self.success.successes, self.success.failures)
+            * math.exp(generator.normal(mean, spread))
+        )
 
 
 def generator(run_seed: int, epoch: int, version: str) -> np.random.Generator:
-    """The random generator of one decision: the same run seed, epoch and policy version give the same draws."""
+    """The random generator of one decision: the same run seed, epoch and policy version give the
+    same draws.
+    """
     digest = int.from_bytes(hashlib.sha256(version.encode()).digest()[:8], "big")
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([run_seed & (2**64 - 1), epoch, digest])))
+    return np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([run_seed & (2**64 - 1), epoch, digest]))
+    )
 
 
 def thompson(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
-    """The arm with the largest draw, and the draw. The order of `arms` matters for the draws: pass them sorted.
+    """The arm with the largest draw, and the draw.
+
+    The order of `arms` matters for the draws: pass them sorted.
 
     Raises:
         ValueError: no arms.
@@ -111,12 +135,17 @@ def thompson(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> t
 
 
 def ucb_score(mean: float, pulls: float, total: float) -> float:
-    """UCB1: mean + sqrt(2 ln(total) / n), for a mean reward between 0 and 1; infinite for an arm without a pull."""
+    """UCB1: mean + sqrt(2 ln(total) / n), for a mean reward between 0 and 1.
+
+    Infinite for an arm without a pull.
+    """
     return mean + math.sqrt(2 * math.log(max(total, 1.0)) / pulls) if pulls > 0 else math.inf
 
 
 def ucb(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
-    """The arm with the largest upper confidence bound of its probability of success, and its worth; of equal ones the first.
+    """The arm with the largest upper confidence bound of its probability of success, and its worth.
+
+    Of equal ones the first.
 
     Raises:
         ValueError: no arms.
@@ -127,18 +156,26 @@ def ucb(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[
     return key, arm.worth
 
 
-def epsilon_greedy(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
+def epsilon_greedy(
+    arms: Sequence[tuple[K, Arm]], generator: np.random.Generator
+) -> tuple[K, float]:
     """The arm with the largest worth, or with probability `EPSILON` any one, and its worth.
 
     Raises:
         ValueError: no arms.
     """
     explores = generator.random() < EPSILON
-    key, arm = arms[int(generator.integers(len(arms)))] if explores else max(arms, key=lambda item: item[1].worth)
+    key, arm = (
+        arms[int(generator.integers(len(arms)))]
+        if explores
+        else max(arms, key=lambda item: item[1].worth)
+    )
     return key, arm.worth
 
 
-def performance_weighted(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> tuple[K, float]:
+def performance_weighted(
+    arms: Sequence[tuple[K, Arm]], generator: np.random.Generator
+) -> tuple[K, float]:
     """An arm drawn with a probability in proportion to its worth, and its worth.
 
     Raises:
@@ -149,13 +186,18 @@ def performance_weighted(arms: Sequence[tuple[K, Arm]], generator: np.random.Gen
     return key, arm.worth
 
 
-CHOOSE: dict[Bandit, Callable[[Sequence[tuple[Any, Arm]], np.random.Generator], tuple[Any, float]]] = {
+CHOOSE: dict[
+    Bandit, Callable[[Sequence[tuple[Any, Arm]], np.random.Generator], tuple[Any, float]]
+] = {
     "thompson": thompson,
     "ucb": ucb,
     "epsilon-greedy": epsilon_greedy,
     "performance-weighted": performance_weighted,
 }
-"""The bandits by name. Each takes the arms in order and gives the chosen one and what it was valued at."""
+"""The bandits by name.
+
+Each takes the arms in order and gives the chosen one and what it was valued at.
+"""
 
 
 def normal_cdf(z: float) -> float:
@@ -164,7 +206,8 @@ def normal_cdf(z: float) -> float:
 
 
 def sign_test(times: int, of: int) -> float:
-    """Posterior probability, from a uniform prior, that what happened `times` out of `of` times has a probability above one half.
+    """Posterior probability, from a uniform prior, that what happened `times` out of `of` times has
+    a probability above one half.
 
     P(Beta(k+1, n-k+1) > 1/2) = P(Binomial(n+1, 1/2) <= k), k = `times`, n = `of`.
     """

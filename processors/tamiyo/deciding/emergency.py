@@ -1,10 +1,13 @@
 """Emergency: whether training has turned unstable, and how far back it should go. Pure.
 
-The rule. A packet is out of bounds if its validation loss L is not finite, or if L > r * B + 1 nat, where B is the least loss of the last W packets
-within bounds. A loss that is not finite is an emergency at once, one that is out of bounds after P packets in a row, so that a single bad validation
-sends nobody back. A run goes back at most once in a timeline, so that each emergency is judged by what came of the last one, and at most `limit`
-times in all: what keeps diverging has another cause than a graft. It goes back to where B was reached. r, W, P and the limit are settings; r = 0
-turns it off. The nat keeps small losses from counting as explosions when they double; slow overfitting moves B along with the window.
+The rule. A packet is out of bounds if its validation loss L is not finite, or if L > r * B + 1 nat,
+where B is the least loss of the last W packets within bounds. A loss that is not finite is an
+emergency at once, one that is out of bounds after P packets in a row, so that a single bad
+validation sends nobody back. A run goes back at most once in a timeline, so that each emergency is
+judged by what came of the last one, and at most `limit` times in all: what keeps diverging has
+another cause than a graft. It goes back to where B was reached. r, W, P and the limit are settings;
+r = 0 turns it off. The nat keeps small losses from counting as explosions when they double; slow
+overfitting moves B along with the window.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ MARGIN = 1.0
 class Watch:
     """What is remembered of the losses of a run.
 
-    `losses` are (epoch, validation loss in nats) of the last packets within bounds; `above` how many in a row were out of bounds since; `timeline` the
-    one in which the run was last sent back, -1 before the first time; `count` how often in all.
+    `losses` are (epoch, validation loss in nats) of the last packets within bounds; `above` how
+    many in a row were out of bounds since; `timeline` the one in which the run was last sent back,
+    -1 before the first time; `count` how often in all.
     """
 
     losses: tuple[tuple[int, float], ...] = ()
@@ -41,10 +45,17 @@ class Alarm:
     reason: str
 
 
-def watch(before: Watch, packet: SystemStatePacket, settings: PolicySettings, *, rolled_back: bool) -> tuple[Watch, Alarm | None]:
-    """The watch after a packet, and the alarm if there is one. A packet of a new timeline (`rolled_back`) forgets what came after its epoch."""
+def watch(
+    before: Watch, packet: SystemStatePacket, settings: PolicySettings, *, rolled_back: bool
+) -> tuple[Watch, Alarm | None]:
+    """The watch after a packet, and the alarm if there is one.
+
+    A packet of a new timeline (`rolled_back`) forgets what came after its epoch.
+    """
     if rolled_back:
-        before = replace(before, losses=tuple(one for one in before.losses if one[0] < packet.epoch), above=0)
+        before = replace(
+            before, losses=tuple(one for one in before.losses if one[0] < packet.epoch), above=0
+        )
     if not settings.emergency_ratio or not packet.packet:
         return before, None
     loss = packet.validation_loss
@@ -61,10 +72,17 @@ def watch(before: Watch, packet: SystemStatePacket, settings: PolicySettings, *,
     )
 
 
-def _reason(packet: SystemStatePacket, settings: PolicySettings, above: int, epoch: int, best: float) -> str:
+def _reason(
+    packet: SystemStatePacket, settings: PolicySettings, above: int, epoch: int, best: float
+) -> str:
     if not math.isfinite(packet.validation_loss):
-        return f"The validation loss is {packet.validation_loss} after epoch {packet.epoch}: the run goes back to epoch {epoch}."
+        return (
+            f"The validation loss is {packet.validation_loss} after epoch {packet.epoch}: the "
+            f"run goes back to epoch {epoch}."
+        )
     return (
-        f"The validation loss is {packet.validation_loss:.3g} nats after epoch {packet.epoch}, for {above} packet(s) above "
-        f"{settings.emergency_ratio:g} x {best:.3g} + {MARGIN:g}, its recent best being that of epoch {epoch}: the run goes back there."
+        f"The validation loss is {packet.validation_loss:.3g} nats after epoch "
+        f"{packet.epoch}, for {above} packet(s) above "
+        f"{settings.emergency_ratio:g} x {best:.3g} + {MARGIN:g}, its recent best being "
+        f"that of epoch {epoch}: the run goes back there."
     )

@@ -41,8 +41,12 @@ def width_class(features: int) -> str:
 
 
 def context(layer: LayerState, family: str) -> str:
-    """The context in which experience is carried from run to run: kind of layer, its width classes, family."""
-    return f"{layer.kind}/{width_class(layer.in_features)}x{width_class(layer.out_features)}/{family}"
+    """The context in which experience is carried from run to run: kind of layer, its width classes,
+    family.
+    """
+    return (
+        f"{layer.kind}/{width_class(layer.in_features)}x{width_class(layer.out_features)}/{family}"
+    )
 
 
 def seeds(packet: SystemStatePacket) -> dict[tuple[str, int], SeedState]:
@@ -51,7 +55,9 @@ def seeds(packet: SystemStatePacket) -> dict[tuple[str, int], SeedState]:
 
 
 def fits(kernel: CatalogueEntry, layer: LayerState, seed: SeedState) -> bool:
-    """Whether the kernel reads what the seed can give it and writes the seed's chunk, at the layer's positions."""
+    """Whether the kernel reads what the seed can give it and writes the seed's chunk, at the
+    layer's positions.
+    """
     reads = layer.in_features if kernel.tap == "LAYER_INPUT" else seed.chunk_size
     shaped = kernel.in_features == reads and kernel.out_features == seed.chunk_size
     return shaped and geometry.fits(kernel.geometry, kernel.tap, layer.geometry)
@@ -62,12 +68,17 @@ def allowed(packet: SystemStatePacket, settings: PolicySettings) -> tuple[Catalo
     return tuple(
         kernel
         for kernel in packet.catalogue
-        if kernel.parameters <= settings.parameter_budget and (not settings.families or kernel.family in settings.families)
+        if kernel.parameters <= settings.parameter_budget
+        and (not settings.families or kernel.family in settings.families)
     )
 
 
-def choices(packet: SystemStatePacket, settings: PolicySettings, taken: frozenset[tuple[str, int]]) -> dict[ArmKey, tuple[Choice, ...]]:
-    """For each arm the seeds that could be germinated, in the order of the layer: DORMANT, not `taken`, with a fitting kernel."""
+def choices(
+    packet: SystemStatePacket, settings: PolicySettings, taken: frozenset[tuple[str, int]]
+) -> dict[ArmKey, tuple[Choice, ...]]:
+    """For each arm the seeds that could be germinated, in the order of the layer: DORMANT, not
+    `taken`, with a fitting kernel.
+    """
     found: dict[ArmKey, list[Choice]] = {}
     kernels = allowed(packet, settings)
     for layer in packet.layers:
@@ -91,12 +102,18 @@ def lacking(packet: SystemStatePacket, settings: PolicySettings) -> tuple[str, .
     return tuple(
         layer.name
         for layer in packet.layers
-        if any(seed.stage != "TERMINATED" and not any(fits(kernel, layer, seed) for kernel in kernels) for seed in layer.seeds)
+        if any(
+            seed.stage != "TERMINATED" and not any(fits(kernel, layer, seed) for kernel in kernels)
+            for seed in layer.seeds
+        )
     )
 
 
 def epochs_left(packet: SystemStatePacket) -> float:
-    """Epochs until the end of the schedule; infinite before the first epoch, which tells how many steps one has."""
+    """Epochs until the end of the schedule.
+
+    Infinite before the first epoch, which tells how many steps one has.
+    """
     if packet.epoch == 0 or packet.step == 0:
         return float("inf")
     return (packet.total_steps - packet.step) * packet.epoch / packet.step

@@ -1,7 +1,9 @@
-"""The performance tracker: what live seeds changed, validation by validation, and how their grafts ended. Pure.
+"""The performance tracker: what live seeds changed, validation by validation, and how their grafts
+ended. Pure.
 
-A seed's figures are of its present kernel: another kernel begins anew, while the counts of grafts go on. They inform people and the API;
-decisions rest on the packets alone, because telemetry may be lost and a lockstep run must not depend on it.
+A seed's figures are of its present kernel: another kernel begins anew, while the counts of grafts
+go on. They inform people and the API; decisions rest on the packets alone, because telemetry may be
+lost and a lockstep run must not depend on it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ EXPIRES_US = 24 * 3_600_000_000
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One validation: differences with the seed less without it (accuracy as a fraction, loss in nats, positive is better), time and memory."""
+    """One validation: differences with the seed less without it (accuracy as a fraction, loss in
+    nats, positive is better), time and memory.
+    """
 
     step: int
     accuracy: float
@@ -44,7 +48,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedRecord:
-    """One seed. `weighted` are exponentially weighted means of accuracy and loss; `activations` counts validations of all its kernels."""
+    """One seed.
+
+    `weighted` are exponentially weighted means of accuracy and loss; `activations` counts
+    validations of all its kernels.
+    """
 
     kernel_id: str = ""
     family: str = ""
@@ -72,18 +80,27 @@ class SeedRecord:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of the validations in which the model did better with the seed; None before the first."""
+        """Share of the validations in which the model did better with the seed.
+
+        None before the first.
+        """
         return self.improved / self.activations if self.activations else None
 
     @property
     def trend(self) -> float:
-        """Slope of the accuracy over the window by least squares, per validation; 0 for fewer than two."""
+        """Slope of the accuracy over the window by least squares, per validation.
+
+        0 for fewer than two.
+        """
         count = len(self.window)
         if count < 2:
             return 0.0
         middle = (count - 1) / 2
         spread = sum((index - middle) ** 2 for index in range(count))
-        return sum((index - middle) * point.accuracy for index, point in enumerate(self.window)) / spread
+        return (
+            sum((index - middle) * point.accuracy for index, point in enumerate(self.window))
+            / spread
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +115,9 @@ class Performance:
         return sum(record.activations for record in self.seeds.values())
 
     def entropy(self) -> float:
-        """How evenly activations are spread over the seeds that had any: Shannon's entropy over its maximum, 0 (one seed) to 1 (all alike)."""
+        """How evenly activations are spread over the seeds that had any: Shannon's entropy over its
+        maximum, 0 (one seed) to 1 (all alike).
+        """
         counts = [record.activations for record in self.seeds.values() if record.activations]
         if len(counts) < 2:
             return 0.0
@@ -110,12 +129,28 @@ class Performance:
         place = (delta.layer, delta.seed)
         record = self.seeds.get(place, SeedRecord())
         if record.kernel_id != delta.kernel_id:
-            record = replace(record, kernel_id=delta.kernel_id, family=delta.family, window=(), weighted=(0.0, 0.0))
-        elif record.window and record.window[-1].step >= delta.step and record.seen_at >= delta.occurred_at:
+            record = replace(
+                record,
+                kernel_id=delta.kernel_id,
+                family=delta.family,
+                window=(),
+                weighted=(0.0, 0.0),
+            )
+        elif (
+            record.window
+            and record.window[-1].step >= delta.step
+            and record.seen_at >= delta.occurred_at
+        ):
             return self
-        point = Point(delta.step, delta.accuracy_delta, delta.loss_delta, delta.latency_us, delta.memory_bytes)
+        point = Point(
+            delta.step, delta.accuracy_delta, delta.loss_delta, delta.latency_us, delta.memory_bytes
+        )
         old, new = record.weighted, (point.accuracy, point.loss)
-        weighted = (DECAY * old[0] + (1 - DECAY) * new[0], DECAY * old[1] + (1 - DECAY) * new[1]) if record.window else new
+        weighted = (
+            (DECAY * old[0] + (1 - DECAY) * new[0], DECAY * old[1] + (1 - DECAY) * new[1])
+            if record.window
+            else new
+        )
         changed = replace(
             record,
             window=(*record.window, point)[-WINDOW:],
@@ -127,24 +162,45 @@ class Performance:
         return Performance({**self.seeds, place: changed})
 
     def ended(self, outcome: AdaptationOutcome) -> Performance:
-        """With the end of a graft: kept is a success, culled a failure; a reset says nothing of the kernel."""
+        """With the end of a graft: kept is a success, culled a failure.
+
+        A reset says nothing of the kernel.
+        """
         place = (outcome.layer, outcome.seed)
-        record = self.seeds.get(place, SeedRecord(kernel_id=outcome.kernel_id, family=outcome.family))
+        record = self.seeds.get(
+            place, SeedRecord(kernel_id=outcome.kernel_id, family=outcome.family)
+        )
         kept, culled = outcome.verdict == "FOSSILIZED", outcome.verdict == "CULLED"
-        changed = replace(record, grafts=record.grafts + kept, failures=record.failures + culled, seen_at=outcome.occurred_at)
+        changed = replace(
+            record,
+            grafts=record.grafts + kept,
+            failures=record.failures + culled,
+            seen_at=outcome.occurred_at,
+        )
         return Performance({**self.seeds, place: changed})
 
     def at(self, now_us: int) -> Performance:
         """What has not expired."""
-        return Performance({place: record for place, record in self.seeds.items() if now_us - record.seen_at < EXPIRES_US})
+        return Performance(
+            {
+                place: record
+                for place, record in self.seeds.items()
+                if now_us - record.seen_at < EXPIRES_US
+            }
+        )
 
     def as_json(self) -> dict[str, Any]:
-        """Figures for the API, seeds sorted by layer and index; a score that is infinite is null."""
+        """Figures for the API, seeds sorted by layer and index; a score that is infinite
+        is null.
+        """
         total = self.activations
         return {
             "activations": total,
             "activation_entropy": self.entropy(),
-            "seeds": [_figures(layer, seed, record, total) for (layer, seed), record in sorted(self.seeds.items())],
+            "seeds": [
+                _figures(layer, seed, record, total)
+                for (layer, seed), record in sorted(self.seeds.items())
+            ],
         }
 
 
@@ -190,4 +246,10 @@ def known(data: bytes | None) -> Performance:
 
 
 def _record(plain: dict[str, Any]) -> SeedRecord:
-    return SeedRecord(**{**plain, "window": tuple(Point(**point) for point in plain["window"]), "weighted": tuple(plain["weighted"])})
+    return SeedRecord(
+        **{
+            **plain,
+            "window": tuple(Point(**point) for point in plain["window"]),
+            "weighted": tuple(plain["weighted"]),
+        }
+    )

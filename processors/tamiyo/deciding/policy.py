@@ -1,6 +1,8 @@
-"""Schedule and bandit: which seeds to germinate, keep and cull after a packet, with what confidence and urgency. Pure.
+"""Schedule and bandit: which seeds to germinate, keep and cull after a packet, with what confidence
+and urgency. Pure.
 
-Confidence and urgency are probabilities under a stated model; their formulas stand in the functions of that name.
+Confidence and urgency are probabilities under a stated model; their formulas stand in the functions
+of that name.
 """
 
 from __future__ import annotations
@@ -17,33 +19,52 @@ from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
 from esper.lifecycle import IN_TRAINING
 from processors.tamiyo.deciding.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
-from processors.tamiyo.deciding.features import ACTIVE, ArmKey, Choice, choices, context, epochs_left
+from processors.tamiyo.deciding.features import (
+    ACTIVE,
+    ArmKey,
+    Choice,
+    choices,
+    context,
+    epochs_left,
+)
 from processors.tamiyo.deciding.settings import PolicySettings
 from processors.tamiyo.deciding.state import Record, RunState, Trial
 
 OWN = 2.0
-"""Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the chunk is another."""
+"""Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the
+chunk is another.
+"""
 SAME_LAYER = 0.5
-"""Weight of a trial of another family on the same layer: a layer that holds nothing back gains from no family."""
+"""Weight of a trial of another family on the same layer: a layer that holds nothing back gains from
+no family.
+"""
 SAME_FAMILY = 0.25
 """Weight of a trial of the same family on another layer."""
 LOOKS = 8
-"""How often the gate of TRAINING looks at a kernel before its budget is spent, about once an epoch."""
+"""How often the gate of TRAINING looks at a kernel before its budget is spent, about once an epoch.
+"""
 HARM_WEIGHT = 2.0
 """Trials that the prior probability of harm counts for."""
 GRAFT_EPOCHS = (8.0, 4.0, 4.0)
-"""Prior mean and standard deviation of the epochs from germination to full blending, and the trials that it counts for."""
+"""Prior mean and standard deviation of the epochs from germination to full blending, and the trials
+that it counts for.
+"""
 TRAIN_EPOCHS = (6.0, 3.0, 4.0)
 """The same for the epochs in GERMINATED and TRAINING."""
 AHEAD = 2.0
-"""Measurements ahead for which a shadow-loss gap is forecast before a kernel in TRAINING is given up."""
+"""Measurements ahead for which a shadow-loss gap is forecast before a kernel in TRAINING is given
+up.
+"""
 KEEP = 0.95
-"""Probability of a positive shadow-loss gap that a kernel needs to be kept (one-sided z-test at 5 %)."""
+"""Probability of a positive shadow-loss gap that a kernel needs to be kept (one-sided z-test at 5
+%).
+"""
 CULL_SIGNS = 2
 """Validations with negative dependence before a live kernel may be culled."""
 
 Prior = Callable[[str], Beta]
-"""What earlier runs say of a context; the uniform distribution where nothing may be carried over."""
+"""What earlier runs say of a context; the uniform distribution where nothing may be carried over.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +81,62 @@ def uniform(_: str) -> Beta:
     return Beta()
 
 
-def decide(state: RunState, packet: SystemStatePacket, settings: PolicySettings, prior: Prior, generator: np.random.Generator) -> Plan:
+def decide(
+    state: RunState,
+    packet: SystemStatePacket,
+    settings: PolicySettings,
+    prior: Prior,
+    generator: np.random.Generator,
+) -> Plan:
     """The plan for a packet that `state` has already observed."""
     culls = _culls(state, packet, settings)
     culled = {(command.layer, command.seed) for command in culls}
-    keeps = [command for command in _keeps(state, packet, settings) if (command.layer, command.seed) not in culled]
+    keeps = [
+        command
+        for command in _keeps(state, packet, settings)
+        if (command.layer, command.seed) not in culled
+    ]
     ends = (*culls, *keeps)
     germinations, trials, reason = _germinations(state, packet, settings, prior, generator)
-    return Plan((*ends, *germinations), trials, " ".join((*(_told(command) for command in ends), reason)))
+    return Plan(
+        (*ends, *germinations), trials, " ".join((*(_told(command) for command in ends), reason))
+    )
 
 
 def posterior(state: RunState, key: ArmKey, prior: Beta) -> Arm:
-    """An arm's probability of success and gain: the prior, its own trials, and with less weight those of its layer and of its family."""
+    """An arm's probability of success and gain: the prior, its own trials, and with less weight
+    those of its layer and of its family.
+    """
     success = prior
     for other, record in sorted(state.arms.items()):
-        weight = OWN if other == key else SAME_LAYER if other.layer == key.layer else SAME_FAMILY if other.family == key.family else 0.0
+        weight = (
+            OWN
+            if other == key
+            else SAME_LAYER
+            if other.layer == key.layer
+            else SAME_FAMILY
+            if other.family == key.family
+            else 0.0
+        )
         success = success.plus(weight * record.successes, weight * record.failures)
     return Arm(success, state.record(key).gain)
 
 
 def false_pass(gate_z: float) -> float:
-    """Probability that one look lets a kernel pass that is no improvement: P(z > gate_z) under a gap of zero."""
+    """Probability that one look lets a kernel pass that is no improvement: P(z > gate_z) under a
+    gap of zero.
+    """
     return round(normal_cdf(-gate_z), 4)
 
 
 def confidence(state: RunState, key: ArmKey, success: Beta, gate_z: float) -> float:
     """Probability that germinating this arm does no harm to the live model.
 
-    A kernel that does not improve the held-out loss never touches the live pass unless the gate of TRAINING errs. With u the
-    probability that the kernel is useless, P(harm) <= u * LOOKS * false_pass(gate_z) (union bound over the looks). u = 1 - E[success]. That
-    bound is the mean of a Beta prior worth `HARM_WEIGHT` trials, which the arm's trials in this run update: `harmed` are those that
-    had passed the gate and were culled later.
+    A kernel that does not improve the held-out loss never touches the live pass unless the gate of
+    TRAINING errs. With u the probability that the kernel is useless, P(harm) <= u * LOOKS *
+    false_pass(gate_z) (union bound over the looks). u = 1 - E[success]. That bound is the mean of a
+    Beta prior worth `HARM_WEIGHT` trials, which the arm's trials in this run update: `harmed` are
+    those that had passed the gate and were culled later.
     """
     bound = (1 - success.mean) * min(1.0, LOOKS * false_pass(gate_z))
     record = state.record(key)
@@ -98,14 +144,18 @@ def confidence(state: RunState, key: ArmKey, success: Beta, gate_z: float) -> fl
     return 1 - (HARM_WEIGHT * bound + record.harmed) / (HARM_WEIGHT + max(trials, record.harmed))
 
 
-def urgency(state: RunState, packet: SystemStatePacket, choice: Choice, success: Mapping[ArmKey, Beta]) -> float:
+def urgency(
+    state: RunState, packet: SystemStatePacket, choice: Choice, success: Mapping[ArmKey, Beta]
+) -> float:
     """Probability that waiting an epoch costs more than germinating now.
 
-    Waiting costs an epoch of what the kernel would gain, if it can still be blended before the schedule ends, and if nothing that the
-    coming epoch may teach would change the choice. The first is P(D <= R) = Phi((R - m) / s), with R the epochs left and D the epochs
-    from germination to full blending, mean m and standard deviation s from this run's trials and a prior. The second is a product over
-    the trials that are in training: one ends within the epoch with probability 1 / t, t the mean training time, and would change the
-    choice if it were a success of another arm of the same layer, or a failure of the same arm.
+    Waiting costs an epoch of what the kernel would gain, if it can still be blended before the
+    schedule ends, and if nothing that the coming epoch may teach would change the choice. The first
+    is P(D <= R) = Phi((R - m) / s), with R the epochs left and D the epochs from germination to
+    full blending, mean m and standard deviation s from this run's trials and a prior. The second is
+    a product over the trials that are in training: one ends within the epoch with probability 1 /
+    t, t the mean training time, and would change the choice if it were a success of another arm of
+    the same layer, or a failure of the same arm.
     """
     mean, spread = state.grafting.estimate(*GRAFT_EPOCHS)
     fits = normal_cdf((epochs_left(packet) - mean) / spread)
@@ -120,7 +170,11 @@ def urgency(state: RunState, packet: SystemStatePacket, choice: Choice, success:
 
 
 def _germinations(
-    state: RunState, packet: SystemStatePacket, settings: PolicySettings, prior: Prior, generator: np.random.Generator
+    state: RunState,
+    packet: SystemStatePacket,
+    settings: PolicySettings,
+    prior: Prior,
+    generator: np.random.Generator,
 ) -> tuple[tuple[ReviewedCommand, ...], tuple[Trial, ...], str]:
     room, reason = _room(state, packet, settings)
     if not room:
@@ -132,17 +186,28 @@ def _germinations(
     trials: list[Trial] = []
     refused = ""
     layers = {layer.name: layer for layer in packet.layers}
-    arms = {key: posterior(state, key, prior(context(layers[key.layer], key.family))) for key in open_choices}
+    arms = {
+        key: posterior(state, key, prior(context(layers[key.layer], key.family)))
+        for key in open_choices
+    }
     success = {key: arm.success for key, arm in arms.items()}
     while arms and len(commands) < room:
         key, worth = CHOOSE[settings.bandit](_contenders(arms, state, trials), generator)
         choice = _free_seed(open_choices[key], state, trials)
         if choice is None or (not state.record(key).successes and _on_trial(state, key, trials)):
-            del arms[key]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
+            del arms[
+                key
+            ]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
             continue
-        sure, urgent = confidence(state, key, success[key], packet.gate_z), urgency(state, packet, choice, success)
+        sure, urgent = (
+            confidence(state, key, success[key], packet.gate_z),
+            urgency(state, packet, choice, success),
+        )
         if sure <= settings.min_confidence or urgent <= settings.min_urgency:
-            refused = f"{key.family} on {key.layer} has confidence {sure:.2f} and urgency {urgent:.2f}, which is too little."
+            refused = (
+                f"{key.family} on {key.layer} has confidence {sure:.2f} and urgency "
+                f"{urgent:.2f}, which is too little."
+            )
             del arms[key]
             continue
         command, trial = _germinate(state, packet, choice, arms[key], worth, (sure, urgent))
@@ -154,13 +219,23 @@ def _germinations(
     return tuple(commands), tuple(trials), f"Germinates {told}."
 
 
-def _contenders(arms: Mapping[ArmKey, Arm], state: RunState, new: list[Trial]) -> list[tuple[ArmKey, Arm]]:
-    """The arms to draw from: while some have not been tried at all, those whose every trial failed stand back.
+def _contenders(
+    arms: Mapping[ArmKey, Arm], state: RunState, new: list[Trial]
+) -> list[tuple[ArmKey, Arm]]:
+    """The arms to draw from: while some have not been tried at all, those whose every trial failed
+    stand back.
 
-    Each arm is pulled once before a failure is repeated, as UCB1 begins (Auer, Cesa-Bianchi and Fischer 2002, Machine Learning 47).
+    Each arm is pulled once before a failure is repeated, as UCB1 begins (Auer, Cesa-Bianchi and
+    Fischer 2002, Machine Learning 47).
     """
-    untried = {key for key in arms if state.record(key) == Record() and not _on_trial(state, key, new)}
-    return [(key, arm) for key, arm in sorted(arms.items()) if not untried or key in untried or state.record(key).successes]
+    untried = {
+        key for key in arms if state.record(key) == Record() and not _on_trial(state, key, new)
+    }
+    return [
+        (key, arm)
+        for key, arm in sorted(arms.items())
+        if not untried or key in untried or state.record(key).successes
+    ]
 
 
 def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> tuple[int, str]:
@@ -172,9 +247,21 @@ def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) 
     if packet.epoch < settings.first_epoch:
         return 0, f"Growth begins at epoch {settings.first_epoch}."
     if (packet.epoch - settings.first_epoch) % settings.every_epochs:
-        return 0, f"Growth is due every {settings.every_epochs} epochs, counted from {settings.first_epoch}."
+        return (
+            0,
+            (
+                f"Growth is due every {settings.every_epochs} epochs, counted from "
+                f"{settings.first_epoch}."
+            ),
+        )
     if packet.step > settings.last_fraction * packet.total_steps:
-        return 0, f"More than {settings.last_fraction:.0%} of the steps are done: nothing new is germinated."
+        return (
+            0,
+            (
+                f"More than {settings.last_fraction:.0%} of the steps are done: nothing new is "
+                "germinated."
+            ),
+        )
     if training >= settings.max_training:
         return 0, f"{training} seeds are in training, the most allowed is {settings.max_training}."
     if active >= settings.max_active:
@@ -190,16 +277,34 @@ def _free_seed(candidates: tuple[Choice, ...], state: RunState, new: list[Trial]
     """The seed of an arm that was used least, the first of these; None when all were just taken."""
     used = {trial.place for trial in new}
     free = [choice for choice in candidates if (choice.layer.name, choice.seed.seed) not in used]
-    return min(free, key=lambda choice: (state.uses.get((choice.layer.name, choice.seed.seed), 0), choice.seed.seed), default=None)
+    return min(
+        free,
+        key=lambda choice: (
+            state.uses.get((choice.layer.name, choice.seed.seed), 0),
+            choice.seed.seed,
+        ),
+        default=None,
+    )
 
 
 def _germinate(
-    state: RunState, packet: SystemStatePacket, choice: Choice, arm: Arm, worth: float, sure: tuple[float, float]
+    state: RunState,
+    packet: SystemStatePacket,
+    choice: Choice,
+    arm: Arm,
+    worth: float,
+    sure: tuple[float, float],
 ) -> tuple[ReviewedCommand, Trial]:
-    kernel = min(choice.kernels, key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id))
+    kernel = min(
+        choice.kernels,
+        key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id),
+    )
     record = state.record(choice.key)
     if record.successes:  # what worked is taken again
-        kernel = max(choice.kernels, key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id))
+        kernel = max(
+            choice.kernels,
+            key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id),
+        )
     evidence = {
         "strategy": "SPECIALIZE" if record.successes else "DIVERSIFY",
         "success": [arm.success.successes, arm.success.failures],
@@ -233,20 +338,32 @@ def _germinate(
     return command, trial
 
 
-def _keeps(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> list[ReviewedCommand]:
-    """FOSSILISE: the z-test on the shadow-loss gap is passed, and the model does not do better without the kernel.
+def _keeps(
+    state: RunState, packet: SystemStatePacket, settings: PolicySettings
+) -> list[ReviewedCommand]:
+    """FOSSILISE: the z-test on the shadow-loss gap is passed, and the model does not do better
+    without the kernel.
 
-    Confidence is P(gap > 0) = Phi(z). Urgency is the probability that another measurement of the gap would agree, Phi(z / sqrt 2): then
-    waiting only holds the place of another kernel.
+    Confidence is P(gap > 0) = Phi(z). Urgency is the probability that another measurement of the
+    gap would agree, Phi(z / sqrt 2): then waiting only holds the place of another kernel.
     """
     found = []
     for trial, seed in _carried(state, packet):
-        if seed.stage != "PROBATIONARY" or packet.epoch - seed.stage_epoch < settings.fossilise_after_epochs or seed.dependence < 0:
+        if (
+            seed.stage != "PROBATIONARY"
+            or packet.epoch - seed.stage_epoch < settings.fossilise_after_epochs
+            or seed.dependence < 0
+        ):
             continue
         z = seed.shadow_gap / seed.shadow_gap_error if seed.shadow_gap_error > 0 else 0.0
         sure = normal_cdf(z)
         if sure >= KEEP and sure > settings.min_confidence:
-            evidence = {"gap": seed.shadow_gap, "gap_error": seed.shadow_gap_error, "z": z, "dependence": seed.dependence}
+            evidence = {
+                "gap": seed.shadow_gap,
+                "gap_error": seed.shadow_gap_error,
+                "z": z,
+                "dependence": seed.dependence,
+            }
             found.append(
                 reviewed(
                     packet,
@@ -262,27 +379,49 @@ def _keeps(state: RunState, packet: SystemStatePacket, settings: PolicySettings)
     return found
 
 
-def _culls(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> list[ReviewedCommand]:
-    """CULL: a kernel in TRAINING promises less than an arm that nobody has tried, or the model keeps doing better without a live one.
+def _culls(
+    state: RunState, packet: SystemStatePacket, settings: PolicySettings
+) -> list[ReviewedCommand]:
+    """CULL: a kernel in TRAINING promises less than an arm that nobody has tried, or the model
+    keeps doing better without a live one.
 
-    An untried arm promises t = P(success) * median gain * loss, under the prior. A kernel in TRAINING is forecast to reach
-    f = gap + `AHEAD` * change, with standard error s from those of gap and change. Confidence is P(f < t) = Phi(z), z = (t - f) / s; urgency
-    Phi(z / sqrt 2), that another measurement would agree. It is done only while something else may still be germinated.
-    Live, dependence has no standard error: its signs are counted. Confidence is the posterior probability that a negative sign is the
-    more likely one, urgency the probability that the next is negative again.
+    An untried arm promises t = P(success) * median gain * loss, under the prior. A kernel in
+    TRAINING is forecast to reach f = gap + `AHEAD` * change, with standard error s from those of
+    gap and change. Confidence is P(f < t) = Phi(z), z = (t - f) / s; urgency Phi(z / sqrt 2), that
+    another measurement would agree. It is done only while something else may still be germinated.
+    Live, dependence has no standard error: its signs are counted. Confidence is the posterior
+    probability that a negative sign is the more likely one, urgency the probability that the next
+    is negative again.
     """
     promised = Beta().mean * FRESH_GAIN * packet.validation_loss
     growing = packet.step <= settings.last_fraction * packet.total_steps
     found = []
     for trial, seed in _carried(state, packet):
-        if seed.stage == "TRAINING" and growing and trial.looks > 1 and trial.steps >= settings.cull_training_after_steps:
+        if (
+            seed.stage == "TRAINING"
+            and growing
+            and trial.looks > 1
+            and trial.steps >= settings.cull_training_after_steps
+        ):
             forecast = trial.gap + AHEAD * trial.change
-            z = (promised - forecast) / max(math.hypot(trial.gap_error, AHEAD * trial.change_error), 1e-9)
+            z = (promised - forecast) / max(
+                math.hypot(trial.gap_error, AHEAD * trial.change_error), 1e-9
+            )
             sure, urgent, impact = normal_cdf(z), normal_cdf(z / 2**0.5), 0.0
-            evidence: dict[str, Any] = {"gap": trial.gap, "change": trial.change, "forecast": forecast, "promised": promised, "z": z}
+            evidence: dict[str, Any] = {
+                "gap": trial.gap,
+                "change": trial.change,
+                "forecast": forecast,
+                "promised": promised,
+                "z": z,
+            }
         elif seed.stage in ("SHADOWING", "PROBATIONARY") and trial.negative >= CULL_SIGNS:
             looks = trial.negative + trial.positive
-            sure, urgent, impact = sign_test(trial.negative, looks), (trial.negative + 1) / (looks + 2), max(-seed.dependence, 0.0)
+            sure, urgent, impact = (
+                sign_test(trial.negative, looks),
+                (trial.negative + 1) / (looks + 2),
+                max(-seed.dependence, 0.0),
+            )
             evidence = {"negative": trial.negative, "of": looks, "dependence": seed.dependence}
         else:
             continue
@@ -304,7 +443,12 @@ def _culls(state: RunState, packet: SystemStatePacket, settings: PolicySettings)
 
 def _carried(state: RunState, packet: SystemStatePacket) -> list[tuple[Trial, Any]]:
     """The trials that seeds of the packet carry, in the packet's order."""
-    return [(state.trials[seed.decision_id], seed) for layer in packet.layers for seed in layer.seeds if seed.decision_id in state.trials]
+    return [
+        (state.trials[seed.decision_id], seed)
+        for layer in packet.layers
+        for seed in layer.seeds
+        if seed.decision_id in state.trials
+    ]
 
 
 def reviewed(
@@ -319,10 +463,14 @@ def reviewed(
     kernel_id: str = "",
     family: str = "",
 ) -> ReviewedCommand:
-    """A command whose id is made from run, timeline, packet, seed and command: a repeated packet gives the same."""
+    """A command whose id is made from run, timeline, packet, seed and command: a repeated packet
+    gives the same.
+    """
     layer, seed = place
     return ReviewedCommand(
-        decision_id=event_id(packet.run_id, packet.timeline, f"decision/{packet.packet}/{layer}/{seed}/{command}"),
+        decision_id=event_id(
+            packet.run_id, packet.timeline, f"decision/{packet.packet}/{layer}/{seed}/{command}"
+        ),
         command=command,
         layer=layer,
         seed=seed,

@@ -1,4 +1,7 @@
-"""What Tamiyo remembers of a run, and how a packet changes it. Pure: `observe(state, packet) -> (state, ended)`."""
+"""What Tamiyo remembers of a run, and how a packet changes it.
+
+Pure: `observe(state, packet) -> (state, ended)`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,18 @@ Fate = Verdict | Literal["UNSEEN"] | None
 """How a trial stands: ended, never begun, or still going."""
 
 UNSEEN_PACKETS = 2
-"""Packets after which a live germination that no seed shows counts as refused. In lockstep it is one, but a late live answer misses one."""
+"""Packets after which a live germination that no seed shows counts as refused.
+
+In lockstep it is one, but a late live answer misses one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What trials of one arm in this run came to. `harmed`: kernels that passed the gate of TRAINING and had to be culled later."""
+    """What trials of one arm in this run came to.
+
+    `harmed`: kernels that passed the gate of TRAINING and had to be culled later.
+    """
 
     successes: int = 0
     failures: int = 0
@@ -42,7 +51,9 @@ class Span:
         return Span(self.count + 1, self.total + epochs, self.squares + epochs * epochs)
 
     def estimate(self, mean: float, spread: float, weight: float) -> tuple[float, float]:
-        """Mean and standard deviation of the next duration, from a prior of `weight` durations with `mean` and `spread`."""
+        """Mean and standard deviation of the next duration, from a prior of `weight` durations with
+        `mean` and `spread`.
+        """
         count = self.count + weight
         centre = (self.total + weight * mean) / count
         second = (self.squares + weight * (mean * mean + spread * spread)) / count
@@ -53,8 +64,9 @@ class Span:
 class Trial:
     """A germination that was commanded and has not ended.
 
-    `stage` is the last one seen, empty before a packet shows the decision. `gap` is the newest shadow-loss gap, nats, after `steps` shadow
-    steps, and `change` its difference to the one before, with standard errors; `looks` counts them.
+    `stage` is the last one seen, empty before a packet shows the decision. `gap` is the newest
+    shadow-loss gap, nats, after `steps` shadow steps, and `change` its difference to the one
+    before, with standard errors; `looks` counts them.
     """
 
     decision_id: str
@@ -100,7 +112,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Everything that decisions on a run rest on, beside the packet. `packet` is -1 before the first."""
+    """Everything that decisions on a run rest on, beside the packet.
+
+    `packet` is -1 before the first.
+    """
 
     timeline: int = 0
     packet: int = -1
@@ -126,15 +141,18 @@ class RunState:
 def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple[Ended, ...]]:
     """The state after a packet, and the trials that it shows as ended.
 
-    A packet of a later timeline ends every trial that is not fossilised. A rollback took it back, so nothing is learned of its kernel, unless
-    Tamiyo sent the run back because it was unstable: then a kernel that was live has done harm.
+    A packet of a later timeline ends every trial that is not fossilised. A rollback took it back,
+    so nothing is learned of its kernel, unless Tamiyo sent the run back because it was unstable:
+    then a kernel that was live has done harm.
     """
     rolled_back = packet.timeline > state.timeline
     unstable = rolled_back and state.watch.timeline == packet.timeline - 1
     present = seeds(packet)
     ended: list[Ended] = []
     state = replace(state, timeline=packet.timeline, packet=packet.packet)
-    for decision_id in tuple(state.trials):  # as they were begun: ids are made from the run's, and two equal runs add up alike
+    for decision_id in tuple(
+        state.trials
+    ):  # as they were begun: ids are made from the run's, and two equal runs add up alike
         trial = state.trials[decision_id]
         seed = present.get(trial.place)
         if seed is not None and seed.decision_id == decision_id:
@@ -145,7 +163,9 @@ def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple
         if verdict is None:
             state = replace(state, trials={**state.trials, decision_id: trial})
             continue
-        state = replace(state, trials={key: kept for key, kept in state.trials.items() if key != decision_id})
+        state = replace(
+            state, trials={key: kept for key, kept in state.trials.items() if key != decision_id}
+        )
         if verdict == "UNSEEN":
             continue
         if not rolled_back:
@@ -156,15 +176,32 @@ def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple
     return state, tuple(ended)
 
 
-def _follow(state: RunState, trial: Trial, seed: SeedState, packet: SystemStatePacket) -> tuple[RunState, Trial]:
+def _follow(
+    state: RunState, trial: Trial, seed: SeedState, packet: SystemStatePacket
+) -> tuple[RunState, Trial]:
     """The trial as its seed shows it now; passing the gate of TRAINING is learned at once."""
     if seed.shadow_gap_error > 0 and seed.trained_steps > trial.steps and not trial.learned:
         error, gain = seed.shadow_gap_error, relative(seed.shadow_gap, packet)
         if trial.looks:
-            trial = replace(trial, change=seed.shadow_gap - trial.gap, change_error=(error**2 + trial.gap_error**2) ** 0.5)
-        trial = replace(trial, looks=trial.looks + 1, steps=seed.trained_steps, gap=seed.shadow_gap, gap_error=error, relative_gap=gain)
+            trial = replace(
+                trial,
+                change=seed.shadow_gap - trial.gap,
+                change_error=(error**2 + trial.gap_error**2) ** 0.5,
+            )
+        trial = replace(
+            trial,
+            looks=trial.looks + 1,
+            steps=seed.trained_steps,
+            gap=seed.shadow_gap,
+            gap_error=error,
+            relative_gap=gain,
+        )
     if seed.stage in ("SHADOWING", "PROBATIONARY") and seed.dependence != 0:
-        trial = replace(trial, negative=trial.negative + (seed.dependence < 0), positive=trial.positive + (seed.dependence > 0))
+        trial = replace(
+            trial,
+            negative=trial.negative + (seed.dependence < 0),
+            positive=trial.positive + (seed.dependence > 0),
+        )
     if seed.stage in ("SHADOWING", "PROBATIONARY", "FOSSILIZED") and not trial.live:
         trial = replace(trial, live=True)
         state = replace(state, grafting=state.grafting.plus(packet.epoch - trial.epoch))
@@ -181,10 +218,14 @@ def _follow(state: RunState, trial: Trial, seed: SeedState, packet: SystemStateP
 def _learn(state: RunState, trial: Trial, *, success: bool) -> tuple[RunState, Trial]:
     record = state.record(trial.key)
     if success:
-        record = replace(record, successes=record.successes + 1, gain=record.gain.plus(trial.relative_gap))
+        record = replace(
+            record, successes=record.successes + 1, gain=record.gain.plus(trial.relative_gap)
+        )
     else:
         record = replace(record, failures=record.failures + 1)
-    return replace(state, arms={**state.arms, trial.key: record}), replace(trial, learned="success" if success else "failure")
+    return replace(state, arms={**state.arms, trial.key: record}), replace(
+        trial, learned="success" if success else "failure"
+    )
 
 
 def _verdict(trial: Trial) -> Verdict | None:
@@ -206,7 +247,10 @@ def _gone(trial: Trial, packet: SystemStatePacket, *, rolled_back: bool) -> Fate
 
 
 def _conclude(state: RunState, trial: Trial, verdict: Verdict) -> tuple[RunState, Trial]:
-    """What an end teaches: a kernel that never passed the gate failed; one that passed and was culled all the same did harm."""
+    """What an end teaches: a kernel that never passed the gate failed.
+
+    One that passed and was culled all the same did harm.
+    """
     if not trial.learned:
         return _learn(state, trial, success=False)
     if verdict == "CULLED" and trial.learned == "success":

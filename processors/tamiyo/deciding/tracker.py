@@ -1,4 +1,6 @@
-"""The performance tracker's rows in Tamiyo's table: folded in memory, written at most once a packet."""
+"""The performance tracker's rows in Tamiyo's table: folded in memory, written at most once a
+packet.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from processors.tamiyo.deciding.performance import Performance
 ROWS = b"\0performance\0"
 """What the keys of these rows begin with; run ids have no NUL."""
 _RUNS = 256
-"""Runs whose deltas are held until their next packet, at most: anybody may name runs that send none."""
+"""Runs whose deltas are held until their next packet, at most: anybody may name runs that send
+none.
+"""
 
 
 class Tracker:
-    """The performance of each run in `table`, which survives restarts, and what was heard since the run's last packet.
+    """The performance of each run in `table`, which survives restarts, and what was heard since the
+    run's last packet.
 
-    A table can be written only while a message of its partition is handled: the packet that follows the deltas of an epoch is one.
+    A table can be written only while a message of its partition is handled: the packet that follows
+    the deltas of an epoch is one.
     """
 
     def __init__(self, table: MutableMapping[bytes, bytes], clock: Clock) -> None:
@@ -35,7 +41,9 @@ class Tracker:
                 del self._fresh[next(iter(self._fresh))]
 
     def turn(self, run_id: str, outcomes: Sequence[AdaptationOutcome]) -> None:
-        """A packet of the run was answered: fold the ends that it showed, and write what has changed since the last one."""
+        """A packet of the run was answered: fold the ends that it showed, and write what has
+        changed since the last one.
+        """
         found = self._known(run_id)
         for outcome in outcomes:
             found = found.ended(outcome)

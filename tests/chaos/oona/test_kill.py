@@ -1,4 +1,6 @@
-"""kill -9 of the writer, of the broker, and a stalled writer: the journal is gapless, nothing is lost, nothing is doubled."""
+"""kill -9 of the writer, of the broker, and a stalled writer: the journal is gapless, nothing is
+lost, nothing is doubled.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,15 @@ class Writer:
         """Start or resume."""
         self._incarnation += 1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.oona.writer", str(self.outbox), self._bootstrap, str(self._incarnation), str(events)],
+            [
+                sys.executable,
+                "-m",
+                "tests.chaos.oona.writer",
+                str(self.outbox),
+                self._bootstrap,
+                str(self._incarnation),
+                str(events),
+            ],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path.cwd())},
@@ -83,7 +93,10 @@ class Writer:
 
 
 def journal(bootstrap: str, run: str) -> dict[int, str]:
-    """The journal in Kafka, sequence to event id; asserts that it is gapless, in order, and holds nothing twice."""
+    """The journal in Kafka, sequence to event id.
+
+    Asserts that it is gapless, in order, and holds nothing twice.
+    """
     found: dict[int, str] = {}
     for received in read(KafkaBus(bootstrap), run, clock=CLOCK):
         event = decode(received.value, received.headers)
@@ -93,8 +106,12 @@ def journal(bootstrap: str, run: str) -> dict[int, str]:
     return found
 
 
-def test_a_writer_killed_at_any_moment_loses_and_doubles_nothing(broker: str, tmp_path: Path) -> None:
-    """After several kills at random moments, every event that was ever durable is in the journal once, at its sequence."""
+def test_a_writer_killed_at_any_moment_loses_and_doubles_nothing(
+    broker: str, tmp_path: Path
+) -> None:
+    """After several kills at random moments, every event that was ever durable is in the journal
+    once, at its sequence.
+    """
     chance = random.Random(20_260_101)  # noqa: S311 - moments to kill at, the same each time
     writer = Writer(tmp_path, "killed-writer", broker)
     for _ in range(4):
@@ -108,12 +125,16 @@ def test_a_writer_killed_at_any_moment_loses_and_doubles_nothing(broker: str, tm
     found = journal(broker, writer.run)
     assert len(found) >= final
     assert {sequence: found[sequence] for sequence in writer.promised} == writer.promised
-    promises_cut_off = len(found) - len(writer.promised)  # durable, but the line was not written before the kill
+    promises_cut_off = len(found) - len(
+        writer.promised
+    )  # durable, but the line was not written before the kill
     assert 0 <= promises_cut_off <= 3 * 4
 
 
 def test_a_writer_that_stalls_comes_back_once(broker: str, tmp_path: Path) -> None:
-    """SIGSTOP for longer than the transaction timeout, perhaps within a commit: it goes on afterwards, fenced by nobody, each event once."""
+    """SIGSTOP for longer than the transaction timeout, perhaps within a commit: it goes on
+    afterwards, fenced by nobody, each event once.
+    """
     writer = Writer(tmp_path, "stalled-writer", broker)
     writer.begin(400)
     writer.listen(60)
@@ -125,17 +146,23 @@ def test_a_writer_that_stalls_comes_back_once(broker: str, tmp_path: Path) -> No
 
 
 def test_a_stopped_writer_that_was_replaced_stays_out(broker: str, tmp_path: Path) -> None:
-    """A writer that sleeps while another machine takes over the run is fenced when it wakes: it seals its outbox and adds nothing."""
+    """A writer that sleeps while another machine takes over the run is fenced when it wakes: it
+    seals its outbox and adds nothing.
+    """
     zombie = Writer(tmp_path / "here", "replaced-writer", broker)
     zombie.begin(ENDLESS)
     zombie.listen(30)
     zombie.process.send_signal(signal.SIGSTOP)
     other = Writer(tmp_path / "there", "replaced-writer", broker)
     program = (
-        "import sys; from pathlib import Path; from esper.clock import SystemClock; from esper.oona.bus.kafka import KafkaBus\n"
-        "from esper.oona.durable.outbox import Outbox; from esper.oona.durable.start import start; from tests.unit.oona.samples import frame\n"
-        "outbox = Outbox.open(Path(sys.argv[1]), clock=SystemClock()); bus = KafkaBus(sys.argv[2])\n"
-        "start(outbox, bus, clock=SystemClock()); outbox.append(frame(outbox.run_id, outbox.next_sequence, 2, writer='there'))\n"
+        "import sys; from pathlib import Path; from esper.clock import SystemClock; from "
+        "esper.oona.bus.kafka import KafkaBus\n"
+        "from esper.oona.durable.outbox import Outbox; from esper.oona.durable.start "
+        "import start; from tests.unit.oona.samples import frame\n"
+        "outbox = Outbox.open(Path(sys.argv[1]), clock=SystemClock()); bus = "
+        "KafkaBus(sys.argv[2])\n"
+        "start(outbox, bus, clock=SystemClock()); outbox.append(frame(outbox.run_id, "
+        "outbox.next_sequence, 2, writer='there'))\n"
         "start(outbox, bus, clock=SystemClock())"
     )
     subprocess.run(
@@ -163,14 +190,18 @@ def node(tmp_path: Path) -> Node:
 
 
 @pytest.mark.slow
-def test_a_broker_killed_during_a_drain_loses_and_doubles_nothing(node: Node, tmp_path: Path) -> None:
+def test_a_broker_killed_during_a_drain_loses_and_doubles_nothing(
+    node: Node, tmp_path: Path
+) -> None:
     """The writer goes on without a broker; when it is back, everything is in the journal, once."""
     classpath = jars.kafka(lambda _: None)
     writer = Writer(tmp_path, "brokerless-writer", node.bootstrap)
     chance = random.Random(7)  # noqa: S311 - the same
     total, lives = 500, 2
     for life in range(lives):
-        with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1jaGFvcw", clock=CLOCK) as broker:
+        with running_broker(
+            node, classpath, cluster_id="ZXNwZXItdGVzdC1jaGFvcw", clock=CLOCK
+        ) as broker:
             if life == 0:
                 topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
                 writer.begin(total)
@@ -179,7 +210,11 @@ def test_a_broker_killed_during_a_drain_loses_and_doubles_nothing(node: Node, tm
                 broker.kill()
                 broker.wait()
                 writer.listen(50)  # goes on while there is none
-                durable = sum(len(one.frame.events) for path in writer.outbox.glob("*.frames") for one in scan(path, path.read_bytes()))
+                durable = sum(
+                    len(one.frame.events)
+                    for path in writer.outbox.glob("*.frames")
+                    for one in scan(path, path.read_bytes())
+                )
                 assert durable >= 50
                 assert next(writer.outbox.glob("*.frames")).read_bytes().startswith(MAGIC)
             else:

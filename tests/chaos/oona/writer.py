@@ -1,8 +1,10 @@
-"""A small trainer: resumes, appends frames to its outbox, drains to Kafka, and says each event id once it was promised.
+"""A small trainer: resumes, appends frames to its outbox, drains to Kafka, and says each event id
+once it was promised.
 
     python -m tests.chaos.oona.writer FOLDER BOOTSTRAP INCARNATION EVENTS
 
-prints one line for each durable event: its sequence and its event id. At EVENTS in all it waits until Kafka has everything and ends with 0.
+prints one line for each durable event: its sequence and its event id. At EVENTS in all it waits
+until Kafka has everything and ends with 0.
 """
 
 from __future__ import annotations
@@ -32,7 +34,13 @@ def main(folder: Path, bootstrap: str, incarnation: int, events: int) -> int:
     drain.start()
     while outbox.next_sequence < events:
         first = outbox.next_sequence
-        one = frame(outbox.run_id, first, 1 + first % 3, writer=f"incarnation {incarnation}", incarnation=incarnation)
+        one = frame(
+            outbox.run_id,
+            first,
+            1 + first % 3,
+            writer=f"incarnation {incarnation}",
+            incarnation=incarnation,
+        )
         outbox.append(one)
         for number, event in enumerate(one.events):
             sys.stdout.write(f"{first + number} {event_id_of(event.headers)}\n")

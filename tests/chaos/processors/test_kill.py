@@ -18,11 +18,15 @@ FAMILIES = {"0": (Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Fami
 def test_tamiyo_killed_in_the_middle_of_packets_gives_every_answer_and_the_same(
     broker: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Killed right after a packet was sent, Tamiyo comes back, answers every packet, never with other bytes, and decides as if nothing was.
+    """Killed right after a packet was sent, Tamiyo comes back, answers every packet, never with
+    other bytes, and decides as if nothing was.
 
     SIGTERM ends it with exit code 0, to the same effect.
     """
-    run, twin = (World({"0": 40}, FAMILIES, run_id="chaos", policy={"first_epoch": 1, "every_epochs": 1}) for _ in range(2))
+    run, twin = (
+        World({"0": 40}, FAMILIES, run_id="chaos", policy={"first_epoch": 1, "every_epochs": 1})
+        for _ in range(2)
+    )
     line = Line(broker, "decision.tamiyo")
     try:
         with running("tamiyo", broker, shared_home(tmp_path_factory)) as worker:
@@ -36,10 +40,15 @@ def test_tamiyo_killed_in_the_middle_of_packets_gives_every_answer_and_the_same(
                 event, received = line.wait(review_of("chaos", epoch))[0]
                 assert isinstance(event, EpochReviewed)
                 assert event.commands == twin.turn().commands
-                run.turn_with([Message(received.topic, received.key or b"", received.value, received.headers)])
+                run.turn_with(
+                    [Message(received.topic, received.key or b"", received.value, received.headers)]
+                )
         for outcome in twin.outcomes:
             line.wait(lambda event, _, wanted=outcome.event_id: event.event_id == wanted)  # type: ignore[misc]
-        told = {(event.event_id, received.value) for event, received in line.wait(lambda event, _: event.run_id == "chaos")}
+        told = {
+            (event.event_id, received.value)
+            for event, received in line.wait(lambda event, _: event.run_id == "chaos")
+        }
     finally:
         line.close()
     assert max(Counter(event_id for event_id, _ in told).values()) == 1

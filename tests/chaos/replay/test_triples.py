@@ -1,7 +1,9 @@
-"""Random (recipe, seed, step): the state rebuilt from the journal is the one that the live run wrote at that step, bit for bit.
+"""Random (recipe, seed, step): the state rebuilt from the journal is the one that the live run
+wrote at that step, bit for bit.
 
-ESPER_CHAOS_TRIPLES says how many (5), ESPER_CHAOS_SEED which. Runs of both recipes, lockstep and live, take a snapshot every few steps; a state is
-rebuilt from the snapshot before it, without its own, or from the first step. The report is one line of JSON on standard output, and a file in the
+ESPER_CHAOS_TRIPLES says how many (5), ESPER_CHAOS_SEED which. Runs of both recipes, lockstep and
+live, take a snapshot every few steps; a state is rebuilt from the snapshot before it, without its
+own, or from the first step. The report is one line of JSON on standard output, and a file in the
 folder that ESPER_CHAOS_REPORT names.
 """
 
@@ -54,7 +56,11 @@ def plans(dice: random.Random) -> list[Plan]:
     """The runs: recipes in turn, each with settings of its own."""
     found = []
     for number in range(max(2, -(-TRIPLES // A_RUN))):
-        recipe, epochs = (("mnist1d", 24), ("digits", 16))[number % 2] if TRIPLES > A_RUN else (("mnist1d", 7), ("digits", 5))[number % 2]
+        recipe, epochs = (
+            (("mnist1d", 24), ("digits", 16))[number % 2]
+            if TRIPLES > A_RUN
+            else (("mnist1d", 7), ("digits", 5))[number % 2]
+        )
         chosen = (
             f"run.seed={dice.randrange(10_000)}",
             f"run.epochs={epochs}",
@@ -92,8 +98,12 @@ def compared(archive: Archive, one: CheckpointTaken, *, from_scratch: bool) -> l
     return differing(rerun.snapshot(), archive.tensors.read(one.address, one.sha256))
 
 
-def test_random_states_are_rebuilt_bit_for_bit(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every tensor and every note of each state: parameters, optimizers, random streams, cursor, evidence, health, folded state."""
+def test_random_states_are_rebuilt_bit_for_bit(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every tensor and every note of each state: parameters, optimizers, random streams, cursor,
+    evidence, health, folded state.
+    """
     dice = random.Random(SEED)  # noqa: S311  # a test that can be repeated
     chosen = plans(dice)
     archives = [(plan, live(home, plan)) for plan in chosen]
@@ -103,13 +113,24 @@ def test_random_states_are_rebuilt_bit_for_bit(home: Path, capsys: pytest.Captur
         one = dice.choice(snapshots(archive))
         from_scratch = number % FROM_SCRATCH == FROM_SCRATCH - 1
         odd = compared(archive, one, from_scratch=from_scratch)
-        told.append({"run": plan.run_id, "step": one.at_step, "sequence": one.at_sequence, "from_scratch": from_scratch, "differing": odd})
+        told.append(
+            {
+                "run": plan.run_id,
+                "step": one.at_step,
+                "sequence": one.at_sequence,
+                "from_scratch": from_scratch,
+                "differing": odd,
+            }
+        )
     report = {
         "seed": SEED,
         "triples": len(told),
         "identical": sum(not one["differing"] for one in told),
         "from_scratch": sum(one["from_scratch"] for one in told),
-        "runs": [{"run": plan.run_id, "recipe": plan.recipe, "settings": plan.settings, **grown(archive)} for plan, archive in archives],
+        "runs": [
+            {"run": plan.run_id, "recipe": plan.recipe, "settings": plan.settings, **grown(archive)}
+            for plan, archive in archives
+        ],
         "states": told,
     }
     line = json.dumps(report)
@@ -124,10 +145,17 @@ def test_random_states_are_rebuilt_bit_for_bit(home: Path, capsys: pytest.Captur
 
 def snapshots(archive: Archive) -> Sequence[CheckpointTaken]:
     """Snapshots that are not the run's first state."""
-    return [event for event in archive.events if isinstance(event, CheckpointTaken) and event.at_step > 0]
+    return [
+        event
+        for event in archive.events
+        if isinstance(event, CheckpointTaken) and event.at_step > 0
+    ]
 
 
 def grown(archive: Archive) -> dict[str, int]:
     """How often kernels were grafted, and how many snapshots there are."""
-    grafts = sum(isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING" for event in archive.events)
+    grafts = sum(
+        isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
+        for event in archive.events
+    )
     return {"grafts": grafts, "snapshots": len(snapshots(archive)), "events": len(archive.events)}

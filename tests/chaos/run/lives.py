@@ -62,7 +62,10 @@ def returned(home: Path, name: str, before: int) -> bool:
 
 
 def startup(life: commands.Command) -> dict[str, float]:
-    """Seconds from the beginning of a life to its first live step by part, and in all; empty where it did not come so far, or did not resume."""
+    """Seconds from the beginning of a life to its first live step by part, and in all.
+
+    Empty where it did not come so far, or did not resume.
+    """
     found = _NEXT_STEP.search(life.err.read_text())
     if found is None:
         return {}
@@ -80,7 +83,11 @@ def done(home: Path, *arguments: str) -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """A run, its lives and deaths. `end` is what its last life said; empty where the one before died with the whole run in its journal."""
+    """A run, its lives and deaths.
+
+    `end` is what its last life said; empty where the one before died with the whole run in its
+    journal.
+    """
 
     home: Path
     run_id: str
@@ -95,7 +102,9 @@ class Run:
         return self.home / "runs" / self.run_id / "outbox"
 
     def written(self, since_us: int) -> int:
-        """Bytes of frames that were appended since a moment, at most those of the newest segment."""
+        """Bytes of frames that were appended since a moment, at most those of the newest
+        segment.
+        """
         found = [0]
         for path in self.outbox.glob("*.frames"):
             try:
@@ -108,16 +117,27 @@ class Run:
 
     def begin(self, *, cold: bool = False) -> commands.Command:
         """The next life."""
-        how = ["--resume"] if self.lives else [argument for one in self.settings for argument in ("--set", one)]
+        how = (
+            ["--resume"]
+            if self.lives
+            else [argument for one in self.settings for argument in ("--set", one)]
+        )
         self.lives += 1
         arguments = ("run", "mnist1d", "--json", "--run-id", self.run_id, *how)
         return commands.begin(*arguments, environment=environment(self.home), cold=cold)
 
-    def wait_written(self, life: commands.Command, since_us: int, enough: int, wait_s: float) -> bool:
-        """Live until more than `enough` bytes of frames were written and then for `wait_s`; false when the run has ended before."""
+    def wait_written(
+        self, life: commands.Command, since_us: int, enough: int, wait_s: float
+    ) -> bool:
+        """Live until more than `enough` bytes of frames were written and then for `wait_s`.
+
+        False when the run has ended before.
+        """
         deadline = CLOCK.monotonic() + LONGEST_S
         while self.written(since_us) <= enough and life.poll() is None:
-            assert CLOCK.monotonic() < deadline, f"the trainer wrote nothing: {life.err.read_text()[-2000:]}"
+            assert CLOCK.monotonic() < deadline, (
+                f"the trainer wrote nothing: {life.err.read_text()[-2000:]}"
+            )
             CLOCK.sleep(0.005)
         CLOCK.sleep(wait_s)
         return life.poll() is None
@@ -139,29 +159,48 @@ def journal(cluster: Access | str, run_id: str) -> list[JournalEvent]:
 
 
 def counted_once(home: Path) -> int:
-    """That the history comes to have every message of Kafka once, and no event twice; gives the number of messages."""
+    """That the history comes to have every message of Kafka once, and no event twice.
+
+    Gives the number of messages.
+    """
     endpoints = running(Settings(home=home))
     assert endpoints is not None
-    bus, source = KafkaBus(access(Settings(home=home))), HttpSource(endpoints.history_url, Settings(home=home))
-    assert wait_caught_up(endpoints.history_url, bus, timeout=PATIENCE_S, settings=Settings(home=home))
+    bus, source = (
+        KafkaBus(access(Settings(home=home))),
+        HttpSource(endpoints.history_url, Settings(home=home)),
+    )
+    assert wait_caught_up(
+        endpoints.history_url, bus, timeout=PATIENCE_S, settings=Settings(home=home)
+    )
     total = 0
     for name, topic in TOPICS.items():
         tables, seen = [snake(record) for record in topic.records], [0, 0]
 
         def equal(name: str = name, tables: list[str] = tables, seen: list[int] = seen) -> bool:
-            seen[0] = sum(int(source.ask(f"SELECT count() FROM raw_{table}", "TSV")) for table in tables)  # noqa: S608
+            seen[0] = sum(
+                int(source.ask(f"SELECT count() FROM raw_{table}", "TSV"))  # noqa: S608
+                for table in tables
+            )
             seen[1] = committed(bus, [name])[name]
             return seen[0] == seen[1]
 
         until(equal, lambda name=name, seen=seen: f"{name}: {seen[0]} rows of {seen[1]} messages")  # type: ignore[misc]  # parts write on meanwhile
         total += seen[1]
         for table in tables:
-            assert source.ask(f"SELECT event_id FROM {table} GROUP BY event_id HAVING count() > 1", "TSV") == b"", table  # noqa: S608
+            assert (
+                source.ask(
+                    f"SELECT event_id FROM {table} GROUP BY event_id HAVING count() > 1",  # noqa: S608
+                    "TSV",
+                )
+                == b""
+            ), table
     return total
 
 
 def proven(run: Run, cluster: Access | str, digest: str = "") -> list[JournalEvent]:
-    """The journal of a run that has ended: gapless, nothing twice, each life once, folded to what the trainer had; and the digest, if one is given."""
+    """The journal of a run that has ended: gapless, nothing twice, each life once, folded to what
+    the trainer had; and the digest, if one is given.
+    """
     events = journal(cluster, run.run_id)
     (completed,) = [event for event in events if isinstance(event, RunCompleted)]
     assert completed.digest == (digest or completed.digest), run.deaths

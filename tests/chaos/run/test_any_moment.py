@@ -1,6 +1,8 @@
-"""A trainer dies at the worst moments: while a snapshot is being written, within a write to its outbox, and with events that only it has.
+"""A trainer dies at the worst moments: while a snapshot is being written, within a write to its
+outbox, and with events that only it has.
 
-Real trainers on a real broker, without the other parts; each run ends with the bits of the one that was left alone.
+Real trainers on a real broker, without the other parts; each run ends with the bits of the one that
+was left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 EPOCHS = 30
-MASTER_KEY = base64.b64encode(bytes(range(32))).decode()  # machines that share a store share the key that opens its snapshots
+MASTER_KEY = base64.b64encode(
+    bytes(range(32))
+).decode()  # machines that share a store share the key that opens its snapshots
 
 
 @dataclass
@@ -51,7 +55,13 @@ class Machine:
             "ESPER_KAFKA__BOOTSTRAP": self.broker,
             "ESPER_CHECKPOINTS__MASTER_KEY": MASTER_KEY,
         }
-        return begin(self.broker, run_id, "0" if resumed else str(EPOCHS), module="tests.chaos.run.trainer", environment=environment)
+        return begin(
+            self.broker,
+            run_id,
+            "0" if resumed else str(EPOCHS),
+            module="tests.chaos.run.trainer",
+            environment=environment,
+        )
 
     def outbox(self, run_id: str) -> Path:
         """Where a run's frames are here."""
@@ -90,12 +100,18 @@ def machine(tmp_path: Path, broker: str) -> Machine:
 
 
 def test_killed_while_a_snapshot_is_being_written(machine: Machine, alone: str) -> None:
-    """Objects of a snapshot are in the store and its manifest is not, or nobody has said so: no journal names it, and the run ends alike."""
+    """Objects of a snapshot are in the store and its manifest is not, or nobody has said so: no
+    journal names it, and the run ends alike.
+    """
     run_id = "dies-in-a-snapshot"
     incoming = machine.store / ".incoming"
 
     def writing() -> bool:
-        return machine.frames(run_id) > 3_000 and incoming.is_dir() and any(path.stat().st_size for path in _files(incoming))
+        return (
+            machine.frames(run_id) > 3_000
+            and incoming.is_dir()
+            and any(path.stat().st_size for path in _files(incoming))
+        )
 
     killed(machine.begin(run_id), writing)
     before = {str(path.relative_to(machine.store)) for path in _files(machine.store)}
@@ -114,7 +130,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def test_killed_within_a_write_to_the_outbox(machine: Machine, alone: str) -> None:
-    """Half of a frame at the end of the outbox is cut off and said; the run executes that decision anew and ends alike."""
+    """Half of a frame at the end of the outbox is cut off and said.
+
+    The run executes that decision anew and ends alike.
+    """
     run_id = "dies-in-a-write"
     killed(machine.begin(run_id), lambda: machine.frames(run_id) > 4_000)
     segment = max(machine.outbox(run_id).glob("*.frames"))
@@ -138,13 +157,21 @@ def sent(bootstrap: str, run_id: str) -> int:
 
 
 def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: str) -> None:
-    """The broker dies, the trainer goes on without it and dies too. Elsewhere the run goes on from what Kafka has; back here the tail is put aside."""
+    """The broker dies, the trainer goes on without it and dies too.
+
+    Elsewhere the run goes on from what Kafka has; back here the tail is put aside.
+    """
     run_id, store = "moves-house", tmp_path / "store"
     with PortClaims() as claims:
-        ports = [claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in ("broker", "controller")]
+        ports = [
+            claims.choose(salt=f"{tmp_path} {name}", preferred=())
+            for name in ("broker", "controller")
+        ]
     node, classpath = Node(tmp_path / "kafka", *ports), jars.kafka(lambda _: None)
     here, there = (Machine(tmp_path / name, store, node.bootstrap) for name in ("here", "there"))
-    with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK) as broker:
+    with running_broker(
+        node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK
+    ) as broker:
         topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
         trainer = here.begin(run_id)
         until(lambda: here.frames(run_id) > 4_000 and sent(node.bootstrap, run_id), trainer.poll)

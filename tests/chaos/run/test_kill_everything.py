@@ -1,8 +1,10 @@
-"""Kill -9 of everything, in any order, as often as one likes: what each run computed is what it would have been, and nothing is lost or doubled.
+"""Kill -9 of everything, in any order, as often as one likes: what each run computed is what it
+would have been, and nothing is lost or doubled.
 
-ESPER_CHAOS_KILLS says how often (4), ESPER_CHAOS_SEED what and when. The report is one line of JSON on standard output, and a file in the folder
-that ESPER_CHAOS_REPORT names. Most lives of a trainer are forked from a process that has imported everything, so that many fit into a test;
-every fourth begins from nothing, as `esper run` does.
+ESPER_CHAOS_KILLS says how often (4), ESPER_CHAOS_SEED what and when. The report is one line of JSON
+on standard output, and a file in the folder that ESPER_CHAOS_REPORT names. Most lives of a trainer
+are forked from a process that has imported everything, so that many fit into a test; every fourth
+begins from nothing, as `esper run` does.
 """
 
 from __future__ import annotations
@@ -25,7 +27,18 @@ from esper.config import Settings
 from esper.errors import UnavailableError
 from esper.history.queries import HttpSource
 from esper.stack import running, wait_ready
-from tests.chaos.run.lives import CLOCK, LONGEST_S, PARTS, Run, counted_once, done, pid_of, proven, returned, startup
+from tests.chaos.run.lives import (
+    CLOCK,
+    LONGEST_S,
+    PARTS,
+    Run,
+    counted_once,
+    done,
+    pid_of,
+    proven,
+    returned,
+    startup,
+)
 from tests.commands import Command
 from tests.integration.run.whole import GROWING
 from tests.stackfixtures import access
@@ -33,7 +46,15 @@ from tests.waiting import PATIENCE_S
 
 KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "4"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261126"))
-VICTIMS = ("trainer", "trainer", "tamiyo", "nissa", "history", "foundry", "broker")  # each so often among as many kills
+VICTIMS = (
+    "trainer",
+    "trainer",
+    "tamiyo",
+    "nissa",
+    "history",
+    "foundry",
+    "broker",
+)  # each so often among as many kills
 COLD = 4  # one of so many lives begins from nothing
 SHORT = ("run.epochs=8", "checkpoints.every_epochs=2", "tamiyo.start_timeout_s=20", *GROWING)
 LOCKSTEP = ("decisions=lockstep", "run.seed=1", *SHORT)
@@ -48,7 +69,10 @@ def victims(chance: random.Random) -> Iterator[str]:
 
 @dataclass
 class Hunt:
-    """Kills in a stack. `away` are the parts that have not come back yet, since when, and the pid that was killed."""
+    """Kills in a stack.
+
+    `away` are the parts that have not come back yet, since when, and the pid that was killed.
+    """
 
     home: Path
     chance: random.Random
@@ -56,7 +80,9 @@ class Hunt:
     back_s: dict[str, list[float]] = field(default_factory=dict)
     away: dict[str, tuple[float, int]] = field(default_factory=dict)
     refused: int = 0
-    steps: dict[str, list[dict[str, float]]] = field(default_factory=lambda: {"from nothing": [], "forked": []})
+    steps: dict[str, list[dict[str, float]]] = field(
+        default_factory=lambda: {"from nothing": [], "forked": []}
+    )
 
     @property
     def kills(self) -> int:
@@ -64,7 +90,10 @@ class Hunt:
         return self.killed.total()
 
     def part(self, name: str) -> bool:
-        """Kill a part, if it lives just now; one that is away already is passed over, which is false."""
+        """Kill a part, if it lives just now.
+
+        One that is away already is passed over, which is false.
+        """
         pid = pid_of(self.home, name)
         if name in self.away or not pid:
             return False
@@ -90,7 +119,9 @@ class Hunt:
         wait_ready(Settings(home=self.home), PARTS, PATIENCE_S)
 
     def live_through(self, run: Run, victims: Iterator[str], deaths: int) -> None:
-        """A run from its first life to its end, with so many kills on the way, if it lasts that long."""
+        """A run from its first life to its end, with so many kills on the way, if it lasts that
+        long.
+        """
         killed_at, cold, life, since = 0.0, False, run.begin(), CLOCK.now_us()
         deadline = CLOCK.monotonic() + LONGEST_S
         while (code := life.poll()) is None or code == UnavailableError.exit_code:
@@ -101,7 +132,9 @@ class Hunt:
                 life, since = run.begin(cold=cold), CLOCK.now_us()
                 continue
             if not deaths or self.kills >= KILLS:
-                assert CLOCK.monotonic() < deadline, f"the run does not end: {life.err.read_text()[-2000:]}"
+                assert CLOCK.monotonic() < deadline, (
+                    f"the run does not end: {life.err.read_text()[-2000:]}"
+                )
                 CLOCK.sleep(0.02)
                 continue
             enough, wait_s = self.chance.choice((0, 0, 600, 1_500)), self.chance.random() * 1.5
@@ -123,24 +156,34 @@ class Hunt:
         self._note(life, killed_at, cold=cold)
 
     def _note(self, life: Command, killed_at: float, *, cold: bool) -> None:
-        """Take note of how long it took from the last kill of the trainer to a step, if this life came so far."""
+        """Take note of how long it took from the last kill of the trainer to a step, if this life
+        came so far.
+        """
         if killed_at and (found := startup(life)):
             self.steps["from nothing" if cold else "forked"].append(found)
 
 
 def summed(found: Sequence[float]) -> dict[str, float]:
     """Median and maximum, seconds."""
-    return {"median": round(statistics.median(found), 2), "max": round(max(found), 2)} if found else {}
+    return (
+        {"median": round(statistics.median(found), 2), "max": round(max(found), 2)} if found else {}
+    )
 
 
 def by_part(found: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Median and maximum of each part of a start."""
     names = {name: None for one in found for name in one}
-    return {"lives": len(found), **{name: summed([one[name] for one in found if name in one]) for name in names}}
+    return {
+        "lives": len(found),
+        **{name: summed([one[name] for one in found if name in one]) for name in names},
+    }
 
 
 def in_history(home: Path, runs: Sequence[Run], steps: int) -> dict[str, Any]:
-    """What the history says: every message of Kafka once, no event twice, one answer to a packet; and how many steps lack their telemetry."""
+    """What the history says: every message of Kafka once, no event twice, one answer to a packet.
+
+    And how many steps lack their telemetry.
+    """
     messages = counted_once(home)
     endpoints = running(Settings(home=home))
     assert endpoints is not None
@@ -149,18 +192,30 @@ def in_history(home: Path, runs: Sequence[Run], steps: int) -> dict[str, Any]:
     for run in runs:
         name = run.run_id
         where = f"WHERE run_id = '{name}'"
-        answered = source.ask(f"SELECT count() - uniqExact(timeline, packet) FROM epoch_reviewed {where}", "TSV")  # noqa: S608
+        answered = source.ask(
+            f"SELECT count() - uniqExact(timeline, packet) FROM epoch_reviewed {where}",  # noqa: S608
+            "TSV",
+        )
         assert int(answered) == 0, name
-        figures = source.ask(f"SELECT count(), uniqExact(step), max(step) FROM training_step {where}", "TSV")  # noqa: S608
+        figures = source.ask(
+            f"SELECT count(), uniqExact(step), max(step) FROM training_step {where}",  # noqa: S608
+            "TSV",
+        )
         told, once, last = map(int, figures.split())
         assert told == once, name
-        assert last == steps or not run.end, name  # a life that was killed takes with it what Kafka did not have yet of its telemetry
+        assert last == steps or not run.end, (
+            name
+        )  # a life that was killed takes with it what Kafka did not have yet of its telemetry
         lacking += steps - once
     return {"messages": messages, "steps_without_telemetry": lacking}
 
 
-def test_everything_is_killed_and_every_run_is_what_it_would_have_been(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lockstep runs end with the digest of the one that was left alone, live ones with that of their own journal executed again from scratch."""
+def test_everything_is_killed_and_every_run_is_what_it_would_have_been(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lockstep runs end with the digest of the one that was left alone, live ones with that of
+    their own journal executed again from scratch.
+    """
     chance, begun = random.Random(SEED), CLOCK.monotonic()  # noqa: S311  # the same for the same seed
     hunt, order, runs = Hunt(home, chance), victims(chance), list[Run]()
     whole = Run(home, "hunted-whole", LOCKSTEP)
@@ -170,11 +225,15 @@ def test_everything_is_killed_and_every_run_is_what_it_would_have_been(home: Pat
         live = number % 2 == 1
         run = Run(home, f"hunted-{number}", (f"run.seed={number}", *SHORT) if live else LOCKSTEP)
         runs.append(run)
-        hunt.live_through(run, order, 2 if number < 2 else chance.randint(4, 10))  # few kills see both modes
+        hunt.live_through(
+            run, order, 2 if number < 2 else chance.randint(4, 10)
+        )  # few kills see both modes
         hunt.quiet()
         proven(run, access(Settings(home=home)), "" if live else whole.end["digest"])
         if live:
-            done(home, "replay", run.run_id, "--verify", "--from-scratch", "--workers", "1", "--json")
+            done(
+                home, "replay", run.run_id, "--verify", "--from-scratch", "--workers", "1", "--json"
+            )
     told = in_history(home, [whole, *runs], whole.end["steps"])
     report = {
         "seed": SEED,
@@ -187,7 +246,9 @@ def test_everything_is_killed_and_every_run_is_what_it_would_have_been(home: Pat
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[2], 1),
         "from_kill_to_next_step_s": {how: by_part(found) for how, found in hunt.steps.items()},
-        "from_kill_to_ready_s": {name: summed(found) for name, found in sorted(hunt.back_s.items())},
+        "from_kill_to_ready_s": {
+            name: summed(found) for name, found in sorted(hunt.back_s.items())
+        },
         "history": told,
         "digest": whole.end["digest"],
         "deaths": {run.run_id: run.deaths for run in runs},

@@ -1,4 +1,6 @@
-"""Each part of the stack is killed with SIGKILL in the middle of a live run: training goes on, the part comes back, nothing is lost or doubled."""
+"""Each part of the stack is killed with SIGKILL in the middle of a live run: training goes on, the
+part comes back, nothing is lost or doubled.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,17 @@ from tests.waiting import until
 
 @pytest.mark.slow
 def test_every_part_dies_once_in_a_live_run(home: Path) -> None:
-    """Kill -9 of each part during one run: the trainer goes on, each part comes back, the fold agrees, and history has every message once."""
-    trainer = begin(home, "run", "mnist1d", "--json", "--run-id", "tough", "--set", "run.epochs=100000")
+    """Kill -9 of each part during one run: the trainer goes on, each part comes back, the fold
+    agrees, and history has every message once.
+    """
+    trainer = begin(
+        home, "run", "mnist1d", "--json", "--run-id", "tough", "--set", "run.epochs=100000"
+    )
     outbox = home / "runs" / "tough" / "outbox"
-    until(lambda: any(path.stat().st_size > 2000 for path in outbox.glob("*") if path.is_file()), trainer.err.read_text)
+    until(
+        lambda: any(path.stat().st_size > 2000 for path in outbox.glob("*") if path.is_file()),
+        trainer.err.read_text,
+    )
     for name in PARTS:
         before = pid_of(home, name)
         assert before, name
@@ -41,5 +50,7 @@ def test_every_part_dies_once_in_a_live_run(home: Path) -> None:
     endpoints = running(Settings(home=home))
     assert endpoints is not None
     source = HttpSource(endpoints.history_url, Settings(home=home))
-    answered = source.ask("SELECT count() - uniqExact(packet) FROM epoch_reviewed WHERE run_id = 'tough'", "TSV")
+    answered = source.ask(
+        "SELECT count() - uniqExact(packet) FROM epoch_reviewed WHERE run_id = 'tough'", "TSV"
+    )
     assert int(answered) == 0

@@ -1,4 +1,6 @@
-"""A trainer that sleeps while its run is resumed elsewhere: when it wakes, it stops, and the run has one writer only."""
+"""A trainer that sleeps while its run is resumed elsewhere: when it wakes, it stops, and the run
+has one writer only.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,12 @@ pytestmark = pytest.mark.slow
 
 def trainer(home: Path, store: Path, broker: str, epochs: int, run_id: str = RUN) -> Command:
     environment = {**os.environ, "ESPER_HOME": str(home), "ESPER_URZA__STORE": str(store)}
-    environment["ESPER_CHECKPOINTS__MASTER_KEY"] = base64.b64encode(bytes(range(32))).decode()  # who shares a store shares its key
-    return begin(broker, run_id, str(epochs), module="tests.chaos.run.trainer", environment=environment)
+    environment["ESPER_CHECKPOINTS__MASTER_KEY"] = base64.b64encode(
+        bytes(range(32))
+    ).decode()  # who shares a store shares its key
+    return begin(
+        broker, run_id, str(epochs), module="tests.chaos.run.trainer", environment=environment
+    )
 
 
 def journal(broker: str) -> list[JournalEvent]:
@@ -51,7 +57,9 @@ def frames_of(home: Path) -> int:
 
 
 def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, broker: str) -> None:
-    """SIGSTOP here, --resume from another home, SIGCONT: exit code 4 with a sentence, a sealed outbox, and a journal that only the other wrote."""
+    """SIGSTOP here, --resume from another home, SIGCONT: exit code 4 with a sentence, a sealed
+    outbox, and a journal that only the other wrote.
+    """
     here, there, store = tmp_path / "here", tmp_path / "there", tmp_path / "store"
     zombie = trainer(here, store, broker, EPOCHS)
     resumed = None
@@ -59,14 +67,19 @@ def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, b
         until(lambda: epochs_of(broker) >= 2, zombie.poll)
         zombie.send_signal(signal.SIGSTOP)
         before = CLOCK.now_us()
-        shutil.copytree(here / "keys", there / "keys")  # the same installation, elsewhere: it has the keys that sign the journal
+        shutil.copytree(
+            here / "keys", there / "keys"
+        )  # the same installation, elsewhere: it has the keys that sign the journal
         resumed = trainer(there, store, broker, 0)
         until(lambda: any(isinstance(event, RunResumed) for event in journal(broker)), resumed.poll)
         taken = next(event.sequence for event in journal(broker) if isinstance(event, RunResumed))
         zombie.send_signal(signal.SIGCONT)
         _, said = zombie.said()
         assert zombie.returncode == 4, said
-        assert said.splitlines()[-1] == f"esper: Another trainer has taken over run {RUN}; this one has stopped and writes nothing more."
+        assert said.splitlines()[-1] == (
+            f"esper: Another trainer has taken over run {RUN}; this one has stopped and "
+            "writes nothing more."
+        )
         outbox = here / "runs" / RUN / "outbox"
         assert "another writer has taken over" in (outbox / "sealed").read_text()
         left = frames_of(here)
@@ -83,13 +96,25 @@ def test_a_trainer_that_wakes_up_after_another_took_over_stops(tmp_path: Path, b
     assert [event.sequence for event in events] == list(range(len(events)))
     assert [event.NAME for event in events].count("RunResumed") == 1
     assert all(event.occurred_at >= before for event in events[taken:])
-    report = fold_journal(RUN, (one.value for one in from_kafka(broker, RUN, clock=CLOCK)), live_state(there / "runs" / RUN), clock=CLOCK)
+    report = fold_journal(
+        RUN,
+        (one.value for one in from_kafka(broker, RUN, clock=CLOCK)),
+        live_state(there / "runs" / RUN),
+        clock=CLOCK,
+    )
     assert report.compared
-    assert (report.state.status, report.state.incarnation, report.epochs) == ("COMPLETED", 1, EPOCHS)
+    assert (report.state.status, report.state.incarnation, report.epochs) == (
+        "COMPLETED",
+        1,
+        EPOCHS,
+    )
     again = trainer(here, store, broker, 0)
     _, said = again.said()
     assert again.returncode == 2
-    assert said.splitlines()[-1] == f"esper: Run {RUN} is finished, so there is nothing to resume; start a new run."
+    assert (
+        said.splitlines()[-1]
+        == f"esper: Run {RUN} is finished, so there is nothing to resume; start a new run."
+    )
     unknown = trainer(here, store, broker, 0, run_id="nobody-began-this")
     _, said = unknown.said()
     assert unknown.returncode == 2

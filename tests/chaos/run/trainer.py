@@ -1,6 +1,8 @@
-"""A trainer on a broker alone, without Tamiyo and history: `python -m tests.chaos.run.trainer BOOTSTRAP RUN_ID EPOCHS`, EPOCHS 0 to resume.
+"""A trainer on a broker alone, without Tamiyo and history: `python -m tests.chaos.run.trainer
+BOOTSTRAP RUN_ID EPOCHS`, EPOCHS 0 to resume.
 
-Home and store come from the environment, as for `esper run`; exit code and sentence are those of the command line.
+Home and store come from the environment, as for `esper run`; exit code and sentence are those of
+the command line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Transactions that Kafka has decided and left open: each is ended as it was decided, by the start of the stack's broker and by `esper topics apply`.
+"""Transactions that Kafka has decided and left open: each is ended as it was decided, by the start
+of the stack's broker and by `esper topics apply`.
 
-Kafka leaves one open about once in sixty kills within milliseconds of a commit. Here its marker is cut off the partition's file while the broker is
-down, which leaves the same: the coordinator knows that the transaction is complete, and the partition does not.
+Kafka leaves one open about once in sixty kills within milliseconds of a commit. Here its marker is
+cut off the partition's file while the broker is down, which leaves the same: the coordinator knows
+that the transaction is complete, and the partition does not.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ def written(bus: KafkaBus, *values: bytes) -> None:
 
 def taken_back(cluster: Access, value: bytes) -> None:
     """An event in a transaction that is aborted."""
-    producer = Producer({**cluster.librdkafka(), "transactional.id": RUN, "partitioner": "murmur2_random", "log_level": 0})
+    producer = Producer(
+        {
+            **cluster.librdkafka(),
+            "transactional.id": RUN,
+            "partitioner": "murmur2_random",
+            "log_level": 0,
+        }
+    )
     producer.init_transactions(PATIENCE_S)
     producer.begin_transaction()
     producer.produce(JOURNAL, value, RUN.encode())
@@ -88,14 +97,18 @@ def hurt(tmp_path: Path) -> Iterator[Secured]:
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_it_is_named_and_ended_as_it_was_decided(hurt: Secured, *, committed: bool) -> None:
-    """The reader hangs with a sentence that names the remedy, `diff` names the transaction, `apply` ends it: what was committed is seen, what was aborted is not."""
+    """The reader hangs with a sentence that names the remedy, `diff` names the transaction, `apply`
+    ends it: what was committed is seen, what was aborted is not.
+    """
     bus, node = hurt.bus("trainer"), hurt.node
     number = bus.partition_of(JOURNAL, RUN.encode())
     written(bus, b"1", *([b"2"] if committed else []))
     if not committed:
         taken_back(hurt.access("trainer"), b"2")
     until(lambda: ended(hurt.bus("viewer")))
-    counts = {name: partitions for name, (partitions, _) in topics.wanted(hurt.settings.kafka).items()}
+    counts = {
+        name: partitions for name, (partitions, _) in topics.wanted(hurt.settings.kafka).items()
+    }
     assert hanging.found(node.admin, counts, clock=CLOCK, timeout_s=PATIENCE_S) == []
     hurt.process.kill()
     hurt.process.wait()
@@ -103,7 +116,11 @@ def test_it_is_named_and_ended_as_it_was_decided(hurt: Secured, *, committed: bo
     with started(node):
         viewer = hurt.bus("viewer")
         with pytest.raises(
-            UnavailableError, match=f"a transaction is open in {JOURNAL}, partition {number}, since offset 2.*esper topics apply"
+            UnavailableError,
+            match=(
+                f"a transaction is open in {JOURNAL}, partition {number}, since offset "
+                "2.*esper topics apply"
+            ),
         ):
             values(viewer, patience=1.0)
         owner = hurt.access("esper").kafka
@@ -112,13 +129,18 @@ def test_it_is_named_and_ended_as_it_was_decided(hurt: Secured, *, committed: bo
             "ESPER_KAFKA__SECURITY_PROTOCOL": owner.security_protocol,
             "ESPER_KAFKA__SASL_MECHANISM": owner.sasl_mechanism,
             "ESPER_KAFKA__SASL_USERNAME": "{principal}",
-            "ESPER_KAFKA__SASL_PASSWORD_FILE": str(hurt.settings.kafka_keys_dir / "{principal}.password"),
+            "ESPER_KAFKA__SASL_PASSWORD_FILE": str(
+                hurt.settings.kafka_keys_dir / "{principal}.password"
+            ),
         }
         home = hurt.settings.home.parent / "administrator"
         differs = said(esper(home, environment, "topics", "diff", "--json"), 1)["differs"]
         (named,) = (one for one in differs if one["kind"] not in {"right", "quota"})
         assert (named["kind"], named["name"]) == ("transaction", f"{JOURNAL} {number} {RUN}")
-        assert (named["found"], named["wanted"]) == ("open since offset 2", "committed" if committed else "aborted")
+        assert (named["found"], named["wanted"]) == (
+            "open since offset 2",
+            "committed" if committed else "aborted",
+        )
         assert said(esper(home, environment, "topics", "apply", "--json"))["changed"] == differs
         assert values(viewer) == ([b"1", b"2"] if committed else [b"1"])
         written(hurt.bus("trainer"), b"3")  # and its writer goes on
@@ -127,10 +149,24 @@ def test_it_is_named_and_ended_as_it_was_decided(hurt: Secured, *, committed: bo
 
 def test_a_transaction_at_work_is_left_alone(hurt: Secured) -> None:
     """Neither named nor ended, however often it is looked for."""
-    producer = Producer({**hurt.access("trainer").librdkafka(), "transactional.id": RUN, "partitioner": "murmur2_random", "log_level": 0})
+    producer = Producer(
+        {
+            **hurt.access("trainer").librdkafka(),
+            "transactional.id": RUN,
+            "partitioner": "murmur2_random",
+            "log_level": 0,
+        }
+    )
     producer.init_transactions(PATIENCE_S)
     written(hurt.bus("trainer"), b"1")  # takes over: the next one begins after an end
-    producer = Producer({**hurt.access("trainer").librdkafka(), "transactional.id": RUN, "partitioner": "murmur2_random", "log_level": 0})
+    producer = Producer(
+        {
+            **hurt.access("trainer").librdkafka(),
+            "transactional.id": RUN,
+            "partitioner": "murmur2_random",
+            "log_level": 0,
+        }
+    )
     producer.init_transactions(PATIENCE_S)
     producer.begin_transaction()
     producer.produce(JOURNAL, b"2", RUN.encode())
@@ -170,7 +206,10 @@ def test_the_stack_ends_it_when_its_broker_comes_back(tmp_path: Path, killed: st
             bring_up(settings)
         until(lambda: ended(KafkaBus(access(settings))))
         assert values(KafkaBus(access(settings))) == [b"1", b"2"]
-        assert f"The transaction of {RUN} that Kafka has committed is open" in (settings.stack_dir / "logs" / "supervisor.log").read_text()
+        assert (
+            f"The transaction of {RUN} that Kafka has committed is open"
+            in (settings.stack_dir / "logs" / "supervisor.log").read_text()
+        )
     finally:
         stack.down(settings)
 
@@ -184,5 +223,6 @@ def test_it_says_what_it_is() -> None:
     """One sentence for people."""
     one = Hanging(JOURNAL, 3, 14, 1000, 2, 0, RUN, committed=True)
     assert str(one) == (
-        f"The transaction of {RUN} that Kafka has committed is open in {JOURNAL}, partition 3, since offset 14: what follows is hidden from readers."
+        f"The transaction of {RUN} that Kafka has committed is open in {JOURNAL}, "
+        "partition 3, since offset 14: what follows is hidden from readers."
     )

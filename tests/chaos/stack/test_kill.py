@@ -17,7 +17,17 @@ from esper.config import KafkaSettings, Settings
 from esper.identity import Identity
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
-from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
+from tests.stackfixtures import (
+    access,
+    bring_up,
+    eventually,
+    family,
+    now,
+    part,
+    pid_of,
+    survivors,
+    tiny_stack,
+)
 from tests.waiting import PATIENCE_S
 
 MESSAGES = 300
@@ -42,14 +52,23 @@ def produce(producer: Producer, topic: str, numbers: range) -> None:
     """Have each number acknowledged."""
     failed: list[object] = []
     for number in numbers:
-        producer.produce(topic, str(number).encode(), on_delivery=lambda error, _: failed.append(error) if error else None)
+        producer.produce(
+            topic,
+            str(number).encode(),
+            on_delivery=lambda error, _: failed.append(error) if error else None,
+        )
     assert producer.flush(60) == 0
     assert failed == []
 
 
 def consume(cluster: Access, topic: str) -> list[int]:
-    """All numbers of partition 0. Its leader is elected a moment after the broker answers, which clients wait for."""
-    consumer = Consumer({**cluster.librdkafka(), "group.id": "nobody", "log_level": 0, "enable.auto.commit": False})
+    """All numbers of partition 0.
+
+    Its leader is elected a moment after the broker answers, which clients wait for.
+    """
+    consumer = Consumer(
+        {**cluster.librdkafka(), "group.id": "nobody", "log_level": 0, "enable.auto.commit": False}
+    )
     consumer.assign([TopicPartition(topic, 0, 0)])
     ends: list[int] = []
 
@@ -65,7 +84,11 @@ def consume(cluster: Access, topic: str) -> list[int]:
     clock = SystemClock()
     deadline = clock.monotonic() + 30
     while len(found) < ends[0] and clock.monotonic() < deadline:
-        found += [int(message.value() or b"-1") for message in consumer.consume(500, 1.0) if message.error() is None]
+        found += [
+            int(message.value() or b"-1")
+            for message in consumer.consume(500, 1.0)
+            if message.error() is None
+        ]
     consumer.close()
     return found
 
@@ -75,14 +98,25 @@ def create(cluster: Access, topic: str) -> None:
     KafkaBus(cluster).create_topics({topic: (1, {})}, replication=1)
 
 
-def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_goes_on(embedded: Settings) -> None:
-    """The same producer, before and after: every number once, in order; the other parts are not touched."""
+def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_goes_on(
+    embedded: Settings,
+) -> None:
+    """The same producer, before and after: every number once, in order.
+
+    The other parts are not touched.
+    """
     endpoints = bring_up(embedded)
     create(access(embedded, "esper"), "killed.broker")
-    producer = Producer({**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0})
+    producer = Producer(
+        {**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0}
+    )
     produce(producer, "killed.broker", range(MESSAGES))
     stack.wait_ready(embedded, ["nissa"], PATIENCE_S)
-    broker, nissa, restarts = pid_of(embedded, "broker"), pid_of(embedded, "nissa"), part(embedded, "broker").restarts
+    broker, nissa, restarts = (
+        pid_of(embedded, "broker"),
+        pid_of(embedded, "nissa"),
+        part(embedded, "broker").restarts,
+    )
     os.kill(broker, signal.SIGKILL)
     assert eventually(lambda: part(embedded, "broker").restarts == restarts + 1)
     stack.wait_ready(embedded, ["broker"], PATIENCE_S)
@@ -93,13 +127,20 @@ def test_a_killed_broker_is_back_on_its_port_with_its_messages_while_a_producer_
     assert pid_of(embedded, "nissa") == nissa
 
 
-def test_a_killed_supervisor_takes_every_process_with_it_and_the_next_up_finds_everything(embedded: Settings) -> None:
-    """Broker, parts and the parts' children are gone within a second; then the same ports, the same messages."""
+def test_a_killed_supervisor_takes_every_process_with_it_and_the_next_up_finds_everything(
+    embedded: Settings,
+) -> None:
+    """Broker, parts and the parts' children are gone within a second.
+
+    Then the same ports, the same messages.
+    """
     endpoints = bring_up(embedded)
     stack.wait_ready(embedded, ["broker", "nissa"], PATIENCE_S)
     create(access(embedded, "esper"), "killed.supervisor")
     produce(
-        Producer({**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0}),
+        Producer(
+            {**access(embedded, "esper").librdkafka(), "enable.idempotence": True, "log_level": 0}
+        ),
         "killed.supervisor",
         range(MESSAGES),
     )
@@ -128,7 +169,11 @@ def test_a_killed_part_is_back_at_once_and_its_children_are_gone(shared: Setting
 
 def leash_of(settings: Settings) -> psutil.Process:
     """The process that ends the others with the supervisor."""
-    return next(one for one in family(now(settings).supervisor.pid) if one.cmdline()[-1].endswith("leash.py"))
+    return next(
+        one
+        for one in family(now(settings).supervisor.pid)
+        if one.cmdline()[-1].endswith("leash.py")
+    )
 
 
 def test_a_killed_leash_is_replaced_and_holds_what_the_old_one_held(shared: Settings) -> None:
@@ -137,14 +182,21 @@ def test_a_killed_leash_is_replaced_and_holds_what_the_old_one_held(shared: Sett
         old = leash_of(shared)
         os.kill(old.pid, signal.SIGKILL)
         assert eventually(
-            lambda: any("leash.py" in one.cmdline()[-1] for one in survivors(family(now(shared).supervisor.pid)) if one != old), 5
+            lambda: any(
+                "leash.py" in one.cmdline()[-1]
+                for one in survivors(family(now(shared).supervisor.pid))
+                if one != old
+            ),
+            5,
         )
         members = family(now(shared).supervisor.pid)
         os.kill(now(shared).supervisor.pid, signal.SIGKILL)
         assert eventually(lambda: not survivors(members))
 
 
-def test_when_leash_and_supervisor_are_killed_together_the_next_up_ends_what_they_left(shared: Settings) -> None:
+def test_when_leash_and_supervisor_are_killed_together_the_next_up_ends_what_they_left(
+    shared: Settings,
+) -> None:
     """The state file says which processes those are; a pid that was used again is left alone."""
     with tiny_stack(shared):
         left = part(shared, "nissa").process

@@ -11,7 +11,9 @@ from tests.contract.oona.worlds import KafkaWorld, MemoryWorld, World
 @pytest.fixture(params=["kafka", "memory"])
 def world(request: pytest.FixtureRequest) -> World:
     """Each implementation in turn."""
-    return KafkaWorld(request.getfixturevalue("broker")) if request.param == "kafka" else MemoryWorld()
+    return (
+        KafkaWorld(request.getfixturevalue("broker")) if request.param == "kafka" else MemoryWorld()
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The audit trail: one record a request whatever happens, one chain a sender, and a proof that finds what was altered. On Kafka and in memory."""
+"""The audit trail: one record a request whatever happens, one chain a sender, and a proof that
+finds what was altered. On Kafka and in memory.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def trail_of(world: World, sender: str, home: Path) -> AuditTrail:
 
 def recorded(world: World, sender: str) -> list[AuditRecorded]:
     """The sender's records in their order."""
-    found = [decode(one.value) for one in read_key(world.bus, TOPIC, sender, what="The trail", clock=world.clock)]
+    found = [
+        decode(one.value)
+        for one in read_key(world.bus, TOPIC, sender, what="The trail", clock=world.clock)
+    ]
     assert all(isinstance(one, AuditRecorded) for one in found)
     return [one for one in found if isinstance(one, AuditRecorded)]
 
@@ -69,18 +74,31 @@ def recorded(world: World, sender: str) -> list[AuditRecorded]:
 def proof(world: World, sender: str, home: Path | None = None) -> Chain:
     """What verification says of the sender."""
     heads = chains.heads(home) if home else {}
-    return next(chain for chain in chains.verify(world.bus, clock=world.clock, heads=heads) if chain.sender == sender)
+    return next(
+        chain
+        for chain in chains.verify(world.bus, clock=world.clock, heads=heads)
+        if chain.sender == sender
+    )
 
 
-def test_each_request_gets_one_record_in_the_chain(world: World, sender: str, tmp_path: Path) -> None:
-    """Handled or refused: one record, numbered, each with the hash of the one before; nothing is left on disk; the chain is proven."""
+def test_each_request_gets_one_record_in_the_chain(
+    world: World, sender: str, tmp_path: Path
+) -> None:
+    """Handled or refused: one record, numbered, each with the hash of the one before.
+
+    Nothing is left on disk; the chain is proven.
+    """
     trail = trail_of(world, sender, tmp_path)
     ask(trail, 0)
     trail(entry(1, 401, actor="anonymous"))
     ask(trail, 2, 409)
     trail.close()
     found = recorded(world, sender)
-    assert [(one.chain, one.status, one.actor) for one in found] == [(0, 200, "ann"), (1, 401, "anonymous"), (2, 409, "ann")]
+    assert [(one.chain, one.status, one.actor) for one in found] == [
+        (0, 200, "ann"),
+        (1, 401, "anonymous"),
+        (2, 409, "ann"),
+    ]
     assert [one.previous for one in found] == ["", found[0].hash, found[1].hash]
     assert found[0].detail == entry(0).detail
     assert found[0].run_id == "r1"
@@ -100,21 +118,37 @@ def test_the_chain_goes_on_across_lives(world: World, sender: str, tmp_path: Pat
     assert proof(world, sender).broken is None
 
 
-def test_what_was_under_way_when_the_part_was_killed_is_on_record(world: World, sender: str, tmp_path: Path) -> None:
-    """A request without outcome gets the status that says so, once; one whose record Kafka had already is not recorded twice."""
+def test_what_was_under_way_when_the_part_was_killed_is_on_record(
+    world: World, sender: str, tmp_path: Path
+) -> None:
+    """A request without outcome gets the status that says so, once.
+
+    One whose record Kafka had already is not recorded twice.
+    """
     trail = trail_of(world, sender, tmp_path)
     ask(trail, 0)
     trail(entry(1, PENDING))
     trail(entry(2, PENDING))
-    (kept,) = [path for path in (tmp_path / sender).glob("*.json") if json.loads(path.read_bytes())["entry"]["id"] == "part/1/2"]
+    (kept,) = [
+        path
+        for path in (tmp_path / sender).glob("*.json")
+        if json.loads(path.read_bytes())["entry"]["id"] == "part/1/2"
+    ]
     trail(entry(2, 200))
     trail.close()
-    kept.write_text(json.dumps({"at": 1, "number": 2, "entry": asdict(entry(2))}))  # killed between Kafka's answer and the deletion
+    kept.write_text(
+        json.dumps({"at": 1, "number": 2, "entry": asdict(entry(2))})
+    )  # killed between Kafka's answer and the deletion
     again = trail_of(world, sender, tmp_path)
     again._recover()
     ask(again, 3)
     again.close()
-    assert [(one.chain, one.status) for one in recorded(world, sender)] == [(0, 200), (1, 200), (2, PENDING), (3, 200)]
+    assert [(one.chain, one.status) for one in recorded(world, sender)] == [
+        (0, 200),
+        (1, 200),
+        (2, PENDING),
+        (3, 200),
+    ]
     assert proof(world, sender, tmp_path).broken is None
 
 
@@ -136,9 +170,17 @@ def test_threads_do_not_fork_the_chain(world: World, sender: str, tmp_path: Path
     assert proof(world, sender, tmp_path).broken is None
 
 
-def test_two_processes_under_one_name_do_not_fork_the_chain(world: World, sender: str, tmp_path: Path) -> None:
-    """On two machines, in turn: whoever was replaced reads the chain anew and goes on. On one machine the second is refused."""
-    here, there = trail_of(world, sender, tmp_path / "here"), trail_of(world, sender, tmp_path / "there")
+def test_two_processes_under_one_name_do_not_fork_the_chain(
+    world: World, sender: str, tmp_path: Path
+) -> None:
+    """On two machines, in turn: whoever was replaced reads the chain anew and goes on.
+
+    On one machine the second is refused.
+    """
+    here, there = (
+        trail_of(world, sender, tmp_path / "here"),
+        trail_of(world, sender, tmp_path / "there"),
+    )
     with pytest.raises(UsageError, match=sender):
         trail_of(world, sender, tmp_path / "here")
     for number in range(3):
@@ -151,7 +193,10 @@ def test_two_processes_under_one_name_do_not_fork_the_chain(world: World, sender
 
 
 def test_without_kafka_nothing_is_let_through(world: World, sender: str, tmp_path: Path) -> None:
-    """What would change something is refused before it is done; a refusal stands on disk until Kafka is back, and is bounded."""
+    """What would change something is refused before it is done.
+
+    A refusal stands on disk until Kafka is back, and is bounded.
+    """
     trail = AuditTrail(world.without_broker(), sender_id=sender, clock=world.clock, folder=tmp_path)
     with pytest.raises(UnavailableError):
         trail(entry(0, PENDING))
@@ -159,8 +204,12 @@ def test_without_kafka_nothing_is_let_through(world: World, sender: str, tmp_pat
     trail.close()
 
 
-def test_what_happened_before_kafka_went_is_recorded_once_it_is_back(sender: str, tmp_path: Path) -> None:
-    """The outcome of what was let through is never lost: it waits on disk, also across a restart, and nothing more is let through."""
+def test_what_happened_before_kafka_went_is_recorded_once_it_is_back(
+    sender: str, tmp_path: Path
+) -> None:
+    """The outcome of what was let through is never lost: it waits on disk, also across a restart,
+    and nothing more is let through.
+    """
     bus, clock = MemoryBus(), ManualClock()
     trail = AuditTrail(bus, sender_id=sender, clock=clock, folder=tmp_path)
     trail(entry(0, PENDING))
@@ -175,11 +224,15 @@ def test_what_happened_before_kafka_went_is_recorded_once_it_is_back(sender: str
     bus.set_online(True)
     with again:
         ask(again, 3)
-    found = [decode(one.value) for one in read_key(bus, TOPIC, sender, what="The trail", clock=clock)]
+    found = [
+        decode(one.value) for one in read_key(bus, TOPIC, sender, what="The trail", clock=clock)
+    ]
     assert [one.status for one in found if isinstance(one, AuditRecorded)] == [200, 403, 503, 200]
 
 
-def test_records_that_wait_are_bounded(sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_wait_are_bounded(
+    sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refusals while Kafka is away fill the disk up to a limit, then they too get 503."""
     monkeypatch.setattr("esper.oona.durable.audit._MOST_WAITING", 3)
     bus = MemoryBus()
@@ -213,7 +266,11 @@ def write(world: World, sender: str, records: Sequence[AuditRecorded | bytes]) -
     """Put records on the topic as somebody with access to Kafka could."""
     with world.bus.producer(sender_id=sender) as producer:
         for record in records:
-            message = encode(record) if isinstance(record, AuditRecorded) else Message(TOPIC, sender.encode(), record, ())
+            message = (
+                encode(record)
+                if isinstance(record, AuditRecorded)
+                else Message(TOPIC, sender.encode(), record, ())
+            )
             producer.send_message(message._replace(key=sender.encode()))
         assert producer.flush(10) == 0
 
@@ -222,7 +279,11 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], list[Any]], int, str]] = {
     "removed": (lambda r: [r[0], r[1], r[3], r[4]], 2, "record 2 is missing"),
     "first removed": (lambda r: r[1:], 0, "record 0 is missing"),
     "changed": (lambda r: [*r[:2], replace(r[2], actor="bob"), *r[3:]], 2, "record 2 was changed"),
-    "changed with its hash": (lambda r: [*r[:2], rehashed(r[2], actor="bob"), *r[3:]], 3, "record 3 does not follow"),
+    "changed with its hash": (
+        lambda r: [*r[:2], rehashed(r[2], actor="bob"), *r[3:]],
+        3,
+        "record 3 does not follow",
+    ),
     "swapped": (lambda r: [r[0], r[2], r[1], *r[3:]], 1, "record 1 is missing"),
     "swapped and renumbered": (
         lambda r: [r[0], rehashed(r[2], chain=1), rehashed(r[1], chain=2), *r[3:]],
@@ -231,11 +292,19 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], list[Any]], int, str]] = {
     ),
     "doubled": (lambda r: [*r[:3], *r[2:]], 3, "record 2 stands where record 3 should"),
     "added": (
-        lambda r: [*r[:3], chained(entry("x"), Link(1, r[1].hash), sender_id=r[0].sender_id, occurred_at=1), *r[3:]],
+        lambda r: [
+            *r[:3],
+            chained(entry("x"), Link(1, r[1].hash), sender_id=r[0].sender_id, occurred_at=1),
+            *r[3:],
+        ],
         3,
         "record 2 stands",
     ),
-    "of another sender": (lambda r: [*r[:2], rehashed(r[2], sender_id="mallory"), *r[3:]], 2, "sender 'mallory'"),
+    "of another sender": (
+        lambda r: [*r[:2], rehashed(r[2], sender_id="mallory"), *r[3:]],
+        2,
+        "sender 'mallory'",
+    ),
     "garbage": (lambda r: [*r[:2], b"garbage", *r[2:]], 2, "no record"),
 }
 
@@ -248,7 +317,10 @@ def rehashed(record: AuditRecorded, **changes: object) -> AuditRecorded:
 
 @pytest.mark.parametrize("name", ALTERATIONS)
 def test_every_alteration_is_found(world: World, sender: str, name: str) -> None:
-    """The first record that does not fit is named: where it stands and why; what stands before it is proven."""
+    """The first record that does not fit is named: where it stands and why.
+
+    What stands before it is proven.
+    """
     alter, place, why = ALTERATIONS[name]
     records = alter(honest(sender, 5))
     write(world, sender, records)
@@ -256,12 +328,19 @@ def test_every_alteration_is_found(world: World, sender: str, name: str) -> None
     assert chain.broken is not None
     assert why in chain.broken.why
     assert chain.proven == place
-    offsets = [one.offset for one in read_key(world.bus, TOPIC, sender, what="The trail", clock=world.clock)]
+    offsets = [
+        one.offset
+        for one in read_key(world.bus, TOPIC, sender, what="The trail", clock=world.clock)
+    ]
     assert chain.broken.offset == offsets[place]
 
 
-def test_what_the_chain_alone_cannot_show_is_seen_by_the_machine_that_wrote_it(world: World, sender: str, tmp_path: Path) -> None:
-    """A chain whose end was cut off, or that was written anew from its beginning, is whole in itself; the writer's memory tells."""
+def test_what_the_chain_alone_cannot_show_is_seen_by_the_machine_that_wrote_it(
+    world: World, sender: str, tmp_path: Path
+) -> None:
+    """A chain whose end was cut off, or that was written anew from its beginning, is whole in
+    itself; the writer's memory tells.
+    """
     (tmp_path / sender).mkdir()
     records = honest(sender, 5)
     (tmp_path / sender / HEAD).write_text(json.dumps({"chain": 4, "hash": records[4].hash}))

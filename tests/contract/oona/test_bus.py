@@ -35,7 +35,9 @@ def run() -> str:
     return next(_runs)
 
 
-def message(topic: str, value: str, key: str = "k", headers: tuple[tuple[str, bytes], ...] = ()) -> Message:
+def message(
+    topic: str, value: str, key: str = "k", headers: tuple[tuple[str, bytes], ...] = ()
+) -> Message:
     """A message of plain text."""
     return Message(topic, key.encode(), value.encode(), headers)
 
@@ -59,7 +61,9 @@ def values(bus: Bus, topic: str) -> list[str]:
 
 
 def settle(bus: Bus, topic: str, end: int) -> None:
-    """Wait until markers of decided transactions are written: `commit` may return before they are."""
+    """Wait until markers of decided transactions are written: `commit` may return before
+    they are.
+    """
     clock = SystemClock()
     deadline = clock.monotonic() + PATIENCE_S
     with bus.reader([topic], start="beginning") as reader:
@@ -81,8 +85,12 @@ def test_messages_of_a_key_keep_their_order(world: World, bus: Bus, producer: Pr
         assert mine == list(range(key, 300, 7))
 
 
-def test_a_key_is_where_every_other_client_puts_it(world: World, bus: Bus, producer: Producer) -> None:
-    """The partition of a key is that of `partition_of` and that of an independent implementation of Java's partitioner."""
+def test_a_key_is_where_every_other_client_puts_it(
+    world: World, bus: Bus, producer: Producer
+) -> None:
+    """The partition of a key is that of `partition_of` and that of an independent implementation of
+    Java's partitioner.
+    """
     topic = world.topic(5)
     keys = [f"run-{number}" for number in range(60)] + ["", "é", "seeds/0"]
     for key in keys:
@@ -96,7 +104,9 @@ def test_a_key_is_where_every_other_client_puts_it(world: World, bus: Bus, produ
         assert landed[key] == bus.partition_of(topic, key.encode()) == theirs
 
 
-def test_journal_and_telemetry_agree_on_partitions(world: World, bus: Bus, producer: Producer, run: str) -> None:
+def test_journal_and_telemetry_agree_on_partitions(
+    world: World, bus: Bus, producer: Producer, run: str
+) -> None:
     """The transactional producer puts a key into the same partition as the other one."""
     topic = world.topic(7)
     with bus.journal_producer(run_id=run) as writer:
@@ -113,7 +123,10 @@ def test_journal_and_telemetry_agree_on_partitions(world: World, bus: Bus, produ
 
 
 def test_headers_and_positions_of_a_message(world: World, bus: Bus, producer: Producer) -> None:
-    """Headers come back in order, doubled names too; a message knows topic, partition, offset and the broker's time."""
+    """Headers come back in order, doubled names too.
+
+    A message knows topic, partition, offset and the broker's time.
+    """
     topic = world.topic()
     headers = (("ce_id", b"1"), ("ce_type", b"esper"), ("ce_id", b"2"), ("empty", b""))
     for value in ("first", "second"):
@@ -139,7 +152,10 @@ def test_headers_can_be_left_out(world: World, bus: Bus, producer: Producer) -> 
 
 
 def test_an_open_transaction_is_not_seen(world: World, bus: Bus, run: str) -> None:
-    """Messages of an open transaction are in the log and invisible; committed, all of them are there."""
+    """Messages of an open transaction are in the log and invisible.
+
+    Committed, all of them are there.
+    """
     topic = world.topic()
     writer = world.open(run, [message(topic, "a"), message(topic, "b")])
     with bus.reader([topic], start="beginning") as reader:
@@ -152,8 +168,12 @@ def test_an_open_transaction_is_not_seen(world: World, bus: Bus, run: str) -> No
     writer.close()
 
 
-def test_an_aborted_transaction_is_never_seen(world: World, bus: Bus, producer: Producer, run: str) -> None:
-    """A writer that begins aborts what an older one left open: that stays invisible, and its offsets stay used."""
+def test_an_aborted_transaction_is_never_seen(
+    world: World, bus: Bus, producer: Producer, run: str
+) -> None:
+    """A writer that begins aborts what an older one left open: that stays invisible, and its
+    offsets stay used.
+    """
     topic = world.topic()
     old = world.open(run, [message(topic, "lost")])
     with bus.journal_producer(run_id=run) as new:
@@ -171,7 +191,10 @@ def test_an_aborted_transaction_is_never_seen(world: World, bus: Bus, producer: 
 
 
 def test_offsets_count_transaction_markers(world: World, bus: Bus, run: str) -> None:
-    """A transaction takes one more offset than it has messages; position passes it and meets the stable end."""
+    """A transaction takes one more offset than it has messages.
+
+    Position passes it and meets the stable end.
+    """
     topic = world.topic()
     with bus.journal_producer(run_id=run) as writer:
         writer.begin(10)
@@ -184,8 +207,12 @@ def test_offsets_count_transaction_markers(world: World, bus: Bus, run: str) -> 
     assert committed(bus, [topic]) == {topic: 3}
 
 
-def test_an_open_transaction_holds_back_what_others_committed(world: World, bus: Bus, run: str) -> None:
-    """Committed messages behind an open transaction of another run stay invisible until that one is decided, though `commit` returned."""
+def test_an_open_transaction_holds_back_what_others_committed(
+    world: World, bus: Bus, run: str
+) -> None:
+    """Committed messages behind an open transaction of another run stay invisible until that one is
+    decided, though `commit` returned.
+    """
     topic = world.topic()
     other = world.open(f"{run}-other", [message(topic, "open", "other")])
     with bus.journal_producer(run_id=run) as writer:
@@ -211,7 +238,9 @@ def test_a_commit_is_whole_over_several_topics(world: World, bus: Bus, run: str)
 
 
 def test_the_newer_writer_fences_the_older(world: World, bus: Bus, run: str) -> None:
-    """Once another writer of the run has begun, the older one's commit raises FencedError and leaves nothing behind."""
+    """Once another writer of the run has begun, the older one's commit raises FencedError and
+    leaves nothing behind.
+    """
     topic = world.topic()
     with bus.journal_producer(run_id=run) as old, bus.journal_producer(run_id=run) as new:
         old.begin(10)
@@ -231,7 +260,9 @@ def test_the_newer_writer_fences_the_older(world: World, bus: Bus, run: str) -> 
     assert values(bus, topic) == ["old 1", "new 1"]
 
 
-def test_writers_of_different_runs_do_not_disturb_each_other(world: World, bus: Bus, run: str) -> None:
+def test_writers_of_different_runs_do_not_disturb_each_other(
+    world: World, bus: Bus, run: str
+) -> None:
     """Fencing is by run."""
     topic = world.topic()
     with bus.journal_producer(run_id=f"{run}-a") as a, bus.journal_producer(run_id=f"{run}-b") as b:
@@ -244,8 +275,12 @@ def test_writers_of_different_runs_do_not_disturb_each_other(world: World, bus: 
     assert values(bus, topic) == ["a", "b", "a again"]
 
 
-def test_a_transaction_that_takes_too_long_looks_like_fencing(world: World, bus: Bus, run: str) -> None:
-    """A writer that stalls for more than 5 s inside a transaction hears FencedError though nobody else writes: only the log can tell."""
+def test_a_transaction_that_takes_too_long_looks_like_fencing(
+    world: World, bus: Bus, run: str
+) -> None:
+    """A writer that stalls for more than 5 s inside a transaction hears FencedError though nobody
+    else writes: only the log can tell.
+    """
     topic = world.topic()
     slow = world.open(run, [message(topic, "slow")])
     world.sleep(6.5)
@@ -261,7 +296,9 @@ def test_a_transaction_that_takes_too_long_looks_like_fencing(world: World, bus:
 
 
 def test_a_reader_seeks(world: World, bus: Bus, producer: Producer) -> None:
-    """After `seek`, reading goes on at that offset, forwards and backwards, with nothing left over from before."""
+    """After `seek`, reading goes on at that offset, forwards and backwards, with nothing left over
+    from before.
+    """
     topic = world.topic()
     for number in range(50):
         producer.send_message(message(topic, str(number)))
@@ -278,7 +315,9 @@ def test_a_reader_seeks(world: World, bus: Bus, producer: Producer) -> None:
         assert [one.offset for one in to_end(reader)] == list(range(3, 50))
 
 
-def test_a_reader_at_the_end_sees_what_comes_after_it_was_made(world: World, bus: Bus, producer: Producer) -> None:
+def test_a_reader_at_the_end_sees_what_comes_after_it_was_made(
+    world: World, bus: Bus, producer: Producer
+) -> None:
     """`start="end"` is settled when the reader is made, not at its first poll."""
     topic = world.topic()
     producer.send_message(message(topic, "before"))
@@ -303,7 +342,9 @@ def test_a_reader_starts_where_it_is_told(world: World, bus: Bus, producer: Prod
     assert [one.offset for one in received if one.topic == second] == [0, 1, 2, 3]
 
 
-def test_a_reader_of_some_partitions_sees_those_alone(world: World, bus: Bus, producer: Producer) -> None:
+def test_a_reader_of_some_partitions_sees_those_alone(
+    world: World, bus: Bus, producer: Producer
+) -> None:
     """`partitions` restricts a reader; what it reads is all that those partitions hold."""
     topic = world.topic(4)
     keys = [f"k{number}" for number in range(40)]
@@ -317,15 +358,22 @@ def test_a_reader_of_some_partitions_sees_those_alone(world: World, bus: Bus, pr
 
 
 def test_a_position_after_the_end_is_refused(world: World, bus: Bus, producer: Producer) -> None:
-    """A position that the topic has never reached belongs to another topic of that name: CorruptError, and no silent reset."""
+    """A position that the topic has never reached belongs to another topic of that name:
+    CorruptError, and no silent reset.
+    """
     topic = world.topic()
     producer.send_message(message(topic, "x"))
     producer.flush(PATIENCE_S)
-    with bus.reader([topic], start={(topic, 0): 7}) as reader, pytest.raises(CorruptError, match="before offset 7"):
+    with (
+        bus.reader([topic], start={(topic, 0): 7}) as reader,
+        pytest.raises(CorruptError, match="before offset 7"),
+    ):
         to_end(reader, {(topic, 0): 8})
 
 
-def test_a_poll_returns_as_soon_as_there_is_something(world: World, bus: Bus, producer: Producer) -> None:
+def test_a_poll_returns_as_soon_as_there_is_something(
+    world: World, bus: Bus, producer: Producer
+) -> None:
     """One message ends a wait for up to a thousand; more than asked for is never given."""
     topic = world.topic()
     with bus.reader([topic], start="end") as reader:
@@ -356,7 +404,9 @@ def test_a_producer_counts_what_was_delivered(world: World, producer: Producer) 
 
 
 def test_a_full_queue_pushes_back_without_waiting(world: World) -> None:
-    """Without a broker the queue takes as many messages as it was given room for, then raises at once; closing counts them as failed."""
+    """Without a broker the queue takes as many messages as it was given room for, then raises at
+    once; closing counts them as failed.
+    """
     bus = world.without_broker()
     producer = bus.producer(sender_id="contract", queue_messages=20)
     for number in range(20):
@@ -371,7 +421,10 @@ def test_a_full_queue_pushes_back_without_waiting(world: World) -> None:
 
 
 def test_without_a_broker_everything_that_needs_one_says_so(world: World, run: str) -> None:
-    """`begin`, readers and topic ids raise UnavailableError within their time; `available` is false."""
+    """`begin`, readers and topic ids raise UnavailableError within their time.
+
+    `available` is false.
+    """
     bus = world.without_broker()
     assert not bus.available(0.3)
     with bus.journal_producer(run_id=run) as writer, pytest.raises(UnavailableError):
@@ -386,7 +439,9 @@ def test_with_a_broker_it_is_available(bus: Bus) -> None:
 
 
 def test_an_unknown_topic_is_refused(bus: Bus) -> None:
-    """A reader of a topic that does not exist is refused by name, and the topic is not made by asking."""
+    """A reader of a topic that does not exist is refused by name, and the topic is not made by
+    asking.
+    """
     for _ in range(2):
         with pytest.raises(UnavailableError, match=r"contract\.unknown"):
             bus.reader(["contract.unknown"], start="beginning")
@@ -401,8 +456,13 @@ def test_topics_have_ids(world: World, bus: Bus) -> None:
     assert bus.topic_ids()[first] == ids[first]
 
 
-def test_a_large_message_passes_and_a_larger_one_is_refused(world: World, bus: Bus, producer: Producer) -> None:
-    """A message just below the limit arrives; one above it is refused where it is sent, by name and size."""
+def test_a_large_message_passes_and_a_larger_one_is_refused(
+    world: World, bus: Bus, producer: Producer
+) -> None:
+    """A message just below the limit arrives.
+
+    One above it is refused where it is sent, by name and size.
+    """
     topic = world.topic()
     large = Message(topic, b"k", b"x" * (MAX_MESSAGE_BYTES - 1024), ())
     producer.send_message(large)
@@ -414,7 +474,9 @@ def test_a_large_message_passes_and_a_larger_one_is_refused(world: World, bus: B
 
 
 def test_a_client_is_freed_with_its_bus() -> None:
-    """No cycle keeps a client that nobody uses: each has threads and one of the process's 1,024 places for what a thread has of its own."""
+    """No cycle keeps a client that nobody uses: each has threads and one of the process's 1,024
+    places for what a thread has of its own.
+    """
     gc.disable()
     try:
         bus = KafkaBus("127.0.0.1:1", patience=0.1)

@@ -1,4 +1,7 @@
-"""The drain: everything in the outbox gets into the journal once, in order, or stays in the outbox. On the real broker and in memory."""
+"""The drain: everything in the outbox gets into the journal once, in order, or stays in the outbox.
+
+On the real broker and in memory.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,9 @@ def eventually(claim: Callable[[], bool]) -> bool:
     return claim()
 
 
-def test_what_is_appended_gets_into_the_journal(world: World, outbox: Outbox, drain: Drain, run: str) -> None:
+def test_what_is_appended_gets_into_the_journal(
+    world: World, outbox: Outbox, drain: Drain, run: str
+) -> None:
     """Frames are committed in the order of appending, and acknowledged."""
     ids = append(outbox, 1, 3)
     drain.notify()
@@ -88,14 +93,20 @@ def test_what_is_appended_gets_into_the_journal(world: World, outbox: Outbox, dr
 
 
 def test_it_drains_without_being_waited_for(outbox: Outbox, drain: Drain) -> None:
-    """A notice is enough: nobody has to wait, and a drain that starts late takes up what is there."""
+    """A notice is enough: nobody has to wait, and a drain that starts late takes up what
+    is there.
+    """
     append(outbox, 1)
     drain.notify()
     assert eventually(outbox.empty)
 
 
-def test_a_second_writer_fences_the_first(world: World, outbox: Outbox, drain: Drain, run: str, tmp_path: Path) -> None:
-    """Once another writer's events are in the journal, the first is fenced: sealed, and nothing of it is ever sent again."""
+def test_a_second_writer_fences_the_first(
+    world: World, outbox: Outbox, drain: Drain, run: str, tmp_path: Path
+) -> None:
+    """Once another writer's events are in the journal, the first is fenced: sealed, and nothing of
+    it is ever sent again.
+    """
     ids = append(outbox, 2)
     drain.notify()
     assert drain.wait_empty(PATIENCE_S)
@@ -117,8 +128,12 @@ def test_a_second_writer_fences_the_first(world: World, outbox: Outbox, drain: D
     second.close()
 
 
-def test_a_writer_that_wrote_nothing_does_not_stop_the_first(world: World, outbox: Outbox, drain: Drain, run: str) -> None:
-    """The broker answers a stalled transaction as it answers a fenced one: the drain asks the journal, begins anew, and goes on, once each."""
+def test_a_writer_that_wrote_nothing_does_not_stop_the_first(
+    world: World, outbox: Outbox, drain: Drain, run: str
+) -> None:
+    """The broker answers a stalled transaction as it answers a fenced one: the drain asks the
+    journal, begins anew, and goes on, once each.
+    """
     ids = append(outbox, 1)
     drain.notify()
     assert drain.wait_empty(PATIENCE_S)
@@ -136,7 +151,12 @@ def test_a_writer_that_wrote_nothing_does_not_stop_the_first(world: World, outbo
 def test_large_backlogs_go_in_several_transactions(outbox: Outbox) -> None:
     """A batch takes up to 500 events, a frame is never split, and one that is larger goes alone."""
     append(outbox, 200, 200, 200, 700, 1, 1)
-    assert [[len(one.events) for one in batch] for batch in batches(outbox)] == [[200, 200], [200], [700], [1, 1]]
+    assert [[len(one.events) for one in batch] for batch in batches(outbox)] == [
+        [200, 200],
+        [200],
+        [700],
+        [1, 1],
+    ]
 
 
 class Faulty(JournalProducer):
@@ -178,9 +198,22 @@ class FaultyBus(MemoryBus):
 
 
 def test_unknown_outcomes_double_nothing(tmp_path: Path) -> None:
-    """Where the answer to a commit is lost, the journal is read before anything is sent again; where the request is lost, it is sent again."""
+    """Where the answer to a commit is lost, the journal is read before anything is sent again.
+
+    Where the request is lost, it is sent again.
+    """
     outbox = Outbox.open(tmp_path / "run" / "outbox", clock=SystemClock())
-    bus = FaultyBus(["lost answer", "lost request", "lost answer", "", "lost request", "lost request", "lost answer"])
+    bus = FaultyBus(
+        [
+            "lost answer",
+            "lost request",
+            "lost answer",
+            "",
+            "lost request",
+            "lost request",
+            "lost answer",
+        ]
+    )
     drain = Drain(outbox, bus, clock=SystemClock(), linger=0.0)
     drain.start()
     ids: list[str] = []
@@ -195,7 +228,9 @@ def test_unknown_outcomes_double_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_broker_the_run_goes_on(tmp_path: Path) -> None:
-    """Frames are taken while the broker is away, nothing is lost, and the backlog goes out once it is back."""
+    """Frames are taken while the broker is away, nothing is lost, and the backlog goes out once it
+    is back.
+    """
     outbox = Outbox.open(tmp_path / "run" / "outbox", clock=SystemClock())
     bus = MemoryBus()
     drain = Drain(outbox, bus, clock=SystemClock())

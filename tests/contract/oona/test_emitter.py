@@ -1,4 +1,6 @@
-"""Telemetry: nothing lost while the broker is up, nothing blocked while it is away, and what is lost is counted."""
+"""Telemetry: nothing lost while the broker is up, nothing blocked while it is away, and what is
+lost is counted.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_nothing_is_lost_while_the_broker_is_up(bus: Bus, emitter: Emitter, run:
 
 
 def test_without_a_broker_the_oldest_go_and_are_counted(world: World, run: str) -> None:
-    """Training goes on: the newest events stay, each lost one is counted under its topic, and closing counts the rest."""
+    """Training goes on: the newest events stay, each lost one is counted under its topic, and
+    closing counts the rest.
+    """
     producer = world.without_broker().producer(sender_id="trainer", queue_messages=50)
     emitter = Emitter(producer, clock=SystemClock(), capacity=100)
     emitter.start()
@@ -68,9 +72,13 @@ def test_without_a_broker_the_oldest_go_and_are_counted(world: World, run: str) 
 
 
 def test_after_an_outage_what_is_left_goes_out(run: str) -> None:
-    """What the queue and the ring hold when the broker comes back is delivered: lost and delivered add up to emitted."""
+    """What the queue and the ring hold when the broker comes back is delivered: lost and delivered
+    add up to emitted.
+    """
     bus = MemoryBus()
-    emitter = Emitter(bus.producer(sender_id="trainer", queue_messages=50), clock=SystemClock(), capacity=100)
+    emitter = Emitter(
+        bus.producer(sender_id="trainer", queue_messages=50), clock=SystemClock(), capacity=100
+    )
     emitter.start()
     bus.set_online(False)
     for step in range(1_000):
@@ -83,7 +91,9 @@ def test_after_an_outage_what_is_left_goes_out(run: str) -> None:
     emitter.stop()
 
 
-def test_an_event_that_cannot_be_encoded_stops_nothing(bus: Bus, emitter: Emitter, run: str) -> None:
+def test_an_event_that_cannot_be_encoded_stops_nothing(
+    bus: Bus, emitter: Emitter, run: str
+) -> None:
     """A wrong value is lost, counted and remembered as `error`; the events after it go out."""
     wrong = training_step(run, 0)
     object.__setattr__(wrong, "loss", "not a number")

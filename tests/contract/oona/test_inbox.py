@@ -1,4 +1,7 @@
-"""The inbox: what concerns the run comes once, in order, whatever else is in the topics. On the real broker and in memory."""
+"""The inbox: what concerns the run comes once, in order, whatever else is in the topics.
+
+On the real broker and in memory.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ class Ear:
 
     def open(self, start: Start, known: tuple[str, ...] = ()) -> Inbox:
         """A running inbox."""
-        made = Inbox(self._bus, self._run, start=start, clock=CLOCK, dead_letters=self.letters, known=known)
+        made = Inbox(
+            self._bus, self._run, start=start, clock=CLOCK, dead_letters=self.letters, known=known
+        )
         made.start()
         self._made.append(made)
         return made
@@ -97,8 +102,13 @@ def heard(inbox: Inbox) -> list[Delivered]:
     return came
 
 
-def test_commands_of_the_run_come_in_order_with_their_positions(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
-    """Events keyed by the run are delivered in order; other runs' are not; positions are those in the topic."""
+def test_commands_of_the_run_come_in_order_with_their_positions(
+    bus: Bus, producer: Producer, ear: Ear, run: str
+) -> None:
+    """Events keyed by the run are delivered in order; other runs' are not.
+
+    Positions are those in the topic.
+    """
     start = now(bus)
     pauses = [pause(run, number) for number in (*range(20), 999)]
     for one in pauses:
@@ -112,22 +122,35 @@ def test_commands_of_the_run_come_in_order_with_their_positions(bus: Bus, produc
 
 
 def test_kernels_are_for_everyone(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
-    """Kernels are keyed by kernel, and any run may use them: those without a run and those made for another one come too."""
+    """Kernels are keyed by kernel, and any run may use them: those without a run and those made for
+    another one come too.
+    """
     start = now(bus)
     inbox = ear.open(start)
-    send(producer, published(f"{run}-k1"), published(f"{run}-k2", f"{run}-other"), published(f"{run}-k3", run))
+    send(
+        producer,
+        published(f"{run}-k1"),
+        published(f"{run}-k2", f"{run}-other"),
+        published(f"{run}-k3", run),
+    )
     wanted = {f"{run}-k1", f"{run}-k2", f"{run}-k3"}
     kernels: set[str] = set()
 
     def complete() -> bool:
-        kernels.update(one.event.kernel_id for one in inbox.take() if isinstance(one.event, KernelPublished))
+        kernels.update(
+            one.event.kernel_id for one in inbox.take() if isinstance(one.event, KernelPublished)
+        )
         return wanted <= kernels
 
     until(complete, lambda: f"{wanted}, and there is {kernels}")
 
 
-def test_known_repeated_and_expired_commands_are_dropped(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
-    """A command that the journal answers, one that comes twice and one whose time is over are not delivered, and counted."""
+def test_known_repeated_and_expired_commands_are_dropped(
+    bus: Bus, producer: Producer, ear: Ear, run: str
+) -> None:
+    """A command that the journal answers, one that comes twice and one whose time is over are not
+    delivered, and counted.
+    """
     start = now(bus)
     known, twice, fresh = pause(run, 1), pause(run, 2), pause(run, 4)
     expired = pause(run, 3, expires_at=CLOCK.now_us() - 1)
@@ -138,7 +161,9 @@ def test_known_repeated_and_expired_commands_are_dropped(bus: Bus, producer: Pro
     assert inbox.dropped == {"known": 2, "expired": 1}
 
 
-def test_reading_starts_at_the_folded_position(bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
+def test_reading_starts_at_the_folded_position(
+    bus: Bus, producer: Producer, ear: Ear, run: str
+) -> None:
     """What stood before the position that is given does not come again."""
     start = now(bus)
     send(producer, pause(run, 1), pause(run, 2))
@@ -148,8 +173,12 @@ def test_reading_starts_at_the_folded_position(bus: Bus, producer: Producer, ear
     assert len(heard(ear.open(start))) == 4
 
 
-def test_a_poison_message_becomes_a_dead_letter(world: World, bus: Bus, producer: Producer, ear: Ear, run: str) -> None:
-    """Bytes that nobody can read are put aside with their place and the reason, and what follows is delivered."""
+def test_a_poison_message_becomes_a_dead_letter(
+    world: World, bus: Bus, producer: Producer, ear: Ear, run: str
+) -> None:
+    """Bytes that nobody can read are put aside with their place and the reason, and what follows is
+    delivered.
+    """
     start = now(bus)
     with bus.reader([DeadLettered.TOPIC], start="end") as letters:
         good = encode(pause(run, 1))
@@ -183,7 +212,10 @@ def test_what_was_taken_is_gone(bus: Bus, producer: Producer, ear: Ear, run: str
 
 
 def test_an_inbox_survives_an_outage(run: str) -> None:
-    """Made without a broker it waits for one, and goes on where it was after the next outage; nothing comes twice."""
+    """Made without a broker it waits for one, and goes on where it was after the next outage.
+
+    Nothing comes twice.
+    """
     bus = MemoryBus()
     producer = bus.producer(sender_id="others")
     ear = Ear(bus, producer, run)
@@ -198,7 +230,10 @@ def test_an_inbox_survives_an_outage(run: str) -> None:
     assert never(inbox.take)
     bus.set_online(True)
     producer.poll()
-    until(lambda: (came := inbox.take()) and came[0].event == pause(run, 3), "the command of the outage")
+    until(
+        lambda: (came := inbox.take()) and came[0].event == pause(run, 3),
+        "the command of the outage",
+    )
     ear.close()
 
 

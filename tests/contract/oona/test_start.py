@@ -1,4 +1,7 @@
-"""The start sequence: outbox and journal agree afterwards, whatever happened before. On the real broker and in memory."""
+"""The start sequence: outbox and journal agree afterwards, whatever happened before.
+
+On the real broker and in memory.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,14 @@ from esper.events.records import RunCompleted
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, Received
 from esper.oona.durable.frames import Frame, event_id_of
-from esper.oona.durable.journal import JOURNAL, Journal, journal_exists, read, require_new, sequence_of
+from esper.oona.durable.journal import (
+    JOURNAL,
+    Journal,
+    journal_exists,
+    read,
+    require_new,
+    sequence_of,
+)
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import Started, start
 from tests.contract.oona.worlds import World
@@ -74,16 +84,25 @@ def begin(world: World, outbox: Outbox) -> Started:
 def neighbour(bus: Bus, run: str) -> str:
     """Another run whose journal is in the same partition."""
     partition = bus.partition_of(JOURNAL, run.encode())
-    return next(name for number in count() if bus.partition_of(JOURNAL, (name := f"{run}-neighbour-{number}").encode()) == partition)
+    return next(
+        name
+        for number in count()
+        if bus.partition_of(JOURNAL, (name := f"{run}-neighbour-{number}").encode()) == partition
+    )
 
 
-def test_an_empty_outbox_of_a_new_run_starts_at_nothing(world: World, outbox: Outbox, run: str) -> None:
+def test_an_empty_outbox_of_a_new_run_starts_at_nothing(
+    world: World, outbox: Outbox, run: str
+) -> None:
     """Nothing to send, nothing found: sequence 0."""
     assert begin(world, outbox) == Started(run, 0, 0, 0, (), 0, ())
 
 
 def test_what_was_not_sent_is_sent_once(world: World, outbox: Outbox, run: str) -> None:
-    """Frames of the outbox that the journal lacks are committed in order; a second start finds nothing to do."""
+    """Frames of the outbox that the journal lacks are committed in order.
+
+    A second start finds nothing to do.
+    """
     frames = append(outbox, 1, 3, 2)
     started = begin(world, outbox)
     assert (started.next_sequence, started.skipped, started.sent) == (6, 0, 3)
@@ -93,7 +112,9 @@ def test_what_was_not_sent_is_sent_once(world: World, outbox: Outbox, run: str) 
 
 
 def test_frames_that_are_there_already_are_skipped(world: World, outbox: Outbox, run: str) -> None:
-    """A crash between commit and acknowledgement doubles nothing: the frames are recognised by their event ids."""
+    """A crash between commit and acknowledgement doubles nothing: the frames are recognised by
+    their event ids.
+    """
     frames = append(outbox, 2, 1, 1)
     commit(world.bus, run, frames[:2])
     started = begin(world, outbox)
@@ -126,8 +147,12 @@ def test_other_runs_in_the_partition_are_not_ours(world: World, outbox: Outbox, 
     assert len(journal(world, other)) == 6
 
 
-def test_a_commit_behind_another_runs_open_transaction_is_found(world: World, outbox: Outbox, run: str) -> None:
-    """A dead neighbour's open transaction hides our committed frames for a while: the start waits until it is decided, and doubles nothing."""
+def test_a_commit_behind_another_runs_open_transaction_is_found(
+    world: World, outbox: Outbox, run: str
+) -> None:
+    """A dead neighbour's open transaction hides our committed frames for a while: the start waits
+    until it is decided, and doubles nothing.
+    """
     other = neighbour(world.bus, run)
     open_writer = world.open(other, frame(other, 0).events)
     frames = append(outbox, 1, 1)
@@ -141,7 +166,9 @@ def test_a_commit_behind_another_runs_open_transaction_is_found(world: World, ou
     open_writer.close()
 
 
-def test_a_transaction_that_the_dead_process_left_open_is_aborted(world: World, outbox: Outbox, run: str) -> None:
+def test_a_transaction_that_the_dead_process_left_open_is_aborted(
+    world: World, outbox: Outbox, run: str
+) -> None:
     """Frames of a transaction that never ended are not in the journal: they are sent, once."""
     frames = append(outbox, 2)
     dead = world.open(run, frames[0].events)
@@ -154,7 +181,9 @@ def test_a_transaction_that_the_dead_process_left_open_is_aborted(world: World, 
 
 
 def test_a_fork_is_quarantined_and_said(world: World, outbox: Outbox, run: str) -> None:
-    """Another writer's events at our sequences: our frames from there on go to quarantine, the next event follows theirs."""
+    """Another writer's events at our sequences: our frames from there on go to quarantine, the next
+    event follows theirs.
+    """
     frames = append(outbox, 1)
     begin(world, outbox)
     ours = append(outbox, 1, 2)
@@ -173,8 +202,12 @@ def test_a_fork_is_quarantined_and_said(world: World, outbox: Outbox, run: str) 
     assert journal(world, run) == ids([*frames, *theirs, *more])
 
 
-def test_on_another_machine_the_journal_is_what_there_is(world: World, outbox: Outbox, run: str, tmp_path: Path) -> None:
-    """An outbox without frames follows the journal, and says that the other one's unsent tail is lost."""
+def test_on_another_machine_the_journal_is_what_there_is(
+    world: World, outbox: Outbox, run: str, tmp_path: Path
+) -> None:
+    """An outbox without frames follows the journal, and says that the other one's unsent tail is
+    lost.
+    """
     frames = append(outbox, 2, 1)
     begin(world, outbox)
     append(outbox, 1)
@@ -190,7 +223,9 @@ def test_on_another_machine_the_journal_is_what_there_is(world: World, outbox: O
 
 
 def test_a_sealed_outbox_is_never_drained(world: World, outbox: Outbox, run: str) -> None:
-    """What a fenced trainer had not sent goes to quarantine, even where nobody has written at its sequences."""
+    """What a fenced trainer had not sent goes to quarantine, even where nobody has written at its
+    sequences.
+    """
     frames = append(outbox, 1)
     begin(world, outbox)
     append(outbox, 1)
@@ -202,7 +237,9 @@ def test_a_sealed_outbox_is_never_drained(world: World, outbox: Outbox, run: str
 
 
 def test_the_fold_hears_the_whole_journal(world: World, outbox: Outbox, run: str) -> None:
-    """`on_event` gets every event in order, from the first: acknowledged ones, skipped ones and those that this start sends."""
+    """`on_event` gets every event in order, from the first: acknowledged ones, skipped ones and
+    those that this start sends.
+    """
     frames = append(outbox, 1, 1)
     begin(world, outbox)
     frames += append(outbox, 2)
@@ -233,8 +270,12 @@ def test_another_cluster_is_noticed(world: World, outbox: Outbox) -> None:
         begin(world, outbox)
 
 
-def test_a_journal_whose_last_acknowledged_event_is_not_ours_is_refused(world: World, outbox: Outbox, run: str) -> None:
-    """A topic that was made again may be as long as before: the event before the acknowledged offset has to be this run's."""
+def test_a_journal_whose_last_acknowledged_event_is_not_ours_is_refused(
+    world: World, outbox: Outbox, run: str
+) -> None:
+    """A topic that was made again may be as long as before: the event before the acknowledged
+    offset has to be this run's.
+    """
     other = neighbour(world.bus, run)
     commit(world.bus, other, [frame(other, sequence) for sequence in range(3)])
     commit(world.bus, run, [frame(run, 0, writer="of another time")])
@@ -245,14 +286,26 @@ def test_a_journal_whose_last_acknowledged_event_is_not_ours_is_refused(world: W
         begin(world, outbox)
 
 
-def test_a_run_id_that_has_a_journal_is_refused_for_a_new_run(world: World, outbox: Outbox, run: str) -> None:
-    """`require_new` lets an unused id pass and refuses a used one with its number of events and how it ended."""
+def test_a_run_id_that_has_a_journal_is_refused_for_a_new_run(
+    world: World, outbox: Outbox, run: str
+) -> None:
+    """`require_new` lets an unused id pass and refuses a used one with its number of events and how
+    it ended.
+    """
     require_new(world.bus, run, clock=world.clock, trust=Trust())
     assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) is None
     append(outbox, 2, 1)
     begin(world, outbox)
-    assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) == Journal(run, 3, 3, "")
-    with pytest.raises(UsageError, match=f"Run {run} already has a journal .3 events, not ended.; choose another --run-id or resume it"):
+    assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) == Journal(
+        run, 3, 3, ""
+    )
+    with pytest.raises(
+        UsageError,
+        match=(
+            f"Run {run} already has a journal .3 events, not ended.; choose another --run-id "
+            "or resume it"
+        ),
+    ):
         require_new(world.bus, run, clock=world.clock, trust=Trust())
     origin = Origin(run, "trainer", "0" * 32, world.clock)
     completed = RunCompleted(

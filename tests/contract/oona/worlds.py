@@ -1,4 +1,6 @@
-"""The implementations of the bus that have to pass one suite, and what a test needs beside the port."""
+"""The implementations of the bus that have to pass one suite, and what a test needs beside the
+port.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class KafkaWorld(World):
     def topic(self, partitions: int = 1) -> str:
         """A new topic."""
         name = f"contract.{next(_names)}"
-        self._kafka.create_topics({name: (partitions, {"max.message.bytes": "8388608"})}, replication=1)
+        self._kafka.create_topics(
+            {name: (partitions, {"max.message.bytes": "8388608"})}, replication=1
+        )
         return name
 
     def without_broker(self) -> Bus:

@@ -57,7 +57,10 @@ def test_listing_is_sorted_and_by_prefix(store: Store) -> None:
 
 
 def test_a_listing_says_how_large_and_how_old(store: Store) -> None:
-    """Size in bytes, and the time of the put by a clock that is near ours; what was deleted is not listed."""
+    """Size in bytes, and the time of the put by a clock that is near ours.
+
+    What was deleted is not listed.
+    """
     before = SystemClock().now_us()
     store.put_if_absent("kernels/a", bytes(70_000))
     store.put_if_absent("kernels/b", b"")
@@ -65,7 +68,9 @@ def test_a_listing_says_how_large_and_how_old(store: Store) -> None:
     store.delete("kernels/c")
     found = list(store.objects("kernels/"))
     assert [(one.key, one.size) for one in found] == [("kernels/a", 70_000), ("kernels/b", 0)]
-    assert all(before - 5_000_000 < one.stored_us < SystemClock().now_us() + 5_000_000 for one in found)
+    assert all(
+        before - 5_000_000 < one.stored_us < SystemClock().now_us() + 5_000_000 for one in found
+    )
 
 
 def test_a_large_object_is_whole(store: Store) -> None:
@@ -76,16 +81,25 @@ def test_a_large_object_is_whole(store: Store) -> None:
     assert store.get("kernels/large") == content
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../b", "a//b", ".incoming/x", "a\0b", "a b", "a/", "a\n"])
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../x", "a/../b", "a//b", ".incoming/x", "a\0b", "a b", "a/", "a\n"]
+)
 def test_a_malformed_key_is_refused(store: Store, key: str) -> None:
     """No key leads out of the store or into its own files."""
-    for call in (store.get, store.exists, store.delete, lambda name: store.put_if_absent(name, b"x")):
+    for call in (
+        store.get,
+        store.exists,
+        store.delete,
+        lambda name: store.put_if_absent(name, b"x"),
+    ):
         with pytest.raises(UsageError, match="object key"):
             call(key)
 
 
 def test_of_racing_threads_one_wins(store: Store) -> None:
-    """Eight threads put different bytes under one key: one is told that it stored, and its bytes are there."""
+    """Eight threads put different bytes under one key: one is told that it stored, and its bytes
+    are there.
+    """
     start, won = threading.Barrier(8), []
 
     def put(number: int) -> None:
@@ -111,7 +125,9 @@ def _race(root: Path, number: int, start: Barrier, won: Path) -> None:
 
 
 def test_of_racing_processes_one_wins(tmp_path: Path) -> None:
-    """Two processes race for 50 keys: each key has one winner, whose bytes it holds whole, and nothing is left over."""
+    """Two processes race for 50 keys: each key has one winner, whose bytes it holds whole, and
+    nothing is left over.
+    """
     root, won = tmp_path / "store", tmp_path / "won"
     won.mkdir()
     context = multiprocessing.get_context("spawn")
@@ -125,5 +141,8 @@ def test_of_racing_processes_one_wins(tmp_path: Path) -> None:
     store = LocalStore(root)
     winners = dict(path.name.split("-") for path in won.iterdir())
     assert len(winners) == len(list(won.iterdir())) == 50
-    assert all(store.get(f"kernels/{turn}") == bytes([int(number)]) * 50_000 for turn, number in winners.items())
+    assert all(
+        store.get(f"kernels/{turn}") == bytes([int(number)]) * 50_000
+        for turn, number in winners.items()
+    )
     assert list((root / ".incoming").iterdir()) == []

@@ -34,7 +34,10 @@ def esper(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def poison(bus: Bus, run: str) -> str:
-    """Write bad messages to a run and have its inbox give them up; gives the name under which it does."""
+    """Write bad messages to a run and have its inbox give them up.
+
+    Gives the name under which it does.
+    """
     consumer = f"trainer of {run}"
     with bus.reader(INBOX_TOPICS, start="end") as reader:
         start = reader.position()
@@ -42,7 +45,9 @@ def poison(bus: Bus, run: str) -> str:
         for value in BAD:
             producer.send_message(Message(TOPIC, run.encode(), value, ()))
         producer.flush(20)
-        inbox = Inbox(bus, run, start=start, clock=CLOCK, dead_letters=DeadLetters(producer, consumer, CLOCK))
+        inbox = Inbox(
+            bus, run, start=start, clock=CLOCK, dead_letters=DeadLetters(producer, consumer, CLOCK)
+        )
         inbox.start()
         wait_for(lambda: inbox.dropped["refused"] == len(BAD))
         inbox.stop()
@@ -64,14 +69,20 @@ def listed(broker: str, *arguments: str) -> Any:
 
 
 def test_they_are_listed_with_place_reason_and_size(broker: str, consumer: str) -> None:
-    """Both letters are there in order, as JSON and as a table; filters leave out what does not fit, and the limit keeps the last."""
+    """Both letters are there in order, as JSON and as a table.
+
+    Filters leave out what does not fit, and the limit keeps the last.
+    """
     found = listed(broker, "--consumer", consumer)
     assert [(one["topic"], one["bytes"]) for one in found] == [(TOPIC, len(value)) for value in BAD]
     assert found[0]["offset"] < found[1]["offset"]
     assert "no Confluent frame" in found[0]["error"]
-    assert [one["id"] for one in listed(broker, "--consumer", consumer, "--topic", TOPIC, "--since", "10m", "--limit", "1")] == [
-        found[1]["id"]
-    ]
+    assert [
+        one["id"]
+        for one in listed(
+            broker, "--consumer", consumer, "--topic", TOPIC, "--since", "10m", "--limit", "1"
+        )
+    ] == [found[1]["id"]]
     assert listed(broker, "--consumer", consumer, "--topic", "telemetry.cache") == []
     assert listed(broker, "--consumer", consumer, "--since", "0s") == []
     table = esper("--consumer", consumer, ESPER_KAFKA__BOOTSTRAP=broker).stdout
@@ -81,11 +92,17 @@ def test_they_are_listed_with_place_reason_and_size(broker: str, consumer: str) 
         assert one["error"] in line
 
 
-def test_one_is_shown_whole_and_its_bytes_written(broker: str, consumer: str, tmp_path: Path) -> None:
-    """`--show` takes the beginning of an id, prints what is known of it, and writes the very bytes, never over a file that is there."""
+def test_one_is_shown_whole_and_its_bytes_written(
+    broker: str, consumer: str, tmp_path: Path
+) -> None:
+    """`--show` takes the beginning of an id, prints what is known of it, and writes the very bytes,
+    never over a file that is there.
+    """
     letter = listed(broker, "--consumer", consumer)[1]
     file = tmp_path / "bytes"
-    shown = esper("--show", letter["id"][:20], "--payload", str(file), ESPER_KAFKA__BOOTSTRAP=broker)
+    shown = esper(
+        "--show", letter["id"][:20], "--payload", str(file), ESPER_KAFKA__BOOTSTRAP=broker
+    )
     assert shown.returncode == 0, shown.stderr
     assert file.read_bytes() == BAD[1]
     assert letter["error"] in shown.stdout
@@ -101,7 +118,11 @@ def test_one_is_shown_whole_and_its_bytes_written(broker: str, consumer: str, tm
 def test_count_tells_topics_and_consumers_apart(broker: str, consumer: str) -> None:
     """`--count` gives the number by topic and consumer."""
     assert listed(broker, "--count")["topics"][TOPIC][consumer] == len(BAD)
-    row = next(line for line in esper("--count", ESPER_KAFKA__BOOTSTRAP=broker).stdout.splitlines() if consumer in line)
+    row = next(
+        line
+        for line in esper("--count", ESPER_KAFKA__BOOTSTRAP=broker).stdout.splitlines()
+        if consumer in line
+    )
     assert row.split() == [TOPIC, *consumer.split(), str(len(BAD))]
 
 
@@ -114,7 +135,9 @@ def test_count_tells_topics_and_consumers_apart(broker: str, consumer: str) -> N
         (("--show", ""), ""),
     ],
 )
-def test_mistakes_are_one_sentence(broker: str, consumer: str, arguments: tuple[str, ...], sentence: str) -> None:
+def test_mistakes_are_one_sentence(
+    broker: str, consumer: str, arguments: tuple[str, ...], sentence: str
+) -> None:
     """What cannot be done is said in a sentence with exit code 2; an empty id shows the list."""
     done = esper(*arguments, ESPER_KAFKA__BOOTSTRAP=broker)
     assert done.returncode == (2 if sentence else 0)
@@ -123,7 +146,10 @@ def test_mistakes_are_one_sentence(broker: str, consumer: str, arguments: tuple[
 
 
 def test_without_letters_and_without_a_broker(tmp_path: Path) -> None:
-    """A fresh stack has none: a sentence and exit code 0. Without a broker: a sentence with the remedy and exit code 3, whoever's broker it is."""
+    """A fresh stack has none: a sentence and exit code 0.
+
+    Without a broker: a sentence with the remedy and exit code 3, whoever's broker it is.
+    """
     settings = Settings(home=tmp_path)
     down = esper(ESPER_HOME=str(tmp_path))
     assert (down.returncode, "`esper up`" in down.stderr) == (3, True)
@@ -131,7 +157,10 @@ def test_without_letters_and_without_a_broker(tmp_path: Path) -> None:
         done = esper(ESPER_HOME=str(tmp_path))
         assert (done.returncode, done.stdout.strip()) == (0, SENTENCE)
         assert json.loads(esper("--json", ESPER_HOME=str(tmp_path)).stdout) == []
-        assert json.loads(esper("--count", "--json", ESPER_HOME=str(tmp_path)).stdout) == {"total": 0, "topics": {}}
+        assert json.loads(esper("--count", "--json", ESPER_HOME=str(tmp_path)).stdout) == {
+            "total": 0,
+            "topics": {},
+        }
     away = esper(ESPER_KAFKA__BOOTSTRAP="127.0.0.1:1")
     assert (away.returncode, away.stderr.count("\n")) == (3, 1)
     assert "does not answer" in away.stderr

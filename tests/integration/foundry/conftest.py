@@ -28,7 +28,13 @@ from tests.commands import Command, begin
 from tests.servicefixtures import bearer, client_of, token
 from tests.waiting import PATIENCE_S
 
-TOPICS = ("innovation.blueprints", "compilation.attempts", "compilation.kernels", "validation.kernels", "dead.letters")
+TOPICS = (
+    "innovation.blueprints",
+    "compilation.attempts",
+    "compilation.kernels",
+    "validation.kernels",
+    "dead.letters",
+)
 CLOCK = SystemClock()
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -62,7 +68,9 @@ class FoundryProcess:
     def health(self) -> tuple[int, dict[str, object]]:
         """Status code and body of /health; 0 where nobody listens."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=30) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/health", timeout=30
+            ) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -125,17 +133,26 @@ class Listener:
 
     def of(self, kind: type[E], run_id: str) -> list[E]:
         """The events of a kind and run heard so far."""
-        return [event for event in self.events if isinstance(event, kind) and event.run_id == run_id]
+        return [
+            event for event in self.events if isinstance(event, kind) and event.run_id == run_id
+        ]
 
 
-def report(run_id: str, *layers: tuple[int, tuple[int, ...]], families: tuple[str, ...] = ()) -> FieldReport:
+def report(
+    run_id: str, *layers: tuple[int, tuple[int, ...]], families: tuple[str, ...] = ()
+) -> FieldReport:
     """A field report about layers, given as (in_features, chunks)."""
     return FieldReport(
         **Origin(run_id, "tamiyo", "7" * 32, CLOCK).envelope("report"),
         run_seed=0,
         layers=tuple(
             ReportedLayer(
-                name=f"layer{number}", kind="Linear", in_features=reads, out_features=sum(chunks), chunks=chunks, parameter_budget=20_000
+                name=f"layer{number}",
+                kind="Linear",
+                in_features=reads,
+                out_features=sum(chunks),
+                chunks=chunks,
+                parameter_budget=20_000,
             )
             for number, (reads, chunks) in enumerate(layers)
         ),

@@ -1,4 +1,6 @@
-"""What the foundry serves, as a process on the real broker: kernels, schemas, and the audit of who asked for what."""
+"""What the foundry serves, as a process on the real broker: kernels, schemas, and the audit of who
+asked for what.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from typing import cast
 from confluent_kafka import Consumer
 
 from esper.events import Event, Origin, decode
-from esper.events.records import AdaptationOutcome, AuditRecorded, FieldReportAnswered, KernelPublished
+from esper.events.records import (
+    AdaptationOutcome,
+    AuditRecorded,
+    FieldReportAnswered,
+    KernelPublished,
+)
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Producer
 from esper.oona.durable.journal import read_key
@@ -24,36 +31,61 @@ from tests.unit.urza.test_api import TABLE
 from tests.waiting import PATIENCE_S
 
 
-def kernels_for(run_id: str, listener: Listener, producer: Producer, width: int) -> dict[str, KernelPublished]:
+def kernels_for(
+    run_id: str, listener: Listener, producer: Producer, width: int
+) -> dict[str, KernelPublished]:
     """Kernels that the foundry makes for a layer that reads `width` features."""
     asked = report(run_id, (width, (6,)), families=("linear", "low_rank"))
     producer.send(asked)
 
     def find(events: list[Event]) -> FieldReportAnswered | None:
-        return next((event for event in events if isinstance(event, FieldReportAnswered) and event.report_id == asked.event_id), None)
+        return next(
+            (
+                event
+                for event in events
+                if isinstance(event, FieldReportAnswered) and event.report_id == asked.event_id
+            ),
+            None,
+        )
 
     answered = set(listener.until(find).kernels)
 
     def entries(events: list[Event]) -> dict[str, KernelPublished] | None:
-        found = {event.kernel_id: event for event in events if isinstance(event, KernelPublished) and event.kernel_id in answered}
+        found = {
+            event.kernel_id: event
+            for event in events
+            if isinstance(event, KernelPublished) and event.kernel_id in answered
+        }
         return found if set(found) == answered else None
 
     return listener.until(entries)
 
 
-def test_kernels_of_kafka_are_served_and_ranked_by_their_outcomes(foundry: FoundryProcess, listener: Listener, producer: Producer) -> None:
-    """What was published is what the API tells, bytes included; an outcome on Kafka moves its kernel to the front."""
+def test_kernels_of_kafka_are_served_and_ranked_by_their_outcomes(
+    foundry: FoundryProcess, listener: Listener, producer: Producer
+) -> None:
+    """What was published is what the API tells, bytes included.
+
+    An outcome on Kafka moves its kernel to the front.
+    """
     foundry.start()
     foundry.wait_ready()
     published = kernels_for("served", listener, producer, 37)
     with foundry.client("operator") as client:
         page = client.get("/api/v1/kernels", params={"in_features": 37, "out_features": 6}).json()
         assert {kernel["kernel_id"] for kernel in page["kernels"]} == set(published)
-        assert [kernel["flops"] for kernel in page["kernels"]] == sorted(kernel["flops"] for kernel in page["kernels"])
+        assert [kernel["flops"] for kernel in page["kernels"]] == sorted(
+            kernel["flops"] for kernel in page["kernels"]
+        )
         for kernel in page["kernels"]:
             entry = published[kernel["kernel_id"]]
             content = client.get(f"/api/v1/kernels/{entry.kernel_id}/artefact")
-            assert hashlib.sha256(content.content).hexdigest() == entry.sha256 == kernel["sha256"] == content.headers["x-content-sha256"]
+            assert (
+                hashlib.sha256(content.content).hexdigest()
+                == entry.sha256
+                == kernel["sha256"]
+                == content.headers["x-content-sha256"]
+            )
             assert kernel["compilation_ms"] > 0
         last = page["kernels"][-1]["kernel_id"]
         producer.send(
@@ -73,30 +105,51 @@ def test_kernels_of_kafka_are_served_and_ranked_by_their_outcomes(foundry: Found
             )
         )
         ends = CLOCK.monotonic() + 60
-        while (first := client.get("/api/v1/kernels", params={"in_features": 37, "out_features": 6}).json()["kernels"][0])[
-            "kernel_id"
-        ] != last:
+        while (
+            first := client.get(
+                "/api/v1/kernels", params={"in_features": 37, "out_features": 6}
+            ).json()["kernels"][0]
+        )["kernel_id"] != last:
             assert CLOCK.monotonic() < ends
             CLOCK.sleep(0.1)
         assert first["performance"] == {"score": 1.0, "outcomes": 1}
         assert client.get("/api/v1/status").json()["kernels"] >= len(published)
 
 
-def test_real_messages_are_decoded_by_a_client_of_its_registry(foundry: FoundryProcess, listener: Listener, producer: Producer) -> None:
-    """A plain consumer with Confluent's deserializer, a URL and a token reads what the foundry wrote."""
+def test_real_messages_are_decoded_by_a_client_of_its_registry(
+    foundry: FoundryProcess, listener: Listener, producer: Producer
+) -> None:
+    """A plain consumer with Confluent's deserializer, a URL and a token reads what the foundry
+    wrote.
+    """
     foundry.start()
     foundry.wait_ready()
     kernels_for("registry", listener, producer, 38)
-    consumer = Consumer({"bootstrap.servers": foundry.bootstrap, "group.id": "plain", "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": foundry.bootstrap,
+            "group.id": "plain",
+            "auto.offset.reset": "earliest",
+        }
+    )
     consumer.subscribe(["innovation.blueprints", "compilation.kernels", "validation.kernels"])
     found: set[str] = set()
-    wanted = {"esper.events." + name for name in ("FieldReport", "BlueprintProposed", "KernelPublished", "KernelValidated")}
+    wanted = {
+        "esper.events." + name
+        for name in ("FieldReport", "BlueprintProposed", "KernelPublished", "KernelValidated")
+    }
     ends = CLOCK.monotonic() + 60
-    with registryclients.client(f"http://127.0.0.1:{foundry.port}", token(foundry.settings, CLOCK)) as registry:
+    with registryclients.client(
+        f"http://127.0.0.1:{foundry.port}", token(foundry.settings, CLOCK)
+    ) as registry:
         while not wanted <= found:
             assert CLOCK.monotonic() < ends, found
             message = consumer.poll(1.0)
-            if message is None or message.value() is None or not (message.value() or b"").startswith(b"\0"):
+            if (
+                message is None
+                or message.value() is None
+                or not (message.value() or b"").startswith(b"\0")
+            ):
                 continue
             datum = registryclients.decode(registry, message.topic() or "", message.value() or b"")
             headers = dict(cast("list[tuple[str, bytes]]", message.headers()))
@@ -113,7 +166,9 @@ def test_the_table_holds_for_the_process(foundry: FoundryProcess) -> None:
         for row in TABLE:
             for holder in HOLDERS:
                 assert_answered_by_role(
-                    lambda row, headers: client.request(row.method, row.path or row.route, json=row.body, headers=headers),
+                    lambda row, headers: client.request(
+                        row.method, row.path or row.route, json=row.body, headers=headers
+                    ),
                     row,
                     holder,
                     credentials(foundry.settings, CLOCK, holder),
@@ -121,17 +176,26 @@ def test_the_table_holds_for_the_process(foundry: FoundryProcess) -> None:
 
 
 def test_the_audit_chain_outlives_kill_9_and_is_proven(foundry: FoundryProcess) -> None:
-    """Who tried to change something is on Kafka; the killed foundry's next life goes on with the chain; the command line proves it."""
+    """Who tried to change something is on Kafka.
+
+    The killed foundry's next life goes on with the chain; the command line proves it.
+    """
     foundry.start()
     foundry.wait_ready()
     bus = KafkaBus(foundry.bootstrap)
 
     def recorded() -> list[AuditRecorded]:
-        found = [decode(one.value) for one in read_key(bus, AuditRecorded.TOPIC, "foundry", what="The trail", clock=CLOCK)]
+        found = [
+            decode(one.value)
+            for one in read_key(bus, AuditRecorded.TOPIC, "foundry", what="The trail", clock=CLOCK)
+        ]
         return [one for one in found if isinstance(one, AuditRecorded)]
 
     before = len(recorded())
-    with client_of(f"http://127.0.0.1:{foundry.port}") as stranger, foundry.client("admin") as admin:
+    with (
+        client_of(f"http://127.0.0.1:{foundry.port}") as stranger,
+        foundry.client("admin") as admin,
+    ):
         assert stranger.delete("/api/v1/kernels/k").status_code == 401
         assert admin.delete("/api/v1/kernels/k").status_code == 405
         foundry.end(signal.SIGKILL)
@@ -146,9 +210,14 @@ def test_the_audit_chain_outlives_kill_9_and_is_proven(foundry: FoundryProcess) 
     ]
     assert found[1].action == "DELETE /api/v1/kernels/{kernel_id}"
     assert "hush" not in found[2].detail
-    environment = os.environ | {"ESPER_HOME": str(foundry.home), "ESPER_KAFKA__BOOTSTRAP": foundry.bootstrap}
+    environment = os.environ | {
+        "ESPER_HOME": str(foundry.home),
+        "ESPER_KAFKA__BOOTSTRAP": foundry.bootstrap,
+    }
     command = [sys.executable, "-m", "esper.cli", "audit-log", "verify", "--json"]
-    proven = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    proven = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     chains = {chain["sender"]: chain for chain in json.loads(proven.stdout)["chains"]}
     assert chains["foundry"]["broken"] is None
     assert chains["foundry"]["proven"] == before + 3

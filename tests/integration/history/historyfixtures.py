@@ -48,7 +48,8 @@ class HistoryPart:
         """The rows of a query; an empty list while nobody answers."""
         address = f"{self.url}/?query={quote(sql)}&default_format=JSONCompactEachRow"
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, headers=bearer(self.token())), timeout=60) as response:  # noqa: S310 - our own
+            request = urllib.request.Request(address, headers=bearer(self.token()))  # noqa: S310
+            with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - our own
                 return [json.loads(line) for line in response.read().splitlines()]
         except (urllib.error.URLError, ConnectionError):
             return []
@@ -63,16 +64,28 @@ class HistoryPart:
             return {}
 
 
-def environment(home: Path, bootstrap: str, port: int, more: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(
+    home: Path, bootstrap: str, port: int, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """What the supervisor would give the part."""
-    given = {"ESPER_HOME": str(home), "ESPER_KAFKA__BOOTSTRAP": bootstrap, "ESPER_HISTORY__PORT": str(port), "PYTHONPATH": str(ROOT)}
+    given = {
+        "ESPER_HOME": str(home),
+        "ESPER_KAFKA__BOOTSTRAP": bootstrap,
+        "ESPER_HISTORY__PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
     return {**os.environ, **given, **(more or {})}
 
 
 def launch(home: Path, bootstrap: str, port: int) -> HistoryPart:
     """Start the process; it comes up behind."""
     home.mkdir(parents=True, exist_ok=True)
-    child = begin(module="esper.history", environment=environment(home, bootstrap, port), cwd=home, out=home / "history.log")
+    child = begin(
+        module="esper.history",
+        environment=environment(home, bootstrap, port),
+        cwd=home,
+        out=home / "history.log",
+    )
     return HistoryPart(home, f"http://127.0.0.1:{port}", child)
 
 
@@ -137,14 +150,21 @@ class PlainProducer:
 
     def __init__(self, bootstrap: str) -> None:
         self._client = Producer(
-            {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
+            {
+                "bootstrap.servers": bootstrap,
+                "partitioner": "murmur2_random",
+                "linger.ms": 5,
+                "enable.idempotence": True,
+            }
         )
 
     def send(self, events: Sequence[Event]) -> None:
         """Send and wait for the acknowledgement."""
         for event in events:
             message = encode(event)
-            self._client.produce(message.topic, message.value, message.key, headers=list(message.headers))
+            self._client.produce(
+                message.topic, message.value, message.key, headers=list(message.headers)
+            )
             self._client.poll(0)
         assert self._client.flush(20) == 0
 

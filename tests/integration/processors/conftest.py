@@ -12,6 +12,12 @@ from tests.integration.processors.workers import Line, shared_home
 @pytest.fixture
 def line(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """What Tamiyo writes, and a producer."""
-    line = Line(broker, "decision.tamiyo", "innovation.blueprints", "dead.letters", home=shared_home(tmp_path_factory))
+    line = Line(
+        broker,
+        "decision.tamiyo",
+        "innovation.blueprints",
+        "dead.letters",
+        home=shared_home(tmp_path_factory),
+    )
     yield line
     line.close()

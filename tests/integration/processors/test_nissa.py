@@ -9,7 +9,12 @@ from esper.events import Event, Message
 from tests.integration.processors.workers import Line, Worker, wait_for
 from tests.unit.nissa.journal import Run
 
-EXACT = ("esper_training_loss", "esper_adaptation_count", "esper_seed_active_count", "esper_compilation_latency")
+EXACT = (
+    "esper_training_loss",
+    "esper_adaptation_count",
+    "esper_seed_active_count",
+    "esper_compilation_latency",
+)
 
 
 def metrics(worker: Worker) -> dict[str, float]:
@@ -39,11 +44,18 @@ def events_of(run: Run) -> list[Event]:
 
 
 def test_metrics_and_status_tell_what_the_topics_told(nissa: Worker, line: Line) -> None:
-    """The metrics with fixed names stand there under exactly these names, and the status has the run's epoch, step, loss, seeds and adaptations."""
+    """The metrics with fixed names stand there under exactly these names, and the status has the
+    run's epoch, step, loss, seeds and adaptations.
+    """
     run = Run("nissa-1")
     line.send(*events_of(run))
     wait_for(lambda: metrics(nissa).get('esper_training_loss{run="nissa-1"}') == 2 - 0.99)
-    wait_for(lambda: {'esper_seed_health{layer="0",run="nissa-1"}', "esper_compilation_latency"} <= set(metrics(nissa)))
+    wait_for(
+        lambda: (
+            {'esper_seed_health{layer="0",run="nissa-1"}', "esper_compilation_latency"}
+            <= set(metrics(nissa))
+        )
+    )
     wait_for(lambda: run_of(nissa, "nissa-1").get("epoch") == 1)
     shown = metrics(nissa)
     assert shown['esper_adaptation_count{run="nissa-1"}'] == 1
@@ -59,7 +71,9 @@ def test_metrics_and_status_tell_what_the_topics_told(nissa: Worker, line: Line)
 
 
 def test_counts_survive_a_kill_and_repetition(nissa: Worker, line: Line) -> None:
-    """Killed with SIGKILL and started again, Nissa shows the same counts of a live run, also when every event comes a second time."""
+    """Killed with SIGKILL and started again, Nissa shows the same counts of a live run, also when
+    every event comes a second time.
+    """
     run = Run("nissa-2")
     events = events_of(run)
     line.send(*events)
@@ -69,7 +83,11 @@ def test_counts_survive_a_kill_and_repetition(nissa: Worker, line: Line) -> None
     nissa.wait_ready()
     wait_for(lambda: run_of(nissa, "nissa-2").get("epoch") == 1)
     shown = run_of(nissa, "nissa-2")
-    assert (shown["seeds"], shown["adaptations"], shown["validation_accuracy"]) == ({"DORMANT": 7, "GERMINATED": 1}, {"GERMINATE": 1}, 0.41)
+    assert (shown["seeds"], shown["adaptations"], shown["validation_accuracy"]) == (
+        {"DORMANT": 7, "GERMINATED": 1},
+        {"GERMINATE": 1},
+        0.41,
+    )
     last = run.germinated("0", 2)
     line.send(*events, *last)
     wait_for(lambda: run_of(nissa, "nissa-2").get("seeds") == {"DORMANT": 6, "GERMINATED": 2})
@@ -78,7 +96,10 @@ def test_counts_survive_a_kill_and_repetition(nissa: Worker, line: Line) -> None
 
 
 def test_a_run_that_ended_has_no_labels(nissa: Worker, line: Line) -> None:
-    """After RunCompleted no metric carries the run's id any more; the status still knows how it ended."""
+    """After RunCompleted no metric carries the run's id any more.
+
+    The status still knows how it ended.
+    """
     run = Run("nissa-3")
     line.send(*events_of(run))
     wait_for(lambda: any("nissa-3" in name for name in metrics(nissa)))
@@ -89,9 +110,13 @@ def test_a_run_that_ended_has_no_labels(nissa: Worker, line: Line) -> None:
 
 
 def test_poison_does_not_stop_it(nissa: Worker, line: Line) -> None:
-    """Bytes that are no event are dead-lettered, and what follows on the same partition is shown."""
+    """Bytes that are no event are dead-lettered, and what follows on the same partition
+    is shown.
+    """
     run = Run("nissa-4")
     line.send(Message("telemetry.training.step", b"nissa-4", b"nonsense", ()), *events_of(run))
     wait_for(lambda: run_of(nissa, "nissa-4").get("epoch") == 1)
-    letters = line.wait(lambda event, _: event.NAME == "DeadLettered" and event.sender_id == "nissa")
+    letters = line.wait(
+        lambda event, _: event.NAME == "DeadLettered" and event.sender_id == "nissa"
+    )
     assert letters

@@ -20,7 +20,9 @@ def world(run_id: str) -> World:
 
 
 def test_every_packet_is_answered_on_its_partition(broker: str, tamiyo: Worker, line: Line) -> None:
-    """40 packets of a growing run get 40 reviews, equal to those of the pure policy, framed, keyed and headed as all events are."""
+    """40 packets of a growing run get 40 reviews, equal to those of the pure policy, framed, keyed
+    and headed as all events are.
+    """
     grown, twin = world("integration-1"), world("integration-1")
     for _ in range(40):
         line.send(grown.packet())
@@ -28,18 +30,31 @@ def test_every_packet_is_answered_on_its_partition(broker: str, tamiyo: Worker, 
         event, received = line.wait(wanted)[0]
         assert isinstance(event, EpochReviewed)
         assert event.commands == twin.turn().commands
-        grown.turn_with([Message(received.topic, received.key or b"", received.value, received.headers)])
+        grown.turn_with(
+            [Message(received.topic, received.key or b"", received.value, received.headers)]
+        )
         assert received.key == b"integration-1"
-        assert received.partition == KafkaBus(broker).partition_of("decision.tamiyo", b"integration-1")
+        assert received.partition == KafkaBus(broker).partition_of(
+            "decision.tamiyo", b"integration-1"
+        )
         assert received.header("ce_id") == event.event_id.encode()
         assert received.header("ce_type") == b"esper.events.EpochReviewed"
-    assert any(command.command == "FOSSILISE" for review in twin.answers for command in review.commands)
-    outcomes = line.wait(lambda event, _: event.NAME == "AdaptationOutcome" and event.run_id == "integration-1", count=len(twin.outcomes))
-    assert [event.event_id for event, _ in outcomes] == [outcome.event_id for outcome in twin.outcomes]
+    assert any(
+        command.command == "FOSSILISE" for review in twin.answers for command in review.commands
+    )
+    outcomes = line.wait(
+        lambda event, _: event.NAME == "AdaptationOutcome" and event.run_id == "integration-1",
+        count=len(twin.outcomes),
+    )
+    assert [event.event_id for event, _ in outcomes] == [
+        outcome.event_id for outcome in twin.outcomes
+    ]
 
 
 def test_a_duplicate_packet_gets_the_same_bytes(tamiyo: Worker, line: Line) -> None:
-    """A packet that is sent three times, also after a later one, is answered three times with the same bytes and headers."""
+    """A packet that is sent three times, also after a later one, is answered three times with the
+    same bytes and headers.
+    """
     run = world("integration-2")
     first = run.packet()
     run.epoch = 1
@@ -47,12 +62,18 @@ def test_a_duplicate_packet_gets_the_same_bytes(tamiyo: Worker, line: Line) -> N
         line.send(packet)
     found = line.wait(review_of(run.run_id, 0), count=3)
     assert len({(received.value, received.headers) for _, received in found}) == 1
-    reports = line.wait(lambda event, _: isinstance(event, FieldReport) and event.run_id == run.run_id, count=3)
+    reports = line.wait(
+        lambda event, _: isinstance(event, FieldReport) and event.run_id == run.run_id, count=3
+    )
     assert len({received.value for _, received in reports}) == 1
 
 
-def test_what_cannot_be_decoded_is_dead_lettered_and_the_next_answered(tamiyo: Worker, line: Line) -> None:
-    """Bytes without a frame, a cut packet and an event that does not belong there become dead letters with their raw bytes; the next packet is answered."""
+def test_what_cannot_be_decoded_is_dead_lettered_and_the_next_answered(
+    tamiyo: Worker, line: Line
+) -> None:
+    """Bytes without a frame, a cut packet and an event that does not belong there become dead
+    letters with their raw bytes; the next packet is answered.
+    """
     run = world("integration-3")
     message = encode(run.packet())
     stray = FieldReport(**_envelope(run), run_seed=0, layers=(), families=())
@@ -63,11 +84,18 @@ def test_what_cannot_be_decoded_is_dead_lettered_and_the_next_answered(tamiyo: W
     line.wait(review_of(run.run_id, 0))
 
     def ours(event: Event, _: Received) -> bool:
-        return isinstance(event, DeadLettered) and event.consumer == "tamiyo" and event.payload in bad
+        return (
+            isinstance(event, DeadLettered) and event.consumer == "tamiyo" and event.payload in bad
+        )
 
     letters = [event for event, _ in line.wait(ours, count=3)]
     assert [letter.payload for letter in letters if isinstance(letter, DeadLettered)] == bad
-    assert all(isinstance(letter, DeadLettered) and letter.source_topic == "system.events.epoch" and letter.error for letter in letters)
+    assert all(
+        isinstance(letter, DeadLettered)
+        and letter.source_topic == "system.events.epoch"
+        and letter.error
+        for letter in letters
+    )
 
 
 def _envelope(run: World) -> dict[str, Any]:

@@ -38,7 +38,13 @@ TABLE = (
     Row("GET", "/api/v1/runs", "viewer"),
     Row("GET", "/api/v1/runs/{run_id}", "viewer", "/api/v1/runs/nobody"),
     Row("GET", "/api/v1/decisions", "viewer"),
-    Row("POST", "/api/v1/runs/{run_id}/decisions", "operator", "/api/v1/runs/nobody/decisions", ORDER),
+    Row(
+        "POST",
+        "/api/v1/runs/{run_id}/decisions",
+        "operator",
+        "/api/v1/runs/nobody/decisions",
+        ORDER,
+    ),
     Row("GET", "/api/v1/commands/{command_id}", "viewer", "/api/v1/commands/none"),
 )
 
@@ -46,15 +52,29 @@ TABLE = (
 def test_every_route_has_its_row(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The table of roles below names each route that Tamiyo adds."""
     settings, clock = Settings(home=tmp_path_factory.mktemp("home")), SystemClock()
-    app = create_app(title="t", part="tamiyo", settings=settings, clock=clock, ready=dict, audit=Recorder())
+    app = create_app(
+        title="t", part="tamiyo", settings=settings, clock=clock, ready=dict, audit=Recorder()
+    )
     nothing: Any = None
-    add_routes(app, Tamiyo(rows=dict, performance=nothing, commands=Commands(), followed=nothing, give=nothing, clock=clock))
+    add_routes(
+        app,
+        Tamiyo(
+            rows=dict,
+            performance=nothing,
+            commands=Commands(),
+            followed=nothing,
+            give=nothing,
+            clock=clock,
+        ),
+    )
     assert_every_route_has_a_row(app, TABLE)
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_each_route_asks_for_its_role(tamiyo: Worker, holder: Holder) -> None:
-    """The running worker answers 401 without a valid token, 403 with too low a role, and neither with the right one."""
+    """The running worker answers 401 without a valid token, 403 with too low a role, and neither
+    with the right one.
+    """
     headers = credentials(tamiyo.settings, SystemClock(), holder)
     with client_of(f"http://127.0.0.1:{tamiyo.port}") as client:
 
@@ -77,7 +97,9 @@ def grown(run_id: str, tamiyo: Worker, line: Line, packets: int) -> World:
 
 
 def test_runs_and_decisions_are_told_of(tamiyo: Worker, line: Line) -> None:
-    """A run has its arms with posteriors and trials, and its decisions with their evidence, newest first; an unknown run is 404."""
+    """A run has its arms with posteriors and trials, and its decisions with their evidence, newest
+    first; an unknown run is 404.
+    """
     run = grown("tamiyo-api-1", tamiyo, line, 12)
     assert "tamiyo-api-1" in {one["run_id"] for one in tamiyo.json("/api/v1/runs")["runs"]}
     told = tamiyo.json("/api/v1/runs/tamiyo-api-1")
@@ -91,7 +113,9 @@ def test_runs_and_decisions_are_told_of(tamiyo: Worker, line: Line) -> None:
     assert tamiyo.get("/api/v1/runs/nobody")[0] == 404
 
 
-def test_the_tracker_is_written_with_the_packets_and_survives_a_kill(tamiyo: Worker, line: Line) -> None:
+def test_the_tracker_is_written_with_the_packets_and_survives_a_kill(
+    tamiyo: Worker, line: Line
+) -> None:
     """Deltas of a seed are shown at once; after the next packet they survive kill -9."""
     run = World({"0": 40}, FAMILIES, run_id="r", policy={"first_epoch": 100})
     clock = SystemClock()
@@ -122,8 +146,12 @@ def test_the_tracker_is_written_with_the_packets_and_survives_a_kill(tamiyo: Wor
     assert len(seed["window"]) == 5
 
 
-def test_a_manual_decision_is_a_command_with_an_expiry_and_its_answer_can_be_read(tamiyo: Worker, broker: str, line: Line) -> None:
-    """202 gives a command id under which its state is told: PENDING, then what the journal answers, also by the worker's next life."""
+def test_a_manual_decision_is_a_command_with_an_expiry_and_its_answer_can_be_read(
+    tamiyo: Worker, broker: str, line: Line
+) -> None:
+    """202 gives a command id under which its state is told: PENDING, then what the journal answers,
+    also by the worker's next life.
+    """
     grown("tamiyo-api-2", tamiyo, line, 1)
     heard = Line(broker, "control.kasmina.commands")
     try:
@@ -133,19 +161,39 @@ def test_a_manual_decision_is_a_command_with_an_expiry_and_its_answer_can_be_rea
     finally:
         heard.close()
     assert isinstance(sent, SeedCommand)
-    assert (sent.event_id, sent.command, sent.layer, sent.seed, sent.reason) == (told["command_id"], "CULL", "0", 1, "it does harm")
+    assert (sent.event_id, sent.command, sent.layer, sent.seed, sent.reason) == (
+        told["command_id"],
+        "CULL",
+        "0",
+        1,
+        "it does harm",
+    )
     assert received.key == b"tamiyo-api-2"
     assert abs(sent.expires_at - sent.occurred_at - 600_000_000) < 1_000_000
     path = f"/api/v1/commands/{sent.event_id}"
     assert tamiyo.json(path)["status"] == "PENDING"
-    line.send(Run("tamiyo-api-2").answered(sent.event_id, refused="CULL does not fit a seed that is DORMANT.", topic=SeedCommand.TOPIC))
+    line.send(
+        Run("tamiyo-api-2").answered(
+            sent.event_id,
+            refused="CULL does not fit a seed that is DORMANT.",
+            topic=SeedCommand.TOPIC,
+        )
+    )
     wait_for(lambda: tamiyo.json(path)["status"] == "REJECTED")
     tamiyo.signal(signal.SIGKILL)
     tamiyo.start()
     tamiyo.wait_ready()
     wait_for(lambda: tamiyo.get(path)[0] == 200)
     answered = tamiyo.json(path)
-    assert (answered["status"], answered["answer"]["reason"]) == ("REJECTED", "CULL does not fit a seed that is DORMANT.")
-    for wrong in ({**ORDER, "command": "GERMINATE"}, {**ORDER, "kernel_id": "k"}, {**ORDER, "command": "SET_ALPHA"}, {**ORDER, "seed": -1}):
+    assert (answered["status"], answered["answer"]["reason"]) == (
+        "REJECTED",
+        "CULL does not fit a seed that is DORMANT.",
+    )
+    for wrong in (
+        {**ORDER, "command": "GERMINATE"},
+        {**ORDER, "kernel_id": "k"},
+        {**ORDER, "command": "SET_ALPHA"},
+        {**ORDER, "seed": -1},
+    ):
         assert tamiyo.post("/api/v1/runs/tamiyo-api-2/decisions", wrong)[0] == 422
     assert tamiyo.post("/api/v1/runs/nobody/decisions", ORDER)[0] == 404

@@ -1,4 +1,6 @@
-"""Real workers in tests: `python -m processors.<part>` as the stack starts it, against the session's broker."""
+"""Real workers in tests: `python -m processors.<part>` as the stack starts it, against the
+session's broker.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Worker:
 
     def start(self) -> None:
         """Start the process; returns at once."""
-        self._child = begin(module=f"processors.{self._part}", environment=self._environment, out=self.log)
+        self._child = begin(
+            module=f"processors.{self._part}", environment=self._environment, out=self.log
+        )
 
     def signal(self, number: int) -> tuple[float, int]:
         """Send a signal and wait for the end; gives the seconds that it took, and the exit code."""
@@ -83,7 +87,10 @@ class Worker:
             self.signal(signal.SIGKILL)
 
     def get(self, path: str, role: Role | None = "viewer") -> tuple[int, bytes]:
-        """Status and body of a GET with a token of this role, or without one; status 0 when nobody listens."""
+        """Status and body of a GET with a token of this role, or without one.
+
+        Status 0 when nobody listens.
+        """
         return self.ask("GET", path, role=role)
 
     def post(self, path: str, body: Any, role: Role | None = "operator") -> tuple[int, Any]:
@@ -91,11 +98,18 @@ class Worker:
         code, answer = self.ask("POST", path, json.dumps(body).encode(), role=role)
         return code, json.loads(answer)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, *, role: Role | None) -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, *, role: Role | None
+    ) -> tuple[int, bytes]:
         """Status and body of a request; status 0 when nobody listens."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, method=method)  # our own port
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", body, method=method
+        )  # our own port
         if role is not None:
-            request.add_header("Authorization", f"Bearer {own(self.settings.keys_dir, subject='tests', clock=CLOCK, role=role)}")
+            request.add_header(
+                "Authorization",
+                f"Bearer {own(self.settings.keys_dir, subject='tests', clock=CLOCK, role=role)}",
+            )
         if body is not None:
             request.add_header("Content-Type", "application/json")
         try:
@@ -116,18 +130,26 @@ class Worker:
     def wait_ready(self) -> float:
         """Wait until it consumes; gives the seconds."""
         began = CLOCK.monotonic()
-        wait_for(lambda: self.get("/health", None)[0] == 200, PATIENCE_S, lambda: self.log.read_text()[-3000:])
+        wait_for(
+            lambda: self.get("/health", None)[0] == 200,
+            PATIENCE_S,
+            lambda: self.log.read_text()[-3000:],
+        )
         return CLOCK.monotonic() - began
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S, told: Callable[[], str] = lambda: "") -> None:
+def wait_for(
+    condition: Callable[[], bool], seconds: float = PATIENCE_S, told: Callable[[], str] = lambda: ""
+) -> None:
     """Wait until the condition holds; fail with what `told` says when it does not in time."""
     if not eventually(condition, seconds):
         pytest.fail(f"not within {seconds} s: {told()}")
 
 
 def shared_home(factory: pytest.TempPathFactory) -> Path:
-    """One home for all workers of a session: the next one takes over the group membership of the one before, which takes 6 s from another home."""
+    """One home for all workers of a session: the next one takes over the group membership of the
+    one before, which takes 6 s from another home.
+    """
     home = factory.getbasetemp() / "processors"
     home.mkdir(mode=0o700, exist_ok=True)
     return home
@@ -147,11 +169,16 @@ def running(part: Part, bootstrap: str, home: Path) -> Iterator[Worker]:
 
 def review_of(run_id: str, packet: int) -> Callable[[Event, Received], bool]:
     """Whether an event is the review of this packet."""
-    return lambda event, _: isinstance(event, EpochReviewed) and (event.run_id, event.packet) == (run_id, packet)
+    return lambda event, _: (
+        isinstance(event, EpochReviewed) and (event.run_id, event.packet) == (run_id, packet)
+    )
 
 
 class Line:
-    """Sends to the broker and collects what comes on some topics. With the home of an installation its decisions are signed as that one's Tamiyo."""
+    """Sends to the broker and collects what comes on some topics.
+
+    With the home of an installation its decisions are signed as that one's Tamiyo.
+    """
 
     def __init__(self, bootstrap: str, *topics: str, home: Path | None = None) -> None:
         self._keys = None if home is None else Settings(home=home).keys_dir
@@ -163,7 +190,9 @@ class Line:
     def send(self, *messages: Message | Event) -> None:
         """Send, and wait until the broker has them."""
         for message in messages:
-            self._producer.send_message(self._encoded(message) if isinstance(message, Event) else message)
+            self._producer.send_message(
+                self._encoded(message) if isinstance(message, Event) else message
+            )
         assert self._producer.flush(20) == 0
 
     def _encoded(self, event: Event) -> Message:
@@ -172,12 +201,20 @@ class Line:
         return signing.ensure(self._keys, TAMIYO, CLOCK).seal(event)
 
     def wait(
-        self, wanted: Callable[[Event, Received], bool], *, count: int = 1, seconds: float = PATIENCE_S
+        self,
+        wanted: Callable[[Event, Received], bool],
+        *,
+        count: int = 1,
+        seconds: float = PATIENCE_S,
     ) -> Sequence[tuple[Event, Received]]:
         """The first `count` events that are `wanted`, of all that were ever received."""
         deadline = CLOCK.monotonic() + seconds
         while True:
-            found = [(event, one) for one in self.received if (event := _event(one)) is not None and wanted(event, one)]
+            found = [
+                (event, one)
+                for one in self.received
+                if (event := _event(one)) is not None and wanted(event, one)
+            ]
             if len(found) >= count:
                 return found
             if CLOCK.monotonic() > deadline:

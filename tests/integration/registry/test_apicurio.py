@@ -1,4 +1,6 @@
-"""Another registry that speaks Confluent's protocol: the same client code reads the same records through Apicurio Registry."""
+"""Another registry that speaks Confluent's protocol: the same client code reads the same records
+through Apicurio Registry.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,11 @@ from tests import registryclients
 from tests.apicurio import running
 
 BY_RECORD: Final = {"subject.name.strategy.type": "TOPIC_RECORD"}
-"""How Esper names its subjects. By default the deserializer asks for associations first, a newer part of the protocol, and Apicurio may leave a connection
-without an answer after it has refused that with 404."""
+"""How Esper names its subjects.
+
+By default the deserializer asks for associations first, a newer part of the protocol, and Apicurio
+may leave a connection without an answer after it has refused that with 404.
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +35,9 @@ def apicurio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def ids(apicurio: str) -> dict[int, int]:
-    """The id that the registry gave to each of Esper's schemas, by Esper's own, after all were registered in the order of their versions."""
+    """The id that the registry gave to each of Esper's schemas, by Esper's own, after all were
+    registered in the order of their versions.
+    """
     with registryclients.client(apicurio) as client:
         return {
             wire.id: client.register_schema(wire.subject, Schema(json.dumps(wire.schema), "AVRO"))
@@ -38,18 +45,28 @@ def ids(apicurio: str) -> dict[int, int]:
         }
 
 
-def test_the_same_records_are_read_through_another_registry(apicurio: str, ids: dict[int, int]) -> None:
-    """Every golden payload, framed with the id that Apicurio gave to its schema, says what was written."""
+def test_the_same_records_are_read_through_another_registry(
+    apicurio: str, ids: dict[int, int]
+) -> None:
+    """Every golden payload, framed with the id that Apicurio gave to its schema, says what was
+    written.
+    """
     with registryclients.client(apicurio) as client:
         for wire, datum, said in registryclients.golden():
             value = registryclients.framed(ids[wire.id], datum)
-            assert registryclients.decode(client, wire.record.TOPIC, value, **BY_RECORD) == said, wire.subject
+            assert registryclients.decode(client, wire.record.TOPIC, value, **BY_RECORD) == said, (
+                wire.subject
+            )
 
 
 def test_subjects_and_versions_are_the_same_there(apicurio: str, ids: dict[int, int]) -> None:
-    """Registered by TopicRecordName, the subjects, their versions and what they hold are those that Esper serves."""
+    """Registered by TopicRecordName, the subjects, their versions and what they hold are those that
+    Esper serves.
+    """
     with registryclients.client(apicurio) as client:
-        assert sorted(client.get_subjects()) == sorted(current(record).subject for record in RECORDS)
+        assert sorted(client.get_subjects()) == sorted(
+            current(record).subject for record in RECORDS
+        )
         for record in RECORDS:
             _same(client, record.SCHEMA_ID, current(record).subject, ids)
 

@@ -1,4 +1,6 @@
-"""A run leaves its installation as a folder, is proven from there, and comes into another one: real Kafka, real chDB, the commands as typed."""
+"""A run leaves its installation as a folder, is proven from there, and comes into another one: real
+Kafka, real chDB, the commands as typed.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A run that grew, exported; `home` is where it was trained, `state` the digest of all of its state at STEP."""
+    """A run that grew, exported.
+
+    `home` is where it was trained, `state` the digest of all of its state at STEP.
+    """
 
     home: Path
     export: Path
@@ -58,11 +63,15 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, broker: str) -> World:
     folder = tmp_path_factory.mktemp("portable")
-    laboratory = Laboratory(folder / "home", recipe(run={"epochs": 5, "batch_size": 20}), GROWTH, run_id=RUN)
+    laboratory = Laboratory(
+        folder / "home", recipe(run={"epochs": 5, "batch_size": 20}), GROWTH, run_id=RUN
+    )
     asking(laboratory, 13)
     laboratory.run()
     events, archive = laboratory.journal(), laboratory.archive()
-    state = digests_of(Reexecution(archive, quiet()).rebuild(address_of(events, STEP)).snapshot()).state
+    state = digests_of(
+        Reexecution(archive, quiet()).rebuild(address_of(events, STEP)).snapshot()
+    ).state
     Exporting(
         settings=laboratory.settings,
         events=events,
@@ -77,12 +86,21 @@ def world(tmp_path_factory: pytest.TempPathFactory, broker: str) -> World:
     return World(folder / "home", folder / "export", events, state, secret, broker)
 
 
-ALLOW = ("--allow", "tests.unit.tolaria.laboratory:model", "--allow", "tests.unit.tolaria.laboratory:data")
+ALLOW = (
+    "--allow",
+    "tests.unit.tolaria.laboratory:model",
+    "--allow",
+    "tests.unit.tolaria.laboratory:data",
+)
 
 
-def esper(home: Path, *arguments: str | Path, bootstrap: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+def esper(
+    home: Path, *arguments: str | Path, bootstrap: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
     """The command as typed."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ESPER_")
+    }
     environment |= {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT)}
     environment |= settings | ({"ESPER_KAFKA__BOOTSTRAP": bootstrap} if bootstrap else {})
     return commands.run(*arguments, environment=environment, cwd=home.parent)
@@ -102,11 +120,25 @@ def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: Path) -> None:
-    """With the folder alone, no Kafka and no history: verified whole, a step rebuilt; without the passphrase a sentence says what is needed."""
+    """With the folder alone, no Kafka and no history: verified whole, a step rebuilt.
+
+    Without the passphrase a sentence says what is needed.
+    """
     empty = tmp_path / "empty"
     proof = result(
         esper(
-            empty, "replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--verify", "--workers", "2", "--json", *ALLOW
+            empty,
+            "replay",
+            RUN,
+            "--from",
+            world.export,
+            "--passphrase-file",
+            world.secret,
+            "--verify",
+            "--workers",
+            "2",
+            "--json",
+            *ALLOW,
         )
     )
     epochs = sum(isinstance(event, EpochEnded) for event in world.events)
@@ -129,18 +161,36 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
         )
     )
     assert (found["state_digest"], found["begun"]) == (world.state, "")
-    assert "give its file with --passphrase-file" in refused(esper(empty, "replay", RUN, "--from", world.export, "--step", "3", *ALLOW), 2)
+    assert "give its file with --passphrase-file" in refused(
+        esper(empty, "replay", RUN, "--from", world.export, "--step", "3", *ALLOW), 2
+    )
     (tmp_path / "wrong").write_text("guess")
-    wrong = esper(empty, "replay", RUN, "--from", world.export, "--passphrase-file", tmp_path / "wrong", "--step", "3", *ALLOW)
+    wrong = esper(
+        empty,
+        "replay",
+        RUN,
+        "--from",
+        world.export,
+        "--passphrase-file",
+        tmp_path / "wrong",
+        "--step",
+        "3",
+        *ALLOW,
+    )
     assert "The passphrase is not the one that the export" in refused(wrong, 2)
     assert "is an export of run portable-1, not of run other" in refused(
         esper(empty, "replay", "other", "--from", world.export, "--step", "3"), 2
     )
 
 
-@pytest.mark.parametrize("kind", ["journal.avro", "store/chunks", "store/manifests", "store/kernels", "missing", "foreign"])
+@pytest.mark.parametrize(
+    "kind",
+    ["journal.avro", "store/chunks", "store/manifests", "store/kernels", "missing", "foreign"],
+)
 def test_what_was_changed_in_an_export_is_named(world: World, tmp_path: Path, kind: str) -> None:
-    """A flipped bit in any kind of file, a file less, a file more: `esper import --check` names the very file."""
+    """A flipped bit in any kind of file, a file less, a file more: `esper import --check` names the
+    very file.
+    """
     copy = tmp_path / "copy"
     shutil.copytree(world.export, copy)
     if kind == "foreign":
@@ -148,7 +198,9 @@ def test_what_was_changed_in_an_export_is_named(world: World, tmp_path: Path, ki
         path.write_text("odd")
     else:
         path = next(
-            one for one in sorted(copy.rglob("*")) if one.is_file() and kind in (one.relative_to(copy).as_posix()[: len(kind)], "missing")
+            one
+            for one in sorted(copy.rglob("*"))
+            if one.is_file() and kind in (one.relative_to(copy).as_posix()[: len(kind)], "missing")
         )
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -159,47 +211,104 @@ def test_what_was_changed_in_an_export_is_named(world: World, tmp_path: Path, ki
 
 
 def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> None:
-    """Imported into a real Kafka, its history has every event as it was; from that copy alone a step is rebuilt; exported again with tables."""
+    """Imported into a real Kafka, its history has every event as it was.
+
+    From that copy alone a step is rebuilt; exported again with tables.
+    """
     home = tmp_path / "other"
     assert result(esper(home, "import", world.export, "--check", "--json"))["imported"] is False
-    brought = result(esper(home, "import", world.export, "--passphrase-file", world.secret, "--json", bootstrap=world.broker))
+    brought = result(
+        esper(
+            home,
+            "import",
+            world.export,
+            "--passphrase-file",
+            world.secret,
+            "--json",
+            bootstrap=world.broker,
+        )
+    )
     assert brought["events"] == len(world.events)
     assert brought["objects"] > 10
-    swept = result(esper(home, "gc", "--json", bootstrap=world.broker, ESPER_CHECKPOINTS__KEEP_DAYS="0.000001"))
-    assert [one["deleted"] for one in swept["families"] if one["family"] == RUN] == [0]  # it is pinned, however old it is
-    again = esper(home, "import", world.export, "--passphrase-file", world.secret, bootstrap=world.broker)
-    assert refused(again, 2).endswith(f"There is a run {RUN} on this Kafka already; nothing was imported.")
+    swept = result(
+        esper(home, "gc", "--json", bootstrap=world.broker, ESPER_CHECKPOINTS__KEEP_DAYS="0.000001")
+    )
+    assert [one["deleted"] for one in swept["families"] if one["family"] == RUN] == [
+        0
+    ]  # it is pinned, however old it is
+    again = esper(
+        home, "import", world.export, "--passphrase-file", world.secret, bootstrap=world.broker
+    )
+    assert refused(again, 2).endswith(
+        f"There is a run {RUN} on this Kafka already; nothing was imported."
+    )
 
     settings = Settings(home=home)
     with history_part(home, world.broker) as part:
-        assert wait_caught_up(part.url, KafkaBus(world.broker), timeout=PATIENCE_S, settings=settings)
-        assert [decode(one.value) for one in messages_of(HttpSource(part.url, settings), RUN, Trust())] == world.events
+        assert wait_caught_up(
+            part.url, KafkaBus(world.broker), timeout=PATIENCE_S, settings=settings
+        )
+        assert [
+            decode(one.value) for one in messages_of(HttpSource(part.url, settings), RUN, Trust())
+        ] == world.events
         part.child.terminate()
         part.child.wait()
     with source(settings, "") as folder:
         assert [decode(one.value) for one in messages_of(folder, RUN, Trust())] == world.events
-    found = result(esper(home, "replay", RUN, "--step", str(STEP), "--json", *ALLOW))  # no Kafka here: the history's folder has it
+    found = result(
+        esper(home, "replay", RUN, "--step", str(STEP), "--json", *ALLOW)
+    )  # no Kafka here: the history's folder has it
     assert found["state_digest"] == world.state
 
-    made = result(esper(home, "export", RUN, "--to", tmp_path / "second", "--json", bootstrap=world.broker))
+    made = result(
+        esper(home, "export", RUN, "--to", tmp_path / "second", "--json", bootstrap=world.broker)
+    )
     assert made["notes"] == []
     rows = parquet.read_table(tmp_path / "second" / "history" / "seed_transitioned.parquet")
     assert rows.num_rows == sum(isinstance(event, SeedTransitioned) for event in world.events)
     assert (tmp_path / "second" / "journal.avro").read_bytes()
     assert json.loads((tmp_path / "second" / MANIFEST).read_text())["salt"] == ""
-    assert result(esper(home, "import", tmp_path / "second", "--check", "--json"))["events"] == len(world.events)
-    assert "exists already" in refused(esper(home, "export", RUN, "--to", tmp_path / "second", bootstrap=world.broker), 2)
+    assert result(esper(home, "import", tmp_path / "second", "--check", "--json"))["events"] == len(
+        world.events
+    )
+    assert "exists already" in refused(
+        esper(home, "export", RUN, "--to", tmp_path / "second", bootstrap=world.broker), 2
+    )
 
 
 def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path) -> None:
-    """Interrupted while its processes work: exit code 130, no traceback from any of them, and none is left."""
-    heard = ["env", "--default-signal=INT"]  # also where the tests run in the background of a shell, which has its children ignore it
-    command = [*heard, sys.executable, "-m", "esper.cli", "replay", RUN, "--verify", "--workers", "2", "--from", str(world.export), *ALLOW]
+    """Interrupted while its processes work: exit code 130, no traceback from any of them, and none
+    is left.
+    """
+    heard = [
+        "env",
+        "--default-signal=INT",
+    ]  # also where the tests run in the background of a shell, which has its children ignore it
+    command = [
+        *heard,
+        sys.executable,
+        "-m",
+        "esper.cli",
+        "replay",
+        RUN,
+        "--verify",
+        "--workers",
+        "2",
+        "--from",
+        str(world.export),
+        *ALLOW,
+    ]
     environment = {**os.environ, "ESPER_HOME": str(tmp_path / "empty"), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [*command, "--passphrase-file", str(world.secret)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        [*command, "--passphrase-file", str(world.secret)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     ) as proving:
-        until(lambda: len(psutil.Process(proving.pid).children()) >= 3 or proving.poll() is not None)  # two, and multiprocessing's own
+        until(
+            lambda: len(psutil.Process(proving.pid).children()) >= 3 or proving.poll() is not None
+        )  # two, and multiprocessing's own
         children = psutil.Process(proving.pid).children()
         os.killpg(proving.pid, signal.SIGINT)
         _, said = proving.communicate(timeout=PATIENCE_S)
@@ -209,12 +318,36 @@ def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path)
 
 
 def test_other_instructions_are_named(world: World, tmp_path: Path) -> None:
-    """Executed on torch's plainest instruction set: it is done anyway, the difference is named, and again in the sentence if bits differ."""
-    arguments = ("replay", RUN, "--from", world.export, "--passphrase-file", world.secret, "--step", str(STEP), "--from-scratch", *ALLOW)
+    """Executed on torch's plainest instruction set: it is done anyway, the difference is named, and
+    again in the sentence if bits differ.
+    """
+    arguments = (
+        "replay",
+        RUN,
+        "--from",
+        world.export,
+        "--passphrase-file",
+        world.secret,
+        "--step",
+        str(STEP),
+        "--from-scratch",
+        *ALLOW,
+    )
     command = [sys.executable, "-m", "esper.cli", *map(str, arguments)]
-    environment = {**os.environ, "ESPER_HOME": str(tmp_path / "empty"), "PYTHONPATH": str(ROOT), "ATEN_CPU_CAPABILITY": "default"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "ESPER_HOME": str(tmp_path / "empty"),
+        "PYTHONPATH": str(ROOT),
+        "ATEN_CPU_CAPABILITY": "default",
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
     assert done.returncode in (0, 5), done.stderr
-    named = [line for line in done.stderr.splitlines() if "instruction_set was" in line and "and is DEFAULT" in line]
+    named = [
+        line
+        for line in done.stderr.splitlines()
+        if "instruction_set was" in line and "and is DEFAULT" in line
+    ]
     assert len(named) == (1 if done.returncode == 0 else 2)
     assert "Traceback" not in done.stderr

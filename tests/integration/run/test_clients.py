@@ -26,15 +26,32 @@ from tests.waiting import PATIENCE_S
 CLOCK = SystemClock()
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-QUIET = {"audit.events", "control.kasmina.commands", "control.tolaria.commands", "dead.letters", "telemetry.custom"}
+QUIET = {
+    "audit.events",
+    "control.kasmina.commands",
+    "control.tolaria.commands",
+    "dead.letters",
+    "telemetry.custom",
+}
 """Topics that an undisturbed run leaves empty."""
 
 
-def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """Frame, schema, key and CloudEvents headers of each message are right for a consumer that has only `schemas/` and fastavro."""
+def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(
+    home: Path, lockstep: list[dict[str, Any]]
+) -> None:
+    """Frame, schema, key and CloudEvents headers of each message are right for a consumer that has
+    only `schemas/` and fastavro.
+    """
     assert lockstep
-    schemas = {path.stem: fastavro.parse_schema(json.loads(path.read_text())) for path in SCHEMAS.glob("*.avsc")}
-    locked = {int(line.split()[0]): line.split()[2] for line in (SCHEMAS / "ids.lock").read_text().splitlines() if not line.startswith("#")}
+    schemas = {
+        path.stem: fastavro.parse_schema(json.loads(path.read_text()))
+        for path in SCHEMAS.glob("*.avsc")
+    }
+    locked = {
+        int(line.split()[0]): line.split()[2]
+        for line in (SCHEMAS / "ids.lock").read_text().splitlines()
+        if not line.startswith("#")
+    }
     consumer = Consumer(
         {
             **access(Settings(home=home)).librdkafka(),
@@ -69,8 +86,12 @@ def test_a_plain_consumer_decodes_every_topic_with_the_schema_files_alone(home: 
     assert set(TOPICS) - set(seen) <= QUIET
 
 
-def test_a_viewers_client_shows_keys_and_headers(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """A plain client reads keys and headers of the journal of a run, with what `esper kafka config` prints for a viewer."""
+def test_a_viewers_client_shows_keys_and_headers(
+    home: Path, lockstep: list[dict[str, Any]]
+) -> None:
+    """A plain client reads keys and headers of the journal of a run, with what `esper kafka config`
+    prints for a viewer.
+    """
     settings = ast.literal_eval(esper(home, "kafka", "config", "--format", "python").stdout)
     found: list[tuple[bytes, dict[str, bytes]]] = []
     with plain_consumer(settings, "system.events.run") as messages:
@@ -78,13 +99,27 @@ def test_a_viewers_client_shows_keys_and_headers(home: Path, lockstep: list[dict
     mine = [headers for key, headers in found if key.decode() == lockstep[0]["run_id"]]
     assert mine[0]["ce_type"] == b"esper.events.RunStarted"
     assert mine[-1]["ce_type"] == b"esper.events.RunCompleted"
-    assert all(one["ce_id"] and one["ce_dataschema"].startswith(b"sha-256:") and one["traceparent"].startswith(b"00-") for one in mine)
+    assert all(
+        one["ce_id"]
+        and one["ce_dataschema"].startswith(b"sha-256:")
+        and one["traceparent"].startswith(b"00-")
+        for one in mine
+    )
 
 
 @contextmanager
 def plain_consumer(settings: Mapping[str, Any], topic: str) -> Iterator[Iterator[Any]]:
-    """The committed messages that a topic has now, by a consumer of librdkafka that knows nothing of Esper."""
-    consumer = Consumer({**settings, "group.id": "viewer-plain", "enable.partition.eof": True, "enable.auto.commit": False})
+    """The committed messages that a topic has now, by a consumer of librdkafka that knows nothing
+    of Esper.
+    """
+    consumer = Consumer(
+        {
+            **settings,
+            "group.id": "viewer-plain",
+            "enable.partition.eof": True,
+            "enable.auto.commit": False,
+        }
+    )
     partitions = consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     open_ones = set(partitions)

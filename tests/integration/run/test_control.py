@@ -1,4 +1,6 @@
-"""Claims about the control APIs on a whole stack, with a real trainer that they start, ask, lose sight of and end."""
+"""Claims about the control APIs on a whole stack, with a real trainer that they start, ask, lose
+sight of and end.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class People:
         url = getattr(endpoints(self.home), f"{part}_url")
         try:
             with client_of(url) as client:
-                return client.request(method, path, json=body, headers=credentials(self._settings, CLOCK, "operator"))
+                return client.request(
+                    method, path, json=body, headers=credentials(self._settings, CLOCK, "operator")
+                )
         except httpx.TransportError:
             return httpx.Response(503)
 
@@ -65,12 +69,19 @@ def people(home: Path) -> Iterator[People]:
 
 @pytest.mark.slow
 def test_a_run_is_started_asked_lost_sight_of_and_ended_over_http(people: People) -> None:
-    """A run that HTTP started obeys requests over HTTP and from the command line, and a manual decision through the guardrails.
+    """A run that HTTP started obeys requests over HTTP and from the command line, and a manual
+    decision through the guardrails.
 
-    Tolaria's part is killed while the run stands still: the trainer lives on, and the next life of the part knows it and its journal again.
-    Told to end, the part ends the trainer in order; the run is STOPPED, and goes on when it is asked to.
+    Tolaria's part is killed while the run stands still: the trainer lives on, and the next life of
+    the part knows it and its journal again. Told to end, the part ends the trainer in order; the
+    run is STOPPED, and goes on when it is asked to.
     """
-    body = {"recipe": "mnist1d", "run_id": RUN, "overrides": ["run.epochs=100000"], "reason": "a try"}
+    body = {
+        "recipe": "mnist1d",
+        "run_id": RUN,
+        "overrides": ["run.epochs=100000"],
+        "reason": "a try",
+    }
     started = people.ask("tolaria", "POST", "/api/v1/runs", body)
     assert started.status_code == 202, started.text
     until(lambda: people.run().get("epoch", 0) >= 1, "an epoch")
@@ -79,13 +90,19 @@ def test_a_run_is_started_asked_lost_sight_of_and_ended_over_http(people: People
 
     layer = next(iter(people.run()["layers"]))
     decided = people.ask(
-        "tamiyo", "POST", f"/api/v1/runs/{RUN}/decisions", {"command": "TERMINATE", "layer": layer, "seed": 3, "reason": "closed"}
+        "tamiyo",
+        "POST",
+        f"/api/v1/runs/{RUN}/decisions",
+        {"command": "TERMINATE", "layer": layer, "seed": 3, "reason": "closed"},
     )
     assert decided.status_code == 202, decided.text
     until(lambda: _told(people, decided) == "APPLIED", "the decision's answer")
     until(lambda: people.run()["layers"][layer]["3"] == "TERMINATED", "the seed's stage")
     again = people.ask(
-        "tamiyo", "POST", f"/api/v1/runs/{RUN}/decisions", {"command": "TERMINATE", "layer": layer, "seed": 3, "reason": "closed"}
+        "tamiyo",
+        "POST",
+        f"/api/v1/runs/{RUN}/decisions",
+        {"command": "TERMINATE", "layer": layer, "seed": 3, "reason": "closed"},
     )
     until(lambda: _told(people, again) == "REJECTED", "the refusal")
     shown = people.ask("nissa", "GET", f"/api/v1/adaptations?run={RUN}").json()["adaptations"]
@@ -93,7 +110,12 @@ def test_a_run_is_started_asked_lost_sight_of_and_ended_over_http(people: People
     assert results[decided.json()["command_id"]] == ("operator", "APPLIED")
 
     paused = people.ask("tolaria", "POST", f"/api/v1/runs/{RUN}/pause", {"reason": "a look"})
-    until(lambda: people.ask("tolaria", "GET", paused.headers["location"]).json()["status"] == "ANSWERED", "the pause")
+    until(
+        lambda: (
+            people.ask("tolaria", "GET", paused.headers["location"]).json()["status"] == "ANSWERED"
+        ),
+        "the pause",
+    )
     assert people.run()["status"] == "PAUSED"
     before, step = people.pid(), people.run()["step"]
     os.kill(before, signal.SIGKILL)
@@ -117,7 +139,10 @@ def test_a_run_is_started_asked_lost_sight_of_and_ended_over_http(people: People
     last = people.run()["step"]
     gone_on = people.ask("tolaria", "POST", "/api/v1/runs", {"run_id": RUN, "resume": True})
     assert gone_on.status_code == 202, gone_on.text
-    until(lambda: people.run().get("status") == "RUNNING" and people.run()["step"] > last, "the resumed run")
+    until(
+        lambda: people.run().get("status") == "RUNNING" and people.run()["step"] > last,
+        "the resumed run",
+    )
 
 
 def _told(people: People, decided: httpx.Response) -> str:

@@ -1,4 +1,7 @@
-"""A full disk in the middle of a run: snapshot, pause, a sentence; with room again the run goes on and nothing is lost."""
+"""A full disk in the middle of a run: snapshot, pause, a sentence.
+
+With room again the run goes on and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "small"
     mount.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)], capture_output=True, check=False, timeout=PATIENCE_S
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)],
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     if made.returncode:
-        pytest.skip("a small file system cannot be mounted here: run the tests as root, with the right to mount tmpfs")
+        pytest.skip(
+            "a small file system cannot be mounted here: run the tests as root, with the "
+            "right to mount tmpfs"
+        )
     try:
         yield mount
     finally:
@@ -50,15 +59,27 @@ def fill(path: Path) -> None:
 
 
 def test_a_full_disk_pauses_the_run(small_disk: Path, broker: str) -> None:
-    """Training stands still while the disk is full, says so with the place of a snapshot, and ends whole once there is room."""
+    """Training stands still while the disk is full, says so with the place of a snapshot, and ends
+    whole once there is room.
+    """
     said = io.StringIO()
-    recipe = load("mnist1d", ["run.epochs=30", "tamiyo.enabled=false", "telemetry.enabled=false", "checkpoints.every_epochs=0"])
+    recipe = load(
+        "mnist1d",
+        [
+            "run.epochs=30",
+            "tamiyo.enabled=false",
+            "telemetry.enabled=false",
+            "checkpoints.every_epochs=0",
+        ],
+    )
     ballast = small_disk / "ballast"
     states: list[str] = []
 
     def disturb() -> None:
         outbox = small_disk / "runs" / "full" / "outbox"
-        eventually(lambda: any(path.stat().st_size > 4000 for path in outbox.glob("*") if path.is_file()))
+        eventually(
+            lambda: any(path.stat().st_size > 4000 for path in outbox.glob("*") if path.is_file())
+        )
         fill(ballast)
         eventually(lambda: "Training stands still" in said.getvalue())
         states.append(said.getvalue())
@@ -85,5 +106,7 @@ def test_a_full_disk_pauses_the_run(small_disk: Path, broker: str) -> None:
     names = [decode(value).NAME for value in messages]
     assert names.count("EpochEnded") == 30
     assert names.index("RunResumed") == names.index("RunPaused") + 1
-    assert fold_journal("full", messages, live_state(small_disk / "runs" / "full"), clock=SystemClock()).compared
+    assert fold_journal(
+        "full", messages, live_state(small_disk / "runs" / "full"), clock=SystemClock()
+    ).compared
     os.unlink(snapshot)  # noqa: PTH108  # it lies outside tmp_path when the disk was full

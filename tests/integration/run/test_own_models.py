@@ -1,4 +1,6 @@
-"""Growth of models that Esper has never seen: a recipe around a transformer and a residual network, and the README's loop of one's own."""
+"""Growth of models that Esper has never seen: a recipe around a transformer and a residual network,
+and the README's loop of one's own.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,15 @@ MODELS = Path(__file__).parent / "models"
 
 def run(home: Path, name: str) -> dict[str, Any]:
     """A run of the recipe around one of the models beside this test."""
-    done = esper(home, "run", str(MODELS / f"{name}.toml"), "--json", "--run-id", name, PYTHONPATH=str(MODELS))
+    done = esper(
+        home,
+        "run",
+        str(MODELS / f"{name}.toml"),
+        "--json",
+        "--run-id",
+        name,
+        PYTHONPATH=str(MODELS),
+    )
     return result(done)
 
 
@@ -31,46 +41,89 @@ def run(home: Path, name: str) -> dict[str, Any]:
         (
             "residual",
             0.1,
-            {("Conv2d", "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8"), ("Conv2d", "conv2d k1x1 s2x2 p0x0 d1x1 g1 in 8x8")},
+            {
+                ("Conv2d", "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8"),
+                ("Conv2d", "conv2d k1x1 s2x2 p0x0 d1x1 g1 in 8x8"),
+            },
         ),
     ],
 )
-def test_a_recipe_around_a_model_of_ones_own(home: Path, name: str, chance: float, kinds: set[tuple[str, str]]) -> None:
-    """Layers of an unchanged library-style model are seeded in their geometry, kernels that fit are compiled, tried and judged, and the run says how."""
+def test_a_recipe_around_a_model_of_ones_own(
+    home: Path, name: str, chance: float, kinds: set[tuple[str, str]]
+) -> None:
+    """Layers of an unchanged library-style model are seeded in their geometry, kernels that fit are
+    compiled, tried and judged, and the run says how.
+    """
     found = run(home, name)
     url = endpoints(home).history_url
-    layers = query(url, f"SELECT layers.kind AS kind, layers.geometry AS geometry FROM run_started WHERE run_id = '{name}'")[0]  # noqa: S608
+    layers = query(
+        url,
+        (
+            "SELECT layers.kind AS kind, layers.geometry AS geometry FROM run_started WHERE "  # noqa: S608
+            f"run_id = '{name}'"
+        ),
+    )[0]
     assert kinds <= set(zip(layers["kind"], layers["geometry"], strict=True))
-    tried = query(url, f"SELECT family, to_stage FROM seed_transitioned WHERE run_id = '{name}' AND to_stage = 'TRAINING'")  # noqa: S608
+    tried = query(
+        url,
+        (
+            f"SELECT family, to_stage FROM seed_transitioned WHERE run_id = '{name}' AND "  # noqa: S608
+            "to_stage = 'TRAINING'"
+        ),
+    )
     assert tried, found["growth"]
-    assert query(url, f"SELECT count() AS n FROM kernel_failed WHERE run_id = '{name}'")[0]["n"] == 0  # noqa: S608
+    assert (
+        query(url, f"SELECT count() AS n FROM kernel_failed WHERE run_id = '{name}'")[0]["n"] == 0  # noqa: S608
+    )
     assert found["growth"].startswith(("Grew ", "No kernel was kept"))
     assert found["accuracy"] > chance
 
 
 def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
-    """The ten lines of the README are a whole program: it trains in its own loop, says what grew or why not, and leaves a journal that folds."""
+    """The ten lines of the README are a whole program: it trains in its own loop, says what grew or
+    why not, and leaves a journal that folds.
+    """
     readme = (ROOT / "README.md").read_text()
     (program,) = re.findall(r"```python\n(import esper, torch\n.*?)```", readme, re.DOTALL)
     script = tmp_path / "mine.py"
     script.write_text(program)
-    environment = {**os.environ, "ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "ESPER_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^(Grew|No kernel was kept|Nothing was grafted)", done.stdout, re.MULTILINE), done.stdout
-    (started,) = query(endpoints(home).history_url, "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop'")
+    assert re.search(
+        r"^(Grew|No kernel was kept|Nothing was grafted)", done.stdout, re.MULTILINE
+    ), done.stdout
+    (started,) = query(
+        endpoints(home).history_url,
+        "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop'",
+    )
     folded = esper(home, "replay", started["run_id"], "--fold", "--json")
     assert '"equals_live": true' in folded.stdout
     assert '"status": "COMPLETED"' in folded.stdout
 
 
 def test_a_loop_of_ones_own_is_told_what_is_wrong(home: Path, tmp_path: Path) -> None:
-    """A model without seeds, an optimizer of another model, no held-out samples, no steps, an unknown setting: a sentence each, and no journal."""
+    """A model without seeds, an optimizer of another model, no held-out samples, no steps, an
+    unknown setting: a sentence each, and no journal.
+    """
     program = """
 import torch, esper
 from esper.errors import UsageError
 model = torch.nn.Linear(4, 2)
-own, other = torch.optim.SGD(model.parameters(), 0.1), torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), 0.1)
+own = torch.optim.SGD(model.parameters(), 0.1)
+other = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), 0.1)
 x, y = torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)
 def refused(net, optimizer, **arguments):
     try:
@@ -87,11 +140,31 @@ refused(seeded, own, kernels={"learning": 1})
 """
     script = tmp_path / "wrong.py"
     script.write_text(program)
-    environment = {**os.environ, "ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "ESPER_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     sentences = done.stdout.splitlines()
     for part, sentence in zip(
-        ["no seeds", "none of the model's parameters", "held_out has 0", "steps is", "kernels.learning"], sentences, strict=True
+        [
+            "no seeds",
+            "none of the model's parameters",
+            "held_out has 0",
+            "steps is",
+            "kernels.learning",
+        ],
+        sentences,
+        strict=True,
     ):
         assert part in sentence

@@ -1,4 +1,6 @@
-"""Bad input and bad surroundings: one clear sentence with the remedy, an exit code that is not 0, and nothing lost."""
+"""Bad input and bad surroundings: one clear sentence with the remedy, an exit code that is not 0,
+and nothing lost.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def refused(home: Path, code: int, sentence: str, *arguments: str, **environment
         (("recipes", "show", "nothing"), "There is no recipe or file nothing."),
     ],
 )
-def test_input_that_cannot_be_taken(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+def test_input_that_cannot_be_taken(
+    tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
     """Unknown recipes, keys, types, runs and ids are refused before anything starts."""
     refused(tmp_path / "home", 2, sentence, *arguments)
     assert not (tmp_path / "home" / "stack" / "kafka").exists()
@@ -44,12 +48,23 @@ def test_input_that_cannot_be_taken(tmp_path: Path, arguments: tuple[str, ...], 
 
 def test_no_broker_at_the_start_is_refused(tmp_path: Path) -> None:
     """A cluster that does not answer is named, with its address, and no run is begun."""
-    refused(tmp_path, 3, "127.0.0.1:9", "run", "mnist1d", "--run-id", "x", ESPER_KAFKA__BOOTSTRAP="127.0.0.1:9")
+    refused(
+        tmp_path,
+        3,
+        "127.0.0.1:9",
+        "run",
+        "mnist1d",
+        "--run-id",
+        "x",
+        ESPER_KAFKA__BOOTSTRAP="127.0.0.1:9",
+    )
     assert not (tmp_path / "runs" / "x").exists()
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
-    """A port that the user insists on and that is taken is named, with the setting that chose it."""
+    """A port that the user insists on and that is taken is named, with the setting that
+    chose it.
+    """
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

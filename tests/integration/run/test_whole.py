@@ -1,4 +1,6 @@
-"""The whole: real broker, Tamiyo, Nissa, history and foundry as processes, through the command line as a user would."""
+"""The whole: real broker, Tamiyo, Nissa, history and foundry as processes, through the command line
+as a user would.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import CorruptError
 from esper.events import Origin, decode
-from esper.events.records import CheckpointRequested, PauseRequested, ResumeRequested, RollbackRequested
+from esper.events.records import (
+    CheckpointRequested,
+    PauseRequested,
+    ResumeRequested,
+    RollbackRequested,
+)
 from esper.journal.reading import from_file, to_file
 from esper.journal.replay import fold_journal, live_state
 from esper.oona.bus.kafka import KafkaBus
@@ -24,7 +31,9 @@ from tests.waiting import never, until
 
 
 def test_the_same_seed_gives_the_same_run_in_lockstep(lockstep: list[dict[str, Any]]) -> None:
-    """Two lockstep runs end with the same parameters, bit for bit, and kernels were grafted in them."""
+    """Two lockstep runs end with the same parameters, bit for bit, and kernels were grafted in
+    them.
+    """
     assert lockstep[0]["digest"] == lockstep[1]["digest"]
     assert lockstep[0]["accuracy"] == lockstep[1]["accuracy"]
     assert lockstep[0]["seeds"] == lockstep[1]["seeds"]
@@ -32,17 +41,28 @@ def test_the_same_seed_gives_the_same_run_in_lockstep(lockstep: list[dict[str, A
     assert lockstep[0]["dropped"] == 0
 
 
-def test_history_holds_every_committed_message_once(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """Rows of the raw tables plus dead letters equal the committed messages of each topic, and no view shows an event_id twice."""
+def test_history_holds_every_committed_message_once(
+    home: Path, lockstep: list[dict[str, Any]]
+) -> None:
+    """Rows of the raw tables plus dead letters equal the committed messages of each topic, and no
+    view shows an event_id twice.
+    """
     assert counted_once(home) > 0
     assert lockstep[0]["history_complete"]
 
 
-def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
-    """`esper replay --fold` agrees with the trainer; a journal with an event removed, doubled or swapped is refused, saying which."""
+def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(
+    home: Path, lockstep: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """`esper replay --fold` agrees with the trainer.
+
+    A journal with an event removed, doubled or swapped is refused, saying which.
+    """
     run_id = lockstep[0]["run_id"]
     saved = tmp_path / "journal.avro"
-    folded = json.loads(esper(home, "replay", run_id, "--fold", "--save", str(saved), "--json").stdout)
+    folded = json.loads(
+        esper(home, "replay", run_id, "--fold", "--save", str(saved), "--json").stdout
+    )
     assert folded["equals_live"] is True
     assert folded["status"] == "COMPLETED"
     messages = list(from_file(saved))
@@ -51,7 +71,10 @@ def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(home: Path,
     broken = {
         "removed": (messages[:middle] + messages[middle + 1 :], f"lacks event {middle}"),
         "doubled": (messages[: middle + 1] + messages[middle:], f"has event {middle} ({name}"),
-        "swapped": ([*messages[:middle], messages[middle + 1], messages[middle], *messages[middle + 2 :]], f"lacks event {middle}"),
+        "swapped": (
+            [*messages[:middle], messages[middle + 1], messages[middle], *messages[middle + 2 :]],
+            f"lacks event {middle}",
+        ),
         "cut": (messages[:-1], "the rest is missing"),
     }
     for what, (changed, sentence) in broken.items():
@@ -73,17 +96,31 @@ def replaced(live: Any) -> Any:
 
 
 def test_a_run_id_is_taken_once(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """A second run with a used id is refused in one sentence, and the first one's journal is as it was."""
+    """A second run with a used id is refused in one sentence, and the first one's journal is as it
+    was.
+    """
     done = esper(home, "run", "mnist1d", "--run-id", lockstep[0]["run_id"], "--set", "run.epochs=1")
     assert done.returncode == 2
     assert "already" in done.stderr
     assert "Traceback" not in done.stderr
-    assert json.loads(esper(home, "replay", lockstep[0]["run_id"], "--fold", "--json").stdout)["equals_live"] is True
+    assert (
+        json.loads(esper(home, "replay", lockstep[0]["run_id"], "--fold", "--json").stdout)[
+            "equals_live"
+        ]
+        is True
+    )
 
 
 def test_host_alone_asks_nobody(home: Path) -> None:
     """Without Tamiyo no packet is sent and no seed leaves DORMANT."""
-    settings = ("--set", "tamiyo.enabled=false", "--set", "run.epochs=2", "--set", "checkpoints.every_epochs=0")
+    settings = (
+        "--set",
+        "tamiyo.enabled=false",
+        "--set",
+        "run.epochs=2",
+        "--set",
+        "checkpoints.every_epochs=0",
+    )
     alone = result(esper(home, "run", "mnist1d", "--json", *settings))
     assert alone["seeds"] == {"DORMANT": 8}
     assert "system.events.epoch" not in alone["events"]
@@ -91,11 +128,29 @@ def test_host_alone_asks_nobody(home: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, Any]]) -> None:
-    """Interrupted while it waits for Tamiyo, a run is PAUSED in its journal, exit code 130; --resume ends it with the bits of the uninterrupted one, once."""
-    child = begin(home, "run", "mnist1d", "--json", "--run-id", "interrupted", *(part for one in LOCKSTEP for part in ("--set", one)))
+    """Interrupted while it waits for Tamiyo, a run is PAUSED in its journal, exit code 130.
+
+    --resume ends it with the bits of the uninterrupted one, once.
+    """
+    child = begin(
+        home,
+        "run",
+        "mnist1d",
+        "--json",
+        "--run-id",
+        "interrupted",
+        *(part for one in LOCKSTEP for part in ("--set", one)),
+    )
     found = endpoints(home)
     outbox = home / "runs" / "interrupted" / "outbox"
-    until(lambda: child.poll() is not None or any(b"esper.events.EpochEnded" in path.read_bytes() for path in outbox.glob("*.frames")))
+    until(
+        lambda: (
+            child.poll() is not None
+            or any(
+                b"esper.events.EpochEnded" in path.read_bytes() for path in outbox.glob("*.frames")
+            )
+        )
+    )
     child.send_signal(signal.SIGINT)
     out, err = child.said()
     assert child.returncode == 130, err
@@ -105,14 +160,24 @@ def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, A
     assert folded["status"] == "PAUSED"
     assert folded["equals_live"] is True
     again = result(esper(home, "run", "mnist1d", "--json", "--resume", "--run-id", "interrupted"))
-    assert (again["outcome"], again["digest"], again["steps"]) == ("FINISHED", lockstep[0]["digest"], lockstep[0]["steps"])
-    resumed = query(found.history_url, "SELECT incarnation, restored_step FROM run_resumed WHERE run_id = 'interrupted'")
+    assert (again["outcome"], again["digest"], again["steps"]) == (
+        "FINISHED",
+        lockstep[0]["digest"],
+        lockstep[0]["steps"],
+    )
+    resumed = query(
+        found.history_url,
+        "SELECT incarnation, restored_step FROM run_resumed WHERE run_id = 'interrupted'",
+    )
     assert resumed == [{"incarnation": 1, "restored_step": ended["steps"]}]
     folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
     assert (folded["status"], folded["equals_live"]) == ("COMPLETED", True)
     finished = esper(home, "run", "mnist1d", "--resume", "--run-id", "interrupted")
     assert finished.returncode == 2
-    assert finished.stderr.splitlines()[-1] == "esper: Run interrupted is finished, so there is nothing to resume; start a new run."
+    assert (
+        finished.stderr.splitlines()[-1]
+        == "esper: Run interrupted is finished, so there is nothing to resume; start a new run."
+    )
     unknown = esper(home, "run", "mnist1d", "--resume", "--run-id", "mnist1d-nobody")
     assert unknown.returncode == 2
     assert unknown.stderr.splitlines()[-1].startswith(
@@ -122,14 +187,28 @@ def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, A
 
 
 def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Path) -> None:
-    """CheckpointRequested is answered by a snapshot, RollbackRequested by a new timeline from it, each once; what does not exist is ignored.
+    """CheckpointRequested is answered by a snapshot, RollbackRequested by a new timeline from it,
+    each once; what does not exist is ignored.
 
-    PauseRequested stands the run still, an expired one does nothing, ResumeRequested lets it go on; the journal names each request once.
+    PauseRequested stands the run still, an expired one does nothing, ResumeRequested lets it go on;
+    the journal names each request once.
     """
     found, clock = endpoints(home), SystemClock()
     origin = Origin("rolled", "operator", "0" * 32, clock)
-    sets = ("run.epochs=100000", "tamiyo.enabled=false", "checkpoints.every_epochs=0")  # it ends when it is told to
-    child = begin(home, "run", "mnist1d", "--json", "--run-id", "rolled", *(part for one in sets for part in ("--set", one)))
+    sets = (
+        "run.epochs=100000",
+        "tamiyo.enabled=false",
+        "checkpoints.every_epochs=0",
+    )  # it ends when it is told to
+    child = begin(
+        home,
+        "run",
+        "mnist1d",
+        "--json",
+        "--run-id",
+        "rolled",
+        *(part for one in sets for part in ("--set", one)),
+    )
 
     def rows(sql: str) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = []
@@ -147,18 +226,42 @@ def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Pa
 
     rows("SELECT epoch FROM epoch_ended WHERE run_id = 'rolled'")
     late, soon = clock.now_us() - 1, clock.now_us() + 3_600_000_000
-    with KafkaBus(access(Settings(home=home), "operator")).producer(sender_id="operator") as producer:
+    with KafkaBus(access(Settings(home=home), "operator")).producer(
+        sender_id="operator"
+    ) as producer:
         for _ in range(2):
-            producer.send(CheckpointRequested(**origin.envelope("keep"), reason="before a risk", expires_at=soon))
+            producer.send(
+                CheckpointRequested(
+                    **origin.envelope("keep"), reason="before a risk", expires_at=soon
+                )
+            )
         producer.flush(60)
-        (taken,) = rows("SELECT snapshot_id, at_step, reason, toString(command_id) AS id FROM checkpoint_taken WHERE run_id = 'rolled'")
+        (taken,) = rows(
+            "SELECT snapshot_id, at_step, reason, toString(command_id) AS id FROM "
+            "checkpoint_taken WHERE run_id = 'rolled'"
+        )
         assert (taken["reason"], taken["id"]) == ("requested", origin.envelope("keep")["event_id"])
-        producer.send(RollbackRequested(**origin.envelope("none"), snapshot_id="t9-s9", reason="a typing error", expires_at=soon))
-        back = RollbackRequested(**origin.envelope("back"), snapshot_id=taken["snapshot_id"], reason="the risk", expires_at=soon)
+        producer.send(
+            RollbackRequested(
+                **origin.envelope("none"),
+                snapshot_id="t9-s9",
+                reason="a typing error",
+                expires_at=soon,
+            )
+        )
+        back = RollbackRequested(
+            **origin.envelope("back"),
+            snapshot_id=taken["snapshot_id"],
+            reason="the risk",
+            expires_at=soon,
+        )
         producer.send(back)
         producer.send(back)
         producer.flush(60)
-        rolled = rows("SELECT from_step, step, timeline, snapshot_id, reason FROM run_rolled_back WHERE run_id = 'rolled'")
+        rolled = rows(
+            "SELECT from_step, step, timeline, snapshot_id, reason FROM run_rolled_back "
+            "WHERE run_id = 'rolled'"
+        )
 
         producer.send(PauseRequested(**origin.envelope("late"), reason="too late", expires_at=late))
         pause = PauseRequested(**origin.envelope("pause"), reason="a look at it", expires_at=soon)
@@ -169,30 +272,63 @@ def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Pa
         until(lambda: epochs() >= paused["epoch"], "the epochs before the pause")
         before = epochs()
         assert never(lambda: epochs() > before + 1)
-        producer.send(ResumeRequested(**origin.envelope("resume"), reason="looked at it", expires_at=soon))
+        producer.send(
+            ResumeRequested(**origin.envelope("resume"), reason="looked at it", expires_at=soon)
+        )
         producer.flush(60)
         until(lambda: epochs() > before + 1, "an epoch after the pause")
     child.send_signal(signal.SIGINT)
     out, err = child.said()
     assert child.returncode == 130, err
-    assert "There is no snapshot t9-s9 to roll back to; the request is ignored." in err.replace("\n", " ")
-    assert (rolled[0]["timeline"], rolled[0]["snapshot_id"], rolled[0]["reason"]) == (1, taken["snapshot_id"], "the risk")
-    assert (rolled[0]["step"], rolled[0]["from_step"] >= taken["at_step"]) == (taken["at_step"], True)
+    assert "There is no snapshot t9-s9 to roll back to; the request is ignored." in err.replace(
+        "\n", " "
+    )
+    assert (rolled[0]["timeline"], rolled[0]["snapshot_id"], rolled[0]["reason"]) == (
+        1,
+        taken["snapshot_id"],
+        "the risk",
+    )
+    assert (rolled[0]["step"], rolled[0]["from_step"] >= taken["at_step"]) == (
+        taken["at_step"],
+        True,
+    )
     done = json.loads(out.splitlines()[-1])
     assert done["outcome"] == "INTERRUPTED"
     told = "SELECT count() AS n, uniqExact(step) AS m FROM training_step WHERE run_id = 'rolled'"
     trained = {"n": done["steps"] + rolled[0]["from_step"] - rolled[0]["step"], "m": done["steps"]}
-    until(lambda: query(found.history_url, told) == [trained], lambda: (query(found.history_url, told), trained))
-    assert len(query(found.history_url, "SELECT 1 FROM checkpoint_taken WHERE run_id = 'rolled' AND reason = 'requested'")) == 1
-    assert len(query(found.history_url, "SELECT 1 FROM run_rolled_back WHERE run_id = 'rolled'")) == 1
-    reasons = query(found.history_url, "SELECT reason FROM run_paused WHERE run_id = 'rolled' ORDER BY sequence")
+    until(
+        lambda: query(found.history_url, told) == [trained],
+        lambda: (query(found.history_url, told), trained),
+    )
+    assert (
+        len(
+            query(
+                found.history_url,
+                "SELECT 1 FROM checkpoint_taken WHERE run_id = 'rolled' AND reason = 'requested'",
+            )
+        )
+        == 1
+    )
+    assert (
+        len(query(found.history_url, "SELECT 1 FROM run_rolled_back WHERE run_id = 'rolled'")) == 1
+    )
+    reasons = query(
+        found.history_url, "SELECT reason FROM run_paused WHERE run_id = 'rolled' ORDER BY sequence"
+    )
     assert [row["reason"] for row in reasons].count("a look at it") == 1
     assert "too late" not in {row["reason"] for row in reasons}
-    assert json.loads(esper(home, "replay", "rolled", "--fold", "--json").stdout)["equals_live"] is True
+    assert (
+        json.loads(esper(home, "replay", "rolled", "--fold", "--json").stdout)["equals_live"]
+        is True
+    )
 
 
-def test_damaged_artefacts_are_refused_and_training_goes_on(home: Path, lockstep: list[dict[str, Any]], tmp_path: Path) -> None:
-    """With every artefact damaged under way, each graft ends as KernelFailed with the seed back in DORMANT, and the run ends as the host alone."""
+def test_damaged_artefacts_are_refused_and_training_goes_on(
+    home: Path, lockstep: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """With every artefact damaged under way, each graft ends as KernelFailed with the seed back in
+    DORMANT, and the run ends as the host alone.
+    """
     assert lockstep
     for path in (home / "store" / "kernels").iterdir():
         content = bytearray(path.read_bytes())
@@ -200,9 +336,26 @@ def test_damaged_artefacts_are_refused_and_training_goes_on(home: Path, lockstep
         (tmp_path / "kernels").mkdir(exist_ok=True)
         (tmp_path / "kernels" / path.name).write_bytes(content)
     settings = ("decisions=lockstep", "run.epochs=5", *GROWING)
-    arguments = ("--json", "--run-id", "damaged", *(part for one in settings for part in ("--set", one)))
-    done = result(esper(home, "run", "mnist1d", *arguments, ESPER_URZA__STORE=str(tmp_path), ESPER_URZA__CACHE=str(tmp_path / "cache")))
+    arguments = (
+        "--json",
+        "--run-id",
+        "damaged",
+        *(part for one in settings for part in ("--set", one)),
+    )
+    done = result(
+        esper(
+            home,
+            "run",
+            "mnist1d",
+            *arguments,
+            ESPER_URZA__STORE=str(tmp_path),
+            ESPER_URZA__CACHE=str(tmp_path / "cache"),
+        )
+    )
     assert done["seeds"] == {"DORMANT": 8}
-    failures = query(endpoints(home).history_url, "SELECT phase, error FROM kernel_failed WHERE run_id = 'damaged'")
+    failures = query(
+        endpoints(home).history_url,
+        "SELECT phase, error FROM kernel_failed WHERE run_id = 'damaged'",
+    )
     assert failures
     assert all(row["phase"] == "LOAD" and "damaged" in row["error"] for row in failures)

@@ -29,21 +29,35 @@ GROWING: Final = (
     "tamiyo.policy.last_fraction=0.9",
     "tamiyo.policy.min_urgency=0.0",
 )
-"""Settings with which kernels go through every stage within few epochs: otherwise nothing is urgent in so short a run."""
-LOCKSTEP: Final = ("decisions=lockstep", "run.seed=1", "run.epochs=8", "checkpoints.every_epochs=3", *GROWING)
+"""Settings with which kernels go through every stage within few epochs: otherwise nothing is urgent
+in so short a run.
+"""
+LOCKSTEP: Final = (
+    "decisions=lockstep",
+    "run.seed=1",
+    "run.epochs=8",
+    "checkpoints.every_epochs=3",
+    *GROWING,
+)
 """The run that tests of the whole look at, disturb, fork and repeat."""
 _HOMES: dict[str, Path] = {}
 """The home of each history, which has the key for its tokens."""
 
 
-def esper(home: Path, *arguments: str, cold: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+def esper(
+    home: Path, *arguments: str, cold: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in `home`."""
-    return commands.run(*arguments, environment={**os.environ, "ESPER_HOME": str(home), **environment}, cold=cold)
+    return commands.run(
+        *arguments, environment={**os.environ, "ESPER_HOME": str(home), **environment}, cold=cold
+    )
 
 
 def begin(home: Path, *arguments: str) -> commands.Command:
     """Begin a command in `home`."""
-    return commands.begin(*arguments, environment={**os.environ, "ESPER_HOME": str(home), "COLUMNS": "1000"})
+    return commands.begin(
+        *arguments, environment={**os.environ, "ESPER_HOME": str(home), "COLUMNS": "1000"}
+    )
 
 
 def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -68,6 +82,11 @@ def endpoints(home: Path) -> Endpoints:
 
 @pytest.fixture(scope="session")
 def lockstep(home: Path) -> list[dict[str, Any]]:
-    """Two equal runs in lockstep in which kernels are grafted, given up and kept: one from nothing, as a user begins it, one forked."""
+    """Two equal runs in lockstep in which kernels are grafted, given up and kept: one from nothing,
+    as a user begins it, one forked.
+    """
     arguments = ("run", "mnist1d", "--json", *(part for one in LOCKSTEP for part in ("--set", one)))
-    return [result(esper(home, *arguments, "--run-id", f"twin-{index}", cold=not index)) for index in range(2)]
+    return [
+        result(esper(home, *arguments, "--run-id", f"twin-{index}", cold=not index))
+        for index in range(2)
+    ]

@@ -1,7 +1,9 @@
-"""What passwords and rights cost: `python -m tests.integration.stack.measure_access [ROUNDS]` prints both brokers' figures, measured in turns.
+"""What passwords and rights cost: `python -m tests.integration.stack.measure_access [ROUNDS]`
+prints both brokers' figures, measured in turns.
 
-Start: from the command to topics that can be used, on new folders; with an AOT cache where there is one. Then, on two brokers that stand side by side:
-events a second through one producer, and the time from sending one message to having it read.
+Start: from the command to topics that can be used, on new folders; with an AOT cache where there is
+one. Then, on two brokers that stand side by side: events a second through one producer, and the
+time from sending one message to having it read.
 """
 
 from __future__ import annotations
@@ -43,7 +45,13 @@ def up(home: Path, *, secured: bool) -> Iterator[tuple[Access, Access, float]]:
             topics.ensure(node.admin, settings.kafka)
             seconds = CLOCK.monotonic() - began
             if secured:
-                yield (*(Access.of(settings, principal, bootstrap=node.bootstrap) for principal in ("trainer", "nissa")), seconds)  # type: ignore[misc]
+                yield (
+                    *(
+                        Access.of(settings, principal, bootstrap=node.bootstrap)
+                        for principal in ("trainer", "nissa")
+                    ),
+                    seconds,
+                )  # type: ignore[misc]
             else:
                 yield Access.plain(node.bootstrap), Access.plain(node.bootstrap), seconds
 
@@ -63,7 +71,10 @@ def rate(writer: Access) -> float:
 def trips(writer: Access, other: Access) -> list[float]:
     """Milliseconds from sending to having read, one message after the other."""
     found = []
-    with KafkaBus(writer).producer(sender_id="measure") as producer, KafkaBus(other).reader([TOPIC], start="end") as reader:
+    with (
+        KafkaBus(writer).producer(sender_id="measure") as producer,
+        KafkaBus(other).reader([TOPIC], start="end") as reader,
+    ):
         for number in range(TRIPS + 20):
             began = CLOCK.monotonic()
             producer.send_message(Message(TOPIC, b"k", BODY, ()))
@@ -86,7 +97,10 @@ def main(rounds: int) -> None:
                 with up(Path(scratch) / f"{turn}-{secured}", secured=secured) as (_, _, seconds):
                     starts[secured].append(seconds)
         with ExitStack() as stack:
-            both = {secured: stack.enter_context(up(Path(scratch) / f"side-{secured}", secured=secured)) for secured in (False, True)}
+            both = {
+                secured: stack.enter_context(up(Path(scratch) / f"side-{secured}", secured=secured))
+                for secured in (False, True)
+            }
             for _ in range(rounds):
                 for secured, (writer, other, _) in both.items():
                     rates[secured].append(rate(writer))
@@ -94,8 +108,10 @@ def main(rounds: int) -> None:
     for secured in (False, True):
         p99 = statistics.quantiles(waits[secured], n=100)[98]
         sys.stdout.write(
-            f"{'secured' if secured else 'plain  '}: start {statistics.median(starts[secured]):.2f} s, "
-            f"{statistics.median(rates[secured]):,.0f} events/s, trip {statistics.median(waits[secured]):.2f} ms, p99 {p99:.2f} ms\n"
+            f"{'secured' if secured else 'plain  '}: start "
+            f"{statistics.median(starts[secured]):.2f} s, "
+            f"{statistics.median(rates[secured]):,.0f} events/s, trip "
+            f"{statistics.median(waits[secured]):.2f} ms, p99 {p99:.2f} ms\n"
         )
 
 

@@ -1,4 +1,6 @@
-"""`python -m tests.integration.stack.measure_start`: how long the broker takes and how large it is, with and without the AOT cache."""
+"""`python -m tests.integration.stack.measure_start`: how long the broker takes and how large it is,
+with and without the AOT cache.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,26 @@ ROUNDS = 5
 
 
 def measure(node: Node, classpath: Sequence[Path], options: Sequence[str]) -> dict[str, float]:
-    """Medians over `ROUNDS`: seconds from launch to the first answer, after a clean stop and after `kill -9`; its size; seconds to stop."""
+    """Medians over `ROUNDS`: seconds from launch to the first answer, after a clean stop and after
+    `kill -9`; its size; seconds to stop.
+    """
     clock = SystemClock()
-    rows: dict[str, list[float]] = {"start_s": [], "start_after_kill_s": [], "resident_mb": [], "stop_s": []}
+    rows: dict[str, list[float]] = {
+        "start_s": [],
+        "start_after_kill_s": [],
+        "resident_mb": [],
+        "stop_s": [],
+    }
     for _ in range(ROUNDS):
         for name, kill in (("start_s", True), ("start_after_kill_s", False)):
             began = clock.monotonic()
-            with running_broker(node, classpath, cluster_id="ZXNwZXItbWVhc3VyZW1lbg", clock=clock, java_options=options) as child:
+            with running_broker(
+                node,
+                classpath,
+                cluster_id="ZXNwZXItbWVhc3VyZW1lbg",
+                clock=clock,
+                java_options=options,
+            ) as child:
                 rows[name].append(clock.monotonic() - began)
                 rows["resident_mb"].append(psutil.Process(child.pid).memory_info().rss / 1e6)
                 if kill:
@@ -44,9 +59,14 @@ def main() -> int:
     if not aot.recorded():
         aot.record(classpath, clock=SystemClock())
     with tempfile.TemporaryDirectory() as folder, PortClaims() as claims:
-        node = Node(Path(folder), *(claims.choose(salt=f"{folder} {name}", preferred=()) for name in "ab"))
+        node = Node(
+            Path(folder), *(claims.choose(salt=f"{folder} {name}", preferred=()) for name in "ab")
+        )
         measure(node, classpath, ())
-        found = {"plain": measure(node, classpath, ()), "aot": measure(node, classpath, aot.java_options(classpath))}
+        found = {
+            "plain": measure(node, classpath, ()),
+            "aot": measure(node, classpath, aot.java_options(classpath)),
+        }
     print(json.dumps(found))  # noqa: T201 - a program
     return 0
 

@@ -1,4 +1,6 @@
-"""A supervisor with the real broker, the real history and the real foundry: a stack without the processors."""
+"""A supervisor with the real broker, the real history and the real foundry: a stack without the
+processors.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,13 @@ from tests.stackfixtures import part, tiny_stack
 
 
 @pytest.mark.slow
-def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Java starts with the cache and insists on it; with a cache that crashes Java the stack comes up all the same, and the cache is gone."""
+def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Java starts with the cache and insists on it.
+
+    With a cache that crashes Java the stack comes up all the same, and the cache is gone.
+    """
     classpath = jars.kafka(lambda _: None)
     cached_jars = jars.jars_dir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -32,13 +37,26 @@ def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(tmp_path
     assert sorted(file.name for file in cache.parent.iterdir()) == [".lock", cache.name]
 
     with PortClaims() as claims:
-        node = Node(tmp_path / "node", *(claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in "ab"))
+        node = Node(
+            tmp_path / "node",
+            *(claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in "ab"),
+        )
         insist = (*aot.java_options(classpath), "-XX:AOTMode=on")
-        with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1icm9rZQ", clock=SystemClock(), java_options=insist):
+        with running_broker(
+            node,
+            classpath,
+            cluster_id="ZXNwZXItdGVzdC1icm9rZQ",
+            clock=SystemClock(),
+            java_options=insist,
+        ):
             assert answers(node.bootstrap, timeout=2)
 
     whole, settings = cache.read_bytes(), Settings(home=tmp_path / "home")
-    for stride in (3, 2, 1):  # Java may survive a damage; one that it does not survive is what this is about
+    for stride in (
+        3,
+        2,
+        1,
+    ):  # Java may survive a damage; one that it does not survive is what this is about
         broken = bytearray(whole)
         broken[len(broken) // 4 :: stride] = bytes(len(broken[len(broken) // 4 :: stride]))
         cache.write_bytes(broken)

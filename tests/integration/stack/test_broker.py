@@ -28,7 +28,9 @@ def classpath() -> tuple[Path, ...]:
 
 @pytest.fixture(scope="module")
 def formatted(tmp_path_factory: pytest.TempPathFactory, classpath: tuple[Path, ...]) -> Path:
-    """The folder of a broker that was prepared although somebody had killed an earlier formatting in the middle."""
+    """The folder of a broker that was prepared although somebody had killed an earlier formatting
+    in the middle.
+    """
     folder = tmp_path_factory.mktemp("formatted") / "with space, comma and é"
     (folder / "formatting").mkdir(parents=True)
     (folder / "formatting" / "meta.properties").write_text("half")
@@ -63,18 +65,27 @@ def test_an_interrupted_formatting_is_done_again(formatted: Path) -> None:
     assert not (formatted / "formatting").exists()
 
 
-def test_a_port_in_use_is_named_with_its_holder(formatted: Path, tmp_path: Path, classpath: tuple[Path, ...]) -> None:
-    """Kafka's stack trace becomes one sentence, in a folder whose name needs escaping everywhere."""
+def test_a_port_in_use_is_named_with_its_holder(
+    formatted: Path, tmp_path: Path, classpath: tuple[Path, ...]
+) -> None:
+    """Kafka's stack trace becomes one sentence, in a folder whose name needs escaping
+    everywhere.
+    """
     node = node_in(formatted, tmp_path)
     with (
         socket.create_server((HOST, node.port)),
-        pytest.raises(UnavailableError, match=rf"port {node.port} for the broker is in use by .*\(pid \d+\): end that program"),
+        pytest.raises(
+            UnavailableError,
+            match=rf"port {node.port} for the broker is in use by .*\(pid \d+\): end that program",
+        ),
         running_broker(node, classpath, cluster_id=CLUSTER, clock=SystemClock()),
     ):
         pytest.fail("it started")
 
 
-def test_no_room_is_refused_before_anything_is_written(tmp_path: Path, classpath: tuple[Path, ...]) -> None:
+def test_no_room_is_refused_before_anything_is_written(
+    tmp_path: Path, classpath: tuple[Path, ...]
+) -> None:
     """A broker that fills the disk up would take everything else with it."""
     with pytest.raises(StorageFullError, match=r"MiB are free .*free some, or set ESPER_HOME"):
         prepare(Node(tmp_path / "node", 1, 2), classpath, cluster_id=CLUSTER, room_bytes=2**60)
@@ -84,8 +95,14 @@ def test_no_room_is_refused_before_anything_is_written(tmp_path: Path, classpath
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda data: (data / "meta.properties").write_text("version=1"), "is no complete Kafka storage: move it away"),
-        (lambda data: (data / "bootstrap.checkpoint").unlink(), "is no complete Kafka storage: move it away"),
+        (
+            lambda data: (data / "meta.properties").write_text("version=1"),
+            "is no complete Kafka storage: move it away",
+        ),
+        (
+            lambda data: (data / "bootstrap.checkpoint").unlink(),
+            "is no complete Kafka storage: move it away",
+        ),
         (
             lambda data: (data / "system.events.run-0").mkdir(),
             "__cluster_metadata-0 is lost or damaged, and Kafka would delete the 1 partitions",
@@ -93,7 +110,11 @@ def test_no_room_is_refused_before_anything_is_written(tmp_path: Path, classpath
     ],
 )
 def test_a_damaged_folder_is_refused_before_kafka_can_make_it_worse(
-    formatted: Path, tmp_path: Path, classpath: tuple[Path, ...], damage: Callable[[Path], object], sentence: str
+    formatted: Path,
+    tmp_path: Path,
+    classpath: tuple[Path, ...],
+    damage: Callable[[Path], object],
+    sentence: str,
 ) -> None:
     """Partitions whose metadata log is lost would be deleted as strays."""
     node = node_in(formatted, tmp_path)

@@ -1,4 +1,6 @@
-"""A stack with a certificate: keys made on the way up, parts probed and asked over TLS, tokens from the command line."""
+"""A stack with a certificate: keys made on the way up, parts probed and asked over TLS, tokens from
+the command line.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +37,32 @@ def esper(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[st
         "ESPER_SERVICE__PRIVATE_KEY": service.private_key,
     }
     return subprocess.run(
-        [sys.executable, "-m", "esper.cli", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "esper.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 
 def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) -> None:
-    """Its own programs need nothing beside the settings; others need the authority and a token; without a token nothing but health is told."""
+    """Its own programs need nothing beside the settings; others need the authority and a token.
+
+    Without a token nothing but health is told.
+    """
     root = authority()
     trusted = write(tmp_path, root)
     settings = Settings(home=tmp_path / "home", service=make(tmp_path, root))
     try:
-        endpoints = stack.up(settings, owner_pid=os.getpid(), progress=lambda _: None, supervisor=SUPERVISOR)
+        endpoints = stack.up(
+            settings, owner_pid=os.getpid(), progress=lambda _: None, supervisor=SUPERVISOR
+        )
         private = settings.keys_dir / keys.PRIVATE
-        assert (stat.S_IMODE(private.stat().st_mode), stat.S_IMODE(private.parent.stat().st_mode)) == (0o600, 0o700)
+        assert (
+            stat.S_IMODE(private.stat().st_mode),
+            stat.S_IMODE(private.parent.stat().st_mode),
+        ) == (0o600, 0o700)
         pem = private.read_bytes()
         stack.wait_ready(settings, ["history", "foundry"], PATIENCE_S)
         assert endpoints.history_url.startswith("https://")
@@ -59,11 +74,25 @@ def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) 
         assert events_by_topic(endpoints.history_url, "nobody", settings) == {}
         assert json.loads(esper(settings, "sql", "SELECT 2 AS x", "--json").stdout) == [{"x": 2}]
 
-        asked = ("--role", "operator", "--for", "foundry", "--for", "history", "--ttl", "5m", "--subject", "ann", "--json")
+        asked = (
+            "--role",
+            "operator",
+            "--for",
+            "foundry",
+            "--for",
+            "history",
+            "--ttl",
+            "5m",
+            "--subject",
+            "ann",
+            "--json",
+        )
         made = json.loads(esper(settings, "token", *asked).stdout)
         assert (made["subject"], made["role"], made["expires_in"]) == ("ann", "operator", 300)
         trust = ssl.create_default_context(cafile=str(trusted))
-        answer = httpx.get(f"{endpoints.foundry_url}/api/v1/kernels", headers=bearer(made["token"]), verify=trust)
+        answer = httpx.get(
+            f"{endpoints.foundry_url}/api/v1/kernels", headers=bearer(made["token"]), verify=trust
+        )
         assert answer.json() == {"kernels": [], "total": 0, "next": None}
         assert_problem(httpx.get(f"{endpoints.foundry_url}/api/v1/kernels", verify=trust), 401)
         assert httpx.get(f"{endpoints.foundry_url}/health", verify=trust).json()["ready"] is True

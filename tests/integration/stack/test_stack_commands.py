@@ -41,14 +41,18 @@ def esper(*arguments: str) -> str:
 
 
 def test_the_commands_show_and_stop_a_stack(settings: Settings) -> None:
-    """`up` joins the stack that lives and keeps it, `status` has each part with its reason, `down` leaves none; `--json` is one object each."""
+    """`up` joins the stack that lives and keeps it, `status` has each part with its reason, `down`
+    leaves none; `--json` is one object each.
+    """
     with tiny_stack(settings) as endpoints:
         assert eventually(lambda: part(settings, "tamiyo").restarts >= 1)
         assert json.loads(esper("up", "--json")) == asdict(endpoints)
         assert endpoints.bootstrap in esper("up")
         state = json.loads(esper("status", "--json"))
         assert state["phase"] == "running"
-        assert {one["name"]: one["port"] for one in state["parts"]} == {name: state["ports"][name] for name in ("nissa", "tamiyo")}
+        assert {one["name"]: one["port"] for one in state["parts"]} == {
+            name: state["ports"][name] for name in ("nissa", "tamiyo")
+        }
         table = esper("status")
         assert "nissa.log" in table
         assert "no_such_part" in table
@@ -67,16 +71,26 @@ def test_a_stack_that_up_has_joined_outlives_the_run_that_started_it(settings: S
         assert never(lambda: stack.running(settings) is None)
 
 
-def test_doctor_finds_this_machine_fit_and_names_what_is_not(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With everything there the exit is clean; a cluster that does not answer is an error with its remedy."""
+def test_doctor_finds_this_machine_fit_and_names_what_is_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything there the exit is clean.
+
+    A cluster that does not answer is an error with its remedy.
+    """
     checks = json.loads(esper("doctor", "--json"))["checks"]
     assert {check["name"]: check["verdict"] for check in checks}["kafka"] == "ok"
     monkeypatch.setenv("ESPER_KAFKA__BOOTSTRAP", "127.0.0.1:1")
-    with pytest.raises(EsperError, match="start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it"):
+    with pytest.raises(
+        EsperError, match="start that cluster, correct ESPER_KAFKA__BOOTSTRAP, or unset it"
+    ):
         esper("doctor")
 
 
 def test_the_stack_imports_no_torch() -> None:
     """Neither the commands nor the supervisor pay for it."""
-    program = "import sys, esper.stack.__main__, esper.stack.doctor, esper.oona.admin.topics; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, esper.stack.__main__, esper.stack.doctor, esper.oona.admin.topics; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run((sys.executable, "-c", program), check=False, timeout=600).returncode == 0

@@ -1,4 +1,7 @@
-"""Up, down, owners, ports. Where the broker is not the point, the stack uses the one that all tests share."""
+"""Up, down, owners, ports.
+
+Where the broker is not the point, the stack uses the one that all tests share.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,17 @@ from esper.errors import UnavailableError, UsageError
 from esper.events.topics import TOPICS
 from esper.stack.processes import state
 from esper.stack.processes.ports import HOST
-from tests.stackfixtures import access, bring_up, eventually, family, now, part, pid_of, survivors, tiny_stack
+from tests.stackfixtures import (
+    access,
+    bring_up,
+    eventually,
+    family,
+    now,
+    part,
+    pid_of,
+    survivors,
+    tiny_stack,
+)
 from tests.waiting import PATIENCE_S, never
 
 
@@ -31,14 +44,19 @@ def settings(tmp_path: Path, broker: str) -> Settings:
 
 
 def test_two_homes_side_by_side_and_two_ups_at_once_in_one(tmp_path: Path) -> None:
-    """One stack a home, each with its own broker, all topics and no shared port; after `down` no process is left, and ports are kept."""
+    """One stack a home, each with its own broker, all topics and no shared port.
+
+    After `down` no process is left, and ports are kept.
+    """
     one, other = Settings(home=tmp_path / "one"), Settings(home=tmp_path / "other")
     try:
         with ThreadPoolExecutor(3) as pool:
             first, second, third = pool.map(bring_up, (one, other, one))
         assert first == third == stack.running(one)
         assert not set(now(one).ports.values()) & set(now(other).ports.values())
-        clusters = [AdminClient(access(home).librdkafka()).list_topics(timeout=10) for home in (one, other)]
+        clusters = [
+            AdminClient(access(home).librdkafka()).list_topics(timeout=10) for home in (one, other)
+        ]
         assert len({cluster.cluster_id for cluster in clusters}) == 2
         assert all(set(TOPICS) <= set(cluster.topics) for cluster in clusters)
         stack.wait_ready(one, ["broker", "nissa"], PATIENCE_S)
@@ -66,13 +84,17 @@ def test_ports_of_the_last_time_are_taken_again(settings: Settings) -> None:
         assert after == before
 
 
-def test_a_part_that_does_not_exist_yet_is_reported_and_does_not_stop_the_stack(settings: Settings) -> None:
+def test_a_part_that_does_not_exist_yet_is_reported_and_does_not_stop_the_stack(
+    settings: Settings,
+) -> None:
     """It backs off, its reason is in the state, and waiting for it says so in one sentence."""
     with tiny_stack(settings):
         assert eventually(lambda: part(settings, "tamiyo").restarts >= 2)
         assert eventually(lambda: part(settings, "tamiyo").phase == "backing off")
         assert "No module named processors.no_such_part" in part(settings, "tamiyo").reason
-        with pytest.raises(UnavailableError, match=r"tamiyo is not ready after 0 s .*no_such_part.*tamiyo\.log"):
+        with pytest.raises(
+            UnavailableError, match=r"tamiyo is not ready after 0 s .*no_such_part.*tamiyo\.log"
+        ):
             stack.wait_ready(settings, ["nissa", "tamiyo"], 0.1)
         assert part(settings, "nissa").phase == "ready"
 
@@ -93,9 +115,14 @@ def test_a_part_that_falls_silent_is_killed_and_started_again(settings: Settings
 
 
 def test_the_stack_ends_with_its_last_owner(settings: Settings) -> None:
-    """Two owners, one of them killed with SIGKILL: it stays; both gone: every process of it ends."""
+    """Two owners, one of them killed with SIGKILL: it stays; both gone: every process of
+    it ends.
+    """
     program = (sys.executable, "-I", "-S", "-c", "input()")
-    with subprocess.Popen(program, stdin=subprocess.PIPE) as one, subprocess.Popen(program, stdin=subprocess.PIPE) as other:
+    with (
+        subprocess.Popen(program, stdin=subprocess.PIPE) as one,
+        subprocess.Popen(program, stdin=subprocess.PIPE) as other,
+    ):
         try:
             bring_up(settings, one.pid)
             bring_up(settings, other.pid)
@@ -113,7 +140,10 @@ def test_the_stack_ends_with_its_last_owner(settings: Settings) -> None:
 
 
 def test_an_owner_may_release_the_stack_while_it_lives(settings: Settings) -> None:
-    """A run that ends inside a longer program leaves nothing behind; who asks again meanwhile gets a stack that works."""
+    """A run that ends inside a longer program leaves nothing behind.
+
+    Who asks again meanwhile gets a stack that works.
+    """
     with tiny_stack(settings):
         stack.release(settings, os.getpid())
         assert eventually(lambda: stack.running(settings) is None)
@@ -124,8 +154,13 @@ def test_an_owner_may_release_the_stack_while_it_lives(settings: Settings) -> No
 def test_a_port_that_the_user_set_and_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     """The start is refused, with the holder and the variable, and nothing runs afterwards."""
     with socket.create_server((HOST, 0)) as holder:
-        settings = Settings(home=tmp_path / "home", nissa=PartSettings(port=holder.getsockname()[1]))
-        with pytest.raises(UnavailableError, match=rf"port {settings.nissa.port} for nissa is in use by .* set ESPER_NISSA__PORT"):
+        settings = Settings(
+            home=tmp_path / "home", nissa=PartSettings(port=holder.getsockname()[1])
+        )
+        with pytest.raises(
+            UnavailableError,
+            match=rf"port {settings.nissa.port} for nissa is in use by .* set ESPER_NISSA__PORT",
+        ):
             bring_up(settings)
     assert stack.running(settings) is None
     assert not stack.down(settings)

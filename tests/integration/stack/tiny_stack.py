@@ -1,4 +1,6 @@
-"""A supervisor with the real broker and real small HTTP parts: the supervisor of these tests, given to `up` as its command line."""
+"""A supervisor with the real broker and real small HTTP parts: the supervisor of these tests, given
+to `up` as its command line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from esper.stack.supervisor import serve
 
 PART = """
 import http.server, os, socket, subprocess, sys, threading
-subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])  # a child of the part, that nobody ends but the stack
+# a child of the part, that nobody ends but the stack
+subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 404)
@@ -31,8 +34,21 @@ def main() -> int:
     """One part that works, and one whose module does not exist."""
     settings = Settings()
     parts = (
-        Part("nissa", (sys.executable, "-I", "-S", "-c", PART), "ESPER_NISSA__PORT", 9090, settings.nissa.port, silence_s=2.5),
-        Part("tamiyo", (sys.executable, "-m", "processors.no_such_part"), "ESPER_TAMIYO__PORT", 8081, settings.tamiyo.port),
+        Part(
+            "nissa",
+            (sys.executable, "-I", "-S", "-c", PART),
+            "ESPER_NISSA__PORT",
+            9090,
+            settings.nissa.port,
+            silence_s=2.5,
+        ),
+        Part(
+            "tamiyo",
+            (sys.executable, "-m", "processors.no_such_part"),
+            "ESPER_TAMIYO__PORT",
+            8081,
+            settings.tamiyo.port,
+        ),
     )
     return serve(settings, parts, environment=os.environ, record_aot=False)
 

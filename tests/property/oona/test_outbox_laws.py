@@ -39,7 +39,8 @@ _frames = st.builds(
     events=st.lists(_messages, max_size=3).map(tuple),
     incarnation=st.integers(0, 2**40),
     command_id=st.text(max_size=8),
-    command_position=st.none() | st.tuples(st.text(max_size=8), st.integers(0, 99), st.integers(0, 2**62)),
+    command_position=st.none()
+    | st.tuples(st.text(max_size=8), st.integers(0, 99), st.integers(0, 2**62)),
 )
 
 
@@ -52,7 +53,9 @@ def test_frames_come_back_as_they_were(frames: list[Frame]) -> None:
 
 @given(st.lists(_frames, min_size=1, max_size=3), st.data())
 def test_damage_is_refused_or_a_torn_tail(frames: list[Frame], data: st.DataObject) -> None:
-    """Up to three changed bytes and a cut: what is read is a true prefix of what was written, unless it is refused."""
+    """Up to three changed bytes and a cut: what is read is a true prefix of what was written,
+    unless it is refused.
+    """
     content = bytearray(MAGIC + b"".join(pack(one) for one in frames))
     for _ in range(data.draw(st.integers(0, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -69,14 +72,19 @@ def test_a_partition_is_one_of_those_that_exist(key: bytes, partitions: int) -> 
     assert 0 <= partition(key, partitions) < partitions
 
 
-@pytest.mark.parametrize(("key", "expected"), [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)],
+)
 def test_murmur2_is_that_of_java(key: bytes, expected: int) -> None:
     """The values that Kafka's own UtilsTest expects."""
     assert murmur2(key) == expected & 0xFFFFFFFF
 
 
 class Journalling(RuleBasedStateMachine):
-    """A trainer that appends, drains, dies anywhere and starts again, beside another run in the same partition."""
+    """A trainer that appends, drains, dies anywhere and starts again, beside another run in the
+    same partition.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -124,7 +132,9 @@ class Journalling(RuleBasedStateMachine):
     @rule(torn=st.integers(1, 60))
     def crash_while_appending(self, torn: int) -> None:
         """Die within a write: the frame was never promised."""
-        content = pack(frame(RUN, self.outbox.next_sequence, 1, incarnation=self.incarnation))[:torn]
+        content = pack(frame(RUN, self.outbox.next_sequence, 1, incarnation=self.incarnation))[
+            :torn
+        ]
         self.outbox.close()
         segments = sorted(self.outbox.directory.glob("*.frames"))
         if segments:
@@ -156,12 +166,16 @@ class Journalling(RuleBasedStateMachine):
         assert [sequence_of(one) for one in received] == list(range(len(ids)))
 
     def teardown(self) -> None:
-        """Nothing lost: after a last start everything is in the journal; a zombie cannot add to it."""
+        """Nothing lost: after a last start everything is in the journal; a zombie cannot
+        add to it.
+        """
         if not hasattr(self, "outbox"):
             return
         zombie = self.producer
         self.crash()
-        assert [event_id_of(one.headers) for one in read(self.bus, RUN, clock=self.clock)] == self.written
+        assert [
+            event_id_of(one.headers) for one in read(self.bus, RUN, clock=self.clock)
+        ] == self.written
         with pytest.raises(FencedError):
             zombie.commit(frame(RUN, 0).events)
         self.outbox.close()
@@ -169,6 +183,9 @@ class Journalling(RuleBasedStateMachine):
 
 
 Journalling.TestCase.settings = settings(
-    max_examples=25 * EXAMPLES, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=25 * EXAMPLES,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 TestJournalling = Journalling.TestCase

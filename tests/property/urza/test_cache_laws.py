@@ -11,7 +11,9 @@ from esper.urza.cache import CacheLimits, KernelCache
 
 KERNELS = st.sampled_from("abcdefgh")
 LAYERS = st.sampled_from(["", "one", "two"])
-LIMITS = st.builds(CacheLimits, entries=st.integers(1, 5), bytes=st.integers(1, 60), layer_bytes=st.integers(1, 60))
+LIMITS = st.builds(
+    CacheLimits, entries=st.integers(1, 5), bytes=st.integers(1, 60), layer_bytes=st.integers(1, 60)
+)
 GET = st.tuples(st.just("get"), KERNELS, LAYERS, st.just(0))
 PUT = st.tuples(st.just("put"), KERNELS, LAYERS, st.integers(0, 40))
 HISTORY = st.lists(st.one_of(GET, PUT), max_size=60)
@@ -19,13 +21,18 @@ HISTORY = st.lists(st.one_of(GET, PUT), max_size=60)
 
 @dataclass
 class Model:
-    """The cache as its description says: rows of [kernel, layer, size], the least recently used first."""
+    """The cache as its description says: rows of [kernel, layer, size], the least recently used
+    first.
+    """
 
     limits: CacheLimits
     rows: list[list[str | int]] = field(default_factory=list)
 
     def use(self, kernel: str, layer: str, size: int | None) -> list[str]:
-        """Put (or, without a size, get) a kernel that is or becomes the most recently used; gives those that leave."""
+        """Put (or, without a size, get) a kernel that is or becomes the most recently used.
+
+        Gives those that leave.
+        """
         held = [row for row in self.rows if row[0] == kernel]
         if size is None and not held:
             return []
@@ -38,17 +45,27 @@ class Model:
             row = [kernel, layer, size]
         self.rows.append(row)
         left = []
-        while row[1] and sum(int(one[2]) for one in self.rows if one[1] == row[1]) > self.limits.layer_bytes:
+        while (
+            row[1]
+            and sum(int(one[2]) for one in self.rows if one[1] == row[1]) > self.limits.layer_bytes
+        ):
             left.append(next(one for one in self.rows if one[1] == row[1]))
             self.rows.remove(left[-1])
-        while len(self.rows) > self.limits.entries or sum(int(one[2]) for one in self.rows) > self.limits.bytes:
+        while (
+            len(self.rows) > self.limits.entries
+            or sum(int(one[2]) for one in self.rows) > self.limits.bytes
+        ):
             left.append(self.rows.pop(0))
         return [str(one[0]) for one in left]
 
 
 @given(LIMITS, HISTORY)
-def test_it_is_what_the_model_is(limits: CacheLimits, history: list[tuple[str, str, str, int]]) -> None:
-    """After every step the cache holds what the model holds, with the last value put, and the same kernels leave in the same order."""
+def test_it_is_what_the_model_is(
+    limits: CacheLimits, history: list[tuple[str, str, str, int]]
+) -> None:
+    """After every step the cache holds what the model holds, with the last value put, and the same
+    kernels leave in the same order.
+    """
     cache: KernelCache[int] = KernelCache(limits)
     model, values = Model(limits), dict.fromkeys("abcdefgh", -1)
     for number, (what, kernel, layer, size) in enumerate(history):
@@ -59,13 +76,23 @@ def test_it_is_what_the_model_is(limits: CacheLimits, history: list[tuple[str, s
             held = any(row[0] == kernel for row in model.rows)
             assert cache.get(kernel, layer) == (values[kernel] if held else None)
             model.use(kernel, layer, None)
-        assert [one for one in "abcdefgh" if one in cache] == sorted(str(row[0]) for row in model.rows)
-        assert (cache.figures().entries, cache.figures().bytes) == (len(model.rows), sum(int(row[2]) for row in model.rows))
+        assert [one for one in "abcdefgh" if one in cache] == sorted(
+            str(row[0]) for row in model.rows
+        )
+        assert (cache.figures().entries, cache.figures().bytes) == (
+            len(model.rows),
+            sum(int(row[2]) for row in model.rows),
+        )
 
 
 @given(LIMITS, HISTORY)
-def test_limits_hold_and_counts_add_up(limits: CacheLimits, history: list[tuple[str, str, str, int]]) -> None:
-    """No limit is ever exceeded; every look-up is a hit or a miss; what came in is there, was replaced, was refused or left; layers add up to all."""
+def test_limits_hold_and_counts_add_up(
+    limits: CacheLimits, history: list[tuple[str, str, str, int]]
+) -> None:
+    """No limit is ever exceeded; every look-up is a hit or a miss.
+
+    What came in is there, was replaced, was refused or left; layers add up to all.
+    """
     cache: KernelCache[int] = KernelCache(limits)
     puts = refused = replaced = left = looked = 0
     for what, kernel, layer, size in history:
@@ -93,8 +120,12 @@ def test_limits_hold_and_counts_add_up(limits: CacheLimits, history: list[tuple[
 
 
 @given(LIMITS, HISTORY, KERNELS, LAYERS)
-def test_what_was_used_last_is_kept(limits: CacheLimits, history: list[tuple[str, str, str, int]], kernel: str, layer: str) -> None:
-    """A kernel that fits is in the cache right after it was put, and after a hit, whatever was there before."""
+def test_what_was_used_last_is_kept(
+    limits: CacheLimits, history: list[tuple[str, str, str, int]], kernel: str, layer: str
+) -> None:
+    """A kernel that fits is in the cache right after it was put, and after a hit, whatever was
+    there before.
+    """
     cache: KernelCache[int] = KernelCache(limits)
     for what, one, its_layer, size in history:
         if what == "put":

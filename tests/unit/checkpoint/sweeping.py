@@ -1,4 +1,6 @@
-"""Processes of test_sweep.py and test_keys.py: one that writes snapshots, one that sweeps, and those that kill sweeps and rotations."""
+"""Processes of test_sweep.py and test_keys.py: one that writes snapshots, one that sweeps, and
+those that kill sweeps and rotations.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ CLOCK = SystemClock()
 
 
 def tensors_at(folder: Path) -> TensorStore:
-    return TensorStore(LocalStore(folder / "store"), family(), LocalStore(folder / "cold"), readers=1)
+    return TensorStore(
+        LocalStore(folder / "store"), family(), LocalStore(folder / "cold"), readers=1
+    )
 
 
 def swept(tensors: TensorStore, held: dict[str, Held], rules: Rules) -> int:
@@ -47,7 +51,10 @@ def right(tensors: TensorStore, stored: Stored, values: tuple[int, ...]) -> bool
 
 
 def write(folder: Path, seed: int) -> None:
-    """Snapshots of four of six tensors; each is deleted at once by its own writer, so that its chunks are garbage when the next wants them.
+    """Snapshots of four of six tensors.
+
+    Each is deleted at once by its own writer, so that its chunks are garbage when the next wants
+    them.
 
     It goes on until the sweeper has deleted enough, however fast the machine is.
     """
@@ -66,7 +73,9 @@ def write(folder: Path, seed: int) -> None:
 def sweeps(folder: Path) -> None:
     tensors, count = tensors_at(folder), 0
     while not (folder / "stop").exists():
-        count += swept(tensors, {}, Rules(keep_us=60_000_000, cold_after_us=60_000_000, grace_us=200_000))
+        count += swept(
+            tensors, {}, Rules(keep_us=60_000_000, cold_after_us=60_000_000, grace_us=200_000)
+        )
         if count > 100:
             (folder / "enough").touch()
     sys.stdout.write(str(count))
@@ -109,10 +118,15 @@ def kills(folder: Path) -> None:
 
 
 def rotations(folder: Path) -> None:
-    """Fork a rotation of the master key for each of its operations, kill it there, read a snapshot of each family, and rotate again."""
+    """Fork a rotation of the master key for each of its operations, kill it there, read a snapshot
+    of each family, and rotate again.
+    """
     first = Settings(home=folder / "first")
     torch.set_num_threads(1)
-    stored = {name: open_tensors(first, name).write(of(number)) for number, name in enumerate(("run-a", "run-b", "run-c"))}
+    stored = {
+        name: open_tensors(first, name).write(of(number))
+        for number, name in enumerate(("run-a", "run-b", "run-c"))
+    }
     number = 0
     while True:
         settings = Settings(home=folder / str(number))
@@ -132,7 +146,9 @@ def rotations(folder: Path) -> None:
         done = rotate(settings)
         assert masters(settings).current.id == done.current != masters(first).current.id
         assert len(masters(settings).keys) == 1
-        assert {one.master_id for one in listed(open_store(settings), masters(settings))} == {done.current}
+        assert {one.master_id for one in listed(open_store(settings), masters(settings))} == {
+            done.current
+        }
         for value, (name, one) in enumerate(stored.items()):
             assert right(open_tensors(settings, name), one, (value,)), (number, name)
         number += 1

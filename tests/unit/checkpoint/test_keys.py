@@ -1,4 +1,6 @@
-"""Master keys and family keys: where they come from, what is said when they are missing, and how they are rotated."""
+"""Master keys and family keys: where they come from, what is said when they are missing, and how
+they are rotated.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def written(tensors: TensorStore) -> Stored:
 
 
 def reads(settings: Settings, stored: Stored, run: str = "run-1") -> bool:
-    return torch.equal(open_tensors(settings, run).read(stored.address, stored.sha256).tensors["model/a"], torch.arange(5.0))
+    return torch.equal(
+        open_tensors(settings, run).read(stored.address, stored.sha256).tensors["model/a"],
+        torch.arange(5.0),
+    )
 
 
 def test_the_key_file_is_made_on_first_use_for_its_owner_alone(tmp_path: Path) -> None:
@@ -55,8 +60,13 @@ def masters_of_another(home: Path) -> str:
     return masters(Settings(home=home)).current.id
 
 
-def test_a_key_may_come_from_a_file_the_environment_or_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same key by each way opens the same snapshot; the environment's names are those of the settings."""
+def test_a_key_may_come_from_a_file_the_environment_or_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same key by each way opens the same snapshot.
+
+    The environment's names are those of the settings.
+    """
     stored = written(open_tensors(given(tmp_path, ONE), "run-1"))
     elsewhere = tmp_path / "secret"
     elsewhere.write_text(f"{ONE}\n")
@@ -73,37 +83,62 @@ def test_a_key_may_come_from_a_file_the_environment_or_a_command(tmp_path: Path,
 
 
 def test_a_missing_or_another_key_is_named_with_the_remedy(tmp_path: Path) -> None:
-    """No key is made where the store has families; another one is told apart by ids; no snapshot is passed over for it, and no secret is said."""
+    """No key is made where the store has families; another one is told apart by ids.
+
+    No snapshot is passed over for it, and no secret is said.
+    """
     stored = written(open_tensors(given(tmp_path, ONE), "run-1"))
     with pytest.raises(
-        UsageError, match=r"^There is no master key in .*/keys/master\.key: put back the one that was there, or set ESPER_CHECK"
+        UsageError,
+        match=(
+            r"^There is no master key in .*/keys/master\.key: put back the one that was there, "
+            r"or set ESPER_CHECK"
+        ),
     ):
         reads(Settings(home=tmp_path), stored)
     with pytest.raises(UsageError) as refused:
         reads(given(tmp_path, OTHER), stored)
     assert str(refused.value) == (
-        f"The snapshots of run-1 are sealed under master key {ONE_ID}, and the environment gives {OTHER_ID}: "
+        f"The snapshots of run-1 are sealed under master key {ONE_ID}, and the environment "
+        f"gives {OTHER_ID}: "
         "put that key back, or name it in ESPER_CHECKPOINTS__MASTER_KEY."
     )
     assert ONE not in repr(given(tmp_path, ONE))
     assert ONE not in repr(masters(given(tmp_path, ONE)))
-    assert str(open_tensors(given(tmp_path, ONE), "run-1").family.key) not in repr(open_tensors(given(tmp_path, ONE), "run-1"))
+    assert str(open_tensors(given(tmp_path, ONE), "run-1").family.key) not in repr(
+        open_tensors(given(tmp_path, ONE), "run-1")
+    )
 
 
 def test_what_is_no_key_is_refused_without_saying_it(tmp_path: Path) -> None:
-    """Too short, no base64, a command that fails, a file that others may read or that is damaged: a sentence each."""
+    """Too short, no base64, a command that fails, a file that others may read or that is damaged: a
+    sentence each.
+    """
     for text in ("c2hvcnQ=", "no base64!", f"{ONE},c2hvcnQ="):
         with pytest.raises(
-            UsageError, match=r"^ESPER_CHECKPOINTS__MASTER_KEY gives no master key: a master key is 32 random bytes"
+            UsageError,
+            match=(
+                r"^ESPER_CHECKPOINTS__MASTER_KEY gives no master key: a master key is 32 "
+                r"random bytes"
+            ),
         ) as refused:
             open_tensors(given(tmp_path, text), "run-1")
         assert text not in str(refused.value)
-    failing = Settings(home=tmp_path, checkpoints=CheckpointSettings(master_key_command="echo secret; exit 3"))
-    with pytest.raises(UnavailableError, match=r"^The master key's command ended with status 3: try it by hand\.$"):
+    failing = Settings(
+        home=tmp_path, checkpoints=CheckpointSettings(master_key_command="echo secret; exit 3")
+    )
+    with pytest.raises(
+        UnavailableError, match=r"^The master key's command ended with status 3: try it by hand\.$"
+    ):
         open_tensors(failing, "run-1")
     path = tmp_path / "keys" / "master.key"
     for content, mode, kind, sentence in (
-        (f"{ONE}\n", 0o644, UsageError, "may be read by other users, who could read every snapshot: chmod 600 it"),
+        (
+            f"{ONE}\n",
+            0o644,
+            UsageError,
+            "may be read by other users, who could read every snapshot: chmod 600 it",
+        ),
         (f"{ONE[:20]}\n", 0o600, CorruptError, "gives no master key"),
         ("ü", 0o600, CorruptError, "holds no master key"),
     ):
@@ -115,7 +150,10 @@ def test_what_is_no_key_is_refused_without_saying_it(tmp_path: Path) -> None:
 
 
 def test_rotation_rewraps_families_and_touches_nothing_else(tmp_path: Path) -> None:
-    """After it, the new key opens every snapshot and the old one none; no chunk and no manifest has changed."""
+    """After it, the new key opens every snapshot and the old one none.
+
+    No chunk and no manifest has changed.
+    """
     settings = Settings(home=tmp_path)
     stored = {run: written(open_tensors(settings, run)) for run in ("run-1", "run-2")}
     old, store = masters(settings), open_store(settings)
@@ -130,19 +168,30 @@ def test_rotation_rewraps_families_and_touches_nothing_else(tmp_path: Path) -> N
 
 
 def test_rotation_of_a_key_from_elsewhere(tmp_path: Path) -> None:
-    """With one key it says what to do; with the new one before the old one it rewraps, and then the new one is enough."""
+    """With one key it says what to do.
+
+    With the new one before the old one it rewraps, and then the new one is enough.
+    """
     stored = written(open_tensors(given(tmp_path, ONE), "run-1"))
-    with pytest.raises(UsageError, match=f"^The master key comes from the environment: put a new one before {ONE_ID} there"):
+    with pytest.raises(
+        UsageError,
+        match=f"^The master key comes from the environment: put a new one before {ONE_ID} there",
+    ):
         rotate(given(tmp_path, ONE))
     done = rotate(given(tmp_path, OTHER, ONE))
     assert (done.current, done.retired, done.rewrapped) == (OTHER_ID, (ONE_ID,), 1)
     assert reads(given(tmp_path, OTHER), stored)
-    with pytest.raises(UsageError, match=f"sealed under master key {OTHER_ID}, and the environment gives {ONE_ID}"):
+    with pytest.raises(
+        UsageError, match=f"sealed under master key {OTHER_ID}, and the environment gives {ONE_ID}"
+    ):
         reads(given(tmp_path, ONE), stored)
 
 
 def test_a_damaged_family_stops_a_rotation_and_no_key_is_forgotten(tmp_path: Path) -> None:
-    """The family is named; both master keys stay in the file, so that the other families can be read."""
+    """The family is named.
+
+    Both master keys stay in the file, so that the other families can be read.
+    """
     settings = Settings(home=tmp_path)
     stored = {run: written(open_tensors(settings, run)) for run in ("run-1", "run-2")}
     path = tmp_path / "store" / listed(open_store(settings), masters(settings))[0].key
@@ -159,8 +208,14 @@ def test_a_damaged_family_stops_a_rotation_and_no_key_is_forgotten(tmp_path: Pat
 @pytest.mark.slow
 def test_processes_that_begin_at_once_get_one_family(tmp_path: Path) -> None:
     """Four first users of an installation make one master key and one family key."""
-    code = "import sys; from pathlib import Path; from esper.checkpoint import open_tensors; from esper.config import Settings\n"
-    code += "import hashlib; print(hashlib.sha256(open_tensors(Settings(home=Path(sys.argv[1])), 'run-1').family.key).hexdigest())"
+    code = (
+        "import sys; from pathlib import Path; from esper.checkpoint import open_tensors; from "
+        "esper.config import Settings\n"
+    )
+    code += (
+        "import hashlib; print(hashlib.sha256(open_tensors(Settings(home=Path(sys.argv[1])), "
+        "'run-1').family.key).hexdigest())"
+    )
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path)],
@@ -176,6 +231,10 @@ def test_processes_that_begin_at_once_get_one_family(tmp_path: Path) -> None:
     assert len(list(open_store(Settings(home=tmp_path)).list("families/"))) == 1
 
 
-def test_a_rotation_killed_before_each_of_its_operations_is_finished_by_the_next(tmp_path: Path) -> None:
-    """Kill -9 before every link, unlink and rename: every snapshot can be read at once, and the next rotation ends with one key."""
+def test_a_rotation_killed_before_each_of_its_operations_is_finished_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """Kill -9 before every link, unlink and rename: every snapshot can be read at once, and the
+    next rotation ends with one key.
+    """
     assert ended("rotations", tmp_path) >= 11

@@ -1,4 +1,6 @@
-"""Which snapshots are kept beyond their time: by the journals of runs, forks and rollbacks, and by pins."""
+"""Which snapshots are kept beyond their time: by the journals of runs, forks and rollbacks, and by
+pins.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,29 @@ class Story(Pen):
     def snapshot(self, name: str) -> None:
         self.step += 1
         fields = dict.fromkeys(
-            ("at_timeline", "at_sequence", "at_epoch", "at_step", "tensors", "size_bytes", "stored_bytes", "stall_us", "duration_us"), 0
+            (
+                "at_timeline",
+                "at_sequence",
+                "at_epoch",
+                "at_step",
+                "tensors",
+                "size_bytes",
+                "stored_bytes",
+                "stall_us",
+                "duration_us",
+            ),
+            0,
         )
         self.do(
-            RecordCheckpoint(snapshot_id=name, address=name, sha256="", parent="", reason="epoch", parameters_digest="", **fields)  # type: ignore[arg-type]
+            RecordCheckpoint(
+                snapshot_id=name,
+                address=name,
+                sha256="",
+                parent="",
+                reason="epoch",
+                parameters_digest="",
+                **fields,  # type: ignore[arg-type]
+            )
         )
 
     def roll_back(self, name: str, at: int) -> None:
@@ -44,18 +65,27 @@ def why(events: list[Event], family: str, pinned: tuple[str, ...] = ()) -> dict[
 
 
 def test_the_last_of_a_run_that_has_not_ended_is_held() -> None:
-    """Once the run has ended, it is kept for its time alone; a run without a snapshot holds none."""
+    """Once the run has ended, it is kept for its time alone; a run without a snapshot
+    holds none.
+    """
     story = Story()
     assert held(story.journal("r"), ()) == {"r": {}}
     story.snapshot("first")
     story.snapshot("second")
     assert why(story.journal("r"), "r") == {"first": "", "second": "last"}
-    story.do(Complete(outcome="FINISHED", accuracy=0.0, loss=0.0, parameters=1, digest="", model_sha256=""))
+    story.do(
+        Complete(
+            outcome="FINISHED", accuracy=0.0, loss=0.0, parameters=1, digest="", model_sha256=""
+        )
+    )
     assert why(story.journal("r"), "r") == {"first": "", "second": ""}
 
 
 def test_after_a_rollback_the_snapshot_that_it_went_back_to_is_held_too() -> None:
-    """The run begins there if it stops before the next one; the last one that was taken is held as well."""
+    """The run begins there if it stops before the next one.
+
+    The last one that was taken is held as well.
+    """
     story = Story()
     story.snapshot("first")
     story.snapshot("second")
@@ -63,15 +93,27 @@ def test_after_a_rollback_the_snapshot_that_it_went_back_to_is_held_too() -> Non
     story.roll_back("first", 1)
     assert why(story.journal("r"), "r") == {"first": "last", "second": "", "third": "last"}
     story.snapshot("fourth")
-    assert why(story.journal("r"), "r") == {"first": "", "second": "", "third": "", "fourth": "last"}
+    assert why(story.journal("r"), "r") == {
+        "first": "",
+        "second": "",
+        "third": "",
+        "fourth": "last",
+    }
 
 
 def test_what_a_fork_begins_with_and_what_is_pinned_is_held() -> None:
-    """In the family of the first run, whoever named it; the fork's own snapshots are in the same family."""
+    """In the family of the first run, whoever named it.
+
+    The fork's own snapshots are in the same family.
+    """
     story = Story()
     story.snapshot("first")
     story.snapshot("second")
-    story.do(Complete(outcome="FINISHED", accuracy=0.0, loss=0.0, parameters=1, digest="", model_sha256=""))
+    story.do(
+        Complete(
+            outcome="FINISHED", accuracy=0.0, loss=0.0, parameters=1, digest="", model_sha256=""
+        )
+    )
     fork = Story()
     fork.snapshot("third")
     forked = fork.journal("fork", family="r")

@@ -1,4 +1,6 @@
-"""The sweep deletes what nobody needs and nothing else, whoever writes meanwhile and wherever it is killed."""
+"""The sweep deletes what nobody needs and nothing else, whoever writes meanwhile and wherever it is
+killed.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ class Yard:
 
     def sweep(self, rules: Rules = RULES, *, dry_run: bool = False) -> tuple[int, int, int, int]:
         """Snapshots kept and deleted, chunks deleted and moved."""
-        done = sweep(self.tensors, self.held, rules, now_us=self.clock.now_us(), owner="me", dry_run=dry_run)
+        done = sweep(
+            self.tensors, self.held, rules, now_us=self.clock.now_us(), owner="me", dry_run=dry_run
+        )
         return done.kept, done.deleted, done.chunks, done.moved
 
     def reads(self, stored: Stored) -> dict[str, float]:
@@ -91,11 +95,15 @@ class Yard:
         return {name.removeprefix("model/"): float(tensor[0]) for name, tensor in found.items()}
 
     def keys(self) -> list[str]:
-        return [key for store in (self.hot, self.cold) for key in store.list(chunks.chunks(family()))]
+        return [
+            key for store in (self.hot, self.cold) for key in store.list(chunks.chunks(family()))
+        ]
 
 
 def snapshot(**values: float) -> Snapshot:
-    return Snapshot({f"model/{name}": torch.full((5_000,), value) for name, value in values.items()}, {})
+    return Snapshot(
+        {f"model/{name}": torch.full((5_000,), value) for name, value in values.items()}, {}
+    )
 
 
 def test_a_snapshot_goes_after_seven_days_with_what_only_it_had() -> None:
@@ -119,7 +127,9 @@ def test_a_snapshot_goes_after_seven_days_with_what_only_it_had() -> None:
 
 @pytest.mark.parametrize("why", ["pinned", "last", "forked"])
 def test_what_is_held_stays_for_ever(why: str) -> None:
-    """Pinned, the last of a run that has not ended, or the beginning of a fork: after a year it is there, in the cold store."""
+    """Pinned, the last of a run that has not ended, or the beginning of a fork: after a year it is
+    there, in the cold store.
+    """
     yard = Yard()
     stored = yard.write(a=1)
     yard.held[stored.address] = Held(yard.held[stored.address].taken_us, why)  # type: ignore[arg-type]  # one of the literals
@@ -133,7 +143,10 @@ def test_what_is_held_stays_for_ever(why: str) -> None:
 
 
 def test_old_chunks_move_and_are_read_from_where_they_are() -> None:
-    """After a day, what no younger snapshot has moves to the cold store; manifests stay; a snapshot that needs it again stores it anew, hot."""
+    """After a day, what no younger snapshot has moves to the cold store; manifests stay.
+
+    A snapshot that needs it again stores it anew, hot.
+    """
     yard = Yard()
     first = yard.write(a=1, shared=5)
     yard.clock.advance(0.9 * DAY)
@@ -148,7 +161,11 @@ def test_old_chunks_move_and_are_read_from_where_they_are() -> None:
     yard.clock.advance(2 * DAY)
     assert yard.sweep() == (3, 0, 0, 3)
     assert list(yard.hot.list("chunks")) == []
-    for stored, values in ((first, {"a": 1, "shared": 5}), (second, {"a": 2, "shared": 5}), (third, {"a": 1})):
+    for stored, values in (
+        (first, {"a": 1, "shared": 5}),
+        (second, {"a": 2, "shared": 5}),
+        (third, {"a": 1}),
+    ):
         assert yard.reads(stored) == values
 
 
@@ -165,7 +182,10 @@ def test_a_damaged_copy_in_the_cold_store_is_replaced_before_the_hot_one_goes() 
 
 
 def test_what_no_journal_names_stays_as_long_as_if_one_did() -> None:
-    """A snapshot whose event is under way, or waits in an outbox, is there for seven days; chunks that no manifest names go after an hour."""
+    """A snapshot whose event is under way, or waits in an outbox, is there for seven days.
+
+    Chunks that no manifest names go after an hour.
+    """
     yard = Yard()
     unnamed = yard.write(a=1)
     yard.held.clear()
@@ -200,7 +220,9 @@ def test_nothing_is_deleted_where_a_manifest_cannot_be_read() -> None:
 
 
 HARSH = Rules(keep_us=int(7 * DAY * 1e6), cold_after_us=int(DAY * 1e6), grace_us=-1)
-"""No grace: every chunk that no manifest names is deleted at once, even one that a writer has just put."""
+"""No grace: every chunk that no manifest names is deleted at once, even one that a writer has just
+put.
+"""
 
 
 def prepared() -> Yard:
@@ -212,7 +234,10 @@ def prepared() -> Yard:
 
 
 def step(store: HookedStore, number: int, act: Callable[[], None]) -> Callable[[], bool]:
-    """Let `act` happen before the operation `number` of the store from now on. Gives whether it did."""
+    """Let `act` happen before the operation `number` of the store from now on.
+
+    Gives whether it did.
+    """
     left = [number]
 
     def hook() -> None:
@@ -225,10 +250,16 @@ def step(store: HookedStore, number: int, act: Callable[[], None]) -> Callable[[
 
 
 def test_a_snapshot_is_whole_wherever_it_is_written_within_a_sweep() -> None:
-    """A trainer stores a snapshot, with chunks that the sweep is deleting, before each single operation of the sweep in turn."""
+    """A trainer stores a snapshot, with chunks that the sweep is deleting, before each single
+    operation of the sweep in turn.
+    """
     for number in range(200):
         yard, written = prepared(), list[Stored]()
-        happened = step(yard.hot, number, lambda yard=yard, written=written: written.append(yard.write(a=1, b=2, d=4)))  # type: ignore[misc]
+        happened = step(
+            yard.hot,
+            number,
+            lambda yard=yard, written=written: written.append(yard.write(a=1, b=2, d=4)),  # type: ignore[misc]
+        )
         yard.sweep(HARSH)
         yard.hot.hook = None
         if not happened():
@@ -242,7 +273,9 @@ def test_a_snapshot_is_whole_wherever_it_is_written_within_a_sweep() -> None:
 
 
 def test_a_snapshot_is_whole_wherever_a_sweep_happens_within_its_writing() -> None:
-    """A whole sweep before each single operation of a writer in turn, and then at each pair of them."""
+    """A whole sweep before each single operation of a writer in turn, and then at each pair of
+    them.
+    """
     for first in range(60):
         for second in range(60):
             yard = prepared()
@@ -268,7 +301,8 @@ def void(_: object) -> None:
 
 
 def test_a_sweep_paused_anywhere_while_a_writer_is_paused_anywhere() -> None:
-    """The sweep stops before its operation i, a writer begins and stops before its operation j, the sweep ends, the writer ends: nothing is missing.
+    """The sweep stops before its operation i, a writer begins and stops before its operation j, the
+    sweep ends, the writer ends: nothing is missing.
 
     Both are threads that take turns, so each of the interleavings really happens.
     """
@@ -307,7 +341,9 @@ def passed(turn: threading.Event, swept: threading.Event) -> None:
     assert swept.wait(20)
 
 
-def write_paused(yard: Yard, at: int, turn: threading.Event, swept: threading.Event, stored: list[Stored]) -> None:
+def write_paused(
+    yard: Yard, at: int, turn: threading.Event, swept: threading.Event, stored: list[Stored]
+) -> None:
     """Write a snapshot; before the operation `at`, or at the end, it is the other's turn."""
     view = HookedStore(yard.clock)
     view._objects = yard.hot._objects  # the same objects, without the sweep's hook
@@ -316,18 +352,29 @@ def write_paused(yard: Yard, at: int, turn: threading.Event, swept: threading.Ev
     turn.set()
 
 
-def test_a_sweep_killed_before_each_of_its_operations_is_finished_by_the_next(tmp_path: Path) -> None:
-    """Kill -9 before every link and unlink of a sweep that deletes, moves and condemns: what is kept is whole at once, and the next sweep ends clean."""
+def test_a_sweep_killed_before_each_of_its_operations_is_finished_by_the_next(
+    tmp_path: Path,
+) -> None:
+    """Kill -9 before every link and unlink of a sweep that deletes, moves and condemns: what is
+    kept is whole at once, and the next sweep ends clean.
+    """
     assert ended("kills", tmp_path) >= 12
 
 
 @pytest.mark.slow
 def test_processes_that_write_and_sweep_the_same_store(tmp_path: Path) -> None:
-    """Two trainers store snapshots that share and drop chunks, while a third process sweeps without a pause: each is whole after its writing."""
+    """Two trainers store snapshots that share and drop chunks, while a third process sweeps without
+    a pause: each is whole after its writing.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     roles = [("write", "1"), ("write", "2"), ("sweep", "")]
     processes = [
-        subprocess.Popen([sys.executable, str(SCRIPT), role, str(tmp_path), seed], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), role, str(tmp_path), seed],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for role, seed in roles
     ]
     try:
@@ -343,7 +390,9 @@ def test_processes_that_write_and_sweep_the_same_store(tmp_path: Path) -> None:
 
 
 def test_the_manifest_names_the_copy(tmp_path: Path) -> None:
-    """A chunk that is condemned is not used: the snapshot has a copy of its own, which is found by the manifest."""
+    """A chunk that is condemned is not used: the snapshot has a copy of its own, which is found by
+    the manifest.
+    """
     del tmp_path
     yard = Yard()
     yard.write(a=1)

@@ -1,4 +1,6 @@
-"""The snapshot writer: what is stored is what was there when it was asked, whatever happens to the tensors, the disk or the process."""
+"""The snapshot writer: what is stored is what was there when it was asked, whatever happens to the
+tensors, the disk or the process.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def dying(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     link(*arguments)
 os.link = dying
-tensors_in(store).write(Snapshot({f"model/{n}": torch.full((6_000,), float(n)) for n in range(5)}, {"life": 1}))
+full = {f"model/{n}": torch.full((6_000,), float(n)) for n in range(5)}
+tensors_in(store).write(Snapshot(full, {"life": 1}))
 """
 
 
@@ -66,7 +69,10 @@ def mean(tensors: object) -> str:
 
 
 def test_the_copy_is_stored_while_the_training_thread_goes_on(tmp_path: Path) -> None:
-    """Tensors that change while the writer works are stored as they were, and so is the digest; then the copies' memory is used again."""
+    """Tensors that change while the writer works are stored as they were, and so is the digest.
+
+    Then the copies' memory is used again.
+    """
     store = GatedStore(tmp_path)
     writer = SnapshotWriter(tensors_in(store), SystemClock())
     living = {"model/a": torch.zeros(100_000), "model/b": torch.zeros(3, dtype=torch.int64)}
@@ -84,26 +90,45 @@ def test_the_copy_is_stored_while_the_training_thread_goes_on(tmp_path: Path) ->
         assert found.stored is not None
         snapshot = tensors_in(store).read(found.stored.address, found.stored.sha256)
         assert snapshot.notes == {"number": number}
-        assert all(torch.equal(tensor, torch.full_like(tensor, number)) for tensor in snapshot.tensors.values())
+        assert all(
+            torch.equal(tensor, torch.full_like(tensor, number))
+            for tensor in snapshot.tensors.values()
+        )
         assert not writer.busy
         assert writer.collect(wait=True) is None
 
 
 def test_the_copies_memory_is_used_again_where_it_fits(tmp_path: Path) -> None:
-    """A second snapshot of the same shapes allocates nothing; another shape or type gets memory of its own."""
+    """A second snapshot of the same shapes allocates nothing.
+
+    Another shape or type gets memory of its own.
+    """
     writer = SnapshotWriter(tensors_in(LocalStore(tmp_path)), ManualClock())
-    living: dict[str, Tensor] = {"model/a": torch.zeros(10), "model/b": torch.zeros(10), "model/c": torch.zeros(10)}
+    living: dict[str, Tensor] = {
+        "model/a": torch.zeros(10),
+        "model/b": torch.zeros(10),
+        "model/c": torch.zeros(10),
+    }
     writer.begin(living, {}, None, digest=lambda _: "")
     first = {name: copy.data_ptr() for name, copy in writer._copies.items()}
     taken_from(writer)
-    later = {"model/a": torch.ones(10), "model/b": torch.ones(10, dtype=torch.int32), "model/c": torch.ones(11)}
+    later = {
+        "model/a": torch.ones(10),
+        "model/b": torch.ones(10, dtype=torch.int32),
+        "model/c": torch.ones(11),
+    }
     writer.begin(later, {}, None, digest=lambda _: "")
     second = {name: copy.data_ptr() for name, copy in writer._copies.items()}
     found = taken_from(writer)
-    assert [first[name] == second[name] for name in ("model/a", "model/b", "model/c")] == [True, False, False]
+    assert [first[name] == second[name] for name in ("model/a", "model/b", "model/c")] == [
+        True,
+        False,
+        False,
+    ]
     assert found.stored is not None
     assert all(
-        torch.equal(one, torch.ones_like(one)) for one in writer._tensors.read(found.stored.address, found.stored.sha256).tensors.values()
+        torch.equal(one, torch.ones_like(one))
+        for one in writer._tensors.read(found.stored.address, found.stored.sha256).tensors.values()
     )
 
 
@@ -113,17 +138,26 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     writer = SnapshotWriter(tensors_in(store), ManualClock())
     writer.begin({"model/a": torch.zeros(3)}, {}, 1, digest=lambda _: "")
     with pytest.raises(
-        BackpressureError, match=r"^A snapshot is being written, or was not collected yet; collect it before the next one\.$"
+        BackpressureError,
+        match=(
+            r"^A snapshot is being written, or was not collected yet; collect it before the "
+            r"next one\.$"
+        ),
     ):
         writer.begin({"model/a": torch.ones(3)}, {}, 2, digest=lambda _: "")
     store.gate.set()
     found = taken_from(writer)
     assert found.stored is not None
-    assert torch.equal(tensors_in(store).read(found.stored.address, found.stored.sha256).tensors["model/a"], torch.zeros(3))
+    assert torch.equal(
+        tensors_in(store).read(found.stored.address, found.stored.sha256).tensors["model/a"],
+        torch.zeros(3),
+    )
 
 
 def test_whatever_goes_wrong_is_given_and_not_raised(tmp_path: Path) -> None:
-    """Notes that are no JSON, a digest that fails, a store that is gone: an error in the result, and the next snapshot is written."""
+    """Notes that are no JSON, a digest that fails, a store that is gone: an error in the result,
+    and the next snapshot is written.
+    """
     root = tmp_path / "store"
     writer = SnapshotWriter(tensors_in(LocalStore(root)), ManualClock())
     values = {"model/a": torch.zeros(3)}
@@ -132,10 +166,17 @@ def test_whatever_goes_wrong_is_given_and_not_raised(tmp_path: Path) -> None:
         raise ValueError("no digest today")
 
     writer.begin(values, {"odd": object()}, 1, digest=lambda _: "d")
-    assert str(taken_from(writer).error) == "TypeError: Object of type object is not JSON serializable."
+    assert (
+        str(taken_from(writer).error)
+        == "TypeError: Object of type object is not JSON serializable."
+    )
     writer.begin(values, {}, 2, digest=failing)
     found = taken_from(writer)
-    assert (str(found.error), found.stored, found.label) == ("ValueError: no digest today.", None, 2)
+    assert (str(found.error), found.stored, found.label) == (
+        "ValueError: no digest today.",
+        None,
+        2,
+    )
     root.rename(tmp_path / "away")
     root.write_text("no folder any more")
     writer.begin(values, {}, 3, digest=lambda _: "d")
@@ -152,16 +193,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "disk"
     mount.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(mount)], capture_output=True, text=True, check=False, timeout=600
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(mount)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     if made.returncode:
-        pytest.skip(f"mounting a small file system needs root with CAP_SYS_ADMIN: {made.stderr.strip()}")
+        pytest.skip(
+            f"mounting a small file system needs root with CAP_SYS_ADMIN: {made.stderr.strip()}"
+        )
     yield mount
     subprocess.run(["umount", "--lazy", str(mount)], check=True, timeout=600)
 
 
 def test_a_full_disk_leaves_no_half_snapshot(small_disk: Path) -> None:
-    """No room in the middle: StorageFullError is given, no manifest names what lacks chunks, nothing half-written lies about; with room it is stored."""
+    """No room in the middle: StorageFullError is given, no manifest names what lacks chunks,
+    nothing half-written lies about; with room it is stored.
+    """
     store = LocalStore(small_disk / "store")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(300_000))
@@ -180,22 +229,40 @@ def test_a_full_disk_leaves_no_half_snapshot(small_disk: Path) -> None:
     again = taken_from(writer)
     assert again.stored is not None, again.error
     assert again.stored.stored_bytes < 400_000  # the chunks of the first attempt are used
-    assert torch.equal(tensors_in(store).read(again.stored.address, again.stored.sha256).tensors["model/9"], values["model/9"])
+    assert torch.equal(
+        tensors_in(store).read(again.stored.address, again.stored.sha256).tensors["model/9"],
+        values["model/9"],
+    )
 
 
 @pytest.mark.parametrize("puts", range(7))
 def test_a_writer_killed_in_the_middle_leaves_no_half_snapshot(tmp_path: Path, puts: int) -> None:
-    """Kill -9 just before each object gets its name: a manifest is there only when every chunk is, and a later writer finishes the work."""
+    """Kill -9 just before each object gets its name: a manifest is there only when every chunk is,
+    and a later writer finishes the work.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(puts)], env=environment, check=False, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(puts)],
+        env=environment,
+        check=False,
+        timeout=600,
+    )
     assert done.returncode == (-signal.SIGKILL if puts < 6 else 0)
     store = LocalStore(tmp_path)
-    assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (min(puts, 5), int(puts == 6))
+    assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (
+        min(puts, 5),
+        int(puts == 6),
+    )
     assert list(store._incoming.iterdir()) == []
     values = {f"model/{number}": torch.full((6_000,), float(number)) for number in range(5)}
     stored = tensors_in(store).write(Snapshot(values, {"life": 1}))
-    assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (5, 1 + int(puts == 6))  # each is sealed anew
-    assert torch.equal(tensors_in(store).read(stored.address, stored.sha256).tensors["model/4"], values["model/4"])
+    assert (len(list(store.list("chunks"))), len(list(store.list("manifests")))) == (
+        5,
+        1 + int(puts == 6),
+    )  # each is sealed anew
+    assert torch.equal(
+        tensors_in(store).read(stored.address, stored.sha256).tensors["model/4"], values["model/4"]
+    )
 
 
 def test_the_thread_ends_with_its_writer(tmp_path: Path) -> None:
@@ -205,7 +272,9 @@ def test_the_thread_ends_with_its_writer(tmp_path: Path) -> None:
     threads = set()
     for _ in range(2):
         writer.begin({"model/a": torch.ones(4)}, {}, None, digest=lambda _: "")
-        threads |= {thread for thread in threading.enumerate() if thread.name == "snapshots"} - before
+        threads |= {
+            thread for thread in threading.enumerate() if thread.name == "snapshots"
+        } - before
         writer.wait()
         assert writer.busy
         assert taken_from(writer).stored is not None

@@ -20,7 +20,9 @@ SHORT = {"epochs": 4, "batch_size": 20}
 
 @pytest.fixture(scope="module")
 def journals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Journal files of four runs: one, its equal, one with another learning rate, and one that grafts at another place."""
+    """Journal files of four runs: one, its equal, one with another learning rate, and one that
+    grafts at another place.
+    """
     folder = tmp_path_factory.mktemp("journals")
     variants: dict[str, tuple[Any, Any]] = {
         "one": ({}, GROWTH[:2]),
@@ -44,8 +46,13 @@ def told(capsys: pytest.CaptureFixture[str], *files: Path) -> dict[str, Any]:
     return found
 
 
-def test_equal_runs_differ_in_nothing(journals: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """Two runs of the same seed and commands: no setting, no decision, no curve; all epochs are equal bit for bit."""
+def test_equal_runs_differ_in_nothing(
+    journals: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of the same seed and commands: no setting, no decision, no curve.
+
+    All epochs are equal bit for bit.
+    """
     found = told(capsys, journals["one"], journals["equal"])
     assert (found["settings"], found["environment"], found["decisions"]) == ({}, {}, [])
     assert (found["same_epochs"], found["common_decisions"]) == (4, 1)
@@ -55,7 +62,9 @@ def test_equal_runs_differ_in_nothing(journals: dict[str, Path], capsys: pytest.
     assert "The first 4 epochs end with the same parameters" in shown
 
 
-def test_an_export_is_named_by_its_folder(journals: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_is_named_by_its_folder(
+    journals: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The journal in the folder is read."""
     (tmp_path / "export").mkdir()
     copy(journals["one"], tmp_path / "export" / JOURNAL)
@@ -63,11 +72,27 @@ def test_an_export_is_named_by_its_folder(journals: dict[str, Path], tmp_path: P
     assert found["settings"] == {"optimizer.learning_rate": {"one": 0.001, "faster": 0.01}}
 
 
-def test_a_setting_a_graft_and_the_curves_are_shown(journals: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """The learning rate is the one setting that differs; the graft that two of three did not make is named with who made it."""
+def test_a_setting_a_graft_and_the_curves_are_shown(
+    journals: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The learning rate is the one setting that differs.
+
+    The graft that two of three did not make is named with who made it.
+    """
     found = told(capsys, journals["one"], journals["faster"], journals["elsewhere"])
-    assert found["settings"] == {"optimizer.learning_rate": {"one": 0.001, "faster": 0.01, "elsewhere": 0.001}}
-    assert found["decisions"] == [{"epoch": 2, "layer": "second", "seed": 1, "stage": "GERMINATED", "family": "mlp", "runs": ["elsewhere"]}]
+    assert found["settings"] == {
+        "optimizer.learning_rate": {"one": 0.001, "faster": 0.01, "elsewhere": 0.001}
+    }
+    assert found["decisions"] == [
+        {
+            "epoch": 2,
+            "layer": "second",
+            "seed": 1,
+            "stage": "GERMINATED",
+            "family": "mlp",
+            "runs": ["elsewhere"],
+        }
+    ]
     assert found["common_decisions"] == 1
     assert found["same_epochs"] == 0
     assert [len(found["curves"][run]) for run in ("one", "faster", "elsewhere")] == [4, 4, 4]
@@ -78,8 +103,13 @@ def test_a_setting_a_graft_and_the_curves_are_shown(journals: dict[str, Path], c
     assert "run.epochs" not in shown
 
 
-def test_curves_are_drawn(journals: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--plot writes a picture of the kind that the file's name says; another ending or folder is refused before anything is read."""
+def test_curves_are_drawn(
+    journals: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--plot writes a picture of the kind that the file's name says.
+
+    Another ending or folder is refused before anything is read.
+    """
     files = [str(journals["one"]), str(journals["elsewhere"])]
     compare(files, plot=tmp_path / "curves.svg")
     compare(files, plot=tmp_path / "curves.png")
@@ -88,7 +118,13 @@ def test_curves_are_drawn(journals: dict[str, Path], tmp_path: Path, capsys: pyt
     assert drawn.startswith("<?xml")
     assert drawn.count("<!-- elsewhere -->") >= 2
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UsageError, match=r"curves\.txt does not say what picture to make: let it end in \.svg, \.png or \.pdf\."):
+    with pytest.raises(
+        UsageError,
+        match=(
+            r"curves\.txt does not say what picture to make: let it end in \.svg, \.png or "
+            r"\.pdf\."
+        ),
+    ):
         compare(files, plot=tmp_path / "curves.txt")
     with pytest.raises(UsageError, match="There is no folder"):
         compare(files, plot=tmp_path / "nowhere" / "curves.svg")

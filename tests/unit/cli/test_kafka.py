@@ -53,11 +53,15 @@ def test_a_viewer_is_told_its_own_secret_and_no_others() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_principal_that_does_not_exist_is_refused_with_those_that_do() -> None:
     """One sentence."""
-    with pytest.raises(UsageError, match=r"There is no principal root; there are esper, foundry, .* viewer\."):
+    with pytest.raises(
+        UsageError, match=r"There is no principal root; there are esper, foundry, .* viewer\."
+    ):
         told("--as", "root")
 
 
-def test_without_a_stack_and_a_cluster_there_is_nothing_to_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_stack_and_a_cluster_there_is_nothing_to_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It starts none."""
     monkeypatch.setenv("ESPER_HOME", str(tmp_path))
     with pytest.raises(UnavailableError, match="`esper up` starts it"):

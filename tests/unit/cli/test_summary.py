@@ -20,7 +20,14 @@ PATH = ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSS
 
 def moves(stages: list[str], family: str, first_epoch: int) -> list[SeedTransitioned]:
     """A seed's path, an epoch a stage."""
-    envelope: dict[str, Any] = {"event_id": "", "occurred_at": 0, "run_id": "r", "sender_id": "trainer", "trace_id": "", "timeline": 0}
+    envelope: dict[str, Any] = {
+        "event_id": "",
+        "occurred_at": 0,
+        "run_id": "r",
+        "sender_id": "trainer",
+        "trace_id": "",
+        "timeline": 0,
+    }
     return [
         SeedTransitioned(
             **envelope,
@@ -53,7 +60,10 @@ def said(outcome: str, **changed: Any) -> list[str]:
         "start": {"imports": 2.0, "total": 2.0},
         "state": RunState("mnist1d-1"),
         "paths": {
-            ("first", 0): [*moves(["GERMINATED", "TRAINING", "CULLED", "EMBARGOED", "DORMANT"], "mlp", 2), *moves(PATH, "conv1d", 8)]
+            ("first", 0): [
+                *moves(["GERMINATED", "TRAINING", "CULLED", "EMBARGOED", "DORMANT"], "mlp", 2),
+                *moves(PATH, "conv1d", 8),
+            ]
         },
         "growth": "Grew conv1d at first[0].",
         "events": {"system.events.run": 281, "telemetry.training.step": 2800},
@@ -67,12 +77,20 @@ def said(outcome: str, **changed: Any) -> list[str]:
 
 
 def test_the_end_of_a_run_in_words() -> None:
-    """Figures, growth, each seed's kernels (losers in short, the others with their path), events by topic, and commands to go on with."""
+    """Figures, growth, each seed's kernels (losers in short, the others with their path), events by
+    topic, and commands to go on with.
+    """
     lines = said("FINISHED")
-    assert "Run mnist1d-1 finished: test accuracy 87.7%, loss 0.580, 80 epochs, 2800 steps, 22,310 parameters, 48 s." in lines
+    assert (
+        "Run mnist1d-1 finished: test accuracy 87.7%, loss 0.580, 80 epochs, 2800 steps, "
+        "22,310 parameters, 48 s."
+    ) in lines
     assert "Grew conv1d at first[0]." in lines
     assert "first[0]  mlp 2-4 CULLED" in lines
-    assert "conv1d GERMINATED 8 → TRAINING 9 → BLENDING 10 → SHADOWING 11 → PROBATIONARY 12 → FOSSILIZED 13" in lines
+    assert (
+        "conv1d GERMINATED 8 → TRAINING 9 → BLENDING 10 → SHADOWING 11 → PROBATIONARY 12 → "
+        "FOSSILIZED 13"
+    ) in lines
     assert any(line.split() == ["telemetry.training.step", "2,800"] for line in lines)
     assert any(line.endswith("replay mnist1d-1 --fold") for line in lines)
     assert not any("--resume" in line for line in lines)
@@ -82,10 +100,18 @@ def test_the_end_of_a_run_in_words() -> None:
     ("outcome", "changed", "sentence"),
     [
         ("INTERRUPTED", {}, "run mnist1d --resume --run-id mnist1d-1"),
-        ("FINISHED", {"state": RunState("r", lost=(("telemetry.training.step", 7),))}, "7 telemetry events were dropped"),
+        (
+            "FINISHED",
+            {"state": RunState("r", lost=(("telemetry.training.step", 7),))},
+            "7 telemetry events were dropped",
+        ),
         ("FINISHED", {"history_complete": False}, "The history has not taken in everything yet"),
     ],
 )
-def test_what_is_not_as_it_should_be_is_said(outcome: str, changed: dict[str, Any], sentence: str) -> None:
-    """A run that was interrupted, dropped telemetry or left the history behind says so, and what to do."""
+def test_what_is_not_as_it_should_be_is_said(
+    outcome: str, changed: dict[str, Any], sentence: str
+) -> None:
+    """A run that was interrupted, dropped telemetry or left the history behind says so, and what to
+    do.
+    """
     assert any(sentence in line for line in said(outcome, **changed))

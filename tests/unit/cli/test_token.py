@@ -24,17 +24,27 @@ def esper(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in `home`."""
     command = [sys.executable, "-m", "esper.cli", *arguments]
     return subprocess.run(
-        command, env=os.environ | {"ESPER_HOME": str(home)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        command,
+        env=os.environ | {"ESPER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
 
 
 def test_a_token_is_printed_for_whoever_may_read_the_key(tmp_path: Path) -> None:
-    """Alone on standard output, so that scripts can take it; it says the subject and role that were asked for."""
+    """Alone on standard output, so that scripts can take it.
+
+    It says the subject and role that were asked for.
+    """
     keys.ensure(tmp_path / "keys")
     done = esper(tmp_path, "token", "--role", "admin", "--subject", "ann")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
-    assert Gatekeeper.of(Settings(home=tmp_path).keys_dir, SystemClock(), "tolaria").caller(done.stdout.strip()) == Caller("ann", "admin")
+    assert Gatekeeper.of(Settings(home=tmp_path).keys_dir, SystemClock(), "tolaria").caller(
+        done.stdout.strip()
+    ) == Caller("ann", "admin")
 
 
 def test_without_a_key_there_is_no_token(tmp_path: Path) -> None:
@@ -47,7 +57,9 @@ def test_without_a_key_there_is_no_token(tmp_path: Path) -> None:
     assert esper(tmp_path, "audit-log", "verify").returncode == 2
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("30m", 1_800), ("8h", 28_800), ("7d", 604_800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1s", 1), ("30m", 1_800), ("8h", 28_800), ("7d", 604_800)]
+)
 def test_times_are_read(text: str, seconds: int) -> None:
     """A whole number and a unit."""
     assert duration(text) == timedelta(seconds=seconds)

@@ -17,14 +17,22 @@ def convolutions(draw: st.DrawFn) -> Geometry:
     dimensions = draw(st.integers(1, 2))
 
     def numbers(least: int, most: int) -> tuple[int, ...]:
-        return tuple(draw(st.lists(st.integers(least, most), min_size=dimensions, max_size=dimensions)))
+        return tuple(
+            draw(st.lists(st.integers(least, most), min_size=dimensions, max_size=dimensions))
+        )
 
     kind: Literal["conv1d", "conv2d"] = "conv1d" if dimensions == 1 else "conv2d"
     same = draw(st.booleans())
     stride = (1,) * dimensions if same else numbers(1, 4)
     try:
         return Geometry(
-            kind, numbers(1, 15), numbers(1, 6), stride, None if same else numbers(0, 5), numbers(1, 3), draw(st.integers(1, 3))
+            kind,
+            numbers(1, 15),
+            numbers(1, 6),
+            stride,
+            None if same else numbers(0, 5),
+            numbers(1, 3),
+            draw(st.integers(1, 3)),
         )
     except BuildError:
         assume(condition=False)
@@ -33,4 +41,6 @@ def convolutions(draw: st.DrawFn) -> Geometry:
 
 def layers() -> st.SearchStrategy[Geometry]:
     """Convolutions and sequences."""
-    return st.one_of(convolutions(), st.integers(1, 40).map(lambda length: Geometry("sequence", (length,))))
+    return st.one_of(
+        convolutions(), st.integers(1, 40).map(lambda length: Geometry("sequence", (length,)))
+    )

@@ -1,4 +1,6 @@
-"""Codec, envelope and registry: what goes out comes back, and what is not ours is poison with a sentence."""
+"""Codec, envelope and registry: what goes out comes back, and what is not ours is poison with a
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from esper.events import Origin, decode, encode, event_id
 from esper.events.codec import frame, schema_id
 from esper.events.envelope import trace_id
 from esper.events.records import ReviewedCommand, RunPaused
-from esper.events.registry import WireSchema, current, wire_schema, wire_schemas, without_logical_types
+from esper.events.registry import (
+    WireSchema,
+    current,
+    wire_schema,
+    wire_schemas,
+    without_logical_types,
+)
 
 CLOCK = ManualClock()
 ORIGIN = Origin("run-1", "trainer", trace_id("run-1"), CLOCK)
@@ -49,11 +57,21 @@ def test_an_event_comes_back_as_it_was() -> None:
 
 
 def test_events_of_several_senders_in_turn_come_back() -> None:
-    """What was read of one event never stands in another: whatever of run, sender and trace is equal, and wherever a message is cut off."""
+    """What was read of one event never stands in another: whatever of run, sender and trace is
+    equal, and wherever a message is cut off.
+    """
     one = paused()
-    names = [("run-1", "trainer"), ("run-1", "traine"), ("run-10", "trainer"), ("", ""), ("run-1", "ü")]
+    names = [
+        ("run-1", "trainer"),
+        ("run-1", "traine"),
+        ("run-10", "trainer"),
+        ("", ""),
+        ("run-1", "ü"),
+    ]
     events = [
-        replace(one, run_id=run, sender_id=sender, trace_id=trace) for run, sender in names for trace in (one.trace_id, "", "0" * 200)
+        replace(one, run_id=run, sender_id=sender, trace_id=trace)
+        for run, sender in names
+        for trace in (one.trace_id, "", "0" * 200)
     ]
     for event in [*events, *reversed(events)]:
         value = encode(event).value
@@ -67,7 +85,10 @@ def test_events_of_several_senders_in_turn_come_back() -> None:
 @pytest.mark.parametrize("previous", ["", "p" * 64, "p" * 65])
 @pytest.mark.parametrize("signature", ["", "t" * 86, "t" * 85])
 def test_seals_of_every_length_come_back(signer: str, previous: str, signature: str) -> None:
-    """Also what is no key, digest or signature; and whatever follows the datum, or is missing of it, is poison."""
+    """Also what is no key, digest or signature.
+
+    And whatever follows the datum, or is missing of it, is poison.
+    """
     event = replace(paused(), signer=signer, previous=previous, signature=signature)
     value = encode(event).value
     assert decode(value) == event
@@ -85,7 +106,9 @@ def test_a_seal_that_is_no_text_is_poison() -> None:
 
 
 def test_headers_are_cloudevents_and_trace_context() -> None:
-    """Binary mode of the CloudEvents Kafka binding, the schema's fingerprint, and a W3C traceparent."""
+    """Binary mode of the CloudEvents Kafka binding, the schema's fingerprint, and a W3C
+    traceparent.
+    """
     event = paused()
     headers = dict(encode(event).headers)
     assert headers["ce_specversion"] == b"1.0"
@@ -143,7 +166,13 @@ def test_what_is_not_ours_is_poison(damage: object, sentence: str) -> None:
 def test_a_wrong_schema_is_named_by_the_header() -> None:
     """The sentence says which type the sender claimed."""
     message = encode(paused())
-    with pytest.raises(PoisonError, match=r"^A message of type esper\.events\.RunPaused does not match schema \d+: (?!NoneType)\w+: "):
+    with pytest.raises(
+        PoisonError,
+        match=(
+            r"^A message of type esper\.events\.RunPaused does not match schema \d+: "
+            r"(?!NoneType)\w+: "
+        ),
+    ):
         decode(message.value[:9], message.headers)
     with pytest.raises(PoisonError, match="of type \N{REPLACEMENT CHARACTER} does not"):
         decode(message.value[:9], [("ce_type", b"\xff")])
@@ -152,24 +181,36 @@ def test_a_wrong_schema_is_named_by_the_header() -> None:
 def test_a_frame_is_five_bytes() -> None:
     """The shortest framed message is its frame alone; one byte less is none."""
     assert schema_id(b"\0\1\2\3\4") == 0x01020304
-    with pytest.raises(PoisonError, match=r"^A message has no Confluent frame .* by Esper's codec\.$"):
+    with pytest.raises(
+        PoisonError, match=r"^A message has no Confluent frame .* by Esper's codec\.$"
+    ):
         schema_id(b"\0\1\2\3")
 
 
-@pytest.mark.parametrize(("us", "written"), [(0, "1970-01-01T00:00:00+00:00"), (1, "1970-01-01T00:00:00.000001+00:00")])
+@pytest.mark.parametrize(
+    ("us", "written"), [(0, "1970-01-01T00:00:00+00:00"), (1, "1970-01-01T00:00:00.000001+00:00")]
+)
 def test_the_time_header_is_rfc_3339(us: int, written: str) -> None:
     """Microseconds are written where there are some, within the second and in the next one."""
     for seconds in (0, 1):
         event = replace(paused(), occurred_at=seconds * 1_000_000 + us)
-        assert dict(encode(event).headers)["ce_time"].decode() == written.replace("00:00:00", f"00:00:0{seconds}", 1)
+        assert dict(encode(event).headers)["ce_time"].decode() == written.replace(
+            "00:00:00", f"00:00:0{seconds}", 1
+        )
 
 
-def test_an_earlier_version_is_read_with_the_defaults_of_the_present_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_version_is_read_with_the_defaults_of_the_present_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A payload without a field that came later gets that field's default."""
     now = current(RunPaused)
     old_schema = copy.deepcopy(now.schema)
-    old_schema["fields"] = [field for field in old_schema["fields"] if field["name"] != "causation_id"]
-    parsed = parse_schema(without_logical_types(json.loads(json.dumps(old_schema))), named_schemas={})
+    old_schema["fields"] = [
+        field for field in old_schema["fields"] if field["name"] != "causation_id"
+    ]
+    parsed = parse_schema(
+        without_logical_types(json.loads(json.dumps(old_schema))), named_schemas={}
+    )
     old = WireSchema(RunPaused, 424242, "f" * 64, old_schema, parsed)
     monkeypatch.setitem(wire_schemas(), old.id, old)
     event = paused()
@@ -179,10 +220,18 @@ def test_an_earlier_version_is_read_with_the_defaults_of_the_present_one(monkeyp
 
 
 def test_event_ids_are_hashes_of_what_happened() -> None:
-    """The same run, timeline and logical key give the same id, any other another one; they are UUIDs of version 8."""
+    """The same run, timeline and logical key give the same id, any other another one.
+
+    They are UUIDs of version 8.
+    """
     one = event_id("run", 0, "step/1")
     assert one == event_id("run", 0, "step/1")
-    others = {event_id("run", 0, "step/2"), event_id("run", 1, "step/1"), event_id("run2", 0, "step/1"), event_id("ru", 0, "nstep/1")}
+    others = {
+        event_id("run", 0, "step/2"),
+        event_id("run", 1, "step/1"),
+        event_id("run2", 0, "step/1"),
+        event_id("ru", 0, "nstep/1"),
+    }
     assert len({one, *others}) == 5
     assert uuid.UUID(one).version == 8
     assert uuid.UUID(one).variant == uuid.RFC_4122
@@ -191,7 +240,11 @@ def test_event_ids_are_hashes_of_what_happened() -> None:
 def test_an_origin_fills_the_envelope() -> None:
     """Run, sender, trace and time come from the origin, the id from the logical key."""
     event = paused()
-    assert (event.run_id, event.sender_id, event.occurred_at) == ("run-1", "trainer", CLOCK.now_us())
+    assert (event.run_id, event.sender_id, event.occurred_at) == (
+        "run-1",
+        "trainer",
+        CLOCK.now_us(),
+    )
     assert event.event_id == event_id("run-1", 0, "paused/1")
     assert re.fullmatch("[0-9a-f]{32}", event.trace_id)
 

@@ -28,16 +28,29 @@ def test_the_text_is_the_documented_one() -> None:
     """Consumers of the events read these."""
     assert Geometry("sequence", (16,)).text == "sequence in 16"
     assert Geometry("conv1d", (40,), (5,), (2,), (2,), (1,)).text == "conv1d k5 s2 p2 d1 g1 in 40"
-    assert Geometry("conv2d", (8, 9), (3, 2), (1, 1), None, (1, 2), 4).text == "conv2d k3x2 s1x1 psame d1x2 g4 in 8x9"
+    assert (
+        Geometry("conv2d", (8, 9), (3, 2), (1, 1), None, (1, 2), 4).text
+        == "conv2d k3x2 s1x1 psame d1x2 g4 in 8x9"
+    )
     assert PLAIN.text == ""
 
 
 @given(geometry=convolutions(), batch=st.integers(1, 2))
 def test_the_output_size_is_that_of_torchs_layer(geometry: Geometry, batch: int) -> None:
-    """For any stride, padding, dilation and groups, padding "same" among them: the formula gives what torch's layer writes."""
+    """For any stride, padding, dilation and groups, padding "same" among them: the formula gives
+    what torch's layer writes.
+    """
     kind = nn.Conv1d if geometry.kind == "conv1d" else nn.Conv2d
     padding: object = "same" if geometry.padding is None else geometry.padding
-    layer = kind(6, 6, geometry.kernel_size, geometry.stride, padding, geometry.dilation, geometry.groups)  # type: ignore[arg-type]
+    layer = kind(
+        6,
+        6,
+        geometry.kernel_size,  # type: ignore[arg-type]
+        geometry.stride,  # type: ignore[arg-type]
+        padding,  # type: ignore[arg-type]
+        geometry.dilation,  # type: ignore[arg-type]
+        geometry.groups,
+    )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that even windows need a copy
         found = layer(torch.zeros(batch, 6, *geometry.size))
@@ -50,7 +63,12 @@ def test_what_keeps_positions_does_so_at_any_size(geometry: Geometry, more: int)
     for layer in (geometry, outputs(geometry)):
         if layer.keeps_positions:
             size = tuple(number + more for number in layer.size)
-            assert Geometry(layer.kind, size, layer.kernel_size, layer.stride, layer.padding, layer.dilation).output_size == size
+            assert (
+                Geometry(
+                    layer.kind, size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+                ).output_size
+                == size
+            )
     assert outputs(geometry).keeps_positions
     assert outputs(geometry).output_size == geometry.output_size
     assert outputs(outputs(geometry)) == outputs(geometry)
@@ -106,6 +124,10 @@ def test_a_text_that_says_none_is_refused(text: str, sentence: str) -> None:
         ("nonsense", "LAYER_INPUT", "nonsense", False),
     ],
 )
-def test_a_kernel_fits_layers_of_its_geometry(kernel: str, tap: str, layer: str, *, expected: bool) -> None:
-    """The layer's own for its input, that of its outputs for its chunk, and features at each position of a sequence."""
+def test_a_kernel_fits_layers_of_its_geometry(
+    kernel: str, tap: str, layer: str, *, expected: bool
+) -> None:
+    """The layer's own for its input, that of its outputs for its chunk, and features at each
+    position of a sequence.
+    """
     assert fits(kernel, tap, layer) is expected

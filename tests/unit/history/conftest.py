@@ -52,11 +52,15 @@ def bus(request: pytest.FixtureRequest) -> NamedBus:
 
 
 def example(name: str) -> dict[str, Any]:
-    """The newest golden datum of a record, as the wire has it (timestamps are integers, UUIDs are strings), with an event id that nobody had before.
+    """The newest golden datum of a record, as the wire has it (timestamps are integers, UUIDs are
+    strings), with an event id that nobody had before.
 
-    Tests of a module share an engine, whose views show an event id once: two events that had the same one would hide each other.
+    Tests of a module share an engine, whose views show an event id once: two events that had the
+    same one would hide each other.
     """
-    newest = max(EXAMPLES.glob(f"{name}-*.avro"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    newest = max(
+        EXAMPLES.glob(f"{name}-*.avro"), key=lambda path: int(path.stem.rpartition("-")[2])
+    )
     with newest.open("rb") as file:
         block: Any = next(iter(fastavro.block_reader(file)))
     found = schemaless_reader(block.bytes_, current(BY_NAME[name]).parsed, None)
@@ -78,5 +82,10 @@ def message(wire: WireSchema, datum: dict[str, Any], key: str = "run") -> Messag
 
 def rows(engine: Engine, sql: str) -> list[dict[str, Any]]:
     """The result of a query."""
-    answer = engine.answer(sql, default_format="JSONEachRow", settings={"output_format_json_quote_64bit_integers": "0"}, parameters={})
+    answer = engine.answer(
+        sql,
+        default_format="JSONEachRow",
+        settings={"output_format_json_quote_64bit_integers": "0"},
+        parameters={},
+    )
     return [json.loads(line) for line in answer.body.splitlines()]

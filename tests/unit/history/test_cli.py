@@ -26,7 +26,10 @@ Said = tuple[int, bytes, bytes]
 
 
 class Lent:
-    """The module's engine, which whoever borrows it cannot close; to begin one of its own for each command would take seconds."""
+    """The module's engine, which whoever borrows it cannot close.
+
+    To begin one of its own for each command would take seconds.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.answer = engine.answer
@@ -36,7 +39,9 @@ class Lent:
 
 
 @pytest.fixture
-def esper(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Said]:
+def esper(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> Callable[..., Said]:
     """One command line of `esper` on this module's history."""
     assert engine.folder is not None
     monkeypatch.setenv("ESPER_HOME", str(engine.folder.parent))
@@ -64,20 +69,35 @@ def test_a_result_is_written_in_each_format(esper: Callable[..., Said]) -> None:
     """Table, JSON array, CSV with names and Parquet hold the same rows."""
     query = "SELECT number AS n, toString(number) AS s FROM numbers(3)"
     assert esper("sql", query)[1].split() == b"n s 0 0 1 1 2 2".split()
-    assert json.loads(esper("sql", query, "--format", "json")[1]) == [{"n": n, "s": str(n)} for n in range(3)]
+    assert json.loads(esper("sql", query, "--format", "json")[1]) == [
+        {"n": n, "s": str(n)} for n in range(3)
+    ]
     assert esper("sql", query, "--format", "csv")[1] == b'"n","s"\n0,"0"\n1,"1"\n2,"2"\n'
-    assert pyarrow.parquet.read_table(io.BytesIO(esper("sql", query, "--format", "parquet")[1])).num_rows == 3
+    assert (
+        pyarrow.parquet.read_table(
+            io.BytesIO(esper("sql", query, "--format", "parquet")[1])
+        ).num_rows
+        == 3
+    )
     assert esper("sql", "SELECT 1 AS x FORMAT Vertical")[1].splitlines()[-1].startswith(b"x: 1")
     assert json.loads(esper("sql", "SELECT 1 WHERE 0", "--json")[1]) == []
 
 
-def test_without_a_query_tables_and_views_are_listed_with_their_comments(esper: Callable[..., Said]) -> None:
+def test_without_a_query_tables_and_views_are_listed_with_their_comments(
+    esper: Callable[..., Said],
+) -> None:
     """The history explains itself: analysts' views first, raw tables last."""
     code, out, _ = esper("sql")
     lines = out.decode().splitlines()
     assert code == 0
-    assert next(line for line in lines if line.startswith("seed_timeline ")).rstrip().endswith("how long it stayed in each")
-    assert [line.startswith("raw") for line in lines[1:]] == sorted(line.startswith("raw") for line in lines[1:])
+    assert (
+        next(line for line in lines if line.startswith("seed_timeline "))
+        .rstrip()
+        .endswith("how long it stayed in each")
+    )
+    assert [line.startswith("raw") for line in lines[1:]] == sorted(
+        line.startswith("raw") for line in lines[1:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,15 +120,31 @@ def test_wrong_sql_is_one_sentence(esper: Callable[..., Said], query: str, says:
     assert b"version" not in err
 
 
-def test_runs_are_listed_or_it_is_said_how_to_make_one(esper: Callable[..., Said], engine: Engine) -> None:
-    """An empty history is one sentence and exit code 2; then each run is a row, and an object with --json."""
+def test_runs_are_listed_or_it_is_said_how_to_make_one(
+    esper: Callable[..., Said], engine: Engine
+) -> None:
+    """An empty history is one sentence and exit code 2.
+
+    Then each run is a row, and an object with --json.
+    """
     assert esper("runs")[0] == 2
     assert b"`esper run mnist1d`" in esper("runs")[2]
     wire = current(BY_NAME["RunStarted"])
     place = layout(wire.id)
-    received = Received(wire.record.TOPIC, 0, 0, b"", framed(wire, {**example("RunStarted"), "run_id": "one", "recipe": "mnist1d"}), (), 0)
+    received = Received(
+        wire.record.TOPIC,
+        0,
+        0,
+        b"",
+        framed(wire, {**example("RunStarted"), "run_id": "one", "recipe": "mnist1d"}),
+        (),
+        0,
+    )
     engine.client.raw_insert(
-        place.table.name, column_names=list(place.columns), insert_block=container(wire.id, "cli", [received]), fmt="Avro"
+        place.table.name,
+        column_names=list(place.columns),
+        insert_block=container(wire.id, "cli", [received]),
+        fmt="Avro",
     )
     assert b"one" in esper("runs")[1]
     [run] = json.loads(esper("runs", "--json")[1])
@@ -116,7 +152,10 @@ def test_runs_are_listed_or_it_is_said_how_to_make_one(esper: Callable[..., Said
 
 
 def test_what_may_be_missing_is_said(esper: Callable[..., Said], engine: Engine) -> None:
-    """A history that was killed, or ended with messages left on Kafka, says so on standard error; one that ended in order says nothing."""
+    """A history that was killed, or ended with messages left on Kafka, says so on standard error.
+
+    One that ended in order says nothing.
+    """
     ledger = Ledger(engine.client, SystemClock())
     ledger.note(None)
     assert b"was not ended in order" in esper("sql", "SELECT 1")[2]
@@ -126,7 +165,9 @@ def test_what_may_be_missing_is_said(esper: Callable[..., Said], engine: Engine)
     assert esper("sql", "SELECT 1")[2] == b""
 
 
-def test_without_a_history_it_is_said_how_to_make_one(esper: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_history_it_is_said_how_to_make_one(
+    esper: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """No folder is made by asking."""
     monkeypatch.setenv("ESPER_HOME", str(tmp_path))
     for command in (("sql", "SELECT 1"), ("runs",)):

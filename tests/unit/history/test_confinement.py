@@ -1,4 +1,6 @@
-"""What a confined process can still do, tried in a process of its own, because nothing gives back what was taken."""
+"""What a confined process can still do, tried in a process of its own, because nothing gives back
+what was taken.
+"""
 
 from __future__ import annotations
 
@@ -57,17 +59,31 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (home / file).write_text("x")
     (home / "own" / "link").symlink_to(home / "secret.txt")
     command = (sys.executable, "-c", TRIED, str(home), "9")
-    result = subprocess.run(command, capture_output=True, timeout=60, check=True, cwd=Path(__file__).parents[3])
+    result = subprocess.run(
+        command, capture_output=True, timeout=60, check=True, cwd=Path(__file__).parents[3]
+    )
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
-@pytest.mark.skipif(not offered().files, reason="this kernel has no Landlock (Linux 5.13 with lsm=landlock)")
+@pytest.mark.skipif(
+    not offered().files, reason="this kernel has no Landlock (Linux 5.13 with lsm=landlock)"
+)
 def test_files_outside_are_out_of_reach(tried: dict[str, Any]) -> None:
-    """Its own folder is written and read, shared ones are read, anything else is neither, by no link, name or process."""
+    """Its own folder is written and read, shared ones are read, anything else is neither, by no
+    link, name or process.
+    """
     done = {name for name, result in tried.items() if result == "done"}
     assert {"write own", "read own", "read shared", "read one"} <= done
-    assert not done & {"write shared", "read secret", "read by link", "rename out", "hard link in", "list", "parent's memory"}
+    assert not done & {
+        "write shared",
+        "read secret",
+        "read by link",
+        "rename out",
+        "hard link in",
+        "list",
+        "parent's memory",
+    }
 
 
 @pytest.mark.skipif(not offered().seccomp, reason="this machine's system calls are not known here")
@@ -77,8 +93,15 @@ def test_network_and_programs_are_out_of_reach(tried: dict[str, Any]) -> None:
 
 
 def test_what_a_kernel_offers_is_said() -> None:
-    """Landlock has files from the first version on and TCP from the fourth; seccomp has the network alone."""
-    old, none, plain = Confinement(2, seccomp=False), Confinement(0, seccomp=False), Confinement(0, seccomp=True)
+    """Landlock has files from the first version on and TCP from the fourth.
+
+    Seccomp has the network alone.
+    """
+    old, none, plain = (
+        Confinement(2, seccomp=False),
+        Confinement(0, seccomp=False),
+        Confinement(0, seccomp=True),
+    )
     assert (old.files, old.network, Confinement(4, seccomp=False).network) == (True, False, True)
     assert (plain.files, plain.network, none.files, none.network) == (False, True, False, False)
     assert (Confinement(7, seccomp=True).words, none.words) == ("Landlock 7 and seccomp", "nothing")

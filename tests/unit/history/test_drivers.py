@@ -1,4 +1,6 @@
-"""What the Go and Java drivers ask for (so Grafana's plugin and DBeaver): Native of a later revision, and compressed frames."""
+"""What the Go and Java drivers ask for (so Grafana's plugin and DBeaver): Native of a later
+revision, and compressed frames.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ VALUES = [
     "arrayMap(x -> [toLowCardinality(toString(x))], range(number))",
     "emptyArrayString()",
     "map('a', [number])",
-    "CAST((1, [(toLowCardinality('x'), number)]), 'Tuple(a Int8, `b c` Array(Tuple(LowCardinality(String), UInt64)))')",
+    (
+        "CAST((1, [(toLowCardinality('x'), number)]), 'Tuple(a Int8, `b c` "
+        "Array(Tuple(LowCardinality(String), UInt64)))')"
+    ),
     "toIntervalDay(number)",
     "(1., 2.)::Point",
     "NULL",
@@ -51,7 +56,9 @@ def frames(content: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
 
 @pytest.mark.parametrize("value", VALUES)
 def test_each_columns_end_is_found(engine: Engine, value: str) -> None:
-    """A column after one of this type stands where it should: only block information and one byte a column were added."""
+    """A column after one of this type stands where it should: only block information and one byte a
+    column were added.
+    """
     query = f"SELECT {value} AS value, toUInt8(171 + number) AS last FROM numbers(4)"  # noqa: S608
     plain = engine.answer(query, default_format="Native", settings={}, parameters={}).body
     later = at_revision(plain, REVISION)
@@ -61,32 +68,52 @@ def test_each_columns_end_is_found(engine: Engine, value: str) -> None:
 
 def test_a_record_with_nested_records_is_served(engine: Engine) -> None:
     """All columns of the deepest record are passed over, with rows and without."""
-    for query in ("SELECT *, 1 AS last FROM system_state_packet", "SELECT *, 1 AS last FROM system.columns LIMIT 500"):
+    for query in (
+        "SELECT *, 1 AS last FROM system_state_packet",
+        "SELECT *, 1 AS last FROM system.columns LIMIT 500",
+    ):
         plain = engine.answer(query, default_format="Native", settings={}, parameters={}).body
         assert len(at_revision(plain, REVISION)) >= len(plain)
 
 
 def test_a_type_without_a_known_length_is_refused(engine: Engine) -> None:
     """Instead of bytes that a driver would misread, the client hears which type it is."""
-    plain = engine.answer("SELECT sumState(number) AS s FROM numbers(3)", default_format="Native", settings={}, parameters={}).body
+    plain = engine.answer(
+        "SELECT sumState(number) AS s FROM numbers(3)",
+        default_format="Native",
+        settings={},
+        parameters={},
+    ).body
     with pytest.raises(QueryError, match="AggregateFunction"):
         at_revision(plain, REVISION)
 
 
 def test_the_checksum_is_clickhouses_own(engine: Engine) -> None:
-    """Every frame in the column files that ClickHouse itself wrote has the checksum computed here, and so have ours, whatever their length."""
+    """Every frame in the column files that ClickHouse itself wrote has the checksum computed here,
+    and so have ours, whatever their length.
+    """
     found = []
     for number, rows in enumerate(
-        ("repeat(toString(number), number % 50) FROM numbers(3000)", *(f"repeat('x', {size})" for size in (1, 4, 9, 14, 60)))
+        (
+            "repeat(toString(number), number % 50) FROM numbers(3000)",
+            *(f"repeat('x', {size})" for size in (1, 4, 9, 14, 60)),
+        )
     ):
-        table = f"checksums_{number}"  # of its own: one insert is one part, which nothing can be merged with
+        # of its own: one insert is one part, which nothing can be merged with
+        table = f"checksums_{number}"
         engine.client.command(
-            f"CREATE TABLE {table} (n UInt64, s String) ENGINE = MergeTree ORDER BY n SETTINGS min_bytes_for_wide_part = 0"
+            f"CREATE TABLE {table} (n UInt64, s String) ENGINE = MergeTree ORDER BY n "
+            "SETTINGS min_bytes_for_wide_part = 0"
         )
         engine.client.command(f"INSERT INTO {table} SELECT 1, {rows}")
         written = f"SELECT path FROM system.parts WHERE table = '{table}' AND active"  # noqa: S608
         paths = [Path(row[0]) for row in engine.client.query(written).result_rows]
-        found += [frame for path in paths for file in path.glob("[ns]*.bin") for frame in frames(file.read_bytes())]
+        found += [
+            frame
+            for path in paths
+            for file in path.glob("[ns]*.bin")
+            for frame in frames(file.read_bytes())
+        ]
         engine.client.command(f"DROP TABLE {table}")
     assert min(len(rest) for _, rest in found) < 32
     assert all(city128(rest) == checksum for checksum, rest in found)
@@ -94,6 +121,13 @@ def test_the_checksum_is_clickhouses_own(engine: Engine) -> None:
         content = bytes(number % 251 for number in range(size))
         parts = list(frames(framed(content)))
         assert (
-            b"".join(bytes(cramjam.lz4.decompress_block(rest[9:], output_len=struct.unpack_from("<I", rest, 5)[0])) for _, rest in parts)
+            b"".join(
+                bytes(
+                    cramjam.lz4.decompress_block(
+                        rest[9:], output_len=struct.unpack_from("<I", rest, 5)[0]
+                    )
+                )
+                for _, rest in parts
+            )
             == content
         )

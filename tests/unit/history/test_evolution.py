@@ -1,4 +1,6 @@
-"""A schema that gains fields, at the top and deep inside: one table takes old and new messages, and no row changes its meaning."""
+"""A schema that gains fields, at the top and deep inside: one table takes old and new messages, and
+no row changes its meaning.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def clear() -> None:
 def version(schema_id: int, schema: dict[str, Any]) -> WireSchema:
     """A version of the record's schema."""
     return WireSchema(
-        BY_NAME[NAME], schema_id, "f" * 64, schema, parse_schema(without_logical_types(copy.deepcopy(schema)), named_schemas={})
+        BY_NAME[NAME],
+        schema_id,
+        "f" * 64,
+        schema,
+        parse_schema(without_logical_types(copy.deepcopy(schema)), named_schemas={}),
     )
 
 
@@ -50,7 +56,9 @@ def without(schema: dict[str, Any], *names: str) -> dict[str, Any]:
             return avro
         stripped = {key: strip(value) for key, value in avro.items()}
         if "fields" in stripped:
-            stripped["fields"] = [field for field in stripped["fields"] if field["name"] not in names]
+            stripped["fields"] = [
+                field for field in stripped["fields"] if field["name"] not in names
+            ]
         return stripped
 
     found: dict[str, Any] = strip(schema)
@@ -66,7 +74,11 @@ def with_defaults(schema: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
         if not isinstance(avro, dict):
             return avro
         added = {key: add(value) for key, value in avro.items()}
-        return {**added, "default": defaults[avro["name"]]} if avro.get("name") in defaults and "type" in avro else added
+        return (
+            {**added, "default": defaults[avro["name"]]}
+            if avro.get("name") in defaults and "type" in avro
+            else added
+        )
 
     found: dict[str, Any] = add(schema)
     return found
@@ -90,12 +102,19 @@ def registry() -> Iterator[Callable[[list[WireSchema]], None]]:
     clear()
 
 
-def test_old_and_new_messages_interleave_in_one_table(tmp_path: Path, registry: Callable[[list[WireSchema]], None]) -> None:
-    """Messages of three versions, alternating in one block, are one row each; what a version lacks has its Avro default, also in nested records.
+def test_old_and_new_messages_interleave_in_one_table(
+    tmp_path: Path, registry: Callable[[list[WireSchema]], None]
+) -> None:
+    """Messages of three versions, alternating in one block, are one row each.
 
-    Rows written before the columns changed read the same as those of old messages that came after, and merges keep them so.
+    What a version lacks has its Avro default, also in nested records.
+
+    Rows written before the columns changed read the same as those of old messages that came after,
+    and merges keep them so.
     """
-    schema = with_defaults(current(BY_NAME[NAME]).schema, {"run_seed": 7, "kind": "none", "parameter_budget": -15})
+    schema = with_defaults(
+        current(BY_NAME[NAME]).schema, {"run_seed": 7, "kind": "none", "parameter_budget": -15}
+    )
     now = version(BY_NAME[NAME].SCHEMA_ID, schema)
     middle = version(2, without(schema, "kind"))
     first = version(1, without(schema, "kind", "parameter_budget", "run_seed"))
@@ -109,7 +128,15 @@ def test_old_and_new_messages_interleave_in_one_table(tmp_path: Path, registry: 
         migrate(engine.client, SystemClock())
         with bus.producer(sender_id="t") as producer:
             for number, wire in enumerate(sent):
-                producer.send_message(message(wire, {**datum, "event_id": f"00000000-0000-8000-8000-{len(sent):06d}{number:06d}"}))
+                producer.send_message(
+                    message(
+                        wire,
+                        {
+                            **datum,
+                            "event_id": f"00000000-0000-8000-8000-{len(sent):06d}{number:06d}",
+                        },
+                    )
+                )
         stop, taker = threading.Event(), Sink(engine.client, bus, SystemClock())
         thread = threading.Thread(target=taker.run, args=(stop,))
         thread.start()
@@ -120,7 +147,10 @@ def test_old_and_new_messages_interleave_in_one_table(tmp_path: Path, registry: 
     def shown() -> list[dict[str, Any]]:
         return rows(
             engine,
-            "SELECT _offset AS n, run_seed AS s, layers.parameter_budget AS b, layers.kind AS k FROM field_report ORDER BY _offset",
+            (
+                "SELECT _offset AS n, run_seed AS s, layers.parameter_budget AS b, layers.kind "
+                "AS k FROM field_report ORDER BY _offset"
+            ),
         )
 
     try:
@@ -128,11 +158,18 @@ def test_old_and_new_messages_interleave_in_one_table(tmp_path: Path, registry: 
         order = [first, middle, now, first, now, middle, first]
         sink(order)
         layers = datum["layers"]
-        given = {"s": datum["run_seed"], "b": [each["parameter_budget"] for each in layers], "k": [each["kind"] for each in layers]}
+        given = {
+            "s": datum["run_seed"],
+            "b": [each["parameter_budget"] for each in layers],
+            "k": [each["kind"] for each in layers],
+        }
         lacking = {"s": 7, "b": [-15 for _ in layers], "k": ["none" for _ in layers]}
         lacks: dict[int, tuple[str, ...]] = {1: ("s", "b", "k"), 2: ("k",), now.id: ()}
         wanted = [
-            {"n": place, **{key: (lacking if key in lacks[wire.id] else given)[key] for key in given}}
+            {
+                "n": place,
+                **{key: (lacking if key in lacks[wire.id] else given)[key] for key in given},
+            }
             for place, wire in enumerate([first, *order])
         ]
         assert shown() == wanted
@@ -147,7 +184,9 @@ def test_old_and_new_messages_interleave_in_one_table(tmp_path: Path, registry: 
 
 
 def test_a_change_that_is_no_addition_is_refused_when_the_tables_are_made() -> None:
-    """A new nested field without a default, or a changed type, has no meaning for old messages: building the tables raises, naming the field."""
+    """A new nested field without a default, or a changed type, has no meaning for old messages:
+    building the tables raises, naming the field.
+    """
     schema = current(BY_NAME[NAME]).schema
     now = version(9, schema)
     with pytest.raises(BuildError, match="kind"):

@@ -66,7 +66,9 @@ def test_reading_is_allowed(sql: str) -> None:
 
 @pytest.mark.parametrize("sql", REFUSED)
 def test_anything_else_is_refused(sql: str) -> None:
-    """Writes, settings, second statements, files, addresses, and every way of hiding them from this check, are refused before ClickHouse sees them."""
+    """Writes, settings, second statements, files, addresses, and every way of hiding them from this
+    check, are refused before ClickHouse sees them.
+    """
     with pytest.raises(QueryError) as caught:
         check(sql)
     assert caught.value.code in {62, 164}
@@ -83,5 +85,7 @@ def test_anything_else_is_refused(sql: str) -> None:
     ],
 )
 def test_the_format_clause_is_found(sql: str, found: str | None) -> None:
-    """The answer's format is the query's own FORMAT clause, not a function or a text of that name."""
+    """The answer's format is the query's own FORMAT clause, not a function or a text of
+    that name.
+    """
     assert check(sql).format == found

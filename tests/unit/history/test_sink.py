@@ -30,7 +30,12 @@ def fresh(name: str, key: str = "run") -> Message:
 
 def stored(engine: Engine, bus: NamedBus, table: str) -> int:
     """Rows that a raw table has from this bus."""
-    return int(rows(engine, f"SELECT count() AS n FROM {table} WHERE startsWith(_topic_id, '{bus.name}-')")[0]["n"])  # noqa: S608
+    return int(
+        rows(
+            engine,
+            f"SELECT count() AS n FROM {table} WHERE startsWith(_topic_id, '{bus.name}-')",  # noqa: S608
+        )[0]["n"]
+    )
 
 
 @contextmanager
@@ -50,7 +55,9 @@ def sinking(engine: Engine, bus: NamedBus, *, block_messages: int = 1_000) -> It
 
 def caught_up(sink: Sink, bus: MemoryBus) -> bool:
     """Whether everything on the bus is in the tables."""
-    return sink.progress.ready and all(sink.progress.positions.get(pair, 0) >= bus.stable(pair) for pair in bus.logs)
+    return sink.progress.ready and all(
+        sink.progress.positions.get(pair, 0) >= bus.stable(pair) for pair in bus.logs
+    )
 
 
 def send(bus: NamedBus, messages: list[Message]) -> None:
@@ -60,8 +67,12 @@ def send(bus: NamedBus, messages: list[Message]) -> None:
             producer.send_message(each)
 
 
-def test_every_committed_message_is_one_row_and_aborted_ones_are_none(engine: Engine, bus: NamedBus) -> None:
-    """Transactions leave holes in the offsets: raw rows equal the count of committed messages, an aborted transaction leaves nothing."""
+def test_every_committed_message_is_one_row_and_aborted_ones_are_none(
+    engine: Engine, bus: NamedBus
+) -> None:
+    """Transactions leave holes in the offsets: raw rows equal the count of committed messages, an
+    aborted transaction leaves nothing.
+    """
     journal = bus.journal_producer(run_id="run")
     journal.begin(1)
     for _ in range(3):
@@ -83,18 +94,27 @@ def test_every_committed_message_is_one_row_and_aborted_ones_are_none(engine: En
 
 
 def test_a_second_sink_goes_on_where_the_first_ended(engine: Engine, bus: NamedBus) -> None:
-    """What the ledger says is read is not read again, and what came meanwhile is taken; the ending says that nothing remained."""
+    """What the ledger says is read is not read again, and what came meanwhile is taken.
+
+    The ending says that nothing remained.
+    """
     for total in (20, 40):
         send(bus, [fresh("TrainingStep") for _ in range(20)])
         with sinking(engine, bus) as sink:
             until(partial(caught_up, sink, bus))
         assert sink.progress.rows == 20
         assert stored(engine, bus, "raw_training_step") == total
-    assert rows(engine, "SELECT remaining FROM endings ORDER BY at DESC LIMIT 1") == [{"remaining": 0}]
+    assert rows(engine, "SELECT remaining FROM endings ORDER BY at DESC LIMIT 1") == [
+        {"remaining": 0}
+    ]
 
 
-def test_without_the_ledger_rows_of_a_block_nothing_is_doubled(engine: Engine, bus: NamedBus) -> None:
-    """Killed between the tables of a block and the ledger, the next sink reads the block again and drops what the tables have."""
+def test_without_the_ledger_rows_of_a_block_nothing_is_doubled(
+    engine: Engine, bus: NamedBus
+) -> None:
+    """Killed between the tables of a block and the ledger, the next sink reads the block again and
+    drops what the tables have.
+    """
     send(bus, [fresh("TrainingStep") for _ in range(30)] + [fresh("SeedHealth") for _ in range(30)])
     with sinking(engine, bus) as sink:
         until(lambda: caught_up(sink, bus))
@@ -107,8 +127,12 @@ def test_without_the_ledger_rows_of_a_block_nothing_is_doubled(engine: Engine, b
     assert stored(engine, bus, "raw_seed_health") == 30
 
 
-def test_a_topic_that_was_made_again_is_read_from_its_beginning(engine: Engine, bus: NamedBus) -> None:
-    """A topic with the old name and a new id has its own offsets: the old ledger and the old rows do not hide its messages."""
+def test_a_topic_that_was_made_again_is_read_from_its_beginning(
+    engine: Engine, bus: NamedBus
+) -> None:
+    """A topic with the old name and a new id has its own offsets: the old ledger and the old rows
+    do not hide its messages.
+    """
     again = NamedBus(f"{bus.name} again")
     for each in (bus, again):
         send(each, [fresh("TrainingStep") for _ in range(10)])
@@ -118,10 +142,24 @@ def test_a_topic_that_was_made_again_is_read_from_its_beginning(engine: Engine, 
 
 
 @pytest.mark.parametrize(
-    "damage", ["longer", "shorter", "unknown schema", "unframed", "empty", "wrong topic", "not a uuid", "endless string"]
+    "damage",
+    [
+        "longer",
+        "shorter",
+        "unknown schema",
+        "unframed",
+        "empty",
+        "wrong topic",
+        "not a uuid",
+        "endless string",
+    ],
 )
-def test_a_poison_message_is_dead_lettered_and_its_neighbours_are_stored(engine: Engine, bus: NamedBus, damage: str) -> None:
-    """One bad body in the middle of a block costs itself alone: raw rows plus dead letters equal the committed messages."""
+def test_a_poison_message_is_dead_lettered_and_its_neighbours_are_stored(
+    engine: Engine, bus: NamedBus, damage: str
+) -> None:
+    """One bad body in the middle of a block costs itself alone: raw rows plus dead letters equal
+    the committed messages.
+    """
     wire = current(BY_NAME["TrainingStep"])
     good = fresh("TrainingStep").value
     body = {
@@ -150,12 +188,20 @@ def test_a_poison_message_is_dead_lettered_and_its_neighbours_are_stored(engine:
     ]
     [letter] = letters
     assert isinstance(letter, DeadLettered)
-    assert (letter.source_topic, letter.source_offset, letter.payload, letter.consumer) == (topic, 10, body, "history")
+    assert (letter.source_topic, letter.source_offset, letter.payload, letter.consumer) == (
+        topic,
+        10,
+        body,
+        "history",
+    )
     assert letter.error.endswith(".") or ")" in letter.error
 
 
 def test_the_sink_outlives_a_bus_that_goes_away(engine: Engine, bus: NamedBus) -> None:
-    """While the bus is away nothing is lost and nothing raised; the sink goes on when it is back, also if it was away at the start."""
+    """While the bus is away nothing is lost and nothing raised.
+
+    The sink goes on when it is back, also if it was away at the start.
+    """
     bus.set_online(False)
     with sinking(engine, bus) as sink:
         until(lambda: sink.progress.trouble != "")
@@ -174,7 +220,10 @@ def test_the_sink_outlives_a_bus_that_goes_away(engine: Engine, bus: NamedBus) -
 def test_a_block_is_cut_by_partition_record_and_schema_in_offset_order() -> None:
     """Each insert has one partition, one schema id and rising offsets; no message is left out."""
     kinds = [TrainingStep.SCHEMA_ID, SeedTransitioned.SCHEMA_ID, 1]
-    block = [Received("t", n % 2, n, b"", b"\0" + kinds[n % 3].to_bytes(4, "big"), (), 0) for n in range(60)]
+    block = [
+        Received("t", n % 2, n, b"", b"\0" + kinds[n % 3].to_bytes(4, "big"), (), 0)
+        for n in range(60)
+    ]
     cut = list(groups(block))
     for each in cut:
         assert len({(message.partition, message.value[:5]) for message in each}) == 1

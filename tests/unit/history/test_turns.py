@@ -12,7 +12,9 @@ from esper.history.turns import Turns
 
 
 def test_one_caller_leaves_room_and_has_an_end() -> None:
-    """Two of the three places at most are one caller's, a fifth query of one is refused, and turns come back, also from who has gone."""
+    """Two of the three places at most are one caller's, a fifth query of one is refused, and turns
+    come back, also from who has gone.
+    """
 
     async def all_of_it() -> None:
         turns, gate = Turns(at_once=3, each=2, most=4), threading.Event()
@@ -23,7 +25,12 @@ def test_one_caller_leaves_room_and_has_an_end() -> None:
             assert gate.wait(20)
             return name
 
-        greedy = [asyncio.ensure_future(turns.run("greedy", lambda number=number: query(f"greedy {number}"))) for number in range(4)]  # type: ignore[misc]
+        greedy = [
+            asyncio.ensure_future(
+                turns.run("greedy", lambda number=number: query(f"greedy {number}"))  # type: ignore[misc]
+            )
+            for number in range(4)
+        ]
         while len(running) < 2:  # noqa: ASYNC110 - threads of an executor tell no event
             await asyncio.sleep(0.01)
         with pytest.raises(QueryError) as caught:

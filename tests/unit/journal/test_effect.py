@@ -9,7 +9,8 @@ from esper.journal.story import Point
 
 
 @pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.706), (4, 2.776), (10, 2.228), (11, 2.201), (20, 2.086), (30, 2.042), (100, 1.984)]
+    ("degrees", "quantile"),
+    [(1, 12.706), (4, 2.776), (10, 2.228), (11, 2.201), (20, 2.086), (30, 2.042), (100, 1.984)],
 )
 def test_quantiles_are_those_of_the_tables(degrees: int, quantile: float) -> None:
     """In the table and beyond it."""
@@ -17,7 +18,10 @@ def test_quantiles_are_those_of_the_tables(degrees: int, quantile: float) -> Non
 
 
 def test_an_interval_of_known_values() -> None:
-    """Mean 3 and standard deviation sqrt(2.5) of 1 to 5 give 3 +- 2.776 sqrt(0.5); a single value gives no interval."""
+    """Mean 3 and standard deviation sqrt(2.5) of 1 to 5 give 3 +- 2.776 sqrt(0.5).
+
+    A single value gives no interval.
+    """
     found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.mean == 3
     assert found.low == pytest.approx(3 - 2.776 * 0.5**0.5)
@@ -27,12 +31,18 @@ def test_an_interval_of_known_values() -> None:
 
 def branch(order: int, accuracies: list[float]) -> Branch:
     """A branch whose loss is one minus its accuracy, from epoch 3 on."""
-    points = tuple(Point(3 + number, 10 * number, one, 1 - one, 0.0, "") for number, one in enumerate(accuracies))
+    points = tuple(
+        Point(3 + number, 10 * number, one, 1 - one, 0.0, "")
+        for number, one in enumerate(accuracies)
+    )
     return Branch(order, "", points, "", 1.0)
 
 
 def test_pairs_are_compared_with_each_other() -> None:
-    """What differs between data orders but not within a pair does not widen the interval; epochs that one branch lacks are left out."""
+    """What differs between data orders but not within a pair does not widen the interval.
+
+    Epochs that one branch lacks are left out.
+    """
     with_it = [branch(0, [0.5, 0.6, 0.7]), branch(1, [0.3, 0.4, 0.5, 0.9])]
     without = [branch(0, [0.5, 0.5, 0.5]), branch(1, [0.3, 0.3, 0.3])]
     found = effect(with_it, without)

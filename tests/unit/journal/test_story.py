@@ -11,8 +11,15 @@ from tests.unit.tolaria.test_forks import beginning
 
 
 def test_a_kernel_that_a_fork_culls_is_the_one_that_its_parent_grafted(tmp_path: Path) -> None:
-    """The family of a culled kernel is known across the fork; runs that did the same differ in nothing."""
-    parent = Laboratory(tmp_path, recipe(run={"epochs": 3, "batch_size": 20}), (Asked(1, "GERMINATE"), Asked(12, "CULL")))
+    """The family of a culled kernel is known across the fork.
+
+    Runs that did the same differ in nothing.
+    """
+    parent = Laboratory(
+        tmp_path,
+        recipe(run={"epochs": 3, "batch_size": 20}),
+        (Asked(1, "GERMINATE"), Asked(12, "CULL")),
+    )
     parent.run()
     fork = parent.fork_lab("fork", (Asked(12, "CULL"),))
     fork.run(fork=beginning(parent, 5))

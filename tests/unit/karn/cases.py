@@ -19,7 +19,14 @@ LAYERS = (
 CASES = tuple((family, layer) for layer in LAYERS for family in families_for(parse(layer).kind))
 
 
-def blueprint(family: str, layer: str = "", *, in_features: int = 9, out_features: int = 3, parameters: int = 20_000) -> BlueprintIR:
+def blueprint(
+    family: str,
+    layer: str = "",
+    *,
+    in_features: int = 9,
+    out_features: int = 3,
+    parameters: int = 20_000,
+) -> BlueprintIR:
     """A family's blueprint for a layer."""
     geometry = parse(layer)
     ir = generate(

@@ -56,13 +56,27 @@ def test_a_blueprint_survives_its_json(family: str, layer: str) -> None:
 
 
 def test_blueprints_of_features_keep_their_text_and_identity() -> None:
-    """What a journal of version 0.1 names is found under the same id, and its JSON, without geometry and later attributes, is read."""
+    """What a journal of version 0.1 names is found under the same id, and its JSON, without
+    geometry and later attributes, is read.
+    """
     assert cases.blueprint("conv1d", in_features=40, out_features=25).blueprint_id == OLD_CONV1D
     assert cases.blueprint("gate", in_features=40, out_features=25).blueprint_id == OLD_GATE
     text = conv1d().json
     assert "geometry" not in json.loads(text)
-    assert set(json.loads(text)["nodes"][1]) == {"name", "op", "inputs", "out_channels", "kernel_size", "stride", "padding"}
-    assert parse(_edit_node(text, 1, dilation=1, groups=1, initialisation="default")) == parse(_edit(text, geometry="")) == conv1d()
+    assert set(json.loads(text)["nodes"][1]) == {
+        "name",
+        "op",
+        "inputs",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+    }
+    assert (
+        parse(_edit_node(text, 1, dilation=1, groups=1, initialisation="default"))
+        == parse(_edit(text, geometry=""))
+        == conv1d()
+    )
 
 
 def test_whatever_differs_gives_another_identity() -> None:
@@ -72,7 +86,9 @@ def test_whatever_differs_gives_another_identity() -> None:
         replace(ir, seed=12),
         replace(ir, alpha_target=0.5),
         replace(ir, blend="RESIDUAL"),
-        replace(ir, nodes=(*ir.nodes[:-1], Node("linear1", Linear(25, bias=False), ir.nodes[-1].inputs))),
+        replace(
+            ir, nodes=(*ir.nodes[:-1], Node("linear1", Linear(25, bias=False), ir.nodes[-1].inputs))
+        ),
     )
     assert len({ir.blueprint_id, *(other.blueprint_id for other in others)}) == 5
 
@@ -80,8 +96,14 @@ def test_whatever_differs_gives_another_identity() -> None:
 @pytest.mark.parametrize(
     ("nodes", "sentence"),
     [
-        ((Node("linear1", Linear(4)),), r"writes features of shape \(4\), but has to write features of shape \(3\)"),
-        ((Node("conv1", Conv1d(3, 3)),), r"Node 'conv1': conv1d reads channels at positions, not features of shape \(8\)"),
+        (
+            (Node("linear1", Linear(4)),),
+            r"writes features of shape \(4\), but has to write features of shape \(3\)",
+        ),
+        (
+            (Node("conv1", Conv1d(3, 3)),),
+            r"Node 'conv1': conv1d reads channels at positions, not features of shape \(8\)",
+        ),
         (
             (Node("channel1", AddChannel()), Node("conv1", Conv1d(3, 9), ("channel1",))),
             "Node 'conv1': The window is longer than the input with its padding",
@@ -91,17 +113,29 @@ def test_whatever_differs_gives_another_identity() -> None:
             r"Node 'linear1': linear reads features or a sequence, not conv1d of shape \(1, 8\)",
         ),
         ((Node("flatten1", Flatten()),), "flatten reads"),
-        ((Node("linear1", Linear(3)), Node("multiply1", Multiply(), ("linear1", "input"))), "two equal shapes"),
+        (
+            (Node("linear1", Linear(3)), Node("multiply1", Multiply(), ("linear1", "input"))),
+            "two equal shapes",
+        ),
         (
             (Node("linear1", Linear(3), ("linear2",)), Node("linear2", Linear(3), ("linear1",))),
             "linear1 -> linear2 -> linear1 form",
         ),
         ((Node("linear1", Linear(3), ("linear1",)),), "form a cycle"),
-        ((Node("linear2", Linear(3), ("linear1",)), Node("linear1", Linear(3))), "'linear2' is listed before 'linear1'"),
+        (
+            (Node("linear2", Linear(3), ("linear1",)), Node("linear1", Linear(3))),
+            "'linear2' is listed before 'linear1'",
+        ),
         ((Node("linear1", Linear(3)), Node("linear2", Linear(3))), "Nobody reads node 'linear1'"),
-        ((Node("linear1", Linear(3)), Node("linear1", Linear(3), ("linear1",))), "Two nodes are named 'linear1'"),
+        (
+            (Node("linear1", Linear(3)), Node("linear1", Linear(3), ("linear1",))),
+            "Two nodes are named 'linear1'",
+        ),
         ((Node("linear1", Linear(3), ("conv7",)),), "reads 'conv7', which is no node"),
-        ((Node("forward", Linear(3)),), "node name 'forward' is not a word in lower case with a number"),
+        (
+            (Node("forward", Linear(3)),),
+            "node name 'forward' is not a word in lower case with a number",
+        ),
         ((Node("multiply1", Multiply()),), "reads 1 values; multiply reads 2"),
         ((Node("linear1", Linear(0)),), "out_features is 0; it has to be from 1"),
         ((Node("linear1", Linear(1 << 40)),), "out_features is 1099511627776"),
@@ -111,11 +145,29 @@ def test_whatever_differs_gives_another_identity() -> None:
         ((Node("norm1", Norm("ones")),), "initialisation 'ones' is unknown"),  # type: ignore[arg-type]
         ((Node("pool1", GlobalPool()),), "global_pool reads channels at positions"),
         ((Node("attention1", Attention(1)),), "attention reads channels at positions"),
-        ((Node("channel1", AddChannel()), Node("channel2", AddChannel(), ("channel1",))), "add_channel reads features, not conv1d"),
-        ((Node("linear1", Linear(3)), Node("add1", Add(), ("linear1", "input"))), "add reads two equal shapes"),
-        ((Node("channel1", AddChannel()), Node("conv1", Conv1d(3, 3, padding="valid"), ("channel1",))), "padding 'valid' is unknown"),  # type: ignore[arg-type]
-        ((Node("channel1", AddChannel()), Node("conv1", Conv1d(3, 3, 2, "same"), ("channel1",))), "'same' goes with a stride of 1"),
-        ((Node("channel1", AddChannel()), Node("conv1", Conv1d(3, 3, groups=2), ("channel1",))), "1 channels and 3 out_channels cannot be"),
+        (
+            (Node("channel1", AddChannel()), Node("channel2", AddChannel(), ("channel1",))),
+            "add_channel reads features, not conv1d",
+        ),
+        (
+            (Node("linear1", Linear(3)), Node("add1", Add(), ("linear1", "input"))),
+            "add reads two equal shapes",
+        ),
+        (
+            (
+                Node("channel1", AddChannel()),
+                Node("conv1", Conv1d(3, 3, padding="valid"), ("channel1",)),  # type: ignore[arg-type]
+            ),
+            "padding 'valid' is unknown",
+        ),
+        (
+            (Node("channel1", AddChannel()), Node("conv1", Conv1d(3, 3, 2, "same"), ("channel1",))),
+            "'same' goes with a stride of 1",
+        ),
+        (
+            (Node("channel1", AddChannel()), Node("conv1", Conv1d(3, 3, groups=2), ("channel1",))),
+            "1 channels and 3 out_channels cannot be",
+        ),
         ((), "has 0 nodes"),
     ],
 )
@@ -131,24 +183,50 @@ IMAGE = "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x6"
 @pytest.mark.parametrize(
     ("layer", "nodes", "sentence"),
     [
-        (IMAGE, (Node("conv1", Conv2d(3, (3, 3), padding="same")),), r"writes conv2d of shape \(3, 8, 6\), but has to .* \(3, 4, 3\)"),
+        (
+            IMAGE,
+            (Node("conv1", Conv2d(3, (3, 3), padding="same")),),
+            r"writes conv2d of shape \(3, 8, 6\), but has to .* \(3, 4, 3\)",
+        ),
         (IMAGE, (Node("conv1", Conv2d(3, (3, 3), (2, 2), "valid")),), "padding 'valid' is unknown"),  # type: ignore[arg-type]
-        (IMAGE, (Node("conv1", Conv2d(3, (3, 3), (2, 2), (1, 1), groups=3)),), "8 channels and 3 out_channels cannot be parted into 3"),
+        (
+            IMAGE,
+            (Node("conv1", Conv2d(3, (3, 3), (2, 2), (1, 1), groups=3)),),
+            "8 channels and 3 out_channels cannot be parted into 3",
+        ),
         (IMAGE, (Node("conv1", Conv2d(3, (3, 3), (2, 2), (1, 1), groups=0)),), "number below 1"),
         (IMAGE, (Node("conv1", Conv1d(3, 3)),), "conv1d reads channels at positions, not conv2d"),
         (IMAGE, (Node("linear1", Linear(3)),), "linear reads features or a sequence, not conv2d"),
-        (IMAGE, (Node("flatten1", Flatten()),), "flattens positions, but a conv2d kernel has to run on any number of them"),
+        (
+            IMAGE,
+            (Node("flatten1", Flatten()),),
+            "flattens positions, but a conv2d kernel has to run on any number of them",
+        ),
         (
             IMAGE,
             (Node("pool1", GlobalPool()), Node("multiply1", Multiply(), ("pool1", "input"))),
             "or a gate for each channel in second place",
         ),
-        ("sequence in 5", (Node("attention1", Attention(1)),), "8 channels are not queries, keys and values of 1 heads"),
-        ("sequence in 5", (Node("linear1", Linear(3)), Node("attention1", Attention(0), ("linear1",))), "heads is 0"),
-        ("sequence in 5", (Node("pool1", GlobalPool()), Node("linear1", Linear(3), ("pool1",))), "has to write sequence of shape"),
+        (
+            "sequence in 5",
+            (Node("attention1", Attention(1)),),
+            "8 channels are not queries, keys and values of 1 heads",
+        ),
+        (
+            "sequence in 5",
+            (Node("linear1", Linear(3)), Node("attention1", Attention(0), ("linear1",))),
+            "heads is 0",
+        ),
+        (
+            "sequence in 5",
+            (Node("pool1", GlobalPool()), Node("linear1", Linear(3), ("pool1",))),
+            "has to write sequence of shape",
+        ),
     ],
 )
-def test_a_graph_that_leaves_the_layers_positions_is_refused(layer: str, nodes: tuple[Node, ...], sentence: str) -> None:
+def test_a_graph_that_leaves_the_layers_positions_is_refused(
+    layer: str, nodes: tuple[Node, ...], sentence: str
+) -> None:
     """What a node reads, and where the last one writes, follow from the layer's geometry."""
     with pytest.raises(BuildError, match=sentence):
         replace(blueprint(Node("linear1", Linear(3))), nodes=nodes, geometry=geometry(layer))
@@ -185,7 +263,10 @@ def test_an_operator_outside_the_whitelist_is_refused() -> None:
         ({"alpha_target": float("nan")}, "above 0 and at most 1"),
         ({"seed": -1}, r"from 0 to 2\*\*63 - 1"),
         ({"in_features": 0}, "in_features is 0"),
-        ({"geometry": geometry("sequence in 16")}, "flattens positions, but a sequence kernel has to run on any number"),
+        (
+            {"geometry": geometry("sequence in 16")},
+            "flattens positions, but a sequence kernel has to run on any number",
+        ),
     ],
 )
 def test_a_field_out_of_range_is_refused(change: dict[str, Any], sentence: str) -> None:
@@ -218,7 +299,10 @@ def _edit_node(text: str, index: int, **change: Any) -> str:
         (_edit(conv1d().json, seed=True), "seed is True, which is no int"),
         (_edit(conv1d().json, nodes={}), "nodes are not a list"),
         (_edit(conv1d().json, nodes=[1]), "not an object that names its op"),
-        (_edit_node(conv1d().json, 1, op="eval"), "operator 'eval' is not on the whitelist: activation, add, add_channel"),
+        (
+            _edit_node(conv1d().json, 1, op="eval"),
+            "operator 'eval' is not on the whitelist: activation, add, add_channel",
+        ),
         (_edit_node(conv1d().json, 1, weights="x"), "unknown keys: weights"),
         (_edit_node(conv1d().json, 1, stride=2.5), "stride is 2.5, which is no int"),
         (_edit_node(conv1d().json, 1, inputs="channel1"), "a list of names"),
@@ -227,14 +311,29 @@ def _edit_node(text: str, index: int, **change: Any) -> str:
         (_edit_node(conv1d().json, 1, groups="2"), "groups is '2', which is no int"),
         (_edit(conv1d().json, geometry=7), "geometry is 7, which is no str"),
         (_edit(conv1d().json, geometry="conv2d"), "'conv2d' is no geometry of a layer"),
-        (_edit_node(cases.blueprint("conv2d", IMAGE).json, 0, kernel_size=3), "kernel_size is 3, which is no Pair"),
-        (_edit_node(cases.blueprint("conv2d", IMAGE).json, 0, stride=[1, 2, 3]), r"stride is \[1, 2, 3\], which are not two whole numbers"),
-        (_edit_node(cases.blueprint("conv2d", IMAGE).json, 0, dilation=[1, True]), "which are not two whole numbers"),
-        (_edit_node(cases.blueprint("conv2d", IMAGE).json, 0, padding="full"), "padding 'full' is unknown"),
+        (
+            _edit_node(cases.blueprint("conv2d", IMAGE).json, 0, kernel_size=3),
+            "kernel_size is 3, which is no Pair",
+        ),
+        (
+            _edit_node(cases.blueprint("conv2d", IMAGE).json, 0, stride=[1, 2, 3]),
+            r"stride is \[1, 2, 3\], which are not two whole numbers",
+        ),
+        (
+            _edit_node(cases.blueprint("conv2d", IMAGE).json, 0, dilation=[1, True]),
+            "which are not two whole numbers",
+        ),
+        (
+            _edit_node(cases.blueprint("conv2d", IMAGE).json, 0, padding="full"),
+            "padding 'full' is unknown",
+        ),
     ],
 )
 def test_text_that_is_no_blueprint_is_refused(text: str, sentence: str) -> None:
-    """Whatever the text holds, the answer is a sentence; nothing in it is executed or taken on trust."""
+    """Whatever the text holds, the answer is a sentence.
+
+    Nothing in it is executed or taken on trust.
+    """
     with pytest.raises(BuildError, match=sentence):
         parse(text)
 
@@ -244,7 +343,9 @@ def test_a_blueprint_over_budget_is_refused_with_its_figures() -> None:
     ir = conv1d()
     ir.require(Budget(ir.parameters, ir.flops))
     for budget in (Budget(ir.parameters - 1, ir.flops), Budget(ir.parameters, ir.flops - 1)):
-        with pytest.raises(BuildError, match=f"costs {ir.parameters} parameters and {ir.flops} operations"):
+        with pytest.raises(
+            BuildError, match=f"costs {ir.parameters} parameters and {ir.flops} operations"
+        ):
             ir.require(budget)
 
 
@@ -262,6 +363,15 @@ def test_shapes_are_known_without_running_anything() -> None:
 
 def test_an_operator_without_parameters_costs_nothing() -> None:
     """Only linear maps and convolutions are counted."""
-    operators: tuple[Operator, ...] = (Activation("relu"), Scale(2.0), Flatten(), Add(), Multiply(), GlobalPool())
+    operators: tuple[Operator, ...] = (
+        Activation("relu"),
+        Scale(2.0),
+        Flatten(),
+        Add(),
+        Multiply(),
+        GlobalPool(),
+    )
     value = Value("conv1d", 2, (3,))
-    assert all(operator.parameters(value) == {} and operator.flops(value) == 0 for operator in operators)
+    assert all(
+        operator.parameters(value) == {} and operator.flops(value) == 0 for operator in operators
+    )

@@ -28,12 +28,24 @@ class Pooled(nn.Module):
 
 
 def features() -> nn.Module:
-    return nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(12, 5))
+    return nn.Sequential(
+        nn.Linear(8, 12),
+        nn.BatchNorm1d(12),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.Linear(12, 5),
+    )
 
 
 def sequence() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(8, 12), nn.LayerNorm(12), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(12, 8), Pooled(1, 2), nn.Linear(8, 5)
+        nn.Linear(8, 12),
+        nn.LayerNorm(12),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.Linear(12, 8),
+        Pooled(1, 2),
+        nn.Linear(8, 5),
     )
 
 
@@ -103,7 +115,9 @@ CASES = {
 
 
 def kernel(growing: GrowingModel, place: Place, *, tap: str = "LAYER_INPUT") -> nn.Module:
-    """A small kernel with a nonlinearity that fits a seed: for a convolution, one of the host's window, stride and padding."""
+    """A small kernel with a nonlinearity that fits a seed: for a convolution, one of the host's
+    window, stride and padding.
+    """
     layer = growing.layers[place[0]]
     reads, width = reads_and_writes(layer)[0], layer.seeds.chunks[place[1]]
     torch.manual_seed(9)
@@ -128,7 +142,14 @@ def graft(
     alpha: float | None = None,
 ) -> Slot:
     """Put a kernel into a seed; with `alpha` it is live at that weight."""
-    slot = Slot(KERNEL_ID, "test", module or kernel(growing, place, tap=tap), blend, tap, 1.0 if blend == "LERP" else 0.3)  # type: ignore[arg-type]
+    slot = Slot(
+        KERNEL_ID,
+        "test",
+        module or kernel(growing, place, tap=tap),
+        blend,  # type: ignore[arg-type]
+        tap,  # type: ignore[arg-type]
+        1.0 if blend == "LERP" else 0.3,
+    )
     growing.graft(place, slot)
     if alpha is not None:
         slot.live = True
@@ -141,7 +162,16 @@ def state_of(**stages: str) -> RunState:
     seeds = []
     for name, stage in stages.items():
         layer, _, seed = name[1:].rpartition("_")
-        seeds.append(SeedState(layer, int(seed), stage=stage, execution="ACTIVE", kernel_id=KERNEL_ID, alpha_target=0.5))  # type: ignore[arg-type]
+        seeds.append(
+            SeedState(
+                layer,
+                int(seed),
+                stage=stage,  # type: ignore[arg-type]
+                execution="ACTIVE",
+                kernel_id=KERNEL_ID,
+                alpha_target=0.5,
+            )
+        )
     return RunState("r", status="RUNNING", seeds=tuple(seeds))
 
 
@@ -151,5 +181,12 @@ def staged(stage: str, *places: Place) -> RunState:
 
 
 def recipe(**run: object) -> Recipe:
-    raw = {"name": "t", "model": "a:b", "data": "a:b", "run": run, "optimizer": {"clip_norm": 0.5}, "kernels": {"shadow_passes": 2}}
+    raw = {
+        "name": "t",
+        "model": "a:b",
+        "data": "a:b",
+        "run": run,
+        "optimizer": {"clip_norm": 0.5},
+        "kernels": {"shadow_passes": 2},
+    }
     return Recipe.model_validate(raw)

@@ -35,7 +35,10 @@ def trained(optimizer: type[torch.optim.AdamW]) -> list[Tensor]:
         own.zero_grad(set_to_none=True)
         net(batch).square().mean().backward()
         own.step()
-    return [*net.state_dict().values(), *(value for state in own.state.values() for value in state.values())]
+    return [
+        *net.state_dict().values(),
+        *(value for state in own.state.values() for value in state.values()),
+    ]
 
 
 def test_it_gives_the_bits_of_torchs_own() -> None:
@@ -61,7 +64,9 @@ def test_a_closure_is_called_and_its_loss_given_back() -> None:
 
 def test_a_process_that_steps_has_not_imported_the_compiler() -> None:
     """After two steps torch._dynamo is not there: it costs a third of a start."""
-    out = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True, timeout=600).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", STEPS], capture_output=True, text=True, check=True, timeout=600
+    ).stdout
     imported, weight = json.loads(out)
     assert not imported
     assert weight[0] < 1.0

@@ -37,7 +37,9 @@ class Spoilt(nn.Module):
 
 
 class _Backward(torch.autograd.Function):
-    """The identity, with a backward that gives the gradient times `factor`, or raises when that is 0."""
+    """The identity, with a backward that gives the gradient times `factor`, or raises when that is
+    0.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -66,21 +68,37 @@ SPOILS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "no tensor": (lambda _: None, "FORWARD", "NoneType"),
     "nan": (lambda k: k * math.nan, "NON_FINITE", "What the kernel gave was not finite."),
     "inf": (lambda k: k + math.inf, "NON_FINITE", "What the kernel gave was not finite."),
-    "huge": (lambda k: k * 3e38, "NON_FINITE", "The step was not finite with the kernel, and is without it."),
-    "nan backward": (backward(math.nan), "NON_FINITE", "The step was not finite with the kernel, and is without it."),
-    "raising backward": (backward(0), "NON_FINITE", "The step was not finite with the kernel, and is without it."),
+    "huge": (
+        lambda k: k * 3e38,
+        "NON_FINITE",
+        "The step was not finite with the kernel, and is without it.",
+    ),
+    "nan backward": (
+        backward(math.nan),
+        "NON_FINITE",
+        "The step was not finite with the kernel, and is without it.",
+    ),
+    "raising backward": (
+        backward(0),
+        "NON_FINITE",
+        "The step was not finite with the kernel, and is without it.",
+    ),
 }
 
 
 def grown(case: Case = CASE, **run: object) -> tuple[GrowingModel, Stepper]:
     settings = recipe(batch_size=8, **run)
     numerics = numerics_of(settings.run)
-    growing = GrowingModel(germinate(case.host(), seeds=3), training=KernelTraining(), numerics=numerics)
+    growing = GrowingModel(
+        germinate(case.host(), seeds=3), training=KernelTraining(), numerics=numerics
+    )
     return growing, Stepper(growing, settings, 100)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
-    return CASE.inputs(8, step), torch.randint(0, 5, (8,), generator=torch.Generator().manual_seed(step))
+    return CASE.inputs(8, step), torch.randint(
+        0, 5, (8,), generator=torch.Generator().manual_seed(step)
+    )
 
 
 def spoilt(growing: GrowingModel, place: Place, spoil: Callable[[Tensor], Any]) -> Spoilt:
@@ -88,14 +106,20 @@ def spoilt(growing: GrowingModel, place: Place, spoil: Callable[[Tensor], Any]) 
 
 
 def host_of(growing: GrowingModel) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in growing.module.state_dict().items() if "kernel_" not in name}
+    return {
+        name: value.clone()
+        for name, value in growing.module.state_dict().items()
+        if "kernel_" not in name
+    }
 
 
 @pytest.mark.parametrize("name", list(SPOILS))
 def test_a_failing_live_kernel_leaves_the_step_to_its_fallback(name: str) -> None:
-    """With a live kernel that fails at steps 2 and 3, the host's trajectory is that of a run that forces the fallback there: also the norms' buffers.
+    """With a live kernel that fails at steps 2 and 3, the host's trajectory is that of a run that
+    forces the fallback there: also the norms' buffers.
 
-    It is finite, the faults name the seed and are counted, the count starts anew once the kernel runs well, and the kernel learns from there.
+    It is finite, the faults name the seed and are counted, the count starts anew once the kernel
+    runs well, and the kernel learns from there.
     """
     spoil, phase, sentence = SPOILS[name]
     ends, told = [], []
@@ -110,15 +134,26 @@ def test_a_failing_live_kernel_leaves_the_step_to_its_fallback(name: str) -> Non
             module.spoils = step in (2, 3) and not forcing
             forced = frozenset({PLACE}) if step in (2, 3) and forcing else frozenset[Place]()
             seen.append(stepper.step(state, step, batch(step), sample=False, forced=forced))
-        ends.append((host_of(growing), {key: value.clone() for key, value in module.inner.state_dict().items()}, growing.counters()))
+        ends.append(
+            (
+                host_of(growing),
+                {key: value.clone() for key, value in module.inner.state_dict().items()},
+                growing.counters(),
+            )
+        )
         told.append(seen)
-    assert [[(one.place, one.phase, one.consecutive) for one in figures.faults] for figures in told[0]] == [
-        [], [], [(PLACE, phase, 1)], [(PLACE, phase, 2)], [], [],
-    ]  # fmt: skip
+    faults = [
+        [(one.place, one.phase, one.consecutive) for one in figures.faults] for figures in told[0]
+    ]
+    assert faults == [[], [], [(PLACE, phase, 1)], [(PLACE, phase, 2)], [], []]
     assert sentence in told[0][2].faults[0].error
     assert not any(figures.faults for figures in told[1])
     for before, after in zip(told[0], told[1], strict=True):
-        assert (before.loss, before.accuracy, before.gradient_norm) == (after.loss, after.accuracy, after.gradient_norm)
+        assert (before.loss, before.accuracy, before.gradient_norm) == (
+            after.loss,
+            after.accuracy,
+            after.gradient_norm,
+        )
         assert math.isfinite(before.loss)
     for key, value in ends[0][0].items():
         assert torch.equal(value, ends[1][0][key]), key
@@ -141,7 +176,9 @@ def test_only_the_kernel_that_is_not_finite_is_blamed() -> None:
 
 
 def test_two_failing_kernels_are_both_found() -> None:
-    """Two kernels whose backward is not finite are both left out, and the host still takes its step."""
+    """Two kernels whose backward is not finite are both left out, and the host still takes its
+    step.
+    """
     growing, stepper = grown()
     for place in (PLACE, OTHER):
         graft(growing, place, spoilt(growing, place, backward(math.nan)), alpha=0.5)
@@ -153,9 +190,13 @@ def test_two_failing_kernels_are_both_found() -> None:
     assert all(torch.isfinite(value).all() for value in after.values())
 
 
-@pytest.mark.parametrize("name", [name for name in SPOILS if name != "huge"])  # norms scale a huge shadow back to a finite loss
+@pytest.mark.parametrize(
+    "name", [name for name in SPOILS if name != "huge"]
+)  # norms scale a huge shadow back to a finite loss
 def test_a_failing_training_kernel_loses_its_own_update_alone(name: str) -> None:
-    """A TRAINING kernel that fails is not updated, the host and the other kernel are as if nothing had happened, and the fault is counted."""
+    """A TRAINING kernel that fails is not updated, the host and the other kernel are as if nothing
+    had happened, and the fault is counted.
+    """
     spoil, _, _ = SPOILS[name]
     ends = []
     for spoils in (True, False):
@@ -165,7 +206,10 @@ def test_a_failing_training_kernel_loses_its_own_update_alone(name: str) -> None
         graft(growing, PLACE, module)
         graft(growing, OTHER)
         before = {key: value.clone() for key, value in module.inner.state_dict().items()}
-        figures = [stepper.step(staged("TRAINING", PLACE, OTHER), step, batch(step), sample=False) for step in range(2)]
+        figures = [
+            stepper.step(staged("TRAINING", PLACE, OTHER), step, batch(step), sample=False)
+            for step in range(2)
+        ]
         after = module.inner.state_dict()
         assert [[(fault.place, fault.consecutive) for fault in one.faults] for one in figures] == (
             [[(PLACE, 1)], [(PLACE, 2)]] if spoils else [[], []]
@@ -179,7 +223,9 @@ def test_a_failing_training_kernel_loses_its_own_update_alone(name: str) -> None
 
 
 def test_a_host_that_diverges_is_not_a_kernels_fault() -> None:
-    """When the loss is not finite without any kernel either, no kernel is blamed, and none is updated."""
+    """When the loss is not finite without any kernel either, no kernel is blamed, and none is
+    updated.
+    """
     growing, stepper = grown()
     graft(growing, PLACE, alpha=0.5)
     graft(growing, OTHER)
@@ -195,7 +241,10 @@ def test_a_host_that_diverges_is_not_a_kernels_fault() -> None:
 
 @pytest.mark.parametrize("name", ["raises", "nan", "huge"])
 def test_validation_survives_a_failing_kernel(name: str) -> None:
-    """A live kernel that fails in validation is on its fallback for all of it; one in a shadow validation shows the host's own loss."""
+    """A live kernel that fails in validation is on its fallback for all of it.
+
+    One in a shadow validation shows the host's own loss.
+    """
     growing, _ = grown()
     split = (CASE.inputs(40), torch.randint(0, 5, (40,)))
     host = evaluate(growing, split, batch=8)
@@ -208,26 +257,40 @@ def test_validation_survives_a_failing_kernel(name: str) -> None:
     slot.live = False
     if name != "huge":
         shadow = with_shadow(growing, split, PLACE)
-        assert shadow.batch_losses == with_shadow(growing, split, OTHER).batch_losses or PLACE in shadow.failed
+        assert (
+            shadow.batch_losses == with_shadow(growing, split, OTHER).batch_losses
+            or PLACE in shadow.failed
+        )
     assert growing.switches.fallback == frozenset()
     assert growing.module.training
 
 
 def test_an_overflow_in_float16_is_the_kernels_own() -> None:
-    """In float16 a kernel whose scaled gradient overflows loses its update alone: the host's step goes through, nothing is a fault yet.
+    """In float16 a kernel whose scaled gradient overflows loses its update alone: the host's step
+    goes through, nothing is a fault yet.
 
-    The host's scaler is halved for a live kernel, the kernel's own scale for one in TRAINING; at scale 1 it is a fault.
+    The host's scaler is halved for a live kernel, the kernel's own scale for one in TRAINING; at
+    scale 1 it is a fault.
     """
     for stage in ("PROBATIONARY", "TRAINING"):
         growing, stepper = grown(precision="float16")
         assert stepper.scaler is not None
-        graft(growing, PLACE, spoilt(growing, PLACE, backward(math.inf)), alpha=0.5 if stage == "PROBATIONARY" else None)
+        graft(
+            growing,
+            PLACE,
+            spoilt(growing, PLACE, backward(math.inf)),
+            alpha=0.5 if stage == "PROBATIONARY" else None,
+        )
         before = host_of(growing)
         scale = stepper.scaler.get_scale()
         figures = stepper.step(staged(stage, PLACE), 0, batch(0), sample=False)
         assert not figures.faults
         assert math.isfinite(figures.gradient_norm)
-        assert any(not torch.equal(value, host_of(growing)[key]) for key, value in before.items() if "weight" in key)
+        assert any(
+            not torch.equal(value, host_of(growing)[key])
+            for key, value in before.items()
+            if "weight" in key
+        )
         assert growing.kernels[PLACE].stepped == 0
         if stage == "PROBATIONARY":
             assert stepper.scaler.get_scale() == scale / 2
@@ -236,7 +299,10 @@ def test_an_overflow_in_float16_is_the_kernels_own() -> None:
             assert stepper.scaler.get_scale() == scale
             assert growing.kernels[PLACE].scale == 65_536 / 2
             growing.kernels[PLACE].scale = 1.0
-        assert [fault.phase for fault in stepper.step(staged(stage, PLACE), 1, batch(1), sample=False).faults] == ["NON_FINITE"]
+        assert [
+            fault.phase
+            for fault in stepper.step(staged(stage, PLACE), 1, batch(1), sample=False).faults
+        ] == ["NON_FINITE"]
 
 
 def test_kernels_alone_are_checked_and_only_while_they_are_live() -> None:

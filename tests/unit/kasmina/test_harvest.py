@@ -24,7 +24,9 @@ def fossilised(growing: GrowingModel, place: tuple[str, int], **settings: Any) -
     return slot
 
 
-def assert_plain(plain: nn.Module, growing: GrowingModel, x: Tensor, *, tolerance: float = 1e-6) -> None:
+def assert_plain(
+    plain: nn.Module, growing: GrowingModel, x: Tensor, *, tolerance: float = 1e-6
+) -> None:
     growing.module.eval()
     plain.eval()
     assert torch.allclose(plain(x), growing.module(x), atol=tolerance)
@@ -35,66 +37,113 @@ def assert_plain(plain: nn.Module, growing: GrowingModel, x: Tensor, *, toleranc
 @pytest.mark.parametrize("blend", ["RESIDUAL", "LERP"])
 @pytest.mark.parametrize("name", list(CASES))
 def test_every_host_is_harvested(name: str, blend: str, tap: str) -> None:
-    """Fossilised kernels of both taps and blends stay, the others are gone, for each kind of host."""
+    """Fossilised kernels of both taps and blends stay, the others are gone, for each
+    kind of host.
+    """
     case = CASES[name]
     growing = GrowingModel(germinate(case.host(), seeds=3), training=KernelTraining())
     fossilised(growing, case.places[0], blend=blend, tap=tap)
     graft(growing, case.places[1])
     plain = harvest(growing.module)
     assert_plain(plain, growing, case.inputs(3))
-    kernels = {name.split(".kernel_")[0] for name, _ in plain.named_parameters() if "kernel_" in name}
+    kernels = {
+        name.split(".kernel_")[0] for name, _ in plain.named_parameters() if "kernel_" in name
+    }
     assert kernels == {case.places[0][0]}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "sequence in 6", "conv1d k3 s2 p1 d1 g1 in 12", "conv2d k3x3 s2x1 p1x1 d1x1 g2 in 8x6", "conv2d k3x3 s1x1 psame d2x2 g1 in 6x6"],
+    [
+        "",
+        "sequence in 6",
+        "conv1d k3 s2 p1 d1 g1 in 12",
+        "conv2d k3x3 s2x1 p1x1 d1x1 g2 in 8x6",
+        "conv2d k3x3 s1x1 psame d2x2 g1 in 6x6",
+    ],
 )
 def test_kernels_of_every_family_run_and_are_harvested(text: str) -> None:
-    """Each family that has something for a geometry runs in the layer that it is for, trains there, and is harvested into plain layers."""
+    """Each family that has something for a geometry runs in the layer that it is for, trains there,
+    and is harvested into plain layers.
+    """
     geometry = parse(text)
     for family in families_for(geometry.kind):
         host: nn.Module = nn.Linear(16, 12)
         if geometry.convolves:
             kind = nn.Conv1d if geometry.kind == "conv1d" else nn.Conv2d
             padding = "same" if geometry.padding is None else geometry.padding
-            window = {"stride": geometry.stride, "padding": padding, "dilation": geometry.dilation, "groups": geometry.groups}
+            window = {
+                "stride": geometry.stride,
+                "padding": padding,
+                "dilation": geometry.dilation,
+                "groups": geometry.groups,
+            }
             host = kind(16, 12, geometry.kernel_size, **window)  # type: ignore[arg-type]
         growing = GrowingModel(germinate(nn.Sequential(host), seeds=2), training=KernelTraining())
-        x = torch.randn(3, 16, *geometry.size) if geometry.convolves else torch.randn(3, *geometry.size, 16)
+        x = (
+            torch.randn(3, 16, *geometry.size)
+            if geometry.convolves
+            else torch.randn(3, *geometry.size, 16)
+        )
         growing.probe(x)
         reads, width, found = growing.shapes()[("0", 0)]
         assert found == text
         assert reads_and_writes(growing.layers["0"]) == (16, 12)
-        ir = generate(in_features=reads, out_features=width, family=family, budget=Budget.of(20_000, 64), seed=1, geometry=geometry)
+        ir = generate(
+            in_features=reads,
+            out_features=width,
+            family=family,
+            budget=Budget.of(20_000, 64),
+            seed=1,
+            geometry=geometry,
+        )
         assert ir is not None, family
         slot = Slot(ir.blueprint_id, family, module_of(ir), ir.blend, ir.tap, ir.alpha_target)
         growing.graft(("0", 0), slot)
         slot.live = slot.fossilised = True
         slot.alpha.fill_(ir.alpha_target)
         growing(x).square().sum().backward()
-        assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in slot.kernel.parameters()), family
+        assert any(
+            parameter.grad is not None and parameter.grad.abs().sum() > 0
+            for parameter in slot.kernel.parameters()
+        ), family
         with torch.no_grad():
             for parameter in slot.kernel.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.1)  # what starts at zero says nothing
+                parameter.add_(
+                    torch.randn_like(parameter) * 0.1
+                )  # what starts at zero says nothing
         assert not growing.switches.notes.raised, growing.switches.notes.raised
         assert_plain(harvest(growing.module), growing, x, tolerance=1e-5)
     assert set(FAMILIES) >= set(families_for(geometry.kind))
 
 
 def test_linear_kernels_become_part_of_the_weight() -> None:
-    """A chain of linear maps on a Linear layer is merged into its rows, so that the layer is again of its own class and its own size."""
+    """A chain of linear maps on a Linear layer is merged into its rows, so that the layer is again
+    of its own class and its own size.
+    """
     for blend in ("RESIDUAL", "LERP"):
-        growing = GrowingModel(germinate(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)), seeds=3), training=KernelTraining())
-        fossilised(growing, ("0", 1), module=nn.Sequential(nn.Linear(8, 3, bias=False), nn.Linear(3, 4)), blend=blend)
+        growing = GrowingModel(
+            germinate(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)), seeds=3),
+            training=KernelTraining(),
+        )
+        fossilised(
+            growing,
+            ("0", 1),
+            module=nn.Sequential(nn.Linear(8, 3, bias=False), nn.Linear(3, 4)),
+            blend=blend,
+        )
         plain = harvest(growing.module)
         assert_plain(plain, growing, torch.randn(5, 8))
         assert type(plain[0]) is nn.Linear  # type: ignore[index]
-        assert sum(parameter.numel() for parameter in plain.parameters()) == 8 * 12 + 12 + 12 * 4 + 4
+        assert (
+            sum(parameter.numel() for parameter in plain.parameters()) == 8 * 12 + 12 + 12 * 4 + 4
+        )
 
 
 def test_what_cannot_be_merged_stays_a_kernel() -> None:
-    """A weight that another layer shares, a bias that the host has no room for, and a map that is not linear stay as they are."""
+    """A weight that another layer shares, a bias that the host has no room for, and a map that is
+    not linear stay as they are.
+    """
     tied = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     tied[2].weight = tied[0].weight
     unbiased = nn.Sequential(nn.Linear(8, 8, bias=False))
@@ -109,7 +158,9 @@ def test_what_cannot_be_merged_stays_a_kernel() -> None:
 def test_a_layer_with_two_names_is_harvested_under_both() -> None:
     """A shared layer stays one layer."""
     layer = nn.Linear(6, 6)
-    growing = GrowingModel(germinate(nn.Sequential(layer, nn.Tanh(), layer), seeds=2), training=KernelTraining())
+    growing = GrowingModel(
+        germinate(nn.Sequential(layer, nn.Tanh(), layer), seeds=2), training=KernelTraining()
+    )
     fossilised(growing, ("0", 0))
     plain = harvest(growing.module)
     assert plain[0] is plain[2]  # type: ignore[index]

@@ -1,4 +1,6 @@
-"""A seeded host is the plain one, bit for bit, while its seeds are dormant or in TRAINING: whatever kind of layer, precision and loop."""
+"""A seeded host is the plain one, bit for bit, while its seeds are dormant or in TRAINING: whatever
+kind of layer, precision and loop.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,19 @@ IMAGES = [name for name, case in CASES.items() if len(case.sample) == 3]
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("name", "layout"), [*((name, "contiguous") for name in CASES), *((name, "channels_last") for name in IMAGES)])
-def test_dormant_seeds_change_no_bit(name: str, precision: str, layout: str, training: bool) -> None:  # noqa: FBT001  # a parameter of the test
-    """Output, its strides, gradients, state dict and random stream are the plain model's: each host, precision, memory format and mode."""
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [*((name, "contiguous") for name in CASES), *((name, "channels_last") for name in IMAGES)],
+)
+def test_dormant_seeds_change_no_bit(
+    name: str,
+    precision: str,
+    layout: str,
+    training: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    """Output, its strides, gradients, state dict and random stream are the plain model's: each
+    host, precision, memory format and mode.
+    """
     case = CASES[name]
     plain = case.host().train(training)
     seeded = germinate(copy.deepcopy(plain), seeds=3)
@@ -41,7 +53,15 @@ def test_dormant_seeds_change_no_bit(name: str, precision: str, layout: str, tra
             output = module(x)
         output.float().square().sum().backward()
         handle.remove()
-        found.append((output, between[0], x.grad, *(parameter.grad for parameter in module.parameters()), torch.rand(1)))
+        found.append(
+            (
+                output,
+                between[0],
+                x.grad,
+                *(parameter.grad for parameter in module.parameters()),
+                torch.rand(1),
+            )
+        )
     for before, after in zip(*found, strict=True):
         assert before is not None
         assert torch.equal(before, after)
@@ -52,19 +72,29 @@ def test_dormant_seeds_change_no_bit(name: str, precision: str, layout: str, tra
         assert torch.equal(before, after)
 
 
-def plainly(case: Case, settings: Recipe, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """The state of the plain model after the steps, by a plain loop that knows nothing of Esper but its random streams."""
+def plainly(
+    case: Case, settings: Recipe, batches: list[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """The state of the plain model after the steps, by a plain loop that knows nothing of Esper but
+    its random streams.
+    """
     run, rates = settings.run, settings.optimizer
     model = case.host()
     if run.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay
+    )
     low = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(run.precision)
     scaler = torch.amp.GradScaler("cpu", enabled=run.precision == "float16")
     for step, (inputs, labels) in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = rates.learning_rate * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        optimizer.param_groups[0]["lr"] = (
+            rates.learning_rate * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        )
         optimizer.zero_grad()
-        parts = zip(inputs.tensor_split(run.accumulate), labels.tensor_split(run.accumulate), strict=True)
+        parts = zip(
+            inputs.tensor_split(run.accumulate), labels.tensor_split(run.accumulate), strict=True
+        )
         for micro, (x, y) in enumerate(parts):
             torch.manual_seed(stream_seed(run.seed, "forward", step, *([micro] if micro else [])))
             laid = x.contiguous(memory_format=torch.channels_last) if run.channels_last else x
@@ -88,11 +118,16 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "way"), [(name, way) for name in CASES for way in WAYS if way != "channels_last" or name in IMAGES])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, way) for name in CASES for way in WAYS if way != "channels_last" or name in IMAGES],
+)
 def test_host_trajectory_beside_training_seeds_is_the_plain_models(name: str, way: str) -> None:
-    """Over 40 steps with clipping, dropout, norms and in-place ReLU, two TRAINING seeds move no bit of the host, while their kernels learn.
+    """Over 40 steps with clipping, dropout, norms and in-place ReLU, two TRAINING seeds move no bit
+    of the host, while their kernels learn.
 
-    The other side of the comparison is a plain model in a plain loop: with autocast, with GradScaler, with micro-batches, channels last.
+    The other side of the comparison is a plain model in a plain loop: with autocast, with
+    GradScaler, with micro-batches, channels last.
     """
     case = CASES[name]
     settings = recipe(batch_size=8, **WAYS[way])
@@ -118,8 +153,12 @@ def test_host_trajectory_beside_training_seeds_is_the_plain_models(name: str, wa
 @pytest.mark.parametrize("tap", ["LAYER_INPUT", "HOST_CHUNK"])
 @pytest.mark.parametrize("blend", ["RESIDUAL", "LERP"])
 @pytest.mark.parametrize("name", list(CASES))
-def test_gradients_of_live_kernels_match_finite_differences(name: str, blend: str, tap: str) -> None:
-    """Gradients through a blended layer are right for the input, the host and the kernel (central differences in float64)."""
+def test_gradients_of_live_kernels_match_finite_differences(
+    name: str, blend: str, tap: str
+) -> None:
+    """Gradients through a blended layer are right for the input, the host and the kernel (central
+    differences in float64).
+    """
     case = CASES[name]
     place = case.places[0]
     module = germinate(nn.Sequential(case.host()[0]), seeds=3).double()  # type: ignore[index]
@@ -131,7 +170,9 @@ def test_gradients_of_live_kernels_match_finite_differences(name: str, blend: st
     names = [key for key, _ in module.named_parameters()]
 
     def forward(*values: Tensor) -> Tensor:
-        result: Tensor = torch.func.functional_call(module, dict(zip(names, values[1:], strict=True)), (values[0],))
+        result: Tensor = torch.func.functional_call(
+            module, dict(zip(names, values[1:], strict=True)), (values[0],)
+        )
         return result
 
     values = tuple(one.detach().requires_grad_() for one in (x, *module.parameters()))
@@ -140,13 +181,19 @@ def test_gradients_of_live_kernels_match_finite_differences(name: str, blend: st
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_live_kernel_changes_its_own_chunk_alone(name: str) -> None:
-    """Residual is h + alpha*k on the seed's own channels and nowhere else, in the host's memory format, with and without a batch dimension."""
+    """Residual is h + alpha*k on the seed's own channels and nowhere else, in the host's memory
+    format, with and without a batch dimension.
+    """
     case = CASES[name]
     place = case.places[0]
     module = germinate(nn.Sequential(case.host()[0]), seeds=3)  # type: ignore[index]
     growing = GrowingModel(module, training=KernelTraining())
     seeds = growing.layers["0"].seeds
-    formats = [torch.contiguous_format, torch.channels_last] if len(case.sample) == 3 else [torch.contiguous_format]
+    formats = (
+        [torch.contiguous_format, torch.channels_last]
+        if len(case.sample) == 3
+        else [torch.contiguous_format]
+    )
     for layout in formats:
         for x in (case.inputs(4).contiguous(memory_format=layout), case.inputs(1)[0]):
             h = module(x)
@@ -162,7 +209,10 @@ def test_a_live_kernel_changes_its_own_chunk_alone(name: str) -> None:
 
 
 def test_a_kernel_of_sequences_sees_all_positions() -> None:
-    """On [batch, length, features], a kernel with a sequence geometry gets the sequence; one of features each position alone."""
+    """On [batch, length, features], a kernel with a sequence geometry gets the sequence.
+
+    One of features each position alone.
+    """
     module = germinate(nn.Sequential(nn.Linear(4, 6)), seeds=2)
     growing = GrowingModel(module, training=KernelTraining())
     seen: list[tuple[int, ...]] = []
@@ -186,7 +236,10 @@ def test_a_kernel_of_sequences_sees_all_positions() -> None:
 
 
 def test_a_compiled_model_is_not_compiled_again_by_steps_or_alpha() -> None:
-    """A dormant compiled model is one graph, however often it runs; with a live kernel it is one more, whatever its alpha becomes."""
+    """A dormant compiled model is one graph, however often it runs.
+
+    With a live kernel it is one more, whatever its alpha becomes.
+    """
     from torch._dynamo.testing import CompileCounter  # noqa: PLC0415  # it imports the compiler
 
     case, counter = CASES["strided"], CompileCounter()

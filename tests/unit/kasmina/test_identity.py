@@ -16,11 +16,20 @@ from esper.tolaria.step.stepping import Stepper
 
 def host(*, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(12, 5))
+    return nn.Sequential(
+        nn.Linear(8, 12),
+        nn.BatchNorm1d(12),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(12, 5),
+    )
 
 
 def training_state(*places: tuple[str, int]) -> RunState:
-    seeds = tuple(SeedState(layer, seed, stage="TRAINING", execution="ACTIVE", kernel_id="ab" * 32) for layer, seed in places)
+    seeds = tuple(
+        SeedState(layer, seed, stage="TRAINING", execution="ACTIVE", kernel_id="ab" * 32)
+        for layer, seed in places
+    )
     return RunState("r", status="RUNNING", seeds=seeds)
 
 
@@ -56,7 +65,9 @@ def test_dormant_layer_is_bit_identical_to_the_plain_one(batch: int) -> None:
 
 
 def test_host_trajectory_is_the_same_beside_a_training_seed() -> None:
-    """Over 100 steps with dropout, BatchNorm, in-place ReLU and clipping, a TRAINING seed moves no bit of the host, while its kernel learns."""
+    """Over 100 steps with dropout, BatchNorm, in-place ReLU and clipping, a TRAINING seed moves no
+    bit of the host, while its kernel learns.
+    """
     x, y = torch.randn(64, 8), torch.randint(0, 5, (64,))
     finals, kernels = [], []
     for places in ((), (("0", 1), ("4", 0))):
@@ -82,7 +93,9 @@ def test_host_trajectory_is_the_same_beside_a_training_seed() -> None:
 
 @pytest.mark.parametrize("blend", ["RESIDUAL", "LERP"])
 def test_blended_gradients_match_float64_finite_differences(blend: str) -> None:
-    """The gradients through a blended layer are right, for the input, the host and the kernel (central differences in float64)."""
+    """The gradients through a blended layer are right, for the input, the host and the kernel
+    (central differences in float64).
+    """
     torch.manual_seed(0)
     module = germinate(nn.Sequential(nn.Linear(5, 6)), seeds=3).double()
     growing = GrowingModel(module, training=KernelTraining())
@@ -98,11 +111,15 @@ def test_blended_gradients_match_float64_finite_differences(blend: str) -> None:
         result: Tensor = torch.func.functional_call(module, named, (values[0],))
         return result
 
-    assert torch.autograd.gradcheck(forward, tuple(one.detach().requires_grad_() for one in parameters))
+    assert torch.autograd.gradcheck(
+        forward, tuple(one.detach().requires_grad_() for one in parameters)
+    )
 
 
 def test_blend_formulas() -> None:
-    """Residual is h + alpha*k, lerp is (1-alpha)*h + alpha*k, on the seed's own chunk and nowhere else."""
+    """Residual is h + alpha*k, lerp is (1-alpha)*h + alpha*k, on the seed's own chunk and nowhere
+    else.
+    """
     module = germinate(nn.Sequential(nn.Linear(5, 7)), seeds=3)
     growing = GrowingModel(module, training=KernelTraining())
     x = torch.randn(4, 5)
@@ -127,7 +144,9 @@ def test_chunks_cover_a_layer_as_evenly_as_can_be() -> None:
 
 
 def test_harvest_gives_an_ordinary_module_with_the_fossilised_kernels() -> None:
-    """The harvested model computes the same, holds no class of Esper, and drops kernels that are not fossilised."""
+    """The harvested model computes the same, holds no class of Esper, and drops kernels that are
+    not fossilised.
+    """
     module = germinate(host().eval(), seeds=3)
     growing = GrowingModel(module, training=KernelTraining())
     growing.graft(("0", 1), slot(8, 4))
@@ -144,7 +163,9 @@ def test_harvest_gives_an_ordinary_module_with_the_fossilised_kernels() -> None:
 
 
 def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
-    """A kernel of rank 1 in place of a whole chunk of a trained host has a shadow loss above the host's, so it is culled when its budget is spent."""
+    """A kernel of rank 1 in place of a whole chunk of a trained host has a shadow loss above the
+    host's, so it is culled when its budget is spent.
+    """
     from esper.tolaria.recipes.recipe import GatesSection  # noqa: PLC0415
     from esper.tolaria.step.evaluation import evaluate, paired, with_shadow  # noqa: PLC0415
     from esper.tolaria.step.gates import Evidence, gate  # noqa: PLC0415
@@ -167,7 +188,10 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
     for step in range(300, 501):
         stepper.step(state, step, (inputs[:500], labels[:500]), sample=False)
         if step % 50 == 0:
-            gap = paired(evaluate(growing, held_out, batch=10).batch_losses, evaluate_shadow(growing, held_out))
+            gap = paired(
+                evaluate(growing, held_out, batch=10).batch_losses,
+                evaluate_shadow(growing, held_out),
+            )
             evidence = Evidence(growing.kernels[("0", 0)].trained, *gap)
             moves.append(gate(state.seeds[0], evidence, 5, gates))
     assert with_shadow(growing, held_out, ("0", 0)).loss > evaluate(growing, held_out).loss
@@ -179,11 +203,15 @@ def evaluate_shadow(growing: GrowingModel, split: tuple[Tensor, Tensor]) -> tupl
     from esper.kasmina.seeded.shadow import standing_in  # noqa: PLC0415
     from esper.tolaria.step.evaluation import evaluate  # noqa: PLC0415
 
-    return evaluate(growing, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))).batch_losses
+    return evaluate(
+        growing, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))
+    ).batch_losses
 
 
 def test_statistics_are_those_of_the_output() -> None:
-    """Variance, dead ratio and correlation in the buffer are those computed plainly from a layer's output."""
+    """Variance, dead ratio and correlation in the buffer are those computed plainly from a layer's
+    output.
+    """
     module = germinate(nn.Sequential(nn.Linear(4, 6)), seeds=2)
     growing = GrowingModel(module, training=KernelTraining())
     with torch.no_grad():
@@ -196,7 +224,9 @@ def test_statistics_are_those_of_the_output() -> None:
     growing.observe_gradients()
     figures = growing.read_statistics()
     variance = output.var(0, unbiased=False)
-    assert figures[("0", 0)].activation_variance == pytest.approx(variance[:3].mean().item(), rel=1e-5)
+    assert figures[("0", 0)].activation_variance == pytest.approx(
+        variance[:3].mean().item(), rel=1e-5
+    )
     assert figures[("0", 0)].dead_ratio == pytest.approx(1 / 3)
     assert figures[("0", 1)].dead_ratio == 0
     correlation = torch.corrcoef(output[:, 3:].T).abs()

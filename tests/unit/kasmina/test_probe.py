@@ -1,4 +1,6 @@
-"""A probe learns each layer's geometry, moves nothing, and takes seeds from layers where kernels would change nothing."""
+"""A probe learns each layer's geometry, moves nothing, and takes seeds from layers where kernels
+would change nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,22 @@ def growing_of(model: nn.Module, **settings: Any) -> GrowingModel:
     [
         ("features", ["", ""]),
         ("sequence", ["sequence in 7", "sequence in 7", ""]),
-        ("strided", ["conv2d k3x3 s2x2 p1x1 d1x1 g1 in 9x9", "conv2d k3x3 s1x1 psame d1x1 g1 in 5x5", ""]),
-        ("grouped", ["conv2d k3x1 s1x1 p2x0 d2x1 g2 in 8x8", "conv2d k3x3 s2x1 p1x1 d1x1 g8 in 8x8", ""]),
+        (
+            "strided",
+            ["conv2d k3x3 s2x2 p1x1 d1x1 g1 in 9x9", "conv2d k3x3 s1x1 psame d1x1 g1 in 5x5", ""],
+        ),
+        (
+            "grouped",
+            ["conv2d k3x1 s1x1 p2x0 d2x1 g2 in 8x8", "conv2d k3x3 s2x1 p1x1 d1x1 g8 in 8x8", ""],
+        ),
         ("signal", ["conv1d k5 s2 p2 d1 g1 in 21", "conv1d k3 s1 p2 d2 g3 in 11", ""]),
     ],
 )
 def test_geometry_is_what_the_forward_shows(name: str, expected: list[str]) -> None:
-    """Kinds, channels and geometry of the inventory are those of the layers; the output size that follows is the real one."""
+    """Kinds, channels and geometry of the inventory are those of the layers.
+
+    The output size that follows is the real one.
+    """
     case = CASES[name]
     growing = growing_of(case.host())
     assert growing.probe(case.inputs(3)) == {}
@@ -42,9 +53,15 @@ def test_geometry_is_what_the_forward_shows(name: str, expected: list[str]) -> N
         assert type(module).__bases__[1].__name__ == layer.kind
         assert layer.parameters == sum(parameter.numel() for parameter in module.parameters())
         assert sum(layer.chunks) == layer.out_features
-        assert growing.shapes()[(layer.name, 0)] == (layer.in_features, layer.chunks[0], layer.geometry)
+        assert growing.shapes()[(layer.name, 0)] == (
+            layer.in_features,
+            layer.chunks[0],
+            layer.geometry,
+        )
     seen: list[Tensor] = []
-    growing.module.get_submodule("0").register_forward_hook(lambda _, __, output: seen.append(output))
+    growing.module.get_submodule("0").register_forward_hook(
+        lambda _, __, output: seen.append(output)
+    )
     growing(case.inputs(3))
     if parse(expected[0]).convolves:
         assert tuple(seen[0].shape[2:]) == parse(expected[0]).output_size
@@ -52,7 +69,10 @@ def test_geometry_is_what_the_forward_shows(name: str, expected: list[str]) -> N
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_probe_moves_nothing(name: str) -> None:
-    """Parameters, buffers, training modes and the random stream are as before; statistics and table have their rows."""
+    """Parameters, buffers, training modes and the random stream are as before.
+
+    Statistics and table have their rows.
+    """
     case = CASES[name]
     growing = growing_of(case.host())
     growing.module.get_submodule("1").eval()
@@ -69,7 +89,9 @@ def test_a_probe_moves_nothing(name: str) -> None:
 
 
 class Tangled(nn.Module):
-    """What real models do: tied weights, weights read past the forward, a layer used twice, attention, an own class of convolution."""
+    """What real models do: tied weights, weights read past the forward, a layer used twice,
+    attention, an own class of convolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +113,12 @@ class Tangled(nn.Module):
         x = functional.linear(x, self.past.weight, self.past.bias)
         x = self.twice(functional.relu(self.twice(x)))
         image = x[:, None]
-        x = x + self.padded(image).mean() + self.scales(image).mean() + self.scales(image[:, :, :4, :5]).mean()
+        x = (
+            x
+            + self.padded(image).mean()
+            + self.scales(image).mean()
+            + self.scales(image[:, :, :4, :5]).mean()
+        )
         x = self.encoder(x + self.pair(x)[0])
         logits: Tensor = self.head(x).mean(1)
         return logits
@@ -112,7 +139,10 @@ class Pair(nn.Linear):
 
 
 def test_layers_where_kernels_would_change_nothing_have_no_seeds() -> None:
-    """Each layer whose forward is not what runs is left out with its reason; tied and shared layers grow; the rest computes as before."""
+    """Each layer whose forward is not what runs is left out with its reason.
+
+    Tied and shared layers grow; the rest computes as before.
+    """
     torch.manual_seed(0)
     plain = Tangled()
     tokens = torch.randint(0, 11, (3, 7))
@@ -144,9 +174,15 @@ def test_layers_where_kernels_would_change_nothing_have_no_seeds() -> None:
 
 
 def test_linear_layers_on_other_leading_dimensions_are_features() -> None:
-    """[length, batch, features] and [batch, height, width, features] are positions without an order: kernels run at each of them."""
+    """[length, batch, features] and [batch, height, width, features] are positions without an
+    order: kernels run at each of them.
+    """
     for shape in ((5, 3, 4), (3, 5, 5, 4)):
-        growing = growing_of(nn.Sequential(Turned(), nn.Linear(4, 6)) if shape[0] == 5 else nn.Sequential(nn.Linear(4, 6)))
+        growing = growing_of(
+            nn.Sequential(Turned(), nn.Linear(4, 6))
+            if shape[0] == 5
+            else nn.Sequential(nn.Linear(4, 6))
+        )
         growing.probe(torch.randn(3, 5, 4) if shape[0] == 5 else torch.randn(shape))
         assert [layer.geometry for layer in growing.inventory()] == [""]
 
@@ -159,8 +195,16 @@ class Turned(nn.Module):
 
 
 def test_what_cannot_grow_is_refused_in_a_sentence() -> None:
-    """A layer named in full that cannot have seeds, one whose shape is unknown, a second germination and a model without any are refused."""
-    with pytest.raises(UsageError, match=r"out_proj cannot have seeds: nn.MultiheadAttention reads its weights and never calls it"):
+    """A layer named in full that cannot have seeds, one whose shape is unknown, a second
+    germination and a model without any are refused.
+    """
+    with pytest.raises(
+        UsageError,
+        match=(
+            r"out_proj cannot have seeds: nn.MultiheadAttention reads its weights and never "
+            r"calls it"
+        ),
+    ):
         germinate(nn.MultiheadAttention(8, 2), include=["out_proj"])
     with pytest.raises(UsageError, match="its shape is not known before a first forward"):
         germinate(nn.Sequential(nn.LazyLinear(3)), include=["0"])
@@ -172,7 +216,9 @@ def test_what_cannot_grow_is_refused_in_a_sentence() -> None:
     with pytest.raises(UsageError, match=r"not known yet; call probe"):
         growing.inventory()
     lost = growing_of(Unreached())
-    with pytest.raises(UsageError, match="No layer can grow: spare: the model's forward does not reach it"):
+    with pytest.raises(
+        UsageError, match="No layer can grow: spare: the model's forward does not reach it"
+    ):
         lost.probe(torch.randn(3, 2, 2))
 
 
@@ -188,7 +234,10 @@ class Unreached(nn.Module):
 
 
 def test_a_users_subclass_keeps_its_own_forward() -> None:
-    """What a subclass does beside the product, and what else its forward takes, stays; the class of an excluded layer comes back."""
+    """What a subclass does beside the product, and what else its forward takes, stays.
+
+    The class of an excluded layer comes back.
+    """
 
     class Scaled(nn.Linear):
         def forward(self, input: Tensor, scale: float = 1.0) -> Tensor:  # noqa: A002

@@ -20,14 +20,24 @@ def test_on_a_cpu_calls_run_one_after_the_other() -> None:
         made.append(number)
         return torch.tensor(number)
 
-    results = side_by_side([lambda number=number: call(number) for number in range(3)], [torch.zeros(1)])  # type: ignore[misc]
+    results = side_by_side(
+        [lambda number=number: call(number) for number in range(3)],  # type: ignore[misc]
+        [torch.zeros(1)],
+    )
     assert made == [0, 1, 2]
     assert [int(result) for result in results] == [0, 1, 2]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="Side streams need a CUDA device, and torch finds none here.")
-def test_gradients_on_side_streams_are_those_of_serial_execution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 20 steps, kernels on side streams give the outputs and gradients that serial execution gives, bit for bit."""
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="Side streams need a CUDA device, and torch finds none here.",
+)
+def test_gradients_on_side_streams_are_those_of_serial_execution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over 20 steps, kernels on side streams give the outputs and gradients that serial execution
+    gives, bit for bit.
+    """
     found = []
     for parallel in (True, False):
         if not parallel:
@@ -35,7 +45,12 @@ def test_gradients_on_side_streams_are_those_of_serial_execution(monkeypatch: py
         torch.manual_seed(0)
         numerics = Numerics(device=torch.device("cuda", torch.cuda.current_device()))
         module = germinate(
-            numerics.place(nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))), seeds=8
+            numerics.place(
+                nn.Sequential(
+                    nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)
+                )
+            ),
+            seeds=8,
         )
         growing = GrowingModel(module, training=KernelTraining(), numerics=numerics)
         for name in growing.layers:

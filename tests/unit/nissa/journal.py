@@ -43,11 +43,22 @@ class Run:
     def started(self) -> RunStarted:
         """Two layers of four seeds."""
         layers = tuple(
-            LayerInventory(name=name, kind="Linear", in_features=40, out_features=100, parameters=4100, chunks=(25, 25, 25, 25))
+            LayerInventory(
+                name=name,
+                kind="Linear",
+                in_features=40,
+                out_features=100,
+                parameters=4100,
+                chunks=(25, 25, 25, 25),
+            )
             for name in ("0", "2")
         )
-        asked = replace(START, recipe="mnist1d", total_steps=6000, layers=layers, parameters=8200, onednn=True)
-        return RunStarted(**self._journal("started"), **{name: getattr(asked, name) for name in asked.__slots__})
+        asked = replace(
+            START, recipe="mnist1d", total_steps=6000, layers=layers, parameters=8200, onednn=True
+        )
+        return RunStarted(
+            **self._journal("started"), **{name: getattr(asked, name) for name in asked.__slots__}
+        )
 
     def germinated(self, layer: str, seed: int) -> list[JournalEvent]:
         """A germination that was accepted."""
@@ -153,7 +164,13 @@ class Run:
     def completed(self, *, accuracy: float) -> RunCompleted:
         """The end of the run."""
         return RunCompleted(
-            **self._journal("completed"), outcome="FINISHED", accuracy=accuracy, loss=0.3, parameters=1, digest="", model_sha256=""
+            **self._journal("completed"),
+            outcome="FINISHED",
+            accuracy=accuracy,
+            loss=0.3,
+            parameters=1,
+            digest="",
+            model_sha256="",
         )
 
     def reviewed(self, *decisions: str, layer: str = "0", seed: int = 1) -> EpochReviewed:
@@ -188,7 +205,9 @@ class Run:
             duration_us=1,
         )
 
-    def answered(self, decision: str, *, refused: str = "", topic: str = "decision.tamiyo") -> AdaptationApplied | AdaptationRejected:
+    def answered(
+        self, decision: str, *, refused: str = "", topic: str = "decision.tamiyo"
+    ) -> AdaptationApplied | AdaptationRejected:
         """The trainer's answer to a germination: a refusal where a reason is given."""
         target: dict[str, Any] = {
             "command_id": decision,
@@ -202,8 +221,17 @@ class Run:
             "source_offset": 7,
         }
         if refused:
-            return AdaptationRejected(**self._journal(f"rejected/{decision}"), **target, reason=refused)
-        return AdaptationApplied(**self._journal(f"applied/{decision}"), **target, family="conv1d", alpha=-1.0, confidence=0.9, urgency=0.8)
+            return AdaptationRejected(
+                **self._journal(f"rejected/{decision}"), **target, reason=refused
+            )
+        return AdaptationApplied(
+            **self._journal(f"applied/{decision}"),
+            **target,
+            family="conv1d",
+            alpha=-1.0,
+            confidence=0.9,
+            urgency=0.8,
+        )
 
     def outcome(self, decision: str, *, reward: float = 1.0) -> AdaptationOutcome:
         """How a decision ended."""
@@ -261,7 +289,9 @@ class Run:
         )
 
     def rolled_back(self, to_epoch: int) -> RunRolledBack:
-        """Back to the end of an epoch in a new timeline, where seed 0[0] is FOSSILIZED and the other seven are DORMANT."""
+        """Back to the end of an epoch in a new timeline, where seed 0[0] is FOSSILIZED and the
+        other seven are DORMANT.
+        """
         left, self.timeline, self.epoch = self.timeline, self.timeline + 1, to_epoch
         seeds = tuple(
             RestoredSeed(

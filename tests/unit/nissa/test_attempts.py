@@ -19,7 +19,8 @@ def told(events: list[Event]) -> dict[str, Attempt]:
 
 
 def test_an_attempt_is_whole_in_whatever_order_its_topics_are_read() -> None:
-    """Review, answer of the trainer and outcome give the same decision, result and reward in every order in which they can come, told once or twice.
+    """Review, answer of the trainer and outcome give the same decision, result and reward in every
+    order in which they can come, told once or twice.
 
     An outcome comes after its review: they share a partition.
     """
@@ -30,21 +31,37 @@ def test_an_attempt_is_whole_in_whatever_order_its_topics_are_read() -> None:
     answer = run.answered("d")
     clock.advance(1)
     outcome = run.outcome("d")
-    orders: list[list[Event]] = [[review, answer, outcome], [answer, review, outcome], [review, outcome, answer]]
+    orders: list[list[Event]] = [
+        [review, answer, outcome],
+        [answer, review, outcome],
+        [review, outcome, answer],
+    ]
     seen = [told([*order, *order]) for order in orders]
     assert seen[0] == seen[1] == seen[2]
     attempt = seen[0]["d"]
     assert attempt.at == review.occurred_at
     assert (attempt.result, attempt.verdict, attempt.reward) == ("APPLIED", "FOSSILIZED", 1.0)
-    assert (attempt.confidence, attempt.urgency, attempt.family, attempt.kernel_id) == (0.9, 0.8, "conv1d", "k")
+    assert (attempt.confidence, attempt.urgency, attempt.family, attempt.kernel_id) == (
+        0.9,
+        0.8,
+        "conv1d",
+        "k",
+    )
     assert attempt.as_json()["evidence"] == {"strategy": "DIVERSIFY"}
 
 
 def test_a_refusal_keeps_the_reason_and_what_the_decision_said() -> None:
-    """A rejected attempt has the trainer's reason, and confidence and urgency from the review, which the refusal does not carry."""
+    """A rejected attempt has the trainer's reason, and confidence and urgency from the review,
+    which the refusal does not carry.
+    """
     run = Run("r", ManualClock())
     attempt = told([run.reviewed("d"), run.answered("d", refused="Seed 0[1] rests.")])["d"]
-    assert (attempt.result, attempt.reason, attempt.confidence, attempt.urgency) == ("REJECTED", "Seed 0[1] rests.", 0.9, 0.8)
+    assert (attempt.result, attempt.reason, attempt.confidence, attempt.urgency) == (
+        "REJECTED",
+        "Seed 0[1] rests.",
+        0.9,
+        0.8,
+    )
     assert attempt.source == "tamiyo"
 
 
@@ -56,7 +73,10 @@ def test_a_command_of_a_person_is_its_own_decision() -> None:
 
 
 def test_what_changes_nothing_gives_the_same_mapping_and_the_newest_are_kept() -> None:
-    """A repeated event costs no write; of more than the limit the oldest go; bytes and back is the identity."""
+    """A repeated event costs no write; of more than the limit the oldest go.
+
+    Bytes and back is the identity.
+    """
     clock = ManualClock()
     run = Run("r", clock)
     known = fold({}, run.reviewed("d"))
@@ -72,7 +92,9 @@ def test_what_changes_nothing_gives_the_same_mapping_and_the_newest_are_kept() -
 
 
 def test_pages_give_every_attempt_once_newest_first() -> None:
-    """Following the cursor through pages of three gives all ten in order, although several share a time."""
+    """Following the cursor through pages of three gives all ten in order, although several share a
+    time.
+    """
     run = Run("r", ManualClock())
     all_of_them = list(told([run.reviewed(*(f"d{number}" for number in range(10)))]).values())
     shown: list[str] = []
@@ -85,7 +107,10 @@ def test_pages_give_every_attempt_once_newest_first() -> None:
 
 
 def test_rows_keep_attempts_by_run_and_lose_them_with_the_run() -> None:
-    """Attempts are found by run; when more runs begin than are kept, the attempts of the first go with it."""
+    """Attempts are found by run.
+
+    When more runs begin than are kept, the attempts of the first go with it.
+    """
     clock = ManualClock()
     table: dict[bytes, bytes] = {}
     rows = Rows(table)

@@ -15,7 +15,9 @@ from processors.nissa import custom
 from processors.nissa.custom import SERIES_LIMIT, Definition, declare, validate
 from processors.nissa.rows import Rows
 
-DEPTH = Definition(name="queue_depth", kind="gauge", help="Jobs that wait", labels=("queue", "zone"))
+DEPTH = Definition(
+    name="queue_depth", kind="gauge", help="Jobs that wait", labels=("queue", "zone")
+)
 SENT = Definition(name="mails_sent", kind="counter", help="Mails sent")
 KNOWN = {one.name: one for one in (DEPTH, SENT)}
 LABELS = {"queue": "a", "zone": "b"}
@@ -40,7 +42,10 @@ def test_names_follow_prometheus_grammar(changed: dict[str, Any], remedy: str) -
 
 @pytest.mark.parametrize("name", ["esper_training_loss", "esper_anything", "queue_depth"])
 def test_a_name_that_stands_is_refused(name: str) -> None:
-    """Built-in names and other definitions' names cannot be taken; the same definition again is no news."""
+    """Built-in names and other definitions' names cannot be taken.
+
+    The same definition again is no news.
+    """
     with pytest.raises(RejectedError):
         declare(replace(SENT, name=name), KNOWN)
     assert declare(DEPTH, {})
@@ -63,14 +68,20 @@ def test_a_name_that_stands_is_refused(name: str) -> None:
         ("queue_depth", 1, {"queue": "a", "zone": "z" * 129}, "128 characters"),
     ],
 )
-def test_samples_are_held_against_their_definition(name: str, value: Any, labels: dict[str, Any], remedy: str) -> None:
-    """Unknown name, wrong type, non-finite value, unknown or missing label: each is refused, saying what to do."""
+def test_samples_are_held_against_their_definition(
+    name: str, value: Any, labels: dict[str, Any], remedy: str
+) -> None:
+    """Unknown name, wrong type, non-finite value, unknown or missing label: each is refused, saying
+    what to do.
+    """
     with pytest.raises(UsageError, match=remedy):
         validate(name, value, labels, KNOWN, set())
 
 
 def test_cardinality_is_bounded() -> None:
-    """The hundred-and-first combination of label values is refused, one that stands already is not."""
+    """The hundred-and-first combination of label values is refused, one that stands
+    already is not.
+    """
     present = {(("queue", str(number)), ("zone", "b")) for number in range(SERIES_LIMIT)}
     assert validate("queue_depth", 1, {"queue": "7", "zone": "b"}, KNOWN, present).value == 1.0
     with pytest.raises(UsageError, match="fewer values"):
@@ -85,11 +96,15 @@ def recorded(value: float, at: ManualClock, sender: str = "nissa") -> MetricReco
 
 
 def test_the_newest_value_of_a_series_stays_in_the_table() -> None:
-    """A sample that comes late or twice does not replace a newer one, and other bytes of the table are no series."""
+    """A sample that comes late or twice does not replace a newer one, and other bytes of the table
+    are no series.
+    """
     clock = ManualClock()
     old = recorded(1.0, clock)
     clock.advance(1)
     rows = Rows({b"run": b"{}"})
     for event in (recorded(2.0, clock), old, recorded(2.0, clock)):
         rows.take("telemetry.custom", event, 0)
-    assert [(one.name, dict(one.labels), one.value) for one in rows.series()] == [("queue_depth", LABELS, 2.0)]
+    assert [(one.name, dict(one.labels), one.value) for one in rows.series()] == [
+        ("queue_depth", LABELS, 2.0)
+    ]

@@ -41,18 +41,29 @@ def shown(scraped: Scene) -> dict[str, list[dict[str, str]]]:
 
 
 def test_seeds_are_no_labels_and_runs_only_while_they_live() -> None:
-    """No metric has a seed label; a run's name is gone once it has ended, or was silent for an hour."""
+    """No metric has a seed label.
+
+    A run's name is gone once it has ended, or was silent for an hour.
+    """
     live, view, run = live_run()
     parsed = shown(scene(live, view))
     assert parsed["esper_training_loss"] == [{"run": "r"}]
     assert not any("seed" in labels for samples in parsed.values() for labels in samples)
-    for gone in (scene(live, fold(view, run.completed(accuracy=0.5))), scene(live, view, now_us=NOW + SILENT_US)):
+    for gone in (
+        scene(live, fold(view, run.completed(accuracy=0.5))),
+        scene(live, view, now_us=NOW + SILENT_US),
+    ):
         assert not any("run" in labels for samples in shown(gone).values() for labels in samples)
-    assert status(scene(live, view, now_us=NOW + SILENT_US), samples=0)["runs"][0]["status"] == "SILENT"
+    assert (
+        status(scene(live, view, now_us=NOW + SILENT_US), samples=0)["runs"][0]["status"]
+        == "SILENT"
+    )
 
 
 def test_nothing_is_shown_that_was_not_heard() -> None:
-    """Without a compilation there is no latency, without a step or an epoch no loss, and never a cache hit that nobody counted."""
+    """Without a compilation there is no latency, without a step or an epoch no loss, and never a
+    cache hit that nobody counted.
+    """
     parsed = shown(scene(Live(), RunView(run_id="r", updated_at=NOW)))
     assert parsed["esper_compilation_latency"] == []
     assert parsed["esper_training_loss"] == []
@@ -72,7 +83,9 @@ def test_the_newest_step_wins() -> None:
 
 
 def test_the_last_hundred_samples_are_kept() -> None:
-    """Samples are a ring: after 130 the oldest is the 31st, and the status gives as many as it is asked for."""
+    """Samples are a ring: after 130 the oldest is the 31st, and the status gives as many as it is
+    asked for.
+    """
     live, view, _ = live_run()
     for number in range(130):
         live.sample([replace(view, step=number)], NOW + number)
@@ -85,17 +98,30 @@ def test_the_last_hundred_samples_are_kept() -> None:
 def samples(scraped: Scene) -> dict[tuple[str, str], float]:
     """Values by metric and tier, as a Prometheus client parses them."""
     families = text_string_to_metric_families(exposition(scraped).decode())
-    return {(one.name, one.labels.get("tier", "")): one.value for family in families for one in family.samples}
+    return {
+        (one.name, one.labels.get("tier", "")): one.value
+        for family in families
+        for one in family.samples
+    }
 
 
 def test_cache_counts_are_shown_by_tier_while_their_run_lives() -> None:
-    """What memory lacked the disk was asked for, what both lacked the store: hits, misses and rates follow; after the run's end they are gone."""
+    """What memory lacked the disk was asked for, what both lacked the store: hits, misses and rates
+    follow; after the run's end they are gone.
+    """
     live, view, run = live_run()
     live.take("telemetry.cache", run.cache(memory=80, disk=10, store=5, misses=5), NOW)
     shown_now = samples(scene(live, view))
-    hits = {tier: shown_now["esper_kernel_cache_hits", tier] for tier in ("memory", "disk", "store")}
-    misses = {tier: shown_now["esper_kernel_cache_misses", tier] for tier in ("memory", "disk", "store")}
-    assert (hits, misses) == ({"memory": 80, "disk": 10, "store": 5}, {"memory": 20, "disk": 10, "store": 5})
+    hits = {
+        tier: shown_now["esper_kernel_cache_hits", tier] for tier in ("memory", "disk", "store")
+    }
+    misses = {
+        tier: shown_now["esper_kernel_cache_misses", tier] for tier in ("memory", "disk", "store")
+    }
+    assert (hits, misses) == (
+        {"memory": 80, "disk": 10, "store": 5},
+        {"memory": 20, "disk": 10, "store": 5},
+    )
     assert shown_now["esper_kernel_cache_hit_rate", "memory"] == 0.8
     assert shown_now["esper_kernel_cache_evictions", ""] == 3
     ended = fold(view, run.completed(accuracy=0.5))
@@ -105,20 +131,34 @@ def test_cache_counts_are_shown_by_tier_while_their_run_lives() -> None:
 
 
 def test_custom_metrics_stand_beside_the_built_in_ones() -> None:
-    """A declared metric shows its newest value with its labels; a counter gets _total; what nobody declared is not shown."""
-    queue = Definition(name="queue_depth", kind="gauge", help="Jobs that wait", labels=("zone", "queue"))
+    """A declared metric shows its newest value with its labels; a counter gets _total.
+
+    What nobody declared is not shown.
+    """
+    queue = Definition(
+        name="queue_depth", kind="gauge", help="Jobs that wait", labels=("zone", "queue")
+    )
     sent = Definition(name="mails_sent", kind="counter", help="Mails sent", unit="mails")
     labels = (("queue", "a"), ("zone", "b"))
-    series = [Series("queue_depth", labels, 1.0, 1), Series("queue_depth", labels, 4.0, 2), Series("stray", (), 1.0, 1)]
+    series = [
+        Series("queue_depth", labels, 1.0, 1),
+        Series("queue_depth", labels, 4.0, 2),
+        Series("stray", (), 1.0, 1),
+    ]
     series.append(Series("mails_sent", (), 9.0, 1))
-    text = exposition(replace(scene(Live()), definitions={one.name: one for one in (queue, sent)}, series=series)).decode()
+    text = exposition(
+        replace(scene(Live()), definitions={one.name: one for one in (queue, sent)}, series=series)
+    ).decode()
     assert 'queue_depth{queue="a",zone="b"} 4.0' in text
     assert "mails_sent_total 9.0" in text
     assert "stray" not in text
 
 
 def test_checkpoints_rollbacks_and_the_latency_of_health_signals_are_measured() -> None:
-    """Snapshots, rollbacks and the timeline are gauges of the run; a health signal read 30 ms after its emission falls into its bucket."""
+    """Snapshots, rollbacks and the timeline are gauges of the run.
+
+    A health signal read 30 ms after its emission falls into its bucket.
+    """
     live, view, run = live_run()
     for event in (run.checkpoint(40), run.unstable(), run.rolled_back(1)):
         view = fold(view, event)
@@ -132,7 +172,9 @@ def test_checkpoints_rollbacks_and_the_latency_of_health_signals_are_measured() 
 
 
 def test_collectors_read_this_process_and_the_machine() -> None:
-    """A sample has this process with its memory and the machine with at least as much, as events of their own."""
+    """A sample has this process with its memory and the machine with at least as much, as events of
+    their own.
+    """
     origin = Origin("", "nissa", "0" * 32, ManualClock())
     own, whole = sampled(default_collectors("nissa"), origin)
     assert (own.process, own.pid) == ("nissa", os.getpid())

@@ -19,7 +19,10 @@ def story() -> list[Event]:
     run = Run("r", ManualClock())
     events: list[Event] = [run.started()]
     for epoch in range(3):
-        events += [*run.germinated("0", epoch), run.epoch_ended(validation_accuracy=(0.4, 0.5, 0.6)[epoch])]
+        events += [
+            *run.germinated("0", epoch),
+            run.epoch_ended(validation_accuracy=(0.4, 0.5, 0.6)[epoch]),
+        ]
     return [*events, run.completed(accuracy=0.7)]
 
 
@@ -34,7 +37,12 @@ def told(events: list[Event]) -> RunView:
 def test_the_view_says_what_happened() -> None:
     """Epochs, accuracies, stages, adaptations and the end are those of the journal."""
     view = told(story())
-    assert (view.epoch, view.status, view.accuracy, view.validation_accuracy) == (3, "COMPLETED", 0.7, 0.6)
+    assert (view.epoch, view.status, view.accuracy, view.validation_accuracy) == (
+        3,
+        "COMPLETED",
+        0.7,
+        0.6,
+    )
     assert view.stages() == {"DORMANT": 5, "GERMINATED": 3}
     assert view.adaptations == {"GERMINATE": 3}
     assert view.ended
@@ -42,7 +50,10 @@ def test_the_view_says_what_happened() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), max_size=12))
 def test_redelivery_changes_nothing(steps: list[tuple[int, int]]) -> None:
-    """At-least-once delivery goes back to an earlier event any number of times; the view is that of the plain journal, and survives its bytes."""
+    """At-least-once delivery goes back to an earlier event any number of times.
+
+    The view is that of the plain journal, and survives its bytes.
+    """
     events = story()
     delivered: list[Event] = []
     at = 0
@@ -62,7 +73,10 @@ def test_every_journal_record_moves_the_sequence_on() -> None:
 
 
 def test_a_compilation_is_counted_once() -> None:
-    """A compilation that is delivered twice is one; latencies fall into their buckets; partitions add up."""
+    """A compilation that is delivered twice is one; latencies fall into their buckets.
+
+    Partitions add up.
+    """
     run = Run("r", ManualClock())
     slow, fast = run.compiled(0.7), Run("s", ManualClock()).compiled(0.02)
     view = Compilations()
@@ -77,9 +91,17 @@ def test_a_compilation_is_counted_once() -> None:
 
 
 def test_a_rollback_takes_the_seeds_back_and_is_counted() -> None:
-    """After snapshots, an instability and a rollback the view has the restored seeds, epoch and step, a new timeline, and each of them counted once."""
+    """After snapshots, an instability and a rollback the view has the restored seeds, epoch and
+    step, a new timeline, and each of them counted once.
+    """
     run = Run("r", ManualClock())
-    events: list[Event] = [run.started(), *run.germinated("0", 2), run.checkpoint(40), run.checkpoint(80), run.unstable()]
+    events: list[Event] = [
+        run.started(),
+        *run.germinated("0", 2),
+        run.checkpoint(40),
+        run.checkpoint(80),
+        run.unstable(),
+    ]
     events += [run.rolled_back(1), run.epoch_ended(validation_accuracy=0.3)]
     view = told([*events, *events])
     assert view.stages() == {"FOSSILIZED": 1, "DORMANT": 7}

@@ -23,11 +23,16 @@ def lost(run_id: str, sequence: int, *, writer: str = "trainer") -> TelemetryLos
     )
 
 
-def frame(run_id: str, first: int, events: int = 1, *, writer: str = "trainer", incarnation: int = 1) -> Frame:
+def frame(
+    run_id: str, first: int, events: int = 1, *, writer: str = "trainer", incarnation: int = 1
+) -> Frame:
     """A frame of `events` events."""
     return Frame(
         first_sequence=first,
-        events=tuple(encode(lost(run_id, sequence, writer=writer)) for sequence in range(first, first + events)),
+        events=tuple(
+            encode(lost(run_id, sequence, writer=writer))
+            for sequence in range(first, first + events)
+        ),
         incarnation=incarnation,
         command_id=f"command-{first}",
         command_position=("decision.tamiyo", 2, first) if first % 2 else None,
@@ -53,7 +58,9 @@ def training_step(run_id: str, step: int) -> TrainingStep:
 def pause(run_id: str, number: int, *, expires_at: int = 2**52) -> PauseRequested:
     """A command of a person."""
     origin = Origin(run_id, "person", "0" * 32, ManualClock())
-    return PauseRequested(**origin.envelope(f"pause/{number}"), reason=f"reason {number}", expires_at=expires_at)
+    return PauseRequested(
+        **origin.envelope(f"pause/{number}"), reason=f"reason {number}", expires_at=expires_at
+    )
 
 
 def published(kernel_id: str, run_id: str = "") -> KernelPublished:

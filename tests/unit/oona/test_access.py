@@ -21,7 +21,12 @@ from esper.errors import UsageError
 from esper.oona.bus.access import Access
 from processors.access import Tokens, credentials, options
 
-SCRAM = {"bootstrap": "kafka:9093", "security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "sasl_username": "{principal}"}
+SCRAM = {
+    "bootstrap": "kafka:9093",
+    "security_protocol": "SASL_SSL",
+    "sasl_mechanism": "SCRAM-SHA-512",
+    "sasl_username": "{principal}",
+}
 BEARER = {
     "bootstrap": "kafka:9093",
     "security_protocol": "SASL_SSL",
@@ -49,26 +54,53 @@ def pem(tmp_path: Path) -> tuple[Path, Path]:
     )
     chain, private = tmp_path / "trainer.pem", tmp_path / "trainer.key"
     chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
     return chain, private
 
 
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"KAFKA__BOOTSRAP": "x:1"}, "ESPER_KAFKA__BOOTSRAP is no setting of Esper: did you mean ESPER_KAFKA__BOOTSTRAP?"),
+        (
+            {"KAFKA__BOOTSRAP": "x:1"},
+            ("ESPER_KAFKA__BOOTSRAP is no setting of Esper: did you mean ESPER_KAFKA__BOOTSTRAP?"),
+        ),
         ({"HISTORY__NONSENSE": "1"}, "ESPER_HISTORY__NONSENSE is no setting of Esper: unset it."),
-        ({"KAFKA__PARTITIONS": "many"}, "ESPER_KAFKA__PARTITIONS cannot be so: input should be a valid integer"),
-        ({"KAFKA__SECURITY_PROTOCOL": "TLS"}, "ESPER_KAFKA__SECURITY_PROTOCOL cannot be so: input should be 'PLAINTEXT'"),
+        (
+            {"KAFKA__PARTITIONS": "many"},
+            ("ESPER_KAFKA__PARTITIONS cannot be so: input should be a valid integer"),
+        ),
+        (
+            {"KAFKA__SECURITY_PROTOCOL": "TLS"},
+            ("ESPER_KAFKA__SECURITY_PROTOCOL cannot be so: input should be 'PLAINTEXT'"),
+        ),
         ({"KAFKA__SECURITY_PROTOCOL": "SSL"}, "set ESPER_KAFKA__BOOTSTRAP too"),
         ({"KAFKA__OPTIONS": "{"}, "The settings cannot be read"),
         ({"KAFKA__OPTIONS": '{"socket.timeout": 3}'}, "did you mean socket.timeout.ms?"),
-        ({"KAFKA__OPTIONS": '{"client.rack": "a"}'}, "has 'client.rack', which Esper's two Kafka clients cannot both honour"),
-        ({"KAFKA__OPTIONS": '{"enable.idempotence": false}'}, "has 'enable.idempotence', which Esper's two Kafka clients cannot both"),
-        ({"KAFKA__BOOTSTRAP": "x:1", "KAFKA__SASL_USERNAME": "me"}, "ESPER_KAFKA__SASL_USERNAME needs ESPER_KAFKA__SECURITY_PROTOCOL to be SASL"),
-        ({"KAFKA__BOOTSTRAP": "x:1", "KAFKA__CA": "/ca.pem"}, "ESPER_KAFKA__CA needs ESPER_KAFKA__SECURITY_PROTOCOL to be SSL or SASL_SSL"),
+        (
+            {"KAFKA__OPTIONS": '{"client.rack": "a"}'},
+            ("has 'client.rack', which Esper's two Kafka clients cannot both honour"),
+        ),
+        (
+            {"KAFKA__OPTIONS": '{"enable.idempotence": false}'},
+            ("has 'enable.idempotence', which Esper's two Kafka clients cannot both"),
+        ),
+        (
+            {"KAFKA__BOOTSTRAP": "x:1", "KAFKA__SASL_USERNAME": "me"},
+            ("ESPER_KAFKA__SASL_USERNAME needs ESPER_KAFKA__SECURITY_PROTOCOL to be SASL"),
+        ),
+        (
+            {"KAFKA__BOOTSTRAP": "x:1", "KAFKA__CA": "/ca.pem"},
+            ("ESPER_KAFKA__CA needs ESPER_KAFKA__SECURITY_PROTOCOL to be SSL or SASL_SSL"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_setting_that_cannot_be_is_one_sentence_that_names_its_variable(
     environment: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,34 +125,62 @@ def test_a_secret_is_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (SCRAM, "SCRAM-SHA-512 needs ESPER_KAFKA__SASL_PASSWORD or ESPER_KAFKA__SASL_PASSWORD_FILE"),
+        (
+            SCRAM,
+            "SCRAM-SHA-512 needs ESPER_KAFKA__SASL_PASSWORD or ESPER_KAFKA__SASL_PASSWORD_FILE",
+        ),
         ({**SCRAM, "sasl_password": "a", "sasl_password_file": "b"}, "exclude each other"),
         ({**SCRAM, "sasl_mechanism": ""}, "needs ESPER_KAFKA__SASL_MECHANISM"),
         ({**SCRAM, "sasl_username": "", "sasl_password": "a"}, "needs ESPER_KAFKA__SASL_USERNAME"),
-        ({**SCRAM, "sasl_password": "a", "oauth_scope": "x"}, "ESPER_KAFKA__OAUTH_SCOPE needs ESPER_KAFKA__SASL_MECHANISM=OAUTHBEARER"),
-        ({**SCRAM, "sasl_password": "a", "certificate": "c.pem"}, "ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY go together"),
+        (
+            {**SCRAM, "sasl_password": "a", "oauth_scope": "x"},
+            "ESPER_KAFKA__OAUTH_SCOPE needs ESPER_KAFKA__SASL_MECHANISM=OAUTHBEARER",
+        ),
+        (
+            {**SCRAM, "sasl_password": "a", "certificate": "c.pem"},
+            "ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY go together",
+        ),
         ({**BEARER, "oauth_client_secret": "a", "sasl_password": "b"}, "is not for OAUTHBEARER"),
         ({**BEARER}, "OAUTHBEARER needs ESPER_KAFKA__OAUTH_CLIENT_SECRET or"),
-        ({**BEARER, "oauth_client_secret": "a", "oauth_token_endpoint": ""}, "OAUTHBEARER needs ESPER_KAFKA__OAUTH_TOKEN_ENDPOINT"),
+        (
+            {**BEARER, "oauth_client_secret": "a", "oauth_token_endpoint": ""},
+            "OAUTHBEARER needs ESPER_KAFKA__OAUTH_TOKEN_ENDPOINT",
+        ),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], sentence: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], sentence: str
+) -> None:
     """What is given and cannot be used is refused, and what is lacking is named."""
     with pytest.raises(ValidationError, match=re.escape(sentence)):
         KafkaSettings(**settings)
 
 
-def test_both_clients_get_the_same_user_with_the_password_that_stands_in_the_file_now(tmp_path: Path) -> None:
-    """{principal} is the part's own name, in the user and in the file; a rotated password is in the next client."""
+def test_both_clients_get_the_same_user_with_the_password_that_stands_in_the_file_now(
+    tmp_path: Path,
+) -> None:
+    """{principal} is the part's own name, in the user and in the file.
+
+    A rotated password is in the next client.
+    """
     (tmp_path / "tamiyo").write_text("first\n")
-    access = Access(KafkaSettings(**SCRAM, sasl_password_file=str(tmp_path / "{principal}")), "tamiyo")
+    access = Access(
+        KafkaSettings(**SCRAM, sasl_password_file=str(tmp_path / "{principal}")), "tamiyo"
+    )
     for password in ("first", "second"):
         (tmp_path / "tamiyo").write_text(f"{password}\n")
         librdkafka, aiokafka, faust = access.librdkafka(), options(access), credentials(access)
         assert (librdkafka["sasl.username"], librdkafka["sasl.password"]) == ("tamiyo", password)
-        assert (aiokafka["sasl_plain_username"], aiokafka["sasl_plain_password"]) == ("tamiyo", password)
+        assert (aiokafka["sasl_plain_username"], aiokafka["sasl_plain_password"]) == (
+            "tamiyo",
+            password,
+        )
         assert isinstance(faust, auth.SASLCredentials)
-        assert (faust.username, faust.password, faust.mechanism.value) == ("tamiyo", password, "SCRAM-SHA-512")
+        assert (faust.username, faust.password, faust.mechanism.value) == (
+            "tamiyo",
+            password,
+            "SCRAM-SHA-512",
+        )
         assert faust.ssl_context is not None
     (tmp_path / "tamiyo").unlink()
     with pytest.raises(UsageError, match="ESPER_KAFKA__SASL_PASSWORD_FILE names, cannot be read"):
@@ -157,7 +217,9 @@ def test_mutual_tls_reaches_both_clients(tmp_path: Path, pem: tuple[Path, Path])
 
 def test_an_openid_client_reaches_both_clients() -> None:
     """OAUTHBEARER: librdkafka fetches tokens itself, aiokafka by a provider of ours."""
-    access = Access(KafkaSettings(**BEARER, oauth_client_secret=SecretStr("s"), oauth_scope="kafka"), "nissa")
+    access = Access(
+        KafkaSettings(**BEARER, oauth_client_secret=SecretStr("s"), oauth_scope="kafka"), "nissa"
+    )
     librdkafka = access.librdkafka()
     Producer(librdkafka)
     assert librdkafka["sasl.oauthbearer.client.id"] == "esper-nissa"
@@ -166,12 +228,20 @@ def test_an_openid_client_reaches_both_clients() -> None:
 
 
 @pytest.mark.parametrize("option", sorted(KAFKA_OPTIONS))
-def test_an_option_that_is_listed_is_one_of_librdkafka_and_reaches_aiokafka(option: str, pem: tuple[Path, Path]) -> None:
+def test_an_option_that_is_listed_is_one_of_librdkafka_and_reaches_aiokafka(
+    option: str, pem: tuple[Path, Path]
+) -> None:
     """What the settings take, librdkafka knows, and the other client is made otherwise by it."""
-    values = {"ssl.endpoint.identification.algorithm": "none", "ssl.cipher.suites": "ECDHE-ECDSA-AES256-GCM-SHA384"}
+    values = {
+        "ssl.endpoint.identification.algorithm": "none",
+        "ssl.cipher.suites": "ECDHE-ECDSA-AES256-GCM-SHA384",
+    }
     value: str | int = values.get(option, str(pem[0]) if option == "ssl.crl.location" else 7_000)
     kafka = KafkaSettings(bootstrap="kafka:9093", security_protocol="SSL")
-    plain, other = Access(kafka, ""), Access(kafka.model_copy(update={"options": {option: value}}), "")
+    plain, other = (
+        Access(kafka, ""),
+        Access(kafka.model_copy(update={"options": {option: value}}), ""),
+    )
     Producer(other.librdkafka())
     assert _visible(options(plain)) != _visible(options(other))
 

@@ -1,4 +1,6 @@
-"""How a refusal of the broker is heard: from callbacks that only keep it, and as what it means to a client that was let in before."""
+"""How a refusal of the broker is heard: from callbacks that only keep it, and as what it means to a
+client that was let in before.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_a_connection_that_breaks_is_no_refusal(door: Door) -> None:
 
 
 def test_a_certificate_that_expires_is_an_outage_to_who_was_let_in(door: Door) -> None:
-    """However long ago: the broker is away until it has another one, and a run that trains waits as it waits for a broker that died."""
+    """However long ago: the broker is away until it has another one, and a run that trains waits as
+    it waits for a broker that died.
+    """
     door.let_in()
     door.told.error(EXPIRED)
     door.require()
@@ -61,9 +65,13 @@ def test_a_password_that_is_refused_for_long_is_told(door: Door) -> None:
     door.require()
 
 
-def test_what_the_client_says_reaches_the_log_after_its_call(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_client_says_reaches_the_log_after_its_call(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
     """A callback keeps the line; the next look at the door writes it."""
     door.told.log(logging.WARNING, "%s [%s] %s", "FAIL", "client#1", "connection closed")
     assert not caplog.records
     door.hear()
-    assert [record.getMessage() for record in caplog.records] == ["FAIL [client#1] connection closed"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "FAIL [client#1] connection closed"
+    ]

@@ -1,4 +1,6 @@
-"""A full disk: the outbox stays as it was, says so in a sentence, and goes on once there is room."""
+"""A full disk: the outbox stays as it was, says so in a sentence, and goes on once there
+is room.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "disk"
     mount.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, text=True, check=False, timeout=600
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     if made.returncode:
-        pytest.skip(f"mounting a small file system needs root with CAP_SYS_ADMIN: {made.stderr.strip()}")
+        pytest.skip(
+            f"mounting a small file system needs root with CAP_SYS_ADMIN: {made.stderr.strip()}"
+        )
     yield mount
     subprocess.run(["umount", "--lazy", str(mount)], check=True, timeout=600)
 
@@ -69,7 +77,10 @@ def append_for_ever(outbox: Outbox) -> None:
 
 
 def test_a_full_disk_leaves_the_outbox_as_it_was(small_disk: Path) -> None:
-    """StorageFullError names the file; every earlier frame is there, nothing of the refused one; with room again the same frame goes in."""
+    """StorageFullError names the file; every earlier frame is there, nothing of the refused one.
+
+    With room again the same frame goes in.
+    """
     directory = small_disk / RUN / "outbox"
     outbox = Outbox.open(directory, clock=ManualClock())
     outbox.append(frame(RUN, 0))
@@ -97,15 +108,24 @@ def test_a_full_disk_leaves_the_outbox_as_it_was(small_disk: Path) -> None:
 
 
 def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
-    """The same by RLIMIT_FSIZE, which needs no root: a write that the system cuts short leaves nothing behind."""
+    """The same by RLIMIT_FSIZE, which needs no root: a write that the system cuts short leaves
+    nothing behind.
+    """
     directory = tmp_path / RUN / "outbox"
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(directory)], capture_output=True, text=True, check=True, timeout=600, env=environment
+        [sys.executable, "-c", LIMITED, str(directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+        env=environment,
     )
     found = json.loads(done.stdout)
     assert found["size"] == found["whole"]
     outbox = Outbox.open(directory, clock=ManualClock())
     assert outbox.torn_bytes == 0
-    assert [one.first_sequence for one in outbox.unacknowledged()] == list(range(found["written"] + 1))
+    assert [one.first_sequence for one in outbox.unacknowledged()] == list(
+        range(found["written"] + 1)
+    )
     outbox.close()

@@ -1,4 +1,6 @@
-"""The outbox: what was appended is there after any crash, and any other damage is refused by name."""
+"""The outbox: what was appended is there after any crash, and any other damage is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ import pytest
 
 from esper.clock import ManualClock
 from esper.disk import write_at
-from esper.errors import CorruptError, EsperError, FencedError, StorageFullError, UnavailableError, UsageError
+from esper.errors import (
+    CorruptError,
+    EsperError,
+    FencedError,
+    StorageFullError,
+    UnavailableError,
+    UsageError,
+)
 from esper.oona.bus.port import MAX_MESSAGE_BYTES
 from esper.oona.durable import outbox as outbox_module
 from esper.oona.durable.acknowledged import Ack
@@ -43,9 +52,13 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 @pytest.fixture
 def memory_path() -> Iterator[Path]:
-    """A folder in memory where the system has one: thousands of openings, and no disk to wait for."""
+    """A folder in memory where the system has one: thousands of openings, and no disk to
+    wait for.
+    """
     memory = Path("/dev/shm")  # noqa: S108 - the folder inside has a name of its own
-    with TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="esper-test-") as folder:
+    with TemporaryDirectory(
+        dir=memory if memory.is_dir() else None, prefix="esper-test-"
+    ) as folder:
         yield Path(folder)
 
 
@@ -76,12 +89,16 @@ def reopened(directory: Path) -> tuple[list[Frame], int, int]:
 
 
 def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
-    """Frames come back whole and in order, with events, headers, incarnation, command id and position."""
+    """Frames come back whole and in order, with events, headers, incarnation, command id and
+    position.
+    """
     written = filled(box(tmp_path))
     assert reopened(box(tmp_path)) == (written, 4, 0)
 
 
-def test_a_frame_is_durable_before_append_returns(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_is_durable_before_append_returns(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file is synchronised after the frame was written whole."""
     synced: list[int] = []
     really = os.fdatasync
@@ -100,7 +117,9 @@ def test_a_frame_is_durable_before_append_returns(outbox: Outbox, monkeypatch: p
 
 
 def test_torn_at_every_byte_the_whole_frames_remain(memory_path: Path) -> None:
-    """Whatever length a crash leaves a segment with, reopening gives the frames that are whole, says what was cut, and appending goes on."""
+    """Whatever length a crash leaves a segment with, reopening gives the frames that are whole,
+    says what was cut, and appending goes on.
+    """
     written = filled(box(memory_path), 2)
     content = segment(box(memory_path)).read_bytes()
     ends = [len(MAGIC)]
@@ -118,12 +137,21 @@ def test_torn_at_every_byte_the_whole_frames_remain(memory_path: Path) -> None:
         assert opened.torn_bytes == size - intact
         opened.append(frame(RUN, opened.next_sequence, writer="later"))
         opened.close()
-        found = [placed.frame for path in sorted(torn.glob("*.frames")) for placed in scan(path, path.read_bytes())]
-        assert found == [*written[:whole], frame(RUN, written[whole].first_sequence if whole < 2 else 3, writer="later")]
+        found = [
+            placed.frame
+            for path in sorted(torn.glob("*.frames"))
+            for placed in scan(path, path.read_bytes())
+        ]
+        assert found == [
+            *written[:whole],
+            frame(RUN, written[whole].first_sequence if whole < 2 else 3, writer="later"),
+        ]
 
 
 def test_a_flipped_bit_anywhere_is_refused_by_name(memory_path: Path) -> None:
-    """One flipped bit in any byte of a segment, the last frame too, is a CorruptError with file and offset, and nothing is cut off."""
+    """One flipped bit in any byte of a segment, the last frame too, is a CorruptError with file and
+    offset, and nothing is cut off.
+    """
     filled(box(memory_path))
     path = segment(box(memory_path))
     content = path.read_bytes()
@@ -154,7 +182,9 @@ def test_the_offset_of_the_damage_is_that_of_its_frame(tmp_path: Path) -> None:
 
 
 def test_zeros_at_the_end_are_a_torn_write(tmp_path: Path) -> None:
-    """Room that the file system gave before the power went reads as zeros: it is cut off, and the frames before it remain."""
+    """Room that the file system gave before the power went reads as zeros: it is cut off, and the
+    frames before it remain.
+    """
     written = filled(box(tmp_path))
     with segment(box(tmp_path)).open("ab") as file:
         file.write(bytes(5000))
@@ -162,7 +192,10 @@ def test_zeros_at_the_end_are_a_torn_write(tmp_path: Path) -> None:
 
 
 def test_a_missing_segment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames between two segments cannot vanish unnoticed; nor can the end of a segment that is not the last."""
+    """Frames between two segments cannot vanish unnoticed.
+
+    Nor can the end of a segment that is not the last.
+    """
     monkeypatch.setattr("esper.oona.durable.outbox._SEGMENT_BYTES", 300)
     written = filled(box(tmp_path), 6)
     first, middle, *_ = sorted(box(tmp_path).glob("*.frames"))
@@ -195,7 +228,9 @@ def test_acknowledged_frames_are_not_given_again(tmp_path: Path, outbox: Outbox)
     assert reopened(box(tmp_path)) == ([], 4, 0)
 
 
-def test_segments_that_are_done_with_are_deleted(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_that_are_done_with_are_deleted(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Disk space is given back once Kafka has everything of a segment, while appending goes on."""
     monkeypatch.setattr("esper.oona.durable.outbox._SEGMENT_BYTES", 2000)
     for sequence in range(40):
@@ -206,8 +241,12 @@ def test_segments_that_are_done_with_are_deleted(tmp_path: Path, outbox: Outbox,
 
 
 @pytest.mark.parametrize("slot", [0, 1])
-def test_a_torn_acknowledgement_falls_back_to_the_one_before(tmp_path: Path, outbox: Outbox, slot: int) -> None:
-    """The acknowledgement is written in two places in turn: when one is damaged, the other counts."""
+def test_a_torn_acknowledgement_falls_back_to_the_one_before(
+    tmp_path: Path, outbox: Outbox, slot: int
+) -> None:
+    """The acknowledgement is written in two places in turn: when one is damaged, the
+    other counts.
+    """
     outbox.append(frame(RUN, 0))
     outbox.append(frame(RUN, 1))
     outbox.acknowledge(1, 10)
@@ -226,11 +265,15 @@ def test_a_torn_acknowledgement_falls_back_to_the_one_before(tmp_path: Path, out
 
 
 def test_one_process_at_a_time(tmp_path: Path, outbox: Outbox) -> None:
-    """A second opening is refused with run and process id, in this process and from another; once closed, the folder is free."""
+    """A second opening is refused with run and process id, in this process and from another.
+
+    Once closed, the folder is free.
+    """
     with pytest.raises(UsageError, match=rf"Run {RUN} is being written by process \d+"):
         Outbox.open(box(tmp_path), clock=CLOCK)
     program = (
-        "import sys; from pathlib import Path; from esper.clock import ManualClock; from esper.oona.durable.outbox import Outbox\n"
+        "import sys; from pathlib import Path; from esper.clock import ManualClock; from "
+        "esper.oona.durable.outbox import Outbox\n"
         "Outbox.open(Path(sys.argv[1]), clock=ManualClock())"
     )
     command = [sys.executable, "-c", program, str(box(tmp_path))]
@@ -254,7 +297,9 @@ def test_a_frame_has_to_follow_the_last_one(outbox: Outbox) -> None:
 
 
 def test_an_event_that_kafka_would_not_take_is_refused_at_once(outbox: Outbox) -> None:
-    """A message that no commit could ever carry must not get into the outbox, where it would stop everything behind it."""
+    """A message that no commit could ever carry must not get into the outbox, where it would stop
+    everything behind it.
+    """
     good = frame(RUN, 0)
     message = good.events[0]
     large = type(message)(message.topic, message.key, b"x" * MAX_MESSAGE_BYTES, message.headers)
@@ -262,20 +307,35 @@ def test_an_event_that_kafka_would_not_take_is_refused_at_once(outbox: Outbox) -
         outbox.append(Frame(0, (large,), 1, "", None))
     outbox.append(good)
     most = MAX_MESSAGE_BYTES - 4096  # the rest is for key and headers
-    with pytest.raises(UsageError, match=f"An event of {most + 1} bytes is larger than the {MAX_MESSAGE_BYTES} that "):
+    with pytest.raises(
+        UsageError,
+        match=f"An event of {most + 1} bytes is larger than the {MAX_MESSAGE_BYTES} that ",
+    ):
         outbox.append(Frame(1, (message._replace(value=b"x" * (most + 1)),), 1, "", None))
     outbox.append(Frame(1, (message._replace(value=b"x" * most),), 1, "", None))
 
 
 def test_the_names_in_the_folder_are_for_good(tmp_path: Path, outbox: Outbox) -> None:
-    """Another version of Esper finds lock, seal, acknowledgements and segments where this one has put them."""
+    """Another version of Esper finds lock, seal, acknowledgements and segments where this one has
+    put them.
+    """
     outbox.append(frame(RUN, 0))
     outbox.seal("x")
-    assert {path.name for path in box(tmp_path).iterdir()} == {"lock", "sealed", "acknowledged", "00000000000000000000.frames"}
+    assert {path.name for path in box(tmp_path).iterdir()} == {
+        "lock",
+        "sealed",
+        "acknowledged",
+        "00000000000000000000.frames",
+    }
 
 
-def test_a_place_where_nothing_can_be_made_is_named(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of an outbox, and a segment; a segment that could not be begun leaves nothing behind."""
+def test_a_place_where_nothing_can_be_made_is_named(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of an outbox, and a segment.
+
+    A segment that could not be begun leaves nothing behind.
+    """
     (tmp_path / "file").touch()
     with pytest.raises(EsperError, match=rf"^{tmp_path}/file/outbox cannot be written"):
         Outbox.open(tmp_path / "file" / "outbox", clock=CLOCK)
@@ -311,8 +371,12 @@ def failing(times: int, number: int) -> Callable[[int, bytes, int], None]:
     return write
 
 
-def test_a_full_disk_costs_nothing(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is as it was before the frame, the sentence names it, and the same frame goes in once there is room."""
+def test_a_full_disk_costs_nothing(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is as it was before the frame, the sentence names it, and the same frame goes in
+    once there is room.
+    """
     outbox.append(frame(RUN, 0))
     before = segment(box(tmp_path)).read_bytes()
     monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.ENOSPC))
@@ -324,19 +388,30 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, outbox: Outbox, monkeypatch: 
     assert reopened(box(tmp_path)) == ([frame(RUN, 0), frame(RUN, 1)], 2, 0)
 
 
-def test_a_disk_that_fails_takes_nothing_more(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an error of the disk itself each append is refused with the same sentence; what was there before is whole."""
+def test_a_disk_that_fails_takes_nothing_more(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error of the disk itself each append is refused with the same sentence.
+
+    What was there before is whole.
+    """
     outbox.append(frame(RUN, 0))
     monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.EIO))
     for _ in range(2):
-        with pytest.raises(UnavailableError, match=rf"{segment(box(tmp_path))}.*Input/output error"):
+        with pytest.raises(
+            UnavailableError, match=rf"{segment(box(tmp_path))}.*Input/output error"
+        ):
             outbox.append(frame(RUN, 1))
     outbox.close()
     assert reopened(box(tmp_path)) == ([frame(RUN, 0)], 1, 0)
 
 
-def test_what_cannot_be_taken_back_ends_the_outbox(tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk on which the half frame cannot even be cut off again: nothing more is taken, and the next start cuts it off."""
+def test_what_cannot_be_taken_back_ends_the_outbox(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk on which the half frame cannot even be cut off again: nothing more is taken, and
+    the next start cuts it off.
+    """
     outbox.append(frame(RUN, 0))
     monkeypatch.setattr(outbox_module, "write_at", failing(1, errno.ENOSPC))
 
@@ -352,7 +427,9 @@ def test_what_cannot_be_taken_back_ends_the_outbox(tmp_path: Path, outbox: Outbo
     assert torn > 0
 
 
-def test_a_torn_tail_that_cannot_be_cut_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_tail_that_cannot_be_cut_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sentence names the file, and the outbox is not opened."""
     filled(box(tmp_path))
     path = segment(box(tmp_path))
@@ -363,14 +440,20 @@ def test_a_torn_tail_that_cannot_be_cut_is_said(tmp_path: Path, monkeypatch: pyt
         Outbox.open(box(tmp_path), clock=CLOCK)
 
 
-def test_a_frame_that_was_changed_after_it_was_written_is_not_given(tmp_path: Path, outbox: Outbox) -> None:
-    """Reading it back for Kafka, the sentence has file, offset and remedy; so it is where the frame is cut short."""
+def test_a_frame_that_was_changed_after_it_was_written_is_not_given(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    """Reading it back for Kafka, the sentence has file, offset and remedy.
+
+    So it is where the frame is cut short.
+    """
     outbox.append(frame(RUN, 0))
     outbox.append(frame(RUN, 1))
     path, second = segment(box(tmp_path)), len(MAGIC) + len(pack(frame(RUN, 0)))
     content = path.read_bytes()
     sentence = (
-        f"{path} is damaged at offset {{}}: a checksum does not match, and no interrupted write explains it; restore the file from a "
+        f"{path} is damaged at offset {{}}: a checksum does not match, and no interrupted "
+        "write explains it; restore the file from a "
         "backup, or move it away and resume from the events that Kafka has."
     )
     for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
@@ -384,7 +467,10 @@ def test_a_frame_that_was_changed_after_it_was_written_is_not_given(tmp_path: Pa
 
 
 def test_a_sealed_outbox_takes_nothing_more(tmp_path: Path, outbox: Outbox) -> None:
-    """After `seal`, appending raises FencedError with the reason, also after reopening; `restart` lifts it."""
+    """After `seal`, appending raises FencedError with the reason, also after reopening.
+
+    `restart` lifts it.
+    """
     outbox.append(frame(RUN, 0))
     outbox.seal("another writer has taken over")
     with pytest.raises(FencedError, match="another writer"):
@@ -417,7 +503,9 @@ def test_quarantined_frames_stay_readable(outbox: Outbox) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, outbox: Outbox) -> None:
-    """A frame that cannot be put into quarantine stays in the outbox, and the sentence names the folder; sealing holds even where it cannot be noted."""
+    """A frame that cannot be put into quarantine stays in the outbox, and the sentence names the
+    folder; sealing holds even where it cannot be noted.
+    """
     outbox.append(frame(RUN, 0))
     (box(tmp_path) / "quarantine").touch()
     with pytest.raises(EsperError, match=r"quarantine.*File exists"):
@@ -445,7 +533,9 @@ def test_what_was_cut_off_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptur
     path.write_bytes(path.read_bytes()[:-3])
     opened = Outbox.open(box(tmp_path), clock=CLOCK)
     opened.close()
-    assert caplog.messages == [f"{path}: {opened.torn_bytes} bytes of a write that never ended were cut off"]
+    assert caplog.messages == [
+        f"{path}: {opened.torn_bytes} bytes of a write that never ended were cut off"
+    ]
 
 
 def test_the_id_of_an_event_stands_in_its_headers() -> None:

@@ -1,4 +1,6 @@
-"""A Confluent-compatible registry: its ids in frames on Kafka, Esper's own inside, and one sentence for each way in which it can fail."""
+"""A Confluent-compatible registry: its ids in frames on Kafka, Esper's own inside, and one sentence
+for each way in which it can fail.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ FIRST = 17
 
 @dataclass
 class Shelf:
-    """What a small registry holds, and how it answers: subjects' schemas by id, requests that it has seen."""
+    """What a small registry holds, and how it answers: subjects' schemas by id, requests that it
+    has seen.
+    """
 
     ids: dict[tuple[str, str], int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -42,12 +46,18 @@ class Shelf:
         if path.endswith("/versions") and known is None:
             known = self.ids[subject, schema] = self.next_id
             self.next_id += 1
-        return (404, {"error_code": 40403, "message": "no"}) if known is None else (200, {"id": known})
+        return (
+            (404, {"error_code": 40403, "message": "no"}) if known is None else (200, {"id": known})
+        )
 
     def get(self, path: str) -> tuple[int, Any]:
         number = int(path.rpartition("/")[2])
         found = next((schema for (_, schema), known in self.ids.items() if known == number), None)
-        return (404, {"error_code": 40403, "message": "no"}) if found is None else (200, {"schema": found})
+        return (
+            (404, {"error_code": 40403, "message": "no"})
+            if found is None
+            else (200, {"schema": found})
+        )
 
 
 @pytest.fixture
@@ -97,8 +107,13 @@ def installation(home: Path, url: str, **registry: Any) -> Settings:
     return Settings(home=home, registry=RegistrySettings(url=url, **registry))
 
 
-def test_every_record_goes_to_kafka_with_the_registrys_id_and_comes_back_the_same(tmp_path: Path, url: str) -> None:
-    """Frames on Kafka carry ids that the registry gave; what is read is bit for bit what was sent, with Esper's own ids."""
+def test_every_record_goes_to_kafka_with_the_registrys_id_and_comes_back_the_same(
+    tmp_path: Path, url: str
+) -> None:
+    """Frames on Kafka carry ids that the registry gave.
+
+    What is read is bit for bit what was sent, with Esper's own ids.
+    """
     ids = resolve(installation(tmp_path, url), register=True)
     frames = frames_of(installation(tmp_path, url))
     assert sorted(ids.values()) == list(range(FIRST, FIRST + len(wire_schemas())))
@@ -117,12 +132,19 @@ def test_a_second_process_needs_no_registry(tmp_path: Path, url: str, shelf: She
     before = len(shelf.asked)
     shelf.answer = (503, b"")
     frames = frames_of(installation(tmp_path, url))
-    assert {schema_id(frames.outgoing(b"\0" + own.to_bytes(4, "big"))) for own in ids} == set(ids.values())
+    assert {schema_id(frames.outgoing(b"\0" + own.to_bytes(4, "big"))) for own in ids} == set(
+        ids.values()
+    )
     assert len(shelf.asked) == before
 
 
-def test_a_schema_that_was_registered_again_is_known_by_its_fingerprint(tmp_path: Path, url: str, shelf: Shelf) -> None:
-    """An id that is not the one we write is looked up once; a schema that differs in its documentation alone is ours."""
+def test_a_schema_that_was_registered_again_is_known_by_its_fingerprint(
+    tmp_path: Path, url: str, shelf: Shelf
+) -> None:
+    """An id that is not the one we write is looked up once.
+
+    A schema that differs in its documentation alone is ours.
+    """
     resolve(installation(tmp_path, url), register=True)
     record = RECORDS[0]
     shelf.ids["again", json.dumps({**current(record).schema, "doc": "better words"})] = 4_711
@@ -134,8 +156,12 @@ def test_a_schema_that_was_registered_again_is_known_by_its_fingerprint(tmp_path
     assert len(shelf.asked) == before + 1
 
 
-def test_an_id_that_nobody_knows_is_poison_and_asked_for_once(tmp_path: Path, url: str, shelf: Shelf) -> None:
-    """An unknown id becomes a poison message with a sentence, and a flood of unknown ids asks the registry 64 times, not more."""
+def test_an_id_that_nobody_knows_is_poison_and_asked_for_once(
+    tmp_path: Path, url: str, shelf: Shelf
+) -> None:
+    """An unknown id becomes a poison message with a sentence, and a flood of unknown ids asks the
+    registry 64 times, not more.
+    """
     resolve(installation(tmp_path, url), register=True)
     frames = frames_of(installation(tmp_path, url))
     before = len(shelf.asked)
@@ -144,11 +170,15 @@ def test_an_id_that_nobody_knows_is_poison_and_asked_for_once(tmp_path: Path, ur
             value = b"\0" + number.to_bytes(4, "big") + b"x"
             assert frames.incoming(value) == value
     assert len(shelf.asked) == before + 64
-    with pytest.raises(PoisonError, match=r"Schema id 10000 is unknown .* look the id up in the sender's registry"):
+    with pytest.raises(
+        PoisonError, match=r"Schema id 10000 is unknown .* look the id up in the sender's registry"
+    ):
         decode(frames.incoming(b"\0" + (10_000).to_bytes(4, "big")))
 
 
-def test_a_registry_that_went_away_is_soon_not_asked_any_more(tmp_path: Path, url: str, shelf: Shelf) -> None:
+def test_a_registry_that_went_away_is_soon_not_asked_any_more(
+    tmp_path: Path, url: str, shelf: Shelf
+) -> None:
     """Unknown ids while the registry is away cost a few time-outs, not one each."""
     resolve(installation(tmp_path, url), register=True)
     frames = frames_of(installation(tmp_path, url))
@@ -182,7 +212,9 @@ def refusal(settings: Settings, *, register: bool = False) -> EsperError:
     return caught.value
 
 
-def test_schemas_that_are_not_registered_are_named_with_the_remedy(tmp_path: Path, url: str) -> None:
+def test_schemas_that_are_not_registered_are_named_with_the_remedy(
+    tmp_path: Path, url: str
+) -> None:
     """A process that only looks up registers nothing."""
     error = refusal(installation(tmp_path, url))
     assert isinstance(error, UnavailableError)
@@ -199,22 +231,33 @@ def test_other_ids_than_before_are_refused(tmp_path: Path, url: str, shelf: Shel
     assert str(settings.schema_ids_path) in str(error)
 
 
-def test_an_id_that_is_espers_own_of_another_schema_is_refused(tmp_path: Path, url: str, shelf: Shelf) -> None:
+def test_an_id_that_is_espers_own_of_another_schema_is_refused(
+    tmp_path: Path, url: str, shelf: Shelf
+) -> None:
     """A frame never means two things."""
     shelf.next_id = max(wire_schemas()) - 3
     assert isinstance(refusal(installation(tmp_path, url), register=True), CorruptError)
 
 
-def test_a_registry_that_refuses_the_credentials_is_named(tmp_path: Path, url: str, shelf: Shelf) -> None:
-    """Wrong credentials give one sentence that does not hold them; right ones, from a file too, are used."""
+def test_a_registry_that_refuses_the_credentials_is_named(
+    tmp_path: Path, url: str, shelf: Shelf
+) -> None:
+    """Wrong credentials give one sentence that does not hold them.
+
+    Right ones, from a file too, are used.
+    """
     shelf.user = "esper:right"
-    error = refusal(installation(tmp_path, url, username="esper", password="wr" + "ong"), register=True)
+    error = refusal(
+        installation(tmp_path, url, username="esper", password="wr" + "ong"), register=True
+    )
     assert isinstance(error, UsageError)
     assert "ESPER_REGISTRY__USERNAME" in str(error)
     assert "wrong" not in str(error)
     secret = tmp_path / "password"
     secret.write_text("right\n")
-    assert resolve(installation(tmp_path, url, username="esper", password_file=str(secret)), register=True)
+    assert resolve(
+        installation(tmp_path, url, username="esper", password_file=str(secret)), register=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,14 +275,20 @@ def test_a_registry_that_refuses_the_credentials_is_named(tmp_path: Path, url: s
         ((200, b"[]"), "without a schema id"),
     ],
 )
-def test_an_answer_that_is_none_is_one_sentence(tmp_path: Path, url: str, shelf: Shelf, answer: tuple[int, bytes], sentence: str) -> None:
+def test_an_answer_that_is_none_is_one_sentence(
+    tmp_path: Path, url: str, shelf: Shelf, answer: tuple[int, bytes], sentence: str
+) -> None:
     """Whatever the address leads to, the user reads what it said."""
     shelf.answer = answer
     assert sentence in str(refusal(installation(tmp_path, url), register=True))
 
 
-def test_a_registry_that_does_not_answer_is_given_up(tmp_path: Path, url: str, shelf: Shelf) -> None:
-    """A closed connection, a closed port and a silent server end with a sentence, by the time-out."""
+def test_a_registry_that_does_not_answer_is_given_up(
+    tmp_path: Path, url: str, shelf: Shelf
+) -> None:
+    """A closed connection, a closed port and a silent server end with a sentence, by the
+    time-out.
+    """
     shelf.hang.set()
     assert isinstance(refusal(installation(tmp_path, url, timeout_s=0.2)), UnavailableError)
     assert isinstance(refusal(installation(tmp_path, "http://127.0.0.1:9")), UnavailableError)

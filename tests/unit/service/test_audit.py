@@ -1,4 +1,6 @@
-"""What the gate tells the audit: every request that would change something, before and after, and nothing of its secrets."""
+"""What the gate tells the audit: every request that would change something, before and after, and
+nothing of its secrets.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,32 @@ def statuses(part: Part) -> list[int]:
 def test_a_request_is_told_before_it_is_done_and_after(part: Part) -> None:
     """Who, what, where and what for, twice under one id; secrets are left out."""
     headers = bearer(token(part.settings, part.clock, "operator", subject="ann"))
-    part.client.post("/api/v1/runs/r1/orders?access_token=abc&x=1", json={"count": 1, "password": "hush"}, headers=headers)
+    part.client.post(
+        "/api/v1/runs/r1/orders?access_token=abc&x=1",
+        json={"count": 1, "password": "hush"},
+        headers=headers,
+    )
     before, after = part.audit.entries
     assert (before.status, after.status) == (PENDING, 200)
     assert before.id == after.id
     assert (after.actor, after.role, after.run_id) == ("ann", "operator", "r1")
-    assert (after.action, after.resource) == ("POST /api/v1/runs/{run_id}/orders", "/api/v1/runs/r1/orders")
-    assert after.detail == '{"body":{"count":1,"password":"(hidden)"},"query":{"access_token":"(hidden)","x":"1"}}'
+    assert (after.action, after.resource) == (
+        "POST /api/v1/runs/{run_id}/orders",
+        "/api/v1/runs/r1/orders",
+    )
+    assert (
+        after.detail
+        == '{"body":{"count":1,"password":"(hidden)"},"query":{"access_token":"(hidden)","x":"1"}}'
+    )
 
 
 def test_whatever_the_outcome_it_is_told(part: Part) -> None:
-    """No token, too low a role, no such place, wrong body, too large, a fault: each once or, where it was let in, before and after."""
-    viewer, operator, admin = (bearer(token(part.settings, part.clock, role)) for role in ("viewer", "operator", "admin"))
+    """No token, too low a role, no such place, wrong body, too large, a fault: each once or, where
+    it was let in, before and after.
+    """
+    viewer, operator, admin = (
+        bearer(token(part.settings, part.clock, role)) for role in ("viewer", "operator", "admin")
+    )
     path = "/api/v1/runs/r1/orders"
     expected: list[int] = []
     for status, headers, where, body in (
@@ -75,7 +91,9 @@ def test_requests_beyond_the_limit_are_counted_in_the_next_record(part: Part) ->
     headers = bearer(token(part.settings, part.clock, "admin"))
     part.settings = Settings(home=part.settings.home, service=ServiceSettings(rate=1, burst=5))
     with served(build(part), part.settings) as client:
-        assert [client.post("/nothing", headers=headers).status_code for _ in range(8)] == [404] * 5 + [429] * 3
+        assert [client.post("/nothing", headers=headers).status_code for _ in range(8)] == [
+            404
+        ] * 5 + [429] * 3
         part.clock.advance(1)
         client.post("/nothing", headers=headers)
     assert statuses(part) == [404] * 6
@@ -86,9 +104,13 @@ def test_details_are_short_and_hide_secrets_at_any_depth() -> None:
     """Nested secrets are hidden, other bodies are told by size and type, long ones are cut."""
     body = b'{"a":[{"api_key":"x","Secret":{"b":1},"ok":1}]}'
     assert (
-        detail_of({}, "application/json; charset=utf-8", body, {}) == '{"body":{"a":[{"Secret":"(hidden)","api_key":"(hidden)","ok":1}]}}'
+        detail_of({}, "application/json; charset=utf-8", body, {})
+        == '{"body":{"a":[{"Secret":"(hidden)","api_key":"(hidden)","ok":1}]}}'
     )
-    assert detail_of({}, "application/json", b"{broken token", {}) == '{"body":"13 bytes of application/json"}'
+    assert (
+        detail_of({}, "application/json", b"{broken token", {})
+        == '{"body":"13 bytes of application/json"}'
+    )
     assert detail_of({}, "", b"abc", {}) == '{"body":"3 bytes of no type"}'
     assert detail_of({}, "", b"", {}) == ""
     assert len(detail_of({"q": "x" * 10_000}, "", b"", {})) < 5_000

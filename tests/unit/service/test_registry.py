@@ -24,7 +24,15 @@ from tests.servicefixtures import Recorder, bearer, served, token
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, httpx.Client]]:
     """A part that serves the registry's paths."""
     settings, clock = Settings(home=tmp_path_factory.mktemp("registry")), SystemClock()
-    app = create_app(title="T", part="t", settings=settings, clock=clock, ready=dict, audit=Recorder(), reading=registry.READING)
+    app = create_app(
+        title="T",
+        part="t",
+        settings=settings,
+        clock=clock,
+        ready=dict,
+        audit=Recorder(),
+        reading=registry.READING,
+    )
     app.include_router(registry.router())
     with served(app, settings) as client:
         client.headers.update(bearer(token(settings, clock)))
@@ -39,17 +47,28 @@ def confluent(registered: tuple[Settings, httpx.Client]) -> Iterator[SchemaRegis
         yield made
 
 
-@pytest.mark.parametrize("example", registryclients.golden(), ids=lambda found: found[0].subject if isinstance(found, tuple) else "")
+@pytest.mark.parametrize(
+    "example",
+    registryclients.golden(),
+    ids=lambda found: found[0].subject if isinstance(found, tuple) else "",
+)
 def test_every_record_is_decoded_by_confluents_deserializer(
     confluent: SchemaRegistryClient, example: tuple[WireSchema, bytes, Any]
 ) -> None:
-    """The golden payload of every version of every record, framed with Esper's id, says what was written."""
+    """The golden payload of every version of every record, framed with Esper's id, says what was
+    written.
+    """
     wire, datum, said = example
-    assert registryclients.decode(confluent, wire.record.TOPIC, registryclients.framed(wire.id, datum)) == said
+    assert (
+        registryclients.decode(confluent, wire.record.TOPIC, registryclients.framed(wire.id, datum))
+        == said
+    )
 
 
 def test_confluents_client_finds_its_way(confluent: SchemaRegistryClient) -> None:
-    """Subjects, versions, latest, look-up, compatibility: one subject a record, versions from 1, the last is the one that is written."""
+    """Subjects, versions, latest, look-up, compatibility: one subject a record, versions from 1,
+    the last is the one that is written.
+    """
     assert sorted(confluent.get_subjects()) == sorted(current(record).subject for record in RECORDS)
     subject = current(KernelPublished).subject
     assert confluent.get_versions(subject) == [1, 2]
@@ -78,7 +97,9 @@ def test_confluents_client_finds_its_way(confluent: SchemaRegistryClient) -> Non
         ("/subjects/audit.events-esper.events.AuditRecorded/versions/first", 422, 42202),
     ],
 )
-def test_errors_are_confluents(registered: tuple[Settings, httpx.Client], path: str, status: int, code: int) -> None:
+def test_errors_are_confluents(
+    registered: tuple[Settings, httpx.Client], path: str, status: int, code: int
+) -> None:
     """Its codes, its members, its media type."""
     answer = registered[1].get(path)
     assert answer.status_code == status
@@ -88,19 +109,35 @@ def test_errors_are_confluents(registered: tuple[Settings, httpx.Client], path: 
 
 
 def test_the_rest_is_answered_by_hand(registered: tuple[Settings, httpx.Client]) -> None:
-    """Types, mode, subjects and versions of an id, the bare schema; a look-up of what is no schema, or another one, says so."""
+    """Types, mode, subjects and versions of an id, the bare schema.
+
+    A look-up of what is no schema, or another one, says so.
+    """
     client = registered[1]
     schema_id, subject = KernelPublished.SCHEMA_ID, current(KernelPublished).subject
     assert client.get("/schemas/types").json() == ["AVRO"]
-    assert client.get("/mode").json() == client.get(f"/mode/{subject}").json() == {"mode": "READONLY"}
+    assert (
+        client.get("/mode").json() == client.get(f"/mode/{subject}").json() == {"mode": "READONLY"}
+    )
     assert client.get(f"/schemas/ids/{schema_id}/schema").json() == wire_schemas()[schema_id].schema
-    assert client.get(f"/subjects/{subject}/versions/latest/schema").json() == wire_schemas()[schema_id].schema
+    assert (
+        client.get(f"/subjects/{subject}/versions/latest/schema").json()
+        == wire_schemas()[schema_id].schema
+    )
     assert client.get(f"/schemas/ids/{schema_id}/subjects").json() == [subject]
-    assert client.get(f"/schemas/ids/{schema_id}/versions").json() == [{"subject": subject, "version": 2}]
-    for body, status, code in (({"schema": "{"}, 422, 42201), ({}, 422, 42201), ({"schema": '{"type":"string"}'}, 404, 40403)):
+    assert client.get(f"/schemas/ids/{schema_id}/versions").json() == [
+        {"subject": subject, "version": 2}
+    ]
+    for body, status, code in (
+        ({"schema": "{"}, 422, 42201),
+        ({}, 422, 42201),
+        ({"schema": '{"type":"string"}'}, 404, 40403),
+    ):
         answer = client.post(f"/subjects/{subject}", json=body)
         assert (answer.status_code, answer.json()["error_code"]) == (status, code)
-    assert client.post("/subjects/nothing", json={"schema": '"string"'}).json()["error_code"] == 40401
+    assert (
+        client.post("/subjects/nothing", json={"schema": '"string"'}).json()["error_code"] == 40401
+    )
 
 
 def test_nothing_can_be_registered(confluent: SchemaRegistryClient) -> None:
@@ -111,10 +148,15 @@ def test_nothing_can_be_registered(confluent: SchemaRegistryClient) -> None:
     assert confluent.get_versions(subject) == [1, 2]
 
 
-def test_without_a_token_the_client_is_refused(registered: tuple[Settings, httpx.Client], tmp_path: Path) -> None:
+def test_without_a_token_the_client_is_refused(
+    registered: tuple[Settings, httpx.Client], tmp_path: Path
+) -> None:
     """As is one whose token was made with another installation's key."""
     url = str(registered[1].base_url)
     for stranger in ("", token(Settings(home=tmp_path), SystemClock())):
-        with registryclients.client(url, stranger) as refused, pytest.raises(SchemaRegistryError) as caught:
+        with (
+            registryclients.client(url, stranger) as refused,
+            pytest.raises(SchemaRegistryError) as caught,
+        ):
             refused.get_subjects()
         assert caught.value.http_status_code == 401

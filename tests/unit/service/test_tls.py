@@ -31,7 +31,9 @@ def root() -> Pair:
 def server_of(settings: Settings) -> Server:
     """A part that serves HTTPS."""
     checks = {"well": True}
-    app = create_app(title="T", part="t", settings=settings, clock=CLOCK, ready=lambda: checks, audit=Recorder())
+    app = create_app(
+        title="T", part="t", settings=settings, clock=CLOCK, ready=lambda: checks, audit=Recorder()
+    )
 
     @app.get("/api/v1/status", dependencies=[requires("viewer")])
     async def status() -> dict[str, int]:
@@ -50,11 +52,18 @@ def secured(tmp_path: Path, root: Pair) -> Iterator[tuple[Settings, Server]]:
     server.stop()
 
 
-def test_a_client_that_trusts_the_authority_is_answered(secured: tuple[Settings, Server], tmp_path: Path, root: Pair) -> None:
-    """By name and chain, as any HTTPS client checks them; one that does not trust it is not, and plain HTTP gets nothing."""
+def test_a_client_that_trusts_the_authority_is_answered(
+    secured: tuple[Settings, Server], tmp_path: Path, root: Pair
+) -> None:
+    """By name and chain, as any HTTPS client checks them.
+
+    One that does not trust it is not, and plain HTTP gets nothing.
+    """
     settings, server = secured
     trusting = ssl.create_default_context(cafile=str(write(tmp_path, root)))
-    answer = httpx.get(f"{server.url}/api/v1/status", headers=bearer(token(settings, CLOCK)), verify=trusting)
+    answer = httpx.get(
+        f"{server.url}/api/v1/status", headers=bearer(token(settings, CLOCK)), verify=trusting
+    )
     assert answer.json() == {"x": 1}
     assert "max-age" in answer.headers["strict-transport-security"]
     assert server.url.startswith("https://")
@@ -65,24 +74,40 @@ def test_a_client_that_trusts_the_authority_is_answered(secured: tuple[Settings,
 
 
 def test_espers_own_programs_need_no_certificate(secured: tuple[Settings, Server]) -> None:
-    """They come by the Unix socket; so a certificate that was replaced on disk neither stops them nor makes a living part look dead."""
+    """They come by the Unix socket.
+
+    So a certificate that was replaced on disk neither stops them nor makes a living part look dead.
+    """
     settings, server = secured
-    assert Client(settings, subject="esper", part="t").get(f"{server.url}/api/v1/status", timeout=10) == b'{"x":1}'
+    assert (
+        Client(settings, subject="esper", part="t").get(f"{server.url}/api/v1/status", timeout=10)
+        == b'{"x":1}'
+    )
     assert health(settings.sockets_dir, server.port) == "ready"
     server.stop()
     assert health(settings.sockets_dir, server.port) == "silent"
 
 
-def test_settings_that_cannot_be_used_are_refused_with_the_remedy(tmp_path: Path, root: Pair) -> None:
-    """One file without the other, files that are not there, a key that belongs to another certificate, no PEM at all."""
+def test_settings_that_cannot_be_used_are_refused_with_the_remedy(
+    tmp_path: Path, root: Pair
+) -> None:
+    """One file without the other, files that are not there, a key that belongs to another
+    certificate, no PEM at all.
+    """
     good, other = make(tmp_path, root), make(tmp_path, root, "other")
     nonsense = tmp_path / "nonsense"
     nonsense.write_text("nonsense")
     for service, sentence in (
         (ServiceSettings(certificate=good.certificate), "needs both"),
         (ServiceSettings(private_key=good.private_key), "needs both"),
-        (ServiceSettings(certificate=str(tmp_path / "gone"), private_key=good.private_key), "There is no file"),
-        (ServiceSettings(certificate=good.certificate, private_key=other.private_key), "belong together"),
+        (
+            ServiceSettings(certificate=str(tmp_path / "gone"), private_key=good.private_key),
+            "There is no file",
+        ),
+        (
+            ServiceSettings(certificate=good.certificate, private_key=other.private_key),
+            "belong together",
+        ),
         (ServiceSettings(certificate=str(nonsense), private_key=str(nonsense)), "belong together"),
     ):
         settings = Settings(home=tmp_path, service=service)

@@ -7,6 +7,7 @@ import multiprocessing
 import stat
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -54,10 +55,14 @@ def test_every_route_has_a_row(part: Part) -> None:
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.route}")
 def test_each_route_answers_by_role(part: Part, row: Row, holder: Holder) -> None:
-    """Each route, for everyone who may come: 401 without a valid token, 403 with too low a role, else its answer."""
+    """Each route, for everyone who may come: 401 without a valid token, 403 with too low a role,
+    else its answer.
+    """
     part.gate.set()
     assert_answered_by_role(
-        lambda row, headers: part.client.request(row.method, row.path or row.route, json=row.body, headers=headers),
+        lambda row, headers: part.client.request(
+            row.method, row.path or row.route, json=row.body, headers=headers
+        ),
         row,
         holder,
         credentials(part.settings, part.clock, holder),
@@ -73,14 +78,23 @@ def test_a_token_travels_as_bearer_and_as_password(part: Part) -> None:
     assert part.client.get("/api/v1/status", headers=bearer(text)).json() == expected
     for user in ("ann", "", "anybody"):
         assert part.client.get("/api/v1/status", auth=(user, text)).json() == expected
-    assert part.client.get("/api/v1/status", headers={"Authorization": f"bEARER  {text}"}).json() == expected
+    assert (
+        part.client.get("/api/v1/status", headers={"Authorization": f"bEARER  {text}"}).json()
+        == expected
+    )
 
 
 def test_what_is_no_valid_token_is_refused_with_the_reason(part: Part) -> None:
-    """Malformed, unsigned, signed by HMAC with the public key, for another service, lacking a claim, from the future: 401 and a challenge."""
+    """Malformed, unsigned, signed by HMAC with the public key, for another service, lacking a
+    claim, from the future: 401 and a challenge.
+    """
     clock = part.clock
     key = keys.signing(part.settings.keys_dir)
-    good = claims(clock)
+    good, later = claims(clock), clock.now_us() // 1_000_000 + 60
+
+    def without(claim: str) -> dict[str, Any]:
+        return {name: value for name, value in good.items() if name != claim}
+
     bad = {
         "": "neither Bearer nor Basic",
         "Bearer": "malformed",
@@ -90,19 +104,26 @@ def test_what_is_no_valid_token_is_refused_with_the_reason(part: Part) -> None:
         "Digest x": "neither Bearer nor Basic",
         f"Bearer {jwt.encode(good, '', algorithm='none')}": "another way",
         f"Bearer {forged_with_public_key(part.settings, clock)}": "another way",
-        f"Bearer {jwt.encode(good, Ed25519PrivateKey.generate(), algorithm='EdDSA')}": "another key",
+        (
+            f"Bearer {jwt.encode(good, Ed25519PrivateKey.generate(), algorithm='EdDSA')}"
+        ): "another key",
         f"Bearer {jwt.encode(good | {'aud': 'other'}, key, algorithm='EdDSA')}": "not for test",
         f"Bearer {jwt.encode(good | {'iss': 'other'}, key, algorithm='EdDSA')}": "another service",
-        f"Bearer {jwt.encode(good | {'role': 'root'}, key, algorithm='EdDSA')}": "role that does not exist",
-        f"Bearer {jwt.encode(good | {'iat': clock.now_us() // 1_000_000 + 60}, key, algorithm='EdDSA')}": "future",
+        (
+            f"Bearer {jwt.encode(good | {'role': 'root'}, key, algorithm='EdDSA')}"
+        ): "role that does not exist",
+        f"Bearer {jwt.encode(good | {'iat': later}, key, algorithm='EdDSA')}": "future",
         f"Bearer {jwt.encode(good | {'exp': 'never'}, key, algorithm='EdDSA')}": "malformed",
     }
     bad |= {
-        f"Bearer {jwt.encode({name: value for name, value in good.items() if name != missing}, key, algorithm='EdDSA')}": f"claim {missing}"
+        f"Bearer {jwt.encode(without(missing), key, algorithm='EdDSA')}": f"claim {missing}"
         for missing in good
     }
     for header, reason in bad.items():
-        answer = part.client.get("/api/v1/status", headers={"Authorization": header} if header else {"Authorization": "x"})
+        answer = part.client.get(
+            "/api/v1/status",
+            headers={"Authorization": header} if header else {"Authorization": "x"},
+        )
         assert_problem(answer, 401)
         assert reason in answer.json()["detail"], (header, answer.json())
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]
@@ -121,7 +142,9 @@ def test_a_token_ends_when_it_says(part: Part) -> None:
 
 
 def test_a_changed_token_is_another(tmp_path: Path) -> None:
-    """Whatever character of a token is changed, it is refused, or it is the same token written otherwise."""
+    """Whatever character of a token is changed, it is refused, or it is the same token written
+    otherwise.
+    """
     clock = ManualClock()
     keeper = Gatekeeper.of(tmp_path / "keys", clock, "nissa")
     text = tokens.own(tmp_path / "keys", subject="ann", clock=clock, role="viewer")
@@ -133,7 +156,9 @@ def test_a_changed_token_is_another(tmp_path: Path) -> None:
             pass
         else:
             assert caller == Caller("ann", "viewer")
-            assert base64.urlsafe_b64decode(changed.split(".")[2] + "==") == base64.urlsafe_b64decode(text.split(".")[2] + "==")
+            assert base64.urlsafe_b64decode(
+                changed.split(".")[2] + "=="
+            ) == base64.urlsafe_b64decode(text.split(".")[2] + "==")
 
 
 def _make(folder: str) -> bytes:
@@ -153,7 +178,10 @@ def test_processes_that_start_together_end_with_one_pair(tmp_path: Path) -> None
 
 
 def test_the_private_key_is_its_owners_alone(tmp_path: Path) -> None:
-    """Folder 0700, key 0600; a key that others may read, a damaged one and a missing one are refused by name."""
+    """Folder 0700, key 0600.
+
+    A key that others may read, a damaged one and a missing one are refused by name.
+    """
     folder = tmp_path / "keys"
     with pytest.raises(UsageError, match="esper up"):
         keys.signing(folder)

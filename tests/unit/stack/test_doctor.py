@@ -18,7 +18,9 @@ def by_name(settings: Settings) -> dict[str, Check]:
 
 
 def test_every_check_that_is_not_fine_says_what_to_do(tmp_path: Path) -> None:
-    """A remedy stands beside each finding, and this machine, on which the tests run, lacks nothing."""
+    """A remedy stands beside each finding, and this machine, on which the tests run,
+    lacks nothing.
+    """
     checks = examine(Settings(home=tmp_path))
     assert all(check.remedy for check in checks if check.verdict != "ok")
     assert verdict(checks) is None
@@ -38,7 +40,9 @@ def test_every_check_that_is_not_fine_says_what_to_do(tmp_path: Path) -> None:
     } <= {check.name for check in checks}
 
 
-def test_jars_that_are_not_here_yet_are_advice_and_damaged_ones_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jars_that_are_not_here_yet_are_advice_and_damaged_ones_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An empty cache fills itself; a jar with other bytes would be run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert by_name(Settings(home=tmp_path))["kafka jars"].verdict == "advice"
@@ -53,7 +57,13 @@ def test_what_keeps_a_stack_from_starting_is_missing(tmp_path: Path) -> None:
     """A port that the user insists on and another program holds; a cluster that does not answer."""
     with socket.create_server((HOST, 0)) as holder:
         port = holder.getsockname()[1]
-        checks = examine(Settings(home=tmp_path, nissa=PartSettings(port=port), kafka=KafkaSettings(bootstrap=f"{HOST}:1")))
+        checks = examine(
+            Settings(
+                home=tmp_path,
+                nissa=PartSettings(port=port),
+                kafka=KafkaSettings(bootstrap=f"{HOST}:1"),
+            )
+        )
     error = verdict(checks)
     assert error is not None
     assert f"in use: {port} (ESPER_NISSA__PORT)" in str(error)

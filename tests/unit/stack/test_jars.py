@@ -28,7 +28,9 @@ def thing(content: bytes = CONTENT) -> Jar:
     return Jar("org.example:thing:1.0", hashlib.sha256(content).hexdigest(), len(content))
 
 
-def test_a_jar_with_the_right_hash_is_kept_and_the_second_fetch_needs_no_source(tmp_path: Path) -> None:
+def test_a_jar_with_the_right_hash_is_kept_and_the_second_fetch_needs_no_source(
+    tmp_path: Path,
+) -> None:
     """What was fetched once is found in the cache afterwards."""
     source, cache, said = repository(tmp_path / "m2"), tmp_path / "cache", list[str]()
     (path,) = jars.fetch(cache, [thing()], progress=said.append, local=[source])
@@ -41,25 +43,50 @@ def test_a_jar_with_the_right_hash_is_kept_and_the_second_fetch_needs_no_source(
 def test_a_jar_with_another_hash_is_refused_by_name_and_nothing_of_it_stays(tmp_path: Path) -> None:
     """Same name, same size, other bytes: refused."""
     source, cache = repository(tmp_path / "m2", CONTENT[::-1]), tmp_path / "cache"
-    with pytest.raises(CorruptError, match=r"org\.example:thing:1\.0 has SHA-256 .* delete .*thing-1\.0\.jar and start again"):
+    with pytest.raises(
+        CorruptError,
+        match=r"org\.example:thing:1\.0 has SHA-256 .* delete .*thing-1\.0\.jar and start again",
+    ):
         jars.fetch(cache, [thing()], progress=lambda _: None, local=[source])
     assert [file.name for file in cache.iterdir()] == [".lock"]
 
 
-def test_without_network_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_one_sentence_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A repository that cannot be reached is an UnavailableError with three ways out."""
-    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+    for name in (
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        UnavailableError, match=r"connect to the network for the first start, copy that folder .* or set ESPER_KAFKA__BOOTSTRAP"
+        UnavailableError,
+        match=(
+            r"connect to the network for the first start, copy that folder .* or set "
+            r"ESPER_KAFKA__BOOTSTRAP"
+        ),
     ):
-        jars.fetch(tmp_path / "cache", [thing()], progress=lambda _: None, remote={"nowhere": "http://127.0.0.1:1"})
+        jars.fetch(
+            tmp_path / "cache",
+            [thing()],
+            progress=lambda _: None,
+            remote={"nowhere": "http://127.0.0.1:1"},
+        )
 
 
 def test_a_jar_that_was_changed_in_the_cache_is_found_out(tmp_path: Path) -> None:
     """`doctor` reads every byte: a changed jar is damaged, a shortened one is missing."""
     cache = tmp_path / "cache"
-    (path,) = jars.fetch(cache, [thing()], progress=lambda _: None, local=[repository(tmp_path / "m2")])
+    (path,) = jars.fetch(
+        cache, [thing()], progress=lambda _: None, local=[repository(tmp_path / "m2")]
+    )
     assert jars.damaged(cache, [thing()]) == ()
     path.write_bytes(CONTENT[::-1])
     assert jars.damaged(cache, [thing()]) == (thing(),)

@@ -27,11 +27,16 @@ def test_a_port_can_be_claimed_again_once_it_was_given_back() -> None:
         assert other.choose(salt="anything", preferred=(port,)) == port
 
 
-def test_a_port_that_the_user_insists_on_and_another_program_holds_is_named_with_its_holder() -> None:
+def test_a_port_that_the_user_insists_on_and_another_program_holds_is_named_with_its_holder() -> (
+    None
+):
     """The sentence has the port, who holds it, and the variable to change."""
     with socket.create_server((HOST, 0)) as holder, PortClaims() as claims:
         port = holder.getsockname()[1]
-        with pytest.raises(UnavailableError, match=rf"port {port} for nissa is in use by .*pid \d+.* set ESPER_NISSA__PORT"):
+        with pytest.raises(
+            UnavailableError,
+            match=rf"port {port} for nissa is in use by .*pid \d+.* set ESPER_NISSA__PORT",
+        ):
             claims.require(port, name="nissa", setting="ESPER_NISSA__PORT")
 
 

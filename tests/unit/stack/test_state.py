@@ -66,7 +66,9 @@ def test_a_pid_that_was_used_again_is_another_process() -> None:
 
 def test_a_process_that_ended_but_was_not_waited_for_does_not_live() -> None:
     """A zombie holds its pid and nothing else."""
-    with subprocess.Popen((sys.executable, "-I", "-S", "-c", "input()"), stdin=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        (sys.executable, "-I", "-S", "-c", "input()"), stdin=subprocess.PIPE
+    ) as child:
         identity = Identity.of(child.pid)
         assert identity is not None
         identity.signal(9)

@@ -15,7 +15,9 @@ from processors.tamiyo.deciding.performance import Performance
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
 
-ORDER = Order(command="GERMINATE", layer="0", seed=1, kernel_id="k", reason="a trial", expires_s=60.0)
+ORDER = Order(
+    command="GERMINATE", layer="0", seed=1, kernel_id="k", reason="a trial", expires_s=60.0
+)
 
 
 def asked(clock: ManualClock) -> SeedCommand:
@@ -25,10 +27,14 @@ def asked(clock: ManualClock) -> SeedCommand:
 
 @pytest.mark.parametrize("answer_first", [True, False])
 def test_a_command_is_pending_until_the_journal_answers(*, answer_first: bool) -> None:
-    """Its state is PENDING, then that of the journal's answer with its reason, whichever of the two is read first; EXPIRED if none comes in time."""
+    """Its state is PENDING, then that of the journal's answer with its reason, whichever of the two
+    is read first; EXPIRED if none comes in time.
+    """
     clock = ManualClock()
     command = asked(clock)
-    answer = Run("r", clock).answered(command.event_id, refused="Seed 0[1] rests.", topic=SeedCommand.TOPIC)
+    answer = Run("r", clock).answered(
+        command.event_id, refused="Seed 0[1] rests.", topic=SeedCommand.TOPIC
+    )
     commands = Commands()
     commands.take(command)
     found = commands.find(command.event_id, clock.now_us())
@@ -47,7 +53,9 @@ def test_a_command_is_pending_until_the_journal_answers(*, answer_first: bool) -
 
 
 def test_answers_to_tamiyos_own_decisions_are_none_to_commands() -> None:
-    """An AdaptationApplied for a decision of a review is not found as a command, and neither is what nobody gave."""
+    """An AdaptationApplied for a decision of a review is not found as a command, and neither is
+    what nobody gave.
+    """
     commands = Commands()
     commands.take(Run("r", ManualClock()).answered("d"))
     assert commands.find("d", 0) is None
@@ -63,8 +71,12 @@ def test_two_commands_of_one_moment_differ_by_who_gave_them() -> None:
 
 
 def test_the_overview_shows_arms_trials_and_decisions_with_evidence() -> None:
-    """After thirty packets a run has arms with a posterior of their trials, and its decisions newest first with evidence as objects, all of it JSON."""
-    families = {"0": (Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Family("linear", 0.0))}
+    """After thirty packets a run has arms with a posterior of their trials, and its decisions
+    newest first with evidence as objects, all of it JSON.
+    """
+    families = {
+        "0": (Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Family("linear", 0.0))
+    }
     world = World({"0": 40}, families, policy={"first_epoch": 1, "every_epochs": 1})
     for _ in range(30):
         world.turn()
@@ -75,17 +87,27 @@ def test_the_overview_shows_arms_trials_and_decisions_with_evidence() -> None:
     assert told["packet"] == 29
     found = overview.decisions({"run": world.row}, limit=500)
     assert [one["packet"] for one in found] == list(range(29, -1, -1))
-    germinated = [command for one in found for command in one["commands"] if command["command"] == "GERMINATE"]
+    germinated = [
+        command for one in found for command in one["commands"] if command["command"] == "GERMINATE"
+    ]
     assert germinated
-    assert all(command["evidence"]["strategy"] in ("SPECIALIZE", "DIVERSIFY") for command in germinated)
+    assert all(
+        command["evidence"]["strategy"] in ("SPECIALIZE", "DIVERSIFY") for command in germinated
+    )
     assert len(overview.decisions({"run": world.row}, limit=3)) == 3
 
 
 @pytest.mark.parametrize("bandit", ["ucb", "epsilon-greedy", "performance-weighted"])
 def test_every_bandit_finds_the_family_that_matters(bandit: str) -> None:
-    """Whichever bandit the recipe asks for, the family that gains a fifth of the loss is germinated and kept within 80 epochs."""
-    families = {"0": (Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Family("linear", 0.0))}
-    world = World({"0": 40}, families, policy={"first_epoch": 1, "every_epochs": 1, "bandit": bandit})
+    """Whichever bandit the recipe asks for, the family that gains a fifth of the loss is germinated
+    and kept within 80 epochs.
+    """
+    families = {
+        "0": (Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Family("linear", 0.0))
+    }
+    world = World(
+        {"0": 40}, families, policy={"first_epoch": 1, "every_epochs": 1, "bandit": bandit}
+    )
     for _ in range(80):
         world.turn()
     kept = {seed.family for seed in world.seeds["0"] if seed.stage == "FOSSILIZED"}

@@ -14,7 +14,14 @@ from processors.tamiyo.deciding.experience import HALF_LIFE_US, STRONGEST, Exper
 NOW = 1_700_000_000_000_000
 
 
-def outcome(number: int, *, reward: float = 1.0, verdict: Verdict = "FOSSILIZED", run_id: str = "r", age_us: int = 0) -> AdaptationOutcome:
+def outcome(
+    number: int,
+    *,
+    reward: float = 1.0,
+    verdict: Verdict = "FOSSILIZED",
+    run_id: str = "r",
+    age_us: int = 0,
+) -> AdaptationOutcome:
     """An outcome in context c."""
     origin = Origin(run_id, "tamiyo", "0" * 32, ManualClock(NOW - age_us))
     return AdaptationOutcome(
@@ -41,9 +48,21 @@ def prior(*outcomes: AdaptationOutcome, run_id: str = "other") -> Beta:
     return experience.prior("c", run_id=run_id, now_us=NOW)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 1.0]), st.integers(0, 10 * HALF_LIFE_US)), max_size=30), st.randoms())
-def test_order_and_repetition_do_not_matter(drawn: list[tuple[int, float, int]], shuffler: object) -> None:
-    """The same outcomes in any order and any number of times give the same prior, which is never stronger than `STRONGEST` trials."""
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9), st.sampled_from([0.0, 1.0]), st.integers(0, 10 * HALF_LIFE_US)
+        ),
+        max_size=30,
+    ),
+    st.randoms(),
+)
+def test_order_and_repetition_do_not_matter(
+    drawn: list[tuple[int, float, int]], shuffler: object
+) -> None:
+    """The same outcomes in any order and any number of times give the same prior, which is never
+    stronger than `STRONGEST` trials.
+    """
     unique = {number: outcome(number, reward=reward, age_us=age) for number, reward, age in drawn}
     repeated = [*unique.values(), *unique.values()]
     shuffler.shuffle(repeated)  # type: ignore[attr-defined]

@@ -16,10 +16,14 @@ SENTENCE = "sequence in 16"
 
 
 def packet(layer: tuple[str, str], *kernels: CatalogueEntry) -> SystemStatePacket:
-    """A packet with one layer of (kind, geometry) that reads 40 channels, and these kernels on offer."""
+    """A packet with one layer of (kind, geometry) that reads 40 channels, and these kernels on
+    offer.
+    """
     asked = World({"0": 40}, {"0": ()}).packet()
     kind, geometry = layer
-    return replace(asked, layers=(replace(asked.layers[0], kind=kind, geometry=geometry),), catalogue=kernels)
+    return replace(
+        asked, layers=(replace(asked.layers[0], kind=kind, geometry=geometry),), catalogue=kernels
+    )
 
 
 def offered(family: str, geometry: str, *, tap: Tap = "LAYER_INPUT") -> CatalogueEntry:
@@ -47,7 +51,9 @@ ALL = (
     ],
 )
 def test_kernels_are_matched_by_geometry(layer: tuple[str, str], families: set[str]) -> None:
-    """Widths alone are the same for all five: a seed is offered those whose positions are its layer's."""
+    """Widths alone are the same for all five: a seed is offered those whose positions are its
+    layer's.
+    """
     asked = packet(layer, *ALL)
     assert {key.family for key in choices(asked, PolicySettings(), frozenset())} == families
 
@@ -60,6 +66,11 @@ def test_a_layer_lacks_kernels_of_its_geometry() -> None:
 
 
 def test_experience_is_kept_apart_by_the_kind_of_layer() -> None:
-    """What a family was worth on a convolution says nothing about the same family on a linear layer of that width."""
+    """What a family was worth on a convolution says nothing about the same family on a linear layer
+    of that width.
+    """
     layers: list[LayerState] = [packet((kind, "")).layers[0] for kind in ("Linear", "Conv2d")]
-    assert [context(layer, "norm") for layer in layers] == ["Linear/64x128/norm", "Conv2d/64x128/norm"]
+    assert [context(layer, "norm") for layer in layers] == [
+        "Linear/64x128/norm",
+        "Conv2d/64x128/norm",
+    ]

@@ -21,7 +21,13 @@ def envelope(key: str, clock: ManualClock) -> dict[str, Any]:
 
 
 def delta(
-    step: int, accuracy: float, loss: float = 0.0, *, seed: int = 0, kernel: str = "k", clock: ManualClock = CLOCK
+    step: int,
+    accuracy: float,
+    loss: float = 0.0,
+    *,
+    seed: int = 0,
+    kernel: str = "k",
+    clock: ManualClock = CLOCK,
 ) -> PerformanceDelta:
     """One validation of a seed of layer 0."""
     return PerformanceDelta(
@@ -66,7 +72,9 @@ def folded(*deltas: PerformanceDelta) -> Performance:
 
 
 def test_means_are_weighted_by_age_and_seventy_to_thirty() -> None:
-    """Two values give the first decayed by 0.95 plus 5 % of the second, and the mean is 70 % accuracy and 30 % loss of that."""
+    """Two values give the first decayed by 0.95 plus 5 % of the second, and the mean is 70 %
+    accuracy and 30 % loss of that.
+    """
     record = folded(delta(40, 0.1, 0.5), delta(80, 0.3, 0.1)).seeds["0", 0]
     accuracy, loss = DECAY * 0.1 + 0.05 * 0.3, DECAY * 0.5 + 0.05 * 0.1
     assert math.isclose(record.mean, 0.7 * accuracy + 0.3 * loss)
@@ -76,20 +84,32 @@ def test_means_are_weighted_by_age_and_seventy_to_thirty() -> None:
 
 
 def test_the_window_holds_the_last_twenty_and_its_trend_is_a_slope() -> None:
-    """Of thirty validations with an accuracy that grows by 0.01 each, the last twenty are kept and the trend is 0.01."""
-    record = folded(*(delta(40 * number, 0.01 * number - 0.045) for number in range(30))).seeds["0", 0]
+    """Of thirty validations with an accuracy that grows by 0.01 each, the last twenty are kept and
+    the trend is 0.01.
+    """
+    record = folded(*(delta(40 * number, 0.01 * number - 0.045) for number in range(30))).seeds[
+        "0", 0
+    ]
     assert (len(record.window), record.window[0].step, record.activations) == (WINDOW, 400, 30)
     assert math.isclose(record.trend, 0.01)
     assert record.success_rate == 25 / 30
 
 
 def test_a_delta_that_comes_twice_counts_once_and_another_kernel_begins_anew() -> None:
-    """Redelivery changes nothing; the figures of a seed are of its present kernel, the counts of all that it had."""
+    """Redelivery changes nothing.
+
+    The figures of a seed are of its present kernel, the counts of all that it had.
+    """
     first = delta(40, 0.1)
     known = folded(first)
     assert known.observed(first) is known
     record = folded(first, delta(80, -0.2, kernel="other")).seeds["0", 0]
-    assert (record.kernel_id, len(record.window), record.weighted[0], record.activations) == ("other", 1, -0.2, 2)
+    assert (record.kernel_id, len(record.window), record.weighted[0], record.activations) == (
+        "other",
+        1,
+        -0.2,
+        2,
+    )
 
 
 def test_entropy_says_how_evenly_seeds_are_active() -> None:
@@ -101,7 +121,10 @@ def test_entropy_says_how_evenly_seeds_are_active() -> None:
 
 
 def test_ends_of_grafts_are_counted_by_verdict() -> None:
-    """Kept is a success, culled a failure, reset neither; the API has them beside UCB's score, mean + sqrt(2 ln(total) / n)."""
+    """Kept is a success, culled a failure, reset neither.
+
+    The API has them beside UCB's score, mean + sqrt(2 ln(total) / n).
+    """
     found = folded(delta(40, 0.1), delta(80, 0.1), delta(40, 0.2, seed=1))
     for verdict in ("FOSSILIZED", "CULLED", "RESET"):
         found = found.ended(outcome(verdict))
@@ -114,7 +137,10 @@ def test_ends_of_grafts_are_counted_by_verdict() -> None:
 
 
 def test_the_table_is_written_once_a_packet_and_forgets_after_a_day() -> None:
-    """Ten deltas between two packets cost one write; the next life reads them from the table; a day later they have expired."""
+    """Ten deltas between two packets cost one write; the next life reads them from the table.
+
+    A day later they have expired.
+    """
     clock = ManualClock()
 
     class Counting(dict[bytes, bytes]):

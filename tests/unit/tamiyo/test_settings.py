@@ -26,6 +26,8 @@ def test_keys_that_are_left_out_have_their_defaults() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(text: str, sentence: str) -> None:
-    """An unknown key, a wrong type, a value out of range and text that is no object are refused in a sentence that names it."""
+    """An unknown key, a wrong type, a value out of range and text that is no object are refused in
+    a sentence that names it.
+    """
     with pytest.raises(UsageError, match=sentence):
         parse(text)

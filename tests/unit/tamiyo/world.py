@@ -1,4 +1,6 @@
-"""A pure stand-in for the trainer in tests of the policy: seeds that go through the stages, families whose true worth is known."""
+"""A pure stand-in for the trainer in tests of the policy: seeds that go through the stages,
+families whose true worth is known.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ STEPS = 40
 
 @dataclass(frozen=True)
 class Family:
-    """A blueprint family on a layer: the gap that its kernels reach once trained, as a fraction of the validation loss."""
+    """A blueprint family on a layer: the gap that its kernels reach once trained, as a fraction of
+    the validation loss.
+    """
 
     name: str
     gap: float
@@ -74,7 +78,9 @@ def layer_state(name: str, in_features: int, seeds: tuple[SeedState, ...]) -> La
     )
 
 
-def kernel(layer: str, in_features: int, family: Family, *, parameters: int = 5000) -> CatalogueEntry:
+def kernel(
+    layer: str, in_features: int, family: Family, *, parameters: int = 5000
+) -> CatalogueEntry:
     """A kernel of a family that fits the layer's chunks."""
     return CatalogueEntry(
         kernel_id=f"{family.name}-{layer}",
@@ -91,7 +97,9 @@ def kernel(layer: str, in_features: int, family: Family, *, parameters: int = 50
 
 @dataclass
 class World:
-    """Layers by name with their input width, what each family is worth on each, and the seeds' stages as the packets show them."""
+    """Layers by name with their input width, what each family is worth on each, and the seeds'
+    stages as the packets show them.
+    """
 
     layers: dict[str, int]
     worth: Mapping[str, tuple[Family, ...]]
@@ -112,12 +120,18 @@ class World:
 
     def __post_init__(self) -> None:
         """Begin with four dormant seeds a layer."""
-        self.seeds = self.seeds or {name: [seed_state(index) for index in range(4)] for name in self.layers}
+        self.seeds = self.seeds or {
+            name: [seed_state(index) for index in range(4)] for name in self.layers
+        }
 
     def packet(self) -> SystemStatePacket:
         """The packet of the present epoch."""
         origin = Origin(self.run_id, "trainer", "0" * 32, self.clock)
-        catalogue = [kernel(name, width, family) for name, width in self.layers.items() for family in self.worth[name]]
+        catalogue = [
+            kernel(name, width, family)
+            for name, width in self.layers.items()
+            for family in self.worth[name]
+        ]
         return SystemStatePacket(
             **origin.envelope(f"packet/{self.epoch}", timeline=self.timeline),
             timeline=self.timeline,
@@ -133,14 +147,24 @@ class World:
             validation_accuracy=0.5,
             learning_rate=1e-3,
             gradient_norm=1.0,
-            layers=tuple(layer_state(name, width, tuple(self.seeds[name])) for name, width in self.layers.items()),
-            catalogue=tuple(sorted(catalogue, key=lambda entry: entry.kernel_id)) if self.with_catalogue else (),
+            layers=tuple(
+                layer_state(name, width, tuple(self.seeds[name]))
+                for name, width in self.layers.items()
+            ),
+            catalogue=tuple(sorted(catalogue, key=lambda entry: entry.kernel_id))
+            if self.with_catalogue
+            else (),
             policy=json.dumps(self.policy),
         )
 
     def ask(self, packet: SystemStatePacket | None = None) -> Reply:
         """Tamiyo's reply to a packet, with its row kept."""
-        reply = answer(self.row, packet or self.packet(), prior=lambda _context, _packet: Beta(), clock=self.clock)
+        reply = answer(
+            self.row,
+            packet or self.packet(),
+            prior=lambda _context, _packet: Beta(),
+            clock=self.clock,
+        )
         self.row = reply.row or self.row
         return reply
 
@@ -171,8 +195,14 @@ class World:
         seed = seeds[command.seed]
         if command.command == "GERMINATE":
             assert seed.stage == "DORMANT"
-            changed: dict[str, Any] = {"kernel_id": command.kernel_id, "family": command.family, "decision_id": command.decision_id}
-            seeds[command.seed] = replace(seed, stage="TRAINING", stage_epoch=self.epoch, trained_steps=0, **changed)
+            changed: dict[str, Any] = {
+                "kernel_id": command.kernel_id,
+                "family": command.family,
+                "decision_id": command.decision_id,
+            }
+            seeds[command.seed] = replace(
+                seed, stage="TRAINING", stage_epoch=self.epoch, trained_steps=0, **changed
+            )
         elif command.command == "FOSSILISE":
             assert seed.stage == "PROBATIONARY"
             seeds[command.seed] = replace(seed, stage="FOSSILIZED", stage_epoch=self.epoch)
@@ -189,7 +219,12 @@ class World:
         now, rested = self.epoch + 1, self.epoch + 1 - seed.stage_epoch
         if seed.stage == "TRAINING":
             steps = seed.trained_steps + STEPS
-            seed = replace(seed, trained_steps=steps, shadow_gap=worth * self.loss * min(1.0, steps / 160), shadow_gap_error=0.02)
+            seed = replace(
+                seed,
+                trained_steps=steps,
+                shadow_gap=worth * self.loss * min(1.0, steps / 160),
+                shadow_gap_error=0.02,
+            )
             if steps >= 150 and seed.shadow_gap > 2 * seed.shadow_gap_error:
                 return replace(seed, stage="BLENDING", stage_epoch=now)
             return replace(seed, stage="CULLED", stage_epoch=now) if steps >= 300 else seed

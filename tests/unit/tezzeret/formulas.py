@@ -31,7 +31,10 @@ def _low_rank(x: Tensor, w: Weights) -> Tensor:
 
 
 def _mlp(x: Tensor, w: Weights) -> Tensor:
-    return functional.gelu(x @ w["linear1.weight"].T + w["linear1.bias"]) @ w["linear2.weight"].T + w["linear2.bias"]
+    return (
+        functional.gelu(x @ w["linear1.weight"].T + w["linear1.bias"]) @ w["linear2.weight"].T
+        + w["linear2.bias"]
+    )
 
 
 def _conv1d(x: Tensor, w: Weights) -> Tensor:
@@ -39,7 +42,9 @@ def _conv1d(x: Tensor, w: Weights) -> Tensor:
     for number in (1, 2, 3):
         kernel = w[f"conv{number}.weight"]
         windows = functional.pad(h, (1, 1)).unfold(2, kernel.shape[2], 2)
-        h = (torch.einsum("bclk,ock->bol", windows, kernel) + w[f"conv{number}.bias"][:, None]).clamp(min=0)
+        h = (
+            torch.einsum("bclk,ock->bol", windows, kernel) + w[f"conv{number}.bias"][:, None]
+        ).clamp(min=0)
     return h.reshape(len(x), -1) @ w["linear1.weight"].T + w["linear1.bias"]
 
 
@@ -49,7 +54,10 @@ def _gate(x: Tensor, w: Weights) -> Tensor:
 
 def _norm(x: Tensor, w: Weights) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * w["norm1.weight"] + w["norm1.bias"]
+    return (
+        centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * w["norm1.weight"]
+        + w["norm1.bias"]
+    )
 
 
 def _attention(x: Tensor, w: Weights) -> Tensor:
@@ -74,11 +82,19 @@ def _across(channels: Tensor, x: Tensor) -> Tensor:
 
 
 def _window(x: Tensor, w: Weights, name: str, geometry: Geometry) -> Tensor:
-    """A convolution, dense or of each channel by itself, as the sum of what lies under each tap of the window."""
+    """A convolution, dense or of each channel by itself, as the sum of what lies under each tap of
+    the window.
+    """
     weight, sides = w[f"{name}.weight"], []
-    for index, (kernel, dilation) in enumerate(zip(geometry.kernel_size, geometry.dilation, strict=True)):
+    for index, (kernel, dilation) in enumerate(
+        zip(geometry.kernel_size, geometry.dilation, strict=True)
+    ):
         more = dilation * (kernel - 1)
-        sides.append((more // 2, more - more // 2) if geometry.padding is None else (geometry.padding[index],) * 2)
+        sides.append(
+            (more // 2, more - more // 2)
+            if geometry.padding is None
+            else (geometry.padding[index],) * 2
+        )
     x = functional.pad(x, [number for both in reversed(sides) for number in both])
     found = _across(w[f"{name}.bias"], x)
     for tap in itertools.product(*map(range, weight.shape[2:])):
@@ -88,7 +104,11 @@ def _window(x: Tensor, w: Weights, name: str, geometry: Geometry) -> Tensor:
             reached = torch.arange(geometry.output_size[index]) * stride + first
             under, own = under.index_select(2 + index, reached), own.narrow(2 + index, position, 1)
         taps = own.flatten(1)
-        part = under * _across(taps[:, 0], under) if taps.shape[1] == 1 else torch.einsum("bc...,oc->bo...", under, taps)
+        part = (
+            under * _across(taps[:, 0], under)
+            if taps.shape[1] == 1
+            else torch.einsum("bc...,oc->bo...", under, taps)
+        )
         found = found + part
     return found
 

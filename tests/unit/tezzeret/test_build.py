@@ -35,11 +35,15 @@ def awake(ir: BlueprintIR) -> KernelModule:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.2)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.2
+            )
     return module
 
 
-def _assert_same(module: KernelModule, formula: Callable[[Tensor, Weights], Tensor], *shape: int) -> None:
+def _assert_same(
+    module: KernelModule, formula: Callable[[Tensor, Weights], Tensor], *shape: int
+) -> None:
     """Output and every gradient of the module equal those of the formula, in float64."""
     x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
     weights = dict(module.named_parameters())
@@ -47,23 +51,34 @@ def _assert_same(module: KernelModule, formula: Callable[[Tensor, Weights], Tens
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     variables = [*weights.values(), x]
     for a, b in zip(
-        torch.autograd.grad(ours.square().sum(), variables), torch.autograd.grad(theirs.square().sum(), variables), strict=True
+        torch.autograd.grad(ours.square().sum(), variables),
+        torch.autograd.grad(theirs.square().sum(), variables),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("in_features", "out_features"), [(40, 25), (8, 3), (101, 2)])
 @pytest.mark.parametrize("family", families_for("features"))
-def test_each_family_computes_its_formula_forward_and_backward(family: str, in_features: int, out_features: int) -> None:
-    """Output, and gradients of every parameter and of the input, equal those of the formula written out by hand, in float64."""
+def test_each_family_computes_its_formula_forward_and_backward(
+    family: str, in_features: int, out_features: int
+) -> None:
+    """Output, and gradients of every parameter and of the input, equal those of the formula written
+    out by hand, in float64.
+    """
     module = awake(make(family, in_features, out_features))
     _assert_same(module, FORMULAS[family], 6, module.ir.in_features)
 
 
 @pytest.mark.parametrize(("in_features", "out_features"), [(9, 3), (24, 8)])
 @pytest.mark.parametrize(("family", "layer"), [case for case in CASES if case[1]])
-def test_families_at_positions_compute_their_formula(family: str, layer: str, in_features: int, out_features: int) -> None:
-    """The same for sequences and convolutions, at the blueprint's size and at another one; windows are summed by hand."""
+def test_families_at_positions_compute_their_formula(
+    family: str, layer: str, in_features: int, out_features: int
+) -> None:
+    """The same for sequences and convolutions, at the blueprint's size and at another one.
+
+    Windows are summed by hand.
+    """
     module = awake(blueprint(family, layer, in_features=in_features, out_features=out_features))
     geometry = parse(layer) if module.ir.tap == "LAYER_INPUT" else outputs(parse(layer))
     for more in (0, 3):
@@ -71,7 +86,13 @@ def test_families_at_positions_compute_their_formula(family: str, layer: str, in
         if here.kind == "sequence":
             _assert_same(module, FORMULAS[family], 2, *here.size, module.ir.in_features)
         else:
-            _assert_same(module, partial(AT_POSITIONS[family], geometry=here), 2, module.ir.in_features, *here.size)
+            _assert_same(
+                module,
+                partial(AT_POSITIONS[family], geometry=here),
+                2,
+                module.ir.in_features,
+                *here.size,
+            )
 
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
@@ -81,48 +102,71 @@ def test_gradients_agree_with_finite_differences(family: str, layer: str) -> Non
     names = [name for name, _ in module.named_parameters()]
 
     def call(x: Tensor, *values: Tensor) -> Tensor:
-        found: Tensor = torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
+        found: Tensor = torch.func.functional_call(
+            module, dict(zip(names, values, strict=True)), (x,)
+        )
         return found
 
-    x = torch.randn(2, *module.ir.reads.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    x = torch.randn(
+        2,
+        *module.ir.reads.shape,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(1),
+        requires_grad=True,
+    )
     assert torch.autograd.gradcheck(call, (x, *module.parameters()), fast_mode=True)
 
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
 def test_the_blueprints_counts_are_torchs(family: str, layer: str) -> None:
-    """Parameters and operations counted from data alone equal what torch counts on the module, also for a batch."""
+    """Parameters and operations counted from data alone equal what torch counts on the module, also
+    for a batch.
+    """
     ir = blueprint(family, layer, in_features=24, out_features=12)
     module = module_of(ir)
     assert sum(parameter.numel() for parameter in module.parameters()) == ir.parameters
-    assert {name: tuple(parameter.shape) for name, parameter in module.named_parameters()} == ir.parameter_shapes
+    assert {
+        name: tuple(parameter.shape) for name, parameter in module.named_parameters()
+    } == ir.parameter_shapes
     with FlopCounterMode(display=False) as counter:
         assert module(torch.zeros(7, *ir.reads.shape)).shape == (7, *ir.writes.shape)
     assert counter.get_total_flops() == 7 * ir.flops
 
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
-def test_two_builds_have_the_same_bits_and_leave_the_global_stream_alone(family: str, layer: str) -> None:
-    """Initial weights follow from the blueprint's seed only, and nobody else's random numbers move."""
+def test_two_builds_have_the_same_bits_and_leave_the_global_stream_alone(
+    family: str, layer: str
+) -> None:
+    """Initial weights follow from the blueprint's seed only, and nobody else's random
+    numbers move.
+    """
     ir = blueprint(family, layer)
     before = torch.get_rng_state()
     first = module_of(ir)
     torch.rand(3)
     second = module_of(ir)
     torch.set_rng_state(before)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     module_of(ir, device="meta")
     module_of(ir)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_initial_weights_are_distributed_as_torchs_own() -> None:
-    """Conv1d and Linear draw uniformly within 1/sqrt(fan in): the same bound and spread as freshly made torch layers."""
+    """Conv1d and Linear draw uniformly within 1/sqrt(fan in): the same bound and spread as freshly
+    made torch layers.
+    """
     ir = make("conv1d", 100, 25)
     module = module_of(ir)
     torch.manual_seed(0)
     for name, theirs in (("conv2", nn.Conv1d(25, 25, 3)), ("linear1", nn.Linear(325, 25))):
         for parameter in ("weight", "bias"):
-            ours, reference = getattr(module.get_submodule(name), parameter).detach(), getattr(theirs, parameter).detach()
+            ours, reference = (
+                getattr(module.get_submodule(name), parameter).detach(),
+                getattr(theirs, parameter).detach(),
+            )
             assert ours.abs().max().item() == pytest.approx(reference.abs().max().item(), rel=0.15)
             assert ours.std().item() == pytest.approx(reference.std().item(), rel=0.35)
 
@@ -139,7 +183,9 @@ def test_kernels_start_where_their_family_says() -> None:
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
 def test_kernels_start_harmless_or_random_as_their_family_says(family: str, layer: str) -> None:
-    """Residual kernels write zeros in the beginning, gates the host's chunk, and the others something of their own."""
+    """Residual kernels write zeros in the beginning, gates the host's chunk, and the others
+    something of their own.
+    """
     ir = blueprint(family, layer)
     x = torch.randn(4, *ir.reads.shape)
     found = module_of(ir)(x)
@@ -153,7 +199,10 @@ def test_kernels_start_harmless_or_random_as_their_family_says(family: str, laye
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
 def test_a_module_on_the_meta_device_has_shapes_only(family: str, layer: str) -> None:
-    """The trainer can size its slots without allocating weights; what it fills then holds nothing but parameters."""
+    """The trainer can size its slots without allocating weights.
+
+    What it fills then holds nothing but parameters.
+    """
     ir = blueprint(family, layer)
     module = module_of(ir, device="meta")
     assert all(parameter.is_meta for parameter in module.parameters())
@@ -163,14 +212,18 @@ def test_a_module_on_the_meta_device_has_shapes_only(family: str, layer: str) ->
 
 @pytest.mark.parametrize("family", families_for("features"))
 def test_kernels_of_features_work_at_each_position(family: str) -> None:
-    """On [batch, length, features] the result is that of each position by itself, also for the family that looks along the features."""
+    """On [batch, length, features] the result is that of each position by itself, also for the
+    family that looks along the features.
+    """
     module = awake(make(family))
     x = torch.randn(3, 5, module.ir.in_features, dtype=torch.float64)
     expected = torch.stack([module(x[:, position]) for position in range(5)], 1)
     torch.testing.assert_close(module(x), expected)
 
 
-@pytest.mark.parametrize(("family", "layer"), [case for case in CASES if case[1].startswith("conv2d")])
+@pytest.mark.parametrize(
+    ("family", "layer"), [case for case in CASES if case[1].startswith("conv2d")]
+)
 def test_the_memory_format_of_the_input_is_kept(family: str, layer: str) -> None:
     """channels_last in, channels_last out, and contiguous likewise, with the same values."""
     module = awake(blueprint(family, layer))
@@ -184,7 +237,9 @@ def test_the_memory_format_of_the_input_is_kept(family: str, layer: str) -> None
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
 def test_weights_are_copies_by_name(family: str, layer: str) -> None:
-    """weights_of gives every parameter, and what becomes of the module does not change what was given."""
+    """weights_of gives every parameter, and what becomes of the module does not change what was
+    given.
+    """
     module = awake(blueprint(family, layer)).float()
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     weights = weights_of(module)
@@ -197,7 +252,9 @@ def test_weights_are_copies_by_name(family: str, layer: str) -> None:
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
 def test_a_kernel_copies_and_traces_into_plain_torch(family: str, layer: str) -> None:
-    """Deepcopy keeps the output, and symbolic tracing leaves a module for any size in which nothing of Esper is left."""
+    """Deepcopy keeps the output, and symbolic tracing leaves a module for any size in which nothing
+    of Esper is left.
+    """
     module = awake(blueprint(family, layer))
     more = tuple(size + 2 for size in module.ir.geometry.size)
     traced = torch.fx.symbolic_trace(module)

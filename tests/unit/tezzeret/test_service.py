@@ -1,4 +1,6 @@
-"""The service in one process, on the in-memory bus: killed at every moment, without room, without a broker."""
+"""The service in one process, on the in-memory bus: killed at every moment, without room, without a
+broker.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,25 @@ from esper.urza.store import Store
 CLOCK = SystemClock()
 E = TypeVar("E", bound=Event)
 EAGER: Compiler = partial(compile_kernel, configurations=CONFIGURATIONS[1:])
-TOPICS = ("innovation.blueprints", "compilation.attempts", "compilation.kernels", "validation.kernels", "dead.letters")
+TOPICS = (
+    "innovation.blueprints",
+    "compilation.attempts",
+    "compilation.kernels",
+    "validation.kernels",
+    "dead.letters",
+)
 
 
 def report(run_id: str = "r") -> FieldReport:
     """A report that gets three kernels."""
-    layer = ReportedLayer(name="l", kind="Linear", in_features=9, out_features=3, chunks=(3,), parameter_budget=1000)
+    layer = ReportedLayer(
+        name="l", kind="Linear", in_features=9, out_features=3, chunks=(3,), parameter_budget=1000
+    )
     return FieldReport(
-        **Origin(run_id, "tamiyo", "0" * 32, CLOCK).envelope("report"), run_seed=0, layers=(layer,), families=("linear", "mlp", "gate")
+        **Origin(run_id, "tamiyo", "0" * 32, CLOCK).envelope("report"),
+        run_seed=0,
+        layers=(layer,),
+        families=("linear", "mlp", "gate"),
     )
 
 
@@ -93,7 +106,12 @@ def wait(holds: Callable[[], bool]) -> None:
         CLOCK.sleep(0.01)
 
 
-def foundry_of(bus: MemoryBus, store: Store, *, innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate) -> Foundry:
+def foundry_of(
+    bus: MemoryBus,
+    store: Store,
+    *,
+    innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate,
+) -> Foundry:
     """A foundry that compiles eagerly: export is the same and slower."""
     return Foundry(bus=bus, store=store, clock=CLOCK, compiler=lambda: EAGER, innovate=innovate)
 
@@ -155,7 +173,9 @@ class _MortalBus(MemoryBus):
     fate = _Fate(0)
 
     def producer(self, *, sender_id: str, queue_messages: int = 100_000) -> Producer:
-        return _MortalProducer(super().producer(sender_id=sender_id, queue_messages=queue_messages), self.fate.act)
+        return _MortalProducer(
+            super().producer(sender_id=sender_id, queue_messages=queue_messages), self.fate.act
+        )
 
 
 class _MortalStore(MemoryStore):
@@ -190,7 +210,9 @@ def _live(bus: _MortalBus, store: _MortalStore, fate: _Fate) -> bool:
 
 
 def _assert_answered_well(bus: MemoryBus, store: Store, early: set[str]) -> None:
-    """One answer; one event id a subject; three intact kernels; those known `early` announced once."""
+    """One answer; one event id a subject; three intact kernels; those known `early`
+    announced once.
+    """
     (answered,) = {event.event_id: event for event in said(bus, FieldReportAnswered)}.values()
     entries = {event.kernel_id: event for event in said(bus, KernelPublished)}
     assert answered.failed == ()
@@ -210,7 +232,9 @@ def _assert_answered_well(bus: MemoryBus, store: Store, early: set[str]) -> None
 
 
 def test_killed_after_any_of_its_acts_the_answer_is_completed_once() -> None:
-    """Death after each single event sent and each object stored: the next foundry says what is missing, and all is well."""
+    """Death after each single event sent and each object stored: the next foundry says what is
+    missing, and all is well.
+    """
     death, lived = 0, False
     while not lived:
         death += 1
@@ -220,7 +244,9 @@ def test_killed_after_any_of_its_acts_the_answer_is_completed_once() -> None:
         early = {event.kernel_id for event in said(bus, KernelPublished)}
         assert _live(bus, store, _Fate(-1))
         _assert_answered_well(bus, store, early)
-    assert death == 1 + 3 + 3 * 5 + 1  # three proposals, five acts for each kernel, the answer, and then nothing is left to die of
+    assert (
+        death == 1 + 3 + 3 * 5 + 1
+    )  # three proposals, five acts for each kernel, the answer, and then nothing is left to die of
 
 
 def test_a_report_is_answered_once_however_often_it_comes() -> None:
@@ -233,7 +259,8 @@ def test_a_report_is_answered_once_however_often_it_comes() -> None:
 
 
 def test_a_blueprint_that_cannot_be_built_fails_alone() -> None:
-    """Each configuration's rejection is an event, the blueprint is told FAILED, and the answer names it beside the kernels.
+    """Each configuration's rejection is an event, the blueprint is told FAILED, and the answer
+    names it beside the kernels.
 
     A foundry that is killed after that and starts again does not try once more.
     """
@@ -241,7 +268,9 @@ def test_a_blueprint_that_cannot_be_built_fails_alone() -> None:
     bad = BlueprintIR("bad", 9, 3, "LAYER_INPUT", "LERP", 1.0, 0, nodes)
     bus, store = MemoryBus(), MemoryStore()
     send(bus, report())
-    (answered,) = answers(bus, foundry_of(bus, store, innovate=lambda asked: (bad, *innovate(asked))))
+    (answered,) = answers(
+        bus, foundry_of(bus, store, innovate=lambda asked: (bad, *innovate(asked)))
+    )
     assert answered.failed == (bad.blueprint_id,)
     assert len(answered.kernels) == 3
     (failed,) = said(bus, BlueprintFailed)
@@ -258,12 +287,17 @@ class _FullStore(MemoryStore):
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         if self.full:
-            raise StorageFullError("The object store is full; free some room and try again: nothing was stored.")
+            raise StorageFullError(
+                "The object store is full; free some room and try again: nothing was stored."
+            )
         return super().put_if_absent(key, content)
 
 
 def test_without_room_the_answer_waits_until_there_is_some() -> None:
-    """The health says why; once there is room the report is answered, and no kernel was announced before it was stored."""
+    """The health says why.
+
+    Once there is room the report is answered, and no kernel was announced before it was stored.
+    """
     bus, store = MemoryBus(), _FullStore()
     send(bus, report())
     foundry = foundry_of(bus, store)

@@ -1,6 +1,8 @@
-"""A small run in one process: the whole trainer on the bus in memory, with kernels at hand, that a test may disturb between any two steps.
+"""A small run in one process: the whole trainer on the bus in memory, with kernels at hand, that a
+test may disturb between any two steps.
 
-Commands come in at the step that the test names, in every life of the run, so that a run which was killed is asked the same as one that was not.
+Commands come in at the step that the test names, in every life of the run, so that a run which was
+killed is asked the same as one that was not.
 """
 
 from __future__ import annotations
@@ -119,7 +121,9 @@ def recipe(**sections: Any) -> Recipe:
 def blueprint(layer: str) -> BlueprintIR:
     """A kernel for a seed of a layer."""
     sizes = {"first": (12, 8), "second": (16, 4)}[layer]
-    ir = generate(in_features=sizes[0], out_features=sizes[1], family="mlp", budget=Budget.of(5_000), seed=3)
+    ir = generate(
+        in_features=sizes[0], out_features=sizes[1], family="mlp", budget=Budget.of(5_000), seed=3
+    )
     assert ir is not None
     return ir
 
@@ -162,12 +166,17 @@ def published(layer: str) -> KernelPublished:
 def unpacked(layer: str) -> Unpacked:
     """Its blueprint and weights."""
     ir = blueprint(layer)
-    return Unpacked(ir, {name: one.detach() for name, one in module_of(ir).named_parameters()}, 1_000)
+    return Unpacked(
+        ir, {name: one.detach() for name, one in module_of(ir).named_parameters()}, 1_000
+    )
 
 
 @dataclass
 class Laboratory:
-    """A bus, an installation, and the lives of one run. `said` is what the trainer told people, over all lives."""
+    """A bus, an installation, and the lives of one run.
+
+    `said` is what the trainer told people, over all lives.
+    """
 
     folder: Path
     recipe: Recipe
@@ -191,7 +200,10 @@ class Laboratory:
 
     def journal(self) -> list[JournalEvent]:
         """What Kafka has of the run."""
-        found = [decode(received.value, received.headers) for received in read(self.bus, self.run_id, clock=CLOCK)]
+        found = [
+            decode(received.value, received.headers)
+            for received in read(self.bus, self.run_id, clock=CLOCK)
+        ]
         assert all(isinstance(event, JournalEvent) for event in found)
         return found  # type: ignore[return-value]
 
@@ -202,13 +214,16 @@ class Laboratory:
     def sends(self, session: Session, sent: set[Asked]) -> None:
         """Let the commands of this step come in, and let the test do its worst.
 
-        A snapshot under way is finished first: on a busy machine it would still be there when the next is due, which then is not taken.
+        A snapshot under way is finished first: on a busy machine it would still be there when the
+        next is due, which then is not taken.
         """
         session.parts.checkpoints.writer.wait()
         for number, one in enumerate(self.asked):
             if one.step == session.step and one not in sent:
                 sent.add(one)
-                session.parts.consultation.waiting.append(Delivered(self.command(one, number), ("laboratory", 0, number)))
+                session.parts.consultation.waiting.append(
+                    Delivered(self.command(one, number), ("laboratory", 0, number))
+                )
         self.disturb(session)
 
     def command(self, one: Asked, number: int) -> SeedCommand:
@@ -228,15 +243,21 @@ class Laboratory:
         )
 
     def fork_lab(self, run_id: str, asked: Sequence[Asked], **changes: Any) -> Laboratory:
-        """A laboratory for a fork of this run: the same bus and installation, its own commands and recipe."""
+        """A laboratory for a fork of this run: the same bus and installation, its own commands and
+        recipe.
+        """
         other = copy.copy(self)
         other.run_id, other.asked, other.telemetry = run_id, asked, []
         other.recipe = changes.get("recipe", self.recipe)
         return other
 
     @contextmanager
-    def life(self, *, resumed: bool = False, fork: Beginning | None = None) -> Iterator[tuple[Trainer, Rig]]:
-        """One process of the run, from its start, as a fork or not, or its resumption to its end."""
+    def life(
+        self, *, resumed: bool = False, fork: Beginning | None = None
+    ) -> Iterator[tuple[Trainer, Rig]]:
+        """One process of the run, from its start, as a fork or not, or its resumption to
+        its end.
+        """
         progress = Progress(Console(file=self.said, width=1000))
         torch.set_num_threads(self.recipe.run.threads)
         with ExitStack() as stack:
@@ -244,10 +265,24 @@ class Laboratory:
             stack.callback(outbox.close)
             place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
             if resumed:
-                before = past(outbox, self.bus, CLOCK, place.trust, partial(open_tensors, self.settings), progress)
+                before = past(
+                    outbox,
+                    self.bus,
+                    CLOCK,
+                    place.trust,
+                    partial(open_tensors, self.settings),
+                    progress,
+                )
             else:
                 before = (
-                    forked(outbox, self.bus, CLOCK, place.trust, family=fork.family, offered=fork.offered)
+                    forked(
+                        outbox,
+                        self.bus,
+                        CLOCK,
+                        place.trust,
+                        family=fork.family,
+                        offered=fork.offered,
+                    )
                     if fork
                     else nothing(outbox, self.bus, CLOCK, place.trust)
                 )
@@ -265,7 +300,9 @@ class Laboratory:
                 environment=observe(),
             )
             session, sent = rigged.session, set[Asked]()
-            session.parts.consultation.catalogue = session.parts.consultation.catalogue.evolve([published("first"), published("second")])
+            session.parts.consultation.catalogue = session.parts.consultation.catalogue.evolve(
+                [published("first"), published("second")]
+            )
             for layer in ("first", "second"):
                 kernels = session.parts.grafting.kernels
                 assert isinstance(kernels, Published)
@@ -280,7 +317,9 @@ class Laboratory:
             session.parts.telemetry._emit = emitted
             yield Trainer(session, trainee.splits.train, fork), rigged
 
-    def run(self, *, resumed: bool = False, fork: Beginning | None = None) -> tuple[Outcome, Session]:
+    def run(
+        self, *, resumed: bool = False, fork: Beginning | None = None
+    ) -> tuple[Outcome, Session]:
         """A life to its end."""
         with self.life(resumed=resumed, fork=fork) as (trainer, rigged):
             outcome = trainer.run()
@@ -295,8 +334,12 @@ class Laboratory:
         """A first life that is killed as soon as a timeline has begun."""
         self.killed_when(lambda session: session.state.timeline == timeline, resumed=False)
 
-    def killed_when(self, moment: Callable[[Session], bool], *, resumed: bool, fork: Beginning | None = None) -> None:
-        """A life that is killed between two steps, once its record is used up and `moment` has come."""
+    def killed_when(
+        self, moment: Callable[[Session], bool], *, resumed: bool, fork: Beginning | None = None
+    ) -> None:
+        """A life that is killed between two steps, once its record is used up and `moment` has
+        come.
+        """
         before = self.disturb
 
         def disturb(session: Session) -> None:
@@ -330,4 +373,6 @@ GROWTH = (
     Asked(28, "GERMINATE", "first", 1),
     Asked(40, "SET_ALPHA", "second", 1, 0.2),
 )
-"""Commands after which, at step 25, there is a FOSSILIZED and a BLENDING seed, and from 28 on a TRAINING one."""
+"""Commands after which, at step 25, there is a FOSSILIZED and a BLENDING seed, and from 28 on a
+TRAINING one.
+"""

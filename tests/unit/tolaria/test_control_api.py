@@ -25,7 +25,16 @@ from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.ledger import REQUESTS, Ledger
 from esper.tolaria.control.requests import Outbound
 from esper.tolaria.control.trainers import Trainers
-from tests.servicefixtures import HOLDERS, Holder, Recorder, Row, assert_answered_by_role, assert_every_route_has_a_row, credentials, served
+from tests.servicefixtures import (
+    HOLDERS,
+    Holder,
+    Recorder,
+    Row,
+    assert_answered_by_role,
+    assert_every_route_has_a_row,
+    credentials,
+    served,
+)
 from tests.stackfixtures import eventually
 from tests.unit.nissa.journal import Run
 
@@ -35,7 +44,12 @@ TABLE = (
     Row("GET", "/api/v1/status", "viewer"),
     Row("GET", "/api/v1/runs", "viewer"),
     Row("GET", "/api/v1/runs/{run_id}", "viewer", "/api/v1/runs/going"),
-    Row("GET", "/api/v1/runs/{run_id}/commands/{command_id}", "viewer", "/api/v1/runs/going/commands/none"),
+    Row(
+        "GET",
+        "/api/v1/runs/{run_id}/commands/{command_id}",
+        "viewer",
+        "/api/v1/runs/going/commands/none",
+    ),
     Row("POST", "/api/v1/runs", "operator", body={"recipe": "mnist1d", "run_id": "ended"}),
     *(
         Row("POST", f"/api/v1/runs/{{run_id}}/{what}", "operator", f"/api/v1/runs/going/{what}", {})
@@ -56,9 +70,13 @@ class Part:
     bus: MemoryBus
     trainers: Trainers
 
-    def ask(self, method: str, path: str, body: object = None, *, holder: Holder = "operator") -> httpx.Response:
+    def ask(
+        self, method: str, path: str, body: object = None, *, holder: Holder = "operator"
+    ) -> httpx.Response:
         """Ask as an operator, unless said otherwise."""
-        return self.client.request(method, path, json=body, headers=credentials(self.settings, self.clock, holder))
+        return self.client.request(
+            method, path, json=body, headers=credentials(self.settings, self.clock, holder)
+        )
 
     def requests(self) -> list[Event]:
         """Everything that stands on the topic of requests."""
@@ -68,11 +86,19 @@ class Part:
 
 @pytest.fixture
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
-    """A part that knows a run that goes on and one that has ended; a trainer is a program that sleeps."""
+    """A part that knows a run that goes on and one that has ended.
+
+    A trainer is a program that sleeps.
+    """
     monkeypatch.setattr(module, "command", lambda *_, **__: SLEEPER)
     settings, clock, bus = Settings(home=tmp_path), SystemClock(), MemoryBus()
     going, ended = Run("going", clock), Run("ended", clock)
-    journal = [going.started(), *going.germinated("0", 1), going.epoch_ended(validation_accuracy=0.4), going.checkpoint(40)]
+    journal = [
+        going.started(),
+        *going.germinated("0", 1),
+        going.epoch_ended(validation_accuracy=0.4),
+        going.checkpoint(40),
+    ]
     with bus.producer(sender_id="trainer") as producer:
         for event in (*journal, ended.started(), ended.completed(accuracy=0.7)):
             producer.send(event)
@@ -82,7 +108,12 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
     ledger.start()
     trainers = Trainers(settings, environment=os.environ, embedded=False, clock=clock)
     app = create_app(
-        title="t", part="tolaria", settings=settings, clock=clock, ready=lambda: {"journal": ledger.caught_up}, audit=Recorder()
+        title="t",
+        part="tolaria",
+        settings=settings,
+        clock=clock,
+        ready=lambda: {"journal": ledger.caught_up},
+        audit=Recorder(),
     )
     with bus.producer(sender_id="tolaria") as producer:
         add_routes(app, Control(ledger, trainers, Outbound(producer), clock))
@@ -96,11 +127,16 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
 
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_each_route_asks_for_its_role(part: Part, holder: Holder) -> None:
-    """Every route has its row; without a valid token it is 401, with too low a role 403, with the right one neither."""
+    """Every route has its row.
+
+    Without a valid token it is 401, with too low a role 403, with the right one neither.
+    """
     assert_every_route_has_a_row(part.app, TABLE)
 
     def ask(row: Row, headers: Mapping[str, str]) -> httpx.Response:
-        return part.client.request(row.method, row.path or row.route, json=row.body, headers=headers)
+        return part.client.request(
+            row.method, row.path or row.route, json=row.body, headers=headers
+        )
 
     for row in TABLE:
         assert_answered_by_role(ask, row, holder, credentials(part.settings, part.clock, holder))
@@ -113,7 +149,9 @@ def test_a_run_is_told_of_by_its_journal(part: Part) -> None:
     assert told["seeds"] == {"DORMANT": 7, "GERMINATED": 1}
     assert told["layers"]["0"]["1"] == "GERMINATED"
     assert [one["snapshot_id"] for one in told["checkpoints"]] == ["0-40"]
-    assert {run["run_id"]: run["status"] for run in part.ask("GET", "/api/v1/runs").json()["runs"]} == {
+    assert {
+        run["run_id"]: run["status"] for run in part.ask("GET", "/api/v1/runs").json()["runs"]
+    } == {
         "going": "RUNNING",
         "ended": "COMPLETED",
     }
@@ -124,16 +162,30 @@ def test_a_run_is_told_of_by_its_journal(part: Part) -> None:
 
 
 def test_requests_become_events_and_are_refused_where_nobody_hears_them(part: Part) -> None:
-    """Each of the four is on Kafka with its reason and expiry once 202 is answered; an unknown run is 404, an ended one 409, an unknown snapshot 422."""
+    """Each of the four is on Kafka with its reason and expiry once 202 is answered.
+
+    An unknown run is 404, an ended one 409, an unknown snapshot 422.
+    """
     answer = part.ask("POST", "/api/v1/runs/going/pause", {"reason": "a look", "expires_s": 5})
     assert answer.status_code == 202
     told = part.ask("GET", answer.headers["location"]).json()
-    assert (told["status"], told["request"], told["reason"]) == ("PENDING", "PauseRequested", "a look")
+    assert (told["status"], told["request"], told["reason"]) == (
+        "PENDING",
+        "PauseRequested",
+        "a look",
+    )
     for what in ("resume", "checkpoint"):
         assert part.ask("POST", f"/api/v1/runs/going/{what}").status_code == 202
-    assert part.ask("POST", "/api/v1/runs/going/rollback", {"snapshot_id": "0-40"}).status_code == 202
+    assert (
+        part.ask("POST", "/api/v1/runs/going/rollback", {"snapshot_id": "0-40"}).status_code == 202
+    )
     sent = part.requests()
-    assert [event.NAME for event in sent] == ["PauseRequested", "ResumeRequested", "CheckpointRequested", "RollbackRequested"]
+    assert [event.NAME for event in sent] == [
+        "PauseRequested",
+        "ResumeRequested",
+        "CheckpointRequested",
+        "RollbackRequested",
+    ]
     pause, back = sent[0], sent[3]
     assert isinstance(pause, PauseRequested)
     assert (pause.event_id, pause.run_id) == (told["command_id"], "going")
@@ -149,14 +201,22 @@ def test_requests_become_events_and_are_refused_where_nobody_hears_them(part: Pa
 
 
 def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
-    """A good recipe gives 202, RunRequested on Kafka and a living process; while it lives the run cannot be started again."""
+    """A good recipe gives 202, RunRequested on Kafka and a living process.
+
+    While it lives the run cannot be started again.
+    """
     body = {"recipe": "mnist1d", "run_id": "new", "overrides": ["run.epochs=2"], "reason": "a try"}
     answer = part.ask("POST", "/api/v1/runs", body)
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == "/api/v1/runs/new"
     (sent,) = part.requests()
     assert isinstance(sent, RunRequested)
-    assert (sent.run_id, sent.recipe, sent.overrides, sent.reason) == ("new", "mnist1d", ("run.epochs=2",), "a try")
+    assert (sent.run_id, sent.recipe, sent.overrides, sent.reason) == (
+        "new",
+        "mnist1d",
+        ("run.epochs=2",),
+        "a try",
+    )
     told = part.ask("GET", "/api/v1/runs/new").json()
     assert (told["status"], told["trainer"]["alive"]) == ("STARTING", True)
     assert part.ask("POST", "/api/v1/runs", body).status_code == 409
@@ -164,7 +224,11 @@ def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
     assert eventually(lambda: part.trainers.last_words("new") == "up")
     part.trainers.end(10)
     told = part.ask("GET", "/api/v1/runs/new").json()
-    assert (told["status"], told["reason"], told["trainer"]["alive"]) == ("NOT STARTED", "up", False)
+    assert (told["status"], told["reason"], told["trainer"]["alive"]) == (
+        "NOT STARTED",
+        "up",
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,8 +243,12 @@ def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
         ({"run_id": "nobody", "resume": True}, 404, "to resume"),
     ],
 )
-def test_what_cannot_be_started_is_refused_before_anything_happens(part: Part, body: dict[str, object], status: int, says: str) -> None:
-    """A wrong key or name is 422 with the nearest right one, a recipe that is not listed 403, a taken run 409, an unknown one to resume 404; nothing is sent or started."""
+def test_what_cannot_be_started_is_refused_before_anything_happens(
+    part: Part, body: dict[str, object], status: int, says: str
+) -> None:
+    """A wrong key or name is 422 with the nearest right one, a recipe that is not listed 403, a
+    taken run 409, an unknown one to resume 404; nothing is sent or started.
+    """
     answer = part.ask("POST", "/api/v1/runs", body)
     assert answer.status_code == status, answer.text
     assert says in answer.json()["detail"]
@@ -189,7 +257,9 @@ def test_what_cannot_be_started_is_refused_before_anything_happens(part: Part, b
 
 
 def test_a_run_whose_trainer_died_is_stopped(part: Part) -> None:
-    """When the trainer that this part started dies without an end in its journal, the run is STOPPED, and requests to it are 409."""
+    """When the trainer that this part started dies without an end in its journal, the run is
+    STOPPED, and requests to it are 409.
+    """
     part.trainers.start("going", "mnist1d", (), resume=True)
     assert part.ask("GET", "/api/v1/runs/going").json()["status"] == "RUNNING"
     part.trainers.end(10)

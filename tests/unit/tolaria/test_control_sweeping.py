@@ -1,4 +1,6 @@
-"""Claims about the sweeps that the control process begins by the clock: real processes, whose program is a few lines."""
+"""Claims about the sweeps that the control process begins by the clock: real processes, whose
+program is a few lines.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,16 @@ from tests.waiting import never
 
 CLOCK = SystemClock()
 SECOND = 1 / 3_600
-LINES = "import os, pathlib, sys; file = pathlib.Path(os.environ['ESPER_HOME'], 'calls'); file.open('a').write(f'{os.getpid()}\\n'); "
+LINES = (
+    "import os, pathlib, sys; file = pathlib.Path(os.environ['ESPER_HOME'], 'calls'); "
+    "file.open('a').write(f'{os.getpid()}\\n'); "
+)
 
 
 def started(home: Path, monkeypatch: pytest.MonkeyPatch, program: str, *, every: float) -> Sweeps:
-    """Sweeps every so many seconds, of a program that notes each of its lives and then does `program`."""
+    """Sweeps every so many seconds, of a program that notes each of its lives and then does
+    `program`.
+    """
     monkeypatch.setattr(module, "command", lambda: (sys.executable, "-c", LINES + program))
     settings = Settings(home=home, checkpoints=CheckpointSettings(sweep_hours=every * SECOND))
     sweeps = Sweeps(settings, environment={**os.environ, "ESPER_HOME": str(home)}, clock=CLOCK)
@@ -44,8 +51,13 @@ def test_a_store_is_swept_again_and_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert begun <= int((tmp_path / "swept").read_text()) <= CLOCK.now_us()
 
 
-def test_what_somebody_swept_just_now_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that every sweep leaves counts, whoever began it; once it is old enough there is a sweep."""
+def test_what_somebody_swept_just_now_is_not_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that every sweep leaves counts, whoever began it.
+
+    Once it is old enough there is a sweep.
+    """
     settings = Settings(home=tmp_path)
     settings.swept_path.write_text(str(CLOCK.now_us() + 3_600_000_000))
     sweeps = started(tmp_path, monkeypatch, "pass", every=0.1)

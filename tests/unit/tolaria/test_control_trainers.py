@@ -16,18 +16,28 @@ from esper.tolaria.control import trainers as module
 from esper.tolaria.control.trainers import Trainers, command, trainer_environment
 from tests.stackfixtures import eventually
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-ORDERLY = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\nprint('up', flush=True)\ntime.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', "
+    "flush=True); time.sleep(60)"
+)
+ORDERLY = (
+    "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: "
+    "sys.exit(130))\nprint('up', flush=True)\ntime.sleep(60)"
+)
 
 
 def lives(home: Path) -> Trainers:
     """A life of the control process in this home."""
-    return Trainers(Settings(home=home), environment=os.environ, embedded=False, clock=SystemClock())
+    return Trainers(
+        Settings(home=home), environment=os.environ, embedded=False, clock=SystemClock()
+    )
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What runs in place of `esper run`: a program of a few lines, so that no training is waited for."""
+    """What runs in place of `esper run`: a program of a few lines, so that no training is waited
+    for.
+    """
     code = {"code": ORDERLY}
     monkeypatch.setattr(module, "command", lambda *_, **__: (sys.executable, "-c", code["code"]))
     return code
@@ -40,7 +50,9 @@ def up(trainers: Trainers, run_id: str) -> bool:
 
 @pytest.mark.usefixtures("program")
 def test_the_next_life_knows_the_trainers_of_the_last(tmp_path: Path) -> None:
-    """Another life finds the same process by its file, refuses a second one for the run, and ends it in order."""
+    """Another life finds the same process by its file, refuses a second one for the run, and ends
+    it in order.
+    """
     first = lives(tmp_path)
     trainer = first.start("r", "mnist1d", (), resume=False)
     assert up(first, "r")
@@ -54,7 +66,9 @@ def test_the_next_life_knows_the_trainers_of_the_last(tmp_path: Path) -> None:
     assert trainer.as_json(first.log("r"), first.exit_code("r"))["alive"] is False
 
 
-def test_one_that_does_not_end_in_time_is_told_of_and_left(tmp_path: Path, program: dict[str, str]) -> None:
+def test_one_that_does_not_end_in_time_is_told_of_and_left(
+    tmp_path: Path, program: dict[str, str]
+) -> None:
     """A trainer that is still ending after the patience is given back; nothing kills it."""
     program["code"] = STUBBORN
     trainers = lives(tmp_path)
@@ -66,8 +80,13 @@ def test_one_that_does_not_end_in_time_is_told_of_and_left(tmp_path: Path, progr
     assert eventually(lambda: trainers.exit_code("r") == -signal.SIGKILL)
 
 
-def test_a_trainer_has_a_session_of_its_own_and_a_command_line_as_a_person_would_write_it(tmp_path: Path, program: dict[str, str]) -> None:
-    """Signals to our group do not reach it; it is `esper run` with run id, overrides and --resume, held to the list."""
+def test_a_trainer_has_a_session_of_its_own_and_a_command_line_as_a_person_would_write_it(
+    tmp_path: Path, program: dict[str, str]
+) -> None:
+    """Signals to our group do not reach it.
+
+    It is `esper run` with run id, overrides and --resume, held to the list.
+    """
     program["code"] = ORDERLY
     trainers = lives(tmp_path)
     trainer = trainers.start("r", "mnist1d", (), resume=False)
@@ -76,14 +95,39 @@ def test_a_trainer_has_a_session_of_its_own_and_a_command_line_as_a_person_would
     finally:
         trainers.end(10)
     words = command("r", "mnist1d", ("run.epochs=2",), resume=True)[3:]
-    assert words == ("run", "--run-id", "r", "--set", "run.epochs=2", "--resume", "--listed", "--json", "--", "mnist1d")
+    assert words == (
+        "run",
+        "--run-id",
+        "r",
+        "--set",
+        "run.epochs=2",
+        "--resume",
+        "--listed",
+        "--json",
+        "--",
+        "mnist1d",
+    )
 
 
 def test_a_trainer_of_an_embedded_stack_finds_it_by_its_home() -> None:
-    """Broker and ports that the stack gave its parts are taken out, the user's other settings stay; with a cluster everything stays."""
-    base = {"ESPER_HOME": "h", "ESPER_KAFKA__BOOTSTRAP": "b", "ESPER_NISSA__PORT": "1", "ESPER_URZA__STORE": "s", "PATH": "p"}
+    """Broker and ports that the stack gave its parts are taken out, the user's other settings stay.
+
+    With a cluster everything stays.
+    """
+    base = {
+        "ESPER_HOME": "h",
+        "ESPER_KAFKA__BOOTSTRAP": "b",
+        "ESPER_NISSA__PORT": "1",
+        "ESPER_URZA__STORE": "s",
+        "PATH": "p",
+    }
     given = trainer_environment(base, embedded=True)
-    assert given == {"ESPER_HOME": "h", "ESPER_URZA__STORE": "s", "PATH": "p", "PYTHONUNBUFFERED": "1"}
+    assert given == {
+        "ESPER_HOME": "h",
+        "ESPER_URZA__STORE": "s",
+        "PATH": "p",
+        "PYTHONUNBUFFERED": "1",
+    }
     assert trainer_environment(base, embedded=False) == {**base, "PYTHONUNBUFFERED": "1"}
 
 

@@ -10,12 +10,18 @@ from esper.tolaria.recipes.recipe import load
 
 
 def test_digits_are_split_alike_each_time() -> None:
-    """997 images to train on, 300 held out and 500 for the test, all 1,797 in all, the same each time; the global stream does not move."""
+    """997 images to train on, 300 held out and 500 for the test, all 1,797 in all, the same each
+    time; the global stream does not move.
+    """
     torch.manual_seed(1)
     before = torch.get_rng_state()
     made, again = digits.data(), digits.data()
     assert torch.equal(torch.get_rng_state(), before)
-    assert [len(labels) for _, labels in (made.train, made.validation, made.test)] == [997, 300, 500]
+    assert [len(labels) for _, labels in (made.train, made.validation, made.test)] == [
+        997,
+        300,
+        500,
+    ]
     for name in ("train", "validation", "test"):
         for left, right in zip(getattr(made, name), getattr(again, name), strict=True):
             assert torch.equal(left, right)
@@ -26,7 +32,9 @@ def test_digits_are_split_alike_each_time() -> None:
 
 
 def test_both_convolutions_of_the_host_grow() -> None:
-    """The recipe's layers are convolutions with two chunks each, at the sizes that the images have there."""
+    """The recipe's layers are convolutions with two chunks each, at the sizes that the images have
+    there.
+    """
     recipe, made = load("digits"), digits.data()
     module = germinate(digits.model(), seeds=recipe.kasmina.seeds, include=recipe.kasmina.include)
     growing = GrowingModel(module, training=KernelTraining())

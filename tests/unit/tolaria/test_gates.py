@@ -11,7 +11,9 @@ from esper.tolaria.step.evaluation import paired
 from esper.tolaria.step.gates import Evidence, gate
 from esper.tolaria.step.stepping import batch_order, stream_seed
 
-GATES = GatesSection(min_training_steps=100, max_training_steps=300, z=2.0, shadow_epochs=2, embargo_epochs=3)
+GATES = GatesSection(
+    min_training_steps=100, max_training_steps=300, z=2.0, shadow_epochs=2, embargo_epochs=3
+)
 
 
 @pytest.mark.parametrize(
@@ -44,15 +46,24 @@ def test_gates(stage: str, evidence: Evidence, epoch: int, expected: str | None)
 
 @pytest.mark.parametrize("stage", ["TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"])
 def test_a_seed_on_its_fallback_is_culled(stage: str) -> None:
-    """Whatever the evidence says, a seed in ERROR_RECOVERY is culled at the end of the epoch, with the number of its failures."""
+    """Whatever the evidence says, a seed in ERROR_RECOVERY is culled at the end of the epoch, with
+    the number of its failures.
+    """
     seed = SeedState("a", 0, stage=stage, execution="ERROR_RECOVERY", errors=3)  # type: ignore[arg-type]
     move = gate(seed, Evidence(1000, 9.0, 0.1, 9.0, 0.1, blended=True), 9, GATES)
     assert move is not None
-    assert (move.layer, move.seed, move.to_stage, move.reason) == ("a", 0, "CULLED", "its kernel failed 3 times in a row")
+    assert (move.layer, move.seed, move.to_stage, move.reason) == (
+        "a",
+        0,
+        "CULLED",
+        "its kernel failed 3 times in a row",
+    )
 
 
 def test_paired_difference_and_its_error() -> None:
-    """The paired test uses the differences of the same batches: their mean, and the standard error of that mean."""
+    """The paired test uses the differences of the same batches: their mean, and the standard error
+    of that mean.
+    """
     mean, error = paired([1.0, 2.0, 4.0], [0.5, 1.0, 2.5])
     assert mean == pytest.approx(1.0)
     assert error == pytest.approx(torch.tensor([0.5, 1.0, 1.5]).std().item() / math.sqrt(3))
@@ -60,7 +71,10 @@ def test_paired_difference_and_its_error() -> None:
 
 
 def test_batch_order_is_a_function_of_seed_and_epoch_alone() -> None:
-    """The order of batches does not depend on, or move, the global generator; epochs differ; each sample comes at most once."""
+    """The order of batches does not depend on, or move, the global generator; epochs differ.
+
+    Each sample comes at most once.
+    """
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = batch_order(0, 3, 1050, 100)

@@ -1,4 +1,6 @@
-"""The trainer's pen in re-execution: what is decided anew has to be what was recorded, what came from outside is applied where it stood."""
+"""The trainer's pen in re-execution: what is decided anew has to be what was recorded, what came
+from outside is applied where it stood.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin
 from esper.events.records import EpochEnded
 from esper.lifecycle import Guardrails, RunState, evolve
-from esper.lifecycle.commands import Adapt, CountLost, EndEpoch, Move, Pause, ReportFailure, Resume, RunCommand, Source
+from esper.lifecycle.commands import (
+    Adapt,
+    CountLost,
+    EndEpoch,
+    Move,
+    Pause,
+    ReportFailure,
+    Resume,
+    RunCommand,
+    Source,
+)
 from esper.oona.durable.outbox import Outbox
 from esper.tolaria.record.journal import Journal, derived
 from tests.samples import START
@@ -35,7 +47,16 @@ GRAFT = Adapt(
 
 def end(step: int, digest: str = "cd" * 32) -> EndEpoch:
     figures = dict.fromkeys(
-        ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy", "learning_rate"), 0.5
+        (
+            "train_loss",
+            "train_accuracy",
+            "validation_loss",
+            "validation_accuracy",
+            "test_loss",
+            "test_accuracy",
+            "learning_rate",
+        ),
+        0.5,
     )
     return EndEpoch(step=step, parameters_digest=digest, alphas=(), **figures)
 
@@ -66,12 +87,19 @@ LIVE: tuple[tuple[RunCommand, int], ...] = (
 
 
 @contextmanager
-def pen(folder: Path, recorded: Sequence[JournalEvent] = (), *, state: RunState | None = None) -> Iterator[Journal]:
+def pen(
+    folder: Path, recorded: Sequence[JournalEvent] = (), *, state: RunState | None = None
+) -> Iterator[Journal]:
     outbox = Outbox.open(folder / "r" / "outbox", clock=ManualClock())
     origin = Origin("r", "trainer", "0" * 32, ManualClock())
     try:
         yield Journal(
-            state=state or RunState("r"), outbox=outbox, origin=origin, guardrails=Guardrails(), notify=lambda: None, recorded=recorded
+            state=state or RunState("r"),
+            outbox=outbox,
+            origin=origin,
+            guardrails=Guardrails(),
+            notify=lambda: None,
+            recorded=recorded,
         )
     finally:
         outbox.close()
@@ -84,7 +112,10 @@ def record(tmp_path: Path) -> list[JournalEvent]:
 
 
 def execute(journal: Journal, until: int = 12) -> list[str]:
-    """What a trainer does of LIVE by itself, taking the rest from the record; gives the events in the order in which they were met."""
+    """What a trainer does of LIVE by itself, taking the rest from the record.
+
+    Gives the events in the order in which they were met.
+    """
     met: list[str] = []
 
     def outside(step: int, *, after_step: bool) -> None:
@@ -108,8 +139,13 @@ def execute(journal: Journal, until: int = 12) -> list[str]:
     return met
 
 
-def test_a_record_is_executed_again_event_by_event(record: list[JournalEvent], tmp_path: Path) -> None:
-    """Each event is met once, at its step and on its side of it; nothing is written; the state is the live one."""
+def test_a_record_is_executed_again_event_by_event(
+    record: list[JournalEvent], tmp_path: Path
+) -> None:
+    """Each event is met once, at its step and on its side of it; nothing is written.
+
+    The state is the live one.
+    """
     names = [derived(event) for event in record]
     assert [event.NAME for event, mine in zip(record, names, strict=True) if mine] == [
         "RunStarted",
@@ -143,8 +179,13 @@ def test_a_record_is_executed_again_event_by_event(record: list[JournalEvent], t
         assert journal.state.seed("a", 0) is not None
 
 
-def test_failures_are_told_for_the_step_in_which_they_happened(record: list[JournalEvent], tmp_path: Path) -> None:
-    """Before the step, `failures` names the kernel and `outside` holds its event back; a failed load is no failure of a step."""
+def test_failures_are_told_for_the_step_in_which_they_happened(
+    record: list[JournalEvent], tmp_path: Path
+) -> None:
+    """Before the step, `failures` names the kernel and `outside` holds its event back.
+
+    A failed load is no failure of a step.
+    """
     state = RunState("r")
     first = next(number for number, event in enumerate(record) if event.NAME == "KernelFailed")
     for event in record[:first]:
@@ -156,22 +197,35 @@ def test_failures_are_told_for_the_step_in_which_they_happened(record: list[Jour
         assert journal.outside(3, after_step=False) is None
         assert journal.outside(3, after_step=True) == record[first]
     with pen(tmp_path / "load") as journal:
-        events = [event for command in (START, GRAFT, failure(1, "LOAD")) for event in journal.do(command, 0)]
+        events = [
+            event
+            for command in (START, GRAFT, failure(1, "LOAD"))
+            for event in journal.do(command, 0)
+        ]
         loads = events[-3:]
         state = RunState("r")
         for event in events[:-3]:
             state = evolve(state, event)
     with pen(tmp_path / "load-again", loads, state=state) as journal:
         assert journal.failures(0) == frozenset()
-        assert [journal.outside(0, after_step=False), journal.accept().NAME] == [loads[0], "KernelFailed"]
+        assert [journal.outside(0, after_step=False), journal.accept().NAME] == [
+            loads[0],
+            "KernelFailed",
+        ]
         assert not any(map(derived, loads))
 
 
 def test_other_parameters_are_refused(record: list[JournalEvent], tmp_path: Path) -> None:
-    """An epoch that ends with another digest than the record has: both are named, and the state is not moved."""
-    changed = [replace(event, parameters_digest="ef" * 32) if isinstance(event, EpochEnded) else event for event in record]
+    """An epoch that ends with another digest than the record has: both are named, and the state is
+    not moved.
+    """
+    changed = [
+        replace(event, parameters_digest="ef" * 32) if isinstance(event, EpochEnded) else event
+        for event in record
+    ]
     sentence = (
-        rf"^Executed again, epoch 0 of run r ends with other parameters \(digest {'cd' * 6}\) than its journal has \({'ef' * 6}\); the code, the "
+        r"^Executed again, epoch 0 of run r ends with other parameters \(digest "
+        rf"{'cd' * 6}\) than its journal has \({'ef' * 6}\); the code, the "
         r"settings or the machine are others than those it was trained with\.$"
     )
     with pen(tmp_path / "again", changed) as journal, pytest.raises(CorruptError, match=sentence):
@@ -184,31 +238,52 @@ def test_other_parameters_are_refused(record: list[JournalEvent], tmp_path: Path
     [
         (
             "EpochEnded",
-            r"decides EpochEnded at epoch 0, step 5, where its journal has SeedTransitioned at epoch 1, step 5 \(event \d+\); the code",
+            (
+                r"decides EpochEnded at epoch 0, step 5, where its journal has "
+                r"SeedTransitioned at epoch 1, step 5 \(event \d+\); the code"
+            ),
         ),
         ("SeedTransitioned", r"^The journal of run r lacks event 8: TelemetryLost with sequence 9"),
     ],
 )
-def test_a_derived_event_that_the_record_lacks_is_refused(record: list[JournalEvent], tmp_path: Path, lacking: str, sentence: str) -> None:
-    """What the run decides and the journal does not have is named, with what stands there instead."""
-    number = next(number for number, event in enumerate(record) if lacking == event.NAME and derived(event))
-    with pen(tmp_path / "again", [*record[:number], *record[number + 1 :]]) as journal, pytest.raises(CorruptError, match=sentence):
+def test_a_derived_event_that_the_record_lacks_is_refused(
+    record: list[JournalEvent], tmp_path: Path, lacking: str, sentence: str
+) -> None:
+    """What the run decides and the journal does not have is named, with what stands
+    there instead.
+    """
+    number = next(
+        number for number, event in enumerate(record) if lacking == event.NAME and derived(event)
+    )
+    with (
+        pen(tmp_path / "again", [*record[:number], *record[number + 1 :]]) as journal,
+        pytest.raises(CorruptError, match=sentence),
+    ):
         execute(journal)
 
 
-def test_a_run_that_passes_the_step_of_an_outside_event_is_refused(record: list[JournalEvent], tmp_path: Path) -> None:
-    """An event from outside that belongs to an earlier step than the run stands at: both steps are named."""
+def test_a_run_that_passes_the_step_of_an_outside_event_is_refused(
+    record: list[JournalEvent], tmp_path: Path
+) -> None:
+    """An event from outside that belongs to an earlier step than the run stands at: both steps are
+    named.
+    """
     with pen(tmp_path / "again", record) as journal:
         journal.do(START, 0)
         with pytest.raises(
             CorruptError,
-            match=r"^Executed again, run r stands at step 3, but event 1 \(AdaptationApplied\) of its journal belongs to step 0; the code or",
+            match=(
+                r"^Executed again, run r stands at step 3, but event 1 \(AdaptationApplied\) "
+                r"of its journal belongs to step 0; the code or"
+            ),
         ):
             journal.outside(3, after_step=False)
 
 
 def test_after_the_record_the_pen_writes_on(record: list[JournalEvent], tmp_path: Path) -> None:
-    """Once the record is used up, events go to the outbox, which takes them only where its own journal ends."""
+    """Once the record is used up, events go to the outbox, which takes them only where its own
+    journal ends.
+    """
     with pen(tmp_path / "live", record) as journal:
         execute(journal)
         (ended,) = journal.do(end(9), 9)
@@ -219,4 +294,6 @@ def test_after_the_record_the_pen_writes_on(record: list[JournalEvent], tmp_path
         journal.do(START, 0)
         assert not journal.replaying
         with pytest.raises(CorruptError, match="where 0 follows"):
-            journal.do(end(1), 1)  # the outbox of this place has not what the record has: the run would leave a gap
+            journal.do(
+                end(1), 1
+            )  # the outbox of this place has not what the record has: the run would leave a gap

@@ -32,7 +32,10 @@ def test_every_recipe_that_comes_along_is_valid() -> None:
         ("cache.memory_mb=1", "Unknown key cache.memory_mb. Did you mean cache.memory_mib?"),
         ("decisions=later", "decisions = 'later' does not fit"),
         ("run.precision=int8", "run.precision = 'int8' does not fit"),
-        ("run.accumulate=101", "run.accumulate = 101 is more than the 100 samples of a step; lower it."),
+        (
+            "run.accumulate=101",
+            "run.accumulate = 101 is more than the 100 samples of a step; lower it.",
+        ),
         ("run.seed", "--set takes section.key=value, not 'run.seed'."),
         ("name.x=1", "--set name.x: name is a value, not a section."),
     ],
@@ -48,20 +51,46 @@ def test_bad_overrides_are_refused_in_a_sentence(override: str, sentence: str) -
 def test_overrides_take_toml_values() -> None:
     """--set values are TOML; a bare word is a string; policy keys pass through."""
     recipe = load(
-        "mnist1d", ["decisions=lockstep", "tamiyo.enabled=false", "run.seed=4", "kasmina.include=['first']", "tamiyo.policy.max_active=2"]
+        "mnist1d",
+        [
+            "decisions=lockstep",
+            "tamiyo.enabled=false",
+            "run.seed=4",
+            "kasmina.include=['first']",
+            "tamiyo.policy.max_active=2",
+        ],
     )
-    assert (recipe.decisions, recipe.tamiyo.enabled, recipe.run.seed, recipe.kasmina.include) == ("lockstep", False, 4, ("first",))
+    assert (recipe.decisions, recipe.tamiyo.enabled, recipe.run.seed, recipe.kasmina.include) == (
+        "lockstep",
+        False,
+        4,
+        ("first",),
+    )
     assert recipe.tamiyo.policy["max_active"] == 2
 
 
 def test_the_cache_section_sets_the_limits_of_each_tier() -> None:
-    """Defaults are 512 MiB and 128 kernels in memory, 128 MiB a layer; overrides reach the loader in bytes."""
+    """Defaults are 512 MiB and 128 kernels in memory, 128 MiB a layer.
+
+    Overrides reach the loader in bytes.
+    """
     default = cache_settings(load("mnist1d"))
     assert default.memory == CacheLimits(entries=128, bytes=512 << 20, layer_bytes=128 << 20)
     changed = cache_settings(
-        load("mnist1d", ["cache.entries=2", "cache.memory_mib=3", "cache.layer_mib=1", "cache.disk_mib=4", "cache.prefetch=5"])
+        load(
+            "mnist1d",
+            [
+                "cache.entries=2",
+                "cache.memory_mib=3",
+                "cache.layer_mib=1",
+                "cache.disk_mib=4",
+                "cache.prefetch=5",
+            ],
+        )
     )
-    assert changed == CacheSettings(CacheLimits(entries=2, bytes=3 << 20, layer_bytes=1 << 20), disk_bytes=4 << 20, prefetch=5)
+    assert changed == CacheSettings(
+        CacheLimits(entries=2, bytes=3 << 20, layer_bytes=1 << 20), disk_bytes=4 << 20, prefetch=5
+    )
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

@@ -14,7 +14,14 @@ from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.lifecycle import RunState, evolve
-from esper.lifecycle.commands import Complete, CountLost, Fail, RecordCheckpoint, ReportFailure, RollBack
+from esper.lifecycle.commands import (
+    Complete,
+    CountLost,
+    Fail,
+    RecordCheckpoint,
+    ReportFailure,
+    RollBack,
+)
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.record.resume import beginning, differences, folded, recipe_of
 from esper.urza.local import LocalStore
@@ -38,7 +45,9 @@ class Story:
         """Take one, and go on before it is recorded, as training does."""
         state, step = self.pen.state, self.pen.step
         values = {"model/a": torch.full((3,), float(step + 100 * state.timeline))}
-        stored = tensors_in(self.store).write(Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}}))
+        stored = tensors_in(self.store).write(
+            Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}})
+        )
         name = f"t{state.timeline}-s{step}-n{state.sequence}"
         self.held[name] = state
         self.train(1)
@@ -64,7 +73,9 @@ class Story:
         return name
 
     def address(self, name: str) -> Path:
-        taken: Any = next(event for event in self.pen.events if getattr(event, "snapshot_id", "") == name)
+        taken: Any = next(
+            event for event in self.pen.events if getattr(event, "snapshot_id", "") == name
+        )
         return self.store.root / str(taken.address)
 
     def begins(self) -> Any:
@@ -90,7 +101,9 @@ def test_without_snapshots_a_run_begins_at_its_first_step(story: Story) -> None:
 
 
 def test_a_run_begins_at_its_last_snapshot(story: Story) -> None:
-    """State and tensors are those of the same moment, though later events stand before the record of the snapshot."""
+    """State and tensors are those of the same moment, though later events stand before the record
+    of the snapshot.
+    """
     story.train(2)
     story.snapshot()
     story.train(2)
@@ -106,12 +119,22 @@ def test_a_run_begins_at_its_last_snapshot(story: Story) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda path: path.unlink(), "is not in the store: it was deleted, or the store is another one."),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged: its content has another hash than the journal gives."),
+        (
+            lambda path: path.unlink(),
+            "is not in the store: it was deleted, or the store is another one.",
+        ),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            "is damaged: its content has another hash than the journal gives.",
+        ),
     ],
 )
-def test_snapshots_that_cannot_be_used_are_passed_over(story: Story, damage: Callable[[Path], None], sentence: str) -> None:
-    """From the last to the first, each with a note; without any the run begins at its first step."""
+def test_snapshots_that_cannot_be_used_are_passed_over(
+    story: Story, damage: Callable[[Path], None], sentence: str
+) -> None:
+    """From the last to the first, each with a note; without any the run begins at its
+    first step.
+    """
     names = [story.snapshot() for _ in range(3)]
     for count in (1, 2, 3):
         damage(story.address(names[-count]))
@@ -125,7 +148,10 @@ def test_snapshots_that_cannot_be_used_are_passed_over(story: Story, damage: Cal
 
 
 def rolled_back(story: Story) -> tuple[str, int]:
-    """A story with a rollback to its first snapshot; gives its name and the number of events up to the new timeline's beginning."""
+    """A story with a rollback to its first snapshot.
+
+    Gives its name and the number of events up to the new timeline's beginning.
+    """
     story.train(2)
     story.pen.grow("TRAINING", 1)
     first = story.snapshot()
@@ -138,7 +164,10 @@ def rolled_back(story: Story) -> tuple[str, int]:
 
 
 def test_after_a_rollback_a_run_begins_where_the_rollback_led(story: Story) -> None:
-    """The tensors of the snapshot that was restored, the state after the resets; later snapshots of the timeline that was left count no more."""
+    """The tensors of the snapshot that was restored, the state after the resets.
+
+    Later snapshots of the timeline that was left count no more.
+    """
     first, count = rolled_back(story)
     story.train(1)
     found = story.begins()
@@ -161,7 +190,11 @@ def test_a_snapshot_of_the_new_timeline_comes_before_the_rollback(story: Story) 
     assert (found.name, found.state, len(found.notes)) == (first, story.fold(count), 1)
     story.address(first).unlink()
     with pytest.raises(
-        CorruptError, match=r"^Run r was rolled back, and no snapshot since then can be used: Snapshot t1-s\d+-n\d+ cannot be used: "
+        CorruptError,
+        match=(
+            r"^Run r was rolled back, and no snapshot since then can be used: Snapshot "
+            r"t1-s\d+-n\d+ cannot be used: "
+        ),
     ):
         story.begins()
 
@@ -169,16 +202,29 @@ def test_a_snapshot_of_the_new_timeline_comes_before_the_rollback(story: Story) 
 def test_only_a_run_that_has_begun_and_not_ended_is_resumed(story: Story) -> None:
     """No journal, a finished and a failed run are refused, each in its sentence."""
     with pytest.raises(
-        UsageError, match=r"^Run r has no journal on this Kafka, so there is nothing to resume; start it without --resume\.$"
+        UsageError,
+        match=(
+            r"^Run r has no journal on this Kafka, so there is nothing to resume; start it "
+            r"without --resume\.$"
+        ),
     ):
         folded("r", [])
     assert folded("r", story.pen.events) == story.pen.state
     finished, failed = Pen(), Pen()
-    finished.do(Complete(outcome="FINISHED", accuracy=0.5, loss=0.5, parameters=20, digest="", model_sha256=""))
+    finished.do(
+        Complete(
+            outcome="FINISHED", accuracy=0.5, loss=0.5, parameters=20, digest="", model_sha256=""
+        )
+    )
     failed.do(Fail(error="EsperError", reason="It broke."))
-    with pytest.raises(UsageError, match=r"^Run r is finished, so there is nothing to resume; start a new run\.$"):
+    with pytest.raises(
+        UsageError, match=r"^Run r is finished, so there is nothing to resume; start a new run\.$"
+    ):
         folded("r", finished.events)
-    with pytest.raises(UsageError, match=r"^Run r ended by a failure, so there is nothing to resume; start a new run\.$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^Run r ended by a failure, so there is nothing to resume; start a new run\.$",
+    ):
         folded("r", failed.events)
 
 

@@ -1,4 +1,6 @@
-"""A snapshot of everything that a step reads: training goes on from it with the very bits that it would have had."""
+"""A snapshot of everything that a step reads: training goes on from it with the very bits that it
+would have had.
+"""
 
 from __future__ import annotations
 
@@ -51,15 +53,30 @@ BEFORE, AFTER = 25, 50
 def host(kind: str) -> nn.Module:
     torch.manual_seed(3)
     if kind == "linear":
-        return nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(12, 6))
+        return nn.Sequential(
+            nn.Linear(8, 12),
+            nn.BatchNorm1d(12),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.3),
+            nn.Linear(12, 6),
+        )
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(12, 6, 1), head)
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Conv2d(12, 6, 1),
+        head,
+    )
 
 
 def batch(kind: str, step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(100 + step)
     shape = (32, 8) if kind == "linear" else (16, 3, 6, 6)
-    return torch.randn(*shape, generator=generator), torch.randint(0, 6, (shape[0],), generator=generator)
+    return torch.randn(*shape, generator=generator), torch.randint(
+        0, 6, (shape[0],), generator=generator
+    )
 
 
 def slot(growing: GrowingModel, place: Place) -> Slot:
@@ -67,23 +84,46 @@ def slot(growing: GrowingModel, place: Place) -> Slot:
     reads, width, geometry = growing.shapes()[place]
     layer = parse(geometry)
     made = [
-        generate(in_features=reads, out_features=width, family=family, budget=Budget.of(5_000, 36), seed=place[1], geometry=layer)
+        generate(
+            in_features=reads,
+            out_features=width,
+            family=family,
+            budget=Budget.of(5_000, 36),
+            seed=place[1],
+            geometry=layer,
+        )
         for family in families_for(layer.kind)
     ]
     found = [ir for ir in made if ir is not None]
     ir = found[place[1] % len(found)]
-    return Slot(f"{place[1]}a" * 32, ir.family, module_of(ir), ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
+    return Slot(
+        f"{place[1]}a" * 32,
+        ir.family,
+        module_of(ir),
+        ir.blend,
+        ir.tap,
+        ir.alpha_target,
+        ir.geometry.text,
+    )
 
 
 class World:
     """A growing model and its stepper, at some step."""
 
     def __init__(self, kind: str, run: dict[str, Any]) -> None:
-        raw = {"name": "t", "model": "a:b", "data": "a:b", "run": run, "kernels": {"shadow_passes": 1, "warmup_steps": 40}}
+        raw = {
+            "name": "t",
+            "model": "a:b",
+            "data": "a:b",
+            "run": run,
+            "kernels": {"shadow_passes": 1, "warmup_steps": 40},
+        }
         self.kind, self.recipe = kind, Recipe.model_validate(raw)
         numerics = Numerics(self.recipe.run.precision, self.recipe.run.channels_last)
         module = germinate(numerics.place(host(kind)), seeds=3)
-        self.growing = GrowingModel(module, training=KernelTraining(blend_steps=60, warmup_steps=40), numerics=numerics)
+        self.growing = GrowingModel(
+            module, training=KernelTraining(blend_steps=60, warmup_steps=40), numerics=numerics
+        )
         self.growing.probe(batch(kind, 0)[0])
         self.stepper = Stepper(self.growing, self.recipe, 100)
         self.step = 0
@@ -113,10 +153,15 @@ class World:
         """Losses, norms and health figures of so many steps."""
         found = []
         for _ in range(steps):
-            figures = self.stepper.step(self.state, self.step, batch(self.kind, self.step), sample=True)
+            figures = self.stepper.step(
+                self.state, self.step, batch(self.kind, self.step), sample=True
+            )
             self.step += 1
             self.growing.follow(self.state, self.step)
-            health = [self.growing.health[place].observe(one, recovering=False) for place, one in self.growing.read_statistics().items()]
+            health = [
+                self.growing.health[place].observe(one, recovering=False)
+                for place, one in self.growing.read_statistics().items()
+            ]
             found.append((figures.loss, figures.gradient_norm, figures.learning_rate, *health))
             assert not figures.faults
         return found
@@ -132,13 +177,18 @@ class World:
 
     def restore(self, snapshot: Snapshot, step: int) -> None:
         self.step = step
-        restore_model(self.growing, self.stepper.host_optimizer, snapshot, state=self.state, step=step)
+        restore_model(
+            self.growing, self.stepper.host_optimizer, snapshot, state=self.state, step=step
+        )
         self.stepper.restore(snapshot.notes["stepper"])
         restore_health(self.growing, snapshot.notes["health"])
         restore_random(snapshot.notes["random"], snapshot.tensors)
 
     def everything(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in model_tensors(self.growing, self.stepper.host_optimizer).items()}
+        return {
+            name: tensor.clone()
+            for name, tensor in model_tensors(self.growing, self.stepper.host_optimizer).items()
+        }
 
 
 def draws() -> tuple[float, float, float]:
@@ -157,9 +207,11 @@ def draws() -> tuple[float, float, float]:
     ],
 )
 def test_training_goes_on_bit_for_bit(kind: str, run: dict[str, Any], tmp_path: Path) -> None:
-    """50 steps after a restore are the 50 steps without one: losses, every tensor, both optimizers, scaler, health, random streams.
+    """50 steps after a restore are the 50 steps without one: losses, every tensor, both optimizers,
+    scaler, health, random streams.
 
-    The model has kernels in TRAINING, BLENDING and FOSSILIZED; the one that it is restored into was trained elsewhere before.
+    The model has kernels in TRAINING, BLENDING and FOSSILIZED; the one that it is restored into was
+    trained elsewhere before.
     """
     torch.set_num_threads(1)
     first = World(kind, run)
@@ -199,24 +251,40 @@ def test_a_seed_that_the_snapshot_has_empty_is_empty(tmp_path: Path) -> None:
     stored = tensors.write(plain)
     world.grow()
     world.train(5)
-    world.state = RunState("r", status="RUNNING", seeds=tuple(SeedState(layer, index) for layer, index, _ in SEEDS))
+    world.state = RunState(
+        "r", status="RUNNING", seeds=tuple(SeedState(layer, index) for layer, index, _ in SEEDS)
+    )
     world.restore(tensors.read(stored.address, stored.sha256), 0)
     assert world.growing.kernels == {}
     fresh = World("linear", {})
-    assert all(torch.equal(tensor, world.everything()[name]) for name, tensor in fresh.everything().items() if name.startswith("model/"))
+    assert all(
+        torch.equal(tensor, world.everything()[name])
+        for name, tensor in fresh.everything().items()
+        if name.startswith("model/")
+    )
 
 
 def test_a_snapshot_of_another_model_is_refused(tmp_path: Path) -> None:
     """A layer that is missing, too much, or of another shape is named."""
     world = World("linear", {})
     snapshot = world.snapshot()
-    for change, name in (({"model/0.weight": torch.zeros(3)}, "0.weight"), ({"model/extra": torch.zeros(3)}, "extra")):
+    for change, name in (
+        ({"model/0.weight": torch.zeros(3)}, "0.weight"),
+        ({"model/extra": torch.zeros(3)}, "extra"),
+    ):
         other = Snapshot({**snapshot.tensors, **change}, snapshot.notes)
         with pytest.raises(
-            CorruptError, match=rf"^The snapshot is of another model: {name} is not the same in both; resume with the code of then"
+            CorruptError,
+            match=(
+                rf"^The snapshot is of another model: {name} is not the same in both; resume "
+                r"with the code of then"
+            ),
         ):
             world.restore(other, 0)
-    fewer = Snapshot({key: value for key, value in snapshot.tensors.items() if key != "model/4.bias"}, snapshot.notes)
+    fewer = Snapshot(
+        {key: value for key, value in snapshot.tensors.items() if key != "model/4.bias"},
+        snapshot.notes,
+    )
     with pytest.raises(CorruptError, match=r"another model: 4\.bias"):
         world.restore(fewer, 0)
 
@@ -224,8 +292,13 @@ def test_a_snapshot_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_kernel_without_a_blueprint_is_no_part_of_a_snapshot() -> None:
     """A module that somebody put into a slot by hand cannot be made again."""
     world = World("linear", {})
-    world.growing.graft(("0", 0), Slot("0a" * 32, "mine", nn.Linear(8, 4), "LERP", "LAYER_INPUT", 1.0))
-    with pytest.raises(CorruptError, match=r"^The kernel 0a0a.* has no blueprint, so it cannot be part of a snapshot"):
+    world.growing.graft(
+        ("0", 0), Slot("0a" * 32, "mine", nn.Linear(8, 4), "LERP", "LAYER_INPUT", 1.0)
+    )
+    with pytest.raises(
+        CorruptError,
+        match=r"^The kernel 0a0a.* has no blueprint, so it cannot be part of a snapshot",
+    ):
         world.snapshot()
 
 

@@ -1,4 +1,6 @@
-"""A whole run is proven piece by piece, and what differs is narrowed as far as journal and snapshots allow."""
+"""A whole run is proven piece by piece, and what differs is narrowed as far as journal and
+snapshots allow.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from esper.events import Origin
-from esper.events.records import CheckpointTaken, EpochEnded, RollbackRequested, RunForked, TrainingStep
+from esper.events.records import (
+    CheckpointTaken,
+    EpochEnded,
+    RollbackRequested,
+    RunForked,
+    TrainingStep,
+)
 from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.record.forking import cut_at
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive
-from esper.tolaria.replay.verification import Check, Narrowed, Proof, Verdict, narrowed, quiet, segments
+from esper.tolaria.replay.verification import (
+    Check,
+    Narrowed,
+    Proof,
+    Verdict,
+    narrowed,
+    quiet,
+    segments,
+)
 from esper.tolaria.run.session import Session
 from esper.tolaria.timelines.branching import begin
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
@@ -62,12 +78,16 @@ def from_step(step: int, change: Callable[[Tensor], Tensor]) -> Callable[[], nn.
 
 
 def test_every_piece_of_a_run_with_growth_and_a_rollback_is_proven(tmp_path: Path) -> None:
-    """Both timelines, all epochs and all snapshots agree: in pieces between snapshots, and from the first step."""
+    """Both timelines, all epochs and all snapshots agree: in pieces between snapshots, and from the
+    first step.
+    """
     laboratory = Laboratory(tmp_path, recipe(run={"epochs": 4, "batch_size": 20}), GROWTH[:4])
     asking(laboratory, 13)
     ask = laboratory.disturb
     origin = Origin(laboratory.run_id, "operator", "0" * 32, CLOCK)
-    back = RollbackRequested(**origin.envelope("back"), snapshot_id="", reason="the risk", expires_at=2**52)
+    back = RollbackRequested(
+        **origin.envelope("back"), snapshot_id="", reason="the risk", expires_at=2**52
+    )
 
     def disturb(session: Session) -> None:
         ask(session)
@@ -82,46 +102,70 @@ def test_every_piece_of_a_run_with_growth_and_a_rollback_is_proven(tmp_path: Pat
     for from_scratch in (False, True):
         found = verdicts(archive, from_scratch=from_scratch)
         assert [one.fault for one in found] == [None] * len(found)
-        assert (sum(one.epochs for one in found), sum(one.snapshots for one in found)) == (ended, taken)
+        assert (sum(one.epochs for one in found), sum(one.snapshots for one in found)) == (
+            ended,
+            taken,
+        )
         assert len(found) == (2 if from_scratch else taken + 2)
         proof = Proof(archive.run_id, tuple(found), None, (), 1.0)
-        assert f"agree at the end of {ended} epochs, and {taken} snapshots bit for bit" in proof.sentence()
+        assert (
+            f"agree at the end of {ended} epochs, and {taken} snapshots bit for bit"
+            in proof.sentence()
+        )
         assert sum(one.steps for one in found) >= 21 + 16
 
 
 def test_a_changed_digest_is_found_at_its_epoch(tmp_path: Path) -> None:
-    """One epoch's digest in the journal is another: the piece that ends there names the epoch, all other pieces agree."""
+    """One epoch's digest in the journal is another: the piece that ends there names the epoch, all
+    other pieces agree.
+    """
     laboratory = Laboratory(tmp_path, recipe(**SHORT))
     asking(laboratory)
     laboratory.run()
     archive = laboratory.archive()
     forged = [
-        replace(one, parameters_digest="ab" * 32) if isinstance(one, EpochEnded) and one.epoch == 1 else one for one in archive.events
+        replace(one, parameters_digest="ab" * 32)
+        if isinstance(one, EpochEnded) and one.epoch == 1
+        else one
+        for one in archive.events
     ]
     found = verdicts(replace(archive, events=forged))
     (odd,) = (one for one in found if one.fault is not None)
     assert odd.fault is not None
     assert (odd.fault.epoch, odd.fault.agreed.step, odd.fault.at.step) == (1, 8, 16)
-    assert odd.fault.names == ()  # no tensor differs from those of the snapshot that was taken there
+    assert (
+        odd.fault.names == ()
+    )  # no tensor differs from those of the snapshot that was taken there
 
 
 def test_another_arithmetic_is_narrowed_to_the_steps_between_two_digests(tmp_path: Path) -> None:
-    """Other numerics from step 13 on: with snapshots by epochs it is some step after 8, with one at step 12 after that; tensors are named."""
+    """Other numerics from step 13 on: with snapshots by epochs it is some step after 8, with one at
+    step 12 after that; tensors are named.
+    """
     for name, asked, agreed in (("epochs", (), 8), ("more", (12,), 12)):
         laboratory = Laboratory(tmp_path / name, recipe(**SHORT))
         asking(laboratory, *asked)
         laboratory.run()
-        found = looked_at(replace(laboratory.archive(), model=from_step(13, lambda output: output * 1.0001)))
+        found = looked_at(
+            replace(laboratory.archive(), model=from_step(13, lambda output: output * 1.0001))
+        )
         assert found.deterministic
         assert (found.fault.epoch, found.fault.agreed.step, found.fault.at.step) == (1, agreed, 16)
         assert {"model/first.weight", "host/0/exp_avg"} <= set(found.fault.names)
-        assert f"arises after step {agreed} and at the latest at step 16, in timeline 0" in found.sentence()
+        assert (
+            f"arises after step {agreed} and at the latest at step 16, in timeline 0"
+            in found.sentence()
+        )
         assert "Two executions here agree with each other" in found.sentence()
 
 
 @pytest.mark.parametrize(("name", "figure"), [("forward", "loss"), ("backward", "gradient norm")])
-def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(tmp_path: Path, name: str, figure: str) -> None:
-    """Other numerics from step 14 on: the first loss that is another one is that of step 14, and the first gradient where only that differs."""
+def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(
+    tmp_path: Path, name: str, figure: str
+) -> None:
+    """Other numerics from step 14 on: the first loss that is another one is that of step 14, and
+    the first gradient where only that differs.
+    """
     laboratory = Laboratory(tmp_path, recipe(**SHORT))
     asking(laboratory)
     laboratory.run()
@@ -136,7 +180,10 @@ def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(tmp_pat
     change = backward if name == "backward" else lambda output: output * 1.0001
     found = looked_at(replace(laboratory.archive(), model=from_step(13, change)), told)
     assert (found.deterministic, found.step, found.figure, found.agreed) == (True, 14, figure, 5)
-    assert f"the {figure} of step 14 is the first of what the run told that differs" in found.sentence()
+    assert (
+        f"the {figure} of step 14 is the first of what the run told that differs"
+        in found.sentence()
+    )
     assert found.then != found.now
 
 
@@ -148,7 +195,10 @@ def test_a_forged_digest_is_told_from_another_arithmetic(tmp_path: Path) -> None
     told = told_by(laboratory)
     archive = laboratory.archive()
     forged = [
-        replace(one, parameters_digest="ab" * 32) if isinstance(one, EpochEnded) and one.epoch == 1 else one for one in archive.events
+        replace(one, parameters_digest="ab" * 32)
+        if isinstance(one, EpochEnded) and one.epoch == 1
+        else one
+        for one in archive.events
     ]
     found = looked_at(replace(archive, events=forged), told)
     assert (found.step, found.agreed) == (None, 8)
@@ -172,12 +222,17 @@ def test_chance_is_named_by_step_and_tensor(tmp_path: Path) -> None:
 
 
 def test_a_fork_is_proven(tmp_path: Path) -> None:
-    """All its pieces, from its own snapshots and from its parent's state; without that state the proof says whose state is lost."""
+    """All its pieces, from its own snapshots and from its parent's state.
+
+    Without that state the proof says whose state is lost.
+    """
     parent = Laboratory(tmp_path, recipe(**SHORT), GROWTH[:4])
     parent.run()
     where = cut_at(parent.journal(), 13)
     fork = parent.fork_lab("fork", [one for one in GROWTH[:4] if one.step > 13])
-    fork.run(fork=begin(parent.archive(), where, changes=(), offered=(), reason="test", progress=quiet()))
+    fork.run(
+        fork=begin(parent.archive(), where, changes=(), offered=(), reason="test", progress=quiet())
+    )
     archive = fork.archive()
     taken = sum(isinstance(event, CheckpointTaken) for event in archive.events)
     for from_scratch in (False, True):
@@ -191,5 +246,6 @@ def test_a_fork_is_proven(tmp_path: Path) -> None:
     lost = verdicts(archive, from_scratch=True)[0].fault
     assert lost is not None
     assert lost.sentence.startswith(
-        "Run fork begins with the state of run laboratory-1 at step 13, which is not at hand: restore it, or fork that run again. Snapshot of run laboratory-1"
+        "Run fork begins with the state of run laboratory-1 at step 13, which is not at "
+        "hand: restore it, or fork that run again. Snapshot of run laboratory-1"
     )

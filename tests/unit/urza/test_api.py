@@ -1,4 +1,6 @@
-"""Urza's API and the schema registry's paths over a real socket: who may ask, what fits, in which order, and whole pages."""
+"""Urza's API and the schema registry's paths over a real socket: who may ask, what fits, in which
+order, and whole pages.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,25 @@ TABLE = (
     Row("GET", "/schemas/ids/{schema_id}/versions", "viewer", "/schemas/ids/1/versions"),
     Row("GET", "/subjects", "viewer"),
     Row("GET", "/subjects/{subject}/versions", "viewer", f"/subjects/{SUBJECT}/versions"),
-    Row("GET", "/subjects/{subject}/versions/{version}", "viewer", f"/subjects/{SUBJECT}/versions/latest"),
-    Row("GET", "/subjects/{subject}/versions/{version}/schema", "viewer", f"/subjects/{SUBJECT}/versions/latest/schema"),
-    Row("POST", "/subjects/{subject}", "viewer", f"/subjects/{SUBJECT}", {"schema": '{"type":"string"}'}),
+    Row(
+        "GET",
+        "/subjects/{subject}/versions/{version}",
+        "viewer",
+        f"/subjects/{SUBJECT}/versions/latest",
+    ),
+    Row(
+        "GET",
+        "/subjects/{subject}/versions/{version}/schema",
+        "viewer",
+        f"/subjects/{SUBJECT}/versions/latest/schema",
+    ),
+    Row(
+        "POST",
+        "/subjects/{subject}",
+        "viewer",
+        f"/subjects/{SUBJECT}",
+        {"schema": '{"type":"string"}'},
+    ),
     Row("GET", "/config", "viewer"),
     Row("GET", "/config/{subject}", "viewer", f"/config/{SUBJECT}"),
     Row("GET", "/mode", "viewer"),
@@ -80,7 +98,10 @@ class Urza:
 
     def artefact(self, kernel: str, **headers: str) -> httpx.Response:
         """Ask for a binary as an operator."""
-        return self.client.get(f"/api/v1/kernels/{kernel}/artefact", headers=bearer(token(self.settings, self.clock, "operator")) | headers)
+        return self.client.get(
+            f"/api/v1/kernels/{kernel}/artefact",
+            headers=bearer(token(self.settings, self.clock, "operator")) | headers,
+        )
 
     def ids(self, **query: object) -> list[str]:
         """Kernels on a page."""
@@ -91,14 +112,28 @@ class Urza:
 
 @pytest.fixture
 def urza(tmp_path: Path) -> Iterator[Urza]:
-    """Four kernels: three for a layer of 40 features, one for a sequence; k2 was worth more than k3, of the others nothing is known."""
+    """Four kernels: three for a layer of 40 features, one for a sequence.
+
+    K2 was worth more than k3, of the others nothing is known.
+    """
     clock, settings, audit = ManualClock(), Settings(home=tmp_path), Recorder()
-    foundry = Foundry(bus=MemoryBus(), store=MemoryStore(), clock=clock, compiler=lambda: pytest.fail("nothing is compiled here"))
+    foundry = Foundry(
+        bus=MemoryBus(),
+        store=MemoryStore(),
+        clock=clock,
+        compiler=lambda: pytest.fail("nothing is compiled here"),
+    )
     foundry.store.put_if_absent("kernels/x", CONTENT)
     foundry.shelf.catalogue = Catalogue().evolve(
         [
             published("k1", flops=30, sha256=SHA256),
-            published("k2", flops=90, tags=("family=conv1d", "tap=LAYER_INPUT"), family="conv1d", parents=("k1",)),
+            published(
+                "k2",
+                flops=90,
+                tags=("family=conv1d", "tap=LAYER_INPUT"),
+                family="conv1d",
+                parents=("k1",),
+            ),
             published("k3", flops=10, tap="HOST_CHUNK", in_features=25, blend="RESIDUAL"),
             published("k4", flops=20, geometry="sequence in 16"),
         ]
@@ -140,10 +175,14 @@ def test_every_route_has_a_row(urza: Urza) -> None:
 
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_each_route_answers_by_role(urza: Urza, holder: Holder) -> None:
-    """Each route, for everyone who may come; nothing here changes anything, so nothing is audited."""
+    """Each route, for everyone who may come; nothing here changes anything, so nothing
+    is audited.
+    """
     for row in TABLE:
         assert_answered_by_role(
-            lambda row, headers: urza.client.request(row.method, row.path or row.route, json=row.body, headers=headers),
+            lambda row, headers: urza.client.request(
+                row.method, row.path or row.route, json=row.body, headers=headers
+            ),
             row,
             holder,
             credentials(urza.settings, urza.clock, holder),
@@ -152,10 +191,18 @@ def test_each_route_answers_by_role(urza: Urza, holder: Holder) -> None:
 
 
 def test_kernels_that_fit_come_the_best_first(urza: Urza) -> None:
-    """With both widths: what fits such a chunk, by mean reward where it is known, then by cost; with a geometry, what fits its positions too."""
+    """With both widths: what fits such a chunk, by mean reward where it is known, then by cost.
+
+    With a geometry, what fits its positions too.
+    """
     assert urza.ids() == ["k2", "k3", "k4", "k1"]
     assert urza.ids(in_features=40, out_features=25) == ["k2", "k3", "k1"]
-    assert urza.ids(in_features=40, out_features=25, geometry="sequence in 16") == ["k2", "k3", "k4", "k1"]
+    assert urza.ids(in_features=40, out_features=25, geometry="sequence in 16") == [
+        "k2",
+        "k3",
+        "k4",
+        "k1",
+    ]
     assert urza.ids(in_features=41, out_features=25) == ["k3"]
     assert urza.ids(in_features=40) == ["k2", "k4", "k1"]
     assert urza.ids(out_features=24) == []
@@ -167,13 +214,18 @@ def test_kernels_that_fit_come_the_best_first(urza: Urza) -> None:
 
 
 def test_pages_are_whole_whatever_comes_between(urza: Urza) -> None:
-    """Page by page, each kernel comes once, also when others are published meanwhile; a made-up cursor is refused."""
+    """Page by page, each kernel comes once, also when others are published meanwhile.
+
+    A made-up cursor is refused.
+    """
     seen: list[str] = []
     cursor = ""
     while True:
         page = urza.get("/api/v1/kernels", limit=1, cursor=cursor).json()
         seen += [kernel["kernel_id"] for kernel in page["kernels"]]
-        urza.foundry.shelf.catalogue = urza.foundry.shelf.catalogue.evolve([published(f"a{len(seen)}", flops=1)])
+        urza.foundry.shelf.catalogue = urza.foundry.shelf.catalogue.evolve(
+            [published(f"a{len(seen)}", flops=1)]
+        )
         if not (cursor := page["next"]):
             break
     assert [one for one in seen if one.startswith("k")] == ["k2", "k3", "k4", "k1"]
@@ -197,7 +249,11 @@ def test_metadata_says_what_is_known(urza: Urza) -> None:
     assert kernel["compilation_ms"] == 150.5
     assert kernel["performance"] is None
     assert kernel["sha256"] == SHA256
-    assert kernel["lineage"] == {"blueprint_id": "blueprint of k1", "parents": [], "children": ["k2"]}
+    assert kernel["lineage"] == {
+        "blueprint_id": "blueprint of k1",
+        "parents": [],
+        "children": ["k2"],
+    }
     best = urza.get("/api/v1/kernels/k2").json()
     assert best["performance"] == {"score": 0.75, "outcomes": 2}
     assert best["compilation_ms"] is None
@@ -208,15 +264,25 @@ def test_metadata_says_what_is_known(urza: Urza) -> None:
 
 def test_a_convolutions_shapes_follow_from_its_geometry(urza: Urza) -> None:
     """Channels before positions, and the output's positions by stride and padding."""
-    entry = published("c", geometry="conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", in_features=3, out_features=6)
+    entry = published(
+        "c", geometry="conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", in_features=3, out_features=6
+    )
     urza.foundry.shelf.catalogue = urza.foundry.shelf.catalogue.evolve([entry])
     kernel = urza.get("/api/v1/kernels/c").json()
-    assert (kernel["input_shape"], kernel["output_shape"]) == (["batch", 3, 8, 8], ["batch", 6, 4, 4])
+    assert (kernel["input_shape"], kernel["output_shape"]) == (
+        ["batch", 3, 8, 8],
+        ["batch", 6, 4, 4],
+    )
 
 
 def test_artefacts_come_with_their_checksum_or_not_at_all(urza: Urza) -> None:
-    """The bytes and their SHA-256; not again to who has them; never damaged ones; missing ones are 404."""
-    assert_problem(urza.get("/api/v1/kernels/k1/artefact"), 403)  # a viewer sees what there is, not the weights
+    """The bytes and their SHA-256; not again to who has them; never damaged ones.
+
+    Missing ones are 404.
+    """
+    assert_problem(
+        urza.get("/api/v1/kernels/k1/artefact"), 403
+    )  # a viewer sees what there is, not the weights
     answer = urza.artefact("k1")
     assert answer.content == CONTENT
     assert answer.headers["x-content-sha256"] == hashlib.sha256(answer.content).hexdigest()

@@ -23,7 +23,10 @@ def make(family: str, layer: str = "") -> tuple[BlueprintIR, dict[str, np.ndarra
     """A blueprint with weights."""
     ir = blueprint(family, layer)
     numbers = np.random.default_rng(0)
-    return ir, {name: numbers.normal(size=shape).astype(np.float32) for name, shape in ir.parameter_shapes.items()}
+    return ir, {
+        name: numbers.normal(size=shape).astype(np.float32)
+        for name, shape in ir.parameter_shapes.items()
+    }
 
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
@@ -44,7 +47,10 @@ def test_an_artefact_is_a_plain_safetensors_file() -> None:
     content = seal(ir, weights).content
     assert set(load(content)) == set(weights)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert json.loads(header["__metadata__"]["esper"]) == {"format": "esper-kernel/1", "ir": ir.json}
+    assert json.loads(header["__metadata__"]["esper"]) == {
+        "format": "esper-kernel/1",
+        "ir": ir.json,
+    }
 
 
 def test_weights_and_blueprint_make_the_kernels_identity() -> None:
@@ -52,12 +58,25 @@ def test_weights_and_blueprint_make_the_kernels_identity() -> None:
     ir, weights = make("low_rank")
     nudged = {name: tensor.copy() for name, tensor in weights.items()}
     nudged["linear1.weight"].flat[0] = np.nextafter(nudged["linear1.weight"].flat[0], np.float32(9))
-    changed = BlueprintIR(ir.family, ir.in_features, ir.out_features, ir.tap, ir.blend, 0.5, ir.seed, ir.nodes)
-    assert len({seal(ir, weights).kernel_id, seal(ir, nudged).kernel_id, seal(changed, weights).kernel_id}) == 3
+    changed = BlueprintIR(
+        ir.family, ir.in_features, ir.out_features, ir.tap, ir.blend, 0.5, ir.seed, ir.nodes
+    )
+    assert (
+        len(
+            {
+                seal(ir, weights).kernel_id,
+                seal(ir, nudged).kernel_id,
+                seal(changed, weights).kernel_id,
+            }
+        )
+        == 3
+    )
 
 
 def test_every_flipped_bit_is_refused() -> None:
-    """A damaged artefact is refused wherever the damage is: 300 random bits, the first 64 bytes, a cut."""
+    """A damaged artefact is refused wherever the damage is: 300 random bits, the first 64 bytes, a
+    cut.
+    """
     sealed = seal(*make("conv1d"))
     numbers = np.random.default_rng(7)
     places = {*range(64), *(int(numbers.integers(len(sealed.content))) for _ in range(300))}
@@ -76,7 +95,9 @@ def _honest(content: bytes, sealed: Sealed) -> tuple[bytes, str, str]:
 
 
 def test_a_right_checksum_does_not_excuse_wrong_contents() -> None:
-    """Even when the announced SHA-256 is that of the bytes: no kernel, another format, weights that do not belong, another kernel."""
+    """Even when the announced SHA-256 is that of the bytes: no kernel, another format, weights that
+    do not belong, another kernel.
+    """
     ir, weights = make("mlp")
     sealed = seal(ir, weights)
 
@@ -88,12 +109,29 @@ def test_a_right_checksum_does_not_excuse_wrong_contents() -> None:
         (b"", "is no kernel"),
         (b"\x80\x04pickle", "is no kernel"),
         (save(weights), "is no kernel: KeyError"),
-        (save(weights, metadata(format="esper-kernel/9")), "has format 'esper-kernel/9'; this Esper reads 'esper-kernel/1'"),
+        (
+            save(weights, metadata(format="esper-kernel/9")),
+            "has format 'esper-kernel/9'; this Esper reads 'esper-kernel/1'",
+        ),
         (save(weights, metadata(ir='{"op": "eval"}')), "is no kernel: BuildError"),
-        (save({"linear1.bias": weights["linear1.bias"]}, metadata()), "contradicts itself: it has weights linear1.bias"),
-        (save({**weights, "linear1.bias": np.zeros(2, np.float32)}, metadata()), "contradicts itself: linear1.bias is float32"),
-        (save({**weights, "linear1.bias": weights["linear1.bias"].astype(np.float64)}, metadata()), "contradicts itself"),
-        (save({**weights, "linear1.bias": weights["linear1.bias"] * np.nan}, metadata()), "values that are not finite"),
+        (
+            save({"linear1.bias": weights["linear1.bias"]}, metadata()),
+            "contradicts itself: it has weights linear1.bias",
+        ),
+        (
+            save({**weights, "linear1.bias": np.zeros(2, np.float32)}, metadata()),
+            "contradicts itself: linear1.bias is float32",
+        ),
+        (
+            save(
+                {**weights, "linear1.bias": weights["linear1.bias"].astype(np.float64)}, metadata()
+            ),
+            "contradicts itself",
+        ),
+        (
+            save({**weights, "linear1.bias": weights["linear1.bias"] * np.nan}, metadata()),
+            "values that are not finite",
+        ),
         (save(other, metadata()), "holds another kernel"),
     ):
         found, kernel_id, sha256 = _honest(content, sealed)
@@ -113,8 +151,16 @@ def test_weights_that_are_not_the_blueprints_are_not_sealed() -> None:
 def test_a_missing_artefact_is_named() -> None:
     """Fetching says which kernel is missing, where, and what to do."""
     sealed = seal(*make("gate"))
-    with pytest.raises(CorruptError, match=rf"{sealed.kernel_id} is not in the store under {sealed.address}\. The foundry builds it anew"):
-        fetch(MemoryStore(), kernel_id=sealed.kernel_id, address=sealed.address, sha256=sealed.sha256)
+    with pytest.raises(
+        CorruptError,
+        match=(
+            rf"{sealed.kernel_id} is not in the store under {sealed.address}\. The foundry "
+            r"builds it anew"
+        ),
+    ):
+        fetch(
+            MemoryStore(), kernel_id=sealed.kernel_id, address=sealed.address, sha256=sealed.sha256
+        )
 
 
 def test_a_damaged_artefact_is_replaced_and_a_good_one_left() -> None:
@@ -128,5 +174,7 @@ def test_a_damaged_artefact_is_replaced_and_a_good_one_left() -> None:
 
 def test_reading_artefacts_needs_no_torch() -> None:
     """A process beside the trainer can fetch and verify kernels without paying for torch."""
-    command = "import sys, esper.urza, esper.urza.publish, esper.karn; sys.exit('torch' in sys.modules)"
+    command = (
+        "import sys, esper.urza, esper.urza.publish, esper.karn; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", command], check=False, timeout=600).returncode == 0

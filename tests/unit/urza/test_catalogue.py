@@ -34,7 +34,10 @@ def published(kernel_id: str, **change: object) -> KernelPublished:
 
 
 def test_the_fold_keeps_the_latest_entry_of_each_kernel() -> None:
-    """Published again, a kernel's entry is replaced; other events change nothing; the fold does not depend on how it is cut."""
+    """Published again, a kernel's entry is replaced; other events change nothing.
+
+    The fold does not depend on how it is cut.
+    """
     compiled = KernelCompiled(
         **Origin("", "foundry", "0" * 32, ManualClock()).envelope("c"),
         kernel_id="b",
@@ -43,7 +46,13 @@ def test_the_fold_keeps_the_latest_entry_of_each_kernel() -> None:
         configuration="eager",
         compile_ms=1.0,
     )
-    events = [published("a"), compiled, published("c"), published("a", sha256="1"), published("a", sha256="1")]
+    events = [
+        published("a"),
+        compiled,
+        published("c"),
+        published("a", sha256="1"),
+        published("a", sha256="1"),
+    ]
     whole = Catalogue().evolve(events)
     piecewise = Catalogue()
     for event in events:
@@ -54,12 +63,17 @@ def test_the_fold_keeps_the_latest_entry_of_each_kernel() -> None:
 
 def test_queries_by_blueprint() -> None:
     """Of a blueprint's kernels the latest comes first."""
-    catalogue = Catalogue().evolve([published("a", blueprint_id="x"), published("b", blueprint_id="x"), published("c")])
+    catalogue = Catalogue().evolve(
+        [published("a", blueprint_id="x"), published("b", blueprint_id="x"), published("c")]
+    )
     assert [entry.kernel_id for entry in catalogue.of_blueprint("x")] == ["b", "a"]
 
 
 def test_only_kernels_of_the_right_shape_are_compatible() -> None:
-    """A kernel on the layer's input has to read its width; one on the host's chunk has to read the chunk's."""
+    """A kernel on the layer's input has to read its width.
+
+    One on the host's chunk has to read the chunk's.
+    """
     entries = (
         published("fits"),
         published("narrow", in_features=39),
@@ -67,11 +81,17 @@ def test_only_kernels_of_the_right_shape_are_compatible() -> None:
         published("gate", tap="HOST_CHUNK", in_features=25),
         published("other gate", tap="HOST_CHUNK", in_features=40, out_features=40),
     )
-    assert [entry.kernel_id for entry in compatible(entries, in_features=40, chunk_width=25)] == ["fits", "gate"]
+    assert [entry.kernel_id for entry in compatible(entries, in_features=40, chunk_width=25)] == [
+        "fits",
+        "gate",
+    ]
 
 
 def test_kernels_are_compatible_with_layers_of_their_geometry() -> None:
-    """A convolution's kernel needs the layer's window and size; one of features serves every position of a sequence, and no convolution."""
+    """A convolution's kernel needs the layer's window and size.
+
+    One of features serves every position of a sequence, and no convolution.
+    """
     image, written = "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", "conv2d k1x1 s1x1 p0x0 d1x1 g1 in 4x4"
     entries = (
         published("features"),
@@ -82,7 +102,10 @@ def test_kernels_are_compatible_with_layers_of_their_geometry() -> None:
     )
 
     def fitting(geometry: str) -> list[str]:
-        return [entry.kernel_id for entry in compatible(entries, in_features=40, chunk_width=25, geometry=geometry)]
+        return [
+            entry.kernel_id
+            for entry in compatible(entries, in_features=40, chunk_width=25, geometry=geometry)
+        ]
 
     assert fitting("") == ["features"]
     assert fitting(image) == ["image", "pool"]
@@ -92,5 +115,17 @@ def test_kernels_are_compatible_with_layers_of_their_geometry() -> None:
 
 def test_ranking_is_by_score_then_cost() -> None:
     """The best score first; without one a kernel counts as 0; equals by operations, then by id."""
-    entries = (published("dear", flops=30), published("good"), published("b"), published("a"), published("bad"))
-    assert [entry.kernel_id for entry in rank(entries, {"good": 0.5, "bad": -1.0})] == ["good", "a", "b", "dear", "bad"]
+    entries = (
+        published("dear", flops=30),
+        published("good"),
+        published("b"),
+        published("a"),
+        published("bad"),
+    )
+    assert [entry.kernel_id for entry in rank(entries, {"good": 0.5, "bad": -1.0})] == [
+        "good",
+        "a",
+        "b",
+        "dear",
+        "bad",
+    ]

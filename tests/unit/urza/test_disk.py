@@ -20,7 +20,9 @@ def put(cache: DiskCache, folder: Path, name: str, size: int, *, used_s: int) ->
 
 
 def test_the_least_recently_used_leave_until_the_rest_fits(tmp_path: Path) -> None:
-    """At 100 bytes, a fourth file of 50 pushes out the two that were used longest ago: `take` counts as use."""
+    """At 100 bytes, a fourth file of 50 pushes out the two that were used longest ago: `take`
+    counts as use.
+    """
     cache = DiskCache(tmp_path / "shared", 100)
     for second, name in enumerate("abc", start=1):
         put(cache, tmp_path, name, 30, used_s=second)
@@ -30,7 +32,9 @@ def test_the_least_recently_used_leave_until_the_rest_fits(tmp_path: Path) -> No
 
 
 def test_what_was_taken_outlives_its_eviction(tmp_path: Path) -> None:
-    """A file that is evicted, or replaced, after it was taken stays as it was under the taker's name."""
+    """A file that is evicted, or replaced, after it was taken stays as it was under the taker's
+    name.
+    """
     cache = DiskCache(tmp_path / "shared", 100)
     put(cache, tmp_path, "a", 60, used_s=1)
     assert cache.take("a", tmp_path / "mine")
@@ -42,7 +46,9 @@ def test_what_was_taken_outlives_its_eviction(tmp_path: Path) -> None:
 
 
 def test_too_large_and_a_folder_that_takes_nothing_are_no_errors(tmp_path: Path) -> None:
-    """A file above the limit pushes nothing out, and where the folder cannot be made nothing is kept."""
+    """A file above the limit pushes nothing out, and where the folder cannot be made nothing is
+    kept.
+    """
     cache = DiskCache(tmp_path / "shared", 50)
     put(cache, tmp_path, "a", 40, used_s=1)
     (tmp_path / "large").write_bytes(b"x" * 51)
@@ -53,7 +59,9 @@ def test_too_large_and_a_folder_that_takes_nothing_are_no_errors(tmp_path: Path)
 
 
 @pytest.mark.parametrize("failure", [OSError, PermissionError])
-def test_another_file_system_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[OSError]) -> None:
+def test_another_file_system_gets_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[OSError]
+) -> None:
     """Where no hard link can be made, keeping and taking copy."""
 
     def refuse(*_: object) -> None:
@@ -83,9 +91,13 @@ def work(folder: Path, worker: int) -> list[str]:
 
 
 def test_many_processes_share_it(tmp_path: Path) -> None:
-    """Four processes that keep, take and evict the same names never see half a file and leave no more than the limit."""
+    """Four processes that keep, take and evict the same names never see half a file and leave no
+    more than the limit.
+    """
     with ProcessPoolExecutor(4) as pool:
-        assert [wrong for worker in pool.map(work, [tmp_path] * 4, range(4)) for wrong in worker] == []
+        assert [
+            wrong for worker in pool.map(work, [tmp_path] * 4, range(4)) for wrong in worker
+        ] == []
     left = list((tmp_path / "shared").iterdir())
     assert sum(path.stat().st_size for path in left) <= 400
     assert all(len(path.name) == 1 for path in left)

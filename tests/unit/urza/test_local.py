@@ -13,8 +13,13 @@ from esper.errors import StorageFullError, UnavailableError
 from esper.urza.local import LocalStore
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of room in the middle of a write: a sentence, no object, no remains; afterwards the same put succeeds."""
+def test_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of room in the middle of a write: a sentence, no object, no remains.
+
+    Afterwards the same put succeeds.
+    """
     store = LocalStore(tmp_path)
     calls = []
 

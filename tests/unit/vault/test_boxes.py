@@ -1,4 +1,6 @@
-"""What an installation keeps beside its snapshots lies sealed, under one key that a rotation rewraps."""
+"""What an installation keeps beside its snapshots lies sealed, under one key that a rotation
+rewraps.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ BOX = Box(KERNELS, b"k" * 32)
 
 
 def test_what_is_sealed_opens_under_its_name_purpose_and_key_alone() -> None:
-    """Any other of the three, a bit turned or an end cut off is refused; what was never sealed comes out as it is."""
+    """Any other of the three, a bit turned or an end cut off is refused.
+
+    What was never sealed comes out as it is.
+    """
     content = b"weights" * 1000
     kept = BOX.sealed("a", content)
     assert BOX.opened("a", kept) == content
@@ -53,7 +58,10 @@ def test_what_is_sealed_opens_under_its_name_purpose_and_key_alone() -> None:
 
 
 def test_a_store_holds_kernels_sealed_and_gives_them_plain(tmp_path: Path) -> None:
-    """Put once, under the id of the plain kernel; the same kernel stored again is the same; a damaged one is replaced."""
+    """Put once, under the id of the plain kernel; the same kernel stored again is the same.
+
+    A damaged one is replaced.
+    """
     store = LocalStore(tmp_path)
     kernels, artefact = SealedKernels(store, BOX), sealed("first")
     store_artefact(kernels, artefact)
@@ -73,8 +81,13 @@ def test_a_store_holds_kernels_sealed_and_gives_them_plain(tmp_path: Path) -> No
     assert store.get("other/thing") == b"as it is"
 
 
-def test_two_processes_of_an_installation_have_one_key_and_a_rotation_keeps_it(tmp_path: Path) -> None:
-    """The key comes out the same each time, under another master key too; without the master key nothing opens."""
+def test_two_processes_of_an_installation_have_one_key_and_a_rotation_keeps_it(
+    tmp_path: Path,
+) -> None:
+    """The key comes out the same each time, under another master key too.
+
+    Without the master key nothing opens.
+    """
     settings = Settings(home=tmp_path)
     kernels, artefact = open_kernels(settings), sealed("first")
     store_artefact(kernels, artefact)
@@ -83,7 +96,9 @@ def test_two_processes_of_an_installation_have_one_key_and_a_rotation_keeps_it(t
     before = (tmp_path / "store" / artefact.address).read_bytes()
     done = rotate(settings)
     assert (done.rewrapped, done.sealed) == (1, 0)
-    assert {one.master_id for one in listed(open_store(settings), masters(settings))} == {done.current}
+    assert {one.master_id for one in listed(open_store(settings), masters(settings))} == {
+        done.current
+    }
     assert (tmp_path / "store" / artefact.address).read_bytes() == before
     assert open_kernels(settings).get(artefact.address) == artefact.content
     settings.master_key_path.unlink()
@@ -101,22 +116,33 @@ def test_kernels_of_an_older_esper_are_read_and_sealed_by_a_rotation(tmp_path: P
     assert rotate(settings).sealed == 2
     store = open_store(settings)
     assert all(is_sealed(store.get(key) or b"") for key in store.list(PREFIX))
-    assert [open_kernels(settings).get(artefact.address) for artefact in plain] == [artefact.content for artefact in plain]
+    assert [open_kernels(settings).get(artefact.address) for artefact in plain] == [
+        artefact.content for artefact in plain
+    ]
     assert seal_kernels(open_kernels(settings)) == 0
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     """A short run with its final model."""
-    laboratory = Laboratory(tmp_path_factory.mktemp("trained"), recipe(run={"epochs": 1, "batch_size": 20}), run_id="run-1")
+    laboratory = Laboratory(
+        tmp_path_factory.mktemp("trained"),
+        recipe(run={"epochs": 1, "batch_size": 20}),
+        run_id="run-1",
+    )
     laboratory.run()
     return laboratory
 
 
 def test_a_final_model_lies_sealed_and_comes_out_by_one_command(
-    trained: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Laboratory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`esper model`, `esper decrypt` and `esper.load_model` give the tensors of the end, with the hash that the journal has; nobody else may read the file."""
+    """`esper model`, `esper decrypt` and `esper.load_model` give the tensors of the end, with the
+    hash that the journal has; nobody else may read the file.
+    """
     monkeypatch.setenv("ESPER_HOME", str(trained.folder))
     path = trained.settings.runs_dir / "run-1" / "model.safetensors"
     assert is_sealed(path.read_bytes())
@@ -133,11 +159,15 @@ def test_a_final_model_lies_sealed_and_comes_out_by_one_command(
         model("run-1", out=out)
     decrypt(path, out=tmp_path / "again", as_json=True)
     assert (tmp_path / "again").read_bytes() == out.read_bytes()
-    with pytest.raises(UsageError, match=r"There is no model in .*the run has not ended, or ran elsewhere"):
+    with pytest.raises(
+        UsageError, match=r"There is no model in .*the run has not ended, or ran elsewhere"
+    ):
         esper.load_model("run-2")
 
 
-def test_a_model_of_an_older_esper_is_read_as_it_is_and_that_of_another_run_is_refused(trained: Laboratory, tmp_path: Path) -> None:
+def test_a_model_of_an_older_esper_is_read_as_it_is_and_that_of_another_run_is_refused(
+    trained: Laboratory, tmp_path: Path
+) -> None:
     """A seal is bound to run and file."""
     box = open_box(trained.settings, open_store(trained.settings), MODELS)
     path = trained.settings.runs_dir / "run-1" / "model.safetensors"
@@ -152,22 +182,38 @@ def test_a_model_of_an_older_esper_is_read_as_it_is_and_that_of_another_run_is_r
 
 
 def test_nothing_of_a_run_lies_in_the_clear_but_its_journal_and_state(trained: Laboratory) -> None:
-    """No file under ESPER_HOME is a safetensors file, and none has the bytes of a tensor of the model; but for kernels that the test itself put there."""
+    """No file under ESPER_HOME is a safetensors file, and none has the bytes of a tensor of the
+    model; but for kernels that the test itself put there.
+    """
     box = open_box(trained.settings, open_store(trained.settings), MODELS)
-    weights = load(read_model(trained.settings.runs_dir / "run-1" / "model.safetensors", box))["first.weight"].numpy().tobytes()
-    for path in (one for one in trained.folder.rglob("*") if one.is_file() and "kernels" not in one.parts):
+    weights = (
+        load(read_model(trained.settings.runs_dir / "run-1" / "model.safetensors", box))[
+            "first.weight"
+        ]
+        .numpy()
+        .tobytes()
+    )
+    for path in (
+        one for one in trained.folder.rglob("*") if one.is_file() and "kernels" not in one.parts
+    ):
         content = path.read_bytes()
         assert b'"dtype":"F32"' not in content, path
         assert weights[:64] not in content, path
 
 
 def test_a_key_in_a_folder_that_nobody_can_write_is_used_without_a_lock(tmp_path: Path) -> None:
-    """As a mounted secret is. Where there is no key, the folder has to be writable, and the sentence says so."""
+    """As a mounted secret is.
+
+    Where there is no key, the folder has to be writable, and the sentence says so.
+    """
     unwritable = Path("/sys/kernel")
     file = next(path for path in sorted(unwritable.iterdir()) if path.is_file())
     with held(file):
         pass
-    with pytest.raises(UnavailableError, match="make its folder writable"), held(unwritable / "master.key"):
+    with (
+        pytest.raises(UnavailableError, match="make its folder writable"),
+        held(unwritable / "master.key"),
+    ):
         pass
     with held(tmp_path / "keys" / "master.key"):
         assert (tmp_path / "keys" / ".master.key.lock").exists()

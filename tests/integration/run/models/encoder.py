@@ -1,4 +1,5 @@
-"""A transformer as libraries write them: own attention from three projections, a pre-norm block with an MLP, dropout, a pooled head.
+"""A transformer as libraries write them: own attention from three projections, a pre-norm block
+with an MLP, dropout, a pooled head.
 
 The task: whether most of a sequence's tokens are of the lower half of the vocabulary.
 """
@@ -23,7 +24,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, D] to [B, L, D]."""
-        heads = [one(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in (self.query, self.key, self.value)]
+        heads = [
+            one(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for one in (self.query, self.key, self.value)
+        ]
         mixed = functional.scaled_dot_product_attention(*heads)
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
@@ -75,4 +79,8 @@ def data() -> Splits:
     generator = torch.Generator().manual_seed(7)
     ids = torch.randint(0, WORDS, (2400, LENGTH), generator=generator)
     labels = ((ids < WORDS // 2).sum(1) > LENGTH // 2).long()
-    return Splits((ids[:1600], labels[:1600]), (ids[1600:2000], labels[1600:2000]), (ids[2000:], labels[2000:]))
+    return Splits(
+        (ids[:1600], labels[:1600]),
+        (ids[1600:2000], labels[1600:2000]),
+        (ids[2000:], labels[2000:]),
+    )

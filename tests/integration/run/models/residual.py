@@ -1,4 +1,6 @@
-"""A residual network as torchvision writes them: BatchNorm, in-place ReLU, a strided block with a 1 x 1 shortcut; on scikit-learn's digits."""
+"""A residual network as torchvision writes them: BatchNorm, in-place ReLU, a strided block with a 1
+x 1 shortcut; on scikit-learn's digits.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inplanes != planes:
-            self.downsample = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inplanes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, P, H / stride, W / stride]."""
@@ -33,7 +37,14 @@ class BasicBlock(nn.Module):
 def model() -> nn.Module:
     """The host: a stem and two blocks of four and six channels."""
     stem = [nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
-    return nn.Sequential(*stem, BasicBlock(4, 4, 1), BasicBlock(4, 6, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
+    return nn.Sequential(
+        *stem,
+        BasicBlock(4, 4, 1),
+        BasicBlock(4, 6, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 10),
+    )
 
 
 def data() -> Splits:

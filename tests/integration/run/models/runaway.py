@@ -1,4 +1,6 @@
-"""An MLP whose training runs away some epochs after a graft: a fault that the gates cannot see, because it comes later. All of it is state."""
+"""An MLP whose training runs away some epochs after a graft: a fault that the gates cannot see,
+because it comes later. All of it is state.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PATIENCE = 150  # training passes with a kernel in the first layer that go well, those of its shadow passes included
+# training passes with a kernel in the first layer that go well, those of its shadow passes included
+PATIENCE = 150
 
 
 class Runaway(nn.Module):
-    """40-64-10. After a kernel in `first` for longer than PATIENCE logits grow with each pass, and go on to when it is culled.
+    """40-64-10.
+
+    After a kernel in `first` for longer than PATIENCE logits grow with each pass, and go on to when
+    it is culled.
 
     Inputs [B, 40], logits [B, 10].
     """
@@ -25,7 +31,9 @@ class Runaway(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x)
-        grafted = not torch.equal(hidden.detach(), functional.linear(x, self.first.weight, self.first.bias).detach())
+        grafted = not torch.equal(
+            hidden.detach(), functional.linear(x, self.first.weight, self.first.bias).detach()
+        )
         if self.training and (grafted or int(self.passes) > PATIENCE):
             self.passes += 1
         over = float(self.passes) - PATIENCE
