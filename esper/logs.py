@@ -20,7 +20,7 @@ Its clients of Kafka only what is wrong, because each outage is a line for each 
 """
 
 
-class Line(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """`2026-01-31T12:00:00.123Z WARNING esper.history: ...`, in UTC.
 
     A message is one line of printable characters, whatever a stranger has put into what it quotes.
@@ -56,7 +56,7 @@ def configuration(
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {name: {"()": made} for name, made in filters.items()},
-        "formatters": {"line": {"()": Line}},
+        "formatters": {"line": {"()": LineFormatter}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",

@@ -24,10 +24,10 @@ from esper.errors import PoisonError
 from esper.events import Event, Message
 from esper.events.seals import Trust
 from esper.oona.bus.port import MAX_MESSAGE_BYTES, Received
-from esper.oona.bus.wire import SAME, Frames
+from esper.oona.bus.wire import SAME, FrameCodec
 from esper.oona.inbound import dead_letters
 from esper.oona.inbound.intake import RETRIABLE, Refusals, letters_for, opened, require_author
-from esper.oona.inbound.progress import Progress
+from esper.oona.inbound.progress import ConsumerProgress
 from processors import streams
 
 RETRY_S: Final = 1.0
@@ -52,7 +52,7 @@ def retriable(error: BaseException) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowGuard:
     """What the rows of a table may be: `check` raises for a key or value that its reader cannot
     read.
     """
@@ -83,14 +83,14 @@ class Consumers:
     def __init__(
         self,
         app: faust.App,
-        outbound: streams.Outbound,
+        outbound: streams.FramedSender,
         *,
         part: str,
         clock: Clock,
         trust: Callable[[], Trust] = Trust,
     ) -> None:
         self.refusals = Refusals(part)
-        self.progress = Progress(clock)
+        self.progress = ConsumerProgress(clock)
         self._in_hand = 0
         self._app = app
         self._outbound = outbound
@@ -98,7 +98,7 @@ class Consumers:
         self._clock = clock
         self._trust = trust
         self._letters: set[asyncio.Task[None]] = set()
-        self._frames: Frames = getattr(app, "frames", SAME)
+        self._frames: FrameCodec = getattr(app, "frames", SAME)
 
     def agent(
         self, name: str, topics: Iterable[str], apply: Callable[[Event, Received], Awaitable[None]]
@@ -238,7 +238,7 @@ class CheckedTable(streams.AcknowledgedTable):
     would end the recovery, or come back each time.
     """
 
-    rows: Rows
+    rows: RowGuard
     consumers: Consumers
 
     def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
@@ -257,7 +257,7 @@ class CheckedTable(streams.AcknowledgedTable):
 
 
 def checked_table(
-    app: faust.App, name: str, *, partitions: int, rows: Rows, consumers: Consumers
+    app: faust.App, name: str, *, partitions: int, rows: RowGuard, consumers: Consumers
 ) -> CheckedTable:
     """A table from bytes to bytes with as many changelog partitions as its source has."""
     table = CheckedTable(

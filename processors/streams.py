@@ -29,7 +29,7 @@ from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message
 from esper.oona.bus.access import Access
-from esper.oona.bus.wire import SAME, Frames
+from esper.oona.bus.wire import SAME, FrameCodec
 from processors.access import app_options, credentials, until_renewed
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class App(faust.App):
 
     BootStrategy = _Boot
     http: Web | None = None
-    frames: Frames = SAME
+    frames: FrameCodec = SAME
 
 
 def build(settings: Settings, *, part: str, clock: Clock) -> App:
@@ -268,13 +268,13 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
             await self._last_write
 
 
-class Outbound:
+class FramedSender:
     """Sends framed events through the app's producer."""
 
     def __init__(self, app: faust.App, *names: str) -> None:
         self._app = app
         self._topics = {name: raw_topic(app, name) for name in names}
-        self._frames: Frames = getattr(app, "frames", SAME)
+        self._frames: FrameCodec = getattr(app, "frames", SAME)
 
     async def warm(self) -> None:
         """Ask for the partitions of every topic now: the first answer would otherwise take 40 ms

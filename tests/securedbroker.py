@@ -16,7 +16,7 @@ from esper.oona.admin import topics
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.stack.embedded import aot, jars
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.securing import secure
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
@@ -29,7 +29,7 @@ class Secured:
     """One such broker that runs, and the installation whose keys it knows."""
 
     settings: Settings
-    node: Node
+    node: BrokerNode
     process: Popen[bytes]
 
     def access(self, principal: str) -> Access:
@@ -41,16 +41,16 @@ class Secured:
         return KafkaBus(self.access(principal), patience=patience)
 
 
-def node_at(home: Path, claims: PortClaims, *, secured: bool = True) -> Node:
+def node_at(home: Path, claims: PortClaims, *, secured: bool = True) -> BrokerNode:
     """The broker of an installation, where its stack would have it."""
     ports = [
         claims.choose(salt=f"{home} {name}", preferred=()) for name in ("broker", "controller")
     ]
-    return Node(home / "stack" / "kafka", ports[0], ports[1], secured=secured)
+    return BrokerNode(home / "stack" / "kafka", ports[0], ports[1], secured=secured)
 
 
 @contextmanager
-def started(node: Node) -> Iterator[Popen[bytes]]:
+def started(node: BrokerNode) -> Iterator[Popen[bytes]]:
     """It runs, and nobody has told it of principals."""
     classpath = jars.kafka(lambda _: None)
     with running_broker(

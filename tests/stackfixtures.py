@@ -20,7 +20,7 @@ from esper.config import KafkaSettings, Settings
 from esper.oona.admin import topics
 from esper.oona.bus.access import Access
 from esper.stack.embedded import aot, jars
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from esper.stack.processes.state import PartState, StackState
@@ -52,7 +52,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     folder = tmp_path_factory.mktemp("kafka")
     with PortClaims() as claims:
-        node = Node(
+        node = BrokerNode(
             folder,
             claims.choose(salt=f"{folder} broker", preferred=()),
             claims.choose(salt=f"{folder} controller", preferred=()),

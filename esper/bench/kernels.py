@@ -43,7 +43,7 @@ def blueprint(family: str, seed: int) -> BlueprintIR | None:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class KernelSet:
     """Kernels in a store, and a loader that has all of them in memory."""
 
     kernels: tuple[KernelPublished, ...]
@@ -88,7 +88,7 @@ def _loader(bench: Bench, name: str) -> KernelLoader:
     return loader
 
 
-def shelf(bench: Bench) -> Shelf:
+def shelf(bench: Bench) -> KernelSet:
     """A store with a kernel of each family, which a first run has loaded: they are on the shared
     disk too.
     """
@@ -103,7 +103,7 @@ def shelf(bench: Bench) -> Shelf:
     for kernel in kernels:
         loader.request(kernel)
         _wait(bench, loader).slot()
-    return Shelf(kernels, loader)
+    return KernelSet(kernels, loader)
 
 
 @figure(

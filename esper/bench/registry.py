@@ -125,13 +125,13 @@ def figure(
 def _broker(bench: Bench) -> str:
     from esper.oona.admin import topics  # noqa: PLC0415  # figures without a broker need no Kafka client
     from esper.stack.embedded import aot, jars  # noqa: PLC0415  # as above
-    from esper.stack.embedded.broker import Node  # noqa: PLC0415  # as above
+    from esper.stack.embedded.broker import BrokerNode  # noqa: PLC0415  # as above
     from esper.stack.embedded.solo import running_broker  # noqa: PLC0415  # as above
     from esper.stack.processes.ports import PortClaims  # noqa: PLC0415  # as above
 
     bench.progress("starting a broker")
     claims, folder = bench.held.enter_context(PortClaims()), bench.folder / "kafka"
-    node = Node(
+    node = BrokerNode(
         folder,
         *(
             claims.choose(salt=f"{folder} {name}", preferred=())

@@ -27,7 +27,7 @@ _PINS: Final = "pins/"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class NamedSnapshot:
     """A snapshot that a journal names, taken at `taken_us`, microseconds since 1970-01-01 UTC.
 
     `why` says what keeps it beyond its time.
@@ -45,7 +45,7 @@ class _Run:
     ended: bool = False
 
 
-def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str, Held]]:
+def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str, NamedSnapshot]]:
     """The snapshots of every family by the key of their manifest.
 
     `events` are journals, each in order; `pinned` has ids of runs.
@@ -53,7 +53,7 @@ def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str,
     return told(events).held(pinned)
 
 
-class Told:
+class JournalledSnapshots:
     """What the journals of all runs say of snapshots."""
 
     def __init__(self) -> None:
@@ -76,9 +76,9 @@ class Told:
         if isinstance(event, RunForked):
             self._forked.add(event.address)
 
-    def held(self, pinned: Container[str]) -> dict[str, dict[str, Held]]:
+    def held(self, pinned: Container[str]) -> dict[str, dict[str, NamedSnapshot]]:
         """As the function of this name gives."""
-        found: dict[str, dict[str, Held]] = {}
+        found: dict[str, dict[str, NamedSnapshot]] = {}
         for run_id, run in self._runs.items():
             family = found.setdefault(run.family, {})
             for one in run.taken:
@@ -95,13 +95,13 @@ class Told:
                     else ""
                 )
                 if one.address not in family or why:
-                    family[one.address] = Held(one.occurred_at, why)
+                    family[one.address] = NamedSnapshot(one.occurred_at, why)
         return found
 
 
-def told(events: Iterable[Event]) -> Told:
+def told(events: Iterable[Event]) -> JournalledSnapshots:
     """What `events`, journals each in order, say."""
-    found = Told()
+    found = JournalledSnapshots()
     for event in events:
         found.take(event)
     return found

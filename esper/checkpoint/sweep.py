@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.manifest import chunks_in, condemnations, manifest_at, manifests
-from esper.checkpoint.retention import Held
+from esper.checkpoint.retention import NamedSnapshot
 from esper.checkpoint.tensors import TensorStore
 from esper.errors import CorruptError
 from esper.urza.store import Listed, Store
@@ -76,7 +76,7 @@ class _Live:
 
 def sweep(
     tensors: TensorStore,
-    held: Mapping[str, Held],
+    held: Mapping[str, NamedSnapshot],
     rules: Rules,
     *,
     now_us: int,
@@ -141,12 +141,12 @@ def sweep(
     return swept
 
 
-def _expired(one: Listed, held: Mapping[str, Held], rules: Rules, now_us: int) -> bool:
+def _expired(one: Listed, held: Mapping[str, NamedSnapshot], rules: Rules, now_us: int) -> bool:
     named = held.get(one.key)
     return not (named and named.why) and now_us - _taken_us(one, held) > rules.keep_us
 
 
-def _taken_us(one: Listed, held: Mapping[str, Held]) -> int:
+def _taken_us(one: Listed, held: Mapping[str, NamedSnapshot]) -> int:
     """When it was taken, by the journal or the store, whichever is later: no event can make a
     snapshot older than it is.
     """

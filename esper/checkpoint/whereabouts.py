@@ -8,7 +8,7 @@ from typing import Literal
 
 from esper.checkpoint.chunks import chunks
 from esper.checkpoint.manifest import chunks_in, manifest_at
-from esper.checkpoint.retention import Held, Why
+from esper.checkpoint.retention import NamedSnapshot, Why
 from esper.checkpoint.tensors import TensorStore
 from esper.errors import CorruptError
 from esper.events import Event
@@ -29,7 +29,7 @@ class Whereabouts:
 
 
 def whereabouts(
-    events: Sequence[Event], held: Mapping[str, Held], tensors: TensorStore | None
+    events: Sequence[Event], held: Mapping[str, NamedSnapshot], tensors: TensorStore | None
 ) -> Iterator[Whereabouts]:
     """Each snapshot of a run, by its journal.
 

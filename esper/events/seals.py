@@ -74,7 +74,7 @@ class Signer:
         return message._replace(value=begun + _LENGTH + signature)
 
 
-class Chain:
+class SealChain:
     """Seals the events of one journal, each after the one before.
 
     `head` is the digest of the last that is durable; empty before the first.

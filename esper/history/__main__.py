@@ -17,7 +17,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.history.confined.engine import open_engine
-from esper.history.confined.settings import Limits
+from esper.history.confined.settings import QueryLimits
 from esper.history.http import HistoryServer
 from esper.history.sink import Sink
 from esper.history.tables.migrations import migrate
@@ -38,7 +38,9 @@ def serve(settings: Settings, clock: Clock, stop: threading.Event) -> None:
             "The history reads from Kafka: set ESPER_KAFKA__BOOTSTRAP, or start the whole "
             "stack with `esper up`."
         )
-    engine = open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history))
+    engine = open_engine(
+        settings.history_dir, settings.history.dsn, QueryLimits.of(settings.history)
+    )
     if (confinement := engine.confinement) is not None and not (
         confinement.files and confinement.network
     ):

@@ -21,7 +21,7 @@ from starlette.types import Scope
 from esper.clock import Clock
 from esper.config import Settings
 from esper.history.confined.asked import Asked, asked
-from esper.history.confined.engine import Answer, Engine
+from esper.history.confined.engine import Engine, QueryResult
 from esper.history.confined.guard import check
 from esper.history.confined.refusal import (
     AUTHENTICATION_FAILED,
@@ -241,7 +241,7 @@ def _name(given: str) -> str:
     return given
 
 
-def _result(answer: Answer, name: str, call: Asked, accepted: str) -> Response:
+def _result(answer: QueryResult, name: str, call: Asked, accepted: str) -> Response:
     summary = {
         "read_rows": str(answer.read_rows),
         "read_bytes": str(answer.read_bytes),

@@ -16,7 +16,7 @@ from esper.events import JournalEvent
 from esper.events.records import RECORDS
 from esper.events.registry import current
 from esper.events.seals import TRAINER, Trust, fault, restored
-from esper.history.queries import Source
+from esper.history.queries import QuerySource
 from esper.history.tables.ddl import quote, snake
 from esper.oona.bus.port import Received
 from esper.oona.durable.authentic import JOURNAL
@@ -29,7 +29,7 @@ _PLAIN: Final = {
 }
 
 
-def messages_of(history: Source, run_id: str, trust: Trust) -> Iterator[Received]:
+def messages_of(history: QuerySource, run_id: str, trust: Trust) -> Iterator[Received]:
     """The messages under a run's key in the order in which they stand on Kafka.
 
     The history has no times of the broker's. Where the run begins with a signed event, no message
@@ -61,7 +61,7 @@ def messages_of(history: Source, run_id: str, trust: Trust) -> Iterator[Received
 
 
 def _events(
-    history: Source, record: type[JournalEvent], run_id: str
+    history: QuerySource, record: type[JournalEvent], run_id: str
 ) -> Iterator[tuple[tuple[str, int, int], JournalEvent, bytes]]:
     """The events of one record with place and message.
 

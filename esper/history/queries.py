@@ -43,7 +43,7 @@ _SUBJECT: Final = "esper"
 _PART: Final = "history"
 
 
-class Source(AbstractContextManager["Source"], ABC):
+class QuerySource(AbstractContextManager["QuerySource"], ABC):
     """Where queries are answered."""
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Source(AbstractContextManager["Source"], ABC):
         self.close()
 
 
-class HttpSource(Source):
+class HttpSource(QuerySource):
     """The history process at `url`, asked with a token of this installation.
 
     `settings` are the environment's, if left out.
@@ -103,7 +103,7 @@ class HttpSource(Source):
         """Nothing is held."""
 
 
-class FolderSource(Source):
+class FolderSource(QuerySource):
     """The folder of a history that no process owns now."""
 
     def __init__(self, engine: Engine) -> None:
@@ -139,7 +139,7 @@ class FolderSource(Source):
         self._engine.close()
 
 
-def source(settings: Settings, history_url: str) -> Source:
+def source(settings: Settings, history_url: str) -> QuerySource:
     """The history at `history_url`.
 
     If that is empty, the ClickHouse server or the folder of `settings`.
@@ -155,10 +155,10 @@ def source(settings: Settings, history_url: str) -> Source:
             f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one."
         )
     from esper.history.confined.engine import open_engine  # noqa: PLC0415 - chDB's client is heavy
-    from esper.history.confined.settings import Limits  # noqa: PLC0415 - the same
+    from esper.history.confined.settings import QueryLimits  # noqa: PLC0415 - the same
 
     return FolderSource(
-        open_engine(settings.history_dir, settings.history.dsn, Limits.of(settings.history))
+        open_engine(settings.history_dir, settings.history.dsn, QueryLimits.of(settings.history))
     )
 
 

@@ -25,11 +25,11 @@ from esper.events.topics import TOPICS
 from esper.history.confined.engine import CLICKHOUSE_ERRORS
 from esper.history.confined.refusal import QueryError
 from esper.history.tables.container import container, layout
-from esper.history.tables.ledger import Ledger, Pair
+from esper.history.tables.ledger import Pair, SinkLedger
 from esper.oona.bus.port import Bus, Producer, Reader, Received
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import RETRIABLE, Intake, Refusals
-from esper.oona.inbound.progress import Progress as Advance
+from esper.oona.inbound.progress import ConsumerProgress as Advance
 from esper.oona.inbound.progress import lag
 
 BLOCK_MESSAGES: Final = 50_000
@@ -85,7 +85,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Progress:
+class SinkProgress:
     """What the sink has done, for /health.
 
     `positions` are the next offsets of what is in the tables, markers passed.
@@ -118,12 +118,12 @@ class Sink:
         self._clock = clock
         self._topics = tuple(topics)
         self._block_messages = block_messages
-        self._ledger = Ledger(client, clock)
+        self._ledger = SinkLedger(client, clock)
         self._topic_ids: dict[str, str] = {}
         self._largest: dict[tuple[str, Pair], int] = {}
         self._stop = threading.Event()
         self._unsure = False  # whether an insert may have gone in without an answer
-        self.progress = Progress()
+        self.progress = SinkProgress()
         self.refusals = Refusals("history")
         self.advance = Advance(clock)
 

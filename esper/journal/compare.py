@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from esper.journal.story import Change, Point, Story
+from esper.journal.story import Change, EpochPoint, Story
 
 SHOWN = 8
 """Epochs that a table of curves shows."""
@@ -107,7 +107,7 @@ def _same_epochs(stories: Sequence[Story]) -> int:
 
 
 def _told(story: Story) -> dict[str, Any]:
-    last: Point | None = story.points[-1] if story.points else None
+    last: EpochPoint | None = story.points[-1] if story.points else None
     return {
         "run_id": story.run_id,
         "status": story.status,

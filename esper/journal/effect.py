@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from esper.journal.story import Point
+from esper.journal.story import EpochPoint
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """0.975 quantiles of Student's t distribution for 1 to 10 degrees of freedom."""
@@ -34,7 +34,7 @@ class Branch:
 
     order: int
     run_id: str
-    points: tuple[Point, ...]
+    points: tuple[EpochPoint, ...]
     digest: str
     seconds: float
 
@@ -102,7 +102,9 @@ def t_quantile(degrees: int) -> float:
 
 
 def _between(
-    pairs: Sequence[tuple[Mapping[int, Point], Mapping[int, Point]]], epoch: int, figure: str
+    pairs: Sequence[tuple[Mapping[int, EpochPoint], Mapping[int, EpochPoint]]],
+    epoch: int,
+    figure: str,
 ) -> Interval:
     return interval(
         [getattr(one[epoch], figure) - getattr(other[epoch], figure) for one, other in pairs]

@@ -25,7 +25,7 @@ from esper.events.codec import schema_id
 from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted, SeedTransitioned
 from esper.events.registry import wire_schema
 from esper.events.seals import fingerprint, key_in
-from esper.history.queries import Source
+from esper.history.queries import QuerySource
 from esper.history.tables.ddl import snake
 from esper.journal.portable import MANIFEST, SIGNERS, Content, key_of, sha256_of
 from esper.journal.provenance import DATA, SOURCE
@@ -77,7 +77,7 @@ class Exporting:
     events: Sequence[JournalEvent]
     messages: Sequence[bytes]
     data: Sequence[Path]
-    history: Source | None
+    history: QuerySource | None
     clock: Clock
     passphrase: str = ""
     told: Callable[[str], None] = lambda _: None
@@ -249,7 +249,7 @@ class Exporting:
             make_folder(target.parent)
             target.write_bytes(content)
 
-    def _tables(self, folder: Path, history: Source) -> None:
+    def _tables(self, folder: Path, history: QuerySource) -> None:
         folder.mkdir()
         run = {"param_run": self.events[0].run_id}
         for record in RECORDS:

@@ -39,7 +39,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class EpochPoint:
     """The end of an epoch: test and training figures, losses in nats, accuracies as fractions.
 
     `digest` is that of the parameters.
@@ -54,7 +54,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
+class ForkLineage:
     """Where a fork stands in its parent, and what it changes."""
 
     parent: str
@@ -89,9 +89,9 @@ class Story:
     run_id: str
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
-    lineage: Lineage | None
+    lineage: ForkLineage | None
     changes: tuple[Change, ...]
-    points: tuple[Point, ...]
+    points: tuple[EpochPoint, ...]
     status: str
     parameters: int
     whole: bool
@@ -101,7 +101,7 @@ class Story:
         """Optimizer steps at the end of the last epoch."""
         return self.points[-1].step if self.points else self.lineage.step if self.lineage else 0
 
-    def point(self, epoch: int) -> Point | None:
+    def point(self, epoch: int) -> EpochPoint | None:
         """The end of an epoch."""
         return next((point for point in self.points if point.epoch == epoch), None)
 
@@ -120,7 +120,7 @@ def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[Journa
     assert isinstance(started, RunStarted)  # noqa: S101  # the fold refused anything else
     forked, (line, whole) = fork_of(events), _line(events, journals)
     points = [
-        Point(
+        EpochPoint(
             event.epoch,
             event.step,
             event.test_accuracy,
@@ -210,8 +210,8 @@ def _environment(started: RunStarted) -> dict[str, Any]:
     }
 
 
-def _lineage(forked: RunForked) -> Lineage:
-    return Lineage(
+def _lineage(forked: RunForked) -> ForkLineage:
+    return ForkLineage(
         forked.parent_run_id,
         forked.parent_timeline,
         forked.parent_step,

@@ -18,7 +18,7 @@ from esper.karn.operators import (
     Norm,
     Scale,
 )
-from esper.karn.place import RANK_DIVISOR, Place
+from esper.karn.place import RANK_DIVISOR, ChunkPlace
 
 CONV_LEAST_FEATURES = 8
 """Below this a convolution sees the whole input at once and is no better than a linear map."""
@@ -28,13 +28,13 @@ CONV_MOST_CHANNELS = 25
 _CHANNELS_PER_FEATURE = CONV_MOST_CHANNELS / 40
 
 
-def linear(place: Place) -> BlueprintIR | None:
+def linear(place: ChunkPlace) -> BlueprintIR | None:
     """One linear map that starts at zero."""
     nodes = (Node("linear1", Linear(place.out_features, initialisation="zero")),)
     return place.affordable(place.on_input("linear", "RESIDUAL", nodes))
 
 
-def low_rank(place: Place) -> BlueprintIR | None:
+def low_rank(place: ChunkPlace) -> BlueprintIR | None:
     """A linear map of a lower rank that starts at zero (LoRA, Hu et al. 2021, arXiv 2106.09685)."""
 
     def make(rank: int) -> BlueprintIR:
@@ -49,7 +49,7 @@ def low_rank(place: Place) -> BlueprintIR | None:
     )
 
 
-def mlp(place: Place) -> BlueprintIR | None:
+def mlp(place: ChunkPlace) -> BlueprintIR | None:
     """Two linear maps with a nonlinearity between them."""
 
     def make(hidden: int) -> BlueprintIR:
@@ -63,7 +63,7 @@ def mlp(place: Place) -> BlueprintIR | None:
     return place.largest(make, 1, max(place.in_features, place.out_features))
 
 
-def conv1d(place: Place) -> BlueprintIR | None:
+def conv1d(place: ChunkPlace) -> BlueprintIR | None:
     """Three convolutions along the features, and a linear map: MNIST-1D's reference network."""
     if place.in_features < CONV_LEAST_FEATURES:
         return None
@@ -85,7 +85,7 @@ def conv1d(place: Place) -> BlueprintIR | None:
     return place.largest(make, CONV_LEAST_CHANNELS, most)
 
 
-def gate(place: Place) -> BlueprintIR | None:
+def gate(place: ChunkPlace) -> BlueprintIR | None:
     """Twice a sigmoid of the chunk, times the chunk: open at 1 in the beginning (after
     squeeze-and-excitation, Hu et al. 2018).
     """
@@ -98,7 +98,7 @@ def gate(place: Place) -> BlueprintIR | None:
     return place.affordable(place.on_chunk("gate", "LERP", nodes))
 
 
-def norm(place: Place) -> BlueprintIR | None:
+def norm(place: ChunkPlace) -> BlueprintIR | None:
     """The chunk normalised, with a scale and a shift that start at zero (LayerNorm, or GroupNorm
     with one group: see `Norm`).
     """

@@ -25,9 +25,9 @@ from esper.errors import BuildError
 from esper.events.geometry import PLAIN, Geometry, Kind
 from esper.karn import dense, spatial
 from esper.karn.ir import BlueprintIR, Budget
-from esper.karn.place import Place
+from esper.karn.place import ChunkPlace
 
-Maker = Callable[[Place], BlueprintIR | None]
+Maker = Callable[[ChunkPlace], BlueprintIR | None]
 
 _AT_EACH_POSITION: Mapping[str, Maker] = {
     "linear": dense.linear,
@@ -102,4 +102,4 @@ def generate(
     if maker is None:
         return None
     serves = PLAIN if geometry.kind == "sequence" and family in _AT_EACH_POSITION else geometry
-    return maker(Place(in_features, out_features, serves, budget, seed))
+    return maker(ChunkPlace(in_features, out_features, serves, budget, seed))

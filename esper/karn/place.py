@@ -17,7 +17,7 @@ RANK_DIVISOR = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ChunkPlace:
     """A chunk of a layer.
 
     Attributes:

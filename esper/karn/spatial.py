@@ -24,7 +24,7 @@ from esper.karn.operators import (
     Pair,
     Scale,
 )
-from esper.karn.place import RANK_DIVISOR, Place
+from esper.karn.place import RANK_DIVISOR, ChunkPlace
 
 _LEAST_CHANNELS = 4
 _WINDOW = 3
@@ -35,7 +35,7 @@ operations leaves out.
 """
 
 
-def convolution(place: Place) -> BlueprintIR | None:
+def convolution(place: ChunkPlace) -> BlueprintIR | None:
     """The host's window, a residual block (He et al.
 
     2016, arXiv 1512.03385) without batch statistics, and a map of the channels.
@@ -58,7 +58,7 @@ def convolution(place: Place) -> BlueprintIR | None:
     )
 
 
-def depthwise(place: Place) -> BlueprintIR | None:
+def depthwise(place: ChunkPlace) -> BlueprintIR | None:
     """The host's window on each channel by itself, and a map of the channels that starts at zero
     (MobileNet, Howard et al. 2017, arXiv 1704.04861).
     """
@@ -74,7 +74,7 @@ def depthwise(place: Place) -> BlueprintIR | None:
     return place.affordable(place.on_input("depthwise", "RESIDUAL", nodes))
 
 
-def pool(place: Place) -> BlueprintIR | None:
+def pool(place: ChunkPlace) -> BlueprintIR | None:
     """Squeeze and excitation (Hu et al.
 
     2018, arXiv 1709.01507): each channel of the chunk times a gate that its mean over positions
@@ -98,7 +98,7 @@ def pool(place: Place) -> BlueprintIR | None:
     return place.largest(make, 1, max(1, place.out_features // RANK_DIVISOR))
 
 
-def attention(place: Place) -> BlueprintIR | None:
+def attention(place: ChunkPlace) -> BlueprintIR | None:
     """A pre-normalised self-attention over positions whose output starts at zero (Vaswani et al.
 
     2017; Xiong et al. 2020, arXiv 2002.04745).

@@ -21,7 +21,7 @@ from esper.errors import UnavailableError
 from esper.service.app import refuse_unguarded
 from esper.service.checks.gate import LARGEST_HEAD
 from esper.service.transport import certificates, sockets
-from esper.service.transport.door import IDLE_S, Door, Protocol
+from esper.service.transport.door import IDLE_S, ConnectionLimiter, Protocol
 
 _START_S: Final = 30.0
 _GRACE_S: Final = 2
@@ -142,8 +142,8 @@ class _Uvicorn(uvicorn.Server):
             raise UnavailableError("The part's own start failed; its log says why.")
         tcp, own = sockets or []
         doors = (
-            Door(tcp, self._protocol, context=self.config.ssl, most=self._most),
-            Door(own, self._protocol, context=None, most=self._most),
+            ConnectionLimiter(tcp, self._protocol, context=self.config.ssl, most=self._most),
+            ConnectionLimiter(own, self._protocol, context=None, most=self._most),
         )
         self.servers = list(doors)  # type: ignore[arg-type]  # of asyncio's servers it uses close and wait_closed alone
         self.started = True

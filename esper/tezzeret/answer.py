@@ -25,8 +25,8 @@ from esper.events.records import (
     KernelValidated,
 )
 from esper.karn import BlueprintIR, Budget
-from esper.tezzeret.attempts import Compiled, Compiler, Failed, Rejected, Started
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.attempts import AttemptStarted, Compiled, Compiler, Failed, Rejected
+from esper.tezzeret.ledger import ReportLedger
 from esper.urza.publish import intact, store_artefact
 from esper.urza.store import Store
 
@@ -48,7 +48,7 @@ class Workshop:
         settle: returns once everything emitted is delivered; raises UnavailableError otherwise.
     """
 
-    ledger: Ledger
+    ledger: ReportLedger
     store: Store
     clock: Clock
     compiler: Callable[[], Compiler]
@@ -130,12 +130,12 @@ def _compile(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> Compiled |
     budget = Budget.of(max(layer.parameter_budget for layer in report.layers), ir.writes.positions)
     attempts = 0
 
-    def tell(news: Started | Failed | Rejected) -> None:
+    def tell(news: AttemptStarted | Failed | Rejected) -> None:
         nonlocal attempts
         attempts = news.attempt
         key = f"{report.event_id}:{ir.blueprint_id}:{news.attempt}"
         match news:
-            case Started():
+            case AttemptStarted():
                 shop.emit(
                     CompilationStarted(
                         **run.envelope(f"compiling:{key}", causation_id=report.event_id),

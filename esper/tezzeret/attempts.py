@@ -13,7 +13,7 @@ from esper.urza.artefact import Sealed
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class AttemptStarted:
     """An attempt begins; attempts count from 1."""
 
     attempt: int
@@ -56,7 +56,7 @@ class Compiled:
     latency_us: float
 
 
-Progress = Callable[[Started | Failed | Rejected], None]
+Progress = Callable[[AttemptStarted | Failed | Rejected], None]
 """Hears of every attempt as it happens."""
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from esper.clock import Clock
 from esper.errors import BuildError
 from esper.karn.ir import BlueprintIR, Budget
-from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
+from esper.tezzeret.attempts import AttemptStarted, Compiled, Failed, Rejected
 from esper.tezzeret.build import KernelModule, module_of, weights_of
 from esper.tezzeret.verify import at_size, small_size, verify
 from esper.urza.artefact import seal
@@ -68,7 +68,7 @@ def compile_kernel(
     budget: Budget,
     *,
     clock: Clock,
-    progress: Callable[[Started | Failed | Rejected], None],
+    progress: Callable[[AttemptStarted | Failed | Rejected], None],
     configurations: tuple[Configuration, ...] = CONFIGURATIONS,
 ) -> Compiled:
     """The kernel of a blueprint by the first configuration that passes.
@@ -80,7 +80,7 @@ def compile_kernel(
     """
     error = "there is no configuration to try"
     for attempt, configuration in enumerate(configurations, start=1):
-        progress(Started(attempt, configuration.name))
+        progress(AttemptStarted(attempt, configuration.name))
         began = clock.monotonic()
         try:
             module = module_of(ir)

@@ -16,7 +16,7 @@ from esper.urza.catalogue import Catalogue
 TOPICS = ("innovation.blueprints", "compilation.kernels")
 
 
-class Ledger:
+class ReportLedger:
     """Reports that wait for an answer, what has been done about them, every published kernel and
     how long it compiled. Events may come twice.
     """

@@ -22,11 +22,11 @@ from esper.karn import BlueprintIR, innovate
 from esper.oona.bus.port import Bus, Producer, Reader, Received
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import RETRIABLE, Intake, Refusals, opened
-from esper.oona.inbound.progress import Progress, lag
+from esper.oona.inbound.progress import ConsumerProgress, lag
 from esper.tezzeret.answer import SENDER, Workshop, answer, give_up
 from esper.tezzeret.attempts import Compiler
-from esper.tezzeret.ledger import TOPICS, Ledger
-from esper.urza.shelf import Shelf
+from esper.tezzeret.ledger import TOPICS, ReportLedger
+from esper.urza.shelf import KernelShelf
 from esper.urza.store import Store
 
 _log = logging.getLogger("esper.tezzeret")
@@ -70,12 +70,12 @@ class Foundry:
     innovate: Callable[[FieldReport], tuple[BlueprintIR, ...]] = innovate
     status: Status = field(default_factory=Status)
     refusals: Refusals = field(default_factory=lambda: Refusals(SENDER))
-    progress: Progress = field(init=False)
+    progress: ConsumerProgress = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "progress", Progress(self.clock))
+        object.__setattr__(self, "progress", ConsumerProgress(self.clock))
 
-    shelf: Shelf = field(default_factory=Shelf)
+    shelf: KernelShelf = field(default_factory=KernelShelf)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -111,7 +111,7 @@ class _Session:
         self._reader = reader
         self._intake = Intake(DeadLetters(producer, SENDER, foundry.clock), foundry.refusals)
         self._places: dict[str, Received] = {}
-        self._ledger = Ledger()
+        self._ledger = ReportLedger()
         self._shop = Workshop(
             ledger=self._ledger,
             store=foundry.store,

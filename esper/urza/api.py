@@ -16,13 +16,13 @@ from esper.events.records import KernelPublished
 from esper.service import ProblemError, requires
 from esper.urza.catalogue import compatible, rank
 from esper.urza.metadata import KernelMetadata, Page, Score, cursor_of, metadata, score_of
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelShelf
 from esper.urza.store import Store
 
 _MOST: Final = 500
 
 
-def router(shelf: Shelf, store: Store) -> APIRouter:
+def router(shelf: KernelShelf, store: Store) -> APIRouter:
     """The routes under /api/v1/kernels, for viewers; binaries for operators.
 
     `store` gives them in the clear.
@@ -143,7 +143,7 @@ def router(shelf: Shelf, store: Store) -> APIRouter:
     return routes
 
 
-def _known(shelf: Shelf, kernel_id: str) -> KernelPublished:
+def _known(shelf: KernelShelf, kernel_id: str) -> KernelPublished:
     entry = shelf.catalogue.kernels.get(kernel_id)
     if entry is None:
         raise ProblemError(
@@ -156,7 +156,7 @@ def _known(shelf: Shelf, kernel_id: str) -> KernelPublished:
     return entry
 
 
-def _page(entries: list[KernelPublished], shelf: Shelf, limit: int, cursor: str) -> Page:
+def _page(entries: list[KernelPublished], shelf: KernelShelf, limit: int, cursor: str) -> Page:
     """A page of `entries`.
 
     The cursor is a place in the order, so that kernels published meanwhile neither double nor hide

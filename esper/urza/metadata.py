@@ -13,7 +13,7 @@ from esper.errors import UsageError
 from esper.events.geometry import Geometry, parse
 from esper.events.kernels import description
 from esper.events.records import KernelPublished
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelShelf
 
 Score = tuple[float, int, str]
 """Place of a kernel in the order of performance: minus its score, its cost, its id."""
@@ -32,7 +32,7 @@ class PerformanceModel(BaseModel):
     outcomes: Annotated[int, Field(description="Number of these decisions")]
 
 
-class Lineage(BaseModel):
+class KernelLineage(BaseModel):
     """Where a kernel comes from, and what came from it."""
 
     model_config = ConfigDict(frozen=True)
@@ -121,7 +121,7 @@ class KernelMetadata(BaseModel):
     ]
     sha256: Annotated[str, Field(description="SHA-256 of the artefact")]
     size_bytes: Annotated[int, Field(description="Size of the artefact, bytes")]
-    lineage: Lineage
+    lineage: KernelLineage
     published_at_us: Annotated[
         int, Field(description="When it was published, microseconds since 1970-01-01 UTC")
     ]
@@ -139,7 +139,7 @@ class Page(BaseModel):
     ]
 
 
-def metadata(entry: KernelPublished, shelf: Shelf) -> KernelMetadata:
+def metadata(entry: KernelPublished, shelf: KernelShelf) -> KernelMetadata:
     """What is known of a published kernel."""
     performance = shelf.performances.of(entry.kernel_id)
     geometry = parse(entry.geometry)
@@ -156,7 +156,7 @@ def metadata(entry: KernelPublished, shelf: Shelf) -> KernelMetadata:
         else None,
         sha256=entry.sha256,
         size_bytes=entry.size_bytes,
-        lineage=Lineage(
+        lineage=KernelLineage(
             blueprint_id=entry.blueprint_id,
             parents=entry.parents,
             children=tuple(

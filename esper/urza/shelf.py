@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
+class KernelWorth:
     """What a kernel was worth: the mean of its rewards, 0 to 1, over `outcomes` decisions in all
     runs.
     """
@@ -58,14 +58,14 @@ class Performances:
             )
         )
 
-    def of(self, kernel_id: str) -> Performance | None:
+    def of(self, kernel_id: str) -> KernelWorth | None:
         """What a kernel was worth; None where no run has ended a decision about it."""
         rewards = self.rewards.get(kernel_id)
-        return Performance(sum(rewards.values()) / len(rewards), len(rewards)) if rewards else None
+        return KernelWorth(sum(rewards.values()) / len(rewards), len(rewards)) if rewards else None
 
 
 @dataclass
-class Shelf:
+class KernelShelf:
     """Whole values that one thread puts here and others read: each is immutable, so no reader sees
     half a change.
 
@@ -81,7 +81,7 @@ class Shelf:
 
 
 def follow_outcomes(
-    shelf: Shelf,
+    shelf: KernelShelf,
     bus: Bus,
     clock: Clock,
     stop: threading.Event,

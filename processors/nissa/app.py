@@ -25,7 +25,7 @@ from processors.nissa.custom import Definition, Sample
 from processors.nissa.live import Live
 from processors.nissa.metrics import Scene
 from processors.nissa.resources import default_collectors, sampled
-from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, Rows, check
+from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, RunRows, check
 
 _log = logging.getLogger(__name__)
 SENDER = "nissa"
@@ -52,13 +52,13 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app = streams.build(settings, part=SENDER, clock=clock)
-    outbound = streams.Outbound(app, "dead.letters", "telemetry.resources", CUSTOM)
+    outbound = streams.FramedSender(app, "dead.letters", "telemetry.resources", CUSTOM)
     consumers = Consumers(
         app, outbound, part=SENDER, clock=clock, trust=Keyring(settings.keys_dir).trust
     )
     partitions = TOPICS["system.events.run"].partitions or settings.kafka.partitions
     table = checked_table(
-        app, "views", partitions=partitions, rows=consuming.Rows(check), consumers=consumers
+        app, "views", partitions=partitions, rows=consuming.RowGuard(check), consumers=consumers
     )
     own_topic = app.topic(
         DEFINITIONS,
@@ -71,7 +71,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     )
     origin = Origin("", SENDER, "0" * 32, clock)
     collectors = default_collectors(SENDER)
-    rows, live = Rows(table), Live()
+    rows, live = RunRows(table), Live()
     definitions: dict[str, Definition] = {}
     read: dict[tuple[str, int], int] = {}
     began = clock.monotonic()

@@ -38,7 +38,7 @@ may write to the topic.
 T = TypeVar("T")
 
 
-class Rows:
+class RunRows:
     """The rows in `table`: a run's view under its id, which has no NUL.
 
     Everything else under a NUL and its kind.

@@ -27,8 +27,8 @@ from processors.tamiyo.deciding.bandits import Beta
 from processors.tamiyo.deciding.emergency import Alarm, watch
 from processors.tamiyo.deciding.features import lacking
 from processors.tamiyo.deciding.settings import PolicySettings, parse
-from processors.tamiyo.deciding.state import Ended, RunState, Trial, observe
-from processors.tamiyo.row import Answer, Row
+from processors.tamiyo.deciding.state import Ended, PolicyState, Trial, observe
+from processors.tamiyo.row import PacketAnswer, Row
 
 SENDER = "tamiyo"
 LIVE_EXPIRES_US = 60_000_000
@@ -113,7 +113,9 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
     messages = tuple(encode_event(event) for event in events)
     return Reply(
         messages,
-        row.answered(state, Answer(packet.packet, tuple(message.value for message in messages))),
+        row.answered(
+            state, PacketAnswer(packet.packet, tuple(message.value for message in messages))
+        ),
     )
 
 
@@ -140,8 +142,8 @@ def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
 
 
 def wanted_layers(
-    state: RunState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool
-) -> tuple[RunState, tuple[str, ...]]:
+    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool
+) -> tuple[PolicyState, tuple[str, ...]]:
     """Layers to report now: all at a run's first packet, later those that lack kernels and were not
     reported since they had some.
     """
@@ -153,7 +155,7 @@ def wanted_layers(
     return replace(state, reported=(*outstanding, *new)), new
 
 
-def begun(state: RunState, trials: tuple[Trial, ...]) -> RunState:
+def begun(state: PolicyState, trials: tuple[Trial, ...]) -> PolicyState:
     """The state with these trials on the way."""
     kernels, uses = dict(state.kernels), dict(state.uses)
     for trial in trials:

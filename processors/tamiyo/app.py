@@ -33,7 +33,7 @@ from processors import streams
 from processors.cluster import Followed, Follower
 from processors.consumers import (
     Consumers,
-    Rows,
+    RowGuard,
     checked_table,
     fitting,
     require_sendable,
@@ -60,7 +60,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         EsperError: no broker is configured, or it does not answer.
     """
     app, access = streams.build(settings, part=SENDER, clock=clock), Access.of(settings, SENDER)
-    outbound = streams.Outbound(
+    outbound = streams.FramedSender(
         app,
         _DECISIONS,
         "innovation.blueprints",
@@ -74,7 +74,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     )
     consumers = Consumers(app, outbound, part=SENDER, clock=clock, trust=keyring.trust)
     partitions = TOPICS[_PACKETS].partitions or settings.kafka.partitions
-    table = checked_table(app, "runs", partitions=partitions, rows=Rows(check), consumers=consumers)
+    table = checked_table(
+        app, "runs", partitions=partitions, rows=RowGuard(check), consumers=consumers
+    )
     tracker = Tracker(table, clock)
     experience = Experience()
 
@@ -190,7 +192,7 @@ def _outcome(message: Message) -> AdaptationOutcome | None:
     return outcome if isinstance(outcome, AdaptationOutcome) else None
 
 
-async def _say(outbound: streams.Outbound, signer: Signer, *messages: Message) -> None:
+async def _say(outbound: streams.FramedSender, signer: Signer, *messages: Message) -> None:
     """Send messages of our own, decisions signed."""
     await outbound.send(*(_signed(message, signer) for message in messages))
 

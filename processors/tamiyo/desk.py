@@ -23,7 +23,7 @@ class Desk:
     """
 
     def __init__(
-        self, outbound: streams.Outbound, clock: Clock, opened: Callable[[Received], Event]
+        self, outbound: streams.FramedSender, clock: Clock, opened: Callable[[Received], Event]
     ) -> None:
         self.commands = Commands()
         self._outbound = outbound

@@ -25,7 +25,7 @@ from processors.tamiyo.answers import begun, wanted_layers
 from processors.tamiyo.deciding.emergency import watch
 from processors.tamiyo.deciding.features import context
 from processors.tamiyo.deciding.settings import parse
-from processors.tamiyo.deciding.state import RunState, Trial, observe
+from processors.tamiyo.deciding.state import PolicyState, Trial, observe
 from processors.tamiyo.row import Row
 
 ANCESTORS = 64
@@ -33,7 +33,7 @@ ANCESTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class PacketHistory:
     """The packets of a run in their order, up to where it was forked, and the answers to them by
     packet id.
     """
@@ -62,7 +62,7 @@ async def beginning(
 
 def read_dialogues(
     bus: Bus, packet: SystemStatePacket, *, clock: Clock, trust: Trust | None = None
-) -> list[Dialogue]:
+) -> list[PacketHistory]:
     """The dialogues of a fork's ancestors, the oldest first; blocks while it reads.
 
     What is not on this Kafka, or not Tamiyo's own, is not there.
@@ -71,7 +71,7 @@ def read_dialogues(
         PoisonError: a run is its own ancestor, or there are more than `ANCESTORS` of them.
         UnavailableError: no broker, or no progress.
     """
-    found: list[Dialogue] = []
+    found: list[PacketHistory] = []
     line = {packet.run_id}
     while packet.parent_run_id:
         if packet.parent_run_id in line:
@@ -101,18 +101,18 @@ def read_dialogues(
             )
             if isinstance(one, EpochReviewed)
         ]
-        found.append(Dialogue(packets, {one.packet_id: one for one in answers}))
+        found.append(PacketHistory(packets, {one.packet_id: one for one in answers}))
         if not packets:
             break
         packet = packets[0]
     return found[::-1]
 
 
-def inherited(dialogues: Iterable[Dialogue]) -> Row:
+def inherited(dialogues: Iterable[PacketHistory]) -> Row:
     """The row with which a fork begins: in its own first timeline, with no answers to
     give again.
     """
-    state = RunState()
+    state = PolicyState()
     for dialogue in dialogues:
         state = _anew(state)
         for packet in dialogue.packets:
@@ -121,14 +121,14 @@ def inherited(dialogues: Iterable[Dialogue]) -> Row:
     return Row(_anew(state))
 
 
-def _anew(state: RunState) -> RunState:
+def _anew(state: PolicyState) -> PolicyState:
     """The state in the first timeline of a fork, which has had no emergency yet."""
     return replace(state, timeline=0, watch=replace(state.watch, timeline=-1))
 
 
 def _remembered(
-    state: RunState, packet: SystemStatePacket, review: EpochReviewed | None
-) -> RunState:
+    state: PolicyState, packet: SystemStatePacket, review: EpochReviewed | None
+) -> PolicyState:
     """The state after a packet that was answered before."""
     first, rolled_back = state.packet < 0, packet.timeline > state.timeline
     state, _ = observe(state, packet)

@@ -13,7 +13,7 @@ from processors.consumers import readable
 from processors.tamiyo.deciding.bandits import Gain
 from processors.tamiyo.deciding.emergency import Watch
 from processors.tamiyo.deciding.features import ArmKey
-from processors.tamiyo.deciding.state import Record, RunState, Span, Trial
+from processors.tamiyo.deciding.state import ArmRecord, PolicyState, Span, Trial
 
 FORMAT = 1
 """Version of the bytes.
@@ -28,7 +28,7 @@ KEPT_ANSWERS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PacketAnswer:
     """The framed events with which a packet was answered, the review first."""
 
     packet: int
@@ -39,14 +39,14 @@ class Answer:
 class Row:
     """What the table keeps of a run."""
 
-    state: RunState = field(default_factory=RunState)
-    answers: tuple[Answer, ...] = ()
+    state: PolicyState = field(default_factory=PolicyState)
+    answers: tuple[PacketAnswer, ...] = ()
 
-    def answer(self, packet: int) -> Answer | None:
+    def answer(self, packet: int) -> PacketAnswer | None:
         """The answer that a packet of the present timeline has had, if it is still kept."""
         return next((answer for answer in self.answers if answer.packet == packet), None)
 
-    def answered(self, state: RunState, answer: Answer) -> Row:
+    def answered(self, state: PolicyState, answer: PacketAnswer) -> Row:
         """The row after an answer. A new timeline forgets the answers of the one before."""
         earlier = self.answers if state.timeline == self.state.timeline else ()
         return Row(state, (*earlier, answer)[-KEPT_ANSWERS:])
@@ -84,7 +84,7 @@ def decode(data: bytes) -> Row:
     if plain.get("format") != FORMAT:
         return Row()
     trials = [Trial(**trial) for trial in plain["trials"]]
-    state = RunState(
+    state = PolicyState(
         timeline=plain["timeline"],
         packet=plain["packet"],
         arms={ArmKey(layer, family): _record(record) for layer, family, record in plain["arms"]},
@@ -98,7 +98,7 @@ def decode(data: bytes) -> Row:
         watch=_watch(plain.get("watch", {})),
     )
     answers = tuple(
-        Answer(packet, tuple(base64.b85decode(value) for value in values))
+        PacketAnswer(packet, tuple(base64.b85decode(value) for value in values))
         for packet, values in plain["answers"]
     )
     return Row(state, answers)
@@ -128,6 +128,6 @@ def _watch(plain: dict[str, Any]) -> Watch:
     return Watch(**{**plain, "losses": losses})
 
 
-def _record(plain: dict[str, Any]) -> Record:
-    record = Record(**{**plain, "gain": Gain()})
+def _record(plain: dict[str, Any]) -> ArmRecord:
+    record = ArmRecord(**{**plain, "gain": Gain()})
     return replace(record, gain=Gain(**plain["gain"]))

@@ -16,8 +16,8 @@ import psutil
 
 from esper.clock import SystemClock
 from esper.config import HistorySettings, ServiceSettings, Settings
-from esper.history.confined.engine import Answer, CellEngine, open_engine
-from esper.history.confined.settings import Limits
+from esper.history.confined.engine import CellEngine, QueryResult, open_engine
+from esper.history.confined.settings import QueryLimits
 from esper.history.http import HistoryServer
 from esper.history.tables.migrations import migrate
 from tests.servicefixtures import bearer, token
@@ -106,7 +106,7 @@ def files_of(settings: Settings) -> frozenset[str]:
 
 
 @contextmanager
-def victim(home: Path, limits: Limits | None = None) -> Iterator[Victim]:
+def victim(home: Path, limits: QueryLimits | None = None) -> Iterator[Victim]:
     """A served history in `home`."""
     settings = Settings(
         home=home,
@@ -117,7 +117,7 @@ def victim(home: Path, limits: Limits | None = None) -> Iterator[Victim]:
     secrets = (settings.keys_dir / "stolen.pem", home / "outside.txt")
     for secret in secrets:
         secret.write_text(MARK)
-    engine = open_engine(settings.history_dir, "", limits or Limits.of(settings.history))
+    engine = open_engine(settings.history_dir, "", limits or QueryLimits.of(settings.history))
     assert isinstance(engine, CellEngine)
     try:
         migrate(engine.client, SystemClock())
@@ -140,7 +140,7 @@ def _count(made: Victim) -> None:
 
     def counting(
         sql: str, *, default_format: str, settings: Mapping[str, str], parameters: Mapping[str, str]
-    ) -> Answer:
+    ) -> QueryResult:
         made.ran.append(sql)
         return answered(
             sql, default_format=default_format, settings=settings, parameters=parameters

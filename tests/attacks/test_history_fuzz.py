@@ -21,7 +21,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from esper.history.confined.refusal import QueryError
-from esper.history.confined.settings import NAMES, Limits
+from esper.history.confined.settings import NAMES, QueryLimits
 from esper.history.http import _failure
 from tests.attacks.history_victim import MARK, Victim, victim
 
@@ -394,7 +394,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     """
     with victim(
         tmp_path_factory.mktemp("fuzzed"),
-        Limits(seconds=1, memory=256 << 20, rows=100_000, result=16 << 20),
+        QueryLimits(seconds=1, memory=256 << 20, rows=100_000, result=16 << 20),
     ) as made:
         yield made
 

@@ -21,7 +21,7 @@ from esper.errors import UnavailableError
 from esper.history.confined.confinement import offered
 from esper.history.confined.engine import DATABASE
 from esper.history.confined.refusal import QueryError
-from esper.history.confined.settings import NAMES, Limits, statement, typed
+from esper.history.confined.settings import NAMES, QueryLimits, statement, typed
 from tests.attacks.history_victim import MARK, Victim
 
 _ONE_TRY = "SETTINGS http_max_tries = 1, s3_retry_attempts = 0, http_make_head_request = 0"
@@ -115,7 +115,7 @@ def test_every_setting_of_clickhouse_that_is_not_listed_is_refused(history_victi
     assert len(unlisted) > 1_000
     for name in unlisted:
         with pytest.raises(QueryError) as caught:
-            typed({name: "1"}, Limits())
+            typed({name: "1"}, QueryLimits())
         assert caught.value.code == 164
     for name in (
         "additional_result_filter",
@@ -138,7 +138,7 @@ def test_a_listed_setting_takes_a_number_a_switch_or_a_word(history_victim: Vict
     for name in sorted(NAMES):
         for value in VALUES:
             with suppress(QueryError):
-                made = statement(typed({name: value}, Limits()))
+                made = statement(typed({name: value}, QueryLimits()))
                 assert value.strip() in {"", "1"}, (name, value)
                 assert set(made) <= _HARMLESS, made
     history_victim.unharmed()
@@ -148,7 +148,7 @@ def test_a_limit_can_be_lowered_and_not_raised(history_victim: Victim) -> None:
     """Time, memory, rows and bytes of a query are the least of what its caller and the installation
     say.
     """
-    limits = Limits(seconds=5, memory=1 << 30, rows=1_000, result=1 << 20)
+    limits = QueryLimits(seconds=5, memory=1 << 30, rows=1_000, result=1 << 20)
     for given, seconds in (("0", 5), ("3", 3), ("999999", 5)):
         assert typed({"max_execution_time": given}, limits)["max_execution_time"] == seconds
     for name in ("max_memory_usage", "max_result_rows", "max_result_bytes"):

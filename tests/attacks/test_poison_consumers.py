@@ -32,9 +32,9 @@ from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
 from esper.oona.inbound.inbox import Inbox
 from esper.oona.inbound.intake import Intake, opened
 from esper.tezzeret.service import Foundry
-from esper.tolaria.control.ledger import Ledger
+from esper.tolaria.control.ledger import RunLedger
 from esper.urza.memory import MemoryStore
-from esper.urza.shelf import Shelf, follow_outcomes
+from esper.urza.shelf import KernelShelf, follow_outcomes
 from tests.forging import new_id
 from tests.stackfixtures import eventually
 from tests.unit.nissa.journal import Run
@@ -306,7 +306,7 @@ def test_tolarias_ledger_puts_aside_what_it_cannot_take() -> None:
     ]
     send(bus, *bad, started, going.epoch_ended(validation_accuracy=0.4))
     with bus.producer(sender_id="tolaria") as producer:
-        ledger = Ledger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
+        ledger = RunLedger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
         ledger.start()
         assert eventually(lambda: ledger.caught_up, 10)
         ledger.stop()
@@ -329,7 +329,7 @@ def test_outcomes_that_cannot_be_read_stop_no_catalogue() -> None:
         replace(good, run_id="s"),
         Run("t").outcome("d2"),
     )
-    shelf, stop = Shelf(), threading.Event()
+    shelf, stop = KernelShelf(), threading.Event()
     with bus.producer(sender_id="t") as producer:
         refusals = Intake.of(DeadLetters(producer, "t", CLOCK)).refusals
         with threaded(lambda: follow_outcomes(shelf, bus, CLOCK, stop, refusals), stop.set):

@@ -32,16 +32,16 @@ from esper.oona.bus.port import Received
 from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
 from esper.oona.inbound.inbox import Delivered
 from esper.oona.inbound.intake import Intake
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.ledger import ReportLedger
 from esper.tolaria.control.status import RunStatus
 from esper.tolaria.control.status import fold as told
 from esper.tolaria.exchange.commands import commands_of
 from esper.urza.catalogue import Catalogue
 from esper.urza.metadata import metadata
-from esper.urza.shelf import Performances, Shelf
+from esper.urza.shelf import KernelShelf, Performances
 from processors.nissa.live import Live
 from processors.nissa.metrics import Scene, exposition
-from processors.nissa.rows import Rows, check
+from processors.nissa.rows import RunRows, check
 from processors.nissa.status import status
 from processors.tamiyo import overview
 from processors.tamiyo import row as rows
@@ -70,7 +70,7 @@ class Everyone:
     table: dict[bytes, bytes] = field(default_factory=dict)
     runs: dict[bytes, bytes] = field(default_factory=dict)
     live: Live = field(default_factory=Live)
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: ReportLedger = field(default_factory=ReportLedger)
     status: RunStatus = field(default_factory=lambda: RunStatus(run_id="r"))
     experience: Experience = field(default_factory=Experience)
     commands: Commands = field(default_factory=Commands)
@@ -79,7 +79,7 @@ class Everyone:
 
     def nissa(self, event: Event) -> None:
         """Rows and telemetry, and what the API and Prometheus are shown of them."""
-        nissa_rows = Rows(self.table)
+        nissa_rows = RunRows(self.table)
         before = dict(self.table)
         nissa_rows.take(event.TOPIC, event, 0)
         self.live.take(event.TOPIC, event, NOW)
@@ -118,7 +118,7 @@ class Everyone:
         """The foundry's ledger, the catalogue as Urza shows it, and rewards."""
         self.ledger.apply(event)
         for entry in self.ledger.catalogue:
-            metadata(entry, Shelf(catalogue=self.ledger.catalogue))
+            metadata(entry, KernelShelf(catalogue=self.ledger.catalogue))
             break
         if isinstance(event, AdaptationOutcome):
             self.performances = self.performances.evolve(event)
@@ -195,7 +195,7 @@ def letters(bus: MemoryBus) -> int:
 
 def shown(everyone: Everyone) -> None:
     """What people and Prometheus are shown."""
-    nissa_rows = Rows(everyone.table)
+    nissa_rows = RunRows(everyone.table)
     scene = Scene(
         nissa_rows.runs(), nissa_rows.builds(), everyone.live, NOW, 1.0, 0, {}, nissa_rows.series()
     )

@@ -20,7 +20,7 @@ from esper.clock import ManualClock, SystemClock
 from esper.events import Event, Origin
 from esper.events.records import FieldReport, ReportedLayer
 from esper.oona.bus.memory import MemoryBus
-from esper.oona.inbound.progress import BEHIND, STALL_S, STUCK_S, Progress
+from esper.oona.inbound.progress import BEHIND, STALL_S, STUCK_S, ConsumerProgress
 from esper.stack.processes.child import health
 from esper.tezzeret.service import Foundry
 from esper.urza.memory import MemoryStore
@@ -32,7 +32,7 @@ CLOCK = SystemClock()
 def test_a_quiet_part_and_one_that_works_are_well() -> None:
     """The loop turns, with nothing to read or with much, for an hour: well, whatever the lag is."""
     clock = ManualClock()
-    progress = Progress(clock)
+    progress = ConsumerProgress(clock)
     for minute in range(60):
         clock.advance(60.0)
         progress.turn(100_000 - minute)
@@ -45,7 +45,7 @@ def test_a_loop_that_stands_is_not_well_and_then_stuck() -> None:
     `stuck_s` goes on to where the supervisor acts, and the next turn ends both.
     """
     clock = ManualClock()
-    progress = Progress(clock)
+    progress = ConsumerProgress(clock)
     clock.advance(STALL_S - 1)
     assert progress.well()
     clock.advance(STUCK_S)
@@ -59,7 +59,7 @@ def test_a_loop_that_stands_is_not_well_and_then_stuck() -> None:
 def test_what_waits_is_not_well_but_not_stuck() -> None:
     """A full disk: the part says what it waits for, is not ready, and is not killed for it."""
     clock = ManualClock()
-    progress = Progress(clock)
+    progress = ConsumerProgress(clock)
     for _ in range(200):
         clock.advance(1.0)
         progress.wait("The disk is full.")
@@ -70,7 +70,7 @@ def test_what_waits_is_not_well_but_not_stuck() -> None:
 def test_a_lag_that_grows_is_not_well_and_one_that_shrinks_is() -> None:
     """Over a minute, by more than what comes and goes."""
     clock = ManualClock()
-    growing, shrinking = Progress(clock), Progress(clock)
+    growing, shrinking = ConsumerProgress(clock), ConsumerProgress(clock)
     for second in range(0, 90, 5):
         clock.advance(5.0)
         growing.turn(second * BEHIND // 10)

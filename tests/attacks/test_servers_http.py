@@ -32,8 +32,8 @@ from esper.oona.inbound.intake import Intake
 from esper.service import Server, create_app
 from esper.tolaria.control.api import Control
 from esper.tolaria.control.api import add_routes as add_tolaria
-from esper.tolaria.control.ledger import Ledger
-from esper.tolaria.control.requests import Outbound
+from esper.tolaria.control.ledger import RunLedger
+from esper.tolaria.control.requests import RequestSender
 from esper.tolaria.control.trainers import Trainers
 from processors.nissa.api import Nissa
 from processors.nissa.api import add_routes as add_nissa
@@ -58,9 +58,9 @@ def tolaria(app: FastAPI, settings: Settings) -> None:
     """Tolaria's routes, on a bus in memory."""
     bus = MemoryBus()
     producer = bus.producer(sender_id="tolaria")
-    ledger = Ledger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
+    ledger = RunLedger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
     trainers = Trainers(settings, environment=os.environ, embedded=False, clock=CLOCK)
-    add_tolaria(app, Control(ledger, trainers, Outbound(producer), CLOCK))
+    add_tolaria(app, Control(ledger, trainers, RequestSender(producer), CLOCK))
 
 
 ROUTES: dict[str, Callable[[FastAPI, Settings], None]] = {

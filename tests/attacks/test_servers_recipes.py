@@ -27,8 +27,8 @@ from esper.oona.inbound.intake import Intake
 from esper.service import create_app
 from esper.stack.processes.parts import with_esper_on_path
 from esper.tolaria.control.api import Control, add_routes
-from esper.tolaria.control.ledger import REQUESTS, Ledger
-from esper.tolaria.control.requests import Outbound
+from esper.tolaria.control.ledger import REQUESTS, RunLedger
+from esper.tolaria.control.requests import RequestSender
 from esper.tolaria.control.trainers import Trainers
 from esper.tolaria.recipes.allowed import _NAMING, Allowed
 from esper.tolaria.recipes.recipe import Recipe, load, names, text
@@ -103,9 +103,9 @@ def test_an_operator_starts_listed_recipes_alone(tmp_path: Path, leak: Path) -> 
         title="t", part="tolaria", settings=settings, clock=CLOCK, ready=dict, audit=audit
     )
     with bus.producer(sender_id="tolaria") as producer:
-        ledger = Ledger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
+        ledger = RunLedger(bus, Intake.of(DeadLetters(producer, "tolaria", CLOCK)))
         ledger.start()
-        add_routes(app, Control(ledger, trainers, Outbound(producer), CLOCK))
+        add_routes(app, Control(ledger, trainers, RequestSender(producer), CLOCK))
         with served(app, settings) as client:
             assert eventually(lambda: ledger.caught_up, 10)
             headers = credentials(settings, CLOCK, "operator")

@@ -36,7 +36,7 @@ from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import Intake
 from esper.service.transport import signing
 from esper.service.transport.signing import Keyring
-from esper.tolaria.control.ledger import Ledger
+from esper.tolaria.control.ledger import RunLedger
 from esper.tolaria.run.session import Session
 from tests.forging import any_event, forged, new_id
 from tests.stackfixtures import eventually
@@ -284,7 +284,7 @@ def test_what_the_control_api_tells_of_a_run_cannot_be_forged(tmp_path: Path, br
         intake = Intake.of(
             DeadLetters(producer, "tolaria", CLOCK), Keyring(victim.lab.settings.keys_dir).trust
         )
-        ledger = Ledger(bus, intake)
+        ledger = RunLedger(bus, intake)
         ledger.start()
         try:
             assert eventually(lambda: ledger.caught_up, 60)

@@ -11,7 +11,7 @@ import typer
 from esper.errors import CorruptError
 
 if TYPE_CHECKING:
-    from esper.oona.durable.chains import Chain
+    from esper.oona.durable.chains import SenderChain
 
 
 _SHOWN: Final = 5
@@ -96,7 +96,7 @@ def verify(
         )
 
 
-def _said(chain: Chain) -> str:
+def _said(chain: SenderChain) -> str:
     if chain.broken is None:
         return f"{chain.proven} records, each follows the one before it"
     at = (

@@ -13,7 +13,7 @@ from esper.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from esper.history.queries import Source
+    from esper.history.queries import QuerySource
 
 OutputFormat = Literal["table", "json", "csv", "parquet"]
 
@@ -80,7 +80,7 @@ def runs(
             _table(list(found[0]), [list(row.values()) for row in found])
 
 
-def _open() -> Source:
+def _open() -> QuerySource:
     """The history, with a word on standard error if something may be missing from it."""
     from esper import stack  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above

@@ -15,7 +15,7 @@ from esper.errors import UsageError
 
 if TYPE_CHECKING:
     from esper.config import Settings
-    from esper.oona.admin.provisioning import Administration, Difference, Plan
+    from esper.oona.admin.provisioning import Administration, ClusterPlan, Difference
 
 _PATIENCE_S = 30.0
 _QUIET_S = 10.0  # a change of quotas or rights reaches the broker that is asked next a moment later
@@ -133,7 +133,9 @@ def apply(
     raise typer.Exit(1 if left else 0)
 
 
-def _plan(settings: Settings, user: Callable[[str], str], *, acls: bool, quotas: bool) -> Plan:
+def _plan(
+    settings: Settings, user: Callable[[str], str], *, acls: bool, quotas: bool
+) -> ClusterPlan:
     from esper.oona.admin.provisioning import wanted  # noqa: PLC0415 - as above
 
     return wanted(settings, user=user, with_rights=acls, with_quotas=quotas)
@@ -152,7 +154,7 @@ def _administration(settings: Settings) -> Administration:
 
 
 def _differences(
-    administration: Administration, plan: Plan, user: Callable[[str], str], *, prune: bool
+    administration: Administration, plan: ClusterPlan, user: Callable[[str], str], *, prune: bool
 ) -> list[Difference]:
     from esper.oona.admin.provisioning import compare  # noqa: PLC0415 - as above
 

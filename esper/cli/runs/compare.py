@@ -295,14 +295,14 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Any:
 
 
 def _plot(path: Path, found: Comparison) -> None:
-    from esper.cli.shared.plots import Line, Panel, draw  # noqa: PLC0415 - as above
+    from esper.cli.shared.plots import Curve, Panel, draw  # noqa: PLC0415 - as above
 
     marks = [(one.lineage.epoch, "fork") for one in found.stories if one.lineage]
     panels = [
         Panel(
             title,
             [
-                Line(
+                Curve(
                     one.run_id,
                     [point.epoch + 1 for point in one.points],
                     [getattr(point, field) for point in one.points],

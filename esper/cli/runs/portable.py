@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from esper.config import Settings
     from esper.events import JournalEvent
-    from esper.history.queries import Source
+    from esper.history.queries import QuerySource
     from esper.journal.importing import Importing
 
 HISTORY_S = 30.0  # how long an import waits until the history has the run
@@ -193,7 +193,7 @@ def _brought(importing: Importing, settings: Settings) -> int:
     return done.objects
 
 
-def _history(settings: Settings, stack: ExitStack) -> Source | None:
+def _history(settings: Settings, stack: ExitStack) -> QuerySource | None:
     """The history, if there is one."""
     from esper.cli.shared.journals import history_of  # noqa: PLC0415 - as above
 

@@ -29,7 +29,7 @@ _SHOWN: Final = 5  # messages that were set aside
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ReplaySource:
     """Where the run is taken from, if not from this installation."""
 
     journal: Path | None
@@ -136,7 +136,7 @@ def replay(
             "Say what to do: --fold folds the journal, --step N rebuilds a step, --verify "
             "executes all of the run again."
         )
-    origin = Origin(journal, export, passphrase_file, tuple(allow or ()))
+    origin = ReplaySource(journal, export, passphrase_file, tuple(allow or ()))
     if verify:
         with _hint(from_scratch=from_scratch), _outside(origin):
             _verify(run_id, origin, workers, from_scratch=from_scratch, as_json=as_json)
@@ -155,7 +155,7 @@ def replay(
 
 
 @contextmanager
-def _outside(origin: Origin) -> Iterator[None]:
+def _outside(origin: ReplaySource) -> Iterator[None]:
     """What is executed is what somebody else wrote down: whatever that leads to is the file's
     fault, and said in a sentence.
     """
@@ -186,7 +186,7 @@ def _hint(*, from_scratch: bool) -> Iterator[None]:
         ) from error
 
 
-def _fold(run_id: str, origin: Origin, save: Path | None, *, as_json: bool) -> None:
+def _fold(run_id: str, origin: ReplaySource, save: Path | None, *, as_json: bool) -> None:
     from esper.bounded import limits_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
@@ -245,7 +245,7 @@ def _of_file(run_id: str, own: Trust) -> Judge:
 
 
 def _step(
-    run_id: str, wanted: Wanted, origin: Origin, *, from_scratch: bool, as_json: bool
+    run_id: str, wanted: Wanted, origin: ReplaySource, *, from_scratch: bool, as_json: bool
 ) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
@@ -303,7 +303,7 @@ def _step(
 
 
 def _verify(
-    run_id: str, origin: Origin, workers: int | None, *, from_scratch: bool, as_json: bool
+    run_id: str, origin: ReplaySource, workers: int | None, *, from_scratch: bool, as_json: bool
 ) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
 
@@ -323,7 +323,7 @@ def _verify(
         print(proof.sentence())
 
 
-def _source(run_id: str, origin: Origin, console: Console) -> Archived:
+def _source(run_id: str, origin: ReplaySource, console: Console) -> Archived:
     """The run as this installation or an export has it."""
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
     from esper.cli.shared.journals import journal, journal_from_file, passphrase_in  # noqa: PLC0415 - as above

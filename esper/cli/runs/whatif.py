@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from esper.journal.effect import Branch, Interval
     from esper.stack import Endpoints
     from esper.tolaria.record.forking import Cut
-    from esper.tolaria.timelines.whatif import Answer, Question, Side
+    from esper.tolaria.timelines.whatif import Question, Side, WhatIfResult
 
 LISTED = 12  # lines of what was dropped or refused that are shown to people; --json has all
 
@@ -130,7 +130,7 @@ def _question(
 
 def _open(
     question: Question, settings: Settings, clock: Clock, console: Console, allow: tuple[str, ...]
-) -> Answer:
+) -> WhatIfResult:
     from esper.tolaria.replay.archive import Archived  # noqa: PLC0415 - as above
     from esper.tolaria.run.progress import Progress  # noqa: PLC0415 - as above
     from esper.tolaria.timelines.whatif import open_loop  # noqa: PLC0415 - as above
@@ -149,10 +149,10 @@ def _closed(
     clock: Clock,
     console: Console,
     allow: tuple[str, ...],
-) -> Answer:
+) -> WhatIfResult:
     from esper.cli.runs.run import on_stack  # noqa: PLC0415 - as above
 
-    def both(endpoints: Endpoints) -> Answer:
+    def both(endpoints: Endpoints) -> WhatIfResult:
         from esper.journal.reading import on_kafka  # noqa: PLC0415 - as above
         from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
         from esper.service.transport import signing  # noqa: PLC0415 - as above
@@ -191,7 +191,7 @@ def _closed(
     return on_stack(settings, clock, console, both)
 
 
-def show(console: Console, answer: Answer) -> None:
+def show(console: Console, answer: WhatIfResult) -> None:
     """Print the answer."""
     from rich.table import Table  # noqa: PLC0415 - as above
 
@@ -231,7 +231,7 @@ def show(console: Console, answer: Answer) -> None:
                 console.print(f"  and {len(lines) - LISTED} more; --json has all.")
 
 
-def headline(answer: Answer) -> str:
+def headline(answer: WhatIfResult) -> str:
     """What was asked and what came out, in a sentence."""
     decision, effect = answer.question.decision, answer.effect
     what = (
@@ -246,7 +246,7 @@ def headline(answer: Answer) -> str:
     )
 
 
-def meaning(answer: Answer) -> str:
+def meaning(answer: WhatIfResult) -> str:
     """How the answer came about, and what speaks for it."""
     loop = (
         (
@@ -302,9 +302,9 @@ def nats(interval: Interval) -> str:
     )
 
 
-def draw(path: Path, answer: Answer) -> None:
+def draw(path: Path, answer: WhatIfResult) -> None:
     """The picture: both branches with their 95 % bands, and the effect on accuracy with its own."""
-    from esper.cli.shared.plots import Line, Panel, draw  # noqa: PLC0415 - as above
+    from esper.cli.shared.plots import Curve, Panel, draw  # noqa: PLC0415 - as above
     from esper.journal.effect import interval  # noqa: PLC0415 - as above
     from esper.journal.story import story  # noqa: PLC0415 - as above
 
@@ -317,10 +317,10 @@ def draw(path: Path, answer: Answer) -> None:
         )
     ]
 
-    def lines(figure: str) -> list[Line]:
+    def lines(figure: str) -> list[Curve]:
         found = (
             [
-                Line(
+                Curve(
                     "the run before",
                     [one.epoch + 1 for one in past],
                     [getattr(one, figure) for one in past],
@@ -347,12 +347,12 @@ def draw(path: Path, answer: Answer) -> None:
             low = [one.mean if one.low is None else one.low for one in spread]
             high = [one.mean if one.high is None else one.high for one in spread]
             found.append(
-                Line(label, [epoch + 1 for epoch in epochs], means, low, high, colour=colour)
+                Curve(label, [epoch + 1 for epoch in epochs], means, low, high, colour=colour)
             )
         return found
 
     effects = [(epoch + 1, one) for epoch, one, _ in answer.effect.curve]
-    band = Line(
+    band = Curve(
         "with minus without",
         [epoch for epoch, _ in effects],
         [one.mean for _, one in effects],
@@ -375,7 +375,7 @@ def draw(path: Path, answer: Answer) -> None:
     draw(path, headline(answer), panels, x="epochs completed")
 
 
-def _means(answer: Answer) -> tuple[str, str]:
+def _means(answer: WhatIfResult) -> tuple[str, str]:
     ends = [
         [branch.points[-1].accuracy for branch in branches]
         for branches in (answer.with_it, answer.without)
@@ -388,7 +388,7 @@ def _at(branch: Branch, epoch: int, figure: str) -> float:
     return float(next(getattr(point, figure) for point in branch.points if point.epoch == epoch))
 
 
-def _steps(answer: Answer) -> float:
+def _steps(answer: WhatIfResult) -> float:
     """Steps of an epoch."""
     last = answer.with_it[0].points[-1]
     return last.step / (last.epoch + 1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
-    from esper.history.queries import Source
+    from esper.history.queries import QuerySource
     from esper.oona.durable.authentic import Judge
     from esper.tolaria.replay.archive import Archived
     from esper.tolaria.replay.figures import StepTold
@@ -99,7 +99,7 @@ def told_by(source: Archived) -> Mapping[str, StepTold]:
         return {}
 
 
-def history_of(settings: Settings) -> Source:
+def history_of(settings: Settings) -> QuerySource:
     """The history: asked over HTTP while the stack is up, else its folder or server.
 
     Raises as `esper.history.queries.source` does.

@@ -18,7 +18,7 @@ INK = "#222222"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """A curve, and with `low` and `high` a band around it."""
 
     label: str
@@ -35,7 +35,7 @@ class Panel:
     """One pair of axes: its lines, where there is a mark, and whether zero is drawn."""
 
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     percent: bool = False
     marks: Sequence[tuple[float, str]] = ()
     zero: bool = False

@@ -23,7 +23,14 @@ from esper.tolaria.record.resume import differences
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive
-from esper.tolaria.replay.verification import Check, Proof, Segment, Verdict, narrowed, segments
+from esper.tolaria.replay.verification import (
+    PieceCheck,
+    Proof,
+    Segment,
+    Verdict,
+    narrowed,
+    segments,
+)
 from esper.tolaria.run.progress import say
 
 
@@ -92,7 +99,7 @@ def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def _here(archive: Archive, pieces: Sequence[Segment], console: Console) -> list[Verdict]:
     with bar(console) as shown:
         return [
-            Check(archive, piece).run()
+            PieceCheck(archive, piece).run()
             for piece in shown.track(pieces, description="executing again")
         ]
 
@@ -153,4 +160,4 @@ def _open(source: Archived) -> None:
 
 
 def _check(piece: Segment) -> Verdict:
-    return Check(_WORKER.archives[0], piece).run()
+    return PieceCheck(_WORKER.archives[0], piece).run()

@@ -27,7 +27,7 @@ from esper.errors import UnavailableError
 from esper.history.confined import cell
 from esper.history.confined.confinement import Confinement
 from esper.history.confined.refusal import NETWORK, TIMEOUT, QueryError, refused
-from esper.history.confined.settings import Limits, Value, checked_parameters, typed
+from esper.history.confined.settings import QueryLimits, Value, checked_parameters, typed
 
 DATABASE: Final = cell.DATABASE
 
@@ -47,7 +47,7 @@ The rest may hold secrets, and a process can read its own.
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """The result of a read-only query: its bytes in the format asked for, and what it took to get
     them.
     """
@@ -59,7 +59,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ResultRows:
     """The rows of a query of the writer."""
 
     result_rows: list[tuple[Any, ...]]
@@ -77,7 +77,7 @@ class Writer(ABC):
         """Run a statement without result."""
 
     @abstractmethod
-    def query(self, sql: str) -> Rows:
+    def query(self, sql: str) -> ResultRows:
         """Run a query of numbers and texts."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Engine(ABC):
     confinement: Confinement | None = None
     """What confines the engine; None where it is a server's affair."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: QueryLimits) -> None:
         self.limits = limits
 
     def answer(
@@ -126,7 +126,7 @@ class Engine(ABC):
         default_format: str,
         settings: Mapping[str, str],
         parameters: Mapping[str, str],
-    ) -> Answer:
+    ) -> QueryResult:
         """Run a query that can only read, with settings of the allow-list and within the limits.
 
         Raises:
@@ -144,20 +144,24 @@ class Engine(ABC):
         default_format: str,
         settings: Mapping[str, Value],
         parameters: Mapping[str, str],
-    ) -> Answer: ...
+    ) -> QueryResult: ...
 
     @abstractmethod
     def close(self) -> None:
         """Give the history free."""
 
 
-def open_engine(folder: Path, dsn: str, limits: Limits | None = None) -> Engine:
+def open_engine(folder: Path, dsn: str, limits: QueryLimits | None = None) -> Engine:
     """Open the ClickHouse server that `dsn` names or, if it is empty, chDB in `folder`.
 
     Raises:
         UnavailableError: another process owns the folder, or the server does not answer.
     """
-    return _ServerEngine(dsn, limits or Limits()) if dsn else CellEngine(folder, limits or Limits())
+    return (
+        _ServerEngine(dsn, limits or QueryLimits())
+        if dsn
+        else CellEngine(folder, limits or QueryLimits())
+    )
 
 
 class _EndedError(UnavailableError):
@@ -167,7 +171,7 @@ class _EndedError(UnavailableError):
 class CellEngine(Engine, Writer):
     """chDB in a confined process, which is begun again where it has ended."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: QueryLimits) -> None:
         super().__init__(limits)
         self.client = self
         self.folder = self._home = folder = folder.resolve()
@@ -192,7 +196,7 @@ class CellEngine(Engine, Writer):
         default_format: str,
         settings: Mapping[str, Value],
         parameters: Mapping[str, str],
-    ) -> Answer:
+    ) -> QueryResult:
         head = {
             "do": "ask",
             "sql": sql,
@@ -212,15 +216,17 @@ class CellEngine(Engine, Writer):
             ) from None
         except UnavailableError as error:
             raise refused(NETWORK, f"{error}") from error
-        return Answer(body, took["rows"], took["bytes"], took["elapsed_ns"])
+        return QueryResult(body, took["rows"], took["bytes"], took["elapsed_ns"])
 
     def command(self, sql: str) -> None:
         """As the base class says."""
         self._write({"do": "command", "sql": sql})
 
-    def query(self, sql: str) -> Rows:
+    def query(self, sql: str) -> ResultRows:
         """As the base class says."""
-        return Rows([tuple(row) for row in json.loads(self._write({"do": "rows", "sql": sql}))])
+        return ResultRows(
+            [tuple(row) for row in json.loads(self._write({"do": "rows", "sql": sql}))]
+        )
 
     def insert(
         self,
@@ -444,7 +450,7 @@ def _owner(folder: Path) -> str | None:
 class _ServerEngine(Engine):
     """A ClickHouse server, whose own users and profiles confine it."""
 
-    def __init__(self, dsn: str, limits: Limits) -> None:
+    def __init__(self, dsn: str, limits: QueryLimits) -> None:
         super().__init__(limits)
         self._dsn = dsn
         try:
@@ -461,7 +467,7 @@ class _ServerEngine(Engine):
         default_format: str,
         settings: Mapping[str, Value],
         parameters: Mapping[str, str],
-    ) -> Answer:
+    ) -> QueryResult:
         try:
             client = clickhouse_connect.get_client(dsn=self._dsn)
             try:
@@ -478,7 +484,7 @@ class _ServerEngine(Engine):
                 client.close()
         except CLICKHOUSE_ERRORS as error:
             raise QueryError.of(error) from error
-        return Answer(body)
+        return QueryResult(body)
 
     def close(self) -> None:
         """Let go of the server."""

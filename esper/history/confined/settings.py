@@ -27,7 +27,7 @@ _LARGEST: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueryLimits:
     """What one query may take. A caller's own setting may lower each of them, never raise it."""
 
     seconds: int = 60
@@ -36,7 +36,7 @@ class Limits:
     result: int = 256 << 20
 
     @classmethod
-    def of(cls, settings: HistorySettings) -> Limits:
+    def of(cls, settings: HistorySettings) -> QueryLimits:
         """As the installation's settings have them."""
         return cls(
             settings.query_s, settings.memory_bytes, settings.result_rows, settings.result_bytes
@@ -158,7 +158,7 @@ NAMES: Final = frozenset({*_SWITCH_NAMES, *_NUMBER_NAMES, *_WORD_NAMES})
 """Every setting that a query may bring."""
 
 
-def typed(settings: Mapping[str, str], limits: Limits) -> dict[str, Value]:
+def typed(settings: Mapping[str, str], limits: QueryLimits) -> dict[str, Value]:
     """A caller's settings as values, within the limits.
 
     Raises:

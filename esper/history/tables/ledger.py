@@ -16,7 +16,7 @@ _COLUMNS: Final = ("topic", "topic_id", "partition", "next_offset", "written_at"
 _WHOLE: Final = {"async_insert": 0}  # ClickHouse's default would answer before the row is on disk
 
 
-class Ledger:
+class SinkLedger:
     """The tables `ledger` and `endings`, through the writer's client."""
 
     def __init__(self, client: Any, clock: Clock) -> None:

@@ -50,7 +50,7 @@ class TopicPlan(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ClusterPlan:
     """What a cluster has, or has to have.
 
     Rights and quotas are by the cluster's names of principals; None leaves a kind out of the
@@ -95,7 +95,7 @@ class Difference(NamedTuple):
 
 def wanted(
     settings: Settings, *, user: Callable[[str], str], with_rights: bool, with_quotas: bool
-) -> Plan:
+) -> ClusterPlan:
     """What the cluster of these settings has to have.
 
     `user` gives the name by which it knows a principal.
@@ -114,10 +114,10 @@ def wanted(
         if with_quotas
         else None
     )
-    return Plan(plans, granted, limits, wire.subjects(settings))
+    return ClusterPlan(plans, granted, limits, wire.subjects(settings))
 
 
-def compare(found: Plan, plan: Plan, *, prune: bool) -> list[Difference]:
+def compare(found: ClusterPlan, plan: ClusterPlan, *, prune: bool) -> list[Difference]:
     """Every difference, in the order in which it is to be mended.
 
     With `prune`, rights and quotas that are not wanted count too.
@@ -143,7 +143,7 @@ def compare(found: Plan, plan: Plan, *, prune: bool) -> list[Difference]:
     ]
 
 
-def _topics(found: Plan, plan: Plan) -> Iterator[Difference]:
+def _topics(found: ClusterPlan, plan: ClusterPlan) -> Iterator[Difference]:
     for name, here in plan.topics.items():
         there = found.topics.get(name)
         if there is None:
@@ -235,7 +235,7 @@ class Administration:
         self._settings = settings
         self._bindings: dict[Right, AclBinding] = {}
 
-    def found(self, plan: Plan, *, user: Callable[[str], str]) -> Plan:
+    def found(self, plan: ClusterPlan, *, user: Callable[[str], str]) -> ClusterPlan:
         """What the cluster has of the kinds that the plan has.
 
         Of rights and quotas, those of Esper's principals.
@@ -257,7 +257,7 @@ class Administration:
         )
         lacking = {one.subject for one in wire.lacking(self._settings)} if plan.schemas else set()
         present = self._found_topics(plan)
-        return Plan(
+        return ClusterPlan(
             present,
             frozenset(one for one in self._bindings if one.principal in names),
             {name: values for name, values in limits.items() if name in names},
@@ -265,7 +265,7 @@ class Administration:
             tuple(self._hanging({name: one.partitions for name, one in present.items()})),
         )
 
-    def apply(self, plan: Plan, differences: Sequence[Difference]) -> None:
+    def apply(self, plan: ClusterPlan, differences: Sequence[Difference]) -> None:
         """Mend every difference whose step is not "none". Raises as `found`."""
         of = {(one.kind, one.name): one.step for one in differences}
         self._bus.create_topics(
@@ -317,7 +317,7 @@ class Administration:
             else []
         )
 
-    def _found_topics(self, plan: Plan) -> dict[str, TopicPlan]:
+    def _found_topics(self, plan: ClusterPlan) -> dict[str, TopicPlan]:
         known = self._asked(
             lambda: self._bus.admin().list_topics(timeout=self._bus.patience)
         ).topics
@@ -340,7 +340,7 @@ class Administration:
             for name in names
         }
 
-    def _configure(self, names: Iterable[str], plan: Plan) -> None:
+    def _configure(self, names: Iterable[str], plan: ClusterPlan) -> None:
         by_topic: dict[str, list[str]] = {}
         for topic, _, key in (name.partition(" ") for name in names):
             by_topic.setdefault(topic, []).append(key)
@@ -367,7 +367,7 @@ class Administration:
             ):
                 self._asked(future.result)
 
-    def _limit(self, differences: Sequence[Difference], plan: Plan) -> None:
+    def _limit(self, differences: Sequence[Difference], plan: ClusterPlan) -> None:
         changes: dict[str, dict[str, float | None]] = {}
         for one in differences:
             name, _, key = one.name.rpartition(" ")

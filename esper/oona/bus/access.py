@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.config import KafkaSettings, Settings
 from esper.errors import UsageError
-from esper.oona.bus.wire import SAME, Frames, frames_of
+from esper.oona.bus.wire import SAME, FrameCodec, frames_of
 
 if TYPE_CHECKING:
     import ssl
@@ -54,7 +54,7 @@ class Access:
 
     kafka: KafkaSettings
     principal: str
-    frames: Frames = SAME
+    frames: FrameCodec = SAME
     """How frames stand on this cluster: with a schema registry's ids, or with Esper's own."""
 
     @classmethod

@@ -55,7 +55,7 @@ broker before it does in its file.
 """
 
 
-class Standing:
+class BrokerStanding:
     """What the clients of one bus share: whether the broker has ever let one in, and since when it
     refuses them.
     """
@@ -65,7 +65,7 @@ class Standing:
         self.refused_since: float | None = None
 
 
-class Told:
+class CallbackQueue:
     """What a client of librdkafka says in callbacks, kept until the call that they came in has
     ended.
 
@@ -102,18 +102,18 @@ class Told:
         self.deliveries.append(("", error, message))
 
 
-class Door:
+class ClientDoor:
     """How one client is received: lets a new password in when the broker refuses the old one, and
     remembers a refusal that stays.
     """
 
-    def __init__(self, access: Access, standing: Standing) -> None:
+    def __init__(self, access: Access, standing: BrokerStanding) -> None:
         self.access = access
         self._standing = standing
         self.client: Any = None
         """The librdkafka client, once it is made."""
         self._password = ""
-        self.told = Told()
+        self.told = CallbackQueue()
         self._lock = threading.Lock()
         self._inside = False
         self._refusal: KafkaError | None = None

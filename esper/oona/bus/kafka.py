@@ -34,7 +34,7 @@ from esper.errors import (
 )
 from esper.events.codec import Message
 from esper.oona.bus.access import Access
-from esper.oona.bus.door import FATAL, FORBIDDEN, Door, Standing, cause, drained
+from esper.oona.bus.door import FATAL, FORBIDDEN, BrokerStanding, ClientDoor, cause, drained
 from esper.oona.bus.partitioner import partition
 from esper.oona.bus.port import (
     MAX_MESSAGE_BYTES,
@@ -108,20 +108,20 @@ class KafkaBus(Bus):
         self.bootstrap = self.access.bootstrap
         self.patience = patience
         self._lock = threading.Lock()
-        self.standing = Standing()
-        self._door = Door(self.access, self.standing)
+        self.standing = BrokerStanding()
+        self._door = ClientDoor(self.access, self.standing)
         self._client: AdminClient | None = None
 
     def producer(self, *, sender_id: str, queue_messages: int = 100_000) -> Producer:
         """As the port says."""
         return KafkaProducer(
-            Door(self.access, self.standing),
+            ClientDoor(self.access, self.standing),
             {"client.id": sender_id, "queue.buffering.max.messages": queue_messages},
         )
 
     def journal_producer(self, *, run_id: str) -> JournalProducer:
         """As the port says."""
-        return KafkaJournalProducer(Door(self.access, self.standing), run_id)
+        return KafkaJournalProducer(ClientDoor(self.access, self.standing), run_id)
 
     def reader(
         self,
@@ -347,7 +347,7 @@ class KafkaBus(Bus):
     def _admin(self) -> AdminClient:
         with self._lock:
             if self._client is None:
-                self._door = Door(self.access, self.standing)
+                self._door = ClientDoor(self.access, self.standing)
                 self._client = self._door.client = AdminClient(
                     {**self._door.config(), "client.id": "esper-admin"}
                 )
@@ -357,7 +357,7 @@ class KafkaBus(Bus):
 class KafkaProducer(Producer):
     """An idempotent producer that waits for a lost broker as long as its queue has room."""
 
-    def __init__(self, door: Door, config: dict[str, Any]) -> None:
+    def __init__(self, door: ClientDoor, config: dict[str, Any]) -> None:
         self._door = door
         self._outgoing = door.access.frames.outgoing
         self._config = config | {
@@ -492,7 +492,7 @@ class KafkaProducer(Producer):
 class KafkaJournalProducer(JournalProducer):
     """A transactional producer; its `transactional.id` is the run id."""
 
-    def __init__(self, door: Door, run_id: str) -> None:
+    def __init__(self, door: ClientDoor, run_id: str) -> None:
         self._run_id = run_id
         self._bootstrap = door.access.bootstrap
         self._door = door
@@ -632,7 +632,7 @@ class KafkaReader(Reader):
         wait_ms: int,
     ) -> None:
         self._bus = bus
-        self._door = Door(bus.access, bus.standing)
+        self._door = ClientDoor(bus.access, bus.standing)
         self._headers = headers
         self._incoming = bus.access.frames.incoming
         given = (

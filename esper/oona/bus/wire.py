@@ -34,7 +34,7 @@ _OF_SILENCE: Final = 16
 _SIDE_BY_SIDE: Final = 8
 
 
-class Frames:
+class FrameCodec:
     """Translates frames.
 
     `ids` are the registry's ids by Esper's own; `ask` gives the fingerprint of a schema that the
@@ -98,7 +98,7 @@ class Frames:
         return own
 
 
-class _Same(Frames):
+class _Same(FrameCodec):
     """Without a registry: frames stand on Kafka as they are."""
 
     def outgoing(self, value: bytes) -> bytes:
@@ -110,10 +110,10 @@ class _Same(Frames):
         return value
 
 
-SAME: Final[Frames] = _Same({})
+SAME: Final[FrameCodec] = _Same({})
 
 
-def frames_of(settings: Settings) -> Frames:
+def frames_of(settings: Settings) -> FrameCodec:
     """How frames stand on this installation's Kafka.
 
     Asks the registry only where no earlier process of this ESPER_HOME has.
@@ -127,7 +127,7 @@ def frames_of(settings: Settings) -> Frames:
         return SAME
     registry = Registry(settings.registry)
     ids = _remembered(settings.schema_ids_path, registry.url) or resolve(settings, register=False)
-    return Frames(ids, ask=registry.fingerprint)
+    return FrameCodec(ids, ask=registry.fingerprint)
 
 
 def resolve(settings: Settings, *, register: bool) -> dict[int, int]:

@@ -38,7 +38,7 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class SenderChain:
     """One sender's chain: how many of its records fit, one after the other, and the first that does
     not.
 
@@ -55,7 +55,7 @@ class Chain:
 
 def verify(
     bus: Bus, *, clock: Clock, heads: Mapping[str, Link], trust: Trust | None = None
-) -> tuple[Chain, ...]:
+) -> tuple[SenderChain, ...]:
     """Every chain on the topic, by sender.
 
     `heads` says where senders of this machine remember having come to, `trust` who signs.
@@ -184,7 +184,7 @@ class _Walk:
             )
         return ""
 
-    def chain(self) -> Chain:
+    def chain(self) -> SenderChain:
         """What was found."""
         broken = self._broken
         if broken is None and self._link.chain < self._remembered.chain:
@@ -193,6 +193,6 @@ class _Walk:
                 f"machine wrote {self._remembered.chain + 1} records"
             )
             broken = Broken(-1, -1, "", why)
-        return Chain(
+        return SenderChain(
             self._sender, self._link.chain + 1, self._link.hash, broken, tuple(self._forged)
         )

@@ -18,7 +18,7 @@ from esper.oona.durable.authentic import JOURNAL, Journals, Judge, judged
 
 __all__ = [
     "JOURNAL",
-    "Journal",
+    "JournalSummary",
     "journal_exists",
     "read",
     "read_journals",
@@ -34,7 +34,7 @@ _POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class JournalSummary:
     """What is known of a journal without folding it.
 
     `ended` is RunCompleted or RunFailed, or empty while the run has not ended.
@@ -163,7 +163,7 @@ def _batches(
                 )
 
 
-def journal_exists(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> Journal | None:
+def journal_exists(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> JournalSummary | None:
     """The journal of `run_id`, or None where there is none that is believed.
 
     Reads the whole partition. Raises as `read` does.
@@ -173,7 +173,7 @@ def journal_exists(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> Jour
         last = event
     if last is None:
         return None
-    return Journal(
+    return JournalSummary(
         run_id,
         judge.events,
         last.sequence + 1,

@@ -19,7 +19,7 @@ from esper.oona.durable.outbox import Outbox
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Reconciliation:
     """An outbox beside the journal.
 
     `committed` frames of the outbox are in the journal, `rest` are not. `foreign` are the events
@@ -42,7 +42,7 @@ def compare(
     clock: Clock,
     trust: Trust,
     on_event: Callable[[Received], None] | None = None,
-) -> Comparison:
+) -> Reconciliation:
     """Read the run's journal from the acknowledged offset, or from its beginning if `on_event`
     wants every message, and compare.
 
@@ -75,7 +75,7 @@ def compare(
 
 def _match(
     outbox: Outbox, frames: Sequence[Frame], later: Sequence[Received], trust: Trust
-) -> Comparison:
+) -> Reconciliation:
     ours = [event for frame in frames for event in frame.events]
     matched, last, seen = 0, outbox.acknowledged().offset, set[str]()
     foreign: list[Received] = []
@@ -94,7 +94,7 @@ def _match(
             f"The journal of run {outbox.run_id} ends within the frame of sequence "
             f"{frames[whole].first_sequence}."
         )
-    return Comparison(
+    return Reconciliation(
         tuple(frames[:whole]), tuple(frames[whole:]), tuple(foreign), len(later), last
     )
 

@@ -17,7 +17,7 @@ from esper.oona.durable.reconcile import compare
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartReport:
     """How outbox and journal were brought together. Nothing is unsent any more.
 
     `next_sequence` is that of the next event. Frames that Kafka had already were `skipped`, the
@@ -43,7 +43,7 @@ def start(
     trust: Trust | None = None,
     on_event: Callable[[Received], None] | None = None,
     patience: float = 10.0,
-) -> Started:
+) -> StartReport:
     """Bring the outbox and the journal together; the outbox is open, so its lock is held.
 
     `on_event`, if given, hears every message under the run's key in order, from the first: for the
@@ -107,7 +107,7 @@ def start(
             bus, outbox.run_id, clock=clock, start=max(before.offset, found.next_offset)
         ):
             on_event(received)
-    return Started(
+    return StartReport(
         outbox.run_id,
         outbox.next_sequence,
         len(found.committed),

@@ -25,7 +25,7 @@ _WINDOW_S: Final = 60.0
 _SAMPLE_S: Final = 5.0
 
 
-class Progress:
+class ConsumerProgress:
     """How a consumer advances. One thread tells, any may ask.
 
     `lag` is the number of messages still to be read, as far as known.

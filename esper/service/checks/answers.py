@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Send
 _SPACES: Final = bytes(0x20 if code < 0x20 or code == 0x7F else code for code in range(256))
 
 
-class Answer:
+class WithHeaders:
     """Passes an answer on, with headers added.
 
     `status` is 0, and `begun` is not set, until the answer begins.
@@ -45,10 +45,10 @@ def _one_line(value: bytes) -> bytes:
     return value.translate(_SPACES)
 
 
-class Held:
+class HeldResponse:
     """Keeps an answer back until `release`."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: WithHeaders) -> None:
         self.status = 0
         self.begun = asyncio.Event()
         self._answer = answer

@@ -24,7 +24,7 @@ from esper.clock import Clock
 from esper.config import ServiceSettings
 from esper.errors import EsperError
 from esper.events.envelope import trace_id
-from esper.service.checks.answers import Answer, Held, replay
+from esper.service.checks.answers import HeldResponse, WithHeaders, replay
 from esper.service.checks.audit import PENDING, AuditEntry, detail_of
 from esper.service.checks.bodies import is_json, parsed
 from esper.service.checks.callers import SCOPE_KEY, demanded
@@ -133,7 +133,7 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})  # no part has a route for it
             return
-        answer = Answer(send, self._headers)
+        answer = WithHeaders(send, self._headers)
         scope[ID_KEY] = f"{self._part}/{self._began}/{next(self._numbers)}"
         scope[TRACE_KEY] = trace = _trace(Headers(scope=scope)) or trace_id(scope[ID_KEY])
         self._in_flight += 1
@@ -156,7 +156,7 @@ class Gate:
         finally:
             self._in_flight -= 1
 
-    async def _admit(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, answer: WithHeaders) -> None:
         headers = Headers(scope=scope)
         if unclear := _unclear(scope):
             self._unseen += scope["method"] not in _READING
@@ -234,7 +234,7 @@ class Gate:
         self,
         scope: Scope,
         receive: Receive,
-        answer: Answer,
+        answer: WithHeaders,
         matched: Matched,
         caller: Caller | None,
         refusal: ProblemError | None,
@@ -277,7 +277,7 @@ class Gate:
                     self._audit, replace(entry, status=problem_of(error).status)
                 )
             raise
-        held = Held(answer)
+        held = HeldResponse(answer)
         try:
             await self._handle(scope, replay(body, receive), held)
         except Exception as error:
@@ -286,7 +286,9 @@ class Gate:
         await run_in_threadpool(self._audit, replace(entry, status=held.status))
         await held.release()
 
-    async def _handle(self, scope: Scope, receive: Receive, answer: Answer | Held) -> None:
+    async def _handle(
+        self, scope: Scope, receive: Receive, answer: WithHeaders | HeldResponse
+    ) -> None:
         """Let the route answer; it has `timeout_s` to begin."""
         task = asyncio.ensure_future(self._app(scope, receive, answer))
         begun = asyncio.ensure_future(answer.begun.wait())

@@ -108,7 +108,7 @@ class _Visitor:
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
-class Door:
+class ConnectionLimiter:
     """Accepts the connections of one listening socket, `most` at a time.
 
     For one event loop; `close` and `wait_closed` as asyncio's servers have them.

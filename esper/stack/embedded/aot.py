@@ -22,7 +22,7 @@ from esper.clock import Clock, SystemClock
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.stack.embedded import jars
-from esper.stack.embedded.broker import JVM_OPTIONS, Node
+from esper.stack.embedded.broker import JVM_OPTIONS, BrokerNode
 from esper.stack.embedded.java import java_home
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.cache import cache_dir
@@ -101,7 +101,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
             PortClaims() as claims,
         ):
             new = Path(scratch) / cache.name
-            node = Node(
+            node = BrokerNode(
                 folder=Path(scratch) / "kafka",
                 port=claims.choose(salt=scratch, preferred=()),
                 controller_port=claims.choose(salt=scratch, preferred=()),

@@ -101,7 +101,7 @@ _PLAIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class BrokerNode:
     """One embedded broker: its folder (created when missing), its client port and its controller's
     port on 127.0.0.1.
 
@@ -154,7 +154,7 @@ class Node:
 
 
 def prepare(
-    node: Node,
+    node: BrokerNode,
     classpath: Sequence[Path],
     *,
     cluster_id: str,
@@ -187,7 +187,7 @@ def prepare(
 
 
 def command(
-    node: Node, classpath: Sequence[Path], *, java_options: Sequence[str] = ()
+    node: BrokerNode, classpath: Sequence[Path], *, java_options: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The command line that runs a prepared node in the foreground, in `node.folder` as working
     folder: no path needs escaping.
@@ -234,7 +234,7 @@ def answers(bootstrap: str, *, timeout: float) -> bool:
     return bool(correlation == 1 and error == 0)
 
 
-def explain(node: Node, log_tail: str) -> EsperError | None:
+def explain(node: BrokerNode, log_tail: str) -> EsperError | None:
     """The sentence for what the broker's last lines complain about, None when they say nothing that
     is known.
     """
@@ -323,7 +323,7 @@ def _keeps_its_metadata(log_dir: Path) -> None:
 
 
 def _format(
-    node: Node, classpath: Sequence[Path], cluster_id: str, java_options: Sequence[str]
+    node: BrokerNode, classpath: Sequence[Path], cluster_id: str, java_options: Sequence[str]
 ) -> None:
     """Format beside the final place and rename, so that a kill in the middle leaves nothing half
     made.
@@ -353,7 +353,7 @@ def _format(
 
 
 def _storage_tool(
-    node: Node,
+    node: BrokerNode,
     classpath: Sequence[Path],
     cluster_id: str,
     configuration: Path,
@@ -379,7 +379,7 @@ def _storage_tool(
     )
 
 
-def _write_properties(path: Path, node: Node, log_dir: Path, secret: str) -> None:
+def _write_properties(path: Path, node: BrokerNode, log_dir: Path, secret: str) -> None:
     """Write what Kafka reads.
 
     `secret` is the password by which the broker reaches itself, and its supervisor it, in this
@@ -409,7 +409,7 @@ def _jaas(secret: str) -> str:
     return f'{module} required username="{OWNER}" password="{secret}" user_{OWNER}="{secret}";'
 
 
-def _ports_in_use(node: Node) -> EsperError:
+def _ports_in_use(node: BrokerNode) -> EsperError:
     taken = next(
         (port for port in (node.port, node.controller_port) if not is_free(port)), node.port
     )
@@ -420,7 +420,7 @@ def _ports_in_use(node: Node) -> EsperError:
     )
 
 
-def _no_room(node: Node) -> EsperError:
+def _no_room(node: BrokerNode) -> EsperError:
     return StorageFullError(
         f"the broker found no room in {node.folder}: free some; it comes back by itself"
     )
@@ -433,7 +433,7 @@ def _out_of_memory() -> EsperError:
     )
 
 
-def _corrupt(node: Node, what: str) -> CorruptError:
+def _corrupt(node: BrokerNode, what: str) -> CorruptError:
     return CorruptError(
         f"{node.log_dir} {what}: see broker.log, restore the folder, or move it away to "
         "begin with an empty broker"

@@ -16,7 +16,7 @@ from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.rights import PRINCIPALS, rights
 from esper.stack.embedded import credentials
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 
 _PATIENCE_S = 30.0
 _FRESH = "esper-fresh"
@@ -25,7 +25,7 @@ knows every one that was written with it.
 """
 
 
-def secure(node: Node, folder: Path) -> None:
+def secure(node: BrokerNode, folder: Path) -> None:
     """Make what `node` knows of principals what the passwords in `folder` and
     `esper.oona.bus.rights` say; again at each start.
 
@@ -48,7 +48,7 @@ def secure(node: Node, folder: Path) -> None:
     _await(_by_scram(node, fresh))
 
 
-def _by_scram(node: Node, password: str) -> Access:
+def _by_scram(node: BrokerNode, password: str) -> Access:
     mine = {
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_username": _FRESH,

@@ -22,7 +22,7 @@ _STOP_TIMEOUT_S = 60
 
 @contextmanager
 def running_broker(
-    node: broker.Node,
+    node: broker.BrokerNode,
     classpath: Sequence[Path],
     *,
     cluster_id: str,
@@ -68,7 +68,9 @@ def running_broker(
             leash.drop(child.pid)
 
 
-def _wait(child: subprocess.Popen[bytes], node: broker.Node, log_path: Path, clock: Clock) -> None:
+def _wait(
+    child: subprocess.Popen[bytes], node: broker.BrokerNode, log_path: Path, clock: Clock
+) -> None:
     deadline = clock.monotonic() + _START_TIMEOUT_S
     while not broker.answers(node.bootstrap, timeout=1):
         if child.poll() is not None or clock.monotonic() > deadline:

@@ -26,8 +26,8 @@ from esper.oona.inbound.intake import Intake
 from esper.service import Server, create_app
 from esper.service.transport.signing import Keyring
 from esper.tolaria.control.api import Control, add_routes
-from esper.tolaria.control.ledger import Ledger
-from esper.tolaria.control.requests import SENDER, Outbound
+from esper.tolaria.control.ledger import RunLedger
+from esper.tolaria.control.requests import SENDER, RequestSender
 from esper.tolaria.control.sweeping import Sweeps
 from esper.tolaria.control.trainers import Trainers
 from esper.tolaria.recipes.allowed import Allowed
@@ -58,11 +58,11 @@ def main() -> int:
             bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir
         ) as trail,
     ):
-        ledger = Ledger(
+        ledger = RunLedger(
             bus, Intake.of(DeadLetters(producer, SENDER, clock), Keyring(settings.keys_dir).trust)
         )
         control = Control(
-            ledger, trainers, Outbound(producer), clock, Allowed.of(settings.service.recipes)
+            ledger, trainers, RequestSender(producer), clock, Allowed.of(settings.service.recipes)
         )
         app = create_app(
             title="Tolaria trains",

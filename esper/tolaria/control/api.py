@@ -17,8 +17,8 @@ from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service import CurrentCaller, ProblemError, requires
 from esper.tolaria.control import requests
-from esper.tolaria.control.ledger import Ledger
-from esper.tolaria.control.requests import Action, Outbound
+from esper.tolaria.control.ledger import RunLedger
+from esper.tolaria.control.requests import Action, RequestSender
 from esper.tolaria.control.status import RunStatus
 from esper.tolaria.control.trainers import Trainers
 from esper.tolaria.recipes.allowed import Allowed
@@ -79,9 +79,9 @@ class RollbackBody(RequestBody):
 class Control:
     """What the routes work with."""
 
-    ledger: Ledger
+    ledger: RunLedger
     trainers: Trainers
-    outbound: Outbound
+    outbound: RequestSender
     clock: Clock
     allowed: Allowed = field(default_factory=Allowed)
 

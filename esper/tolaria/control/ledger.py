@@ -16,7 +16,7 @@ from esper.events.records import PauseRequested, RunStarted
 from esper.oona.bus.port import Bus, Start
 from esper.oona.durable.authentic import Aside, Journals
 from esper.oona.inbound.intake import RETRIABLE, Intake
-from esper.oona.inbound.progress import Progress, lag
+from esper.oona.inbound.progress import ConsumerProgress, lag
 from esper.tolaria.control.status import RunStatus, fold
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _PAUSE_S: Final = 1.0
 _KEPT_REQUESTS: Final = 10_000
 
 
-class Ledger(threading.Thread):
+class RunLedger(threading.Thread):
     """Every run by id, and the requests of the last days by theirs.
 
     Other threads may read at any time; what they get never changes.
@@ -43,7 +43,7 @@ class Ledger(threading.Thread):
         super().__init__(name="ledger", daemon=True)
         self.caught_up = False
         self._bus = bus
-        self.progress = Progress(intake.letters.clock)
+        self.progress = ConsumerProgress(intake.letters.clock)
         self._intake = intake
         self._journals = Journals(intake.trust, self._set_aside)
         self._runs: dict[str, RunStatus] = {}

@@ -33,7 +33,7 @@ _PLAIN: Final[Mapping[Action, type[PauseRequested | ResumeRequested | Checkpoint
 }
 
 
-class Outbound:
+class RequestSender:
     """Sends events, and returns once the broker has them. Safe to use from several threads."""
 
     def __init__(self, producer: Producer) -> None:

@@ -19,7 +19,7 @@ _REQUESTS = "control."
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RequestAnswer:
     """How a trainer has answered a request: the journal's record, where it stands, and why, where
     it says so.
     """
@@ -51,7 +51,7 @@ class RunStatus(RunOverview):
     """
 
     checkpoints: tuple[Checkpoint, ...] = ()
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    answers: Mapping[str, RequestAnswer] = field(default_factory=dict)
 
 
 def fold(status: RunStatus, event: Event) -> RunStatus:
@@ -85,7 +85,9 @@ def _answered(status: RunStatus, event: JournalEvent) -> RunStatus:
     reason = event.reason if isinstance(event, AdaptationRejected) else ""
     answers = {
         **status.answers,
-        command_id: Answer(event.NAME, event.sequence, event.step, event.occurred_at, reason),
+        command_id: RequestAnswer(
+            event.NAME, event.sequence, event.step, event.occurred_at, reason
+        ),
     }
     for oldest in list(answers)[:-KEPT_ANSWERS]:
         del answers[oldest]

@@ -34,7 +34,7 @@ _OF_THE_STACK: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Trainer:
+class TrainerProcess:
     """One trainer: its process for good, and when it was started, microseconds since 1970."""
 
     run_id: str
@@ -66,16 +66,16 @@ class Trainers:
         self._clock = clock
         self._guard = threading.Lock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._known: dict[str, Trainer] = {}
+        self._known: dict[str, TrainerProcess] = {}
         for path in sorted(self._runs_dir.glob(f"*/{_FILE}")):
             if (found := _read(path)) is not None:
                 self._known[found.run_id] = found
 
-    def find(self, run_id: str) -> Trainer | None:
+    def find(self, run_id: str) -> TrainerProcess | None:
         """The last trainer of a run that this process, or a life of it before, has started."""
         return self._known.get(run_id)
 
-    def all(self) -> list[Trainer]:
+    def all(self) -> list[TrainerProcess]:
         """Every one, by run."""
         self._reap()
         return [trainer for _, trainer in sorted(self._known.items())]
@@ -99,7 +99,9 @@ class Trainers:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-    def start(self, run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool) -> Trainer:
+    def start(
+        self, run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool
+    ) -> TrainerProcess:
         """Start `esper run` for a run; returns at once, with the process on its way.
 
         Raises:
@@ -121,12 +123,12 @@ class Trainers:
                 raise UnavailableError(
                     f"The trainer of run {run_id} ended at once: {self.log(run_id)} says why."
                 )
-            trainer = Trainer(run_id, process, self._clock.now_us())
+            trainer = TrainerProcess(run_id, process, self._clock.now_us())
             self._children[run_id], self._known[run_id] = child, trainer
             _write(self._runs_dir / run_id / _FILE, trainer)
             return trainer
 
-    def end(self, timeout: float) -> list[Trainer]:
+    def end(self, timeout: float) -> list[TrainerProcess]:
         """Ask every trainer to stop in order, and wait up to `timeout` seconds.
 
         Those that are still at it end by themselves, and are given.
@@ -193,13 +195,13 @@ def trainer_environment(base: Mapping[str, str], *, embedded: bool) -> dict[str,
     return {**kept, "PYTHONUNBUFFERED": "1"}
 
 
-def _write(path: Path, trainer: Trainer) -> None:
+def _write(path: Path, trainer: TrainerProcess) -> None:
     write_file(path, (json.dumps(asdict(trainer)) + "\n").encode())
 
 
-def _read(path: Path) -> Trainer | None:
+def _read(path: Path) -> TrainerProcess | None:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return Trainer(raw["run_id"], Identity(**raw["process"]), raw["since_us"])
+        return TrainerProcess(raw["run_id"], Identity(**raw["process"]), raw["since_us"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

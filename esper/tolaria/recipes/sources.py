@@ -28,7 +28,7 @@ _SHOWN: Final = 200  # lines of a difference
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModuleSource:
     """A module's file here; None where there is none that could be found without running code."""
 
     module: str
@@ -48,7 +48,7 @@ def modules_of(recipe: Recipe) -> list[str]:
     )
 
 
-def source_of(module: str) -> Source:
+def source_of(module: str) -> ModuleSource:
     """The file that `import module` would run, as the path stands now."""
     places = [Path(one or ".") for one in sys.path]
     *packages, last = module.split(".")
@@ -69,10 +69,10 @@ def source_of(module: str) -> Source:
         ):
             if path.is_file():
                 try:
-                    return Source(module, path.resolve(), path.read_bytes())
+                    return ModuleSource(module, path.resolve(), path.read_bytes())
                 except OSError:
-                    return Source(module, None, b"")
-    return Source(module, None, b"")
+                    return ModuleSource(module, None, b"")
+    return ModuleSource(module, None, b"")
 
 
 def versions_of(recipe: Recipe) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TimelineSpan:
     """One timeline in the journal: its events are those from `begin` to before `end`, its steps
     those from `first` to `last`.
 
@@ -67,7 +67,7 @@ class Anchor:
         return self.at != self.source
 
 
-def lines(events: Sequence[JournalEvent]) -> list[Line]:
+def lines(events: Sequence[JournalEvent]) -> list[TimelineSpan]:
     """Every timeline of a journal, in their order.
 
     A run that has not ended may have done more steps than its journal can tell.
@@ -90,11 +90,11 @@ def lines(events: Sequence[JournalEvent]) -> list[Line]:
         after = events[end] if end < len(events) else None
         last = after.from_step if isinstance(after, RunRolledBack) else events[end - 1].step
         first = opened.parent_step if isinstance(opened, RunForked) else events[begin].step
-        found.append(Line(events[begin].timeline, begin, end, first, last, opened))
+        found.append(TimelineSpan(events[begin].timeline, begin, end, first, last, opened))
     return found
 
 
-def line_of(events: Sequence[JournalEvent], timeline: int) -> Line:
+def line_of(events: Sequence[JournalEvent], timeline: int) -> TimelineSpan:
     """The line of a timeline.
 
     Raises:
@@ -193,7 +193,7 @@ def _later(event: JournalEvent, step: int) -> bool:
     )
 
 
-def _opening(events: Sequence[JournalEvent], line: Line) -> int:
+def _opening(events: Sequence[JournalEvent], line: TimelineSpan) -> int:
     """The number of events after which a timeline has been opened, with all that its opening
     caused.
     """

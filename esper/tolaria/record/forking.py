@@ -54,7 +54,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class ForkStart:
     """All that a fork begins with.
 
     `address` and `sha256` name the manifest of `snapshot` in the tensor store.

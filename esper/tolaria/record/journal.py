@@ -24,7 +24,7 @@ from esper.events.records import (
     RunStarted,
     SeedTransitioned,
 )
-from esper.events.seals import Chain
+from esper.events.seals import SealChain
 from esper.kasmina.growth import Place
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import RunCommand, Source
@@ -54,7 +54,7 @@ class Diverged(CorruptError):  # noqa: N818  # reads as what the run did
         self.decided = decided
 
 
-class Frames(Protocol):
+class FrameLog(Protocol):
     """Where frames are written: the outbox."""
 
     def append(self, frame: Frame) -> None:
@@ -74,11 +74,11 @@ class Journal:
         self,
         *,
         state: RunState,
-        outbox: Frames | None,
+        outbox: FrameLog | None,
         origin: Origin,
         guardrails: Guardrails,
         notify: Callable[[], None],
-        chain: Chain | None = None,
+        chain: SealChain | None = None,
         recorded: Iterable[JournalEvent] = (),
     ) -> None:
         self.state = state

@@ -23,7 +23,7 @@ from esper.tolaria.record.addresses import Address, Anchor, anchors
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class RestorePoint:
     """Where a resumed run begins: `state` and `snapshot` fit each other (without one it is the
     run's first step), `name` says which.
     """
@@ -107,7 +107,7 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
     return tuple(found)
 
 
-def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> Beginning:
+def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> RestorePoint:
     """The latest state on the run's present timeline whose tensors are at hand.
 
     A snapshot that is missing or damaged is passed over, with a note, for the one before it;
@@ -146,7 +146,7 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
             f"Run {run_id} {how}, and no snapshot since then can be used: "
             f"{' '.join(notes)} `{command}."
         )
-    return Beginning(RunState(run_id), None, "", tuple(notes))
+    return RestorePoint(RunState(run_id), None, "", tuple(notes))
 
 
 def standing(
@@ -155,8 +155,8 @@ def standing(
     anchor: Anchor,
     snapshot: Snapshot,
     notes: tuple[str, ...],
-) -> Beginning:
+) -> RestorePoint:
     """The beginning at an anchor whose snapshot is at hand."""
     if not anchor.opens:
-        return Beginning(from_canonical(snapshot.notes["state"]), snapshot, anchor.name, notes)
-    return Beginning(fold(run_id, events[: anchor.at.sequence]), snapshot, anchor.name, notes)
+        return RestorePoint(from_canonical(snapshot.notes["state"]), snapshot, anchor.name, notes)
+    return RestorePoint(fold(run_id, events[: anchor.at.sequence]), snapshot, anchor.name, notes)

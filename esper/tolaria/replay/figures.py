@@ -12,7 +12,7 @@ from esper.bounded import open_in
 from esper.bounded.parquet import rows_of
 from esper.errors import CorruptError
 from esper.events.records import TrainingStep
-from esper.history.queries import Source
+from esper.history.queries import QuerySource
 from esper.history.tables.ddl import snake
 from esper.journal.portable import Export
 
@@ -38,7 +38,7 @@ class StepTold:
         return "" if _same(self.gradient_norm, other.gradient_norm) else "gradient norm"
 
 
-def from_history(history: Source, run_id: str) -> Mapping[str, StepTold]:
+def from_history(history: QuerySource, run_id: str) -> Mapping[str, StepTold]:
     """The steps of a run by the id of their event, which another execution gives them too.
 
     Raises:

@@ -40,8 +40,8 @@ from esper.tolaria.recipes.splits import Splits
 from esper.tolaria.record.addresses import Address, Anchor, anchors
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
-from esper.tolaria.record.resume import Beginning, recipe_of, standing
-from esper.tolaria.replay.shelf import Shelf
+from esper.tolaria.record.resume import RestorePoint, recipe_of, standing
+from esper.tolaria.replay.shelf import ArchivedKernels
 from esper.tolaria.run.parts import Arrived, Parts
 from esper.tolaria.run.progress import Progress
 from esper.tolaria.run.session import Session
@@ -246,7 +246,7 @@ class Reexecution:
                 f"{address.sequence}; its journal was changed."
             )
 
-    def _begin(self, address: Address) -> Beginning:
+    def _begin(self, address: Address) -> RestorePoint:
         archive = self.archive
         for anchor in anchors(archive.events, address):
             if self.usable(anchor):
@@ -279,9 +279,9 @@ class Reexecution:
                     standing(archive.run_id, archive.events, anchor, source.snapshot(), ()),
                     name=source.begun,
                 )
-        return Beginning(RunState(archive.run_id), None, "", ())
+        return RestorePoint(RunState(archive.run_id), None, "", ())
 
-    def _session(self, begin: Beginning) -> Session:
+    def _session(self, begin: RestorePoint) -> Session:
         archive, clock, run_id = self.archive, self.archive.clock, self.archive.run_id
         recipe = alone(archive.recipe)
         trainee = trainee_of(recipe, archive.model, archive.splits)
@@ -313,7 +313,7 @@ class Reexecution:
                 telemetry=Telemetry(
                     origin=origin, emit=self.heard, growing=trainee.growing, gates=recipe.gates
                 ),
-                grafting=Grafting(Shelf(archive.kernels), trainee.growing, clock),
+                grafting=Grafting(ArchivedKernels(archive.kernels), trainee.growing, clock),
                 checkpoints=Checkpoints(
                     SnapshotWriter(archive.tensors, clock), recipe.checkpoints, clock
                 ),

@@ -14,7 +14,7 @@ from esper.kasmina.unpacked import Unpacked
 
 
 @dataclass(slots=True)
-class Shelf:
+class ArchivedKernels:
     """Kernels by id.
 
     `read` raises CorruptError for one that is lost, which matters only if it is grafted.

@@ -25,7 +25,7 @@ from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, EsperError, KeyMissingError
 from esper.events import Event
 from esper.events.records import CheckpointTaken, EpochEnded, TrainingStep
-from esper.tolaria.record.addresses import Address, Anchor, Line, address_of, line_of, lines
+from esper.tolaria.record.addresses import Address, Anchor, TimelineSpan, address_of, line_of, lines
 from esper.tolaria.record.journal import Diverged
 from esper.tolaria.replay.comparison import differing
 from esper.tolaria.replay.figures import StepTold
@@ -188,12 +188,12 @@ def usable_for(segment: Segment, anchor: Anchor) -> bool:
 
 
 @dataclass(slots=True)
-class Check:
+class PieceCheck:
     """Executes one piece of an archived run."""
 
     archive: Archive
     segment: Segment
-    line: Line = field(init=False)
+    line: TimelineSpan = field(init=False)
     agreed: Address = field(init=False)
     first: int | None = None
     snapshots: int = 0

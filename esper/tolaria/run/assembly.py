@@ -31,7 +31,7 @@ from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.names import named, require_run_id
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe, function
 from esper.tolaria.recipes.sources import keep_sources
-from esper.tolaria.record.forking import Beginning
+from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
@@ -39,7 +39,7 @@ from esper.tolaria.run.progress import Progress
 from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.trainee import inputs_of, load_data, trainee_of
 from esper.tolaria.run.trainer import Outcome, Trainer
-from esper.tolaria.run.wiring import Rig, place_of, rig
+from esper.tolaria.run.wiring import Runtime, place_of, rig
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -100,7 +100,7 @@ def train(
     clock: Clock,
     console: Console,
     history_s: float = HISTORY_S,
-    fork: Beginning | None = None,
+    fork: ForkStart | None = None,
     until: int | None = None,
     startup: Startup | None = None,
     permit: Permit = OWNER,
@@ -248,7 +248,7 @@ def _journal_failure(trainer: Trainer, error: str, reason: str) -> None:
         session.parts.journal.do(Fail(error=error, reason=reason), session.step)
 
 
-def _told(rigged: Rig) -> dict[str, int]:
+def _told(rigged: Runtime) -> dict[str, int]:
     """What the trainer itself wrote, by topic: the answer when the history cannot be asked."""
     written = Counter(rigged.emitter.delivered())
     written["system.events.run"] = rigged.session.state.sequence

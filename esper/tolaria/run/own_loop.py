@@ -28,8 +28,8 @@ from esper.tolaria.run.parts import Interrupted
 from esper.tolaria.run.past import nothing
 from esper.tolaria.run.trainee import PROBED, kernel_training
 from esper.tolaria.run.trainer import start_of
-from esper.tolaria.run.wiring import Place as RunPlace
-from esper.tolaria.run.wiring import Rig, rig
+from esper.tolaria.run.wiring import RunContext as RunPlace
+from esper.tolaria.run.wiring import Runtime, rig
 from esper.tolaria.step.evaluation import parameters_digest
 from esper.tolaria.step.stepping import (
     GRADIENT_NOT_FINITE,
@@ -64,7 +64,7 @@ class Growth:
     """
 
     run_id: str
-    rigged: Rig
+    rigged: Runtime
     optimizer: Optimizer
     begun: float
     _batch: _Batch | None = None

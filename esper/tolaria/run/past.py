@@ -22,7 +22,7 @@ from esper.oona.durable.authentic import Aside, Judge, judged
 from esper.oona.durable.journal import read_topics, require_new
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
-from esper.tolaria.record.resume import Beginning, beginning, folded
+from esper.tolaria.record.resume import RestorePoint, beginning, folded
 from esper.tolaria.run.progress import Progress
 from esper.urza.catalogue import Catalogue
 
@@ -38,7 +38,7 @@ class Past:
 
     events: tuple[JournalEvent, ...]
     state: RunState
-    beginning: Beginning
+    beginning: RestorePoint
     catalogue: Catalogue
     offered: tuple[str, ...] | None
     family: str
@@ -58,7 +58,7 @@ def nothing(outbox: Outbox, bus: Bus, clock: Clock, trust: Trust) -> Past:
         )
     start(outbox, bus, clock=clock, trust=trust)
     state = RunState(run_id)
-    return Past((), state, Beginning(state, None, "", ()), Catalogue(), None, run_id)
+    return Past((), state, RestorePoint(state, None, "", ()), Catalogue(), None, run_id)
 
 
 def forked(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.recipes.splits import Pair
-from esper.tolaria.record.forking import Beginning
+from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.run.model_file import save_model
 from esper.tolaria.run.parts import Arrived, Interrupted, RolledBack
 from esper.tolaria.run.session import Session
@@ -42,7 +42,7 @@ class Trainer:
 
     session: Session
     train: Pair
-    fork: Beginning | None = None
+    fork: ForkStart | None = None
     startup: Startup | None = None
     longest_step_s: float = 0.0
     last_step_end: float = 0.0

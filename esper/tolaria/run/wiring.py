@@ -23,7 +23,7 @@ from esper.errors import (
 from esper.events import JournalEvent, Origin
 from esper.events.envelope import trace_id
 from esper.events.records import KernelPublished
-from esper.events.seals import TRAINER, Chain, Trust
+from esper.events.seals import TRAINER, SealChain, Trust
 from esper.journal.provenance import Provenance, note, provenance
 from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel
@@ -64,7 +64,7 @@ DRAIN_S = 30.0  # how long the end of a run waits for Kafka to have the whole jo
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunContext:
     """Where a run works: the installation, its folder, the bus and the outbox that it holds."""
 
     settings: Settings
@@ -100,7 +100,7 @@ def place_of(
     progress: Progress,
     *,
     resumed: bool = False,
-) -> Iterator[Place]:
+) -> Iterator[RunContext]:
     """The place of a run, its outbox locked, on a broker that answers.
 
     A run that is `resumed` here for the first time has a journal there.
@@ -127,20 +127,20 @@ def place_of(
         )
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
     try:
-        yield Place(settings, run_id, bus, outbox, clock, progress)
+        yield RunContext(settings, run_id, bus, outbox, clock, progress)
     finally:
         outbox.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Rig:
+class Runtime:
     """A session and what carries its events."""
 
     session: Session
     drain: Drain
     emitter: Emitter
     producer: Producer
-    place: Place
+    place: RunContext
 
     def settle(self) -> None:
         """At a run's end: keep its state, and wait until Kafka has the journal and the
@@ -160,7 +160,7 @@ class Rig:
 
 def rig(
     stack: ExitStack,
-    place: Place,
+    place: RunContext,
     past: Past,
     recipe: Recipe,
     *,
@@ -170,7 +170,7 @@ def rig(
     test: Pair,
     steps: int,
     environment: Environment,
-) -> Rig:
+) -> Runtime:
     """Start what a run needs beside its loop, which `stack` ends again, and restore what its past
     has.
     """
@@ -185,7 +185,7 @@ def rig(
     if not past.events and past.family == place.run_id:
         require_own(store, past.family)
     tensors = open_tensors(settings, past.family)
-    chain = Chain(signing.ensure(settings.keys_dir, TRAINER, clock), past.head)
+    chain = SealChain(signing.ensure(settings.keys_dir, TRAINER, clock), past.head)
     drain = Drain(place.outbox, bus, clock=clock, trust=trust)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
     letters = DeadLetters(producer, "trainer", clock)
@@ -277,7 +277,7 @@ def rig(
     session.begin_at(
         past.events[: past.beginning.state.sequence], past.beginning.snapshot, past.beginning.state
     )
-    return Rig(session, drain, emitter, producer, place)
+    return Runtime(session, drain, emitter, producer, place)
 
 
 def cache_settings(recipe: Recipe) -> CacheSettings:
@@ -288,7 +288,7 @@ def cache_settings(recipe: Recipe) -> CacheSettings:
 
 
 def _resumed(
-    past: Past, place: Place, drain: Drain, recipe: Recipe, chain: Chain
+    past: Past, place: RunContext, drain: Drain, recipe: Recipe, chain: SealChain
 ) -> tuple[JournalEvent, ...]:
     """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is
     fenced.
@@ -342,7 +342,7 @@ def _inbox_start(bus: Bus, state: RunState, outbox: Outbox) -> Start:
     return now | {(topic, partition): offset for topic, partition, offset in state.positions}
 
 
-def _require_both(drain: Drain, inbox: Inbox, place: Place) -> None:
+def _require_both(drain: Drain, inbox: Inbox, place: RunContext) -> None:
     """Stop a trainer that can write no more, or hear no more: it would wait for ever.
 
     Say what it has heard that nobody of its own said.

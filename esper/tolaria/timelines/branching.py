@@ -22,7 +22,7 @@ from esper.oona.bus.port import Bus
 from esper.oona.durable.journal import read_topics, require_new
 from esper.service.transport import signing
 from esper.tolaria.recipes.names import named
-from esper.tolaria.record.forking import Beginning, Cut, changed
+from esper.tolaria.record.forking import Cut, ForkStart, changed
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of
 from esper.tolaria.replay.archive import Archived
@@ -54,7 +54,7 @@ def begin(
     offered: tuple[str, ...],
     reason: str,
     progress: Progress,
-) -> Beginning:
+) -> ForkStart:
     """The state at a cut, from a snapshot of that very moment or by executing the run again up to
     it, kept in the tensor store.
 
@@ -66,7 +66,7 @@ def begin(
         progress.say(note)
     snapshot = rerun.snapshot()
     stored = archive.tensors.write(snapshot)
-    return Beginning(
+    return ForkStart(
         cut,
         snapshot,
         stored.address,

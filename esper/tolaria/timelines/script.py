@@ -14,7 +14,7 @@ from esper.tolaria.replay.reexecution import Scripted
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ScriptLine:
     """A command of a script at a step, and the event of the record that it comes from."""
 
     step: int
@@ -36,7 +36,7 @@ class Line:
         return f"{arrived} at {place}, epoch {self.event.epoch}, step {self.step}"
 
 
-def script_of(events: Sequence[JournalEvent]) -> list[Line]:
+def script_of(events: Sequence[JournalEvent]) -> list[ScriptLine]:
     """What came from outside in a part of one timeline: decisions that were applied, kernels that
     arrived or could not be loaded.
 
@@ -48,13 +48,15 @@ def script_of(events: Sequence[JournalEvent]) -> list[Line]:
         for event in events
         if isinstance(event, SeedTransitioned) and event.causation_id
     }
-    lines: list[Line] = []
+    lines: list[ScriptLine] = []
     for event in events:
         if isinstance(event, AdaptationApplied):
-            lines.append(Line(event.step, _adapt(event, targets.get(event.event_id, 0.0)), event))
+            lines.append(
+                ScriptLine(event.step, _adapt(event, targets.get(event.event_id, 0.0)), event)
+            )
         elif isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":
             lines.append(
-                Line(
+                ScriptLine(
                     event.step,
                     Move(
                         layer=event.layer, seed=event.seed, to_stage="TRAINING", reason=event.reason
@@ -64,7 +66,7 @@ def script_of(events: Sequence[JournalEvent]) -> list[Line]:
             )
         elif isinstance(event, KernelFailed) and event.phase == "LOAD":
             lines.append(
-                Line(
+                ScriptLine(
                     event.step,
                     ReportFailure(
                         layer=event.layer, seed=event.seed, phase="LOAD", error=event.error
@@ -76,8 +78,8 @@ def script_of(events: Sequence[JournalEvent]) -> list[Line]:
 
 
 def without(
-    lines: Sequence[Line], events: Sequence[JournalEvent], decision: AdaptationApplied
-) -> tuple[list[Line], list[Line]]:
+    lines: Sequence[ScriptLine], events: Sequence[JournalEvent], decision: AdaptationApplied
+) -> tuple[list[ScriptLine], list[ScriptLine]]:
     """The script without a decision and what it caused, and what was dropped: the decision first.
 
     Dropped is everything for the same seed behind the decision until that seed is DORMANT again in

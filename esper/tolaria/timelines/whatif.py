@@ -22,13 +22,13 @@ from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, AdaptationRejected, EpochEnded
 from esper.journal.effect import Branch, Effect, effect
-from esper.journal.story import Point
+from esper.journal.story import EpochPoint
 from esper.tolaria.record.addresses import line_of
 from esper.tolaria.record.forking import Cut, cut_at
 from esper.tolaria.record.resume import recipe_of
 from esper.tolaria.replay.reexecution import Archive, Reexecution
 from esper.tolaria.run.progress import Progress
-from esper.tolaria.timelines.script import Line, script_of, without
+from esper.tolaria.timelines.script import ScriptLine, script_of, without
 
 Mode = Literal["open", "closed"]
 
@@ -66,7 +66,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WhatIfResult:
     """The effect, and what it rests on.
 
     `dropped` are the lines of the record that an open loop left out, the decision first; `refused`
@@ -149,7 +149,9 @@ def asked(
     return Question(events, decision, orders, until)
 
 
-def open_loop(question: Question, archive: Archive, progress: Progress, *, clock: Clock) -> Answer:
+def open_loop(
+    question: Question, archive: Archive, progress: Progress, *, clock: Clock
+) -> WhatIfResult:
     """The effect with everything else as it was in the record.
 
     Raises:
@@ -200,7 +202,7 @@ def closed_loop(
     run: Callable[[Cut, Side, int], tuple[str, Sequence[JournalEvent]]],
     *,
     clock: Clock,
-) -> Answer:
+) -> WhatIfResult:
     """The effect with Tamiyo deciding anew: `run` trains a fork at a cut in a data order, and gives
     its id and journal.
 
@@ -227,7 +229,7 @@ def closed_loop(
     return _answer(question, "closed", branches, (), tuple(refused), clock.monotonic() - begun)
 
 
-def keep(answer: Answer, folder: Path) -> Path:
+def keep(answer: WhatIfResult, folder: Path) -> Path:
     """Write the answer as JSON into a run's folder of answers; gives the file."""
     target = folder / f"{answer.question.decision.decision_id}-{answer.mode}.json"
     write_file(target, (json.dumps(answer.as_json(), sort_keys=True, indent=2) + "\n").encode())
@@ -238,7 +240,7 @@ def _branch(
     question: Question,
     archive: Archive,
     cut: Cut,
-    script: Sequence[Line],
+    script: Sequence[ScriptLine],
     order: int,
     progress: Progress,
     clock: Clock,
@@ -258,7 +260,7 @@ def _branch(
 def _of(events: Sequence[JournalEvent], order: int, run_id: str, seconds: float) -> Branch:
     ends = [event for event in events if isinstance(event, EpochEnded)]
     points = tuple(
-        Point(
+        EpochPoint(
             event.epoch,
             event.step,
             event.test_accuracy,
@@ -278,7 +280,7 @@ def _answer(
     dropped: tuple[str, ...],
     refused: tuple[str, ...],
     seconds: float,
-) -> Answer:
+) -> WhatIfResult:
     timeline = question.decision.timeline
     recorded = {
         event.epoch: event.parameters_digest
@@ -286,7 +288,7 @@ def _answer(
         if isinstance(event, EpochEnded) and event.timeline == timeline
     }
     own = branches["with"][0]
-    return Answer(
+    return WhatIfResult(
         question=question,
         mode=mode,
         with_it=tuple(branches["with"]),

@@ -29,7 +29,7 @@ EXPIRES_US = 24 * 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ValidationPoint:
     """One validation: differences with the seed less without it (accuracy as a fraction, loss in
     nats, positive is better), time and memory.
     """
@@ -56,7 +56,7 @@ class SeedRecord:
 
     kernel_id: str = ""
     family: str = ""
-    window: tuple[Point, ...] = ()
+    window: tuple[ValidationPoint, ...] = ()
     weighted: tuple[float, float] = (0.0, 0.0)
     activations: int = 0
     improved: int = 0
@@ -142,7 +142,7 @@ class Performance:
             and record.seen_at >= delta.occurred_at
         ):
             return self
-        point = Point(
+        point = ValidationPoint(
             delta.step, delta.accuracy_delta, delta.loss_delta, delta.latency_us, delta.memory_bytes
         )
         old, new = record.weighted, (point.accuracy, point.loss)
@@ -249,7 +249,7 @@ def _record(plain: dict[str, Any]) -> SeedRecord:
     return SeedRecord(
         **{
             **plain,
-            "window": tuple(Point(**point) for point in plain["window"]),
+            "window": tuple(ValidationPoint(**point) for point in plain["window"]),
             "weighted": tuple(plain["weighted"]),
         }
     )

@@ -28,7 +28,7 @@ from processors.tamiyo.deciding.features import (
     epochs_left,
 )
 from processors.tamiyo.deciding.settings import PolicySettings
-from processors.tamiyo.deciding.state import Record, RunState, Trial
+from processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial
 
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the
@@ -82,7 +82,7 @@ def uniform(_: str) -> Beta:
 
 
 def decide(
-    state: RunState,
+    state: PolicyState,
     packet: SystemStatePacket,
     settings: PolicySettings,
     prior: Prior,
@@ -103,7 +103,7 @@ def decide(
     )
 
 
-def posterior(state: RunState, key: ArmKey, prior: Beta) -> Arm:
+def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
     """An arm's probability of success and gain: the prior, its own trials, and with less weight
     those of its layer and of its family.
     """
@@ -129,7 +129,7 @@ def false_pass(gate_z: float) -> float:
     return round(normal_cdf(-gate_z), 4)
 
 
-def confidence(state: RunState, key: ArmKey, success: Beta, gate_z: float) -> float:
+def confidence(state: PolicyState, key: ArmKey, success: Beta, gate_z: float) -> float:
     """Probability that germinating this arm does no harm to the live model.
 
     A kernel that does not improve the held-out loss never touches the live pass unless the gate of
@@ -145,7 +145,7 @@ def confidence(state: RunState, key: ArmKey, success: Beta, gate_z: float) -> fl
 
 
 def urgency(
-    state: RunState, packet: SystemStatePacket, choice: Choice, success: Mapping[ArmKey, Beta]
+    state: PolicyState, packet: SystemStatePacket, choice: Choice, success: Mapping[ArmKey, Beta]
 ) -> float:
     """Probability that waiting an epoch costs more than germinating now.
 
@@ -170,7 +170,7 @@ def urgency(
 
 
 def _germinations(
-    state: RunState,
+    state: PolicyState,
     packet: SystemStatePacket,
     settings: PolicySettings,
     prior: Prior,
@@ -220,7 +220,7 @@ def _germinations(
 
 
 def _contenders(
-    arms: Mapping[ArmKey, Arm], state: RunState, new: list[Trial]
+    arms: Mapping[ArmKey, Arm], state: PolicyState, new: list[Trial]
 ) -> list[tuple[ArmKey, Arm]]:
     """The arms to draw from: while some have not been tried at all, those whose every trial failed
     stand back.
@@ -229,7 +229,7 @@ def _contenders(
     Fischer 2002, Machine Learning 47).
     """
     untried = {
-        key for key in arms if state.record(key) == Record() and not _on_trial(state, key, new)
+        key for key in arms if state.record(key) == ArmRecord() and not _on_trial(state, key, new)
     }
     return [
         (key, arm)
@@ -238,7 +238,9 @@ def _contenders(
     ]
 
 
-def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) -> tuple[int, str]:
+def _room(
+    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings
+) -> tuple[int, str]:
     """How many seeds may be germinated now, and why none when it is none."""
     stages = [seed.stage for layer in packet.layers for seed in layer.seeds]
     pending = len(state.taken())
@@ -269,11 +271,13 @@ def _room(state: RunState, packet: SystemStatePacket, settings: PolicySettings) 
     return min(settings.max_training - training, settings.max_active - active, packet.per_epoch), ""
 
 
-def _on_trial(state: RunState, key: ArmKey, new: list[Trial]) -> bool:
+def _on_trial(state: PolicyState, key: ArmKey, new: list[Trial]) -> bool:
     return any(trial.key == key for trial in (*state.trials.values(), *new))
 
 
-def _free_seed(candidates: tuple[Choice, ...], state: RunState, new: list[Trial]) -> Choice | None:
+def _free_seed(
+    candidates: tuple[Choice, ...], state: PolicyState, new: list[Trial]
+) -> Choice | None:
     """The seed of an arm that was used least, the first of these; None when all were just taken."""
     used = {trial.place for trial in new}
     free = [choice for choice in candidates if (choice.layer.name, choice.seed.seed) not in used]
@@ -288,7 +292,7 @@ def _free_seed(candidates: tuple[Choice, ...], state: RunState, new: list[Trial]
 
 
 def _germinate(
-    state: RunState,
+    state: PolicyState,
     packet: SystemStatePacket,
     choice: Choice,
     arm: Arm,
@@ -339,7 +343,7 @@ def _germinate(
 
 
 def _keeps(
-    state: RunState, packet: SystemStatePacket, settings: PolicySettings
+    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings
 ) -> list[ReviewedCommand]:
     """FOSSILISE: the z-test on the shadow-loss gap is passed, and the model does not do better
     without the kernel.
@@ -380,7 +384,7 @@ def _keeps(
 
 
 def _culls(
-    state: RunState, packet: SystemStatePacket, settings: PolicySettings
+    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings
 ) -> list[ReviewedCommand]:
     """CULL: a kernel in TRAINING promises less than an arm that nobody has tried, or the model
     keeps doing better without a live one.
@@ -441,7 +445,7 @@ def _culls(
     return found
 
 
-def _carried(state: RunState, packet: SystemStatePacket) -> list[tuple[Trial, Any]]:
+def _carried(state: PolicyState, packet: SystemStatePacket) -> list[tuple[Trial, Any]]:
     """The trials that seeds of the packet carry, in the packet's order."""
     return [
         (state.trials[seed.decision_id], seed)

@@ -26,7 +26,7 @@ In lockstep it is one, but a late live answer misses one.
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ArmRecord:
     """What trials of one arm in this run came to.
 
     `harmed`: kernels that passed the gate of TRAINING and had to be culled later.
@@ -111,7 +111,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunState:
+class PolicyState:
     """Everything that decisions on a run rest on, beside the packet.
 
     `packet` is -1 before the first.
@@ -119,7 +119,7 @@ class RunState:
 
     timeline: int = 0
     packet: int = -1
-    arms: dict[ArmKey, Record] = field(default_factory=dict)
+    arms: dict[ArmKey, ArmRecord] = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
     kernels: dict[str, int] = field(default_factory=dict)
     uses: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -129,16 +129,16 @@ class RunState:
     reported: tuple[str, ...] = ()
     watch: Watch = field(default_factory=Watch)
 
-    def record(self, key: ArmKey) -> Record:
+    def record(self, key: ArmKey) -> ArmRecord:
         """What an arm's trials came to."""
-        return self.arms.get(key, Record())
+        return self.arms.get(key, ArmRecord())
 
     def taken(self) -> frozenset[tuple[str, int]]:
         """Seeds with a germination on the way that no packet shows yet."""
         return frozenset(trial.place for trial in self.trials.values() if not trial.stage)
 
 
-def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple[Ended, ...]]:
+def observe(state: PolicyState, packet: SystemStatePacket) -> tuple[PolicyState, tuple[Ended, ...]]:
     """The state after a packet, and the trials that it shows as ended.
 
     A packet of a later timeline ends every trial that is not fossilised. A rollback took it back,
@@ -177,8 +177,8 @@ def observe(state: RunState, packet: SystemStatePacket) -> tuple[RunState, tuple
 
 
 def _follow(
-    state: RunState, trial: Trial, seed: SeedState, packet: SystemStatePacket
-) -> tuple[RunState, Trial]:
+    state: PolicyState, trial: Trial, seed: SeedState, packet: SystemStatePacket
+) -> tuple[PolicyState, Trial]:
     """The trial as its seed shows it now; passing the gate of TRAINING is learned at once."""
     if seed.shadow_gap_error > 0 and seed.trained_steps > trial.steps and not trial.learned:
         error, gain = seed.shadow_gap_error, relative(seed.shadow_gap, packet)
@@ -215,7 +215,7 @@ def _follow(
     return state, trial
 
 
-def _learn(state: RunState, trial: Trial, *, success: bool) -> tuple[RunState, Trial]:
+def _learn(state: PolicyState, trial: Trial, *, success: bool) -> tuple[PolicyState, Trial]:
     record = state.record(trial.key)
     if success:
         record = replace(
@@ -246,7 +246,7 @@ def _gone(trial: Trial, packet: SystemStatePacket, *, rolled_back: bool) -> Fate
     return "UNSEEN" if packet.packet - trial.packet >= patience else None
 
 
-def _conclude(state: RunState, trial: Trial, verdict: Verdict) -> tuple[RunState, Trial]:
+def _conclude(state: PolicyState, trial: Trial, verdict: Verdict) -> tuple[PolicyState, Trial]:
     """What an end teaches: a kernel that never passed the gate failed.
 
     One that passed and was culled all the same did harm.
@@ -258,6 +258,6 @@ def _conclude(state: RunState, trial: Trial, verdict: Verdict) -> tuple[RunState
     return state, trial
 
 
-def _harmed(state: RunState, trial: Trial) -> RunState:
+def _harmed(state: PolicyState, trial: Trial) -> PolicyState:
     record = state.record(trial.key)
     return replace(state, arms={**state.arms, trial.key: replace(record, harmed=record.harmed + 1)})

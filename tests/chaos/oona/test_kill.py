@@ -22,7 +22,7 @@ from esper.oona.bus.kafka import KafkaBus
 from esper.oona.durable.frames import MAGIC, scan
 from esper.oona.durable.journal import read
 from esper.stack.embedded import jars
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.waiting import PATIENCE_S
@@ -179,10 +179,10 @@ def test_a_stopped_writer_that_was_replaced_stays_out(broker: str, tmp_path: Pat
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
+def node(tmp_path: Path) -> BrokerNode:
     """A broker of this test's own, which may be killed."""
     with PortClaims() as claims:
-        return Node(
+        return BrokerNode(
             tmp_path / "kafka",
             claims.choose(salt=f"{tmp_path} broker", preferred=()),
             claims.choose(salt=f"{tmp_path} controller", preferred=()),
@@ -191,7 +191,7 @@ def node(tmp_path: Path) -> Node:
 
 @pytest.mark.slow
 def test_a_broker_killed_during_a_drain_loses_and_doubles_nothing(
-    node: Node, tmp_path: Path
+    node: BrokerNode, tmp_path: Path
 ) -> None:
     """The writer goes on without a broker; when it is back, everything is in the journal, once."""
     classpath = jars.kafka(lambda _: None)

@@ -24,7 +24,7 @@ from esper.events.records import CheckpointTaken, RunResumed
 from esper.oona.admin import topics
 from esper.oona.durable.frames import scan
 from esper.stack.embedded import jars
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.chaos.run.lives import CLOCK, journal
@@ -167,7 +167,7 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
             claims.choose(salt=f"{tmp_path} {name}", preferred=())
             for name in ("broker", "controller")
         ]
-    node, classpath = Node(tmp_path / "kafka", *ports), jars.kafka(lambda _: None)
+    node, classpath = BrokerNode(tmp_path / "kafka", *ports), jars.kafka(lambda _: None)
     here, there = (Machine(tmp_path / name, store, node.bootstrap) for name in ("here", "there"))
     with running_broker(
         node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK

@@ -19,7 +19,7 @@ from esper.oona.bus.kafka import KafkaBus
 from esper.oona.durable import chains
 from esper.oona.durable.journal import read_key
 from esper.stack.embedded import aot, jars
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.integration.foundry.conftest import FoundryProcess
@@ -63,7 +63,7 @@ def test_without_its_broker_a_part_refuses_changes_and_records_them_later(tmp_pa
             claims.choose(salt=f"{tmp_path} {name}", preferred=())
             for name in ("broker", "controller", "foundry")
         ]
-        node = Node(kafka, ports[0], ports[1])
+        node = BrokerNode(kafka, ports[0], ports[1])
         foundry = FoundryProcess(node.bootstrap, home, ports[2])
         try:
             with running_broker(node, classpath, **options) as process:  # type: ignore[arg-type]

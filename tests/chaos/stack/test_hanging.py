@@ -27,7 +27,7 @@ from esper.oona.admin.hanging import Hanging
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.durable.journal import JOURNAL, read
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.launches import broker_node
 from tests.clusters.commands import esper, said
 from tests.securedbroker import Secured, secured_broker, started
@@ -71,7 +71,7 @@ def ended(bus: KafkaBus) -> bool:
         return reader.stable_end() == reader.log_end()
 
 
-def cut(node: Node, number: int) -> None:
+def cut(node: BrokerNode, number: int) -> None:
     """Cut the last batch, a marker, off a partition of the journal of a broker that is down."""
     folder = node.log_dir / f"{JOURNAL}-{number}"
     path = folder / f"{0:020d}.log"

@@ -21,7 +21,7 @@ from esper.events.records import AuditRecorded
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.durable import chains
 from esper.oona.durable.audit import HEAD, TOPIC, AuditTrail
-from esper.oona.durable.chains import Chain
+from esper.oona.durable.chains import SenderChain
 from esper.oona.durable.journal import read_key
 from esper.service.checks.audit import PENDING, AuditEntry, Link, chained, hash_of
 from tests.contract.oona.worlds import World
@@ -71,7 +71,7 @@ def recorded(world: World, sender: str) -> list[AuditRecorded]:
     return [one for one in found if isinstance(one, AuditRecorded)]
 
 
-def proof(world: World, sender: str, home: Path | None = None) -> Chain:
+def proof(world: World, sender: str, home: Path | None = None) -> SenderChain:
     """What verification says of the sender."""
     heads = chains.heads(home) if home else {}
     return next(
@@ -104,7 +104,7 @@ def test_each_request_gets_one_record_in_the_chain(
     assert found[0].run_id == "r1"
     assert len({one.event_id for one in found}) == 3
     assert not list((tmp_path / sender).glob("*.json"))
-    assert proof(world, sender, tmp_path) == Chain(sender, 3, found[2].hash, None)
+    assert proof(world, sender, tmp_path) == SenderChain(sender, 3, found[2].hash, None)
 
 
 def test_the_chain_goes_on_across_lives(world: World, sender: str, tmp_path: Path) -> None:

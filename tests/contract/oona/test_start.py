@@ -21,14 +21,14 @@ from esper.oona.bus.port import Bus, Received
 from esper.oona.durable.frames import Frame, event_id_of
 from esper.oona.durable.journal import (
     JOURNAL,
-    Journal,
+    JournalSummary,
     journal_exists,
     read,
     require_new,
     sequence_of,
 )
 from esper.oona.durable.outbox import Outbox
-from esper.oona.durable.start import Started, start
+from esper.oona.durable.start import StartReport, start
 from tests.contract.oona.worlds import World
 from tests.unit.oona.samples import frame
 
@@ -76,7 +76,7 @@ def ids(frames: Sequence[Frame]) -> list[str]:
     return [event_id_of(event.headers) for one in frames for event in one.events]
 
 
-def begin(world: World, outbox: Outbox) -> Started:
+def begin(world: World, outbox: Outbox) -> StartReport:
     """The start sequence."""
     return start(outbox, world.bus, clock=world.clock)
 
@@ -95,7 +95,7 @@ def test_an_empty_outbox_of_a_new_run_starts_at_nothing(
     world: World, outbox: Outbox, run: str
 ) -> None:
     """Nothing to send, nothing found: sequence 0."""
-    assert begin(world, outbox) == Started(run, 0, 0, 0, (), 0, ())
+    assert begin(world, outbox) == StartReport(run, 0, 0, 0, (), 0, ())
 
 
 def test_what_was_not_sent_is_sent_once(world: World, outbox: Outbox, run: str) -> None:
@@ -107,7 +107,7 @@ def test_what_was_not_sent_is_sent_once(world: World, outbox: Outbox, run: str) 
     started = begin(world, outbox)
     assert (started.next_sequence, started.skipped, started.sent) == (6, 0, 3)
     assert outbox.empty()
-    assert begin(world, outbox) == Started(run, 6, 0, 0, (), 0, ())
+    assert begin(world, outbox) == StartReport(run, 6, 0, 0, (), 0, ())
     assert journal(world, run) == ids(frames)
 
 
@@ -296,7 +296,7 @@ def test_a_run_id_that_has_a_journal_is_refused_for_a_new_run(
     assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) is None
     append(outbox, 2, 1)
     begin(world, outbox)
-    assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) == Journal(
+    assert journal_exists(world.bus, run, clock=world.clock, trust=Trust()) == JournalSummary(
         run, 3, 3, ""
     )
     with pytest.raises(

@@ -15,14 +15,16 @@ import psutil
 
 from esper.clock import SystemClock
 from esper.stack.embedded import aot, jars
-from esper.stack.embedded.broker import Node
+from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 
 ROUNDS = 5
 
 
-def measure(node: Node, classpath: Sequence[Path], options: Sequence[str]) -> dict[str, float]:
+def measure(
+    node: BrokerNode, classpath: Sequence[Path], options: Sequence[str]
+) -> dict[str, float]:
     """Medians over `ROUNDS`: seconds from launch to the first answer, after a clean stop and after
     `kill -9`; its size; seconds to stop.
     """
@@ -59,7 +61,7 @@ def main() -> int:
     if not aot.recorded():
         aot.record(classpath, clock=SystemClock())
     with tempfile.TemporaryDirectory() as folder, PortClaims() as claims:
-        node = Node(
+        node = BrokerNode(
             Path(folder), *(claims.choose(salt=f"{folder} {name}", preferred=()) for name in "ab")
         )
         measure(node, classpath, ())

@@ -9,7 +9,7 @@ import pytest
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.stack.embedded import aot, jars
-from esper.stack.embedded.broker import Node, answers
+from esper.stack.embedded.broker import BrokerNode, answers
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.stackfixtures import part, tiny_stack
@@ -37,7 +37,7 @@ def test_a_recorded_cache_is_used_and_a_damaged_one_never_stops_a_start(
     assert sorted(file.name for file in cache.parent.iterdir()) == [".lock", cache.name]
 
     with PortClaims() as claims:
-        node = Node(
+        node = BrokerNode(
             tmp_path / "node",
             *(claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in "ab"),
         )

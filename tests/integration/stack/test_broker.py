@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from esper.clock import SystemClock
 from esper.errors import CorruptError, StorageFullError, UnavailableError
 from esper.stack.embedded import jars
-from esper.stack.embedded.broker import Node, answers, prepare
+from esper.stack.embedded.broker import BrokerNode, answers, prepare
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import HOST, PortClaims
 
@@ -35,15 +35,17 @@ def formatted(tmp_path_factory: pytest.TempPathFactory, classpath: tuple[Path, .
     (folder / "formatting").mkdir(parents=True)
     (folder / "formatting" / "meta.properties").write_text("half")
     (folder / "data").mkdir()
-    prepare(Node(folder, 1, 2), classpath, cluster_id=CLUSTER)
+    prepare(BrokerNode(folder, 1, 2), classpath, cluster_id=CLUSTER)
     return folder
 
 
-def node_in(formatted: Path, tmp_path: Path) -> Node:
+def node_in(formatted: Path, tmp_path: Path) -> BrokerNode:
     """A copy of the formatted folder, with ports of its own."""
     with PortClaims() as claims:
         ports = [claims.choose(salt=f"{tmp_path} {name}", preferred=()) for name in "ab"]
-    return Node(Path(shutil.copytree(formatted, tmp_path / formatted.name)), ports[0], ports[1])
+    return BrokerNode(
+        Path(shutil.copytree(formatted, tmp_path / formatted.name)), ports[0], ports[1]
+    )
 
 
 def test_the_shared_broker_answers_a_client(broker: str) -> None:
@@ -88,7 +90,9 @@ def test_no_room_is_refused_before_anything_is_written(
 ) -> None:
     """A broker that fills the disk up would take everything else with it."""
     with pytest.raises(StorageFullError, match=r"MiB are free .*free some, or set ESPER_HOME"):
-        prepare(Node(tmp_path / "node", 1, 2), classpath, cluster_id=CLUSTER, room_bytes=2**60)
+        prepare(
+            BrokerNode(tmp_path / "node", 1, 2), classpath, cluster_id=CLUSTER, room_bytes=2**60
+        )
     assert list((tmp_path / "node").iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from esper.checkpoint import Snapshot, open_tensors
-from esper.checkpoint.retention import Held
+from esper.checkpoint.retention import NamedSnapshot
 from esper.checkpoint.sweep import Rules, sweep
 from esper.clock import SystemClock
 from esper.config import CheckpointSettings, Settings, UrzaSettings
@@ -193,8 +193,8 @@ def test_snapshots_lie_on_s3_hot_and_cold(s3: S3Place, tmp_path: Path) -> None:
     assert second.stored_bytes < 2_000
     now_us = SystemClock().now_us()
     held = {
-        second.address: Held(now_us + 6 * DAY_US, "last"),
-        first.address: Held(now_us),
+        second.address: NamedSnapshot(now_us + 6 * DAY_US, "last"),
+        first.address: NamedSnapshot(now_us),
     }  # no event makes one older than the bucket says
     done = sweep(tensors, held, Rules(grace_us=0), now_us=now_us + 8 * DAY_US, owner="me")
     assert (done.kept, done.deleted, done.chunks, done.moved) == (1, 1, 1, 4)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from esper.checkpoint import Snapshot, Stored, TensorStore, open_tensors
-from esper.checkpoint.retention import Held
+from esper.checkpoint.retention import NamedSnapshot
 from esper.checkpoint.rotation import rotate
 from esper.checkpoint.sweep import Rules, sweep
 from esper.clock import SystemClock
@@ -35,7 +35,7 @@ def tensors_at(folder: Path) -> TensorStore:
     )
 
 
-def swept(tensors: TensorStore, held: dict[str, Held], rules: Rules) -> int:
+def swept(tensors: TensorStore, held: dict[str, NamedSnapshot], rules: Rules) -> int:
     return sweep(tensors, held, rules, now_us=CLOCK.now_us(), owner="me").chunks
 
 
@@ -89,7 +89,7 @@ def kills(folder: Path) -> None:
     CLOCK.sleep(0.01)
     middle = CLOCK.now_us()
     kept = tensors.write(of(3, 4))
-    named = {kept.address: Held(middle, "last")}
+    named = {kept.address: NamedSnapshot(middle, "last")}
     CLOCK.sleep(0.01)
     rules = Rules(keep_us=0, cold_after_us=0, grace_us=0)
     number = 0

@@ -17,7 +17,7 @@ import torch
 from esper.checkpoint import Snapshot, Stored, TensorStore, chunks
 from esper.checkpoint.chunks import Chunk
 from esper.checkpoint.manifest import condemnations, manifest_at
-from esper.checkpoint.retention import Held
+from esper.checkpoint.retention import NamedSnapshot
 from esper.checkpoint.sweep import Rules, sweep
 from esper.clock import ManualClock
 from esper.errors import CorruptError
@@ -73,12 +73,12 @@ class Yard:
         self.clock = ManualClock()
         self.hot, self.cold = HookedStore(self.clock), MemoryStore(self.clock)
         self.tensors = TensorStore(self.hot, family(), self.cold, readers=1)
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, NamedSnapshot] = {}
 
     def write(self, **values: float) -> Stored:
         """A snapshot of tensors that are full of these values, which a journal names."""
         stored = self.tensors.write(snapshot(**values))
-        self.held[stored.address] = Held(self.clock.now_us())
+        self.held[stored.address] = NamedSnapshot(self.clock.now_us())
         return stored
 
     def sweep(self, rules: Rules = RULES, *, dry_run: bool = False) -> tuple[int, int, int, int]:
@@ -132,11 +132,11 @@ def test_what_is_held_stays_for_ever(why: str) -> None:
     """
     yard = Yard()
     stored = yard.write(a=1)
-    yard.held[stored.address] = Held(yard.held[stored.address].taken_us, why)  # type: ignore[arg-type]  # one of the literals
+    yard.held[stored.address] = NamedSnapshot(yard.held[stored.address].taken_us, why)  # type: ignore[arg-type]  # one of the literals
     yard.clock.advance(365 * DAY)
     assert yard.sweep() == (1, 0, 0, 1)
     assert yard.reads(stored) == {"a": 1}
-    yard.held[stored.address] = Held(yard.held[stored.address].taken_us)
+    yard.held[stored.address] = NamedSnapshot(yard.held[stored.address].taken_us)
     yard.clock.advance(2 * HOUR)
     assert yard.sweep() == (0, 1, 1, 0)
     assert yard.keys() == []
@@ -208,7 +208,7 @@ def test_nothing_is_deleted_where_a_manifest_cannot_be_read() -> None:
     yard.write(a=1)
     kept = yard.write(a=2)
     yard.clock.advance(8 * DAY)
-    yard.held[kept.address] = Held(yard.held[kept.address].taken_us, "last")
+    yard.held[kept.address] = NamedSnapshot(yard.held[kept.address].taken_us, "last")
     content = yard.hot.get(kept.address)
     assert content is not None
     yard.hot.delete(kept.address)

@@ -15,9 +15,9 @@ from esper.cli import main
 from esper.clock import SystemClock
 from esper.events.registry import BY_NAME, current
 from esper.history.confined.engine import Engine
-from esper.history.confined.settings import Limits
+from esper.history.confined.settings import QueryLimits
 from esper.history.tables.container import container, layout
-from esper.history.tables.ledger import Ledger
+from esper.history.tables.ledger import SinkLedger
 from esper.oona.bus.port import Received
 from tests.unit.history.conftest import example, framed
 
@@ -46,8 +46,8 @@ def esper(
     assert engine.folder is not None
     monkeypatch.setenv("ESPER_HOME", str(engine.folder.parent))
 
-    def open_engine(folder: Path, dsn: str, limits: Limits) -> Lent:
-        assert (folder, dsn, limits) == (engine.folder, "", Limits())
+    def open_engine(folder: Path, dsn: str, limits: QueryLimits) -> Lent:
+        assert (folder, dsn, limits) == (engine.folder, "", QueryLimits())
         return Lent(engine)
 
     monkeypatch.setattr("esper.history.confined.engine.open_engine", open_engine)
@@ -156,7 +156,7 @@ def test_what_may_be_missing_is_said(esper: Callable[..., Said], engine: Engine)
 
     One that ended in order says nothing.
     """
-    ledger = Ledger(engine.client, SystemClock())
+    ledger = SinkLedger(engine.client, SystemClock())
     ledger.note(None)
     assert b"was not ended in order" in esper("sql", "SELECT 1")[2]
     ledger.note(12)

@@ -18,7 +18,7 @@ from esper.errors import UnavailableError
 from esper.events.registry import BY_NAME, current
 from esper.history.confined.engine import CellEngine, open_engine
 from esper.history.confined.refusal import NETWORK, TIMEOUT, QueryError
-from esper.history.confined.settings import Limits
+from esper.history.confined.settings import QueryLimits
 from esper.history.sink import Sink
 from esper.history.tables.migrations import migrate
 from tests.unit.history.conftest import NamedBus, example, message, rows
@@ -147,7 +147,7 @@ def test_the_engine_ends_with_its_parent(tmp_path: Path) -> None:
 
 def test_a_closed_history_says_so(tmp_path: Path) -> None:
     """After `close` nothing is begun again."""
-    opened = open_engine(tmp_path / "history", "", Limits())
+    opened = open_engine(tmp_path / "history", "", QueryLimits())
     opened.close()
     with pytest.raises(UnavailableError, match="closed"):
         opened.client.command("SELECT 1")

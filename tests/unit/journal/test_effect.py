@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.journal.effect import Branch, effect, interval, t_quantile
-from esper.journal.story import Point
+from esper.journal.story import EpochPoint
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_an_interval_of_known_values() -> None:
 def branch(order: int, accuracies: list[float]) -> Branch:
     """A branch whose loss is one minus its accuracy, from epoch 3 on."""
     points = tuple(
-        Point(3 + number, 10 * number, one, 1 - one, 0.0, "")
+        EpochPoint(3 + number, 10 * number, one, 1 - one, 0.0, "")
         for number, one in enumerate(accuracies)
     )
     return Branch(order, "", points, "", 1.0)

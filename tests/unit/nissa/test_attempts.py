@@ -6,7 +6,7 @@ from esper.clock import ManualClock
 from esper.events import Event
 from processors.nissa import attempts
 from processors.nissa.attempts import KEPT, Attempt, fold, page
-from processors.nissa.rows import Rows
+from processors.nissa.rows import RunRows
 from tests.unit.nissa.journal import Run
 
 
@@ -113,7 +113,7 @@ def test_rows_keep_attempts_by_run_and_lose_them_with_the_run() -> None:
     """
     clock = ManualClock()
     table: dict[bytes, bytes] = {}
-    rows = Rows(table)
+    rows = RunRows(table)
     for number in range(52):
         clock.advance(1)
         run = Run(f"run-{number}", clock)

@@ -13,7 +13,7 @@ from esper.events import Origin
 from esper.events.records import MetricLabel, MetricRecorded
 from processors.nissa import custom
 from processors.nissa.custom import SERIES_LIMIT, Definition, declare, validate
-from processors.nissa.rows import Rows
+from processors.nissa.rows import RunRows
 
 DEPTH = Definition(
     name="queue_depth", kind="gauge", help="Jobs that wait", labels=("queue", "zone")
@@ -102,7 +102,7 @@ def test_the_newest_value_of_a_series_stays_in_the_table() -> None:
     clock = ManualClock()
     old = recorded(1.0, clock)
     clock.advance(1)
-    rows = Rows({b"run": b"{}"})
+    rows = RunRows({b"run": b"{}"})
     for event in (recorded(2.0, clock), old, recorded(2.0, clock)):
         rows.take("telemetry.custom", event, 0)
     assert [(one.name, dict(one.labels), one.value) for one in rows.series()] == [

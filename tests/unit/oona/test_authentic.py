@@ -18,7 +18,7 @@ from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent, decode, encode
 from esper.events.codec import Message
 from esper.events.records import EpochEnded, RunStarted
-from esper.events.seals import TRAINER, Chain, Signer, Trust, digest, fault, is_sealed, restored
+from esper.events.seals import TRAINER, SealChain, Signer, Trust, digest, fault, is_sealed, restored
 from esper.journal.replay import fold_journal
 from esper.oona.bus.port import Received
 from esper.oona.durable.authentic import JOURNAL, Aside, Journals, Judge, judged
@@ -250,7 +250,7 @@ def test_forged_events_of_every_record_change_nothing(
 
 def test_a_run_that_is_forged_from_the_first_event_on_is_no_run(trust: Trust) -> None:
     """Unsigned, or consistently signed by a key that nobody here knows: named with the remedy."""
-    mallory = Chain(Signer(Ed25519PrivateKey.generate()))
+    mallory = SealChain(Signer(Ed25519PrivateKey.generate()))
     started = any_event(RunStarted, run_id=RUN, event_id="0" * 8)
     (own,), _ = mallory.sealed([started])
     for value in (encode(started).value, own.value):
@@ -391,7 +391,7 @@ def test_what_comes_back_from_columns_has_its_signature(stored: list[Received]) 
 def test_signing_is_deterministic_and_a_frame_that_found_no_room_is_made_again() -> None:
     """The head moves only when the caller says that the frame is durable."""
     events = [any_event(RunStarted, run_id=RUN), any_event(EpochEnded, run_id=RUN, sequence=1)]
-    chain = Chain(KEY)
+    chain = SealChain(KEY)
     first, head = chain.sealed(events)
     assert chain.sealed(events) == (first, head)
     chain.head = head

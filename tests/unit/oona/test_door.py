@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 
 from esper.errors import DeniedError
 from esper.oona.bus.access import Access
-from esper.oona.bus.door import Door, Standing
+from esper.oona.bus.door import BrokerStanding, ClientDoor
 
 EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")
 REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")
@@ -19,26 +19,26 @@ BROKEN = KafkaError(KafkaError._SSL, "connection reset by peer")
 
 
 @pytest.fixture
-def door() -> Door:
+def door() -> ClientDoor:
     """Of a client that nobody has let in yet."""
-    return Door(Access.plain("127.0.0.1:1"), Standing())
+    return ClientDoor(Access.plain("127.0.0.1:1"), BrokerStanding())
 
 
 @pytest.mark.parametrize("error", [EXPIRED, REFUSED])
-def test_who_was_never_let_in_hears_at_once(door: Door, error: KafkaError) -> None:
+def test_who_was_never_let_in_hears_at_once(door: ClientDoor, error: KafkaError) -> None:
     """A wrong password and a bad certificate are told before anything is waited for."""
     door.told.error(error)
     with pytest.raises(DeniedError, match="does not let"):
         door.require()
 
 
-def test_a_connection_that_breaks_is_no_refusal(door: Door) -> None:
+def test_a_connection_that_breaks_is_no_refusal(door: ClientDoor) -> None:
     """Whatever it broke in."""
     door.told.error(BROKEN)
     door.require()
 
 
-def test_a_certificate_that_expires_is_an_outage_to_who_was_let_in(door: Door) -> None:
+def test_a_certificate_that_expires_is_an_outage_to_who_was_let_in(door: ClientDoor) -> None:
     """However long ago: the broker is away until it has another one, and a run that trains waits as
     it waits for a broker that died.
     """
@@ -51,7 +51,7 @@ def test_a_certificate_that_expires_is_an_outage_to_who_was_let_in(door: Door) -
     door.require()
 
 
-def test_a_password_that_is_refused_for_long_is_told(door: Door) -> None:
+def test_a_password_that_is_refused_for_long_is_told(door: ClientDoor) -> None:
     """Half a minute later: a password may change at the broker before it does in its file."""
     door.let_in()
     door.told.error(REFUSED)
@@ -66,7 +66,7 @@ def test_a_password_that_is_refused_for_long_is_told(door: Door) -> None:
 
 
 def test_what_the_client_says_reaches_the_log_after_its_call(
-    door: Door, caplog: pytest.LogCaptureFixture
+    door: ClientDoor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A callback keeps the line; the next look at the door writes it."""
     door.told.log(logging.WARNING, "%s [%s] %s", "FAIL", "client#1", "connection closed")

@@ -20,7 +20,7 @@ from esper.errors import CorruptError, EsperError, PoisonError, UnavailableError
 from esper.events.codec import decode, schema_id
 from esper.events.records import RECORDS
 from esper.events.registry import current, wire_schemas
-from esper.oona.bus.wire import SAME, Frames, frames_of, resolve
+from esper.oona.bus.wire import SAME, FrameCodec, frames_of, resolve
 from tests import registryclients
 from tests.servers import answering
 
@@ -298,7 +298,7 @@ def test_a_registry_that_does_not_answer_is_given_up(
 def test_frames_of_two_ids_are_found_by_either(tmp_path: Path) -> None:
     """The translation is one to one."""
     own = list(wire_schemas())[:2]
-    frames = Frames({own[0]: 1, own[1]: 2})
+    frames = FrameCodec({own[0]: 1, own[1]: 2})
     for number, mine in enumerate(own, 1):
         head = b"\0" + number.to_bytes(4, "big")
         assert frames.incoming(head) == b"\0" + mine.to_bytes(4, "big")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from esper.config import KafkaSettings, PartSettings, Settings
-from esper.stack.doctor import Check, examine, verdict
+from esper.stack.doctor import Finding, examine, verdict
 from esper.stack.processes.ports import HOST
 
 
-def by_name(settings: Settings) -> dict[str, Check]:
+def by_name(settings: Settings) -> dict[str, Finding]:
     """All checks."""
     return {check.name: check for check in examine(settings)}
 

@@ -13,7 +13,7 @@ from esper.clock import SystemClock
 from esper.events import decode
 from esper.events.records import EpochReviewed, SystemStatePacket
 from esper.oona.bus.memory import MemoryBus
-from processors.tamiyo.inheritance import Dialogue, inherited, read_dialogues
+from processors.tamiyo.inheritance import PacketHistory, inherited, read_dialogues
 from processors.tamiyo.row import Row, encode
 from processors.tamiyo.row import decode as row_of
 from tests.unit.tamiyo.world import Family, World
@@ -58,7 +58,7 @@ def test_a_fork_is_decided_on_like_its_parent(at: int, mode: str) -> None:
         packets.append(parent.packet())
         answers[packets[-1].event_id] = parent.turn()
     packets.insert(1, packets[0])  # one that was sent twice
-    row = inherited([Dialogue(packets, answers)])
+    row = inherited([PacketHistory(packets, answers)])
     assert row.state == parent.row.state
     fork = copy.deepcopy(parent)
     fork.run_id, fork.row = "fork", row_of(encode(row))

@@ -16,7 +16,7 @@ from processors.tamiyo.deciding.bandits import Beta, generator
 from processors.tamiyo.deciding.features import ACTIVE, ArmKey
 from processors.tamiyo.deciding.policy import confidence, decide, uniform
 from processors.tamiyo.deciding.settings import PolicySettings
-from processors.tamiyo.deciding.state import Record, RunState, Trial, observe
+from processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial, observe
 from tests.samples import EXAMPLES
 from tests.unit.tamiyo.world import Family, World, seed_state
 
@@ -160,7 +160,7 @@ def test_it_is_too_late_when_no_kernel_can_be_blended_any_more() -> None:
     assert "urgency" in review.reason
 
 
-def carried(stage: Stage, **changed: Any) -> tuple[World, RunState]:
+def carried(stage: Stage, **changed: Any) -> tuple[World, PolicyState]:
     """A world whose seed 1 carries a trial that Tamiyo knows, in `stage`."""
     world = World(
         {"0": 40},
@@ -189,10 +189,10 @@ def carried(stage: Stage, **changed: Any) -> tuple[World, RunState]:
         **changed,
     }
     world.seeds["0"][1] = seed_state(1, **fields)
-    return world, RunState(packet=29, trials={"d": trial})
+    return world, PolicyState(packet=29, trials={"d": trial})
 
 
-def commands_after(world: World, state: RunState, packets: int) -> list[tuple[str, float]]:
+def commands_after(world: World, state: PolicyState, packets: int) -> list[tuple[str, float]]:
     """Commands for seed 1, with confidence, after that many packets like the present one."""
     found: list[tuple[str, float]] = []
     for _ in range(packets):
@@ -344,8 +344,8 @@ def test_a_kernel_that_did_harm_lowers_confidence() -> None:
     guardrail; failures at the gate do not.
     """
     key = ArmKey("0", "mlp")
-    failed = RunState(arms={key: Record(failures=3)})
-    harmed = RunState(arms={key: replace(Record(successes=2), harmed=2)})
+    failed = PolicyState(arms={key: ArmRecord(failures=3)})
+    harmed = PolicyState(arms={key: replace(ArmRecord(successes=2), harmed=2)})
     assert confidence(failed, key, Beta(1, 4), 2.0) > 0.7
     assert confidence(harmed, key, Beta(3, 1), 2.0) < 0.7
 
@@ -355,7 +355,7 @@ def test_confidence_and_learning_use_the_runs_own_gate() -> None:
 
     A gap above the gate of this run, not above the default one, is a success.
     """
-    untried, key = RunState(), ArmKey("0", "mlp")
+    untried, key = PolicyState(), ArmKey("0", "mlp")
     assert (
         confidence(untried, key, Beta(), 3.0)
         > confidence(untried, key, Beta(), 2.0)

@@ -11,7 +11,7 @@ from esper.errors import BuildError
 from esper.events.geometry import parse
 from esper.karn import BlueprintIR, Budget, Node
 from esper.karn.operators import Conv1d, Linear, Multiply, Scale
-from esper.tezzeret.attempts import Compiled, Failed, Rejected, Started
+from esper.tezzeret.attempts import AttemptStarted, Compiled, Failed, Rejected
 from esper.tezzeret.build import KernelModule, module_of
 from esper.tezzeret.compile import CONFIGURATIONS, Configuration, compile_kernel, latency_us
 from esper.tezzeret.verify import verify
@@ -19,7 +19,7 @@ from esper.urza.artefact import read
 from tests.unit.karn.cases import CASES, blueprint
 
 BUDGET = Budget.of(20_000)
-News = Started | Failed | Rejected
+News = AttemptStarted | Failed | Rejected
 
 
 def make(family: str, layer: str = "") -> BlueprintIR:
@@ -53,7 +53,7 @@ def test_every_family_passes_every_check_in_its_exported_form(family: str, layer
     ir = make(family, layer)
     kernel, heard = compiled(ir, budget=Budget.of(20_000, ir.writes.positions))
     assert kernel is not None
-    assert heard == [Started(1, "exported")]
+    assert heard == [AttemptStarted(1, "exported")]
     assert [check.name for check in kernel.checks] == [
         "shape",
         "dynamic_batch",
@@ -104,7 +104,7 @@ def test_a_graph_that_fits_one_size_only_is_refused() -> None:
         verify(ir, module_of(ir), BUDGET)
     kernel, heard = compiled(ir)
     assert kernel is None
-    assert [type(news) for news in heard] == [Started, Failed] * 2
+    assert [type(news) for news in heard] == [AttemptStarted, Failed] * 2
 
 
 def test_a_kernel_that_fails_at_another_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_failed_attempt_is_told_and_the_next_configuration_is_tried() -> None:
     kernel, heard = compiled(make("mlp"), Configuration("exported", _refuse), CONFIGURATIONS[1])
     assert kernel is not None
     assert (kernel.attempt, kernel.configuration) == (2, "eager")
-    assert [type(news) for news in heard] == [Started, Failed, Started]
+    assert [type(news) for news in heard] == [AttemptStarted, Failed, AttemptStarted]
     failure = heard[1]
     assert isinstance(failure, Failed)
     assert failure.error == "RuntimeError: no export for mlp today"
@@ -180,7 +180,7 @@ def test_a_kernel_that_overflows_is_rejected_in_every_configuration() -> None:
     )
     kernel, heard = compiled(BlueprintIR("test", 9, 3, "LAYER_INPUT", "RESIDUAL", 0.3, 0, nodes))
     assert kernel is None
-    assert [type(news) for news in heard] == [Started, Rejected, Failed] * 2
+    assert [type(news) for news in heard] == [AttemptStarted, Rejected, Failed] * 2
     rejected = heard[1]
     assert isinstance(rejected, Rejected)
     finite = next(check for check in rejected.checks if check.name == "finite")

@@ -39,7 +39,7 @@ from esper.tolaria.exchange.grafting import Published
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.recipes.splits import Pair, Splits
-from esper.tolaria.record.forking import Beginning
+from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.run.past import forked, nothing, past
@@ -47,7 +47,7 @@ from esper.tolaria.run.progress import Progress
 from esper.tolaria.run.session import Session
 from esper.tolaria.run.trainee import trainee_of
 from esper.tolaria.run.trainer import Outcome, Trainer
-from esper.tolaria.run.wiring import Place, Rig, rig
+from esper.tolaria.run.wiring import RunContext, Runtime, rig
 from esper.urza.artefact import Sealed, seal
 from esper.urza.local import LocalStore
 from esper.urza.publish import store_artefact
@@ -253,8 +253,8 @@ class Laboratory:
 
     @contextmanager
     def life(
-        self, *, resumed: bool = False, fork: Beginning | None = None
-    ) -> Iterator[tuple[Trainer, Rig]]:
+        self, *, resumed: bool = False, fork: ForkStart | None = None
+    ) -> Iterator[tuple[Trainer, Runtime]]:
         """One process of the run, from its start, as a fork or not, or its resumption to
         its end.
         """
@@ -263,7 +263,7 @@ class Laboratory:
         with ExitStack() as stack:
             outbox = Outbox.open(self.settings.runs_dir / self.run_id / "outbox", clock=CLOCK)
             stack.callback(outbox.close)
-            place = Place(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
+            place = RunContext(self.settings, self.run_id, self.bus, outbox, CLOCK, progress)
             if resumed:
                 before = past(
                     outbox,
@@ -318,7 +318,7 @@ class Laboratory:
             yield Trainer(session, trainee.splits.train, fork), rigged
 
     def run(
-        self, *, resumed: bool = False, fork: Beginning | None = None
+        self, *, resumed: bool = False, fork: ForkStart | None = None
     ) -> tuple[Outcome, Session]:
         """A life to its end."""
         with self.life(resumed=resumed, fork=fork) as (trainer, rigged):
@@ -335,7 +335,7 @@ class Laboratory:
         self.killed_when(lambda session: session.state.timeline == timeline, resumed=False)
 
     def killed_when(
-        self, moment: Callable[[Session], bool], *, resumed: bool, fork: Beginning | None = None
+        self, moment: Callable[[Session], bool], *, resumed: bool, fork: ForkStart | None = None
     ) -> None:
         """A life that is killed between two steps, once its record is used up and `moment` has
         come.

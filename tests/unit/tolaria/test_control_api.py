@@ -22,8 +22,8 @@ from esper.oona.inbound.intake import Intake
 from esper.service import create_app
 from esper.tolaria.control import trainers as module
 from esper.tolaria.control.api import Control, add_routes
-from esper.tolaria.control.ledger import REQUESTS, Ledger
-from esper.tolaria.control.requests import Outbound
+from esper.tolaria.control.ledger import REQUESTS, RunLedger
+from esper.tolaria.control.requests import RequestSender
 from esper.tolaria.control.trainers import Trainers
 from tests.servicefixtures import (
     HOLDERS,
@@ -104,7 +104,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
             producer.send(event)
         producer.flush(5)
     letters = bus.producer(sender_id="tolaria")
-    ledger = Ledger(bus, Intake.of(DeadLetters(letters, "tolaria", clock)))
+    ledger = RunLedger(bus, Intake.of(DeadLetters(letters, "tolaria", clock)))
     ledger.start()
     trainers = Trainers(settings, environment=os.environ, embedded=False, clock=clock)
     app = create_app(
@@ -116,7 +116,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Part]:
         audit=Recorder(),
     )
     with bus.producer(sender_id="tolaria") as producer:
-        add_routes(app, Control(ledger, trainers, Outbound(producer), clock))
+        add_routes(app, Control(ledger, trainers, RequestSender(producer), clock))
         with served(app, settings) as client:
             assert eventually(lambda: ledger.caught_up)
             yield Part(app, client, settings, clock, bus, trainers)

@@ -27,7 +27,7 @@ from esper.events.records import (
 from esper.journal.replay import fold_journal, live_state
 from esper.journal.story import story
 from esper.tolaria.control import status
-from esper.tolaria.record.forking import Beginning, changed, cut_at, decision_of
+from esper.tolaria.record.forking import ForkStart, changed, cut_at, decision_of
 from esper.tolaria.run.progress import Progress
 from esper.tolaria.run.session import Session
 from esper.tolaria.timelines.branching import begin
@@ -45,7 +45,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 def beginning(
     laboratory: Laboratory, step: int | None, changes: tuple[str, ...] = (), **cut: Any
-) -> Beginning:
+) -> ForkStart:
     """The beginning of a fork of a laboratory's run."""
     progress = Progress(Console(file=io.StringIO()))
     where = cut_at(laboratory.journal(), step, **cut)

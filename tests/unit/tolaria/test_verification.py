@@ -26,8 +26,8 @@ from esper.tolaria.record.forking import cut_at
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.replay.verification import (
-    Check,
     Narrowed,
+    PieceCheck,
     Proof,
     Verdict,
     narrowed,
@@ -43,7 +43,7 @@ SHORT = {"run": {"epochs": 3, "batch_size": 20}}
 
 
 def verdicts(archive: Archive, *, from_scratch: bool = False) -> list[Verdict]:
-    return [Check(archive, one).run() for one in segments(archive, from_scratch=from_scratch)]
+    return [PieceCheck(archive, one).run() for one in segments(archive, from_scratch=from_scratch)]
 
 
 def looked_at(archive: Archive, told: Mapping[str, StepTold] | None = None) -> Narrowed:
