@@ -20,10 +20,10 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.names import named, require_run_id
-from esper.tolaria.run.model_file import read_model
 from esper.tolaria.run.own_loop import begin
-from esper.tolaria.run.progress import Progress
 from esper.tolaria.run.wiring import place_of
+from esper.tolaria.session.model_file import read_model
+from esper.tolaria.session.progress import Progress
 from esper.urza.opening import open_store
 from esper.vault.boxes import MODELS, open_box
 

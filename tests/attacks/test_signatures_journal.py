@@ -37,7 +37,7 @@ from esper.oona.inbound.intake import Intake
 from esper.service.transport import signing
 from esper.service.transport.signing import Keyring
 from esper.tolaria.control.ledger import RunLedger
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.session import Session
 from tests.forging import any_event, forged, new_id
 from tests.stackfixtures import eventually
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe

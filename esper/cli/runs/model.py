@@ -89,7 +89,7 @@ def _written(path: Path, out: Path, *, as_json: bool) -> None:
 def _plain(path: Path) -> bytes:
     """A sealed file's content: a model by its run's folder, or a kernel by its id."""
     from esper.config import Settings  # noqa: PLC0415 - as above
-    from esper.tolaria.run.model_file import read_model  # noqa: PLC0415 - as above
+    from esper.tolaria.session.model_file import read_model  # noqa: PLC0415 - as above
     from esper.urza.artefact import address_of  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
     from esper.vault.boxes import KERNELS, MODELS, open_box  # noqa: PLC0415 - as above

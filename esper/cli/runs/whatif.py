@@ -132,7 +132,7 @@ def _open(
     question: Question, settings: Settings, clock: Clock, console: Console, allow: tuple[str, ...]
 ) -> WhatIfResult:
     from esper.tolaria.replay.archive import Archived  # noqa: PLC0415 - as above
-    from esper.tolaria.run.progress import Progress  # noqa: PLC0415 - as above
+    from esper.tolaria.session.progress import Progress  # noqa: PLC0415 - as above
     from esper.tolaria.timelines.whatif import open_loop  # noqa: PLC0415 - as above
 
     progress = Progress(console)

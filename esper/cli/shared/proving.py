@@ -31,7 +31,7 @@ from esper.tolaria.replay.verification import (
     narrowed,
     segments,
 )
-from esper.tolaria.run.progress import say
+from esper.tolaria.session.progress import say
 
 
 @dataclass(slots=True)

@@ -35,9 +35,9 @@ from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.proof import require_proven
 from esper.tolaria.replay.reexecution import Archive, Reexecution, Rerun
 from esper.tolaria.replay.state_file import StateDigests, digests_of, model_digest, part_of
-from esper.tolaria.run.progress import Progress as Told
-from esper.tolaria.run.progress import say
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.progress import Progress as Told
+from esper.tolaria.session.progress import say
+from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
 
 

@@ -31,8 +31,8 @@ from esper.tolaria.replay.comparison import differing
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.proof import require_proven
 from esper.tolaria.replay.reexecution import Archive, Reexecution
-from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.progress import Progress
+from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
 
 

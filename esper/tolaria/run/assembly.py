@@ -35,11 +35,11 @@ from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
-from esper.tolaria.run.progress import Progress
 from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.trainee import inputs_of, load_data, trainee_of
 from esper.tolaria.run.trainer import Outcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
+from esper.tolaria.session.progress import Progress
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 

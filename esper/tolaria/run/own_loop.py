@@ -23,13 +23,13 @@ from esper.lifecycle.commands import Complete, Fail
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.recipe import validated
 from esper.tolaria.recipes.splits import Pair
-from esper.tolaria.run.model_file import save_model
-from esper.tolaria.run.parts import Interrupted
 from esper.tolaria.run.past import nothing
 from esper.tolaria.run.trainee import PROBED, kernel_training
 from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import RunContext as RunPlace
 from esper.tolaria.run.wiring import Runtime, rig
+from esper.tolaria.session.model_file import save_model
+from esper.tolaria.session.parts import Interrupted
 from esper.tolaria.step.evaluation import parameters_digest
 from esper.tolaria.step.stepping import (
     GRADIENT_NOT_FINITE,

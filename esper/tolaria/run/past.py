@@ -23,7 +23,7 @@ from esper.oona.durable.journal import read_topics, require_new
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
 from esper.tolaria.record.resume import RestorePoint, beginning, folded
-from esper.tolaria.run.progress import Progress
+from esper.tolaria.session.progress import Progress
 from esper.urza.catalogue import Catalogue
 
 

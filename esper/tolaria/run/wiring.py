@@ -48,10 +48,10 @@ from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
-from esper.tolaria.run.parts import Parts
 from esper.tolaria.run.past import Past
-from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.parts import Parts
+from esper.tolaria.session.progress import Progress
+from esper.tolaria.session.session import Session
 from esper.tolaria.step.stepping import Stepper
 from esper.urza.cache import MIB, CacheLimits
 from esper.urza.opening import open_store

@@ -28,7 +28,7 @@ from esper.tolaria.record.resume import recipe_of
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive, Reexecution
 from esper.tolaria.run.assembly import Finished, train
-from esper.tolaria.run.progress import Progress
+from esper.tolaria.session.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

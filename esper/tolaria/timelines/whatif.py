@@ -27,7 +27,7 @@ from esper.tolaria.record.addresses import line_of
 from esper.tolaria.record.forking import Cut, cut_at
 from esper.tolaria.record.resume import recipe_of
 from esper.tolaria.replay.reexecution import Archive, Reexecution
-from esper.tolaria.run.progress import Progress
+from esper.tolaria.session.progress import Progress
 from esper.tolaria.timelines.script import ScriptLine, script_of, without
 
 Mode = Literal["open", "closed"]

@@ -31,7 +31,7 @@ from esper.tolaria.record.addresses import Address, Anchor
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.comparison import differing
 from esper.tolaria.replay.reexecution import Archive, Reexecution
-from esper.tolaria.run.progress import Progress
+from esper.tolaria.session.progress import Progress
 from tests.integration.run.whole import GROWING, esper
 from tests.stackfixtures import access
 

@@ -43,11 +43,11 @@ from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.run.past import forked, nothing, past
-from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Session
 from esper.tolaria.run.trainee import trainee_of
 from esper.tolaria.run.trainer import Outcome, Trainer
 from esper.tolaria.run.wiring import RunContext, Runtime, rig
+from esper.tolaria.session.progress import Progress
+from esper.tolaria.session.session import Session
 from esper.urza.artefact import Sealed, seal
 from esper.urza.local import LocalStore
 from esper.urza.publish import store_artefact

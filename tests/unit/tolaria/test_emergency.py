@@ -21,8 +21,8 @@ from esper.events.records import (
 )
 from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange.consultation import Consultation
-from esper.tolaria.run.parts import RolledBack
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.parts import RolledBack
+from esper.tolaria.session.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 
 TAMIYO = Origin("laboratory-1", "tamiyo", "0" * 32, CLOCK)

@@ -26,7 +26,7 @@ from esper.events.records import (
 from esper.journal.replay import fold_journal
 from esper.lifecycle.commands import Fail
 from esper.tolaria.exchange import packet
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Killed, Laboratory, recipe, stages
 
 BLENDING = (Asked(1, "GERMINATE"), Asked(6, "ADVANCE"))

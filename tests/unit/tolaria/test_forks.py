@@ -28,8 +28,8 @@ from esper.journal.replay import fold_journal, live_state
 from esper.journal.story import story
 from esper.tolaria.control import status
 from esper.tolaria.record.forking import ForkStart, changed, cut_at, decision_of
-from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.progress import Progress
+from esper.tolaria.session.session import Session
 from esper.tolaria.timelines.branching import begin
 from processors.nissa import runs
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages

@@ -29,8 +29,8 @@ from esper.tolaria.record.addresses import Address, address_of
 from esper.tolaria.record.journal import Diverged
 from esper.tolaria.replay.comparison import differing
 from esper.tolaria.replay.reexecution import Archive, Reexecution, Rerun, Scripted
-from esper.tolaria.run.progress import Progress
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.progress import Progress
+from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
 from tests.unit.tolaria.laboratory import (
     CLOCK,

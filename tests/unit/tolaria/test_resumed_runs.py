@@ -25,7 +25,7 @@ from esper.events.records import (
 )
 from esper.journal.replay import fold_journal, live_state
 from esper.oona.inbound.inbox import Delivered
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 
 

@@ -34,7 +34,7 @@ from esper.tolaria.replay.verification import (
     quiet,
     segments,
 )
-from esper.tolaria.run.session import Session
+from esper.tolaria.session.session import Session
 from esper.tolaria.timelines.branching import begin
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
 from tests.unit.tolaria.test_reexecution import asking

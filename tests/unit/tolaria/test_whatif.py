@@ -18,7 +18,7 @@ from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import AdaptationApplied, EpochEnded
 from esper.tolaria.record.forking import Cut
-from esper.tolaria.run.progress import Progress
+from esper.tolaria.session.progress import Progress
 from esper.tolaria.timelines.branching import begin
 from esper.tolaria.timelines.whatif import Side, asked, closed_loop, keep, open_loop
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe

@@ -16,7 +16,7 @@ from esper.cli.runs.model import decrypt, model
 from esper.config import Settings
 from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.events.records import RunCompleted
-from esper.tolaria.run.model_file import read_model
+from esper.tolaria.session.model_file import read_model
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
 from esper.urza.publish import store_artefact

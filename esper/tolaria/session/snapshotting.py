@@ -23,9 +23,9 @@ from esper.tolaria.record.snapshots import (
     restore_model,
     restore_random,
 )
-from esper.tolaria.run.cursor import cursor_of
-from esper.tolaria.run.parts import RolledBack
-from esper.tolaria.run.recording import Recorder
+from esper.tolaria.session.cursor import cursor_of
+from esper.tolaria.session.parts import RolledBack
+from esper.tolaria.session.recording import Recorder
 
 
 @dataclass(slots=True)

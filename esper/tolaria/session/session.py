@@ -18,14 +18,14 @@ from esper.kasmina.growth import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fork, Pause, ReportFailure, RunCommand
 from esper.tolaria.exchange import packet as packets
-from esper.tolaria.run.boundary import EpochBoundary
-from esper.tolaria.run.cursor import Cursor
-from esper.tolaria.run.dialogue import Dialogue
-from esper.tolaria.run.mailbox import Mailbox
-from esper.tolaria.run.parts import Arrived, Interrupted, Parts, Standing
-from esper.tolaria.run.recording import Recorder
-from esper.tolaria.run.report import growth
-from esper.tolaria.run.snapshotting import Snapshotting
+from esper.tolaria.session.boundary import EpochBoundary
+from esper.tolaria.session.cursor import Cursor
+from esper.tolaria.session.dialogue import Dialogue
+from esper.tolaria.session.mailbox import Mailbox
+from esper.tolaria.session.parts import Arrived, Interrupted, Parts, Standing
+from esper.tolaria.session.recording import Recorder
+from esper.tolaria.session.report import growth
+from esper.tolaria.session.snapshotting import Snapshotting
 from esper.tolaria.step.stepping import StepFigures
 
 NAP_S = 0.05  # while paused

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from esper.tolaria.exchange import packet as packets
 from esper.tolaria.exchange.grafting import seeds_waiting
-from esper.tolaria.run.mailbox import Mailbox
+from esper.tolaria.session.mailbox import Mailbox
 
 _LOAD_S = 0.001  # between two looks for a kernel, in lockstep
 

@@ -10,8 +10,8 @@ from esper.events.records import CheckpointRequested, RollbackRequested
 from esper.lifecycle.commands import Source
 from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange.commands import Vetting, commands_of
-from esper.tolaria.run.recording import Recorder
-from esper.tolaria.run.snapshotting import Snapshotting
+from esper.tolaria.session.recording import Recorder
+from esper.tolaria.session.snapshotting import Snapshotting
 
 
 @dataclass(slots=True)

@@ -18,8 +18,8 @@ from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
-from esper.tolaria.run.cursor import Cursor
-from esper.tolaria.run.progress import Progress
+from esper.tolaria.session.cursor import Cursor
+from esper.tolaria.session.progress import Progress
 from esper.tolaria.step.stepping import Stepper
 from esper.vault.boxes import Box
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import CountLost, EndEpoch
 from esper.tolaria.exchange.packet import EpochFigures
-from esper.tolaria.run.cursor import Sums
-from esper.tolaria.run.recording import Recorder
+from esper.tolaria.session.cursor import Sums
+from esper.tolaria.session.recording import Recorder
 from esper.tolaria.step.evaluation import (
     Figures,
     evaluate,
