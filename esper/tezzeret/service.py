@@ -1,7 +1,7 @@
 """The foundry's service: hears field reports, answers each once, and survives being killed at any
 moment.
 
-It keeps no position of its own. On start it folds its topics from their beginning (`Ledger`), and
+It keeps no position of its own. On start it folds its topics from their beginning (`ReportLedger`), and
 then answers what is unanswered.
 """
 
