@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-_LEVELS: Final = {"esper": "INFO", "processors": "INFO", "esper.oona": "WARNING"}
+_LEVELS: Final = {"esper": "INFO", "esper_processors": "INFO", "esper.oona": "WARNING"}
 """Esper's parts say what they begin and end.
 
 Its clients of Kafka only what is wrong, because each outage is a line for each of them.

@@ -17,12 +17,12 @@ from esper.events.records import SystemStatePacket
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.exchange.packet import EpochFigures, build
 from esper.tolaria.recipes.recipe import OWNER, function, load
-from processors.tamiyo import answers
-from processors.tamiyo.deciding import bandits, policy
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.settings import parse
-from processors.tamiyo.deciding.state import observe
-from processors.tamiyo.row import Row
+from esper_processors.tamiyo import answers
+from esper_processors.tamiyo.deciding import bandits, policy
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.settings import parse
+from esper_processors.tamiyo.deciding.state import observe
+from esper_processors.tamiyo.row import Row
 
 _EPOCHS = 200
 

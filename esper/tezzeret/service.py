@@ -1,8 +1,8 @@
 """The foundry's service: hears field reports, answers each once, and survives being killed at any
 moment.
 
-It keeps no position of its own. On start it folds its topics from their beginning (`ReportLedger`), and
-then answers what is unanswered.
+It keeps no position of its own. On start it folds its topics from their beginning (`ReportLedger`),
+and then answers what is unanswered.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ from esper.oona.inbound.count import committed
 from esper.oona.inbound.intake import opened, require_author
 from esper.service.transport import signing
 from esper.stack.processes.state import StackState
-from processors.tamiyo import commands as orders
+from esper_processors.tamiyo import commands as orders
 from tests import commands
 from tests.attacks.fuzzing_exports import CHANGES, SECRET, Ground
 from tests.attacks.hostile import Real, copy_of

@@ -39,17 +39,17 @@ from esper.tolaria.exchange.commands import commands_of
 from esper.urza.catalogue import Catalogue
 from esper.urza.metadata import metadata
 from esper.urza.shelf import KernelShelf, Performances
-from processors.nissa.live import Live
-from processors.nissa.metrics import Scene, exposition
-from processors.nissa.rows import RunRows, check
-from processors.nissa.status import status
-from processors.tamiyo import overview
-from processors.tamiyo import row as rows
-from processors.tamiyo.answers import answer
-from processors.tamiyo.commands import Commands
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.experience import Experience
-from processors.tamiyo.deciding.tracker import Tracker
+from esper_processors.nissa.live import Live
+from esper_processors.nissa.metrics import Scene, exposition
+from esper_processors.nissa.rows import RunRows, check
+from esper_processors.nissa.status import status
+from esper_processors.tamiyo import overview
+from esper_processors.tamiyo import row as rows
+from esper_processors.tamiyo.answers import answer
+from esper_processors.tamiyo.commands import Commands
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.experience import Experience
+from esper_processors.tamiyo.deciding.tracker import Tracker
 from tests.attacks.poisoning import messages
 
 COUNT = int(os.environ.get("ESPER_FUZZ", "2000"))
@@ -210,7 +210,7 @@ def shown(everyone: Everyone) -> None:
 @pytest.mark.timeout(3_600)
 def test_random_bytes_are_no_definitions() -> None:
     """Nissa's own topic: whatever is on it, a definition is taken or refused by name."""
-    from processors.nissa import custom  # noqa: PLC0415  # beside what it tests
+    from esper_processors.nissa import custom  # noqa: PLC0415  # beside what it tests
 
     draw = random.Random(5)  # noqa: S311  # data for a test
     good = custom.encode(custom.Definition(name="a", kind="gauge", help="h", labels=("x",)))

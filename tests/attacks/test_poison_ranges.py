@@ -33,8 +33,8 @@ from esper.events.records import (
     TrainingStep,
 )
 from esper.events.registry import current
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.experience import HORIZON_US, Experience
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.experience import HORIZON_US, Experience
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
 

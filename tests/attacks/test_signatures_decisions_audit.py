@@ -35,8 +35,8 @@ from esper.oona.inbound.inbox import Inbox
 from esper.oona.inbound.intake import require_author
 from esper.service.checks.audit import PENDING, AuditEntry, Link, chained
 from esper.service.transport import signing
-from processors.tamiyo.app import _learn
-from processors.tamiyo.deciding.experience import Experience
+from esper_processors.tamiyo.app import _learn
+from esper_processors.tamiyo.deciding.experience import Experience
 from tests.forging import any_event, new_id
 from tests.stackfixtures import eventually
 

@@ -21,7 +21,7 @@ from esper.config import Settings
 from esper.errors import DeniedError
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
-from processors.access import options
+from esper_processors.access import options
 from tests.clusters.kafkacluster import PLAIN, Cluster
 from tests.servers import answering
 

@@ -29,7 +29,11 @@ pytestmark = [
 ]
 
 CLOCK = SystemClock()
-MODULES = {"tamiyo": "processors.tamiyo", "history": "esper.history", "urza": "esper.tezzeret"}
+MODULES = {
+    "tamiyo": "esper_processors.tamiyo",
+    "history": "esper.history",
+    "urza": "esper.tezzeret",
+}
 """What a run needs, by the section of its settings."""
 READY_S = 180.0
 

@@ -50,13 +50,17 @@ def default_parts(settings: Settings) -> tuple[Part, ...]:
         ),
         Part(
             "tamiyo",
-            (*python, "processors.tamiyo"),
+            (*python, "esper_processors.tamiyo"),
             "ESPER_TAMIYO__PORT",
             8081,
             settings.tamiyo.port,
         ),
         Part(
-            "nissa", (*python, "processors.nissa"), "ESPER_NISSA__PORT", 9090, settings.nissa.port
+            "nissa",
+            (*python, "esper_processors.nissa"),
+            "ESPER_NISSA__PORT",
+            9090,
+            settings.nissa.port,
         ),
         Part(
             "history",
@@ -124,15 +128,11 @@ def with_esper_on_path(base: Mapping[str, str]) -> dict[str, str]:
     """`base` with a PYTHONPATH on which other processes find this very Esper, wherever they run,
     and nothing in that place instead of it.
     """
-    root = str(Path(__file__).resolve().parents[3])
-    path = [
-        root,
-        *(
-            entry
-            for entry in base.get("PYTHONPATH", "").split(os.pathsep)
-            if entry and entry != root
-        ),
-    ]
+    root = Path(__file__).resolve().parents[3]
+    # a working copy has the processors in a folder of their own
+    own = [str(root), *([str(root / "processors")] if (root / "processors").is_dir() else [])]
+    given = base.get("PYTHONPATH", "").split(os.pathsep)
+    path = [*own, *(entry for entry in given if entry and entry not in own)]
     # by itself `python -m` imports from the working folder before anything else, and that may be
     # one where others write
     return {**base, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}

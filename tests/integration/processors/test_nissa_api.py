@@ -15,7 +15,7 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events.records import AuditRecorded, MetricRecorded, ResourceSampled
 from esper.service import create_app
-from processors.nissa.api import Nissa, add_routes
+from esper_processors.nissa.api import Nissa, add_routes
 from tests.integration.processors.test_nissa import events_of, metrics, run_of
 from tests.integration.processors.workers import Line, Worker, wait_for
 from tests.servicefixtures import (

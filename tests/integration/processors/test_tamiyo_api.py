@@ -13,8 +13,8 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events.records import SeedCommand
 from esper.service import create_app
-from processors.tamiyo.api import Tamiyo, add_routes
-from processors.tamiyo.commands import Commands
+from esper_processors.tamiyo.api import Tamiyo, add_routes
+from esper_processors.tamiyo.commands import Commands
 from tests.integration.processors.workers import Line, Worker, review_of, wait_for
 from tests.servicefixtures import (
     HOLDERS,

@@ -1,4 +1,4 @@
-"""Real workers in tests: `python -m processors.<part>` as the stack starts it, against the
+"""Real workers in tests: `python -m esper_processors.<part>` as the stack starts it, against the
 session's broker.
 """
 
@@ -62,7 +62,7 @@ class Worker:
     def start(self) -> None:
         """Start the process; returns at once."""
         self._child = begin(
-            module=f"processors.{self._part}", environment=self._environment, out=self.log
+            module=f"esper_processors.{self._part}", environment=self._environment, out=self.log
         )
 
     def signal(self, number: int) -> tuple[float, int]:

@@ -91,7 +91,7 @@ def test_a_part_that_does_not_exist_yet_is_reported_and_does_not_stop_the_stack(
     with tiny_stack(settings):
         assert eventually(lambda: part(settings, "tamiyo").restarts >= 2)
         assert eventually(lambda: part(settings, "tamiyo").phase == "backing off")
-        assert "No module named processors.no_such_part" in part(settings, "tamiyo").reason
+        assert "No module named esper_processors.no_such_part" in part(settings, "tamiyo").reason
         with pytest.raises(
             UnavailableError, match=r"tamiyo is not ready after 0 s .*no_such_part.*tamiyo\.log"
         ):

@@ -44,7 +44,7 @@ def main() -> int:
         ),
         Part(
             "tamiyo",
-            (sys.executable, "-m", "processors.no_such_part"),
+            (sys.executable, "-m", "esper_processors.no_such_part"),
             "ESPER_TAMIYO__PORT",
             8081,
             settings.tamiyo.port,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from esper.clock import ManualClock
 from esper.events import Event
-from processors.nissa import attempts
-from processors.nissa.attempts import KEPT, Attempt, fold, page
-from processors.nissa.rows import RunRows
+from esper_processors.nissa import attempts
+from esper_processors.nissa.attempts import KEPT, Attempt, fold, page
+from esper_processors.nissa.rows import RunRows
 from tests.unit.nissa.journal import Run
 
 

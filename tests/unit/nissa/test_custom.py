@@ -11,9 +11,9 @@ from esper.clock import ManualClock
 from esper.errors import RejectedError, UsageError
 from esper.events import Origin
 from esper.events.records import MetricLabel, MetricRecorded
-from processors.nissa import custom
-from processors.nissa.custom import SERIES_LIMIT, Definition, declare, validate
-from processors.nissa.rows import RunRows
+from esper_processors.nissa import custom
+from esper_processors.nissa.custom import SERIES_LIMIT, Definition, declare, validate
+from esper_processors.nissa.rows import RunRows
 
 DEPTH = Definition(
     name="queue_depth", kind="gauge", help="Jobs that wait", labels=("queue", "zone")

@@ -9,13 +9,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from esper.clock import ManualClock
 from esper.events import Origin
-from processors.nissa.compilations import Compilations
-from processors.nissa.custom import Definition, Series
-from processors.nissa.live import SAMPLES, SILENT_US, Live
-from processors.nissa.metrics import Scene, exposition
-from processors.nissa.resources import default_collectors, sampled
-from processors.nissa.runs import RunView, fold
-from processors.nissa.status import status
+from esper_processors.nissa.compilations import Compilations
+from esper_processors.nissa.custom import Definition, Series
+from esper_processors.nissa.live import SAMPLES, SILENT_US, Live
+from esper_processors.nissa.metrics import Scene, exposition
+from esper_processors.nissa.resources import default_collectors, sampled
+from esper_processors.nissa.runs import RunView, fold
+from esper_processors.nissa.status import status
 from tests.unit.nissa.journal import Run
 
 NOW = ManualClock().now_us()

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from esper.clock import ManualClock
 from esper.events import Event, JournalEvent
 from esper.events.records import KernelCompiled
-from processors.nissa import compilations, runs
-from processors.nissa.compilations import Compilations
-from processors.nissa.runs import RunView, fold
+from esper_processors.nissa import compilations, runs
+from esper_processors.nissa.compilations import Compilations
+from esper_processors.nissa.runs import RunView, fold
 from tests.unit.nissa.journal import Run
 
 

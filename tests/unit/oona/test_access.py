@@ -19,7 +19,7 @@ from pydantic import SecretStr, ValidationError
 from esper.config import KAFKA_OPTIONS, KafkaSettings, Settings
 from esper.errors import UsageError
 from esper.oona.bus.access import Access
-from processors.access import Tokens, credentials, options
+from esper_processors.access import Tokens, credentials, options
 
 SCRAM = {
     "bootstrap": "kafka:9093",

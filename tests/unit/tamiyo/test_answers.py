@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from esper.events import Message, decode, event_id
 from esper.events.records import AdaptationOutcome, EpochReviewed, FieldReport, SystemStatePacket
-from processors.tamiyo import row as rows
-from processors.tamiyo.answers import answer, failed
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.row import KEPT_ANSWERS, Row
+from esper_processors.tamiyo import row as rows
+from esper_processors.tamiyo.answers import answer, failed
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.row import KEPT_ANSWERS, Row
 from tests.unit.tamiyo.world import Family, World
 
 CONV, MLP, LINEAR = Family("conv1d", 0.2, blend="LERP"), Family("mlp", 0.03), Family("linear", 0.0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.tamiyo.deciding.bandits import (
+from esper_processors.tamiyo.deciding.bandits import (
     CHOOSE,
     EPSILON,
     Arm,

@@ -9,9 +9,9 @@ import pytest
 from esper.clock import ManualClock
 from esper.events import Origin
 from esper.events.records import SeedCommand
-from processors.tamiyo import overview
-from processors.tamiyo.commands import Commands, Order
-from processors.tamiyo.deciding.performance import Performance
+from esper_processors.tamiyo import overview
+from esper_processors.tamiyo.commands import Commands, Order
+from esper_processors.tamiyo.deciding.performance import Performance
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
 

@@ -11,12 +11,12 @@ import pytest
 
 from esper.events import decode
 from esper.events.records import EpochReviewed, RollbackRequested
-from processors.tamiyo import row as rows
-from processors.tamiyo.answers import answer
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.emergency import Alarm, Watch, watch
-from processors.tamiyo.deciding.settings import PolicySettings, parse
-from processors.tamiyo.row import Row
+from esper_processors.tamiyo import row as rows
+from esper_processors.tamiyo.answers import answer
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.emergency import Alarm, Watch, watch
+from esper_processors.tamiyo.deciding.settings import PolicySettings, parse
+from esper_processors.tamiyo.row import Row
 from tests.unit.tamiyo.world import Family, World
 
 CONV = Family("conv1d", 0.2, blend="LERP")

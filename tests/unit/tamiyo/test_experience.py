@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from esper.clock import ManualClock
 from esper.events import Origin
 from esper.events.records import AdaptationOutcome, Verdict
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.experience import HALF_LIFE_US, STRONGEST, Experience
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.experience import HALF_LIFE_US, STRONGEST, Experience
 
 NOW = 1_700_000_000_000_000
 

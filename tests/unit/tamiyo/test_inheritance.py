@@ -13,9 +13,9 @@ from esper.clock import SystemClock
 from esper.events import decode
 from esper.events.records import EpochReviewed, SystemStatePacket
 from esper.oona.bus.memory import MemoryBus
-from processors.tamiyo.inheritance import PacketHistory, inherited, read_dialogues
-from processors.tamiyo.row import Row, encode
-from processors.tamiyo.row import decode as row_of
+from esper_processors.tamiyo.inheritance import PacketHistory, inherited, read_dialogues
+from esper_processors.tamiyo.row import Row, encode
+from esper_processors.tamiyo.row import decode as row_of
 from tests.unit.tamiyo.world import Family, World
 
 WORTH = {

@@ -8,9 +8,9 @@ from typing import Any
 from esper.clock import ManualClock
 from esper.events import Origin
 from esper.events.records import AdaptationOutcome, PerformanceDelta, Verdict
-from processors.tamiyo.deciding import performance
-from processors.tamiyo.deciding.performance import DECAY, EXPIRES_US, WINDOW, Performance
-from processors.tamiyo.deciding.tracker import Tracker
+from esper_processors.tamiyo.deciding import performance
+from esper_processors.tamiyo.deciding.performance import DECAY, EXPIRES_US, WINDOW, Performance
+from esper_processors.tamiyo.deciding.tracker import Tracker
 
 CLOCK = ManualClock()
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from esper.events.records import EpochReviewed, Stage
 from esper.lifecycle import IN_TRAINING
-from processors.tamiyo.deciding.bandits import Beta, generator
-from processors.tamiyo.deciding.features import ACTIVE, ArmKey
-from processors.tamiyo.deciding.policy import confidence, decide, uniform
-from processors.tamiyo.deciding.settings import PolicySettings
-from processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial, observe
+from esper_processors.tamiyo.deciding.bandits import Beta, generator
+from esper_processors.tamiyo.deciding.features import ACTIVE, ArmKey
+from esper_processors.tamiyo.deciding.policy import confidence, decide, uniform
+from esper_processors.tamiyo.deciding.settings import PolicySettings
+from esper_processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial, observe
 from tests.samples import EXAMPLES
 from tests.unit.tamiyo.world import Family, World, seed_state
 

@@ -22,9 +22,9 @@ from esper.events.records import (
     SystemStatePacket,
     Tap,
 )
-from processors.tamiyo.answers import Reply, answer
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.row import Row
+from esper_processors.tamiyo.answers import Reply, answer
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.row import Row
 
 STEPS = 40
 """Optimizer steps an epoch."""

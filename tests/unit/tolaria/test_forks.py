@@ -31,7 +31,7 @@ from esper.tolaria.record.forking import ForkStart, changed, cut_at, decision_of
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.tolaria.timelines.branching import begin
-from processors.nissa import runs
+from esper_processors.nissa import runs
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
 
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from esper.events.records import AdaptationOutcome, PerformanceDelta
-from processors.consumers import readable
-from processors.tamiyo.deciding.bandits import ucb_score
+from esper_processors.consumers import readable
+from esper_processors.tamiyo.deciding.bandits import ucb_score
 
 WINDOW = 20
 """Validations that a seed's window holds."""

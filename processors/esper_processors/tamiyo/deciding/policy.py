@@ -18,8 +18,15 @@ import numpy as np
 from esper.events.envelope import event_id
 from esper.events.records import Command, ReviewedCommand, SystemStatePacket
 from esper.lifecycle import IN_TRAINING
-from processors.tamiyo.deciding.bandits import CHOOSE, FRESH_GAIN, Arm, Beta, normal_cdf, sign_test
-from processors.tamiyo.deciding.features import (
+from esper_processors.tamiyo.deciding.bandits import (
+    CHOOSE,
+    FRESH_GAIN,
+    Arm,
+    Beta,
+    normal_cdf,
+    sign_test,
+)
+from esper_processors.tamiyo.deciding.features import (
     ACTIVE,
     ArmKey,
     Choice,
@@ -27,8 +34,8 @@ from processors.tamiyo.deciding.features import (
     context,
     epochs_left,
 )
-from processors.tamiyo.deciding.settings import PolicySettings
-from processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial
+from esper_processors.tamiyo.deciding.settings import PolicySettings
+from esper_processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial
 
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the

@@ -10,9 +10,9 @@ from typing import Literal
 
 from esper.events.records import SeedState, Stage, SystemStatePacket, Verdict
 from esper.lifecycle import HOLDING, LIVE
-from processors.tamiyo.deciding.bandits import Gain
-from processors.tamiyo.deciding.emergency import Watch
-from processors.tamiyo.deciding.features import ArmKey, relative, seeds
+from esper_processors.tamiyo.deciding.bandits import Gain
+from esper_processors.tamiyo.deciding.emergency import Watch
+from esper_processors.tamiyo.deciding.features import ArmKey, relative, seeds
 
 Learned = Literal["", "success", "failure"]
 Fate = Verdict | Literal["UNSEEN"] | None

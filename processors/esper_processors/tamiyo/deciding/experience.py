@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esper.events.records import AdaptationOutcome
-from processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.bandits import Beta
 
 HALF_LIFE_US = 14 * 86_400_000_000
 """Age at which an outcome counts for half (discounted Thompson sampling, Raj and Kalyani 2017, in

@@ -16,16 +16,16 @@ from esper.events.records import MetricLabel, MetricRecorded
 from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
 from esper.service.transport.signing import Keyring
-from processors import consumers as consuming
-from processors import streams
-from processors.cluster import Followed, Follower
-from processors.consumers import Consumers, checked_table
-from processors.nissa import custom
-from processors.nissa.custom import Definition, Sample
-from processors.nissa.live import Live
-from processors.nissa.metrics import Scene
-from processors.nissa.resources import default_collectors, sampled
-from processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, RunRows, check
+from esper_processors import consumers as consuming
+from esper_processors import streams
+from esper_processors.cluster import Followed, Follower
+from esper_processors.consumers import Consumers, checked_table
+from esper_processors.nissa import custom
+from esper_processors.nissa.custom import Definition, Sample
+from esper_processors.nissa.live import Live
+from esper_processors.nissa.metrics import Scene
+from esper_processors.nissa.resources import default_collectors, sampled
+from esper_processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, RunRows, check
 
 _log = logging.getLogger(__name__)
 SENDER = "nissa"
@@ -138,7 +138,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         await outbound.send(*(encode(event) for event in _recorded(samples, definitions, origin)))
 
     def web() -> streams.Served:
-        from processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
+        from esper_processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
         with_routes = Nissa(scene=scene, attempts=rows.attempts, declare=declare, record=record)
         return streams.served(

@@ -28,7 +28,7 @@ from esper.oona.bus.wire import SAME, FrameCodec
 from esper.oona.inbound import dead_letters
 from esper.oona.inbound.intake import RETRIABLE, Refusals, letters_for, opened, require_author
 from esper.oona.inbound.progress import ConsumerProgress
-from processors import streams
+from esper_processors import streams
 
 RETRY_S: Final = 1.0
 ROW_BYTES: Final = 4 << 20

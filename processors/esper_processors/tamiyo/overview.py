@@ -9,10 +9,10 @@ from typing import Any
 
 from esper.events.codec import decode
 from esper.events.records import EpochReviewed
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.performance import Performance
-from processors.tamiyo.deciding.policy import posterior
-from processors.tamiyo.row import Row
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.performance import Performance
+from esper_processors.tamiyo.deciding.policy import posterior
+from esper_processors.tamiyo.row import Row
 
 
 def brief(run_id: str, row: Row) -> dict[str, Any]:

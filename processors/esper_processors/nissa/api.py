@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import UsageError
 from esper.service import ProblemError, requires
-from processors.nissa import custom
-from processors.nissa.attempts import Attempt, page
-from processors.nissa.custom import Definition, Kind, Labels, Sample
-from processors.nissa.live import SAMPLES
-from processors.nissa.metrics import Scene, exposition
-from processors.nissa.status import status
+from esper_processors.nissa import custom
+from esper_processors.nissa.attempts import Attempt, page
+from esper_processors.nissa.custom import Definition, Kind, Labels, Sample
+from esper_processors.nissa.live import SAMPLES
+from esper_processors.nissa.metrics import Scene, exposition
+from esper_processors.nissa.status import status
 
 MOST_SAMPLES = 1000
 """Samples that one request may bring."""

@@ -13,7 +13,7 @@ from mode import Service
 from esper.clock import Clock
 from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
-from processors.access import options
+from esper_processors.access import options
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Followed:
 
 Take = Callable[[Received, Callable[[], Awaitable[None]]], Awaitable[None]]
 """Does something because of a message, and puts the message aside where that fails:
-`processors.consumers.Consumers.take`.
+`esper_processors.consumers.Consumers.take`.
 """
 
 

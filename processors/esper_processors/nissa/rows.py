@@ -15,12 +15,12 @@ from pydantic import TypeAdapter
 from esper.errors import PoisonError
 from esper.events import Event
 from esper.events.records import RunStarted
-from processors.consumers import fitting, readable
-from processors.nissa import attempts, compilations, custom, runs
-from processors.nissa.attempts import Attempt
-from processors.nissa.compilations import Compilations
-from processors.nissa.custom import Series
-from processors.nissa.runs import RunView
+from esper_processors.consumers import fitting, readable
+from esper_processors.nissa import attempts, compilations, custom, runs
+from esper_processors.nissa.attempts import Attempt
+from esper_processors.nissa.compilations import Compilations
+from esper_processors.nissa.custom import Series
+from esper_processors.nissa.runs import RunView
 
 FACTS = ("system.events.run", "system.events.epoch", "decision.tamiyo")
 COMPILATIONS = ("compilation.attempts", "compilation.kernels")

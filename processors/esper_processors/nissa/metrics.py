@@ -19,10 +19,10 @@ from prometheus_client.registry import Collector
 
 from esper.events.records import CacheSampled
 from esper.lifecycle import HOLDING
-from processors.nissa.compilations import BUCKETS_S, Compilations
-from processors.nissa.custom import Definition, Series, newest
-from processors.nissa.live import LATENCY_S, Live
-from processors.nissa.runs import RunView
+from esper_processors.nissa.compilations import BUCKETS_S, Compilations
+from esper_processors.nissa.custom import Definition, Series, newest
+from esper_processors.nissa.live import LATENCY_S, Live
+from esper_processors.nissa.runs import RunView
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 

@@ -11,10 +11,10 @@ from esper.events.envelope import trace_id
 from esper.events.records import SeedCommand
 from esper.events.registry import wire_schema
 from esper.oona.bus.port import Received
-from processors import streams
-from processors.cluster import Followed
-from processors.tamiyo.answers import SENDER
-from processors.tamiyo.commands import HORIZON_US, RECORDS, TOPICS, Commands, Order
+from esper_processors import streams
+from esper_processors.cluster import Followed
+from esper_processors.tamiyo.answers import SENDER
+from esper_processors.tamiyo.commands import HORIZON_US, RECORDS, TOPICS, Commands, Order
 
 
 class Desk:

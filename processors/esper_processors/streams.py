@@ -30,7 +30,7 @@ from esper.errors import EsperError, UnavailableError, UsageError
 from esper.events import Message
 from esper.oona.bus.access import Access
 from esper.oona.bus.wire import SAME, FrameCodec
-from processors.access import app_options, credentials, until_renewed
+from esper_processors.access import app_options, credentials, until_renewed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

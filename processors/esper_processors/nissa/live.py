@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from esper.events import Event
 from esper.events.records import CacheSampled, ResourceSampled, SeedHealth, TrainingStep
-from processors.nissa.runs import RunView
+from esper_processors.nissa.runs import RunView
 
 SILENT_US = 3_600_000_000
 """A run that says nothing for an hour counts as gone: its trainer was killed, and no journal event

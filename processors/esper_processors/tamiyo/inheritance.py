@@ -21,12 +21,12 @@ from esper.oona.bus.access import Access
 from esper.oona.bus.port import Bus
 from esper.oona.durable.journal import read_key
 from esper.oona.inbound.intake import require_author
-from processors.tamiyo.answers import begun, wanted_layers
-from processors.tamiyo.deciding.emergency import watch
-from processors.tamiyo.deciding.features import context
-from processors.tamiyo.deciding.settings import parse
-from processors.tamiyo.deciding.state import PolicyState, Trial, observe
-from processors.tamiyo.row import Row
+from esper_processors.tamiyo.answers import begun, wanted_layers
+from esper_processors.tamiyo.deciding.emergency import watch
+from esper_processors.tamiyo.deciding.features import context
+from esper_processors.tamiyo.deciding.settings import parse
+from esper_processors.tamiyo.deciding.state import PolicyState, Trial, observe
+from esper_processors.tamiyo.row import Row
 
 ANCESTORS = 64
 """Runs in a line of forks that Tamiyo reads at most: each costs the reading of two partitions."""

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from esper.errors import PoisonError
-from processors.consumers import readable
-from processors.tamiyo.deciding.bandits import Gain
-from processors.tamiyo.deciding.emergency import Watch
-from processors.tamiyo.deciding.features import ArmKey
-from processors.tamiyo.deciding.state import ArmRecord, PolicyState, Span, Trial
+from esper_processors.consumers import readable
+from esper_processors.tamiyo.deciding.bandits import Gain
+from esper_processors.tamiyo.deciding.emergency import Watch
+from esper_processors.tamiyo.deciding.features import ArmKey
+from esper_processors.tamiyo.deciding.state import ArmRecord, PolicyState, Span, Trial
 
 FORMAT = 1
 """Version of the bytes.

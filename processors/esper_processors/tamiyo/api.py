@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.clock import Clock
 from esper.events.records import Command, SeedCommand
 from esper.service import CurrentCaller, ProblemError, requires
-from processors.tamiyo import overview
-from processors.tamiyo.commands import Commands, Order
-from processors.tamiyo.deciding.performance import Performance
-from processors.tamiyo.row import Row
+from esper_processors.tamiyo import overview
+from esper_processors.tamiyo.commands import Commands, Order
+from esper_processors.tamiyo.deciding.performance import Performance
+from esper_processors.tamiyo.row import Row
 
 
 class DecisionBody(BaseModel):

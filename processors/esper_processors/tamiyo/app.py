@@ -29,9 +29,9 @@ from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
 from esper.service.transport import signing
 from esper.service.transport.signing import Keyring
-from processors import streams
-from processors.cluster import Followed, Follower
-from processors.consumers import (
+from esper_processors import streams
+from esper_processors.cluster import Followed, Follower
+from esper_processors.consumers import (
     Consumers,
     RowGuard,
     checked_table,
@@ -39,15 +39,15 @@ from processors.consumers import (
     require_sendable,
     retriable,
 )
-from processors.tamiyo import commands as orders
-from processors.tamiyo import row as rows
-from processors.tamiyo.answers import SENDER, answer, failed
-from processors.tamiyo.deciding import performance
-from processors.tamiyo.deciding.bandits import Beta, generator
-from processors.tamiyo.deciding.experience import HORIZON_US, Experience
-from processors.tamiyo.deciding.tracker import ROWS, Tracker
-from processors.tamiyo.desk import Desk
-from processors.tamiyo.inheritance import beginning
+from esper_processors.tamiyo import commands as orders
+from esper_processors.tamiyo import row as rows
+from esper_processors.tamiyo.answers import SENDER, answer, failed
+from esper_processors.tamiyo.deciding import performance
+from esper_processors.tamiyo.deciding.bandits import Beta, generator
+from esper_processors.tamiyo.deciding.experience import HORIZON_US, Experience
+from esper_processors.tamiyo.deciding.tracker import ROWS, Tracker
+from esper_processors.tamiyo.desk import Desk
+from esper_processors.tamiyo.inheritance import beginning
 
 _PACKETS = "system.events.epoch"
 _DECISIONS = "decision.tamiyo"
@@ -139,7 +139,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     def web() -> streams.Served:
-        from processors.tamiyo.api import Tamiyo, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
+        from esper_processors.tamiyo.api import Tamiyo, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
         tamiyo = Tamiyo(
             rows=lambda: {

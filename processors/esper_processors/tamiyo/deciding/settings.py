@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from esper.errors import UsageError
 from esper.lifecycle import Guardrails
-from processors.tamiyo.deciding.bandits import Bandit
+from esper_processors.tamiyo.deciding.bandits import Bandit
 
 _ACCEPTED = Guardrails()  # what the trainer accepts by default
 

@@ -9,8 +9,8 @@ from collections.abc import MutableMapping, Sequence
 from esper.clock import Clock
 from esper.events import Event
 from esper.events.records import AdaptationOutcome, PerformanceDelta
-from processors.tamiyo.deciding import performance
-from processors.tamiyo.deciding.performance import Performance
+from esper_processors.tamiyo.deciding import performance
+from esper_processors.tamiyo.deciding.performance import Performance
 
 ROWS = b"\0performance\0"
 """What the keys of these rows begin with; run ids have no NUL."""

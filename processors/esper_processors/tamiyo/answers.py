@@ -22,13 +22,13 @@ from esper.events.records import (
     RollbackRequested,
     SystemStatePacket,
 )
-from processors.tamiyo.deciding import bandits, policy
-from processors.tamiyo.deciding.bandits import Beta
-from processors.tamiyo.deciding.emergency import Alarm, watch
-from processors.tamiyo.deciding.features import lacking
-from processors.tamiyo.deciding.settings import PolicySettings, parse
-from processors.tamiyo.deciding.state import Ended, PolicyState, Trial, observe
-from processors.tamiyo.row import PacketAnswer, Row
+from esper_processors.tamiyo.deciding import bandits, policy
+from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.emergency import Alarm, watch
+from esper_processors.tamiyo.deciding.features import lacking
+from esper_processors.tamiyo.deciding.settings import PolicySettings, parse
+from esper_processors.tamiyo.deciding.state import Ended, PolicyState, Trial, observe
+from esper_processors.tamiyo.row import PacketAnswer, Row
 
 SENDER = "tamiyo"
 LIVE_EXPIRES_US = 60_000_000
