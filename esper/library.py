@@ -19,7 +19,7 @@ from esper import stack
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.oona.bus.access import Access
-from esper.tolaria.recipes.names import named, require_run_id
+from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.run.own_loop import begin
 from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model

@@ -17,7 +17,7 @@ from esper.events import JournalEvent, decode, encode
 from esper.events.codec import Message
 from esper.events.envelope import event_id
 from esper.events.records import RECORDS
-from esper.events.registry import current
+from esper.events.schemas import current
 from esper.events.seals import Signer, digest
 
 JOURNAL_RECORDS = tuple(record for record in RECORDS if issubclass(record, JournalEvent))

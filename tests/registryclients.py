@@ -14,7 +14,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from esper.events.registry import WireSchema, wire_schemas
+from esper.events.schemas import WireSchema, wire_schemas
 
 EXAMPLES: Final = Path(__file__).parents[1] / "schemas" / "examples"
 

@@ -12,7 +12,7 @@ from subprocess import Popen
 
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.oona.admin import topics
+from esper.oona.admin import topic_creation
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.stack.embedded import aot, jars
@@ -72,5 +72,5 @@ def secured_broker(home: Path, *, with_topics: bool = True) -> Iterator[Secured]
         with started(node) as process:
             secure(node, settings.kafka_keys_dir)
             if with_topics:
-                topics.ensure(node.admin, settings.kafka)
+                topic_creation.ensure(node.admin, settings.kafka)
             yield Secured(settings, node, process)

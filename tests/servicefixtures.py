@@ -21,9 +21,9 @@ from esper.clock import Clock, ManualClock, SystemClock
 from esper.config import Settings
 from esper.service import Server
 from esper.service.checks import tokens
-from esper.service.checks.audit import AuditEntry
+from esper.service.checks.audit_entries import AuditEntry
 from esper.service.checks.roles import ROLES, Role
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 
 Holder = Literal["no token", "expired", "wrong key", "viewer", "operator", "admin"]
 HOLDERS: Final[tuple[Holder, ...]] = ("no token", "expired", "wrong key", *ROLES)
@@ -69,7 +69,7 @@ def token(
     ttl: timedelta = timedelta(hours=1),
 ) -> str:
     """A valid token of this installation, whose keys are made where they are missing."""
-    keys.ensure(settings.keys_dir)
+    token_keys.ensure(settings.keys_dir)
     return tokens.own(
         settings.keys_dir, subject=subject, clock=clock, role=role, ttl=ttl, audience=AUDIENCE
     )
@@ -107,7 +107,7 @@ def forged_with_public_key(settings: Settings, clock: Clock) -> str:
     """A token signed by HMAC with the public key as its secret: what a checker takes that lets the
     token choose the algorithm.
     """
-    public = keys.checking(settings.keys_dir).public_bytes(Encoding.Raw, PublicFormat.Raw)
+    public = token_keys.checking(settings.keys_dir).public_bytes(Encoding.Raw, PublicFormat.Raw)
     return jwt.encode(claims(clock), public, algorithm="HS256")
 
 

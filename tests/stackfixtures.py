@@ -17,13 +17,13 @@ import pytest
 from esper import stack
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, Settings
-from esper.oona.admin import topics
+from esper.oona.admin import topic_creation
 from esper.oona.bus.access import Access
 from esper.stack.embedded import aot, jars
 from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
-from esper.stack.processes.state import PartState, StackState
+from esper.stack.processes.stack_state import PartState, StackState
 from tests import commands, s3proxy, waiting
 from tests.waiting import PATIENCE_S
 
@@ -65,7 +65,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             clock=SystemClock(),
             java_options=aot.java_options(classpath),
         ):
-            topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+            topic_creation.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
             yield node.bootstrap
 
 

@@ -6,7 +6,7 @@ import hashlib
 
 from esper.checkpoint import TensorStore
 from esper.urza.store import Store
-from esper.vault.families import Family
+from esper.vault.family_keys import Family
 
 
 def family(name: str = "family") -> Family:

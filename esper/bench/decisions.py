@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 
 from esper.bench.estimate import Estimate, Samples, p99
+from esper.bench.figure_registry import Bench, figure
 from esper.bench.kernels import shelf
-from esper.bench.registry import Bench, figure
 from esper.bench.steps import origin_of, started
 from esper.events.records import SystemStatePacket
 from esper.kasmina import GrowingModel, KernelTraining, germinate
@@ -20,8 +20,8 @@ from esper.tolaria.recipes.recipe import OWNER, function, load
 from esper_processors.tamiyo import answers
 from esper_processors.tamiyo.deciding import bandits, policy
 from esper_processors.tamiyo.deciding.bandits import Beta
-from esper_processors.tamiyo.deciding.settings import parse
-from esper_processors.tamiyo.deciding.state import observe
+from esper_processors.tamiyo.deciding.policy_settings import parse
+from esper_processors.tamiyo.deciding.policy_state import observe
 from esper_processors.tamiyo.row import Row
 
 _EPOCHS = 200

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from esper.bench.estimate import Estimate, p99, rate
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.errors import UnavailableError
 from esper.events import Origin, decode, encode
 from esper.events.records import TrainingStep

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from esper.bench.estimate import Estimate, Samples, exactly, p99, rate
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.errors import UnavailableError
 from esper.events import Message, Origin, encode
 from esper.events.records import SeedHealth

@@ -14,7 +14,7 @@ import psutil
 from fastavro import schemaless_reader
 
 from esper.bench.estimate import Estimate, exactly, rate
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.clock import Clock, ManualClock
 from esper.events import JournalEvent, Origin, encode
 from esper.events.codec import schema_id
@@ -28,7 +28,7 @@ from esper.events.records import (
     SeedTransitioned,
     Stage,
 )
-from esper.events.registry import wire_schema
+from esper.events.schemas import wire_schema
 from esper.journal.reading import from_file, to_file
 from esper.journal.replay import fold_journal
 from esper.lifecycle import EXECUTION, HOLDING, Fold, RunState

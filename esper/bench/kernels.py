@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from esper.bench.estimate import Estimate, Samples, median, p99, rate
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.events import Origin
 from esper.events.records import KernelPublished
 from esper.karn import FAMILIES
-from esper.karn.families import generate
 from esper.karn.ir import BlueprintIR, Budget
+from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.kasmina.loader import KernelLoader, Loaded
 from esper.tezzeret.build import module_of, weights_of
 from esper.tezzeret.compile import compile_kernel
 from esper.urza.artefact import seal
-from esper.urza.cache import CacheLimits, KernelCache
 from esper.urza.local import LocalStore
+from esper.urza.memory_tier import CacheLimits, KernelCache
 from esper.urza.sealed import SealedKernels
 from esper.urza.store import Store
 from esper.vault.boxes import KERNELS, Box

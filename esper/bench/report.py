@@ -28,7 +28,7 @@ from esper.bench import (
     steps,
     whole,
 )
-from esper.bench.registry import FIGURES, Bench, Figure
+from esper.bench.figure_registry import FIGURES, Bench, Figure
 from esper.clock import Clock
 from esper.errors import EsperError, UsageError
 

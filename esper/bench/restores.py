@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from esper.bench.estimate import Estimate, Samples, median
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.bench.snapshots import MB, state_of, tensors_in
 from esper.checkpoint import Snapshot
 from esper.checkpoint.sweep import Rules, sweep

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from esper.bench.estimate import Estimate, Samples, exactly, median
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.checkpoint import SnapshotWriter, Stored, Taken, TensorStore
 from esper.errors import StorageFullError
 from esper.urza.local import LocalStore
-from esper.vault.families import Family
+from esper.vault.family_keys import Family
 
 MB: Final = 1_000_000
 _SIZES: Final = {

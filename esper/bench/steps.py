@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from esper.bench.estimate import Estimate, Samples, difference, overhead, rate
-from esper.bench.registry import Bench, figure
+from esper.bench.figure_registry import Bench, figure
 from esper.events import Origin
-from esper.karn.families import generate
 from esper.karn.ir import Budget
+from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
 from esper.kasmina.seeded.layers import SeededLayer
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve

@@ -16,8 +16,8 @@ import psutil
 
 from esper import stack
 from esper.bench.estimate import Estimate, Samples, exactly, p99
+from esper.bench.figure_registry import Bench, figure
 from esper.bench.history import messages
-from esper.bench.registry import Bench, figure
 from esper.clock import Clock
 from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError

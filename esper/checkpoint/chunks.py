@@ -21,7 +21,7 @@ import zstandard
 from esper.bounded import DEFAULT, Limit, unpacked_zstd
 from esper.errors import CorruptError
 from esper.urza.store import Store
-from esper.vault.families import Family
+from esper.vault.family_keys import Family
 from esper.vault.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 
 PIECE_BYTES = 8 << 20

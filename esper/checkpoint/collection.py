@@ -22,7 +22,7 @@ from esper.events import Event
 from esper.oona.durable.lock import Lock
 from esper.urza.opening import open_store
 from esper.vault.boxes import INSTALLATION
-from esper.vault.families import family_id, opened
+from esper.vault.family_keys import family_id, opened
 from esper.vault.masters import masters
 
 _DAY_US = 86_400_000_000

@@ -15,7 +15,7 @@ from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk, chunk_of
 from esper.errors import CorruptError, printable
 from esper.urza.store import Store
-from esper.vault.families import Family
+from esper.vault.family_keys import Family
 from esper.vault.sealing import seal, unseal
 
 FORMAT: Final = 2

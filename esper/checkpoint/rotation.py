@@ -12,7 +12,7 @@ from esper.config import Settings
 from esper.errors import UsageError
 from esper.urza.opening import open_store
 from esper.urza.sealed import PREFIX, open_kernels, seal_kernels
-from esper.vault.families import listed, rewrap
+from esper.vault.family_keys import listed, rewrap
 from esper.vault.masters import MasterKey, held, masters, write
 from esper.vault.sealing import KEY_BYTES
 

@@ -29,7 +29,7 @@ from esper.checkpoint.manifest import (
     sealed_manifest,
 )
 from esper.errors import CorruptError, UnavailableError, printable
-from esper.vault.families import Family
+from esper.vault.family_keys import Family
 
 SMALL_BYTES: Final = (
     16 << 10

@@ -24,13 +24,13 @@ from esper.cli.installation import (
 )
 from esper.cli.runs import (
     compare,
-    control,
     fork,
     model,
     portable,
     recipes,
     replay,
     run,
+    run_control,
     snapshots,
     whatif,
 )
@@ -46,7 +46,7 @@ app = typer.Typer(
 )
 for part in (
     run,
-    control,
+    run_control,
     recipes,
     replay,
     fork,

@@ -18,7 +18,7 @@ from fastavro import schemaless_reader, schemaless_writer
 from esper.errors import PoisonError
 from esper.events.envelope import Event, JournalEvent
 from esper.events.ranges import LEAST_LIMIT, require
-from esper.events.registry import WireSchema, current, wire_schema
+from esper.events.schemas import WireSchema, current, wire_schema
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD = 5  # magic byte and schema id

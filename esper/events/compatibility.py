@@ -18,7 +18,7 @@ import fastavro
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import make_avsc_object
 
-from esper.events.registry import without_logical_types
+from esper.events.schemas import without_logical_types
 
 
 def breaks(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from esper.events.codec import Message, decode, encode, frame
 from esper.events.envelope import JournalEvent, SignedEvent
-from esper.events.registry import WireSchema, wire_schemas
+from esper.events.schemas import WireSchema, wire_schemas
 
 TRAINER: Final = "trainer"
 """Writer of journals."""

@@ -17,7 +17,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.history.confined.engine import open_engine
-from esper.history.confined.settings import QueryLimits
+from esper.history.confined.query_settings import QueryLimits
 from esper.history.http import HistoryServer
 from esper.history.sink import Sink
 from esper.history.tables.migrations import migrate

@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from esper.clock import Clock
 from esper.config import Settings
+from esper.history.compressed_frames import framed
 from esper.history.confined.asked import Asked, asked
 from esper.history.confined.engine import Engine, QueryResult
 from esper.history.confined.guard import check
@@ -34,11 +35,10 @@ from esper.history.confined.refusal import (
     QueryError,
     refused,
 )
-from esper.history.frames import framed
 from esper.history.native import FIRST_REVISION, at_revision
 from esper.history.turns import Turns
 from esper.service import CurrentCaller, Server, create_app, requires
-from esper.service.checks.audit import AuditEntry
+from esper.service.checks.audit_entries import AuditEntry
 from esper.service.checks.customs import OPEN, Customs
 from esper.service.checks.problems import ProblemError
 

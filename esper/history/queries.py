@@ -155,7 +155,7 @@ def source(settings: Settings, history_url: str) -> QuerySource:
             f"There is no history in {settings.history_dir} yet; `esper run mnist1d` makes one."
         )
     from esper.history.confined.engine import open_engine  # noqa: PLC0415 - chDB's client is heavy
-    from esper.history.confined.settings import QueryLimits  # noqa: PLC0415 - the same
+    from esper.history.confined.query_settings import QueryLimits  # noqa: PLC0415 - the same
 
     return FolderSource(
         open_engine(settings.history_dir, settings.history.dsn, QueryLimits.of(settings.history))

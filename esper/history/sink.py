@@ -20,17 +20,17 @@ from typing import Any, Final, TypeVar
 from esper.clock import Clock
 from esper.errors import PoisonError, UnavailableError
 from esper.events import codec
-from esper.events.registry import wire_schema
+from esper.events.schemas import wire_schema
 from esper.events.topics import TOPICS
 from esper.history.confined.engine import CLICKHOUSE_ERRORS
 from esper.history.confined.refusal import QueryError
 from esper.history.tables.container import container, layout
-from esper.history.tables.ledger import Pair, SinkLedger
+from esper.history.tables.read_positions import Pair, SinkLedger
 from esper.oona.bus.port import Bus, Producer, Reader, Received
+from esper.oona.inbound.consumer_progress import ConsumerProgress as Advance
+from esper.oona.inbound.consumer_progress import lag
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import RETRIABLE, Intake, Refusals
-from esper.oona.inbound.progress import ConsumerProgress as Advance
-from esper.oona.inbound.progress import lag
 
 BLOCK_MESSAGES: Final = 50_000
 BLOCK_BYTES: Final = 32 << 20

@@ -23,7 +23,7 @@ from esper.errors import CorruptError, EsperError, StorageFullError, UsageError
 from esper.events import JournalEvent
 from esper.events.codec import schema_id
 from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted, SeedTransitioned
-from esper.events.registry import wire_schema
+from esper.events.schemas import wire_schema
 from esper.events.seals import fingerprint, key_in
 from esper.history.queries import QuerySource
 from esper.history.tables.ddl import snake
@@ -36,7 +36,7 @@ from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
 from esper.urza.sealed import open_kernels
 from esper.urza.store import Store
-from esper.vault.families import Family, opened, rewrap
+from esper.vault.family_keys import Family, opened, rewrap
 from esper.vault.masters import Masters, masters
 
 README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR`

@@ -30,13 +30,13 @@ from esper.journal.portable import MANIFEST, Export, require_snapshots, sha256_o
 from esper.journal.provenance import DATA, SOURCE, Provenance, note
 from esper.oona.bus.port import Bus
 from esper.oona.durable.authentic import Judge, judged
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 from esper.service.transport import signing
 from esper.urza.artefact import address_of
 from esper.urza.artefact import read as read_artefact
 from esper.urza.opening import open_store
 from esper.urza.sealed import open_kernels
-from esper.vault.families import Family, any_in, keep, opened
+from esper.vault.family_keys import Family, any_in, keep, opened
 from esper.vault.masters import held, masters
 
 _HOUR_US = 3_600_000_000

@@ -46,7 +46,7 @@ from esper.events.seals import TRAINER, Trust, fingerprint
 from esper.journal.reading import JOURNAL, WRITTEN, decoded_whole
 from esper.service.transport.signing import public_text
 from esper.urza.store import Listed, Store, require_key
-from esper.vault.families import Family, opened
+from esper.vault.family_keys import Family, opened
 from esper.vault.masters import MasterKey, Masters, masters
 from esper.vault.sealing import KEY_BYTES
 

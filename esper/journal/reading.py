@@ -28,7 +28,7 @@ from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Received
 from esper.oona.durable.authentic import Judge, as_received, judged
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 
 _SCHEMA: Final = {
     "type": "record",

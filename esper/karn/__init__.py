@@ -5,9 +5,9 @@ No torch in here.
 
 from __future__ import annotations
 
-from esper.karn.families import FAMILIES, families_for, generate
 from esper.karn.innovation import innovate
 from esper.karn.ir import BlueprintIR, Budget, Node, parse
+from esper.karn.templates import FAMILIES, families_for, generate
 
 __all__ = [
     "FAMILIES",

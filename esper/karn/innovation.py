@@ -10,8 +10,8 @@ from dataclasses import replace
 from esper.errors import BuildError
 from esper.events.geometry import Geometry, parse
 from esper.events.records import FieldReport, ReportedLayer
-from esper.karn.families import families_for, generate
 from esper.karn.ir import BlueprintIR, Budget
+from esper.karn.templates import families_for, generate
 from esper.karn.value import MAX_SIZE
 
 

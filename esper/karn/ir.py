@@ -21,7 +21,7 @@ from typing import Any, cast, get_args
 from esper.errors import BuildError
 from esper.events import geometry as geometries
 from esper.events.geometry import PLAIN, Geometry
-from esper.events.kernels import KernelDescription
+from esper.events.kernel_description import KernelDescription
 from esper.events.records import Blend, Tap
 from esper.karn.operators import LATER, OPERATORS, Flatten, Operator, Shape
 from esper.karn.value import MAX_SIZE, Value

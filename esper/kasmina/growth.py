@@ -16,7 +16,7 @@ from esper.kasmina.numerics import Numerics
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.seeded.hosts import unsuited
-from esper.kasmina.seeded.kernels import Counters, Grown, KernelTraining
+from esper.kasmina.seeded.kernel_training import Counters, Grown, KernelTraining
 from esper.kasmina.seeded.layers import (
     SeededLayer,
     Switches,

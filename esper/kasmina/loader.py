@@ -1,9 +1,9 @@
 """The trainer's end of the kernel cache: kernels out of memory at once, others from the loader
 process, and never a wait.
 
-Tiers: L1 is here, in memory (`esper.urza.cache`); L2, the disk that all runs share, and L3, the
-store, are the loader process's (`esper.urza.loading`). What any tier finds goes up into those above
-it.
+Tiers: L1 is here, in memory (`esper.urza.memory_tier`); L2, the disk that all runs share, and L3,
+the store, are the loader process's (`esper.urza.loading`). What any tier finds goes up into those
+above it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from esper.errors import CorruptError
 from esper.events.records import KernelPublished
 from esper.kasmina.seeded.slots import Slot
 from esper.kasmina.unpacked import Unpacked, unpack
-from esper.urza.cache import MIB, CacheFigures, CacheLimits, KernelCache
+from esper.urza.memory_tier import MIB, CacheFigures, CacheLimits, KernelCache
 from esper.vault.boxes import Box
 
 TIMEOUT_S = 10.0  # a load that takes longer has failed

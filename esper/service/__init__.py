@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from esper.service.app import create_app
-    from esper.service.checks.audit import AuditEntry
+    from esper.service.checks.audit_entries import AuditEntry
     from esper.service.checks.callers import CurrentCaller, current_caller, requires
     from esper.service.checks.problems import ProblemError
     from esper.service.checks.roles import Caller, Role
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "AuditEntry": "checks.audit",
+    "AuditEntry": "checks.audit_entries",
     "Caller": "checks.roles",
     "CurrentCaller": "checks.callers",
     "ProblemError": "checks.problems",

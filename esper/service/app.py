@@ -16,7 +16,7 @@ from starlette.responses import Response
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
-from esper.service.checks.audit import AuditEntry
+from esper.service.checks.audit_entries import AuditEntry
 from esper.service.checks.callers import demanded, requires
 from esper.service.checks.customs import OPEN, Customs
 from esper.service.checks.documents import problem_of

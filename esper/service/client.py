@@ -20,7 +20,7 @@ from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.errors import UsageError
 from esper.service.checks import tokens
-from esper.service.checks.limits import names_this_machine
+from esper.service.checks.caller_limits import names_this_machine
 from esper.service.checks.roles import Role
 from esper.service.transport import certificates, sockets
 

@@ -21,7 +21,7 @@ from esper.errors import UnavailableError
 from esper.service.app import refuse_unguarded
 from esper.service.checks.gate import LARGEST_HEAD
 from esper.service.transport import certificates, sockets
-from esper.service.transport.door import IDLE_S, ConnectionLimiter, Protocol
+from esper.service.transport.connections import IDLE_S, ConnectionLimiter, Protocol
 
 _START_S: Final = 30.0
 _GRACE_S: Final = 2

@@ -14,14 +14,14 @@ from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.identity import Identity
-from esper.service.transport import certificates, keys, signing
+from esper.service.transport import certificates, signing, token_keys
 from esper.stack.embedded import jars
-from esper.stack.processes import owners, state
-from esper.stack.processes.cache import unwritable
+from esper.stack.processes import owners, stack_state
 from esper.stack.processes.child import BROKER_STOP_S, PARTS_STOP_S
 from esper.stack.processes.leash import kill_group
 from esper.stack.processes.parts import child_environment, with_esper_on_path
 from esper.stack.processes.ports import HOST
+from esper.stack.processes.user_cache import unwritable
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
 _COMING = frozenset({"starting", "running"})
@@ -46,18 +46,18 @@ class Endpoints:
     foundry_url: str
 
 
-def status(settings: Settings) -> state.StackState | None:
+def status(settings: Settings) -> stack_state.StackState | None:
     """What the living supervisor of this ESPER_HOME says; None when none lives.
 
     A state file that was damaged or replaced is waited for: its supervisor writes it again. One
     that does not is `silent`.
     """
     folder, clock = settings.stack_dir, SystemClock()
-    now, holder = state.read(folder), state.holder(folder)
+    now, holder = stack_state.read(folder), stack_state.holder(folder)
     deadline = clock.monotonic() + _MEND_S
     while holder is not None and (now is None or now.supervisor != holder):
         if clock.monotonic() > deadline:
-            return state.StackState(
+            return stack_state.StackState(
                 "silent",
                 holder,
                 embedded=not settings.kafka.bootstrap,
@@ -65,7 +65,7 @@ def status(settings: Settings) -> state.StackState | None:
                 started_at_us=0,
             )
         clock.sleep(0.02)
-        now, holder = state.read(folder), state.holder(folder)
+        now, holder = stack_state.read(folder), stack_state.holder(folder)
     return now if now is not None and now.supervisor.lives() else None
 
 
@@ -107,7 +107,7 @@ def up(
         StorageFullError: no room.
     """
     if settings.parts == "elsewhere":
-        keys.ensure(settings.keys_dir)
+        token_keys.ensure(settings.keys_dir)
         return _elsewhere(settings)
     clock = SystemClock()
     owner = None
@@ -121,7 +121,7 @@ def up(
         make_folder(folder / "logs")
     except OSError as error:
         raise unwritable(folder, error) from error
-    keys.ensure(settings.keys_dir)
+    token_keys.ensure(settings.keys_dir)
     signing.ensure_all(
         settings.keys_dir, clock
     )  # before any part reads: what is unsigned from now on is nobody's
@@ -156,7 +156,7 @@ def up(
         else f"reaching Kafka at {settings.kafka.bootstrap}"
     )
     _until(lambda: _decided(settings, us), us, folder, clock, _START_S)
-    now = state.read(folder)
+    now = stack_state.read(folder)
     if now is not None and now.error is not None:
         us.wait(clock=clock, timeout=_STOP_S)
         _reap(us.pid)
@@ -219,7 +219,7 @@ def down(settings: Settings) -> bool:
     return now is not None or left
 
 
-def _endpoints(now: state.StackState) -> Endpoints:
+def _endpoints(now: stack_state.StackState) -> Endpoints:
     def url(name: str) -> str:
         return f"{now.scheme}://{HOST}:{now.ports[name]}" if name in now.ports else ""
 
@@ -243,7 +243,7 @@ def _elsewhere(settings: Settings) -> Endpoints:
     return Endpoints(settings.kafka.bootstrap, *(part.url.rstrip("/") for part in parts))
 
 
-def _same_kafka(settings: Settings, now: state.StackState) -> None:
+def _same_kafka(settings: Settings, now: stack_state.StackState) -> None:
     wanted = settings.kafka.bootstrap
     if now.embedded != (not wanted) or (wanted and wanted != now.bootstrap):
         asked, used = (
@@ -280,12 +280,12 @@ def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Ident
 
 
 def _registered(settings: Settings, us: Identity) -> bool:
-    now = state.read(settings.stack_dir)
+    now = stack_state.read(settings.stack_dir)
     return now is not None and now.supervisor == us
 
 
 def _decided(settings: Settings, us: Identity) -> bool:
-    now = state.read(settings.stack_dir)
+    now = stack_state.read(settings.stack_dir)
     return now is not None and now.supervisor == us and now.phase not in {"starting", "stopping"}
 
 
@@ -296,7 +296,7 @@ def _until(
     while not condition():
         if not us.lives() or clock.monotonic() > deadline:
             _reap(us.pid)
-            now = state.read(folder)
+            now = stack_state.read(folder)
             if now is not None and now.supervisor == us:
                 return
             raise UnavailableError(
@@ -310,7 +310,7 @@ def _end_leftovers(settings: Settings, clock: Clock) -> bool:
 
     Whether there was anything.
     """
-    now = state.read(settings.stack_dir)
+    now = stack_state.read(settings.stack_dir)
     left = (
         [part.process for part in now.parts if part.process is not None and part.process.lives()]
         if now is not None
@@ -333,7 +333,7 @@ def _reap(pid: int) -> None:
         return
 
 
-def _lacking(now: state.StackState, name: str, timeout: float) -> str:
+def _lacking(now: stack_state.StackState, name: str, timeout: float) -> str:
     part = now.part(name)
     if part is None:
         return f"{name} is no part of this stack"

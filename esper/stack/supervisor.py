@@ -26,7 +26,7 @@ from esper.oona.bus.rights import OWNER
 from esper.service.transport.sockets import Listening, own_socket
 from esper.stack.embedded import aot, broker
 from esper.stack.launches import broker_launch, broker_node, part_launch
-from esper.stack.processes import owners, state
+from esper.stack.processes import owners, stack_state
 from esper.stack.processes.child import BROKER_STOP_S, PARTS_STOP_S, Child
 from esper.stack.processes.leash import Leash
 from esper.stack.processes.parts import Part, claim_ports, part_environment
@@ -56,13 +56,13 @@ def serve(
     logs.configure()
     folder = settings.stack_dir
     make_folder(folder)
-    with (folder / state.LOCK).open("a") as lock:
+    with (folder / stack_state.LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
         if (me := Identity.of(os.getpid())) is not None:
-            state.sign(lock, me)
+            stack_state.sign(lock, me)
         if not owners.wanted(folder):  # started by hand: its own life is its reason
             owners.join(folder, me)
         return Supervisor(
@@ -94,15 +94,15 @@ class Supervisor:
         self._children: list[Child] = []
         self._own: list[socket.socket] = []
         self._settled: Identity | None = None
-        self._written: state.Signature | None = None
+        self._written: stack_state.Signature | None = None
         self._unwritten = ""
-        me, before = Identity.of(os.getpid()), state.read(self._folder)
+        me, before = Identity.of(os.getpid()), stack_state.read(self._folder)
         if me is None:
             raise UnavailableError(
                 "this system does not tell a process when it was started: Esper's stack "
                 "needs /proc or psutil"
             )
-        self._state = state.StackState(
+        self._state = stack_state.StackState(
             phase="starting",
             supervisor=me,
             embedded=not settings.kafka.bootstrap,
@@ -118,7 +118,7 @@ class Supervisor:
         The exit code.
         """
         code = 0
-        self._written = state.write(self._folder, self._state)
+        self._written = stack_state.write(self._folder, self._state)
         with PortClaims() as claims, Leash() as leash, self._wake:
             try:
                 self._start(claims, leash)
@@ -289,7 +289,7 @@ class Supervisor:
     def _publish(
         self,
         *,
-        phase: state.Phase | None = None,
+        phase: stack_state.Phase | None = None,
         ports: Mapping[str, int] | None = None,
         bootstrap: str | None = None,
         error: tuple[str, str] | None = None,
@@ -332,12 +332,12 @@ class Supervisor:
         """Write the state file again if somebody has changed, damaged or deleted it, or if it could
         not be written before.
         """
-        if self._written is None or state.signature(self._folder) != self._written:
+        if self._written is None or stack_state.signature(self._folder) != self._written:
             self._save()
 
     def _save(self) -> None:
         try:
-            self._written = state.write(self._folder, self._state)
+            self._written = stack_state.write(self._folder, self._state)
             self._unwritten = ""
         except EsperError as error:  # a full disk is no reason to end what runs
             if self._unwritten != (reason := str(error)):
@@ -346,11 +346,11 @@ class Supervisor:
 
 
 def _load_client() -> None:
-    import esper.oona.admin.topics  # noqa: F401, PLC0415 - the Kafka client loads while Java does
+    import esper.oona.admin.topic_creation  # noqa: F401, PLC0415 - the Kafka client loads while Java does
 
 
 def _topics(node: broker.BrokerNode | None, settings: Settings, outcome: list[EsperError]) -> None:
-    from esper.oona.admin import topics  # noqa: PLC0415 - see above
+    from esper.oona.admin import topic_creation  # noqa: PLC0415 - see above
     from esper.oona.bus import wire  # noqa: PLC0415 - see above
     from esper.stack.embedded.securing import secure  # noqa: PLC0415 - see above
 
@@ -359,7 +359,7 @@ def _topics(node: broker.BrokerNode | None, settings: Settings, outcome: list[Es
             wire.resolve(settings, register=True)
         if node is not None:
             secure(node, settings.kafka_keys_dir)
-        topics.ensure(
+        topic_creation.ensure(
             node.admin if node is not None else Access.of(settings, OWNER), settings.kafka
         )
     except EsperError as error:
@@ -367,9 +367,11 @@ def _topics(node: broker.BrokerNode | None, settings: Settings, outcome: list[Es
 
 
 def _end_transactions(node: broker.BrokerNode, settings: Settings, clock: Clock) -> None:
-    from esper.oona.admin import hanging, topics  # noqa: PLC0415 - see above
+    from esper.oona.admin import hanging, topic_creation  # noqa: PLC0415 - see above
 
-    counts = {name: partitions for name, (partitions, _) in topics.wanted(settings.kafka).items()}
+    counts = {
+        name: partitions for name, (partitions, _) in topic_creation.wanted(settings.kafka).items()
+    }
     try:
         for one in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
             _log.warning(

@@ -17,7 +17,7 @@ from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
-from esper.oona.durable.audit import AuditTrail
+from esper.oona.durable.audit_trail import AuditTrail
 from esper.service import Server
 from esper.service.transport.signing import Keyring
 from esper.tezzeret.answer import SENDER

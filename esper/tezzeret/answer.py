@@ -25,8 +25,8 @@ from esper.events.records import (
     KernelValidated,
 )
 from esper.karn import BlueprintIR, Budget
-from esper.tezzeret.attempts import AttemptStarted, Compiled, Compiler, Failed, Rejected
-from esper.tezzeret.ledger import ReportLedger
+from esper.tezzeret.compilation import AttemptStarted, Compiled, Compiler, Failed, Rejected
+from esper.tezzeret.report_ledger import ReportLedger
 from esper.urza.publish import intact, store_artefact
 from esper.urza.store import Store
 

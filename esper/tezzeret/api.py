@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.service import AuditEntry, create_app, registry, requires
+from esper.service import AuditEntry, create_app, registry_paths, requires
 from esper.tezzeret.answer import SENDER
 from esper.tezzeret.service import Foundry
 from esper.urza import api
@@ -29,7 +29,7 @@ def build(
         ready=lambda: {"topics_read": foundry.status.ready, "progress": foundry.progress.well()},
         details=lambda: {**foundry.progress.details(), "dead_letters": foundry.refusals.total},
         audit=audit,
-        reading=registry.READING,
+        reading=registry_paths.READING,
     )
 
     @app.get("/api/v1/status", dependencies=[requires("viewer")], tags=["status"])
@@ -38,5 +38,5 @@ def build(
         return asdict(foundry.status)
 
     app.include_router(api.router(foundry.shelf, foundry.store))
-    app.include_router(registry.router())
+    app.include_router(registry_paths.router())
     return app

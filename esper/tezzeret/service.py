@@ -20,12 +20,12 @@ from esper.events import Event
 from esper.events.records import FieldReport
 from esper.karn import BlueprintIR, innovate
 from esper.oona.bus.port import Bus, Producer, Reader, Received
+from esper.oona.inbound.consumer_progress import ConsumerProgress, lag
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import RETRIABLE, Intake, Refusals, opened
-from esper.oona.inbound.progress import ConsumerProgress, lag
 from esper.tezzeret.answer import SENDER, Workshop, answer, give_up
-from esper.tezzeret.attempts import Compiler
-from esper.tezzeret.ledger import TOPICS, ReportLedger
+from esper.tezzeret.compilation import Compiler
+from esper.tezzeret.report_ledger import TOPICS, ReportLedger
 from esper.urza.shelf import KernelShelf
 from esper.urza.store import Store
 

@@ -11,7 +11,7 @@ from typing import cast
 from esper.clock import Clock
 from esper.events.geometry import parse
 from esper.karn import Budget, generate
-from esper.tezzeret.attempts import Compiler
+from esper.tezzeret.compilation import Compiler
 
 _EVERY_OPERATOR = (
     ("mlp", ""),

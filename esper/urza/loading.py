@@ -26,7 +26,7 @@ from typing import Any
 from esper.disk import make_folder, write_new
 from esper.errors import CorruptError, EsperError
 from esper.urza.artefact import address_of, content_of, read
-from esper.urza.disk import DiskCache
+from esper.urza.disk_tier import DiskCache
 from esper.urza.opening import store_at
 from esper.urza.store import Store
 from esper.vault.boxes import KERNELS, Box, is_sealed

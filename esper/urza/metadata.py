@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import UsageError
 from esper.events.geometry import Geometry, parse
-from esper.events.kernels import description
+from esper.events.kernel_description import description
 from esper.events.records import KernelPublished
 from esper.urza.shelf import KernelShelf
 

@@ -16,7 +16,7 @@ from esper.clock import Clock
 from esper.errors import EsperError
 from esper.events.codec import schema_id
 from esper.events.records import AdaptationOutcome
-from esper.events.registry import wire_schema
+from esper.events.schemas import wire_schema
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, Received
 from esper.oona.inbound.dead_letters import DeadLetters

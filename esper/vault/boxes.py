@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from esper.config import Settings
-from esper.vault.families import Objects, any_in, made
+from esper.vault.family_keys import Objects, any_in, made
 from esper.vault.masters import held, masters
 from esper.vault.sealing import OVERHEAD_BYTES, seal, unseal
 

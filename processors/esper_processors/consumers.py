@@ -26,8 +26,8 @@ from esper.events.seals import Trust
 from esper.oona.bus.port import MAX_MESSAGE_BYTES, Received
 from esper.oona.bus.wire import SAME, FrameCodec
 from esper.oona.inbound import dead_letters
+from esper.oona.inbound.consumer_progress import ConsumerProgress
 from esper.oona.inbound.intake import RETRIABLE, Refusals, letters_for, opened, require_author
-from esper.oona.inbound.progress import ConsumerProgress
 from esper_processors import streams
 
 RETRY_S: Final = 1.0

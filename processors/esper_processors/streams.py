@@ -35,7 +35,7 @@ from esper_processors.access import app_options, credentials, until_renewed
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from esper.oona.durable.audit import AuditTrail
+    from esper.oona.durable.audit_trail import AuditTrail
     from esper.service import Server
 
 _CLUSTER_TIMEOUT_S = 60.0
@@ -120,7 +120,7 @@ def served(
         EsperError: the port is in use, or the keys of tokens cannot be read.
     """
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # the same
-    from esper.oona.durable.audit import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
+    from esper.oona.durable.audit_trail import AuditTrail  # noqa: PLC0415  # it loads while the worker joins its group
     from esper.service import Server, create_app  # noqa: PLC0415  # the same
 
     trail = AuditTrail(

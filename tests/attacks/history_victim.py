@@ -17,7 +17,7 @@ import psutil
 from esper.clock import SystemClock
 from esper.config import HistorySettings, ServiceSettings, Settings
 from esper.history.confined.engine import CellEngine, QueryResult, open_engine
-from esper.history.confined.settings import QueryLimits
+from esper.history.confined.query_settings import QueryLimits
 from esper.history.http import HistoryServer
 from esper.history.tables.migrations import migrate
 from tests.servicefixtures import bearer, token

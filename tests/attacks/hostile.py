@@ -20,7 +20,7 @@ from esper.errors import EsperError, printable
 from esper.events import JournalEvent
 from esper.events.codec import encode, frame
 from esper.events.records import RunStarted
-from esper.events.registry import current
+from esper.events.schemas import current
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
 from esper.journal.reading import JOURNAL, decoded, from_file, to_file

@@ -20,7 +20,7 @@ from esper.events import Event, decode
 from esper.events.codec import frame
 from esper.events.ranges import Bound
 from esper.events.records import RECORDS
-from esper.events.registry import current
+from esper.events.schemas import current
 from esper.events.topics import TOPICS
 from esper.oona.bus.port import Received
 

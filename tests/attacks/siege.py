@@ -41,7 +41,7 @@ from esper.events.records import (
     RunStarted,
     SystemStatePacket,
 )
-from esper.events.registry import current, wire_schema
+from esper.events.schemas import current, wire_schema
 from esper.events.seals import Trust
 from esper.events.topics import TOPICS
 from esper.history.queries import HttpSource, wait_caught_up
@@ -53,8 +53,8 @@ from esper.oona.bus.rights import AUDIT, OWNER
 from esper.oona.inbound.count import committed
 from esper.oona.inbound.intake import opened, require_author
 from esper.service.transport import signing
-from esper.stack.processes.state import StackState
-from esper_processors.tamiyo import commands as orders
+from esper.stack.processes.stack_state import StackState
+from esper_processors.tamiyo import command_log as orders
 from tests import commands
 from tests.attacks.fuzzing_exports import CHANGES, SECRET, Ground
 from tests.attacks.hostile import Real, copy_of

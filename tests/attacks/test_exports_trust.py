@@ -29,7 +29,7 @@ from esper.tolaria.replay.archive import Archived
 from esper.tolaria.run.trainee import inputs_of, load_data
 from esper.urza.opening import open_store
 from esper.vault.boxes import INSTALLATION
-from esper.vault.families import family_id, require_own
+from esper.vault.family_keys import family_id, require_own
 from tests.attacks.hostile import (
     ALLOW,
     FUNCTIONS,

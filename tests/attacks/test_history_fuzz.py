@@ -20,8 +20,8 @@ from urllib.parse import urlencode
 import pytest
 from starlette.datastructures import Headers
 
+from esper.history.confined.query_settings import NAMES, QueryLimits
 from esper.history.confined.refusal import QueryError
-from esper.history.confined.settings import NAMES, QueryLimits
 from esper.history.http import _failure
 from tests.attacks.history_victim import MARK, Victim, victim
 

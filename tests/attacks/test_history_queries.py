@@ -20,8 +20,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from esper.errors import UnavailableError
 from esper.history.confined.confinement import offered
 from esper.history.confined.engine import DATABASE
+from esper.history.confined.query_settings import NAMES, QueryLimits, statement, typed
 from esper.history.confined.refusal import QueryError
-from esper.history.confined.settings import NAMES, QueryLimits, statement, typed
 from tests.attacks.history_victim import MARK, Victim
 
 _ONE_TRY = "SETTINGS http_max_tries = 1, s3_retry_attempts = 0, http_make_head_request = 0"

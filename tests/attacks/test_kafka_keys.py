@@ -21,12 +21,12 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import DeniedError, UnavailableError, UsageError
 from esper.events.codec import Message
-from esper.oona.admin import hanging, topics
+from esper.oona.admin import hanging, topic_creation
 from esper.oona.bus.access import Access, password_file
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Bus, Reader
 from esper.oona.bus.rights import OWNER, PRINCIPALS
-from esper.oona.durable.journal import JOURNAL, read
+from esper.oona.durable.journal_reader import JOURNAL, read
 from esper.stack.embedded import credentials
 from esper.stack.embedded.securing import secure
 from esper.stack.processes.ports import PortClaims
@@ -85,7 +85,7 @@ def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_no
     with PortClaims() as claims:
         old, new = node_at(tmp_path, claims, secured=False), node_at(tmp_path, claims)
         with started(old):
-            topics.ensure(old.bootstrap, settings.kafka)
+            topic_creation.ensure(old.bootstrap, settings.kafka)
             with KafkaBus(old.bootstrap).journal_producer(run_id="one") as writer:
                 writer.begin(20.0)
                 writer.commit([ONE])
@@ -106,7 +106,7 @@ def test_an_installation_without_passwords_is_closed_by_its_upgrade_and_loses_no
         with started(new):
             hanging.mend(
                 new.admin,
-                {JOURNAL: topics.wanted(settings.kafka)[JOURNAL][0]},
+                {JOURNAL: topic_creation.wanted(settings.kafka)[JOURNAL][0]},
                 clock=CLOCK,
                 timeout_s=PATIENCE_S,
             )  # as the supervisor does
@@ -133,7 +133,7 @@ def test_a_password_is_replaced_while_its_client_lives(tmp_path: Path) -> None:
         node = node_at(tmp_path, claims)
         with started(node):
             secure(node, settings.kafka_keys_dir)
-            topics.ensure(node.admin, settings.kafka)
+            topic_creation.ensure(node.admin, settings.kafka)
             leaked = file.read_text().strip()
             producer, seldom = (
                 KafkaBus(Access.of(settings, "trainer", bootstrap=node.bootstrap)).producer(
@@ -221,7 +221,7 @@ def test_a_client_that_is_refused_everything_leaves_no_lock_taken(secured: Secur
         asked = Future[dict[str, int]]()
         threading.Thread(target=lambda asked=asked: asked.set_result(counts()), daemon=True).start()
         assert asked.result(PATIENCE_S)["delivered"] == 0
-        logging.getLogger("esper.oona.bus.door").warning("another thread logs")
+        logging.getLogger("esper.oona.bus.authentication").warning("another thread logs")
 
 
 def said_by(reader: Reader, said: list[str]) -> bool:

@@ -32,7 +32,7 @@ from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
 from esper.oona.inbound.inbox import Inbox
 from esper.oona.inbound.intake import Intake, opened
 from esper.tezzeret.service import Foundry
-from esper.tolaria.control.ledger import RunLedger
+from esper.tolaria.control.run_ledger import RunLedger
 from esper.urza.memory import MemoryStore
 from esper.urza.shelf import KernelShelf, follow_outcomes
 from tests.forging import new_id
@@ -46,7 +46,7 @@ THROUGH_INTAKE = {
     "esper/history/sink.py",
     "esper/oona/inbound/inbox.py",
     "esper/tezzeret/service.py",
-    "esper/tolaria/control/ledger.py",
+    "esper/tolaria/control/run_ledger.py",
     "esper/urza/shelf.py",
 }
 """Every module that follows topics in a thread."""
@@ -56,7 +56,7 @@ READ_ONCE = {
     "esper/history/queries.py": "asks where the topics end, and takes no message",
     "esper/oona/durable/chains.py": "the proof names the first record that does not fit",
     "esper/oona/inbound/count.py": "counts messages, and opens none",
-    "esper/oona/durable/journal.py": (
+    "esper/oona/durable/journal_reader.py": (
         "one reading up to the end, whose callers name what they cannot read"
     ),
     "esper/tolaria/run/wiring.py": "asks where the topics end, and takes no message",

@@ -32,10 +32,10 @@ from esper.oona.bus.port import Received
 from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
 from esper.oona.inbound.inbox import Delivered
 from esper.oona.inbound.intake import Intake
-from esper.tezzeret.ledger import ReportLedger
-from esper.tolaria.control.status import RunStatus
-from esper.tolaria.control.status import fold as told
-from esper.tolaria.exchange.commands import commands_of
+from esper.tezzeret.report_ledger import ReportLedger
+from esper.tolaria.control.run_status import RunStatus
+from esper.tolaria.control.run_status import fold as told
+from esper.tolaria.exchange.command_intake import commands_of
 from esper.urza.catalogue import Catalogue
 from esper.urza.metadata import metadata
 from esper.urza.shelf import KernelShelf, Performances
@@ -43,10 +43,10 @@ from esper_processors.nissa.live import Live
 from esper_processors.nissa.metrics import Scene, exposition
 from esper_processors.nissa.rows import RunRows, check
 from esper_processors.nissa.status import status
-from esper_processors.tamiyo import overview
 from esper_processors.tamiyo import row as rows
+from esper_processors.tamiyo import run_views
 from esper_processors.tamiyo.answers import answer
-from esper_processors.tamiyo.commands import Commands
+from esper_processors.tamiyo.command_log import Commands
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.experience import Experience
 from esper_processors.tamiyo.deciding.tracker import Tracker
@@ -101,8 +101,8 @@ class Everyone:
             if reply.row is not None:
                 self.runs[key] = rows.encode(reply.row)
                 row = rows.decode(self.runs[key])
-                overview.full(event.run_id, row, tracker.of(event.run_id))
-                overview.decisions({event.run_id: row}, limit=10)
+                run_views.full(event.run_id, row, tracker.of(event.run_id))
+                run_views.decisions({event.run_id: row}, limit=10)
                 tracker.turn(event.run_id, [])
         elif isinstance(event, AdaptationOutcome):
             self.experience.take(event, at_us=NOW)

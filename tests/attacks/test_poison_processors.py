@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 from esper.events import Event, Message, encode
 from esper.events.codec import frame
 from esper.events.records import DeadLettered, EpochReviewed
-from esper.events.registry import current
+from esper.events.schemas import current
 from esper.oona.bus.port import Received
 from tests.integration.processors.workers import Line, Worker, review_of, wait_for
 from tests.unit.nissa.journal import Run

@@ -20,7 +20,7 @@ from esper.clock import ManualClock, SystemClock
 from esper.events import Event, Origin
 from esper.events.records import FieldReport, ReportedLayer
 from esper.oona.bus.memory import MemoryBus
-from esper.oona.inbound.progress import BEHIND, STALL_S, STUCK_S, ConsumerProgress
+from esper.oona.inbound.consumer_progress import BEHIND, STALL_S, STUCK_S, ConsumerProgress
 from esper.stack.processes.child import health
 from esper.tezzeret.service import Foundry
 from esper.urza.memory import MemoryStore

@@ -32,7 +32,7 @@ from esper.events.records import (
     SystemStatePacket,
     TrainingStep,
 )
-from esper.events.registry import current
+from esper.events.schemas import current
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.experience import HORIZON_US, Experience
 from tests.unit.nissa.journal import Run

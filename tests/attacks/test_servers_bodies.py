@@ -22,7 +22,7 @@ from esper.clock import SystemClock
 from esper.config import ServiceSettings, Settings
 from esper.events import decode, encode
 from esper.service import create_app, requires
-from esper.service.checks.audit import AuditEntry, Link, chained
+from esper.service.checks.audit_entries import AuditEntry, Link, chained
 from esper.service.checks.bodies import parsed
 from esper.service.checks.problems import ProblemError
 from tests.servicefixtures import Recorder, assert_problem, bearer, served, token

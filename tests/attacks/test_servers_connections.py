@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from esper.clock import SystemClock
 from esper.config import ServiceSettings, Settings
 from esper.service import Server, create_app, requires
-from esper.service.transport import door
+from esper.service.transport import connections
 from esper.stack.processes.child import health
 from tests.certificates import authority, make, write
 from tests.servicefixtures import Recorder, bearer, token
@@ -60,7 +60,7 @@ def descriptors() -> Iterator[None]:
 
 
 @contextmanager
-def connections(port: int, count: int, opening: bytes = b"") -> Iterator[list[socket.socket]]:
+def opened(port: int, count: int, opening: bytes = b"") -> Iterator[list[socket.socket]]:
     """Connections that say `opening` and then nothing."""
     with ExitStack() as kept:
         made = []
@@ -105,7 +105,7 @@ def test_a_thousand_connections_make_no_part_deaf(tmp_path: Path, opening: bytes
     sockets, and the part holds no more than it may.
     """
     settings = Settings(home=tmp_path)
-    with part(settings) as server, connections(server.port, MANY, opening) as made:
+    with part(settings) as server, opened(server.port, MANY, opening) as made:
         for _ in range(5):
             assert httpx.get(f"{server.url}/health", trust_env=False, timeout=10).status_code == 200
             assert health(settings.sockets_dir, server.port) == "ready"
@@ -124,7 +124,7 @@ def test_connections_that_never_finish_a_handshake_make_no_part_deaf(tmp_path: P
         certificate=given.certificate, private_key=given.private_key, connections=16
     )
     trust = ssl.create_default_context(cafile=str(write(tmp_path, root)))
-    with part(Settings(home=tmp_path, service=service)) as server, connections(server.port, 300):
+    with part(Settings(home=tmp_path, service=service)) as server, opened(server.port, 300):
         assert (
             httpx.get(f"{server.url}/health", verify=trust, trust_env=False, timeout=10).status_code
             == 200
@@ -135,9 +135,9 @@ def test_a_head_that_trickles_in_has_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte is progress, and no reason to wait on."""
-    monkeypatch.setattr(door, "HEAD_S", 0.5)
-    monkeypatch.setattr(door, "_LOOK_S", 0.05)
-    with part(Settings(home=tmp_path)) as server, connections(server.port, 1) as (one,):
+    monkeypatch.setattr(connections, "HEAD_S", 0.5)
+    monkeypatch.setattr(connections, "_LOOK_S", 0.05)
+    with part(Settings(home=tmp_path)) as server, opened(server.port, 1) as (one,):
 
         def trickled() -> bool:
             try:
@@ -156,14 +156,14 @@ def test_a_reader_that_stands_still_is_let_go(
     """Whoever asks for much and reads none of it holds the answer in the part's memory: not
     forever.
     """
-    monkeypatch.setattr(door, "IDLE_S", 0.5)
-    monkeypatch.setattr(door, "_LOOK_S", 0.05)
+    monkeypatch.setattr(connections, "IDLE_S", 0.5)
+    monkeypatch.setattr(connections, "_LOOK_S", 0.05)
     settings = Settings(home=tmp_path)
     asked = (
         "GET /large HTTP/1.1\r\nHost: localhost\r\nAuthorization: "
         f"{bearer(token(settings, CLOCK))['Authorization']}\r\n\r\n"
     )
-    with part(settings) as server, connections(server.port, 1, asked.encode()) as (one,):
+    with part(settings) as server, opened(server.port, 1, asked.encode()) as (one,):
         held = server._server.server_state.connections
         assert eventually(lambda: bool(held), 20)
         assert eventually(lambda: not held, 20)

@@ -32,14 +32,14 @@ from esper.oona.inbound.intake import Intake
 from esper.service import Server, create_app
 from esper.tolaria.control.api import Control
 from esper.tolaria.control.api import add_routes as add_tolaria
-from esper.tolaria.control.ledger import RunLedger
 from esper.tolaria.control.requests import RequestSender
+from esper.tolaria.control.run_ledger import RunLedger
 from esper.tolaria.control.trainers import Trainers
 from esper_processors.nissa.api import Nissa
 from esper_processors.nissa.api import add_routes as add_nissa
 from esper_processors.tamiyo.api import Tamiyo
 from esper_processors.tamiyo.api import add_routes as add_tamiyo
-from esper_processors.tamiyo.commands import Commands
+from esper_processors.tamiyo.command_log import Commands
 from tests.attacks.test_servers_bodies import HOSTILE
 from tests.servicefixtures import Recorder, token
 

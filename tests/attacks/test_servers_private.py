@@ -19,7 +19,7 @@ import pytest
 from esper.config import Settings
 from esper.errors import UsageError
 from esper.private import tighten
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -80,7 +80,7 @@ def test_a_home_that_was_open_is_closed_and_that_is_said(tmp_path: Path) -> None
     """
     home = tmp_path / "home"
     settings = Settings(home=home)
-    keys.ensure(settings.keys_dir)
+    token_keys.ensure(settings.keys_dir)
     for name in ("stack/kafka/log", "runs/r/outbox/1", "store/objects/a"):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("x")
@@ -88,16 +88,16 @@ def test_a_home_that_was_open_is_closed_and_that_is_said(tmp_path: Path) -> None
     (home / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "elsewhere").chmod(0o644)
-    (settings.keys_dir / keys.PRIVATE).chmod(0o644)
+    (settings.keys_dir / token_keys.PRIVATE).chmod(0o644)
     home.chmod(0o755)
     done = run("from esper.config import Settings; Settings.load()", home)
     assert done.stderr == (
         f"esper: {home} was open to other users of this machine; now only its owner can enter it.\n"
     )
-    assert open_to_others(home) == [str(settings.keys_dir / keys.PRIVATE)]
+    assert open_to_others(home) == [str(settings.keys_dir / token_keys.PRIVATE)]
     assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o644
     with pytest.raises(UsageError, match="other users, who could make tokens"):
-        keys.signing(settings.keys_dir)
+        token_keys.signing(settings.keys_dir)
     assert run("from esper.config import Settings; Settings.load()", home).stderr == ""
 
 

@@ -27,8 +27,8 @@ from esper.oona.inbound.intake import Intake
 from esper.service import create_app
 from esper.stack.processes.parts import with_esper_on_path
 from esper.tolaria.control.api import Control, add_routes
-from esper.tolaria.control.ledger import REQUESTS, RunLedger
 from esper.tolaria.control.requests import RequestSender
+from esper.tolaria.control.run_ledger import REQUESTS, RunLedger
 from esper.tolaria.control.trainers import Trainers
 from esper.tolaria.recipes.allowed import _NAMING, Allowed
 from esper.tolaria.recipes.recipe import Recipe, load, names, text

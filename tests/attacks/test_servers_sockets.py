@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.runs import control
+from esper.cli.runs import run_control
 from esper.clock import SystemClock
 from esper.config import KafkaSettings, ServiceSettings, Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.history.queries import HttpSource, events_by_topic
 from esper.service.client import Client
-from esper.service.transport import keys, sockets
+from esper.service.transport import sockets, token_keys
 from esper.service.transport.sockets import Listening
 from esper.stack.processes.child import health
 from esper.stack.processes.ports import HOST, PortClaims
@@ -78,7 +78,7 @@ def test_no_program_of_esper_speaks_to_a_squatter(tmp_path: Path) -> None:
     a byte, and no token, reaches it.
     """
     settings, clock = Settings(home=tmp_path), SystemClock()
-    keys.ensure(settings.keys_dir)
+    token_keys.ensure(settings.keys_dir)
     with squatter() as (port, heard):
         url = f"http://{HOST}:{port}"
         with pytest.raises(OSError, match="No such file"):
@@ -91,7 +91,7 @@ def test_no_program_of_esper_speaks_to_a_squatter(tmp_path: Path) -> None:
             events_by_topic(url, "r", settings)
         for body in (None, {"reason": "x"}):
             with pytest.raises(UnavailableError, match="does not answer"):
-                control._send(settings, f"{url}/api/v1/runs/r/pause", body, clock)
+                run_control._send(settings, f"{url}/api/v1/runs/r/pause", body, clock)
         assert health(settings.sockets_dir, port) == "silent"
         assert heard == []
 
@@ -99,7 +99,7 @@ def test_no_program_of_esper_speaks_to_a_squatter(tmp_path: Path) -> None:
 def test_a_part_of_another_machine_gets_no_token(tmp_path: Path) -> None:
     """Only addresses of this machine are parts of this installation."""
     settings = Settings(home=tmp_path)
-    keys.ensure(settings.keys_dir)
+    token_keys.ensure(settings.keys_dir)
     for url in ("http://evil.example:8080/", "https://192.0.2.1:8080/", "http://127.0.0.1/"):
         with pytest.raises(UsageError, match="no part of this installation"):
             Client(settings, subject="esper", part="tolaria").get(url, timeout=5)
@@ -110,7 +110,7 @@ def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -
     there.
     """
     settings = Settings(home=tmp_path, service=ServiceSettings(sockets=str(tmp_path / "open")))
-    keys.ensure(settings.keys_dir)
+    token_keys.ensure(settings.keys_dir)
     settings.sockets_dir.mkdir()
     for mode in (0o777, 0o710):
         settings.sockets_dir.chmod(mode)

@@ -19,7 +19,7 @@ from esper import stack
 from esper.config import KafkaSettings, Settings
 from esper.errors import UnavailableError
 from esper.identity import Identity
-from esper.stack.processes import state
+from esper.stack.processes import stack_state
 from tests.stackfixtures import bring_up, eventually, now, tiny_stack
 
 
@@ -31,7 +31,7 @@ def damages(settings: Settings) -> dict[str, bytes | None]:
     foreign = json.dumps(asdict(replace(good, supervisor=me, ports={"nissa": 1})))
     gone = json.dumps(asdict(replace(good, supervisor=Identity(1 << 21, 1))))
     texts = ("", "{", "[]", "null", "\0" * 100, '{"phase": "running"}', foreign, gone)
-    whole = state.path_of(settings.stack_dir).read_bytes()
+    whole = stack_state.path_of(settings.stack_dir).read_bytes()
     return {
         **{text[:20]: text.encode() for text in texts},
         "torn": whole[: len(whole) // 2],
@@ -42,7 +42,7 @@ def damages(settings: Settings) -> dict[str, bytes | None]:
 
 def damage(settings: Settings, content: bytes | None) -> None:
     """Damage the file as no supervisor would."""
-    path = state.path_of(settings.stack_dir)
+    path = stack_state.path_of(settings.stack_dir)
     if content is None:
         path.unlink()
     else:
@@ -64,7 +64,7 @@ def test_a_damaged_state_file_hides_no_stack(tmp_path: Path, broker: str) -> Non
             assert stack.running(settings) == endpoints, name
             assert eventually(
                 lambda: (
-                    (found := state.read(settings.stack_dir)) is not None
+                    (found := stack_state.read(settings.stack_dir)) is not None
                     and found.supervisor == supervisor
                 ),
                 10,
@@ -95,14 +95,14 @@ def test_a_supervisor_that_does_not_mend_it_is_told_and_never_doubled(
                 UnavailableError, match=rf"supervisor {supervisor.pid} .*esper down"
             ):
                 bring_up(settings)
-            (settings.stack_dir / state.LOCK).write_text("{")
+            (settings.stack_dir / stack_state.LOCK).write_text("{")
             with pytest.raises(UnavailableError, match="did not start"):
                 bring_up(settings)
         finally:
             os.kill(supervisor.pid, signal.SIGCONT)
         assert eventually(
             lambda: (
-                (found := state.read(settings.stack_dir)) is not None
+                (found := stack_state.read(settings.stack_dir)) is not None
                 and found.supervisor == supervisor
             ),
             10,
@@ -112,8 +112,8 @@ def test_a_supervisor_that_does_not_mend_it_is_told_and_never_doubled(
 
 def test_a_lock_file_of_a_supervisor_that_is_gone_holds_nobody(tmp_path: Path) -> None:
     """Killed, it leaves the file: the process that it names does not live."""
-    (tmp_path / state.LOCK).write_text(json.dumps(asdict(Identity(os.getpid(), 1))))
-    assert state.holder(tmp_path) is None
+    (tmp_path / stack_state.LOCK).write_text(json.dumps(asdict(Identity(os.getpid(), 1))))
+    assert stack_state.holder(tmp_path) is None
     settings = Settings(home=tmp_path)
     settings.stack_dir.mkdir()
     assert stack.status(settings) is None

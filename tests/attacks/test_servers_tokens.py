@@ -24,7 +24,7 @@ from esper.service.checks import tokens
 from esper.service.checks.problems import ProblemError
 from esper.service.checks.roles import Caller
 from esper.service.checks.tokens import PARTS, Gatekeeper
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 
 CLOCK = ManualClock()
 NOW = CLOCK.now_us() // 1_000_000
@@ -44,7 +44,7 @@ GOOD: dict[str, Any] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The keys of an installation."""
     made = tmp_path_factory.mktemp("keys") / "keys"
-    keys.ensure(made)
+    token_keys.ensure(made)
     return made
 
 
@@ -53,7 +53,7 @@ def judged(folder: Path, claims: dict[str, Any], part: str = "nissa") -> str:
 
     Empty when it takes it.
     """
-    text = jwt.encode(claims, keys.signing(folder), algorithm="EdDSA")
+    text = jwt.encode(claims, token_keys.signing(folder), algorithm="EdDSA")
     try:
         assert Gatekeeper.of(folder, CLOCK, part).caller(text) == Caller(
             claims["sub"], claims["role"]
@@ -127,7 +127,7 @@ def test_every_claim_is_needed(folder: Path, missing: str) -> None:
     """A token without a beginning, an end or a part is none."""
     text = jwt.encode(
         {name: value for name, value in GOOD.items() if name != missing},
-        keys.signing(folder),
+        token_keys.signing(folder),
         algorithm="EdDSA",
     )
     with pytest.raises(ProblemError, match=f"claim {missing}"):

@@ -27,13 +27,13 @@ from esper.events.records import AdaptationOutcome, AuditRecorded, EpochReviewed
 from esper.events.seals import TAMIYO, TRAINER, Signer
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Bus, Received
-from esper.oona.durable.audit import AuditTrail
+from esper.oona.durable.audit_trail import AuditTrail
 from esper.oona.durable.chains import _Walk
-from esper.oona.durable.journal import read_key
+from esper.oona.durable.journal_reader import read_key
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.inbox import Inbox
 from esper.oona.inbound.intake import require_author
-from esper.service.checks.audit import PENDING, AuditEntry, Link, chained
+from esper.service.checks.audit_entries import PENDING, AuditEntry, Link, chained
 from esper.service.transport import signing
 from esper_processors.tamiyo.app import _learn
 from esper_processors.tamiyo.deciding.experience import Experience

@@ -31,12 +31,12 @@ from esper.events.records import (
     RunStarted,
 )
 from esper.oona.bus.kafka import KafkaBus
-from esper.oona.durable.journal import read, read_topics
+from esper.oona.durable.journal_reader import read, read_topics
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import Intake
 from esper.service.transport import signing
 from esper.service.transport.signing import Keyring
-from esper.tolaria.control.ledger import RunLedger
+from esper.tolaria.control.run_ledger import RunLedger
 from esper.tolaria.session.session import Session
 from tests.forging import any_event, forged, new_id
 from tests.stackfixtures import eventually

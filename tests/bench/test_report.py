@@ -23,7 +23,7 @@ from esper.bench import (
     steps,
     whole,
 )
-from esper.bench.registry import FIGURES, Bench, Figure
+from esper.bench.figure_registry import FIGURES, Bench, Figure
 from esper.bench.report import FAMILIES, chosen, measure
 from esper.clock import SystemClock
 from esper.errors import UnavailableError, UsageError

@@ -44,7 +44,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from esper.clock import SystemClock
-from esper.oona.admin.requests import ask
+from esper.oona.admin.kafka_requests import ask
 from esper.stack.embedded import aot, broker, jars
 from esper.stack.embedded.java import java
 from esper.stack.processes.leash import Leash

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from esper.clock import SystemClock
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 from esper.stack.processes.ports import PortClaims
 from tests import certificates
 from tests.clusters.commands import esper, said
@@ -82,7 +82,7 @@ def test_a_run_finds_parts_that_stand_alone(
 
     The trainer starts no stack, trains, and the history has its whole run.
     """
-    keys.ensure(tmp_path / "keys")
+    token_keys.ensure(tmp_path / "keys")
     served = certificates.make(tmp_path, certificates.authority())
     common = {
         **cluster.parts(passwords),

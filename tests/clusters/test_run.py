@@ -27,7 +27,7 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events.codec import decode
 from esper.events.envelope import JournalEvent
-from esper.events.registry import wire_schemas
+from esper.events.schemas import wire_schemas
 from esper.events.topics import TOPICS
 from esper.history.queries import HttpSource, wait_caught_up
 from esper.history.tables.ddl import snake

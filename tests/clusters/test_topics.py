@@ -24,7 +24,7 @@ from esper.config import Settings
 from esper.errors import DeniedError
 from esper.events.codec import decode, encode
 from esper.events.topics import TOPICS
-from esper.oona.admin import requests
+from esper.oona.admin import kafka_requests
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.rights import rights
@@ -85,7 +85,7 @@ def test_what_was_changed_by_hand_is_named_and_mended(
     cluster._done(admin.incremental_alter_configs([resource]).values())
     cluster._done(admin.delete_acls([AclBindingFilter(*_acl(*lost))]).values())
     cluster._done(admin.create_acls([AclBinding(*_acl(*added))]).values())
-    requests.set_quotas(
+    kafka_requests.set_quotas(
         cluster.raw("admin"),
         {"viewer": {"consumer_byte_rate": 1.0, "producer_byte_rate": 5.0}},
         timeout_s=10,

@@ -19,7 +19,7 @@ from esper.events.codec import frame
 from esper.events.envelope import Record
 from esper.events.ranges import Bound, require
 from esper.events.records import RECORDS
-from esper.events.registry import WireSchema, current
+from esper.events.schemas import WireSchema, current
 
 TEXTS = [
     "",

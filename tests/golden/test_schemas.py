@@ -25,7 +25,7 @@ from fastavro.schema import parse_schema, to_parsing_canonical_form
 
 from esper.events import TOPICS, JournalEvent, decode, encode
 from esper.events.compatibility import breaks, breaks_transitively, check, versions
-from esper.events.registry import BY_NAME, current, wire_schemas
+from esper.events.schemas import BY_NAME, current, wire_schemas
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "schemas"

@@ -42,7 +42,7 @@ def verify(
     """Prove that no record of the audit log was changed, removed, added or moved, or name the first
     that was.
     """
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - the same

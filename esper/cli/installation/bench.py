@@ -13,7 +13,7 @@ import typer
 from esper.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from esper.bench.registry import Figure
+    from esper.bench.figure_registry import Figure
 
 
 def register(app: typer.Typer) -> None:

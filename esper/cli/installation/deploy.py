@@ -62,7 +62,7 @@ def secrets(
     principal, keys. Overwrites nothing.
     """
     from esper.clock import SystemClock  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.service.transport import keys, signing  # noqa: PLC0415 - as above
+    from esper.service.transport import signing, token_keys  # noqa: PLC0415 - as above
 
     try:
         folder.mkdir(parents=True, mode=0o700)
@@ -81,7 +81,7 @@ def secrets(
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
             os.fchmod(file.fileno(), 0o644 if name in OTHERS else 0o600)
-    keys.ensure(folder / "keys")
+    token_keys.ensure(folder / "keys")
     signing.ensure_all(folder / "keys", SystemClock())
     print(
         f"Wrote the secrets of a deployment to {folder}; certificates end in {days} days. "

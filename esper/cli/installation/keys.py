@@ -31,7 +31,7 @@ def show(context: typer.Context, *, as_json: AsJson = False) -> None:
         return
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
-    from esper.vault.families import listed  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.vault.family_keys import listed  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.vault.masters import masters  # noqa: PLC0415 - as above
 
     settings = Settings.load()
@@ -78,7 +78,7 @@ def rotate(*, as_json: AsJson = False) -> None:
     """Wrap every family key by another master key; it can be killed at any point and run again."""
     from esper.checkpoint.rotation import rotate as rotate_keys  # noqa: PLC0415 - as above
     from esper.cli.shared.audited import audited  # noqa: PLC0415 - as above
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from esper.stack.processes.state import PartState, StackState
+    from esper.stack.processes.stack_state import PartState, StackState
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 

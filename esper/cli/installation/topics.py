@@ -142,7 +142,7 @@ def _plan(
 
 
 def _administration(settings: Settings) -> Administration:
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.oona.admin.provisioning import Administration  # noqa: PLC0415 - as above
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above

@@ -93,7 +93,7 @@ def _journals(
     ancestors.
     """
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
-    from esper.cli.shared.journals import journal  # noqa: PLC0415 - as above
+    from esper.cli.shared.journal_sources import journal  # noqa: PLC0415 - as above
     from esper.journal.reading import JOURNAL, from_anywhere, whole  # noqa: PLC0415 - as above
     from esper.journal.story import fork_of  # noqa: PLC0415 - as above
 

@@ -60,7 +60,7 @@ def fork(
     from esper.cli.runs.run import on_stack, tell  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - the same
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - the same
 
     if new_id:
         require_run_id(new_id)

@@ -38,7 +38,7 @@ def model(
     `safetensors.torch.load_file` reads it.
     """
     from esper.config import Settings  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     _written(Settings.load().runs_dir / run_id / "model.safetensors", out, as_json=as_json)

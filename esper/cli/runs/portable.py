@@ -51,12 +51,12 @@ def export(
     """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
-    from esper.cli.shared.journals import journal, passphrase_in  # noqa: PLC0415 - as above
+    from esper.cli.shared.journal_sources import journal, passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.exporting import Exporting  # noqa: PLC0415 - as above
     from esper.journal.reading import whole  # noqa: PLC0415 - as above
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
@@ -118,7 +118,7 @@ def bring(
     from rich.console import Console  # noqa: PLC0415 - as above
 
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
-    from esper.cli.shared.journals import passphrase_in  # noqa: PLC0415 - as above
+    from esper.cli.shared.journal_sources import passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.importing import Importing  # noqa: PLC0415 - as above
@@ -195,7 +195,7 @@ def _brought(importing: Importing, settings: Settings) -> int:
 
 def _history(settings: Settings, stack: ExitStack) -> QuerySource | None:
     """The history, if there is one."""
-    from esper.cli.shared.journals import history_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.journal_sources import history_of  # noqa: PLC0415 - as above
 
     try:
         return stack.enter_context(history_of(settings))

@@ -188,14 +188,14 @@ def _hint(*, from_scratch: bool) -> Iterator[None]:
 
 def _fold(run_id: str, origin: ReplaySource, save: Path | None, *, as_json: bool) -> None:
     from esper.bounded import limits_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.reading import believed, from_file, from_kafka, journal_in, to_file  # noqa: PLC0415 - as above
     from esper.journal.replay import fold_messages, live_state  # noqa: PLC0415 - as above
     from esper.oona.durable.authentic import Judge, as_received  # noqa: PLC0415 - as above
     from esper.service.transport import signing  # noqa: PLC0415 - as above
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
     settings, clock = Settings.load(), SystemClock()
@@ -256,7 +256,7 @@ def _step(
         raise UsageError(f"{out} exists already; name another file with --out.")
     console = Console(stderr=True)
     source = _source(run_id, origin, console)
-    from esper.cli.shared.steps import restored  # noqa: PLC0415 - as above
+    from esper.cli.shared.run_states import restored  # noqa: PLC0415 - as above
     from esper.tolaria.replay.state_file import save_state_file  # noqa: PLC0415 - as above
 
     found = restored(
@@ -309,7 +309,7 @@ def _verify(
 
     console = Console(stderr=True)
     source = _source(run_id, origin, console)
-    from esper.cli.shared.journals import told_by  # noqa: PLC0415 - as above
+    from esper.cli.shared.journal_sources import told_by  # noqa: PLC0415 - as above
     from esper.cli.shared.proving import prove  # noqa: PLC0415 - as above
 
     proof = prove(
@@ -326,12 +326,12 @@ def _verify(
 def _source(run_id: str, origin: ReplaySource, console: Console) -> Archived:
     """The run as this installation or an export has it."""
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
-    from esper.cli.shared.journals import journal, journal_from_file, passphrase_in  # noqa: PLC0415 - as above
+    from esper.cli.shared.journal_sources import journal, journal_from_file, passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
     from esper.service.transport import signing  # noqa: PLC0415 - as above
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - as above
     from esper.tolaria.replay.archive import Archived  # noqa: PLC0415 - as above
 
     require_run_id(run_id)

@@ -74,8 +74,8 @@ def run(
     from esper.config import Settings  # noqa: PLC0415
     from esper.identity import age_s  # noqa: PLC0415
     from esper.tolaria.recipes.allowed import Allowed  # noqa: PLC0415
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415
     from esper.tolaria.recipes.recipe import load  # noqa: PLC0415
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415
     from esper.tolaria.run.startup import Startup  # noqa: PLC0415
 
     if run_id:

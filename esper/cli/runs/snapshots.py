@@ -54,7 +54,7 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
-    from esper.vault.families import any_in, opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.vault.family_keys import any_in, opened  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.vault.masters import masters  # noqa: PLC0415 - as above
 
     settings, clock = Settings.load(), SystemClock()
@@ -83,11 +83,11 @@ def pin(
     """Keep all snapshots of a run until it is let go."""
     from esper.checkpoint.retention import Pins  # noqa: PLC0415 - as above
     from esper.cli.shared.audited import audited  # noqa: PLC0415 - as above
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
-    from esper.oona.durable.journal import require_known  # noqa: PLC0415 - as above
+    from esper.oona.durable.journal_reader import require_known  # noqa: PLC0415 - as above
     from esper.service.transport import signing  # noqa: PLC0415 - as above
     from esper.urza.opening import open_store  # noqa: PLC0415 - as above
 
@@ -124,7 +124,7 @@ def gc(
     """
     from esper.checkpoint.collection import collect  # noqa: PLC0415 - as above
     from esper.cli.shared.audited import audited  # noqa: PLC0415 - as above
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
 
@@ -176,9 +176,9 @@ def _journals(settings: Settings) -> Journals:
 
 def _read(journals: Journals, settings: Settings, clock: Clock) -> Iterator[Event]:
     """The journals of all runs, as they are read: a sweep keeps of them what it needs."""
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
-    from esper.oona.durable.journal import read_journals  # noqa: PLC0415 - as above
+    from esper.oona.durable.journal_reader import read_journals  # noqa: PLC0415 - as above
 
     return read_journals(KafkaBus(cluster_of(settings, "viewer")), journals, clock=clock)
 

@@ -89,14 +89,14 @@ def whatif(
     from esper.cli.shared.plots import require_format  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
-    from esper.tolaria.recipes.names import require_run_id  # noqa: PLC0415 - the same
+    from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - the same
 
     require_run_id(run_id)
     if out:
         require_format(out)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     if mode == "open":
-        from esper.cli.shared.journals import journal  # noqa: PLC0415 - as above
+        from esper.cli.shared.journal_sources import journal  # noqa: PLC0415 - as above
 
         events, _ = journal(settings, run_id, clock=clock, say=console.print)
         answer = _open(
@@ -156,7 +156,7 @@ def _closed(
         from esper.journal.reading import on_kafka  # noqa: PLC0415 - as above
         from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
         from esper.service.transport import signing  # noqa: PLC0415 - as above
-        from esper.tolaria.recipes.names import named  # noqa: PLC0415 - as above
+        from esper.tolaria.recipes.run_names import named  # noqa: PLC0415 - as above
         from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
         from esper.tolaria.timelines.whatif import closed_loop  # noqa: PLC0415 - as above
 

@@ -44,8 +44,8 @@ def audited(
     from esper.errors import UsageError  # noqa: PLC0415 - as above
     from esper.events.envelope import trace_id  # noqa: PLC0415 - as above
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
-    from esper.oona.durable.audit import AuditTrail  # noqa: PLC0415 - as above
-    from esper.service.checks.audit import PENDING, AuditEntry  # noqa: PLC0415 - as above
+    from esper.oona.durable.audit_trail import AuditTrail  # noqa: PLC0415 - as above
+    from esper.service.checks.audit_entries import PENDING, AuditEntry  # noqa: PLC0415 - as above
 
     name = secrets.token_hex(16)
     entry = AuditEntry(

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from rich.console import Console
 
-from esper.cli.shared.steps import bar
+from esper.cli.shared.run_states import bar
 from esper.clock import SystemClock
 from esper.errors import UnavailableError
 from esper.tolaria.recipes.environment import observe

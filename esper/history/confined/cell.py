@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.history.confined.confinement import Confinement, confine
+from esper.history.confined.query_settings import statement
 from esper.history.confined.refusal import BAD_ARGUMENTS, UNKNOWN, QueryError, refused
-from esper.history.confined.settings import statement
 
 DATABASE: Final = "esper"
 MOST_HEAD: Final = 16 << 20

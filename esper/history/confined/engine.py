@@ -26,8 +26,8 @@ from esper.disk import make_folder
 from esper.errors import UnavailableError
 from esper.history.confined import cell
 from esper.history.confined.confinement import Confinement
+from esper.history.confined.query_settings import QueryLimits, Value, checked_parameters, typed
 from esper.history.confined.refusal import NETWORK, TIMEOUT, QueryError, refused
-from esper.history.confined.settings import QueryLimits, Value, checked_parameters, typed
 
 DATABASE: Final = cell.DATABASE
 

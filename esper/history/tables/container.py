@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from esper.events.registry import wire_schemas
+from esper.events.schemas import wire_schemas
 from esper.history.tables.ddl import END, HEAD, TAIL, RecordTable, record_tables
 from esper.oona.bus.port import Received
 

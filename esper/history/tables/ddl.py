@@ -19,7 +19,7 @@ from typing import Any, Final
 from esper.errors import BuildError
 from esper.events.envelope import Event, JournalEvent
 from esper.events.records import RECORDS
-from esper.events.registry import WireSchema, wire_schemas
+from esper.events.schemas import WireSchema, wire_schemas
 
 END: Final = 0x5EED5
 """What the container puts after each body: a body that does not match its schema shifts it, and the

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from esper.errors import UsageError
 from esper.kasmina.seeded.faults import Notes, Place
 from esper.kasmina.seeded.hosts import CHANNEL_DIM, HostKind, channels, host_kind
+from esper.kasmina.seeded.side_streams import side_by_side
 from esper.kasmina.seeded.slots import Slot
 from esper.kasmina.seeded.statistics import LayerStatistics
-from esper.kasmina.seeded.streams import side_by_side
 
 
 @dataclass(slots=True)

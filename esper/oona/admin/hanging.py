@@ -43,7 +43,7 @@ from aiokafka.structs import TopicPartition
 
 from esper.clock import Clock
 from esper.errors import UnavailableError
-from esper.oona.admin.requests import Sent, connection
+from esper.oona.admin.kafka_requests import Sent, connection
 from esper.oona.bus.access import Access
 
 _TEXT: Final = CompactString("utf-8")

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import DeniedError, EsperError, UnavailableError
-from esper.oona.admin import acls, hanging, requests, topics
+from esper.oona.admin import acls, hanging, kafka_requests, topic_creation
 from esper.oona.admin.hanging import Hanging
 from esper.oona.bus import wire
 from esper.oona.bus.kafka import KafkaBus
@@ -102,7 +102,7 @@ def wanted(
     """
     plans = {
         name: TopicPlan(count, settings.kafka.replication, values)
-        for name, (count, values) in topics.wanted(settings.kafka).items()
+        for name, (count, values) in topic_creation.wanted(settings.kafka).items()
     }
     granted = (
         frozenset(replace(one, principal=user(one.principal)) for one in rights())
@@ -250,7 +250,7 @@ class Administration:
         self._bindings = acls.listed(self._bus) if plan.rights is not None else {}
         limits = (
             self._request(
-                "read quotas", lambda way: requests.quotas(way, timeout_s=self._bus.patience)
+                "read quotas", lambda way: kafka_requests.quotas(way, timeout_s=self._bus.patience)
             )
             if plan.quotas is not None
             else {}
@@ -377,7 +377,7 @@ class Administration:
         if changes:
             self._request(
                 "set quotas",
-                lambda way: requests.set_quotas(way, changes, timeout_s=self._bus.patience),
+                lambda way: kafka_requests.set_quotas(way, changes, timeout_s=self._bus.patience),
             )
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
@@ -389,7 +389,7 @@ class Administration:
     def _request(self, what: str, ask: Callable[[dict[str, Any]], Any]) -> Any:
         access = self._bus.access
         try:
-            return ask(requests.connection(access))
+            return ask(kafka_requests.connection(access))
         except (RequestError, OSError) as error:
             raise _failed(error, f"Kafka at {access.bootstrap}", access.user, what) from error
 

@@ -34,7 +34,14 @@ from esper.errors import (
 )
 from esper.events.codec import Message
 from esper.oona.bus.access import Access
-from esper.oona.bus.door import FATAL, FORBIDDEN, BrokerStanding, ClientDoor, cause, drained
+from esper.oona.bus.authentication import (
+    FATAL,
+    FORBIDDEN,
+    BrokerStanding,
+    ClientDoor,
+    cause,
+    drained,
+)
 from esper.oona.bus.partitioner import partition
 from esper.oona.bus.port import (
     MAX_MESSAGE_BYTES,

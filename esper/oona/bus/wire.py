@@ -18,8 +18,8 @@ from typing import Final
 from esper.config import Settings
 from esper.disk import write_file
 from esper.errors import CorruptError, EsperError, UnavailableError
-from esper.events.registry import WireSchema, wire_schemas
-from esper.oona.bus.registry import Registry
+from esper.events.schemas import WireSchema, wire_schemas
+from esper.oona.bus.registry_client import Registry
 
 _log = logging.getLogger(__name__)
 _HEAD: Final = 5

@@ -16,8 +16,8 @@ from esper.events import decode
 from esper.events.records import AuditRecorded
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, Received
-from esper.oona.durable.audit import HEAD, TOPIC
-from esper.service.checks.audit import Link
+from esper.oona.durable.audit_trail import HEAD, TOPIC
+from esper.service.checks.audit_entries import Link
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.5

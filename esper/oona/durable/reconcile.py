@@ -14,7 +14,7 @@ from esper.events.envelope import JournalEvent
 from esper.events.seals import TRAINER, Trust
 from esper.oona.bus.port import Bus, Received
 from esper.oona.durable.frames import Frame, event_id_of
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 from esper.oona.durable.outbox import Outbox
 
 

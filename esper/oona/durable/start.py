@@ -11,7 +11,7 @@ from esper.errors import FencedError, UnavailableError
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, Received
 from esper.oona.durable.drain import batches
-from esper.oona.durable.journal import read, sequence_of
+from esper.oona.durable.journal_reader import read, sequence_of
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.reconcile import compare
 

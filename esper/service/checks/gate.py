@@ -24,14 +24,14 @@ from esper.clock import Clock
 from esper.config import ServiceSettings
 from esper.errors import EsperError
 from esper.events.envelope import trace_id
-from esper.service.checks.answers import HeldResponse, WithHeaders, replay
-from esper.service.checks.audit import PENDING, AuditEntry, detail_of
+from esper.service.checks.audit_entries import PENDING, AuditEntry, detail_of
 from esper.service.checks.bodies import is_json, parsed
+from esper.service.checks.caller_limits import TokenBuckets, names_this_machine
 from esper.service.checks.callers import SCOPE_KEY, demanded
 from esper.service.checks.customs import Customs
 from esper.service.checks.documents import problem_of
-from esper.service.checks.limits import TokenBuckets, names_this_machine
 from esper.service.checks.problems import ProblemError, forbidden, unauthorized
+from esper.service.checks.responses import HeldResponse, WithHeaders, replay
 from esper.service.checks.roles import Caller, Role
 from esper.service.checks.tokens import Gatekeeper
 

@@ -19,7 +19,7 @@ from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service.checks.problems import unauthorized
 from esper.service.checks.roles import Caller, Role
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 
 ISSUER: Final = "esper"
 PARTS: Final = ("tolaria", "tamiyo", "nissa", "history", "foundry")
@@ -91,7 +91,12 @@ def own(
     Raises as `keys.signing` and `issue` do.
     """
     return issue(
-        keys.signing(folder), subject=subject, role=role, ttl=ttl, clock=clock, audience=audience
+        token_keys.signing(folder),
+        subject=subject,
+        role=role,
+        ttl=ttl,
+        clock=clock,
+        audience=audience,
     )
 
 
@@ -109,8 +114,8 @@ class Gatekeeper:
 
         Raises as `keys.ensure` and `keys.checking` do.
         """
-        keys.ensure(folder)
-        return cls(keys.checking(folder), clock, part)
+        token_keys.ensure(folder)
+        return cls(token_keys.checking(folder), clock, part)
 
     def caller(self, token: str) -> Caller:
         """Whom a token names.

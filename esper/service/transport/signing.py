@@ -24,7 +24,7 @@ from esper.clock import Clock
 from esper.disk import make_folder
 from esper.errors import CorruptError, UnavailableError, UsageError
 from esper.events.seals import TAMIYO, TRAINER, OfRun, Signer, Trust, text_of
-from esper.service.transport.keys import place, private_pem, read_private
+from esper.service.transport.token_keys import place, private_pem, read_private
 
 FOLDER: Final = "signing"
 WRITERS: Final = (TRAINER, TAMIYO, "tolaria", "nissa", "foundry", "cli")

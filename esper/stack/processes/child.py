@@ -16,10 +16,10 @@ from esper.clock import Clock
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
-from esper.oona.inbound.progress import STUCK_S
+from esper.oona.inbound.consumer_progress import STUCK_S
 from esper.service.transport.sockets import LocalConnection
 from esper.stack.processes.leash import Leash, kill_group
-from esper.stack.processes.state import PartPhase, PartState
+from esper.stack.processes.stack_state import PartPhase, PartState
 
 Answer = Literal["ready", "starting", "silent"]
 
@@ -76,7 +76,7 @@ def health(folder: Path, port: int) -> Answer:
     It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor
     answer in the part's place. A part that has been at one message for `STUCK_S` counts as silent:
     it answers, and does nothing. One that is merely behind, or waits for a disk or a broker, turns
-    (see `esper.oona.inbound.progress`) and is left alone.
+    (see `esper.oona.inbound.consumer_progress`) and is left alone.
     """
     connection = LocalConnection(folder, port, timeout=PROBE_TIMEOUT_S)
     try:

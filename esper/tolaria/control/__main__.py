@@ -20,14 +20,14 @@ from esper.config import Settings
 from esper.errors import EsperError, UsageError
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
-from esper.oona.durable.audit import AuditTrail
+from esper.oona.durable.audit_trail import AuditTrail
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.intake import Intake
 from esper.service import Server, create_app
 from esper.service.transport.signing import Keyring
 from esper.tolaria.control.api import Control, add_routes
-from esper.tolaria.control.ledger import RunLedger
 from esper.tolaria.control.requests import SENDER, RequestSender
+from esper.tolaria.control.run_ledger import RunLedger
 from esper.tolaria.control.sweeping import Sweeps
 from esper.tolaria.control.trainers import Trainers
 from esper.tolaria.recipes.allowed import Allowed

@@ -17,13 +17,13 @@ from esper.clock import Clock
 from esper.errors import UsageError
 from esper.service import CurrentCaller, ProblemError, requires
 from esper.tolaria.control import requests
-from esper.tolaria.control.ledger import RunLedger
 from esper.tolaria.control.requests import Action, RequestSender
-from esper.tolaria.control.status import RunStatus
+from esper.tolaria.control.run_ledger import RunLedger
+from esper.tolaria.control.run_status import RunStatus
 from esper.tolaria.control.trainers import Trainers
 from esper.tolaria.recipes.allowed import Allowed
-from esper.tolaria.recipes.names import named, require_run_id
 from esper.tolaria.recipes.recipe import load
+from esper.tolaria.recipes.run_names import named, require_run_id
 
 _PACKAGES: Final = ("torch", "confluent-kafka", "fastavro", "fastapi", "uvicorn")
 

@@ -19,7 +19,7 @@ from esper.events.records import (
     RunRequested,
 )
 from esper.oona.bus.port import Producer
-from esper.tolaria.control.status import RunStatus
+from esper.tolaria.control.run_status import RunStatus
 
 SENDER: Final = "tolaria"
 START_EXPIRES_S: Final = 60.0

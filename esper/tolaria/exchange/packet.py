@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper.events import Origin
-from esper.events.kernels import description
+from esper.events.kernel_description import description
 from esper.events.records import (
     CatalogueEntry,
     KernelPublished,

@@ -41,10 +41,10 @@ from esper.tolaria.record.addresses import Address, Anchor, anchors
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.record.resume import RestorePoint, recipe_of, standing
-from esper.tolaria.replay.shelf import ArchivedKernels
+from esper.tolaria.replay.archived_kernels import ArchivedKernels
 from esper.tolaria.run.trainee import trainee_of
 from esper.tolaria.run.trainer import Trainer
-from esper.tolaria.session.parts import Arrived, Parts
+from esper.tolaria.session.composition import Arrived, Parts
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.vault.boxes import MODELS, Box

@@ -28,8 +28,8 @@ from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.environment import observe
-from esper.tolaria.recipes.names import named, require_run_id
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe, function
+from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.recipes.sources import keep_sources
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.record.permits import permit_for

@@ -28,8 +28,8 @@ from esper.tolaria.run.trainee import PROBED, kernel_training
 from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import RunContext as RunPlace
 from esper.tolaria.run.wiring import Runtime, rig
+from esper.tolaria.session.composition import Interrupted
 from esper.tolaria.session.model_file import save_model
-from esper.tolaria.session.parts import Interrupted
 from esper.tolaria.step.evaluation import parameters_digest
 from esper.tolaria.step.stepping import (
     GRADIENT_NOT_FINITE,

@@ -19,7 +19,7 @@ from esper.journal.story import fork_of
 from esper.lifecycle import RunState
 from esper.oona.bus.port import Bus, Received
 from esper.oona.durable.authentic import Aside, Judge, judged
-from esper.oona.durable.journal import read_topics, require_new
+from esper.oona.durable.journal_reader import read_topics, require_new
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
 from esper.tolaria.record.resume import RestorePoint, beginning, folded

@@ -10,8 +10,8 @@ from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.trainee import begin_streams
+from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.model_file import save_model
-from esper.tolaria.session.parts import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
 from esper.tolaria.step.stepping import batch_order

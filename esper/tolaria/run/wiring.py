@@ -35,7 +35,7 @@ from esper.oona.bus.emitter import Emitter
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Bus, Producer, Start
 from esper.oona.durable.drain import Drain
-from esper.oona.durable.journal import JOURNAL, require_known
+from esper.oona.durable.journal_reader import JOURNAL, require_known
 from esper.oona.durable.outbox import Outbox
 from esper.oona.inbound.dead_letters import DeadLetters
 from esper.oona.inbound.inbox import INBOX_TOPICS, Inbox
@@ -49,14 +49,14 @@ from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.run.past import Past
-from esper.tolaria.session.parts import Parts
+from esper.tolaria.session.composition import Parts
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.stepping import Stepper
-from esper.urza.cache import MIB, CacheLimits
+from esper.urza.memory_tier import MIB, CacheLimits
 from esper.urza.opening import open_store
 from esper.vault.boxes import KERNELS, MODELS, open_box
-from esper.vault.families import require_own
+from esper.vault.family_keys import require_own
 
 BROKER_S = 10.0  # how long a run that begins waits for a broker
 EMBEDDED_S = 30.0  # the same for one that the stack brings back when it has died

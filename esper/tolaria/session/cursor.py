@@ -10,7 +10,7 @@ from typing import Any
 
 from esper.kasmina.growth import Place
 from esper.tolaria.exchange.packet import EpochFigures
-from esper.tolaria.record.snapshots import address, place_of
+from esper.tolaria.record.snapshot_content import address, place_of
 from esper.tolaria.step.evaluation import Figures
 from esper.tolaria.step.gates import Evidence
 from esper.tolaria.step.stepping import StepFigures

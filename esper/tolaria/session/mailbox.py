@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from esper.events.records import CheckpointRequested, RollbackRequested
 from esper.lifecycle.commands import Source
 from esper.oona.inbound.inbox import Delivered
-from esper.tolaria.exchange.commands import Vetting, commands_of
+from esper.tolaria.exchange.command_intake import Vetting, commands_of
 from esper.tolaria.session.recording import Recorder
 from esper.tolaria.session.snapshotting import Snapshotting
 

@@ -13,8 +13,8 @@ from esper.events.records import RunForked, SeedTransitioned
 from esper.kasmina.growth import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Pause, Resume, RunCommand
+from esper.tolaria.session.composition import Parts, Standing
 from esper.tolaria.session.model_file import save_model
-from esper.tolaria.session.parts import Parts, Standing
 from esper.tolaria.step.gates import Evidence
 
 _ROOM_S = 1.0  # between two looks at a full disk

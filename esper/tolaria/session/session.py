@@ -19,12 +19,12 @@ from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fork, Pause, ReportFailure, RunCommand
 from esper.tolaria.exchange import packet as packets
 from esper.tolaria.session.boundary import EpochBoundary
+from esper.tolaria.session.composition import Arrived, Interrupted, Parts, Standing
 from esper.tolaria.session.cursor import Cursor
 from esper.tolaria.session.dialogue import Dialogue
+from esper.tolaria.session.growth_report import growth
 from esper.tolaria.session.mailbox import Mailbox
-from esper.tolaria.session.parts import Arrived, Interrupted, Parts, Standing
 from esper.tolaria.session.recording import Recorder
-from esper.tolaria.session.report import growth
 from esper.tolaria.session.snapshotting import Snapshotting
 from esper.tolaria.step.stepping import StepFigures
 

@@ -12,7 +12,7 @@ from esper.lifecycle import RunState, from_canonical
 from esper.lifecycle.commands import RollBack, Source
 from esper.tolaria.exchange.grafting import seeds_waiting
 from esper.tolaria.record.checkpoints import Moment
-from esper.tolaria.record.snapshots import (
+from esper.tolaria.record.snapshot_content import (
     address,
     health_notes,
     kernel_notes,
@@ -23,8 +23,8 @@ from esper.tolaria.record.snapshots import (
     restore_model,
     restore_random,
 )
+from esper.tolaria.session.composition import RolledBack
 from esper.tolaria.session.cursor import cursor_of
-from esper.tolaria.session.parts import RolledBack
 from esper.tolaria.session.recording import Recorder
 
 

@@ -19,9 +19,9 @@ from esper.journal.story import fork_of
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Bus
-from esper.oona.durable.journal import read_topics, require_new
+from esper.oona.durable.journal_reader import read_topics, require_new
 from esper.service.transport import signing
-from esper.tolaria.recipes.names import named
+from esper.tolaria.recipes.run_names import named
 from esper.tolaria.record.forking import Cut, ForkStart, changed
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of

@@ -26,8 +26,8 @@ from esper_processors.tamiyo.deciding import bandits, policy
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.emergency import Alarm, watch
 from esper_processors.tamiyo.deciding.features import lacking
-from esper_processors.tamiyo.deciding.settings import PolicySettings, parse
-from esper_processors.tamiyo.deciding.state import Ended, PolicyState, Trial, observe
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings, parse
+from esper_processors.tamiyo.deciding.policy_state import Ended, PolicyState, Trial, observe
 from esper_processors.tamiyo.row import PacketAnswer, Row
 
 SENDER = "tamiyo"

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.clock import Clock
 from esper.events.records import Command, SeedCommand
 from esper.service import CurrentCaller, ProblemError, requires
-from esper_processors.tamiyo import overview
-from esper_processors.tamiyo.commands import Commands, Order
+from esper_processors.tamiyo import run_views
+from esper_processors.tamiyo.command_log import Commands, Order
 from esper_processors.tamiyo.deciding.performance import Performance
 from esper_processors.tamiyo.row import Row
 
@@ -80,7 +80,7 @@ def add_routes(app: FastAPI, tamiyo: Tamiyo) -> None:
     async def runs() -> dict[str, Any]:
         """Every run that has sent a packet to this worker."""
         return {
-            "runs": [overview.brief(run_id, row) for run_id, row in sorted(tamiyo.rows().items())]
+            "runs": [run_views.brief(run_id, row) for run_id, row in sorted(tamiyo.rows().items())]
         }
 
     @app.get("/api/v1/runs/{run_id}", dependencies=[requires("viewer")])
@@ -89,7 +89,7 @@ def add_routes(app: FastAPI, tamiyo: Tamiyo) -> None:
 
         And the performance tracker.
         """
-        return overview.full(run_id, row_of(run_id), tamiyo.performance(run_id))
+        return run_views.full(run_id, row_of(run_id), tamiyo.performance(run_id))
 
     @app.get("/api/v1/decisions", dependencies=[requires("viewer")])
     async def decisions(
@@ -100,7 +100,7 @@ def add_routes(app: FastAPI, tamiyo: Tamiyo) -> None:
         At most the last 32 of a run, the others are in the history.
         """
         rows = {run: row_of(run)} if run else tamiyo.rows()
-        return {"decisions": overview.decisions(rows, limit=limit)}
+        return {"decisions": run_views.decisions(rows, limit=limit)}
 
     @app.post(
         "/api/v1/runs/{run_id}/decisions", dependencies=[requires("operator")], status_code=202

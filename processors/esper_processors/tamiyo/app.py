@@ -23,7 +23,7 @@ from esper.events.records import (
     SeedCommand,
     SystemStatePacket,
 )
-from esper.events.registry import wire_schema, wire_schemas
+from esper.events.schemas import wire_schema, wire_schemas
 from esper.events.seals import Signer
 from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
@@ -39,7 +39,7 @@ from esper_processors.consumers import (
     require_sendable,
     retriable,
 )
-from esper_processors.tamiyo import commands as orders
+from esper_processors.tamiyo import command_log as orders
 from esper_processors.tamiyo import row as rows
 from esper_processors.tamiyo.answers import SENDER, answer, failed
 from esper_processors.tamiyo.deciding import performance

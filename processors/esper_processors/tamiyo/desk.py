@@ -9,12 +9,12 @@ from esper.events import Event, Origin, encode
 from esper.events.codec import schema_id
 from esper.events.envelope import trace_id
 from esper.events.records import SeedCommand
-from esper.events.registry import wire_schema
+from esper.events.schemas import wire_schema
 from esper.oona.bus.port import Received
 from esper_processors import streams
 from esper_processors.cluster import Followed
 from esper_processors.tamiyo.answers import SENDER
-from esper_processors.tamiyo.commands import HORIZON_US, RECORDS, TOPICS, Commands, Order
+from esper_processors.tamiyo.command_log import HORIZON_US, RECORDS, TOPICS, Commands, Order
 
 
 class Desk:

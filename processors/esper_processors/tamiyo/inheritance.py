@@ -19,13 +19,13 @@ from esper.events.records import EpochReviewed, SystemStatePacket
 from esper.events.seals import Trust
 from esper.oona.bus.access import Access
 from esper.oona.bus.port import Bus
-from esper.oona.durable.journal import read_key
+from esper.oona.durable.journal_reader import read_key
 from esper.oona.inbound.intake import require_author
 from esper_processors.tamiyo.answers import begun, wanted_layers
 from esper_processors.tamiyo.deciding.emergency import watch
 from esper_processors.tamiyo.deciding.features import context
-from esper_processors.tamiyo.deciding.settings import parse
-from esper_processors.tamiyo.deciding.state import PolicyState, Trial, observe
+from esper_processors.tamiyo.deciding.policy_settings import parse
+from esper_processors.tamiyo.deciding.policy_state import PolicyState, Trial, observe
 from esper_processors.tamiyo.row import Row
 
 ANCESTORS = 64

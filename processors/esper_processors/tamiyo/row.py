@@ -13,7 +13,7 @@ from esper_processors.consumers import readable
 from esper_processors.tamiyo.deciding.bandits import Gain
 from esper_processors.tamiyo.deciding.emergency import Watch
 from esper_processors.tamiyo.deciding.features import ArmKey
-from esper_processors.tamiyo.deciding.state import ArmRecord, PolicyState, Span, Trial
+from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Span, Trial
 
 FORMAT = 1
 """Version of the bytes.

@@ -17,10 +17,10 @@ from esper.clock import SystemClock
 from esper.config import KafkaSettings
 from esper.events.codec import decode
 from esper.events.envelope import JournalEvent
-from esper.oona.admin import topics
+from esper.oona.admin import topic_creation
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.durable.frames import MAGIC, scan
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 from esper.stack.embedded import jars
 from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
@@ -203,7 +203,7 @@ def test_a_broker_killed_during_a_drain_loses_and_doubles_nothing(
             node, classpath, cluster_id="ZXNwZXItdGVzdC1jaGFvcw", clock=CLOCK
         ) as broker:
             if life == 0:
-                topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+                topic_creation.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
                 writer.begin(total)
             if life < lives - 1:
                 writer.listen(60 + chance.randint(0, 60))

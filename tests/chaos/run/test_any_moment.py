@@ -21,7 +21,7 @@ import pytest
 from esper.config import KafkaSettings
 from esper.errors import UsageError
 from esper.events.records import CheckpointTaken, RunResumed
-from esper.oona.admin import topics
+from esper.oona.admin import topic_creation
 from esper.oona.durable.frames import scan
 from esper.stack.embedded import jars
 from esper.stack.embedded.broker import BrokerNode
@@ -172,7 +172,7 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
     with running_broker(
         node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK
     ) as broker:
-        topics.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+        topic_creation.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
         trainer = here.begin(run_id)
         until(lambda: here.frames(run_id) > 4_000 and sent(node.bootstrap, run_id), trainer.poll)
         broker.kill()

@@ -14,10 +14,10 @@ from esper.config import KafkaSettings
 from esper.errors import UnavailableError
 from esper.events import decode
 from esper.events.records import AuditRecorded
-from esper.oona.admin import topics
+from esper.oona.admin import topic_creation
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.durable import chains
-from esper.oona.durable.journal import read_key
+from esper.oona.durable.journal_reader import read_key
 from esper.stack.embedded import aot, jars
 from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
@@ -36,7 +36,7 @@ def _topics(bootstrap: str) -> None:
     ends = CLOCK.monotonic() + _PATIENCE_S
     while True:
         try:
-            topics.ensure(bootstrap, KafkaSettings(bootstrap=bootstrap))
+            topic_creation.ensure(bootstrap, KafkaSettings(bootstrap=bootstrap))
         except UnavailableError:
             assert CLOCK.monotonic() < ends
         else:

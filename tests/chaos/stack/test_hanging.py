@@ -22,11 +22,11 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import UnavailableError
 from esper.events.codec import Message
-from esper.oona.admin import hanging, topics
+from esper.oona.admin import hanging, topic_creation
 from esper.oona.admin.hanging import Hanging
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
-from esper.oona.durable.journal import JOURNAL, read
+from esper.oona.durable.journal_reader import JOURNAL, read
 from esper.stack.embedded.broker import BrokerNode
 from esper.stack.launches import broker_node
 from tests.clusters.commands import esper, said
@@ -107,7 +107,8 @@ def test_it_is_named_and_ended_as_it_was_decided(hurt: Secured, *, committed: bo
         taken_back(hurt.access("trainer"), b"2")
     until(lambda: ended(hurt.bus("viewer")))
     counts = {
-        name: partitions for name, (partitions, _) in topics.wanted(hurt.settings.kafka).items()
+        name: partitions
+        for name, (partitions, _) in topic_creation.wanted(hurt.settings.kafka).items()
     }
     assert hanging.found(node.admin, counts, clock=CLOCK, timeout_s=PATIENCE_S) == []
     hurt.process.kill()
@@ -171,7 +172,7 @@ def test_a_transaction_at_work_is_left_alone(hurt: Secured) -> None:
     producer.begin_transaction()
     producer.produce(JOURNAL, b"2", RUN.encode())
     assert producer.flush(PATIENCE_S) == 0
-    counts = {JOURNAL: topics.wanted(hurt.settings.kafka)[JOURNAL][0]}
+    counts = {JOURNAL: topic_creation.wanted(hurt.settings.kafka)[JOURNAL][0]}
     assert hanging.mend(hurt.node.admin, counts, clock=CLOCK, timeout_s=PATIENCE_S) == []
     producer.commit_transaction(PATIENCE_S)
     assert values(hurt.bus("viewer")) == [b"1", b"2"]

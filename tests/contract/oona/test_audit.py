@@ -20,10 +20,10 @@ from esper.events import Message, decode, encode
 from esper.events.records import AuditRecorded
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.durable import chains
-from esper.oona.durable.audit import HEAD, TOPIC, AuditTrail
+from esper.oona.durable.audit_trail import HEAD, TOPIC, AuditTrail
 from esper.oona.durable.chains import SenderChain
-from esper.oona.durable.journal import read_key
-from esper.service.checks.audit import PENDING, AuditEntry, Link, chained, hash_of
+from esper.oona.durable.journal_reader import read_key
+from esper.service.checks.audit_entries import PENDING, AuditEntry, Link, chained, hash_of
 from tests.contract.oona.worlds import World
 
 _numbers = count()
@@ -234,7 +234,7 @@ def test_records_that_wait_are_bounded(
     sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refusals while Kafka is away fill the disk up to a limit, then they too get 503."""
-    monkeypatch.setattr("esper.oona.durable.audit._MOST_WAITING", 3)
+    monkeypatch.setattr("esper.oona.durable.audit_trail._MOST_WAITING", 3)
     bus = MemoryBus()
     bus.set_online(False)
     trail = AuditTrail(bus, sender_id=sender, clock=ManualClock(), folder=tmp_path)

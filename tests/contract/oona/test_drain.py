@@ -18,7 +18,7 @@ from esper.oona.bus.memory import MemoryBus, MemoryJournalProducer
 from esper.oona.bus.port import Bus, JournalProducer
 from esper.oona.durable.drain import Drain, batches
 from esper.oona.durable.frames import event_id_of
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
 from tests.contract.oona.worlds import World

@@ -19,7 +19,7 @@ from esper.events.records import RunCompleted
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, Received
 from esper.oona.durable.frames import Frame, event_id_of
-from esper.oona.durable.journal import (
+from esper.oona.durable.journal_reader import (
     JOURNAL,
     JournalSummary,
     journal_exists,

@@ -22,7 +22,7 @@ from esper.events import encode
 from esper.events.records import AuditRecorded, CheckpointTaken
 from esper.lifecycle.commands import Complete, RecordCheckpoint
 from esper.oona.bus.kafka import KafkaBus
-from esper.oona.durable.journal import read_topics
+from esper.oona.durable.journal_reader import read_topics
 from esper.vault.masters import masters
 from tests import commands
 from tests.stackfixtures import eventually

@@ -23,7 +23,7 @@ from esper.events.records import (
 )
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.bus.port import Producer
-from esper.oona.durable.journal import read_key
+from esper.oona.durable.journal_reader import read_key
 from tests import registryclients
 from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, report
 from tests.servicefixtures import HOLDERS, assert_answered_by_role, client_of, credentials, token

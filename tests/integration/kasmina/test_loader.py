@@ -19,14 +19,14 @@ import torch
 from esper.clock import SystemClock
 from esper.events import Origin
 from esper.events.records import KernelPublished
-from esper.karn.families import generate
 from esper.karn.ir import Budget
+from esper.karn.templates import generate
 from esper.kasmina import loader as loading
 from esper.kasmina.loader import CacheSettings, KernelLoader, Loaded
 from esper.tezzeret.build import module_of, weights_of
 from esper.urza.artefact import seal
-from esper.urza.cache import CacheLimits
 from esper.urza.local import LocalStore
+from esper.urza.memory_tier import CacheLimits
 from esper.urza.sealed import SealedKernels
 from esper.vault.boxes import BOX_BYTES, KERNELS, Box, is_sealed
 from tests.waiting import PATIENCE_S

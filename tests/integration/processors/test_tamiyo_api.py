@@ -14,7 +14,7 @@ from esper.config import Settings
 from esper.events.records import SeedCommand
 from esper.service import create_app
 from esper_processors.tamiyo.api import Tamiyo, add_routes
-from esper_processors.tamiyo.commands import Commands
+from esper_processors.tamiyo.command_log import Commands
 from tests.integration.processors.workers import Line, Worker, review_of, wait_for
 from tests.servicefixtures import (
     HOLDERS,

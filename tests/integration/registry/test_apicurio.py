@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from esper.events.records import RECORDS
-from esper.events.registry import current
+from esper.events.schemas import current
 from tests import registryclients
 from tests.apicurio import running
 

@@ -23,8 +23,8 @@ from esper.events import JournalEvent, decode
 from esper.events.codec import encode
 from esper.events.records import CheckpointTaken, EpochEnded, SeedTransitioned
 from esper.events.seals import Trust
-from esper.history.journal import messages_of
 from esper.history.queries import HttpSource, source, wait_caught_up
+from esper.history.stored_journal import messages_of
 from esper.journal.exporting import Exporting
 from esper.journal.portable import MANIFEST
 from esper.oona.bus.kafka import KafkaBus

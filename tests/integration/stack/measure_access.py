@@ -18,7 +18,7 @@ from pathlib import Path
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events.codec import Message
-from esper.oona.admin import topics
+from esper.oona.admin import topic_creation
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.stack.embedded.securing import secure
@@ -42,7 +42,7 @@ def up(home: Path, *, secured: bool) -> Iterator[tuple[Access, Access, float]]:
         with started(node):
             if secured:
                 secure(node, settings.kafka_keys_dir)
-            topics.ensure(node.admin, settings.kafka)
+            topic_creation.ensure(node.admin, settings.kafka)
             seconds = CLOCK.monotonic() - began
             if secured:
                 yield (

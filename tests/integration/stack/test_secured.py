@@ -19,7 +19,7 @@ from esper import stack
 from esper.config import Settings
 from esper.history.queries import events_by_topic, source, wait_caught_up
 from esper.oona.bus.kafka import KafkaBus
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 from tests.certificates import authority, make, write
 from tests.servicefixtures import assert_problem, bearer
 from tests.stackfixtures import access
@@ -58,7 +58,7 @@ def test_a_stack_with_a_certificate_is_spoken_to_over_tls_alone(tmp_path: Path) 
         endpoints = stack.up(
             settings, owner_pid=os.getpid(), progress=lambda _: None, supervisor=SUPERVISOR
         )
-        private = settings.keys_dir / keys.PRIVATE
+        private = settings.keys_dir / token_keys.PRIVATE
         assert (
             stat.S_IMODE(private.stat().st_mode),
             stat.S_IMODE(private.parent.stat().st_mode),

@@ -21,7 +21,7 @@ from esper import stack
 from esper.config import KafkaSettings, PartSettings, Settings
 from esper.errors import UnavailableError, UsageError
 from esper.events.topics import TOPICS
-from esper.stack.processes import state
+from esper.stack.processes import stack_state
 from esper.stack.processes.ports import HOST
 from tests.stackfixtures import (
     access,
@@ -65,7 +65,7 @@ def test_two_homes_side_by_side_and_two_ups_at_once_in_one(tmp_path: Path) -> No
         ports = now(one).ports
         assert stack.down(one)
         assert survivors(members) == []
-        left = state.read(one.stack_dir)
+        left = stack_state.read(one.stack_dir)
         assert left is not None
         assert (left.phase, left.ports) == ("down", ports)
         assert stack.running(other) == second

@@ -22,8 +22,8 @@ from esper.checkpoint.sweep import Rules, sweep
 from esper.clock import SystemClock
 from esper.config import CheckpointSettings, Settings, UrzaSettings
 from esper.errors import UnavailableError, UsageError
-from esper.karn.families import generate
 from esper.karn.ir import Budget
+from esper.karn.templates import generate
 from esper.tezzeret.build import module_of, weights_of
 from esper.urza.artefact import seal
 from esper.urza.opening import store_at

@@ -19,7 +19,7 @@ from esper.oona.bus.partitioner import murmur2, partition
 from esper.oona.bus.port import JournalProducer
 from esper.oona.durable.drain import batches
 from esper.oona.durable.frames import MAGIC, Frame, event_id_of, pack, scan
-from esper.oona.durable.journal import read, sequence_of
+from esper.oona.durable.journal_reader import read, sequence_of
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
 from tests.samples import EXAMPLES

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.urza.cache import CacheLimits, KernelCache
+from esper.urza.memory_tier import CacheLimits, KernelCache
 
 KERNELS = st.sampled_from("abcdefgh")
 LAYERS = st.sampled_from(["", "one", "two"])

@@ -22,7 +22,7 @@ from esper.clock import SystemClock
 from esper.config import Settings
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
-from esper.vault.families import listed
+from esper.vault.family_keys import listed
 from esper.vault.masters import masters
 from tests.tensorstores import family
 

@@ -19,7 +19,7 @@ from esper.checkpoint.rotation import rotate
 from esper.config import CheckpointSettings, Settings
 from esper.errors import CorruptError, UnavailableError, UsageError
 from esper.urza.opening import open_store
-from esper.vault.families import listed
+from esper.vault.family_keys import listed
 from esper.vault.masters import MasterKey, masters
 from tests.unit.checkpoint.sweeping import ended
 from tests.waiting import PATIENCE_S

@@ -19,7 +19,7 @@ from esper.checkpoint import Snapshot, Stored, TensorStore, open_tensors
 from esper.config import CheckpointSettings, Settings
 from esper.errors import CorruptError
 from esper.urza.local import LocalStore
-from esper.vault.families import family_id
+from esper.vault.family_keys import family_id
 
 HEADS = 90  # bytes in which every bit is flipped: all fields before the ciphertext, and more
 SAMPLED = 100  # bits flipped in the rest of each object

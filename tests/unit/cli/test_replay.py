@@ -16,12 +16,12 @@ from safetensors import safe_open
 
 from esper.checkpoint.snapshot import kind_of
 from esper.cli.shared.proving import prove
-from esper.cli.shared.steps import rebuilt, restored
+from esper.cli.shared.run_states import rebuilt, restored
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.events.records import CheckpointTaken, EpochEnded, RunStarted
 from esper.tolaria.record.addresses import address_of
-from esper.tolaria.record.snapshots import KINDS
+from esper.tolaria.record.snapshot_content import KINDS
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.state_file import digests_of, save_state_file
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe

@@ -16,7 +16,7 @@ from esper.config import Settings
 from esper.errors import UsageError
 from esper.service.checks.roles import Caller
 from esper.service.checks.tokens import Gatekeeper
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 from tests.waiting import PATIENCE_S
 
 
@@ -38,7 +38,7 @@ def test_a_token_is_printed_for_whoever_may_read_the_key(tmp_path: Path) -> None
 
     It says the subject and role that were asked for.
     """
-    keys.ensure(tmp_path / "keys")
+    token_keys.ensure(tmp_path / "keys")
     done = esper(tmp_path, "token", "--role", "admin", "--subject", "ann")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1

@@ -19,7 +19,7 @@ from esper.events import Origin, decode, encode, event_id
 from esper.events.codec import frame, schema_id
 from esper.events.envelope import trace_id
 from esper.events.records import ReviewedCommand, RunPaused
-from esper.events.registry import (
+from esper.events.schemas import (
     WireSchema,
     current,
     wire_schema,

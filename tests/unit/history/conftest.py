@@ -15,7 +15,7 @@ from fastavro import schemaless_reader, schemaless_writer
 
 from esper.clock import SystemClock
 from esper.events.codec import Message
-from esper.events.registry import BY_NAME, WireSchema, current
+from esper.events.schemas import BY_NAME, WireSchema, current
 from esper.history.confined.engine import Engine, open_engine
 from esper.history.tables.migrations import migrate
 from esper.oona.bus.memory import MemoryBus

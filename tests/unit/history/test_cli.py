@@ -13,11 +13,11 @@ import pytest
 
 from esper.cli import main
 from esper.clock import SystemClock
-from esper.events.registry import BY_NAME, current
+from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import Engine
-from esper.history.confined.settings import QueryLimits
+from esper.history.confined.query_settings import QueryLimits
 from esper.history.tables.container import container, layout
-from esper.history.tables.ledger import SinkLedger
+from esper.history.tables.read_positions import SinkLedger
 from esper.oona.bus.port import Received
 from tests.unit.history.conftest import example, framed
 

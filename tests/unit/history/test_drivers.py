@@ -11,9 +11,9 @@ from pathlib import Path
 import cramjam
 import pytest
 
+from esper.history.compressed_frames import city128, framed
 from esper.history.confined.engine import Engine
 from esper.history.confined.refusal import QueryError
-from esper.history.frames import city128, framed
 from esper.history.native import at_revision
 
 REVISION = 54_460

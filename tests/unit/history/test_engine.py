@@ -15,10 +15,10 @@ import pytest
 
 from esper.clock import SystemClock
 from esper.errors import UnavailableError
-from esper.events.registry import BY_NAME, current
+from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import CellEngine, open_engine
+from esper.history.confined.query_settings import QueryLimits
 from esper.history.confined.refusal import NETWORK, TIMEOUT, QueryError
-from esper.history.confined.settings import QueryLimits
 from esper.history.sink import Sink
 from esper.history.tables.migrations import migrate
 from tests.unit.history.conftest import NamedBus, example, message, rows

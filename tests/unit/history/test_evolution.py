@@ -15,7 +15,7 @@ from fastavro.schema import parse_schema
 
 from esper.clock import SystemClock
 from esper.errors import BuildError, UsageError
-from esper.events.registry import BY_NAME, WireSchema, current, wire_schemas, without_logical_types
+from esper.events.schemas import BY_NAME, WireSchema, current, wire_schemas, without_logical_types
 from esper.history.confined.engine import open_engine
 from esper.history.sink import Sink
 from esper.history.tables.container import header, layout

@@ -23,7 +23,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from esper.clock import SystemClock
 from esper.config import HistorySettings, Settings
 from esper.errors import UnavailableError
-from esper.events.registry import BY_NAME, current
+from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import Engine
 from esper.history.http import HistoryServer
 from esper.history.tables.container import container, layout

@@ -13,7 +13,7 @@ from esper.clock import SystemClock
 from esper.events import codec
 from esper.events.codec import Message
 from esper.events.records import DeadLettered, SeedTransitioned, TrainingStep
-from esper.events.registry import BY_NAME, current
+from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import Engine
 from esper.history.sink import Sink, groups
 from esper.oona.bus.memory import MemoryBus

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from esper.events.registry import BY_NAME, current
+from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import Engine
 from esper.history.tables.container import container, layout
 from esper.oona.bus.port import Received

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.events.geometry import parse
-from esper.karn.families import FAMILIES, families_for, generate
 from esper.karn.ir import Budget
+from esper.karn.templates import FAMILIES, families_for, generate
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
 from esper.kasmina.seeded.layers import reads_and_writes
 from esper.tezzeret.build import module_of

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from esper.kasmina import GrowingModel, KernelTraining, Numerics, germinate
 from esper.kasmina.seeded import layers as seeded
-from esper.kasmina.seeded.streams import side_by_side
+from esper.kasmina.seeded.side_streams import side_by_side
 from tests.unit.kasmina.cases import graft
 
 

@@ -22,7 +22,7 @@ from esper.events.seals import TRAINER, SealChain, Signer, Trust, digest, fault,
 from esper.journal.replay import fold_journal
 from esper.oona.bus.port import Received
 from esper.oona.durable.authentic import JOURNAL, Aside, Journals, Judge, judged
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 from esper.service.transport import signing
 from tests.forging import JOURNAL_RECORDS, any_event, forged
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe

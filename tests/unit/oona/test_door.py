@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 
 from esper.errors import DeniedError
 from esper.oona.bus.access import Access
-from esper.oona.bus.door import BrokerStanding, ClientDoor
+from esper.oona.bus.authentication import BrokerStanding, ClientDoor
 
 EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")
 REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")

@@ -19,7 +19,7 @@ from esper.config import RegistrySettings, Settings
 from esper.errors import CorruptError, EsperError, PoisonError, UnavailableError, UsageError
 from esper.events.codec import decode, schema_id
 from esper.events.records import RECORDS
-from esper.events.registry import current, wire_schemas
+from esper.events.schemas import current, wire_schemas
 from esper.oona.bus.wire import SAME, FrameCodec, frames_of, resolve
 from tests import registryclients
 from tests.servers import answering

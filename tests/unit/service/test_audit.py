@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError
-from esper.service.checks.audit import PENDING, detail_of
+from esper.service.checks.audit_entries import PENDING, detail_of
 from tests.servicefixtures import assert_problem, bearer, served, token
 from tests.unit.service.conftest import Part, build
 

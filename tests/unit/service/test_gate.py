@@ -17,7 +17,7 @@ from esper.clock import ManualClock, SystemClock
 from esper.config import ServiceSettings, Settings
 from esper.errors import UnavailableError, UsageError
 from esper.service import Server, create_app, requires
-from esper.service.checks.limits import TokenBuckets
+from esper.service.checks.caller_limits import TokenBuckets
 from tests.servicefixtures import Recorder, assert_problem, bearer, served, token
 from tests.unit.service.conftest import Part, build
 

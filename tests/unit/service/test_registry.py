@@ -14,8 +14,8 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, Schema
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.events.records import RECORDS, KernelPublished
-from esper.events.registry import WireSchema, current, wire_schemas
-from esper.service import create_app, registry
+from esper.events.schemas import WireSchema, current, wire_schemas
+from esper.service import create_app, registry_paths
 from tests import registryclients
 from tests.servicefixtures import Recorder, bearer, served, token
 
@@ -35,9 +35,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setti
         clock=clock,
         ready=dict,
         audit=Recorder(),
-        reading=registry.READING,
+        reading=registry_paths.READING,
     )
-    app.include_router(registry.router())
+    app.include_router(registry_paths.router())
     with served(app, settings) as client:
         client.headers.update(bearer(token(settings, clock)))
         yield settings, client
@@ -107,7 +107,7 @@ def test_errors_are_confluents(
     """Its codes, its members, its media type."""
     answer = registered[1].get(path)
     assert answer.status_code == status
-    assert answer.headers["content-type"] == registry.MEDIA_TYPE
+    assert answer.headers["content-type"] == registry_paths.MEDIA_TYPE
     assert answer.json()["error_code"] == code
     assert answer.json()["message"]
 

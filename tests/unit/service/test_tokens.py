@@ -19,7 +19,7 @@ from esper.service.checks import tokens
 from esper.service.checks.problems import ProblemError
 from esper.service.checks.roles import Caller
 from esper.service.checks.tokens import Gatekeeper
-from esper.service.transport import keys
+from esper.service.transport import token_keys
 from tests.servicefixtures import (
     HOLDERS,
     Holder,
@@ -89,7 +89,7 @@ def test_what_is_no_valid_token_is_refused_with_the_reason(part: Part) -> None:
     claim, from the future: 401 and a challenge.
     """
     clock = part.clock
-    key = keys.signing(part.settings.keys_dir)
+    key = token_keys.signing(part.settings.keys_dir)
     good, later = claims(clock), clock.now_us() // 1_000_000 + 60
 
     def without(claim: str) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def test_a_changed_token_is_another(tmp_path: Path) -> None:
 
 
 def _make(folder: str) -> bytes:
-    keys.ensure(Path(folder))
-    return (Path(folder) / keys.PRIVATE).read_bytes()
+    token_keys.ensure(Path(folder))
+    return (Path(folder) / token_keys.PRIVATE).read_bytes()
 
 
 def test_processes_that_start_together_end_with_one_pair(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_processes_that_start_together_end_with_one_pair(tmp_path: Path) -> None
         made = set(pool.map(_make, [str(folder)] * 8, chunksize=1))
     assert len(made) == 1
     assert _make(str(folder)) in made
-    assert keys.checking(folder) == keys.signing(folder).public_key()
-    assert sorted(path.name for path in folder.iterdir()) == [keys.PRIVATE, keys.PUBLIC]
+    assert token_keys.checking(folder) == token_keys.signing(folder).public_key()
+    assert sorted(path.name for path in folder.iterdir()) == [token_keys.PRIVATE, token_keys.PUBLIC]
 
 
 def test_the_private_key_is_its_owners_alone(tmp_path: Path) -> None:
@@ -184,33 +184,33 @@ def test_the_private_key_is_its_owners_alone(tmp_path: Path) -> None:
     """
     folder = tmp_path / "keys"
     with pytest.raises(UsageError, match="esper up"):
-        keys.signing(folder)
-    keys.ensure(folder)
-    private = folder / keys.PRIVATE
+        token_keys.signing(folder)
+    token_keys.ensure(folder)
+    private = folder / token_keys.PRIVATE
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     private.chmod(0o644)
     with pytest.raises(UsageError, match="chmod 600"):
-        keys.signing(folder)
+        token_keys.signing(folder)
     private.chmod(0o600)
     private.write_text("nonsense")
     with pytest.raises(CorruptError, match="Ed25519"):
-        keys.signing(folder)
-    (folder / keys.PUBLIC).write_text("nonsense")
+        token_keys.signing(folder)
+    (folder / token_keys.PUBLIC).write_text("nonsense")
     with pytest.raises(CorruptError, match="Ed25519"):
-        keys.checking(folder)
+        token_keys.checking(folder)
 
 
 def test_a_part_with_the_public_key_alone_checks_tokens(tmp_path: Path) -> None:
     """On another machine a part needs only the public key, and makes none of its own beside it."""
     clock = ManualClock()
-    keys.ensure(tmp_path / "here")
+    token_keys.ensure(tmp_path / "here")
     there = tmp_path / "there"
     there.mkdir()
-    (there / keys.PUBLIC).write_bytes((tmp_path / "here" / keys.PUBLIC).read_bytes())
+    (there / token_keys.PUBLIC).write_bytes((tmp_path / "here" / token_keys.PUBLIC).read_bytes())
     text = tokens.own(tmp_path / "here", subject="ann", clock=clock)
     assert Gatekeeper.of(there, clock, "nissa").caller(text) == Caller("ann", "viewer")
-    assert not (there / keys.PRIVATE).exists()
+    assert not (there / token_keys.PRIVATE).exists()
 
 
 def test_tokens_that_mean_nothing_are_not_made(tmp_path: Path) -> None:

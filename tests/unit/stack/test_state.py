@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from esper.clock import SystemClock
 from esper.identity import Identity
-from esper.stack.processes import owners, state
-from esper.stack.processes.state import PartState, StackState
+from esper.stack.processes import owners, stack_state
+from esper.stack.processes.stack_state import PartState, StackState
 
 IDENTITIES = st.builds(Identity, st.integers(1, 2**22), st.integers(0, 2**40))
 PARTS = st.builds(
@@ -44,16 +44,16 @@ STATES = st.builds(
 @given(written=STATES)
 def test_what_is_written_is_read(tmp_path: Path, written: StackState) -> None:
     """The file keeps every field."""
-    state.write(tmp_path, written)
-    assert state.read(tmp_path) == written
+    stack_state.write(tmp_path, written)
+    assert stack_state.read(tmp_path) == written
 
 
 def test_no_file_and_an_unreadable_one_say_that_nothing_is_known(tmp_path: Path) -> None:
     """Leftovers of another version or a torn file never stop a start."""
-    assert state.read(tmp_path) is None
+    assert stack_state.read(tmp_path) is None
     for text in ("", "{", "[]", '{"phase": "running"}', "\x00"):
-        state.path_of(tmp_path).write_text(text)
-        assert state.read(tmp_path) is None
+        stack_state.path_of(tmp_path).write_text(text)
+        assert stack_state.read(tmp_path) is None
 
 
 def test_a_pid_that_was_used_again_is_another_process() -> None:

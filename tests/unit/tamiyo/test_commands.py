@@ -9,8 +9,8 @@ import pytest
 from esper.clock import ManualClock
 from esper.events import Origin
 from esper.events.records import SeedCommand
-from esper_processors.tamiyo import overview
-from esper_processors.tamiyo.commands import Commands, Order
+from esper_processors.tamiyo import run_views
+from esper_processors.tamiyo.command_log import Commands, Order
 from esper_processors.tamiyo.deciding.performance import Performance
 from tests.unit.nissa.journal import Run
 from tests.unit.tamiyo.world import Family, World
@@ -80,12 +80,12 @@ def test_the_overview_shows_arms_trials_and_decisions_with_evidence() -> None:
     world = World({"0": 40}, families, policy={"first_epoch": 1, "every_epochs": 1})
     for _ in range(30):
         world.turn()
-    told = json.loads(json.dumps(overview.full("run", world.row, Performance({}))))
+    told = json.loads(json.dumps(run_views.full("run", world.row, Performance({}))))
     best = next(arm for arm in told["arms"] if arm["family"] == "conv1d")
     assert best["successes"] > 0
     assert best["posterior"]["success"][0] >= 1 + 2 * best["successes"]
     assert told["packet"] == 29
-    found = overview.decisions({"run": world.row}, limit=500)
+    found = run_views.decisions({"run": world.row}, limit=500)
     assert [one["packet"] for one in found] == list(range(29, -1, -1))
     germinated = [
         command for one in found for command in one["commands"] if command["command"] == "GERMINATE"
@@ -94,7 +94,7 @@ def test_the_overview_shows_arms_trials_and_decisions_with_evidence() -> None:
     assert all(
         command["evidence"]["strategy"] in ("SPECIALIZE", "DIVERSIFY") for command in germinated
     )
-    assert len(overview.decisions({"run": world.row}, limit=3)) == 3
+    assert len(run_views.decisions({"run": world.row}, limit=3)) == 3
 
 
 @pytest.mark.parametrize("bandit", ["ucb", "epsilon-greedy", "performance-weighted"])

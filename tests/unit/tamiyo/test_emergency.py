@@ -15,7 +15,7 @@ from esper_processors.tamiyo import row as rows
 from esper_processors.tamiyo.answers import answer
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.emergency import Alarm, Watch, watch
-from esper_processors.tamiyo.deciding.settings import PolicySettings, parse
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings, parse
 from esper_processors.tamiyo.row import Row
 from tests.unit.tamiyo.world import Family, World
 

@@ -8,7 +8,7 @@ import pytest
 
 from esper.events.records import CatalogueEntry, LayerState, SystemStatePacket, Tap
 from esper_processors.tamiyo.deciding.features import choices, context, lacking
-from esper_processors.tamiyo.deciding.settings import PolicySettings
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
 from tests.unit.tamiyo.world import Family, World, kernel
 
 IMAGE, WRITTEN = "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", "conv2d k1x1 s1x1 p0x0 d1x1 g1 in 4x4"

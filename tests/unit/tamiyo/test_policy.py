@@ -15,8 +15,8 @@ from esper.lifecycle import IN_TRAINING
 from esper_processors.tamiyo.deciding.bandits import Beta, generator
 from esper_processors.tamiyo.deciding.features import ACTIVE, ArmKey
 from esper_processors.tamiyo.deciding.policy import confidence, decide, uniform
-from esper_processors.tamiyo.deciding.settings import PolicySettings
-from esper_processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial, observe
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
+from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Trial, observe
 from tests.samples import EXAMPLES
 from tests.unit.tamiyo.world import Family, World, seed_state
 

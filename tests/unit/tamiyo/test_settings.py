@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.errors import UsageError
-from esper_processors.tamiyo.deciding.settings import PolicySettings, parse
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings, parse
 
 
 def test_keys_that_are_left_out_have_their_defaults() -> None:

@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper.errors import BuildError
 from esper.events.geometry import outputs, parse
 from esper.karn import BlueprintIR
-from esper.karn.families import families_for
 from esper.karn.operators import Operator
+from esper.karn.templates import families_for
 from esper.karn.value import Value
 from esper.tezzeret.build import KernelModule, module_of, weights_of
-from esper.tezzeret.layers import layer_of
+from esper.tezzeret.operator_modules import layer_of
 from tests.unit.karn.cases import CASES, blueprint
 from tests.unit.tezzeret.formulas import AT_POSITIONS, FORMULAS, Weights
 

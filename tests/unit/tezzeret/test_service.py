@@ -31,7 +31,7 @@ from esper.karn import BlueprintIR, Node, innovate
 from esper.karn.operators import Linear, Scale
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.bus.port import Producer
-from esper.tezzeret.attempts import Compiler
+from esper.tezzeret.compilation import Compiler
 from esper.tezzeret.compile import CONFIGURATIONS, compile_kernel
 from esper.tezzeret.service import Foundry
 from esper.urza.artefact import fetch

@@ -31,7 +31,7 @@ from esper.karn import BlueprintIR, Budget, generate
 from esper.kasmina.unpacked import Unpacked
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.bus.port import Bus
-from esper.oona.durable.journal import read
+from esper.oona.durable.journal_reader import read
 from esper.oona.durable.outbox import Outbox
 from esper.oona.inbound.inbox import Delivered
 from esper.tezzeret.build import module_of

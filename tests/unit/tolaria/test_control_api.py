@@ -22,8 +22,8 @@ from esper.oona.inbound.intake import Intake
 from esper.service import create_app
 from esper.tolaria.control import trainers as module
 from esper.tolaria.control.api import Control, add_routes
-from esper.tolaria.control.ledger import REQUESTS, RunLedger
 from esper.tolaria.control.requests import RequestSender
+from esper.tolaria.control.run_ledger import REQUESTS, RunLedger
 from esper.tolaria.control.trainers import Trainers
 from tests.servicefixtures import (
     HOLDERS,

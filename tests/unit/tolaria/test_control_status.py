@@ -13,7 +13,7 @@ from esper.clock import ManualClock
 from esper.events import Event, Origin
 from esper.events.records import PauseRequested, RunPaused, RunResumed
 from esper.tolaria.control.requests import request, told
-from esper.tolaria.control.status import KEPT_ANSWERS, RunStatus, fold
+from esper.tolaria.control.run_status import KEPT_ANSWERS, RunStatus, fold
 from tests.unit.nissa.journal import Run
 from tests.waiting import PATIENCE_S
 

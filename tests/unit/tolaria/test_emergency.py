@@ -21,7 +21,7 @@ from esper.events.records import (
 )
 from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange.consultation import Consultation
-from esper.tolaria.session.parts import RolledBack
+from esper.tolaria.session.composition import RolledBack
 from esper.tolaria.session.session import Session
 from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, recipe
 

@@ -26,7 +26,7 @@ from esper.events.records import (
 )
 from esper.journal.replay import fold_journal, live_state
 from esper.journal.story import story
-from esper.tolaria.control import status
+from esper.tolaria.control import run_status
 from esper.tolaria.record.forking import ForkStart, changed, cut_at, decision_of
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
@@ -125,9 +125,9 @@ def test_views_of_a_fork_show_what_it_began_with(parent: Laboratory) -> None:
     """
     fork = parent.fork_lab("viewed", ())
     fork.killed_when(lambda session: session.step == 24, resumed=False, fork=beginning(parent, 24))
-    told, view = status.RunStatus(run_id="viewed"), runs.RunView(run_id="viewed")
+    told, view = run_status.RunStatus(run_id="viewed"), runs.RunView(run_id="viewed")
     for event in fork.journal()[:2]:
-        told, view = status.fold(told, event), runs.fold(view, event)
+        told, view = run_status.fold(told, event), runs.fold(view, event)
     assert told.stages() == {"BLENDING": 1, "DORMANT": 2, "FOSSILIZED": 1}
     assert (told.step, view.step, told.epoch) == (24, 24, 3)
     assert view.seeds == {

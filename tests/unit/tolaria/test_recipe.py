@@ -8,7 +8,7 @@ from esper.errors import UsageError
 from esper.kasmina.loader import CacheSettings
 from esper.tolaria.recipes.recipe import OWNER, Permit, function, load, names
 from esper.tolaria.run.wiring import cache_settings
-from esper.urza.cache import CacheLimits
+from esper.urza.memory_tier import CacheLimits
 
 
 def test_every_recipe_that_comes_along_is_valid() -> None:

@@ -24,7 +24,7 @@ from esper.kasmina.numerics import Numerics
 from esper.lifecycle import EXECUTION, RunState, SeedState
 from esper.tezzeret.build import module_of
 from esper.tolaria.recipes.recipe import Recipe
-from esper.tolaria.record.snapshots import (
+from esper.tolaria.record.snapshot_content import (
     address,
     health_notes,
     kernel_notes,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.urza.disk import DiskCache
+from esper.urza.disk_tier import DiskCache
 
 
 def put(cache: DiskCache, folder: Path, name: str, size: int, *, used_s: int) -> None:

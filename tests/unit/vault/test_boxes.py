@@ -22,7 +22,7 @@ from esper.urza.opening import open_store
 from esper.urza.publish import store_artefact
 from esper.urza.sealed import PREFIX, SealedKernels, open_kernels, seal_kernels
 from esper.vault.boxes import BOX_BYTES, KERNELS, MODELS, Box, is_sealed, open_box
-from esper.vault.families import listed
+from esper.vault.family_keys import listed
 from esper.vault.masters import held, masters
 from tests.unit.tolaria.laboratory import Laboratory, recipe, sealed
 

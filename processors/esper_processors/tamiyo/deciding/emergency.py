@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, replace
 
 from esper.events.records import SystemStatePacket
-from esper_processors.tamiyo.deciding.settings import PolicySettings
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
 
 MARGIN = 1.0
 """Nats above r times the recent best before a loss is out of bounds."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from esper.events import geometry
 from esper.events.records import CatalogueEntry, LayerState, SeedState, Stage, SystemStatePacket
 from esper.lifecycle import HOLDING
-from esper_processors.tamiyo.deciding.settings import PolicySettings
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
 
 ACTIVE: frozenset[Stage] = HOLDING - {"FOSSILIZED"}
 """Stages in which a kernel is on trial."""

@@ -34,8 +34,8 @@ from esper_processors.tamiyo.deciding.features import (
     context,
     epochs_left,
 )
-from esper_processors.tamiyo.deciding.settings import PolicySettings
-from esper_processors.tamiyo.deciding.state import ArmRecord, PolicyState, Trial
+from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
+from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Trial
 
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the

@@ -30,7 +30,7 @@ from esper.journal.reading import whole
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.record.addresses import Address, address_of, anchors
 from esper.tolaria.record.resume import differences
-from esper.tolaria.record.snapshots import KINDS
+from esper.tolaria.record.snapshot_content import KINDS
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.proof import require_proven
 from esper.tolaria.replay.reexecution import Archive, Reexecution, Rerun

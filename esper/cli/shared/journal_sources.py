@@ -48,7 +48,7 @@ def journal(
         UnavailableError: neither answers.
     """
     from esper import stack  # noqa: PLC0415 - as above
-    from esper.cli.shared.broker import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
     from esper.journal.reading import believed, from_kafka  # noqa: PLC0415 - as above
     from esper.oona.durable.authentic import Judge  # noqa: PLC0415 - as above
     from esper.service.transport import signing  # noqa: PLC0415 - as above
@@ -139,8 +139,8 @@ def _told(
 def _from_history(
     settings: Settings, judge: Judge, history_url: str
 ) -> list[tuple[JournalEvent, bytes]]:
-    from esper.history.journal import messages_of  # noqa: PLC0415 - as above
     from esper.history.queries import source  # noqa: PLC0415 - as above
+    from esper.history.stored_journal import messages_of  # noqa: PLC0415 - as above
     from esper.journal.reading import believed  # noqa: PLC0415 - as above
 
     with source(settings, history_url) as history:

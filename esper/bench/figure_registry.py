@@ -123,7 +123,7 @@ def figure(
 
 
 def _broker(bench: Bench) -> str:
-    from esper.oona.admin import topics  # noqa: PLC0415  # figures without a broker need no Kafka client
+    from esper.oona.admin import topic_creation  # noqa: PLC0415  # figures without a broker need no Kafka client
     from esper.stack.embedded import aot, jars  # noqa: PLC0415  # as above
     from esper.stack.embedded.broker import BrokerNode  # noqa: PLC0415  # as above
     from esper.stack.embedded.solo import running_broker  # noqa: PLC0415  # as above
@@ -155,5 +155,5 @@ def _broker(bench: Bench) -> str:
         wait=wait_fixed(0.5),
         reraise=True,
     )
-    busy(topics.ensure, node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+    busy(topic_creation.ensure, node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
     return node.bootstrap

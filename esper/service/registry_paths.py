@@ -20,7 +20,7 @@ from fastavro.schema import (
     to_parsing_canonical_form,
 )
 
-from esper.events.registry import WireSchema, wire_schemas
+from esper.events.schemas import WireSchema, wire_schemas
 from esper.service.checks.callers import requires
 
 MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"

@@ -14,7 +14,7 @@ from typing import Any, Final
 from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import RECORDS
-from esper.events.registry import current
+from esper.events.schemas import current
 from esper.events.seals import TRAINER, Trust, fault, restored
 from esper.history.queries import QuerySource
 from esper.history.tables.ddl import quote, snake

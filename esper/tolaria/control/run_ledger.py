@@ -15,9 +15,9 @@ from esper.events import Event, JournalEvent
 from esper.events.records import PauseRequested, RunStarted
 from esper.oona.bus.port import Bus, Start
 from esper.oona.durable.authentic import Aside, Journals
+from esper.oona.inbound.consumer_progress import ConsumerProgress, lag
 from esper.oona.inbound.intake import RETRIABLE, Intake
-from esper.oona.inbound.progress import ConsumerProgress, lag
-from esper.tolaria.control.status import RunStatus, fold
+from esper.tolaria.control.run_status import RunStatus, fold
 
 _log = logging.getLogger(__name__)
 JOURNALS: Final = RunStarted.TOPIC

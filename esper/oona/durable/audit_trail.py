@@ -28,9 +28,9 @@ from esper.events import Event, decode, encode
 from esper.events.records import AuditRecorded
 from esper.events.seals import Trust
 from esper.oona.bus.port import Bus, JournalProducer, Received
-from esper.oona.durable.journal import read_key
+from esper.oona.durable.journal_reader import read_key
 from esper.oona.durable.lock import Lock
-from esper.service.checks.audit import PENDING, AuditEntry, Link, chained, record_id
+from esper.service.checks.audit_entries import PENDING, AuditEntry, Link, chained, record_id
 from esper.service.transport import signing
 
 TOPIC: Final = AuditRecorded.TOPIC

@@ -28,7 +28,7 @@ from fastavro.schema import (
 
 from esper.config import RegistrySettings
 from esper.errors import UnavailableError, UsageError
-from esper.events.registry import WireSchema
+from esper.events.schemas import WireSchema
 
 MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _LARGEST_ANSWER: Final = 4 << 20  # bytes; Esper's largest schema has 20 KB
