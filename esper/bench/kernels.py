@@ -15,7 +15,7 @@ from esper.bench.estimate import Estimate, Samples, median, p99, rate
 from esper.bench.figure_registry import Bench, figure
 from esper.events import Origin
 from esper.events.records import KernelPublished
-from esper.karn import FAMILIES
+from esper.karn import BUILT_IN
 from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, KernelTraining, germinate
@@ -96,8 +96,8 @@ def shelf(bench: Bench) -> KernelSet:
     store = SealedKernels(LocalStore(bench.folder / "cache" / "store"), _BOX)
     kernels = tuple(
         _publish(bench, store, ir)
-        for family in FAMILIES
-        if (ir := blueprint(family, 1)) is not None
+        for family in BUILT_IN
+        if (ir := blueprint(family.name, 1)) is not None
     )
     loader = _loader(bench, "first")
     for kernel in kernels:
@@ -194,8 +194,8 @@ def compilations(bench: Bench) -> Samples:
     made = [
         ir
         for seed in range(3)
-        for family in FAMILIES
-        if (ir := blueprint(family, seed)) is not None
+        for family in BUILT_IN
+        if (ir := blueprint(family.name, seed)) is not None
     ]
     seconds = [
         bench.seconds(

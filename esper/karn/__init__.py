@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from esper.karn.innovation import innovate
 from esper.karn.ir import BlueprintIR, Budget, Node, parse
-from esper.karn.templates import FAMILIES, families_for, generate
+from esper.karn.place import ChunkPlace
+from esper.karn.templates import BUILT_IN, Family, families_for, generate
 
 __all__ = [
-    "FAMILIES",
+    "BUILT_IN",
     "BlueprintIR",
     "Budget",
+    "ChunkPlace",
+    "Family",
     "Node",
     "families_for",
     "generate",

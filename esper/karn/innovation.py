@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from esper.errors import BuildError
+from esper.errors import BuildError, printable
 from esper.events.geometry import Geometry, parse
 from esper.events.records import FieldReport, ReportedLayer
 from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.templates import families_for, generate
 from esper.karn.value import MAX_SIZE
+
+_log = logging.getLogger(__name__)
 
 
 def innovate(report: FieldReport) -> tuple[BlueprintIR, ...]:
@@ -46,14 +49,18 @@ def _of_place(layer: ReportedLayer, width: int, wanted: tuple[str, ...]) -> Iter
     for family in families_for(geometry.kind):
         if wanted and family not in wanted:
             continue
-        found = generate(
-            in_features=layer.in_features,
-            out_features=width,
-            family=family,
-            budget=budget,
-            seed=0,
-            geometry=geometry,
-        )
+        try:
+            found = generate(
+                in_features=layer.in_features,
+                out_features=width,
+                family=family,
+                budget=budget,
+                seed=0,
+                geometry=geometry,
+            )
+        except BuildError as error:  # an installed family's fault costs nobody else's kernels
+            _log.warning("nothing is proposed for layer %s: %s", printable(layer.name), error)
+            continue
         if found is not None:
             yield replace(found, seed=_seed(found))
 

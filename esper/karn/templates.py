@@ -19,53 +19,109 @@ budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final
 
-from esper.errors import BuildError
+from esper.errors import BuildError, UsageError, printable
 from esper.events.geometry import PLAIN, Geometry, Kind
 from esper.karn import dense, spatial
 from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.place import ChunkPlace
+from esper.plugins import plugged
 
 Maker = Callable[[ChunkPlace], BlueprintIR | None]
+"""The largest useful blueprint for a place, or None when it has nothing for it."""
+GROUP: Final = "esper.families"
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-_AT_EACH_POSITION: Mapping[str, Maker] = {
-    "linear": dense.linear,
-    "low_rank": dense.low_rank,
-    "mlp": dense.mlp,
-    "gate": dense.gate,
-    "norm": dense.norm,
-}
-_OF_CONVOLUTIONS: Mapping[str, Maker] = {
-    "depthwise": spatial.depthwise,
-    "pool": spatial.pool,
-    "norm": dense.norm,
-    "attention": spatial.attention,
-}
-_MAKERS: Mapping[Kind, Mapping[str, Maker]] = {
-    "features": {**_AT_EACH_POSITION, "conv1d": dense.conv1d},
-    "sequence": {**_AT_EACH_POSITION, "attention": spatial.attention},
-    "conv1d": {"conv1d": spatial.convolution, **_OF_CONVOLUTIONS},
-    "conv2d": {"conv2d": spatial.convolution, **_OF_CONVOLUTIONS},
-}
-FAMILIES = (
-    "linear",
-    "low_rank",
-    "mlp",
-    "conv1d",
-    "conv2d",
-    "depthwise",
-    "gate",
-    "pool",
-    "norm",
-    "attention",
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A way to make a blueprint for a place.
+
+    Attributes:
+        name: What reports, blueprints and decisions call it: lower case, digits, underscores.
+        makers: What makes its blueprint, by the kind of geometry of the layer; it has nothing for
+            kinds that are not there.
+        at_each_position: Kinds of geometry at whose positions it works alike, so that its
+            blueprint leaves the positions out, and one kernel serves every length.
+    """
+
+    name: str
+    makers: Mapping[Kind, Maker] = field(hash=False)
+    at_each_position: frozenset[Kind] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse a name that no event could carry.
+
+        Raises:
+            UsageError: what a name has to be.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"{self.name!r} is no name of a family: it takes a lower-case letter, then lower-"
+                "case letters, digits and underscores, 64 at most."
+            )
+
+
+def _positions(name: str, maker: Maker, more: Mapping[Kind, Maker] | None = None) -> Family:
+    """A family that works alike on features and at each position of a sequence."""
+    makers: dict[Kind, Maker] = {"features": maker, "sequence": maker, **(more or {})}
+    return Family(name, makers, frozenset({"sequence"}))
+
+
+def _of(name: str, maker: Maker, *kinds: Kind) -> Family:
+    return Family(name, dict.fromkeys(kinds, maker))
+
+
+BUILT_IN: Final = (
+    _positions("linear", dense.linear),
+    _positions("low_rank", dense.low_rank),
+    _positions("mlp", dense.mlp),
+    Family("conv1d", {"features": dense.conv1d, "conv1d": spatial.convolution}),
+    _of("conv2d", spatial.convolution, "conv2d"),
+    _of("depthwise", spatial.depthwise, "conv1d", "conv2d"),
+    _positions("gate", dense.gate),
+    _of("pool", spatial.pool, "conv1d", "conv2d"),
+    _positions("norm", dense.norm, {"conv1d": dense.norm, "conv2d": dense.norm}),
+    _of("attention", spatial.attention, "sequence", "conv1d", "conv2d"),
 )
-"""Every family, in the order in which they are proposed."""
+"""Esper's own families, in the order in which they are proposed; installed ones come after them."""
+
+
+@cache
+def known() -> Mapping[str, Family]:
+    """Every family by name: Esper's own, then those of installed packages, sorted.
+
+    Raises:
+        UsageError: a package's family cannot be used; see `esper.plugins.plugged`.
+    """
+    return named((*BUILT_IN, *plugged(GROUP, Family).values()))
+
+
+def named(families: Iterable[Family]) -> Mapping[str, Family]:
+    """Families by their names.
+
+    Raises:
+        UsageError: two have the same.
+    """
+    found: dict[str, Family] = {}
+    for family in families:
+        if family.name in found:
+            raise UsageError(
+                f"There are two kernel families of the name {family.name!r}: rename the one that "
+                "an installed package brings, or uninstall it."
+            )
+        found[family.name] = family
+    return found
 
 
 def families_for(kind: Kind) -> tuple[str, ...]:
-    """The families that have something for layers of a kind, in the order of `FAMILIES`."""
-    return tuple(family for family in FAMILIES if family in _MAKERS[kind])
+    """The families that have something for layers of a kind, in the order of `known`."""
+    return tuple(name for name, family in known().items() if kind in family.makers)
 
 
 def generate(
@@ -92,14 +148,42 @@ def generate(
         None when the family has nothing for such a layer within the budget.
 
     Raises:
-        BuildError: no such family.
+        BuildError: no such family, or an installed one has failed.
     """
-    if family not in FAMILIES:
+    chosen = known().get(family)
+    if chosen is None:
         raise BuildError(
-            f"There is no blueprint family {family!r}; known are {', '.join(FAMILIES)}."
+            f"There is no blueprint family {family!r}; known are {', '.join(known())}."
         )
-    maker = _MAKERS[geometry.kind].get(family)
+    maker = chosen.makers.get(geometry.kind)
     if maker is None:
         return None
-    serves = PLAIN if geometry.kind == "sequence" and family in _AT_EACH_POSITION else geometry
-    return maker(ChunkPlace(in_features, out_features, serves, budget, seed))
+    serves = PLAIN if geometry.kind in chosen.at_each_position else geometry
+    place = ChunkPlace(in_features, out_features, serves, budget, seed)
+    return maker(place) if chosen in BUILT_IN else _guarded(chosen, maker, place)
+
+
+def _guarded(family: Family, maker: Maker, place: ChunkPlace) -> BlueprintIR | None:
+    """What the maker of an installed package makes, which may do anything at all.
+
+    Raises:
+        BuildError: it raised, or gave something else than a blueprint of its family for the place.
+    """
+    try:
+        made = maker(place)
+    except Exception as error:
+        raise BuildError(
+            f"Family {family.name} of an installed package has failed "
+            f"({type(error).__name__}: {printable(str(error))})."
+        ) from error
+    if made is None:
+        return None
+    if not isinstance(made, BlueprintIR) or made.family != family.name:
+        what = f"a blueprint of {made.family!r}" if isinstance(made, BlueprintIR) else repr(made)
+        raise BuildError(f"Family {family.name} of an installed package gave {printable(what)}.")
+    if made.out_features != place.out_features or made.seed != place.seed:
+        raise BuildError(
+            f"Family {family.name} of an installed package gave a blueprint for another place: "
+            "use the place's own methods (on_input, on_chunk)."
+        )
+    return place.affordable(made)

@@ -15,6 +15,7 @@ from esper import logs
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import EsperError, UsageError
+from esper.karn.templates import known
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.oona.durable.audit_trail import AuditTrail
@@ -43,6 +44,7 @@ def main() -> int:
             "The foundry needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start the whole "
             "stack with `esper up`."
         )
+    known()  # a family of an installed package that cannot be used is said now, not at a report
     clock = SystemClock()
     compiler = WarmCompiler(clock)
     store = open_kernels(settings)

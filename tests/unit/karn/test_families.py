@@ -14,7 +14,7 @@ from esper.errors import BuildError
 from esper.events import Origin
 from esper.events.geometry import PLAIN, Geometry, fits, outputs, parse
 from esper.events.records import FieldReport, ReportedLayer
-from esper.karn import FAMILIES, Budget, families_for, generate, innovate
+from esper.karn import BUILT_IN, Budget, families_for, generate, innovate
 from tests.unit.events.layers import layers
 from tests.unit.karn import cases
 
@@ -46,7 +46,7 @@ def report(
 
 
 @given(
-    family=st.sampled_from(FAMILIES),
+    family=st.sampled_from([family.name for family in BUILT_IN]),
     geometry=st.one_of(st.just(PLAIN), layers()),
     in_features=st.integers(1, 300),
     out_features=st.integers(1, 80),

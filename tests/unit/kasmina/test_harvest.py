@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.events.geometry import parse
+from esper.karn import BUILT_IN, families_for, generate
 from esper.karn.ir import Budget
-from esper.karn.templates import FAMILIES, families_for, generate
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
 from esper.kasmina.seeded.layers import reads_and_writes
 from esper.tezzeret.build import module_of
@@ -114,7 +114,7 @@ def test_kernels_of_every_family_run_and_are_harvested(text: str) -> None:
                 )  # what starts at zero says nothing
         assert not growing.switches.notes.raised, growing.switches.notes.raised
         assert_plain(harvest(growing.module), growing, x, tolerance=1e-5)
-    assert set(FAMILIES) >= set(families_for(geometry.kind))
+    assert {family.name for family in BUILT_IN} >= set(families_for(geometry.kind))
 
 
 def test_linear_kernels_become_part_of_the_weight() -> None:

@@ -14,6 +14,7 @@ from esper.errors import CorruptError, RejectedError
 from esper.events import JournalEvent, Origin
 from esper.events.envelope import event_id
 from esper.events.records import (
+    RECORDS,
     AdaptationApplied,
     AdaptationRejected,
     EpochEnded,
@@ -49,6 +50,7 @@ from esper.lifecycle.commands import (
     RunCommand,
     Source,
 )
+from esper.lifecycle.evolve import _RULES
 from esper.lifecycle.state import KNOWN_COMMANDS
 from tests.samples import START
 
@@ -712,6 +714,12 @@ def test_how_far_commands_were_read_by_partition(
             state, decide(state, adapt("CULL", source=Source(f"id-{number}", *place)), context())
         )
     assert state.positions == positions
+
+
+def test_every_record_of_a_journal_has_a_rule() -> None:
+    """A schema whose topic is the journal's, and that no fold knows, is forgotten here."""
+    records = {kind for kind in RECORDS if issubclass(kind, JournalEvent)}
+    assert set(_RULES) == records
 
 
 def test_a_record_that_this_version_does_not_know() -> None:

@@ -1,0 +1,46 @@
+"""Packages outside of the tree, as somebody would install them beside Esper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def install(folder: Path, name: str, source: str, groups: Mapping[str, Mapping[str, str]]) -> Path:
+    """A package of one module with entry points, in a folder to be put on PYTHONPATH.
+
+    `groups` has, for each group, what an entry point is called and what of the module it names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(source)
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n" + "".join(f"{entry} = {name}:{what}\n" for entry, what in one.items())
+            for group, one in groups.items()
+        )
+    )
+    return folder
+
+
+FAMILY = '''
+"""A family outside of Esper: one bottleneck of half the width, at each position."""
+
+from esper.karn import ChunkPlace, Family, Node
+from esper.karn.operators import Activation, Linear
+
+
+def halved(place: ChunkPlace):
+    nodes = (
+        Node("linear1", Linear(max(1, place.out_features // 2))),
+        Node("activation1", Activation("relu"), ("linear1",)),
+        Node("linear2", Linear(place.out_features, initialisation="zero"), ("activation1",)),
+    )
+    return place.affordable(place.on_input("halved", "RESIDUAL", nodes))
+
+
+HALVED = Family("halved", {"features": halved, "sequence": halved}, frozenset({"sequence"}))
+'''
+"""The source of a package `esper_halved`, whose HALVED is a family."""
