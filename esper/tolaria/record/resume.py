@@ -16,10 +16,11 @@ from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.journal.story import fork_of
-from esper.lifecycle import RunState, fold, from_canonical
+from esper.lifecycle import RunState, fold
 from esper.tolaria.recipes.environment import Environment, is_input
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.record.addresses import Address, Anchor, anchors
+from esper.tolaria.record.snapshot_content import RunSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,5 +159,5 @@ def standing(
 ) -> RestorePoint:
     """The beginning at an anchor whose snapshot is at hand."""
     if not anchor.opens:
-        return RestorePoint(from_canonical(snapshot.notes["state"]), snapshot, anchor.name, notes)
+        return RestorePoint(RunSnapshot.of(snapshot).folded, snapshot, anchor.name, notes)
     return RestorePoint(fold(run_id, events[: anchor.at.sequence]), snapshot, anchor.name, notes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +22,7 @@ from esper.karn.ir import parse
 from esper.kasmina import GrowingModel, Place, Slot
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.unpacked import unfilled
-from esper.lifecycle import RunState
+from esper.lifecycle import RunState, from_canonical
 from esper.tezzeret.build import KernelModule
 
 Note = dict[str, Any]
@@ -47,6 +47,56 @@ KINDS: Final = {
     "random": "torch's random streams",
 }
 """The kinds of a run's tensors. The kind of a tensor is the first word of its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run's snapshot by what it is made of. All but `tensors` is JSON.
+
+    Attributes:
+        tensors: By name; `KINDS` has what the first word says.
+        state: The folded state, canonical.
+        cursor: Where the run stands in its epoch, and what was measured last.
+        kernels: Blueprint, kernel id and counters of each kernel, by the address of its seed.
+        health: Running health figures, by the address of the seed.
+        statistics: What was measured at the last sampled step, by the address of the seed.
+        random: Python's and numpy's global random streams.
+        stepper: The loss scaler.
+    """
+
+    tensors: Mapping[str, Tensor]
+    state: str
+    cursor: Note
+    kernels: Mapping[str, Note]
+    health: Mapping[str, Note]
+    statistics: Mapping[str, Note]
+    random: Note
+    stepper: Note
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> RunSnapshot:
+        """A stored snapshot, taken apart.
+
+        Raises:
+            CorruptError: it lacks something that every snapshot of a run has.
+        """
+        wanted = [one.name for one in fields(cls) if one.name != "tensors"]
+        if lacking := [name for name in wanted if name not in snapshot.notes]:
+            raise CorruptError(
+                f"The snapshot has no {', '.join(lacking)}: it is not one that a run has taken."
+            )
+        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in wanted})
+
+    @property
+    def packed(self) -> Snapshot:
+        """As it is stored."""
+        notes = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tensors"}
+        return Snapshot(self.tensors, notes)
+
+    @property
+    def folded(self) -> RunState:
+        """The state that it was taken in."""
+        return from_canonical(self.state)
 
 
 def model_tensors(

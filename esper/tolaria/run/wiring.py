@@ -48,6 +48,7 @@ from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
+from esper.tolaria.record.snapshot_content import RunSnapshot
 from esper.tolaria.run.past import Past
 from esper.tolaria.session.composition import Parts
 from esper.tolaria.session.progress import Progress
@@ -307,7 +308,7 @@ def _resumed(
             reason="Resumed by `esper run --resume`.",
             incarnation=past.state.incarnation + 1,
             snapshot_id=begun.name,
-            restored_step=begun.snapshot.notes["cursor"]["step"] if begun.snapshot else 0,
+            restored_step=RunSnapshot.of(begun.snapshot).cursor["step"] if begun.snapshot else 0,
         ),
         past.state.step,
     )

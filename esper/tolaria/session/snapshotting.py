@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, EsperError
 from esper.kasmina.seeded.statistics import SeedStatistics
-from esper.lifecycle import RunState, from_canonical
+from esper.lifecycle import RunState
 from esper.lifecycle.commands import RollBack, Source
 from esper.tolaria.exchange.grafting import seeds_waiting
 from esper.tolaria.record.checkpoints import Moment
 from esper.tolaria.record.snapshot_content import (
+    RunSnapshot,
     address,
     health_notes,
     kernel_notes,
@@ -114,26 +114,26 @@ class Snapshotting:
         """What a snapshot taken now would hold; the tensors are the living ones, not copies."""
         parts = self.recorder.parts
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
-        notes: dict[str, Any] = {
-            "state": self.recorder.state.canonical(),
-            "cursor": self.recorder.standing.cursor.notes(),
-            "kernels": kernel_notes(parts.growing),
-            "health": health_notes(parts.growing),
-            "statistics": {
+        return RunSnapshot(
+            tensors=model_tensors(parts.growing, parts.stepper.host_optimizer),
+            state=self.recorder.state.canonical(),
+            cursor=self.recorder.standing.cursor.notes(),
+            kernels=kernel_notes(parts.growing),
+            health=health_notes(parts.growing),
+            statistics={
                 address(place): asdict(one) for place, one in parts.telemetry.statistics.items()
             },
-            "random": random_notes(),
-            "stepper": parts.stepper.notes(),
-        }
-        return Snapshot(model_tensors(parts.growing, parts.stepper.host_optimizer), notes)
+            random=random_notes(),
+            stepper=parts.stepper.notes(),
+        ).packed
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
         """Make tensors, cursor and figures what the snapshot holds, as far as `state` still has
         them.
         """
-        parts, notes = self.recorder.parts, snapshot.notes
+        parts, content = self.recorder.parts, RunSnapshot.of(snapshot)
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
-        cursor = cursor_of(notes["cursor"])
+        cursor = cursor_of(content.cursor)
         dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
         cursor.evidence = {
             place: known for place, known in cursor.evidence.items() if place not in dormant
@@ -143,16 +143,16 @@ class Snapshotting:
             parts.growing,
             parts.stepper.host_optimizer,
             snapshot,
-            state=from_canonical(notes["state"]),
+            state=content.folded,
             step=cursor.step,
         )
         parts.growing.follow(state, cursor.step)
-        parts.stepper.restore(notes["stepper"])
-        restore_health(parts.growing, notes["health"])
+        parts.stepper.restore(content.stepper)
+        restore_health(parts.growing, content.health)
         parts.telemetry.statistics = {
-            place_of(name): SeedStatistics(**one) for name, one in notes["statistics"].items()
+            place_of(name): SeedStatistics(**one) for name, one in content.statistics.items()
         }
-        restore_random(notes["random"], snapshot.tensors)
+        restore_random(content.random, snapshot.tensors)
         for seed in seeds_waiting(state):
             parts.grafting.request(seed.layer, seed.kernel_id)
 
@@ -185,10 +185,11 @@ class Snapshotting:
         for one in candidates:
             try:
                 snapshot = parts.tensors.read(one.address, one.sha256)
+                folded = RunSnapshot.of(snapshot).folded
             except CorruptError as error:
                 parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
                 continue
-            restored = replace(from_canonical(snapshot.notes["state"]), step=one.at_step)
+            restored = replace(folded, step=one.at_step)
             recorder.do(
                 RollBack(
                     snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source

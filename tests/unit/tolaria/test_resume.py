@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, UsageError
 from esper.events import JournalEvent
 from esper.lifecycle import RunState, evolve
@@ -24,6 +23,7 @@ from esper.lifecycle.commands import (
 )
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.record.resume import beginning, differences, folded, recipe_of
+from esper.tolaria.record.snapshot_content import RunSnapshot
 from esper.urza.local import LocalStore
 from tests.tensorstores import tensors_in
 from tests.unit.lifecycle.test_recovery import Pen
@@ -46,7 +46,7 @@ class Story:
         state, step = self.pen.state, self.pen.step
         values = {"model/a": torch.full((3,), float(step + 100 * state.timeline))}
         stored = tensors_in(self.store).write(
-            Snapshot(values, {"state": state.canonical(), "cursor": {"step": step}})
+            RunSnapshot(values, state.canonical(), {"step": step}, {}, {}, {}, {}, {}).packed
         )
         name = f"t{state.timeline}-s{step}-n{state.sequence}"
         self.held[name] = state

@@ -25,6 +25,7 @@ from esper.lifecycle import EXECUTION, RunState, SeedState
 from esper.tezzeret.build import module_of
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.record.snapshot_content import (
+    RunSnapshot,
     address,
     health_notes,
     kernel_notes,
@@ -309,3 +310,13 @@ def test_notes_are_json_and_addresses_come_back() -> None:
     notes = dict(world.snapshot().notes)
     assert json.loads(json.dumps(notes)) == json.loads(json.dumps(notes, sort_keys=True))
     assert place_of(address(("a:b.c", 3))) == ("a:b.c", 3)
+
+
+@pytest.mark.parametrize("lacking", ["state", "cursor", "random"])
+def test_a_snapshot_that_lacks_something_is_named(lacking: str) -> None:
+    """What no run has taken is no fault of Esper: it says what is not there."""
+    whole = RunSnapshot({}, "{}", {}, {}, {}, {}, {}, {}).packed
+    assert RunSnapshot.of(whole).packed == whole
+    less = Snapshot({}, {name: note for name, note in whole.notes.items() if name != lacking})
+    with pytest.raises(CorruptError, match=f"^The snapshot has no {lacking}: it is not one that"):
+        RunSnapshot.of(less)
