@@ -21,6 +21,7 @@ from esper.events import Origin
 from esper.karn.ir import Budget
 from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
+from esper.kasmina.monitor import SeedMonitor
 from esper.kasmina.seeded.layers import SeededLayer
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
@@ -118,12 +119,16 @@ def steps(bench: Bench) -> dict[str, Samples]:
     GrowingModel(dormant.module, training=KernelTraining())
     growing, origin = GrowingModel(sampled.module, training=KernelTraining()), origin_of(bench)
     state, ring, numbers = started(growing, origin), TelemetryRing(), itertools.count()
-    telemetry = Telemetry(origin=origin, emit=ring.put, growing=growing, gates=GatesSection())
+    monitor = SeedMonitor(growing)
+    telemetry = Telemetry(
+        origin=origin, emit=ring.put, growing=growing, monitor=monitor, gates=GatesSection()
+    )
 
     def sample() -> None:
         growing.switches.sampling = True
         sampled.step()
         growing.observe_gradients()
+        monitor.sampled(state)
         telemetry.seeds(state, {}, step=next(numbers))
 
     return in_turns(

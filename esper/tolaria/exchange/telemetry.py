@@ -19,7 +19,7 @@ from esper.events.records import (
 )
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.loader import LoaderFigures
-from esper.kasmina.seeded.statistics import SeedStatistics
+from esper.kasmina.monitor import SeedMonitor
 from esper.lifecycle import RunState
 from esper.tolaria.recipes.recipe import GatesSection
 from esper.tolaria.step.evaluation import Figures, paired
@@ -36,15 +36,16 @@ class Telemetry:
         origin: Origin,
         emit: Callable[[Event], None],
         growing: GrowingModel,
+        monitor: SeedMonitor,
         gates: GatesSection,
     ) -> None:
         self._origin = origin
         self._emit = emit
         self._growing = growing
+        self._monitor = monitor
         self._gates = gates
         self._process = psutil.Process()
         self._process.cpu_percent()
-        self.statistics: dict[Place, SeedStatistics] = growing.read_statistics()
 
     def step(
         self,
@@ -72,16 +73,11 @@ class Telemetry:
         )
 
     def seeds(self, state: RunState, evidence: dict[Place, Evidence], *, step: int) -> None:
-        """SeedHealth of every seed from the figures of the step just sampled: one copy from the
-        device.
-        """
+        """SeedHealth of every seed, from what its monitor has just taken in."""
         growing = self._growing
-        self.statistics = growing.read_statistics()
         for seed in state.seeds:
             place = (seed.layer, seed.seed)
-            figures, health = self.statistics[place], growing.health[place]
-            recovering = seed.execution == "ERROR_RECOVERY"
-            score = health.observe(figures, recovering=recovering)
+            figures, health = self._monitor.statistics[place], growing.health[place]
             grown = growing.kernels.get(place)
             layer = growing.layers[seed.layer].seeds
             self._emit(
@@ -103,8 +99,8 @@ class Telemetry:
                     gradient_variance=health.variance,
                     latency_us=grown.slot.latency_us if grown else 0,
                     errors=seed.errors,
-                    recovering=recovering,
-                    health=score,
+                    recovering=seed.execution == "ERROR_RECOVERY",
+                    health=health.score,
                     ready=gate(seed, evidence.get(place, Evidence()), state.epoch, self._gates)
                     is not None,
                 )

@@ -27,6 +27,7 @@ from esper.clock import Clock
 from esper.errors import CorruptError, KeyMissingError, UnavailableError
 from esper.events import Event, JournalEvent, Origin, decode
 from esper.events.envelope import trace_id
+from esper.kasmina.monitor import SeedMonitor
 from esper.kasmina.unpacked import Unpacked
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Adapt, Move, ReportFailure, Resume
@@ -293,6 +294,7 @@ class Reexecution:
             guardrails=recipe.guardrails,
             notify=lambda: None,
         )
+        monitor = SeedMonitor(trainee.growing)
         session = Session(
             Parts(
                 recipe=recipe,
@@ -310,8 +312,13 @@ class Reexecution:
                     timeout_s=0.0,
                     timeline=begin.state.timeline,
                 ),
+                monitor=monitor,
                 telemetry=Telemetry(
-                    origin=origin, emit=self.heard, growing=trainee.growing, gates=recipe.gates
+                    origin=origin,
+                    emit=self.heard,
+                    growing=trainee.growing,
+                    monitor=monitor,
+                    gates=recipe.gates,
                 ),
                 grafting=Grafting(ArchivedKernels(archive.kernels), trainee.growing, clock),
                 checkpoints=Checkpoints(

@@ -84,7 +84,7 @@ class Growth:
         switches = growing.switches
         switches.fallback = frozenset(self._spared)
         switches.notes.clear(watching=bool(growing.kernels))
-        switches.sampling = telemetry.enabled and (step + 1) % telemetry.every_steps == 0
+        switches.sampling = (step + 1) % telemetry.every_steps == 0
         logits = growing(inputs)
         switches.sampling, switches.notes.watching = False, False
         loss = functional.cross_entropy(logits, labels)
@@ -123,7 +123,7 @@ class Growth:
             if one.stage in LIVE and (one.layer, one.seed) in growing.kernels
         ]
         turns = self._shadow(batch, step)
-        sample = telemetry.enabled and (step + 1) % telemetry.every_steps == 0
+        sample = (step + 1) % telemetry.every_steps == 0
         if sample:
             growing.observe_gradients()
         host = [one.grad for one in growing.host_parameters if one.grad is not None]
@@ -156,6 +156,8 @@ class Growth:
         self._spared = {fault.place for fault in faults if fault.phase == "NON_FINITE"}
         figures = StepFigures(loss, accuracy, total, self.optimizer.param_groups[0]["lr"], faults)
         session.stepped(figures)
+        if sample:
+            parts.monitor.sampled(session.state)
         if telemetry.enabled:
             took = round((parts.clock.monotonic() - self.begun) * 1e6)
             parts.telemetry.step(

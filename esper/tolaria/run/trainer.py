@@ -98,7 +98,7 @@ class Trainer:
             session.between_steps()
             live = not parts.journal.replaying
             telemetry = parts.recipe.telemetry
-            sample = telemetry.enabled and (session.step + 1) % telemetry.every_steps == 0
+            sample = (session.step + 1) % telemetry.every_steps == 0
             forced = parts.journal.failures(session.step)
             figures = stepper.step(
                 session.state,
@@ -114,6 +114,8 @@ class Trainer:
                 self.longest_step_s, now - self.last_step_end if self.last_step_end else took
             )
             self.last_step_end = now
+            if sample:
+                parts.monitor.sampled(session.state)
             if telemetry.enabled:
                 parts.telemetry.step(
                     figures,

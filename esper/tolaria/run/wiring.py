@@ -28,6 +28,7 @@ from esper.journal.provenance import Provenance, note, provenance
 from esper.journal.replay import save_state
 from esper.kasmina import GrowingModel
 from esper.kasmina.loader import CacheSettings, KernelLoader
+from esper.kasmina.monitor import SeedMonitor
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Resume
 from esper.oona.bus.access import Access
@@ -241,6 +242,7 @@ def rig(
         catalogue=past.catalogue,
         offered=past.offered,
     )
+    monitor = SeedMonitor(growing)
     session = Session(
         Parts(
             recipe=recipe,
@@ -258,8 +260,13 @@ def rig(
                 recorded=recorded,
             ),
             consultation=consultation,
+            monitor=monitor,
             telemetry=Telemetry(
-                origin=origin, emit=emitter.emit, growing=growing, gates=recipe.gates
+                origin=origin,
+                emit=emitter.emit,
+                growing=growing,
+                monitor=monitor,
+                gates=recipe.gates,
             ),
             grafting=Grafting(Published(loader, consultation), growing, clock),
             checkpoints=Checkpoints(SnapshotWriter(tensors, clock), recipe.checkpoints, clock),

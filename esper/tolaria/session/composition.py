@@ -10,6 +10,7 @@ from esper.checkpoint.tensors import Tensors
 from esper.clock import Clock
 from esper.events import Origin
 from esper.kasmina.growth import GrowingModel
+from esper.kasmina.monitor import SeedMonitor
 from esper.tolaria.exchange.consultation import Consultation
 from esper.tolaria.exchange.grafting import Grafting
 from esper.tolaria.exchange.telemetry import Telemetry
@@ -51,6 +52,7 @@ class Parts:
     stepper: Stepper | None
     journal: Journal
     consultation: Consultation
+    monitor: SeedMonitor
     telemetry: Telemetry
     grafting: Grafting
     checkpoints: Checkpoints

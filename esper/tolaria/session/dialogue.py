@@ -83,7 +83,7 @@ class Dialogue:
             recipe=parts.recipe,
             figures=cursor.figures,
             evidence=cursor.evidence,
-            statistics=parts.telemetry.statistics,
+            statistics=parts.monitor.statistics,
             kernels=kernels,
             total_steps=recorder.standing.total_steps,
             forked=recorder.forked,

@@ -121,7 +121,7 @@ class Snapshotting:
             kernels=kernel_notes(parts.growing),
             health=health_notes(parts.growing),
             statistics={
-                address(place): asdict(one) for place, one in parts.telemetry.statistics.items()
+                address(place): asdict(one) for place, one in parts.monitor.statistics.items()
             },
             random=random_notes(),
             stepper=parts.stepper.notes(),
@@ -149,7 +149,7 @@ class Snapshotting:
         parts.growing.follow(state, cursor.step)
         parts.stepper.restore(content.stepper)
         restore_health(parts.growing, content.health)
-        parts.telemetry.statistics = {
+        parts.monitor.statistics = {
             place_of(name): SeedStatistics(**one) for name, one in content.statistics.items()
         }
         restore_random(content.random, snapshot.tensors)

@@ -92,7 +92,7 @@ def test_a_kernel_that_fails_three_times_is_culled_and_training_goes_on(
                     recipe=parts.recipe,
                     figures=session.cursor.figures,
                     evidence=session.cursor.evidence,
-                    statistics=parts.telemetry.statistics,
+                    statistics=parts.monitor.statistics,
                     kernels=[],
                     total_steps=session.total_steps,
                 )
