@@ -56,9 +56,9 @@ def test_what_a_process_of_esper_makes_is_its_owners_alone(tmp_path: Path) -> No
 import subprocess, sys
 from pathlib import Path
 from esper.config import Settings
-from esper.service.transport import keys, sockets
+from esper.service.transport import sockets, token_keys
 settings = Settings.load(guest=len(sys.argv) > 1)
-keys.ensure(settings.keys_dir)
+token_keys.ensure(settings.keys_dir)
 (settings.runs_dir / "r" / "outbox").mkdir(parents=True)
 (settings.runs_dir / "r" / "outbox" / "1").write_text("x")
 subprocess.run([sys.executable, "-c", "open('child', 'w')"], cwd=settings.runs_dir, check=True)
