@@ -12,7 +12,7 @@ from esper.errors import BuildError, printable
 from esper.events.geometry import Geometry, parse
 from esper.events.records import FieldReport, ReportedLayer
 from esper.karn.ir import BlueprintIR, Budget
-from esper.karn.templates import families_for, generate
+from esper.karn.templates import FamilyFault, families_for, generate
 from esper.karn.value import MAX_SIZE
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def _of_place(layer: ReportedLayer, width: int, wanted: tuple[str, ...]) -> Iter
                 seed=0,
                 geometry=geometry,
             )
-        except BuildError as error:  # an installed family's fault costs nobody else's kernels
+        except FamilyFault as error:  # it costs nobody else's kernels; Esper's own raise
             _log.warning("nothing is proposed for layer %s: %s", printable(layer.name), error)
             continue
         if found is not None:

@@ -38,6 +38,10 @@ GROUP: Final = "esper.families"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
+class FamilyFault(BuildError):  # noqa: N818  # whose it is matters, not that it is an error
+    """What a family of an installed package has done wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """A way to make a blueprint for a place.
@@ -148,7 +152,8 @@ def generate(
         None when the family has nothing for such a layer within the budget.
 
     Raises:
-        BuildError: no such family, or an installed one has failed.
+        BuildError: no such family.
+        FamilyFault: one of an installed package has failed.
     """
     chosen = known().get(family)
     if chosen is None:
@@ -167,12 +172,13 @@ def _guarded(family: Family, maker: Maker, place: ChunkPlace) -> BlueprintIR | N
     """What the maker of an installed package makes, which may do anything at all.
 
     Raises:
-        BuildError: it raised, or gave something else than a blueprint of its family for the place.
+        FamilyFault: it raised, or gave something else than a blueprint of its family for the
+            place.
     """
     try:
         made = maker(place)
     except Exception as error:
-        raise BuildError(
+        raise FamilyFault(
             f"Family {family.name} of an installed package has failed "
             f"({type(error).__name__}: {printable(str(error))})."
         ) from error
@@ -180,9 +186,9 @@ def _guarded(family: Family, maker: Maker, place: ChunkPlace) -> BlueprintIR | N
         return None
     if not isinstance(made, BlueprintIR) or made.family != family.name:
         what = f"a blueprint of {made.family!r}" if isinstance(made, BlueprintIR) else repr(made)
-        raise BuildError(f"Family {family.name} of an installed package gave {printable(what)}.")
+        raise FamilyFault(f"Family {family.name} of an installed package gave {printable(what)}.")
     if made.out_features != place.out_features or made.seed != place.seed:
-        raise BuildError(
+        raise FamilyFault(
             f"Family {family.name} of an installed package gave a blueprint for another place: "
             "use the place's own methods (on_input, on_chunk)."
         )

@@ -16,6 +16,7 @@ from esper.stack.embedded import aot, broker, jars
 from esper.stack.processes.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
 from esper.stack.processes.parts import Part
 
+_log = logging.getLogger("esper.stack")
 _SILENCE_S = 20.0
 _START_S = 300.0  # after kill -9 it reads the last segment of each partition again
 
@@ -25,14 +26,12 @@ def broker_node(folder: Path, ports: Mapping[str, int]) -> broker.BrokerNode:
     return broker.BrokerNode(folder / "kafka", ports["broker"], ports["controller"], secured=True)
 
 
-def broker_launch(
-    folder: Path, ports: Mapping[str, int], environment: Mapping[str, str], log: logging.Logger
-) -> Launch:
+def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[str, str]) -> Launch:
     """The embedded broker of the stack in `folder`, with the AOT cache as long as that does no
     harm.
     """
     node = broker_node(folder, ports)
-    classpath = jars.kafka(log.info)
+    classpath = jars.kafka(_log.info)
 
     def arguments() -> Sequence[str]:
         options = aot.java_options(classpath)
@@ -46,7 +45,7 @@ def broker_launch(
         known = broker.explain(node, death.tail)
         by_hand = death.code in {-signal.SIGKILL, -signal.SIGTERM}
         if known is None and not death.was_ready and not by_hand and aot.discard(classpath):
-            log.warning("the AOT cache was deleted: the broker did not start with it")
+            _log.warning("the AOT cache was deleted: the broker did not start with it")
         return known
 
     return Launch(

@@ -147,7 +147,7 @@ class Supervisor:
         bootstrap = f"{HOST}:{ports['broker']}" if embedded else self._settings.kafka.bootstrap
         self._publish(ports=ports, bootstrap=bootstrap)
         if embedded:
-            launch = broker_launch(self._folder, ports, self._environment, _log)
+            launch = broker_launch(self._folder, ports, self._environment)
             self._broker = Child(launch, leash=leash, clock=self._clock)
             threading.Thread(target=_load_client, daemon=True).start()
             self._await_broker(self._broker)

@@ -78,6 +78,20 @@ def test_its_fault_costs_nobody_elses_kernels(
         )
 
 
+def test_a_fault_of_espers_own_families_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no guest's: nothing is proposed in silence without the family."""
+
+    def faulty(_: ChunkPlace) -> BlueprintIR:
+        raise BuildError("a fault of Esper")
+
+    (first, *rest) = BUILT_IN
+    own = (replace(first, makers={"features": faulty}), *rest)
+    monkeypatch.setattr(templates, "BUILT_IN", own)
+    monkeypatch.setattr(templates, "known", lambda: named(own))
+    with pytest.raises(BuildError, match="a fault of Esper"):
+        innovate(report())
+
+
 def test_a_blueprint_over_the_budget_is_left_out(bring: Callable[[Maker], None]) -> None:
     """A family that does not look at the budget gets nothing beyond it."""
     bring(honest)
