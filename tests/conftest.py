@@ -107,13 +107,14 @@ def left_behind(folder: Path) -> list[psutil.Process]:
     this session, whoever their parent is now.
     """
     mine = psutil.Process()
+    above = {one.pid for one in mine.parents()}  # `timeout 600 pytest --basetemp=...` names it too
     found = {one.pid: one for one in mine.children(recursive=True)}
     for one in psutil.process_iter():
         try:
             words = [*one.cmdline(), one.environ().get("ESPER_HOME", "")]
         except psutil.Error:
             continue
-        if one.pid != mine.pid and any(str(folder) in word for word in words):
+        if one.pid not in {mine.pid, *above} and any(str(folder) in word for word in words):
             found[one.pid] = one
     return [one for one in found.values() if not _of_python(one)]
 

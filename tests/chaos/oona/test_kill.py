@@ -25,6 +25,7 @@ from esper.stack.embedded import jars
 from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
+from tests.revived import revived_broker
 from tests.waiting import PATIENCE_S
 
 CLOCK = SystemClock()
@@ -197,28 +198,23 @@ def test_a_broker_killed_during_a_drain_loses_and_doubles_nothing(
     classpath = jars.kafka(lambda _: None)
     writer = Writer(tmp_path, "brokerless-writer", node.bootstrap)
     chance = random.Random(7)  # noqa: S311 - the same
-    total, lives = 500, 2
-    for life in range(lives):
-        with running_broker(
-            node, classpath, cluster_id="ZXNwZXItdGVzdC1jaGFvcw", clock=CLOCK
-        ) as broker:
-            if life == 0:
-                topic_creation.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
-                writer.begin(total)
-            if life < lives - 1:
-                writer.listen(60 + chance.randint(0, 60))
-                broker.kill()
-                broker.wait()
-                writer.listen(50)  # goes on while there is none
-                durable = sum(
-                    len(one.frame.events)
-                    for path in writer.outbox.glob("*.frames")
-                    for one in scan(path, path.read_bytes())
-                )
-                assert durable >= 50
-                assert next(writer.outbox.glob("*.frames")).read_bytes().startswith(MAGIC)
-            else:
-                assert writer.end() == 0
-                found = journal(node.bootstrap, writer.run)
+    total, cluster = 500, "ZXNwZXItdGVzdC1jaGFvcw"
+    with running_broker(node, classpath, cluster_id=cluster, clock=CLOCK) as broker:
+        topic_creation.ensure(node.bootstrap, KafkaSettings(bootstrap=node.bootstrap))
+        writer.begin(total)
+        writer.listen(60 + chance.randint(0, 60))
+        broker.kill()
+        broker.wait()
+        writer.listen(50)  # goes on while there is none
+        durable = sum(
+            len(one.frame.events)
+            for path in writer.outbox.glob("*.frames")
+            for one in scan(path, path.read_bytes())
+        )
+        assert durable >= 50
+        assert next(writer.outbox.glob("*.frames")).read_bytes().startswith(MAGIC)
+    with revived_broker(node, cluster_id=cluster):
+        assert writer.end() == 0
+        found = journal(node.bootstrap, writer.run)
     assert found == writer.promised
     assert len(found) >= total

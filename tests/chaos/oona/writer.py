@@ -9,6 +9,7 @@ until Kafka has everything and ends with 0.
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from esper.oona.durable.frames import event_id_of
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
 from tests.unit.oona.samples import frame
+from tests.waiting import PATIENCE_S
 
 
 def main(folder: Path, bootstrap: str, incarnation: int, events: int) -> int:
-    """Write until `events` are there."""
+    """Write until `events` are there; the log of the drain goes to the standard error output."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     clock = SystemClock()
     bus = KafkaBus(bootstrap)
     outbox = Outbox.open(folder, clock=clock)
@@ -47,7 +50,7 @@ def main(folder: Path, bootstrap: str, incarnation: int, events: int) -> int:
         sys.stdout.flush()
         drain.notify()
         clock.sleep(0.002)
-    done = drain.wait_empty(60)
+    done = drain.wait_empty(PATIENCE_S)
     drain.stop()
     outbox.close()
     return 0 if done and not drain.fenced else 4

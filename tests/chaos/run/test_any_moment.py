@@ -29,6 +29,7 @@ from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.chaos.run.lives import CLOCK, journal
 from tests.commands import Command, begin
+from tests.revived import revived_broker
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -179,7 +180,7 @@ def test_what_only_a_dead_machine_has_is_lost_and_said(tmp_path: Path, alone: st
         broker.wait()
         then = here.frames(run_id)
         killed(trainer, lambda: here.frames(run_id) > then + 4_000)
-    with running_broker(node, classpath, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ", clock=CLOCK):
+    with revived_broker(node, cluster_id="ZXNwZXItdGVzdC1ob3VzZQ"):
         had = len(journal(node.bootstrap, run_id))
         _, said = (stranger := there.begin(run_id, resumed=True)).said()
         assert stranger.returncode == 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from esper.stack.embedded.broker import BrokerNode
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.integration.foundry.conftest import FoundryProcess
+from tests.revived import revived_broker
 from tests.servicefixtures import assert_problem
 
 CLOCK = SystemClock()
@@ -50,9 +52,8 @@ def test_without_its_broker_a_part_refuses_changes_and_records_them_later(tmp_pa
     Once it is back, requests are handled again, and the chain holds every one of them in order.
     """
     classpath = jars.kafka(lambda _: None)
-    options = {
+    options: dict[str, Any] = {
         "cluster_id": "ZXNwZXItdGVzdC1icm9rZQ",
-        "clock": CLOCK,
         "java_options": aot.java_options(classpath),
     }
     with PortClaims() as claims:
@@ -66,7 +67,7 @@ def test_without_its_broker_a_part_refuses_changes_and_records_them_later(tmp_pa
         node = BrokerNode(kafka, ports[0], ports[1])
         foundry = FoundryProcess(node.bootstrap, home, ports[2])
         try:
-            with running_broker(node, classpath, **options) as process:  # type: ignore[arg-type]
+            with running_broker(node, classpath, clock=CLOCK, **options) as process:
                 _topics(node.bootstrap)
                 foundry.start()
                 foundry.wait_ready()
@@ -81,7 +82,7 @@ def test_without_its_broker_a_part_refuses_changes_and_records_them_later(tmp_pa
                     assert (
                         admin.post("/nothing").status_code == 404
                     )  # refused anyway: its record waits on disk
-            with running_broker(node, classpath, **options), foundry.client("admin") as admin:  # type: ignore[arg-type]
+            with revived_broker(node, **options), foundry.client("admin") as admin:
                 ends = CLOCK.monotonic() + _PATIENCE_S
                 while admin.delete("/api/v1/kernels/third").status_code != 405:
                     assert CLOCK.monotonic() < ends
