@@ -106,15 +106,14 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             raise
         if kept is not None:
             table[key] = kept
-            await (
-                table.acknowledged()
-            )  # an answer that was sent is remembered, or the next life would give another
-        await say(*reply.messages)
-        if reply.row is not None:
             tracker.turn(
                 event.run_id,
                 [one for message in reply.messages if (one := _outcome(message)) is not None],
             )
+            # what was answered is remembered before anybody hears it, with what was measured until
+            # then: the next life would give another answer, and be told no delta again
+            await table.acknowledged()
+        await say(*reply.messages)
 
     async def perform(event: Event, _: Received) -> None:
         tracker.take(event)

@@ -116,7 +116,9 @@ def test_runs_and_decisions_are_told_of(tamiyo: Worker, line: Line) -> None:
 def test_the_tracker_is_written_with_the_packets_and_survives_a_kill(
     tamiyo: Worker, line: Line
 ) -> None:
-    """Deltas of a seed are shown at once; after the next packet they survive kill -9."""
+    """Deltas of a seed are shown at once; once the next packet is answered, they survive kill -9:
+    they are written before the answer is sent.
+    """
     run = World({"0": 40}, FAMILIES, run_id="r", policy={"first_epoch": 100})
     clock = SystemClock()
     values = [delta(40 * number, 0.1, 0.2) for number in range(1, 6)]
