@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from esper.kasmina import germinate, harvest
     from esper.library import grow, load_model
     from esper.tolaria.recipes.splits import Splits
+    from esper.tolaria.step.tasks import Metric, Outcome, Task
 
 _HOMES = {
+    "Metric": "esper.tolaria.step.tasks",
+    "Outcome": "esper.tolaria.step.tasks",
     "Splits": "esper.tolaria.recipes.splits",
+    "Task": "esper.tolaria.step.tasks",
     "germinate": "esper.kasmina",
     "grow": "esper.library",
     "harvest": "esper.kasmina",
     "load_model": "esper.library",
 }
-__all__ = ["Splits", "germinate", "grow", "harvest", "load_model"]
+__all__ = ["Metric", "Outcome", "Splits", "Task", "germinate", "grow", "harvest", "load_model"]
 __version__ = "0.1.0"
 
 

@@ -29,6 +29,7 @@ from esper.vault.boxes import MODELS, open_box
 
 if TYPE_CHECKING:
     from esper.tolaria.run.own_loop import Growth
+    from esper.tolaria.step.tasks import Task
 
 
 @contextmanager
@@ -40,6 +41,7 @@ def grow(
     steps: int,
     run_id: str = "",
     seed: int = 0,
+    task: Task | str = "classification",
     **settings: Any,
 ) -> Iterator[Growth]:
     """Within: `model` grows while the caller trains it.
@@ -58,15 +60,18 @@ def grow(
         print(growth.report())
 
     Args:
-        model: a module with class logits as output, germinated by `esper.germinate`.
+        model: a module germinated by `esper.germinate`, with the outputs that the task needs:
+            class logits for classification.
         optimizer: the caller's own, made before: it moves the host and is only looked at; kernels
             have their own.
-        held_out: inputs [N, ...] and labels [N] that the caller does not train on: gates and Tamiyo
-            judge kernels by them.
+        held_out: inputs [N, ...] and targets [N, ...] that the caller does not train on: gates and
+            Tamiyo judge kernels by them.
         steps: optimizer steps that the loop will do in all: the schedule of growth and of the
             kernels' learning rates.
         run_id: the run's name in journal and history; one is made when none is given.
         seed: of the shadow passes and of Tamiyo's choices.
+        task: what is optimised: classification, regression, a task of an installed package, or an
+            esper.Task.
         settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}` or
             `tamiyo={"policy": {...}}`.
 
@@ -103,6 +108,7 @@ def grow(
                 held_out=held_out,
                 steps=steps,
                 seed=seed,
+                task=task,
                 settings=settings,
             )
             progress.start()

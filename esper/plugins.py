@@ -7,11 +7,13 @@ installs it beside Esper runs its code: there is no other way in.
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from esper.errors import UsageError, printable
 
 T = TypeVar("T")
+TASKS: Final = "esper.tasks"
+"""The group of tasks, each under its own name."""
 
 
 def plugged(group: str, kind: type[T]) -> dict[str, T]:
@@ -40,6 +42,11 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
             )
         found[point.name] = offered
     return found
+
+
+def values_of(group: str, name: str) -> list[str]:
+    """What the entry points of a name stand for, as `module:attribute`; nothing is loaded."""
+    return sorted(point.value for point in entry_points(group=group, name=name))
 
 
 def _package(point: EntryPoint) -> str:

@@ -58,6 +58,8 @@ def _smallest(avro: Any, named: dict[str, Any]) -> Any:
             return avro["symbols"][0]
         if avro["type"] == "array":
             return []
+        if avro["type"] == "map":
+            return {}
         return _smallest(avro["type"], named)
     kinds: dict[str, Any] = {
         "string": "",

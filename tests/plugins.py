@@ -44,3 +44,22 @@ def halved(place: ChunkPlace):
 HALVED = Family("halved", {"features": halved, "sequence": halved}, frozenset({"sequence"}))
 '''
 """The source of a package `esper_halved`, whose HALVED is a family."""
+
+TASK = '''
+"""A task outside of Esper: hinge loss, and how often the label is among the two best."""
+
+from torch.nn import functional
+
+from esper import Metric, Outcome, Task
+
+
+def step(model, batch):
+    scores, labels = model(batch[0]), batch[1]
+    best = scores.detach().topk(2, dim=-1).indices
+    found = (best == labels.unsqueeze(-1)).any(-1).sum()
+    return Outcome(functional.multi_margin_loss(scores, labels), {"top_two": found})
+
+
+RANKED = Task("ranked", step, (Metric("top_two", "fraction"),), "top_two")
+'''
+"""The source of a package `esper_ranked`, whose RANKED is a task."""

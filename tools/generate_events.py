@@ -53,7 +53,7 @@ _LARGEST = sys.float_info.max
 FORMATS = {"name": "NAMES", "json": 'TEXTS["json"]', "geometry": 'TEXTS["geometry"]'}
 BOUNDS = ("minimum", "maximum", "finite", "format", "maxLength", "maxItems", "maxBytes")
 """What schemas say of values beside Avro's types; `esper.events.ranges` tells what each means."""
-CALLED = ("NAMED", "OPTIONS", "read_array", "read_enum", "no_branch", "write_data")
+CALLED = ("NAMED", "OPTIONS", "read_array", "read_enum", "read_map", "no_branch", "write_data")
 ENVELOPE = ("event_id", "occurred_at", "run_id", "sender_id", "trace_id", "causation_id")
 JOURNAL = ("timeline", "sequence", "epoch", "step", "previous")
 SIGNED = ("signer", "signature")
@@ -88,12 +88,16 @@ def python_type(avro: Any) -> str:
         return PLAIN.get(avro, avro.rsplit(".", 1)[-1])
     if avro["type"] == "array":
         return f"tuple[{python_type(avro['items'])}, ...]"
+    if avro["type"] == "map":
+        return f"dict[str, {python_type(avro['values'])}]"
     return str(avro["name"]) if avro["type"] in ("record", "enum") else python_type(avro["type"])
 
 
-def python_default(value: Any) -> Any:
-    """The default of a field in Python, where arrays are tuples."""
-    return tuple(value) if isinstance(value, list) else value
+def python_default(value: Any) -> str:
+    """Source of the default of a field in Python, where arrays are tuples."""
+    if isinstance(value, dict):
+        return "field(default_factory=dict, hash=False)"  # what is equal without it hashes alike
+    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def is_record(avro: Any, names: dict[str, Any]) -> bool:
@@ -141,6 +145,12 @@ def many(field: dict[str, Any]) -> Any:
     return avro["items"] if isinstance(avro, dict) and avro["type"] == "array" else None
 
 
+def mapped(field: dict[str, Any]) -> Any:
+    """The type of the values of a map field; None for other fields."""
+    avro = field["type"]
+    return avro["values"] if isinstance(avro, dict) and avro["type"] == "map" else None
+
+
 def plain(avro: Any) -> Any:
     """The type without logical types and documentation, as fastavro's functions take it.
 
@@ -151,6 +161,8 @@ def plain(avro: Any) -> Any:
     if isinstance(avro, dict):
         if avro["type"] == "array":
             return {"type": "array", "items": plain(avro["items"])}
+        if avro["type"] == "map":
+            return {"type": "map", "values": plain(avro["values"])}
         return f"_{avro['name'].upper()}" if avro["type"] == "enum" else plain(avro["type"])
     return f"_{avro.rsplit('.', 1)[-1].upper()}" if "." in avro else avro
 
@@ -160,7 +172,8 @@ def expression(avro: Any) -> str:
     if isinstance(avro, list):
         return f"[{', '.join(expression(branch) for branch in avro)}]"
     if isinstance(avro, dict):
-        return "{" + f'"type": "array", "items": {expression(avro["items"])}' + "}"
+        inside = "items" if avro["type"] == "array" else "values"
+        return "{" + f'"type": "{avro["type"]}", "{inside}": {expression(avro[inside])}' + "}"
     return str(avro) if avro.startswith("_") else f'"{avro}"'
 
 
@@ -174,7 +187,7 @@ def reads(avro: Any) -> str:
             "branch == 1 else no_branch(branch)"
         )
     if isinstance(avro, dict):
-        return f"read_array(stream, {expression(avro)}, NAMED)"
+        return f"read_{avro['type']}(stream, {expression(avro)}, NAMED)"
     return f"read_enum(stream, {avro}, None)" if avro.startswith("_") else f"{READ[avro]}(stream)"
 
 
@@ -216,7 +229,7 @@ def bound(field: dict[str, Any]) -> dict[str, Any]:
     Every whole number has a minimum, or the schema is refused: a count without one is how negative
     steps come in.
     """
-    avro = primitive(many(field) or field["type"])
+    avro = primitive(many(field) or mapped(field) or field["type"])
     found: dict[str, Any] = {}
     if avro in ("int", "long"):
         if "minimum" not in field:
@@ -228,7 +241,7 @@ def bound(field: dict[str, Any]) -> dict[str, Any]:
         found = {name: field[name] for name in ("minimum", "maximum", "finite") if name in field}
     elif "format" in field:
         found = {"format": field["format"]}
-    most = field.get("maxItems") if many(field) else field.get("maxLength")
+    most = field.get("maxItems" if many(field) or mapped(field) else "maxLength")
     return found | ({"most": most} if most is not None else {})
 
 
@@ -255,6 +268,8 @@ def gate(fields: list[dict[str, Any]], names: dict[str, Any], access: str) -> st
         if items and is_record(items, names):
             found.append(f"any(one.unsound() for one in {name})")
             continue
+        if mapped(field):
+            items, name = mapped(field), f"{name}.values()"
         value = "one" if items else name
         each: list[str] = []
         kind = primitive(items or field["type"])
@@ -426,7 +441,7 @@ def record_class(
         lines += [""]
     lines += [
         f"    {f['name']}: {python_type(f['type'])}"
-        + (f" = {python_default(f['default'])!r}" if "default" in f else "")
+        + (f" = {python_default(f['default'])}" if "default" in f else "")
         for f in own
     ]
     lines += bounds(schema["fields"], names)
@@ -448,7 +463,7 @@ def records_source(schemas: dict[str, dict[str, Any]], wires: dict[str, dict[str
         "",
     ]
     out += [
-        "from dataclasses import dataclass",
+        "from dataclasses import dataclass, field",
         "from io import BytesIO",
         "from struct import Struct",
     ]
@@ -558,6 +573,8 @@ def sample(avro: Any, names: dict[str, Any], salt: int) -> Any:
         }
     if kind == "array":
         return [sample(avro["items"], names, salt + index) for index in range(2)]
+    if kind == "map":
+        return {f"key_{index}": sample(avro["values"], names, salt + index) for index in range(2)}
     if kind == "enum":
         return avro["symbols"][salt % len(avro["symbols"])]
     logical = avro.get("logicalType") if isinstance(avro, dict) else None

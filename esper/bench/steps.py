@@ -30,6 +30,7 @@ from esper.tezzeret.build import module_of
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.recipe import OWNER, GatesSection, function, load
 from esper.tolaria.step.stepping import Stepper
+from esper.tolaria.step.tasks import CLASSIFICATION
 
 LAYERS = 13
 EVERY = 50  # steps between two samples of seed statistics, as in a recipe by default
@@ -251,7 +252,10 @@ def training_samples(bench: Bench) -> Estimate:
     growing = GrowingModel(
         germinate(function(recipe.model, "model", OWNER)()), training=KernelTraining()
     )
-    state, stepper = started(growing, origin_of(bench)), Stepper(growing, recipe, 1000)
+    state, stepper = (
+        started(growing, origin_of(bench)),
+        Stepper(growing, recipe, 1000, CLASSIFICATION),
+    )
     batch = (torch.randn(recipe.run.batch_size, 40), torch.randint(0, 10, (recipe.run.batch_size,)))
     seconds = [
         bench.seconds(partial(stepper.step, state, step, batch, sample=False))

@@ -24,6 +24,7 @@ __all__ = [
     "read_double",
     "read_enum",
     "read_long",
+    "read_map",
     "read_utf8",
     "write_data",
 ]
@@ -36,6 +37,7 @@ read_bytes: Final[Callable[[BytesIO], bytes]] = _reading.read_bytes
 read_double: Final[Callable[[BytesIO], float]] = _reading.read_double
 read_enum: Final[Callable[..., str]] = _reading.read_enum
 read_long: Final[Callable[[BytesIO], int]] = _reading.read_long
+read_map: Final[Callable[..., dict[str, Any]]] = _reading.read_map
 read_utf8: Final[Callable[[BytesIO], str]] = _reading.read_utf8
 write_data: Final[Callable[..., None]] = _writing.write_data
 

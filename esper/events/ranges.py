@@ -64,10 +64,10 @@ def require(kind: str, bounds: tuple[Bound, ...], values: dict[str, Any]) -> Non
 def _problems(bound: Bound, value: Any) -> Iterator[str]:
     if value is None:
         return
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | dict):
         if bound.most is not None and len(value) > bound.most:
             yield f"with {len(value):,} items, and {bound.most:,} is the most"
-        for one in value:
+        for one in value.values() if isinstance(value, dict) else value:
             yield from _one(bound, one)
         return
     if bound.most is not None and len(value) > bound.most:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from struct import Struct
 from typing import Any, ClassVar, Literal, Self
@@ -17,6 +17,7 @@ from esper.events.avro import (
     read_double,
     read_enum,
     read_long,
+    read_map,
     read_utf8,
     write_data,
 )
@@ -2055,12 +2056,18 @@ class EpochEnded(JournalEvent):
         parameters_digest: SHA-256 over all parameters and buffers, names sorted.
         state_digest: SHA-256 over the folded state of the run before this event.
         alphas: Blending weight of every seed, in the order of the inventory.
+        metrics: Metrics of the task on the held-out split, by name.
+        test_metrics: Metrics of the task on the test split, by name.
+        score: Score on the held-out split: the metric, or the loss, by which runs are compared.
+        test_score: Score on the test split.
+        score_name: Which metric the score is; empty in events from before there were tasks, whose score is the accuracy.
+        higher_is_better: Whether more of the score is better.
     """
 
     NAME: ClassVar[str] = "EpochEnded"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1580758659
+    SCHEMA_ID: ClassVar[int] = 1562410280
 
     train_loss: float
     train_accuracy: float
@@ -2072,6 +2079,12 @@ class EpochEnded(JournalEvent):
     parameters_digest: str
     state_digest: str
     alphas: tuple[float, ...]
+    metrics: dict[str, float] = field(default_factory=dict, hash=False)
+    test_metrics: dict[str, float] = field(default_factory=dict, hash=False)
+    score: float = 0.0
+    test_score: float = 0.0
+    score_name: str = ""
+    higher_is_better: bool = True
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = (
         Bound("event_id", most=200),
@@ -2088,6 +2101,9 @@ class EpochEnded(JournalEvent):
         Bound("validation_accuracy", minimum=0, maximum=1),
         Bound("test_accuracy", minimum=0, maximum=1),
         Bound("alphas", minimum=0, maximum=1, finite=True, most=65536),
+        Bound("metrics", most=64),
+        Bound("test_metrics", most=64),
+        Bound("score_name", most=200),
         Bound("signer", most=4096),
         Bound("previous", most=4096),
         Bound("signature", most=4096),
@@ -2102,8 +2118,10 @@ class EpochEnded(JournalEvent):
             + len(self.sender_id)
             + len(self.trace_id)
             + len(self.causation_id or "")
+            + len(self.score_name)
             > 200
             or len(self.alphas) > 65536
+            or len(self.metrics) + len(self.test_metrics) > 64
             or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
             or self.train_accuracy < 0.0
@@ -2155,6 +2173,14 @@ class EpochEnded(JournalEvent):
             "alphas": (
                 alphas := tuple(read_array(stream, {"type": "array", "items": "double"}, NAMED))
             ),
+            "metrics": (metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)),
+            "test_metrics": (
+                test_metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)
+            ),
+            "score": read_double(stream),
+            "test_score": read_double(stream),
+            "score_name": (score_name := read_utf8(stream)),
+            "higher_is_better": read_boolean(stream),
             "signer": (signer := (seal := read_seal(stream))[0]),
             "previous": (previous := seal[1]),
             "signature": (signature := seal[2]),
@@ -2162,8 +2188,14 @@ class EpochEnded(JournalEvent):
         if (
             (occurred_at | sequence | step) >> 53
             or (timeline | epoch) >> 31
-            or len(event_id) + len(sender_id) + len(trace_id) + len(causation_id or "") > 200
+            or len(event_id)
+            + len(sender_id)
+            + len(trace_id)
+            + len(causation_id or "")
+            + len(score_name)
+            > 200
             or len(alphas) > 65536
+            or len(metrics) + len(test_metrics) > 64
             or len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
             or train_accuracy < 0.0
@@ -2196,6 +2228,21 @@ class EpochEnded(JournalEvent):
         write_data(out, self.parameters_digest, "string", NAMED, "parameters_digest", OPTIONS)
         write_data(out, self.state_digest, "string", NAMED, "state_digest", OPTIONS)
         write_data(out, self.alphas, {"type": "array", "items": "double"}, NAMED, "alphas", OPTIONS)
+        write_data(
+            out, self.metrics, {"type": "map", "values": "double"}, NAMED, "metrics", OPTIONS
+        )
+        write_data(
+            out,
+            self.test_metrics,
+            {"type": "map", "values": "double"},
+            NAMED,
+            "test_metrics",
+            OPTIONS,
+        )
+        write_data(out, self.score, "double", NAMED, "score", OPTIONS)
+        write_data(out, self.test_score, "double", NAMED, "test_score", OPTIONS)
+        write_data(out, self.score_name, "string", NAMED, "score_name", OPTIONS)
+        write_data(out, self.higher_is_better, "boolean", NAMED, "higher_is_better", OPTIONS)
         write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
         write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
         write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
@@ -3526,12 +3573,16 @@ class RunCompleted(JournalEvent):
         parameters: Parameters of the model with its fossilised kernels.
         digest: SHA-256 over the final parameters, names sorted.
         model_sha256: SHA-256 of the file with the final model.
+        metrics: Metrics of the task on the test split at the last epoch, by name.
+        score: Score on the test split: the metric, or the loss, by which runs are compared.
+        score_name: Which metric the score is; empty in events from before there were tasks, whose score is the accuracy.
+        higher_is_better: Whether more of the score is better.
     """
 
     NAME: ClassVar[str] = "RunCompleted"
     TOPIC: ClassVar[str] = "system.events.run"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 986023816
+    SCHEMA_ID: ClassVar[int] = 1862964936
     MAX_BYTES: ClassVar[int] = 65536
 
     outcome: Outcome
@@ -3540,6 +3591,10 @@ class RunCompleted(JournalEvent):
     parameters: int
     digest: str
     model_sha256: str
+    metrics: dict[str, float] = field(default_factory=dict, hash=False)
+    score: float = 0.0
+    score_name: str = ""
+    higher_is_better: bool = True
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = (
         Bound("occurred_at", minimum=0, maximum=9007199254740991),
@@ -3550,6 +3605,8 @@ class RunCompleted(JournalEvent):
         Bound("step", minimum=0, maximum=9007199254740991),
         Bound("accuracy", minimum=0, maximum=1),
         Bound("parameters", minimum=0, maximum=9007199254740991),
+        Bound("metrics", most=64),
+        Bound("score_name", most=200),
     )
 
     def unsound(self) -> bool:
@@ -3557,6 +3614,8 @@ class RunCompleted(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step | self.parameters) >> 53
             or (self.timeline | self.epoch) >> 31
+            or len(self.metrics) > 64
+            or len(self.score_name) > 200
             or self.run_id not in NAMES
             or self.accuracy < 0.0
             or self.accuracy > 1.0
@@ -3588,6 +3647,10 @@ class RunCompleted(JournalEvent):
             "parameters": (parameters := read_long(stream)),
             "digest": read_utf8(stream),
             "model_sha256": read_utf8(stream),
+            "metrics": (metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)),
+            "score": read_double(stream),
+            "score_name": (score_name := read_utf8(stream)),
+            "higher_is_better": read_boolean(stream),
             "signer": (seal := read_seal(stream))[0],
             "previous": seal[1],
             "signature": seal[2],
@@ -3595,6 +3658,8 @@ class RunCompleted(JournalEvent):
         if (
             (occurred_at | sequence | step | parameters) >> 53
             or (timeline | epoch) >> 31
+            or len(metrics) > 64
+            or len(score_name) > 200
             or run_id not in NAMES
             or accuracy < 0.0
             or accuracy > 1.0
@@ -3617,6 +3682,12 @@ class RunCompleted(JournalEvent):
         write_data(out, self.parameters, "long", NAMED, "parameters", OPTIONS)
         write_data(out, self.digest, "string", NAMED, "digest", OPTIONS)
         write_data(out, self.model_sha256, "string", NAMED, "model_sha256", OPTIONS)
+        write_data(
+            out, self.metrics, {"type": "map", "values": "double"}, NAMED, "metrics", OPTIONS
+        )
+        write_data(out, self.score, "double", NAMED, "score", OPTIONS)
+        write_data(out, self.score_name, "string", NAMED, "score_name", OPTIONS)
+        write_data(out, self.higher_is_better, "boolean", NAMED, "higher_is_better", OPTIONS)
         write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
         write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
         write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
@@ -4787,12 +4858,16 @@ class SystemStatePacket(Event):
         parent_packet: Number of the parent's last packet whose answer the fork began with; -1 when there was none.
         gate_z: Standard errors by which the shadow-loss gap of a kernel has to be above zero at its gate.
         per_epoch: Adaptations that the trainer accepts in one epoch at most.
+        metrics: Metrics of the task on the held-out split, by name.
+        score: Score on the held-out split: the metric, or the loss, by which runs are compared.
+        score_name: Which metric the score is; empty in events from before there were tasks, whose score is the accuracy.
+        higher_is_better: Whether more of the score is better.
     """
 
     NAME: ClassVar[str] = "SystemStatePacket"
     TOPIC: ClassVar[str] = "system.events.epoch"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1348708847
+    SCHEMA_ID: ClassVar[int] = 2144874548
 
     timeline: int
     packet: int
@@ -4815,6 +4890,10 @@ class SystemStatePacket(Event):
     parent_packet: int = -1
     gate_z: float = 2.0
     per_epoch: int = 3
+    metrics: dict[str, float] = field(default_factory=dict, hash=False)
+    score: float = 0.0
+    score_name: str = ""
+    higher_is_better: bool = True
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = (
         Bound("event_id", most=200),
@@ -4839,6 +4918,8 @@ class SystemStatePacket(Event):
         Bound("parent_packet", minimum=-1, maximum=2147483647),
         Bound("gate_z", minimum=0),
         Bound("per_epoch", minimum=1, maximum=2147483647),
+        Bound("metrics", most=64),
+        Bound("score_name", most=200),
     )
 
     def unsound(self) -> bool:
@@ -4857,8 +4938,10 @@ class SystemStatePacket(Event):
             + len(self.sender_id)
             + len(self.trace_id)
             + len(self.causation_id or "")
+            + len(self.score_name)
             > 200
             or len(self.layers) + len(self.catalogue) > 65536
+            or len(self.metrics) > 64
             or self.run_id not in NAMES
             or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
             or self.train_accuracy < 0.0
@@ -4988,12 +5071,13 @@ class TrainingStep(Event):
         learning_rate: Learning rate of the host.
         samples: Samples in the step.
         duration_us: Time of the step, microseconds.
+        metrics: Metrics of the task in the step, by name.
     """
 
     NAME: ClassVar[str] = "TrainingStep"
     TOPIC: ClassVar[str] = "telemetry.training.step"
     KEY: ClassVar[str] = "run_id"
-    SCHEMA_ID: ClassVar[int] = 1388467925
+    SCHEMA_ID: ClassVar[int] = 707097190
     MAX_BYTES: ClassVar[int] = 16384
 
     epoch: int
@@ -5004,6 +5088,7 @@ class TrainingStep(Event):
     learning_rate: float
     samples: int
     duration_us: int
+    metrics: dict[str, float] = field(default_factory=dict, hash=False)
 
     BOUNDS: ClassVar[tuple[Bound, ...]] = (
         Bound("occurred_at", minimum=0, maximum=9007199254740991),
@@ -5013,6 +5098,7 @@ class TrainingStep(Event):
         Bound("accuracy", minimum=0, maximum=1),
         Bound("samples", minimum=0, maximum=2147483647),
         Bound("duration_us", minimum=0, maximum=9007199254740991),
+        Bound("metrics", most=64),
     )
 
     def unsound(self) -> bool:
@@ -5020,6 +5106,7 @@ class TrainingStep(Event):
         return bool(
             (self.occurred_at | self.step | self.duration_us) >> 53
             or (self.epoch | self.samples) >> 31
+            or len(self.metrics) > 64
             or self.run_id not in NAMES
             or self.accuracy < 0.0
             or self.accuracy > 1.0
@@ -5049,10 +5136,12 @@ class TrainingStep(Event):
             "learning_rate": numbers[3],
             "samples": (samples := read_long(stream)),
             "duration_us": (duration_us := read_long(stream)),
+            "metrics": (metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)),
         }
         if (
             (occurred_at | step | duration_us) >> 53
             or (epoch | samples) >> 31
+            or len(metrics) > 64
             or run_id not in NAMES
             or accuracy < 0.0
             or accuracy > 1.0
@@ -5073,6 +5162,9 @@ class TrainingStep(Event):
         write_data(out, self.learning_rate, "double", NAMED, "learning_rate", OPTIONS)
         write_data(out, self.samples, "int", NAMED, "samples", OPTIONS)
         write_data(out, self.duration_us, "long", NAMED, "duration_us", OPTIONS)
+        write_data(
+            out, self.metrics, {"type": "map", "values": "double"}, NAMED, "metrics", OPTIONS
+        )
 
 
 RECORDS: tuple[type[Event], ...] = (

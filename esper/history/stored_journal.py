@@ -119,6 +119,8 @@ def _value(avro: Any, value: Any, known: dict[str, Any]) -> Any:
         return float(value)
     if kind == "array":
         return [_value(avro["items"], one, known) for one in value]
+    if kind == "map":
+        return {name: _value(avro["values"], one, known) for name, one in value.items()}
     record = avro if kind == "record" else known.get(str(kind).rpartition(".")[2])
     if record is not None:
         return {

@@ -113,6 +113,8 @@ def _told(story: Story) -> dict[str, Any]:
         "status": story.status,
         "lineage": asdict(story.lineage) if story.lineage else None,
         "accuracy": last.accuracy if last else None,
+        "score": last.score if last else None,
+        "score_name": last.score_name if last else None,
         "loss": last.loss if last else None,
         "steps": story.steps,
         "parameters": story.parameters,

@@ -44,22 +44,27 @@ class Effect:
     """What a decision was worth: figures with it minus figures without it, over pairs of runs with
     the same batches and random streams.
 
-    A positive effect on accuracy (a fraction) and a negative one on loss (nats) are gains. `curve`
-    has (epoch, accuracy, loss) for each epoch that all branches ended.
+    `score` is the task's, of the name `score_name`; `higher_is_better` says which effects on it are
+    gains. Of the loss, negative ones are. `curve` has (epoch, score, loss) for each epoch that all
+    branches ended.
     """
 
-    accuracy: Interval
+    score: Interval
+    score_name: str
+    higher_is_better: bool
     loss: Interval
     curve: tuple[tuple[int, Interval, Interval], ...]
 
     def as_json(self) -> dict[str, Any]:
         """The same for scripts."""
         return {
-            "accuracy": asdict(self.accuracy),
+            "score_name": self.score_name,
+            "higher_is_better": self.higher_is_better,
+            self.score_name: asdict(self.score),
             "loss": asdict(self.loss),
             "curve": [
-                {"epoch": epoch, "accuracy": asdict(accuracy), "loss": asdict(loss)}
-                for epoch, accuracy, loss in self.curve
+                {"epoch": epoch, self.score_name: asdict(score), "loss": asdict(loss)}
+                for epoch, score, loss in self.curve
             ],
         }
 
@@ -70,11 +75,11 @@ def effect(with_it: Sequence[Branch], without: Sequence[Branch]) -> Effect:
     epochs = sorted(set(ends[0]).intersection(*ends[1:]))
     pairs = list(zip(ends[: len(with_it)], ends[len(with_it) :], strict=True))
     curve = tuple(
-        (epoch, _between(pairs, epoch, "accuracy"), _between(pairs, epoch, "loss"))
-        for epoch in epochs
+        (epoch, _between(pairs, epoch, "score"), _between(pairs, epoch, "loss")) for epoch in epochs
     )
-    _, accuracy, loss = curve[-1]
-    return Effect(accuracy, loss, curve)
+    _, score, loss = curve[-1]
+    last = with_it[0].points[-1]
+    return Effect(score, last.score_name, last.higher_is_better, loss, curve)
 
 
 def interval(values: Sequence[float]) -> Interval:

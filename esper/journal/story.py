@@ -40,9 +40,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class EpochPoint:
-    """The end of an epoch: test and training figures, losses in nats, accuracies as fractions.
+    """The end of an epoch: test and training figures, losses of the task, accuracies as fractions.
 
-    `digest` is that of the parameters.
+    `score` is the figure of the name `score_name`, by which runs are compared; `digest` that of the
+    parameters.
     """
 
     epoch: int
@@ -51,6 +52,25 @@ class EpochPoint:
     loss: float
     train_loss: float
     digest: str
+    score: float
+    score_name: str = "accuracy"
+    higher_is_better: bool = True
+
+    @classmethod
+    def of(cls, event: EpochEnded) -> EpochPoint:
+        """The point of an epoch; before there were tasks, the accuracy was the score."""
+        scored = bool(event.score_name)
+        return cls(
+            event.epoch,
+            event.step,
+            event.test_accuracy,
+            event.test_loss,
+            event.train_loss,
+            event.parameters_digest,
+            event.test_score if scored else event.test_accuracy,
+            event.score_name or "accuracy",
+            event.higher_is_better,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +139,7 @@ def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[Journa
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # the fold refused anything else
     forked, (line, whole) = fork_of(events), _line(events, journals)
-    points = [
-        EpochPoint(
-            event.epoch,
-            event.step,
-            event.test_accuracy,
-            event.test_loss,
-            event.train_loss,
-            event.parameters_digest,
-        )
-        for event in line
-        if isinstance(event, EpochEnded)
-    ]
+    points = [EpochPoint.of(event) for event in line if isinstance(event, EpochEnded)]
     completed = next((event for event in reversed(events) if isinstance(event, RunCompleted)), None)
     return Story(
         run_id=started.run_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from esper.events.records import (
     Command,
@@ -128,6 +128,12 @@ class EndEpoch:
     learning_rate: float
     parameters_digest: str
     alphas: tuple[float, ...]
+    metrics: dict[str, float] = field(default_factory=dict)
+    test_metrics: dict[str, float] = field(default_factory=dict)
+    score: float = 0.0
+    test_score: float = 0.0
+    score_name: str = ""
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +198,10 @@ class Complete:
     parameters: int
     digest: str
     model_sha256: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    score: float = 0.0
+    score_name: str = ""
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

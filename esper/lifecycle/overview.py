@@ -31,7 +31,8 @@ Status = Literal["RUNNING", "PAUSED", "COMPLETED", "FAILED"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOverview:
-    """Losses in nats, accuracies as fractions, times in microseconds since 1970.
+    """Losses of the task, accuracies as fractions, the score on the test split, times in
+    microseconds since 1970.
 
     What is not known yet is None or empty.
 
@@ -58,6 +59,9 @@ class RunOverview:
     validation_accuracy: float | None = None
     loss: float | None = None
     accuracy: float | None = None
+    score: float | None = None
+    score_name: str = ""
+    higher_is_better: bool = True
     rollbacks: int = 0
     instabilities: int = 0
     last_instability: str = ""
@@ -139,6 +143,10 @@ def _(event: EpochEnded, view: RunOverview) -> RunOverview:
         validation_accuracy=event.validation_accuracy,
         loss=event.test_loss,
         accuracy=event.test_accuracy,
+        # before there were tasks, the accuracy was the score
+        score=event.test_score if event.score_name else event.test_accuracy,
+        score_name=event.score_name or "accuracy",
+        higher_is_better=event.higher_is_better,
     )
 
 
@@ -185,6 +193,9 @@ def _(event: RunCompleted, view: RunOverview) -> RunOverview:
         status="COMPLETED",
         reason=event.outcome,
         accuracy=event.accuracy,
+        score=event.score if event.score_name else event.accuracy,
+        score_name=event.score_name or "accuracy",
+        higher_is_better=event.higher_is_better,
         loss=event.loss,
         parameters=event.parameters,
     )

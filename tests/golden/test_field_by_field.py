@@ -45,6 +45,11 @@ def value(avro: Any, named: dict[str, Any], draw: random.Random) -> Any:
         return {field["name"]: value(field["type"], named, draw) for field in avro["fields"]}
     if kind == "array":
         return [value(avro["items"], named, draw) for _ in range(draw.choice([0, 1, 3]))]
+    if kind == "map":
+        return {
+            draw.choice(TEXTS): value(avro["values"], named, draw)
+            for _ in range(draw.choice([0, 1, 3]))
+        }
     if kind == "enum":
         return draw.choice(avro["symbols"])
     plain: dict[str, list[Any]] = {

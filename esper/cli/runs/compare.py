@@ -173,18 +173,25 @@ def show(console: Console, found: Comparison) -> None:
 def _results(found: Comparison) -> Any:
     from rich.text import Text  # noqa: PLC0415 - as above
 
+    from esper.cli.shared import scores  # noqa: PLC0415 - as above
+
+    ends = [one.points[-1] for one in found.stories if one.points]
+    score = scores.title(ends)
     table = _table(
         "Runs",
         "run",
         "status",
-        "accuracy",
+        score,
         "loss",
         "epochs",
         "steps",
         "parameters",
-        right=("accuracy", "loss", "epochs", "steps", "parameters"),
+        right=(score, "loss", "epochs", "steps", "parameters"),
     )
-    best = max((one.points[-1].accuracy for one in found.stories if one.points), default=0.0)
+    # runs of different tasks have no best among them
+    compared = [one.score for one in ends] if len({one.score_name for one in ends}) == 1 else []
+    better = max if ends and ends[0].higher_is_better else min
+    best = better(compared) if compared else None
     for one in found.stories:
         last = one.points[-1] if one.points else None
         name = Text(one.run_id, style="bold")
@@ -193,7 +200,7 @@ def _results(found: Comparison) -> Any:
         table.add_row(
             name,
             one.status,
-            Text(f"{last.accuracy:.2%}", style="bold green" if last.accuracy == best else "")
+            Text(scores.shown(last), style="bold green" if last.score == best else "")
             if last
             else "",
             f"{last.loss:.4f}" if last else "",
@@ -227,6 +234,8 @@ def _changes(found: Comparison) -> Any:
 
 
 def _curves(found: Comparison) -> Any:
+    from esper.cli.shared import scores  # noqa: PLC0415 - as above
+
     epochs = found.shown_epochs()
     table = _table(
         "Curves (test)",
@@ -236,11 +245,16 @@ def _curves(found: Comparison) -> Any:
         "",
         right=tuple(f"{epoch}" for epoch in epochs),
     )
-    for title, field, form in (("accuracy", "accuracy", "{:.1%}"), ("loss", "loss", "{:.3f}")):
+    score = scores.title(point for one in found.stories for point in one.points)
+    for title, field in ((score, "score"), ("loss", "loss")):
         every = [getattr(point, field) for one in found.stories for point in one.points]
         for number, one in enumerate(found.stories):
             cells = [
-                "" if (point := one.point(epoch)) is None else form.format(getattr(point, field))
+                ""
+                if (point := one.point(epoch)) is None
+                else scores.shown(point, 1)
+                if field == "score"
+                else f"{point.loss:.3f}"
                 for epoch in epochs
             ]
             table.add_row(
@@ -271,7 +285,7 @@ def _curves_differ(found: Comparison) -> bool:
     return (
         len(
             {
-                tuple((point.epoch, point.accuracy, point.loss) for point in one.points)
+                tuple((point.epoch, point.score, point.loss) for point in one.points)
                 for one in found.stories
             }
         )
@@ -295,8 +309,10 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Any:
 
 
 def _plot(path: Path, found: Comparison) -> None:
+    from esper.cli.shared import scores  # noqa: PLC0415 - as above
     from esper.cli.shared.plots import Curve, Panel, draw  # noqa: PLC0415 - as above
 
+    score = scores.title(point for one in found.stories for point in one.points)
     marks = [(one.lineage.epoch, "fork") for one in found.stories if one.lineage]
     panels = [
         Panel(
@@ -310,9 +326,9 @@ def _plot(path: Path, found: Comparison) -> None:
                 )
                 for number, one in enumerate(found.stories)
             ],
-            percent=field == "accuracy",
+            percent=field == "score" and score == scores.ACCURACY,
             marks=marks,
         )
-        for title, field in (("test accuracy", "accuracy"), ("test loss, nats", "loss"))
+        for title, field in ((f"test {score}", "score"), ("test loss", "loss"))
     ]
     draw(path, " vs ".join(one.run_id for one in found.stories), panels, x="epochs completed")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
-    from esper.journal.effect import Branch, Interval
+    from esper.journal.effect import Branch, Effect
     from esper.stack import Endpoints
     from esper.tolaria.record.forking import Cut
     from esper.tolaria.timelines.whatif import Question, Side, WhatIfResult
@@ -195,27 +195,31 @@ def show(console: Console, answer: WhatIfResult) -> None:
     """Print the answer."""
     from rich.table import Table  # noqa: PLC0415 - as above
 
+    from esper.cli.shared import scores  # noqa: PLC0415 - as above
+
     console.print(
         f"\n{headline(answer)}", style="bold", highlight=False, markup=False, soft_wrap=True
     )
     table = Table(box=None, pad_edge=False)
-    for title in ("data order", "with", "without", "effect on accuracy", "effect on loss"):
+    name = answer.effect.score_name
+    score = name.replace("_", " ")
+    for title in ("data order", "with", "without", f"effect on {score}", "effect on loss"):
         table.add_column(title, justify="right")
     for one, other in zip(answer.with_it, answer.without, strict=True):
         a, b = one.points[-1], other.points[-1]
         table.add_row(
             f"{one.order}{' (own)' if not one.order else ''}",
-            f"{a.accuracy:.2%}",
-            f"{b.accuracy:.2%}",
-            f"{100 * (a.accuracy - b.accuracy):+.2f} points",
+            scores.shown(a),
+            scores.shown(b),
+            f"{scores.difference(a.score - b.score, name)}{_unit(name)}",
             f"{a.loss - b.loss:+.4f}",
         )
     effect = answer.effect
     table.add_row(
         "[bold]mean[/]",
         *_means(answer),
-        f"[bold]{points(effect.accuracy)}[/]",
-        f"[bold]{nats(effect.loss)}[/]",
+        f"[bold]{gained(effect)}[/]",
+        f"[bold]{lost(effect)}[/]",
     )
     console.print(table, highlight=False)
     console.print(f"\n{meaning(answer)}", highlight=False, markup=False, soft_wrap=True)
@@ -240,8 +244,8 @@ def headline(answer: WhatIfResult) -> str:
     )
     return (
         f"{what}, epoch {decision.epoch}, step {decision.step} of {decision.run_id}: "
-        f"{points(effect.accuracy)} of test accuracy and "
-        f"{nats(effect.loss)} of test loss after {answer.question.epochs} epochs "
+        f"{gained(effect)} of test {effect.score_name.replace('_', ' ')} and "
+        f"{lost(effect)} of test loss after {answer.question.epochs} epochs "
         f"({answer.mode} loop)."
     )
 
@@ -282,19 +286,26 @@ def meaning(answer: WhatIfResult) -> str:
     return f"{loop} {proof} {time}.{few}"
 
 
-def points(interval: Interval) -> str:
-    """An effect on accuracy in percentage points, with its interval."""
-    told = f"{100 * interval.mean:+.2f} points"
-    return (
-        told
-        if interval.low is None or interval.high is None
-        else f"{told} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
-    )
+def gained(effect: Effect) -> str:
+    """An effect on the score with its interval; on accuracy in percentage points."""
+    from esper.cli.shared import scores  # noqa: PLC0415 - as above
+
+    name, found = effect.score_name, effect.score
+    told = f"{scores.difference(found.mean, name)}{_unit(name)}"
+    if found.low is None or found.high is None:
+        return told
+    low, high = scores.difference(found.low, name), scores.difference(found.high, name)
+    return f"{told} [{low}, {high}]"
 
 
-def nats(interval: Interval) -> str:
-    """An effect on loss, with its interval."""
-    told = f"{interval.mean:+.4f} nats"
+def _unit(score_name: str) -> str:
+    return " points" if score_name == "accuracy" else ""
+
+
+def lost(effect: Effect) -> str:
+    """An effect on the loss, with its interval: in nats where it is a cross entropy."""
+    interval, unit = effect.loss, " nats" if effect.score_name == "accuracy" else ""
+    told = f"{interval.mean:+.4f}{unit}"
     return (
         told
         if interval.low is None or interval.high is None
@@ -303,7 +314,7 @@ def nats(interval: Interval) -> str:
 
 
 def draw(path: Path, answer: WhatIfResult) -> None:
-    """The picture: both branches with their 95 % bands, and the effect on accuracy with its own."""
+    """The picture: both branches with their 95 % bands, and the effect on the score with its."""
     from esper.cli.shared.plots import Curve, Panel, draw  # noqa: PLC0415 - as above
     from esper.journal.effect import interval  # noqa: PLC0415 - as above
     from esper.journal.story import story  # noqa: PLC0415 - as above
@@ -360,27 +371,36 @@ def draw(path: Path, answer: WhatIfResult) -> None:
         [one.mean if one.high is None else one.high for _, one in effects],
         colour=3,
     )
+    score = answer.effect.score_name.replace("_", " ")
+    percent = answer.effect.score_name == "accuracy"
     panels = [
         Panel(
-            "test accuracy, mean and 95 % interval over data orders",
-            lines("accuracy"),
-            percent=True,
+            f"test {score}, mean and 95 % interval over data orders",
+            lines("score"),
+            percent=percent,
             marks=marks,
         ),
-        Panel("test loss, nats", lines("loss"), marks=marks),
+        Panel("test loss", lines("loss"), marks=marks),
         Panel(
-            "effect on test accuracy, 95 % interval", [band], percent=True, marks=marks, zero=True
+            f"effect on test {score}, 95 % interval",
+            [band],
+            percent=percent,
+            marks=marks,
+            zero=True,
         ),
     ]
     draw(path, headline(answer), panels, x="epochs completed")
 
 
 def _means(answer: WhatIfResult) -> tuple[str, str]:
+    from esper.cli.shared import scores  # noqa: PLC0415 - as above
+
     ends = [
-        [branch.points[-1].accuracy for branch in branches]
+        [branch.points[-1].score for branch in branches]
         for branches in (answer.with_it, answer.without)
     ]
-    one, other = (f"{sum(values) / len(values):.2%}" for values in ends)
+    name = answer.effect.score_name
+    one, other = (scores.number(sum(values) / len(values), name) for values in ends)
     return one, other
 
 

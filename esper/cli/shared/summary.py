@@ -1,4 +1,4 @@
-"""What `esper run` says at its end: accuracy, each seed's path, events by topic, where the history
+"""What `esper run` says at its end: the score, each seed's path, events by topic, where the history
 is, what to try next.
 """
 
@@ -22,8 +22,8 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
     ended = "finished" if outcome.outcome == "FINISHED" else "was ended early"
     console.print()
     console.print(
-        f"Run [bold]{finished.run_id}[/] {ended}: test accuracy [bold "
-        f"green]{outcome.accuracy:.1%}[/], loss {outcome.loss:.3f}, "
+        f"Run [bold]{finished.run_id}[/] {ended}: test [bold green]"
+        f"{outcome.told}[/], loss {outcome.loss:.3f}, "
         f"{outcome.epochs} epochs, {outcome.steps} steps, {outcome.parameters:,} "
         f"parameters, {finished.seconds:.0f} s.",
         highlight=False,

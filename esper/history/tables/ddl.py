@@ -149,9 +149,11 @@ def literal(value: Any) -> str:
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     if value == []:
         return "[]"
+    if value == {}:
+        return "map()"
     raise BuildError(
         f"No SQL literal for the Avro default {value!r}; give the field a plain default or "
-        "an empty array."
+        "an empty array or map."
     )
 
 
@@ -183,6 +185,8 @@ def column_type(avro: Any, name: str = "", named: dict[str, Any] | None = None) 
     kind = avro["type"]
     if kind == "array":
         return f"Array({column_type(avro['items'], '', known)})"
+    if kind == "map":
+        return f"Map(String, {column_type(avro['values'], '', known)})"
     if kind == "enum":
         _remember(avro, known)
         return "LowCardinality(String)"

@@ -126,6 +126,7 @@ SELECT
     dateDiff('millisecond', started_at, last_event_at) / 1e3 AS seconds,
     e.epochs AS epochs, greatest(e.steps, last.step) AS steps, s.total_steps AS total_steps,
     if(c.completed = 1, c.accuracy, e.test_accuracy) AS accuracy, if(c.completed = 1, c.loss, e.test_loss) AS loss,
+    if(c.completed = 1, c.score, e.test_score) AS score, if(c.completed = 1, c.score_name, e.score_name) AS score_name,
     e.best_accuracy AS best_accuracy, s.parameters AS host_parameters, if(c.completed = 1, c.parameters, s.parameters) AS parameters,
     t.grafts AS grafts, t.fossilized AS fossilized, t.culled AS culled, c.digest AS digest, last.reason AS reason,
     f.parent AS parent, f.forked_step AS forked_step
@@ -139,13 +140,17 @@ LEFT JOIN (
     SELECT
         run_id, argMax(raw.epoch, sequence) AS epochs, argMax(raw.step, sequence) AS steps, max(occurred_at) AS last_at,
         toNullable(argMax(raw.test_accuracy, sequence)) AS test_accuracy, toNullable(argMax(raw.test_loss, sequence)) AS test_loss,
-        toNullable(max(raw.test_accuracy)) AS best_accuracy
+        toNullable(max(raw.test_accuracy)) AS best_accuracy,
+        toNullable(argMax(if(raw.score_name = '', raw.test_accuracy, raw.test_score), sequence)) AS test_score,
+        argMax(if(raw.score_name = '', 'accuracy', raw.score_name), sequence) AS score_name
     FROM epoch_ended AS raw GROUP BY run_id
 ) AS e ON e.run_id = s.run_id
 LEFT JOIN (
     SELECT
         run_id, 1 AS completed, argMax(raw.accuracy, sequence) AS accuracy, argMax(raw.loss, sequence) AS loss,
-        argMax(raw.parameters, sequence) AS parameters, argMax(raw.digest, sequence) AS digest
+        argMax(raw.parameters, sequence) AS parameters, argMax(raw.digest, sequence) AS digest,
+        argMax(if(raw.score_name = '', raw.accuracy, raw.score), sequence) AS score,
+        argMax(if(raw.score_name = '', 'accuracy', raw.score_name), sequence) AS score_name
     FROM run_completed AS raw GROUP BY run_id
 ) AS c ON c.run_id = s.run_id
 LEFT JOIN (

@@ -8,7 +8,8 @@ channels, O output channels, C chunk width, S positions of a convolution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -38,6 +39,29 @@ class Switches:
     without: Place | None = None
     fallback: frozenset[Place] = frozenset()
     notes: Notes = field(default_factory=Notes)
+
+    @contextmanager
+    def live_pass(self, *, watching: bool, sampling: bool) -> Iterator[None]:
+        """Within: outputs of live kernels are checked if `watching`, and statistics of seeds taken
+        if `sampling`; neither after it, whatever the pass raised.
+        """
+        self.notes.watching, self.sampling = watching, sampling
+        try:
+            yield
+        finally:
+            self.notes.watching = self.sampling = False
+
+    @contextmanager
+    def set_aside(self, places: frozenset[Place]) -> Iterator[None]:
+        """Within: the seeds at `places` give the host's chunk, and what kernels do wrong is noted
+        anew; after it, those aside are the ones from before.
+        """
+        before, self.fallback = self.fallback, places
+        self.notes.clear(watching=False)
+        try:
+            yield
+        finally:
+            self.fallback = before
 
 
 def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:

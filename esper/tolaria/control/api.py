@@ -104,6 +104,8 @@ class Control:
             "total_steps": run.total_steps,
             "loss": run.loss,
             "accuracy": run.accuracy,
+            "score": run.score,
+            "score_name": run.score_name,
             "seeds": run.stages(),
             "started_at": run.started_at,
             "updated_at": run.updated_at,

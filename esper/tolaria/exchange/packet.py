@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from esper.events import Origin
 from esper.events.kernel_description import description
@@ -29,7 +29,9 @@ PER_ARM = 3  # best kernels of one shape and family that a packet offers
 
 @dataclass(frozen=True, slots=True)
 class EpochFigures:
-    """Figures of an epoch: losses in nats, accuracies as fractions."""
+    """Figures of an epoch: losses of the task, accuracies as fractions; metrics and score on the
+    held-out split.
+    """
 
     train_loss: float = 0.0
     train_accuracy: float = 0.0
@@ -37,6 +39,10 @@ class EpochFigures:
     validation_accuracy: float = 0.0
     learning_rate: float = 0.0
     gradient_norm: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    score: float = 0.0
+    score_name: str = ""
+    higher_is_better: bool = True
 
 
 def catalogue_entries(kernels: Iterable[KernelPublished]) -> tuple[CatalogueEntry, ...]:
@@ -87,6 +93,10 @@ def build(
         parent_packet=forked.parent_packet if forked else -1,
         gate_z=recipe.gates.z,
         per_epoch=recipe.guardrails.per_epoch,
+        metrics=figures.metrics,
+        score=figures.score,
+        score_name=figures.score_name,
+        higher_is_better=figures.higher_is_better,
     )
 
 

@@ -69,6 +69,7 @@ class Telemetry:
                 learning_rate=figures.learning_rate,
                 samples=samples,
                 duration_us=duration_us,
+                metrics=dict(figures.metrics),
             )
         )
 

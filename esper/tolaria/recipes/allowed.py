@@ -25,8 +25,11 @@ from esper.tolaria.recipes.recipe import Recipe, names, text
 
 SETTING: Final = "ESPER_SERVICE__RECIPES"
 _WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
-_NAMING: Final = ("model", "data")
-"""The values of a recipe that name functions."""
+_NAMING: Final = ("model", "data", "task")
+"""The values of a recipe that name functions, by `module:name`.
+
+A task without a colon is Esper's or came with a package that the owner has installed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Allowed:
         Raises:
             UsageError: it names another; the sentence says which.
         """
-        named = {key: str(getattr(recipe, key)) for key in _NAMING}
+        named = {key: value for key in _NAMING if ":" in (value := str(getattr(recipe, key)))}
         references = self._references()
         for key, reference in named.items():
             if reference not in references and not self._of_modules(reference.partition(":")[0]):

@@ -222,6 +222,14 @@ class Recipe(_Section):
         pattern=r"^[\w.]+:\w+$",
         description="module:function that returns esper.tolaria.recipes.splits.Splits",
     )
+    task: str = Field(
+        default="classification",
+        pattern=r"^(?:[a-z][a-z0-9_]*|[\w.]+:\w+)$",
+        description=(
+            "what is optimised: classification, regression, a task of an installed package, or "
+            "module:name of an esper.Task"
+        ),
+    )
     decisions: Literal["live", "lockstep"] = "live"
     run: RunSection = RunSection()
     optimizer: OptimizerSection = OptimizerSection()

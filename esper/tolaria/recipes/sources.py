@@ -21,6 +21,7 @@ from esper.disk import write_file
 from esper.errors import printable
 from esper.journal.portable import Export
 from esper.journal.provenance import SOURCE
+from esper.plugins import TASKS, values_of
 from esper.tolaria.recipes.environment import SOURCE as SOURCE_VERSION
 from esper.tolaria.recipes.recipe import Recipe, shipped
 
@@ -42,10 +43,10 @@ class ModuleSource:
 
 
 def modules_of(recipe: Recipe) -> list[str]:
-    """The modules of the functions that a recipe names, but for those of Esper's own recipes."""
-    return sorted(
-        {one.partition(":")[0] for one in (recipe.model, recipe.data) if one not in shipped()}
-    )
+    """The modules of what a recipe names, but for that of Esper's own recipes and tasks."""
+    named = [one for one in (recipe.model, recipe.data) if one not in shipped()]
+    named += [recipe.task] if ":" in recipe.task else values_of(TASKS, recipe.task)
+    return sorted({one.partition(":")[0] for one in named})
 
 
 def source_of(module: str) -> ModuleSource:

@@ -48,7 +48,8 @@ def permit_for(
         if export is None
         else bool(export.named(DATA, ".safetensors"))
     )
-    wanted = [recipe.model] if has_data else [recipe.model, recipe.data]
+    wanted = [recipe.model, *([] if has_data else [recipe.data])]
+    wanted += [recipe.task] if ":" in recipe.task else []  # others came with an installed package
     foreign = sorted({one for one in wanted if not Permit().covers(one)})
     for module in sorted({one.partition(":")[0] for one in foreign}):
         for line in told_of(module, recorded(started), kept_source(module, run_dir, export)):

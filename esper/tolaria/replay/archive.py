@@ -29,6 +29,7 @@ from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of, recorded
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.run.trainee import inputs_of, load_data
+from esper.tolaria.step.tasks import task_of
 from esper.urza.artefact import address_of, read
 from esper.urza.opening import open_store
 from esper.urza.sealed import SealedKernels
@@ -153,8 +154,8 @@ def archived(
     given = permit(recipe)
     data = splits(recipe, given)
     inputs = inputs_of(recipe, data)
-    model = function(recipe.model, "model", given)
-    return Archive(events, tensors, kernels, model, data, clock, inputs)
+    task, model = task_of(recipe.task, given), function(recipe.model, "model", given)
+    return Archive(events, tensors, kernels, task, model, data, clock, inputs)
 
 
 def kernels_in(

@@ -37,9 +37,10 @@ from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.trainee import inputs_of, load_data, trainee_of
-from esper.tolaria.run.trainer import Outcome, Trainer
+from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
 from esper.tolaria.session.progress import Progress
+from esper.tolaria.step.tasks import task_of
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -49,7 +50,7 @@ class Finished:
     """A run that has ended in order."""
 
     run_id: str
-    outcome: Outcome
+    outcome: RunOutcome
     seconds: float
     longest_step_s: float
     start: dict[str, float]
@@ -74,6 +75,9 @@ class Finished:
             "outcome": outcome.outcome,
             "accuracy": outcome.accuracy,
             "loss": outcome.loss,
+            "metrics": outcome.metrics,
+            "score": outcome.score,
+            "score_name": outcome.score_name,
             "epochs": outcome.epochs,
             "steps": outcome.steps,
             "growth": self.growth,
@@ -156,6 +160,7 @@ def train(
             require(recipe)
         startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
+        task = task_of(recipe.task, permit)  # before the data are made, which may take long
         splits = load_data(
             recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say
         )
@@ -164,7 +169,7 @@ def train(
             progress.say(f"{difference}; the resumed run may give other bits.")
         if not before.events:
             keep_sources(recipe, place.folder)
-        trainee = trainee_of(recipe, function(recipe.model, "model", permit), splits)
+        trainee = trainee_of(recipe, function(recipe.model, "model", permit), splits, task)
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         startup.spent("data_model")
@@ -173,6 +178,7 @@ def train(
             place,
             before,
             recipe,
+            task=trainee.task,
             growing=trainee.growing,
             stepper=trainee.stepper,
             held_out=trainee.splits.validation,
@@ -209,7 +215,7 @@ def train(
         )
 
 
-def _trained(trainer: Trainer, progress: Progress) -> Outcome:
+def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:
     """Run the loop with Ctrl-C and SIGTERM ending it in order.
 
     What cannot go on is journalled as RunFailed.

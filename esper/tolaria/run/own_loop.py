@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
 from esper.errors import UsageError
@@ -21,11 +20,11 @@ from esper.kasmina import GrowingModel, KernelFault, Place
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail
 from esper.tolaria.recipes.environment import observe
-from esper.tolaria.recipes.recipe import validated
+from esper.tolaria.recipes.recipe import OWNER, validated
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.run.past import nothing
 from esper.tolaria.run.trainee import PROBED, kernel_training
-from esper.tolaria.run.trainer import start_of
+from esper.tolaria.run.trainer import scores, start_of
 from esper.tolaria.run.wiring import RunContext as RunPlace
 from esper.tolaria.run.wiring import Runtime, rig
 from esper.tolaria.session.composition import Interrupted
@@ -39,6 +38,7 @@ from esper.tolaria.step.stepping import (
     shadow_turns,
     stream_seed,
 )
+from esper.tolaria.step.tasks import Batch, Task, task_of
 
 
 @dataclass(slots=True)
@@ -47,10 +47,9 @@ class _Batch:
     passes.
     """
 
-    inputs: Tensor
-    labels: Tensor
+    data: Batch
     loss: Tensor
-    accuracy: Tensor
+    metrics: dict[str, Tensor]
     seed: int
 
 
@@ -71,8 +70,9 @@ class Growth:
     _ended: bool = False
     _spared: set[Place] = field(default_factory=set)
 
-    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of the model's logits for inputs [B, ...] and labels [B], in nats.
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The task's loss of the model for inputs [B, ...] and targets [B, ...]: for
+        classification the cross entropy of its logits, in nats.
 
         Call its `backward`, then `step`.
         """
@@ -82,21 +82,20 @@ class Growth:
         self.begun = parts.clock.monotonic()
         session.between_steps()
         switches = growing.switches
+        # until the next loss, not for this call alone: backward may compute layers once more
         switches.fallback = frozenset(self._spared)
-        switches.notes.clear(watching=bool(growing.kernels))
-        switches.sampling = (step + 1) % telemetry.every_steps == 0
-        logits = growing(inputs)
-        switches.sampling, switches.notes.watching = False, False
-        loss = functional.cross_entropy(logits, labels)
-        accuracy = (logits.detach().argmax(-1) == labels).float().mean()
+        switches.notes.clear(watching=False)
+        data, sampling = (inputs, targets), (step + 1) % telemetry.every_steps == 0
+        units = parts.task.count(data)
+        with switches.live_pass(watching=bool(growing.kernels), sampling=sampling):
+            outcome = parts.task.outcome(growing, data)
         self._batch = _Batch(
-            inputs,
-            labels,
-            loss.detach(),
-            accuracy,
+            data,
+            outcome.loss.detach(),
+            {name: one / units for name, one in outcome.sums.items()},
             stream_seed(parts.recipe.run.seed, "forward", step),
         )
-        return loss
+        return outcome.loss
 
     def step(self) -> None:
         """After `backward`, before the own optimizer: kernels learn, failures are counted, and the
@@ -111,7 +110,7 @@ class Growth:
         batch, session = self._batch, self.rigged.session
         if batch is None:
             raise UsageError(
-                "growth.step() comes after growth.loss(inputs, labels) and its backward()."
+                "growth.step() comes after growth.loss(inputs, targets) and its backward()."
             )
         self._batch = None
         parts, step, epoch = session.parts, session.step, session.state.epoch
@@ -129,12 +128,20 @@ class Growth:
         host = [one.grad for one in growing.host_parameters if one.grad is not None]
         norm = nn.utils.get_total_norm(host) if host else torch.zeros(())
         norms = {place: growing.kernels[place].norm(1.0) for place in [*live, *turns]}
-        loss, accuracy, total, *rest = torch.stack(
+        loss, total, *rest = torch.stack(
             [
                 one.double()
-                for one in (batch.loss, batch.accuracy, norm, *norms.values(), *finite.values())
+                for one in (
+                    batch.loss,
+                    norm,
+                    *batch.metrics.values(),
+                    *norms.values(),
+                    *finite.values(),
+                )
             ]
         ).tolist()
+        metrics = dict(zip(batch.metrics, rest, strict=False))
+        del rest[: len(metrics)]
         raised |= growing.switches.notes.raised
         bad = {place for place, value in zip(norms, rest, strict=False) if not math.isfinite(value)}
         spoilt = {
@@ -154,7 +161,7 @@ class Growth:
             for parameter in growing.host_parameters:
                 parameter.grad = None
         self._spared = {fault.place for fault in faults if fault.phase == "NON_FINITE"}
-        figures = StepFigures(loss, accuracy, total, self.optimizer.param_groups[0]["lr"], faults)
+        figures = StepFigures(loss, metrics, total, self.optimizer.param_groups[0]["lr"], faults)
         session.stepped(figures)
         if sample:
             parts.monitor.sampled(session.state)
@@ -164,7 +171,7 @@ class Growth:
                 figures,
                 epoch=epoch,
                 step=session.step,
-                samples=len(batch.labels),
+                samples=len(batch.data[1]),
                 duration_us=took,
                 timeline=session.state.timeline,
             )
@@ -204,6 +211,7 @@ class Growth:
                     parameters=sum(parameter.numel() for parameter in growing.module.parameters()),
                     digest=parameters_digest(growing.module),
                     model_sha256=saved.sha256,
+                    **scores(parts.task, test),
                 )
             )
         elif session.state.status in ("RUNNING", "PAUSED"):
@@ -213,7 +221,7 @@ class Growth:
     def _shadow(self, batch: _Batch, step: int) -> list[Place]:
         """Shadow passes of the TRAINING seeds whose turn it is."""
         session = self.rigged.session
-        growing = session.parts.growing
+        growing, task = session.parts.growing, session.parts.task
         turns = shadow_turns(
             growing, session.state, step, session.parts.recipe.kernels.shadow_passes
         )
@@ -221,7 +229,7 @@ class Growth:
             growing.shadow_step(
                 place,
                 batch.seed,
-                lambda: functional.cross_entropy(growing(batch.inputs), batch.labels),
+                lambda: task.outcome(growing, batch.data).loss,
             )
         return turns
 
@@ -259,6 +267,7 @@ def begin(
     held_out: Pair,
     steps: int,
     seed: int,
+    task: Task | str,
     settings: dict[str, object],
 ) -> Growth:
     """Begin a run around a germinated model.
@@ -272,11 +281,14 @@ def begin(
             "name": "own-loop",
             "model": "own.loop:model",
             "data": "own.loop:data",
+            "task": task.name if isinstance(task, Task) else task,
             "run": {"seed": seed},
             **settings,
         }
         | {"checkpoints": {"every_epochs": 0}}
     )
+    if not isinstance(task, Task):
+        task = task_of(task, OWNER)
     growing = GrowingModel(model, training=kernel_training(recipe))
     if not any(
         parameter is own
@@ -308,6 +320,7 @@ def begin(
         place,
         before,
         recipe,
+        task=task,
         growing=growing,
         stepper=None,
         held_out=held_out,

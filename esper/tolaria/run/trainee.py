@@ -27,23 +27,27 @@ from esper.tolaria.recipes.sources import source_of, versions_of
 from esper.tolaria.recipes.splits import Pair, Splits, cached, digest_of, kept_in, read_splits
 from esper.tolaria.record.resume import recipe_of, recorded
 from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
+from esper.tolaria.step.tasks import Task
 
 PROBED = 3  # samples of the forward in which layers show their geometry
 
 
 @dataclass(frozen=True, slots=True)
 class Trainee:
-    """A model that can grow, what steps it, its data, and the optimizer steps that the schedule
-    foresees.
+    """A model that can grow, its task, what steps it, its data, and the optimizer steps that the
+    schedule foresees.
     """
 
     growing: GrowingModel
+    task: Task
     stepper: Stepper
     splits: Splits
     steps: int
 
 
-def trainee_of(recipe: Recipe, make: Callable[[], nn.Module], splits: Splits) -> Trainee:
+def trainee_of(
+    recipe: Recipe, make: Callable[[], nn.Module], splits: Splits, task: Task
+) -> Trainee:
     """The trainee of a recipe at step 0, its host made by `make`.
 
     Raises:
@@ -59,7 +63,7 @@ def trainee_of(recipe: Recipe, make: Callable[[], nn.Module], splits: Splits) ->
     growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
     growing.probe(splits.train[0][:PROBED])
     steps = total_steps(recipe, splits.train)
-    return Trainee(growing, Stepper(growing, recipe, steps), splits, steps)
+    return Trainee(growing, task, Stepper(growing, recipe, steps, task), splits, steps)
 
 
 def load_data(

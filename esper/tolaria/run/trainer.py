@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.recipes.splits import Pair
@@ -13,13 +14,14 @@ from esper.tolaria.run.trainee import begin_streams
 from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.session.session import Session
-from esper.tolaria.step.evaluation import parameters_digest
+from esper.tolaria.step.evaluation import Figures, parameters_digest
 from esper.tolaria.step.stepping import batch_order
+from esper.tolaria.step.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended; meanings as in RunCompleted."""
+class RunOutcome:
+    """How a run ended; meanings as in RunCompleted. `told` is the score as people read it."""
 
     outcome: str
     accuracy: float
@@ -28,6 +30,10 @@ class Outcome:
     digest: str
     steps: int
     epochs: int
+    metrics: dict[str, float]
+    score: float
+    score_name: str
+    told: str
 
 
 @dataclass(slots=True)
@@ -47,7 +53,7 @@ class Trainer:
     longest_step_s: float = 0.0
     last_step_end: float = 0.0
 
-    def run(self) -> Outcome:
+    def run(self) -> RunOutcome:
         """Train until the last epoch or an interruption."""
         ended = "FINISHED"
         try:
@@ -133,7 +139,7 @@ class Trainer:
         session.end_epoch()
         session.consult()
 
-    def _end(self, ended: str) -> Outcome:
+    def _end(self, ended: str) -> RunOutcome:
         session, growing = self.session, self.session.parts.growing
         saved = save_model(
             growing, session.parts.run_dir / "model.safetensors", session.parts.models
@@ -142,7 +148,7 @@ class Trainer:
             parameters_digest(growing.module),
             sum(parameter.numel() for parameter in growing.module.parameters()),
         )
-        test = session.cursor.test
+        test, task = session.cursor.test, session.parts.task
         if ended == "FINISHED":
             session.do(
                 Complete(
@@ -152,11 +158,32 @@ class Trainer:
                     parameters=parameters,
                     digest=digest,
                     model_sha256=saved.sha256,
+                    **scores(task, test),
                 )
             )
-        return Outcome(
-            ended, test.accuracy, test.loss, parameters, digest, session.step, session.state.epoch
+        return RunOutcome(
+            ended,
+            test.accuracy,
+            test.loss,
+            parameters,
+            digest,
+            session.step,
+            session.state.epoch,
+            dict(test.metrics),
+            task.scored(test.loss, test.metrics),
+            task.score,
+            task.told(test.loss, test.metrics),
         )
+
+
+def scores(task: Task, figures: Figures) -> dict[str, Any]:
+    """What RunCompleted has of a task's figures."""
+    return {
+        "metrics": dict(figures.metrics),
+        "score": task.scored(figures.loss, figures.metrics),
+        "score_name": task.score,
+        "higher_is_better": task.higher_is_better,
+    }
 
 
 def start_of(session: Session) -> StartRun:

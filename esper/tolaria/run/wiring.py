@@ -55,6 +55,7 @@ from esper.tolaria.session.composition import Parts
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.stepping import Stepper
+from esper.tolaria.step.tasks import Task
 from esper.urza.memory_tier import MIB, CacheLimits
 from esper.urza.opening import open_store
 from esper.vault.boxes import KERNELS, MODELS, open_box
@@ -166,6 +167,7 @@ def rig(
     past: Past,
     recipe: Recipe,
     *,
+    task: Task,
     growing: GrowingModel,
     stepper: Stepper | None,
     held_out: Pair,
@@ -246,6 +248,7 @@ def rig(
     session = Session(
         Parts(
             recipe=recipe,
+            task=task,
             held_out=held_out,
             test=test,
             growing=growing,

@@ -32,15 +32,20 @@ class EpochBoundary:
         """Validate, measure the seeds, journal the epoch, and let the gates move."""
         recorder = self.recorder
         parts, growing, cursor = recorder.parts, recorder.parts.growing, recorder.standing.cursor
-        validation, cursor.test = evaluate(growing, parts.held_out), evaluate(growing, parts.test)
+        validation = evaluate(growing, parts.held_out, parts.task)
+        test = cursor.test = evaluate(growing, parts.test, parts.task)
         sums = cursor.sums
         cursor.figures = EpochFigures(
             train_loss=sums.loss / sums.batches,
-            train_accuracy=sums.accuracy / sums.batches,
+            train_accuracy=sums.metrics.get("accuracy", 0.0) / sums.batches,
             validation_loss=validation.loss,
             validation_accuracy=validation.accuracy,
             learning_rate=sums.learning_rate,
             gradient_norm=sums.gradient_norm,
+            metrics=dict(validation.metrics),
+            score=parts.task.scored(validation.loss, validation.metrics),
+            score_name=parts.task.score,
+            higher_is_better=parts.task.higher_is_better,
         )
         self._measure(validation)
         if not parts.journal.replaying:
@@ -53,11 +58,17 @@ class EpochBoundary:
                 train_accuracy=cursor.figures.train_accuracy,
                 validation_loss=validation.loss,
                 validation_accuracy=validation.accuracy,
-                test_loss=cursor.test.loss,
-                test_accuracy=cursor.test.accuracy,
+                test_loss=test.loss,
+                test_accuracy=test.accuracy,
                 learning_rate=sums.learning_rate,
                 parameters_digest=parameters_digest(growing.module),
                 alphas=tuple(growing.alpha(seed, cursor.step) for seed in recorder.state.seeds),
+                metrics=cursor.figures.metrics,
+                test_metrics=dict(test.metrics),
+                score=cursor.figures.score,
+                test_score=parts.task.scored(test.loss, test.metrics),
+                score_name=cursor.figures.score_name,
+                higher_is_better=cursor.figures.higher_is_better,
             )
         )
         for seed in recorder.state.seeds:
@@ -72,7 +83,7 @@ class EpochBoundary:
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(recorder.state)
             parts.telemetry.cache(recorder.state, parts.grafting.kernels.figures())
-        parts.progress.epoch_ended(recorder.state, cursor.figures, cursor.test)
+        parts.progress.epoch_ended(recorder.state, parts.task.told(test.loss, test.metrics))
 
     def _measure(self, live: Figures) -> None:
         """Take the evidence of every seed that holds a kernel, on the held-out split."""
@@ -86,12 +97,12 @@ class EpochBoundary:
             known.trained_steps = growing.kernels[place].trained
             known.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
             if seed.stage == "TRAINING":
-                shadow = with_shadow(growing, held_out, place)
+                shadow = with_shadow(growing, held_out, parts.task, place)
                 known.shadow_gap, known.shadow_gap_error = paired(
                     live.batch_losses, shadow.batch_losses
                 )
             elif seed.stage in LIVE:
-                removed = without(growing, held_out, place)
+                removed = without(growing, held_out, parts.task, place)
                 known.dependence, known.dependence_error = paired(
                     removed.batch_losses, live.batch_losses
                 )

@@ -22,6 +22,7 @@ from esper.tolaria.record.journal import Journal
 from esper.tolaria.session.cursor import Cursor
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.step.stepping import Stepper
+from esper.tolaria.step.tasks import Task
 from esper.vault.boxes import Box
 
 
@@ -46,6 +47,7 @@ class Parts:
     """
 
     recipe: Recipe
+    task: Task
     held_out: Pair
     test: Pair
     growing: GrowingModel

@@ -22,7 +22,7 @@ class Sums:
 
     batches: int = 0
     loss: float = 0.0
-    accuracy: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     gradient_norm: float = 0.0
 
@@ -30,7 +30,8 @@ class Sums:
         """Take in one step."""
         self.batches += 1
         self.loss += figures.loss
-        self.accuracy += figures.accuracy
+        for name, value in figures.metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + value
         self.learning_rate, self.gradient_norm = figures.learning_rate, figures.gradient_norm
 
 
@@ -44,7 +45,7 @@ class Cursor:
     sums: Sums = field(default_factory=Sums)
     evidence: dict[Place, Evidence] = field(default_factory=dict)
     figures: EpochFigures = field(default_factory=EpochFigures)
-    test: Figures = field(default_factory=lambda: Figures(0.0, 0.0, ()))
+    test: Figures = field(default_factory=lambda: Figures(0.0, {}, ()))
 
     def known(self, place: Place) -> Evidence:
         """What has been measured of the kernel at a place."""
@@ -63,11 +64,18 @@ class Cursor:
 
 def cursor_of(notes: Mapping[str, Any]) -> Cursor:
     """The cursor that `notes` gave."""
-    test = notes["test"]
+    test = _with_metrics(notes["test"])
     return Cursor(
         notes["step"],
-        Sums(**notes["sums"]),
+        Sums(**_with_metrics(notes["sums"])),
         {place_of(name): Evidence(**one) for name, one in notes["evidence"].items()},
         EpochFigures(**notes["figures"]),
-        Figures(test["loss"], test["accuracy"], tuple(test["batch_losses"])),
+        Figures(test["loss"], test["metrics"], tuple(test["batch_losses"])),
     )
+
+
+def _with_metrics(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes of figures; those of snapshots from before there were tasks have the accuracy alone."""
+    found = dict(notes)
+    accuracy = found.pop("accuracy", 0.0)
+    return {"metrics": {"accuracy": accuracy}, **found}

@@ -21,8 +21,6 @@ from rich.progress import Progress as Bar
 from esper.errors import printable
 from esper.events.records import SeedTransitioned
 from esper.lifecycle import RunState
-from esper.tolaria.exchange.packet import EpochFigures
-from esper.tolaria.step.evaluation import Figures
 from esper.tolaria.step.stepping import StepFigures
 
 STYLE = {
@@ -54,16 +52,14 @@ class Progress:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn(
-                "loss {task.fields[loss]}  test {task.fields[accuracy]}  {task.fields[seeds]}"
-            ),
+            TextColumn("loss {task.fields[loss]}  test {task.fields[score]}  {task.fields[seeds]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("training", total=None, loss="-", accuracy="-", seeds="")
+        self._task = self._bar.add_task("training", total=None, loss="-", score="-", seeds="")
 
     def start(self) -> None:
         """Show the bar."""
@@ -96,11 +92,10 @@ class Progress:
                 highlight=False,
             )
 
-    def epoch_ended(self, state: RunState, figures: EpochFigures, test: Figures) -> None:
-        """An epoch is over."""
-        del figures
+    def epoch_ended(self, state: RunState, score: str) -> None:
+        """An epoch is over; `score` is that on the test split, with its name."""
         stages = Counter(
             seed.stage for seed in state.seeds if seed.stage not in ("DORMANT", "EMBARGOED")
         )
         seeds = " ".join(f"{count} {stage.lower()}" for stage, count in stages.most_common())
-        self._bar.update(self._task, accuracy=f"{test.accuracy:.1%}", seeds=seeds)
+        self._bar.update(self._task, score=score, seeds=seeds)

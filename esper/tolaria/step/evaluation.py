@@ -5,40 +5,46 @@ digests.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from esper.checkpoint.digests import tensors_digest
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.seeded.shadow import evaluating, left_out, standing_in
 from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.step.tasks import Task
 
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Mean loss (nats) and accuracy (fraction) over a split, and the losses of its batches.
+    """Mean loss and the metrics of a task over a split, and the losses of its batches.
 
     `failed` are the seeds whose kernels failed on the way, and were on their fallback for all of
     it.
     """
 
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
     batch_losses: tuple[float, ...]
     failed: tuple[Place, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """The metric of that name, a fraction; 0 where the task has none."""
+        return self.metrics.get("accuracy", 0.0)
 
 
 @torch.no_grad()
 def evaluate(
     growing: GrowingModel,
     split: Pair,
+    task: Task,
     *,
     batch: int = PAIRED_BATCH,
     mode: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -48,39 +54,46 @@ def evaluate(
     Its training mode and every random stream are as before afterwards.
     """
     switches = growing.switches
-    before, failed = switches.fallback, frozenset[Place]()
-    try:
-        while True:
-            switches.fallback = before | failed
-            with evaluating(growing.module), mode():
-                active = {
-                    place
-                    for place, grown in growing.kernels.items()
-                    if grown.slot.live or place == switches.shadow
-                } - switches.fallback
-                switches.notes.clear(watching=bool(active))
-                losses, right = _passes(growing, split, batch)
-            spoilt = _failed(growing, active, losses)
-            if not spoilt:
-                break
-            failed |= spoilt
-    finally:
-        switches.fallback = before
-        switches.notes.clear(watching=False)
-    sizes = [len(part) for part in split[1].split(batch)]
-    mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / len(split[1])
-    return Figures(mean, right / len(split[1]), tuple(losses), tuple(sorted(failed)))
+    aside, failed = switches.fallback, frozenset[Place]()
+    while True:
+        with switches.set_aside(aside | failed), evaluating(growing.module), mode():
+            active = {
+                place
+                for place, grown in growing.kernels.items()
+                if grown.slot.live or place == switches.shadow
+            } - switches.fallback
+            with switches.live_pass(watching=bool(active), sampling=False):
+                losses, sums, units = _passes(growing, split, task, batch)
+        spoilt = _failed(growing, active, losses)
+        if not spoilt:
+            break
+        failed |= spoilt
+    switches.notes.clear(watching=False)
+    total = sum(units)
+    mean = sum(loss * size for loss, size in zip(losses, units, strict=True)) / total
+    metrics = {name: value / total for name, value in sums.items()}
+    return Figures(mean, metrics, tuple(losses), tuple(sorted(failed)))
 
 
-def _passes(growing: GrowingModel, split: Pair, batch: int) -> tuple[list[float], int]:
-    """Losses of the batches, and how many samples were right: one copy from the device."""
-    losses, right = [], []
+def _passes(
+    growing: GrowingModel, split: Pair, task: Task, batch: int
+) -> tuple[list[float], dict[str, float], list[int]]:
+    """Losses of the batches, the sums of each metric over all of them, and the units in each: one
+    copy from the device for the losses, one for the metrics.
+    """
+    losses, units = [], []
+    sums: dict[str, list[Tensor]] = {one.name: [] for one in task.metrics}
     for x, y in zip(split[0].split(batch), split[1].split(batch), strict=True):
-        labels = y.to(growing.numerics.device)
-        logits = growing(x)
-        losses.append(functional.cross_entropy(logits, labels))
-        right.append((logits.argmax(-1) == labels).sum())
-    return torch.stack(losses).tolist(), int(torch.stack(right).sum())
+        part = (x, y.to(growing.numerics.device))
+        outcome = task.outcome(growing, part)
+        losses.append(outcome.loss)
+        units.append(task.count(part))
+        for name, values in sums.items():
+            values.append(outcome.sums[name])
+    # counts of samples add up as whole numbers, which double precision then holds exactly
+    added = [torch.stack(values).sum().double() for values in sums.values()]
+    totals = torch.stack(added).tolist() if added else []
+    return torch.stack(losses).tolist(), dict(zip(sums, totals, strict=True)), units
 
 
 def _failed(growing: GrowingModel, active: set[Place], losses: Sequence[float]) -> set[Place]:
@@ -112,14 +125,14 @@ def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, floa
     return mean, math.sqrt(variance / len(differences))
 
 
-def with_shadow(growing: GrowingModel, split: Pair, place: Place) -> Figures:
+def with_shadow(growing: GrowingModel, split: Pair, task: Task, place: Place) -> Figures:
     """Figures with the TRAINING kernel at `place` standing in for its chunk."""
-    return evaluate(growing, split, mode=lambda: standing_in(growing.switches, place))
+    return evaluate(growing, split, task, mode=lambda: standing_in(growing.switches, place))
 
 
-def without(growing: GrowingModel, split: Pair, place: Place) -> Figures:
+def without(growing: GrowingModel, split: Pair, task: Task, place: Place) -> Figures:
     """Figures with the live kernel at `place` left out."""
-    return evaluate(growing, split, mode=lambda: left_out(growing.switches, place))
+    return evaluate(growing, split, task, mode=lambda: left_out(growing.switches, place))
 
 
 def parameters_digest(module: nn.Module) -> str:

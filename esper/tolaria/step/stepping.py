@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from esper.events.records import FailurePhase
 from esper.kasmina import KernelFault, Numerics
@@ -26,6 +25,7 @@ from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.numerics import device_of
 from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipes.recipe import Recipe, RunSection
+from esper.tolaria.step.tasks import Batch, Task
 
 NOT_FINITE = "What the kernel gave was not finite."
 GRADIENT_NOT_FINITE = "The kernel's gradient was not finite."
@@ -81,15 +81,20 @@ def numerics_of(run: RunSection) -> Numerics:
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """Figures of one step: loss in nats, accuracy as a fraction, Euclidean norm of the host's
-    gradient before clipping, and what failed.
+    """Figures of one step: the task's loss and metrics, Euclidean norm of the host's gradient
+    before clipping, and what failed.
     """
 
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
     gradient_norm: float
     learning_rate: float
     faults: tuple[KernelFault, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """The metric of that name, a fraction; 0 where the task has none."""
+        return self.metrics.get("accuracy", 0.0)
 
 
 @dataclass(slots=True)
@@ -102,7 +107,7 @@ class _Pass:
     """
 
     loss: Tensor
-    accuracy: Tensor
+    metrics: dict[str, Tensor]
     norm: Tensor
     kept: Tensor
     norms: dict[Place, Tensor] = field(default_factory=dict)
@@ -115,18 +120,20 @@ class _Pass:
                 one.double()
                 for one in (
                     self.loss,
-                    self.accuracy,
                     self.norm,
                     self.kept,
+                    *self.metrics.values(),
                     *self.norms.values(),
                     *self.outputs.values(),
                 )
             ]
         )
-        loss, accuracy, norm, kept, *rest = values.tolist()
+        loss, norm, kept, *rest = values.tolist()
+        metrics = dict(zip(self.metrics, rest, strict=False))
+        del rest[: len(metrics)]
         return _Read(
             loss,
-            accuracy,
+            metrics,
             norm,
             kept,
             {
@@ -149,7 +156,7 @@ class _Read:
     """
 
     loss: float
-    accuracy: float
+    metrics: dict[str, float]
     norm: float
     kept: float
     norms: dict[Place, float]
@@ -161,13 +168,14 @@ class _Read:
 
 
 class Stepper:
-    """Steps a growing model. The schedule is a cosine to zero over `total_steps`.
+    """Steps a growing model at its task. The schedule is a cosine to zero over `total_steps`.
 
     `scaler` is the host's, in float16 only.
     """
 
-    def __init__(self, growing: GrowingModel, recipe: Recipe, total_steps: int) -> None:
+    def __init__(self, growing: GrowingModel, recipe: Recipe, total_steps: int, task: Task) -> None:
         self._growing = growing
+        self._task = task
         self._recipe = recipe
         self._total_steps = total_steps
         settings = recipe.optimizer
@@ -207,12 +215,12 @@ class Stepper:
         self,
         state: RunState,
         step: int,
-        batch: tuple[Tensor, Tensor],
+        batch: Batch,
         *,
         sample: bool,
         forced: frozenset[Place] = frozenset(),
     ) -> StepFigures:
-        """Do step number `step` (from 0) on inputs [B, ...] and labels [B].
+        """Do step number `step` (from 0) on inputs [B, ...] and targets [B, ...].
 
         With `sample`, seed statistics are taken.
 
@@ -230,6 +238,7 @@ class Stepper:
         turns = self.turns(state, step)
         attempts = _Attempts(
             growing,
+            self._task,
             self.scaler,
             self._batches(step, batch),
             live=[place for place in live if place not in forced],
@@ -240,23 +249,23 @@ class Stepper:
         done = attempts.settle()
         self._finish(done, sample=sample)
         overflowed = self._optimise(attempts, done, step)
-        growing.switches.fallback = frozenset()
         read = attempts.read or done.read()
         faults = self._count([*live, *turns], attempts.faults, forced, spared=overflowed)
-        return StepFigures(read.loss, read.accuracy, read.norm, group["lr"], faults)
+        return StepFigures(read.loss, read.metrics, read.norm, group["lr"], faults)
 
-    def _batches(self, step: int, batch: tuple[Tensor, Tensor]) -> list[tuple[int, Tensor, Tensor]]:
-        """Random seed, inputs and labels of each micro-batch."""
+    def _batches(self, step: int, batch: Batch) -> list[tuple[int, Batch]]:
+        """Random seed and batch of each micro-batch, on the device."""
         growing, seed, parts = self._growing, self._recipe.run.seed, self._recipe.run.accumulate
-        inputs, labels = (
+        inputs, targets = (
             growing.numerics.inputs(batch[0]),
             batch[1].to(growing.numerics.device, non_blocking=True),
         )
         first = stream_seed(seed, "forward", step)
         if parts == 1:
-            return [(first, inputs, labels)]
+            return [(first, (inputs, targets))]
         seeds = [first, *(stream_seed(seed, "forward", step, micro) for micro in range(1, parts))]
-        return list(zip(seeds, inputs.tensor_split(parts), labels.tensor_split(parts), strict=True))
+        micro = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+        return list(zip(seeds, micro, strict=True))
 
     def _finish(self, done: _Pass, *, sample: bool) -> None:
         """Let the host's optimizer move."""
@@ -335,8 +344,9 @@ class _Attempts:
     def __init__(
         self,
         growing: GrowingModel,
+        task: Task,
         scaler: torch.amp.GradScaler | None,
-        batches: Sequence[tuple[int, Tensor, Tensor]],
+        batches: Sequence[tuple[int, Batch]],
         *,
         live: Sequence[Place],
         shadowed: Sequence[Place],
@@ -349,6 +359,7 @@ class _Attempts:
         self.read: _Read | None = None
         self.scale = scaler.get_scale() if scaler is not None else 1.0
         self._growing = growing
+        self._task = task
         self._batches = batches
         self.live = live
         self._off = forced
@@ -429,30 +440,32 @@ class _Attempts:
         """Run live and shadow passes from the beginning, with the seeds in `off` on
         their fallback.
         """
+        with self._growing.switches.set_aside(off):
+            return self._passes(off)
+
+    def _passes(self, off: frozenset[Place]) -> _Pass:
         growing, switches = self._growing, self._growing.switches
         if self._kept is not None:
             self._kept.restore()
         live = [place for place in self.live if place not in off]
-        switches.fallback = off
-        switches.notes.clear(watching=False)
         growing.zero_gradients()
         for parameter in growing.host_parameters:
             parameter.grad = None
-        total = sum(len(labels) for _, _, labels in self._batches)
-        losses, right = [], []
-        for number, (seed, inputs, labels) in enumerate(self._batches, start=1):
-            share = len(labels) / total
+        units = [self._task.count(batch) for _, batch in self._batches]
+        total = sum(units)
+        losses = []
+        sums: dict[str, list[Tensor]] = {one.name: [] for one in self._task.metrics}
+        for number, (seed, batch) in enumerate(self._batches, start=1):
+            share = units[number - 1] / total
             torch.manual_seed(seed)
-            switches.notes.watching, switches.sampling = (
-                bool(live),
-                self._sample and number == len(self._batches),
-            )
-            loss, hits = self._live_pass(inputs, labels, share, guarded=bool(live))
-            switches.notes.watching, switches.sampling = False, False
+            last = number == len(self._batches)
+            with switches.live_pass(watching=bool(live), sampling=self._sample and last):
+                loss, found = self._live_pass(batch, share, guarded=bool(live))
             losses.append(loss)
-            right.append(hits)
+            for name, values in sums.items():
+                values.append(found[name])
             for place in self.shadowed:
-                growing.shadow_step(place, seed, partial(self._loss, inputs, labels, share))
+                growing.shadow_step(place, seed, partial(self._loss, batch, share))
         norm = nn.utils.get_total_norm(
             [one.grad for one in growing.host_parameters if one.grad is not None]
         ).to(losses[0].device)
@@ -463,7 +476,7 @@ class _Attempts:
                 norms[place] = grown.norm(grown.scale if growing.numerics.scales else 1.0)
         return _Pass(
             torch.stack(losses).sum() if len(losses) > 1 else losses[0],
-            torch.stack(right).sum() / total,
+            {name: torch.stack(values).sum() / total for name, values in sums.items()},
             norm if self.scale == 1.0 else norm / self.scale,
             torch.zeros_like(norm) if self._kept is None else self._kept.norm().to(norm.device),
             norms,
@@ -472,29 +485,27 @@ class _Attempts:
         )
 
     def _live_pass(
-        self, inputs: Tensor, labels: Tensor, share: float, *, guarded: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Forward and backward of one micro-batch: its part of the loss, and how many it got right.
+        self, batch: Batch, share: float, *, guarded: bool
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Forward and backward of one micro-batch: its part of the loss, and its sums of metrics.
 
         NaN when `guarded` and something raised.
         """
         try:
-            logits = self._growing(inputs)
-            loss = _loss(logits, labels, share)
+            outcome = self._task.outcome(self._growing, batch)
+            loss = _part(outcome.loss, share)
             (loss if self.scale == 1.0 else loss * self.scale).backward()
         except Exception:
             if not guarded:
                 raise
-            return torch.full((), math.nan, device=inputs.device), torch.zeros(
-                (), dtype=torch.long, device=inputs.device
-            )
-        return loss.detach(), (logits.detach().argmax(-1) == labels).sum()
+            none = torch.zeros((), device=batch[0].device)
+            return none + math.nan, {one.name: none for one in self._task.metrics}
+        return loss.detach(), outcome.sums
 
-    def _loss(self, inputs: Tensor, labels: Tensor, share: float) -> Tensor:
-        return _loss(self._growing(inputs), labels, share)
+    def _loss(self, batch: Batch, share: float) -> Tensor:
+        return _part(self._task.outcome(self._growing, batch).loss, share)
 
 
-def _loss(logits: Tensor, labels: Tensor, share: float) -> Tensor:
-    """A micro-batch's part of the step's loss: it has `share` of the samples."""
-    loss = functional.cross_entropy(logits, labels)
+def _part(loss: Tensor, share: float) -> Tensor:
+    """A micro-batch's part of the step's loss: it has `share` of the units."""
     return loss if share == 1 else loss * share

@@ -259,17 +259,7 @@ def _branch(
 
 def _of(events: Sequence[JournalEvent], order: int, run_id: str, seconds: float) -> Branch:
     ends = [event for event in events if isinstance(event, EpochEnded)]
-    points = tuple(
-        EpochPoint(
-            event.epoch,
-            event.step,
-            event.test_accuracy,
-            event.test_loss,
-            event.train_loss,
-            event.parameters_digest,
-        )
-        for event in ends
-    )
+    points = tuple(map(EpochPoint.of, ends))
     return Branch(order, run_id, points, points[-1].digest if points else "", seconds)
 
 

@@ -44,6 +44,8 @@ def _run(view: RunView, scene: Scene, *, live: bool) -> dict[str, Any]:
         "validation_accuracy": view.validation_accuracy,
         "loss": view.loss,
         "accuracy": view.accuracy,
+        "score": view.score,
+        "score_name": view.score_name,
         "seeds": view.stages(),
         "layers": view.seeds,
         "adaptations": view.adaptations,

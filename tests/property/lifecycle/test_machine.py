@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -287,7 +288,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def end_epoch(self) -> None:
-        figures = dict.fromkeys(
+        figures: dict[str, Any] = dict.fromkeys(
             (
                 "train_loss",
                 "train_accuracy",

@@ -13,7 +13,7 @@ from esper.cli.shared.summary import show
 from esper.events.records import SeedTransitioned
 from esper.lifecycle import EXECUTION, RunState
 from esper.tolaria.run.assembly import Finished
-from esper.tolaria.run.trainer import Outcome
+from esper.tolaria.run.trainer import RunOutcome
 
 PATH = ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"]
 
@@ -54,7 +54,19 @@ def said(outcome: str, **changed: Any) -> list[str]:
     """The summary of a run as lines."""
     fields: dict[str, Any] = {
         "run_id": "mnist1d-1",
-        "outcome": Outcome(outcome, 0.877, 0.58, 22310, "d1" * 32, 2800, 80),
+        "outcome": RunOutcome(
+            outcome,
+            0.877,
+            0.58,
+            22310,
+            "d1" * 32,
+            2800,
+            80,
+            {"accuracy": 0.877},
+            0.877,
+            "accuracy",
+            "accuracy 87.7%",
+        ),
         "seconds": 48.2,
         "longest_step_s": 0.1,
         "start": {"imports": 2.0, "total": 2.0},

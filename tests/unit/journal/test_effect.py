@@ -32,7 +32,7 @@ def test_an_interval_of_known_values() -> None:
 def branch(order: int, accuracies: list[float]) -> Branch:
     """A branch whose loss is one minus its accuracy, from epoch 3 on."""
     points = tuple(
-        EpochPoint(3 + number, 10 * number, one, 1 - one, 0.0, "")
+        EpochPoint(3 + number, 10 * number, one, 1 - one, 0.0, "", one)
         for number, one in enumerate(accuracies)
     )
     return Branch(order, "", points, "", 1.0)
@@ -47,7 +47,7 @@ def test_pairs_are_compared_with_each_other() -> None:
     without = [branch(0, [0.5, 0.5, 0.5]), branch(1, [0.3, 0.3, 0.3])]
     found = effect(with_it, without)
     assert [epoch for epoch, _, _ in found.curve] == [3, 4, 5]
-    assert found.accuracy.mean == pytest.approx(0.2)
-    assert found.accuracy.low == pytest.approx(0.2)
+    assert found.score.mean == pytest.approx(0.2)
+    assert found.score.low == pytest.approx(0.2)
     assert found.loss.mean == pytest.approx(-0.2)
     assert found.as_json()["curve"][1]["accuracy"]["mean"] == pytest.approx(0.1)

@@ -15,6 +15,7 @@ from esper.kasmina import GrowingModel, KernelTraining, Place, germinate
 from esper.kasmina.numerics import Numerics
 from esper.tolaria.step.evaluation import evaluate, with_shadow, without
 from esper.tolaria.step.stepping import StepFigures, Stepper, numerics_of
+from esper.tolaria.step.tasks import CLASSIFICATION
 from tests.unit.kasmina.cases import CASES, Case, graft, kernel, recipe, staged
 
 CASE = CASES["strided"]
@@ -92,7 +93,7 @@ def grown(case: Case = CASE, **run: object) -> tuple[GrowingModel, Stepper]:
     growing = GrowingModel(
         germinate(case.host(), seeds=3), training=KernelTraining(), numerics=numerics
     )
-    return growing, Stepper(growing, settings, 100)
+    return growing, Stepper(growing, settings, 100, CLASSIFICATION)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -247,18 +248,18 @@ def test_validation_survives_a_failing_kernel(name: str) -> None:
     """
     growing, _ = grown()
     split = (CASE.inputs(40), torch.randint(0, 5, (40,)))
-    host = evaluate(growing, split, batch=8)
+    host = evaluate(growing, split, CLASSIFICATION, batch=8)
     slot = graft(growing, PLACE, spoilt(growing, PLACE, SPOILS[name][0]), alpha=0.5)
     graft(growing, OTHER, alpha=0.0)
-    found = evaluate(growing, split, batch=8)
+    found = evaluate(growing, split, CLASSIFICATION, batch=8)
     assert found.batch_losses == pytest.approx(host.batch_losses)
     assert PLACE in found.failed
-    assert without(growing, split, PLACE).failed == ()
+    assert without(growing, split, CLASSIFICATION, PLACE).failed == ()
     slot.live = False
     if name != "huge":
-        shadow = with_shadow(growing, split, PLACE)
+        shadow = with_shadow(growing, split, CLASSIFICATION, PLACE)
         assert (
-            shadow.batch_losses == with_shadow(growing, split, OTHER).batch_losses
+            shadow.batch_losses == with_shadow(growing, split, CLASSIFICATION, OTHER).batch_losses
             or PLACE in shadow.failed
         )
     assert growing.switches.fallback == frozenset()

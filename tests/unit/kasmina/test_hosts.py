@@ -16,6 +16,7 @@ from torch.nn import functional
 from esper.kasmina import GrowingModel, KernelTraining, Numerics, germinate
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
+from esper.tolaria.step.tasks import CLASSIFICATION
 from tests.unit.kasmina.cases import CASES, Case, graft, recipe, staged
 
 STEPS = 40
@@ -140,7 +141,10 @@ def test_host_trajectory_beside_training_seeds_is_the_plain_models(name: str, wa
     growing = GrowingModel(module, training=KernelTraining(), numerics=numerics)
     slots = [graft(growing, place) for place in case.places]
     first = [copy.deepcopy(slot.kernel.state_dict()) for slot in slots]
-    stepper, state = Stepper(growing, settings, STEPS), staged("TRAINING", *case.places)
+    stepper, state = (
+        Stepper(growing, settings, STEPS, CLASSIFICATION),
+        staged("TRAINING", *case.places),
+    )
     for step, batch in enumerate(batches):
         figures = stepper.step(state, step, batch, sample=step % 10 == 0)
         assert not figures.faults

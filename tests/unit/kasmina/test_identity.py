@@ -12,6 +12,7 @@ from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes
 from esper.lifecycle import Guardrails, RunState, SeedState
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.step.stepping import Stepper
+from esper.tolaria.step.tasks import CLASSIFICATION
 
 
 def host(*, dropout: float = 0.0) -> nn.Module:
@@ -78,7 +79,7 @@ def test_host_trajectory_is_the_same_beside_a_training_seed() -> None:
             growing.graft(place, slot(growing.shapes()[place][0], layer.seeds.chunks[place[1]]))
         kernels.append([grown.slot.kernel for grown in growing.kernels.values()])
         first = [copy.deepcopy(kernel.state_dict()) for kernel in kernels[-1]]
-        stepper = Stepper(growing, recipe(), 100)
+        stepper = Stepper(growing, recipe(), 100, CLASSIFICATION)
         state = training_state(*places)
         for step in range(100):
             stepper.step(state, step, (x, y), sample=step % 10 == 0)
@@ -176,7 +177,10 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
     inputs = centres[labels] + torch.randn(600, 8)
     module = germinate(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 5)), seeds=1)
     growing = GrowingModel(module, training=KernelTraining())
-    stepper, gates = Stepper(growing, recipe(), 1000), GatesSection(max_training_steps=200)
+    stepper, gates = (
+        Stepper(growing, recipe(), 1000, CLASSIFICATION),
+        GatesSection(max_training_steps=200),
+    )
     idle = training_state()
     for step in range(300):
         stepper.step(idle, step, (inputs[:500], labels[:500]), sample=False)
@@ -189,12 +193,15 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
         stepper.step(state, step, (inputs[:500], labels[:500]), sample=False)
         if step % 50 == 0:
             gap = paired(
-                evaluate(growing, held_out, batch=10).batch_losses,
+                evaluate(growing, held_out, CLASSIFICATION, batch=10).batch_losses,
                 evaluate_shadow(growing, held_out),
             )
             evidence = Evidence(growing.kernels[("0", 0)].trained, *gap)
             moves.append(gate(state.seeds[0], evidence, 5, gates))
-    assert with_shadow(growing, held_out, ("0", 0)).loss > evaluate(growing, held_out).loss
+    assert (
+        with_shadow(growing, held_out, CLASSIFICATION, ("0", 0)).loss
+        > evaluate(growing, held_out, CLASSIFICATION).loss
+    )
     assert [move.to_stage for move in moves if move] == ["CULLED"]
     assert Guardrails().confidence == 0.7
 
@@ -204,7 +211,11 @@ def evaluate_shadow(growing: GrowingModel, split: tuple[Tensor, Tensor]) -> tupl
     from esper.tolaria.step.evaluation import evaluate  # noqa: PLC0415
 
     return evaluate(
-        growing, split, batch=10, mode=lambda: standing_in(growing.switches, ("0", 0))
+        growing,
+        split,
+        CLASSIFICATION,
+        batch=10,
+        mode=lambda: standing_in(growing.switches, ("0", 0)),
     ).batch_losses
 
 

@@ -479,7 +479,7 @@ def test_the_end_of_an_epoch_proves_the_state_before_it() -> None:
     The next epoch has begun.
     """
     state = at("BLENDING")
-    figures = {
+    figures: dict[str, Any] = {
         "train_loss": 0.1,
         "train_accuracy": 0.2,
         "validation_loss": 0.3,

@@ -5,6 +5,7 @@ that were changed.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -167,7 +168,7 @@ def test_it_is_accepted_in_the_next_epoch() -> None:
     """What was left out is one decision, not all that are like it."""
     state = fold(carried_out())
     context = Context(Origin("f", "trainer", "0" * 32, ManualClock()), 20, Guardrails())
-    figures = dict.fromkeys(
+    figures: dict[str, Any] = dict.fromkeys(
         (
             "train_loss",
             "train_accuracy",

@@ -37,17 +37,18 @@ from esper.oona.inbound.inbox import Delivered
 from esper.tezzeret.build import module_of
 from esper.tolaria.exchange.grafting import Published
 from esper.tolaria.recipes.environment import observe
-from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.recipes.recipe import OWNER, Recipe
 from esper.tolaria.recipes.splits import Pair, Splits
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.trainee import trainee_of
-from esper.tolaria.run.trainer import Outcome, Trainer
+from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import RunContext, Runtime, rig
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
+from esper.tolaria.step.tasks import task_of
 from esper.urza.artefact import Sealed, seal
 from esper.urza.local import LocalStore
 from esper.urza.publish import store_artefact
@@ -286,12 +287,13 @@ class Laboratory:
                     if fork
                     else nothing(outbox, self.bus, CLOCK, place.trust)
                 )
-            trainee = trainee_of(self.recipe, model, data())
+            trainee = trainee_of(self.recipe, model, data(), task_of(self.recipe.task, OWNER))
             rigged = rig(
                 stack,
                 place,
                 before,
                 self.recipe,
+                task=trainee.task,
                 growing=trainee.growing,
                 stepper=trainee.stepper,
                 held_out=trainee.splits.validation,
@@ -319,7 +321,7 @@ class Laboratory:
 
     def run(
         self, *, resumed: bool = False, fork: ForkStart | None = None
-    ) -> tuple[Outcome, Session]:
+    ) -> tuple[RunOutcome, Session]:
         """A life to its end."""
         with self.life(resumed=resumed, fork=fork) as (trainer, rigged):
             outcome = trainer.run()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ GRAFT = Adapt(
 
 
 def end(step: int, digest: str = "cd" * 32) -> EndEpoch:
-    figures = dict.fromkeys(
+    figures: dict[str, Any] = dict.fromkeys(
         (
             "train_loss",
             "train_accuracy",

@@ -37,6 +37,7 @@ from esper.tolaria.record.snapshot_content import (
     restore_random,
 )
 from esper.tolaria.step.stepping import Stepper
+from esper.tolaria.step.tasks import CLASSIFICATION
 from esper.urza.local import LocalStore
 from tests.tensorstores import tensors_in
 
@@ -126,7 +127,7 @@ class World:
             module, training=KernelTraining(blend_steps=60, warmup_steps=40), numerics=numerics
         )
         self.growing.probe(batch(kind, 0)[0])
-        self.stepper = Stepper(self.growing, self.recipe, 100)
+        self.stepper = Stepper(self.growing, self.recipe, 100, CLASSIFICATION)
         self.step = 0
         self.state = RunState(
             "r",

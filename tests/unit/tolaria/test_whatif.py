@@ -93,8 +93,8 @@ def test_an_open_loop_has_the_record_and_the_run_that_never_had_the_decision(
     assert len(ends) == 4
     first = answer.with_it[0].points[-1].accuracy - answer.without[0].points[-1].accuracy
     second = answer.with_it[1].points[-1].accuracy - answer.without[1].points[-1].accuracy
-    assert answer.effect.accuracy.mean == pytest.approx((first + second) / 2)
-    assert answer.effect.accuracy.low is not None
+    assert answer.effect.score.mean == pytest.approx((first + second) / 2)
+    assert answer.effect.score.low is not None
 
     kept = keep(answer, tmp_path / "whatif")
     told = json.loads(kept.read_text())
