@@ -21,7 +21,8 @@ from esper.tolaria.recipes.recipe import Permit, function
 
 Batch = tuple[Tensor, Tensor]
 """Inputs [B, ...] and targets [B, ...]."""
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MOST: Final = 64  # metrics of a task, as the schemas have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,22 @@ class Task:
             if not _NAME.fullmatch(name):
                 raise UsageError(
                     f"{name!r} is no name of a task or metric: small letters, digits and "
-                    "underscores, a letter first."
+                    "underscores, a letter first, 64 at most."
                 )
         if len(set(names)) != len(names) or "loss" in names:
             raise UsageError(
                 f"Task {self.name} names a metric twice (and every task has `loss`): name each "
                 "once."
+            )
+        if len(names) > _MOST:
+            raise UsageError(
+                f"Task {self.name} has {len(names)} metrics; {_MOST} are the most that events take."
+            )
+        # events have a field of that name, with these bounds
+        if any(one.name == "accuracy" and one.unit != "fraction" for one in self.metrics):
+            raise UsageError(
+                f"The metric accuracy of task {self.name} has to be a fraction from 0 to 1: give "
+                'it the unit "fraction", or another name.'
             )
         if self.score not in (*names, "loss"):
             raise UsageError(

@@ -132,6 +132,9 @@ def test_a_classification_is_what_it_was() -> None:
         ({"metrics": (Metric("a b"),)}, "'a b' is no name"),
         ({"metrics": (Metric("hits"), Metric("hits"))}, "names a metric twice"),
         ({"metrics": (Metric("loss"),), "score": "loss"}, "names a metric twice"),
+        ({"metrics": (Metric("a" * 65),)}, "is no name of a task or metric"),
+        ({"metrics": tuple(Metric(f"m{one}") for one in range(65))}, "has 65 metrics; 64 are"),
+        ({"metrics": (Metric("accuracy", "%"),)}, "has to be a fraction from 0 to 1"),
         ({"score": "f1"}, r"the score 'f1', which is none of its metrics \(hits\)"),
     ],
 )
