@@ -15,11 +15,12 @@ from esper.events.avro import (
     read_boolean,
     read_bytes,
     read_double,
+    read_doubles,
     read_enum,
     read_long,
-    read_map,
     read_utf8,
     write_data,
+    write_doubles,
 )
 from esper.events.envelope import (
     Event,
@@ -2101,8 +2102,8 @@ class EpochEnded(JournalEvent):
         Bound("validation_accuracy", minimum=0, maximum=1),
         Bound("test_accuracy", minimum=0, maximum=1),
         Bound("alphas", minimum=0, maximum=1, finite=True, most=65536),
-        Bound("metrics", most=64),
-        Bound("test_metrics", most=64),
+        Bound("metrics", most=200),
+        Bound("test_metrics", most=200),
         Bound("score_name", most=200),
         Bound("signer", most=4096),
         Bound("previous", most=4096),
@@ -2118,10 +2119,11 @@ class EpochEnded(JournalEvent):
             + len(self.sender_id)
             + len(self.trace_id)
             + len(self.causation_id or "")
+            + len(self.metrics)
+            + len(self.test_metrics)
             + len(self.score_name)
             > 200
             or len(self.alphas) > 65536
-            or len(self.metrics) + len(self.test_metrics) > 64
             or len(self.signer) + len(self.previous) + len(self.signature) > 4096
             or self.run_id not in NAMES
             or self.train_accuracy < 0.0
@@ -2173,9 +2175,13 @@ class EpochEnded(JournalEvent):
             "alphas": (
                 alphas := tuple(read_array(stream, {"type": "array", "items": "double"}, NAMED))
             ),
-            "metrics": (metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)),
+            "metrics": (
+                metrics := read_doubles(stream, length) if (length := read_long(stream)) else {}
+            ),
             "test_metrics": (
-                test_metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)
+                test_metrics := read_doubles(stream, length)
+                if (length := read_long(stream))
+                else {}
             ),
             "score": read_double(stream),
             "test_score": read_double(stream),
@@ -2192,10 +2198,11 @@ class EpochEnded(JournalEvent):
             + len(sender_id)
             + len(trace_id)
             + len(causation_id or "")
+            + len(metrics)
+            + len(test_metrics)
             + len(score_name)
             > 200
             or len(alphas) > 65536
-            or len(metrics) + len(test_metrics) > 64
             or len(signer) + len(previous) + len(signature) > 4096
             or run_id not in NAMES
             or train_accuracy < 0.0
@@ -2228,17 +2235,8 @@ class EpochEnded(JournalEvent):
         write_data(out, self.parameters_digest, "string", NAMED, "parameters_digest", OPTIONS)
         write_data(out, self.state_digest, "string", NAMED, "state_digest", OPTIONS)
         write_data(out, self.alphas, {"type": "array", "items": "double"}, NAMED, "alphas", OPTIONS)
-        write_data(
-            out, self.metrics, {"type": "map", "values": "double"}, NAMED, "metrics", OPTIONS
-        )
-        write_data(
-            out,
-            self.test_metrics,
-            {"type": "map", "values": "double"},
-            NAMED,
-            "test_metrics",
-            OPTIONS,
-        )
+        write_doubles(out, self.metrics) if self.metrics else out.append(0)
+        write_doubles(out, self.test_metrics) if self.test_metrics else out.append(0)
         write_data(out, self.score, "double", NAMED, "score", OPTIONS)
         write_data(out, self.test_score, "double", NAMED, "test_score", OPTIONS)
         write_data(out, self.score_name, "string", NAMED, "score_name", OPTIONS)
@@ -3605,7 +3603,7 @@ class RunCompleted(JournalEvent):
         Bound("step", minimum=0, maximum=9007199254740991),
         Bound("accuracy", minimum=0, maximum=1),
         Bound("parameters", minimum=0, maximum=9007199254740991),
-        Bound("metrics", most=64),
+        Bound("metrics", most=200),
         Bound("score_name", most=200),
     )
 
@@ -3614,8 +3612,7 @@ class RunCompleted(JournalEvent):
         return bool(
             (self.occurred_at | self.sequence | self.step | self.parameters) >> 53
             or (self.timeline | self.epoch) >> 31
-            or len(self.metrics) > 64
-            or len(self.score_name) > 200
+            or len(self.metrics) + len(self.score_name) > 200
             or self.run_id not in NAMES
             or self.accuracy < 0.0
             or self.accuracy > 1.0
@@ -3647,7 +3644,9 @@ class RunCompleted(JournalEvent):
             "parameters": (parameters := read_long(stream)),
             "digest": read_utf8(stream),
             "model_sha256": read_utf8(stream),
-            "metrics": (metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)),
+            "metrics": (
+                metrics := read_doubles(stream, length) if (length := read_long(stream)) else {}
+            ),
             "score": read_double(stream),
             "score_name": (score_name := read_utf8(stream)),
             "higher_is_better": read_boolean(stream),
@@ -3658,8 +3657,7 @@ class RunCompleted(JournalEvent):
         if (
             (occurred_at | sequence | step | parameters) >> 53
             or (timeline | epoch) >> 31
-            or len(metrics) > 64
-            or len(score_name) > 200
+            or len(metrics) + len(score_name) > 200
             or run_id not in NAMES
             or accuracy < 0.0
             or accuracy > 1.0
@@ -3682,9 +3680,7 @@ class RunCompleted(JournalEvent):
         write_data(out, self.parameters, "long", NAMED, "parameters", OPTIONS)
         write_data(out, self.digest, "string", NAMED, "digest", OPTIONS)
         write_data(out, self.model_sha256, "string", NAMED, "model_sha256", OPTIONS)
-        write_data(
-            out, self.metrics, {"type": "map", "values": "double"}, NAMED, "metrics", OPTIONS
-        )
+        write_doubles(out, self.metrics) if self.metrics else out.append(0)
         write_data(out, self.score, "double", NAMED, "score", OPTIONS)
         write_data(out, self.score_name, "string", NAMED, "score_name", OPTIONS)
         write_data(out, self.higher_is_better, "boolean", NAMED, "higher_is_better", OPTIONS)
@@ -4918,7 +4914,7 @@ class SystemStatePacket(Event):
         Bound("parent_packet", minimum=-1, maximum=2147483647),
         Bound("gate_z", minimum=0),
         Bound("per_epoch", minimum=1, maximum=2147483647),
-        Bound("metrics", most=64),
+        Bound("metrics", most=200),
         Bound("score_name", most=200),
     )
 
@@ -4938,10 +4934,10 @@ class SystemStatePacket(Event):
             + len(self.sender_id)
             + len(self.trace_id)
             + len(self.causation_id or "")
+            + len(self.metrics)
             + len(self.score_name)
             > 200
             or len(self.layers) + len(self.catalogue) > 65536
-            or len(self.metrics) > 64
             or self.run_id not in NAMES
             or not -9223372036854775808 <= self.run_seed <= 9223372036854775807
             or self.train_accuracy < 0.0
@@ -5071,7 +5067,7 @@ class TrainingStep(Event):
         learning_rate: Learning rate of the host.
         samples: Samples in the step.
         duration_us: Time of the step, microseconds.
-        metrics: Metrics of the task in the step, by name.
+        metrics: Metrics of the task in the step, by name, but for accuracy, which has a field.
     """
 
     NAME: ClassVar[str] = "TrainingStep"
@@ -5098,7 +5094,7 @@ class TrainingStep(Event):
         Bound("accuracy", minimum=0, maximum=1),
         Bound("samples", minimum=0, maximum=2147483647),
         Bound("duration_us", minimum=0, maximum=9007199254740991),
-        Bound("metrics", most=64),
+        Bound("metrics", most=200),
     )
 
     def unsound(self) -> bool:
@@ -5106,7 +5102,7 @@ class TrainingStep(Event):
         return bool(
             (self.occurred_at | self.step | self.duration_us) >> 53
             or (self.epoch | self.samples) >> 31
-            or len(self.metrics) > 64
+            or len(self.metrics) > 200
             or self.run_id not in NAMES
             or self.accuracy < 0.0
             or self.accuracy > 1.0
@@ -5136,12 +5132,14 @@ class TrainingStep(Event):
             "learning_rate": numbers[3],
             "samples": (samples := read_long(stream)),
             "duration_us": (duration_us := read_long(stream)),
-            "metrics": (metrics := read_map(stream, {"type": "map", "values": "double"}, NAMED)),
+            "metrics": (
+                metrics := read_doubles(stream, length) if (length := read_long(stream)) else {}
+            ),
         }
         if (
             (occurred_at | step | duration_us) >> 53
             or (epoch | samples) >> 31
-            or len(metrics) > 64
+            or len(metrics) > 200
             or run_id not in NAMES
             or accuracy < 0.0
             or accuracy > 1.0
@@ -5162,9 +5160,7 @@ class TrainingStep(Event):
         write_data(out, self.learning_rate, "double", NAMED, "learning_rate", OPTIONS)
         write_data(out, self.samples, "int", NAMED, "samples", OPTIONS)
         write_data(out, self.duration_us, "long", NAMED, "duration_us", OPTIONS)
-        write_data(
-            out, self.metrics, {"type": "map", "values": "double"}, NAMED, "metrics", OPTIONS
-        )
+        write_doubles(out, self.metrics) if self.metrics else out.append(0)
 
 
 RECORDS: tuple[type[Event], ...] = (

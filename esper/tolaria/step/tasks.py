@@ -22,7 +22,7 @@ from esper.tolaria.recipes.recipe import Permit, function
 Batch = tuple[Tensor, Tensor]
 """Inputs [B, ...] and targets [B, ...]."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_MOST: Final = 64  # metrics of a task, as the schemas have it
+_MOST: Final = 64  # metrics of a task: events take some more
 
 
 @dataclass(frozen=True, slots=True)
