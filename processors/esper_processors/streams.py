@@ -21,6 +21,8 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import FutureMessage, TopicT
 from mode import Service
 from mode.types import ServiceT
+from mode.utils.objects import cached_property
+from mode.utils.queues import FlowControlEvent
 
 from esper import logs
 from esper.clock import Clock, SystemClock
@@ -152,12 +154,31 @@ class _Boot(BootStrategy):
         return [http] if http is not None else []
 
 
+class StreamFlow(FlowControlEvent):
+    """Whether messages go into the queues of streams.
+
+    Faust resumes a flow that it has resumed before: once to read changelogs, and again when streams
+    have their partitions back and messages are in their queues. mode empties all queues at each
+    resumption, so that these messages were read, never handled, and asked for by nobody.
+    """
+
+    def resume(self) -> None:
+        """Let messages in; what waited in the queues is stale only where the flow had stopped."""
+        if not self.is_active():
+            super().resume()
+
+
 class App(faust.App):
     """A Faust app whose HTTP server is `http`."""
 
     BootStrategy = _Boot
     http: Web | None = None
     frames: FrameCodec = SAME
+
+    @cached_property
+    def flow_control(self) -> StreamFlow:
+        """What stops and starts the flow into the queues of streams."""
+        return StreamFlow(loop=self.loop)
 
 
 def build(settings: Settings, *, part: str, clock: Clock) -> App:
