@@ -20,6 +20,7 @@ from esper.events.records import (
     RunStarted,
     SeedTransitioned,
 )
+from esper.lifecycle.overview import score_of
 
 TOLD = ("GERMINATED", "FOSSILIZED", "CULLED")
 """Stages whose beginning is told as a decision."""
@@ -58,8 +59,7 @@ class EpochPoint:
 
     @classmethod
     def of(cls, event: EpochEnded) -> EpochPoint:
-        """The point of an epoch; before there were tasks, the accuracy was the score."""
-        scored = bool(event.score_name)
+        """The point of an epoch."""
         return cls(
             event.epoch,
             event.step,
@@ -67,9 +67,7 @@ class EpochPoint:
             event.test_loss,
             event.train_loss,
             event.parameters_digest,
-            event.test_score if scored else event.test_accuracy,
-            event.score_name or "accuracy",
-            event.higher_is_better,
+            **score_of(event),
         )
 
 

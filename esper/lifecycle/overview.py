@@ -143,10 +143,7 @@ def _(event: EpochEnded, view: RunOverview) -> RunOverview:
         validation_accuracy=event.validation_accuracy,
         loss=event.test_loss,
         accuracy=event.test_accuracy,
-        # before there were tasks, the accuracy was the score
-        score=event.test_score if event.score_name else event.test_accuracy,
-        score_name=event.score_name or "accuracy",
-        higher_is_better=event.higher_is_better,
+        **score_of(event),
     )
 
 
@@ -167,6 +164,22 @@ def _(event: RunRolledBack, view: RunOverview) -> RunOverview:
     stands at.
     """
     return replace(view, rollbacks=view.rollbacks + 1, reason=event.reason, seeds=_stages(event))
+
+
+def score_of(event: EpochEnded | RunCompleted) -> dict[str, Any]:
+    """The score on the test split, its name and direction.
+
+    Before there were tasks, the accuracy was the score.
+    """
+    if isinstance(event, EpochEnded):
+        accuracy, score = event.test_accuracy, event.test_score
+    else:
+        accuracy, score = event.accuracy, event.score
+    return {
+        "score": score if event.score_name else accuracy,
+        "score_name": event.score_name or "accuracy",
+        "higher_is_better": event.higher_is_better,
+    }
 
 
 def _stages(event: RunForked | RunRolledBack) -> dict[str, dict[str, str]]:
@@ -193,9 +206,7 @@ def _(event: RunCompleted, view: RunOverview) -> RunOverview:
         status="COMPLETED",
         reason=event.outcome,
         accuracy=event.accuracy,
-        score=event.score if event.score_name else event.accuracy,
-        score_name=event.score_name or "accuracy",
-        higher_is_better=event.higher_is_better,
+        **score_of(event),
         loss=event.loss,
         parameters=event.parameters,
     )

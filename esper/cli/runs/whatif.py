@@ -11,14 +11,14 @@ import typer
 from esper.cli.shared.options import Allow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
-    from esper.journal.effect import Branch, Effect
+    from esper.journal.effect import Branch, Effect, Interval
     from esper.stack import Endpoints
     from esper.tolaria.record.forking import Cut
     from esper.tolaria.timelines.whatif import Question, Side, WhatIfResult
@@ -290,12 +290,16 @@ def gained(effect: Effect) -> str:
     """An effect on the score with its interval; on accuracy in percentage points."""
     from esper.cli.shared import scores  # noqa: PLC0415 - as above
 
-    name, found = effect.score_name, effect.score
-    told = f"{scores.difference(found.mean, name)}{_unit(name)}"
-    if found.low is None or found.high is None:
+    name = effect.score_name
+    return _spread(effect.score, lambda value: scores.difference(value, name), _unit(name))
+
+
+def _spread(interval: Interval, form: Callable[[float], str], unit: str) -> str:
+    """A mean, with its interval where there is one."""
+    told = f"{form(interval.mean)}{unit}"
+    if interval.low is None or interval.high is None:
         return told
-    low, high = scores.difference(found.low, name), scores.difference(found.high, name)
-    return f"{told} [{low}, {high}]"
+    return f"{told} [{form(interval.low)}, {form(interval.high)}]"
 
 
 def _unit(score_name: str) -> str:
@@ -304,13 +308,8 @@ def _unit(score_name: str) -> str:
 
 def lost(effect: Effect) -> str:
     """An effect on the loss, with its interval: in nats where it is a cross entropy."""
-    interval, unit = effect.loss, " nats" if effect.score_name == "accuracy" else ""
-    told = f"{interval.mean:+.4f}{unit}"
-    return (
-        told
-        if interval.low is None or interval.high is None
-        else f"{told} [{interval.low:+.4f}, {interval.high:+.4f}]"
-    )
+    unit = " nats" if effect.score_name == "accuracy" else ""
+    return _spread(effect.loss, lambda value: f"{value:+.4f}", unit)
 
 
 def draw(path: Path, answer: WhatIfResult) -> None:

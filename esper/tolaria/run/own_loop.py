@@ -24,7 +24,7 @@ from esper.tolaria.recipes.recipe import OWNER, validated
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.run.past import nothing
 from esper.tolaria.run.trainee import PROBED, kernel_training
-from esper.tolaria.run.trainer import scores, start_of
+from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import RunContext as RunPlace
 from esper.tolaria.run.wiring import Runtime, rig
 from esper.tolaria.session.composition import Interrupted
@@ -211,7 +211,7 @@ class Growth:
                     parameters=sum(parameter.numel() for parameter in growing.module.parameters()),
                     digest=parameters_digest(growing.module),
                     model_sha256=saved.sha256,
-                    **scores(parts.task, test),
+                    **parts.task.fields(test.loss, test.metrics),
                 )
             )
         elif session.state.status in ("RUNNING", "PAUSED"):

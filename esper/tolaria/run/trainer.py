@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.recipes.splits import Pair
@@ -14,9 +13,8 @@ from esper.tolaria.run.trainee import begin_streams
 from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.session.session import Session
-from esper.tolaria.step.evaluation import Figures, parameters_digest
+from esper.tolaria.step.evaluation import parameters_digest
 from esper.tolaria.step.stepping import batch_order
-from esper.tolaria.step.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ class Trainer:
                     parameters=parameters,
                     digest=digest,
                     model_sha256=saved.sha256,
-                    **scores(task, test),
+                    **task.fields(test.loss, test.metrics),
                 )
             )
         return RunOutcome(
@@ -174,16 +172,6 @@ class Trainer:
             task.score,
             task.told(test.loss, test.metrics),
         )
-
-
-def scores(task: Task, figures: Figures) -> dict[str, Any]:
-    """What RunCompleted has of a task's figures."""
-    return {
-        "metrics": dict(figures.metrics),
-        "score": task.scored(figures.loss, figures.metrics),
-        "score_name": task.score,
-        "higher_is_better": task.higher_is_better,
-    }
 
 
 def start_of(session: Session) -> StartRun:

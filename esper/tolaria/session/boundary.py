@@ -34,7 +34,7 @@ class EpochBoundary:
         parts, growing, cursor = recorder.parts, recorder.parts.growing, recorder.standing.cursor
         validation = evaluate(growing, parts.held_out, parts.task)
         test = cursor.test = evaluate(growing, parts.test, parts.task)
-        sums = cursor.sums
+        sums, scored = cursor.sums, parts.task.fields(validation.loss, validation.metrics)
         cursor.figures = EpochFigures(
             train_loss=sums.loss / sums.batches,
             train_accuracy=sums.metrics.get("accuracy", 0.0) / sums.batches,
@@ -42,10 +42,7 @@ class EpochBoundary:
             validation_accuracy=validation.accuracy,
             learning_rate=sums.learning_rate,
             gradient_norm=sums.gradient_norm,
-            metrics=dict(validation.metrics),
-            score=parts.task.scored(validation.loss, validation.metrics),
-            score_name=parts.task.score,
-            higher_is_better=parts.task.higher_is_better,
+            **scored,
         )
         self._measure(validation)
         if not parts.journal.replaying:
@@ -63,12 +60,9 @@ class EpochBoundary:
                 learning_rate=sums.learning_rate,
                 parameters_digest=parameters_digest(growing.module),
                 alphas=tuple(growing.alpha(seed, cursor.step) for seed in recorder.state.seeds),
-                metrics=cursor.figures.metrics,
                 test_metrics=dict(test.metrics),
-                score=cursor.figures.score,
                 test_score=parts.task.scored(test.loss, test.metrics),
-                score_name=cursor.figures.score_name,
-                higher_is_better=cursor.figures.higher_is_better,
+                **scored,
             )
         )
         for seed in recorder.state.seeds:

@@ -119,6 +119,15 @@ class Task:
         """The score that has these figures."""
         return loss if self.score == "loss" else metrics[self.score]
 
+    def fields(self, loss: float, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """What events have of these figures."""
+        return {
+            "metrics": dict(metrics),
+            "score": self.scored(loss, metrics),
+            "score_name": self.score,
+            "higher_is_better": self.higher_is_better,
+        }
+
     def told(self, loss: float, metrics: Mapping[str, float]) -> str:
         """The score as people read it, with its name: fractions in percent."""
         units = {one.name: one.unit for one in self.metrics}
