@@ -72,8 +72,8 @@ def grow(
         seed: of the shadow passes and of Tamiyo's choices.
         task: what is optimised: classification, regression, a task of an installed package, or an
             esper.Task.
-        settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}` or
-            `tamiyo={"policy": {...}}`.
+        settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}`,
+            `schedule={"name": "linear"}` (of the kernels' rates) or `tamiyo={"policy": {...}}`.
 
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.

@@ -6,14 +6,19 @@ installs it beside Esper runs its code: there is no other way in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from esper.errors import UsageError, printable
 
 T = TypeVar("T")
 TASKS: Final = "esper.tasks"
 """The group of tasks, each under its own name."""
+OPTIMIZERS: Final = "esper.optimizers"
+"""The group of optimizers: classes, or functions that make one of parameter groups."""
+SCHEDULES: Final = "esper.schedules"
+"""The group of schedules: functions of step and total steps, or classes of torch's schedulers."""
 
 
 def plugged(group: str, kind: type[T]) -> dict[str, T]:
@@ -41,6 +46,23 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
                 "uninstall that package."
             )
         found[point.name] = offered
+    return found
+
+
+def plugged_functions(group: str) -> dict[str, Callable[..., Any]]:
+    """What installed packages offer in `group`, by name, each to be called.
+
+    Raises:
+        UsageError: as `plugged` does, or one cannot be called.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for name, offered in plugged(group, object).items():
+        if not callable(offered):
+            raise UsageError(
+                f"{name!r} of entry point group {group} is {type(offered).__name__}, and has to be "
+                "a function or class: mend or uninstall the package that brings it."
+            )
+        found[name] = offered
     return found
 
 

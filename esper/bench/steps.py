@@ -29,6 +29,7 @@ from esper.oona.bus.emitter import TelemetryRing
 from esper.tezzeret.build import module_of
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.recipe import OWNER, GatesSection, function, load
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper
 from esper.tolaria.step.tasks import CLASSIFICATION
 
@@ -254,7 +255,7 @@ def training_samples(bench: Bench) -> Estimate:
     )
     state, stepper = (
         started(growing, origin_of(bench)),
-        Stepper(growing, recipe, 1000, CLASSIFICATION),
+        Stepper(growing, recipe, 1000, Method(CLASSIFICATION)),
     )
     batch = (torch.randn(recipe.run.batch_size, 40), torch.randint(0, 10, (recipe.run.batch_size,)))
     seconds = [

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.attacks.siege import (
     LETTERS,
     Amounts,
     Letters,
+    Place,
     Siege,
     decided,
     environment,
@@ -196,6 +197,17 @@ def test_a_run_beside_an_attack_on_everything_trains_to_the_same_bits(
     } == {}
 
 
+def lacking(
+    owed: set[tuple[str, Place]], there: Collection[tuple[str, Place]], parts: Iterable[object]
+) -> str:
+    """Which letters lack, by consumer and partition: how many, and between which offsets."""
+    found: dict[tuple[str, str, int], list[int]] = {}
+    for consumer, (topic, partition, offset) in sorted(owed - set(there)):
+        found.setdefault((consumer, topic, partition), []).append(offset)
+    ranges = {key: (len(one), one[0], one[-1]) for key, one in found.items()}
+    return f"{len(owed - set(there))} letters lack: {ranges}; {list(parts)}"
+
+
 def told(settings: Settings, siege: Siege) -> tuple[int, int]:
     """That each consumer has written its one letter about each message that it cannot take, and
     none about any that nobody attacked with.
@@ -219,10 +231,7 @@ def told(settings: Settings, siege: Siege) -> tuple[int, int]:
 
         until(
             all_there,
-            lambda: (
-                f"{len(owed - letters.counts.keys())} letters lack: "
-                f"{sorted(owed - letters.counts.keys())[:20]}"
-            ),
+            lambda: lacking(owed, letters.counts.keys(), now(settings).parts),
         )
         kept_once(settings, endpoints(settings.home).history_url, letters, siege.sent.keys())
         letters.read()

@@ -30,8 +30,8 @@ from esper.tolaria.control.api import Control, add_routes
 from esper.tolaria.control.requests import RequestSender
 from esper.tolaria.control.run_ledger import REQUESTS, RunLedger
 from esper.tolaria.control.trainers import Trainers
-from esper.tolaria.recipes.allowed import _NAMING, Allowed
-from esper.tolaria.recipes.recipe import Recipe, load, names, text
+from esper.tolaria.recipes.allowed import Allowed
+from esper.tolaria.recipes.recipe import NAMING, Recipe, load, names, text
 from esper.tolaria.run.assembly import train
 from tests.servicefixtures import Recorder, credentials, served
 from tests.stackfixtures import eventually
@@ -234,7 +234,7 @@ def test_no_other_value_of_a_recipe_names_code_or_files() -> None:
             ):
                 yield f"{prefix}{name}"
 
-    assert set(texts(Recipe)) == HARMLESS | set(_NAMING)
+    assert set(texts(Recipe)) == HARMLESS | set(NAMING)
 
 
 def test_a_part_imports_nothing_from_where_it_was_started(tmp_path: Path) -> None:

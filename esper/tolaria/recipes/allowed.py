@@ -21,15 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.errors import UsageError
-from esper.tolaria.recipes.recipe import Recipe, names, text
+from esper.tolaria.recipes.recipe import Recipe, names, references, text
 
 SETTING: Final = "ESPER_SERVICE__RECIPES"
 _WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
-_NAMING: Final = ("model", "data", "task")
-"""The values of a recipe that name functions, by `module:name`.
-
-A task without a colon is Esper's or came with a package that the owner has installed.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +90,9 @@ class Allowed:
         Raises:
             UsageError: it names another; the sentence says which.
         """
-        named = {key: value for key in _NAMING if ":" in (value := str(getattr(recipe, key)))}
-        references = self._references()
-        for key, reference in named.items():
-            if reference not in references and not self._of_modules(reference.partition(":")[0]):
+        listed = self._references()
+        for key, reference in recipe.references.items():
+            if reference not in listed and not self._of_modules(reference.partition(":")[0]):
                 raise UsageError(
                     f"{key} = {reference!r} is not a function that may be called for a run "
                     "asked for over HTTP: "
@@ -113,7 +107,7 @@ class Allowed:
         """The functions that recipes of the list name."""
         raw = [tomllib.loads(text(name)) for name in names()]
         raw += [read for path in self._files() if (read := _read(path))]
-        return {str(values[key]) for values in raw for key in _NAMING if key in values}
+        return {one for values in raw for one in references(values).values()}
 
     def _files(self) -> set[Path]:
         return {path for folder in self.folders for path in _safe(folder)}

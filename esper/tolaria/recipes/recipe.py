@@ -77,15 +77,65 @@ class RunSection(_Section):
         return self
 
 
-class OptimizerSection(_Section):
-    """AdamW for the host, with a cosine schedule to zero over the run."""
+Argument = bool | int | float | str | list[bool | int | float | str]
+"""A value that a recipe passes on to an optimizer or schedule."""
+_PART: Final = r"^(?:[A-Za-z]\w*|[\w.]+:\w+)$"
 
+
+class GroupSection(_Section):
+    """Parameters of the host with a learning rate or weight decay of their own."""
+
+    match: tuple[str, ...] = Field(
+        min_length=1, description="patterns of parameter names, such as *.bias"
+    )
+    learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+
+
+class OptimizerSection(_Section):
+    """The host's optimizer. Kernels have AdamW, with the settings of `kernels`."""
+
+    name: str = Field(
+        default="AdamW",
+        pattern=_PART,
+        description=(
+            "a class of torch.optim, an optimizer of an installed package, or module:name of a "
+            "class or of a function that makes one of parameter groups"
+        ),
+    )
     learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="left out, it is the optimizer's own default"
+    )
     clip_norm: float = Field(
         default=0.0,
         ge=0,
         description="largest Euclidean norm of the host's gradient; 0 leaves it alone",
+    )
+    arguments: dict[str, Argument] = Field(
+        default_factory=dict, description="passed on to the optimizer, such as momentum"
+    )
+    groups: tuple[GroupSection, ...] = Field(
+        default=(), description="the first whose pattern matches has a parameter"
+    )
+
+
+class ScheduleSection(_Section):
+    """The factor of all learning rates, host's and kernels', at a step."""
+
+    name: str = Field(
+        default="cosine",
+        pattern=_PART,
+        description=(
+            "cosine, linear, constant, a class of torch.optim.lr_scheduler, a schedule of an "
+            "installed package, or module:name of a function of step and total steps"
+        ),
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, description="steps over which the rates rise linearly, before the schedule"
+    )
+    arguments: dict[str, Argument] = Field(
+        default_factory=dict, description="passed on to the schedule, such as final"
     )
 
 
@@ -233,6 +283,7 @@ class Recipe(_Section):
     decisions: Literal["live", "lockstep"] = "live"
     run: RunSection = RunSection()
     optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
     kasmina: KasminaSection = KasminaSection()
     kernels: KernelsSection = KernelsSection()
     cache: CacheSection = CacheSection()
@@ -242,9 +293,36 @@ class Recipe(_Section):
     telemetry: TelemetrySection = TelemetrySection()
     checkpoints: CheckpointsSection = CheckpointsSection()
 
+    @property
+    def references(self) -> dict[str, str]:
+        """What it names by `module:name`, by key: code that training it runs.
+
+        A part without a colon is Esper's or torch's, or came with a package that the owner has
+        installed.
+        """
+        return references(self.model_dump(mode="json"))
+
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+NAMING: Final = ("model", "data", "task", "optimizer.name", "schedule.name")
+"""The values of a recipe that may name code, by `module:name`."""
+
+
+def references(values: Mapping[str, Any]) -> dict[str, str]:
+    """What the values of a recipe name by `module:name`, by key."""
+    found = {}
+    for key in NAMING:
+        *sections, leaf = key.split(".")
+        section: Any = values
+        for one in sections:
+            section = section.get(one) if isinstance(section, Mapping) else None
+        value = section.get(leaf) if isinstance(section, Mapping) else None
+        if isinstance(value, str) and ":" in value:
+            found[key] = value
+    return found
 
 
 def names() -> tuple[str, ...]:

@@ -32,6 +32,9 @@ FIXED = {
     "name": "the recipe's name stays",
     "model": "the state is that model's",
     "data": "the parent's steps were on that data",
+    "optimizer.name": "the state is that optimizer's",
+    "optimizer.arguments": "the state is that of an optimizer with these",
+    "optimizer.groups": "the state has these groups",
     "run.batch_size": "the parent's steps and the schedule count batches of that size",
     "run.precision": "the state of the loss scaler belongs to it",
     "kasmina.seeds": "the state has that many seeds a layer",
@@ -183,9 +186,9 @@ def changed(
     old, new = (flat(one.model_dump(mode="json")) for one in (before, after))
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in keys:
-        if key in FIXED:
+        if fixed := next((one for one in FIXED if f"{key}.".startswith(f"{one}.")), None):
             raise UsageError(
-                f"A fork cannot change {key}: {FIXED[key]}. Start a new run with it instead."
+                f"A fork cannot change {key}: {FIXED[fixed]}. Start a new run with it instead."
             )
     if after.run.epochs < epoch or (after.run.epochs == epoch and not overrides):
         raise UsageError(

@@ -48,8 +48,7 @@ def permit_for(
         if export is None
         else bool(export.named(DATA, ".safetensors"))
     )
-    wanted = [recipe.model, *([] if has_data else [recipe.data])]
-    wanted += [recipe.task] if ":" in recipe.task else []  # others came with an installed package
+    wanted = [one for key, one in recipe.references.items() if not (key == "data" and has_data)]
     foreign = sorted({one for one in wanted if not Permit().covers(one)})
     for module in sorted({one.partition(":")[0] for one in foreign}):
         for line in told_of(module, recorded(started), kept_source(module, run_dir, export)):

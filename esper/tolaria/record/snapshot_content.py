@@ -230,8 +230,10 @@ def _restore_optimizer(
         beginning = f"{prefix}/{number}/"
         for name in (name for name in tensors if name.startswith(beginning)):
             saved, key = tensors[name], name.removeprefix(beginning)
-            like = (
-                torch.empty(saved.shape, dtype=saved.dtype) if key == "step" else parameter
-            )  # the count of steps stays on the host
-            value = torch.empty_like(like, dtype=saved.dtype, requires_grad=False)
+            # of a parameter's shape and its memory format, too: other strides round otherwise
+            if key != "step" and saved.shape == parameter.shape:
+                value = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False)
+            else:  # the count of steps stays on the host
+                device = "cpu" if key == "step" else parameter.device
+                value = torch.empty(saved.shape, dtype=saved.dtype, device=device)
             optimizer.state[parameter][key] = value.copy_(saved)

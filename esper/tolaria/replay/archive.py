@@ -29,7 +29,7 @@ from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of, recorded
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.run.trainee import inputs_of, load_data
-from esper.tolaria.step.tasks import task_of
+from esper.tolaria.step.method import method_of
 from esper.urza.artefact import address_of, read
 from esper.urza.opening import open_store
 from esper.urza.sealed import SealedKernels
@@ -154,8 +154,8 @@ def archived(
     given = permit(recipe)
     data = splits(recipe, given)
     inputs = inputs_of(recipe, data)
-    task, model = task_of(recipe.task, given), function(recipe.model, "model", given)
-    return Archive(events, tensors, kernels, task, model, data, clock, inputs)
+    method, model = method_of(recipe, given), function(recipe.model, "model", given)
+    return Archive(events, tensors, kernels, method, model, data, clock, inputs)
 
 
 def kernels_in(

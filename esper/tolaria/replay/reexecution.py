@@ -48,7 +48,7 @@ from esper.tolaria.run.trainer import Trainer
 from esper.tolaria.session.composition import Arrived, Parts
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
-from esper.tolaria.step.tasks import Task
+from esper.tolaria.step.method import Method
 from esper.vault.boxes import MODELS, Box
 from esper.vault.sealing import KEY_BYTES
 
@@ -60,7 +60,7 @@ NOWHERE = (
 @dataclass(frozen=True, slots=True)
 class Archive:
     """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and
-    the recipe's task, model and data.
+    the recipe's method, model and data.
 
     `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and
     sources, as `observe` takes them.
@@ -69,7 +69,7 @@ class Archive:
     events: Sequence[JournalEvent]
     tensors: Tensors
     kernels: Callable[[str], Unpacked]
-    task: Task
+    method: Method
     model: Callable[[], nn.Module]
     splits: Splits
     clock: Clock
@@ -287,7 +287,7 @@ class Reexecution:
     def _session(self, begin: RestorePoint) -> Session:
         archive, clock, run_id = self.archive, self.archive.clock, self.archive.run_id
         recipe = alone(archive.recipe)
-        trainee = trainee_of(recipe, archive.model, archive.splits, archive.task)
+        trainee = trainee_of(recipe, archive.model, archive.splits, archive.method)
         origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
         journal = Journal(
             state=begin.state,

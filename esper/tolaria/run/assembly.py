@@ -40,7 +40,7 @@ from esper.tolaria.run.trainee import inputs_of, load_data, trainee_of
 from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
 from esper.tolaria.session.progress import Progress
-from esper.tolaria.step.tasks import task_of
+from esper.tolaria.step.method import method_of
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -160,7 +160,7 @@ def train(
             require(recipe)
         startup.spent("journal")
         torch.set_num_threads(recipe.run.threads)
-        task = task_of(recipe.task, permit)  # before the data are made, which may take long
+        method = method_of(recipe, permit)  # before the data are made, which may take long
         splits = load_data(
             recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say
         )
@@ -169,7 +169,7 @@ def train(
             progress.say(f"{difference}; the resumed run may give other bits.")
         if not before.events:
             keep_sources(recipe, place.folder)
-        trainee = trainee_of(recipe, function(recipe.model, "model", permit), splits, task)
+        trainee = trainee_of(recipe, function(recipe.model, "model", permit), splits, method)
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         startup.spent("data_model")

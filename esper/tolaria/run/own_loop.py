@@ -30,11 +30,11 @@ from esper.tolaria.run.wiring import Runtime, rig
 from esper.tolaria.session.composition import Interrupted
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.step.evaluation import parameters_digest
+from esper.tolaria.step.schedules import Fractions, fractions_of, schedule_of
 from esper.tolaria.step.stepping import (
     GRADIENT_NOT_FINITE,
     NOT_FINITE,
     StepFigures,
-    cosine,
     shadow_turns,
     stream_seed,
 )
@@ -59,13 +59,15 @@ class Growth:
 
     For each batch: `loss`, backward, `step`, the own optimizer; after each epoch: `epoch`.
 
-    `run_id` names the run in the journal and the history.
+    `run_id` names the run in the journal and the history, `fractions` are the factors of the
+    kernels' learning rates.
     """
 
     run_id: str
     rigged: Runtime
     optimizer: Optimizer
     begun: float
+    fractions: Fractions
     _batch: _Batch | None = None
     _ended: bool = False
     _spared: set[Place] = field(default_factory=set)
@@ -154,7 +156,7 @@ class Growth:
                 for place, one in norms.items()
                 if place not in bad | spoilt | raised.keys()
             },
-            cosine(step, session.total_steps),
+            self.fractions(step)[0],
         )
         growing.zero_gradients()
         if live and not (math.isfinite(loss) and math.isfinite(total)):
@@ -313,6 +315,8 @@ def begin(
         raise UsageError(
             f"steps is the number of optimizer steps that the loop will do; {steps} is none."
         )
+    schedule = schedule_of(recipe.schedule.name, OWNER)
+    fractions = fractions_of(recipe.schedule, schedule, steps, [recipe.kernels.learning_rate])
     growing.probe(held_out[0][:PROBED])
     before = nothing(place.outbox, place.bus, place.clock, place.trust)
     rigged = rig(
@@ -328,7 +332,7 @@ def begin(
         steps=steps,
         environment=observe(),
     )
-    growth = Growth(place.run_id, rigged, optimizer, place.clock.monotonic())
+    growth = Growth(place.run_id, rigged, optimizer, place.clock.monotonic(), fractions)
     rigged.session.do(start_of(rigged.session))
     rigged.session.open_dialogue()
     return growth

@@ -26,6 +26,7 @@ from esper.tolaria.recipes.recipe import Permit, Recipe, function
 from esper.tolaria.recipes.sources import source_of, versions_of
 from esper.tolaria.recipes.splits import Pair, Splits, cached, digest_of, kept_in, read_splits
 from esper.tolaria.record.resume import recipe_of, recorded
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
 from esper.tolaria.step.tasks import Task
 
@@ -46,12 +47,13 @@ class Trainee:
 
 
 def trainee_of(
-    recipe: Recipe, make: Callable[[], nn.Module], splits: Splits, task: Task
+    recipe: Recipe, make: Callable[[], nn.Module], splits: Splits, method: Method
 ) -> Trainee:
     """The trainee of a recipe at step 0, its host made by `make`.
 
     Raises:
-        UsageError: the recipe names a GPU and there is none, or no layer can grow.
+        UsageError: the recipe names a GPU and there is none, no layer can grow, or optimizer or
+            schedule do not take what the recipe gives them.
     """
     numerics = numerics_of(recipe.run)
     module = germinate(
@@ -63,7 +65,8 @@ def trainee_of(
     growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
     growing.probe(splits.train[0][:PROBED])
     steps = total_steps(recipe, splits.train)
-    return Trainee(growing, task, Stepper(growing, recipe, steps, task), splits, steps)
+    stepper = Stepper(growing, recipe, steps, method)
+    return Trainee(growing, method.task, stepper, splits, steps)
 
 
 def load_data(

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from esper.events.records import FailurePhase
 from esper.kasmina import KernelFault, Numerics
-from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.numerics import device_of
 from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipes.recipe import Recipe, RunSection
+from esper.tolaria.step.method import Method
+from esper.tolaria.step.optimizers import HostState, host_optimizer
+from esper.tolaria.step.schedules import fractions_of
 from esper.tolaria.step.tasks import Batch, Task
 
 NOT_FINITE = "What the kernel gave was not finite."
@@ -50,13 +52,6 @@ def batch_order(seed: int, epoch: int, samples: int, batch_size: int, order: int
     return torch.randperm(samples, generator=generator)[: steps * batch_size].view(
         steps, batch_size
     )
-
-
-def cosine(step: int, total_steps: int) -> float:
-    """Fraction of a learning rate at `step`: from 1 to 0 by a half cosine over `total_steps`, 0
-    after them.
-    """
-    return 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps))
 
 
 def shadow_turns(growing: GrowingModel, state: RunState, step: int, most: int) -> list[Place]:
@@ -168,20 +163,25 @@ class _Read:
 
 
 class Stepper:
-    """Steps a growing model at its task. The schedule is a cosine to zero over `total_steps`.
+    """Steps a growing model by a method: task, optimizer and schedule, over `total_steps`.
 
     `scaler` is the host's, in float16 only.
+
+    Raises:
+        UsageError: optimizer or schedule do not take what the recipe gives them.
     """
 
-    def __init__(self, growing: GrowingModel, recipe: Recipe, total_steps: int, task: Task) -> None:
+    def __init__(
+        self, growing: GrowingModel, recipe: Recipe, total_steps: int, method: Method
+    ) -> None:
         self._growing = growing
-        self._task = task
+        self._task = method.task
         self._recipe = recipe
-        self._total_steps = total_steps
-        settings = recipe.optimizer
-        self.host_optimizer = EagerAdamW(
-            growing.host_parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.host_optimizer = host_optimizer(growing, recipe.optimizer, method.optimizer)
+        self._host_state = HostState(recipe.optimizer.name, self.host_optimizer)
+        self._rates = [group["lr"] for group in self.host_optimizer.param_groups]
+        self._fractions = fractions_of(recipe.schedule, method.schedule, total_steps, self._rates)
+        self._stored = False
         self.scaler = (
             torch.amp.GradScaler(growing.numerics.device.type) if growing.numerics.scales else None
         )
@@ -191,19 +191,20 @@ class Stepper:
             )  # it makes its tensors at the first call
 
     def notes(self) -> dict[str, Any]:
-        """What a snapshot keeps of it beside the optimizer's tensors: the state of the scaler."""
-        return {"scaler": self.scaler.state_dict() if self.scaler is not None else {}}
+        """What a snapshot keeps of it beside the optimizer's tensors: the state of the scaler, and
+        what the optimizer holds that is no tensor.
+        """
+        optimizer = self._host_state.notes()
+        return {
+            "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+            **({"optimizer": optimizer} if optimizer else {}),
+        }
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Take back what `notes` gave."""
         if self.scaler is not None:
             self.scaler.load_state_dict(dict(notes["scaler"]))
-
-    def fraction(self, step: int) -> float:
-        """Fraction of the learning rates that the schedule gives at `step` (SGDR, Loshchilov and
-        Hutter 2017, without restarts).
-        """
-        return cosine(step, self._total_steps)
+        self._host_state.restore(notes.get("optimizer", {}))
 
     def turns(self, state: RunState, step: int) -> list[Place]:
         """The TRAINING seeds that have a shadow pass in this step: at most `kernels.shadow_passes`,
@@ -228,8 +229,10 @@ class Stepper:
         that names them is executed again.
         """
         growing = self._growing
-        group = self.host_optimizer.param_groups[0]
-        group["lr"] = self._recipe.optimizer.learning_rate * self.fraction(step)
+        fractions = self._fractions(step)
+        groups = self.host_optimizer.param_groups
+        for group, rate, fraction in zip(groups, self._rates, fractions, strict=True):
+            group["lr"] = rate * fraction
         live = [
             (seed.layer, seed.seed)
             for seed in state.seeds
@@ -248,10 +251,10 @@ class Stepper:
         )
         done = attempts.settle()
         self._finish(done, sample=sample)
-        overflowed = self._optimise(attempts, done, step)
+        overflowed = self._optimise(attempts, done, fractions[0])
         read = attempts.read or done.read()
         faults = self._count([*live, *turns], attempts.faults, forced, spared=overflowed)
-        return StepFigures(read.loss, read.metrics, read.norm, group["lr"], faults)
+        return StepFigures(read.loss, read.metrics, read.norm, groups[0]["lr"], faults)
 
     def _batches(self, step: int, batch: Batch) -> list[tuple[int, Batch]]:
         """Random seed and batch of each micro-batch, on the device."""
@@ -281,8 +284,11 @@ class Stepper:
         else:
             self.scaler.step(self.host_optimizer)
             self.scaler.update()
+        if not self._stored:  # what no snapshot could hold is told after one step, not at the first
+            self._stored = True
+            self._host_state.notes()
 
-    def _optimise(self, attempts: _Attempts, done: _Pass, step: int) -> set[Place]:
+    def _optimise(self, attempts: _Attempts, done: _Pass, fraction: float) -> set[Place]:
         """Let the kernels' optimizers move, but for those that failed or overflowed.
 
         Gives those that only overflowed.
@@ -310,7 +316,7 @@ class Stepper:
             for place, norm in done.norms.items()
             if place not in bad and place not in attempts.faults
         }
-        growing.optimise(good, self.fraction(step))
+        growing.optimise(good, fraction)
         growing.zero_gradients()
         return overflowed
 

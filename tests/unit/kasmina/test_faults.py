@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from esper.kasmina import GrowingModel, KernelTraining, Place, germinate
 from esper.kasmina.numerics import Numerics
 from esper.tolaria.step.evaluation import evaluate, with_shadow, without
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import StepFigures, Stepper, numerics_of
 from esper.tolaria.step.tasks import CLASSIFICATION
 from tests.unit.kasmina.cases import CASES, Case, graft, kernel, recipe, staged
@@ -93,7 +94,7 @@ def grown(case: Case = CASE, **run: object) -> tuple[GrowingModel, Stepper]:
     growing = GrowingModel(
         germinate(case.host(), seeds=3), training=KernelTraining(), numerics=numerics
     )
-    return growing, Stepper(growing, settings, 100, CLASSIFICATION)
+    return growing, Stepper(growing, settings, 100, Method(CLASSIFICATION))
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:

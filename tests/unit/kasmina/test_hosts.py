@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from esper.kasmina import GrowingModel, KernelTraining, Numerics, germinate
 from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
 from esper.tolaria.step.tasks import CLASSIFICATION
 from tests.unit.kasmina.cases import CASES, Case, graft, recipe, staged
@@ -83,9 +84,7 @@ def plainly(
     model = case.host()
     if run.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rates.learning_rate, weight_decay=1e-2)
     low = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(run.precision)
     scaler = torch.amp.GradScaler("cpu", enabled=run.precision == "float16")
     for step, (inputs, labels) in enumerate(batches):
@@ -142,7 +141,7 @@ def test_host_trajectory_beside_training_seeds_is_the_plain_models(name: str, wa
     slots = [graft(growing, place) for place in case.places]
     first = [copy.deepcopy(slot.kernel.state_dict()) for slot in slots]
     stepper, state = (
-        Stepper(growing, settings, STEPS, CLASSIFICATION),
+        Stepper(growing, settings, STEPS, Method(CLASSIFICATION)),
         staged("TRAINING", *case.places),
     )
     for step, batch in enumerate(batches):

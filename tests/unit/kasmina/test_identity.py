@@ -11,6 +11,7 @@ from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
 from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes
 from esper.lifecycle import Guardrails, RunState, SeedState
 from esper.tolaria.recipes.recipe import Recipe
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper
 from esper.tolaria.step.tasks import CLASSIFICATION
 
@@ -79,7 +80,7 @@ def test_host_trajectory_is_the_same_beside_a_training_seed() -> None:
             growing.graft(place, slot(growing.shapes()[place][0], layer.seeds.chunks[place[1]]))
         kernels.append([grown.slot.kernel for grown in growing.kernels.values()])
         first = [copy.deepcopy(kernel.state_dict()) for kernel in kernels[-1]]
-        stepper = Stepper(growing, recipe(), 100, CLASSIFICATION)
+        stepper = Stepper(growing, recipe(), 100, Method(CLASSIFICATION))
         state = training_state(*places)
         for step in range(100):
             stepper.step(state, step, (x, y), sample=step % 10 == 0)
@@ -178,7 +179,7 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
     module = germinate(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 5)), seeds=1)
     growing = GrowingModel(module, training=KernelTraining())
     stepper, gates = (
-        Stepper(growing, recipe(), 1000, CLASSIFICATION),
+        Stepper(growing, recipe(), 1000, Method(CLASSIFICATION)),
         GatesSection(max_training_steps=200),
     )
     idle = training_state()

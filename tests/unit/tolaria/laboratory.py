@@ -48,7 +48,7 @@ from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import RunContext, Runtime, rig
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
-from esper.tolaria.step.tasks import task_of
+from esper.tolaria.step.method import method_of
 from esper.urza.artefact import Sealed, seal
 from esper.urza.local import LocalStore
 from esper.urza.publish import store_artefact
@@ -287,7 +287,7 @@ class Laboratory:
                     if fork
                     else nothing(outbox, self.bus, CLOCK, place.trust)
                 )
-            trainee = trainee_of(self.recipe, model, data(), task_of(self.recipe.task, OWNER))
+            trainee = trainee_of(self.recipe, model, data(), method_of(self.recipe, OWNER))
             rigged = rig(
                 stack,
                 place,

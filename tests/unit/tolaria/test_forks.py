@@ -217,6 +217,9 @@ def test_settings_can_be_changed_but_not_those_that_the_state_is_made_of(
         "run.batch_size=10",
         "run.precision=bfloat16",
         "kasmina.seeds=3",
+        "optimizer.name=SGD",
+        "optimizer.arguments.amsgrad=true",
+        'optimizer.groups=[{match=["first.*"]}]',
     ):
         with pytest.raises(
             UsageError,

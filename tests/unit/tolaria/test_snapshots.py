@@ -36,6 +36,7 @@ from esper.tolaria.record.snapshot_content import (
     restore_model,
     restore_random,
 )
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper
 from esper.tolaria.step.tasks import CLASSIFICATION
 from esper.urza.local import LocalStore
@@ -127,7 +128,7 @@ class World:
             module, training=KernelTraining(blend_steps=60, warmup_steps=40), numerics=numerics
         )
         self.growing.probe(batch(kind, 0)[0])
-        self.stepper = Stepper(self.growing, self.recipe, 100, CLASSIFICATION)
+        self.stepper = Stepper(self.growing, self.recipe, 100, Method(CLASSIFICATION))
         self.step = 0
         self.state = RunState(
             "r",

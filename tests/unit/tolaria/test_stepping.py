@@ -10,6 +10,7 @@ from torch import Tensor
 
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.step.evaluation import evaluate
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper, numerics_of
 from esper.tolaria.step.tasks import CLASSIFICATION
 from tests.unit.kasmina.cases import CASES, Case, graft, recipe, staged
@@ -38,7 +39,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(parts: int) -> None:
         )
         graft(growing, CASE.places[0])
         graft(growing, CASE.places[1], alpha=0.5)
-        stepper = Stepper(growing, settings, 10, CLASSIFICATION)
+        stepper = Stepper(growing, settings, 10, Method(CLASSIFICATION))
         state = staged("TRAINING", CASE.places[0])
         state = replace(state, seeds=(*state.seeds, *staged("PROBATIONARY", CASE.places[1]).seeds))
         figures = stepper.step(state, 0, batch(), sample=True)
@@ -66,7 +67,7 @@ def test_lower_precision_reaches_every_pass(precision: str) -> None:
         numerics=numerics_of(settings.run),
     )
     graft(growing, CASE.places[0])
-    stepper, seen = Stepper(growing, settings, 60, CLASSIFICATION), set[torch.dtype]()
+    stepper, seen = Stepper(growing, settings, 60, Method(CLASSIFICATION)), set[torch.dtype]()
     growing.module.get_submodule("0").register_forward_hook(
         lambda _, __, output: seen.add(output.dtype)
     )

@@ -21,6 +21,7 @@ from esper.tolaria.recipes.recipe import OWNER, Permit, load
 from esper.tolaria.recipes.sources import modules_of
 from esper.tolaria.step import tasks
 from esper.tolaria.step.evaluation import evaluate, with_shadow
+from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper
 from esper.tolaria.step.tasks import CLASSIFICATION, REGRESSION, Batch, Metric, Outcome, Task
 from tests.plugins import TASK, install
@@ -65,7 +66,7 @@ def test_a_regression_learns_and_is_measured_in_its_own_metric() -> None:
     whole split, although its last batch is smaller.
     """
     model, split = growing(), numbers(130)
-    stepper, state = Stepper(model, recipe(), 300, REGRESSION), staged("TRAINING", PLACE)
+    stepper, state = Stepper(model, recipe(), 300, Method(REGRESSION)), staged("TRAINING", PLACE)
     first = evaluate(model, split, REGRESSION)
     told = [stepper.step(state, step, numbers(40), sample=False) for step in range(80)]
     last = evaluate(model, split, REGRESSION)
@@ -93,7 +94,7 @@ def test_micro_batches_count_by_their_units(parts: int) -> None:
     for accumulate in (1, parts):
         model = growing()
         settings = recipe(batch_size=12, accumulate=accumulate)
-        stepper = Stepper(model, settings, 10, PADDED)
+        stepper = Stepper(model, settings, 10, Method(PADDED))
         found.append(stepper.step(staged("TRAINING", PLACE), 0, (inputs, labels), sample=False))
     whole, split = found
     assert split.loss == pytest.approx(whole.loss, rel=1e-5)
@@ -104,7 +105,7 @@ def test_micro_batches_count_by_their_units(parts: int) -> None:
 def test_a_batch_without_units_is_refused() -> None:
     """Its loss would be NaN, and blamed on a kernel."""
     model, labels = growing(), torch.full((6,), -1)
-    stepper = Stepper(model, recipe(), 10, PADDED)
+    stepper = Stepper(model, recipe(), 10, Method(PADDED))
     with pytest.raises(UsageError, match="counts 0 units in a batch of 6 samples"):
         stepper.step(staged("PROBATIONARY", PLACE), 0, (torch.randn(6, 8), labels), sample=True)
     switches = model.switches
@@ -155,7 +156,7 @@ def test_a_step_that_gives_something_else_is_named(step: Any, sentence: str) -> 
     """Whether a live kernel is there or not: it is not the kernel's fault."""
     for stage in ("TRAINING", "PROBATIONARY"):
         model = growing()
-        stepper = Stepper(model, recipe(), 10, replace(PADDED, step=step))
+        stepper = Stepper(model, recipe(), 10, Method(replace(PADDED, step=step)))
         batch = (torch.randn(6, 8), torch.zeros(6, dtype=torch.long))
         with pytest.raises(UsageError, match=sentence):
             stepper.step(staged(stage, PLACE), 0, batch, sample=False)

@@ -1,0 +1,315 @@
+"""Optimizers of the host: which one a recipe names, the parameter groups that it gets, and what a
+snapshot keeps of it beside tensors.
+
+A maker is a class of `torch.optim`, or a function `make(groups, **arguments)`: `groups` are what
+every torch optimizer takes, dictionaries with `params`, `param_names`, `lr` and, where the recipe
+says one, `weight_decay`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.errors import UsageError, printable
+from esper.kasmina import GrowingModel
+from esper.kasmina.adamw import EagerAdamW
+from esper.kasmina.seeded.hosts import matches
+from esper.plugins import OPTIMIZERS, plugged_functions
+from esper.tolaria.recipes.recipe import OptimizerSection, Permit, function
+
+MakeOptimizer = Callable[..., Optimizer]
+UNSUITED: Final = {
+    "LBFGS": "it asks for the loss several times a step, and a step has one",
+    "SparseAdam": "it takes sparse gradients alone, and layers that grow have dense ones",
+}
+"""Classes of torch.optim that cannot move a host, and why."""
+_OWN_KEYS: Final = {"lr": "optimizer.learning_rate", "weight_decay": "optimizer.weight_decay"}
+_MOVED: Final = ("params", "param_names", "lr")
+"""Keys of a group that are no state: parameters have tensors, and the schedule gives the rate."""
+_SCALARS: Final = (bool, int, float, str, type(None))
+
+
+@cache
+def known() -> Mapping[str, MakeOptimizer]:
+    """The optimizers of torch and of installed packages, by name.
+
+    Raises:
+        UsageError: a package's cannot be used; the package is named.
+    """
+    found: dict[str, MakeOptimizer] = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in UNSUITED
+    }
+    del found["Optimizer"]
+    found["AdamW"] = EagerAdamW
+    for name, make in plugged_functions(OPTIMIZERS).items():
+        if name in found or name in UNSUITED:
+            raise UsageError(
+                f"There are two optimizers of the name {name!r}, one of them torch's: uninstall "
+                "the package that brings the other."
+            )
+        found[name] = make
+    return found
+
+
+def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
+    """The maker that a recipe names: one of `known`, or `module:attribute`.
+
+    Raises:
+        UsageError: there is none of the name, it cannot be called, it cannot move a host, or
+            `permit` does not cover it.
+    """
+    if ":" in name:
+        found: Any = function(name, "optimizer.name", permit)
+        if not callable(found):
+            raise UsageError(
+                f"optimizer.name = {name!r} is {type(found).__name__}: give a class of an "
+                "optimizer, or a function that makes one of parameter groups."
+            )
+        make: MakeOptimizer = found
+    elif name in UNSUITED:
+        raise UsageError(f"optimizer.name = {name!r} cannot train here: {UNSUITED[name]}.")
+    elif name not in known():
+        near = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
+        raise UsageError(
+            f"There is no optimizer {name!r}{f'; did you mean {near[0]}?' if near else '.'} There "
+            f"are: {', '.join(sorted(known()))}; an installed package may bring others (entry "
+            f"points {OPTIMIZERS})."
+        )
+    else:
+        make = known()[name]
+    return make
+
+
+def host_optimizer(
+    growing: GrowingModel, settings: OptimizerSection, make: MakeOptimizer
+) -> Optimizer:
+    """The optimizer of the host's parameters, made by `make` of the recipe's groups.
+
+    Raises:
+        UsageError: a pattern matches no parameter, or `make` does not take the arguments, raises,
+            gives something else, or gives an optimizer that Esper cannot step or restore.
+    """
+    groups = groups_of(growing, settings)
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings.arguments.items()
+    }
+    for key in arguments.keys() & _OWN_KEYS.keys():
+        raise UsageError(f"optimizer.arguments has {key}: it is {_OWN_KEYS[key]} in a recipe.")
+    if isinstance(make, type):
+        arguments |= _defaults(make, settings, groups)
+    optimizer = _called(settings.name, make, groups, arguments)
+    _check(settings.name, optimizer, growing)
+    return optimizer
+
+
+def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[str, Any]]:
+    """The parameter groups of a recipe: what no pattern matches first, then a group for each entry
+    of `optimizer.groups`. A parameter is in the first whose pattern matches its name.
+
+    Raises:
+        UsageError: a group is left without a parameter.
+    """
+    members: list[dict[str, nn.Parameter]] = [{} for _ in range(len(settings.groups) + 1)]
+    names = {
+        id(parameter): name
+        for name, parameter in growing.module.named_parameters(remove_duplicate=True)
+    }
+    for parameter in growing.host_parameters:
+        name = names[id(parameter)]
+        place = next(
+            (
+                number
+                for number, group in enumerate(settings.groups, start=1)
+                if matches(name, group.match)
+            ),
+            0,
+        )
+        members[place][name] = parameter
+    for number, (group, own) in enumerate(zip(settings.groups, members[1:], strict=True)):
+        if not own:
+            raise UsageError(
+                f"optimizer.groups[{number}] matches no parameter with {', '.join(group.match)} "
+                f"that an earlier group has not taken; the model has {_some(list(names.values()))}."
+            )
+    rates = [settings.learning_rate, *(one.learning_rate for one in settings.groups)]
+    decays = [settings.weight_decay, *(one.weight_decay for one in settings.groups)]
+    found = []
+    for own, rate, decay in zip(members, rates, decays, strict=True):
+        decayed = settings.weight_decay if decay is None else decay
+        found.append(
+            {
+                "params": list(own.values()),
+                "param_names": list(own),
+                "lr": settings.learning_rate if rate is None else rate,
+                **({} if decayed is None else {"weight_decay": decayed}),
+            }
+        )
+    return [group for group in found if group["params"]]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _defaults(
+    kind: type, settings: OptimizerSection, groups: list[dict[str, Any]]
+) -> dict[str, float]:
+    """What a class is told beside the groups: some demand a learning rate that no group sets."""
+    takes = inspect.signature(kind).parameters
+    lacking = [
+        setting
+        for key, setting in _OWN_KEYS.items()
+        if key not in takes and any(key in group for group in groups)
+    ]
+    if lacking:  # a torch optimizer takes any key in a group, and does nothing with it
+        raise UsageError(
+            f"optimizer.name = {settings.name!r} takes no {lacking[0].partition('.')[2]}: leave "
+            f"{lacking[0]} out, or name another optimizer."
+        )
+    return {"lr": settings.learning_rate}
+
+
+def _called(
+    name: str, make: MakeOptimizer, groups: list[dict[str, Any]], arguments: Mapping[str, Any]
+) -> Optimizer:
+    try:
+        inspect.signature(make).bind(groups, **arguments)
+    except TypeError as error:
+        raise UsageError(f"optimizer.arguments does not fit {name}: {error}.") from None
+    except ValueError:
+        pass  # a callable of C has no signature: it says for itself what it does not take
+    try:
+        found = make(groups, **arguments)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"optimizer.name = {name!r} refuses the model's parameters or optimizer.arguments "
+            f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments or "
+            "optimizer.groups, or name another."
+        ) from error
+    if not isinstance(found, Optimizer):
+        raise UsageError(
+            f"optimizer.name = {name!r} gave {type(found).__name__}, and has to give a "
+            "torch.optim.Optimizer."
+        )
+    return found
+
+
+def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
+    """Refuse what could not be stepped, or would move what is not the host's."""
+    closure = next(iter(inspect.signature(optimizer.step).parameters.values()), None)
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UsageError(
+            f"optimizer.name = {name!r} cannot train here: its step asks for a closure, and "
+            "a step has one loss."
+        )
+    own = {id(one) for one in growing.host_parameters}
+    if any(id(one) not in own for group in optimizer.param_groups for one in group["params"]):
+        raise UsageError(
+            f"optimizer.name = {name!r} has parameters that are not in the groups it was given; "
+            "let it take those alone."
+        )
+    for group in optimizer.param_groups:
+        if not isinstance(group.get("lr"), int | float):
+            raise UsageError(
+                f"optimizer.name = {name!r} has a group whose lr is "
+                f"{type(group.get('lr')).__name__}: the schedule needs a number there."
+            )
+
+
+class HostState:
+    """What an optimizer holds beside tensors of the size of parameters, as JSON: figures in its
+    state, values of its groups that it moves, and tensors that are not where others are.
+
+    For torch's AdamW it is empty, and so is not in a snapshot.
+    """
+
+    def __init__(self, name: str, optimizer: Optimizer) -> None:
+        self._name = name
+        self._optimizer = optimizer
+        self._first = [dict(_values(group)) for group in optimizer.param_groups]
+
+    def notes(self) -> dict[str, Any]:
+        """Its state now.
+
+        Raises:
+            UsageError: it holds something that is neither a tensor nor a figure.
+        """
+        figures: dict[str, Any] = {}
+        devices: dict[str, str] = {}
+        for number, key, value, parameter in self._state():
+            if not isinstance(value, Tensor):
+                figures[f"{number}/{key}"] = self._storable(key, value)
+            elif value.device != _usual(key, parameter):
+                devices[f"{number}/{key}"] = str(value.device)
+        groups = {
+            f"{number}/{key}": self._storable(key, value)
+            for number, group in enumerate(self._optimizer.param_groups)
+            for key, value in _values(group)
+            if value is not self._first[number].get(key) and value != self._first[number].get(key)
+        }
+        found = {"figures": figures, "devices": devices, "groups": groups}
+        return {kind: values for kind, values in found.items() if values}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Make it what `notes` gave; the tensors of its state are there already."""
+        for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
+            group.update(copy.deepcopy(first))
+        for name, value in notes.get("groups", {}).items():
+            number, _, key = name.partition("/")
+            group = self._optimizer.param_groups[int(number)]
+            group[key] = _loaded(value)
+        parameters = _parameters(self._optimizer)
+        for name, value in notes.get("figures", {}).items():
+            number, _, key = name.partition("/")
+            self._optimizer.state[parameters[int(number)]][key] = _loaded(value)
+        for name, device in notes.get("devices", {}).items():
+            number, _, key = name.partition("/")
+            state = self._optimizer.state[parameters[int(number)]]
+            state[key] = state[key].to(device)
+
+    def _state(self) -> Iterator[tuple[int, str, Any, nn.Parameter]]:
+        for number, parameter in enumerate(_parameters(self._optimizer)):
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                yield number, key, value, parameter
+
+    def _storable(self, key: str, value: object) -> object:
+        parts = value if isinstance(value, tuple) else (value,)
+        if all(isinstance(part, _SCALARS) for part in parts):
+            return {"tuple": list(parts)} if isinstance(value, tuple) else value
+        raise UsageError(
+            f"optimizer.name = {self._name!r} keeps {key}, of type {type(value).__name__}, which "
+            "no snapshot can hold: let it keep tensors in its state, and figures in its groups."
+        )
+
+
+def _values(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of a group that an optimizer may move by itself."""
+    yield from ((key, value) for key, value in group.items() if key not in _MOVED)
+
+
+def _loaded(value: Any) -> Any:
+    """What `_storable` made JSON of: that has lists where Python has tuples."""
+    return tuple(value["tuple"]) if isinstance(value, dict) else value
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _usual(key: str, parameter: nn.Parameter) -> torch.device:
+    """Where a snapshot puts a tensor of that name back: torch's counts of steps are on the host."""
+    return torch.device("cpu") if key == "step" else parameter.device

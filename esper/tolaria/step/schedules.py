@@ -1,0 +1,250 @@
+"""Schedules of learning rates: the factor that each parameter group's rate has at a step.
+
+A schedule has no state: its factors are a function of the step, so that a run can be resumed,
+re-executed and forked at any. Those of torch, which have state, are played once on an optimizer
+that moves nothing, and their factors are kept.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from esper.errors import UsageError, printable
+from esper.plugins import SCHEDULES, plugged_functions
+from esper.tolaria.recipes.recipe import Permit, ScheduleSection, function
+
+MakeSchedule = Callable[..., Any]
+"""`fraction(step, total_steps, **arguments)`, or a class of torch's schedulers."""
+Fractions = Callable[[int], Sequence[float]]
+_LENGTHS: Final = ("total_steps", "T_max")
+"""Arguments of torch's schedulers that are the steps of the run, where the recipe gives none."""
+_LOOKED_AT: Final = 1_000  # steps of a function that are looked at before the first
+
+
+def cosine(step: int, total_steps: int, final: float = 0.0) -> float:
+    """From 1 to `final` by a half cosine over `total_steps`, `final` after them (SGDR, Loshchilov
+    and Hutter 2017, arXiv:1608.03983, without restarts).
+    """
+    return final + (1 - final) * (
+        0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps))
+    )
+
+
+def linear(step: int, total_steps: int, final: float = 0.0) -> float:
+    """From 1 to `final` in equal steps over `total_steps`, `final` after them."""
+    return 1 + (final - 1) * min(step, total_steps) / total_steps
+
+
+def constant(_step: int, _total_steps: int) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+_OBJECTS: Final = "it is made of Python objects, which a recipe cannot write"
+UNSUITED: Final = {
+    "ChainedScheduler": _OBJECTS,
+    "LambdaLR": _OBJECTS,
+    "MultiplicativeLR": _OBJECTS,
+    "SequentialLR": _OBJECTS,
+    "ReduceLROnPlateau": "it asks for a metric, and a schedule is a function of the step",
+}
+"""Classes of torch.optim.lr_scheduler that no recipe can name, and why."""
+BUILT_IN: Final[Mapping[str, MakeSchedule]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "constant": constant,
+}
+
+
+@cache
+def known() -> Mapping[str, MakeSchedule]:
+    """Esper's own schedules, those of installed packages, and torch's schedulers, by name.
+
+    Raises:
+        UsageError: a package's cannot be used; the package is named.
+    """
+    found: dict[str, MakeSchedule] = dict(BUILT_IN)
+    found |= {
+        name: kind
+        for name, kind in vars(lr_scheduler).items()
+        if isinstance(kind, type)
+        and issubclass(kind, LRScheduler)
+        and name not in {"LRScheduler", "_LRScheduler", *UNSUITED}
+    }
+    for name, make in plugged_functions(SCHEDULES).items():
+        if name in found or name in UNSUITED:
+            raise UsageError(
+                f"There are two schedules of the name {name!r}, one of them Esper's or torch's: "
+                "uninstall the package that brings the other."
+            )
+        found[name] = make
+    return found
+
+
+def schedule_of(name: str, permit: Permit) -> MakeSchedule:
+    """The schedule that a recipe names: one of `known`, or `module:attribute`.
+
+    Raises:
+        UsageError: there is none of the name, it cannot be called, or `permit` does not cover it.
+    """
+    if ":" in name:
+        found: Any = function(name, "schedule.name", permit)
+        if not callable(found):
+            raise UsageError(
+                f"schedule.name = {name!r} is {type(found).__name__}: give a function of step and "
+                "total_steps."
+            )
+        make: MakeSchedule = found
+        return make
+    if name in UNSUITED:
+        raise UsageError(
+            f"schedule.name = {name!r} cannot be used: {UNSUITED[name]}. Name a function of yours, "
+            "module:name, of step and total_steps."
+        )
+    if name not in known():
+        near = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
+        raise UsageError(
+            f"There is no schedule {name!r}{f'; did you mean {near[0]}?' if near else '.'} There "
+            f"are: {', '.join(sorted(known()))}; an installed package may bring others (entry "
+            f"points {SCHEDULES})."
+        )
+    return known()[name]
+
+
+def fractions_of(
+    settings: ScheduleSection, make: MakeSchedule, total_steps: int, rates: Sequence[float]
+) -> Fractions:
+    """The factors of the rates of the parameter groups, by step from 0; `rates` are the groups' own
+    learning rates.
+
+    Raises:
+        UsageError: the warm-up is as long as the run, or the schedule does not take the arguments,
+            raises, or gives what is no factor.
+    """
+    warmup = settings.warmup_steps
+    if warmup and warmup >= total_steps:
+        raise UsageError(
+            f"schedule.warmup_steps = {warmup} is not less than the {total_steps} steps of the "
+            "run; lower it, or train longer."
+        )
+    rest = max(total_steps - warmup, 1)
+    if isinstance(make, type) and issubclass(make, LRScheduler):
+        after: Fractions = _Played(settings, make, rest, rates)
+    else:
+        after = _function(settings, make, rest, len(rates))
+    for step in range(0, total_steps, max(1, total_steps // _LOOKED_AT)):
+        after(max(0, step - warmup))
+    if not warmup:
+        return after
+    # the first step of a warm-up moves the model, too
+    return lambda step: (
+        [(step + 1) / (warmup + 1) * one for one in after(0)]
+        if step < warmup
+        else after(step - warmup)
+    )
+
+
+def _function(
+    settings: ScheduleSection, fraction: MakeSchedule, total_steps: int, groups: int
+) -> Fractions:
+    try:
+        inspect.signature(fraction).bind(0, total_steps, **settings.arguments)
+    except TypeError as error:
+        raise UsageError(f"schedule.arguments does not fit {settings.name}: {error}.") from None
+
+    def at(step: int) -> Sequence[float]:
+        try:
+            value = fraction(step, total_steps, **settings.arguments)
+        except Exception as error:
+            raise UsageError(
+                f"schedule.name = {settings.name!r} raised {type(error).__name__} for step {step} "
+                f"of {total_steps}: {printable(str(error))}"
+            ) from error
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise UsageError(
+                f"schedule.name = {settings.name!r} gave {printable(repr(value))} for step {step} "
+                f"of {total_steps}: a factor of the learning rate is a number from 0 on."
+            )
+        return [float(value)] * groups
+
+    return at
+
+
+class _Played:
+    """The factors of a torch scheduler, which is stepped through the whole run."""
+
+    def __init__(
+        self,
+        settings: ScheduleSection,
+        kind: type[LRScheduler],
+        total_steps: int,
+        rates: Sequence[float],
+    ) -> None:
+        self._name = settings.name
+        self._rates = rates
+        takes = inspect.signature(kind).parameters
+        lengths = {
+            name: total_steps
+            for name in _LENGTHS
+            if name in takes and takes[name].default in (None, inspect.Parameter.empty)
+        }
+        self._optimizer = _Still(
+            [{"params": [torch.zeros(())], "lr": rate} for rate in rates], {"lr": rates[0]}
+        )
+        scheduler = self._made(kind, {**lengths, **settings.arguments})
+        self._seen = [array("d") for _ in rates]
+        self._look()
+        # not one step more than the run has: OneCycleLR refuses it
+        for step in range(1, total_steps):
+            self._optimizer.step()
+            try:
+                scheduler.step()
+            except Exception as error:
+                raise UsageError(
+                    f"schedule.name = {self._name!r} ends after {step} of {total_steps} steps "
+                    f"({printable(str(error))}): change schedule.arguments."
+                ) from error
+            self._look()
+
+    def __call__(self, step: int) -> Sequence[float]:
+        """The factors at `step`; after the last of the run they stay."""
+        return [seen[min(step, len(seen) - 1)] for seen in self._seen]
+
+    def _made(self, kind: type[LRScheduler], arguments: Mapping[str, Any]) -> LRScheduler:
+        step = inspect.signature(kind.step).parameters
+        if any(
+            one.default is inspect.Parameter.empty for name, one in step.items() if name != "self"
+        ):
+            raise UsageError(
+                f"schedule.name = {self._name!r} asks for a metric at each step, and a schedule "
+                "is a function of the step: name another."
+            )
+        try:
+            return kind(self._optimizer, **arguments)
+        except Exception as error:
+            raise UsageError(
+                f"schedule.arguments does not fit {self._name}: {printable(str(error))}."
+            ) from error
+
+    def _look(self) -> None:
+        for seen, group, rate in zip(
+            self._seen, self._optimizer.param_groups, self._rates, strict=True
+        ):
+            seen.append(float(group["lr"]) / rate)
+
+
+class _Still(Optimizer):
+    """An optimizer that moves nothing: a scheduler sets its rates."""
+
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
+        """Do nothing."""
