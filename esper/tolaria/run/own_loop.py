@@ -8,6 +8,7 @@ a history, but no snapshots.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.errors import UsageError
-from esper.kasmina import GrowingModel, KernelFault, Place
+from esper.kasmina import GrowingModel, Place
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail
 from esper.tolaria.recipes.environment import observe
@@ -30,10 +31,17 @@ from esper.tolaria.run.wiring import Runtime, rig
 from esper.tolaria.session.composition import Interrupted
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.step.evaluation import parameters_digest
-from esper.tolaria.step.schedules import Fractions, fractions_of, schedule_of
-from esper.tolaria.step.stepping import (
+from esper.tolaria.step.passes import (
     GRADIENT_NOT_FINITE,
     NOT_FINITE,
+    Faults,
+    Pass,
+    Reading,
+    count_faults,
+    step_kernels,
+)
+from esper.tolaria.step.schedules import Fractions, fractions_of, schedule_of
+from esper.tolaria.step.stepping import (
     StepFigures,
     shadow_turns,
     stream_seed,
@@ -124,46 +132,31 @@ class Growth:
             if one.stage in LIVE and (one.layer, one.seed) in growing.kernels
         ]
         turns = self._shadow(batch, step)
+        raised |= growing.switches.notes.raised
         sample = (step + 1) % telemetry.every_steps == 0
         if sample:
             growing.observe_gradients()
         host = [one.grad for one in growing.host_parameters if one.grad is not None]
         norm = nn.utils.get_total_norm(host) if host else torch.zeros(())
-        norms = {place: growing.kernels[place].norm(1.0) for place in [*live, *turns]}
-        loss, total, *rest = torch.stack(
-            [
-                one.double()
-                for one in (
-                    batch.loss,
-                    norm,
-                    *batch.metrics.values(),
-                    *norms.values(),
-                    *finite.values(),
-                )
-            ]
-        ).tolist()
-        metrics = dict(zip(batch.metrics, rest, strict=False))
-        del rest[: len(metrics)]
-        raised |= growing.switches.notes.raised
-        bad = {place for place, value in zip(norms, rest, strict=False) if not math.isfinite(value)}
-        spoilt = {
-            place for place, value in zip(finite, rest[len(norms) :], strict=True) if not value
-        }
-        faults = self._count([*live, *turns], raised, bad, spoilt)
-        growing.optimise(
-            {
-                place: one
-                for place, one in norms.items()
-                if place not in bad | spoilt | raised.keys()
-            },
-            self.fractions(step)[0],
+        done = Pass(
+            batch.loss,
+            batch.metrics,
+            norm,
+            torch.zeros_like(norm),
+            {place: growing.kernels[place].norm(1.0) for place in (*live, *turns)},
+            finite,
+            raised,
         )
-        growing.zero_gradients()
-        if live and not (math.isfinite(loss) and math.isfinite(total)):
+        read = done.read()
+        faults, excused = _blamed(done, read, turns)
+        step_kernels(growing, done, read.norms.keys() | faults.keys(), self.fractions(step)[0])
+        if live and not read.finite:
             for parameter in growing.host_parameters:
                 parameter.grad = None
-        self._spared = {fault.place for fault in faults if fault.phase == "NON_FINITE"}
-        figures = StepFigures(loss, metrics, total, self.optimizer.param_groups[0]["lr"], faults)
+        counted = count_faults(growing, [*live, *turns], faults, spared=excused)
+        self._spared = {fault.place for fault in counted if fault.phase == "NON_FINITE"}
+        rate = self.optimizer.param_groups[0]["lr"]
+        figures = StepFigures(read.loss, read.metrics, read.norm, rate, counted)
         session.stepped(figures)
         if sample:
             parts.monitor.sampled(session.state)
@@ -235,29 +228,21 @@ class Growth:
             )
         return turns
 
-    def _count(
-        self, took_part: list[Place], raised: dict[Place, str], bad: set[Place], spoilt: set[Place]
-    ) -> tuple[KernelFault, ...]:
-        """Count faults in a row, and put them together."""
-        growing, found = self.rigged.session.parts.growing, []
-        for place in took_part:
-            grown = growing.kernels[place]
-            if place in raised:
-                grown.errors += 1
-                found.append(KernelFault(place, "FORWARD", raised[place], grown.errors))
-            elif place in bad | spoilt:
-                grown.errors += 1
-                found.append(
-                    KernelFault(
-                        place,
-                        "NON_FINITE",
-                        NOT_FINITE if place in spoilt else GRADIENT_NOT_FINITE,
-                        grown.errors,
-                    )
-                )
-            else:
-                grown.errors = 0
-        return tuple(found)
+
+def _blamed(done: Pass, read: Reading, shadowed: Collection[Place]) -> tuple[Faults, set[Place]]:
+    """What kernels have done wrong in a step, and those whose gradient is not finite because the
+    host's loss is not: a shadow pass trains on what the host gave.
+    """
+    faults: Faults = {place: ("FORWARD", error) for place, error in done.raised.items()}
+    excused = set[Place]()
+    for place in read.outputs:
+        faults.setdefault(place, ("NON_FINITE", NOT_FINITE))
+    for place in read.norms:
+        if place in shadowed and not math.isfinite(read.loss):
+            excused.add(place)
+        else:
+            faults.setdefault(place, ("NON_FINITE", GRADIENT_NOT_FINITE))
+    return faults, excused - faults.keys()
 
 
 def begin(

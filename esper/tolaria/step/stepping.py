@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.events.records import FailurePhase
 from esper.kasmina import KernelFault, Numerics
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.numerics import device_of
@@ -26,11 +25,18 @@ from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipes.recipe import Recipe, RunSection
 from esper.tolaria.step.method import Method
 from esper.tolaria.step.optimizers import HostState, host_optimizer
+from esper.tolaria.step.passes import (
+    GRADIENT_NOT_FINITE,
+    NOT_FINITE,
+    Faults,
+    Pass,
+    Reading,
+    count_faults,
+    step_kernels,
+)
 from esper.tolaria.step.schedules import fractions_of
 from esper.tolaria.step.tasks import Batch, Task
 
-NOT_FINITE = "What the kernel gave was not finite."
-GRADIENT_NOT_FINITE = "The kernel's gradient was not finite."
 STEP_NOT_FINITE = "The step was not finite with the kernel, and is without it."
 
 
@@ -90,76 +96,6 @@ class StepFigures:
     def accuracy(self) -> float:
         """The metric of that name, a fraction; 0 where the task has none."""
         return self.metrics.get("accuracy", 0.0)
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What one attempt at a step gave: tensors on the device, until `read` copies them to the host
-    at once.
-
-    `kept` is the norm of the running statistics that it moved, `norms` are those of the kernels'
-    gradients, `outputs` flags of finite outputs.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-    norm: Tensor
-    kept: Tensor
-    norms: dict[Place, Tensor] = field(default_factory=dict)
-    outputs: dict[Place, Tensor] = field(default_factory=dict)
-    raised: dict[Place, str] = field(default_factory=dict)
-
-    def read(self) -> _Read:
-        values = torch.stack(
-            [
-                one.double()
-                for one in (
-                    self.loss,
-                    self.norm,
-                    self.kept,
-                    *self.metrics.values(),
-                    *self.norms.values(),
-                    *self.outputs.values(),
-                )
-            ]
-        )
-        loss, norm, kept, *rest = values.tolist()
-        metrics = dict(zip(self.metrics, rest, strict=False))
-        del rest[: len(metrics)]
-        return _Read(
-            loss,
-            metrics,
-            norm,
-            kept,
-            {
-                place: value
-                for place, value in zip(self.norms, rest, strict=False)
-                if not math.isfinite(value)
-            },
-            [
-                place
-                for place, value in zip(self.outputs, rest[len(self.norms) :], strict=True)
-                if not value
-            ],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """An attempt's figures on the host: the norms that are not finite, and the live kernels whose
-    output was not, in the order they ran.
-    """
-
-    loss: float
-    metrics: dict[str, float]
-    norm: float
-    kept: float
-    norms: dict[Place, float]
-    outputs: list[Place]
-
-    @property
-    def finite(self) -> bool:
-        return all(map(math.isfinite, (self.loss, self.norm, self.kept)))
 
 
 class Stepper:
@@ -253,7 +189,9 @@ class Stepper:
         self._finish(done, sample=sample)
         overflowed = self._optimise(attempts, done, fractions[0])
         read = attempts.read or done.read()
-        faults = self._count([*live, *turns], attempts.faults, forced, spared=overflowed)
+        faults = count_faults(
+            growing, [*live, *turns], attempts.faults, forced=forced, spared=overflowed
+        )
         return StepFigures(read.loss, read.metrics, read.norm, groups[0]["lr"], faults)
 
     def _batches(self, step: int, batch: Batch) -> list[tuple[int, Batch]]:
@@ -270,7 +208,7 @@ class Stepper:
         micro = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
         return list(zip(seeds, micro, strict=True))
 
-    def _finish(self, done: _Pass, *, sample: bool) -> None:
+    def _finish(self, done: Pass, *, sample: bool) -> None:
         """Let the host's optimizer move."""
         if self.scaler is not None:
             self.scaler.unscale_(self.host_optimizer)
@@ -288,7 +226,7 @@ class Stepper:
             self._stored = True
             self._host_state.notes()
 
-    def _optimise(self, attempts: _Attempts, done: _Pass, fraction: float) -> set[Place]:
+    def _optimise(self, attempts: _Attempts, done: Pass, fraction: float) -> set[Place]:
         """Let the kernels' optimizers move, but for those that failed or overflowed.
 
         Gives those that only overflowed.
@@ -311,35 +249,8 @@ class Stepper:
             self.scaler.update(
                 max(1.0, self.scaler.get_scale() / 2)
             )  # the host's step went through, so its scaler saw nothing
-        good = {
-            place: norm
-            for place, norm in done.norms.items()
-            if place not in bad and place not in attempts.faults
-        }
-        growing.optimise(good, fraction)
-        growing.zero_gradients()
+        step_kernels(growing, done, bad | attempts.faults.keys(), fraction)
         return overflowed
-
-    def _count(
-        self,
-        took_part: Sequence[Place],
-        faults: dict[Place, tuple[FailurePhase, str]],
-        forced: frozenset[Place],
-        *,
-        spared: set[Place],
-    ) -> tuple[KernelFault, ...]:
-        """Count faults in a row, and put them together."""
-        found = []
-        for place in took_part:
-            grown = self._growing.kernels[place]
-            if place in faults or place in forced:
-                grown.errors += 1
-            elif place not in spared:
-                grown.errors = 0
-            if place in faults:
-                phase, error = faults[place]
-                found.append(KernelFault(place, phase, error, grown.errors))
-        return tuple(found)
 
 
 class _Attempts:
@@ -360,9 +271,9 @@ class _Attempts:
         sample: bool,
     ) -> None:
         self.shadowed = shadowed
-        self.faults: dict[Place, tuple[FailurePhase, str]] = {}
+        self.faults: Faults = {}
         self.overflowed: set[Place] = set()
-        self.read: _Read | None = None
+        self.read: Reading | None = None
         self.scale = scaler.get_scale() if scaler is not None else 1.0
         self._growing = growing
         self._task = task
@@ -383,7 +294,7 @@ class _Attempts:
             )
         return not self.read.finite or self.scale > 1
 
-    def settle(self) -> _Pass:
+    def settle(self) -> Pass:
         """The attempt that the optimizers may use."""
         done = self._again(self._off)
         if not self.live and not self.shadowed:
@@ -403,7 +314,7 @@ class _Attempts:
         }
         return done
 
-    def _blamed(self, done: _Pass, running: Sequence[Place]) -> set[Place]:
+    def _blamed(self, done: Pass, running: Sequence[Place]) -> set[Place]:
         """The live kernels that the last attempt has to be done again without."""
         assert self.read is not None  # noqa: S101  # the caller has read it
         raised = {place: error for place, error in done.raised.items() if place in running}
@@ -442,14 +353,14 @@ class _Attempts:
             set(running),
         )
 
-    def _again(self, off: frozenset[Place]) -> _Pass:
+    def _again(self, off: frozenset[Place]) -> Pass:
         """Run live and shadow passes from the beginning, with the seeds in `off` on
         their fallback.
         """
         with self._growing.switches.set_aside(off):
             return self._passes(off)
 
-    def _passes(self, off: frozenset[Place]) -> _Pass:
+    def _passes(self, off: frozenset[Place]) -> Pass:
         growing, switches = self._growing, self._growing.switches
         if self._kept is not None:
             self._kept.restore()
@@ -480,7 +391,7 @@ class _Attempts:
             if place not in switches.notes.raised:
                 grown = growing.kernels[place]
                 norms[place] = grown.norm(grown.scale if growing.numerics.scales else 1.0)
-        return _Pass(
+        return Pass(
             torch.stack(losses).sum() if len(losses) > 1 else losses[0],
             {name: torch.stack(values).sum() / total for name, values in sums.items()},
             norm if self.scale == 1.0 else norm / self.scale,
