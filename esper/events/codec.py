@@ -197,6 +197,32 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
     return event
 
 
+def unreadable(values: Sequence[bytes]) -> dict[int, PoisonError]:
+    """Which framed messages of known schemas hold no datum of theirs, by index, and why.
+
+    Bounds are not looked at: what is out of them can be read.
+    """
+    found: dict[int, PoisonError] = {}
+    for at, value in enumerate(values):
+        wire, stream = wire_schema(schema_id(value)), io.BytesIO(value)
+        stream.seek(_HEAD)
+        try:
+            schemaless_reader(stream, wire.parsed, None)
+            rest = len(value) - stream.tell()
+        except Exception as error:  # noqa: BLE001  # fastavro raises what the bytes lead it to
+            found[at] = PoisonError(
+                f"A message of type {wire.record.NAME} does not match schema {wire.id}: "
+                f"{type(error).__name__}: {error}."
+            )
+        else:
+            if rest:
+                found[at] = PoisonError(
+                    f"A {wire.record.NAME} message has bytes after its datum; the sender wrote "
+                    "another schema than its frame says."
+                )
+    return found
+
+
 @cache
 def _reader(head: bytes) -> Callable[[io.BytesIO], Event]:
     """How the datum after these five bytes is read."""

@@ -40,6 +40,8 @@ _POLL_S: Final = 0.1
 _ANSWER_S: Final = (
     1.0  # shorter than a request's time, so that the sink ends soon after it is told to
 )
+_LETTERS: Final = 500  # letters, and
+_LETTER_BYTES: Final = 4 << 20  # bytes in them, after which Kafka's answer is waited for
 _PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _INSERT: Final = {
     "input_format_avro_allow_missing_fields": 1,
@@ -244,8 +246,7 @@ class Sink:
                     f"A {record.NAME} does not belong on {first.topic} but on {record.TOPIC}."
                 )
         except PoisonError as error:
-            for message in messages:
-                self._give_up(producer, message, error)
+            self._give_up(producer, [(message, error) for message in messages])
             return
         table = layout(schema_id).table.name
         held = self._largest.get((table, (first.topic, first.partition)), -1)
@@ -257,8 +258,19 @@ class Sink:
         if new:
             self._insert_new(producer, schema_id, new)
 
-    def _insert_new(self, producer: Producer, schema_id: int, messages: list[Received]) -> None:
-        """Insert, halving a block that is refused until the messages at fault are found."""
+    def _insert_new(
+        self,
+        producer: Producer,
+        schema_id: int,
+        messages: list[Received],
+        *,
+        readable: bool = False,
+    ) -> None:
+        """Insert. A block that is refused is halved until the messages at fault are found.
+
+        First what cannot be read is taken out, unless all are `readable`: or each bad message would
+        cost an insert for every halving, and whoever may write could hold the history up.
+        """
         self.advance.turn()
         try:
             self._send(schema_id, messages)
@@ -271,12 +283,19 @@ class Sink:
                 and not _undecodable(messages)
             ):
                 raise
-            if len(messages) > 1:
-                middle = len(messages) // 2
-                self._insert_new(producer, schema_id, messages[:middle])
-                self._insert_new(producer, schema_id, messages[middle:])
+            if len(messages) == 1:
+                self._give_up(producer, [(messages[0], _undecodable(messages) or _refused(error))])
+                return
+            unreadable = {} if readable else codec.unreadable([one.value for one in messages])
+            if unreadable:
+                self._give_up(producer, [(messages[at], why) for at, why in unreadable.items()])
+                rest = [one for at, one in enumerate(messages) if at not in unreadable]
+                parts = [rest] if rest else []
             else:
-                self._give_up(producer, messages[0], _undecodable(messages) or _refused(error))
+                middle = len(messages) // 2
+                parts = [messages[:middle], messages[middle:]]
+            for part in parts:
+                self._insert_new(producer, schema_id, part, readable=True)
         else:
             last = messages[-1]
             self._largest[layout(schema_id).table.name, (last.topic, last.partition)] = last.offset
@@ -302,19 +321,31 @@ class Sink:
                 f"The history cannot write ({error}); free some space on its disk."
             ) from error
 
-    def _give_up(self, producer: Producer, message: Received, error: Exception) -> None:
-        """Dead-letter a message.
+    def _give_up(self, producer: Producer, refused: Sequence[tuple[Received, Exception]]) -> None:
+        """Dead-letter messages, each for its own reason.
 
-        Only then may later rows go in, or a restart would take it for stored.
+        Only then may later rows go in, or a restart would take them for stored.
         """
-        Intake(DeadLetters(producer, "history", self._clock), self.refusals).refuse(message, error)
+        intake = Intake(DeadLetters(producer, "history", self._clock), self.refusals)
+        size = 0
+        for count, (message, error) in enumerate(refused, start=1):
+            intake.refuse(message, error)
+            size += len(message.value)
+            # before the producer's queue is full: a letter that finds no room there is lost
+            if count == len(refused) or not count % _LETTERS or size >= _LETTER_BYTES:
+                self._sent(producer)
+                self.advance.turn()
+                size = 0
+        self.progress.dead_letters += len(refused)
+
+    def _sent(self, producer: Producer) -> None:
+        """Wait until Kafka has every letter."""
         while producer.flush(1.0):
             if self._stop.is_set():
                 raise UnavailableError(
                     "The history was told to end while Kafka did not take a dead letter; "
                     "the next start repeats it."
                 )
-        self.progress.dead_letters += 1
 
     def _end(self, reader: Reader) -> None:
         try:

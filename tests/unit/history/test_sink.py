@@ -17,7 +17,7 @@ from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import Engine
 from esper.history.sink import Sink, groups
 from esper.oona.bus.memory import MemoryBus
-from esper.oona.bus.port import Received
+from esper.oona.bus.port import Producer, Received
 from esper.oona.inbound.count import committed
 from tests.unit.history.conftest import NamedBus, example, framed, message, rows
 from tests.waiting import PATIENCE_S, until
@@ -125,6 +125,39 @@ def test_without_the_ledger_rows_of_a_block_nothing_is_doubled(
     assert sink.progress.rows == 5
     assert stored(engine, bus, "raw_training_step") == 35
     assert stored(engine, bus, "raw_seed_health") == 30
+
+
+def test_bad_messages_cost_an_insert_a_block_and_an_answer_for_hundreds_of_letters(
+    engine: Engine, bus: NamedBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of a block cannot be read, and 600 have a schema
+    that nobody knows: rows and letters are as many as there should be, and the sink is not held up
+    by halving for each, nor by waiting for each letter.
+    """
+    good = fresh("TrainingStep")
+    cut = good._replace(value=good.value[:-3])
+    strange = good._replace(value=b"\0" + (7_777_777).to_bytes(4, "big") + b"?")
+    send(bus, [good, cut, good] * 100)
+    send(bus, [strange] * 600)
+    inserts, waits = list[str](), list[int]()
+    insert, waited = engine.client.raw_insert, Sink._sent
+
+    def counted(table: str, **given: object) -> object:
+        inserts.append(table)
+        return insert(table, **given)
+
+    def told(self: Sink, producer: Producer) -> None:
+        waits.append(1)
+        waited(self, producer)
+
+    monkeypatch.setattr(engine.client, "raw_insert", counted)
+    monkeypatch.setattr(Sink, "_sent", told)
+    with sinking(engine, bus, block_messages=2_000) as sink:
+        until(lambda: caught_up(sink, bus))
+    assert stored(engine, bus, "raw_training_step") == 200
+    assert sink.progress.dead_letters == 700
+    assert inserts.count("raw_training_step") == 2
+    assert len(waits) == 3  # 100 that cannot be read, then 500 and 100 of the others
 
 
 def test_a_topic_that_was_made_again_is_read_from_its_beginning(
