@@ -6,14 +6,32 @@ installs it beside Esper runs its code: there is no other way in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from esper.errors import UsageError, printable
 
-T = TypeVar("T")
 TASKS: Final = "esper.tasks"
 """The group of tasks, each under its own name."""
+POLICIES: Final = "esper.policies"
+"""The group of Tamiyo's policies."""
+BANDITS: Final = "esper.bandits"
+"""The group of bandits."""
+COLLECTORS: Final = "esper.collectors"
+"""The group of Nissa's collectors of metrics."""
+
+
+class Named(Protocol):
+    """What has a name of its own."""
+
+    @property
+    def name(self) -> str:
+        """The name by which recipes and people call it."""
+
+
+T = TypeVar("T")
+N = TypeVar("N", bound=Named)
 
 
 def plugged(group: str, kind: type[T]) -> dict[str, T]:
@@ -42,6 +60,40 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
             )
         found[point.name] = offered
     return found
+
+
+def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
+    """Esper's own, then those of installed packages, by name.
+
+    Raises:
+        UsageError: as `plugged` does, or an entry point has another name than what it stands for,
+            or the name of one of Esper's; the package is named.
+    """
+    found = dict(own)
+    for entry, offered in plugged(group, kind).items():
+        package = package_of(group, entry)
+        if entry != offered.name:
+            raise UsageError(
+                f"The entry point {entry!r} of package {package} (group {group}) stands for "
+                f"{offered.name!r}: both names have to be the same; mend or uninstall that package."
+            )
+        if entry in found:
+            raise UsageError(
+                f"{entry!r} of package {package} (group {group}) has the name of one of Esper's "
+                "own: uninstall that package, or let it take another name."
+            )
+        found[entry] = offered
+    return found
+
+
+def names_in(group: str) -> frozenset[str]:
+    """The names of a group's entry points; nothing is loaded."""
+    return frozenset(point.name for point in entry_points(group=group))
+
+
+def package_of(group: str, name: str) -> str:
+    """The package that offers something, for messages; nothing is loaded."""
+    return ", ".join(_package(point) for point in entry_points(group=group, name=name))
 
 
 def values_of(group: str, name: str) -> list[str]:
