@@ -99,3 +99,29 @@ FIRST_OPEN = Policy("first-open", "first-open-1", Settings, first_open)
 LAST = Bandit("last", lambda arms, generator: (arms[-1][0], arms[-1][1].worth))
 '''
 """The source of a package `esper_first_open`: FIRST_OPEN is a policy, LAST a bandit."""
+
+COLLECTOR = '''
+"""A collector outside of Esper: germinations by family, counted once each."""
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from esper.events.records import AdaptationApplied
+from esper_processors.nissa.scene import Collector
+
+
+def take(seen, event):
+    if event.command == "GERMINATE":
+        seen[event.decision_id] = event.family
+
+
+def collect(scene, seen):
+    grafts = CounterMetricFamily("grafts_begun", "Germinations by family", labels=["family"])
+    for family in sorted(set(seen.values())):
+        grafts.add_metric([family], sum(one == family for one in seen.values()))
+    yield grafts
+    yield GaugeMetricFamily("grafts_runs", "Runs that go on", value=len(scene.current))
+
+
+GRAFTS = Collector("grafts", collect, (AdaptationApplied,), dict, take)
+'''
+"""The source of a package `esper_grafts`, whose GRAFTS is a collector of metrics."""
