@@ -133,7 +133,8 @@ class ScheduleSettings(CommonSettings):
         """Only names are compared: a trainer loads no bandit."""
         known = sorted({*OWN_BANDITS, *names_in(BANDITS)})
         if value not in known:
-            raise ValueError(f"There is no bandit {value!r}; {_nearest(value, known, BANDITS)}")
+            told = printable(value[:200])
+            raise ValueError(f"There is no bandit {told!r}; {_nearest(told, known, BANDITS)}")
         return value
 
 

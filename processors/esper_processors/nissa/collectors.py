@@ -94,9 +94,9 @@ class Collectors:
             try:
                 with self._limit():
                     one.take(self._memory[one.name], event)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # noqa: BLE001  # SystemExit too: it would end Nissa
+            # SystemExit and KeyboardInterrupt too: they would end Nissa, and signals reach its
+            # loop instead
+            except BaseException as error:  # noqa: BLE001
                 self._failed(one, error)
 
     def exposition(self, scene: Scene) -> bytes:
@@ -128,8 +128,6 @@ class Collectors:
                 if one.name in self._packages:
                     families = list(_sound(families, f"{one.name}_"))
                 return _rendered(families)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # noqa: BLE001  # see above
             self._failed(one, error)
             return b""

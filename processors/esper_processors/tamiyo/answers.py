@@ -158,9 +158,9 @@ def _decided(
         with limit():
             plan = require_plan(decide(generator), packet)
         decode_event(encode_event(_review(origin, packet, settings, plan, 0)).value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001  # SystemExit too: it would end the worker for every run
+    # SystemExit and KeyboardInterrupt too: they would end the worker for every run, and signals
+    # reach its loop instead
+    except BaseException as error:  # noqa: BLE001
         told = str(error) if isinstance(error, PoisonError) else f"{type(error).__name__}: {error}"
         fault = PolicyFault(
             f"The policy {policy.name} decided nothing on this packet: {printable(told[:400])}."
@@ -184,7 +184,11 @@ def failed(packet: SystemStatePacket, error: Exception, *, clock: Clock) -> Mess
     reason = (
         f"Tamiyo failed on this packet, which is in dead.letters: {type(error).__name__}: {error}."
     )
-    return encode_event(_review(origin, packet, _none_given(), Plan((), reason), 0))
+    try:
+        _, settings = parse(packet.policy)
+    except UsageError:
+        settings = _none_given()
+    return encode_event(_review(origin, packet, settings, Plan((), reason), 0))
 
 
 def _prior(packet: SystemStatePacket, prior: PriorOf) -> Prior:

@@ -204,6 +204,7 @@ WRONG = {
     "raises": _raised(ZeroDivisionError("by zero")),
     "raises midway": _midway,
     "ends the process": _raised(SystemExit(2)),
+    "interrupts": _raised(KeyboardInterrupt()),
     "raises what is no Exception": _raised(Strange("odd")),
     "gives nothing": lambda *_: None,
     "gives words": lambda *_: ["grafts_x 1"],
@@ -237,7 +238,9 @@ def test_what_a_collector_gives_wrong_costs_its_own_metrics(
     assert page(collectors)["esper_collector_failures_total/grafts"] == 2
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(2), Strange("odd")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), SystemExit(2), KeyboardInterrupt(), Strange("odd")]
+)
 def test_a_collector_that_cannot_take_an_event_stops_nobody(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,16 +281,6 @@ def test_a_collector_that_does_not_end_is_ended() -> None:
     collectors.take(Run("r", ManualClock()).step(1, loss=1.0))
     assert "esper_nissa_uptime_seconds" in page(collectors)
     assert collectors.failures == {"grafts": 2}
-
-
-def test_ctrl_c_is_no_failure_of_a_collector() -> None:
-    """It ends Nissa, as at any other moment."""
-    with pytest.raises(KeyboardInterrupt):
-        page(one(_raised(KeyboardInterrupt())))
-    run = Run("r", ManualClock())
-    taking = one(lambda *_: (), takes=(TrainingStep,), take=_raised(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        taking.take(run.step(1, loss=1.0))
 
 
 def test_a_collector_that_cannot_begin_is_named() -> None:

@@ -224,6 +224,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], str]] = {
     "cannot reach something": (_raises(UnavailableError("away")), "UnavailableError: away"),
     "is timed out": (_raises(TimeoutError("slow")), "TimeoutError: slow"),
     "ends the process": (_raises(SystemExit(3)), "SystemExit: 3"),
+    "interrupts": (_raises(KeyboardInterrupt("now")), "KeyboardInterrupt: now"),
     "raises what is no Exception": (_raises(Strange("odd")), "Strange: odd"),
     "recurses for ever": (_endless, "RecursionError"),
     "raises a long text": (_raises(ValueError("x\n" * 5000)), "ValueError: x"),
@@ -309,16 +310,6 @@ def test_a_policy_that_does_not_end_is_ended(
     assert isinstance(reply.fault, PolicyFault)
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL)[1] == again
-
-
-def test_the_end_of_the_worker_is_no_fault_of_a_policy(
-    monkeypatch: pytest.MonkeyPatch, forgotten: None
-) -> None:
-    """Ctrl-C while a policy decides ends the worker, as at any other moment."""
-    bad = Policy("bad", "bad-1", CommonSettings, _raises(KeyboardInterrupt()))
-    monkeypatch.setattr(policies, "known", lambda: {"bad": bad})
-    with pytest.raises(KeyboardInterrupt):
-        small(name="bad").ask()
 
 
 @pytest.mark.parametrize(
