@@ -6,19 +6,36 @@ installs it beside Esper runs its code: there is no other way in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from esper.errors import UsageError, printable
 
-T = TypeVar("T")
 TASKS: Final = "esper.tasks"
 """The group of tasks, each under its own name."""
 OPTIMIZERS: Final = "esper.optimizers"
 """The group of optimizers: classes, or functions that make one of parameter groups."""
 SCHEDULES: Final = "esper.schedules"
 """The group of schedules: functions of step and total steps, or classes of torch's schedulers."""
+POLICIES: Final = "esper.policies"
+"""The group of Tamiyo's policies."""
+BANDITS: Final = "esper.bandits"
+"""The group of bandits."""
+COLLECTORS: Final = "esper.collectors"
+"""The group of Nissa's collectors of metrics."""
+
+
+class Named(Protocol):
+    """What has a name of its own."""
+
+    @property
+    def name(self) -> str:
+        """The name by which recipes and people call it."""
+
+
+T = TypeVar("T")
+N = TypeVar("N", bound=Named)
 
 
 def plugged(group: str, kind: type[T]) -> dict[str, T]:
@@ -49,21 +66,61 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
     return found
 
 
-def plugged_functions(group: str) -> dict[str, Callable[..., Any]]:
+def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[..., Any]]:
     """What installed packages offer in `group`, by name, each to be called.
 
     Raises:
-        UsageError: as `plugged` does, or one cannot be called.
+        UsageError: as `plugged` does, one cannot be called, or has a name that is `taken`.
     """
     found: dict[str, Callable[..., Any]] = {}
     for name, offered in plugged(group, object).items():
+        whose = f"{name!r} of package {package_of(group, name)} (entry point group {group})"
         if not callable(offered):
             raise UsageError(
-                f"{name!r} of entry point group {group} is {type(offered).__name__}, and has to be "
-                "a function or class: mend or uninstall the package that brings it."
+                f"{whose} is {type(offered).__name__}, and has to be a function or class: mend or "
+                "uninstall that package."
+            )
+        if name in taken:
+            raise UsageError(
+                f"{whose} has the name of one of Esper's or torch's own: uninstall that package, "
+                "or let it take another name."
             )
         found[name] = offered
     return found
+
+
+def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
+    """Esper's own, then those of installed packages, by name.
+
+    Raises:
+        UsageError: as `plugged` does, or an entry point has another name than what it stands for,
+            or the name of one of Esper's; the package is named.
+    """
+    found = dict(own)
+    for entry, offered in plugged(group, kind).items():
+        package = package_of(group, entry)
+        if entry != offered.name:
+            raise UsageError(
+                f"The entry point {entry!r} of package {package} (group {group}) stands for "
+                f"{offered.name!r}: both names have to be the same; mend or uninstall that package."
+            )
+        if entry in found:
+            raise UsageError(
+                f"{entry!r} of package {package} (group {group}) has the name of one of Esper's "
+                "own: uninstall that package, or let it take another name."
+            )
+        found[entry] = offered
+    return found
+
+
+def names_in(group: str) -> frozenset[str]:
+    """The names of a group's entry points; nothing is loaded."""
+    return frozenset(point.name for point in entry_points(group=group))
+
+
+def package_of(group: str, name: str) -> str:
+    """The package that offers something, for messages; nothing is loaded."""
+    return ", ".join(_package(point) for point in entry_points(group=group, name=name))
 
 
 def values_of(group: str, name: str) -> list[str]:

@@ -63,3 +63,65 @@ def step(model, batch):
 RANKED = Task("ranked", step, (Metric("top_two", "fraction"),), "top_two")
 '''
 """The source of a package `esper_ranked`, whose RANKED is a task."""
+
+POLICY = '''
+"""A policy and a bandit outside of Esper."""
+
+from esper_processors.tamiyo.deciding import Bandit, CommonSettings, Plan, Policy, choices, reviewed
+
+
+class Settings(CommonSettings):
+    until_epoch: int = 1000
+
+
+def first_open(state, packet, settings, prior, generator):
+    """The first kernel of the first open seed, every epoch; no kernel is kept or culled."""
+    open_arms = choices(packet, settings, state.taken())
+    if not open_arms or packet.epoch > settings.until_epoch:
+        return Plan((), "Nothing is open.")
+    key, (choice, *_) = next(iter(open_arms.items()))
+    kernel = choice.kernels[0]
+    command = reviewed(
+        packet,
+        "GERMINATE",
+        (key.layer, choice.seed.seed),
+        confidence=1.0,
+        urgency=1.0,
+        expected_impact=0.0,
+        evidence={"open": len(open_arms)},
+        kernel_id=kernel.kernel_id,
+        family=kernel.family,
+    )
+    return Plan((command,), f"Takes the first of {len(open_arms)} arms.")
+
+
+FIRST_OPEN = Policy("first-open", "first-open-1", Settings, first_open)
+LAST = Bandit("last", lambda arms, generator: (arms[-1][0], arms[-1][1].worth))
+'''
+"""The source of a package `esper_first_open`: FIRST_OPEN is a policy, LAST a bandit."""
+
+COLLECTOR = '''
+"""A collector outside of Esper: germinations by family, counted once each."""
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from esper.events.records import AdaptationApplied
+from esper_processors.nissa.scene import Collector
+
+
+def take(seen, event):
+    if event.command == "GERMINATE":
+        seen[event.decision_id] = event.family
+
+
+def collect(scene, seen):
+    grafts = CounterMetricFamily("grafts_begun", "Germinations by family", labels=["family"])
+    for family in sorted(set(seen.values())):
+        grafts.add_metric([family], sum(one == family for one in seen.values()))
+    yield grafts
+    yield GaugeMetricFamily("grafts_runs", "Runs that go on", value=len(scene.current))
+
+
+GRAFTS = Collector("grafts", collect, (AdaptationApplied,), dict, take)
+'''
+"""The source of a package `esper_grafts`, whose GRAFTS is a collector of metrics."""

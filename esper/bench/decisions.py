@@ -18,9 +18,10 @@ from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.exchange.packet import EpochFigures, build
 from esper.tolaria.recipes.recipe import OWNER, function, load
 from esper_processors.tamiyo import answers
-from esper_processors.tamiyo.deciding import bandits, policy
+from esper_processors.tamiyo.deciding import bandits
 from esper_processors.tamiyo.deciding.bandits import Beta
-from esper_processors.tamiyo.deciding.policy_settings import parse
+from esper_processors.tamiyo.deciding.plan import uniform
+from esper_processors.tamiyo.deciding.policies import parse
 from esper_processors.tamiyo.deciding.policy_state import observe
 from esper_processors.tamiyo.row import Row
 
@@ -66,12 +67,12 @@ def seconds(bench: Bench) -> _Seconds:
     """
     row, whole, choice = Row(), [], []
     for packet in packets(bench):
-        settings = parse(packet.policy)
+        policy, settings = parse(packet.policy)
         state, _ = observe(row.state, packet)
         generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
         choice.append(
             bench.processor_seconds(
-                lambda: policy.decide(state, packet, settings, policy.uniform, generator)  # noqa: B023  # called here
+                lambda: policy.decide(state, packet, settings, uniform, generator)  # noqa: B023  # called here
             )
         )
         replies: list[answers.Reply] = []

@@ -39,9 +39,10 @@ from esper.tolaria.exchange.command_intake import commands_of
 from esper.urza.catalogue import Catalogue
 from esper.urza.metadata import metadata
 from esper.urza.shelf import KernelShelf, Performances
+from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.live import Live
-from esper_processors.nissa.metrics import Scene, exposition
 from esper_processors.nissa.rows import RunRows, check
+from esper_processors.nissa.scene import Scene
 from esper_processors.nissa.status import status
 from esper_processors.tamiyo import row as rows
 from esper_processors.tamiyo import run_views
@@ -199,7 +200,9 @@ def shown(everyone: Everyone) -> None:
     scene = Scene(
         nissa_rows.runs(), nissa_rows.builds(), everyone.live, NOW, 1.0, 0, {}, nissa_rows.series()
     )
-    assert exposition(scene)
+    collectors = Collectors()
+    assert collectors.exposition(scene)
+    assert not collectors.failures
     assert status(scene, samples=3)
     everyone.live.sample(scene.runs, NOW)
     assert all(

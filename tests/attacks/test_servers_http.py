@@ -37,6 +37,7 @@ from esper.tolaria.control.run_ledger import RunLedger
 from esper.tolaria.control.trainers import Trainers
 from esper_processors.nissa.api import Nissa
 from esper_processors.nissa.api import add_routes as add_nissa
+from esper_processors.nissa.collectors import Collectors
 from esper_processors.tamiyo.api import Tamiyo
 from esper_processors.tamiyo.api import add_routes as add_tamiyo
 from esper_processors.tamiyo.command_log import Commands
@@ -77,7 +78,14 @@ ROUTES: dict[str, Callable[[FastAPI, Settings], None]] = {
         ),
     ),
     "nissa": lambda app, _: add_nissa(
-        app, Nissa(scene=NOTHING, attempts=NOTHING, declare=NOTHING, record=NOTHING)
+        app,
+        Nissa(
+            scene=NOTHING,
+            collectors=Collectors(),
+            attempts=NOTHING,
+            declare=NOTHING,
+            record=NOTHING,
+        ),
     ),
 }
 TARGETS = {

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from esper.errors import UsageError
 from esper.lifecycle import Guardrails
+from esper.policies import require_settings
 
 
 class _Section(BaseModel):
@@ -212,7 +213,11 @@ class GatesSection(_Section):
 
 
 class TamiyoSection(_Section):
-    """Whether and how Tamiyo is asked. `policy` goes to Tamiyo as it stands."""
+    """Whether and how Tamiyo is asked.
+
+    `policy` goes to Tamiyo as it stands: `name` says which policy decides, the other keys are
+    settings of that policy (`esper.policies`).
+    """
 
     enabled: bool = True
     consult_timeout_s: float = Field(
@@ -379,15 +384,18 @@ def overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Recipe:
 
 
 def validated(raw: Mapping[str, Any]) -> Recipe:
-    """The recipe of these values.
+    """The recipe of these values, for a run that is to begin.
 
     Raises:
-        UsageError: an unknown key, or a value of the wrong type.
+        UsageError: an unknown key or policy, or a value of the wrong type.
     """
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UsageError(_sentence(error)) from None
+    # here and not in the model: a journal is read and replayed without the policy that decided
+    require_settings(recipe.tamiyo.policy)
+    return recipe
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

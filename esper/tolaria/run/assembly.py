@@ -27,6 +27,7 @@ from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.oona.bus.access import Access
+from esper.policies import spec_of
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe, function
 from esper.tolaria.recipes.run_names import named, require_run_id
@@ -144,6 +145,8 @@ def train(
             recipe = recipe_of(before.events)
             if require is not None:
                 require(recipe)  # before anything of the journal's is looked up
+            # whose package is gone decides nothing more, and the run would go on as if it had
+            spec_of(recipe.tamiyo.policy)
             permit = permit_for(settings, before.events, recipe, allow=allow, say=progress.say)
         elif fork is not None:
             before = forked(

@@ -52,14 +52,7 @@ def known() -> Mapping[str, MakeOptimizer]:
     }
     del found["Optimizer"]
     found["AdamW"] = EagerAdamW
-    for name, make in plugged_functions(OPTIMIZERS).items():
-        if name in found or name in UNSUITED:
-            raise UsageError(
-                f"There are two optimizers of the name {name!r}, one of them torch's: uninstall "
-                "the package that brings the other."
-            )
-        found[name] = make
-    return found
+    return found | plugged_functions(OPTIMIZERS, found.keys() | UNSUITED.keys())
 
 
 def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:

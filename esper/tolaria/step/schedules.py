@@ -81,14 +81,7 @@ def known() -> Mapping[str, MakeSchedule]:
         and issubclass(kind, LRScheduler)
         and name not in {"LRScheduler", "_LRScheduler", *UNSUITED}
     }
-    for name, make in plugged_functions(SCHEDULES).items():
-        if name in found or name in UNSUITED:
-            raise UsageError(
-                f"There are two schedules of the name {name!r}, one of them Esper's or torch's: "
-                "uninstall the package that brings the other."
-            )
-        found[name] = make
-    return found
+    return found | plugged_functions(SCHEDULES, found.keys() | UNSUITED.keys())
 
 
 def schedule_of(name: str, permit: Permit) -> MakeSchedule:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from esper.errors import UsageError
-from esper.plugins import TASKS, plugged
+from esper.plugins import TASKS, together
 from esper.tolaria.recipes.recipe import Permit, function
 
 Batch = tuple[Tensor, Tensor]
@@ -206,20 +206,7 @@ def known() -> Mapping[str, Task]:
     Raises:
         UsageError: a package's cannot be used; the package is named.
     """
-    found = dict(BUILT_IN)
-    for entry, task in plugged(TASKS, Task).items():
-        if entry != task.name:
-            raise UsageError(
-                f"The entry point {entry!r} of {TASKS} has a task of the name {task.name!r}: both "
-                "have to be the same; mend or uninstall that package."
-            )
-        if entry in found:
-            raise UsageError(
-                f"There are two tasks of the name {entry!r}, one of them Esper's: uninstall the "
-                "package that brings the other."
-            )
-        found[entry] = task
-    return found
+    return together(TASKS, Task, BUILT_IN)
 
 
 def task_of(name: str, permit: Permit) -> Task:

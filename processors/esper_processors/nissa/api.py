@@ -18,9 +18,10 @@ from esper.errors import UsageError
 from esper.service import ProblemError, requires
 from esper_processors.nissa import custom
 from esper_processors.nissa.attempts import Attempt, page
+from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.custom import Definition, Kind, Labels, Sample
 from esper_processors.nissa.live import SAMPLES
-from esper_processors.nissa.metrics import Scene, exposition
+from esper_processors.nissa.scene import Scene
 from esper_processors.nissa.status import status
 
 MOST_SAMPLES = 1000
@@ -71,6 +72,7 @@ class Nissa:
     """What the routes ask of the worker."""
 
     scene: Callable[[], Scene]
+    collectors: Collectors
     attempts: Callable[[str], list[Attempt]]
     declare: Callable[[Definition], Awaitable[None]]
     record: Callable[[Sequence[Sample]], Awaitable[None]]
@@ -85,7 +87,9 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
     @app.get("/metrics", dependencies=[requires("viewer")], response_class=Response)
     async def metrics() -> Response:
         """Everything that is measured, in Prometheus' text format."""
-        return Response(exposition(nissa.scene()), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(
+            nissa.collectors.exposition(nissa.scene()), media_type=CONTENT_TYPE_PLAIN_0_0_4
+        )
 
     @app.get("/api/v1/status", dependencies=[requires("viewer")])
     async def overview(samples: Annotated[int, Query(ge=0, le=SAMPLES)] = 0) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
         """
         definition = body.definition()
         with _content():
-            new = custom.declare(definition, nissa.scene().definitions)
+            new = nissa.collectors.declare(definition, nissa.scene().definitions)
         if new:
             await nissa.declare(definition)
         else:

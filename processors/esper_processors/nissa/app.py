@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import faust
 from aiokafka.errors import KafkaError
@@ -21,15 +22,19 @@ from esper_processors import streams
 from esper_processors.cluster import Followed, Follower
 from esper_processors.consumers import Consumers, checked_table
 from esper_processors.nissa import custom
+from esper_processors.nissa.collectors import Collectors, installed
 from esper_processors.nissa.custom import Definition, Sample
 from esper_processors.nissa.live import Live
-from esper_processors.nissa.metrics import Scene
-from esper_processors.nissa.resources import default_collectors, sampled
+from esper_processors.nissa.resources import default_samplers, sampled
 from esper_processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, RunRows, check
+from esper_processors.nissa.scene import Scene
+from esper_processors.time_limit import time_limit
 
 _log = logging.getLogger(__name__)
 SENDER = "nissa"
 SAMPLE_S = 15.0
+COLLECTOR_S = 20.0
+"""Seconds that a collector may take for one event or one page; Prometheus waits for 10."""
 DEFINITIONS = "esper-nissa-definitions"
 """Nissa's own topic of declared metrics, compacted, one partition, so that every worker knows all
 in the same order.
@@ -42,6 +47,7 @@ _TELEMETRY = (
     "telemetry.cache",
     CUSTOM,
 )
+_TOPICS = (*FACTS, *COMPILATIONS, *_TELEMETRY)
 _FRESH_US = 10_000_000
 
 
@@ -49,8 +55,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     """The app, ready for a worker.
 
     Raises:
-        EsperError: no broker is configured, or it does not answer.
+        EsperError: no broker is configured, or it does not answer, or the collector of an installed
+            package cannot be used.
     """
+    # a package that cannot be used is named before anything runs
+    collectors = Collectors(installed(_TOPICS), limit=partial(time_limit, COLLECTOR_S))
     app = streams.build(settings, part=SENDER, clock=clock)
     outbound = streams.FramedSender(app, "dead.letters", "telemetry.resources", CUSTOM)
     consumers = Consumers(
@@ -70,7 +79,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         value_serializer="raw",
     )
     origin = Origin("", SENDER, "0" * 32, clock)
-    collectors = default_collectors(SENDER)
+    samplers = default_samplers(SENDER)
     rows, live = RunRows(table), Live()
     definitions: dict[str, Definition] = {}
     read: dict[tuple[str, int], int] = {}
@@ -79,6 +88,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     async def observe(event: Event, received: Received) -> None:
         view, changed = rows.take(received.topic, event, received.partition)
         live.take(received.topic, event, clock.now_us())
+        collectors.take(event)
         read[received.topic, received.partition] = received.offset + 1
         if view is not None and view.ended:
             live.forget(view.run_id)
@@ -87,18 +97,16 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             # not wait
             await table.acknowledged()
 
-    consumers.agent("observe", (*FACTS, *COMPILATIONS, *_TELEMETRY), observe)
+    consumers.agent("observe", _TOPICS, observe)
 
     def scene() -> Scene:
-        uptime = clock.monotonic() - began
-        lag = sum(_lags(app, read))
         return Scene(
             rows.runs(),
             rows.builds(),
             live,
             clock.now_us(),
-            uptime,
-            lag,
+            clock.monotonic() - began,
+            sum(_lags(app, read)),
             definitions,
             rows.series(),
             dict(consumers.refusals.counts),
@@ -108,7 +116,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         present = scene()
         live.sample(present.runs, present.now_us)
         try:
-            await outbound.send(*(encode(reading) for reading in sampled(collectors, origin)))
+            await outbound.send(*(encode(reading) for reading in sampled(samplers, origin)))
         except (
             KafkaError
         ) as error:  # the next sample says more than this one; Faust would end the worker
@@ -119,7 +127,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     def learn(received: Received) -> None:
         definition = custom.decode(received.value)
-        if custom.declare(definition, definitions):
+        if collectors.declare(definition, definitions):
             definitions[definition.name] = definition
 
     follower = Follower(
@@ -140,7 +148,13 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     def web() -> streams.Served:
         from esper_processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
 
-        with_routes = Nissa(scene=scene, attempts=rows.attempts, declare=declare, record=record)
+        with_routes = Nissa(
+            scene=scene,
+            collectors=collectors,
+            attempts=rows.attempts,
+            declare=declare,
+            record=record,
+        )
         return streams.served(
             settings,
             title="Nissa observes",

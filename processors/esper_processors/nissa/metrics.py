@@ -1,5 +1,5 @@
-"""Prometheus metrics, made from the views at the time of the scrape: what is gone has no label left
-to remove. Pure.
+"""Esper's own Prometheus metrics, made from the views at the time of the scrape: what is gone has
+no label left to remove. Pure.
 
 prometheus_client appends `_total` to counters, so the names that are fixed without it
 (`esper_adaptation_count`, ...) are gauges, with a counter of another name beside them.
@@ -9,51 +9,21 @@ invented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
 
 from esper.events.records import CacheSampled
 from esper.lifecycle import HOLDING
-from esper_processors.nissa.compilations import BUCKETS_S, Compilations
-from esper_processors.nissa.custom import Definition, Series, newest
-from esper_processors.nissa.live import LATENCY_S, Live
+from esper_processors.nissa.compilations import BUCKETS_S
+from esper_processors.nissa.custom import newest
+from esper_processors.nissa.live import LATENCY_S
 from esper_processors.nissa.runs import RunView
+from esper_processors.nissa.scene import Collector, Scene
 
 Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Everything that the metrics show."""
-
-    runs: Sequence[RunView]
-    compilations: Compilations
-    live: Live
-    now_us: int
-    uptime_s: float
-    lag: int
-    definitions: Mapping[str, Definition] = field(default_factory=dict)
-    series: Sequence[Series] = ()
-    refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
-
-
-def families(scene: Scene) -> Iterator[Family]:
-    """Every metric with its present value."""
-    runs = scene.live.current(scene.runs, scene.now_us)
-    yield from _training(runs, scene.live)
-    yield from _seeds(runs, scene.live)
-    yield from _adaptations(runs)
-    yield from _recovery(runs)
-    yield from _compilations(scene.compilations)
-    if caches := scene.live.caches_of(view.run_id for view in runs):
-        yield from _caches(caches)
-    yield from _processes(scene)
-    yield from _custom(scene)
 
 
 def _gauge(
@@ -75,7 +45,8 @@ def _by_run(
     return _gauge(name, text, ["run"], (([view.run_id], value(view)) for view in runs))
 
 
-def _training(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
+def _training(scene: Scene, _memory: None) -> Iterator[Family]:
+    runs, live = scene.current, scene.live
     yield _by_run(
         "esper_training_loss", "Training loss of the newest step, nats", runs, live.training_loss
     )
@@ -115,7 +86,8 @@ def _training(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
     )
 
 
-def _seeds(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
+def _seeds(scene: Scene, _memory: None) -> Iterator[Family]:
+    runs, live = scene.current, scene.live
     yield _gauge(
         "esper_seed_active_count",
         "Seeds of a layer whose slot holds or waits for a kernel",
@@ -148,7 +120,8 @@ def _seeds(runs: Sequence[RunView], live: Live) -> Iterator[Family]:
     yield health
 
 
-def _adaptations(runs: Sequence[RunView]) -> Iterator[Family]:
+def _adaptations(scene: Scene, _memory: None) -> Iterator[Family]:
+    runs = scene.current
     yield _by_run(
         "esper_adaptation_count",
         "Adaptations accepted",
@@ -178,7 +151,8 @@ def _adaptations(runs: Sequence[RunView]) -> Iterator[Family]:
     yield from (total, outcomes, reviews, failures)
 
 
-def _recovery(runs: Sequence[RunView]) -> Iterator[Family]:
+def _recovery(scene: Scene, _memory: None) -> Iterator[Family]:
+    runs = scene.current
     yield _by_run(
         "esper_checkpoints_taken",
         "Snapshots of the run that are durable",
@@ -218,8 +192,11 @@ def _recovery(runs: Sequence[RunView]) -> Iterator[Family]:
     )
 
 
-def _caches(caches: Sequence[CacheSampled]) -> Iterator[Family]:
+def _caches(scene: Scene, _memory: None) -> Iterator[Family]:
     """Counts by tier: what one tier did not have, the next was asked for."""
+    caches = scene.live.caches_of(view.run_id for view in scene.current)
+    if not caches:
+        return
     labels = ["run", "process", "tier"]
     hits = GaugeMetricFamily(
         "esper_kernel_cache_hits", "Kernels that a tier of the cache had", labels=labels
@@ -275,7 +252,7 @@ def _caches(caches: Sequence[CacheSampled]) -> Iterator[Family]:
         )
 
 
-def _custom(scene: Scene) -> Iterator[Family]:
+def _custom(scene: Scene, _memory: None) -> Iterator[Family]:
     """What was declared and sent.
 
     Series of metrics that nobody declared here stay in the history alone.
@@ -292,7 +269,8 @@ def _custom(scene: Scene) -> Iterator[Family]:
         yield family
 
 
-def _compilations(view: Compilations) -> Iterator[Family]:
+def _compilations(scene: Scene, _memory: None) -> Iterator[Family]:
+    view = scene.compilations
     latency = GaugeMetricFamily(
         "esper_compilation_latency", "Time of the newest compilation, seconds"
     )
@@ -317,7 +295,7 @@ def _compilations(view: Compilations) -> Iterator[Family]:
     yield total
 
 
-def _processes(scene: Scene) -> Iterator[Family]:
+def _processes(scene: Scene, _memory: None) -> Iterator[Family]:
     resources = sorted(scene.live.resources.items())
     yield _gauge(
         "esper_process_cpu_percent",
@@ -378,16 +356,14 @@ def _processes(scene: Scene) -> Iterator[Family]:
     )
 
 
-class _Collector(Collector):
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-
-    def collect(self) -> Iterator[Family]:
-        return families(self._scene)
-
-
-def exposition(scene: Scene) -> bytes:
-    """The metrics in Prometheus' text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(scene))
-    return generate_latest(registry)
+OWN: Final = (
+    Collector("training", _training),
+    Collector("seeds", _seeds),
+    Collector("adaptations", _adaptations),
+    Collector("recovery", _recovery),
+    Collector("compilations", _compilations),
+    Collector("caches", _caches),
+    Collector("processes", _processes),
+    Collector("custom", _custom),
+)
+"""Esper's own collectors, in the order of the page."""

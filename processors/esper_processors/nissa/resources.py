@@ -1,4 +1,4 @@
-"""Collectors of resources: this process, the machine, and its GPUs where NVML can be asked.
+"""Samplers of resources: this process, the machine, and its GPUs where NVML can be asked.
 
 Each gives readings when it is called.
 """
@@ -30,11 +30,11 @@ class Reading:
     gpu_bytes: int
 
 
-Collector = Callable[[], Iterable[Reading]]
+Sampler = Callable[[], Iterable[Reading]]
 """Takes readings now. The time between two calls is what its CPU figures are the mean of."""
 
 
-def own_process(name: str) -> Collector:
+def own_process(name: str) -> Sampler:
     """This process."""
     process = psutil.Process()
     process.cpu_percent()  # the first call only begins the measurement
@@ -45,7 +45,7 @@ def own_process(name: str) -> Collector:
     return read
 
 
-def machine(gpu_bytes: Callable[[], int]) -> Collector:
+def machine(gpu_bytes: Callable[[], int]) -> Sampler:
     """The whole machine, as the process `machine` with pid 0: memory is what is not available,
     `gpu_bytes` what is used on all GPUs.
     """
@@ -90,12 +90,12 @@ def nvml() -> Callable[[], int]:
     return used
 
 
-def default_collectors(process: str) -> tuple[Collector, ...]:
+def default_samplers(process: str) -> tuple[Sampler, ...]:
     """This process and the machine with its GPUs."""
     return own_process(process), machine(nvml())
 
 
-def sampled(collectors: Sequence[Collector], origin: Origin) -> list[ResourceSampled]:
+def sampled(samplers: Sequence[Sampler], origin: Origin) -> list[ResourceSampled]:
     """One event for each reading."""
     at = origin.clock.now_us()
     return [
@@ -107,6 +107,6 @@ def sampled(collectors: Sequence[Collector], origin: Origin) -> list[ResourceSam
             rss_bytes=reading.rss_bytes,
             gpu_bytes=reading.gpu_bytes,
         )
-        for collect in collectors
-        for reading in collect()
+        for read in samplers
+        for reading in read()
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from esper_processors.nissa.metrics import Scene
 from esper_processors.nissa.runs import RunView
+from esper_processors.nissa.scene import Scene
 
 
 def status(scene: Scene, *, samples: int) -> dict[str, Any]:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from esper.clock import Clock
-from esper.errors import UsageError
+from esper.errors import PoisonError, UsageError, printable
 from esper.events import Event, Message, Origin
 from esper.events.codec import decode as decode_event
 from esper.events.codec import encode as encode_event
@@ -22,11 +26,13 @@ from esper.events.records import (
     RollbackRequested,
     SystemStatePacket,
 )
-from esper_processors.tamiyo.deciding import bandits, policy
+from esper.policies import CommonSettings
+from esper_processors.tamiyo.deciding import bandits
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.emergency import Alarm, watch
 from esper_processors.tamiyo.deciding.features import lacking
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings, parse
+from esper_processors.tamiyo.deciding.plan import Plan, Prior, require_plan, trials_of, uniform
+from esper_processors.tamiyo.deciding.policies import Policy, parse
 from esper_processors.tamiyo.deciding.policy_state import Ended, PolicyState, Trial, observe
 from esper_processors.tamiyo.row import PacketAnswer, Row
 
@@ -40,18 +46,32 @@ PriorOf = Callable[[str, SystemStatePacket], Beta]
 """Experience of other runs with a context, at the time of a packet."""
 
 
+class PolicyFault(PoisonError):  # noqa: N818  # whose it is matters, not that it is an error
+    """What a policy has done wrong with one packet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a packet leads to: the messages to send, the review first, and the row to write before,
     or None when it stays.
+
+    `fault` is what the policy did wrong, where the answer is therefore without commands.
     """
 
     messages: tuple[Message, ...]
     row: Row | None
+    fault: PolicyFault | None = None
 
 
-def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock) -> Reply:
-    """Answer a packet.
+def answer(
+    row: Row,
+    packet: SystemStatePacket,
+    *,
+    prior: PriorOf,
+    clock: Clock,
+    limit: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Reply:
+    """Answer a packet; within `limit` the policy decides.
 
     One that was answered before gets the same messages again. One of an earlier timeline, or so old
     that its answer is not kept any more, gets none: its answer stands in the topic.
@@ -68,31 +88,31 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
     first = row.state.packet < 0
     state, ended = observe(row.state, packet)
     alarm: Alarm | None = None
+    fault: PolicyFault | None = None
+    origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
     try:
-        settings = parse(packet.policy)
+        policy, settings = parse(packet.policy)
     except UsageError as error:
-        settings = PolicySettings()
-        plan = policy.Plan((), (), str(error))
+        settings = _none_given()
+        plan = Plan((), str(error))
         wanted: tuple[str, ...] = ()
     else:
-        generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
         seen, alarm = watch(
             state.watch, packet, settings, rolled_back=packet.timeline > row.state.timeline
         )
         state = replace(state, watch=seen)
         if alarm is None and math.isfinite(packet.validation_loss):
-            plan = policy.decide(state, packet, settings, _prior(packet, prior), generator)
+            asked = partial(policy.decide, state, packet, settings, _prior(packet, prior))
+            plan, fault = _decided(origin, policy, asked, packet, settings, limit)
         else:
-            plan = policy.Plan(
-                (),
+            plan = Plan(
                 (),
                 alarm.reason
                 if alarm
                 else "The validation loss is not finite: nothing can be judged by it.",
             )
         state, wanted = wanted_layers(state, packet, settings, first=first)
-    state = begun(state, plan.trials)
-    origin = Origin(packet.run_id, SENDER, packet.trace_id, clock)
+    state = begun(state, trials_of(packet, plan.commands))
     back = [_rollback(origin, packet, alarm, clock.now_us())] if alarm else []
     duration_us = round((clock.monotonic() - began) * 1e6)
     events: list[Event] = [
@@ -116,7 +136,43 @@ def answer(row: Row, packet: SystemStatePacket, *, prior: PriorOf, clock: Clock)
         row.answered(
             state, PacketAnswer(packet.packet, tuple(message.value for message in messages))
         ),
+        fault,
     )
+
+
+def _decided(
+    origin: Origin,
+    policy: Policy,
+    decide: Callable[[np.random.Generator], Plan],
+    packet: SystemStatePacket,
+    settings: CommonSettings,
+    limit: Callable[[], AbstractContextManager[None]],
+) -> tuple[Plan, PolicyFault | None]:
+    """The plan of a policy; an empty one with the reason, and the fault, where it has none.
+
+    Whatever a policy raises is a matter of this packet alone, as is a command that no consumer
+    could decode, which would otherwise be refused by the trainer as poison.
+    """
+    generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
+    try:
+        with limit():
+            plan = require_plan(decide(generator), packet)
+        decode_event(encode_event(_review(origin, packet, settings, plan, 0)).value)
+    # SystemExit and KeyboardInterrupt too: they would end the worker for every run, and signals
+    # reach its loop instead
+    except BaseException as error:  # noqa: BLE001
+        told = str(error) if isinstance(error, PoisonError) else f"{type(error).__name__}: {error}"
+        fault = PolicyFault(
+            f"The policy {policy.name} decided nothing on this packet: {printable(told[:400])}."
+        )
+        fault.__cause__ = error
+        return Plan((), str(fault)), fault
+    return plan, None
+
+
+def _none_given() -> CommonSettings:
+    """The settings of a recipe that sets nothing."""
+    return parse("{}")[1]
 
 
 def failed(packet: SystemStatePacket, error: Exception, *, clock: Clock) -> Message:
@@ -128,21 +184,23 @@ def failed(packet: SystemStatePacket, error: Exception, *, clock: Clock) -> Mess
     reason = (
         f"Tamiyo failed on this packet, which is in dead.letters: {type(error).__name__}: {error}."
     )
-    return encode_event(_review(origin, packet, PolicySettings(), policy.Plan((), (), reason), 0))
+    try:
+        _, settings = parse(packet.policy)
+    except UsageError:
+        settings = _none_given()
+    return encode_event(_review(origin, packet, settings, Plan((), reason), 0))
 
 
-def _prior(packet: SystemStatePacket, prior: PriorOf) -> policy.Prior:
+def _prior(packet: SystemStatePacket, prior: PriorOf) -> Prior:
     """Experience of other runs in live mode.
 
     In lockstep none, so that the same seed gives the same run.
     """
-    return (
-        policy.uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
-    )
+    return uniform if packet.decisions == "LOCKSTEP" else lambda context: prior(context, packet)
 
 
 def wanted_layers(
-    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings, *, first: bool
+    state: PolicyState, packet: SystemStatePacket, settings: CommonSettings, *, first: bool
 ) -> tuple[PolicyState, tuple[str, ...]]:
     """Layers to report now: all at a run's first packet, later those that lack kernels and were not
     reported since they had some.
@@ -187,8 +245,8 @@ def _rollback(
 def _review(
     origin: Origin,
     packet: SystemStatePacket,
-    settings: PolicySettings,
-    plan: policy.Plan,
+    settings: CommonSettings,
+    plan: Plan,
     duration_us: int,
     *,
     rollback_id: str = "",
@@ -214,7 +272,7 @@ def _review(
 def _report(
     origin: Origin,
     packet: SystemStatePacket,
-    settings: PolicySettings,
+    settings: CommonSettings,
     names: tuple[str, ...],
     number: int,
 ) -> FieldReport:

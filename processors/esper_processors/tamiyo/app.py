@@ -42,13 +42,15 @@ from esper_processors.consumers import (
 from esper_processors.tamiyo import command_log as orders
 from esper_processors.tamiyo import row as rows
 from esper_processors.tamiyo.answers import SENDER, answer, failed
-from esper_processors.tamiyo.deciding import performance
+from esper_processors.tamiyo.deciding import bandits, performance, policies
 from esper_processors.tamiyo.deciding.bandits import Beta, generator
 from esper_processors.tamiyo.deciding.experience import HORIZON_US, Experience
 from esper_processors.tamiyo.deciding.tracker import ROWS, Tracker
 from esper_processors.tamiyo.desk import Desk
 from esper_processors.tamiyo.inheritance import beginning
+from esper_processors.time_limit import time_limit
 
+_LIMIT = partial(time_limit, 60.0)  # s; the supervisor ends a loop that has not turned for 120
 _PACKETS = "system.events.epoch"
 _DECISIONS = "decision.tamiyo"
 
@@ -57,8 +59,10 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     """The app, ready for a worker.
 
     Raises:
-        EsperError: no broker is configured, or it does not answer.
+        EsperError: no broker is configured, or it does not answer, or the policy or bandit of an
+            installed package cannot be used.
     """
+    bandits.known(), policies.known()  # a package that cannot be used is named before anything runs
     app, access = streams.build(settings, part=SENDER, clock=clock), Access.of(settings, SENDER)
     outbound = streams.FramedSender(
         app,
@@ -93,7 +97,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             row = rows.known(table.get(key)) or await beginning(
                 event, access=access, clock=clock, trust=keyring.trust()
             )
-            reply = answer(row, event, prior=prior, clock=clock)
+            reply = answer(row, event, prior=prior, clock=clock, limit=_LIMIT)
             kept = (
                 fitting(rows.encode(reply.row), f"run {event.run_id}")
                 if reply.row is not None
@@ -114,6 +118,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             # then: the next life would give another answer, and be told no delta again
             await table.acknowledged()
         await say(*reply.messages)
+        if reply.fault is not None:  # answered and remembered; counted and put aside as poison is
+            raise reply.fault
 
     async def perform(event: Event, _: Received) -> None:
         tracker.take(event)

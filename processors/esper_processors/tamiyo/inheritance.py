@@ -23,9 +23,9 @@ from esper.oona.durable.journal_reader import read_key
 from esper.oona.inbound.intake import require_author
 from esper_processors.tamiyo.answers import begun, wanted_layers
 from esper_processors.tamiyo.deciding.emergency import watch
-from esper_processors.tamiyo.deciding.features import context
-from esper_processors.tamiyo.deciding.policy_settings import parse
-from esper_processors.tamiyo.deciding.policy_state import PolicyState, Trial, observe
+from esper_processors.tamiyo.deciding.plan import trials_of
+from esper_processors.tamiyo.deciding.policies import parse
+from esper_processors.tamiyo.deciding.policy_state import PolicyState, observe
 from esper_processors.tamiyo.row import Row
 
 ANCESTORS = 64
@@ -135,28 +135,11 @@ def _remembered(
     with suppress(
         UsageError
     ):  # settings that no policy took: such a packet was answered without a look at its layers
-        settings = parse(packet.policy)
+        _, settings = parse(packet.policy)
         state, wanted = wanted_layers(state, packet, settings, first=first)
         seen, _ = watch(state.watch, packet, settings, rolled_back=rolled_back)
         state = replace(state, reports=state.reports + bool(wanted), watch=seen)
-    layers = {layer.name: layer for layer in packet.layers}
-    return begun(
-        state,
-        tuple(
-            Trial(
-                decision_id=command.decision_id,
-                layer=command.layer,
-                seed=command.seed,
-                family=command.family,
-                kernel_id=command.kernel_id,
-                context=context(layers[command.layer], command.family),
-                packet=packet.packet,
-                epoch=packet.epoch,
-            )
-            for command in (review.commands if review else ())
-            if command.command == "GERMINATE"
-        ),
-    )
+    return begun(state, trials_of(packet, review.commands if review else ()))
 
 
 def _read(bus: Bus, topic: str, run_id: str, clock: Clock, trust: Trust) -> Iterable[Event]:

@@ -11,7 +11,7 @@ from esper.events.codec import decode
 from esper.events.records import EpochReviewed
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.performance import Performance
-from esper_processors.tamiyo.deciding.policy import posterior
+from esper_processors.tamiyo.deciding.schedule import posterior
 from esper_processors.tamiyo.row import Row
 
 

@@ -59,7 +59,10 @@ def test_every_route_has_its_row(tmp_path_factory: pytest.TempPathFactory) -> No
         title="t", part="nissa", settings=settings, clock=clock, ready=dict, audit=Recorder()
     )
     nothing: Any = None
-    add_routes(app, Nissa(scene=nothing, attempts=nothing, declare=nothing, record=nothing))
+    asks = Nissa(
+        scene=nothing, collectors=nothing, attempts=nothing, declare=nothing, record=nothing
+    )
+    add_routes(app, asks)
     assert_every_route_has_a_row(app, TABLE)
 
 

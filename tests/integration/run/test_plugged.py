@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from esper.events import decode
-from esper.events.records import EpochEnded, SeedTransitioned
+from esper.events.records import AdaptationApplied, EpochEnded, SeedTransitioned
 from esper.journal.reading import from_file
 from tests import commands
-from tests.plugins import FAMILY, TASK, install
+from tests.plugins import FAMILY, POLICY, TASK, install
 from tests.waiting import PATIENCE_S, until
 
 HALVED = {"esper.families": {"halved": "HALVED"}}
 RANKED = {"esper.tasks": {"ranked": "RANKED"}}
+FIRST = {"esper.policies": {"first-open": "FIRST_OPEN"}, "esper.bandits": {"last": "LAST"}}
 
 
 def environment(home: Path, *installed: Path) -> dict[str, str]:
@@ -76,6 +77,44 @@ def test_a_family_and_a_task_of_other_packages_are_used_resumed_and_proven(tmp_p
     assert len(ends) == 16
     assert {(one.score_name, one.higher_is_better) for one in ends} == {("top_two", True)}
     assert all(one.score == one.metrics["top_two"] for one in ends)
+
+
+def test_a_policy_of_another_package_decides_is_resumed_and_proven(tmp_path: Path) -> None:
+    """Tamiyo asks it in lockstep, the run grows by it and says its version; ended in the middle, it
+    goes on.
+
+    It is proven bit for bit where the package is not installed, since decisions are journalled. A
+    run that would need the package is refused there, before anything is started.
+    """
+    home, package = tmp_path / "home", install(tmp_path / "p", "esper_first_open", POLICY, FIRST)
+    given = environment(home, package)
+    chosen = 'tamiyo.policy={name="first-open", families=["linear", "conv1d"], until_epoch=9}'
+    named = ("run", "mnist1d", "--run-id", "open", "--json", "--set", chosen)
+    asked = (*named, "--set", "run.epochs=12", "--set", "decisions=lockstep")
+    refused = commands.run(*asked, environment=environment(home), cold=True)
+    assert refused.returncode == 2
+    assert "There is no policy 'first-open'" in refused.stderr
+    life = commands.begin(*asked, environment=given, cold=True)
+    outbox = home / "runs" / "open" / "outbox"
+    until(lambda: life.poll() is not None or has(outbox, b"AdaptationApplied"), life.err.read_text)
+    life.send_signal(signal.SIGTERM)
+    assert life.wait(PATIENCE_S) == 130, life.err.read_text()
+    resume = ("run", "mnist1d", "--resume", "--run-id", "open", "--json")
+    refused = commands.run(*resume, environment=environment(home))
+    assert refused.returncode == 2
+    assert "There is no policy 'first-open'" in refused.stderr
+    done = commands.run(*resume, environment=given)
+    assert done.returncode == 0, done.stderr
+    proof = commands.run("replay", "open", "--verify", "--json", environment=environment(home))
+    assert proof.returncode == 0, proof.stderr
+    saved = tmp_path / "journal"
+    fold = commands.run("replay", "open", "--fold", "--save", saved, environment=environment(home))
+    assert fold.returncode == 0, fold.stderr
+    events = [decode(value) for value in from_file(saved)]
+    grafts = [one for one in events if isinstance(one, AdaptationApplied)]
+    assert len(grafts) >= 3
+    assert {(one.command, one.confidence) for one in grafts} == {("GERMINATE", 1.0)}
+    assert max(one.epoch for one in grafts) <= 9
 
 
 def has(outbox: Path, record: bytes) -> bool:

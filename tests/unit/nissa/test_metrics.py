@@ -9,12 +9,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from esper.clock import ManualClock
 from esper.events import Origin
+from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.compilations import Compilations
 from esper_processors.nissa.custom import Definition, Series
 from esper_processors.nissa.live import SAMPLES, SILENT_US, Live
-from esper_processors.nissa.metrics import Scene, exposition
-from esper_processors.nissa.resources import default_collectors, sampled
+from esper_processors.nissa.resources import default_samplers, sampled
 from esper_processors.nissa.runs import RunView, fold
+from esper_processors.nissa.scene import Scene
 from esper_processors.nissa.status import status
 from tests.unit.nissa.journal import Run
 
@@ -36,7 +37,7 @@ def live_run() -> tuple[Live, RunView, Run]:
 
 def shown(scraped: Scene) -> dict[str, list[dict[str, str]]]:
     """Labels by metric name, as a Prometheus client parses them."""
-    families = text_string_to_metric_families(exposition(scraped).decode())
+    families = text_string_to_metric_families(Collectors().exposition(scraped).decode())
     return {family.name: [sample.labels for sample in family.samples] for family in families}
 
 
@@ -97,7 +98,7 @@ def test_the_last_hundred_samples_are_kept() -> None:
 
 def samples(scraped: Scene) -> dict[tuple[str, str], float]:
     """Values by metric and tier, as a Prometheus client parses them."""
-    families = text_string_to_metric_families(exposition(scraped).decode())
+    families = text_string_to_metric_families(Collectors().exposition(scraped).decode())
     return {
         (one.name, one.labels.get("tier", "")): one.value
         for family in families
@@ -146,9 +147,15 @@ def test_custom_metrics_stand_beside_the_built_in_ones() -> None:
         Series("stray", (), 1.0, 1),
     ]
     series.append(Series("mails_sent", (), 9.0, 1))
-    text = exposition(
-        replace(scene(Live()), definitions={one.name: one for one in (queue, sent)}, series=series)
-    ).decode()
+    text = (
+        Collectors()
+        .exposition(
+            replace(
+                scene(Live()), definitions={one.name: one for one in (queue, sent)}, series=series
+            )
+        )
+        .decode()
+    )
     assert 'queue_depth{queue="a",zone="b"} 4.0' in text
     assert "mails_sent_total 9.0" in text
     assert "stray" not in text
@@ -176,7 +183,7 @@ def test_collectors_read_this_process_and_the_machine() -> None:
     their own.
     """
     origin = Origin("", "nissa", "0" * 32, ManualClock())
-    own, whole = sampled(default_collectors("nissa"), origin)
+    own, whole = sampled(default_samplers("nissa"), origin)
     assert (own.process, own.pid) == ("nissa", os.getpid())
     assert (whole.process, whole.pid) == ("machine", 0)
     assert 1 << 20 < own.rss_bytes < whole.rss_bytes

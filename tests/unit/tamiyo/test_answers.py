@@ -236,7 +236,7 @@ def test_a_mistake_of_tamiyo_is_answered_too() -> None:
     """A packet on which the policy fails is answered under its own id, without commands, naming the
     error.
     """
-    world = small(epoch=7)
+    world = small(epoch=7, policy={"version": "mine-3"})
     review = decode(failed(world.packet(), ZeroDivisionError("by zero"), clock=world.clock).value)
     assert isinstance(review, EpochReviewed)
     assert (review.event_id, review.packet, review.commands) == (
@@ -245,3 +245,4 @@ def test_a_mistake_of_tamiyo_is_answered_too() -> None:
         (),
     )
     assert "ZeroDivisionError: by zero" in review.reason
+    assert review.policy_version == "mine-3"

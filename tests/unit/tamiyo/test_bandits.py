@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper_processors.tamiyo.deciding.bandits import (
-    CHOOSE,
     EPSILON,
+    OWN,
     Arm,
-    Bandit,
     Beta,
     Gain,
     epsilon_greedy,
@@ -158,13 +157,13 @@ def test_performance_weighted_draws_in_proportion_to_worth() -> None:
         assert abs(chosen.count(name) / 4000 - one.worth / total) < 0.03
 
 
-@pytest.mark.parametrize("name", sorted(CHOOSE))
-def test_every_bandit_is_repeated_by_its_key(name: Bandit) -> None:
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_every_bandit_is_repeated_by_its_key(name: str) -> None:
     """The same arms and the same key of randomness give the same choice, which is one of
     the arms.
     """
     arms = [("a", arm(3, 1, 0.1)), ("b", arm(1, 3)), ("c", Arm())]
-    choices = [CHOOSE[name](arms, generator(3, 7, "v")) for _ in range(3)]
+    choices = [OWN[name].pick(arms, generator(3, 7, "v")) for _ in range(3)]
     assert choices[0] == choices[1] == choices[2]
     assert choices[0][0] in "abc"
     assert math.isfinite(choices[0][1])

@@ -11,21 +11,27 @@ import pytest
 
 from esper.events import decode
 from esper.events.records import EpochReviewed, RollbackRequested
+from esper.policies import CommonSettings
 from esper_processors.tamiyo import row as rows
 from esper_processors.tamiyo.answers import answer
 from esper_processors.tamiyo.deciding.bandits import Beta
 from esper_processors.tamiyo.deciding.emergency import Alarm, Watch, watch
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings, parse
+from esper_processors.tamiyo.deciding.policies import parse
 from esper_processors.tamiyo.row import Row
 from tests.unit.tamiyo.world import Family, World
 
 CONV = Family("conv1d", 0.2, blend="LERP")
-PLAIN = PolicySettings()
+PLAIN = CommonSettings()
+
+
+def given(text: str) -> CommonSettings:
+    """The settings in a packet's text."""
+    return parse(text)[1]
 
 
 def alarms(
     losses: Iterable[float],
-    settings: PolicySettings = PLAIN,
+    settings: CommonSettings = PLAIN,
     timeline: int = 0,
     before: Watch | None = None,
 ) -> list[Alarm | None]:
@@ -91,19 +97,19 @@ def test_the_settings_of_the_rule() -> None:
 
     Ratio 0 turns it off, for what is not finite too.
     """
-    assert not any(alarms([1.0, math.nan, 99.0, 99.0, 99.0], parse('{"emergency_ratio": 0}')))
-    assert not any(alarms([1.0, math.nan, 99.0, 99.0], parse('{"emergency_limit": 0}')))
+    assert not any(alarms([1.0, math.nan, 99.0, 99.0, 99.0], given('{"emergency_ratio": 0}')))
+    assert not any(alarms([1.0, math.nan, 99.0, 99.0], given('{"emergency_limit": 0}')))
     assert [
-        bool(one) for one in alarms([1.0, 99.0, 99.0, 99.0], parse('{"emergency_packets": 3}'))
+        bool(one) for one in alarms([1.0, 99.0, 99.0, 99.0], given('{"emergency_packets": 3}'))
     ] == [False, False, False, True]
-    assert [bool(one) for one in alarms([1.0, 2.6, 2.6], parse('{"emergency_ratio": 1.5}'))] == [
+    assert [bool(one) for one in alarms([1.0, 2.6, 2.6], given('{"emergency_ratio": 1.5}'))] == [
         False,
         False,
         True,
     ]
     drift = [1.0, 2.9, 5.0, 5.0]
-    assert any(alarms(drift, parse('{"emergency_window": 10}')))
-    assert not any(alarms(drift, parse('{"emergency_window": 1}')))
+    assert any(alarms(drift, given('{"emergency_window": 10}')))
+    assert not any(alarms(drift, given('{"emergency_window": 1}')))
 
 
 def test_once_in_a_timeline_and_seldom_in_a_run() -> None:

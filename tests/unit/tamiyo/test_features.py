@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from esper.events.records import CatalogueEntry, LayerState, SystemStatePacket, Tap
+from esper.policies import CommonSettings
 from esper_processors.tamiyo.deciding.features import choices, context, lacking
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
 from tests.unit.tamiyo.world import Family, World, kernel
 
 IMAGE, WRITTEN = "conv2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", "conv2d k1x1 s1x1 p0x0 d1x1 g1 in 4x4"
@@ -55,14 +55,14 @@ def test_kernels_are_matched_by_geometry(layer: tuple[str, str], families: set[s
     layer's.
     """
     asked = packet(layer, *ALL)
-    assert {key.family for key in choices(asked, PolicySettings(), frozenset())} == families
+    assert {key.family for key in choices(asked, CommonSettings(), frozenset())} == families
 
 
 def test_a_layer_lacks_kernels_of_its_geometry() -> None:
     """Kernels of the right widths for another geometry do not stop a layer from being reported."""
     asked = packet(("Conv2d", IMAGE), offered("mlp", ""), offered("attention", SENTENCE))
-    assert lacking(asked, PolicySettings()) == ("0",)
-    assert lacking(packet(("Conv2d", IMAGE), *ALL), PolicySettings()) == ()
+    assert lacking(asked, CommonSettings()) == ("0",)
+    assert lacking(packet(("Conv2d", IMAGE), *ALL), CommonSettings()) == ()
 
 
 def test_experience_is_kept_apart_by_the_kind_of_layer() -> None:

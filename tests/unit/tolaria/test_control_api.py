@@ -236,6 +236,7 @@ def test_a_start_is_checked_recorded_and_carried_out(part: Part) -> None:
     [
         ({"recipe": "mnist1"}, 403, "did you mean mnist1d"),
         ({"recipe": "mnist1d", "overrides": ["run.epoch=2"]}, 422, "run.epochs"),
+        ({"recipe": "mnist1d", "overrides": ["tamiyo.policy.max_activ=2"]}, 422, "max_active"),
         ({"recipe": "mnist1d", "run_id": "../x"}, 422, "names a folder"),
         ({"recipe": "mnist1d", "run_id": "going"}, 409, "resume"),
         ({"recipe": "mnist1d", "run_id": "ended"}, 409, "another run_id"),

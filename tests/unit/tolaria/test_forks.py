@@ -234,6 +234,8 @@ def test_settings_can_be_changed_but_not_those_that_the_state_is_made_of(
         match=r"^Unknown key optimizer\.learning_rat\. Did you mean optimizer\.learning_rate\?$",
     ):
         changed(events, ["optimizer.learning_rat=1"], epoch=1)
+    with pytest.raises(UsageError, match=r"no setting 'max_activ'; did you mean max_active\?$"):
+        changed(events, ["tamiyo.policy.max_activ=1"], epoch=1)
     with pytest.raises(
         UsageError,
         match=r"^The fork stands after 5 epochs, so run\.epochs = 4 leaves none to train",

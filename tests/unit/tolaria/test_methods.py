@@ -476,6 +476,29 @@ def test_an_installed_package_brings_an_optimizer_and_a_schedule() -> None:
     assert trained.rates == [[0.5]]
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "what", "sentence"),
+    [
+        (plugins.OPTIMIZERS, "SGD", "make", "has the name of one of Esper's or torch's own"),
+        (plugins.OPTIMIZERS, "LBFGS", "make", "has the name of one of Esper's or torch's own"),
+        (plugins.SCHEDULES, "cosine", "make", "has the name of one of Esper's or torch's own"),
+        (plugins.SCHEDULES, "own", "NUMBER", "is int, and has to be a function or class"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, name: str, what: str, sentence: str
+) -> None:
+    """Before anything is trained with what it brings."""
+    source = "def make(groups):\n    return None\n\n\nNUMBER = 3\n"
+    monkeypatch.syspath_prepend(
+        install(tmp_path / "site", "esper_wrong", source, {group: {name: what}})
+    )
+    known = optimizers.known if group == plugins.OPTIMIZERS else schedules.known
+    known.cache_clear()
+    with pytest.raises(UsageError, match=f"{name}' of package esper_wrong .* {sentence}"):
+        known()
+
+
 @pytest.mark.parametrize("section", ["optimizer", "schedule"])
 def test_code_by_module_is_called_only_where_functions_may_be(section: str) -> None:
     """As the model and the data: not from a stranger's journal, and not for an operator."""

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-K = TypeVar("K")
+from esper.errors import PoisonError
+from esper.plugins import BANDITS, together
 
-Bandit = Literal["thompson", "ucb", "epsilon-greedy", "performance-weighted"]
-"""How an arm is chosen."""
+K = TypeVar("K")
 
 EPSILON = 0.1
 """Share of the choices that epsilon-greedy leaves to chance."""
@@ -186,18 +187,60 @@ def performance_weighted(
     return key, arm.worth
 
 
-CHOOSE: dict[
-    Bandit, Callable[[Sequence[tuple[Any, Arm]], np.random.Generator], tuple[Any, float]]
-] = {
-    "thompson": thompson,
-    "ucb": ucb,
-    "epsilon-greedy": epsilon_greedy,
-    "performance-weighted": performance_weighted,
-}
-"""The bandits by name.
+Choose = Callable[[Sequence[tuple[Any, Arm]], np.random.Generator], tuple[Any, float]]
+"""Takes arms in order and a generator; gives a key and a value."""
 
-Each takes the arms in order and gives the chosen one and what it was valued at.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Bandit:
+    """How an arm is chosen, by the name that recipes call it.
+
+    Attributes:
+        name: As in `tamiyo.policy.bandit`.
+        choose: Takes the arms in a stable order and a generator, from which alone it draws; gives
+            the key of the chosen one and what it was valued at, a finite number.
+    """
+
+    name: str
+    choose: Choose = field(hash=False)
+
+    def pick(
+        self, arms: Sequence[tuple[K, Arm]], generator: np.random.Generator
+    ) -> tuple[K, float]:
+        """The key of the chosen arm and its value.
+
+        Raises:
+            PoisonError: `choose` gave none of the arms, or no finite value.
+        """
+        key, worth = self.choose(arms, generator)
+        if all(key != one for one, _ in arms) or not math.isfinite(worth):
+            raise PoisonError(
+                f"The bandit {self.name} chose {str(key)[:200]!r} with the value {worth}: it has "
+                "to choose one of the arms, with a finite value"
+            )
+        return key, float(worth)
+
+
+OWN: Final[Mapping[str, Bandit]] = {
+    one.name: one
+    for one in (
+        Bandit("thompson", thompson),
+        Bandit("ucb", ucb),
+        Bandit("epsilon-greedy", epsilon_greedy),
+        Bandit("performance-weighted", performance_weighted),
+    )
+}
+"""Esper's own bandits by name; `esper.policies.OWN_BANDITS` has the same names, for trainers."""
+
+
+@cache
+def known() -> Mapping[str, Bandit]:
+    """Esper's own bandits and those of installed packages, by name.
+
+    Raises:
+        UsageError: a package's cannot be used; the package is named.
+    """
+    return together(BANDITS, Bandit, OWN)
 
 
 def normal_cdf(z: float) -> float:

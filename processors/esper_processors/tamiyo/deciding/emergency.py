@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, replace
 
 from esper.events.records import SystemStatePacket
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
+from esper.policies import CommonSettings
 
 MARGIN = 1.0
 """Nats above r times the recent best before a loss is out of bounds."""
@@ -46,7 +46,7 @@ class Alarm:
 
 
 def watch(
-    before: Watch, packet: SystemStatePacket, settings: PolicySettings, *, rolled_back: bool
+    before: Watch, packet: SystemStatePacket, settings: CommonSettings, *, rolled_back: bool
 ) -> tuple[Watch, Alarm | None]:
     """The watch after a packet, and the alarm if there is one.
 
@@ -73,7 +73,7 @@ def watch(
 
 
 def _reason(
-    packet: SystemStatePacket, settings: PolicySettings, above: int, epoch: int, best: float
+    packet: SystemStatePacket, settings: CommonSettings, above: int, epoch: int, best: float
 ) -> str:
     if not math.isfinite(packet.validation_loss):
         return (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from esper.events import geometry
 from esper.events.records import CatalogueEntry, LayerState, SeedState, Stage, SystemStatePacket
 from esper.lifecycle import HOLDING
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
+from esper.policies import CommonSettings
 
 ACTIVE: frozenset[Stage] = HOLDING - {"FOSSILIZED"}
 """Stages in which a kernel is on trial."""
@@ -63,7 +63,7 @@ def fits(kernel: CatalogueEntry, layer: LayerState, seed: SeedState) -> bool:
     return shaped and geometry.fits(kernel.geometry, kernel.tap, layer.geometry)
 
 
-def allowed(packet: SystemStatePacket, settings: PolicySettings) -> tuple[CatalogueEntry, ...]:
+def allowed(packet: SystemStatePacket, settings: CommonSettings) -> tuple[CatalogueEntry, ...]:
     """Kernels of the catalogue within the budget and of the wanted families."""
     return tuple(
         kernel
@@ -74,7 +74,7 @@ def allowed(packet: SystemStatePacket, settings: PolicySettings) -> tuple[Catalo
 
 
 def choices(
-    packet: SystemStatePacket, settings: PolicySettings, taken: frozenset[tuple[str, int]]
+    packet: SystemStatePacket, settings: CommonSettings, taken: frozenset[tuple[str, int]]
 ) -> dict[ArmKey, tuple[Choice, ...]]:
     """For each arm the seeds that could be germinated, in the order of the layer: DORMANT, not
     `taken`, with a fitting kernel.
@@ -96,7 +96,7 @@ def choices(
     return {key: tuple(found[key]) for key in sorted(found)}
 
 
-def lacking(packet: SystemStatePacket, settings: PolicySettings) -> tuple[str, ...]:
+def lacking(packet: SystemStatePacket, settings: CommonSettings) -> tuple[str, ...]:
     """Layers with a seed that no kernel of the catalogue fits, in the packet's order."""
     kernels = allowed(packet, settings)
     return tuple(

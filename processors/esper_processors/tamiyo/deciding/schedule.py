@@ -1,5 +1,5 @@
-"""Schedule and bandit: which seeds to germinate, keep and cull after a packet, with what confidence
-and urgency. Pure.
+"""The policy `thompson-schedule`, a schedule and a bandit: which seeds to germinate, keep and cull
+after a packet, with what confidence and urgency. Pure.
 
 Confidence and urgency are probabilities under a stated model; their formulas stand in the functions
 of that name.
@@ -7,22 +7,20 @@ of that name.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from esper.events.envelope import event_id
-from esper.events.records import Command, ReviewedCommand, SystemStatePacket
+from esper.events.records import ReviewedCommand, SystemStatePacket
 from esper.lifecycle import IN_TRAINING
+from esper.policies import ScheduleSettings
 from esper_processors.tamiyo.deciding.bandits import (
-    CHOOSE,
     FRESH_GAIN,
     Arm,
     Beta,
+    known,
     normal_cdf,
     sign_test,
 )
@@ -34,7 +32,7 @@ from esper_processors.tamiyo.deciding.features import (
     context,
     epochs_left,
 )
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
+from esper_processors.tamiyo.deciding.plan import Plan, Prior, reviewed
 from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Trial
 
 OWN = 2.0
@@ -69,29 +67,11 @@ KEEP = 0.95
 CULL_SIGNS = 2
 """Validations with negative dependence before a live kernel may be culled."""
 
-Prior = Callable[[str], Beta]
-"""What earlier runs say of a context; the uniform distribution where nothing may be carried over.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do after a packet, most important first, and why in a sentence."""
-
-    commands: tuple[ReviewedCommand, ...]
-    trials: tuple[Trial, ...]
-    reason: str
-
-
-def uniform(_: str) -> Beta:
-    """No experience: every probability of success is equally likely."""
-    return Beta()
-
 
 def decide(
     state: PolicyState,
     packet: SystemStatePacket,
-    settings: PolicySettings,
+    settings: ScheduleSettings,
     prior: Prior,
     generator: np.random.Generator,
 ) -> Plan:
@@ -104,10 +84,8 @@ def decide(
         if (command.layer, command.seed) not in culled
     ]
     ends = (*culls, *keeps)
-    germinations, trials, reason = _germinations(state, packet, settings, prior, generator)
-    return Plan(
-        (*ends, *germinations), trials, " ".join((*(_told(command) for command in ends), reason))
-    )
+    germinations, reason = _germinations(state, packet, settings, prior, generator)
+    return Plan((*ends, *germinations), " ".join((*(_told(command) for command in ends), reason)))
 
 
 def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
@@ -179,18 +157,17 @@ def urgency(
 def _germinations(
     state: PolicyState,
     packet: SystemStatePacket,
-    settings: PolicySettings,
+    settings: ScheduleSettings,
     prior: Prior,
     generator: np.random.Generator,
-) -> tuple[tuple[ReviewedCommand, ...], tuple[Trial, ...], str]:
+) -> tuple[tuple[ReviewedCommand, ...], str]:
     room, reason = _room(state, packet, settings)
     if not room:
-        return (), (), reason
+        return (), reason
     open_choices = choices(packet, settings, state.taken())
     if not open_choices:
-        return (), (), "No kernel of the catalogue fits a dormant seed."
+        return (), "No kernel of the catalogue fits a dormant seed."
     commands: list[ReviewedCommand] = []
-    trials: list[Trial] = []
     refused = ""
     layers = {layer.name: layer for layer in packet.layers}
     arms = {
@@ -198,10 +175,11 @@ def _germinations(
         for key in open_choices
     }
     success = {key: arm.success for key, arm in arms.items()}
+    bandit = known()[settings.bandit]
     while arms and len(commands) < room:
-        key, worth = CHOOSE[settings.bandit](_contenders(arms, state, trials), generator)
-        choice = _free_seed(open_choices[key], state, trials)
-        if choice is None or (not state.record(key).successes and _on_trial(state, key, trials)):
+        key, worth = bandit.pick(_contenders(arms, state, commands), generator)
+        choice = _free_seed(open_choices[key], state, commands)
+        if choice is None or (not state.record(key).successes and _on_trial(state, key, commands)):
             del arms[
                 key
             ]  # no seed left, or an arm that has yet to show what it is worth: one trial at a time
@@ -217,17 +195,15 @@ def _germinations(
             )
             del arms[key]
             continue
-        command, trial = _germinate(state, packet, choice, arms[key], worth, (sure, urgent))
-        commands.append(command)
-        trials.append(trial)
+        commands.append(_germinate(state, packet, choice, arms[key], worth, (sure, urgent)))
     if not commands:
-        return (), (), refused or "Every arm that fits is already on trial."
+        return (), refused or "Every arm that fits is already on trial."
     told = ", ".join(f"{command.family} on {command.layer}[{command.seed}]" for command in commands)
-    return tuple(commands), tuple(trials), f"Germinates {told}."
+    return tuple(commands), f"Germinates {told}."
 
 
 def _contenders(
-    arms: Mapping[ArmKey, Arm], state: PolicyState, new: list[Trial]
+    arms: Mapping[ArmKey, Arm], state: PolicyState, new: list[ReviewedCommand]
 ) -> list[tuple[ArmKey, Arm]]:
     """The arms to draw from: while some have not been tried at all, those whose every trial failed
     stand back.
@@ -246,7 +222,7 @@ def _contenders(
 
 
 def _room(
-    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings
+    state: PolicyState, packet: SystemStatePacket, settings: ScheduleSettings
 ) -> tuple[int, str]:
     """How many seeds may be germinated now, and why none when it is none."""
     stages = [seed.stage for layer in packet.layers for seed in layer.seeds]
@@ -278,15 +254,20 @@ def _room(
     return min(settings.max_training - training, settings.max_active - active, packet.per_epoch), ""
 
 
-def _on_trial(state: PolicyState, key: ArmKey, new: list[Trial]) -> bool:
-    return any(trial.key == key for trial in (*state.trials.values(), *new))
+def _on_trial(state: PolicyState, key: ArmKey, new: list[ReviewedCommand]) -> bool:
+    there = (*(trial.key for trial in state.trials.values()), *map(_arm_of, new))
+    return key in there
+
+
+def _arm_of(command: ReviewedCommand) -> ArmKey:
+    return ArmKey(command.layer, command.family)
 
 
 def _free_seed(
-    candidates: tuple[Choice, ...], state: PolicyState, new: list[Trial]
+    candidates: tuple[Choice, ...], state: PolicyState, new: list[ReviewedCommand]
 ) -> Choice | None:
     """The seed of an arm that was used least, the first of these; None when all were just taken."""
-    used = {trial.place for trial in new}
+    used = {(command.layer, command.seed) for command in new}
     free = [choice for choice in candidates if (choice.layer.name, choice.seed.seed) not in used]
     return min(
         free,
@@ -305,7 +286,7 @@ def _germinate(
     arm: Arm,
     worth: float,
     sure: tuple[float, float],
-) -> tuple[ReviewedCommand, Trial]:
+) -> ReviewedCommand:
     kernel = min(
         choice.kernels,
         key=lambda kernel: (state.kernels.get(kernel.kernel_id, 0), kernel.kernel_id),
@@ -325,7 +306,7 @@ def _germinate(
         "epochs_left": epochs_left(packet) if packet.epoch else None,
         "graft_epochs": state.grafting.estimate(*GRAFT_EPOCHS),
     }
-    command = reviewed(
+    return reviewed(
         packet,
         "GERMINATE",
         (choice.layer.name, choice.seed.seed),
@@ -336,21 +317,10 @@ def _germinate(
         kernel_id=kernel.kernel_id,
         family=kernel.family,
     )
-    trial = Trial(
-        decision_id=command.decision_id,
-        layer=command.layer,
-        seed=command.seed,
-        family=kernel.family,
-        kernel_id=kernel.kernel_id,
-        context=context(choice.layer, kernel.family),
-        packet=packet.packet,
-        epoch=packet.epoch,
-    )
-    return command, trial
 
 
 def _keeps(
-    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings
+    state: PolicyState, packet: SystemStatePacket, settings: ScheduleSettings
 ) -> list[ReviewedCommand]:
     """FOSSILISE: the z-test on the shadow-loss gap is passed, and the model does not do better
     without the kernel.
@@ -391,7 +361,7 @@ def _keeps(
 
 
 def _culls(
-    state: PolicyState, packet: SystemStatePacket, settings: PolicySettings
+    state: PolicyState, packet: SystemStatePacket, settings: ScheduleSettings
 ) -> list[ReviewedCommand]:
     """CULL: a kernel in TRAINING promises less than an arm that nobody has tried, or the model
     keeps doing better without a live one.
@@ -460,39 +430,6 @@ def _carried(state: PolicyState, packet: SystemStatePacket) -> list[tuple[Trial,
         for seed in layer.seeds
         if seed.decision_id in state.trials
     ]
-
-
-def reviewed(
-    packet: SystemStatePacket,
-    command: Command,
-    place: tuple[str, int],
-    *,
-    confidence: float,
-    urgency: float,
-    expected_impact: float,
-    evidence: dict[str, Any],
-    kernel_id: str = "",
-    family: str = "",
-) -> ReviewedCommand:
-    """A command whose id is made from run, timeline, packet, seed and command: a repeated packet
-    gives the same.
-    """
-    layer, seed = place
-    return ReviewedCommand(
-        decision_id=event_id(
-            packet.run_id, packet.timeline, f"decision/{packet.packet}/{layer}/{seed}/{command}"
-        ),
-        command=command,
-        layer=layer,
-        seed=seed,
-        kernel_id=kernel_id,
-        family=family,
-        alpha=-1.0,
-        confidence=confidence,
-        urgency=urgency,
-        expected_impact=expected_impact,
-        evidence=json.dumps(evidence, separators=(",", ":"), sort_keys=True),
-    )
 
 
 def _told(command: ReviewedCommand) -> str:

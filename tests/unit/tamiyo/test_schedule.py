@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from esper.events.records import EpochReviewed, Stage
 from esper.lifecycle import IN_TRAINING
+from esper.policies import ScheduleSettings
 from esper_processors.tamiyo.deciding.bandits import Beta, generator
 from esper_processors.tamiyo.deciding.features import ACTIVE, ArmKey
-from esper_processors.tamiyo.deciding.policy import confidence, decide, uniform
-from esper_processors.tamiyo.deciding.policy_settings import PolicySettings
+from esper_processors.tamiyo.deciding.plan import uniform
 from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Trial, observe
+from esper_processors.tamiyo.deciding.schedule import confidence, decide
 from tests.samples import EXAMPLES
 from tests.unit.tamiyo.world import Family, World, seed_state
 
@@ -199,7 +200,7 @@ def commands_after(world: World, state: PolicyState, packets: int) -> list[tuple
         packet = world.packet()
         state, _ = observe(state, packet)
         plan = decide(
-            state, packet, PolicySettings(**world.policy), uniform, generator(0, world.epoch, "v")
+            state, packet, ScheduleSettings(**world.policy), uniform, generator(0, world.epoch, "v")
         )
         found = [(command.command, command.confidence) for command in plan.commands]
         world.epoch += 1
@@ -266,7 +267,7 @@ def training(gaps: list[float], **policy: Any) -> list[str]:
         packet = world.packet()
         state, _ = observe(state, packet)
         plan = decide(
-            state, packet, PolicySettings(**world.policy), uniform, generator(0, world.epoch, "v")
+            state, packet, ScheduleSettings(**world.policy), uniform, generator(0, world.epoch, "v")
         )
         found = [command.command for command in plan.commands]
         world.epoch += 1

@@ -1,0 +1,210 @@
+"""Collectors at work: Esper's own and those of installed packages, each so that what it does wrong
+costs its own metrics alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector as Source
+
+from esper.errors import RejectedError, UsageError, printable
+from esper.events import Event
+from esper.plugins import COLLECTORS, package_of, together
+from esper_processors.nissa import custom
+from esper_processors.nissa.custom import OWN_PREFIX, Definition
+from esper_processors.nissa.metrics import OWN
+from esper_processors.nissa.scene import Collector, Scene
+
+_log = logging.getLogger(__name__)
+MOST_SAMPLES: Final = 10_000
+"""Samples that a package's collector may give at most: each is a series that Prometheus keeps."""
+_SAMPLE: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+def installed(topics: Collection[str]) -> dict[str, Collector]:
+    """The collectors of installed packages by name; `topics` are those that Nissa reads.
+
+    Raises:
+        UsageError: one cannot be used, takes events of another topic, or has metrics whose names
+            may be those of another; the package is named.
+    """
+    every = together(COLLECTORS, Collector, {one.name: one for one in OWN})
+    found = {name: one for name, one in every.items() if name not in {own.name for own in OWN}}
+    for name, one in found.items():
+        whose = f"The collector {name!r} of package {package_of(COLLECTORS, name)}"
+        for other, owner in ((OWN_PREFIX.rstrip("_"), "Nissa itself"), *_others(name, found)):
+            if f"{name}_".startswith(f"{other}_"):
+                raise UsageError(
+                    f"{whose} has metrics whose names begin with {name}_, and those that begin "
+                    f"with {other}_ are of {owner}: uninstall one of them, or let it take another "
+                    "name."
+                )
+        for record in one.takes:
+            if record.TOPIC not in topics:
+                raise UsageError(
+                    f"{whose} takes {record.NAME}, which is on {record.TOPIC}; Nissa reads "
+                    f"{', '.join(sorted(topics))}: mend or uninstall that package."
+                )
+    return found
+
+
+def _others(name: str, found: Mapping[str, Collector]) -> Iterator[tuple[str, str]]:
+    for other in found:
+        if other != name:
+            yield other, f"package {package_of(COLLECTORS, other)}"
+
+
+class Collectors:
+    """Esper's own collectors and `packages`, with what each remembers; each works within `limit`.
+
+    `failures` counts, by collector, what it has raised and what it gave that is no metric.
+
+    Raises:
+        UsageError: one cannot begin.
+    """
+
+    def __init__(
+        self,
+        packages: Mapping[str, Collector] | None = None,
+        *,
+        limit: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._limit = limit
+        self._packages = dict(packages or {})
+        self._all = (*OWN, *self._packages.values())
+        self._memory = {one.name: _begun(one) for one in self._all}
+        self._takers: dict[type[Event], list[Collector]] = {}
+        self.failures: Counter[str] = Counter()
+        for one in self._all:
+            for record in one.takes:
+                self._takers.setdefault(record, []).append(one)
+
+    def take(self, event: Event) -> None:
+        """Give an event that was read to those that take its record."""
+        for one in self._takers.get(type(event), ()):
+            try:
+                with self._limit():
+                    one.take(self._memory[one.name], event)
+            # SystemExit and KeyboardInterrupt too: they would end Nissa, and signals reach its
+            # loop instead
+            except BaseException as error:  # noqa: BLE001
+                self._failed(one, error)
+
+    def exposition(self, scene: Scene) -> bytes:
+        """Every metric with its present value, in Prometheus' text format."""
+        return b"".join([*(self._text(one, scene) for one in self._all), self._told()])
+
+    def declare(self, definition: Definition, known: Mapping[str, Definition]) -> bool:
+        """Whether a declared metric is new, as `custom.declare` does.
+
+        Raises:
+            UsageError: as `custom.declare` does.
+            RejectedError: as there, or the name may be one of a package's collector; so one that
+                was declared before the package was installed is put aside.
+        """
+        for name in self._packages:
+            if definition.name.startswith(f"{name}_"):
+                raise RejectedError(
+                    f"Names that begin with {name}_ are of the collector {name} of package "
+                    f"{package_of(COLLECTORS, name)}; take another prefix than {definition.name} "
+                    "has."
+                )
+        return custom.declare(definition, known)
+
+    def _text(self, one: Collector, scene: Scene) -> bytes:
+        """The metrics of a collector; nothing where it fails."""
+        try:
+            with self._limit():
+                families = one.collect(scene, self._memory[one.name])
+                if one.name in self._packages:
+                    families = list(_sound(families, f"{one.name}_"))
+                return _rendered(families)
+        except BaseException as error:  # noqa: BLE001  # see above
+            self._failed(one, error)
+            return b""
+
+    def _failed(self, one: Collector, error: BaseException) -> None:
+        """Count a failure; the log has a line for the first, second, fourth and so on."""
+        self.failures[one.name] += 1
+        count = self.failures[one.name]
+        if not count & (count - 1):
+            _log.warning("The collector %s failed, time %d", one.name, count, exc_info=error)
+
+    def _told(self) -> bytes:
+        family = CounterMetricFamily(
+            "esper_collector_failures",
+            "Times that a collector of metrics failed since Nissa started",
+            labels=["collector"],
+        )
+        for name, count in sorted(self.failures.items()):
+            family.add_metric([name], count)
+        return _rendered([family])
+
+
+def _begun(one: Collector) -> Any:
+    try:
+        return one.begin()
+    except Exception as error:
+        raise UsageError(
+            f"The collector {one.name!r} of package {package_of(COLLECTORS, one.name)} cannot "
+            f"begin ({type(error).__name__}: {printable(str(error)[:400])}): mend or uninstall "
+            "that package."
+        ) from error
+
+
+def _sound(families: Iterable[Metric], prefix: str) -> Iterator[Metric]:
+    """The families of a package, if Prometheus can read them: one bad line would cost every metric
+    of the page.
+
+    Raises:
+        UsageError: what is wrong with one.
+    """
+    names, given = set[str](), 0
+    for family in families:
+        if not isinstance(family, Metric):
+            raise UsageError(
+                f"it gave {type(family).__name__}, and has to give metric families of "
+                "prometheus_client"
+            )
+        if not family.name.startswith(prefix) or family.name in names:
+            raise UsageError(
+                f"it gave {family.name[:200]!r}: each name begins with {prefix} and comes once"
+            )
+        names.add(family.name)
+        series = set[tuple[str, tuple[tuple[str, str], ...]]]()
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            if not (_SAMPLE.fullmatch(sample.name) and sample.name.startswith(family.name)):
+                raise UsageError(f"{sample.name[:200]!r} is no sample of {family.name}")
+            if not all(_LABEL.fullmatch(label) for label in sample.labels):
+                raise UsageError(f"{family.name} has a label that Prometheus does not take")
+            if (sample.name, labels) in series:
+                raise UsageError(f"{family.name} has the labels {dict(labels)} twice")
+            series.add((sample.name, labels))
+        given += 1 + len(family.samples)
+        if given > MOST_SAMPLES:
+            raise UsageError(f"it gave more than {MOST_SAMPLES:,} samples")
+        yield family
+
+
+class _Given(Source):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _rendered(families: Iterable[Metric]) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Given(families))
+    return generate_latest(registry)
