@@ -14,6 +14,8 @@ from esper.errors import UsageError, printable
 T = TypeVar("T")
 TASKS: Final = "esper.tasks"
 """The group of tasks, each under its own name."""
+HOST_KINDS: Final = "esper.host_kinds"
+"""The group of kinds of host layer, each under its own name."""
 
 
 def plugged(group: str, kind: type[T]) -> dict[str, T]:
@@ -44,9 +46,12 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
     return found
 
 
-def values_of(group: str, name: str) -> list[str]:
-    """What the entry points of a name stand for, as `module:attribute`; nothing is loaded."""
-    return sorted(point.value for point in entry_points(group=group, name=name))
+def values_of(group: str, name: str | None = None) -> list[str]:
+    """What the entry points of a group, or of a name in it, stand for, as `module:attribute`;
+    nothing is loaded.
+    """
+    points = entry_points(group=group) if name is None else entry_points(group=group, name=name)
+    return sorted(point.value for point in points)
 
 
 def _package(point: EntryPoint) -> str:

@@ -16,18 +16,28 @@ and that compares by equality.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from esper.errors import BuildError
 
+Layout = Literal["features", "sequence", "conv1d", "conv2d"]
+"""How channels and positions lie in the tensors that a layer reads and writes; see `shape`."""
 Kind = Literal["features", "sequence", "conv1d", "conv2d"]
-_DIMENSIONS: dict[str, int] = {"features": 0, "sequence": 1, "conv1d": 1, "conv2d": 2}
-_TEXT = re.compile(
-    r"(?P<kind>sequence|conv1d|conv2d)(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) "
-    r"p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
-)
+"""How a layer's output positions follow from its input positions; see `FORMS`."""
+_CHANNELS_FIRST: Final[frozenset[Layout]] = frozenset({"conv1d", "conv2d"})
+
+
+def channels_first(layout: Layout) -> bool:
+    """Whether channels stand before positions, as in convolutions."""
+    return layout in _CHANNELS_FIRST
+
+
+def shape(layout: Layout, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Dimensions of one sample: channels before its positions, or after them."""
+    return (channels, *size) if channels_first(layout) else (*size, channels)
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Geometry:
     """How a layer's output positions follow from its input positions.
 
     Attributes:
-        kind: What kind of layer it is.
+        kind: How they follow.
         size: Positions that it reads: (), (length,) or (height, width).
         kernel_size: Positions of one window, for each dimension; empty for features and sequences.
         stride: Step of the window.
@@ -57,7 +67,7 @@ class Geometry:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        dimensions = _DIMENSIONS[self.kind]
+        dimensions = FORMS[self.kind].dimensions
         window = dimensions if self.convolves else 0
         parts = (
             self.kernel_size,
@@ -88,32 +98,39 @@ class Geometry:
             )
 
     @property
+    def layout(self) -> Layout:
+        """How its tensors lie."""
+        return FORMS[self.kind].layout
+
+    @property
+    def channel_dim(self) -> int:
+        """Dimension of the channels, counted from the last."""
+        return -1 - len(self.size) if channels_first(self.layout) else -1
+
+    @property
     def convolves(self) -> bool:
-        """Whether the layer is a convolution."""
-        return self.kind in ("conv1d", "conv2d")
+        """Whether the layer has a window: it is a convolution."""
+        return FORMS[self.kind].positions is not None
 
     @cached_property
     def output_size(self) -> tuple[int, ...]:
-        """Positions that it writes (formula of torch.nn.Conv2d)."""
-        if not self.convolves or self.padding is None:
-            return self.size
-        numbers = zip(
-            self.size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-        )
-        return tuple(
-            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, padding, dilation in numbers
-        )
+        """Positions that it writes."""
+        positions = FORMS[self.kind].positions
+        return self.size if positions is None else positions(self)
 
     @property
     def keeps_positions(self) -> bool:
         """Whether it writes as many positions as it reads, for inputs of any size."""
-        if not self.convolves or self.padding is None:
-            return True
-        spans = zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        return all(
-            stride == 1 and 2 * padding == dilation * (kernel - 1)
-            for kernel, stride, padding, dilation in spans
+        return max((1, *self.stride)) == 1 and self.output_size == self.size
+
+    def cut(self, most: int) -> tuple[int, ...]:
+        """Its size, at most `most` along each dimension, or what three windows need."""
+        if not self.convolves:
+            return tuple(min(size, most) for size in self.size)
+        windows = zip(self.size, self.kernel_size, self.stride, self.dilation, strict=True)
+        return tuple(
+            min(size, max(most, dilation * (kernel - 1) + 1 + 2 * stride))
+            for size, kernel, stride, dilation in windows
         )
 
     @cached_property
@@ -129,6 +146,61 @@ class Geometry:
             f"d{_joined(self.dilation)} g{self.groups}"
         )
         return f"{self.kind} {window} in {_joined(self.size)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What geometries of a kind have in common.
+
+    Attributes:
+        layout: How the tensors lie that the layer reads and writes.
+        dimensions: Of its positions.
+        positions: What it writes for the size that it reads; None where it writes what it reads,
+            and has no window.
+    """
+
+    layout: Layout
+    dimensions: int
+    positions: Callable[[Geometry], tuple[int, ...]] | None = None
+
+
+def _convolved(geometry: Geometry) -> tuple[int, ...]:
+    """The formula of torch.nn.Conv2d."""
+    if geometry.padding is None:
+        return geometry.size
+    numbers = zip(
+        geometry.size,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        strict=True,
+    )
+    return tuple(
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in numbers
+    )
+
+
+FORMS: Final[Mapping[Kind, Form]] = {
+    "features": Form("features", 0),
+    "sequence": Form("sequence", 1),
+    "conv1d": Form("conv1d", 1, _convolved),
+    "conv2d": Form("conv2d", 2, _convolved),
+}
+"""Every kind of geometry. A kind that is named as a layout is the plain one of that layout."""
+_TEXT = re.compile(
+    rf"(?P<kind>{'|'.join(kind for kind in FORMS if kind != 'features')})"
+    r"(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) "
+    r"p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
+)
+
+
+def windows_on(layout: Layout) -> tuple[Kind, ...]:
+    """The kinds of geometry with a window whose tensors lie so."""
+    return tuple(
+        kind for kind, form in FORMS.items() if form.layout == layout and form.positions is not None
+    )
 
 
 PLAIN = Geometry()
@@ -210,7 +282,7 @@ def outputs(layer: Geometry) -> Geometry:
         return layer
     dimensions = len(layer.size)
     return Geometry(
-        layer.kind,
+        layer.layout,
         layer.output_size,
         (1,) * dimensions,
         (1,) * dimensions,

@@ -21,7 +21,7 @@ from esper.disk import write_file
 from esper.errors import printable
 from esper.journal.portable import Export
 from esper.journal.provenance import SOURCE
-from esper.plugins import TASKS, values_of
+from esper.plugins import HOST_KINDS, TASKS, values_of
 from esper.tolaria.recipes.environment import SOURCE as SOURCE_VERSION
 from esper.tolaria.recipes.recipe import Recipe, shipped
 
@@ -43,9 +43,12 @@ class ModuleSource:
 
 
 def modules_of(recipe: Recipe) -> list[str]:
-    """The modules of what a recipe names, but for that of Esper's own recipes and tasks."""
+    """The modules of what a recipe names, but for that of Esper's own recipes and tasks, and those
+    of the kinds of host layer that are installed.
+    """
     named = [one for one in (recipe.model, recipe.data) if one not in shipped()]
     named += [recipe.task] if ":" in recipe.task else values_of(TASKS, recipe.task)
+    named += values_of(HOST_KINDS)
     return sorted({one.partition(":")[0] for one in named})
 
 
