@@ -7,8 +7,9 @@ and that compares by equality.
 | Linear on [batch, length, features] | `sequence in 16` |
 | Conv1d on [batch, channels, length] | `conv1d k5 s2 p2 d1 g1 in 40` |
 | Conv2d on [batch, channels, height, width] | `conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8` |
+| ConvTranspose2d on the same | `conv_transpose2d k3x3 s2x2 p1x1 o1x1 d1x1 g1 in 8x8` |
 
-`psame` stands for PyTorch's padding="same".
+`psame` stands for PyTorch's padding="same", `o` for its output_padding.
 
 `in` is the size that the layer reads in this run: blueprints are verified and costed at it.
 """
@@ -25,7 +26,7 @@ from esper.errors import BuildError
 
 Layout = Literal["features", "sequence", "conv1d", "conv2d"]
 """How channels and positions lie in the tensors that a layer reads and writes; see `shape`."""
-Kind = Literal["features", "sequence", "conv1d", "conv2d"]
+Kind = Literal["features", "sequence", "conv1d", "conv2d", "conv_transpose2d"]
 """How a layer's output positions follow from its input positions; see `FORMS`."""
 _CHANNELS_FIRST: Final[frozenset[Layout]] = frozenset({"conv1d", "conv2d"})
 
@@ -52,6 +53,8 @@ class Geometry:
         padding: Zeros on both sides; None for PyTorch's "same".
         dilation: Distance within the window.
         groups: Groups of channels that the host does not mix.
+        output_padding: Positions that a transposed convolution writes more at the end; empty for
+            others.
 
     Raises:
         BuildError: the numbers do not fit the kind, PyTorch has no such layer, or it would have no
@@ -65,6 +68,7 @@ class Geometry:
     padding: tuple[int, ...] | None = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    output_padding: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         dimensions = FORMS[self.kind].dimensions
@@ -79,6 +83,7 @@ class Geometry:
             len(self.size) != dimensions
             or any(len(part) != window for part in parts)
             or (self.padding is None and not self.convolves)
+            or len(self.output_padding) != (window if self.transposes else 0)
         ):
             raise BuildError(
                 f"A {self.kind} layer has {dimensions} dimensions; its geometry gives "
@@ -86,15 +91,28 @@ class Geometry:
             )
         if (
             min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1
-            or min((0, *(self.padding or ()))) < 0
+            or min((0, *(self.padding or ()), *self.output_padding)) < 0
         ):
             raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self.text}.")
+        self._check_transposed()
         if self.padding is None and max((1, *self.stride)) > 1:
             raise BuildError(f"Padding 'same' goes with a stride of 1, as in PyTorch: {self.text}.")
         if min((1, *self.output_size)) < 1:
             raise BuildError(
                 "The window is longer than the input with its padding, so there is no "
                 f"output: {self.text}."
+            )
+
+    def _check_transposed(self) -> None:
+        if not self.transposes:
+            return
+        if self.padding is None:
+            raise BuildError(f"A transposed convolution has no padding 'same': {self.text}.")
+        steps = zip(self.output_padding, self.stride, self.dilation, strict=True)
+        if any(more >= max(stride, dilation) for more, stride, dilation in steps):
+            raise BuildError(
+                "The output padding is smaller than the stride or the dilation, as in PyTorch: "
+                f"{self.text}."
             )
 
     @property
@@ -112,6 +130,11 @@ class Geometry:
         """Whether the layer has a window: it is a convolution."""
         return FORMS[self.kind].positions is not None
 
+    @property
+    def transposes(self) -> bool:
+        """Whether it is a transposed convolution, which with a stride writes more than it reads."""
+        return FORMS[self.kind].positions is _transposed
+
     @cached_property
     def output_size(self) -> tuple[int, ...]:
         """Positions that it writes."""
@@ -124,9 +147,17 @@ class Geometry:
         return max((1, *self.stride)) == 1 and self.output_size == self.size
 
     def cut(self, most: int) -> tuple[int, ...]:
-        """Its size, at most `most` along each dimension, or what three windows need."""
+        """Its size, at most `most` along each dimension, or what three windows need.
+
+        A transposed convolution cuts its padding off what it writes, so that needs more.
+        """
         if not self.convolves:
             return tuple(min(size, most) for size in self.size)
+        if self.transposes:
+            return tuple(
+                min(size, most + 2 * padding)
+                for size, padding in zip(self.size, self.padding or (), strict=True)
+            )
         windows = zip(self.size, self.kernel_size, self.stride, self.dilation, strict=True)
         return tuple(
             min(size, max(most, dilation * (kernel - 1) + 1 + 2 * stride))
@@ -141,8 +172,9 @@ class Geometry:
         if self.kind == "sequence":
             return f"sequence in {_joined(self.size)}"
         padding = "same" if self.padding is None else _joined(self.padding)
+        more = f"o{_joined(self.output_padding)} " if self.output_padding else ""
         window = (
-            f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} "
+            f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} {more}"
             f"d{_joined(self.dilation)} g{self.groups}"
         )
         return f"{self.kind} {window} in {_joined(self.size)}"
@@ -182,17 +214,36 @@ def _convolved(geometry: Geometry) -> tuple[int, ...]:
     )
 
 
+def _transposed(geometry: Geometry) -> tuple[int, ...]:
+    """The formula of torch.nn.ConvTranspose2d: each position that is read spreads a window."""
+    numbers = zip(
+        geometry.size,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding or (),
+        geometry.dilation,
+        geometry.output_padding,
+        strict=True,
+    )
+    return tuple(
+        (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + more + 1
+        for size, kernel, stride, padding, dilation, more in numbers
+    )
+
+
 FORMS: Final[Mapping[Kind, Form]] = {
     "features": Form("features", 0),
     "sequence": Form("sequence", 1),
     "conv1d": Form("conv1d", 1, _convolved),
     "conv2d": Form("conv2d", 2, _convolved),
+    "conv_transpose2d": Form("conv2d", 2, _transposed),
 }
 """Every kind of geometry. A kind that is named as a layout is the plain one of that layout."""
 _TEXT = re.compile(
     rf"(?P<kind>{'|'.join(kind for kind in FORMS if kind != 'features')})"
     r"(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) "
-    r"p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
+    r"p(?P<p>same|[0-9x]+) (?:o(?P<o>[0-9x]+) )?"
+    r"d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
 )
 
 
@@ -234,6 +285,7 @@ def parse(text: str) -> Geometry:
                 padding,
                 _numbers(found["d"]),
                 int(found["g"]),
+                () if found["o"] is None else _numbers(found["o"]),
             )
             geometry = Geometry(kind, _numbers(found["size"]), *window)
     except ValueError:

@@ -247,6 +247,68 @@ class Conv2d(Convolution):
         return cls(channels, kernel, stride, padding, dilation, groups, initialisation)
 
 
+@dataclass(frozen=True, slots=True)
+class ConvTranspose2d(Convolution):
+    """Transposed convolution with bias on (channels, height, width): each position spreads a
+    window, so that a stride writes more positions than it reads (Zeiler et al. 2010).
+    """
+
+    OP: ClassVar[str] = "conv_transpose2d"
+    TORCH: ClassVar[str] = "ConvTranspose2d"
+
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    output_padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    initialisation: Initialisation = "default"
+
+    def window(self, size: tuple[int, ...]) -> Geometry:
+        """The geometry of the convolution on an input of `size`."""
+        return Geometry(
+            "conv_transpose2d",
+            size,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.output_padding,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        channels: int,
+        groups: int = 1,
+        initialisation: Initialisation = "default",
+    ) -> Self:
+        """The one with the window of a geometry."""
+        kernel, stride, padding, more, dilation = (
+            cast("Pair", numbers)
+            for numbers in (
+                geometry.kernel_size,
+                geometry.stride,
+                geometry.padding,
+                geometry.output_padding,
+                geometry.dilation,
+            )
+        )
+        return cls(channels, kernel, stride, padding, more, dilation, groups, initialisation)
+
+    def parameters(self, *inputs: Value) -> dict[str, Shape]:
+        """Weight [in, out / groups, *kernel_size] and bias [out]."""
+        weight = (inputs[0].channels, self.out_channels // self.groups, *self.kernel_size)
+        return {"weight": weight, "bias": (self.out_channels,)}
+
+    def flops(self, *inputs: Value) -> int:
+        """2 * positions that are read * the weight's size."""
+        return 2 * inputs[0].positions * math.prod(self.parameters(*inputs)["weight"])
+
+
 N = TypeVar("N", int, Pair)
 
 
@@ -425,6 +487,7 @@ OPERATORS: dict[str, type[Operator]] = {
         Linear,
         Conv1d,
         Conv2d,
+        ConvTranspose2d,
         Norm,
         Attention,
         GlobalPool,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from esper.events.geometry import Geometry, Kind
-from esper.kasmina.seeded.host_kind import HostKind, LinearMap, Shape
+from esper.kasmina.seeded.host_kind import HostKind, LinearMap, Shape, gradient_of_weight
 
 
 def _features(layer: nn.Linear) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def _add_rows(layer: nn.Linear, added: LinearMap) -> bool:
     return True
 
 
-def _channels(layer: nn.Conv1d | nn.Conv2d) -> tuple[int, int]:
+def _channels(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
@@ -80,9 +80,37 @@ def _window(kind: Kind, layer: nn.Conv1d | nn.Conv2d, size: Shape) -> Geometry:
     )
 
 
+def _transposed_image(layer: nn.ConvTranspose2d, shape: Shape, batch: int) -> Geometry:
+    """Its output_padding decides: a kernel is not told the `output_size` that a call may name, so a
+    probe refuses a layer that is called with another.
+    """
+    del batch
+    padding = cast("tuple[int, ...]", layer.padding)  # torch has no words for it here
+    window = (layer.kernel_size, layer.stride, padding, layer.dilation)
+    return Geometry("conv_transpose2d", shape[-2:], *window, layer.groups, layer.output_padding)
+
+
+def _gradient_by_output(layer: nn.ConvTranspose2d) -> Tensor | None:
+    """[O, I / groups, h, w] of the weight's [I, O / groups, h, w]."""
+    found = gradient_of_weight(layer)
+    if found is None:
+        return None
+    by_group: Tensor = found.unflatten(0, (layer.groups, -1))
+    return by_group.transpose(1, 2).flatten(0, 1)
+
+
 BUILT_IN: Final = (
     HostKind("Linear", nn.Linear, _features, refuses=_not_called, merge=_add_rows),
     HostKind("Conv1d", nn.Conv1d, _channels, -2, _signal),
     HostKind("Conv2d", nn.Conv2d, _channels, -3, _image, memory_format=torch.channels_last),
+    HostKind(
+        "ConvTranspose2d",
+        nn.ConvTranspose2d,
+        _channels,
+        -3,
+        _transposed_image,
+        _gradient_by_output,
+        memory_format=torch.channels_last,
+    ),
 )
 """Esper's own; `esper.kasmina.seeded.hosts` registers them, and those of installed packages."""

@@ -98,6 +98,11 @@ def test_a_layer_of_each_kind_has_the_families_that_are_of_use() -> None:
     assert families_for("sequence") == ("linear", "low_rank", "mlp", "gate", "norm", "attention")
     assert families_for("conv1d") == ("conv1d", "depthwise", "pool", "norm", "attention")
     assert families_for("conv2d") == ("conv2d", "depthwise", "pool", "norm", "attention")
+    assert families_for("conv_transpose2d") == families_for("conv2d")
+    upsampling = "conv_transpose2d k4x4 s2x2 p1x1 o0x0 d1x1 g1 in 4x3"
+    assert cases.blueprint("conv2d", upsampling).geometry.text == upsampling
+    chunk = cases.blueprint("pool", upsampling)  # as that of any image of these positions
+    assert chunk == cases.blueprint("pool", "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x6")
     assert cases.blueprint("mlp", "sequence in 6") == cases.blueprint("mlp")
     assert cases.blueprint("attention", "sequence in 6").geometry.text == "sequence in 6"
 

@@ -99,6 +99,25 @@ def test_a_kind_that_is_registered_grows_like_esper_s_own(package: dict[str, Any
     )
 
 
+def test_the_gradient_of_a_transposed_convolution_is_by_output_channel() -> None:
+    """Its weight is [in, out / groups, ...]: rows are those of the output channels, whatever the
+    groups, as differences of the loss in one channel alone show.
+    """
+    (kind,) = (one for one in BUILT_IN if one.name == "ConvTranspose2d")
+    for groups in (1, 2):
+        layer = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=groups)
+        for channel in range(6):
+            layer.zero_grad()
+            layer(torch.randn(2, 4, 5, 5))[:, channel].square().sum().backward()
+            found = hosts.gradient(kind, layer)
+            assert found is not None
+            assert found.shape == (6, 4 // groups, 3, 3)
+            assert [index for index in range(6) if found[index].any()] == [channel]
+            whole = layer.weight.grad
+            assert whole is not None
+            assert found[channel].norm().item() == pytest.approx(whole.norm().item(), rel=1e-5)
+
+
 def test_sequences_on_a_registered_kind_are_seen(package: dict[str, Any]) -> None:
     """[batch, length, features] is a sequence on it, as on a Linear layer."""
     register(package["FOLDED"])
