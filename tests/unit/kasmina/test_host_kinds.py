@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,18 @@ import torch
 from torch import Tensor, nn
 
 import esper
+from esper import plugins
 from esper.errors import BuildError, UsageError
 from esper.events.geometry import Geometry
 from esper.kasmina import GrowingModel, HostKind, KernelTraining, germinate, harvest, register
 from esper.kasmina.seeded import hosts
 from esper.kasmina.seeded.built_in_hosts import BUILT_IN
-from tests.plugins import HOST
+from esper.tolaria.recipes.recipe import OWNER, load
+from esper.tolaria.recipes.sources import modules_of
+from esper.tolaria.run.trainee import model_of
+from tests.plugins import HOST, install
 from tests.unit.kasmina.cases import CASES, graft
+from tests.unit.nissa.journal import Run
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +123,69 @@ def test_the_gradient_of_a_transposed_convolution_is_by_output_channel() -> None
             whole = layer.weight.grad
             assert whole is not None
             assert found[channel].norm().item() == pytest.approx(whole.norm().item(), rel=1e-5)
+
+
+@pytest.fixture
+def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install the package with a kind beside Esper, under a name and from a source."""
+
+    def do(entry: str = "Folded", source: str = HOST, what: str = "FOLDED") -> None:
+        groups = {plugins.HOST_KINDS: {entry: what}}
+        monkeypatch.syspath_prepend(install(tmp_path / "site", "esper_folded", source, groups))
+        hosts._install.cache_clear()
+
+    yield do
+    hosts._install.cache_clear()
+    sys.modules.pop("esper_folded", None)
+
+
+def test_an_installed_package_brings_a_kind(bring: Callable[..., None]) -> None:
+    """Its layers have seeds without a call, and its source is among those that a run keeps."""
+    assert modules_of(load("mnist1d")) == []
+    bring()
+    model = importlib.import_module("esper_folded").model()
+    growing = GrowingModel(germinate(model, seeds=2), training=KernelTraining())
+    growing.probe(torch.randn(3, 40))
+    assert {one.kind for one in growing.inventory()} == {"Folded"}
+    assert modules_of(load("mnist1d")) == ["esper_folded"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"entry": "folded"}, "'folded' of esper.host_kinds has a kind of the name 'Folded': both"),
+        ({"what": "model"}, "'Folded' of package esper_folded .* has to be a HostKind"),
+        ({"source": "import nothing_like_it"}, r"cannot be loaded \(ModuleNotFoundError: "),
+        ({"source": HOST.replace('"Folded", Folded', '"F!", Folded')}, "'F!' is no name of a kind"),
+        ({"source": HOST.replace('"Folded", Folded', '"Folded", nn.Linear')}, "two kinds of host"),
+    ],
+)
+def test_a_package_whose_kind_cannot_be_used_is_named(
+    bring: Callable[..., None], given: dict[str, str], sentence: str
+) -> None:
+    """Nothing is germinated, and one sentence says what to do."""
+    bring(**given)
+    with pytest.raises(UsageError, match=sentence):
+        germinate(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_run_with_layers_of_an_unknown_kind_is_refused() -> None:
+    """Before its model is made, and where the model's module cannot be imported either; a run of
+    known kinds, or one that has not begun, is not.
+    """
+    started = Run("r").started()
+    layer = replace(started.layers[0], kind="Folded")
+    events = [replace(started, layers=(layer,))]
+    sentence = "layers of the kind Folded, which is not known here: install the package"
+    here = load("mnist1d")
+    gone = here.model_copy(update={"model": "esper_gone:model"})
+    for recipe in (here, gone):
+        with pytest.raises(UsageError, match=sentence):
+            model_of(recipe, OWNER, events)
+    with pytest.raises(UsageError, match="module esper_gone cannot be imported"):
+        model_of(gone, OWNER, [])
+    linear = [replace(started, layers=(replace(layer, kind="Linear"),))]
+    assert model_of(here, OWNER, linear) is model_of(here, OWNER, [])
 
 
 def test_sequences_on_a_registered_kind_are_seen(package: dict[str, Any]) -> None:
