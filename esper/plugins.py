@@ -22,6 +22,8 @@ POLICIES: Final = "esper.policies"
 """The group of Tamiyo's policies."""
 BANDITS: Final = "esper.bandits"
 """The group of bandits."""
+HOST_KINDS: Final = "esper.host_kinds"
+"""The group of kinds of host layer, each under its own name."""
 COLLECTORS: Final = "esper.collectors"
 """The group of Nissa's collectors of metrics."""
 
@@ -123,9 +125,12 @@ def package_of(group: str, name: str) -> str:
     return ", ".join(_package(point) for point in entry_points(group=group, name=name))
 
 
-def values_of(group: str, name: str) -> list[str]:
-    """What the entry points of a name stand for, as `module:attribute`; nothing is loaded."""
-    return sorted(point.value for point in entry_points(group=group, name=name))
+def values_of(group: str, name: str | None = None) -> list[str]:
+    """What the entry points of a group, or of a name in it, stand for, as `module:attribute`;
+    nothing is loaded.
+    """
+    points = entry_points(group=group) if name is None else entry_points(group=group, name=name)
+    return sorted(point.value for point in points)
 
 
 def _package(point: EntryPoint) -> str:

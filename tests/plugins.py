@@ -45,6 +45,56 @@ HALVED = Family("halved", {"features": halved, "sequence": halved}, frozenset({"
 '''
 """The source of a package `esper_halved`, whose HALVED is a family."""
 
+HOST = '''
+"""A kind of host layer outside of Esper: a linear layer that keeps its weight as [in, out]."""
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from esper.kasmina import HostKind
+
+
+class Folded(nn.Module):
+    def __init__(self, reads, writes):
+        super().__init__()
+        bound = reads**-0.5
+        self.matrix = nn.Parameter(torch.empty(reads, writes).uniform_(-bound, bound))
+        self.shift = nn.Parameter(torch.zeros(writes))
+
+    def forward(self, x):
+        return x @ self.matrix + self.shift
+
+
+def gradient(layer):
+    return None if layer.matrix.grad is None else layer.matrix.grad.T
+
+
+@torch.no_grad()
+def merge(layer, added):
+    columns, rest, alpha = added.channels, added.rest, added.alpha
+    layer.matrix[:, columns] = (
+        rest * layer.matrix[:, columns].double() + alpha * added.weight.T
+    ).to(layer.matrix.dtype)
+    shift = 0 if added.bias is None else alpha * added.bias
+    layer.shift[columns] = (rest * layer.shift[columns].double() + shift).to(layer.shift.dtype)
+    return True
+
+
+FOLDED = HostKind(
+    "Folded", Folded, lambda layer: tuple(layer.matrix.shape), gradient=gradient, merge=merge
+)
+
+
+def model():
+    parts = {"first": Folded(40, 100), "activation": nn.ReLU(), "second": Folded(100, 10)}
+    return nn.Sequential(OrderedDict(parts))
+'''
+"""The source of a package `esper_folded`, whose FOLDED is a kind of host layer, and `model` a model
+with layers of it.
+"""
+
 TASK = '''
 """A task outside of Esper: hinge loss, and how often the label is among the two best."""
 

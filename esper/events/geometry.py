@@ -7,8 +7,9 @@ and that compares by equality.
 | Linear on [batch, length, features] | `sequence in 16` |
 | Conv1d on [batch, channels, length] | `conv1d k5 s2 p2 d1 g1 in 40` |
 | Conv2d on [batch, channels, height, width] | `conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8` |
+| ConvTranspose2d on the same | `conv_transpose2d k3x3 s2x2 p1x1 o1x1 d1x1 g1 in 8x8` |
 
-`psame` stands for PyTorch's padding="same".
+`psame` stands for PyTorch's padding="same", `o` for its output_padding.
 
 `in` is the size that the layer reads in this run: blueprints are verified and costed at it.
 """
@@ -16,18 +17,28 @@ and that compares by equality.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from esper.errors import BuildError
 
-Kind = Literal["features", "sequence", "conv1d", "conv2d"]
-_DIMENSIONS: dict[str, int] = {"features": 0, "sequence": 1, "conv1d": 1, "conv2d": 2}
-_TEXT = re.compile(
-    r"(?P<kind>sequence|conv1d|conv2d)(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) "
-    r"p(?P<p>same|[0-9x]+) d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
-)
+Layout = Literal["features", "sequence", "conv1d", "conv2d"]
+"""How channels and positions lie in the tensors that a layer reads and writes; see `shape`."""
+Kind = Literal["features", "sequence", "conv1d", "conv2d", "conv_transpose2d"]
+"""How a layer's output positions follow from its input positions; see `FORMS`."""
+_CHANNELS_FIRST: Final[frozenset[Layout]] = frozenset({"conv1d", "conv2d"})
+
+
+def channels_first(layout: Layout) -> bool:
+    """Whether channels stand before positions, as in convolutions."""
+    return layout in _CHANNELS_FIRST
+
+
+def shape(layout: Layout, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Dimensions of one sample: channels before its positions, or after them."""
+    return (channels, *size) if channels_first(layout) else (*size, channels)
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,15 @@ class Geometry:
     """How a layer's output positions follow from its input positions.
 
     Attributes:
-        kind: What kind of layer it is.
+        kind: How they follow.
         size: Positions that it reads: (), (length,) or (height, width).
         kernel_size: Positions of one window, for each dimension; empty for features and sequences.
         stride: Step of the window.
         padding: Zeros on both sides; None for PyTorch's "same".
         dilation: Distance within the window.
         groups: Groups of channels that the host does not mix.
+        output_padding: Positions that a transposed convolution writes more at the end; empty for
+            others.
 
     Raises:
         BuildError: the numbers do not fit the kind, PyTorch has no such layer, or it would have no
@@ -55,9 +68,10 @@ class Geometry:
     padding: tuple[int, ...] | None = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    output_padding: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        dimensions = _DIMENSIONS[self.kind]
+        dimensions = FORMS[self.kind].dimensions
         window = dimensions if self.convolves else 0
         parts = (
             self.kernel_size,
@@ -69,6 +83,7 @@ class Geometry:
             len(self.size) != dimensions
             or any(len(part) != window for part in parts)
             or (self.padding is None and not self.convolves)
+            or len(self.output_padding) != (window if self.transposes else 0)
         ):
             raise BuildError(
                 f"A {self.kind} layer has {dimensions} dimensions; its geometry gives "
@@ -76,9 +91,10 @@ class Geometry:
             )
         if (
             min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1
-            or min((0, *(self.padding or ()))) < 0
+            or min((0, *(self.padding or ()), *self.output_padding)) < 0
         ):
             raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self.text}.")
+        self._check_transposed()
         if self.padding is None and max((1, *self.stride)) > 1:
             raise BuildError(f"Padding 'same' goes with a stride of 1, as in PyTorch: {self.text}.")
         if min((1, *self.output_size)) < 1:
@@ -87,33 +103,65 @@ class Geometry:
                 f"output: {self.text}."
             )
 
+    def _check_transposed(self) -> None:
+        if not self.transposes:
+            return
+        if self.padding is None:
+            raise BuildError(f"A transposed convolution has no padding 'same': {self.text}.")
+        steps = zip(self.output_padding, self.stride, self.dilation, strict=True)
+        if any(more >= max(stride, dilation) for more, stride, dilation in steps):
+            raise BuildError(
+                "The output padding is smaller than the stride or the dilation, as in PyTorch: "
+                f"{self.text}."
+            )
+
+    @property
+    def layout(self) -> Layout:
+        """How its tensors lie."""
+        return FORMS[self.kind].layout
+
+    @property
+    def channel_dim(self) -> int:
+        """Dimension of the channels, counted from the last."""
+        return -1 - len(self.size) if channels_first(self.layout) else -1
+
     @property
     def convolves(self) -> bool:
-        """Whether the layer is a convolution."""
-        return self.kind in ("conv1d", "conv2d")
+        """Whether the layer has a window: it is a convolution."""
+        return FORMS[self.kind].positions is not None
+
+    @property
+    def transposes(self) -> bool:
+        """Whether it is a transposed convolution, which with a stride writes more than it reads."""
+        return FORMS[self.kind].positions is _transposed
 
     @cached_property
     def output_size(self) -> tuple[int, ...]:
-        """Positions that it writes (formula of torch.nn.Conv2d)."""
-        if not self.convolves or self.padding is None:
-            return self.size
-        numbers = zip(
-            self.size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-        )
-        return tuple(
-            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, padding, dilation in numbers
-        )
+        """Positions that it writes."""
+        positions = FORMS[self.kind].positions
+        return self.size if positions is None else positions(self)
 
     @property
     def keeps_positions(self) -> bool:
         """Whether it writes as many positions as it reads, for inputs of any size."""
-        if not self.convolves or self.padding is None:
-            return True
-        spans = zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        return all(
-            stride == 1 and 2 * padding == dilation * (kernel - 1)
-            for kernel, stride, padding, dilation in spans
+        return max((1, *self.stride)) == 1 and self.output_size == self.size
+
+    def cut(self, most: int) -> tuple[int, ...]:
+        """Its size, at most `most` along each dimension, or what three windows need.
+
+        A transposed convolution cuts its padding off what it writes, so that needs more.
+        """
+        if not self.convolves:
+            return tuple(min(size, most) for size in self.size)
+        if self.transposes:
+            return tuple(
+                min(size, most + 2 * padding)
+                for size, padding in zip(self.size, self.padding or (), strict=True)
+            )
+        windows = zip(self.size, self.kernel_size, self.stride, self.dilation, strict=True)
+        return tuple(
+            min(size, max(most, dilation * (kernel - 1) + 1 + 2 * stride))
+            for size, kernel, stride, dilation in windows
         )
 
     @cached_property
@@ -124,11 +172,86 @@ class Geometry:
         if self.kind == "sequence":
             return f"sequence in {_joined(self.size)}"
         padding = "same" if self.padding is None else _joined(self.padding)
+        more = f"o{_joined(self.output_padding)} " if self.output_padding else ""
         window = (
-            f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} "
+            f"k{_joined(self.kernel_size)} s{_joined(self.stride)} p{padding} {more}"
             f"d{_joined(self.dilation)} g{self.groups}"
         )
         return f"{self.kind} {window} in {_joined(self.size)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What geometries of a kind have in common.
+
+    Attributes:
+        layout: How the tensors lie that the layer reads and writes.
+        dimensions: Of its positions.
+        positions: What it writes for the size that it reads; None where it writes what it reads,
+            and has no window.
+    """
+
+    layout: Layout
+    dimensions: int
+    positions: Callable[[Geometry], tuple[int, ...]] | None = None
+
+
+def _convolved(geometry: Geometry) -> tuple[int, ...]:
+    """The formula of torch.nn.Conv2d."""
+    if geometry.padding is None:
+        return geometry.size
+    numbers = zip(
+        geometry.size,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        strict=True,
+    )
+    return tuple(
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in numbers
+    )
+
+
+def _transposed(geometry: Geometry) -> tuple[int, ...]:
+    """The formula of torch.nn.ConvTranspose2d: each position that is read spreads a window."""
+    numbers = zip(
+        geometry.size,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding or (),
+        geometry.dilation,
+        geometry.output_padding,
+        strict=True,
+    )
+    return tuple(
+        (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + more + 1
+        for size, kernel, stride, padding, dilation, more in numbers
+    )
+
+
+FORMS: Final[Mapping[Kind, Form]] = {
+    "features": Form("features", 0),
+    "sequence": Form("sequence", 1),
+    "conv1d": Form("conv1d", 1, _convolved),
+    "conv2d": Form("conv2d", 2, _convolved),
+    "conv_transpose2d": Form("conv2d", 2, _transposed),
+}
+"""Every kind of geometry. A kind that is named as a layout is the plain one of that layout."""
+_TEXT = re.compile(
+    rf"(?P<kind>{'|'.join(kind for kind in FORMS if kind != 'features')})"
+    r"(?: k(?P<k>[0-9x]+) s(?P<s>[0-9x]+) "
+    r"p(?P<p>same|[0-9x]+) (?:o(?P<o>[0-9x]+) )?"
+    r"d(?P<d>[0-9x]+) g(?P<g>[0-9]+))? in (?P<size>[0-9x]+)"
+)
+
+
+def windows_on(layout: Layout) -> tuple[Kind, ...]:
+    """The kinds of geometry with a window whose tensors lie so."""
+    return tuple(
+        kind for kind, form in FORMS.items() if form.layout == layout and form.positions is not None
+    )
 
 
 PLAIN = Geometry()
@@ -162,6 +285,7 @@ def parse(text: str) -> Geometry:
                 padding,
                 _numbers(found["d"]),
                 int(found["g"]),
+                () if found["o"] is None else _numbers(found["o"]),
             )
             geometry = Geometry(kind, _numbers(found["size"]), *window)
     except ValueError:
@@ -210,7 +334,7 @@ def outputs(layer: Geometry) -> Geometry:
         return layer
     dimensions = len(layer.size)
     return Geometry(
-        layer.kind,
+        layer.layout,
         layer.output_size,
         (1,) * dimensions,
         (1,) * dimensions,

@@ -223,12 +223,12 @@ class BlueprintIR:
     @property
     def reads(self) -> Value:
         """What it reads, for one sample."""
-        return Value(self.geometry.kind, self.in_features, self.geometry.size)
+        return Value(self.geometry.layout, self.in_features, self.geometry.size)
 
     @property
     def writes(self) -> Value:
         """What it writes, for one sample."""
-        return Value(self.geometry.kind, self.out_features, self.geometry.output_size)
+        return Value(self.geometry.layout, self.out_features, self.geometry.output_size)
 
     @cached_property
     def values(self) -> dict[str, Value]:

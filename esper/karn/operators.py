@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeVar, get_args
+from typing import ClassVar, Final, Literal, Self, TypeVar, cast, get_args
 
 from esper.errors import BuildError
-from esper.events.geometry import Geometry
+from esper.events.geometry import FORMS, Geometry, Kind
 from esper.karn.value import Value, require_size
 
 Shape = tuple[int, ...]
@@ -96,8 +97,14 @@ class Linear(Operator):
         return 2 * inputs[0].channels * self.out_features * inputs[0].positions
 
 
-class _Convolution(Operator):
-    """What convolutions of one and two dimensions share: bias, groups, cost."""
+class Convolution(Operator):
+    """What operators with a window share: bias, groups, cost.
+
+    `OP` names the kind of geometry that they compute. Attributes are those of the class `TORCH` of
+    torch.nn that runs them, by its names.
+    """
+
+    TORCH: ClassVar[str]
 
     out_channels: int
     groups: int
@@ -107,10 +114,21 @@ class _Convolution(Operator):
     def window(self, size: tuple[int, ...]) -> Geometry:
         """The geometry of the convolution on an input of `size`."""
 
+    @classmethod
+    @abstractmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        channels: int,
+        groups: int = 1,
+        initialisation: Initialisation = "default",
+    ) -> Self:
+        """The one that writes `channels` at the positions that a geometry writes."""
+
     def output(self, *inputs: Value) -> Value:
         """`out_channels` at the positions of the window."""
         (value,) = inputs
-        if value.kind != self.OP:
+        if value.kind != FORMS[cast("Kind", self.OP)].layout:
             raise BuildError(f"{self.OP} reads channels at positions, not {value}.")
         window = self.window(value.size)
         for what, numbers, least in (
@@ -147,10 +165,11 @@ class _Convolution(Operator):
 
 
 @dataclass(frozen=True, slots=True)
-class Conv1d(_Convolution):
+class Conv1d(Convolution):
     """Convolution with bias on (channels, length)."""
 
     OP: ClassVar[str] = "conv1d"
+    TORCH: ClassVar[str] = "Conv1d"
 
     out_channels: int
     kernel_size: int
@@ -173,12 +192,26 @@ class Conv1d(_Convolution):
             self.groups,
         )
 
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        channels: int,
+        groups: int = 1,
+        initialisation: Initialisation = "default",
+    ) -> Self:
+        """The one with the window of a geometry."""
+        (kernel,), (stride,), (dilation,) = geometry.kernel_size, geometry.stride, geometry.dilation
+        padding: Padding = "same" if geometry.padding is None else geometry.padding[0]
+        return cls(channels, kernel, stride, padding, dilation, groups, initialisation)
+
 
 @dataclass(frozen=True, slots=True)
-class Conv2d(_Convolution):
+class Conv2d(Convolution):
     """Convolution with bias on (channels, height, width)."""
 
     OP: ClassVar[str] = "conv2d"
+    TORCH: ClassVar[str] = "Conv2d"
 
     out_channels: int
     kernel_size: Pair
@@ -194,6 +227,86 @@ class Conv2d(_Convolution):
         return Geometry(
             "conv2d", size, self.kernel_size, self.stride, padding, self.dilation, self.groups
         )
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        channels: int,
+        groups: int = 1,
+        initialisation: Initialisation = "default",
+    ) -> Self:
+        """The one with the window of a geometry."""
+        kernel, stride, dilation = (
+            cast("Pair", numbers)
+            for numbers in (geometry.kernel_size, geometry.stride, geometry.dilation)
+        )
+        padding: PairPadding = (
+            "same" if geometry.padding is None else cast("Pair", geometry.padding)
+        )
+        return cls(channels, kernel, stride, padding, dilation, groups, initialisation)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvTranspose2d(Convolution):
+    """Transposed convolution with bias on (channels, height, width): each position spreads a
+    window, so that a stride writes more positions than it reads (Zeiler et al. 2010).
+    """
+
+    OP: ClassVar[str] = "conv_transpose2d"
+    TORCH: ClassVar[str] = "ConvTranspose2d"
+
+    out_channels: int
+    kernel_size: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    output_padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    initialisation: Initialisation = "default"
+
+    def window(self, size: tuple[int, ...]) -> Geometry:
+        """The geometry of the convolution on an input of `size`."""
+        return Geometry(
+            "conv_transpose2d",
+            size,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.output_padding,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        channels: int,
+        groups: int = 1,
+        initialisation: Initialisation = "default",
+    ) -> Self:
+        """The one with the window of a geometry."""
+        kernel, stride, padding, more, dilation = (
+            cast("Pair", numbers)
+            for numbers in (
+                geometry.kernel_size,
+                geometry.stride,
+                geometry.padding,
+                geometry.output_padding,
+                geometry.dilation,
+            )
+        )
+        return cls(channels, kernel, stride, padding, more, dilation, groups, initialisation)
+
+    def parameters(self, *inputs: Value) -> dict[str, Shape]:
+        """Weight [in, out / groups, *kernel_size] and bias [out]."""
+        weight = (inputs[0].channels, self.out_channels // self.groups, *self.kernel_size)
+        return {"weight": weight, "bias": (self.out_channels,)}
+
+    def flops(self, *inputs: Value) -> int:
+        """2 * positions that are read * the weight's size."""
+        return 2 * inputs[0].positions * math.prod(self.parameters(*inputs)["weight"])
 
 
 N = TypeVar("N", int, Pair)
@@ -374,6 +487,7 @@ OPERATORS: dict[str, type[Operator]] = {
         Linear,
         Conv1d,
         Conv2d,
+        ConvTranspose2d,
         Norm,
         Attention,
         GlobalPool,
@@ -386,3 +500,7 @@ OPERATORS: dict[str, type[Operator]] = {
     )
 }
 """The whitelist."""
+CONVOLUTIONS: Final[Mapping[str, type[Convolution]]] = {
+    name: kind for name, kind in OPERATORS.items() if issubclass(kind, Convolution)
+}
+"""Those with a window, by the kind of geometry that they compute."""

@@ -5,23 +5,20 @@ sequences.
 from __future__ import annotations
 
 import math
-from typing import cast
 
 from esper.events.geometry import Geometry
 from esper.karn.ir import BlueprintIR, Node
 from esper.karn.operators import (
+    CONVOLUTIONS,
     Activation,
     Add,
     Attention,
-    Conv1d,
-    Conv2d,
     GlobalPool,
     Initialisation,
     Linear,
     Multiply,
     Norm,
     Operator,
-    Pair,
     Scale,
 )
 from esper.karn.place import RANK_DIVISOR, ChunkPlace
@@ -40,7 +37,7 @@ def convolution(place: ChunkPlace) -> BlueprintIR | None:
 
     2016, arXiv 1512.03385) without batch statistics, and a map of the channels.
     """
-    family = place.geometry.kind
+    family = place.geometry.layout
 
     def make(channels: int) -> BlueprintIR:
         nodes = (
@@ -143,29 +140,15 @@ def _pointwise(
 def _same(
     geometry: Geometry, channels: int, window: int, *, initialisation: Initialisation = "default"
 ) -> Operator:
-    """A convolution that keeps positions."""
-    if geometry.kind == "conv1d":
-        return Conv1d(channels, window, padding="same", initialisation=initialisation)
-    return Conv2d(channels, (window, window), padding="same", initialisation=initialisation)
+    """A convolution that keeps the positions that `geometry` writes."""
+    ones = (1,) * len(geometry.size)
+    around = Geometry(
+        geometry.layout, geometry.output_size, (window,) * len(ones), ones, None, ones
+    )
+    kind = CONVOLUTIONS[geometry.layout]
+    return kind.of(around, channels, initialisation=initialisation)
 
 
 def _host_window(geometry: Geometry, channels: int, groups: int = 1) -> Operator:
-    """A convolution with the host's window, so that it writes the host's positions."""
-    padding = geometry.padding
-    if geometry.kind == "conv1d":
-        (kernel,), (stride,), (dilation,) = geometry.kernel_size, geometry.stride, geometry.dilation
-        return Conv1d(
-            channels, kernel, stride, "same" if padding is None else padding[0], dilation, groups
-        )
-    window, strides, dilations = (
-        cast("Pair", numbers)
-        for numbers in (geometry.kernel_size, geometry.stride, geometry.dilation)
-    )
-    return Conv2d(
-        channels,
-        window,
-        strides,
-        "same" if padding is None else cast("Pair", padding),
-        dilations,
-        groups,
-    )
+    """An operator with the host's window, so that it writes the host's positions."""
+    return CONVOLUTIONS[geometry.kind].of(geometry, channels, groups)

@@ -6,13 +6,15 @@ budget.
 | linear | features, sequences | layer input | residual 0.3 | nothing (zero weights) |
 | low_rank | features, sequences | layer input | residual 0.3 | nothing (zero second factor) |
 | mlp | features, sequences | layer input | lerp 1 | PyTorch's initialisation |
-| conv1d | features, Conv1d | layer input | lerp 1 | PyTorch's initialisation |
-| conv2d | Conv2d | layer input | lerp 1 | PyTorch's initialisation |
+| conv1d | features, signals | layer input | lerp 1 | PyTorch's initialisation |
+| conv2d | images | layer input | lerp 1 | PyTorch's initialisation |
 | depthwise | convolutions | layer input | residual 0.3 | nothing (zero pointwise map) |
 | gate | features, sequences | host chunk | lerp 1 | the host's chunk (gate open at 1) |
 | pool | convolutions | host chunk | lerp 1 | the host's chunk (gate open at 1) |
 | norm | all | host chunk | residual 0.3 | nothing (zero scale and shift) |
 | attention | all but features | layer input * | residual 0.3 | nothing (zero output map) |
+
+Signals and images are what convolutions of one and two dimensions read and write.
 
 * the host chunk, where the layer changes the positions
 """
@@ -26,7 +28,7 @@ from functools import cache
 from typing import Final
 
 from esper.errors import BuildError, UsageError, printable
-from esper.events.geometry import PLAIN, Geometry, Kind
+from esper.events.geometry import PLAIN, Geometry, Kind, windows_on
 from esper.karn import dense, spatial
 from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.place import ChunkPlace
@@ -81,17 +83,19 @@ def _of(name: str, maker: Maker, *kinds: Kind) -> Family:
     return Family(name, dict.fromkeys(kinds, maker))
 
 
+SIGNALS: Final = windows_on("conv1d")
+IMAGES: Final = windows_on("conv2d")
 BUILT_IN: Final = (
     _positions("linear", dense.linear),
     _positions("low_rank", dense.low_rank),
     _positions("mlp", dense.mlp),
-    Family("conv1d", {"features": dense.conv1d, "conv1d": spatial.convolution}),
-    _of("conv2d", spatial.convolution, "conv2d"),
-    _of("depthwise", spatial.depthwise, "conv1d", "conv2d"),
+    Family("conv1d", {"features": dense.conv1d, **dict.fromkeys(SIGNALS, spatial.convolution)}),
+    _of("conv2d", spatial.convolution, *IMAGES),
+    _of("depthwise", spatial.depthwise, *SIGNALS, *IMAGES),
     _positions("gate", dense.gate),
-    _of("pool", spatial.pool, "conv1d", "conv2d"),
-    _positions("norm", dense.norm, {"conv1d": dense.norm, "conv2d": dense.norm}),
-    _of("attention", spatial.attention, "sequence", "conv1d", "conv2d"),
+    _of("pool", spatial.pool, *SIGNALS, *IMAGES),
+    _positions("norm", dense.norm, dict.fromkeys((*SIGNALS, *IMAGES), dense.norm)),
+    _of("attention", spatial.attention, "sequence", *SIGNALS, *IMAGES),
 )
 """Esper's own families, in the order in which they are proposed; installed ones come after them."""
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from esper.errors import BuildError
-from esper.events.geometry import Kind
+from esper.events.geometry import Layout, channels_first, shape
 
 MAX_SIZE = 1 << 20
 """Largest number of features, channels or positions."""
@@ -29,18 +29,19 @@ class Value:
         size: Positions: (), (length,) or (height, width).
     """
 
-    kind: Kind
+    kind: Layout
     channels: int
     size: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the tensor without the batch."""
-        return (
-            (self.channels, *self.size)
-            if self.kind in ("conv1d", "conv2d")
-            else (*self.size, self.channels)
-        )
+        return shape(self.kind, self.channels, self.size)
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether channels stand before positions."""
+        return channels_first(self.kind)
 
     @property
     def positions(self) -> int:

@@ -7,15 +7,20 @@ from esper.kasmina.numerics import Numerics
 from esper.kasmina.seeded.faults import KernelFault
 from esper.kasmina.seeded.germination import germinate
 from esper.kasmina.seeded.harvest import harvest
+from esper.kasmina.seeded.host_kind import HostKind, LinearMap
+from esper.kasmina.seeded.hosts import register
 from esper.kasmina.seeded.slots import Slot
 
 __all__ = [
     "GrowingModel",
+    "HostKind",
     "KernelFault",
     "KernelTraining",
+    "LinearMap",
     "Numerics",
     "Place",
     "Slot",
     "germinate",
     "harvest",
+    "register",
 ]

@@ -15,7 +15,7 @@ from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.numerics import Numerics
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
-from esper.kasmina.seeded.hosts import unsuited
+from esper.kasmina.seeded.hosts import gradient, unsuited
 from esper.kasmina.seeded.kernel_training import Counters, Grown, KernelTraining
 from esper.kasmina.seeded.layers import (
     SeededLayer,
@@ -130,13 +130,13 @@ class GrowingModel:
         )
 
     def geometry(self, name: str) -> str:
-        """A layer's geometry; that of a Linear layer is empty before a probe.
+        """A layer's geometry; that of a layer on features is empty before a probe.
 
         Raises:
             UsageError: a convolution's is not known yet.
         """
         seeds = self.layers[name].seeds
-        if seeds.geometry is None and seeds.kind != "Linear":
+        if seeds.geometry is None and not seeds.kind.at_each_position:
             raise UsageError(
                 f"The size that {name} reads is not known yet; call probe(inputs) first."
             )
@@ -155,7 +155,7 @@ class GrowingModel:
         return tuple(
             LayerInventory(
                 name=name,
-                kind=layer.seeds.kind,
+                kind=layer.seeds.kind.name,
                 in_features=reads_and_writes(layer)[0],
                 out_features=reads_and_writes(layer)[1],
                 parameters=host_parameters(layer),
@@ -279,9 +279,9 @@ class GrowingModel:
         """
         for name, layer in self.layers.items():
             statistics = self._statistics.layers[name]
-            weight = layer._parameters.get("weight")  # noqa: SLF001  # a parametrised weight is none, and has no gradient of its own
-            if weight is not None and weight.grad is not None:
-                statistics.observe_gradient(weight.grad)
+            rows = gradient(layer.seeds.kind, layer)
+            if rows is not None:
+                statistics.observe_gradient(rows)
             for index in range(len(layer.seeds.chunks)):
                 grown = self.kernels.get((name, index))
                 held = list(grown.gradients()) if grown else []

@@ -40,7 +40,7 @@ class KernelModule(nn.Module):
         self._in_rows = ir.geometry.kind == "features" and any(
             isinstance(node.operator, AddChannel) for node in ir.nodes
         )
-        self._planar = ir.geometry.kind == "conv2d"
+        self._planar = ir.geometry.layout == "conv2d"
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *ir.reads.shape] to [batch, *ir.writes.shape]."""

@@ -18,7 +18,7 @@ from esper.errors import BuildError
 from esper.karn.ir import BlueprintIR, Budget
 from esper.tezzeret.build import KernelModule, module_of, weights_of
 from esper.tezzeret.compilation import AttemptStarted, Compiled, Failed, Rejected
-from esper.tezzeret.verify import at_size, small_size, verify
+from esper.tezzeret.verify import POSITIONS, at_size, verify
 from esper.urza.artefact import seal
 
 LATENCY_BATCH = 32
@@ -47,7 +47,7 @@ def _exported(module: KernelModule) -> nn.Module:
     """The graph that `torch.export` captures, for any batch size, at the number of positions at
     which it is verified.
     """
-    sample = torch.zeros(2, *at_size(module.ir, small_size(module.ir.geometry)).reads.shape)
+    sample = torch.zeros(2, *at_size(module.ir, module.ir.geometry.cut(POSITIONS)).reads.shape)
     program = torch.export.export(
         module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )

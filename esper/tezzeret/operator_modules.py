@@ -5,6 +5,10 @@ Parameters are left unset: torch's own would draw from the global random stream.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Final, cast
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -12,12 +16,12 @@ from torch.nn import functional
 
 from esper.errors import BuildError
 from esper.karn.operators import (
+    CONVOLUTIONS,
     Activation,
     Add,
     AddChannel,
     Attention,
-    Conv1d,
-    Conv2d,
+    Convolution,
     Flatten,
     GlobalPool,
     Linear,
@@ -38,16 +42,6 @@ class _Linear(nn.Linear):
         """
 
 
-class _Conv1d(nn.Conv1d):
-    def reset_parameters(self) -> None:
-        """Leave the weights unset, as `_Linear`."""
-
-
-class _Conv2d(nn.Conv2d):
-    def reset_parameters(self) -> None:
-        """Leave the weights unset, as `_Linear`."""
-
-
 class _LayerNorm(nn.LayerNorm):
     def reset_parameters(self) -> None:
         """Leave the weights unset, as `_Linear`."""
@@ -56,6 +50,21 @@ class _LayerNorm(nn.LayerNorm):
 class _GroupNorm(nn.GroupNorm):
     def reset_parameters(self) -> None:
         """Leave the weights unset, as `_Linear`."""
+
+
+def _leave_unset(module: nn.Module) -> None:
+    """Leave the weights unset, as `_Linear`."""
+
+
+_WINDOWS: Final[Mapping[str, Callable[..., nn.Module]]] = {
+    name: type(
+        f"_{kind.TORCH}",
+        (getattr(nn, kind.TORCH),),
+        {"__module__": __name__, "reset_parameters": _leave_unset},
+    )
+    for name, kind in CONVOLUTIONS.items()
+}
+"""The torch class of each operator with a window."""
 
 
 class _Scale(nn.Module):
@@ -136,30 +145,15 @@ def layer_of(
     match operator:
         case Linear(width, bias):
             return _Linear(value.channels, width, bias=bias, device=device)
-        case Conv1d(channels, kernel_size, stride, padding, dilation, groups):
-            return _Conv1d(
-                value.channels,
-                channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                device=device,
-            )
-        case Conv2d(channels, kernel, strides, paddings, dilations, groups):
-            return _Conv2d(
-                value.channels,
-                channels,
-                kernel,
-                strides,
-                paddings,
-                dilations,
-                groups,
-                device=device,
-            )
+        case Convolution():
+            window = {
+                own.name: getattr(operator, own.name)
+                for own in fields(cast("Any", operator))
+                if own.name != "initialisation"
+            }
+            return _WINDOWS[operator.OP](value.channels, **window, device=device)
         case Norm():
-            if value.kind in ("conv1d", "conv2d"):
+            if value.channels_first:
                 return _GroupNorm(1, value.channels, device=device)
             return _LayerNorm(value.channels, device=device)
         case Attention(heads):

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper.events.geometry import Geometry
 from esper.events.records import Check
 from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.value import Value
@@ -24,7 +23,7 @@ from esper.tezzeret.build import KernelModule, module_of
 
 CheckName = Literal["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]
 BATCHES = (1, 2, 7, 32)
-_POSITIONS = 8
+POSITIONS = 8
 _MORE = (3, 5)
 _STEP = 1e-6
 _GRADIENT_TOLERANCE = 1e-6
@@ -40,7 +39,7 @@ def verify(ir: BlueprintIR, prepared: nn.Module, budget: Budget) -> tuple[Check,
         prepared: what will run: the built module or its exported form, with the initial weights.
         budget: what it may cost.
     """
-    small = at_size(ir, small_size(ir.geometry))
+    small = at_size(ir, ir.geometry.cut(POSITIONS))
     return (
         _shape(small, prepared),
         _dynamic_batch(small, prepared),
@@ -59,19 +58,6 @@ def at_size(ir: BlueprintIR, size: tuple[int, ...]) -> BlueprintIR:
             output.
     """
     return replace(ir, geometry=replace(ir.geometry, size=size))
-
-
-def small_size(geometry: Geometry) -> tuple[int, ...]:
-    """The geometry's size, cut to 8 along each dimension where that still gives three windows."""
-    if not geometry.convolves:
-        return tuple(min(size, _POSITIONS) for size in geometry.size)
-    windows = zip(
-        geometry.size, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True
-    )
-    return tuple(
-        min(size, max(_POSITIONS, dilation * (kernel - 1) + 1 + 2 * stride))
-        for size, kernel, stride, dilation in windows
-    )
 
 
 def _check(name: CheckName, *, passed: bool, detail: str) -> Check:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper.errors import UsageError
-from esper.events.geometry import Geometry, parse
+from esper.events import geometry as geometries
 from esper.events.kernel_description import description
 from esper.events.records import KernelPublished
 from esper.urza.shelf import KernelShelf
@@ -142,13 +142,14 @@ class Page(BaseModel):
 def metadata(entry: KernelPublished, shelf: KernelShelf) -> KernelMetadata:
     """What is known of a published kernel."""
     performance = shelf.performances.of(entry.kernel_id)
-    geometry = parse(entry.geometry)
+    geometry = geometries.parse(entry.geometry)
+    layout = geometry.layout
     return KernelMetadata(
         kernel_id=entry.kernel_id,
         **description(entry),
         tags=entry.tags,
-        input_shape=_shape(geometry, entry.in_features, geometry.size),
-        output_shape=_shape(geometry, entry.out_features, geometry.output_size),
+        input_shape=("batch", *geometries.shape(layout, entry.in_features, geometry.size)),
+        output_shape=("batch", *geometries.shape(layout, entry.out_features, geometry.output_size)),
         compilation_ms=shelf.compile_ms.get(entry.kernel_id),
         latency_us=entry.latency_us,
         performance=PerformanceModel(score=performance.score, outcomes=performance.outcomes)
@@ -165,13 +166,6 @@ def metadata(entry: KernelPublished, shelf: KernelShelf) -> KernelMetadata:
         ),
         published_at_us=entry.occurred_at,
     )
-
-
-def _shape(
-    geometry: Geometry, channels: int, size: tuple[int, ...]
-) -> tuple[int | Literal["batch"], ...]:
-    """PyTorch's order: channels before positions in convolutions, after them in sequences."""
-    return ("batch", channels, *size) if geometry.convolves else ("batch", *size, channels)
 
 
 def cursor_of(score: Score) -> str:

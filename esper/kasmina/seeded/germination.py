@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
 from esper.errors import UsageError
-from esper.kasmina.seeded.hosts import channels, found, matches, unsuited
+from esper.kasmina.seeded.hosts import channels, found, known, matches, unsuited
 from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes, seed_layers
 
 
@@ -18,7 +18,8 @@ def germinate(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> nn.Module:
-    """Give the Linear, Conv1d and Conv2d layers of `model` dormant seeds, in place, and return it.
+    """Give the layers of `model` that are of a known kind (`esper.kasmina.HostKind`) dormant seeds,
+    in place, and return it.
 
     They change nothing, bit for bit.
 
@@ -42,23 +43,27 @@ def germinate(
                 f"Layer {name} cannot have seeds: {reasons[name]}. Take it out of kasmina.include."
             )
     chosen = {
-        name: layer
-        for name, layer in layers.items()
+        name: (layer, kind)
+        for name, (layer, kind) in layers.items()
         if matches(name, include) and not matches(name, exclude) and name not in reasons
     }
     if not chosen:
         there = ", ".join(name for name in layers if name not in reasons) or "none"
         raise UsageError(
-            f"No Linear, Conv1d or Conv2d layer matches {', '.join(include)}; the model "
-            f"has {there}."
+            f"No {_either(known())} layer matches {', '.join(include)}; the model has {there}."
         )
-    if again := [name for name, layer in chosen.items() if isinstance(layer, SeededLayer)]:
+    if again := [name for name, (layer, _) in chosen.items() if isinstance(layer, SeededLayer)]:
         raise UsageError(f"Layer {again[0]} has seeds already; germinate a model once.")
     if seeds < 1:
         raise UsageError(f"A layer needs at least one seed, not {seeds}.")
     sizes = {}
-    for name, layer in chosen.items():
-        width = channels(layer)[1]
+    for name, (layer, kind) in chosen.items():
+        width = channels(kind, layer)[1]
         sizes[name] = chunk_sizes(width, min(seeds, width))
     seed_layers(model, sizes)
     return model
+
+
+def _either(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.seeded.host_kind import HostKind, LinearMap
+from esper.kasmina.seeded.hosts import channels, merge
 from esper.kasmina.seeded.layers import SeededLayer, Seeds, unseed
 from esper.kasmina.seeded.slots import Slot
 
@@ -67,8 +70,8 @@ def harvest(model: nn.Module) -> nn.Module:
     """A copy of `model` as an ordinary module: fossilised kernels are part of it, everything else
     of Esper is gone.
 
-    Layers without a fossilised kernel are again of their host's class. A kernel on a Linear layer
-    that is a linear map itself is merged into the layer's weight, unless other layers share that.
+    Layers without a fossilised kernel are again of their host's class. A kernel that is a linear
+    map is merged into the layer where its kind says how (`HostKind.merge`), as on a Linear layer.
     Layers with other kernels become `torch.fx.GraphModule`s of plain torch layers; hooks on such a
     layer stay with the part of it that is the host.
     """
@@ -89,14 +92,11 @@ def harvest(model: nn.Module) -> nn.Module:
                 delattr(layer, f"kernel_{index}")
         unseed(layer)
         host = cast("nn.Module", layer)
-        for index, slot in enumerate(kept):
-            if (
-                slot is not None
-                and isinstance(host, nn.Linear)
-                and uses[id(host.weight)] == 1
-                and _merged(host, seeds, index, slot)
-            ):
-                kept[index] = None
+        if _can_merge(seeds.kind, host, uses):
+            kept = [
+                None if slot is not None and _merged(host, seeds, index, slot) else slot
+                for index, slot in enumerate(kept)
+            ]
         if any(slot is not None for slot in kept):
             root = _Grafted(layer, seeds, kept)
             grafted[id(layer)] = torch.fx.GraphModule(
@@ -111,13 +111,32 @@ def harvest(model: nn.Module) -> nn.Module:
     return plain
 
 
+def _can_merge(kind: HostKind, layer: nn.Module, uses: Mapping[int, int]) -> bool:
+    """Whether a layer computes what its kind does, from parameters that are its alone."""
+    return (
+        kind.merge is not None
+        and type(layer).forward is kind.layer.forward
+        and all(uses[id(parameter)] == 1 for parameter in layer.parameters(recurse=False))
+    )
+
+
+def _merged(layer: nn.Module, seeds: Seeds, index: int, slot: Slot) -> bool:
+    """Make a kernel that is a linear map of the layer's input part of the layer; false when it is
+    none, or the layer has no room for it.
+    """
+    found = _linear_map(slot, channels(seeds.kind, layer)[0])
+    if found is None:
+        return False
+    start, alpha = seeds.starts()[index], float(slot.alpha)
+    rest = 1.0 if slot.blend == "RESIDUAL" else 1 - alpha
+    rows = slice(start, start + seeds.chunks[index])
+    return merge(seeds.kind, layer, LinearMap(rows, rest, alpha, *found))
+
+
 @torch.no_grad()
-def _merged(layer: nn.Linear, seeds: Seeds, index: int, slot: Slot) -> bool:
-    """Add a kernel that is a linear map of the layer's input to the rows of the layer's weight.
-
-    False when it is none, or has no room for its bias.
-
-    The map is composed in float64, so that only the last rounding differs from running the kernel.
+def _linear_map(slot: Slot, reads: int) -> tuple[Tensor, Tensor | None] | None:
+    """Weight [C, I] and bias [C] of a kernel that is a linear map of the layer's input, in float64;
+    None when it is none.
     """
     parts = [
         part
@@ -130,28 +149,20 @@ def _merged(layer: nn.Linear, seeds: Seeds, index: int, slot: Slot) -> bool:
         or not parts
         or not all(isinstance(part, nn.Linear) for part in parts)
     ):
-        return False
+        return None
     chain = [part for part in parts if isinstance(part, nn.Linear)]
     names = [name for name, part in slot.kernel.named_modules() if part in chain]
     if not _in_a_row(slot.kernel, names):
-        return False
-    if not _biased(layer) and any(map(_biased, chain)):
-        return False
-    weight = torch.eye(layer.in_features, dtype=torch.float64, device=layer.weight.device)
-    bias = torch.zeros(layer.in_features, dtype=torch.float64, device=layer.weight.device)
+        return None
+    device = chain[0].weight.device
+    weight = torch.eye(reads, dtype=torch.float64, device=device)
+    bias: Tensor | None = None
     for part in chain:
-        weight, bias = part.weight.double() @ weight, part.weight.double() @ bias
-        bias = bias + part.bias.double() if _biased(part) else bias
-    start = seeds.starts()[index]
-    rows = slice(start, start + seeds.chunks[index])
-    alpha = float(slot.alpha)
-    rest = 1.0 if slot.blend == "RESIDUAL" else 1 - alpha
-    layer.weight[rows] = (rest * layer.weight[rows].double() + alpha * weight).to(
-        layer.weight.dtype
-    )
-    if _biased(layer):
-        layer.bias[rows] = (rest * layer.bias[rows].double() + alpha * bias).to(layer.bias.dtype)
-    return True
+        weight = part.weight.double() @ weight
+        bias = None if bias is None else part.weight.double() @ bias
+        if _biased(part):
+            bias = part.bias.double() if bias is None else bias + part.bias.double()
+    return weight, bias
 
 
 def _biased(layer: nn.Linear) -> bool:

@@ -1,49 +1,130 @@
-"""Host layers: which layers of a model can have seeds, why others cannot, and the geometry that a
-layer shows in a forward pass.
+"""Host layers: the kinds that are known, which layers of a model can have seeds, why others cannot,
+and the geometry that a layer shows in a forward pass.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Final, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from esper.errors import BuildError
+from esper.errors import BuildError, EsperError, UsageError, printable
 from esper.events.geometry import Geometry
+from esper.kasmina.seeded.built_in_hosts import BUILT_IN
+from esper.kasmina.seeded.host_kind import HostKind, LinearMap
+from esper.plugins import HOST_KINDS, plugged
 
-HostKind = Literal["Linear", "Conv1d", "Conv2d"]
-HOSTS: Final[dict[type[nn.Module], HostKind]] = {
-    nn.Linear: "Linear",
-    nn.Conv1d: "Conv1d",
-    nn.Conv2d: "Conv2d",
-}
-CHANNEL_DIM: Final[dict[HostKind, int]] = {"Linear": -1, "Conv1d": -2, "Conv2d": -3}
-"""Dimension of the channels, counted from the last: the same with and without a batch dimension."""
+T = TypeVar("T")
+_registered: Final[dict[str, HostKind]] = {}
 
 
-def host_kind(layer: nn.Module) -> HostKind | None:
-    """What kind of host a layer is; a subclass is of its parent's kind. None when it is none."""
-    return next((kind for host, kind in HOSTS.items() if isinstance(layer, host)), None)
+def register(kind: HostKind) -> HostKind:
+    """Let layers of a kind have seeds in every model that is germinated after this, and return it.
+
+    An installed package's are registered by themselves (entry points `esper.host_kinds`); a module
+    that is imported before the model is made may call this.
+
+    Raises:
+        UsageError: another kind has its name or its class.
+    """
+    for other in _registered.values():
+        again = (kind.name, _class(kind)) == (other.name, _class(other))  # as in a notebook
+        if not again and (kind.name == other.name or kind.layer is other.layer):
+            raise UsageError(
+                f"There are two kinds of host layer {kind.name!r} ({_class(kind)}) and "
+                f"{other.name!r} ({_class(other)}), and name and class have to be of one: rename "
+                "yours, or uninstall the package that brings it."
+            )
+    _registered[kind.name] = kind
+    return kind
 
 
-def channels(layer: nn.Module) -> tuple[int, int]:
+def _class(kind: HostKind) -> str:
+    return f"{kind.layer.__module__}.{kind.layer.__qualname__}"
+
+
+for own in BUILT_IN:
+    register(own)
+
+
+@cache
+def _install() -> None:
+    for entry, kind in plugged(HOST_KINDS, HostKind).items():
+        if entry != kind.name:
+            raise UsageError(
+                f"The entry point {entry!r} of {HOST_KINDS} has a kind of the name "
+                f"{kind.name!r}: both have to be the same; mend or uninstall that package."
+            )
+        register(kind)
+
+
+def known() -> Mapping[str, HostKind]:
+    """Every kind by name: Esper's own, those of installed packages, those that were registered.
+
+    Raises:
+        UsageError: a package's kind cannot be used; the package is named.
+    """
+    _install()
+    return _registered
+
+
+def kind_of(layer: nn.Module) -> HostKind | None:
+    """The kind of a layer: of its class, else of its nearest parent class that has one.
+
+    None when none has.
+    """
+    by_class = {kind.layer: kind for kind in known().values()}
+    return next((by_class[one] for one in type(layer).__mro__ if one in by_class), None)
+
+
+def channels(kind: HostKind, layer: nn.Module) -> tuple[int, int]:
     """Channels that a host layer reads and writes; a Linear layer's features are its channels."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)  # noqa: S101  # one of HOSTS
-    return layer.in_channels, layer.out_channels
+    reads, writes = _asked(kind, lambda: kind.channels(layer))
+    return reads, writes
 
 
-def found(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of `model` that are of a host's class, by name.
+def gradient(kind: HostKind, layer: nn.Module) -> Tensor | None:
+    """Gradient [O, ...] of a layer's weight, a row for each output channel; None if it has none."""
+    return _asked(kind, lambda: kind.gradient(layer))
+
+
+def merge(kind: HostKind, layer: nn.Module, added: LinearMap) -> bool:
+    """Make a linear map part of a layer's own parameters; false where it cannot be."""
+    do = kind.merge
+    return do is not None and _asked(kind, lambda: do(layer, added))
+
+
+def _asked(kind: HostKind, question: Callable[[], T]) -> T:
+    """What a kind answers; a package's may do anything at all.
+
+    Raises:
+        UsageError: it failed.
+    """
+    try:
+        return question()
+    except EsperError:
+        raise
+    except Exception as error:
+        if kind in BUILT_IN:
+            raise
+        raise UsageError(
+            f"Host kind {kind.name} of {_class(kind)} has failed ({type(error).__name__}: "
+            f"{printable(str(error))}): mend it, or leave its layers out (kasmina.exclude)."
+        ) from error
+
+
+def found(model: nn.Module) -> dict[str, tuple[nn.Module, HostKind]]:
+    """The layers of `model` that are of a known kind, with it, by name.
 
     A layer that several names share comes once.
     """
-    return {name: layer for name, layer in model.named_modules() if host_kind(layer) is not None}
+    kinds = {name: (layer, kind_of(layer)) for name, layer in model.named_modules()}
+    return {name: (layer, kind) for name, (layer, kind) in kinds.items() if kind is not None}
 
 
 def unsuited(model: nn.Module) -> dict[str, str]:
@@ -52,30 +133,16 @@ def unsuited(model: nn.Module) -> dict[str, str]:
     """
     reasons: dict[int, str] = {}
     for owner in model.modules():
-        if isinstance(owner, nn.MultiheadAttention):
-            reasons[id(owner.out_proj)] = (
-                "nn.MultiheadAttention reads its weights and never calls it"
-            )
-        elif isinstance(owner, nn.TransformerEncoderLayer) and _has_fast_path(owner):
-            why = "nn.TransformerEncoderLayer reads its weights and does not call it in evaluation"
-            reasons |= {id(owner.linear1): why, id(owner.linear2): why}
-        elif isinstance(owner, LazyModuleMixin):
+        if isinstance(owner, LazyModuleMixin):
             reasons[id(owner)] = "its shape is not known before a first forward"
+        for kind in known().values():
+            refused = _asked(kind, lambda kind=kind, owner=owner: [*kind.refuses(owner)])  # type: ignore[misc]
+            reasons |= {id(layer): why for layer, why in refused}
     return {
-        name: reasons[id(layer)] for name, layer in found(model).items() if id(layer) in reasons
+        name: reasons[id(layer)]
+        for name, (layer, _) in found(model).items()
+        if id(layer) in reasons
     }
-
-
-def _has_fast_path(layer: nn.TransformerEncoderLayer) -> bool:
-    """Whether torch may run a whole encoder layer as one operation in evaluation (conditions that
-    do not depend on the input).
-    """
-    attention = layer.self_attn
-    return bool(
-        attention.batch_first
-        and attention.in_proj_bias is not None
-        and layer.activation_relu_or_gelu
-    )
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -83,46 +150,25 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def seen_geometry(layer: nn.Module, reads: torch.Size, writes: torch.Size, batch: int) -> Geometry:
+def seen_geometry(
+    kind: HostKind, layer: nn.Module, reads: torch.Size, writes: torch.Size, batch: int
+) -> Geometry:
     """The geometry of a layer that turned a tensor of shape `reads` into one of shape `writes`, in
     a forward on `batch` samples.
 
-    A Linear layer reads a sequence when it reads [batch, length, features]; other leading
-    dimensions are positions without an order.
-
     Raises:
         BuildError: the layer's class writes something else than its attributes say.
+        UsageError: a package's kind has failed, or says something that its layers cannot be.
     """
-    kind = host_kind(layer)
-    assert kind is not None  # noqa: S101  # the caller found it so
-    if kind == "Linear":
-        if writes != (*reads[:-1], channels(layer)[1]):
-            raise BuildError(
-                f"it turns {tuple(reads)} into {tuple(writes)}, which is not what a Linear "
-                "layer does"
-            )
-        return (
-            Geometry("sequence", (reads[1],))
-            if len(reads) == 3 and reads[0] == batch
-            else Geometry()
+    geometry = _asked(kind, lambda: kind.geometry(layer, tuple(reads), batch))
+    if not isinstance(geometry, Geometry) or geometry.channel_dim != kind.channel_dim:
+        raise UsageError(
+            f"Host kind {kind.name} of {_class(kind)} says {printable(repr(geometry))}, which is "
+            f"no geometry of layers with their channels in dimension {kind.channel_dim}: mend it."
         )
-    geometry = convolution(layer, tuple(reads[CHANNEL_DIM[kind] + 1 :]))
-    if tuple(writes[CHANNEL_DIM[kind] :]) != (channels(layer)[1], *geometry.output_size):
+    if tuple(writes) != _asked(kind, lambda: kind.written(layer, tuple(reads), geometry)):
         raise BuildError(
-            f"it turns {tuple(reads)} into {tuple(writes)}, which is not what its kernel "
-            "size, stride and padding give"
+            f"it turns {tuple(reads)} into {tuple(writes)}, which is not what its "
+            f"{'kernel size, stride and padding give' if geometry.convolves else 'features give'}"
         )
     return geometry
-
-
-def convolution(layer: nn.Module, size: tuple[int, ...]) -> Geometry:
-    """The geometry of a convolution at an input of `size` positions, from its attributes."""
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)  # noqa: S101  # the caller found it so
-    given = layer.padding
-    padding = (
-        given if isinstance(given, tuple) else None if given == "same" else (0,) * len(size)
-    )  # the other word is "valid"
-    kind: Literal["conv1d", "conv2d"] = "conv1d" if isinstance(layer, nn.Conv1d) else "conv2d"
-    return Geometry(
-        kind, size, layer.kernel_size, layer.stride, padding, layer.dilation, layer.groups
-    )

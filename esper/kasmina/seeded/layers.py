@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from esper.errors import UsageError
 from esper.kasmina.seeded.faults import Notes, Place
-from esper.kasmina.seeded.hosts import CHANNEL_DIM, HostKind, channels, host_kind
+from esper.kasmina.seeded.host_kind import HostKind
+from esper.kasmina.seeded.hosts import channels, kind_of
 from esper.kasmina.seeded.side_streams import side_by_side
 from esper.kasmina.seeded.slots import Slot
 from esper.kasmina.seeded.statistics import LayerStatistics
@@ -102,7 +103,7 @@ class Seeds:
     @property
     def dim(self) -> int:
         """Dimension of the channels."""
-        return CHANNEL_DIM[self.kind]
+        return self.kind.channel_dim
 
     def starts(self) -> tuple[int, ...]:
         """First channel of each chunk."""
@@ -131,8 +132,13 @@ class Seeds:
         for (index, _), piece in zip(running, side_by_side(calls, (inputs, host)), strict=True):
             pieces[index] = piece
         output = torch.cat(pieces, dim=self.dim)
-        if host.dim() == 4 and host.is_contiguous(memory_format=torch.channels_last):
-            output = output.contiguous(memory_format=torch.channels_last)
+        laid = self.kind.memory_format
+        if (
+            laid is not None
+            and host.dim() == 1 - self.dim  # with a batch dimension
+            and host.is_contiguous(memory_format=laid)
+        ):
+            output = output.contiguous(memory_format=laid)
         return output
 
     def _runs(self, index: int, slot: Slot) -> bool:
@@ -204,7 +210,7 @@ def seed_layers(module: nn.Module, chunks: Mapping[str, tuple[int, ...]]) -> Non
     modules = dict(module.named_modules())
     for name, sizes in chunks.items():
         layer: Any = modules[name]
-        kind = host_kind(layer)
+        kind = kind_of(layer)
         assert kind is not None  # noqa: S101  # the caller found it so
         layer.__class__ = seeded_class(type(layer))
         layer.seeds = Seeds(name, kind, sizes, switches)
@@ -223,4 +229,4 @@ def host_parameters(layer: SeededLayer) -> int:
 
 def reads_and_writes(layer: SeededLayer) -> tuple[int, int]:
     """Channels that the layer reads and writes."""
-    return channels(layer)
+    return channels(layer.seeds.kind, layer)

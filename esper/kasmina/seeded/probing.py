@@ -76,13 +76,13 @@ def _geometry(layer: SeededLayer, calls: Sequence[Call], batch: int) -> str:
     if any(writes is None for _, writes in calls):
         raise BuildError("its class gives something else than one tensor")
     seen = {
-        seen_geometry(layer, reads, writes, batch).text
+        seen_geometry(layer.seeds.kind, layer, reads, writes, batch).text
         for reads, writes in calls
         if writes is not None
     }
     if len(seen) == 1:
         return seen.pop()
-    if layer.seeds.kind == "Linear":
+    if layer.seeds.kind.at_each_position:
         return ""  # of several lengths: kernels of features run at each position
     raise BuildError(
         f"one forward gives it several sizes ({', '.join(sorted(seen))}), and a kernel is "

@@ -141,7 +141,7 @@ def _layer(
     total = sum(widths)
     return LayerState(
         name=name,
-        kind=layer.seeds.kind,
+        kind=layer.seeds.kind.name,
         in_features=reads_and_writes(layer)[0],
         out_features=total,
         gradient_norm=squares**0.5,

@@ -21,7 +21,7 @@ from esper.disk import write_file
 from esper.errors import printable
 from esper.journal.portable import Export
 from esper.journal.provenance import SOURCE
-from esper.plugins import OPTIMIZERS, SCHEDULES, TASKS, values_of
+from esper.plugins import HOST_KINDS, OPTIMIZERS, SCHEDULES, TASKS, values_of
 from esper.tolaria.recipes.environment import SOURCE as SOURCE_VERSION
 from esper.tolaria.recipes.recipe import Recipe, shipped
 
@@ -43,7 +43,9 @@ class ModuleSource:
 
 
 def modules_of(recipe: Recipe) -> list[str]:
-    """The modules of what a recipe names, but for what Esper's own recipes name."""
+    """The modules of what a recipe names, but for what Esper's own recipes name, and those of the
+    kinds of host layer that are installed.
+    """
     named = [one for one in recipe.references.values() if one not in shipped()]
     plugged = {
         TASKS: recipe.task,
@@ -52,6 +54,7 @@ def modules_of(recipe: Recipe) -> list[str]:
     }
     for group, name in plugged.items():
         named += [] if ":" in name else values_of(group, name)
+    named += values_of(HOST_KINDS)
     return sorted({one.partition(":")[0] for one in named})
 
 

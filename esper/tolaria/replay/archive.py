@@ -28,7 +28,7 @@ from esper.tolaria.recipes.splits import Splits, digest_of, read_splits
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of, recorded
 from esper.tolaria.replay.reexecution import Archive
-from esper.tolaria.run.trainee import inputs_of, load_data
+from esper.tolaria.run.trainee import inputs_of, load_data, model_of
 from esper.tolaria.step.method import method_of
 from esper.urza.artefact import address_of, read
 from esper.urza.opening import open_store
@@ -141,7 +141,7 @@ def archived(
 
     Raises:
         UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot
-            be imported here, or may not be called.
+            be imported here, or may not be called, or it has layers of a kind that is not known.
         CorruptError: the journal was changed, or the data are not those of the run.
     """
     whole(events)
@@ -154,7 +154,7 @@ def archived(
     given = permit(recipe)
     data = splits(recipe, given)
     inputs = inputs_of(recipe, data)
-    method, model = method_of(recipe, given), function(recipe.model, "model", given)
+    method, model = method_of(recipe, given), model_of(recipe, given, events)
     return Archive(events, tensors, kernels, method, model, data, clock, inputs)
 
 

@@ -29,7 +29,7 @@ from esper.lifecycle.commands import Fail
 from esper.oona.bus.access import Access
 from esper.policies import spec_of
 from esper.tolaria.recipes.environment import observe
-from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe, function
+from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe
 from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.recipes.sources import keep_sources
 from esper.tolaria.record.forking import ForkStart
@@ -37,7 +37,7 @@ from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.startup import Startup
-from esper.tolaria.run.trainee import inputs_of, load_data, trainee_of
+from esper.tolaria.run.trainee import inputs_of, load_data, model_of, trainee_of
 from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
 from esper.tolaria.session.progress import Progress
@@ -172,7 +172,7 @@ def train(
             progress.say(f"{difference}; the resumed run may give other bits.")
         if not before.events:
             keep_sources(recipe, place.folder)
-        trainee = trainee_of(recipe, function(recipe.model, "model", permit), splits, method)
+        trainee = trainee_of(recipe, model_of(recipe, permit, before.events), splits, method)
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         startup.spent("data_model")

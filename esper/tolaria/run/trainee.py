@@ -15,12 +15,14 @@ import torch
 from torch import nn
 
 from esper.bounded import DEFAULT, read_in
-from esper.errors import CorruptError
+from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.journal.provenance import DATA, FILE, provenance
 from esper.kasmina import GrowingModel, germinate
 from esper.kasmina.growth import KernelTraining
+from esper.kasmina.seeded.hosts import known
+from esper.plugins import HOST_KINDS
 from esper.tolaria.recipes.environment import DATA as DATA_VERSION
 from esper.tolaria.recipes.recipe import Permit, Recipe, function
 from esper.tolaria.recipes.sources import source_of, versions_of
@@ -67,6 +69,40 @@ def trainee_of(
     steps = total_steps(recipe, splits.train)
     stepper = Stepper(growing, recipe, steps, method)
     return Trainee(growing, method.task, stepper, splits, steps)
+
+
+def model_of(
+    recipe: Recipe, permit: Permit, events: Sequence[JournalEvent]
+) -> Callable[[], nn.Module]:
+    """The function that makes the host model of a run whose journal so far is `events`.
+
+    Raises:
+        UsageError: the function does not exist or may not be called, or the run has layers of a
+            kind that is not known here.
+    """
+    try:
+        make: Callable[[], nn.Module] = function(recipe.model, "model", permit)
+    except UsageError:
+        require_kinds(events)  # a package that is missing is the cause, and can be named
+        raise
+    require_kinds(events)
+    return make
+
+
+def require_kinds(events: Sequence[JournalEvent]) -> None:
+    """Refuse a run whose layers are of a kind that is not known here.
+
+    Raises:
+        UsageError: the kinds are named.
+    """
+    recorded_kinds = {
+        layer.kind for one in events[:1] if isinstance(one, RunStarted) for layer in one.layers
+    }
+    if missing := sorted(recorded_kinds - set(known())):
+        raise UsageError(
+            f"Run {events[0].run_id} has layers of the kind {printable(', '.join(missing))}, which "
+            f"is not known here: install the package that brings it (entry points {HOST_KINDS})."
+        )
 
 
 def load_data(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.run.whole import endpoints, esper, query, result
+from tests.integration.run.whole import GROWING, endpoints, esper, query, result
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
@@ -168,3 +168,48 @@ refused(seeded, own, kernels={"learning": 1})
         strict=True,
     ):
         assert part in sentence
+
+
+def test_a_layer_that_upsamples_grows_and_is_proven_elsewhere(home: Path, tmp_path: Path) -> None:
+    """Seeds of a transposed convolution get kernels that double the positions, which train, blend
+    and are fossilised; the run is proven bit for bit here, and from its export.
+    """
+    chosen = ("gates.min_gap=0.0001", 'tamiyo.policy.families=["conv2d", "depthwise"]')
+    given = (*GROWING, "decisions=lockstep", *chosen)
+    settings = [part for one in given for part in ("--set", one)]
+    recipe = str(MODELS / "upsampling.toml")
+    done = esper(
+        home, "run", recipe, "--json", "--run-id", "upsampling", *settings, PYTHONPATH=str(MODELS)
+    )
+    found = result(done)
+    url = endpoints(home).history_url
+    layers = query(
+        url,
+        "SELECT layers.kind AS kind, layers.geometry AS geometry FROM run_started WHERE "
+        "run_id = 'upsampling'",
+    )[0]
+    geometry = "conv_transpose2d k3x3 s2x2 p1x1 o1x1 d1x1 g1 in 2x2"
+    assert list(zip(layers["kind"], layers["geometry"], strict=True)) == [
+        ("ConvTranspose2d", geometry)
+    ]
+    stages = query(
+        url,
+        "SELECT to_stage, k.geometry AS geometry FROM seed_transitioned AS s "
+        "JOIN kernel_published AS k ON s.kernel_id = k.kernel_id WHERE s.run_id = 'upsampling'",
+    )
+    assert {one["to_stage"] for one in stages} >= {"TRAINING", "BLENDING", "FOSSILIZED"}, found
+    assert geometry in {one["geometry"] for one in stages}
+    failed = "SELECT count() AS n FROM kernel_failed WHERE run_id = 'upsampling'"
+    assert query(url, failed)[0]["n"] == 0
+    assert found["growth"].startswith("Grew "), found
+    proof = esper(home, "replay", "upsampling", "--verify", "--json", PYTHONPATH=str(MODELS))
+    assert proof.returncode == 0, proof.stderr
+    export = tmp_path / "export"
+    done = esper(
+        home, "export", "upsampling", "--to", str(export), "--json", PYTHONPATH=str(MODELS)
+    )
+    assert done.returncode == 0, done.stderr
+    allowed = ("--allow", "upsampling:model", "--allow", "upsampling:data")
+    arguments = ("replay", "upsampling", "--from", str(export), "--from-scratch", *allowed)
+    proof = esper(tmp_path / "empty", *arguments, "--verify", PYTHONPATH=str(MODELS))
+    assert proof.returncode == 0, proof.stderr

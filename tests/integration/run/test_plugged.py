@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from esper.events import decode
-from esper.events.records import AdaptationApplied, EpochEnded, SeedTransitioned
+from esper.events.records import AdaptationApplied, EpochEnded, RunStarted, SeedTransitioned
 from esper.journal.reading import from_file
 from tests import commands
-from tests.plugins import FAMILY, POLICY, TASK, install
+from tests.plugins import FAMILY, HOST, POLICY, TASK, install
 from tests.waiting import PATIENCE_S, until
 
 HALVED = {"esper.families": {"halved": "HALVED"}}
 RANKED = {"esper.tasks": {"ranked": "RANKED"}}
 FIRST = {"esper.policies": {"first-open": "FIRST_OPEN"}, "esper.bandits": {"last": "LAST"}}
+FOLDED = {"esper.host_kinds": {"Folded": "FOLDED"}}
 
 
 def environment(home: Path, *installed: Path) -> dict[str, str]:
@@ -28,50 +29,58 @@ def environment(home: Path, *installed: Path) -> dict[str, str]:
     return {**os.environ, "ESPER_HOME": str(home), "PYTHONPATH": path}
 
 
-def test_a_family_and_a_task_of_other_packages_are_used_resumed_and_proven(tmp_path: Path) -> None:
-    """The foundry proposes and compiles the family, Tamiyo tries it, the run optimises the task's
-    loss and says its score; ended in the middle, it goes on.
+def test_what_other_packages_bring_is_used_resumed_and_proven(tmp_path: Path) -> None:
+    """A model of layers of an installed kind gets seeds, the foundry proposes and compiles an
+    installed family for them, Tamiyo tries it, the run optimises an installed task's loss and says
+    its score; ended in the middle, it goes on.
 
     It is proven bit for bit where the family's package is not installed, since a kernel is data.
-    Without the task's, whose code it has to call, one sentence says so.
+    Without the task's or the layers', whose code it has to call, one sentence says so.
     """
     home, package = tmp_path / "home", install(tmp_path / "site", "esper_halved", FAMILY, HALVED)
     task = install(tmp_path / "other", "esper_ranked", TASK, RANKED)
+    layers = install(tmp_path / "third", "esper_folded", HOST, FOLDED)
     chosen = ("--set", 'tamiyo.policy.families=["halved"]', "--set", "decisions=lockstep")
     life = commands.begin(
         *("run", "mnist1d", "--run-id", "plugged", "--json", "--set", "run.epochs=16"),
         *("--set", "task=ranked", "--set", "gates.min_gap=0.01", *chosen),
-        environment=environment(home, package, task),
+        *("--set", "model=esper_folded:model"),
+        environment=environment(home, package, task, layers),
         cold=True,
     )
     outbox = home / "runs" / "plugged" / "outbox"
     until(lambda: life.poll() is not None or has(outbox, b"AdaptationApplied"), life.err.read_text)
     life.send_signal(signal.SIGTERM)
     assert life.wait(PATIENCE_S) == 130, life.err.read_text()
-    done = commands.run(
-        "run",
-        "mnist1d",
-        "--resume",
-        "--run-id",
-        "plugged",
-        "--json",
-        environment=environment(home, package, task),
-    )
+    again = ("run", "mnist1d", "--resume", "--run-id", "plugged", "--json")
+    missing = r"Run plugged has layers of the kind Folded, .*: install the package that brings it"
+    refused = commands.run(*again, environment=environment(home, package, task))
+    assert refused.returncode == 2
+    assert re.search(missing, refused.stderr), refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = commands.run(*again, environment=environment(home, package, task, layers))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["growth"].startswith(("Grew ", "No kernel was kept")), found
     assert (found["score_name"], found["accuracy"]) == ("top_two", 0)
     assert 0.3 < found["score"] == found["metrics"]["top_two"] <= 1  # by chance a fifth
-    refused = commands.run("replay", "plugged", "--verify", environment=environment(home))
+    refused = commands.run("replay", "plugged", "--verify", environment=environment(home, layers))
     assert refused.returncode == 2
     assert "There is no task 'ranked'" in refused.stderr
-    without = environment(home, task)
+    refused = commands.run("replay", "plugged", "--verify", environment=environment(home, task))
+    assert refused.returncode == 2
+    assert re.search(missing, refused.stderr), refused.stderr
+    without = environment(home, task, layers)
     proof = commands.run("replay", "plugged", "--verify", "--json", environment=without)
     assert proof.returncode == 0, proof.stderr
     saved = tmp_path / "journal"
     fold = commands.run("replay", "plugged", "--fold", "--save", saved, environment=without)
     assert fold.returncode == 0, fold.stderr
     events = [decode(value) for value in from_file(saved)]
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    assert {(layer.kind, layer.geometry) for layer in started.layers} == {("Folded", "")}
+    assert "source of esper_folded" in started.versions
     assert {one.family for one in events if isinstance(one, SeedTransitioned)} == {"", "halved"}
     ends = [one for one in events if isinstance(one, EpochEnded)]
     assert len(ends) == 16

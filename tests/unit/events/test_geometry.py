@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +34,10 @@ def test_the_text_is_the_documented_one() -> None:
         Geometry("conv2d", (8, 9), (3, 2), (1, 1), None, (1, 2), 4).text
         == "conv2d k3x2 s1x1 psame d1x2 g4 in 8x9"
     )
+    assert (
+        Geometry("conv_transpose2d", (8, 9), (3, 2), (2, 1), (1, 0), (1, 2), 4, (1, 0)).text
+        == "conv_transpose2d k3x2 s2x1 p1x0 o1x0 d1x2 g4 in 8x9"
+    )
     assert PLAIN.text == ""
 
 
@@ -40,16 +46,22 @@ def test_the_output_size_is_that_of_torchs_layer(geometry: Geometry, batch: int)
     """For any stride, padding, dilation and groups, padding "same" among them: the formula gives
     what torch's layer writes.
     """
-    kind = nn.Conv1d if geometry.kind == "conv1d" else nn.Conv2d
+    kinds: dict[str, Any] = {
+        "conv1d": nn.Conv1d,
+        "conv2d": nn.Conv2d,
+        "conv_transpose2d": nn.ConvTranspose2d,
+    }
+    more = {"output_padding": geometry.output_padding} if geometry.output_padding else {}
     padding: object = "same" if geometry.padding is None else geometry.padding
-    layer = kind(
+    layer = kinds[geometry.kind](
         6,
         6,
-        geometry.kernel_size,  # type: ignore[arg-type]
-        geometry.stride,  # type: ignore[arg-type]
-        padding,  # type: ignore[arg-type]
-        geometry.dilation,  # type: ignore[arg-type]
-        geometry.groups,
+        geometry.kernel_size,
+        geometry.stride,
+        padding,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        **more,
     )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that even windows need a copy
@@ -63,15 +75,20 @@ def test_what_keeps_positions_does_so_at_any_size(geometry: Geometry, more: int)
     for layer in (geometry, outputs(geometry)):
         if layer.keeps_positions:
             size = tuple(number + more for number in layer.size)
-            assert (
-                Geometry(
-                    layer.kind, size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
-                ).output_size
-                == size
-            )
+            assert replace(layer, size=size).output_size == size
     assert outputs(geometry).keeps_positions
     assert outputs(geometry).output_size == geometry.output_size
     assert outputs(outputs(geometry)) == outputs(geometry)
+
+
+@given(st.one_of(layers(), convolutions()), st.integers(1, 9))
+def test_a_geometry_that_is_cut_has_an_output(geometry: Geometry, most: int) -> None:
+    """Kernels are verified at the size that is cut: never more than the geometry's own, and the
+    layer writes something there.
+    """
+    small = geometry.cut(most)
+    assert all(one <= size for one, size in zip(small, geometry.size, strict=True))
+    assert min(replace(geometry, size=small).output_size) >= 1
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,11 @@ def test_what_keeps_positions_does_so_at_any_size(geometry: Geometry, more: int)
         ("conv1d k3 s2 psame d1 g1 in 8", "goes with a stride of 1"),
         ("conv2d kx s1x1 p1x1 d1x1 g1 in 8x8", "its numbers cannot be read"),
         (f"sequence in {'9' * 5000}", "its numbers cannot be read"),
+        ("conv_transpose2d k3x3 s2x2 p1x1 d1x1 g1 in 8x8", "its geometry gives others"),
+        ("conv2d k3x3 s2x2 p1x1 o1x1 d1x1 g1 in 8x8", "its geometry gives others"),
+        ("conv_transpose2d k3x3 s2x2 psame o1x1 d1x1 g1 in 8x8", "no padding 'same'"),
+        ("conv_transpose2d k3x3 s2x2 p1x1 o2x1 d1x1 g1 in 8x8", "output padding is smaller than"),
+        ("conv_transpose2d k1x1 s1x1 p4x4 o0x0 d1x1 g1 in 8x8", "so there is no output"),
         ("sequence in 08", "is spelled 'sequence in 8'"),
         ("sequence in 8\n", "is no geometry"),
         ("sequence in ٨", "is no geometry"),

@@ -15,6 +15,8 @@ LAYERS = (
     "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 6x5",
     "conv2d k3x1 s1x1 psame d1x2 g1 in 4x5",
     "conv2d k3x2 s2x1 p1x0 d1x2 g3 in 7x6",
+    "conv_transpose2d k4x4 s2x2 p1x1 o0x0 d1x1 g1 in 4x3",
+    "conv_transpose2d k3x2 s3x1 p2x1 o1x1 d2x2 g3 in 5x6",
 )
 CASES = tuple((family, layer) for layer in LAYERS for family in families_for(parse(layer).kind))
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from esper.clock import ManualClock
 from esper.errors import BuildError
 from esper.events import Origin
-from esper.events.geometry import PLAIN, Geometry, fits, outputs, parse
+from esper.events.geometry import FORMS, PLAIN, Geometry, fits, outputs, parse
 from esper.events.records import FieldReport, ReportedLayer
 from esper.karn import BUILT_IN, Budget, families_for, generate, innovate
+from esper.karn.operators import CONVOLUTIONS
 from tests.unit.events.layers import layers
 from tests.unit.karn import cases
 
@@ -97,8 +98,24 @@ def test_a_layer_of_each_kind_has_the_families_that_are_of_use() -> None:
     assert families_for("sequence") == ("linear", "low_rank", "mlp", "gate", "norm", "attention")
     assert families_for("conv1d") == ("conv1d", "depthwise", "pool", "norm", "attention")
     assert families_for("conv2d") == ("conv2d", "depthwise", "pool", "norm", "attention")
+    assert families_for("conv_transpose2d") == families_for("conv2d")
+    upsampling = "conv_transpose2d k4x4 s2x2 p1x1 o0x0 d1x1 g1 in 4x3"
+    assert cases.blueprint("conv2d", upsampling).geometry.text == upsampling
+    chunk = cases.blueprint("pool", upsampling)  # as that of any image of these positions
+    assert chunk == cases.blueprint("pool", "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x6")
     assert cases.blueprint("mlp", "sequence in 6") == cases.blueprint("mlp")
     assert cases.blueprint("attention", "sequence in 6").geometry.text == "sequence in 6"
+
+
+def test_every_geometry_has_an_operator_and_cases() -> None:
+    """A kind of geometry that is added has an operator with its window, families that serve it, and
+    layers in the tests of families.
+    """
+    assert set(FORMS) == {parse(layer).kind for layer in cases.LAYERS}
+    windows = {kind for kind, form in FORMS.items() if form.positions is not None}
+    assert set(CONVOLUTIONS) == windows
+    for kind in FORMS:
+        assert set(families_for(kind)) >= set(families_for(FORMS[kind].layout))
 
 
 def test_attention_reads_the_chunk_where_the_layer_changes_positions() -> None:

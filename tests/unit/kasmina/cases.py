@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,19 @@ def signal() -> nn.Module:
     )
 
 
+def upsampling() -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1, output_padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.3),
+        nn.ConvTranspose2d(8, 6, (2, 3), stride=(1, 2), dilation=(2, 1), groups=2, bias=False),
+        nn.ReLU(inplace=True),
+        Pooled(2, 4),
+        nn.Linear(6, 5),
+    )
+
+
 @dataclass(frozen=True)
 class Case:
     """A host, the shape of one sample, and two seeds that take kernels."""
@@ -110,6 +124,7 @@ CASES = {
     "sequence": Case(sequence, (7, 8), (("0", 1), ("4", 2))),
     "strided": Case(strided, (3, 9, 9), (("0", 1), ("4", 0))),
     "grouped": Case(grouped, (4, 8, 8), (("0", 1), ("4", 2))),
+    "upsampling": Case(upsampling, (4, 5, 4), (("0", 1), ("4", 2))),
     "signal": Case(signal, (2, 21), (("0", 2), ("4", 0))),
 }
 
@@ -129,6 +144,14 @@ def kernel(growing: GrowingModel, place: Place, *, tap: str = "LAYER_INPUT") -> 
             return nn.Sequential(kind(reads, width, 1), nn.Tanh())
         window = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
         return nn.Sequential(kind(reads, width, layer.kernel_size, **window), nn.Tanh())  # type: ignore[arg-type]
+    if isinstance(layer, nn.ConvTranspose2d):
+        if tap == "HOST_CHUNK":
+            return nn.Sequential(nn.Conv2d(reads, width, 1), nn.Tanh())
+        alike: dict[str, Any] = {
+            name: getattr(layer, name)
+            for name in ("kernel_size", "stride", "padding", "output_padding", "dilation")
+        }
+        return nn.Sequential(nn.ConvTranspose2d(reads, width, **alike), nn.Tanh())
     return nn.Sequential(nn.Linear(reads, 6), nn.Tanh(), nn.Linear(6, width))
 
 

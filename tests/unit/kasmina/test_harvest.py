@@ -17,6 +17,12 @@ from esper.kasmina.seeded.layers import reads_and_writes
 from esper.tezzeret.build import module_of
 from tests.unit.kasmina.cases import CASES, graft
 
+HOSTS: dict[str, Any] = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+}
+
 
 def fossilised(growing: GrowingModel, place: tuple[str, int], **settings: Any) -> Slot:
     slot = graft(growing, place, alpha=0.6, **settings)
@@ -60,6 +66,7 @@ def test_every_host_is_harvested(name: str, blend: str, tap: str) -> None:
         "conv1d k3 s2 p1 d1 g1 in 12",
         "conv2d k3x3 s2x1 p1x1 d1x1 g2 in 8x6",
         "conv2d k3x3 s1x1 psame d2x2 g1 in 6x6",
+        "conv_transpose2d k3x2 s2x1 p1x0 o1x0 d1x2 g2 in 5x4",
     ],
 )
 def test_kernels_of_every_family_run_and_are_harvested(text: str) -> None:
@@ -70,7 +77,7 @@ def test_kernels_of_every_family_run_and_are_harvested(text: str) -> None:
     for family in families_for(geometry.kind):
         host: nn.Module = nn.Linear(16, 12)
         if geometry.convolves:
-            kind = nn.Conv1d if geometry.kind == "conv1d" else nn.Conv2d
+            kind = HOSTS[geometry.kind]
             padding = "same" if geometry.padding is None else geometry.padding
             window = {
                 "stride": geometry.stride,
@@ -78,7 +85,9 @@ def test_kernels_of_every_family_run_and_are_harvested(text: str) -> None:
                 "dilation": geometry.dilation,
                 "groups": geometry.groups,
             }
-            host = kind(16, 12, geometry.kernel_size, **window)  # type: ignore[arg-type]
+            if geometry.output_padding:
+                window["output_padding"] = geometry.output_padding
+            host = kind(16, 12, geometry.kernel_size, **window)
         growing = GrowingModel(germinate(nn.Sequential(host), seeds=2), training=KernelTraining())
         x = (
             torch.randn(3, 16, *geometry.size)

@@ -35,6 +35,14 @@ def growing_of(model: nn.Module, **settings: Any) -> GrowingModel:
             "grouped",
             ["conv2d k3x1 s1x1 p2x0 d2x1 g2 in 8x8", "conv2d k3x3 s2x1 p1x1 d1x1 g8 in 8x8", ""],
         ),
+        (
+            "upsampling",
+            [
+                "conv_transpose2d k3x3 s2x2 p1x1 o1x1 d1x1 g1 in 5x4",
+                "conv_transpose2d k2x3 s1x2 p0x0 o0x0 d2x1 g2 in 10x8",
+                "",
+            ],
+        ),
         ("signal", ["conv1d k5 s2 p2 d1 g1 in 21", "conv1d k3 s1 p2 d2 g3 in 11", ""]),
     ],
 )
@@ -173,6 +181,27 @@ def test_layers_where_kernels_would_change_nothing_have_no_seeds() -> None:
     assert len(runs) == 2
 
 
+def test_a_transposed_convolution_that_is_told_its_output_size_has_no_seeds() -> None:
+    """A kernel does not hear of the `output_size` of a call; one that is what the layer's
+    output_padding gives is as none.
+    """
+
+    class Sized(nn.Module):
+        def __init__(self, size: tuple[int, int]) -> None:
+            super().__init__()
+            self.up, self.size = nn.ConvTranspose2d(1, 2, 3, stride=2), size
+
+        def forward(self, x: Tensor) -> Any:
+            return self.up(x, output_size=self.size)
+
+    told = growing_of(Sized((10, 9)))
+    with pytest.raises(UsageError, match=r"up: it turns \(2, 1, 4, 4\) into \(2, 2, 10, 9\)"):
+        told.probe(torch.randn(2, 1, 4, 4))
+    growing = growing_of(Sized((9, 9)))
+    assert growing.probe(torch.randn(2, 1, 4, 4)) == {}
+    assert growing.geometry("up") == "conv_transpose2d k3x3 s2x2 p0x0 o0x0 d1x1 g1 in 4x4"
+
+
 def test_linear_layers_on_other_leading_dimensions_are_features() -> None:
     """[length, batch, features] and [batch, height, width, features] are positions without an
     order: kernels run at each of them.
@@ -208,7 +237,9 @@ def test_what_cannot_grow_is_refused_in_a_sentence() -> None:
         germinate(nn.MultiheadAttention(8, 2), include=["out_proj"])
     with pytest.raises(UsageError, match="its shape is not known before a first forward"):
         germinate(nn.Sequential(nn.LazyLinear(3)), include=["0"])
-    with pytest.raises(UsageError, match="No Linear, Conv1d or Conv2d layer matches"):
+    with pytest.raises(
+        UsageError, match="No Linear, Conv1d, Conv2d or ConvTranspose2d layer matches"
+    ):
         germinate(nn.Sequential(nn.ReLU()))
     with pytest.raises(UsageError, match="has seeds already"):
         germinate(germinate(nn.Sequential(nn.Linear(2, 2))))

@@ -85,6 +85,8 @@ def _window(x: Tensor, w: Weights, name: str, geometry: Geometry) -> Tensor:
     """A convolution, dense or of each channel by itself, as the sum of what lies under each tap of
     the window.
     """
+    if geometry.kind == "conv_transpose2d":
+        return _spread(x, w, name, geometry)
     weight, sides = w[f"{name}.weight"], []
     for index, (kernel, dilation) in enumerate(
         zip(geometry.kernel_size, geometry.dilation, strict=True)
@@ -113,10 +115,41 @@ def _window(x: Tensor, w: Weights, name: str, geometry: Geometry) -> Tensor:
     return found
 
 
+def _spread(x: Tensor, w: Weights, name: str, geometry: Geometry) -> Tensor:
+    """A transposed convolution, dense or of each channel by itself: every tap of the window adds
+    what was read to the positions that it falls on, and the padding is cut off.
+    """
+    weight, bias = w[f"{name}.weight"], w[f"{name}.bias"]
+    numbers = zip(
+        geometry.size, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True
+    )
+    whole = [(size - 1) * stride + dilation * (k - 1) + 1 for size, k, stride, dilation in numbers]
+    assert geometry.padding is not None
+    room = [size + more for size, more in zip(whole, geometry.output_padding, strict=True)]
+    found = x.new_zeros(len(x), len(bias), *room)
+    for row, column in itertools.product(*map(range, geometry.kernel_size)):
+        taps = weight[:, :, row, column]
+        part = (
+            x * _across(taps[:, 0], x)
+            if taps.shape[1] < len(bias)
+            else torch.einsum("bi...,io->bo...", x, taps)
+        )
+        rows, columns = (
+            position * geometry.dilation[index]
+            + torch.arange(geometry.size[index]) * geometry.stride[index]
+            for index, position in enumerate((row, column))
+        )
+        placed = torch.zeros_like(found)
+        placed[:, :, rows[:, None], columns] = part
+        found = found + placed
+    (top, left), (height, width) = geometry.padding, geometry.output_size
+    return found[:, :, top : top + height, left : left + width] + _across(bias, found)
+
+
 def _around(geometry: Geometry, window: int) -> Geometry:
     """A window that keeps the positions that `geometry` writes."""
     ones = (1,) * len(geometry.size)
-    return Geometry(geometry.kind, geometry.output_size, (window,) * len(ones), ones, None, ones)
+    return Geometry(geometry.layout, geometry.output_size, (window,) * len(ones), ones, None, ones)
 
 
 def _convolution(x: Tensor, w: Weights, geometry: Geometry) -> Tensor:

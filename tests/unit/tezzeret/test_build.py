@@ -155,13 +155,19 @@ def test_two_builds_have_the_same_bits_and_leave_the_global_stream_alone(
 
 
 def test_initial_weights_are_distributed_as_torchs_own() -> None:
-    """Conv1d and Linear draw uniformly within 1/sqrt(fan in): the same bound and spread as freshly
-    made torch layers.
+    """Convolutions and Linear draw uniformly within 1/sqrt(fan in): the same bound and spread as
+    freshly made torch layers.
     """
-    ir = make("conv1d", 100, 25)
-    module = module_of(ir)
+    module = module_of(make("conv1d", 100, 25))
+    upsampling = "conv_transpose2d k4x4 s2x2 p1x1 o0x0 d1x1 g1 in 4x4"
+    image = module_of(blueprint("conv2d", upsampling, in_features=40, out_features=25))
     torch.manual_seed(0)
-    for name, theirs in (("conv2", nn.Conv1d(25, 25, 3)), ("linear1", nn.Linear(325, 25))):
+    for name, theirs in (
+        ("conv2", nn.Conv1d(25, 25, 3)),
+        ("linear1", nn.Linear(325, 25)),
+        ("conv1", nn.ConvTranspose2d(40, image.ir.parameter_shapes["conv1.weight"][1], 4)),
+    ):
+        module = image if name == "conv1" else module
         for parameter in ("weight", "bias"):
             ours, reference = (
                 getattr(module.get_submodule(name), parameter).detach(),
@@ -222,7 +228,7 @@ def test_kernels_of_features_work_at_each_position(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "layer"), [case for case in CASES if case[1].startswith("conv2d")]
+    ("family", "layer"), [case for case in CASES if parse(case[1] or "").layout == "conv2d"]
 )
 def test_the_memory_format_of_the_input_is_kept(family: str, layer: str) -> None:
     """channels_last in, channels_last out, and contiguous likewise, with the same values."""
