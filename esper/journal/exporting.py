@@ -40,8 +40,7 @@ from esper.vault.family_keys import Family, opened, rewrap
 from esper.vault.masters import Masters, masters
 
 README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR`
-takes it into an installation, `esper replay RUN --from DIR --verify` proves it by executing it
-again.
+takes it into an installation, `esper replay verify RUN --from DIR` proves it by re-executing it.
 
 manifest.json   what the run is, and the SHA-256 of every other file
 journal.avro    its journal: Avro container, one datum {value: bytes} a message;

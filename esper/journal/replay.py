@@ -74,7 +74,7 @@ class FoldReport:
 
 
 def save_state(run_dir: Path, state: RunState) -> None:
-    """Keep the live folded state beside the run, for `esper replay --fold` to compare with."""
+    """Keep the live folded state beside the run, for `esper replay fold` to compare with."""
     write_file(run_dir / STATE_FILE, state.canonical().encode())
 
 

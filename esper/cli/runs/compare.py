@@ -37,7 +37,7 @@ def compare(
         typer.Argument(
             metavar="RUN RUN...",
             help=(
-                "Run ids, folders of `esper export`, or files of `esper replay RUN --fold --save`."
+                "Run ids, folders of `esper export`, or files of `esper replay fold RUN --save`."
             ),
         ),
     ],

@@ -164,7 +164,7 @@ def bring(
         )
         if check
         else f"Run {content.run_id} is here: {content.events} events, and {done} objects that "
-        f"the store had not. `esper replay {content.run_id} --verify` proves it; its "
+        f"the store had not. `esper replay verify {content.run_id}` proves it; its "
         f"snapshots stay until `esper pin {content.run_id} --off`."
     )
 

@@ -1,5 +1,5 @@
 """Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file,
-or an export; and what the run told of its steps.
+or an export; and what the run reported of its steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
-    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote, by
+    """The journal of a run in a file that `esper replay fold --save` or `esper export` wrote, by
     whoever signed its first event.
 
     Raises:
@@ -83,8 +83,8 @@ def journal(
         return _told(stored, judge, say)
 
 
-def told_by(source: Archived) -> Mapping[str, StepTold]:
-    """What a run told of its steps, out of its export or of the history.
+def step_reports(source: Archived) -> Mapping[str, StepTold]:
+    """What a run reported of its steps, from its export or from the history.
 
     Nothing, where neither has it.
     """

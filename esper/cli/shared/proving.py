@@ -1,4 +1,4 @@
-"""`esper replay RUN --verify`: the pieces of a run executed again in processes side by side."""
+"""`esper replay verify RUN`: the pieces of a run re-executed in processes side by side."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def prove(
     *,
     workers: int | None,
     from_scratch: bool,
-    told: Callable[[], Mapping[str, StepTold]] = dict,
+    reports: Callable[[], Mapping[str, StepTold]] = dict,
 ) -> Proof:
     """Execute a whole run again.
 
-    The first fault is looked at again in this process, beside what the run `told` of its steps.
+    The first fault is looked at again in this process, beside what the run reported of its steps.
 
     Raises:
         UsageError, CorruptError: the run cannot be executed, or its journal was changed.
@@ -76,7 +76,7 @@ def prove(
     )
     faults = [one for one in verdicts if one.fault is not None]
     found = (
-        narrowed(archive, faults[0].segment, faults[0].fault, told())
+        narrowed(archive, faults[0].segment, faults[0].fault, reports())
         if faults and faults[0].fault
         else None
     )

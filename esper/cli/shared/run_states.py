@@ -92,10 +92,12 @@ def restored(
     console: Console,
     *,
     timeline: int | None = None,
+    sequence: int | None = None,
     kinds: Collection[str] = (),
     from_scratch: bool = False,
 ) -> Restored:
-    """The state after `step` optimizer steps (`address_of`), of these kinds of tensors.
+    """The state after `step` optimizer steps, with `sequence` after so many events (`address_of`),
+    of these kinds of tensors.
 
     All of it when none is named.
 
@@ -113,11 +115,11 @@ def restored(
             f"A state has no {unknown[0]!r}; --only takes, with commas between them: {known}."
         )
     if kinds and not from_scratch:
-        address = address_of(whole(source.events), step, timeline=timeline)
+        address = address_of(whole(source.events), step, timeline=timeline, sequence=sequence)
         if (found := _read(source, address, console, kinds)) is not None:
             return found
     archive = source.open(SystemClock(), partial(say, console))  # which folds the journal
-    address = address_of(archive.events, step, timeline=timeline)
+    address = address_of(archive.events, step, timeline=timeline, sequence=sequence)
     again = rebuilt(archive, address, console, from_scratch=from_scratch)
     state = again.rerun.snapshot()
     notes = (*again.rerun.notes, *again.differences)

@@ -109,7 +109,7 @@ def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
         endpoints(home).history_url,
         "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop'",
     )
-    folded = esper(home, "replay", started["run_id"], "--fold", "--json")
+    folded = esper(home, "replay", "fold", started["run_id"], "--json")
     assert '"equals_live": true' in folded.stdout
     assert '"status": "COMPLETED"' in folded.stdout
 

@@ -61,14 +61,14 @@ def test_a_family_and_a_task_of_other_packages_are_used_resumed_and_proven(tmp_p
     assert found["growth"].startswith(("Grew ", "No kernel was kept")), found
     assert (found["score_name"], found["accuracy"]) == ("top_two", 0)
     assert 0.3 < found["score"] == found["metrics"]["top_two"] <= 1  # by chance a fifth
-    refused = commands.run("replay", "plugged", "--verify", environment=environment(home))
+    refused = commands.run("replay", "verify", "plugged", environment=environment(home))
     assert refused.returncode == 2
     assert "There is no task 'ranked'" in refused.stderr
     without = environment(home, task)
-    proof = commands.run("replay", "plugged", "--verify", "--json", environment=without)
+    proof = commands.run("replay", "verify", "plugged", "--json", environment=without)
     assert proof.returncode == 0, proof.stderr
     saved = tmp_path / "journal"
-    fold = commands.run("replay", "plugged", "--fold", "--save", saved, environment=without)
+    fold = commands.run("replay", "fold", "plugged", "--save", saved, environment=without)
     assert fold.returncode == 0, fold.stderr
     events = [decode(value) for value in from_file(saved)]
     assert {one.family for one in events if isinstance(one, SeedTransitioned)} == {"", "halved"}
