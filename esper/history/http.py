@@ -36,6 +36,7 @@ from esper.history.confined.refusal import (
     refused,
 )
 from esper.history.native import FIRST_REVISION, at_revision
+from esper.history.queries import answer_s
 from esper.history.turns import Turns
 from esper.service import CurrentCaller, Server, create_app, requires
 from esper.service.checks.audit_entries import AuditEntry
@@ -82,7 +83,6 @@ _PINGS: Final = ("/ping", "/replicas_status")
 _QUERY_METHODS: Final = ("GET", "HEAD", "POST")
 _METHODS: Final = (*_QUERY_METHODS, "PUT", "PATCH", "DELETE")
 _ROUTE: Final = "/{path:path}"
-_QUEUE_S: Final = 60
 _WEAK: Final = 3
 
 
@@ -108,9 +108,7 @@ class HistoryServer:
         own = settings.history
         self._turns = Turns(own.queries, own.caller_queries, own.caller_waiting)
         self._most = settings.service.body_bytes
-        patient = settings.service.model_copy(
-            update={"timeout_s": max(settings.service.timeout_s, own.query_s + _QUEUE_S)}
-        )
+        patient = settings.service.model_copy(update={"timeout_s": answer_s(settings)})
         app = create_app(
             title="Esper's history",
             part="history",

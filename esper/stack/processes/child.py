@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
 from esper.clock import Clock
+from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.inbound.consumer_progress import STUCK_S
-from esper.service.transport.sockets import LocalConnection
+from esper.service.client import Client
+from esper.service.transport.sockets import HOST
 from esper.stack.processes.leash import Leash, kill_group
 from esper.stack.processes.stack_state import PartPhase, PartState
 
@@ -70,25 +72,24 @@ class Launch:
     """What each life inherits: the sockets that it serves."""
 
 
-def health(folder: Path, port: int) -> Answer:
+def health(settings: Settings, part: str, port: int) -> Answer:
     """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet.
 
-    It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor
+    It is asked over the part's Unix socket: other users can neither hold that up nor
     answer in the part's place. A part that has been at one message for `STUCK_S` counts as silent:
     it answers, and does nothing. One that is merely behind, or waits for a disk or a broker, turns
     (see `esper.oona.inbound.consumer_progress`) and is left alone.
     """
-    connection = LocalConnection(folder, port, timeout=PROBE_TIMEOUT_S)
+    client = Client(settings, subject="supervisor", part=part)
+    url = f"{settings.scheme}://{HOST}:{port}/health"
     try:
-        connection.request("GET", "/health")
-        response = connection.getresponse()
-        if response.status == http.client.OK:
-            return "ready"
-        return "silent" if _stuck(response.read(_HEALTH_BYTES)) else "starting"
-    except (OSError, http.client.HTTPException, EsperError):
+        # Open to all, so no token is made: a lost key must not make living parts look dead.
+        reply = client.ask(url, timeout=PROBE_TIMEOUT_S, role=None, limit=_HEALTH_BYTES)
+    except EsperError:
         return "silent"
-    finally:
-        connection.close()
+    if reply.status == HTTPStatus.OK:
+        return "ready"
+    return "silent" if _stuck(reply.body) else "starting"
 
 
 def _stuck(body: bytes) -> bool:
