@@ -114,7 +114,7 @@ def get(
     what = f"Chunk {chunk.address}"
     limit.require(chunk.size, f"{what} has bytes,")
     sealed = next(
-        (found for store in stores if (found := store.get(chunk.key(family))) is not None), None
+        (stored for store in stores if (stored := store.get(chunk.key(family))) is not None), None
     )
     if sealed is None:
         raise CorruptError(

@@ -258,13 +258,13 @@ def _pieces(at: int, length: int) -> list[tuple[int, int, int]]:
     """Where the `length` bytes from `at` on lie when the whole is cut into pieces: (number of the
     piece, first byte in it, number of bytes).
     """
-    end, found = at + length, []
+    end, pieces = at + length, []
     while at < end:
         number, begin = divmod(at, chunks.PIECE_BYTES)
         taken = min(end - at, chunks.PIECE_BYTES - begin)
-        found.append((number, begin, taken))
+        pieces.append((number, begin, taken))
         at += taken
-    return found
+    return pieces
 
 
 def _bytes(tensor: Tensor) -> memoryview:

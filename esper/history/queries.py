@@ -228,5 +228,5 @@ def events_by_topic(
         "SELECT topic, count() AS events FROM events WHERE run_id = {run:String} GROUP BY "
         "topic ORDER BY topic"
     )
-    found = HttpSource(history_url, settings).ask(query, "JSONEachRow", {"param_run": run_id})
-    return {row["topic"]: int(row["events"]) for row in map(json.loads, found.splitlines())}
+    answer = HttpSource(history_url, settings).ask(query, "JSONEachRow", {"param_run": run_id})
+    return {row["topic"]: int(row["events"]) for row in map(json.loads, answer.splitlines())}

@@ -342,7 +342,7 @@ def groups(block: Iterable[Received]) -> list[list[Received]]:
     """The inserts of a block: by partition and record type, in offset order, cut at every change of
     schema id.
     """
-    found: list[list[Received]] = []
+    grouped: list[list[Received]] = []
     growing: dict[tuple[str, int, str], tuple[bytes, list[Received]]] = {}
     tables: dict[bytes, str] = {}
     for message in block:
@@ -354,9 +354,9 @@ def groups(block: Iterable[Received]) -> list[list[Received]]:
         run = growing.get(key)
         if run is None or run[0] != head:
             run = growing[key] = (head, [])
-            found.append(run[1])
+            grouped.append(run[1])
         run[1].append(message)
-    return found
+    return grouped
 
 
 def _table(message: Received) -> str:

@@ -45,7 +45,7 @@ _A_COMMIT = 500  # events a transaction: far below what its time limit allows
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came in: events written to Kafka now, and objects that the store had not."""
+    """What was imported: events written to Kafka now, and objects that the store had not."""
 
     run_id: str
     events: int
@@ -60,7 +60,7 @@ class Importing:
     export: Export
     clock: Clock
     passphrase: str = ""
-    told: Callable[[str], None] = field(default=lambda _: None)
+    progress: Callable[[str], None] = field(default=lambda _: None)
     say: Callable[[str], None] = field(default=lambda _: None)
 
     def check(self) -> list[JournalEvent]:
@@ -99,14 +99,14 @@ class Importing:
                 f"There is a run {run_id} on this Kafka already; nothing was imported."
             )
         self._files(self.settings.runs_dir / run_id)
-        self.told("snapshots and kernels")
+        self.progress("snapshots and kernels")
         with no_sweep(self.settings):  # which might be about to delete what is there already
             Pins(open_store(self.settings)).add(run_id)
             objects = self._objects(events)
-        self.told("journal")
+        self.progress("journal")
         self._believe(
             events, until_us=self.clock.now_us() + _HOUR_US
-        )  # what is unsigned on Kafka is nobody's, but for this
+        )  # what is unsigned on Kafka is not believed, but for this
         self._journal(bus, events[len(have) :])
         values = {restored(event).value for event in events}
         written_us = max(
@@ -159,11 +159,11 @@ class Importing:
 
         Gives how many objects were new.
         """
-        family, found = self._family(), list(self._kernels(events))
-        store = open_kernels(self.settings) if found else open_store(self.settings)
+        family, kernels = self._family(), list(self._kernels(events))
+        store = open_kernels(self.settings) if kernels else open_store(self.settings)
         return sum(
             store.put_if_absent(key, content)
-            for part in (found, self._snapshots(events, family))
+            for part in (kernels, self._snapshots(events, family))
             for key, content in part
         )
 

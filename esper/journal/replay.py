@@ -69,7 +69,7 @@ class FoldReport:
             "equals_live": True if self.compared else None,
             "signed_by": [fingerprint(key) for key in self.signers],
             "set_aside": self.set_aside,
-            "aside": [{"place": one.place, "why": one.why} for one in self.aside],
+            "aside": [{"place": message.place, "why": message.why} for message in self.aside],
         }
 
 
@@ -152,7 +152,9 @@ def _compare(run_id: str, folded: RunState, live: RunState) -> None:
     if folded == live:
         return
     differing = [
-        one.name for one in fields(RunState) if getattr(folded, one.name) != getattr(live, one.name)
+        attribute.name
+        for attribute in fields(RunState)
+        if getattr(folded, attribute.name) != getattr(live, attribute.name)
     ]
     raise CorruptError(
         f"The folded state of run {run_id} after event {folded.sequence - 1} differs from "

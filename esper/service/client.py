@@ -131,13 +131,13 @@ class Client:
         if not reply.succeeded:
             raise self._refusal(reply)
         try:
-            found: dict[str, Any] = json.loads(reply.body)
+            answer: dict[str, Any] = json.loads(reply.body)
         except (ValueError, RecursionError) as error:
             raise UnavailableError(
                 f"The part {self._part} at {_origin(url)} did not answer in JSON: its log says "
                 "why, `esper status` shows where that is."
             ) from error
-        return found
+        return answer
 
     def _refusal(self, reply: Reply) -> EsperError:
         """The error of a refusal, in the part's own words where it has any (RFC 9457)."""

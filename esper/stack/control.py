@@ -95,8 +95,8 @@ def up(
     settings say where.
 
     The stack ends when every process that has passed itself as `owner_pid` is gone; None keeps it
-    up until `down`. `progress` is told in short sentences what is being waited for. `supervisor` is
-    the command line of the background process.
+    up until `down`. `progress` receives in short sentences what is being waited for.
+    `supervisor` is the command line of the background process.
 
     Raises:
         UnavailableError: no jars and no network, a port in use, no broker at
@@ -124,7 +124,7 @@ def up(
     token_keys.ensure(settings.keys_dir)
     signing.ensure_all(
         settings.keys_dir, clock
-    )  # before any part reads: what is unsigned from now on is nobody's
+    )  # before any part reads: what is unsigned from now on is not believed
     certificates.files(settings)
     if status(settings) is None and not settings.kafka.bootstrap:
         jars.kafka(progress)

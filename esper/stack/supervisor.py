@@ -272,7 +272,7 @@ class Supervisor:
 
     def _ensure_topics(self) -> None:
         """Make what the cluster lacks: topics, and of our own broker its principals with their
-        rights, of which nobody else is told before.
+        rights, which no other part receives before.
         """
         outcome: list[EsperError] = []
         node = broker_node(self._folder, self._state.ports) if self._state.embedded else None
@@ -373,9 +373,9 @@ def _end_transactions(node: broker.BrokerNode, settings: Settings, clock: Clock)
         name: partitions for name, (partitions, _) in topic_creation.wanted(settings.kafka).items()
     }
     try:
-        for one in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
+        for sentence in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
             _log.warning(
-                "a transaction that the broker had decided and left open is ended: %s", one
+                "a transaction that the broker had decided and left open is ended: %s", sentence
             )
     except (
         EsperError

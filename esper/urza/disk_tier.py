@@ -74,14 +74,14 @@ class DiskCache:
         """Unlink the files used least recently, and what killed processes left, until the rest is
         within the limit.
         """
-        found: list[tuple[int, int, str]] = []
+        files: list[tuple[int, int, str]] = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     state = entry.stat()
-                    found.append((state.st_mtime_ns, state.st_size, entry.path))
-        excess = sum(size for _, size, _ in found) - self.limit_bytes
-        for _, size, path in sorted(found):
+                    files.append((state.st_mtime_ns, state.st_size, entry.path))
+        excess = sum(size for _, size, _ in files) - self.limit_bytes
+        for _, size, path in sorted(files):
             if excess <= 0:
                 return
             with suppress(FileNotFoundError):

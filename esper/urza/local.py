@@ -65,15 +65,15 @@ class LocalStore(Store):
     def objects(self, prefix: str = "") -> Iterator[Listed]:
         """What there is, sorted; see `Store`."""
         folder = self.root / prefix.rpartition("/")[0]
-        found = []
+        listed = []
         for path in folder.rglob("*"):
             key = path.relative_to(self.root).as_posix()
             if key.startswith(prefix) and not key.startswith(_INCOMING):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = path.stat()
                     if stat.S_ISREG(status.st_mode):
-                        found.append(Listed(key, status.st_size, status.st_mtime_ns // 1000))
-        yield from sorted(found, key=lambda one: one.key)
+                        listed.append(Listed(key, status.st_size, status.st_mtime_ns // 1000))
+        yield from sorted(listed, key=lambda entry: entry.key)
 
     def delete(self, key: str) -> bool:
         """Remove; see `Store`."""

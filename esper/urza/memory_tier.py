@@ -128,7 +128,9 @@ class KernelCache(Generic[V]):
         left: list[str] = []
         layer = next(reversed(self._entries.values())).layer
         if layer and self._of(layer).bytes > self.limits.layer_bytes:
-            for kernel_id in [one for one, entry in self._entries.items() if entry.layer == layer]:
+            for kernel_id in [
+                cached for cached, entry in self._entries.items() if entry.layer == layer
+            ]:
                 if self._of(layer).bytes <= self.limits.layer_bytes:
                     break
                 left.append(self._leave(kernel_id))

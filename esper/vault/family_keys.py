@@ -97,21 +97,21 @@ def opened(store: Objects, masters: Masters, name: str) -> Family | None:
         KeyMissingError: its key is wrapped by a master key that is not at hand.
         CorruptError: its file was changed, cut off, or put here from another family.
     """
-    found: list[str] = []
+    wrapped: list[str] = []
     for _ in range(_ATTEMPTS):
-        if not (found := list(store.list(f"{_PREFIX}{family_id(name)}/"))):
+        if not (wrapped := list(store.list(f"{_PREFIX}{family_id(name)}/"))):
             return None
-        for key in found:
+        for key in wrapped:
             if (family := _unwrapped(store, masters, key)) is not None:
                 if family.name != name:
                     raise CorruptError(
                         f"Family file {key} is of the family {family.name}, not of {name}."
                     )
                 return family
-        if all(masters.by_id(_master_id(key)) is None for key in found):
+        if all(masters.by_id(_master_id(key)) is None for key in wrapped):
             break  # otherwise it was rewrapped meanwhile: look again
     raise KeyMissingError(
-        f"The snapshots of {name} are sealed under master key {_master_id(found[0])}, and "
+        f"The snapshots of {name} are sealed under master key {_master_id(wrapped[0])}, and "
         f"{masters.source} gives "
         f"{', '.join(key.id for key in masters.keys)}: put that key back, or name it in "
         "ESPER_CHECKPOINTS__MASTER_KEY."

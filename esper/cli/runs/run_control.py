@@ -103,10 +103,10 @@ def _ask(run: str, action: str, body: dict[str, Any], wait: float, as_json: bool
 def _url(settings: Settings) -> str:
     from esper import stack  # noqa: PLC0415 - as above
 
-    found = stack.running(settings)
-    if found is None or not found.tolaria_url:
+    endpoints = stack.running(settings)
+    if endpoints is None or not endpoints.tolaria_url:
         raise UnavailableError(
             f"The stack in {settings.home} is not up: `esper up` starts it, or set "
             "ESPER_HOME to where the run is."
         )
-    return found.tolaria_url
+    return endpoints.tolaria_url

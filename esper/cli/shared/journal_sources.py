@@ -65,10 +65,10 @@ def journal(
         else:
             if _ended([event for event, _ in stored]):
                 say("The stack is down; the journal comes from the history's folder.")
-                return _told(stored, judge, say)
+                return _reported(stored, judge, say)
     judge = Judge(run_id, trust)
     try:
-        return _told(
+        return _reported(
             believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge),
             judge,
             say,
@@ -80,7 +80,7 @@ def journal(
         except EsperError:
             raise error from None
         say(f"{error} The journal comes from the history, which has {len(stored)} events of it.")
-        return _told(stored, judge, say)
+        return _reported(stored, judge, say)
 
 
 def step_reports(source: Archived) -> Mapping[str, StepTold]:
@@ -120,20 +120,20 @@ def passphrase_in(file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        found = file.read_text().rstrip("\r\n")
+        passphrase = file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The passphrase in {file} cannot be read: {error}.") from error
-    if not found:
+    if not passphrase:
         raise UsageError(f"{file} is empty; it has to hold a passphrase.")
-    return found
+    return passphrase
 
 
-def _told(
-    found: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]
+def _reported(
+    pairs: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]
 ) -> tuple[list[JournalEvent], list[bytes]]:
     for sentence in judge.warnings():
         say(sentence)
-    return [event for event, _ in found], [value for _, value in found]
+    return [event for event, _ in pairs], [value for _, value in pairs]
 
 
 def _from_history(

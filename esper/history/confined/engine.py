@@ -376,13 +376,13 @@ class _Process:
         self.ended = True
         self.child.kill()
         self.child.wait()
-        for one in self._every:
-            one.close()
+        for channel in self._every:
+            channel.close()
 
     def close(self) -> None:
         """End it in order: chDB puts away what it has."""
-        for one in self._every[1:]:
-            one.close()
+        for channel in self._every[1:]:
+            channel.close()
         with suppress(subprocess.TimeoutExpired):
             self.child.wait(_GRACE_S)
         self.kill()

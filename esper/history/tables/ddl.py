@@ -213,10 +213,10 @@ def _resolve(name: str, known: dict[str, Any]) -> Any:
 
 def named_types(schema: dict[str, Any]) -> dict[str, Any]:
     """Every enum and record inside a schema, by its name without namespace."""
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for field in schema["fields"]:
-        column_type(field["type"], field["name"], found)
-    return found
+        column_type(field["type"], field["name"], types)
+    return types
 
 
 def order_by(record: type[Event], schema: dict[str, Any]) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ class Matched:
 class Gate:
     """ASGI middleware around a part's routes.
 
-    `audit` is told of every request that would change something, before and after.
+    `audit` receives every request that would change something, before and after.
     """
 
     def __init__(
@@ -348,7 +348,7 @@ class Gate:
     def _match(self, scope: Scope) -> Matched:
         """The route of a request, by the rules of the router behind."""
         method, path = scope["method"], scope["path"]
-        found: Matched | None = None
+        best: Matched | None = None
         for context in iter_route_contexts(list(self._routes())):
             match, child = context.matches(scope)
             if match is Match.NONE:
@@ -363,8 +363,8 @@ class Gate:
             )
             if match is Match.FULL:
                 return matched
-            found = found or replace(matched, open=False)
-        return found or Matched(_NO_ROUTE, "", None, open=False, reads=method in _READING)
+            best = best or replace(matched, open=False)
+        return best or Matched(_NO_ROUTE, "", None, open=False, reads=method in _READING)
 
 
 def _unclear(scope: Scope) -> str:
@@ -442,9 +442,11 @@ def _is_cross_site(headers: Headers) -> bool:
 def _trace(headers: Headers) -> str:
     """The caller's trace id (W3C Trace Context); empty without one that is well formed."""
     fields = headers.get("traceparent", "").split("-")
-    found = fields[1] if len(fields) >= 4 else ""
+    trace_id = fields[1] if len(fields) >= 4 else ""
     return (
-        found
-        if len(found) == 32 and set(found) <= set("0123456789abcdef") and set(found) != {"0"}
+        trace_id
+        if len(trace_id) == 32
+        and set(trace_id) <= set("0123456789abcdef")
+        and set(trace_id) != {"0"}
         else ""
     )

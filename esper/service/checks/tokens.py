@@ -173,7 +173,9 @@ class Gatekeeper:
             type(issued) is not int or type(begins) is not int or type(expires) is not int
         ):  # a bool is an int, and no time
             raise unauthorized("The token is malformed.", invalid=True)
-        known: Role | None = next((one for one in get_args(Role) if one == role), None)
+        known: Role | None = next(
+            (known_role for known_role in get_args(Role) if known_role == role), None
+        )
         if known is None:
             raise unauthorized("The token names a role that does not exist.", invalid=True)
         now = self.clock.now_us() // _SECOND_US

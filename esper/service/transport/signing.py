@@ -117,7 +117,9 @@ def trust(keys: Path) -> Trust:
             f"{folder} has a damaged file ({error}): restore it, or events cannot be held "
             "against it."
         ) from error
-    return Trust({writer: frozenset(found) for writer, found in writers.items()}, since, runs)
+    return Trust(
+        {writer: frozenset(public_keys) for writer, public_keys in writers.items()}, since, runs
+    )
 
 
 def believe_run(

@@ -212,11 +212,11 @@ def _require_private(folder: Path) -> None:
         OSError: it cannot be looked at.
         UsageError: it is another's, or open to others.
     """
-    found = os.lstat(folder)
+    status = os.lstat(folder)
     if (
-        not stat.S_ISDIR(found.st_mode)
-        or found.st_mode & _OTHERS
-        or os.geteuid() not in {found.st_uid, 0}
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_mode & _OTHERS
+        or os.geteuid() not in {status.st_uid, 0}
     ):
         raise UsageError(
             f"{folder} has to be a folder that its owner alone can enter, because tokens "

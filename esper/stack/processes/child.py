@@ -162,7 +162,7 @@ class Child:
             self._died(now, self._process.returncode)
         elif self._process is not None and self._pulse is not None:
             patience = self.launch.silence_s if self._pulse.was_ready else self.launch.start_s
-            quiet = now - max(self._pulse.heard, self._started)
+            quiet = now - max(self._pulse.answered_at, self._started)
             if quiet > patience:
                 self._kill()
                 self._died(now, None)
@@ -284,7 +284,7 @@ class _Pulse:
     def __init__(self, probe: Callable[[], Answer], clock: Clock) -> None:
         self.answer: Answer = "silent"
         self.was_ready = False
-        self.heard = clock.monotonic()
+        self.answered_at = clock.monotonic()
         self._probe = probe
         self._clock = clock
         self._end = threading.Event()
@@ -298,7 +298,7 @@ class _Pulse:
         while not self._end.is_set():
             answer = self._probe()
             if answer != "silent":
-                self.heard = self._clock.monotonic()
+                self.answered_at = self._clock.monotonic()
             self.answer = answer
             self.was_ready = self.was_ready or answer == "ready"
             self._end.wait(1.0 if answer == "ready" else 0.1)

@@ -69,8 +69,7 @@ def test_differences_of_code_and_machine_are_said_and_change_nothing_by_themselv
     assert "torch was 1.0 and is" in said.getvalue()
     assert "instruction_set was VSX and is" in said.getvalue()
     assert (
-        "Esper's code is another one; what is executed again may have other bits."
-        in said.getvalue()
+        "Esper's code is another one; what is re-executed may have other bits." in said.getvalue()
     )
 
 

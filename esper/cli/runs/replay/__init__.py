@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 def _present_form(arguments: list[str]) -> str:
     run = "RUN" if arguments[0].startswith("-") else arguments[0]
-    name = next((_BEFORE[one] for one in arguments if one in _BEFORE), None)
+    name = next((_BEFORE[option] for option in arguments if option in _BEFORE), None)
     if name is None:
         return (
             f"`esper replay {arguments[0]}` does not say what to do: write `esper replay fold "

@@ -102,8 +102,8 @@ def state(
                 versions=again.versions,
             )
     if as_json:
-        found = {"run_id": run_id, **again.as_json(), "file": str(out or "")}
-        print(json.dumps(found, sort_keys=True))
+        result = {"run_id": run_id, **again.as_json(), "file": str(out or "")}
+        print(json.dumps(result, sort_keys=True))
     else:
         _show(run_id, again, out, part=bool(kinds))
 
