@@ -82,6 +82,8 @@ class JournalledSnapshots:
         for run_id, run in self._runs.items():
             family = families.setdefault(run.family, {})
             for snapshot in run.taken:
+                # Both, the last one taken and the last of the present line: a rollback may have
+                # left the former behind.
                 last = not run.ended and (
                     snapshot is run.taken[-1] or (bool(run.line) and snapshot is run.line[-1])
                 )
@@ -94,6 +96,7 @@ class JournalledSnapshots:
                     if snapshot.address in self._forked
                     else ""
                 )
+                # Two runs may name one manifest: a reason to keep it wins over none.
                 if snapshot.address not in family or why:
                     family[snapshot.address] = NamedSnapshot(snapshot.occurred_at, why)
         return families

@@ -99,6 +99,7 @@ def sweep(
     seen = list(tensors.store.objects(manifests(tensors.family)))
     expired = [entry for entry in seen if _expired(entry, held, rules, now_us)]
     for entry in set(seen) - set(expired):
+        # Before anything is deleted: a manifest that cannot be read ends the sweep here.
         live.add(tensors, entry.key, _taken_us(entry, held))
     swept.kept, swept.deleted = len(seen) - len(expired), len(expired)
     swept.freed_bytes = sum(entry.size for entry in expired)
@@ -109,6 +110,7 @@ def sweep(
         [
             entry
             for entry in listed
+            # The grace is for writers: a chunk is stored before the manifest that names it.
             if entry.key not in live.youngest and now_us - entry.stored_us > rules.grace_us
         ]
         for listed in chunks_at
@@ -125,6 +127,8 @@ def sweep(
     if dry_run:
         _count(swept, garbage, old)
         return swept
+    # Manifests go first. A crash from here on leaves chunks without a manifest, which is garbage,
+    # never a manifest without chunks.
     for entry in expired:
         tensors.store.delete(entry.key)
     _delete(
@@ -181,6 +185,8 @@ def _delete(
         if f"/{owner}-" in entry.key or now_us - entry.stored_us > _DAY_US
     ]
     if any(garbage):
+        # A writer that sees this list stores a copy; one that does not has its manifest in the next
+        # listing. See `snapshot.write`.
         named = f"{place}{owner}-{secrets.token_hex(8)}"
         store.put_if_absent(
             named,
@@ -211,6 +217,7 @@ def _move(tensors: TensorStore, chunk: Chunk, entry: Listed, swept: Swept) -> No
     if not tensors.cold.put_if_absent(entry.key, content) and not _readable(
         tensors.cold, tensors, chunk
     ):
+        # A damaged object there would keep the good one out, as a put never overwrites.
         tensors.cold.delete(entry.key)
         if not tensors.cold.put_if_absent(entry.key, content):
             return

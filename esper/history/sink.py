@@ -144,6 +144,8 @@ class Sink:
             pending: Future[bool] | None = None
             while not stop.is_set() and (pending is None or not pending.done() or pending.result()):
                 block, positions = self._fill(reader), reader.position()
+                # One block is stored at a time, so positions never get ahead of a block that
+                # failed.
                 if pending is not None and not pending.result():
                     break
                 self.advance.turn(lag(reader) if len(block) >= self._block_messages else 0)
@@ -206,7 +208,9 @@ class Sink:
             try:
                 done = action()
             except (*RETRIABLE, QueryError, *CLICKHOUSE_ERRORS) as error:
+                # The insert may have succeeded and its answer been lost.
                 self._unsure = True
+                # Once a cause: a broker that is down for an hour would fill the log.
                 if self.progress.trouble != str(error):
                     self.progress.trouble = str(error)
                     _log.warning("waiting: %.500s", error)

@@ -91,6 +91,7 @@ def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...
     for key in sorted({key for mapping in mappings for key in mapping}):
         values = tuple(mapping.get(key) for mapping in mappings)
         if any(value != values[0] for value in values):
+            # Only what differs: settings that all share would hide those that do not.
             by_setting[key] = values
     return by_setting
 

@@ -159,6 +159,7 @@ class Exporting:
                 if path.is_file()
             },
         )
+        # Last: a folder without it is no export.
         (part / MANIFEST).write_text(content.text())
 
     def _schemas(self, folder: Path) -> None:
@@ -204,6 +205,8 @@ class Exporting:
             if not self.passphrase:
                 return "", wrapped.rpartition("/")[2]
             salt = secrets.token_hex(16)
+            # The passphrase wraps the family's key alone, so chunks are not sealed anew, and the
+            # master key of the installation stays here.
             own = key_of(self.passphrase, salt)
             rewrap(store, Masters((own, *keys.keys), "the passphrase"))
             return salt, own.id
@@ -214,6 +217,8 @@ class Exporting:
         name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
         try:
             manifest = manifest_at(sources.hot, family, event.address, event.sha256)
+            # As they are, still sealed: neither their key nor the memory of their tensors is
+            # needed.
             keys = [event.address, *(chunk.key(family) for chunk in chunks_in(manifest))]
             for key in keys:
                 _copy(sources.both, store, key)

@@ -124,6 +124,8 @@ def decoded_whole(
     run, events = Fold(RunState(run_id)), list[JournalEvent]()
     try:
         for event in _each(run_id, values, trust):
+            # While it is read: a file of millions of events that is none is refused at its first
+            # fault.
             run.apply(event)
             events.append(event)
     except MALFORMED as error:
@@ -153,6 +155,7 @@ def to_file(path: Path, messages: Iterable[bytes]) -> None:
     try:
         with partial.open("wb") as file:
             fastavro.writer(file, _FILE, ({"value": value} for value in messages), codec="deflate")
+        # Whole or not at all: messages are read from Kafka while they are written, which may fail.
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"The journal cannot be written to {path}: {error.strerror}.") from error

@@ -124,6 +124,8 @@ def fold_messages(
         events += 1
         if isinstance(event, EpochEnded):
             epochs += 1
+        # Where the live state stands, not at the end: a trainer that was killed kept it some events
+        # before.
         if live and run.sequence == live.sequence:
             _compare(run_id, run.state(), live)
             compared = True

@@ -177,6 +177,7 @@ def _line(
     before = journals.get(forked.parent_run_id)
     if before is None:
         return _own(events), False
+    # Only what the parent had by then: what it did later is not part of the fork.
     inherited, whole = _line(before[: forked.parent_sequence], journals)
     return inherited + _own(events), whole
 
@@ -204,6 +205,7 @@ def _changes(line: Iterable[JournalEvent]) -> Iterator[Change]:
     held: dict[tuple[str, int], str] = {}
     for event in line:
         if isinstance(event, SeedTransitioned):
+            # A seed that is culled names no family any more.
             family = event.family or held.get((event.layer, event.seed), "")
             held[event.layer, event.seed] = family
             if event.to_stage in TOLD:

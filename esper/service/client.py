@@ -90,6 +90,7 @@ class Client:
             connection = self._connection(url, timeout)
             try:
                 connection.connect()  # first of all: no token is made for a part that is not there
+                # Path and query as they were given: a path that is quoted must not be quoted again.
                 target = url[len(_origin(url)) :] or "/"
                 sent = {**(headers or {}), **self._authorization(role)}
                 verb = method or ("GET" if data is None else "POST")
@@ -141,6 +142,7 @@ class Client:
 
     def _refusal(self, reply: Reply) -> EsperError:
         """The error of a refusal, in the part's own words where it has any (RFC 9457)."""
+        # The body is read whatever it is: a proxy in between may answer in HTML.
         kind = _REFUSALS.get(reply.status, UnavailableError)
         try:
             return kind(str(json.loads(reply.body)["detail"]))

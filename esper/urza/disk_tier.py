@@ -42,6 +42,7 @@ class DiskCache:
         """
         source = self.folder / name
         try:
+            # A link first: from now on nobody who evicts the file takes its content from us.
             same_file(source, target)
             with suppress(PermissionError):  # another user's file: its time stays
                 os.utime(source)
@@ -54,6 +55,7 @@ class DiskCache:
 
         A folder that takes nothing is no error: it is a cache.
         """
+        # A name of its own and a rename: another process never reads half a file.
         partial = self.folder / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
         with suppress(OSError):
             make_folder(self.folder)

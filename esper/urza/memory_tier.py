@@ -91,6 +91,7 @@ class KernelCache(Generic[V]):
         """
         if (old := self._entries.pop(kernel_id, None)) is not None:
             self._charge(old, -1)
+        # It would put out everything else and not fit even then.
         if size > min(self.limits.bytes, self.limits.layer_bytes):
             return ()
         entry = self._entries[kernel_id] = _Entry(value, size, layer)

@@ -88,6 +88,8 @@ class S3Store(Store):
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Store unless taken; see `Store`."""
+        # A put whose answer was lost is asked again, and finds itself there: the token says that it
+        # was ours.
         place, token = self._place(key), secrets.token_hex(16)
         if len(content) > MOST_BYTES:
             return self._put_parts(place, content, token)
@@ -127,11 +129,13 @@ class S3Store(Store):
                 for row in rows
             ]
 
+        # All pages before the first entry: asked again in the middle, pages would double entries.
         yield from sorted(self._asked(listed), key=lambda entry: entry.key)
 
     def delete(self, key: str) -> bool:
         """Remove; see `Store`."""
         place = self._place(key)
+        # S3 answers a delete of nothing as it does any other.
         if self._head(place) is None:
             return False
         self._asked(lambda: self._client.delete_object(Bucket=self._bucket, Key=place))
@@ -191,6 +195,7 @@ class S3Store(Store):
         try:
             self._asked(put, known=_TAKEN | _LOST)
         except ClientError as error:
+            # The object is there or not, whatever the answer said.
             there = self._head(place)
             if there is None and _code(error) in _LOST:
                 self._refuse(error)

@@ -59,6 +59,7 @@ class Family:
 
     def __post_init__(self) -> None:
         """Derive the keys that seal; the family key itself only makes addresses."""
+        # Derived once, in a frozen dataclass: each chunk needs them.
         object.__setattr__(self, "wrapping_key", self.derived(b"esper chunk keys"))
         object.__setattr__(self, "manifest_key", self.derived(b"esper manifests"))
 
@@ -130,6 +131,8 @@ def made(store: Objects, masters: Masters, name: str) -> Family:
     for _ in range(_ATTEMPTS):
         if (family := opened(store, masters, name)) is not None:
             return family
+        # Put, then read back by the next round: of several processes all take the one that was
+        # stored.
         _wrap(store, masters, Family(name, secrets.token_bytes(KEY_BYTES)))
     raise UnavailableError(
         f"The family key of {name} cannot be stored: others keep changing it. Try again."
@@ -142,6 +145,7 @@ def keep(store: Objects, masters: Masters, family: Family) -> None:
 
     Whoever it comes from knows it, so the store notes that no new run may begin under it.
     """
+    # First: were it killed in between, a key that others know would look like our own.
     store.put_if_absent(f"{_FOREIGN}{family.id}", b"")
     _wrap(store, masters, family)
 
@@ -203,6 +207,7 @@ def rewrap(store: Objects, masters: Masters) -> int:
         ):
             continue
         _wrap(store, masters, family)
+        # Read back before the old one goes: a store that lost the write would lose the snapshots.
         again = _unwrapped(store, masters, _place(family, masters))
         if again is None or again.key != family.key:
             raise CorruptError(

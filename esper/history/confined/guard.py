@@ -98,10 +98,14 @@ def tokens(sql: str) -> Iterator[Token]:
         kind = match.lastgroup or ""
         text = match.group()
         if kind == "space":
+            # ClickHouse nests comments and this lexer does not: what one takes for a comment would
+            # be a query to the other.
             if "/*" in text[2:]:
                 raise read_only("a comment inside a comment is not allowed")
             continue
         if kind == "sign":
+            # Whatever this lexer does not know is refused: it must never see less than ClickHouse
+            # does.
             if text not in _SIGNS:
                 raise read_only(f"the character {text!r} is not allowed outside of quotes")
             if text == "/" and sql.startswith(("*", "/"), match.end()):
@@ -121,6 +125,7 @@ def check(sql: str) -> Checked:
         QueryError: it does not, with ClickHouse's code 164 (READONLY), or 62 if it is empty or more
             than one statement.
     """
+    # Before the expression runs over it: its cost grows with the length.
     if len(sql.encode(errors="surrogatepass")) > MOST_BYTES:
         raise refused(SYNTAX, f"Max query size exceeded: a query has at most {MOST_BYTES} bytes.")
     lexed = list(tokens(sql))
@@ -128,6 +133,7 @@ def check(sql: str) -> Checked:
         lexed.pop()
     if not lexed:
         raise refused(SYNTAX, "Empty query.")
+    # ClickHouse would run them one after the other, and only the first was looked at.
     if any(token == Token("sign", ";") for token in lexed):
         raise refused(SYNTAX, "Multi-statements are not allowed.")
     if lexed[0].text.upper() not in _FIRST:

@@ -79,12 +79,15 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
+    # Readers differ in which of two they take (RFC 8259, section 4), so a check could see the one
+    # and a route the other.
     if len(members) != len(pairs):
         raise _refused("has an object that names a key twice")
     return members
 
 
 def _integer(digits: str) -> int:
+    # By its length first: int() of many digits takes quadratic time.
     if len(digits) > _DIGITS or not -_LARGEST <= (value := int(digits)) < _LARGEST:
         raise _refused("has a whole number of more than 64 bits")
     return value

@@ -125,12 +125,15 @@ class Gatekeeper:
                 algorithm, issuer or part, expired, not valid yet, or valid for longer than its role
                 may be.
         """
+        # Before it is parsed: whoever has no token may send anything.
         if len(token) > _LONGEST:
             raise unauthorized("The token is malformed.", invalid=True)
         try:
             claims = jwt.decode(
                 token,
                 self.key,
+                # One algorithm: with a choice, a token could say `none`, or use the public key as a
+                # shared secret (RFC 8725, 3.1).
                 algorithms=[_ALGORITHM],
                 issuer=ISSUER,
                 audience=self.part,
@@ -185,6 +188,8 @@ class Gatekeeper:
             raise unauthorized(
                 "The token is for the future; set this machine's clock.", invalid=True
             )
+        # Checked by the part too: whoever holds the key could sign any time.
+        # one.
         if expires - min(issued, begins) > LONGEST[known].total_seconds():
             raise unauthorized(
                 f"The token lasts longer than one of the role {known} may.", invalid=True
@@ -212,6 +217,7 @@ class Gatekeeper:
 
 def _password(credentials: str) -> str:
     try:
+        # The user name is free: ClickHouse and Grafana clients insist on sending one.
         return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         raise unauthorized("The Basic credentials are malformed.", invalid=True) from None

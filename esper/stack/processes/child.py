@@ -162,6 +162,8 @@ class Child:
             self._died(now, self._process.returncode)
         elif self._process is not None and self._pulse is not None:
             patience = self.launch.silence_s if self._pulse.was_ready else self.launch.start_s
+            # The later of the two: a process that has just begun has not been silent for longer
+            # than it lives.
             quiet = now - max(self._pulse.answered_at, self._started)
             if quiet > patience:
                 self._kill()
@@ -260,6 +262,7 @@ class Child:
         self, now: float, error: EsperError, *, known: bool, settled: bool, was_ready: bool
     ) -> None:
         self.error, self.mends_itself = error, not known
+        # A life that lasted says that the cause of earlier deaths is gone.
         self._failures = 1 if settled else self._failures + 1
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1]
         self._due = now + (min(delay, _CRASH_LOOP_S) if was_ready else delay)
@@ -311,6 +314,7 @@ def _last_line(tail: str) -> str:
 def _tail(log: Path, start: int) -> str:
     try:
         with log.open("rb") as file:
+            # From where this life began: the tail must not blame it for what an earlier one wrote.
             file.seek(max(start, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             return file.read().decode("utf-8", errors="replace")
     except OSError:
