@@ -22,7 +22,7 @@ from esper.events.records import (
 )
 from esper.lifecycle.overview import score_of
 
-TOLD = ("GERMINATED", "FOSSILIZED", "CULLED")
+REPORTED = ("GERMINATED", "FOSSILIZED", "CULLED")
 """Stages whose beginning is reported as a decision."""
 
 
@@ -208,7 +208,7 @@ def _changes(line: Iterable[JournalEvent]) -> Iterator[Change]:
             # A seed that is culled names no family any more.
             family = event.family or held.get((event.layer, event.seed), "")
             held[event.layer, event.seed] = family
-            if event.to_stage in TOLD:
+            if event.to_stage in REPORTED:
                 yield Change(event.epoch, event.layer, event.seed, event.to_stage, family)
 
 

@@ -4,6 +4,7 @@ words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +108,28 @@ def test_a_part_that_does_not_run_is_named_without_the_query(tmp_path: Path) -> 
         Client(settings, subject="tests", part="history").ask("http://127.0.0.1:1/?query=long")
     assert str(caught.value).startswith("The part history at http://127.0.0.1:1 does not answer (")
     assert "long" not in str(caught.value)
+
+
+def test_no_other_module_asks_parts_over_http() -> None:
+    """What speaks HTTP by itself speaks to others: a registry, an identity provider, a container's
+    own port.
+    """
+    root = Path(__file__).parents[3]
+    speaks = re.compile(
+        r"^\s*(?:import|from) (?:http\.client|urllib\.(?:request|error)|httpx|requests|aiohttp)\b",
+        re.MULTILINE,
+    )
+    assert {
+        path.relative_to(root).as_posix()
+        for package in ("esper", "processors")
+        for path in (root / package).rglob("*.py")
+        if speaks.search(path.read_text())
+    } == {
+        "esper/oona/bus/registry_client.py",
+        "esper/service/checks/documents.py",  # the words for statuses
+        "esper/service/client.py",
+        "esper/service/transport/probe.py",
+        "esper/service/transport/sockets.py",
+        "esper/stack/embedded/jars.py",  # Maven Central
+        "processors/esper_processors/access.py",
+    }
