@@ -4,12 +4,11 @@ soon Nissa knows.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -25,7 +24,7 @@ from esper.events import Event, decode
 from esper.events.records import CacheSampled, ResourceSampled
 from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
-from esper.service.client import FAILURES, Client
+from esper.service.client import Client
 from esper.stack.processes.parts import child_environment
 
 E = TypeVar("E", bound=Event)
@@ -169,11 +168,8 @@ def _nissa(bench: Bench, bus: KafkaBus, url: str, settings: Settings) -> Samples
 
 def _counted(client: Client, url: str) -> int:
     """How many health signals Nissa has counted."""
-    try:
-        told: dict[str, Any] = json.loads(client.get(f"{url}/api/v1/status", timeout=5))
-    except FAILURES as error:
-        raise UnavailableError(f"Nissa does not answer at {url}: {error}.") from error
-    return int(told["events"].get("telemetry.seed.health", 0))
+    status = client.json(f"{url}/api/v1/status", timeout=5)
+    return int(status["events"].get("telemetry.seed.health", 0))
 
 
 @figure(

@@ -94,6 +94,7 @@ def put(
         The chunk, and the bytes that were new to the store.
     """
     chunk = Chunk(family.address(content), len(content))
+    # A sweep has named the first one and may delete it at any moment: it cannot be relied on.
     if chunk.key(family) in doomed:
         chunk = replace(chunk, copy=secrets.token_hex(8))
     if store.exists(chunk.key(family)):
@@ -112,9 +113,10 @@ def get(
             the sentence names it.
     """
     what = f"Chunk {chunk.address}"
+    # A manifest may be a stranger's: its sizes are not believed beyond the limit.
     limit.require(chunk.size, f"{what} has bytes,")
     sealed = next(
-        (found for store in stores if (found := store.get(chunk.key(family))) is not None), None
+        (stored for store in stores if (stored := store.get(chunk.key(family))) is not None), None
     )
     if sealed is None:
         raise CorruptError(
@@ -125,11 +127,13 @@ def get(
     magic, codec, length = _HEAD.unpack_from(sealed)
     if magic != _MAGIC or codec not in (_PLAIN, _ZSTD) or length != chunk.size:
         raise CorruptError(f"{what} is damaged: its head is another one than was written.")
+    # Bound to its address, so that a chunk put in another's place does not open.
     rest, bound = memoryview(sealed)[_HEAD.size :], _bound(chunk, codec)
     data_key = bytes(unseal(family.wrapping_key, rest[:_WRAPPED_BYTES], bound, what=what))
     packed = unseal(data_key, rest[_WRAPPED_BYTES:], bound, what=what)
     content: bytes | memoryview = packed
     if codec == _ZSTD:
+        # No further than the size that its manifest gives: a few bytes can unpack to gigabytes.
         content = unpacked_zstd(packed, Limit(chunk.size, "its manifest"), what)
     if len(content) != chunk.size or family.address(content) != chunk.address:
         raise CorruptError(f"{what} is damaged: its content has another hash.")
@@ -139,6 +143,7 @@ def get(
 def _sealed(family: Family, chunk: Chunk, content: bytes | memoryview) -> bytes:
     packed: bytes | memoryview = zstandard.ZstdCompressor(level=LEVEL).compress(content)
     codec = _ZSTD
+    # Weights that do not compress stay as they are: nothing to unpack when they are read.
     if len(packed) >= len(content):
         packed, codec = content, _PLAIN
     bound, data_key = _bound(chunk, codec), os.urandom(KEY_BYTES)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from esper.checkpoint.retention import Pins, told
+from esper.checkpoint.retention import Pins, journalled
 from esper.checkpoint.sweep import Rules, Swept, sweep
 from esper.checkpoint.tensors import TensorStore, open_cold
 from esper.clock import Clock
@@ -65,11 +65,11 @@ def collect(
     owner = hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
     swept, left = list[Swept](), list[str]()
     with no_sweep(settings):
-        journals = told(events)
-        found = journals.held(Pins(store))
+        journals = journalled(events)
+        families = journals.held(Pins(store))
         damaged = {family: doubtful[run] for run, family in journals.families(doubtful).items()}
         left.extend(damaged.values())
-        for name, snapshots in found.items():
+        for name, snapshots in families.items():
             if name in damaged:
                 continue
             try:
@@ -87,7 +87,7 @@ def collect(
                     )
             except EsperError as error:
                 left.append(str(error))
-        known = {family_id(name) for name in (*found, INSTALLATION)}
+        known = {family_id(name) for name in (*families, INSTALLATION)}
         unknown = {key.split("/")[1] for key in store.list("families/")} - known
         if not dry_run and not left:
             write_file(settings.swept_path, str(clock.now_us()).encode())

@@ -54,10 +54,10 @@ class Stores:
 
 def condemned(store: Store, family: Family) -> set[str]:
     """Keys of chunks that a sweep is about to delete, or was when it was killed."""
-    found: set[str] = set()
+    addresses: set[str] = set()
     for key in store.list(condemnations(family)):
-        found |= set(json.loads(store.get(key) or b"[]"))
-    return found
+        addresses |= set(json.loads(store.get(key) or b"[]"))
+    return addresses
 
 
 def condemnations(family: Family) -> str:
@@ -131,4 +131,4 @@ def chunks_in(manifest: Mapping[str, Any]) -> list[Chunk]:
     Raises:
         CorruptError: one of them is none.
     """
-    return [chunk_of(one) for one in manifest["chunks"]]
+    return [chunk_of(entry) for entry in manifest["chunks"]]

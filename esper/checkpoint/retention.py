@@ -50,7 +50,7 @@ def held(events: Iterable[Event], pinned: Container[str]) -> dict[str, dict[str,
 
     `events` are journals, each in order; `pinned` has ids of runs.
     """
-    return told(events).held(pinned)
+    return journalled(events).held(pinned)
 
 
 class JournalledSnapshots:
@@ -78,12 +78,14 @@ class JournalledSnapshots:
 
     def held(self, pinned: Container[str]) -> dict[str, dict[str, NamedSnapshot]]:
         """As the function of this name gives."""
-        found: dict[str, dict[str, NamedSnapshot]] = {}
+        families: dict[str, dict[str, NamedSnapshot]] = {}
         for run_id, run in self._runs.items():
-            family = found.setdefault(run.family, {})
-            for one in run.taken:
+            family = families.setdefault(run.family, {})
+            for snapshot in run.taken:
+                # Both, the last one taken and the last of the present line: a rollback may have
+                # left the former behind.
                 last = not run.ended and (
-                    one is run.taken[-1] or (bool(run.line) and one is run.line[-1])
+                    snapshot is run.taken[-1] or (bool(run.line) and snapshot is run.line[-1])
                 )
                 why: Why = (
                     "pinned"
@@ -91,20 +93,21 @@ class JournalledSnapshots:
                     else "last"
                     if last
                     else "forked"
-                    if one.address in self._forked
+                    if snapshot.address in self._forked
                     else ""
                 )
-                if one.address not in family or why:
-                    family[one.address] = NamedSnapshot(one.occurred_at, why)
-        return found
+                # Two runs may name one manifest: a reason to keep it wins over none.
+                if snapshot.address not in family or why:
+                    family[snapshot.address] = NamedSnapshot(snapshot.occurred_at, why)
+        return families
 
 
-def told(events: Iterable[Event]) -> JournalledSnapshots:
+def journalled(events: Iterable[Event]) -> JournalledSnapshots:
     """What `events`, journals each in order, say."""
-    found = JournalledSnapshots()
+    journals = JournalledSnapshots()
     for event in events:
-        found.take(event)
-    return found
+        journals.take(event)
+    return journals
 
 
 def family_of(events: Sequence[Event]) -> str:
@@ -123,7 +126,7 @@ def line_after(line: list[CheckpointTaken], event: Event) -> list[CheckpointTake
     if isinstance(event, CheckpointTaken):
         return [*line, event]
     if isinstance(event, RunRolledBack):
-        names = [one.snapshot_id for one in line]
+        names = [snapshot.snapshot_id for snapshot in line]
         return line[: names.index(event.snapshot_id) + 1] if event.snapshot_id in names else []
     return line
 

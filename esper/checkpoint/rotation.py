@@ -59,7 +59,7 @@ def rotate(settings: Settings) -> Rotated:
             write(path, (MasterKey(secrets.token_bytes(KEY_BYTES)), *keys.keys))
             keys = masters(settings)
         count = rewrap(store, keys)
-        left = [one for one in listed(store, keys) if one.master_id != keys.current.id]
+        left = [wrapped for wrapped in listed(store, keys) if wrapped.master_id != keys.current.id]
         if keys.source == str(path):
             write(path, (keys.current,))
     sealed = seal_kernels(open_kernels(settings)) if next(iter(store.list(PREFIX)), None) else 0

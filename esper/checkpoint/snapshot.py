@@ -101,6 +101,8 @@ def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
         sealed = sealed_manifest(family, manifest)
         sha256 = hashlib.sha256(sealed).hexdigest()
         address = f"{manifests(family)}{sha256}"
+        # Before the look at what is condemned: whichever of writer and sweep comes second sees the
+        # other.
         stores.hot.put_if_absent(address, sealed)
         if before:
             stores.hot.delete(before)  # not sooner: it kept the rest
@@ -159,6 +161,7 @@ def read(
     places: dict[int, list[tuple[memoryview, int]]] = {}
     for name, entry in wanted.items():
         at, whole = 0, contents[name].numpy().data
+        # Pieces are written into their place as they arrive, so no tensor is in memory twice.
         for number, begin, length in entry.pieces:
             places.setdefault(number, []).append((whole[at : at + length], begin))
             at += length
@@ -168,6 +171,7 @@ def read(
         for place, begin in places[number]:
             place[:] = content[begin : begin + len(place)]
 
+    # Threads: reading, unpacking and hashing release Python's lock.
     with ThreadPoolExecutor(stores.readers) as readers:
         for _ in readers.map(fill, sorted(places)):
             pass
@@ -186,6 +190,7 @@ def _entry(raw: Mapping[str, Any], listed: Sequence[Chunk]) -> _Entry:
     entry = _Entry(**raw)
     kind = _TYPES[entry.dtype]
     numbers = [*entry.shape, *(number for piece in entry.pieces for number in piece)]
+    # `type`, not isinstance: JSON's true is an int to Python.
     if any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("a shape or a piece of a tensor has numbers that are none")
     if any(begin + length > listed[number].size for number, begin, length in entry.pieces):
@@ -243,6 +248,7 @@ def _groups(tensors: Mapping[str, Tensor]) -> list[list[str]]:
     """Names that share a chunk: small tensors of one kind together, larger ones alone."""
     groups: list[list[str]] = []
     small: dict[str, list[str]] = {}
+    # In one order always: the same tensors make the same chunks, which are stored once.
     for name, tensor in sorted(tensors.items()):
         if tensor.numel() * tensor.element_size() >= SMALL_BYTES:
             groups.append([name])
@@ -258,13 +264,13 @@ def _pieces(at: int, length: int) -> list[tuple[int, int, int]]:
     """Where the `length` bytes from `at` on lie when the whole is cut into pieces: (number of the
     piece, first byte in it, number of bytes).
     """
-    end, found = at + length, []
+    end, pieces = at + length, []
     while at < end:
         number, begin = divmod(at, chunks.PIECE_BYTES)
         taken = min(end - at, chunks.PIECE_BYTES - begin)
-        found.append((number, begin, taken))
+        pieces.append((number, begin, taken))
         at += taken
-    return found
+    return pieces
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -97,27 +97,29 @@ def sweep(
     """
     swept, live = Swept(tensors.family.name), _Live()
     seen = list(tensors.store.objects(manifests(tensors.family)))
-    expired = [one for one in seen if _expired(one, held, rules, now_us)]
-    for one in set(seen) - set(expired):
-        live.add(tensors, one.key, _taken_us(one, held))
+    expired = [entry for entry in seen if _expired(entry, held, rules, now_us)]
+    for entry in set(seen) - set(expired):
+        # Before anything is deleted: a manifest that cannot be read ends the sweep here.
+        live.add(tensors, entry.key, _taken_us(entry, held))
     swept.kept, swept.deleted = len(seen) - len(expired), len(expired)
-    swept.freed_bytes = sum(one.size for one in expired)
+    swept.freed_bytes = sum(entry.size for entry in expired)
     chunks_at = [
         list(store.objects(chunks.chunks(tensors.family))) for store in tensors.stores.both
     ]
     garbage = [
         [
-            one
-            for one in found
-            if one.key not in live.youngest and now_us - one.stored_us > rules.grace_us
+            entry
+            for entry in listed
+            # The grace is for writers: a chunk is stored before the manifest that names it.
+            if entry.key not in live.youngest and now_us - entry.stored_us > rules.grace_us
         ]
-        for found in chunks_at
+        for listed in chunks_at
     ]
     old = (
         [
-            one
-            for one in chunks_at[0]
-            if now_us - live.youngest.get(one.key, now_us) > rules.cold_after_us
+            entry
+            for entry in chunks_at[0]
+            if now_us - live.youngest.get(entry.key, now_us) > rules.cold_after_us
         ]
         if tensors.cold
         else []
@@ -125,42 +127,44 @@ def sweep(
     if dry_run:
         _count(swept, garbage, old)
         return swept
-    for one in expired:
-        tensors.store.delete(one.key)
+    # Manifests go first. A crash from here on leaves chunks without a manifest, which is garbage,
+    # never a manifest without chunks.
+    for entry in expired:
+        tensors.store.delete(entry.key)
     _delete(
         tensors,
         garbage,
-        {one.key for one in seen},
+        {entry.key for entry in seen},
         owner=owner,
         now_us=now_us,
         live=live,
         swept=swept,
     )
-    for one in old:
-        _move(tensors, live.chunks[one.key], one, swept)
+    for entry in old:
+        _move(tensors, live.chunks[entry.key], entry, swept)
     return swept
 
 
-def _expired(one: Listed, held: Mapping[str, NamedSnapshot], rules: Rules, now_us: int) -> bool:
-    named = held.get(one.key)
-    return not (named and named.why) and now_us - _taken_us(one, held) > rules.keep_us
+def _expired(entry: Listed, held: Mapping[str, NamedSnapshot], rules: Rules, now_us: int) -> bool:
+    named = held.get(entry.key)
+    return not (named and named.why) and now_us - _taken_us(entry, held) > rules.keep_us
 
 
-def _taken_us(one: Listed, held: Mapping[str, NamedSnapshot]) -> int:
+def _taken_us(entry: Listed, held: Mapping[str, NamedSnapshot]) -> int:
     """When it was taken, by the journal or the store, whichever is later: no event can make a
     snapshot older than it is.
     """
-    named = held.get(one.key)
-    return max(named.taken_us, one.stored_us) if named else one.stored_us
+    named = held.get(entry.key)
+    return max(named.taken_us, entry.stored_us) if named else entry.stored_us
 
 
 def _count(swept: Swept, garbage: Iterable[Iterable[Listed]], old: Iterable[Listed]) -> None:
-    for one in (one for found in garbage for one in found):
+    for entry in (entry for listed in garbage for entry in listed):
         swept.chunks += 1
-        swept.freed_bytes += one.size
-    for one in old:
+        swept.freed_bytes += entry.size
+    for entry in old:
         swept.moved += 1
-        swept.moved_bytes += one.size
+        swept.moved_bytes += entry.size
 
 
 def _delete(
@@ -173,51 +177,53 @@ def _delete(
     live: _Live,
     swept: Swept,
 ) -> None:
-    """Name what will be deleted, look for manifests that came since, delete what none of them
-    names.
-    """
+    """Name what will be deleted, look for newer manifests, delete what none of them names."""
     store, place = tensors.store, condemnations(tensors.family)
     left = [
-        one.key
-        for one in store.objects(place)
-        if f"/{owner}-" in one.key or now_us - one.stored_us > _DAY_US
+        entry.key
+        for entry in store.objects(place)
+        if f"/{owner}-" in entry.key or now_us - entry.stored_us > _DAY_US
     ]
     if any(garbage):
+        # A writer that sees this list stores a copy; one that does not has its manifest in the next
+        # listing. See `snapshot.write`.
         named = f"{place}{owner}-{secrets.token_hex(8)}"
         store.put_if_absent(
-            named, json.dumps(sorted({one.key for found in garbage for one in found})).encode()
+            named,
+            json.dumps(sorted({entry.key for listed in garbage for entry in listed})).encode(),
         )
         for key in store.list(manifests(tensors.family)):
             if key not in seen:
                 live.add(tensors, key, now_us)
-        for where, found in zip(tensors.stores.both, garbage, strict=True):
-            for one in found:
-                if one.key not in live.youngest and where.delete(one.key):
+        for where, listed in zip(tensors.stores.both, garbage, strict=True):
+            for entry in listed:
+                if entry.key not in live.youngest and where.delete(entry.key):
                     swept.chunks += 1
-                    swept.freed_bytes += one.size
+                    swept.freed_bytes += entry.size
         left.append(named)
     for key in left:  # of sweeps that were killed: nobody deletes by them any more
         store.delete(key)
 
 
-def _move(tensors: TensorStore, chunk: Chunk, one: Listed, swept: Swept) -> None:
+def _move(tensors: TensorStore, chunk: Chunk, entry: Listed, swept: Swept) -> None:
     """Into the cold store, then out of the hot one.
 
     What lies there already counts only if it can be read.
     """
     assert tensors.cold is not None  # noqa: S101  # the caller looked
-    content = tensors.store.get(one.key)
+    content = tensors.store.get(entry.key)
     if content is None:
         return
-    if not tensors.cold.put_if_absent(one.key, content) and not _readable(
+    if not tensors.cold.put_if_absent(entry.key, content) and not _readable(
         tensors.cold, tensors, chunk
     ):
-        tensors.cold.delete(one.key)
-        if not tensors.cold.put_if_absent(one.key, content):
+        # A damaged object there would keep the good one out, as a put never overwrites.
+        tensors.cold.delete(entry.key)
+        if not tensors.cold.put_if_absent(entry.key, content):
             return
-    tensors.store.delete(one.key)
+    tensors.store.delete(entry.key)
     swept.moved += 1
-    swept.moved_bytes += one.size
+    swept.moved_bytes += entry.size
 
 
 def _readable(store: Store, tensors: TensorStore, chunk: Chunk) -> bool:

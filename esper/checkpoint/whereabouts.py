@@ -38,7 +38,7 @@ def whereabouts(
     """
     there = (
         [
-            {one.key for one in store.objects(chunks(tensors.family))}
+            {entry.key for entry in store.objects(chunks(tensors.family))}
             for store in tensors.stores.both
         ]
         if tensors

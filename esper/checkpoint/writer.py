@@ -73,6 +73,7 @@ class SnapshotWriter:
                 "the next one."
             )
         begun = self._clock.monotonic()
+        # Into the memory of the last ones: new pages cost more than the copy.
         self._copies = copies = _copied(tensors, self._copies)
         stall_us = round((self._clock.monotonic() - begun) * 1e6)
         taken: Future[Taken] = Future()
@@ -83,6 +84,8 @@ class SnapshotWriter:
             threading.Thread(
                 target=_carry_out, args=(self._jobs,), name="snapshots", daemon=True
             ).start()
+            # The thread knows only the queue, so a writer that is dropped can be collected and ends
+            # it.
             weakref.finalize(self, self._jobs.put, None)
             self._writing = True
         snapshot = Snapshot(copies, notes)
@@ -131,6 +134,7 @@ def _carry_out(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
     """The thread's life: it holds nothing between two jobs."""
     while (job := jobs.get()) is not None:
         job()
+        # A snapshot would stay in memory until the next one comes.
         del job
 
 
@@ -148,5 +152,6 @@ def _copied(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict
         copies[name] = room.copy_(tensor, non_blocking=True)
         waits = waits or tensor.is_cuda
     if waits:
+        # Once for all copies, not for each: they run side by side until here.
         torch.cuda.synchronize()
     return copies

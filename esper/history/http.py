@@ -36,6 +36,7 @@ from esper.history.confined.refusal import (
     refused,
 )
 from esper.history.native import FIRST_REVISION, at_revision
+from esper.history.queries import answer_s
 from esper.history.turns import Turns
 from esper.service import CurrentCaller, Server, create_app, requires
 from esper.service.checks.audit_entries import AuditEntry
@@ -82,7 +83,6 @@ _PINGS: Final = ("/ping", "/replicas_status")
 _QUERY_METHODS: Final = ("GET", "HEAD", "POST")
 _METHODS: Final = (*_QUERY_METHODS, "PUT", "PATCH", "DELETE")
 _ROUTE: Final = "/{path:path}"
-_QUEUE_S: Final = 60
 _WEAK: Final = 3
 
 
@@ -108,9 +108,7 @@ class HistoryServer:
         own = settings.history
         self._turns = Turns(own.queries, own.caller_queries, own.caller_waiting)
         self._most = settings.service.body_bytes
-        patient = settings.service.model_copy(
-            update={"timeout_s": max(settings.service.timeout_s, own.query_s + _QUEUE_S)}
-        )
+        patient = settings.service.model_copy(update={"timeout_s": answer_s(settings)})
         app = create_app(
             title="Esper's history",
             part="history",
@@ -166,6 +164,7 @@ class HistoryServer:
         if not call.sql:
             return _ping()
         checked = check(call.sql)
+        # The FORMAT clause wins, as in ClickHouse: the headers must name what the body is.
         name = _name(checked.format or call.default_format)
         answer = self._engine.answer(
             checked.sql,
@@ -199,6 +198,8 @@ def _ping() -> Response:
 def _problem(problem: ProblemError, scope: Scope, _: str) -> Response:
     """The gate's refusals as ClickHouse words them."""
     code = _CODES.get(problem.status, BAD_ARGUMENTS)
+    # The gate's challenge begins with Bearer, which ClickHouse's clients do not know; theirs is
+    # below.
     headers = {name: value for name, value in problem.headers.items() if name != "WWW-Authenticate"}
     if code != AUTHENTICATION_FAILED:
         return _failure(refused(code, problem.detail), status=problem.status, more=headers)
@@ -207,6 +208,7 @@ def _problem(problem: ProblemError, scope: Scope, _: str) -> Response:
         or QueryParams(scope["query_string"]).get("user")
         or "default"
     )
+    # It goes into an answer, and on into logs: no control characters, no page of text.
     user = "".join(character for character in given[:80] if character.isprintable())
     challenge = {**headers, "WWW-Authenticate": 'Basic realm="ClickHouse server HTTP API"'}
     return _failure(
@@ -262,6 +264,7 @@ def _result(answer: QueryResult, name: str, call: Asked, accepted: str) -> Respo
     }
     body = answer.body
     if call.compress and "gzip" in accepted:
+        # A weak level: on loopback the processor is dearer than the bytes.
         body, headers["Content-Encoding"] = gzip.compress(body, compresslevel=_WEAK), "gzip"
     elif call.compress and "deflate" in accepted:
         body, headers["Content-Encoding"] = zlib.compress(body, _WEAK), "deflate"

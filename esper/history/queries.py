@@ -6,7 +6,6 @@ And waiting until it holds everything.
 from __future__ import annotations
 
 import json
-import urllib.error
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,8 +14,8 @@ from urllib.parse import urlencode
 
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
-from esper.errors import EsperError, UnavailableError, UsageError
-from esper.service.client import FAILURES, Client
+from esper.errors import EsperError, UsageError
+from esper.service.client import ANSWER_S, Client
 
 if TYPE_CHECKING:
     from esper.history.confined.engine import Engine
@@ -36,11 +35,17 @@ TABLES: Final = (
 )
 """What `esper sql` without a query shows."""
 
-_TIMEOUT_S: Final = 120.0
+_QUEUE_S: Final = 60
+"""Seconds that a query may wait for its turn."""
 _POLL_S: Final = 0.05
 _MAX_SENTENCE: Final = 400
 _SUBJECT: Final = "esper"
 _PART: Final = "history"
+
+
+def answer_s(settings: Settings) -> float:
+    """Seconds within which the history answers a query, the wait for its turn included."""
+    return max(settings.service.timeout_s, settings.history.query_s + _QUEUE_S)
 
 
 class QuerySource(AbstractContextManager["QuerySource"], ABC):
@@ -83,21 +88,19 @@ class HttpSource(QuerySource):
 
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         self._url = url.rstrip("/")
-        self._client = Client(settings or Settings.load(), subject=_SUBJECT, part=_PART)
+        settings = settings or Settings.load()
+        # Longer than the server waits, so that its own sentence arrives rather than ours.
+        self._timeout = answer_s(settings) + ANSWER_S
+        self._client = Client(settings, subject=_SUBJECT, part=_PART)
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""
         address = f"{self._url}/?{urlencode({'default_format': output_format, **(settings or {})})}"
-        try:
-            return self._client.get(address, data=sql.encode(), method="POST", timeout=_TIMEOUT_S)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise UsageError(sentence(error.read().decode(errors="replace"))) from error
-        except FAILURES as error:
-            raise UnavailableError(
-                f"The history at {self._url} does not answer ({error}); `esper status` "
-                "shows what runs."
-            ) from error
+        reply = self._client.ask(address, data=sql.encode(), timeout=self._timeout)
+        if not reply.succeeded:
+            # ClickHouse's statuses are not those of the other parts: 500 is a fault in the query.
+            raise UsageError(sentence(reply.body.decode(errors="replace")))
+        return reply.body
 
     def close(self) -> None:
         """Nothing is held."""
@@ -200,16 +203,15 @@ def wait_caught_up(
                 with bus.reader(topics or tuple(TOPICS), start="end") as reader:
                     ends = reader.position()
             return _reached(client, history_url, ends)
-        except (EsperError, ValueError, *FAILURES):
+        except EsperError:
             return False  # it may come back before the time is over
 
     return clock.wait_until(held, timeout, _POLL_S)
 
 
 def _reached(client: Client, history_url: str, ends: Mapping[tuple[str, int], int]) -> bool:
-    positions: dict[str, int] = json.loads(
-        client.get(f"{history_url.rstrip('/')}/health", timeout=5, role=None)
-    )["positions"]
+    health = client.json(f"{history_url.rstrip('/')}/health", timeout=5, role=None)
+    positions: dict[str, int] = health["positions"]
     return all(
         positions.get(f"{topic}/{partition}", -1) >= end for (topic, partition), end in ends.items()
     )
@@ -226,5 +228,5 @@ def events_by_topic(
         "SELECT topic, count() AS events FROM events WHERE run_id = {run:String} GROUP BY "
         "topic ORDER BY topic"
     )
-    found = HttpSource(history_url, settings).ask(query, "JSONEachRow", {"param_run": run_id})
-    return {row["topic"]: int(row["events"]) for row in map(json.loads, found.splitlines())}
+    answer = HttpSource(history_url, settings).ask(query, "JSONEachRow", {"param_run": run_id})
+    return {row["topic"]: int(row["events"]) for row in map(json.loads, answer.splitlines())}

@@ -146,6 +146,8 @@ class Sink:
             pending: Future[bool] | None = None
             while not stop.is_set() and (pending is None or not pending.done() or pending.result()):
                 block, positions = self._fill(reader), reader.position()
+                # One block is stored at a time, so positions never get ahead of a block that
+                # failed.
                 if pending is not None and not pending.result():
                     break
                 self.advance.turn(lag(reader) if len(block) >= self._block_messages else 0)
@@ -208,7 +210,9 @@ class Sink:
             try:
                 done = action()
             except (*RETRIABLE, QueryError, *CLICKHOUSE_ERRORS) as error:
+                # The insert may have succeeded and its answer been lost.
                 self._unsure = True
+                # Once a cause: a broker that is down for an hour would fill the log.
                 if self.progress.trouble != str(error):
                     self.progress.trouble = str(error)
                     _log.warning("waiting: %.500s", error)
@@ -373,7 +377,7 @@ def groups(block: Iterable[Received]) -> list[list[Received]]:
     """The inserts of a block: by partition and record type, in offset order, cut at every change of
     schema id.
     """
-    found: list[list[Received]] = []
+    grouped: list[list[Received]] = []
     growing: dict[tuple[str, int, str], tuple[bytes, list[Received]]] = {}
     tables: dict[bytes, str] = {}
     for message in block:
@@ -385,9 +389,9 @@ def groups(block: Iterable[Received]) -> list[list[Received]]:
         run = growing.get(key)
         if run is None or run[0] != head:
             run = growing[key] = (head, [])
-            found.append(run[1])
+            grouped.append(run[1])
         run[1].append(message)
-    return found
+    return grouped
 
 
 def _table(message: Received) -> str:

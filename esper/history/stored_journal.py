@@ -39,24 +39,24 @@ def messages_of(history: QuerySource, run_id: str, trust: Trust) -> Iterator[Rec
         UsageError: the history has no such run.
         UnavailableError: the history does not answer.
     """
-    found = [
-        one
+    entries = [
+        entry
         for record in RECORDS
         if issubclass(record, JournalEvent)
-        for one in _events(history, record, run_id)
+        for entry in _events(history, record, run_id)
     ]
-    if not found:
+    if not entries:
         raise UsageError(
             f"There is no run {run_id} in the history; `esper runs` lists those that there are."
         )
     keys = trust.keys(TRAINER, run_id)
     signed = any(
         event.sequence == 0 and not fault(event, value, keys or (event.signer,))
-        for _, event, value in found
+        for _, event, value in entries
         if event.signer
     )
     key, at_us = run_id.encode(), _NEVER_US if signed else 0
-    for (_, partition, offset), _, value in sorted(found, key=lambda one: one[0]):
+    for (_, partition, offset), _, value in sorted(entries, key=lambda entry: entry[0]):
         yield Received(JOURNAL, partition, offset, key, value, (), at_us)
 
 
@@ -65,7 +65,8 @@ def _events(
 ) -> Iterator[tuple[tuple[str, int, int], JournalEvent, bytes]]:
     """The events of one record with place and message.
 
-    A message that the history has taken twice comes once; an id that came twice does not.
+    A message that the history has taken twice is given once; two messages with one id are both
+    given.
     """
     fields = current(record).schema["fields"]
     types = {field["name"]: field["type"] for field in fields}
@@ -112,15 +113,15 @@ def _value(avro: Any, value: Any, known: dict[str, Any]) -> Any:
         return (
             None
             if value is None
-            else _value(next(one for one in avro if one != "null"), value, known)
+            else _value(next(item for item in avro if item != "null"), value, known)
         )
     kind = avro["type"] if isinstance(avro, dict) else avro
     if kind in ("double", "float"):
         return float(value)
     if kind == "array":
-        return [_value(avro["items"], one, known) for one in value]
+        return [_value(avro["items"], item, known) for item in value]
     if kind == "map":
-        return {name: _value(avro["values"], one, known) for name, one in value.items()}
+        return {name: _value(avro["values"], item, known) for name, item in value.items()}
     record = avro if kind == "record" else known.get(str(kind).rpartition(".")[2])
     if record is not None:
         return {

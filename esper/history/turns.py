@@ -63,9 +63,9 @@ class Turns:
         mine.asked += 1
         held: list[Callable[[], None]] = [lambda: self._leave(caller, mine)]
         try:
-            for one in (mine.turns, self._common):
-                await one.acquire()
-                held.append(one.release)
+            for semaphore in (mine.turns, self._common):
+                await semaphore.acquire()
+                held.append(semaphore.release)
             running = asyncio.get_running_loop().run_in_executor(self._threads, query)
         except BaseException:
             _end(held)

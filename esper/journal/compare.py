@@ -51,7 +51,7 @@ class Comparison:
         """The same for scripts."""
         runs = [story.run_id for story in self.stories]
         return {
-            "runs": [_told(story) for story in self.stories],
+            "runs": [_described(story) for story in self.stories],
             "settings": {
                 key: dict(zip(runs, values, strict=True)) for key, values in self.settings.items()
             },
@@ -87,12 +87,13 @@ def compare(stories: Sequence[Story]) -> Comparison:
 
 def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """The keys whose values are not the same in all of them."""
-    found = {}
+    by_setting = {}
     for key in sorted({key for mapping in mappings for key in mapping}):
         values = tuple(mapping.get(key) for mapping in mappings)
         if any(value != values[0] for value in values):
-            found[key] = values
-    return found
+            # Only what differs: settings that all share would hide those that do not.
+            by_setting[key] = values
+    return by_setting
 
 
 def _same_epochs(stories: Sequence[Story]) -> int:
@@ -106,7 +107,7 @@ def _same_epochs(stories: Sequence[Story]) -> int:
     return count
 
 
-def _told(story: Story) -> dict[str, Any]:
+def _described(story: Story) -> dict[str, Any]:
     last: EpochPoint | None = story.points[-1] if story.points else None
     return {
         "run_id": story.run_id,

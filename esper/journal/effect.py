@@ -112,5 +112,8 @@ def _between(
     figure: str,
 ) -> Interval:
     return interval(
-        [getattr(one[epoch], figure) - getattr(other[epoch], figure) for one, other in pairs]
+        [
+            getattr(with_it[epoch], figure) - getattr(without[epoch], figure)
+            for with_it, without in pairs
+        ]
     )

@@ -40,8 +40,7 @@ from esper.vault.family_keys import Family, opened, rewrap
 from esper.vault.masters import Masters, masters
 
 README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR`
-takes it into an installation, `esper replay RUN --from DIR --verify` proves it by executing it
-again.
+takes it into an installation, `esper replay verify RUN --from DIR` proves it by re-executing it.
 
 manifest.json   what the run is, and the SHA-256 of every other file
 journal.avro    its journal: Avro container, one datum {value: bytes} a message;
@@ -80,7 +79,7 @@ class Exporting:
     history: QuerySource | None
     clock: Clock
     passphrase: str = ""
-    told: Callable[[str], None] = lambda _: None
+    progress: Callable[[str], None] = lambda _: None
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
@@ -124,14 +123,14 @@ class Exporting:
     def _fill(self, part: Path) -> None:
         started = self.events[0]
         assert isinstance(started, RunStarted)  # noqa: S101  # evolve refused anything else
-        self.told("journal")
+        self.progress("journal")
         to_file(part / JOURNAL, self.messages)
         self._schemas(part / "schemas")
         self._signers(part / SIGNERS)
-        self.told("snapshots")
+        self.progress("snapshots")
         family = family_of(self.events)
         salt, master_key = self._store(part / "store", family)
-        self.told("kernels")
+        self.progress("kernels")
         self._kernels(part / "store")
         for folder, paths in (
             (DATA, self.data),
@@ -160,6 +159,7 @@ class Exporting:
                 if path.is_file()
             },
         )
+        # Last: a folder without it is no export.
         (part / MANIFEST).write_text(content.text())
 
     def _schemas(self, folder: Path) -> None:
@@ -185,24 +185,28 @@ class Exporting:
         if not taken:
             return "", ""
         source, keys = open_store(self.settings), masters(self.settings)
-        found = opened(source, keys, family)
-        if found is None:
+        opened_family = opened(source, keys, family)
+        if opened_family is None:
             raise UsageError(
                 f"The key of the snapshots of {family} is not in "
                 f"{self.settings.store_location}; restore it, or nothing can read them."
             )
         with _kept(folder) as store:
             for event in taken:
-                self._snapshot(Stores(source, open_cold(self.settings)), store, found, event)
+                self._snapshot(
+                    Stores(source, open_cold(self.settings)), store, opened_family, event
+                )
             (wrapped,) = [
                 key
-                for key in source.list(f"families/{found.id}/")
+                for key in source.list(f"families/{opened_family.id}/")
                 if keys.by_id(key.rpartition("/")[2])
             ][:1]
             _copy([source], store, wrapped)
             if not self.passphrase:
                 return "", wrapped.rpartition("/")[2]
             salt = secrets.token_hex(16)
+            # The passphrase wraps the family's key alone, so chunks are not sealed anew, and the
+            # master key of the installation stays here.
             own = key_of(self.passphrase, salt)
             rewrap(store, Masters((own, *keys.keys), "the passphrase"))
             return salt, own.id
@@ -213,6 +217,8 @@ class Exporting:
         name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
         try:
             manifest = manifest_at(sources.hot, family, event.address, event.sha256)
+            # As they are, still sealed: neither their key nor the memory of their tensors is
+            # needed.
             keys = [event.address, *(chunk.key(family) for chunk in chunks_in(manifest))]
             for key in keys:
                 _copy(sources.both, store, key)
@@ -254,7 +260,7 @@ class Exporting:
         run = {"param_run": self.events[0].run_id}
         for record in RECORDS:
             table = snake(record.NAME)
-            self.told(f"history {table}")
+            self.progress(f"history {table}")
             try:
                 (counted,) = history.rows(
                     f"SELECT count() AS rows FROM {table} WHERE run_id = {{run:String}}",  # noqa: S608  # a table's name
@@ -286,7 +292,7 @@ def _copy(sources: Sequence[Store], target: Store, key: str) -> None:
     """
     if target.exists(key):
         return
-    content = next((found for source in sources if (found := source.get(key)) is not None), None)
+    content = next((stored for source in sources if (stored := source.get(key)) is not None), None)
     if content is None:
         raise CorruptError(f"{key} is not in the store.")
     target.put_if_absent(key, content)

@@ -45,7 +45,7 @@ _A_COMMIT = 500  # events a transaction: far below what its time limit allows
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came in: events written to Kafka now, and objects that the store had not."""
+    """What was imported: events written to Kafka now, and objects that the store had not."""
 
     run_id: str
     events: int
@@ -60,7 +60,7 @@ class Importing:
     export: Export
     clock: Clock
     passphrase: str = ""
-    told: Callable[[str], None] = field(default=lambda _: None)
+    progress: Callable[[str], None] = field(default=lambda _: None)
     say: Callable[[str], None] = field(default=lambda _: None)
 
     def check(self) -> list[JournalEvent]:
@@ -86,6 +86,8 @@ class Importing:
             UnavailableError: no broker answers, or the store cannot be used.
         """
         events, run_id = self.check(), self.export.content.run_id
+        # An import that was killed has committed a prefix; only the very same events are gone on
+        # with.
         have = [
             event.event_id
             for event, _ in judged(
@@ -98,16 +100,19 @@ class Importing:
             raise UsageError(
                 f"There is a run {run_id} on this Kafka already; nothing was imported."
             )
+        # Before the journal: a run that Kafka knows must have all that its journal names.
         self._files(self.settings.runs_dir / run_id)
-        self.told("snapshots and kernels")
+        self.progress("snapshots and kernels")
         with no_sweep(self.settings):  # which might be about to delete what is there already
             Pins(open_store(self.settings)).add(run_id)
             objects = self._objects(events)
-        self.told("journal")
+        self.progress("journal")
         self._believe(
             events, until_us=self.clock.now_us() + _HOUR_US
-        )  # what is unsigned on Kafka is nobody's, but for this
+        )  # what is unsigned on Kafka is not believed, but for this
         self._journal(bus, events[len(have) :])
+        # The broker's own time of what was written: clocks of two machines differ, so ours would
+        # leave a gap.
         values = {restored(event).value for event in events}
         written_us = max(
             received.timestamp_us
@@ -159,11 +164,12 @@ class Importing:
 
         Gives how many objects were new.
         """
-        family, found = self._family(), list(self._kernels(events))
-        store = open_kernels(self.settings) if found else open_store(self.settings)
+        family, kernels = self._family(), list(self._kernels(events))
+        # The key of kernels is made only where there is one to seal.
+        store = open_kernels(self.settings) if kernels else open_store(self.settings)
         return sum(
             store.put_if_absent(key, content)
-            for part in (found, self._snapshots(events, family))
+            for part in (kernels, self._snapshots(events, family))
             for key, content in part
         )
 
@@ -183,6 +189,7 @@ class Importing:
                 f"The export in {self.export.folder} lacks the key of its snapshots."
             )
         with held(self.settings.master_key_path):
+            # A new master key beside family keys that an old one wraps would lock those out.
             own = masters(self.settings, make=not any_in(store))
             ours = opened(store, own, content.family)
             if ours is not None and ours.key != theirs.key:
@@ -208,6 +215,8 @@ class Importing:
                 assert family is not None  # noqa: S101  # there would be no events
                 manifest = manifest_at(source, family, event.address, event.sha256, limits)
                 for chunk in chunks_in(manifest):
+                    # Opened once to prove it: a damaged chunk must not be stored under an address
+                    # that others rely on.
                     chunks.get((source,), family, chunk, limits.object)
                     yield chunk.key(family), source.get(chunk.key(family)) or b""
                 yield event.address, source.get(event.address) or b""

@@ -192,23 +192,24 @@ class Export:
             values = avro_values(
                 file, WRITTEN, self.limits, str(path), sha256=content.files[JOURNAL]
             )
-            found = decoded_whole(
+            events = decoded_whole(
                 content.run_id, islice(values, content.events + 1), trust=self.trust()
             )
-            if len(found) == content.events:
+            if len(events) == content.events:
                 deque(values, maxlen=0)  # the hash is known at the end
-        if len(found) != content.events:
+        if len(events) != content.events:
             how = (
-                f"{len(found)} events"
-                if len(found) < content.events
+                f"{len(events)} events"
+                if len(events) < content.events
                 else f"more than {content.events} events"
             )
             raise CorruptError(f"{path} has {how}, and {MANIFEST} says {content.events}.")
-        if family_of(found) != content.family:
+        if family_of(events) != content.family:
             raise CorruptError(
-                f"{path} is of the family {family_of(found)}, and {MANIFEST} says {content.family}."
+                f"{path} is of the family {family_of(events)}, and {MANIFEST} says "
+                f"{content.family}."
             )
-        return found
+        return events
 
     def trust(self) -> Trust:
         """The keys that the export itself names: whether they are anybody's whom you know, their
@@ -223,7 +224,7 @@ class Export:
         )
         return Trust(
             {TRAINER: keys}, {TRAINER: 1}
-        )  # what came before the first signed event may be of an earlier Esper
+        )  # what precedes the first signed event may be of an earlier Esper
 
     def signed_sentence(self, events: Sequence[JournalEvent], own: Trust) -> str:
         """By whom its journal is signed, for people; `own` is what this installation believes."""
@@ -234,8 +235,10 @@ class Export:
                 "it is as it was written."
             )
         known = own.keys(TRAINER)
-        told = [(f"{fingerprint(key)}, {_OWN if key in known else _STRANGE}") for key in signers]
-        return f"The journal in {self.folder} is signed by key {' and '.join(told)}."
+        signed_by = [
+            (f"{fingerprint(key)}, {_OWN if key in known else _STRANGE}") for key in signers
+        ]
+        return f"The journal in {self.folder} is signed by key {' and '.join(signed_by)}."
 
     def masters(self, settings: Settings, passphrase: str) -> Masters:
         """The keys that open its family's key: made from the passphrase, or those of the
@@ -248,17 +251,17 @@ class Export:
         """
         if not self.content.salt:
             try:
-                found = masters(settings)
+                keys = masters(settings)
             except KeyMissingError:
-                found = None
-            if found is None or found.by_id(self.content.master_key) is None:
+                keys = None
+            if keys is None or keys.by_id(self.content.master_key) is None:
                 raise KeyMissingError(
                     f"The snapshots in {self.folder} are sealed under master key "
                     f"{self.content.master_key}, of the installation that it comes "
                     "from: name that key in ESPER_CHECKPOINTS__MASTER_KEY, or export the "
                     "run again there with --passphrase-file."
                 )
-            return found
+            return keys
         if not passphrase:
             raise KeyMissingError(
                 f"The snapshots in {self.folder} are sealed under a passphrase; give its "
@@ -301,11 +304,14 @@ def sha256_of(path: Path) -> str:
 
 
 def opened_export(
-    folder: Path, limits: Limits = DEFAULT, *, told: Callable[[int, int], None] = lambda _, __: None
+    folder: Path,
+    limits: Limits = DEFAULT,
+    *,
+    progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> Export:
     """An export whose every file is what manifest.json says.
 
-    `told` has files done and files in all.
+    `progress` has files done and files in all.
 
     Raises:
         UsageError: there is no export.
@@ -320,12 +326,12 @@ def opened_export(
     there = sizes.keys() - {MANIFEST}
     for name in content.files:
         require_plain_name(name, path)
-    if odd := sorted(there - content.files.keys()):
+    if unnamed := sorted(there - content.files.keys()):
         raise CorruptError(
-            f"{folder / odd[0]} is no part of this export: {MANIFEST} does not name it."
+            f"{folder / unnamed[0]} is no part of this export: {MANIFEST} does not name it."
         )
     for number, (name, sha256) in enumerate(sorted(content.files.items())):
-        told(number, len(content.files))
+        progress(number, len(content.files))
         if name not in there:
             raise CorruptError(f"{folder / name} is missing from this export.")
         if _sha256_in(folder, name, limits) != sha256:
@@ -373,8 +379,8 @@ def require_snapshots(export: Export, events: list[JournalEvent]) -> None:
     """
     for event in events:
         if isinstance(event, CheckpointTaken) and event.snapshot_id not in export.content.lost:
-            found = export.store.get(event.address)
-            if found is None or hashlib.sha256(found).hexdigest() != event.sha256:
+            stored = export.store.get(event.address)
+            if stored is None or hashlib.sha256(stored).hexdigest() != event.sha256:
                 raise CorruptError(
                     f"Snapshot {printable(event.snapshot_id)} in {export.folder} is not "
                     "the one of the journal."

@@ -74,23 +74,23 @@ def believed(messages: Iterable[Received], judge: Judge) -> list[tuple[JournalEv
         CorruptError: one that its trainer wrote is missing, changed or out of its place.
         UsageError: there is none.
     """
-    found = [(event, received.value) for event, received in judged(messages, judge)]
+    pairs = [(event, received.value) for event, received in judged(messages, judge)]
     judge.require_events()
-    return found
+    return pairs
 
 
 def on_kafka(
     cluster: Access | str, run_id: str, *, clock: Clock, trust: Trust, say: Callable[[str], None]
 ) -> list[JournalEvent]:
-    """The events of a run on Kafka; `say` is told of what was set aside.
+    """The events of a run on Kafka; `say` receives what was set aside.
 
     Raises as `from_kafka` and `believed` do.
     """
     judge = Judge(run_id, trust)
-    found = [event for event, _ in believed(from_kafka(cluster, run_id, clock=clock), judge)]
+    events = [event for event, _ in believed(from_kafka(cluster, run_id, clock=clock), judge)]
     for sentence in judge.warnings():
         say(sentence)
-    return found
+    return events
 
 
 def decoded(
@@ -105,10 +105,10 @@ def decoded(
         CorruptError: one cannot be decoded, belongs to no journal, or is not as its trainer wrote
             it.
     """
-    found = list(_each(run_id, values, trust))
-    if not found:
+    events = list(_each(run_id, values, trust))
+    if not events:
         raise CorruptError(f"The journal of run {run_id} is empty.")
-    return found
+    return events
 
 
 def decoded_whole(
@@ -121,19 +121,21 @@ def decoded_whole(
         UsageError, CorruptError: as `decoded`; or an event is missing, doubled or does not follow
             from those before it.
     """
-    run, found = Fold(RunState(run_id)), list[JournalEvent]()
+    run, events = Fold(RunState(run_id)), list[JournalEvent]()
     try:
         for event in _each(run_id, values, trust):
+            # While it is read: a file of millions of events that is none is refused at its first
+            # fault.
             run.apply(event)
-            found.append(event)
+            events.append(event)
     except MALFORMED as error:
         raise CorruptError(
-            f"Event {len(found)} of run {run_id} does not follow from those before it: "
+            f"Event {len(events)} of run {run_id} does not follow from those before it: "
             f"{type(error).__name__}: {error}."
         ) from error
-    if not found:
+    if not events:
         raise CorruptError(f"The journal of run {run_id} is empty.")
-    return found
+    return events
 
 
 def _each(run_id: str, values: Iterable[bytes], trust: Trust | None) -> Iterator[JournalEvent]:
@@ -153,6 +155,7 @@ def to_file(path: Path, messages: Iterable[bytes]) -> None:
     try:
         with partial.open("wb") as file:
             fastavro.writer(file, _FILE, ({"value": value} for value in messages), codec="deflate")
+        # Whole or not at all: messages are read from Kafka while they are written, which may fail.
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"The journal cannot be written to {path}: {error.strerror}.") from error

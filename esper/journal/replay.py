@@ -69,12 +69,12 @@ class FoldReport:
             "equals_live": True if self.compared else None,
             "signed_by": [fingerprint(key) for key in self.signers],
             "set_aside": self.set_aside,
-            "aside": [{"place": one.place, "why": one.why} for one in self.aside],
+            "aside": [{"place": message.place, "why": message.why} for message in self.aside],
         }
 
 
 def save_state(run_dir: Path, state: RunState) -> None:
-    """Keep the live folded state beside the run, for `esper replay --fold` to compare with."""
+    """Keep the live folded state beside the run, for `esper replay fold` to compare with."""
     write_file(run_dir / STATE_FILE, state.canonical().encode())
 
 
@@ -124,6 +124,8 @@ def fold_messages(
         events += 1
         if isinstance(event, EpochEnded):
             epochs += 1
+        # Where the live state stands, not at the end: a trainer that was killed kept it some events
+        # before.
         if live and run.sequence == live.sequence:
             _compare(run_id, run.state(), live)
             compared = True
@@ -152,7 +154,9 @@ def _compare(run_id: str, folded: RunState, live: RunState) -> None:
     if folded == live:
         return
     differing = [
-        one.name for one in fields(RunState) if getattr(folded, one.name) != getattr(live, one.name)
+        attribute.name
+        for attribute in fields(RunState)
+        if getattr(folded, attribute.name) != getattr(live, attribute.name)
     ]
     raise CorruptError(
         f"The folded state of run {run_id} after event {folded.sequence - 1} differs from "

@@ -22,8 +22,8 @@ from esper.events.records import (
 )
 from esper.lifecycle.overview import score_of
 
-TOLD = ("GERMINATED", "FOSSILIZED", "CULLED")
-"""Stages whose beginning is told as a decision."""
+REPORTED = ("GERMINATED", "FOSSILIZED", "CULLED")
+"""Stages whose beginning is reported as a decision."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,15 +85,19 @@ class ForkLineage:
     def sentence(self) -> str:
         """The lineage for people."""
         where = f"step {self.step} (epoch {self.epoch})"
-        told = [
+        words = [
             (
                 f"forked from {self.parent} at "
                 f"{where}{f' of timeline {self.timeline}' if self.timeline else ''}"
             )
         ]
-        told += [f"with {', '.join(self.changes)}"] if self.changes else []
-        told += [f"without {', '.join(one[:8] for one in self.without)}"] if self.without else []
-        return " ".join(told)
+        words += [f"with {', '.join(self.changes)}"] if self.changes else []
+        words += (
+            [f"without {', '.join(decision[:8] for decision in self.without)}"]
+            if self.without
+            else []
+        )
+        return " ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +158,11 @@ def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[Journa
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings with dotted keys."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
+        flattened |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flattened
 
 
 def _line(
@@ -173,6 +177,7 @@ def _line(
     before = journals.get(forked.parent_run_id)
     if before is None:
         return _own(events), False
+    # Only what the parent had by then: what it did later is not part of the fork.
     inherited, whole = _line(before[: forked.parent_sequence], journals)
     return inherited + _own(events), whole
 
@@ -183,10 +188,10 @@ def _own(events: Iterable[JournalEvent]) -> list[JournalEvent]:
     for event in events:
         if isinstance(event, RunRolledBack):
             kept = [
-                one
-                for one in kept
-                if one.step <= event.step
-                and not (isinstance(one, EpochEnded) and one.epoch >= event.epoch)
+                earlier
+                for earlier in kept
+                if earlier.step <= event.step
+                and not (isinstance(earlier, EpochEnded) and earlier.epoch >= event.epoch)
             ]
         kept.append(event)
     return kept
@@ -200,9 +205,10 @@ def _changes(line: Iterable[JournalEvent]) -> Iterator[Change]:
     held: dict[tuple[str, int], str] = {}
     for event in line:
         if isinstance(event, SeedTransitioned):
+            # A seed that is culled names no family any more.
             family = event.family or held.get((event.layer, event.seed), "")
             held[event.layer, event.seed] = family
-            if event.to_stage in TOLD:
+            if event.to_stage in REPORTED:
                 yield Change(event.epoch, event.layer, event.seed, event.to_stage, family)
 
 

@@ -64,9 +64,11 @@ def create_app(
     app = FastAPI(
         title=title,
         version="1.0",
+        # Served below with a role; FastAPI's own page is open to all.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        # A redirection would carry the token along, and be answered before the role is checked.
         redirect_slashes=False,
     )
     app.state.customs = own = customs or Customs()

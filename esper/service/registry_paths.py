@@ -102,14 +102,14 @@ def router() -> APIRouter:
     @routes.get("/subjects/{subject}/versions/{version}", response_model=None)
     async def by_version(subject: str, version: str) -> Any:
         """One version of a subject; `latest` is the one that is written now."""
-        found = _version(subjects, subject, version)
-        return _told(*found) if isinstance(found, tuple) else found
+        entry = _version(subjects, subject, version)
+        return _described(*entry) if isinstance(entry, tuple) else entry
 
     @routes.get("/subjects/{subject}/versions/{version}/schema", response_model=None)
     async def text_by_version(subject: str, version: str) -> Any:
         """The same, as the schema itself."""
-        found = _version(subjects, subject, version)
-        return found[0].schema if isinstance(found, tuple) else found
+        entry = _version(subjects, subject, version)
+        return entry[0].schema if isinstance(entry, tuple) else entry
 
     @routes.post("/subjects/{subject}", response_model=None)
     async def look_up(
@@ -127,7 +127,7 @@ def router() -> APIRouter:
             return _refused(
                 422, _BAD_SCHEMA, "The body's member `schema` is no Avro schema as a JSON string."
             )
-        found = next(
+        registered = next(
             (
                 (wire, number)
                 for number, wire in subjects[subject].items()
@@ -135,7 +135,7 @@ def router() -> APIRouter:
             ),
             None,
         )
-        return _told(*found) if found else _no_schema()
+        return _described(*registered) if registered else _no_schema()
 
     @routes.get("/config")
     @routes.get("/config/{subject}")
@@ -154,11 +154,11 @@ def router() -> APIRouter:
 
 def _subjects() -> dict[str, dict[int, WireSchema]]:
     """Versions of each subject, from 1, the current one last."""
-    found: dict[str, dict[int, WireSchema]] = {}
+    subjects: dict[str, dict[int, WireSchema]] = {}
     for wire in wire_schemas().values():
-        versions = found.setdefault(wire.subject, {})
+        versions = subjects.setdefault(wire.subject, {})
         versions[len(versions) + 1] = wire
-    return found
+    return subjects
 
 
 def _version(
@@ -183,7 +183,7 @@ def _version(
     )
 
 
-def _told(wire: WireSchema, number: int) -> dict[str, Any]:
+def _described(wire: WireSchema, number: int) -> dict[str, Any]:
     return {
         "subject": wire.subject,
         "version": number,

@@ -52,6 +52,7 @@ class Server:
         clock: Clock,
         setting: str = "this part's port",
     ) -> None:
+        # Before anything listens.
         refuse_unguarded(app)
         pair = certificates.files(settings)
         self._clock = clock
@@ -61,8 +62,10 @@ class Server:
                 ssl_certfile=pair[0] if pair else None,
                 ssl_keyfile=pair[1] if pair else None,
                 log_config=None,
+                # A query string may hold a password (ClickHouse's clients send it so).
                 access_log=False,
                 server_header=False,
+                # No proxy stands before a part, so X-Forwarded-For is only what a caller claims.
                 proxy_headers=False,
                 lifespan="on",
                 ws="none",

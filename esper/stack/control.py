@@ -95,8 +95,8 @@ def up(
     settings say where.
 
     The stack ends when every process that has passed itself as `owner_pid` is gone; None keeps it
-    up until `down`. `progress` is told in short sentences what is being waited for. `supervisor` is
-    the command line of the background process.
+    up until `down`. `progress` receives in short sentences what is being waited for.
+    `supervisor` is the command line of the background process.
 
     Raises:
         UnavailableError: no jars and no network, a port in use, no broker at
@@ -124,8 +124,9 @@ def up(
     token_keys.ensure(settings.keys_dir)
     signing.ensure_all(
         settings.keys_dir, clock
-    )  # before any part reads: what is unsigned from now on is nobody's
+    )  # before any part reads: what is unsigned from now on is not believed
     certificates.files(settings)
+    # Before the guard is taken: a download of minutes would hold up everybody who wants the stack.
     if status(settings) is None and not settings.kafka.bootstrap:
         jars.kafka(progress)
     with owners.guard(folder):
@@ -141,6 +142,7 @@ def up(
             now = status(settings)
         if now is None:
             progress("starting the stack")
+            # They hold ports, and would write into the new broker's folder.
             _end_leftovers(settings, clock)
             owners.clear(folder)
             owners.join(folder, owner)
@@ -158,6 +160,8 @@ def up(
     _until(lambda: _decided(settings, us), us, folder, clock, _START_S)
     now = stack_state.read(folder)
     if now is not None and now.error is not None:
+        # It writes its error before its end: the next try must find neither its processes nor its
+        # ports.
         us.wait(clock=clock, timeout=_STOP_S)
         _reap(us.pid)
         raise _error(now.error)
@@ -271,6 +275,7 @@ def _spawn(settings: Settings, supervisor: Sequence[str], folder: Path) -> Ident
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
+        # Ctrl-C in the terminal of one run must not end the stack of all.
         setsid=True,
     )
     started = Identity.of(pid)
@@ -344,6 +349,7 @@ def _lacking(now: stack_state.StackState, name: str, timeout: float) -> str:
 
 
 def _error(error: tuple[str, str]) -> EsperError:
+    # The name comes out of a file, so it may be anything.
     kind = getattr(esper.errors, error[0], EsperError)
     return (
         kind(error[1])

@@ -224,12 +224,12 @@ def _ports(settings: Settings) -> Finding:
     taken = [
         str(part.well_known) for part in parts if not part.port and not is_free(part.well_known)
     ]
-    found = (
+    text = (
         f"in use: {', '.join(taken)}; the stack will take others"
         if taken
         else "the well-known ones are free"
     )
-    return Finding("ports", "ok", found)
+    return Finding("ports", "ok", text)
 
 
 def _kafka(settings: Settings) -> Finding:
@@ -288,7 +288,7 @@ def _registry(settings: Settings) -> Finding:
         lacking = wire.lacking(settings)
     except EsperError as error:
         return Finding("registry", "missing", settings.registry.url, str(error))
-    found = (
+    text = (
         f"{settings.registry.url} lacks {len(lacking)} of Esper's schemas"
         if lacking
         else settings.registry.url
@@ -296,7 +296,7 @@ def _registry(settings: Settings) -> Finding:
     return Finding(
         "registry",
         "advice" if lacking else "ok",
-        found,
+        text,
         "register them with `esper topics apply`" if lacking else "",
     )
 
@@ -334,10 +334,10 @@ def _chromium(_: Settings) -> Finding:
 
 
 def _program(name: str, commands: tuple[str, ...], remedy: str) -> Finding:
-    found = next((path for command in commands if (path := shutil.which(command))), None)
+    program = next((path for command in commands if (path := shutil.which(command))), None)
     return (
-        Finding(name, "ok", str(Path(found)))
-        if found
+        Finding(name, "ok", str(Path(program)))
+        if program
         else Finding(name, "advice", "not installed", remedy)
     )
 

@@ -75,7 +75,7 @@ def part_launch(
         arguments=lambda: part.command,
         environment={**environment, **listening.handed()},
         folder=None,
-        probe=lambda: health(settings.sockets_dir, listening.port),
+        probe=lambda: health(settings, part.name, listening.port),
         silence_s=part.silence_s,
         start_s=part.start_s,
         explain=lambda _: None,

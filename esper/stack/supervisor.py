@@ -131,6 +131,7 @@ class Supervisor:
             self._end()
             for own in self._own:
                 own.close()
+        # After the last process: an owner that joins now starts a stack of its own.
         owners.clear(self._folder)
         self._publish(phase="failed" if code else "down")
         return code
@@ -173,6 +174,7 @@ class Supervisor:
 
         They are ours, and listen until we end: its lives come and go behind them.
         """
+        # After the claim of the port: whoever holds that may take a leftover socket away.
         own = own_socket(self._settings.sockets_dir, port)
         self._own.append(own)
         return Listening(port, claims.listening(port), own)
@@ -212,6 +214,8 @@ class Supervisor:
     def _judge_owners(self) -> None:
         if owners.wanted(self._folder):
             return
+        # Looked at again under the guard: a run may have joined since, and must not find its stack
+        # ending.
         with owners.guard(self._folder):
             if not owners.wanted(self._folder):
                 self._publish(phase="stopping")
@@ -228,6 +232,7 @@ class Supervisor:
     def _end(self) -> None:
         if self._recording is not None:
             self._recording.stop()
+        # Parts first: what they still have to say goes to the broker.
         self._end_all(self._children, PARTS_STOP_S)
         if self._broker is not None:
             self._end_all([self._broker], BROKER_STOP_S)
@@ -272,12 +277,13 @@ class Supervisor:
 
     def _ensure_topics(self) -> None:
         """Make what the cluster lacks: topics, and of our own broker its principals with their
-        rights, of which nobody else is told before.
+        rights, which no other part receives before.
         """
         outcome: list[EsperError] = []
         node = broker_node(self._folder, self._state.ports) if self._state.embedded else None
         thread = threading.Thread(target=_topics, args=(node, self._settings, outcome), daemon=True)
         thread.start()
+        # In a thread, because Kafka's client cannot be interrupted: SIGTERM must not wait for it.
         while thread.is_alive() and not self._wake.stop:
             self._wake.wait(0.02)
         if outcome:
@@ -373,9 +379,9 @@ def _end_transactions(node: broker.BrokerNode, settings: Settings, clock: Clock)
         name: partitions for name, (partitions, _) in topic_creation.wanted(settings.kafka).items()
     }
     try:
-        for one in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
+        for sentence in hanging.mend(node.admin, counts, clock=clock, timeout_s=_CLUSTER_S):
             _log.warning(
-                "a transaction that the broker had decided and left open is ended: %s", one
+                "a transaction that the broker had decided and left open is ended: %s", sentence
             )
     except (
         EsperError

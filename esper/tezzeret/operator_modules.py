@@ -65,6 +65,7 @@ _WINDOWS: Final[Mapping[str, Callable[..., nn.Module]]] = {
     for name, kind in CONVOLUTIONS.items()
 }
 """The torch class of each operator with a window."""
+globals().update({one.__name__: one for one in _WINDOWS.values()})  # where pickle looks for a class
 
 
 class _Scale(nn.Module):

@@ -102,10 +102,10 @@ def read(content: bytes, *, kernel_id: str, sha256: str, limits: Limits = DEFAUL
         CorruptError: bytes, format, blueprint, weights or identity are not what they should be, or
             it is larger than the limits allow.
     """
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
         raise CorruptError(
-            f"The artefact of kernel {kernel_id} is damaged: its SHA-256 is {found}, not "
+            f"The artefact of kernel {kernel_id} is damaged: its SHA-256 is {digest}, not "
             f"{sha256}. {_REMEDY}"
         )
     what = f"The artefact of kernel {kernel_id}"

@@ -42,6 +42,7 @@ class DiskCache:
         """
         source = self.folder / name
         try:
+            # A link first: from now on nobody who evicts the file takes its content from us.
             same_file(source, target)
             with suppress(PermissionError):  # another user's file: its time stays
                 os.utime(source)
@@ -54,6 +55,7 @@ class DiskCache:
 
         A folder that takes nothing is no error: it is a cache.
         """
+        # A name of its own and a rename: another process never reads half a file.
         partial = self.folder / f"{name}.{os.getpid()}-{next(self._numbers)}{_PARTIAL}"
         with suppress(OSError):
             make_folder(self.folder)
@@ -74,14 +76,14 @@ class DiskCache:
         """Unlink the files used least recently, and what killed processes left, until the rest is
         within the limit.
         """
-        found: list[tuple[int, int, str]] = []
+        files: list[tuple[int, int, str]] = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     state = entry.stat()
-                    found.append((state.st_mtime_ns, state.st_size, entry.path))
-        excess = sum(size for _, size, _ in found) - self.limit_bytes
-        for _, size, path in sorted(found):
+                    files.append((state.st_mtime_ns, state.st_size, entry.path))
+        excess = sum(size for _, size, _ in files) - self.limit_bytes
+        for _, size, path in sorted(files):
             if excess <= 0:
                 return
             with suppress(FileNotFoundError):

@@ -65,15 +65,15 @@ class LocalStore(Store):
     def objects(self, prefix: str = "") -> Iterator[Listed]:
         """What there is, sorted; see `Store`."""
         folder = self.root / prefix.rpartition("/")[0]
-        found = []
+        listed = []
         for path in folder.rglob("*"):
             key = path.relative_to(self.root).as_posix()
             if key.startswith(prefix) and not key.startswith(_INCOMING):
                 with suppress(FileNotFoundError):  # deleted meanwhile
                     status = path.stat()
                     if stat.S_ISREG(status.st_mode):
-                        found.append(Listed(key, status.st_size, status.st_mtime_ns // 1000))
-        yield from sorted(found, key=lambda one: one.key)
+                        listed.append(Listed(key, status.st_size, status.st_mtime_ns // 1000))
+        yield from sorted(listed, key=lambda entry: entry.key)
 
     def delete(self, key: str) -> bool:
         """Remove; see `Store`."""
@@ -92,12 +92,16 @@ class LocalStore(Store):
         temporary = self._incoming / f"{os.getpid()}-{id(self):x}-{next(self._numbers)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
+            # Held while it is written: `_sweep` of another process takes only files whose writer is
+            # gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             rest = memoryview(content)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             os.fsync(descriptor)
             try:
+                # Unlike a rename, a link never replaces what is there; and it appears whole or not
+                # at all.
                 os.link(temporary, target)
             except FileExistsError:
                 return False
@@ -110,6 +114,8 @@ class LocalStore(Store):
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
+        # Each parent is synced: a power cut would lose a folder, and with it what was durable in
+        # it.
         self._make_folder(folder.parent)
         make_folder(folder)
         sync_directory(folder.parent)

@@ -27,8 +27,8 @@ class MemoryStore(Store):
 
     def get(self, key: str) -> bytes | None:
         """The bytes or None; see `Store`."""
-        found = self._objects.get(require_key(key))
-        return found[0] if found else None
+        stored = self._objects.get(require_key(key))
+        return stored[0] if stored else None
 
     def exists(self, key: str) -> bool:
         """Whether it is there; see `Store`."""

@@ -91,6 +91,7 @@ class KernelCache(Generic[V]):
         """
         if (old := self._entries.pop(kernel_id, None)) is not None:
             self._charge(old, -1)
+        # It would put out everything else and not fit even then.
         if size > min(self.limits.bytes, self.limits.layer_bytes):
             return ()
         entry = self._entries[kernel_id] = _Entry(value, size, layer)
@@ -128,7 +129,9 @@ class KernelCache(Generic[V]):
         left: list[str] = []
         layer = next(reversed(self._entries.values())).layer
         if layer and self._of(layer).bytes > self.limits.layer_bytes:
-            for kernel_id in [one for one, entry in self._entries.items() if entry.layer == layer]:
+            for kernel_id in [
+                cached for cached, entry in self._entries.items() if entry.layer == layer
+            ]:
                 if self._of(layer).bytes <= self.limits.layer_bytes:
                     break
                 left.append(self._leave(kernel_id))

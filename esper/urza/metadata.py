@@ -161,7 +161,11 @@ def metadata(entry: KernelPublished, shelf: KernelShelf) -> KernelMetadata:
             blueprint_id=entry.blueprint_id,
             parents=entry.parents,
             children=tuple(
-                sorted(one.kernel_id for one in shelf.catalogue if entry.kernel_id in one.parents)
+                sorted(
+                    kernel.kernel_id
+                    for kernel in shelf.catalogue
+                    if entry.kernel_id in kernel.parents
+                )
             ),
         ),
         published_at_us=entry.occurred_at,

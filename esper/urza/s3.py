@@ -52,7 +52,7 @@ class S3Store(Store):
 
     A put carries `If-None-Match: *`, and a token in the object's metadata, by which a put that was
     asked for again, because its answer was lost, knows whether it was the one that stored it. Of
-    several that delete one key at once, all may be told that they did.
+    several that delete one key at once, each may receive that it did.
 
     Raises:
         UsageError: the location is no s3://bucket/prefix.
@@ -88,6 +88,8 @@ class S3Store(Store):
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         """Store unless taken; see `Store`."""
+        # A put whose answer was lost is asked again, and finds itself there: the token says that it
+        # was ours.
         place, token = self._place(key), secrets.token_hex(16)
         if len(content) > MOST_BYTES:
             return self._put_parts(place, content, token)
@@ -105,7 +107,7 @@ class S3Store(Store):
                 content: bytes = body.read()
                 return content
 
-        return self._found(read)
+        return self._if_there(read)
 
     def exists(self, key: str) -> bool:
         """Whether it is there; see `Store`."""
@@ -116,8 +118,8 @@ class S3Store(Store):
         pages = self._client.get_paginator("list_objects_v2")
 
         def listed() -> list[Listed]:
-            found = pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
-            rows = (row for page in found for row in page.get("Contents", ()))
+            answers = pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            rows = (row for page in answers for row in page.get("Contents", ()))
             return [
                 Listed(
                     row["Key"].removeprefix(self._prefix),
@@ -127,11 +129,13 @@ class S3Store(Store):
                 for row in rows
             ]
 
-        yield from sorted(self._asked(listed), key=lambda one: one.key)
+        # All pages before the first entry: asked again in the middle, pages would double entries.
+        yield from sorted(self._asked(listed), key=lambda entry: entry.key)
 
     def delete(self, key: str) -> bool:
         """Remove; see `Store`."""
         place = self._place(key)
+        # S3 answers a delete of nothing as it does any other.
         if self._head(place) is None:
             return False
         self._asked(lambda: self._client.delete_object(Bucket=self._bucket, Key=place))
@@ -141,7 +145,7 @@ class S3Store(Store):
         return self._prefix + require_key(key)
 
     def _head(self, place: str) -> dict[str, Any] | None:
-        return self._found(lambda: self._client.head_object(Bucket=self._bucket, Key=place))
+        return self._if_there(lambda: self._client.head_object(Bucket=self._bucket, Key=place))
 
     def _put_parts(self, place: str, content: bytes, token: str) -> bool:
         whole = memoryview(content)
@@ -191,13 +195,14 @@ class S3Store(Store):
         try:
             self._asked(put, known=_TAKEN | _LOST)
         except ClientError as error:
+            # The object is there or not, whatever the answer said.
             there = self._head(place)
             if there is None and _code(error) in _LOST:
                 self._refuse(error)
             return there is not None and there["Metadata"].get(_MARK) == token
         return True
 
-    def _found(self, ask: Callable[[], T]) -> T | None:
+    def _if_there(self, ask: Callable[[], T]) -> T | None:
         try:
             return self._asked(ask, known=_MISSING)
         except ClientError:

@@ -48,7 +48,7 @@ class Performances:
     rewards: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: MappingProxyType({}))
 
     def evolve(self, outcome: AdaptationOutcome) -> Performances:
-        """The rewards after one more outcome; told again, a decision changes nothing."""
+        """The rewards after one more outcome; reported again, a decision changes nothing."""
         known = self.rewards.get(outcome.kernel_id, {})
         if outcome.decision_id in known:
             return self
@@ -92,7 +92,7 @@ def follow_outcomes(
     set. Where Kafka fails, begin anew after a pause.
     """
     while not stop.is_set():
-        found = Performances()
+        performances = Performances()
         try:
             with (
                 bus.producer(sender_id=SENDER) as producer,
@@ -103,24 +103,26 @@ def follow_outcomes(
                 intake = Intake(DeadLetters(producer, SENDER, clock), refusals, trust)
                 while not stop.is_set():
                     for received in reader.poll(_BATCH, _POLL_S):
-                        found = (
-                            intake.handle(received, partial(_evolved, found, received, intake))
-                            or found
+                        performances = (
+                            intake.handle(
+                                received, partial(_evolved, performances, received, intake)
+                            )
+                            or performances
                         )
                     producer.poll()
-                    if len(found.rewards) >= len(
+                    if len(performances.rewards) >= len(
                         shelf.performances.rewards
                     ):  # beginning anew, it forgets nothing meanwhile
-                        shelf.performances = found
+                        shelf.performances = performances
         except EsperError as error:
             _log.info("outcomes are not read: %s", error)
             stop.wait(_PAUSE_S)
 
 
-def _evolved(found: Performances, received: Received, intake: Intake) -> Performances:
+def _evolved(performances: Performances, received: Received, intake: Intake) -> Performances:
     if (
         wire_schema(schema_id(received.value)).record is not AdaptationOutcome
     ):  # the topic's other records are large, and not ours
-        return found
+        return performances
     event = intake.opened(received)
-    return found.evolve(event) if isinstance(event, AdaptationOutcome) else found
+    return performances.evolve(event) if isinstance(event, AdaptationOutcome) else performances

@@ -70,7 +70,7 @@ class Store(ABC):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that begin with `prefix`, sorted."""
-        return (one.key for one in self.objects(prefix))
+        return (entry.key for entry in self.objects(prefix))
 
     @abstractmethod
     def delete(self, key: str) -> bool:

@@ -59,6 +59,7 @@ class Family:
 
     def __post_init__(self) -> None:
         """Derive the keys that seal; the family key itself only makes addresses."""
+        # Derived once, in a frozen dataclass: each chunk needs them.
         object.__setattr__(self, "wrapping_key", self.derived(b"esper chunk keys"))
         object.__setattr__(self, "manifest_key", self.derived(b"esper manifests"))
 
@@ -97,21 +98,21 @@ def opened(store: Objects, masters: Masters, name: str) -> Family | None:
         KeyMissingError: its key is wrapped by a master key that is not at hand.
         CorruptError: its file was changed, cut off, or put here from another family.
     """
-    found: list[str] = []
+    wrapped: list[str] = []
     for _ in range(_ATTEMPTS):
-        if not (found := list(store.list(f"{_PREFIX}{family_id(name)}/"))):
+        if not (wrapped := list(store.list(f"{_PREFIX}{family_id(name)}/"))):
             return None
-        for key in found:
+        for key in wrapped:
             if (family := _unwrapped(store, masters, key)) is not None:
                 if family.name != name:
                     raise CorruptError(
                         f"Family file {key} is of the family {family.name}, not of {name}."
                     )
                 return family
-        if all(masters.by_id(_master_id(key)) is None for key in found):
+        if all(masters.by_id(_master_id(key)) is None for key in wrapped):
             break  # otherwise it was rewrapped meanwhile: look again
     raise KeyMissingError(
-        f"The snapshots of {name} are sealed under master key {_master_id(found[0])}, and "
+        f"The snapshots of {name} are sealed under master key {_master_id(wrapped[0])}, and "
         f"{masters.source} gives "
         f"{', '.join(key.id for key in masters.keys)}: put that key back, or name it in "
         "ESPER_CHECKPOINTS__MASTER_KEY."
@@ -130,6 +131,8 @@ def made(store: Objects, masters: Masters, name: str) -> Family:
     for _ in range(_ATTEMPTS):
         if (family := opened(store, masters, name)) is not None:
             return family
+        # Put, then read back by the next round: of several processes all take the one that was
+        # stored.
         _wrap(store, masters, Family(name, secrets.token_bytes(KEY_BYTES)))
     raise UnavailableError(
         f"The family key of {name} cannot be stored: others keep changing it. Try again."
@@ -142,6 +145,7 @@ def keep(store: Objects, masters: Masters, family: Family) -> None:
 
     Whoever it comes from knows it, so the store notes that no new run may begin under it.
     """
+    # First: were it killed in between, a key that others know would look like our own.
     store.put_if_absent(f"{_FOREIGN}{family.id}", b"")
     _wrap(store, masters, family)
 
@@ -203,6 +207,7 @@ def rewrap(store: Objects, masters: Masters) -> int:
         ):
             continue
         _wrap(store, masters, family)
+        # Read back before the old one goes: a store that lost the write would lose the snapshots.
         again = _unwrapped(store, masters, _place(family, masters))
         if again is None or again.key != family.key:
             raise CorruptError(

@@ -123,6 +123,7 @@ def held(path: Path) -> Iterator[None]:
             f"The master key in {path} cannot be used ({error.strerror}): make its folder writable."
         ) from error
     try:
+        # Of the open file, so it ends with the process however that dies.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -147,6 +148,7 @@ def _read(path: Path) -> tuple[MasterKey, ...]:
     try:
         return _parsed(text, str(path))
     except UsageError as error:
+        # No setting that its owner can correct: a file that Esper made has changed.
         raise CorruptError(str(error)) from None
 
 

@@ -27,6 +27,7 @@ def seal(key: bytes, content: bytes | memoryview, bound: bytes, *, head: bytes =
 
     `bound` is what the content belongs to: unsealing needs the same again.
     """
+    # Random, so that no counter has to survive a crash.
     nonce, at = os.urandom(NONCE_BYTES), len(head) + NONCE_BYTES
     sealed = bytearray(at + len(content) + TAG_BYTES)
     sealed[:at] = head + nonce

@@ -505,8 +505,8 @@ def readings(folder: Path, ground: Ground) -> dict[str, str]:
     """How each command ended: empty for success, else its one sentence."""
     found = {
         "check": esper("import", folder, "--check").sentence,
-        "fold": esper("replay", RUN, "--fold", "--from", folder).sentence,
-        "journal": esper("replay", RUN, "--fold", "--journal", folder / JOURNAL).sentence,
+        "fold": esper("replay", "fold", RUN, "--from", folder).sentence,
+        "journal": esper("replay", "fold", RUN, "--from", folder / JOURNAL).sentence,
         "compare": esper("compare", folder, ground.real.parent / "other.avro").sentence,
     }
     rest: dict[str, Callable[[], str]] = {
@@ -514,10 +514,10 @@ def readings(folder: Path, ground: Ground) -> dict[str, str]:
         "scratch": lambda: (
             esper(
                 "replay",
+                "verify",
                 RUN,
                 "--from",
                 folder,
-                "--verify",
                 "--from-scratch",
                 "--workers",
                 "1",
@@ -528,10 +528,10 @@ def readings(folder: Path, ground: Ground) -> dict[str, str]:
             esper(
                 *(
                     "replay",
+                    "verify",
                     RUN,
                     "--from",
                     folder,
-                    "--verify",
                     "--workers",
                     "1",
                     "--passphrase-file",

@@ -188,7 +188,7 @@ def test_a_run_beside_an_attack_on_everything_trains_to_the_same_bits(
     for one in runs.ended:
         folded = result(
             commands.run(
-                "replay", one["run_id"], "--fold", "--json", environment=environment(besieged)
+                "replay", "fold", one["run_id"], "--json", environment=environment(besieged)
             )
         )
         assert (folded["status"], folded["equals_live"]) == ("COMPLETED", True)

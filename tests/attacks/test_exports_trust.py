@@ -100,10 +100,10 @@ def test_a_proof_from_scratch_needs_no_key(world: Real, home: Path, kind: str) -
     proof = result(
         esper(
             "replay",
+            "verify",
             RUN,
             "--from",
             getattr(world, kind),
-            "--verify",
             "--from-scratch",
             "--workers",
             "1",
@@ -124,7 +124,6 @@ def test_with_the_passphrase_every_snapshot_is_compared(world: Real, home: Path)
     taken = sum(isinstance(event, CheckpointTaken) for event in world.events)
     for scratch in ((), ("--from-scratch",)):
         arguments: tuple[str | Path, ...] = (
-            "--verify",
             "--passphrase-file",
             world.secret,
             "--workers",
@@ -132,7 +131,7 @@ def test_with_the_passphrase_every_snapshot_is_compared(world: Real, home: Path)
             "--json",
             *scratch,
         )
-        proof = result(esper("replay", RUN, "--from", world.export, *arguments, *ALLOW))
+        proof = result(esper("replay", "verify", RUN, "--from", world.export, *arguments, *ALLOW))
         assert (proof["proven"], proof["snapshots"]) == (True, taken)
     assert not home.exists()
 
@@ -142,14 +141,19 @@ def test_with_the_passphrase_every_snapshot_is_compared(world: Real, home: Path)
     [("export", "give its file with --passphrase-file."), ("sealed", "with --passphrase-file.")],
 )
 @pytest.mark.parametrize(
-    "what", [("--verify",), ("--step", "9"), ("--step", "9", "--only", "model", "--out", "file")]
+    "what",
+    [
+        ("verify", "--workers", "1"),
+        ("state", "--step", "9"),
+        ("state", "--step", "9", "--only", "model", "--out", "file"),
+    ],
 )
 def test_a_snapshot_without_its_key_names_both_ways_out(
     world: Real, home: Path, tmp_path: Path, kind: str, remedy: str, what: tuple[str, ...]
 ) -> None:
     """The one sentence has the passphrase and --from-scratch in it."""
-    options = [str(tmp_path / one) if one == "file" else one for one in what]
-    told = esper("replay", RUN, "--from", getattr(world, kind), *options, "--workers", "1", *ALLOW)
+    command, *options = (str(tmp_path / word) if word == "file" else word for word in what)
+    told = esper("replay", command, RUN, "--from", getattr(world, kind), *options, *ALLOW)
     assert told.code == 2
     assert remedy in told.sentence
     assert told.sentence.endswith("Or use no snapshot, with --from-scratch: that needs no key.")
@@ -160,7 +164,7 @@ def test_a_snapshot_without_its_key_names_both_ways_out(
 
 
 @pytest.mark.parametrize(
-    "what", [("--verify", "--from-scratch"), ("--step", "3", "--from-scratch"), ("--fold",)]
+    "what", [("verify", "--from-scratch"), ("state", "--step", "3", "--from-scratch"), ("fold",)]
 )
 def test_replay_calls_nothing_that_an_export_names(
     world: Real, home: Path, mine: Path, tmp_path: Path, what: tuple[str, ...]
@@ -170,9 +174,9 @@ def test_replay_calls_nothing_that_an_export_names(
     Refused, or not needed; the module is not even imported, and its source was shown.
     """
     folder = names_mine(copy_of(world.export, tmp_path / "copy"), mine)
-    told = esper("replay", RUN, "--from", folder, *what)
+    told = esper("replay", *what, RUN, "--from", folder)
     assert not ran(mine)
-    if what == ("--fold",):
+    if what == ("fold",):
         assert told.code == 0
         return
     assert told.code == 2
@@ -206,7 +210,7 @@ def test_only_functions_of_shipped_recipes_count_as_espers_own(
             {"model": "esper.tolaria.recipes.digits:model", key: reference}
         ),
     )
-    told = esper("replay", RUN, "--from", folder, "--verify", "--from-scratch", "--workers", "1")
+    told = esper("replay", "verify", RUN, "--from", folder, "--from-scratch", "--workers", "1")
     assert told.code == 2
     assert f"--allow {reference}" in told.sentence
     with pytest.raises(UsageError, match="allow it with --allow"):
@@ -223,7 +227,7 @@ def test_what_the_reader_allows_by_name_runs_and_nothing_else(
 ) -> None:
     """By option or setting, after its source was shown; an allowed name allows no other."""
     folder = names_mine(copy_of(world.export, tmp_path / "copy"), mine)
-    arguments = ("replay", RUN, "--from", folder, "--verify", "--from-scratch", "--workers", "1")
+    arguments = ("replay", "verify", RUN, "--from", folder, "--from-scratch", "--workers", "1")
     assert esper(*arguments, "--allow", f"{mine.stem}:other").code == 2
     assert not ran(mine)
     with pytest.raises(SystemExit, match="called"):
@@ -255,7 +259,7 @@ def test_the_source_as_it_was_recorded_is_shown_against_the_one_here(
         lambda config: config.update(model=f"{mine.stem}:model"),
         versions=json.dumps({f"source of {mine.stem}": "ab" * 32}),
     )
-    told = esper("replay", RUN, "--from", folder, "--verify", "--from-scratch")
+    told = esper("replay", "verify", RUN, "--from", folder, "--from-scratch")
     said = told.said.replace("\n", "")
     assert "-    raise SystemExit('harmless'\\x1b[2J)" in said
     assert "+    raise SystemExit('called')" in said
@@ -407,7 +411,7 @@ def test_data_that_are_not_those_of_the_journal_are_refused(
     folder = copy_of(world.export, tmp_path / "copy")
     with_config(folder, lambda _: None, versions=json.dumps({"data": "ab" * 32}))
     told = esper(
-        "replay", RUN, "--from", folder, "--verify", "--from-scratch", "--workers", "1", *ALLOW
+        "replay", "verify", RUN, "--from", folder, "--from-scratch", "--workers", "1", *ALLOW
     )
     assert told.code == 5
     assert "are not those that run hostile-1 has recorded" in told.sentence

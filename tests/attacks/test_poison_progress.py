@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from esper.clock import ManualClock, SystemClock
+from esper.config import Settings
 from esper.events import Event, Origin
 from esper.events.records import FieldReport, ReportedLayer
 from esper.oona.bus.memory import MemoryBus
@@ -126,10 +127,10 @@ def test_the_supervisor_tells_stuck_from_unready(
         return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
     monkeypatch.setattr(
-        "esper.stack.processes.child.LocalConnection", connection
+        "esper.service.transport.sockets.LocalConnection", connection
     )  # the answer matters here, not the way
     with answering(status, body.encode()) as port:
-        assert health(tmp_path, port) == answer
+        assert health(Settings(home=tmp_path), "nissa", port) == answer
 
 
 def test_a_foundry_that_is_kept_at_one_report_says_so() -> None:

@@ -108,7 +108,7 @@ def test_a_thousand_connections_make_no_part_deaf(tmp_path: Path, opening: bytes
     with part(settings) as server, opened(server.port, MANY, opening) as made:
         for _ in range(5):
             assert httpx.get(f"{server.url}/health", trust_env=False, timeout=10).status_code == 200
-            assert health(settings.sockets_dir, server.port) == "ready"
+            assert health(settings, "part", server.port) == "ready"
         most = settings.service.connections
         assert eventually(lambda: sum(not ended(one) for one in made) <= most, 20)
 

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.runs import run_control
-from esper.clock import SystemClock
 from esper.config import KafkaSettings, ServiceSettings, Settings
 from esper.errors import EsperError, UnavailableError, UsageError
 from esper.history.queries import HttpSource, events_by_topic
@@ -77,22 +75,21 @@ def test_no_program_of_esper_speaks_to_a_squatter(tmp_path: Path) -> None:
     """Neither the client of parts, nor queries of the history, nor the commands, nor the probe: not
     a byte, and no token, reaches it.
     """
-    settings, clock = Settings(home=tmp_path), SystemClock()
+    settings = Settings(home=tmp_path)
     token_keys.ensure(settings.keys_dir)
     with squatter() as (port, heard):
         url = f"http://{HOST}:{port}"
-        with pytest.raises(OSError, match="No such file"):
-            Client(settings, subject="esper", part="tolaria").get(
-                f"{url}/api/v1/status", timeout=5, role="admin"
-            )
+        client = Client(settings, subject="esper", part="tolaria")
+        with pytest.raises(UnavailableError, match=r"does not answer .*No such file"):
+            client.ask(f"{url}/api/v1/status", role="admin")
         with pytest.raises(EsperError, match="does not answer"):
             HttpSource(url, settings).rows("SELECT 1")
         with pytest.raises(EsperError, match="does not answer"):
             events_by_topic(url, "r", settings)
         for body in (None, {"reason": "x"}):
             with pytest.raises(UnavailableError, match="does not answer"):
-                run_control._send(settings, f"{url}/api/v1/runs/r/pause", body, clock)
-        assert health(settings.sockets_dir, port) == "silent"
+                client.json(f"{url}/api/v1/runs/r/pause", body, role="operator")
+        assert health(settings, "tolaria", port) == "silent"
         assert heard == []
 
 
@@ -102,7 +99,7 @@ def test_a_part_of_another_machine_gets_no_token(tmp_path: Path) -> None:
     token_keys.ensure(settings.keys_dir)
     for url in ("http://evil.example:8080/", "https://192.0.2.1:8080/", "http://127.0.0.1/"):
         with pytest.raises(UsageError, match="no part of this installation"):
-            Client(settings, subject="esper", part="tolaria").get(url, timeout=5)
+            Client(settings, subject="esper", part="tolaria").ask(url)
 
 
 def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -> None:
@@ -117,7 +114,7 @@ def test_a_folder_of_sockets_that_others_may_enter_is_not_used(tmp_path: Path) -
         with pytest.raises(UsageError, match="its owner alone"):
             sockets.listening(settings, 0, setting="X")
         with pytest.raises(UsageError, match="its owner alone"):
-            Client(settings, subject="esper", part="tolaria").get("http://127.0.0.1:1/", timeout=5)
+            Client(settings, subject="esper", part="tolaria").ask("http://127.0.0.1:1/")
     settings.sockets_dir.rmdir()
     settings.sockets_dir.symlink_to(tmp_path / "keys")
     with pytest.raises(UsageError, match="its owner alone"):

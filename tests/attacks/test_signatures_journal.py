@@ -105,7 +105,7 @@ class Attacked:
         )
 
     def folded(self) -> dict[str, Any]:
-        done = self.esper("replay", self.run_id, "--fold", "--json")
+        done = self.esper("replay", "fold", self.run_id, "--json")
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
@@ -173,14 +173,14 @@ def test_forgeries_of_every_kind_leave_a_run_provable(
         "COMPLETED",
     )
     assert found["set_aside"] == len(foreign) + 1 + 2 * len(middle) + 1
-    proven = victim.esper("replay", victim.run_id, "--verify", "--workers", "1")
+    proven = victim.esper("replay", "verify", victim.run_id, "--workers", "1")
     assert proven.returncode == 0, proven.stderr
     assert "is set aside" in proven.stderr
-    saved = victim.esper("replay", victim.run_id, "--fold", "--save", str(tmp_path / "saved.avro"))
+    saved = victim.esper("replay", "fold", victim.run_id, "--save", str(tmp_path / "saved.avro"))
     assert saved.returncode == 0, saved.stderr
     assert "So are" in saved.stdout
     again = victim.esper(
-        "replay", victim.run_id, "--fold", "--journal", str(tmp_path / "saved.avro"), "--json"
+        "replay", "fold", victim.run_id, "--from", str(tmp_path / "saved.avro"), "--json"
     )
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["set_aside"] == 0

@@ -326,10 +326,10 @@ def test_a_run_on_a_cluster_that_fails_in_every_way_is_the_run_that_nobody_distu
         range(len(journal))
     )
     assert len({event.event_id for event in journal}) == len(journal)
-    folded = said(esper(place.home, place.environment, "replay", "hurt", "--fold", "--json"))
+    folded = said(esper(place.home, place.environment, "replay", "fold", "hurt", "--json"))
     assert folded["equals_live"] is True
     verified = esper(
-        place.home, place.environment, "replay", "hurt", "--verify", "--json", timeout=300
+        place.home, place.environment, "replay", "verify", "hurt", "--json", timeout=300
     )
     assert verified.returncode == 0, (verified.stdout, verified.stderr)
     _counted_once(place)

@@ -50,35 +50,38 @@ def verify(
     from esper.service.transport import signing  # noqa: PLC0415 - the same
 
     settings = Settings.load()
-    found = chains.verify(
+    verified = chains.verify(
         KafkaBus(cluster_of(settings, "viewer")),
         clock=SystemClock(),
         heads=chains.heads(settings.audit_dir),
         trust=signing.trust(settings.keys_dir),
     )
-    forged = [(chain, one) for chain in found for one in chain.forged]
-    broken = [chain for chain in found if chain.broken is not None]
+    forged = [(chain, forgery) for chain in verified for forgery in chain.forged]
+    broken = [chain for chain in verified if chain.broken is not None]
     if as_json:
         print(
             json.dumps(
-                {"proven": not broken and not forged, "chains": [asdict(chain) for chain in found]}
+                {
+                    "proven": not broken and not forged,
+                    "chains": [asdict(chain) for chain in verified],
+                }
             )
         )
     else:
-        for chain in found:
+        for chain in verified:
             if chain.proven or chain.broken or not chain.forged:
                 print(f"{chain.sender}: {_said(chain)}")
-            for one in chain.forged[:_SHOWN]:
+            for forgery in chain.forged[:_SHOWN]:
                 print(
-                    f"{chain.sender}: forged at audit.events/{one.partition}/{one.offset}: "
-                    f"{one.why}"
+                    f"{chain.sender}: forged at audit.events/{forgery.partition}/{forgery.offset}: "
+                    f"{forgery.why}"
                 )
             if len(chain.forged) > _SHOWN:
                 print(
                     f"{chain.sender}: {len(chain.forged) - _SHOWN} more are forged; --json "
                     "has them."
                 )
-        if not found:
+        if not verified:
             print("The audit log has no record yet.")
     if broken:
         raise CorruptError(
@@ -87,11 +90,11 @@ def verify(
         )
 
     if forged:
-        chain, one = forged[0]
+        chain, forgery = forged[0]
         raise CorruptError(
             f"The audit log has {len(forged)} message(s) that no part of this installation "
-            f"wrote, the first at audit.events/{one.partition}/"
-            f"{one.offset} (sender {chain.sender}): {one.why}. All else is proven; find "
+            f"wrote, the first at audit.events/{forgery.partition}/"
+            f"{forgery.offset} (sender {chain.sender}): {forgery.why}. All else is proven; find "
             "out who may write to the topic."
         )
 

@@ -72,19 +72,19 @@ def _list(figures: list[Figure], *, as_json: bool) -> None:
             json.dumps(
                 [
                     {
-                        "name": one.name,
-                        "family": one.family,
-                        "about": one.about,
-                        "unit": one.unit,
-                        "bar": one.bar or None,
+                        "name": entry.name,
+                        "family": entry.family,
+                        "about": entry.about,
+                        "unit": entry.unit,
+                        "bar": entry.bar or None,
                     }
-                    for one in figures
+                    for entry in figures
                 ]
             )
         )
         return
-    for one in figures:
-        print(f"{one.family:<10} {one.name:<24} {one.about}")
+    for entry in figures:
+        print(f"{entry.family:<10} {entry.name:<24} {entry.about}")
 
 
 def _show(report: dict[str, Any]) -> None:

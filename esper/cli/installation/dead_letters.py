@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 def dead_letters(
     *,
     topic: Annotated[
-        str, typer.Option("--topic", help="Only those that came from this topic.")
+        str, typer.Option("--topic", help="Only those of messages of this topic.")
     ] = "",
     consumer: Annotated[
         str, typer.Option("--consumer", help="Only those that this consumer gave up.")
@@ -80,7 +80,7 @@ def dead_letters(
     if payload is not None and not show:
         raise UsageError("--payload writes the bytes of one dead letter; say which with --show ID.")
     oldest = SystemClock().now_us() - round(_seconds(since) * 1e6) if since else 0
-    found = (
+    letters = (
         letter
         for letter in _read(Settings.load())
         if (not topic or letter.source_topic == topic)
@@ -88,11 +88,11 @@ def dead_letters(
         and letter.occurred_at >= oldest
     )
     if show:
-        _show(_one(found, show), payload, as_json=as_json)
+        _show(_matching(letters, show), payload, as_json=as_json)
     elif count:
-        _count(found, as_json=as_json)
+        _count(letters, as_json=as_json)
     else:
-        last = deque(found, maxlen=limit)
+        last = deque(letters, maxlen=limit)
         if as_json:
             print(json.dumps([_summary(letter) for letter in last]))
         elif last:
@@ -159,8 +159,8 @@ def _seconds(duration: str) -> float:
     return float(matched[1]) * _SECONDS[matched[2]]
 
 
-def _one(found: Iterator[DeadLettered], beginning: str) -> DeadLettered:
-    fitting = [letter for letter in found if letter.event_id.startswith(beginning)]
+def _matching(letters: Iterator[DeadLettered], beginning: str) -> DeadLettered:
+    fitting = [letter for letter in letters if letter.event_id.startswith(beginning)]
     if not fitting:
         raise UsageError(
             f"No dead letter has an id that begins with {beginning}; `esper dead-letters` "
@@ -206,8 +206,8 @@ def _dump(content: bytes) -> Iterator[str]:
         yield f"... {len(content) - _DUMPED} more bytes; --payload FILE writes all of them."
 
 
-def _count(found: Iterator[DeadLettered], *, as_json: bool) -> None:
-    counted = Counter((letter.source_topic, letter.consumer) for letter in found)
+def _count(letters: Iterator[DeadLettered], *, as_json: bool) -> None:
+    counted = Counter((letter.source_topic, letter.consumer) for letter in letters)
     if as_json:
         topics: dict[str, dict[str, int]] = {}
         for (topic, consumer), number in sorted(counted.items()):

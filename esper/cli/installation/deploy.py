@@ -95,24 +95,24 @@ def passwords() -> dict[str, bytes]:
     """
     from esper.oona.bus.rights import OWNER, PRINCIPALS  # noqa: PLC0415 - as above
 
-    found = {
+    files = {
         f"kafka/{principal}.password": chance.token_urlsafe(32)
         for principal in (OWNER, *PRINCIPALS)
     }
     writer, viewer, access, secret = (chance.token_urlsafe(24) for _ in range(4))
-    found["master.key"] = base64.b64encode(chance.token_bytes(32)).decode()
-    found["history.env"] = (
+    files["master.key"] = base64.b64encode(chance.token_bytes(32)).decode()
+    files["history.env"] = (
         f"ESPER_HISTORY__DSN=clickhouse://history:{writer}@clickhouse:8123/esper\n"
     )
-    found["clickhouse.env"] = (
+    files["clickhouse.env"] = (
         f"CLICKHOUSE_HISTORY_SHA256={_sha256(writer)}\nCLICKHOUSE_VIEWER_SHA256={_sha256(viewer)}\n"
     )
-    found["clickhouse-viewer.password"] = viewer
-    found["s3.env"] = (
+    files["clickhouse-viewer.password"] = viewer
+    files["s3.env"] = (
         f"AWS_ACCESS_KEY_ID={access}\nAWS_SECRET_ACCESS_KEY={secret}\nAWS_DEFAULT_REGION=us-east-1\n"
     )
-    found["s3proxy.env"] = f"S3PROXY_IDENTITY={access}\nS3PROXY_CREDENTIAL={secret}\n"
-    return {name: text.encode() for name, text in found.items()}
+    files["s3proxy.env"] = f"S3PROXY_IDENTITY={access}\nS3PROXY_CREDENTIAL={secret}\n"
+    return {name: text.encode() for name, text in files.items()}
 
 
 def certificates(clock: Clock, namespace: str, days: int) -> dict[str, bytes]:
@@ -125,17 +125,17 @@ def certificates(clock: Clock, namespace: str, days: int) -> dict[str, bytes]:
     inside = [name for broker in brokers for name in (broker, *_full(f"{broker}.kafka", namespace))]
     broker = _issued("broker", root, [*inside, *_full("kafka", namespace)], clock, days)
     admin = _issued("admin", root, (), clock, days)
-    found = {
+    files = {
         "root.pem": root[0],
         "root.key": root[1],
         "kafka.pem": broker[1] + broker[0],
         "admin.pem": admin[1] + admin[0],
     }
     for name, hosts in (("parts", PARTS), ("registry", ("registry",))):
-        found[f"{name}.pem"], found[f"{name}.key"] = _issued(
+        files[f"{name}.pem"], files[f"{name}.key"] = _issued(
             name, root, [full for host in hosts for full in _full(host, namespace)], clock, days
         )
-    return found
+    return files
 
 
 def _full(host: str, namespace: str) -> tuple[str, ...]:

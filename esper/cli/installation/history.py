@@ -71,13 +71,13 @@ def runs(
     from esper.history.queries import RUNS  # noqa: PLC0415 - as above
 
     with _open() as history:
-        found = history.rows(RUNS)
-        if not found:
+        rows = history.rows(RUNS)
+        if not rows:
             raise UsageError("No run is in the history yet; `esper run mnist1d` makes one.")
         if as_json:
-            print(json.dumps(found))
+            print(json.dumps(rows))
         else:
-            _table(list(found[0]), [list(row.values()) for row in found])
+            _table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _open() -> QuerySource:

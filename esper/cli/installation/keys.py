@@ -39,7 +39,7 @@ def show(context: typer.Context, *, as_json: AsJson = False) -> None:
     families = listed(open_store(settings), keys)
     if as_json:
         rows: list[dict[str, Any]] = [
-            {"name": one.name or None, "master_key": one.master_id} for one in families
+            {"name": family.name or None, "master_key": family.master_id} for family in families
         ]
         print(
             json.dumps(
@@ -62,8 +62,8 @@ def show(context: typer.Context, *, as_json: AsJson = False) -> None:
         print(
             f"{plain} kernels of an older Esper lie in the clear: `esper keys rotate` seals them."
         )
-    for one in families:
-        print(f"  {one.master_id}  {one.name or 'a family whose master key is not at hand'}")
+    for family in families:
+        print(f"  {family.master_id}  {family.name or 'a family whose master key is not at hand'}")
 
 
 def _in_the_clear(store: Store) -> int:

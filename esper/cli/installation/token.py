@@ -62,14 +62,14 @@ def token(
         settings.keys_dir, subject=named, clock=clock, role=role, ttl=lasting, audience=takers
     )
     if as_json:
-        told = {
+        report = {
             "token": made,
             "subject": named,
             "role": role,
             "for": sorted(takers),
             "expires_in": round(lasting.total_seconds()),
         }
-        print(json.dumps(told))
+        print(json.dumps(report))
     else:
         print(made)
 
@@ -96,10 +96,10 @@ def duration(text: str) -> timedelta:
     Raises:
         UsageError: it says nothing, or more than a year.
     """
-    found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
     if (
-        found is None
-        or not 0 < (seconds := int(found[1]) * _UNITS[found[2]]) <= _LONGEST.total_seconds()
+        match is None
+        or not 0 < (seconds := int(match[1]) * _UNITS[match[2]]) <= _LONGEST.total_seconds()
     ):
         raise UsageError(
             f"--ttl {text} is no time from a second to a year: say 90s, 30m, 8h or 7d."

@@ -120,11 +120,11 @@ def apply(
     administration.credentials(passwords)
     deadline = clock.monotonic() + _QUIET_S
     left = _differences(administration, plan, user, prune=prune)
-    while any(one.step != "none" for one in left) and clock.monotonic() < deadline:
+    while any(difference.step != "none" for difference in left) and clock.monotonic() < deadline:
         clock.sleep(0.2)
         left = _differences(administration, plan, user, prune=prune)
     _tell(
-        [one for one in differences if one.step != "none"],
+        [difference for difference in differences if difference.step != "none"],
         "changed",
         as_json=as_json,
         left=left,
@@ -180,22 +180,22 @@ def _passwords(folder: Path | None, user: Callable[[str], str]) -> dict[str, str
         return {}
     from esper.oona.bus.rights import OWNER, PRINCIPALS  # noqa: PLC0415 - as above
 
-    found = {}
+    by_user = {}
     for principal in (OWNER, *PRINCIPALS):
         path = folder / f"{principal}.password"
         if path.exists():
             try:
-                found[user(principal)] = path.read_text(encoding="utf-8").strip()
+                by_user[user(principal)] = path.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"{path} cannot be read: {error}.") from error
-            if not found[user(principal)]:
+            if not by_user[user(principal)]:
                 raise UsageError(f"{path} is empty: write the password of {principal} into it.")
-    if not found:
+    if not by_user:
         raise UsageError(
             f"{folder} has no file <principal>.password; the principals are "
             f"{', '.join((OWNER, *PRINCIPALS))}."
         )
-    return found
+    return by_user
 
 
 def _tell(
@@ -207,13 +207,13 @@ def _tell(
     passwords: list[str] | None = None,
 ) -> None:
     if as_json:
-        told = {what: [one._asdict() for one in differences]}
+        report = {what: [difference._asdict() for difference in differences]}
         if left is not None:
-            told |= {"left": [one._asdict() for one in left]}
-        print(json.dumps(told | {"credentials": passwords} if passwords is not None else told))
+            report |= {"left": [difference._asdict() for difference in left]}
+        print(json.dumps(report | {"credentials": passwords} if passwords is not None else report))
         return
-    for one in [*differences, *(left or [])]:
-        print(one.line())
+    for difference in [*differences, *(left or [])]:
+        print(difference.line())
     for name in passwords or []:
         print(f"~ credential  {name}")
     if not differences and not left:

@@ -37,7 +37,7 @@ def compare(
         typer.Argument(
             metavar="RUN RUN...",
             help=(
-                "Run ids, folders of `esper export`, or files of `esper replay RUN --fold --save`."
+                "Run ids, folders of `esper export`, or files of `esper replay fold RUN --save`."
             ),
         ),
     ],
@@ -70,18 +70,18 @@ def compare(
     if len(set(named)) < len(named):
         raise UsageError("A run is named twice; a run does not differ from itself.")
     try:
-        found = compared([story(journals[run_id], journals) for run_id in named])
+        comparison = compared([story(journals[run_id], journals) for run_id in named])
     except MALFORMED as error:
         raise CorruptError(
             f"A journal of {', '.join(runs)} says what cannot be compared: "
             f"{type(error).__name__}: {error}."
         ) from error
     if plot:
-        _plot(plot, found)
+        _plot(plot, comparison)
     if as_json:
-        print(json.dumps(found.as_json(), sort_keys=True))
+        print(json.dumps(comparison.as_json(), sort_keys=True))
         return
-    show(Console(), found)
+    show(Console(), comparison)
     if plot:
         print(f"\nCurves   {plot}")
 
@@ -132,50 +132,56 @@ def _journals(
     return named, journals
 
 
-def show(console: Console, found: Comparison) -> None:
+def show(console: Console, comparison: Comparison) -> None:
     """Print the comparison."""
-    console.print(_results(found))
+    console.print(_results(comparison))
     same = [
         name
-        for name, differing in (("settings", found.settings), ("environment", found.environment))
+        for name, differing in (
+            ("settings", comparison.settings),
+            ("environment", comparison.environment),
+        )
         if not differing
     ]
-    for title, differing in (("Settings", found.settings), ("Environment", found.environment)):
+    for title, differing in (
+        ("Settings", comparison.settings),
+        ("Environment", comparison.environment),
+    ):
         if differing:
             console.print()
-            console.print(_differences(title, found, differing))
-    if found.changes:
+            console.print(_differences(title, comparison, differing))
+    if comparison.changes:
         console.print()
-        console.print(_changes(found))
+        console.print(_changes(comparison))
     else:
         same.append("grafts")
-    if _curves_differ(found):
+    if _curves_differ(comparison):
         console.print()
-        console.print(_curves(found))
+        console.print(_curves(comparison))
     else:
         same.append("curves")
-    told = [f"The same in all: {', '.join(same)}."] if same else []
-    told += (
-        [f"{found.common_changes} decisions are common to all."]
-        if found.common_changes and found.changes
+    summary = [f"The same in all: {', '.join(same)}."] if same else []
+    summary += (
+        [f"{comparison.common_changes} decisions are common to all."]
+        if comparison.common_changes and comparison.changes
         else []
     )
-    told += (
-        [f"The first {found.same_epochs} epochs end with the same parameters, bit for bit."]
-        if found.same_epochs > 0
+    summary += (
+        [f"The first {comparison.same_epochs} epochs end with the same parameters, bit for bit."]
+        if comparison.same_epochs > 0
         else []
     )
-    if told:
+    if summary:
         console.print()
-        console.print(" ".join(told), style="dim", highlight=False, soft_wrap=True)
+        console.print(" ".join(summary), style="dim", highlight=False, soft_wrap=True)
 
 
-def _results(found: Comparison) -> Any:
+def _results(comparison: Comparison) -> Any:
     from rich.text import Text  # noqa: PLC0415 - as above
 
     from esper.cli.shared import scores  # noqa: PLC0415 - as above
 
-    ends = [one.points[-1] for one in found.stories if one.points]
+    ends = [run.points[-1] for run in comparison.stories if run.points]
     score = scores.title(ends)
     table = _table(
         "Runs",
@@ -189,54 +195,54 @@ def _results(found: Comparison) -> Any:
         right=(score, "loss", "epochs", "steps", "parameters"),
     )
     # runs of different tasks have no best among them
-    compared = [one.score for one in ends] if len({one.score_name for one in ends}) == 1 else []
+    compared = [run.score for run in ends] if len({run.score_name for run in ends}) == 1 else []
     better = max if ends and ends[0].higher_is_better else min
     best = better(compared) if compared else None
-    for one in found.stories:
-        last = one.points[-1] if one.points else None
-        name = Text(one.run_id, style="bold")
-        if one.lineage:
-            name.append(f"\n  {one.lineage.sentence()}", style="dim not bold")
+    for run in comparison.stories:
+        last = run.points[-1] if run.points else None
+        name = Text(run.run_id, style="bold")
+        if run.lineage:
+            name.append(f"\n  {run.lineage.sentence()}", style="dim not bold")
         table.add_row(
             name,
-            one.status,
+            run.status,
             Text(scores.shown(last), style="bold green" if last.score == best else "")
             if last
             else "",
             f"{last.loss:.4f}" if last else "",
             f"{last.epoch + 1}" if last else "",
-            f"{one.steps:,}",
-            f"{one.parameters:,}",
+            f"{run.steps:,}",
+            f"{run.parameters:,}",
         )
     return table
 
 
-def _differences(title: str, found: Comparison, differing: Differences) -> Any:
-    table = _table(title, "", *(one.run_id for one in found.stories))
+def _differences(title: str, comparison: Comparison, differing: Differences) -> Any:
+    table = _table(title, "", *(run.run_id for run in comparison.stories))
     for key, values in differing.items():
         table.add_row(key, *("[dim]-[/]" if value is None else _value(value) for value in values))
     return table
 
 
-def _changes(found: Comparison) -> Any:
+def _changes(comparison: Comparison) -> Any:
     verbs = {"GERMINATED": "grafts", "FOSSILIZED": "keeps", "CULLED": "culls"}
     table = _table(
-        "Decisions", "epoch", "what", *(one.run_id for one in found.stories), right=("epoch",)
+        "Decisions", "epoch", "what", *(run.run_id for run in comparison.stories), right=("epoch",)
     )
-    for change, who in found.changes.items():
-        told = f"{verbs[change.stage]} {change.family} at {change.layer}[{change.seed}]".replace(
+    for change, who in comparison.changes.items():
+        what = f"{verbs[change.stage]} {change.family} at {change.layer}[{change.seed}]".replace(
             "[", r"\["
         )
         table.add_row(
-            str(change.epoch), told, *("[green]●[/]" if did else "[dim]·[/]" for did in who)
+            str(change.epoch), what, *("[green]●[/]" if did else "[dim]·[/]" for did in who)
         )
     return table
 
 
-def _curves(found: Comparison) -> Any:
+def _curves(comparison: Comparison) -> Any:
     from esper.cli.shared import scores  # noqa: PLC0415 - as above
 
-    epochs = found.shown_epochs()
+    epochs = comparison.shown_epochs()
     table = _table(
         "Curves (test)",
         "",
@@ -245,13 +251,13 @@ def _curves(found: Comparison) -> Any:
         "",
         right=tuple(f"{epoch}" for epoch in epochs),
     )
-    score = scores.title(point for one in found.stories for point in one.points)
+    score = scores.title(point for run in comparison.stories for point in run.points)
     for title, field in ((score, "score"), ("loss", "loss")):
-        every = [getattr(point, field) for one in found.stories for point in one.points]
-        for number, one in enumerate(found.stories):
+        every = [getattr(point, field) for run in comparison.stories for point in run.points]
+        for number, run in enumerate(comparison.stories):
             cells = [
                 ""
-                if (point := one.point(epoch)) is None
+                if (point := run.point(epoch)) is None
                 else scores.shown(point, 1)
                 if field == "score"
                 else f"{point.loss:.3f}"
@@ -259,10 +265,10 @@ def _curves(found: Comparison) -> Any:
             ]
             table.add_row(
                 title if not number else "",
-                one.run_id,
+                run.run_id,
                 *cells,
-                spark(one, field, min(every), max(every)),
-                end_section=number + 1 == len(found.stories),
+                spark(run, field, min(every), max(every)),
+                end_section=number + 1 == len(comparison.stories),
             )
     return table
 
@@ -281,12 +287,12 @@ def spark(story: Story, field: str, low: float, high: float) -> str:
     )
 
 
-def _curves_differ(found: Comparison) -> bool:
+def _curves_differ(comparison: Comparison) -> bool:
     return (
         len(
             {
-                tuple((point.epoch, point.score, point.loss) for point in one.points)
-                for one in found.stories
+                tuple((point.epoch, point.score, point.loss) for point in run.points)
+                for run in comparison.stories
             }
         )
         > 1
@@ -308,27 +314,27 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Any:
     return table
 
 
-def _plot(path: Path, found: Comparison) -> None:
+def _plot(path: Path, comparison: Comparison) -> None:
     from esper.cli.shared import scores  # noqa: PLC0415 - as above
     from esper.cli.shared.plots import Curve, Panel, draw  # noqa: PLC0415 - as above
 
-    score = scores.title(point for one in found.stories for point in one.points)
-    marks = [(one.lineage.epoch, "fork") for one in found.stories if one.lineage]
+    score = scores.title(point for run in comparison.stories for point in run.points)
+    marks = [(run.lineage.epoch, "fork") for run in comparison.stories if run.lineage]
     panels = [
         Panel(
             title,
             [
                 Curve(
-                    one.run_id,
-                    [point.epoch + 1 for point in one.points],
-                    [getattr(point, field) for point in one.points],
+                    run.run_id,
+                    [point.epoch + 1 for point in run.points],
+                    [getattr(point, field) for point in run.points],
                     colour=number,
                 )
-                for number, one in enumerate(found.stories)
+                for number, run in enumerate(comparison.stories)
             ],
             percent=field == "score" and score == scores.ACCURACY,
             marks=marks,
         )
         for title, field in ((f"test {score}", "score"), ("test loss", "loss"))
     ]
-    draw(path, " vs ".join(one.run_id for one in found.stories), panels, x="epochs completed")
+    draw(path, " vs ".join(run.run_id for run in comparison.stories), panels, x="epochs completed")

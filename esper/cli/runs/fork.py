@@ -88,7 +88,7 @@ def fork(
             events,
             step,
             timeline=timeline,
-            without=[decision_of(events, one) for one in without or ()],
+            without=[decision_of(events, prefix) for prefix in without or ()],
         )
         ground = Ground(
             settings, cluster, endpoints.history_url, clock, console, tuple(allow or ())

@@ -74,17 +74,17 @@ def export(
             history=_history(settings, stack),
             clock=clock,
             passphrase=passphrase,
-            told=lambda what: shown.update(f"exporting: {what}"),
+            progress=lambda what: shown.update(f"exporting: {what}"),
         ).to(to)
     if as_json:
-        told = {
+        report = {
             "run_id": run_id,
             "folder": str(to),
             "files": done.files,
             "size_bytes": done.size_bytes,
             "sha256": done.sha256,
         }
-        print(json.dumps({**told, "notes": list(done.notes)}, sort_keys=True))
+        print(json.dumps({**report, "notes": list(done.notes)}, sort_keys=True))
         return
     for note in done.notes:
         print(note)
@@ -126,17 +126,17 @@ def bring(
 
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     with console.status("verifying") as shown:
-        found = opened_export(
+        opened = opened_export(
             folder,
             limits_of(settings.imports),
-            told=lambda done, of: shown.update(f"verifying: {done} of {of} files"),
+            progress=lambda done, of: shown.update(f"verifying: {done} of {of} files"),
         )
         importing = Importing(
             settings,
-            found,
+            opened,
             clock,
             passphrase_in(passphrase_file),
-            told=lambda what: shown.update(f"importing: {what}"),
+            progress=lambda what: shown.update(f"importing: {what}"),
             say=lambda sentence: console.print(
                 sentence, highlight=False, markup=False, soft_wrap=True
             ),
@@ -145,7 +145,7 @@ def bring(
             importing.check()
         else:
             done = _brought(importing, settings)
-    content = found.content
+    content = opened.content
     result = {
         "run_id": content.run_id,
         "files": len(content.files) + 1,
@@ -164,7 +164,7 @@ def bring(
         )
         if check
         else f"Run {content.run_id} is here: {content.events} events, and {done} objects that "
-        f"the store had not. `esper replay {content.run_id} --verify` proves it; its "
+        f"the store had not. `esper replay verify {content.run_id}` proves it; its "
         f"snapshots stay until `esper pin {content.run_id} --off`."
     )
 

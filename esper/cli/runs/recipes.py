@@ -26,12 +26,12 @@ def ls(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array."
     """List the recipes."""
     from esper.tolaria.recipes.recipe import names, text  # noqa: PLC0415
 
-    found = [{"name": name, "about": text(name).splitlines()[0].lstrip("# ")} for name in names()]
+    recipes = [{"name": name, "about": text(name).splitlines()[0].lstrip("# ")} for name in names()]
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(recipes))
         return
-    for one in found:
-        print(f"{one['name']:<12} {one['about']}")
+    for recipe in recipes:
+        print(f"{recipe['name']:<12} {recipe['about']}")
 
 
 def show(

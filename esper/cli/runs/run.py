@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STOP_S = 30.0  # the longest that a stack takes to end
-NOTICE_S = 5.0  # within which its supervisor notices that nobody wants it
+NOTICE_S = 5.0  # within which its supervisor notices that it has no owner
 
 
 def register(app: typer.Typer) -> None:
@@ -144,10 +144,10 @@ def _latest(settings: Settings, recipe: str) -> str:
     from pathlib import Path  # noqa: PLC0415
 
     name = Path(recipe).stem
-    found = [path for path in settings.runs_dir.glob(f"{name}-*") if (path / "outbox").is_dir()]
-    if not found:
+    folders = [path for path in settings.runs_dir.glob(f"{name}-*") if (path / "outbox").is_dir()]
+    if not folders:
         raise UsageError(f"No run of {name} is in {settings.runs_dir}; name the run with --run-id.")
-    return max(found, key=lambda path: (path / "outbox").stat().st_mtime).name
+    return max(folders, key=lambda path: (path / "outbox").stat().st_mtime).name
 
 
 def on_stack(
@@ -158,7 +158,7 @@ def on_stack(
     startup: Startup | None = None,
 ) -> T:
     """Work with a stack around it: one that is up is used and left alone, else one is started, and
-    ends with this work. `startup` is told the parts.
+    ends with this work. `startup` receives the parts.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
@@ -194,7 +194,7 @@ def on_stack(
 
 
 def _wait_until_down(settings: Settings, clock: Clock) -> None:
-    """Give a stack that nobody wants any more the time to end, so that the command leaves no
+    """Give a stack without owners the time to end, so that the command leaves no
     process behind.
     """
     from esper import stack  # noqa: PLC0415

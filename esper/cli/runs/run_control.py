@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.errors import RejectedError, UnavailableError, UsageError
+from esper.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from urllib.error import HTTPError
-
-    from esper.clock import Clock
     from esper.config import Settings
-    from esper.service.checks.roles import Role
-
-REQUEST_S = 15.0
-_KINDS = {404: UsageError, 409: RejectedError, 422: UsageError}
 
 Run = Annotated[str, typer.Argument(help="The run's name.")]
 Reason = Annotated[
@@ -73,33 +66,34 @@ def rollback(
 
 
 def _ask(run: str, action: str, body: dict[str, Any], wait: float, as_json: bool) -> None:
-    """Send a request, wait for its answer in the journal, and say what came of it.
+    """Send a request, wait for its answer in the journal, and print it.
 
     Raises:
         UsageError: there is no such run or snapshot.
         RejectedError: the run has ended.
         UnavailableError: the stack is not up, or the trainer has not answered in time.
     """
-    from urllib.parse import quote  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    import getpass  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from urllib.parse import quote  # noqa: PLC0415 - as above
 
-    from esper.clock import SystemClock  # noqa: PLC0415 - the same
-    from esper.config import Settings  # noqa: PLC0415 - the same
+    from esper.clock import SystemClock  # noqa: PLC0415 - as above
+    from esper.config import Settings  # noqa: PLC0415 - as above
+    from esper.service.client import Client  # noqa: PLC0415 - as above
 
     settings, clock = Settings.load(), SystemClock()
-    url = _url(settings)
-    name = quote(run, safe="")
-    told = _send(settings, f"{url}/api/v1/runs/{name}/{action}", body, clock)
+    client = Client(settings, subject=getpass.getuser(), part="tolaria", clock=clock)
+    url = f"{_url(settings)}/api/v1/runs/{quote(run, safe='')}"
+    request = client.json(f"{url}/{action}", body, role="operator")
     deadline = clock.monotonic() + wait
-    while told["status"] == "PENDING" and clock.monotonic() < deadline:
+    while request["status"] == "PENDING" and clock.monotonic() < deadline:
         clock.sleep(0.1)
-        told = _send(
-            settings, f"{url}/api/v1/runs/{name}/commands/{told['command_id']}", None, clock
-        )
+        request = client.json(f"{url}/commands/{request['command_id']}")
+    answer = request["answer"]
     if as_json:
-        print(json.dumps(told, sort_keys=True))
-    elif told["answer"]:
-        print(f"{told['answer']['event']} at step {told['answer']['step']} of run {run}.")
-    if wait > 0 and not told["answer"]:
+        print(json.dumps(request, sort_keys=True))
+    elif answer:
+        print(f"{answer['event']} at step {answer['step']} of run {run}.")
+    if wait > 0 and not answer:
         raise UnavailableError(
             f"The trainer of run {run} has not answered the {action} within {wait:g} s; if "
             "the run is in that state already, it never will."
@@ -109,51 +103,10 @@ def _ask(run: str, action: str, body: dict[str, Any], wait: float, as_json: bool
 def _url(settings: Settings) -> str:
     from esper import stack  # noqa: PLC0415 - as above
 
-    found = stack.running(settings)
-    if found is None or not found.tolaria_url:
+    endpoints = stack.running(settings)
+    if endpoints is None or not endpoints.tolaria_url:
         raise UnavailableError(
             f"The stack in {settings.home} is not up: `esper up` starts it, or set "
             "ESPER_HOME to where the run is."
         )
-    return found.tolaria_url
-
-
-def _send(
-    settings: Settings, url: str, body: dict[str, Any] | None, clock: Clock
-) -> dict[str, Any]:
-    """The JSON that a request gives; a POST where there is a body."""
-    import getpass  # noqa: PLC0415 - as above
-    import urllib.error  # noqa: PLC0415 - as above
-
-    from esper.service.client import FAILURES, Client  # noqa: PLC0415 - as above
-
-    client = Client(settings, subject=getpass.getuser(), part="tolaria", clock=clock)
-    data = None if body is None else json.dumps(body).encode()
-    role: Role = "viewer" if body is None else "operator"
-    try:
-        answer = client.get(
-            url,
-            data=data,
-            headers={"Content-Type": "application/json"},
-            timeout=REQUEST_S,
-            role=role,
-        )
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _KINDS.get(error.code, UnavailableError)(_sentence(error)) from error
-    except FAILURES as error:
-        raise UnavailableError(
-            f"Tolaria's API does not answer at {url}: `esper status` says how its part is."
-        ) from error
-    found: dict[str, Any] = json.loads(answer)
-    return found
-
-
-def _sentence(error: HTTPError) -> str:
-    try:
-        return str(json.load(error)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return (
-            f"Tolaria's API answered {error.code}: its log says why, `esper status` says where "
-            "that is."
-        )
+    return endpoints.tolaria_url

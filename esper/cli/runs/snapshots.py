@@ -67,11 +67,15 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     pins, name = Pins(store), family_of(mine)
     family = opened(store, masters(settings), name) if any_in(store) else None
     tensors = TensorStore(store, family, open_cold(settings)) if family else None
-    found = list(whereabouts(mine, held(events, pins).get(name, {}), tensors))
+    snapshots = list(whereabouts(mine, held(events, pins).get(name, {}), tensors))
     if as_json:
-        print(json.dumps([_row(one) | {"family": name, "pinned": run in pins} for one in found]))
+        print(
+            json.dumps(
+                [_row(snapshot) | {"family": name, "pinned": run in pins} for snapshot in snapshots]
+            )
+        )
     else:
-        _show(run, found, pinned=run in pins)
+        _show(run, snapshots, pinned=run in pins)
 
 
 def pin(
@@ -143,7 +147,7 @@ def gc(
             json.dumps(
                 {
                     "dry_run": dry_run,
-                    "families": [asdict(one) for one in done.swept],
+                    "families": [asdict(swept) for swept in done.swept],
                     "left": done.left,
                     "unknown": done.unknown,
                 }
@@ -151,12 +155,12 @@ def gc(
         )
     else:
         words = ("would be deleted", "would be moved") if dry_run else ("deleted", "moved")
-        for one in done.swept:
+        for swept in done.swept:
             print(
-                f"{one.family}: {one.kept} snapshots kept, {one.deleted} {words[0]} with "
-                f"{one.chunks} chunks ({one.freed_bytes / _MIB:.1f} MiB); "
-                f"{one.moved} chunks {words[1]} to the cold store "
-                f"({one.moved_bytes / _MIB:.1f} MiB)."
+                f"{swept.family}: {swept.kept} snapshots kept, {swept.deleted} {words[0]} with "
+                f"{swept.chunks} chunks ({swept.freed_bytes / _MIB:.1f} MiB); "
+                f"{swept.moved} chunks {words[1]} to the cold store "
+                f"({swept.moved_bytes / _MIB:.1f} MiB)."
             )
         if done.unknown:
             print(f"{done.unknown} families of runs that this Kafka does not know are left alone.")
@@ -183,12 +187,16 @@ def _read(journals: Journals, settings: Settings, clock: Clock) -> Iterator[Even
     return read_journals(KafkaBus(cluster_of(settings, "viewer")), journals, clock=clock)
 
 
-def _row(one: Whereabouts) -> dict[str, Any]:
-    taken = {name: getattr(one.taken, name) for name in _SHOWN}
-    return taken | {"parent": one.taken.parent or None, "where": one.where, "kept": one.why or None}
+def _row(snapshot: Whereabouts) -> dict[str, Any]:
+    taken = {name: getattr(snapshot.taken, name) for name in _SHOWN}
+    return taken | {
+        "parent": snapshot.taken.parent or None,
+        "where": snapshot.where,
+        "kept": snapshot.why or None,
+    }
 
 
-def _show(run: str, found: Iterable[Whereabouts], *, pinned: bool) -> None:
+def _show(run: str, snapshots: Iterable[Whereabouts], *, pinned: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
@@ -208,8 +216,8 @@ def _show(run: str, found: Iterable[Whereabouts], *, pinned: bool) -> None:
         "kept",
     ):
         table.add_column(title, overflow="fold")
-    for one in found:
-        taken = one.taken
+    for snapshot in snapshots:
+        taken = snapshot.taken
         sizes = (f"{taken.size_bytes / _MIB:.1f}", f"{taken.stored_bytes / _MIB:.1f}")
         table.add_row(
             taken.snapshot_id,
@@ -218,8 +226,8 @@ def _show(run: str, found: Iterable[Whereabouts], *, pinned: bool) -> None:
             taken.kind,
             taken.parent,
             *sizes,
-            one.where,
-            one.why,
+            snapshot.where,
+            snapshot.why,
         )
     console.print(table if table.row_count else f"Run {run} has no snapshot.")
     if pinned:

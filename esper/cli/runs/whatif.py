@@ -205,10 +205,10 @@ def show(console: Console, answer: WhatIfResult) -> None:
     score = name.replace("_", " ")
     for title in ("data order", "with", "without", f"effect on {score}", "effect on loss"):
         table.add_column(title, justify="right")
-    for one, other in zip(answer.with_it, answer.without, strict=True):
-        a, b = one.points[-1], other.points[-1]
+    for with_it, without in zip(answer.with_it, answer.without, strict=True):
+        a, b = with_it.points[-1], without.points[-1]
         table.add_row(
-            f"{one.order}{' (own)' if not one.order else ''}",
+            f"{with_it.order}{' (own)' if not with_it.order else ''}",
             scores.shown(a),
             scores.shown(b),
             f"{scores.difference(a.score - b.score, name)}{_unit(name)}",
@@ -236,7 +236,7 @@ def show(console: Console, answer: WhatIfResult) -> None:
 
 
 def headline(answer: WhatIfResult) -> str:
-    """What was asked and what came out, in a sentence."""
+    """The question and its result, in a sentence."""
     decision, effect = answer.question.decision, answer.effect
     what = (
         f"{decision.command} {f'{decision.family} ' if decision.family else ''}at "
@@ -251,10 +251,10 @@ def headline(answer: WhatIfResult) -> str:
 
 
 def meaning(answer: WhatIfResult) -> str:
-    """How the answer came about, and what speaks for it."""
+    """How the answer was computed, and what supports it."""
     loop = (
         (
-            "Open loop: what was decided later in the record came at the same steps in both "
+            "Open loop: what was decided later in the record was applied at the same steps in both "
             "branches, but for what this decision caused."
         )
         if answer.mode == "open"
@@ -296,10 +296,10 @@ def gained(effect: Effect) -> str:
 
 def _spread(interval: Interval, form: Callable[[float], str], unit: str) -> str:
     """A mean, with its interval where there is one."""
-    told = f"{form(interval.mean)}{unit}"
+    text = f"{form(interval.mean)}{unit}"
     if interval.low is None or interval.high is None:
-        return told
-    return f"{told} [{form(interval.low)}, {form(interval.high)}]"
+        return text
+    return f"{text} [{form(interval.low)}, {form(interval.high)}]"
 
 
 def _unit(score_name: str) -> str:
@@ -319,7 +319,9 @@ def draw(path: Path, answer: WhatIfResult) -> None:
     from esper.journal.story import story  # noqa: PLC0415 - as above
 
     question = answer.question
-    past = [one for one in story(question.events, {}).points if one.step <= question.decision.step]
+    past = [
+        point for point in story(question.events, {}).points if point.step <= question.decision.step
+    ]
     marks = [
         (
             question.decision.step / _steps(answer),
@@ -328,12 +330,12 @@ def draw(path: Path, answer: WhatIfResult) -> None:
     ]
 
     def lines(figure: str) -> list[Curve]:
-        found = (
+        curves = (
             [
                 Curve(
                     "the run before",
-                    [one.epoch + 1 for one in past],
-                    [getattr(one, figure) for one in past],
+                    [point.epoch + 1 for point in past],
+                    [getattr(point, figure) for point in past],
                     colour=5,
                 )
             ]
@@ -353,21 +355,23 @@ def draw(path: Path, answer: WhatIfResult) -> None:
                     [past[-1].epoch, *epochs],
                     [interval([getattr(past[-1], figure)]), *spread],
                 )
-            means = [one.mean for one in spread]
-            low = [one.mean if one.low is None else one.low for one in spread]
-            high = [one.mean if one.high is None else one.high for one in spread]
-            found.append(
+            means = [estimate.mean for estimate in spread]
+            low = [estimate.mean if estimate.low is None else estimate.low for estimate in spread]
+            high = [
+                estimate.mean if estimate.high is None else estimate.high for estimate in spread
+            ]
+            curves.append(
                 Curve(label, [epoch + 1 for epoch in epochs], means, low, high, colour=colour)
             )
-        return found
+        return curves
 
-    effects = [(epoch + 1, one) for epoch, one, _ in answer.effect.curve]
+    effects = [(epoch + 1, estimate) for epoch, estimate, _ in answer.effect.curve]
     band = Curve(
         "with minus without",
         [epoch for epoch, _ in effects],
-        [one.mean for _, one in effects],
-        [one.mean if one.low is None else one.low for _, one in effects],
-        [one.mean if one.high is None else one.high for _, one in effects],
+        [estimate.mean for _, estimate in effects],
+        [estimate.mean if estimate.low is None else estimate.low for _, estimate in effects],
+        [estimate.mean if estimate.high is None else estimate.high for _, estimate in effects],
         colour=3,
     )
     score = answer.effect.score_name.replace("_", " ")
@@ -399,8 +403,8 @@ def _means(answer: WhatIfResult) -> tuple[str, str]:
         for branches in (answer.with_it, answer.without)
     ]
     name = answer.effect.score_name
-    one, other = (scores.number(sum(values) / len(values), name) for values in ends)
-    return one, other
+    with_it, without = (scores.number(sum(values) / len(values), name) for values in ends)
+    return with_it, without
 
 
 def _at(branch: Branch, epoch: int, figure: str) -> float:

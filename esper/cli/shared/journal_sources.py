@@ -1,5 +1,5 @@
 """Where a command finds the journal of a run that it only reads: Kafka, the history's copy, a file,
-or an export; and what the run told of its steps.
+or an export; and what the run reported of its steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def journal_from_file(path: Path, run_id: str, limits: Limits) -> Sequence[JournalEvent]:
-    """The journal of a run in a file that `esper replay --fold --save` or `esper export` wrote, by
+    """The journal of a run in a file that `esper replay fold --save` or `esper export` wrote, by
     whoever signed its first event.
 
     Raises:
@@ -65,10 +65,10 @@ def journal(
         else:
             if _ended([event for event, _ in stored]):
                 say("The stack is down; the journal comes from the history's folder.")
-                return _told(stored, judge, say)
+                return _reported(stored, judge, say)
     judge = Judge(run_id, trust)
     try:
-        return _told(
+        return _reported(
             believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge),
             judge,
             say,
@@ -80,11 +80,11 @@ def journal(
         except EsperError:
             raise error from None
         say(f"{error} The journal comes from the history, which has {len(stored)} events of it.")
-        return _told(stored, judge, say)
+        return _reported(stored, judge, say)
 
 
-def told_by(source: Archived) -> Mapping[str, StepTold]:
-    """What a run told of its steps, out of its export or of the history.
+def step_reports(source: Archived) -> Mapping[str, StepTold]:
+    """What a run reported of its steps, from its export or from the history.
 
     Nothing, where neither has it.
     """
@@ -120,20 +120,20 @@ def passphrase_in(file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        found = file.read_text().rstrip("\r\n")
+        passphrase = file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The passphrase in {file} cannot be read: {error}.") from error
-    if not found:
+    if not passphrase:
         raise UsageError(f"{file} is empty; it has to hold a passphrase.")
-    return found
+    return passphrase
 
 
-def _told(
-    found: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]
+def _reported(
+    pairs: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]
 ) -> tuple[list[JournalEvent], list[bytes]]:
     for sentence in judge.warnings():
         say(sentence)
-    return [event for event, _ in found], [value for _, value in found]
+    return [event for event, _ in pairs], [value for _, value in pairs]
 
 
 def _from_history(

@@ -1,4 +1,4 @@
-"""`esper replay RUN --verify`: the pieces of a run executed again in processes side by side."""
+"""`esper replay verify RUN`: the pieces of a run re-executed in processes side by side."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def prove(
     *,
     workers: int | None,
     from_scratch: bool,
-    told: Callable[[], Mapping[str, StepTold]] = dict,
+    reports: Callable[[], Mapping[str, StepTold]] = dict,
 ) -> Proof:
     """Execute a whole run again.
 
-    The first fault is looked at again in this process, beside what the run `told` of its steps.
+    The first fault is looked at again in this process, beside what the run reported of its steps.
 
     Raises:
         UsageError, CorruptError: the run cannot be executed, or its journal was changed.
@@ -66,32 +66,32 @@ def prove(
     torch.set_num_threads(archive.recipe.run.threads)
     pieces = segments(archive, from_scratch=from_scratch)
     others = differences(source.events, observe(archive.inputs))
-    for one in others:
-        say(console, f"{one}; what is executed again may have other bits.")
+    for difference in others:
+        say(console, f"{difference}; what is re-executed may have other bits.")
     count = min(workers or len(os.sched_getaffinity(0)), len(pieces))
     verdicts = _in_order(
         _here(archive, pieces, console)
         if count == 1
         else _side_by_side(source, pieces, count, console)
     )
-    faults = [one for one in verdicts if one.fault is not None]
-    found = (
-        narrowed(archive, faults[0].segment, faults[0].fault, told())
+    faults = [verdict for verdict in verdicts if verdict.fault is not None]
+    first_fault = (
+        narrowed(archive, faults[0].segment, faults[0].fault, reports())
         if faults and faults[0].fault
         else None
     )
-    for note in sorted({note for one in verdicts for note in one.notes}):
+    for note in sorted({note for verdict in verdicts for note in verdict.notes}):
         say(console, note)
-    return Proof(archive.run_id, tuple(verdicts), found, others, clock.monotonic() - begun)
+    return Proof(archive.run_id, tuple(verdicts), first_fault, others, clock.monotonic() - begun)
 
 
 def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return sorted(
         verdicts,
-        key=lambda one: (
-            one.segment.timeline,
-            one.segment.ways[0].step,
-            one.segment.ways[0].sequence,
+        key=lambda verdict: (
+            verdict.segment.timeline,
+            verdict.segment.ways[0].step,
+            verdict.segment.ways[0].sequence,
         ),
     )
 
@@ -100,7 +100,7 @@ def _here(archive: Archive, pieces: Sequence[Segment], console: Console) -> list
     with bar(console) as shown:
         return [
             PieceCheck(archive, piece).run()
-            for piece in shown.track(pieces, description="executing again")
+            for piece in shown.track(pieces, description="re-executing")
         ]
 
 
@@ -112,20 +112,20 @@ def _side_by_side(
         bar(console) as shown,
         _pool(ProcessPoolExecutor(count, context, _open, (source,))) as pool,
     ):
-        task = shown.add_task("executing again", total=len(pieces))
-        found = []
+        task = shown.add_task("re-executing", total=len(pieces))
+        verdicts = []
         try:
             with _unheard(signal.SIGINT):  # what is started now never hears of it
                 running = [pool.submit(_check, piece) for piece in pieces]
             for done in as_completed(running):
-                found.append(done.result())
+                verdicts.append(done.result())
                 shown.advance(task)
         except BrokenProcessPool as error:
             raise UnavailableError(
-                "A process that executed the run again was ended from outside; try again, "
+                "A process that re-executed the run was ended from outside; try again, "
                 "with fewer --workers."
             ) from error
-        return found
+        return verdicts
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 def _unheard(number: signal.Signals) -> Iterator[None]:
     """Within, a signal waits.
 
-    Processes that are started have it waiting for ever: Ctrl-C is their parent's business.
+    Processes that are started have it waiting forever: Ctrl-C is their parent's business.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:

@@ -1,4 +1,4 @@
-"""One state of a run for a command: out of its snapshot or executed again, with a bar for people,
+"""One state of a run for a command: out of its snapshot or re-executed, with a bar for people,
 and with what is not as it was when the run was trained.
 """
 
@@ -46,7 +46,7 @@ class Restored:
     """A state, or the kinds of its tensors that were asked for, and what is known of it.
 
     `begun` names the snapshot that it came from; empty for the run's first step. `executed` says
-    whether steps were executed again from there. `proven` says that the journal has the digest of
+    whether steps were re-executed from there. `proven` says that the journal has the digest of
     these very parameters.
     """
 
@@ -92,10 +92,12 @@ def restored(
     console: Console,
     *,
     timeline: int | None = None,
+    sequence: int | None = None,
     kinds: Collection[str] = (),
     from_scratch: bool = False,
 ) -> Restored:
-    """The state after `step` optimizer steps (`address_of`), of these kinds of tensors.
+    """The state after `step` optimizer steps, with `sequence` after so many events (`address_of`),
+    of these kinds of tensors.
 
     All of it when none is named.
 
@@ -113,11 +115,11 @@ def restored(
             f"A state has no {unknown[0]!r}; --only takes, with commas between them: {known}."
         )
     if kinds and not from_scratch:
-        address = address_of(whole(source.events), step, timeline=timeline)
-        if (found := _read(source, address, console, kinds)) is not None:
-            return found
+        address = address_of(whole(source.events), step, timeline=timeline, sequence=sequence)
+        if (stored := _read(source, address, console, kinds)) is not None:
+            return stored
     archive = source.open(SystemClock(), partial(say, console))  # which folds the journal
-    address = address_of(archive.events, step, timeline=timeline)
+    address = address_of(archive.events, step, timeline=timeline, sequence=sequence)
     again = rebuilt(archive, address, console, from_scratch=from_scratch)
     state = again.rerun.snapshot()
     notes = (*again.rerun.notes, *again.differences)
@@ -177,19 +179,19 @@ def rebuilt(
     torch.set_num_threads(archive.recipe.run.threads)
     environment = observe(archive.inputs)
     others = differences(archive.events, environment)
-    for one in others:
-        say(console, f"{one}; what is executed again may have other bits.")
+    for difference in others:
+        say(console, f"{difference}; what is re-executed may have other bits.")
     with bar(console) as shown:
-        task = shown.add_task("executing again", total=None)
+        task = shown.add_task("re-executing", total=None)
 
-        def told(session: Session) -> None:
+        def show_progress(session: Session) -> None:
             shown.update(task, total=session.standing.goal, completed=session.step)
 
         execution = Reexecution(
             archive,
             Told(console),
             usable=lambda anchor: not from_scratch or anchor.source is None,
-            told=told,
+            told=show_progress,
         )
         try:
             rerun = execution.rebuild(address)

@@ -73,7 +73,7 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
             f"{command} model {finished.run_id} --out model.safetensors     # the final model, "
             "for safetensors.torch.load_file"
         ),
-        f"{command} replay {finished.run_id} --fold",
+        f"{command} replay fold {finished.run_id}",
         f"{command} run {recipe} --set tamiyo.enabled=false     # the same model without growth",
         f"{command} recipes cp mnist1d mine.toml               # make it your own",
     ):

@@ -151,9 +151,9 @@ def _unpacked(encoding: str, body: bytes, most: int) -> bytes:
 
 def _form(kind: str, body: bytes) -> dict[str, str]:
     """The fields of a multipart form (RFC 7578), which is flat."""
-    if (found := _BOUNDARY.search(kind)) is None:
+    if (match := _BOUNDARY.search(kind)) is None:
         raise refused(SYNTAX, "The form has no boundary.")
-    parts = body.split(b"--" + found.group(1).encode("latin-1"))
+    parts = body.split(b"--" + match.group(1).encode("latin-1"))
     if len(parts) > _MOST_PARAMETERS:
         raise refused(BAD_ARGUMENTS, f"A form has at most {_MOST_PARAMETERS} fields.")
     fields: dict[str, str] = {}

@@ -219,10 +219,10 @@ def main(arguments: Sequence[str]) -> int:
 
     The first is the leash, the second says how the start went.
     """
-    folder, descriptors = Path(arguments[0]), [int(one) for one in arguments[1:]]
+    folder, descriptors = Path(arguments[0]), [int(descriptor) for descriptor in arguments[1:]]
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when this ends
         signal.signal(number, signal.SIG_IGN)
-    leash, *channels = [Connection(one) for one in descriptors]
+    leash, *channels = [Connection(descriptor) for descriptor in descriptors]
     try:
         confinement = _confined(folder)
         cell = Cell(folder)

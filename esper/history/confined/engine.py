@@ -205,6 +205,7 @@ class CellEngine(Engine, Writer):
             "parameters": parameters,
         }
         try:
+            # ClickHouse ends a query at its limit by itself; the grace is for one that does not.
             took, body = self._call(head, int(settings["max_execution_time"]) + _GRACE_S)
         except TimeoutError:
             raise refused(
@@ -257,6 +258,8 @@ class CellEngine(Engine, Writer):
         settings: Mapping[str, Value] | None = None,
     ) -> None:
         """As the base class says."""
+        # A block may be megabytes: as a file it is read by chDB itself and never copied through the
+        # channel, whose messages are bounded.
         with tempfile.NamedTemporaryFile(dir=self._home / cell.SCRATCH, suffix=".block") as file:
             file.write(insert_block)
             file.flush()
@@ -285,6 +288,7 @@ class CellEngine(Engine, Writer):
         try:
             return process.call(head, patience)
         except TimeoutError:
+            # Nothing else ends a query that hangs: the next call begins a new process.
             process.kill()
             raise
 
@@ -295,6 +299,8 @@ class CellEngine(Engine, Writer):
                 raise UnavailableError("The history is closed.")
             if self._process.ended:
                 self._process.kill()
+                # Under the lock, because chDB's folder has one owner: two threads must not both
+                # begin one.
                 self._process = _Process(self._home)
             return self._process
 
@@ -309,6 +315,7 @@ class _Process:
     """One process that holds chDB: a channel for each reader and two for the writer."""
 
     def __init__(self, folder: Path) -> None:
+        # One for the leash: when we are gone, its end closes and the process ends itself.
         pairs = [socket.socketpair() for _ in range(_READERS + 3)]
         ours = [Connection(mine.detach()) for mine, _ in pairs]
         theirs = [other for _, other in pairs]
@@ -318,6 +325,7 @@ class _Process:
         numbers = [other.fileno() for other in theirs]
         try:
             self.child = subprocess.Popen(
+                # -P: nothing in the working folder is imported in place of Esper.
                 (sys.executable, "-P", "-m", cell.__name__, str(folder), *map(str, numbers)),
                 env=_environment(folder),
                 pass_fds=numbers,
@@ -376,13 +384,15 @@ class _Process:
         self.ended = True
         self.child.kill()
         self.child.wait()
-        for one in self._every:
-            one.close()
+        for channel in self._every:
+            channel.close()
 
     def close(self) -> None:
         """End it in order: chDB puts away what it has."""
-        for one in self._every[1:]:
-            one.close()
+        # All but the leash: without channels the process closes chDB in order, without the leash it
+        # ends at once.
+        for channel in self._every[1:]:
+            channel.close()
         with suppress(subprocess.TimeoutExpired):
             self.child.wait(_GRACE_S)
         self.kill()
@@ -411,6 +421,7 @@ def _ended() -> UnavailableError:
 
 
 def _environment(folder: Path) -> dict[str, str]:
+    # A list of what it gets, not of what it does not: secrets stand in the environment too.
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     source = [
         str(Path(cell.__file__).parents[3]),
@@ -436,6 +447,8 @@ def _owner(folder: Path) -> str | None:
     with suppress(OSError):
         descriptor = os.open(status, os.O_RDWR)
         try:
+            # The lock that ClickHouse itself takes: whoever holds it owns the folder, whatever the
+            # file says.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             words = dict(
@@ -469,6 +482,8 @@ class _ServerEngine(Engine):
         parameters: Mapping[str, str],
     ) -> QueryResult:
         try:
+            # A client for each query: one session of clickhouse-connect refuses queries side by
+            # side.
             client = clickhouse_connect.get_client(dsn=self._dsn)
             try:
                 body = client.raw_query(
@@ -476,6 +491,8 @@ class _ServerEngine(Engine):
                     parameters=dict(parameters),
                     settings={
                         **{name: str(value) for name, value in settings.items()},
+                        # The server enforces it, so that a query which our check misreads still
+                        # changes nothing.
                         "readonly": "1",
                     },
                     transport_settings={"X-ClickHouse-Format": default_format},

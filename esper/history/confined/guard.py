@@ -98,10 +98,14 @@ def tokens(sql: str) -> Iterator[Token]:
         kind = match.lastgroup or ""
         text = match.group()
         if kind == "space":
+            # ClickHouse nests comments and this lexer does not: what one takes for a comment would
+            # be a query to the other.
             if "/*" in text[2:]:
                 raise read_only("a comment inside a comment is not allowed")
             continue
         if kind == "sign":
+            # Whatever this lexer does not know is refused: it must never see less than ClickHouse
+            # does.
             if text not in _SIGNS:
                 raise read_only(f"the character {text!r} is not allowed outside of quotes")
             if text == "/" and sql.startswith(("*", "/"), match.end()):
@@ -121,19 +125,21 @@ def check(sql: str) -> Checked:
         QueryError: it does not, with ClickHouse's code 164 (READONLY), or 62 if it is empty or more
             than one statement.
     """
+    # Before the expression runs over it: its cost grows with the length.
     if len(sql.encode(errors="surrogatepass")) > MOST_BYTES:
         raise refused(SYNTAX, f"Max query size exceeded: a query has at most {MOST_BYTES} bytes.")
-    found = list(tokens(sql))
-    while found and found[-1] == Token("sign", ";"):
-        found.pop()
-    if not found:
+    lexed = list(tokens(sql))
+    while lexed and lexed[-1] == Token("sign", ";"):
+        lexed.pop()
+    if not lexed:
         raise refused(SYNTAX, "Empty query.")
-    if any(token == Token("sign", ";") for token in found):
+    # ClickHouse would run them one after the other, and only the first was looked at.
+    if any(token == Token("sign", ";") for token in lexed):
         raise refused(SYNTAX, "Multi-statements are not allowed.")
-    if found[0].text.upper() not in _FIRST:
-        raise read_only(f"{found[0].text.upper()[:30]} is not allowed")
+    if lexed[0].text.upper() not in _FIRST:
+        raise read_only(f"{lexed[0].text.upper()[:30]} is not allowed")
     for before, token, after in zip(
-        [Token("", ""), *found], found, [*found[1:], Token("", "")], strict=False
+        [Token("", ""), *lexed], lexed, [*lexed[1:], Token("", "")], strict=False
     ):
         name = token.text.lower()
         if token.kind == "string" and "\\" in token.text and before.is_word("X", "B"):
@@ -149,15 +155,15 @@ def check(sql: str) -> Checked:
             raise read_only(
                 f"the function {token.text[:30]} reaches outside the history and is not allowed"
             )
-    return Checked(sql, _format(found))
+    return Checked(sql, _format(lexed))
 
 
-def _format(found: list[Token]) -> str | None:
+def _format(lexed: list[Token]) -> str | None:
     """What the FORMAT clause of the outermost query says, which stands at its end or before
     SETTINGS.
     """
     depth, last = 0, None
-    for token, name, after in zip(found, found[1:], [*found[2:], Token("", "")], strict=False):
+    for token, name, after in zip(lexed, lexed[1:], [*lexed[2:], Token("", "")], strict=False):
         depth += (token.text == "(") - (token.text == ")") if token.kind == "sign" else 0
         if (
             depth == 0

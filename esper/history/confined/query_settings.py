@@ -169,6 +169,7 @@ def typed(settings: Mapping[str, str], limits: QueryLimits) -> dict[str, Value]:
     for name, most in limits.settings.items():
         given = values.get(name, 0)
         values[name] = (
+            # A caller may ask for less than the limit, never for more.
             min(given, most) if isinstance(given, int) and given else most
         )  # 0 would mean without limit
     return values

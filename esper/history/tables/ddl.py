@@ -213,10 +213,10 @@ def _resolve(name: str, known: dict[str, Any]) -> Any:
 
 def named_types(schema: dict[str, Any]) -> dict[str, Any]:
     """Every enum and record inside a schema, by its name without namespace."""
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for field in schema["fields"]:
-        column_type(field["type"], field["name"], found)
-    return found
+        column_type(field["type"], field["name"], types)
+    return types
 
 
 def order_by(record: type[Event], schema: dict[str, Any]) -> tuple[str, ...]:
@@ -226,6 +226,7 @@ def order_by(record: type[Event], schema: dict[str, Any]) -> tuple[str, ...]:
     """
     fields = [field["name"] for field in schema["fields"]]
     if issubclass(record, JournalEvent):
+        # A journal is read whole and in order, so its rows lie in that order.
         return (record.KEY, "sequence")
     if "step" in fields:
         return (record.KEY, *(name for name in ("layer", "seed") if name in fields), "step")
@@ -244,6 +245,8 @@ def record_tables() -> dict[str, RecordTable]:
 def record_table(record: type[Event], versions: list[WireSchema]) -> RecordTable:
     """The table of `record`, given all versions of its schema, oldest first."""
     table = f"raw_{snake(record.NAME)}"
+    # Tables of before must come to the same columns as new ones, so new ones go through every
+    # version too.
     first, *later = versions
     types = named_types(first.schema)
     columns = {field["name"]: _column(field, types) for field in first.schema["fields"]}
@@ -289,11 +292,14 @@ def _create(record: type[Event], schema: dict[str, Any], columns: tuple[Column, 
         Column(*TAIL, None),
     ]
     rows = [column.sql for column in every]
+    # _end differs where a message was longer or shorter than its schema says, so such a row is
+    # refused instead of shown wrong.
     rows += ["INDEX _offsets _offset TYPE minmax", f"CONSTRAINT _framed CHECK _end = {END}"]
     keys = ", ".join(quote(name) for name in order_by(record, schema))
     return (
         f"CREATE TABLE IF NOT EXISTS raw_{snake(record.NAME)} (\n    "
         + ",\n    ".join(rows)
+        # A block that is inserted again after a crash is dropped by ClickHouse, for so many blocks.
         + f"\n) ENGINE = MergeTree ORDER BY ({keys}) "
         f"SETTINGS non_replicated_deduplication_window = {_DEDUPLICATION_WINDOW} COMMENT "
         f"{literal(_comment(record, schema.get('doc', '')))}"
@@ -317,6 +323,8 @@ def _evolve(
         )
         yield f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {columns[column.name].sql}"
     elif before.type != column.type:
+        # A type that changes keeps the old column: messages of the older schema go on being
+        # inserted there, and the new column computes itself from it.
         number = 1 + sum(name.startswith(f"_{column.name}_") for name in columns)
         kept = f"_{column.name}_{number}"
         expression = converted(quote(kept), before.avro, column.avro, types)
@@ -369,6 +377,7 @@ def converted(
         return expression
     kinds = tuple(avro["type"] if isinstance(avro, dict) else avro for avro in (old, new))
     if kinds == ("array", "array"):
+        # A name of its own for each depth: an inner lambda would hide the outer one.
         item = f"x{depth}"
         return (
             f"arrayMap({item} -> "

@@ -74,6 +74,7 @@ def detail_of(
 
 def hidden(value: Any, name: str = "") -> Any:
     """The same JSON value with everything hidden whose name sounds like a secret."""
+    # By its name, because a value does not say that it is secret.
     if any(word in name.lower() for word in _SECRET):
         return _HIDDEN
     if isinstance(value, dict):
@@ -160,4 +161,5 @@ def _body(content_type: str, body: bytes) -> Any:
     if is_json(content_type):
         with suppress(ProblemError):  # a part's own protocol may call something JSON that is none
             return hidden(parsed(body))
+    # The length alone: a body that cannot be read cannot be searched for secrets.
     return f"{len(body)} bytes of {content_type or 'no type'}"

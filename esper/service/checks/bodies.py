@@ -64,27 +64,30 @@ def _texts(value: Any) -> Iterator[str]:
     for depth in itertools.count():
         if not level:
             return
-        if depth == _DEEPEST and any(isinstance(one, dict | list) for one in level):
+        if depth == _DEEPEST and any(isinstance(node, dict | list) for node in level):
             raise _refused(f"nests deeper than {_DEEPEST}")
-        yield from (one for one in level if isinstance(one, str))
+        yield from (node for node in level if isinstance(node, str))
         inner: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                yield from one
-                inner += one.values()
-            elif isinstance(one, list):
-                inner += one
+        for node in level:
+            if isinstance(node, dict):
+                yield from node
+                inner += node.values()
+            elif isinstance(node, list):
+                inner += node
         level = inner
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    # Readers differ in which of two they take (RFC 8259, section 4), so a check could see the one
+    # and a route the other.
+    if len(members) != len(pairs):
         raise _refused("has an object that names a key twice")
-    return found
+    return members
 
 
 def _integer(digits: str) -> int:
+    # By its length first: int() of many digits takes quadratic time.
     if len(digits) > _DIGITS or not -_LARGEST <= (value := int(digits)) < _LARGEST:
         raise _refused("has a whole number of more than 64 bits")
     return value

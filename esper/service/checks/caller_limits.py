@@ -31,7 +31,7 @@ class TokenBuckets:
         self._buckets[caller] = (
             left - 1 if allowed else left,
             now,
-        )  # at the end: the first in the mapping was heard of the longest ago
+        )  # at the end: the first in the mapping has not asked for the longest time
         while len(self._buckets) > _MOST_CALLERS:
             del self._buckets[next(iter(self._buckets))]
         return 0.0 if allowed else (1 - left) / self._rate
@@ -45,5 +45,5 @@ def names_this_machine(host: str, hosts: str = "") -> bool:
     """
     name = (host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host).lower()
     return name in _LOCAL_HOSTS or name in {
-        one.strip().lower() for one in hosts.split(",") if one.strip()
+        listed.strip().lower() for listed in hosts.split(",") if listed.strip()
     }

@@ -22,10 +22,10 @@ def current_caller(connection: HTTPConnection) -> Caller:
     Raises:
         ProblemError: 401, the request carries no valid token.
     """
-    found = connection.scope.get(SCOPE_KEY)
-    if not isinstance(found, Caller):
+    caller = connection.scope.get(SCOPE_KEY)
+    if not isinstance(caller, Caller):
         raise unauthorized("This needs a token.")
-    return found
+    return caller
 
 
 CurrentCaller = Annotated[Caller, Depends(current_caller)]

@@ -46,7 +46,7 @@ _RETRY_S: Final = 1
 
 
 def problem_of(error: Exception) -> ProblemError:
-    """What a caller is told about an exception.
+    """What a caller receives about an exception.
 
     Sentences of `EsperError` are made for users; of others not a word goes out.
     """
@@ -55,8 +55,8 @@ def problem_of(error: Exception) -> ProblemError:
             return error
         case RequestValidationError():
             faults = [
-                {"where": "/".join(map(str, one["loc"])), "what": one["msg"]}
-                for one in error.errors()
+                {"where": "/".join(map(str, fault["loc"])), "what": fault["msg"]}
+                for fault in error.errors()
             ]
             first = (
                 f"{faults[0]['where']}: {faults[0]['what']}"

@@ -89,7 +89,7 @@ class Matched:
 class Gate:
     """ASGI middleware around a part's routes.
 
-    `audit` is told of every request that would change something, before and after.
+    `audit` receives every request that would change something, before and after.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})  # no part has a route for it
             return
         answer = WithHeaders(send, self._headers)
+        # Unique without randomness: the time at which the part began, and a count.
         scope[ID_KEY] = f"{self._part}/{self._began}/{next(self._numbers)}"
         scope[TRACE_KEY] = trace = _trace(Headers(scope=scope)) or trace_id(scope[ID_KEY])
         self._in_flight += 1
@@ -151,6 +152,7 @@ class Gate:
                     scope["path"],
                     trace,
                 )
+            # Once the head is sent, a second answer would be read as part of the body.
             if not answer.status:
                 await self._customs.problem(problem, scope, trace)(scope, receive, answer)
         finally:
@@ -165,6 +167,8 @@ class Gate:
                 f"The request {unclear}; send it as RFC 9112 says.",
                 headers={"Connection": "close"},
             )
+        # A page of another site can let its own name lead to 127.0.0.1 (DNS rebinding); the Host
+        # header still has that name.
         if not names_this_machine(headers.get("host", ""), self._settings.hosts):
             raise ProblemError(
                 403,
@@ -189,6 +193,7 @@ class Gate:
         caller, refusal = self._identify(
             self._customs.authorization(headers, QueryParams(scope["query_string"]))
         )
+        # After the token, so that a caller without one spends no other caller's share.
         if limited := self._limited(caller):
             self._unseen += not matched.reads
             raise limited
@@ -248,6 +253,7 @@ class Gate:
                 body = await self._body(headers, receive)
             except ProblemError as problem:
                 refusal = problem
+        # Refusals without an entry of their own: the next entry carries their number.
         unseen, self._unseen = self._unseen, 0
         entry = AuditEntry(
             id=scope[ID_KEY],
@@ -277,6 +283,7 @@ class Gate:
                     self._audit, replace(entry, status=problem_of(error).status)
                 )
             raise
+        # The caller must not have an answer before its outcome is on record.
         held = HeldResponse(answer)
         try:
             await self._handle(scope, replay(body, receive), held)
@@ -290,6 +297,7 @@ class Gate:
         self, scope: Scope, receive: Receive, answer: WithHeaders | HeldResponse
     ) -> None:
         """Let the route answer; it has `timeout_s` to begin."""
+        # Only the beginning has a limit: a long answer that flows is no fault.
         task = asyncio.ensure_future(self._app(scope, receive, answer))
         begun = asyncio.ensure_future(answer.begun.wait())
         try:
@@ -318,6 +326,7 @@ class Gate:
         """
         most = self._settings.body_bytes
         stated = headers.get("content-length", "0")
+        # A length that is too large is refused before a byte is read.
         body = bytearray(most + 1) if not stated.isdecimal() or int(stated) > most else bytearray()
         more = not body
         try:
@@ -348,7 +357,8 @@ class Gate:
     def _match(self, scope: Scope) -> Matched:
         """The route of a request, by the rules of the router behind."""
         method, path = scope["method"], scope["path"]
-        found: Matched | None = None
+        best: Matched | None = None
+        # By the router's own rules, so that the role checked here is of the route that answers.
         for context in iter_route_contexts(list(self._routes())):
             match, child = context.matches(scope)
             if match is Match.NONE:
@@ -363,8 +373,8 @@ class Gate:
             )
             if match is Match.FULL:
                 return matched
-            found = found or replace(matched, open=False)
-        return found or Matched(_NO_ROUTE, "", None, open=False, reads=method in _READING)
+            best = best or replace(matched, open=False)
+        return best or Matched(_NO_ROUTE, "", None, open=False, reads=method in _READING)
 
 
 def _unclear(scope: Scope) -> str:
@@ -408,6 +418,7 @@ def _refusal(caller: Caller, matched: Matched, headers: Headers) -> ProblemError
     """Why a caller may not have what was asked for; None when it may."""
     if matched.route == _NO_ROUTE:
         return problem_of(HTTPException(404))
+    # Fails closed: a route without a role was forgotten, not opened.
     if matched.role is None:
         return ProblemError(
             403, "This address demands no role, so nobody may use it; that is a fault in Esper."
@@ -442,9 +453,11 @@ def _is_cross_site(headers: Headers) -> bool:
 def _trace(headers: Headers) -> str:
     """The caller's trace id (W3C Trace Context); empty without one that is well formed."""
     fields = headers.get("traceparent", "").split("-")
-    found = fields[1] if len(fields) >= 4 else ""
+    trace_id = fields[1] if len(fields) >= 4 else ""
     return (
-        found
-        if len(found) == 32 and set(found) <= set("0123456789abcdef") and set(found) != {"0"}
+        trace_id
+        if len(trace_id) == 32
+        and set(trace_id) <= set("0123456789abcdef")
+        and set(trace_id) != {"0"}
         else ""
     )

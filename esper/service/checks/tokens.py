@@ -125,12 +125,15 @@ class Gatekeeper:
                 algorithm, issuer or part, expired, not valid yet, or valid for longer than its role
                 may be.
         """
+        # Before it is parsed: whoever has no token may send anything.
         if len(token) > _LONGEST:
             raise unauthorized("The token is malformed.", invalid=True)
         try:
             claims = jwt.decode(
                 token,
                 self.key,
+                # One algorithm: with a choice, a token could say `none`, or use the public key as a
+                # shared secret (RFC 8725, 3.1).
                 algorithms=[_ALGORITHM],
                 issuer=ISSUER,
                 audience=self.part,
@@ -173,7 +176,9 @@ class Gatekeeper:
             type(issued) is not int or type(begins) is not int or type(expires) is not int
         ):  # a bool is an int, and no time
             raise unauthorized("The token is malformed.", invalid=True)
-        known: Role | None = next((one for one in get_args(Role) if one == role), None)
+        known: Role | None = next(
+            (known_role for known_role in get_args(Role) if known_role == role), None
+        )
         if known is None:
             raise unauthorized("The token names a role that does not exist.", invalid=True)
         now = self.clock.now_us() // _SECOND_US
@@ -183,6 +188,8 @@ class Gatekeeper:
             raise unauthorized(
                 "The token is for the future; set this machine's clock.", invalid=True
             )
+        # Checked by the part too: whoever holds the key could sign any time.
+        # one.
         if expires - min(issued, begins) > LONGEST[known].total_seconds():
             raise unauthorized(
                 f"The token lasts longer than one of the role {known} may.", invalid=True
@@ -210,6 +217,7 @@ class Gatekeeper:
 
 def _password(credentials: str) -> str:
     try:
+        # The user name is free: ClickHouse and Grafana clients insist on sending one.
         return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         raise unauthorized("The Basic credentials are malformed.", invalid=True) from None

@@ -175,6 +175,7 @@ class ConnectionLimiter:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, visitor: _Visitor) -> None:
+        # asyncio has a time limit for a handshake, and refuses one without TLS.
         timeout = HEAD_S if self._context else None
         try:
             await self._loop.connect_accepted_socket(
@@ -194,6 +195,7 @@ class ConnectionLimiter:
         idle = [visitor for visitor in self._visitors if not visitor.protocol.busy]
         if not idle:
             return False
+        # The one that has said nothing for the longest time is the least likely to be a caller.
         longest = min(idle, key=lambda visitor: visitor.quiet_since)
         self._visitors.discard(longest)
         longest.close()

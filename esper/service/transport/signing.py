@@ -57,6 +57,7 @@ def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
     try:
         make_folder(folder)
         if not private.exists():
+            # A new key here would make every event that the other one signed look forged.
             if public.exists():
                 raise UsageError(
                     f"{folder} has the public key of {writer} alone, so nothing can be "
@@ -64,6 +65,7 @@ def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
                     f"{public.name} to {writer}.other{_PUBLIC} to have a key made here and "
                     "believe both."
                 )
+            # Before the key: events are never signed while nothing says since when they have to be.
             place(since, f"{clock.now_us()}\n".encode(), 0o600)
             place(private, private_pem(Ed25519PrivateKey.generate()), 0o600)
         key = read_private(private, what="events that everybody here believes")
@@ -117,7 +119,9 @@ def trust(keys: Path) -> Trust:
             f"{folder} has a damaged file ({error}): restore it, or events cannot be held "
             "against it."
         ) from error
-    return Trust({writer: frozenset(found) for writer, found in writers.items()}, since, runs)
+    return Trust(
+        {writer: frozenset(public_keys) for writer, public_keys in writers.items()}, since, runs
+    )
 
 
 def believe_run(
@@ -157,6 +161,7 @@ class Keyring:
     def trust(self) -> Trust:
         """As `trust` gives and raises."""
         folder = self._keys / FOLDER
+        # Taken before the folder is read: what changes meanwhile is seen at the next call.
         seen = (_changed_ns(folder), _changed_ns(folder / _RUNS))
         with self._guard:
             if seen != self._seen:

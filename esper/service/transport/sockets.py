@@ -76,6 +76,7 @@ def listening(settings: Settings, port: int, *, setting: str) -> Listening:
         UsageError: others may enter that folder.
     """
     if (given := _inherited(port, os.environ)) is not None:
+        # A supervisor holds the port while a part is restarted, so that no other program takes it.
         return given
     tcp = tcp_socket()
     try:
@@ -100,6 +101,7 @@ def tcp_socket() -> socket.socket:
     only then.
     """
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A restarted part need not wait for its old connections' TIME_WAIT.
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made
 
@@ -116,6 +118,7 @@ def own_socket(folder: Path, port: int) -> socket.socket:
     try:
         make_folder(folder)
         _require_private(folder)
+        # Bound by a part that was killed: binding needs a name that is free.
         (folder / _name(port)).unlink(missing_ok=True)
         with _address(folder, port) as address:
             made.bind(address)
@@ -145,6 +148,7 @@ def connect(folder: Path, port: int, timeout: float) -> socket.socket:
     try:
         with _address(folder, port) as address:
             made.connect(address)
+        # The folder alone does not prove it: it may have been open when the socket was put there.
         if (peer := _peer(made)) not in {None, folder.stat().st_uid}:
             raise UsageError(
                 f"A process of user {peer} answers in {folder}: run `esper down`, delete "
@@ -212,11 +216,11 @@ def _require_private(folder: Path) -> None:
         OSError: it cannot be looked at.
         UsageError: it is another's, or open to others.
     """
-    found = os.lstat(folder)
+    status = os.lstat(folder)
     if (
-        not stat.S_ISDIR(found.st_mode)
-        or found.st_mode & _OTHERS
-        or os.geteuid() not in {found.st_uid, 0}
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_mode & _OTHERS
+        or os.geteuid() not in {status.st_uid, 0}
     ):
         raise UsageError(
             f"{folder} has to be a folder that its owner alone can enter, because tokens "
@@ -256,6 +260,7 @@ def _address(folder: Path, port: int) -> Iterator[str]:
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # The kernel takes 108 bytes for the path; through the open folder any path fits.
         short = Path(f"/proc/self/fd/{descriptor}")
         if not short.exists():
             raise UsageError(

@@ -43,6 +43,7 @@ def ensure(folder: Path) -> None:
         if not (folder / PRIVATE).exists():
             if (folder / PUBLIC).exists():
                 return  # a part that only checks tokens is given the public key alone
+            # Before the key is in it.
             folder.chmod(0o700)
             place(folder / PRIVATE, private_pem(Ed25519PrivateKey.generate()), 0o600)
         if not (folder / PUBLIC).exists():
@@ -142,6 +143,8 @@ def place(path: Path, content: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
+            # Not a rename, which would replace the key that the other of two processes has just
+            # made and signs with.
             os.link(name, path)
     finally:
         Path(name).unlink()

@@ -58,8 +58,8 @@ _PROPERTIES: Mapping[str, str] = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "4",
-    # nobody waits: a new group forms at once, a dead writer's transaction is aborted within half a
-    # second of its timeout
+    # so that no client waits: a new group forms at once, a dead writer's transaction is aborted
+    # within half a second of its timeout
     "group.initial.rebalance.delay.ms": "0",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     # after kill -9 the controller refuses the new broker until the old one's session has ended: 9 s
@@ -395,7 +395,7 @@ def _write_properties(path: Path, node: BrokerNode, log_dir: Path, secret: str) 
         **({**_SECURED, **dict.fromkeys(_PLAIN, _jaas(secret))} if node.secured else _OPEN),
         "listeners": f"CLIENTS://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}",
         "advertised.listeners": f"CLIENTS://{HOST}:{node.port}",
-        # static voters: a stored voter would carry its port for ever
+        # static voters: a stored voter would carry its port forever
         "controller.quorum.voters": f"1@{HOST}:{node.controller_port}",
         "log.dirs": log_dir.name,
     }

@@ -154,9 +154,9 @@ def _fetch(
 def _install(
     jar: Jar, directory: Path, scratch: Path, local: Sequence[Path], remote: dict[str, str] | None
 ) -> None:
-    found = _resolve(jar, scratch, local, remote)
+    source = _resolve(jar, scratch, local, remote)
     copy = scratch / jar.name
-    shutil.copyfile(found, copy)
+    shutil.copyfile(source, copy)
     actual = _sha256(copy)
     if actual != jar.sha256:
         raise CorruptError(
@@ -165,8 +165,8 @@ def _install(
                 f"{jar.sha256[:16]}...: "
             )
             + (
-                f"delete {found} and start again"
-                if scratch not in found.parents
+                f"delete {source} and start again"
+                if scratch not in source.parents
                 else "refused; start again, on another network if it stays"
             )
         )

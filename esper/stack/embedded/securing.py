@@ -38,13 +38,13 @@ def secure(node: BrokerNode, folder: Path) -> None:
     bus = KafkaBus(node.admin, patience=_PATIENCE_S)
     fresh = secrets.token_urlsafe(32)
     acls.set_passwords(bus, {**credentials.ensure(folder), _FRESH: fresh})
-    wanted, found = set(rights()), acls.listed(bus)
+    wanted, granted = set(rights()), acls.listed(bus)
     stale = [
         line
-        for right, line in found.items()
+        for right, line in granted.items()
         if right.principal in PRINCIPALS and right not in wanted
     ]
-    acls.change(bus, grant=sorted(wanted - found.keys()), revoke=stale)
+    acls.change(bus, grant=sorted(wanted - granted.keys()), revoke=stale)
     _await(_by_scram(node, fresh))
 
 

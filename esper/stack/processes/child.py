@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
 from esper.clock import Clock
+from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.inbound.consumer_progress import STUCK_S
-from esper.service.transport.sockets import LocalConnection
+from esper.service.client import Client
+from esper.service.transport.sockets import HOST
 from esper.stack.processes.leash import Leash, kill_group
 from esper.stack.processes.stack_state import PartPhase, PartState
 
@@ -70,25 +72,24 @@ class Launch:
     """What each life inherits: the sockets that it serves."""
 
 
-def health(folder: Path, port: int) -> Answer:
+def health(settings: Settings, part: str, port: int) -> Answer:
     """What `GET /health` says: 200 is ready, any other answer is a part that is not ready yet.
 
-    It is asked over the part's Unix socket in `folder`: other users can neither hold that up nor
+    It is asked over the part's Unix socket: other users can neither hold that up nor
     answer in the part's place. A part that has been at one message for `STUCK_S` counts as silent:
     it answers, and does nothing. One that is merely behind, or waits for a disk or a broker, turns
     (see `esper.oona.inbound.consumer_progress`) and is left alone.
     """
-    connection = LocalConnection(folder, port, timeout=PROBE_TIMEOUT_S)
+    client = Client(settings, subject="supervisor", part=part)
+    url = f"{settings.scheme}://{HOST}:{port}/health"
     try:
-        connection.request("GET", "/health")
-        response = connection.getresponse()
-        if response.status == http.client.OK:
-            return "ready"
-        return "silent" if _stuck(response.read(_HEALTH_BYTES)) else "starting"
-    except (OSError, http.client.HTTPException, EsperError):
+        # Open to all, so no token is made: a lost key must not make living parts look dead.
+        reply = client.ask(url, timeout=PROBE_TIMEOUT_S, role=None, limit=_HEALTH_BYTES)
+    except EsperError:
         return "silent"
-    finally:
-        connection.close()
+    if reply.status == HTTPStatus.OK:
+        return "ready"
+    return "silent" if _stuck(reply.body) else "starting"
 
 
 def _stuck(body: bytes) -> bool:
@@ -161,7 +162,9 @@ class Child:
             self._died(now, self._process.returncode)
         elif self._process is not None and self._pulse is not None:
             patience = self.launch.silence_s if self._pulse.was_ready else self.launch.start_s
-            quiet = now - max(self._pulse.heard, self._started)
+            # The later of the two: a process that has just begun has not been silent for longer
+            # than it lives.
+            quiet = now - max(self._pulse.answered_at, self._started)
             if quiet > patience:
                 self._kill()
                 self._died(now, None)
@@ -259,6 +262,7 @@ class Child:
         self, now: float, error: EsperError, *, known: bool, settled: bool, was_ready: bool
     ) -> None:
         self.error, self.mends_itself = error, not known
+        # A life that lasted says that the cause of earlier deaths is gone.
         self._failures = 1 if settled else self._failures + 1
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1]
         self._due = now + (min(delay, _CRASH_LOOP_S) if was_ready else delay)
@@ -283,7 +287,7 @@ class _Pulse:
     def __init__(self, probe: Callable[[], Answer], clock: Clock) -> None:
         self.answer: Answer = "silent"
         self.was_ready = False
-        self.heard = clock.monotonic()
+        self.answered_at = clock.monotonic()
         self._probe = probe
         self._clock = clock
         self._end = threading.Event()
@@ -297,7 +301,7 @@ class _Pulse:
         while not self._end.is_set():
             answer = self._probe()
             if answer != "silent":
-                self.heard = self._clock.monotonic()
+                self.answered_at = self._clock.monotonic()
             self.answer = answer
             self.was_ready = self.was_ready or answer == "ready"
             self._end.wait(1.0 if answer == "ready" else 0.1)
@@ -310,6 +314,7 @@ def _last_line(tail: str) -> str:
 def _tail(log: Path, start: int) -> str:
     try:
         with log.open("rb") as file:
+            # From where this life began: the tail must not blame it for what an earlier one wrote.
             file.seek(max(start, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             return file.read().decode("utf-8", errors="replace")
     except OSError:

@@ -42,6 +42,7 @@ class Leash:
 
     def drop(self, group: int) -> None:
         """This group has ended: its number may be used by others from now on."""
+        # At once: the watcher must never kill a group of somebody else that has got the number.
         self._groups.discard(group)
         self._say(f"-{group}\n")
 
@@ -97,6 +98,7 @@ def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    # Isolated and without site: it has to start where a broken installation does not.
     program = (sys.executable, "-I", "-S", __file__)
     return subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, cwd="/"
@@ -105,6 +107,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _watch(lines: Iterable[bytes]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Whoever ends the supervisor by its group or terminal must not end the watcher first.
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()
     for line in lines:

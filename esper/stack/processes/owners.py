@@ -35,7 +35,7 @@ def leave(stack_dir: Path, owner: Identity) -> None:
 
 
 def clear(stack_dir: Path) -> None:
-    """Nobody wants the stack."""
+    """No owner wants the stack."""
     for file in _files(stack_dir):
         file.unlink(missing_ok=True)
 

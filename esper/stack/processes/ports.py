@@ -88,6 +88,8 @@ class PortClaims:
     def _claim(self, port: int, *, listen: bool) -> bool:
         if port in self._claims:
             return False
+        # Claimed by UDP: the mark lasts while TCP is free for a broker to listen on, and another
+        # supervisor that claims the same port sees it.
         claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         listening = tcp_socket()
         try:
@@ -139,5 +141,7 @@ def _holder(port: int) -> str:
 
 
 def _spread(salt: str) -> Iterator[int]:
+    # Each installation begins elsewhere, so that two rarely try the same port at once; and the same
+    # one finds its own again.
     start = zlib.crc32(salt.encode())
     return (_FIRST + (start + offset) % _COUNT for offset in range(_COUNT))

@@ -19,7 +19,7 @@ from esper.identity import Identity
 LOCK: Final = "lock"
 Signature = tuple[int, int, int]
 Phase = Literal["starting", "running", "stopping", "down", "failed", "silent"]
-"""silent: a supervisor lives, and does not mend its state file. It is never written, only told."""
+"""silent: a supervisor lives, and does not mend its state file. Reported, never written."""
 PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "stopped"]
 
 
@@ -84,10 +84,10 @@ def signature(stack_dir: Path) -> Signature | None:
     change; None where there is none.
     """
     try:
-        found = path_of(stack_dir).stat()
+        status = path_of(stack_dir).stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sign(lock: IO[str], supervisor: Identity) -> None:
@@ -103,8 +103,8 @@ def holder(stack_dir: Path) -> Identity | None:
     None where none does, or the file does not say.
     """
     try:
-        found = Identity(**json.loads((stack_dir / LOCK).read_text(encoding="utf-8")))
-        return found if found.lives() else None
+        identity = Identity(**json.loads((stack_dir / LOCK).read_text(encoding="utf-8")))
+        return identity if identity.lives() else None
     except (OSError, ValueError, TypeError):
         return None
 

@@ -149,7 +149,7 @@ def archived(
     if recipe.model == OWN_LOOP:
         raise UsageError(
             f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper "
-            "cannot execute; `esper replay --fold` proves its journal."
+            "cannot execute; `esper replay fold` proves its journal."
         )
     given = permit(recipe)
     data = splits(recipe, given)

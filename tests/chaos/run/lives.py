@@ -204,7 +204,7 @@ def proven(run: Run, cluster: Access | str, digest: str = "") -> list[JournalEve
     events = journal(cluster, run.run_id)
     (completed,) = [event for event in events if isinstance(event, RunCompleted)]
     assert completed.digest == (digest or completed.digest), run.deaths
-    folded = done(run.home, "replay", run.run_id, "--fold", "--json")
+    folded = done(run.home, "replay", "fold", run.run_id, "--json")
     assert folded["status"] == "COMPLETED"
     assert folded["equals_live"] is True or not run.end
     assert [event.sequence for event in events] == list(range(len(events)))

@@ -231,9 +231,7 @@ def test_everything_is_killed_and_every_run_is_what_it_would_have_been(
         hunt.quiet()
         proven(run, access(Settings(home=home)), "" if live else whole.end["digest"])
         if live:
-            done(
-                home, "replay", run.run_id, "--verify", "--from-scratch", "--workers", "1", "--json"
-            )
+            done(home, "replay", "verify", run.run_id, "--from-scratch", "--workers", "1", "--json")
     told = in_history(home, [whole, *runs], whole.end["steps"])
     report = {
         "seed": SEED,

@@ -44,7 +44,7 @@ def test_every_part_dies_once_in_a_live_run(home: Path) -> None:
     assert trainer.returncode == 130, err
     assert json.loads(out.splitlines()[-1])["dropped"] == 0
 
-    folded = json.loads(esper(home, "replay", "tough", "--fold", "--json").stdout)
+    folded = json.loads(esper(home, "replay", "fold", "tough", "--json").stdout)
     assert folded["equals_live"] is True
     counted_once(home)
     endpoints = running(Settings(home=home))

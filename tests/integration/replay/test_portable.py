@@ -129,12 +129,12 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
         esper(
             empty,
             "replay",
+            "verify",
             RUN,
             "--from",
             world.export,
             "--passphrase-file",
             world.secret,
-            "--verify",
             "--workers",
             "2",
             "--json",
@@ -148,6 +148,7 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
         esper(
             empty,
             "replay",
+            "state",
             RUN,
             "--from",
             world.export,
@@ -162,12 +163,13 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
     )
     assert (found["state_digest"], found["begun"]) == (world.state, "")
     assert "give its file with --passphrase-file" in refused(
-        esper(empty, "replay", RUN, "--from", world.export, "--step", "3", *ALLOW), 2
+        esper(empty, "replay", "state", RUN, "--from", world.export, "--step", "3", *ALLOW), 2
     )
     (tmp_path / "wrong").write_text("guess")
     wrong = esper(
         empty,
         "replay",
+        "state",
         RUN,
         "--from",
         world.export,
@@ -179,7 +181,7 @@ def test_an_export_proves_the_run_where_nothing_else_is(world: World, tmp_path: 
     )
     assert "The passphrase is not the one that the export" in refused(wrong, 2)
     assert "is an export of run portable-1, not of run other" in refused(
-        esper(empty, "replay", "other", "--from", world.export, "--step", "3"), 2
+        esper(empty, "replay", "state", "other", "--from", world.export, "--step", "3"), 2
     )
 
 
@@ -256,7 +258,7 @@ def test_a_run_comes_into_another_installation(world: World, tmp_path: Path) -> 
     with source(settings, "") as folder:
         assert [decode(one.value) for one in messages_of(folder, RUN, Trust())] == world.events
     found = result(
-        esper(home, "replay", RUN, "--step", str(STEP), "--json", *ALLOW)
+        esper(home, "replay", "state", RUN, "--at", f"0:{STEP}", "--json", *ALLOW)
     )  # no Kafka here: the history's folder has it
     assert found["state_digest"] == world.state
 
@@ -290,8 +292,8 @@ def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path)
         "-m",
         "esper.cli",
         "replay",
+        "verify",
         RUN,
-        "--verify",
         "--workers",
         "2",
         "--from",
@@ -323,6 +325,7 @@ def test_other_instructions_are_named(world: World, tmp_path: Path) -> None:
     """
     arguments = (
         "replay",
+        "state",
         RUN,
         "--from",
         world.export,

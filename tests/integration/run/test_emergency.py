@@ -91,10 +91,10 @@ def test_a_run_that_explodes_after_a_graft_goes_back_and_ends_well(home: Path) -
     assert last < 2.0
     assert worst > 10.0
     assert (
-        json.loads(esper(home, "replay", "explodes", "--fold", "--json").stdout)["equals_live"]
+        json.loads(esper(home, "replay", "fold", "explodes", "--json").stdout)["equals_live"]
         is True
     )
-    proof = esper(home, "replay", "explodes", "--verify", "--json", PYTHONPATH=str(MODELS))
+    proof = esper(home, "replay", "verify", "explodes", "--json", PYTHONPATH=str(MODELS))
     assert proof.returncode == 0, proof.stderr
 
     assert runaway(home, "explodes-again")["digest"] == found["digest"]

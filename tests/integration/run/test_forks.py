@@ -48,9 +48,7 @@ def test_a_fork_in_lockstep_is_decided_on_like_its_parent(
     assert any(one["packet"] > 4 for one in known)
     runs = {row["run_id"]: row for row in json.loads(esper(home, "runs", "--json").stdout)}
     assert (runs["twin"]["parent"], runs["twin"]["forked_step"]) == (PARENT, 150)
-    assert (
-        json.loads(esper(home, "replay", "twin", "--fold", "--json").stdout)["equals_live"] is True
-    )
+    assert json.loads(esper(home, "replay", "fold", "twin", "--json").stdout)["equals_live"] is True
     compared = json.loads(esper(home, "compare", PARENT, "twin", "--json").stdout)
     assert (compared["same_epochs"], compared["decisions"], compared["settings"]) == (
         EPOCHS,

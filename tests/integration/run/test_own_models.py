@@ -109,7 +109,7 @@ def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
         endpoints(home).history_url,
         "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop'",
     )
-    folded = esper(home, "replay", started["run_id"], "--fold", "--json")
+    folded = esper(home, "replay", "fold", started["run_id"], "--json")
     assert '"equals_live": true' in folded.stdout
     assert '"status": "COMPLETED"' in folded.stdout
 
@@ -202,7 +202,7 @@ def test_a_layer_that_upsamples_grows_and_is_proven_elsewhere(home: Path, tmp_pa
     failed = "SELECT count() AS n FROM kernel_failed WHERE run_id = 'upsampling'"
     assert query(url, failed)[0]["n"] == 0
     assert found["growth"].startswith("Grew "), found
-    proof = esper(home, "replay", "upsampling", "--verify", "--json", PYTHONPATH=str(MODELS))
+    proof = esper(home, "replay", "verify", "upsampling", "--json", PYTHONPATH=str(MODELS))
     assert proof.returncode == 0, proof.stderr
     export = tmp_path / "export"
     done = esper(
@@ -210,6 +210,14 @@ def test_a_layer_that_upsamples_grows_and_is_proven_elsewhere(home: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     allowed = ("--allow", "upsampling:model", "--allow", "upsampling:data")
-    arguments = ("replay", "upsampling", "--from", str(export), "--from-scratch", *allowed)
-    proof = esper(tmp_path / "empty", *arguments, "--verify", PYTHONPATH=str(MODELS))
+    arguments = (
+        "replay",
+        "verify",
+        "upsampling",
+        "--from",
+        str(export),
+        "--from-scratch",
+        *allowed,
+    )
+    proof = esper(tmp_path / "empty", *arguments, PYTHONPATH=str(MODELS))
     assert proof.returncode == 0, proof.stderr

@@ -64,17 +64,17 @@ def test_what_other_packages_bring_is_used_resumed_and_proven(tmp_path: Path) ->
     assert found["growth"].startswith(("Grew ", "No kernel was kept")), found
     assert (found["score_name"], found["accuracy"]) == ("top_two", 0)
     assert 0.3 < found["score"] == found["metrics"]["top_two"] <= 1  # by chance a fifth
-    refused = commands.run("replay", "plugged", "--verify", environment=environment(home, layers))
+    refused = commands.run("replay", "verify", "plugged", environment=environment(home, layers))
     assert refused.returncode == 2
     assert "There is no task 'ranked'" in refused.stderr
-    refused = commands.run("replay", "plugged", "--verify", environment=environment(home, task))
+    refused = commands.run("replay", "verify", "plugged", environment=environment(home, task))
     assert refused.returncode == 2
     assert re.search(missing, refused.stderr), refused.stderr
     without = environment(home, task, layers)
-    proof = commands.run("replay", "plugged", "--verify", "--json", environment=without)
+    proof = commands.run("replay", "verify", "plugged", "--json", environment=without)
     assert proof.returncode == 0, proof.stderr
     saved = tmp_path / "journal"
-    fold = commands.run("replay", "plugged", "--fold", "--save", saved, environment=without)
+    fold = commands.run("replay", "fold", "plugged", "--save", saved, environment=without)
     assert fold.returncode == 0, fold.stderr
     events = [decode(value) for value in from_file(saved)]
     started = events[0]
@@ -114,10 +114,10 @@ def test_a_policy_of_another_package_decides_is_resumed_and_proven(tmp_path: Pat
     assert "There is no policy 'first-open'" in refused.stderr
     done = commands.run(*resume, environment=given)
     assert done.returncode == 0, done.stderr
-    proof = commands.run("replay", "open", "--verify", "--json", environment=environment(home))
+    proof = commands.run("replay", "verify", "open", "--json", environment=environment(home))
     assert proof.returncode == 0, proof.stderr
     saved = tmp_path / "journal"
-    fold = commands.run("replay", "open", "--fold", "--save", saved, environment=environment(home))
+    fold = commands.run("replay", "fold", "open", "--save", saved, environment=environment(home))
     assert fold.returncode == 0, fold.stderr
     events = [decode(value) for value in from_file(saved)]
     grafts = [one for one in events if isinstance(one, AdaptationApplied)]

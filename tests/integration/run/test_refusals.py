@@ -33,8 +33,8 @@ def refused(home: Path, code: int, sentence: str, *arguments: str, **environment
             ("run", "mnist1d", "--resume", "--run-id", "x", "--set", "run.epochs=2"),
             "A resumed run goes on with the settings that its journal has",
         ),
-        (("replay", "nothing", "--fold"), "There is no data in"),
-        (("replay", "nothing"), "Say what to do: --fold folds the journal"),
+        (("replay", "fold", "nothing"), "There is no data in"),
+        (("replay", "nothing"), "write `esper replay fold RUN`, `esper replay state RUN"),
         (("recipes", "show", "nothing"), "There is no recipe or file nothing."),
     ],
 )

@@ -54,14 +54,14 @@ def test_history_holds_every_committed_message_once(
 def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(
     home: Path, lockstep: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """`esper replay --fold` agrees with the trainer.
+    """`esper replay fold` agrees with the trainer.
 
     A journal with an event removed, doubled or swapped is refused, saying which.
     """
     run_id = lockstep[0]["run_id"]
     saved = tmp_path / "journal.avro"
     folded = json.loads(
-        esper(home, "replay", run_id, "--fold", "--save", str(saved), "--json").stdout
+        esper(home, "replay", "fold", run_id, "--save", str(saved), "--json").stdout
     )
     assert folded["equals_live"] is True
     assert folded["status"] == "COMPLETED"
@@ -80,7 +80,7 @@ def test_fold_equals_the_live_state_and_a_changed_journal_is_refused(
     for what, (changed, sentence) in broken.items():
         path = tmp_path / f"{what}.avro"
         to_file(path, changed)
-        done = esper(home, "replay", run_id, "--fold", "--journal", str(path))
+        done = esper(home, "replay", "fold", run_id, "--from", str(path))
         assert done.returncode == 5, what
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
@@ -104,7 +104,7 @@ def test_a_run_id_is_taken_once(home: Path, lockstep: list[dict[str, Any]]) -> N
     assert "already" in done.stderr
     assert "Traceback" not in done.stderr
     assert (
-        json.loads(esper(home, "replay", lockstep[0]["run_id"], "--fold", "--json").stdout)[
+        json.loads(esper(home, "replay", "fold", lockstep[0]["run_id"], "--json").stdout)[
             "equals_live"
         ]
         is True
@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, A
     assert child.returncode == 130, err
     ended = json.loads(out.splitlines()[-1])
     assert ended["outcome"] == "INTERRUPTED"
-    folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
+    folded = json.loads(esper(home, "replay", "fold", "interrupted", "--json").stdout)
     assert folded["status"] == "PAUSED"
     assert folded["equals_live"] is True
     again = result(esper(home, "run", "mnist1d", "--json", "--resume", "--run-id", "interrupted"))
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(home: Path, lockstep: list[dict[str, A
         "SELECT incarnation, restored_step FROM run_resumed WHERE run_id = 'interrupted'",
     )
     assert resumed == [{"incarnation": 1, "restored_step": ended["steps"]}]
-    folded = json.loads(esper(home, "replay", "interrupted", "--fold", "--json").stdout)
+    folded = json.loads(esper(home, "replay", "fold", "interrupted", "--json").stdout)
     assert (folded["status"], folded["equals_live"]) == ("COMPLETED", True)
     finished = esper(home, "run", "mnist1d", "--resume", "--run-id", "interrupted")
     assert finished.returncode == 2
@@ -318,8 +318,7 @@ def test_people_ask_for_a_snapshot_a_rollback_and_a_pause_through_kafka(home: Pa
     assert [row["reason"] for row in reasons].count("a look at it") == 1
     assert "too late" not in {row["reason"] for row in reasons}
     assert (
-        json.loads(esper(home, "replay", "rolled", "--fold", "--json").stdout)["equals_live"]
-        is True
+        json.loads(esper(home, "replay", "fold", "rolled", "--json").stdout)["equals_live"] is True
     )
 
 

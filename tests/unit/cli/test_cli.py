@@ -64,8 +64,9 @@ def test_recipes_are_listed_shown_and_copied(tmp_path: Path) -> None:
     assert mine.read_text() == "mine"
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's error is one sentence; --debug shows where it came from."""
+    monkeypatch.setenv("ESPER_HOME", str(tmp_path / "home"))
     plain, debug = esper("run", "nothing"), esper("run", "nothing", "--debug")
     assert plain.stderr.count("\n") == 1
     assert "Traceback" in debug.stderr

@@ -69,8 +69,7 @@ def test_differences_of_code_and_machine_are_said_and_change_nothing_by_themselv
     assert "torch was 1.0 and is" in said.getvalue()
     assert "instruction_set was VSX and is" in said.getvalue()
     assert (
-        "Esper's code is another one; what is executed again may have other bits."
-        in said.getvalue()
+        "Esper's code is another one; what is re-executed may have other bits." in said.getvalue()
     )
 
 
@@ -246,3 +245,16 @@ def test_a_kind_that_there_is_not_is_named(laboratory: Laboratory) -> None:
     source = Archived(laboratory.settings, tuple(laboratory.journal()))
     with pytest.raises(UsageError, match=r"no 'optimizer'; .* host \(the host's optimizer\)"):
         restored(source, 16, Console(file=io.StringIO()), kinds=("optimizer",))
+
+
+def test_states_that_share_a_step_are_told_apart_by_their_events(laboratory: Laboratory) -> None:
+    """With a number of events it is the state after these; without, after all of that step."""
+    events, quiet = tuple(laboratory.journal()), Console(file=io.StringIO())
+    source = Archived(laboratory.settings, events)
+    taken = [one for one in events if isinstance(one, CheckpointTaken) and one.at_step == 16][-1]
+    last = restored(source, 16, quiet).address
+    assert taken.at_sequence < last.sequence
+    first = restored(source, 16, quiet, timeline=0, sequence=taken.at_sequence)
+    assert first.address == replace(last, sequence=taken.at_sequence)
+    with pytest.raises(UsageError, match=f"events, not {len(events)}"):
+        restored(source, 16, quiet, sequence=len(events))

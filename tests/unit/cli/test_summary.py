@@ -104,7 +104,7 @@ def test_the_end_of_a_run_in_words() -> None:
         "FOSSILIZED 13"
     ) in lines
     assert any(line.split() == ["telemetry.training.step", "2,800"] for line in lines)
-    assert any(line.endswith("replay mnist1d-1 --fold") for line in lines)
+    assert any(line.endswith("replay fold mnist1d-1") for line in lines)
     assert not any("--resume" in line for line in lines)
 
 

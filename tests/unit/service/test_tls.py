@@ -79,13 +79,12 @@ def test_espers_own_programs_need_no_certificate(secured: tuple[Settings, Server
     So a certificate that was replaced on disk neither stops them nor makes a living part look dead.
     """
     settings, server = secured
-    assert (
-        Client(settings, subject="esper", part="t").get(f"{server.url}/api/v1/status", timeout=10)
-        == b'{"x":1}'
-    )
-    assert health(settings.sockets_dir, server.port) == "ready"
+    assert Client(settings, subject="esper", part="t").json(f"{server.url}/api/v1/status") == {
+        "x": 1
+    }
+    assert health(settings, "t", server.port) == "ready"
     server.stop()
-    assert health(settings.sockets_dir, server.port) == "silent"
+    assert health(settings, "t", server.port) == "silent"
 
 
 def test_settings_that_cannot_be_used_are_refused_with_the_remedy(
