@@ -6,12 +6,12 @@ import hashlib
 
 from esper.checkpoint import TensorStore
 from esper.urza.store import Store
-from esper.vault.family_keys import Family
+from esper.vault.family_keys import FamilyKey
 
 
-def family(name: str = "family") -> Family:
+def family(name: str = "family") -> FamilyKey:
     """A family whose key comes from its name."""
-    return Family(name, hashlib.sha256(name.encode()).digest())
+    return FamilyKey(name, hashlib.sha256(name.encode()).digest())
 
 
 def tensors_in(store: Store, name: str = "family") -> TensorStore:

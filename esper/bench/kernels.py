@@ -20,7 +20,7 @@ from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.kasmina.loader import KernelLoader, Loaded
-from esper.tezzeret.build import module_of, weights_of
+from esper.kernels.build import module_of, weights_of
 from esper.tezzeret.compile import compile_kernel
 from esper.urza.artefact import seal
 from esper.urza.local import LocalStore

@@ -23,7 +23,7 @@ from esper.bench.figure_registry import Bench, figure
 from esper.checkpoint import SnapshotWriter, Stored, Taken, TensorStore
 from esper.errors import StorageFullError
 from esper.urza.local import LocalStore
-from esper.vault.family_keys import Family
+from esper.vault.family_keys import FamilyKey
 
 MB: Final = 1_000_000
 _SIZES: Final = {
@@ -38,7 +38,10 @@ _STEPS: Final = 20
 def tensors_in(folder: Path, cold: Path | None = None, *, readers: int = 4) -> TensorStore:
     """A tensor store of the benchmarks' own."""
     return TensorStore(
-        LocalStore(folder), Family("bench", bytes(32)), LocalStore(cold) if cold else None, readers
+        LocalStore(folder),
+        FamilyKey("bench", bytes(32)),
+        LocalStore(cold) if cold else None,
+        readers,
     )
 
 

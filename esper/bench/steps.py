@@ -23,10 +23,10 @@ from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate
 from esper.kasmina.monitor import SeedMonitor
 from esper.kasmina.seeded.layers import SeededLayer
+from esper.kernels.build import module_of
 from esper.lifecycle import Context, Guardrails, RunState, decide, evolve
 from esper.lifecycle.commands import StartRun
 from esper.oona.bus.emitter import TelemetryRing
-from esper.tezzeret.build import module_of
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.recipe import OWNER, GatesSection, function, load
 from esper.tolaria.step.method import Method

@@ -21,7 +21,7 @@ import zstandard
 from esper.bounded import DEFAULT, Limit, unpacked_zstd
 from esper.errors import CorruptError
 from esper.urza.store import Store
-from esper.vault.family_keys import Family
+from esper.vault.family_keys import FamilyKey
 from esper.vault.sealing import KEY_BYTES, OVERHEAD_BYTES, seal, unseal
 
 PIECE_BYTES = 8 << 20
@@ -51,7 +51,7 @@ class Chunk:
     size: int
     copy: str = ""
 
-    def key(self, family: Family) -> str:
+    def key(self, family: FamilyKey) -> str:
         """Where it lies in the store."""
         copy = f"-{self.copy}" if self.copy else ""
         return f"{chunks(family)}{self.address[:2]}/{self.address}{copy}"
@@ -78,13 +78,13 @@ def chunk_of(raw: Any) -> Chunk:
     raise CorruptError("A manifest names a chunk that is none.")
 
 
-def chunks(family: Family) -> str:
+def chunks(family: FamilyKey) -> str:
     """What the keys of a family's chunks begin with."""
     return f"chunks/{family.id}/"
 
 
 def put(
-    store: Store, family: Family, content: bytes | memoryview, doomed: Container[str]
+    store: Store, family: FamilyKey, content: bytes | memoryview, doomed: Container[str]
 ) -> tuple[Chunk, int]:
     """Store a piece unless it is there, or a copy of it where its key is `doomed`.
 
@@ -104,7 +104,7 @@ def put(
 
 
 def get(
-    stores: Sequence[Store], family: Family, chunk: Chunk, limit: Limit = DEFAULT.object
+    stores: Sequence[Store], family: FamilyKey, chunk: Chunk, limit: Limit = DEFAULT.object
 ) -> bytes | memoryview:
     """The plain bytes of a chunk out of the first store that has it.
 
@@ -140,7 +140,7 @@ def get(
     return content
 
 
-def _sealed(family: Family, chunk: Chunk, content: bytes | memoryview) -> bytes:
+def _sealed(family: FamilyKey, chunk: Chunk, content: bytes | memoryview) -> bytes:
     packed: bytes | memoryview = zstandard.ZstdCompressor(level=LEVEL).compress(content)
     codec = _ZSTD
     # Weights that do not compress stay as they are: nothing to unpack when they are read.

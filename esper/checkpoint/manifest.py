@@ -15,7 +15,7 @@ from esper.checkpoint import chunks
 from esper.checkpoint.chunks import Chunk, chunk_of
 from esper.errors import CorruptError, printable
 from esper.urza.store import Store
-from esper.vault.family_keys import Family
+from esper.vault.family_keys import FamilyKey
 from esper.vault.sealing import seal, unseal
 
 FORMAT: Final = 2
@@ -52,7 +52,7 @@ class Stores:
         return any(store.exists(key) for store in self.both)
 
 
-def condemned(store: Store, family: Family) -> set[str]:
+def condemned(store: Store, family: FamilyKey) -> set[str]:
     """Keys of chunks that a sweep is about to delete, or was when it was killed."""
     addresses: set[str] = set()
     for key in store.list(condemnations(family)):
@@ -60,19 +60,19 @@ def condemned(store: Store, family: Family) -> set[str]:
     return addresses
 
 
-def condemnations(family: Family) -> str:
+def condemnations(family: FamilyKey) -> str:
     """What the keys begin with under which sweeps name what they are about to delete."""
     return f"condemned/{family.id}/"
 
 
-def manifests(family: Family) -> str:
+def manifests(family: FamilyKey) -> str:
     """What the keys of a family's manifests begin with; the rest is the SHA-256 of what
     is there.
     """
     return f"manifests/{family.id}/"
 
 
-def sealed_manifest(family: Family, manifest: Mapping[str, Any]) -> bytes:
+def sealed_manifest(family: FamilyKey, manifest: Mapping[str, Any]) -> bytes:
     """A manifest as it is stored."""
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     return seal(
@@ -84,7 +84,7 @@ def sealed_manifest(family: Family, manifest: Mapping[str, Any]) -> bytes:
 
 
 def manifest_at(
-    store: Store, family: Family, address: str, sha256: str, limits: Limits = OWN
+    store: Store, family: FamilyKey, address: str, sha256: str, limits: Limits = OWN
 ) -> dict[str, Any]:
     """The manifest at `address`, verified.
 

@@ -29,7 +29,7 @@ from esper.checkpoint.manifest import (
     sealed_manifest,
 )
 from esper.errors import CorruptError, UnavailableError, printable
-from esper.vault.family_keys import Family
+from esper.vault.family_keys import FamilyKey
 
 SMALL_BYTES: Final = (
     16 << 10
@@ -73,7 +73,7 @@ class _Entry:
     pieces: list[tuple[int, int, int]] = field(default_factory=list)
 
 
-def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
+def write(stores: Stores, family: FamilyKey, snapshot: Snapshot) -> Stored:
     """Store a snapshot: every chunk, then the manifest; durable before it returns.
 
     A sweep may be about to delete a chunk that is there already. So that none is missing in the
@@ -130,7 +130,7 @@ def write(stores: Stores, family: Family, snapshot: Snapshot) -> Stored:
 
 def read(
     stores: Stores,
-    family: Family,
+    family: FamilyKey,
     address: str,
     sha256: str,
     *,

@@ -11,7 +11,7 @@ from esper.checkpoint.manifest import OWN, Stores
 from esper.config import Settings
 from esper.urza.opening import open_store, store_at
 from esper.urza.store import Store
-from esper.vault.family_keys import Family, any_in, made
+from esper.vault.family_keys import FamilyKey, any_in, made
 from esper.vault.masters import held, masters
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TensorStore:
     """
 
     store: Store
-    family: Family
+    family: FamilyKey
     cold: Store | None = None
     readers: int = 4
     limits: Limits = OWN

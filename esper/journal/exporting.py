@@ -36,7 +36,7 @@ from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
 from esper.urza.sealed import open_kernels
 from esper.urza.store import Store
-from esper.vault.family_keys import Family, opened, rewrap
+from esper.vault.family_keys import FamilyKey, opened, rewrap
 from esper.vault.masters import Masters, masters
 
 README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR`
@@ -212,7 +212,7 @@ class Exporting:
             return salt, own.id
 
     def _snapshot(
-        self, sources: Stores, store: Store, family: Family, event: CheckpointTaken | RunForked
+        self, sources: Stores, store: Store, family: FamilyKey, event: CheckpointTaken | RunForked
     ) -> None:
         name = event.snapshot_id if isinstance(event, CheckpointTaken) else "of the parent run"
         try:

@@ -36,7 +36,7 @@ from esper.urza.artefact import address_of
 from esper.urza.artefact import read as read_artefact
 from esper.urza.opening import open_store
 from esper.urza.sealed import open_kernels
-from esper.vault.family_keys import Family, any_in, keep, opened
+from esper.vault.family_keys import FamilyKey, any_in, keep, opened
 from esper.vault.masters import held, masters
 
 _HOUR_US = 3_600_000_000
@@ -173,7 +173,7 @@ class Importing:
             for key, content in part
         )
 
-    def _family(self) -> Family | None:
+    def _family(self) -> FamilyKey | None:
         """The key of the run's snapshots, kept here under the installation's own master key.
 
         None where the export has none.
@@ -202,7 +202,7 @@ class Importing:
         return theirs
 
     def _snapshots(
-        self, events: Sequence[JournalEvent], family: Family | None
+        self, events: Sequence[JournalEvent], family: FamilyKey | None
     ) -> Iterator[tuple[str, bytes]]:
         """Objects of the run's snapshots, every chunk before its manifest.
 

@@ -46,7 +46,7 @@ from esper.events.seals import TRAINER, Trust, fingerprint
 from esper.journal.reading import JOURNAL, WRITTEN, decoded_whole
 from esper.service.transport.signing import public_text
 from esper.urza.store import Listed, Store, require_key
-from esper.vault.family_keys import Family, opened
+from esper.vault.family_keys import FamilyKey, opened
 from esper.vault.masters import MasterKey, Masters, masters
 from esper.vault.sealing import KEY_BYTES
 
@@ -281,7 +281,7 @@ class Export:
             if self.content.master_key
             else None
         )
-        known = family or Family(
+        known = family or FamilyKey(
             self.content.family, bytes(KEY_BYTES)
         )  # without snapshots there is no key
         return TensorStore(self.store, known, limits=self.limits)

@@ -18,7 +18,7 @@ from torch import Tensor
 from esper.errors import BuildError, CorruptError
 from esper.karn.ir import BlueprintIR, parse
 from esper.kasmina.seeded.slots import Slot
-from esper.tezzeret.build import KernelModule
+from esper.kernels.build import KernelModule
 from esper.urza.artefact import Artefact, address_of
 from esper.vault.boxes import Box
 

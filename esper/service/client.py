@@ -38,7 +38,7 @@ _REFUSALS: Final[Mapping[int, type[EsperError]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """What a part answered, whatever its status."""
 
     status: int
@@ -76,7 +76,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         role: Role | None = "viewer",
         limit: int | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         """The answer, a refusal too; a POST where there is `data` and no `method`.
 
         A `role` of None sends no token: for what is open to all. `limit` is how many bytes of the
@@ -96,7 +96,7 @@ class Client:
                 verb = method or ("GET" if data is None else "POST")
                 connection.request(verb, target, data, sent)
                 answer = connection.getresponse()
-                return Reply(answer.status, answer.read(limit))
+                return HttpReply(answer.status, answer.read(limit))
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
@@ -140,7 +140,7 @@ class Client:
             ) from error
         return answer
 
-    def _refusal(self, reply: Reply) -> EsperError:
+    def _refusal(self, reply: HttpReply) -> EsperError:
         """The error of a refusal, in the part's own words where it has any (RFC 9457)."""
         # The body is read whatever it is: a proxy in between may answer in HTML.
         kind = _REFUSALS.get(reply.status, UnavailableError)

@@ -1,4 +1,1 @@
-"""Tezzeret, the compiler: blueprints become modules, are verified, and leave as kernels.
-
-`esper.tezzeret.build` needs no Kafka.
-"""
+"""Tezzeret, the compiler: blueprints are built, verified, and leave as kernels."""

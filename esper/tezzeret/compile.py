@@ -16,7 +16,7 @@ from torch import nn
 from esper.clock import Clock
 from esper.errors import BuildError
 from esper.karn.ir import BlueprintIR, Budget
-from esper.tezzeret.build import KernelModule, module_of, weights_of
+from esper.kernels.build import KernelModule, module_of, weights_of
 from esper.tezzeret.compilation import AttemptStarted, Compiled, Failed, Rejected
 from esper.tezzeret.verify import POSITIONS, at_size, verify
 from esper.urza.artefact import seal

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper.events.records import Check
 from esper.karn.ir import BlueprintIR, Budget
 from esper.karn.value import Value
-from esper.tezzeret.build import KernelModule, module_of
+from esper.kernels.build import KernelModule, module_of
 
 CheckName = Literal["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]
 BATCHES = (1, 2, 7, 32)

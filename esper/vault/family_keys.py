@@ -46,7 +46,7 @@ class Objects(Protocol):
 
 
 @dataclass(frozen=True)
-class Family:
+class FamilyKey:
     """Runs that share what is unchanged among them.
 
     `name` is the id of the first; whoever has `key` reads their snapshots.
@@ -91,7 +91,7 @@ def any_in(store: Objects) -> bool:
     return next(iter(store.list(_PREFIX)), None) is not None
 
 
-def opened(store: Objects, masters: Masters, name: str) -> Family | None:
+def opened(store: Objects, masters: Masters, name: str) -> FamilyKey | None:
     """The family of this name, or None when the store has none.
 
     Raises:
@@ -119,7 +119,7 @@ def opened(store: Objects, masters: Masters, name: str) -> Family | None:
     )
 
 
-def made(store: Objects, masters: Masters, name: str) -> Family:
+def made(store: Objects, masters: Masters, name: str) -> FamilyKey:
     """The family of this name, made if the store has none.
 
     Of several that make it at once, all get the same one.
@@ -133,13 +133,13 @@ def made(store: Objects, masters: Masters, name: str) -> Family:
             return family
         # Put, then read back by the next round: of several processes all take the one that was
         # stored.
-        _wrap(store, masters, Family(name, secrets.token_bytes(KEY_BYTES)))
+        _wrap(store, masters, FamilyKey(name, secrets.token_bytes(KEY_BYTES)))
     raise UnavailableError(
         f"The family key of {name} cannot be stored: others keep changing it. Try again."
     )
 
 
-def keep(store: Objects, masters: Masters, family: Family) -> None:
+def keep(store: Objects, masters: Masters, family: FamilyKey) -> None:
     """Store the key of a family that comes from elsewhere, wrapped by the current master key,
     unless the store has one of this name.
 
@@ -219,18 +219,18 @@ def rewrap(store: Objects, masters: Masters) -> int:
     return count
 
 
-def _place(family: Family, masters: Masters) -> str:
+def _place(family: FamilyKey, masters: Masters) -> str:
     return f"{_PREFIX}{family.id}/{masters.current.id}"
 
 
-def _wrap(store: Objects, masters: Masters, family: Family) -> None:
+def _wrap(store: Objects, masters: Masters, family: FamilyKey) -> None:
     key = _place(family, masters)
     store.put_if_absent(
         key, seal(masters.current.key, family.key + family.name.encode(), key.encode(), head=_MAGIC)
     )
 
 
-def _unwrapped(store: Objects, masters: Masters, key: str) -> Family | None:
+def _unwrapped(store: Objects, masters: Masters, key: str) -> FamilyKey | None:
     """The family in a file; None where its master key is not at hand, or the file is gone."""
     master = masters.by_id(_master_id(key))
     if master is None or (content := store.get(key)) is None:
@@ -242,7 +242,7 @@ def _unwrapped(store: Objects, masters: Masters, key: str) -> Family | None:
             master.key, memoryview(content)[len(_MAGIC) :], key.encode(), what=f"Family file {key}"
         )
     )
-    return Family(plain[KEY_BYTES:].decode(), plain[:KEY_BYTES])
+    return FamilyKey(plain[KEY_BYTES:].decode(), plain[:KEY_BYTES])
 
 
 def _master_id(key: str) -> str:

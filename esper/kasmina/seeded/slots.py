@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from esper.errors import BuildError
 from esper.events.records import Blend, Tap
-from esper.tezzeret.build import KernelModule
+from esper.kernels.build import KernelModule
 
 SATURATED_US = 65_535  # latency is kept in 16 bits
 

@@ -22,8 +22,8 @@ from esper.karn.ir import parse
 from esper.kasmina import GrowingModel, Place, Slot
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.unpacked import unfilled
+from esper.kernels.build import KernelModule
 from esper.lifecycle import RunState, from_canonical
-from esper.tezzeret.build import KernelModule
 
 Note = dict[str, Any]
 """A JSON object."""

@@ -36,7 +36,7 @@ from esper.tolaria.step.passes import (
     NOT_FINITE,
     Faults,
     Pass,
-    Reading,
+    PassFigures,
     count_faults,
     step_kernels,
 )
@@ -229,7 +229,9 @@ class Growth:
         return turns
 
 
-def _blamed(done: Pass, read: Reading, shadowed: Collection[Place]) -> tuple[Faults, set[Place]]:
+def _blamed(
+    done: Pass, read: PassFigures, shadowed: Collection[Place]
+) -> tuple[Faults, set[Place]]:
     """What kernels have done wrong in a step, and those whose gradient is not finite because the
     host's loss is not: a shadow pass trains on what the host gave.
     """

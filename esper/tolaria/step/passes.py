@@ -39,7 +39,7 @@ class Pass:
     outputs: dict[Place, Tensor] = field(default_factory=dict)
     raised: dict[Place, str] = field(default_factory=dict)
 
-    def read(self) -> Reading:
+    def read(self) -> PassFigures:
         """Its figures on the host, in one copy."""
         values = torch.stack(
             [
@@ -57,7 +57,7 @@ class Pass:
         loss, norm, kept, *rest = values.tolist()
         metrics = dict(zip(self.metrics, rest, strict=False))
         del rest[: len(metrics)]
-        return Reading(
+        return PassFigures(
             loss,
             metrics,
             norm,
@@ -76,7 +76,7 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PassFigures:
     """An attempt's figures on the host: the norms that are not finite, and the live kernels whose
     output was not, in the order they ran.
     """

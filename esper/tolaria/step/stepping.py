@@ -30,7 +30,7 @@ from esper.tolaria.step.passes import (
     NOT_FINITE,
     Faults,
     Pass,
-    Reading,
+    PassFigures,
     count_faults,
     step_kernels,
 )
@@ -273,7 +273,7 @@ class _Attempts:
         self.shadowed = shadowed
         self.faults: Faults = {}
         self.overflowed: set[Place] = set()
-        self.read: Reading | None = None
+        self.read: PassFigures | None = None
         self.scale = scaler.get_scale() if scaler is not None else 1.0
         self._growing = growing
         self._task = task

@@ -23,7 +23,7 @@ from esper.karn.ir import Budget
 from esper.karn.templates import generate
 from esper.kasmina import loader as loading
 from esper.kasmina.loader import CacheSettings, KernelLoader, Loaded
-from esper.tezzeret.build import module_of, weights_of
+from esper.kernels.build import module_of, weights_of
 from esper.urza.artefact import seal
 from esper.urza.local import LocalStore
 from esper.urza.memory_tier import CacheLimits

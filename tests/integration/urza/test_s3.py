@@ -24,7 +24,7 @@ from esper.config import CheckpointSettings, Settings, UrzaSettings
 from esper.errors import UnavailableError, UsageError
 from esper.karn.ir import Budget
 from esper.karn.templates import generate
-from esper.tezzeret.build import module_of, weights_of
+from esper.kernels.build import module_of, weights_of
 from esper.urza.artefact import seal
 from esper.urza.opening import store_at
 from esper.urza.s3 import MOST_BYTES, S3Store

@@ -14,7 +14,7 @@ from esper.karn import BUILT_IN, families_for, generate
 from esper.karn.ir import Budget
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
 from esper.kasmina.seeded.layers import reads_and_writes
-from esper.tezzeret.build import module_of
+from esper.kernels.build import module_of
 from tests.unit.kasmina.cases import CASES, graft
 
 HOSTS: dict[str, Any] = {

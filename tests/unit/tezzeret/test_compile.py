@@ -11,7 +11,7 @@ from esper.errors import BuildError
 from esper.events.geometry import parse
 from esper.karn import BlueprintIR, Budget, Node
 from esper.karn.operators import Conv1d, Linear, Multiply, Scale
-from esper.tezzeret.build import KernelModule, module_of
+from esper.kernels.build import KernelModule, module_of
 from esper.tezzeret.compilation import AttemptStarted, Compiled, Failed, Rejected
 from esper.tezzeret.compile import CONFIGURATIONS, Configuration, compile_kernel, latency_us
 from esper.tezzeret.verify import verify

@@ -29,12 +29,12 @@ from esper.events.envelope import event_id
 from esper.events.records import Command, KernelPublished, SeedCommand
 from esper.karn import BlueprintIR, Budget, generate
 from esper.kasmina.unpacked import Unpacked
+from esper.kernels.build import module_of
 from esper.oona.bus.memory import MemoryBus
 from esper.oona.bus.port import Bus
 from esper.oona.durable.journal_reader import read
 from esper.oona.durable.outbox import Outbox
 from esper.oona.inbound.inbox import Delivered
-from esper.tezzeret.build import module_of
 from esper.tolaria.exchange.grafting import Published
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.recipe import OWNER, Recipe

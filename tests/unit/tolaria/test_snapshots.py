@@ -21,8 +21,8 @@ from esper.events.records import Stage
 from esper.karn import Budget, families_for, generate
 from esper.kasmina import GrowingModel, KernelTraining, Place, Slot, germinate
 from esper.kasmina.numerics import Numerics
+from esper.kernels.build import module_of
 from esper.lifecycle import EXECUTION, RunState, SeedState
-from esper.tezzeret.build import module_of
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.record.snapshot_content import (
     RunSnapshot,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,10 +19,10 @@ from esper.karn import BlueprintIR
 from esper.karn.operators import Operator
 from esper.karn.templates import families_for
 from esper.karn.value import Value
-from esper.tezzeret.build import KernelModule, module_of, weights_of
-from esper.tezzeret.operator_modules import layer_of
+from esper.kernels.build import KernelModule, module_of, weights_of
+from esper.kernels.operator_modules import layer_of
 from tests.unit.karn.cases import CASES, blueprint
-from tests.unit.tezzeret.formulas import AT_POSITIONS, FORMULAS, Weights
+from tests.unit.kernels.formulas import AT_POSITIONS, FORMULAS, Weights
 
 
 def make(family: str, in_features: int = 40, out_features: int = 25) -> BlueprintIR:
@@ -258,8 +259,8 @@ def test_weights_are_copies_by_name(family: str, layer: str) -> None:
 
 @pytest.mark.parametrize(("family", "layer"), CASES)
 def test_a_kernel_copies_and_traces_into_plain_torch(family: str, layer: str) -> None:
-    """Deepcopy keeps the output, and symbolic tracing leaves a module for any size in which nothing
-    of Esper is left.
+    """Deepcopy and pickle keep the output, and symbolic tracing leaves a module for any size in
+    which nothing of Esper is left.
     """
     module = awake(blueprint(family, layer))
     more = tuple(size + 2 for size in module.ir.geometry.size)
@@ -267,6 +268,7 @@ def test_a_kernel_copies_and_traces_into_plain_torch(family: str, layer: str) ->
     for ir in (module.ir, replace(module.ir, geometry=replace(module.ir.geometry, size=more))):
         x = torch.randn(3, *ir.reads.shape, dtype=torch.float64)
         assert torch.equal(copy.deepcopy(module)(x), module(x))
+        assert torch.equal(pickle.loads(pickle.dumps(module))(x), module(x))  # noqa: S301  # our own
         assert torch.equal(traced(x), module(x))
     assert not [child for child in traced.modules() if type(child).__module__.startswith("esper")]
 

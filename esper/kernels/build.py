@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.karn.ir import INPUT, BlueprintIR, Node
 from esper.karn.operators import AddChannel, Norm
-from esper.tezzeret.operator_modules import as_laid_out, layer_of
+from esper.kernels.operator_modules import as_laid_out, layer_of
 
 
 class KernelModule(nn.Module):
