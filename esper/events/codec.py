@@ -7,6 +7,7 @@ Sources: Confluent wire format; CloudEvents 1.0 Kafka binding, binary mode; W3C 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -124,6 +125,8 @@ def _head(schema_id: int) -> bytes:
     return b"\0" + schema_id.to_bytes(4, "big")
 
 
+UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""The texts that fields of the logical type uuid may have."""
 _SPECVERSION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/avro")
 
@@ -202,25 +205,41 @@ def unreadable(values: Sequence[bytes]) -> dict[int, PoisonError]:
 
     Bounds are not looked at: what is out of them can be read.
     """
-    found: dict[int, PoisonError] = {}
-    for at, value in enumerate(values):
-        wire, stream = wire_schema(schema_id(value)), io.BytesIO(value)
-        stream.seek(_HEAD)
+    faults: dict[int, PoisonError] = {}
+    for index, value in enumerate(values):
         try:
-            schemaless_reader(stream, wire.parsed, None)
-            rest = len(value) - stream.tell()
-        except Exception as error:  # noqa: BLE001  # fastavro raises what the bytes lead it to
-            found[at] = PoisonError(
-                f"A message of type {wire.record.NAME} does not match schema {wire.id}: "
-                f"{type(error).__name__}: {error}."
+            _read_plainly(value)
+        except PoisonError as error:
+            faults[index] = error
+    return faults
+
+
+def _read_plainly(value: bytes) -> None:
+    """Read a datum with the schema that it was written with, and its UUIDs.
+
+    Raises:
+        PoisonError: there is none, something follows it, or a UUID is none.
+    """
+    wire, stream = wire_schema(schema_id(value)), io.BytesIO(value)
+    stream.seek(_HEAD)
+    try:
+        datum = cast("dict[str, Any]", schemaless_reader(stream, wire.parsed, None))
+    except Exception as error:  # fastavro raises what the bytes lead it to
+        raise PoisonError(
+            f"A message of type {wire.record.NAME} does not match schema {wire.id}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if stream.tell() != len(value):
+        raise PoisonError(
+            f"A {wire.record.NAME} message has bytes after its datum; the sender wrote another "
+            "schema than its frame says."
+        )
+    for name in wire.uuids:
+        text = datum[name]
+        if text is not None and not UUID.fullmatch(text):
+            raise PoisonError(
+                f"A {wire.record.NAME} has the {name} {text[:80]!r}, which is no UUID."
             )
-        else:
-            if rest:
-                found[at] = PoisonError(
-                    f"A {wire.record.NAME} message has bytes after its datum; the sender wrote "
-                    "another schema than its frame says."
-                )
-    return found
 
 
 @cache

@@ -28,7 +28,7 @@ class WireSchema:
     `fingerprint` is the SHA-256 of its parsing canonical form, `parsed` is for fastavro.
 
     `parsed` leaves logical types out: in Python a timestamp is an integer of microseconds and a
-    UUID is a string.
+    UUID is a string. `uuids` are the fields of that logical type, nullable ones too.
     """
 
     record: type[Event]
@@ -36,6 +36,7 @@ class WireSchema:
     fingerprint: str
     schema: dict[str, Any]
     parsed: Any
+    uuids: tuple[str, ...]
 
     @property
     def subject(self) -> str:
@@ -65,9 +66,23 @@ def wire_schemas() -> dict[int, WireSchema]:
                 without_logical_types(copy.deepcopy(version["schema"])), named_schemas={}
             )
             found[version["id"]] = WireSchema(
-                BY_NAME[name], version["id"], version["fingerprint"], version["schema"], parsed
+                BY_NAME[name],
+                version["id"],
+                version["fingerprint"],
+                version["schema"],
+                parsed,
+                _uuids(version["schema"]),
             )
     return found
+
+
+def _uuids(avro: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        field["name"]
+        for field in avro["fields"]
+        for branch in (field["type"] if isinstance(field["type"], list) else [field["type"]])
+        if isinstance(branch, dict) and branch.get("logicalType") == "uuid"
+    )
 
 
 def wire_schema(schema_id: int) -> WireSchema:

@@ -15,7 +15,6 @@ through here.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from esper.errors import (
     StorageFullError,
     UnavailableError,
 )
-from esper.events.codec import decode
+from esper.events.codec import UUID, decode
 from esper.events.envelope import Event, JournalEvent, SignedEvent
 from esper.events.records import AuditRecorded
 from esper.events.seals import TAMIYO, TRAINER, Trust
@@ -46,8 +45,6 @@ The caller tries again, or ends.
 OTHERS: Final = "(others)"
 _KINDS: Final = 200
 _LONGEST_TRACE: Final = 20_000
-
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,7 +66,7 @@ def opened(received: Received) -> Event:
     event = decode(received.value, received.headers)
     if received.topic != event.TOPIC:
         raise PoisonError(f"{event.NAME} does not belong on {received.topic} but on {event.TOPIC}.")
-    if not _UUID.fullmatch(event.event_id):
+    if not UUID.fullmatch(event.event_id):
         raise PoisonError(
             f"A {event.NAME} on {received.topic} has the event_id {event.event_id[:80]!r}, "
             "which is no UUID."

@@ -211,7 +211,7 @@ def test_an_earlier_version_is_read_with_the_defaults_of_the_present_one(
     parsed = parse_schema(
         without_logical_types(json.loads(json.dumps(old_schema))), named_schemas={}
     )
-    old = WireSchema(RunPaused, 424242, "f" * 64, old_schema, parsed)
+    old = WireSchema(RunPaused, 424242, "f" * 64, old_schema, parsed, ())
     monkeypatch.setitem(wire_schemas(), old.id, old)
     event = paused()
     datum = {name: value for name, value in event.to_avro().items() if name != "causation_id"}

@@ -43,6 +43,7 @@ def version(schema_id: int, schema: dict[str, Any]) -> WireSchema:
         "f" * 64,
         schema,
         parse_schema(without_logical_types(copy.deepcopy(schema)), named_schemas={}),
+        ("event_id",),
     )
 
 

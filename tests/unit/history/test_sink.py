@@ -130,14 +130,17 @@ def test_without_the_ledger_rows_of_a_block_nothing_is_doubled(
 def test_bad_messages_cost_an_insert_a_block_and_an_answer_for_hundreds_of_letters(
     engine: Engine, bus: NamedBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A third of a block cannot be read, and 600 have a schema
-    that nobody knows: rows and letters are as many as there should be, and the sink is not held up
+    """A third of a block cannot be read or has an id that is none, and 600 have a schema that
+    nobody knows: rows and letters are as many as there should be, and the sink is not held up
     by halving for each, nor by waiting for each letter.
     """
     good = fresh("TrainingStep")
     cut = good._replace(value=good.value[:-3])
     strange = good._replace(value=b"\0" + (7_777_777).to_bytes(4, "big") + b"?")
-    send(bus, [good, cut, good] * 100)
+    strayed = message(
+        current(BY_NAME["TrainingStep"]), {**example("TrainingStep"), "event_id": "run-1"}
+    )
+    send(bus, [good, cut, good, good, strayed, good] * 50)
     send(bus, [strange] * 600)
     inserts, waits = list[str](), list[int]()
     insert, waited = engine.client.raw_insert, Sink._sent
