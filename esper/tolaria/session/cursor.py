@@ -14,6 +14,7 @@ from esper.tolaria.record.snapshot_content import address, place_of
 from esper.tolaria.step.evaluation import Figures
 from esper.tolaria.step.gates import Evidence
 from esper.tolaria.step.stepping import StepFigures
+from esper.tolaria.step.tasks import CLASSIFICATION
 
 
 @dataclass(slots=True)
@@ -64,18 +65,29 @@ class Cursor:
 
 def cursor_of(notes: Mapping[str, Any]) -> Cursor:
     """The cursor that `notes` gave."""
-    test = _with_metrics(notes["test"])
+    measured = bool(notes["test"]["batch_losses"])
+    test = _with_metrics(notes["test"], measured=measured)
     return Cursor(
         notes["step"],
-        Sums(**_with_metrics(notes["sums"])),
+        Sums(**_with_metrics(notes["sums"], measured=bool(notes["sums"]["batches"]))),
         {place_of(name): Evidence(**one) for name, one in notes["evidence"].items()},
-        EpochFigures(**notes["figures"]),
+        EpochFigures(**_with_score(notes["figures"], measured=measured)),
         Figures(test["loss"], test["metrics"], tuple(test["batch_losses"])),
     )
 
 
-def _with_metrics(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Notes of figures; those of snapshots from before there were tasks have the accuracy alone."""
-    found = dict(notes)
-    accuracy = found.pop("accuracy", 0.0)
-    return {"metrics": {"accuracy": accuracy}, **found}
+def _with_score(notes: Mapping[str, Any], *, measured: bool) -> dict[str, Any]:
+    """Figures of an epoch; before there were tasks, the score was the accuracy."""
+    if "score_name" in notes or not measured:
+        return dict(notes)
+    accuracy = notes["validation_accuracy"]
+    return {**notes, **CLASSIFICATION.fields(notes["validation_loss"], {"accuracy": accuracy})}
+
+
+def _with_metrics(notes: Mapping[str, Any], *, measured: bool) -> dict[str, Any]:
+    """Notes of figures; those of snapshots from before there were tasks have the accuracy alone,
+    also where nothing had been measured yet.
+    """
+    figures = dict(notes)
+    accuracy = figures.pop("accuracy", 0.0)
+    return {"metrics": {"accuracy": accuracy} if measured else {}, **figures}
