@@ -48,11 +48,13 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
             named.
     """
     found: dict[str, T] = {}
+    # sorted: which of two packages is refused must not depend on the order of the path
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         whose = f"{point.name!r} of package {_package(point)} (entry point group {group})"
         if point.name in found:
             raise UsageError(f"Two packages offer {whose}: uninstall one of them.")
         try:
+            # loading runs the package's code, which may raise anything
             offered = point.load()
         except Exception as error:
             raise UsageError(
@@ -75,6 +77,7 @@ def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[
         UsageError: as `plugged` does, one cannot be called, or has a name that is `taken`.
     """
     found: dict[str, Callable[..., Any]] = {}
+    # `object`, since a function and a class have no type in common to ask for
     for name, offered in plugged(group, object).items():
         whose = f"{name!r} of package {package_of(group, name)} (entry point group {group})"
         if not callable(offered):
@@ -101,11 +104,14 @@ def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
     found = dict(own)
     for entry, offered in plugged(group, kind).items():
         package = package_of(group, entry)
+        # messages and metrics say the object's name, recipes the entry point's; two would be
+        # confusing
         if entry != offered.name:
             raise UsageError(
                 f"The entry point {entry!r} of package {package} (group {group}) stands for "
                 f"{offered.name!r}: both names have to be the same; mend or uninstall that package."
             )
+        # a package that replaced an own one would change what every recipe means that names it
         if entry in found:
             raise UsageError(
                 f"{entry!r} of package {package} (group {group}) has the name of one of Esper's "
@@ -117,6 +123,7 @@ def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
 
 def names_in(group: str) -> frozenset[str]:
     """The names of a group's entry points; nothing is loaded."""
+    # a trainer that only checks a name must not run code that it does not need
     return frozenset(point.name for point in entry_points(group=group))
 
 

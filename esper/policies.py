@@ -169,6 +169,8 @@ class PolicySpec:
                 f"The settings of policy {self.name} have to be a class that derives from "
                 "esper.policies.CommonSettings."
             )
+        # a recipe may leave every setting out, so a required one would refuse recipes that name the
+        # policy
         lacking = [key for key, one in self.settings.model_fields.items() if one.is_required()]
         if lacking:
             raise UsageError(
@@ -190,6 +192,7 @@ def spec_of(given: Mapping[str, Any]) -> PolicySpec:
         UsageError: there is none of the name, or a package's cannot be used.
     """
     name = str(given.get("name", DEFAULT))
+    # the default policy must not fail because of a broken package that nobody asked for
     return named(given, OWN if name in OWN else together(POLICIES, PolicySpec, OWN))
 
 
@@ -213,6 +216,7 @@ def settings_of(given: Mapping[str, Any], spec: PolicySpec) -> CommonSettings:
         UsageError: an unknown key (the nearest right one is named), or a value out of range.
     """
     known = list(spec.settings.model_fields)
+    # asked before pydantic, whose error for an unknown key does not name the nearest one
     for key in given:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
@@ -222,6 +226,7 @@ def settings_of(given: Mapping[str, Any], spec: PolicySpec) -> CommonSettings:
             )
     try:
         return spec.settings.model_validate(
+            # filled in, because the version is part of the key of the randomness
             {**given, "name": spec.name, "version": given.get("version") or spec.version}
         )
     except ValidationError as error:
@@ -245,6 +250,7 @@ def require_settings(given: Mapping[str, Any]) -> None:
 def _sentence(error: ValidationError, spec: PolicySpec) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error":
+        # a validator of ours, whose sentence is complete
         return str(first["ctx"]["error"])
     key = ".".join(str(part) for part in first["loc"])
     return (

@@ -51,6 +51,7 @@ def versions(schemas: Path, record: str) -> list[dict[str, Any]]:
     """
     found = []
     paths = schemas.joinpath("examples").glob(f"{record}-*.avro")
+    # by number: as texts, version 10 comes before version 2
     for path in sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2])):
         with path.open("rb") as file:
             found.append(json.loads(fastavro.reader(file).metadata["avro.schema"]))
@@ -86,6 +87,7 @@ def _changed_units(first: Any, second: Any, place: str) -> Iterator[str]:
     if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
         return
     units = first.get("logicalType"), second.get("logicalType")
+    # Avro resolves milliseconds into a field of microseconds without complaint
     if units[0] != units[1]:
         yield f"{place} was {units[0] or 'a plain value'} and is {units[1] or 'a plain value'}"
     if "fields" in first and "fields" in second:

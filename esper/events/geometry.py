@@ -90,10 +90,13 @@ class Geometry:
                 f"others: {self.text}."
             )
         if (
+            # 1 and 0 stand in for kinds without such numbers, since the least of nothing is an
+            # error
             min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1
             or min((0, *(self.padding or ()), *self.output_padding)) < 0
         ):
             raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self.text}.")
+        # before `output_size`, whose formula these numbers would break
         self._check_transposed()
         if self.padding is None and max((1, *self.stride)) > 1:
             raise BuildError(f"Padding 'same' goes with a stride of 1, as in PyTorch: {self.text}.")
@@ -258,6 +261,7 @@ PLAIN = Geometry()
 """Features without positions."""
 
 
+# bounded: texts come from messages, so a sender chooses how many there are
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Geometry:
     """The geometry that a text says.
@@ -292,6 +296,7 @@ def parse(text: str) -> Geometry:
         raise BuildError(
             f"{text[:200]!r} is no geometry of a layer: its numbers cannot be read."
         ) from None
+    # one spelling only: blueprints and catalogues are matched by comparing texts
     if geometry.text != text:
         raise BuildError(
             f"The geometry {text[:200]!r} is spelled {geometry.text!r}: texts are compared "

@@ -51,8 +51,10 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
         Raises:
             UnavailableError: the provider does not answer, or gives none.
         """
+        # consumer and producer ask at the same time: one fetch serves both
         async with self._turn:
             if time.monotonic() > self._expires - _RENEW_S:
+                # in a thread: a provider that is slow must not stop the worker's heartbeats
                 self._token, lasting = await asyncio.to_thread(self._fetch)
                 self._expires = time.monotonic() + lasting
             return self._token
@@ -117,6 +119,7 @@ def secrets_of(access: Access) -> str:
         access.librdkafka().get(name)
         for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
     ):
+        # contents, not times: a secret may be written again without a change
         found.update(Path(path).read_bytes() if path else b"\0")
     return found.hexdigest()
 
@@ -142,6 +145,7 @@ def app_options(access: Access) -> dict[str, Any]:
     }
     taken: dict[str, Any] = {
         f"{who}_{name}": given[name]
+        # the first, the request's time-out, has names of its own in Faust, in seconds
         for name in list(_OPTIONS.values())[1:]
         if name in given
         for who in ("consumer", "producer")

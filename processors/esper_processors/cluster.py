@@ -68,6 +68,7 @@ class Follower(Service):
             bootstrap_servers=self._access.bootstrap,
             group_id=None,
             enable_auto_commit=False,
+            # answers to commands stand in journals, whose transactions may be aborted
             isolation_level="read_committed",
             **options(self._access),
         )
@@ -86,6 +87,8 @@ class Follower(Service):
                 if self._behind:
                     at = {place: await consumer.position(place) for place in ends}
                     self._behind &= {place.topic for place, end in ends.items() if at[place] < end}
+                # with a backlog `getmany` returns at once, and the loop has heartbeats and requests
+                # to serve
                 await asyncio.sleep(0)
         finally:
             await consumer.stop()
@@ -112,6 +115,7 @@ class Follower(Service):
         ends: dict[aiokafka.TopicPartition, int] = await consumer.end_offsets(places)
         for place in places:
             found = starts.get(place)
+            # no message is as young as that: only new ones are of interest
             consumer.seek(place, found.offset if found else ends[place])
         return ends
 

@@ -111,6 +111,7 @@ class Consumers:
         async def consume(stream: StreamT[bytes]) -> None:
             async for event in stream.events():
                 there = received_of(event)
+                # raises on no message: an exception that leaves this loop kills Faust's agent
                 await self.take(there, partial(self._apply, apply, there))
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
@@ -137,6 +138,7 @@ class Consumers:
         """Do `act` because of a message, and put the message aside where that fails."""
         if not self._in_hand:
             self.progress.turn()
+        # counted, because letters from tables are under way beside the message of an agent
         self._in_hand += 1
         try:
             await self._until_done(received, act)
@@ -147,6 +149,7 @@ class Consumers:
     def well(self) -> bool:
         """Whether messages advance: none is in hand, or none for long."""
         if not self._in_hand:
+            # nothing in hand: a quiet topic is no stall
             self.progress.turn(self._lag())
         return self.progress.well()
 
@@ -179,6 +182,7 @@ class Consumers:
             try:
                 await self._once(received, act)
             except Exception as error:  # noqa: BLE001  # what is left is retriable, or the letter itself could not be sent
+                # tried again, it would fail forever, and stop every message behind it
                 if not retriable(error):
                     _log.error(
                         "A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error
@@ -196,6 +200,7 @@ class Consumers:
         task = asyncio.get_running_loop().create_task(
             self.take(received, lambda: self._put_aside(received, error))
         )
+        # asyncio holds tasks weakly: unreferenced, the letter could be collected before it is sent
         self._letters.add(task)
         task.add_done_callback(self._letters.discard)
 
@@ -246,6 +251,7 @@ class CheckedTable(streams.AcknowledgedTable):
         events = list(batch)
         super().apply_changelog_batch([event for event in events if self._sound(event)])
         for place, offset in {event.message.tp: event.message.offset for event in events}.items():
+            # refused rows are passed too, or each start would read and refuse them again
             self.data.set_persisted_offset(place, offset)
 
     def _sound(self, event: EventT[Any]) -> bool:
@@ -314,6 +320,7 @@ def readable(decode: Callable[[bytes], T], data: bytes | None, what: str) -> T |
     try:
         return decode(data)
     except Exception:  # noqa: BLE001  # see above
+        # rows are read at each scrape and request: the log would repeat a broken row forever
         if (content := hash(data)) not in _unreadable:
             _unreadable.add(content)
             _log.warning("%s cannot be read and is left out", what, exc_info=True)

@@ -40,6 +40,7 @@ def listed(bus: KafkaBus) -> dict[Right, AclBinding]:
         UnavailableError: the cluster does not answer.
         DeniedError: it does not tell this principal.
     """
+    # None matches every name, which the library's types do not say
     anything: Any = None
     everything = AclBindingFilter(
         ResourceType.ANY,

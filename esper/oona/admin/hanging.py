@@ -253,6 +253,7 @@ def _run(
     what: Any, access: Access, topics: Mapping[str, int], clock: Clock, timeout_s: float
 ) -> list[Hanging]:
     async def asked() -> list[Hanging]:
+        # aiokafka's low-level client: neither client library has these requests, and it sends any
         client = AIOKafkaClient(**connection(access), request_timeout_ms=round(timeout_s * 1000))
         try:
             await client.bootstrap()
@@ -285,6 +286,7 @@ class _Cluster:
         """The partitions by the broker that leads them, and whether every partition has one: a
         broker that has just started leads none yet.
         """
+        # leaders move while a cluster starts; the client's own metadata may be minutes old
         await self.client.force_metadata_update()
         by_leader: dict[int, dict[str, list[int]]] = {}
         every = True
@@ -314,6 +316,7 @@ class _Cluster:
                         every = False
                     elif code:
                         raise for_code(code)(message or "")
+                    # -1 is a producer without an open transaction
                     opened |= {(topic, number, one[0]): one for one in producers if one[5] >= 0}
         return opened, every
 
@@ -355,6 +358,7 @@ async def _found(cluster: _Cluster) -> list[Hanging]:
         if settled or cluster.clock.monotonic() > deadline:
             break
         await asyncio.sleep(_WAIT_S)
+    # by where it begins, too: the same producer may have ended it and begun the next meanwhile
     same = {key: one for key, one in before.items() if key in after and after[key][5] == one[5]}
     return sorted(
         Hanging(
@@ -363,6 +367,8 @@ async def _found(cluster: _Cluster) -> list[Hanging]:
             one[5],
             producer_id,
             one[1],
+            # -1 before a producer's first marker; 0 is never above the leader's epoch (as Kafka's
+            # own tool does)
             max(one[4], 0),
             *_decided(states[producer_id]),
         )

@@ -175,6 +175,7 @@ def set_quotas(
 ) -> None:
     """Give principals these quotas; None takes one away. Raises KafkaError."""
     entries = [
+        # the protocol has a value beside `remove` as well; the broker ignores it then
         ([("user", name)], [(key, value or 0.0, value is None) for key, value in values.items()])
         for name, values in wanted.items()
     ]

@@ -155,6 +155,7 @@ def _topics(found: ClusterPlan, plan: ClusterPlan) -> Iterator[Difference]:
                 "create",
             )
             continue
+        # never changed: another number would put a run's key into another partition
         if there.partitions != here.partitions:
             yield Difference(
                 "partitions", name, str(there.partitions), str(here.partitions), "none"
@@ -247,6 +248,7 @@ class Administration:
         # who is not let in hears so now; a request of an administrator waits for its time-out
         self._bus.cluster_id()
         names = {user(principal) for principal in PRINCIPALS}
+        # kept as the cluster has them: to revoke a line its own form is needed
         self._bindings = acls.listed(self._bus) if plan.rights is not None else {}
         limits = (
             self._request(
@@ -259,6 +261,7 @@ class Administration:
         present = self._found_topics(plan)
         return ClusterPlan(
             present,
+            # others' rights are none of our business, and must not be pruned
             frozenset(one for one in self._bindings if one.principal in names),
             {name: values for name, values in limits.items() if name in names},
             plan.schemas - lacking,
@@ -334,6 +337,7 @@ class Administration:
         return {
             name: TopicPlan(
                 len(known[name].partitions),
+                # the weakest partition counts: its data are lost first
                 min((len(part.replicas) for part in known[name].partitions.values()), default=0),
                 {key: entry.value for key, entry in settings[name].items()},
             )
@@ -352,6 +356,7 @@ class Administration:
                     ConfigEntry(
                         key,
                         plan.topics[topic].settings[key],
+                        # incremental: the older request resets every setting that it does not name
                         incremental_operation=AlterConfigOpType.SET,
                     )
                     for key in keys
@@ -370,6 +375,8 @@ class Administration:
     def _limit(self, differences: Sequence[Difference], plan: ClusterPlan) -> None:
         changes: dict[str, dict[str, float | None]] = {}
         for one in differences:
+            # from the right: a principal of a certificate (CN=..., O=...) may have spaces, a quota
+            # has none
             name, _, key = one.name.rpartition(" ")
             changes.setdefault(name, {})[key] = (
                 None if one.step == "remove" else (plan.quotas or {})[name][key]

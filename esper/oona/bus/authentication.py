@@ -76,6 +76,8 @@ class CallbackQueue:
     """
 
     def __init__(self) -> None:
+        # bounded, unlike deliveries: those are bounded by the producer's queue, and each has to be
+        # counted
         self.errors: deque[KafkaError] = deque(maxlen=_KEPT)
         self.lines: deque[tuple[Any, ...]] = deque(maxlen=_KEPT)
         self.deliveries: deque[tuple[str, KafkaError | None, Any]] = deque()
@@ -90,6 +92,7 @@ class CallbackQueue:
 
     def delivery(self, topic: str) -> Callable[[KafkaError | None, Any], None]:
         """An `on_delivery` for messages to `topic`."""
+        # the deque and not `self`, so that a client's callbacks hold nothing that holds the client
         deliveries = self.deliveries
 
         def note(error: KafkaError | None, message: Any) -> None:  # noqa: ARG001 - a call of its method may raise
@@ -138,6 +141,7 @@ class ClientDoor:
     def let_in(self) -> None:
         """The broker has answered."""
         self.hear()
+        # errors from before this answer are heard first, or they would refuse a client that is in
         if not self._inside:
             self._inside, self._refusal = True, None
             self._standing.let_in, self._standing.refused_since = True, None
@@ -210,6 +214,7 @@ class ClientDoor:
             error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())  # noqa: SLF001
         ):
             return
+        # shared by the bus's clients: a new client knows that the refusal is an old one
         if self._standing.refused_since is None:
             self._standing.refused_since = time.monotonic()
             _log.warning("%s", _refused(self.access, error))
@@ -223,6 +228,8 @@ class ClientDoor:
             return False
         with suppress(UsageError):  # the file is being replaced
             password = self.access.password()
+            # only another one: with the same, the refusal would be forgotten at each look and never
+            # reported
             if password != self._password:
                 self._password = password
                 self.client.set_sasl_credentials(self.access.user, password)

@@ -61,6 +61,7 @@ class MemoryBus(Bus):
             else partitions
         )
         self.clock = clock or SystemClock()
+        # re-entrant: `append` and `end` lock, and are called by transactions that hold the lock
         self.changed = threading.Condition(threading.RLock())
         self.online = True
         self.logs: dict[tuple[str, int], list[_Entry]] = {
@@ -294,6 +295,8 @@ class MemoryReader(Reader):
         """As the port says."""
         with self._bus.changed:
             received = self._take(max_messages)
+            # one wait, not a loop: a change that brings nothing to read ends the poll, as Kafka's
+            # EOF does
             if not received and self._bus.changed.wait(timeout):
                 received = self._take(max_messages)
             return received
@@ -338,6 +341,7 @@ class MemoryReader(Reader):
         while self._position[pair] < stable and len(received) < limit:
             offset = self._position[pair]
             entry = log[offset]
+            # passes markers and aborted messages too, as Kafka's positions do
             self._position[pair] = offset + 1
             if entry.message is None or (
                 entry.transaction is not None and entry.transaction.state != "committed"

@@ -20,6 +20,8 @@ def murmur2(key: bytes) -> int:
         k = (k ^ (k >> 24)) * _M & _MASK
         h = (h * _M & _MASK) ^ k
     if tail := key[whole:]:
+        # Java's switch falls through from the last byte to the first: together a little-endian
+        # number
         h = (h ^ int.from_bytes(tail, "little")) * _M & _MASK
     h = (h ^ (h >> 13)) * _M & _MASK
     return h ^ (h >> 15)
@@ -27,4 +29,5 @@ def murmur2(key: bytes) -> int:
 
 def partition(key: bytes, partitions: int) -> int:
     """The partition of `key` among `partitions`."""
+    # Java's toPositive; its abs() has no positive value for the smallest integer
     return (murmur2(key) & 0x7FFFFFFF) % partitions

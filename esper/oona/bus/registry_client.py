@@ -100,6 +100,7 @@ class Registry:
 
     def _id(self, answer: Any) -> int:
         number = answer.get("id") if isinstance(answer, dict) else None
+        # four bytes of the frame hold it; JSON's true is an int in Python
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
             raise UnavailableError(
                 f"{self.url} answers without a schema id: ESPER_REGISTRY__URL names "
@@ -115,6 +116,7 @@ class Registry:
         )
         try:
             with self._opener.open(request, timeout=self._settings.timeout_s) as response:
+                # bounded: an address that is no registry may send without end
                 return json.loads(response.read(_LARGEST_ANSWER))
         except urllib.error.HTTPError as error:
             with error:
@@ -157,6 +159,7 @@ class Registry:
         if not self._settings.password_file:
             return self._settings.password.get_secret_value()
         try:
+            # only the line's end: spaces may belong to the password
             return Path(self._settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
@@ -192,6 +195,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def _quoted(subject: str) -> str:
+    # a slash in a subject would be another path
     return urllib.parse.quote(subject, safe="")
 
 

@@ -79,6 +79,7 @@ class FrameCodec:
             or self._left <= 0
         ):
             return None
+        # before the question: a registry that does not answer is not asked about the same id again
         self._asked.add(head)
         self._left -= 1
         try:
@@ -155,6 +156,7 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
         for wire, number in zip(wires, known, strict=True)
     }
     _told_apart(ids, registry.url)
+    # before the file is replaced: it is the only memory of what the ids on Kafka meant
     _unchanged(settings.schema_ids_path, registry.url, ids)
     text = {"registry": registry.url, "ids": {str(own): theirs for own, theirs in ids.items()}}
     write_file(settings.schema_ids_path, json.dumps(text).encode())
@@ -195,6 +197,7 @@ def _remembered(path: Path, url: str) -> dict[int, int]:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+    # a newer Esper has schemas that the file lacks, so the registry is asked again
     return ids if ids.keys() >= wire_schemas().keys() else {}
 
 
@@ -203,6 +206,7 @@ def _told_apart(ids: Mapping[int, int], url: str) -> None:
     two schemas: a frame would mean two things.
     """
     for own, theirs in ids.items():
+        # frames from before the registry carry Esper's own ids, and stay on Kafka
         if theirs in wire_schemas() and theirs != own:
             name = wire_schemas()[own].record.NAME
             raise CorruptError(

@@ -105,6 +105,7 @@ class Judge:
     def head(self) -> str:
         """The digest that the next event has to name."""
         if self._last is not None:
+            # computed only when asked for: an unsigned journal never needs its digests
             self._head, self._last = digest(*self._last), None
         return self._head
 
@@ -114,6 +115,7 @@ class Judge:
 
         Where none is known, the first that signs is taken at its word.
         """
+        # without a known key one signer is still held to: nobody else can go on with its journal
         return self.trust.keys(TRAINER, self.run_id) or frozenset(self.signers)
 
     def take(self, batch: Sequence[Received]) -> list[tuple[JournalEvent, Received]]:
@@ -130,6 +132,7 @@ class Judge:
                 at += self._unsigned(batch, at, taken)
             proven, looked = self._proven(batch, at)
             taken += proven
+            # at least one, or a message that proves nothing would be looked at forever
             alone = batch[at + len(proven) : max(looked, at + len(proven) + 1)]
             for received in alone:
                 self._one(received, taken)
@@ -155,6 +158,7 @@ class Judge:
                     or event.run_id != run_id
                     or event.signer
                     or event.signature
+                    # by the broker's time: the event's own time is the sender's choice
                     or received.timestamp_us >= until
                 ):
                     break
@@ -192,6 +196,8 @@ class Judge:
                 event = decode(value, received.headers)
                 if (
                     not isinstance(event, JournalEvent)
+                    # digests are cheap beside signatures, so the chain is walked first and one
+                    # signature proves it
                     or event.previous != head
                     or event.signer not in keys
                     or event.run_id != run_id
@@ -206,9 +212,11 @@ class Judge:
         if not taken:
             return taken, at
         last, message = taken[-1]
+        # one bad signature says nothing of those before it: each is judged by itself
         if not is_sealed(last, message.value):
             return [], at
         self._head, self._next, self.events = head, last.sequence + 1, self.events + len(taken)
+        # with one key all of them have the same signer, and the loop over the batch is saved
         if self.signers[-1] != last.signer or len(keys) > 1:
             self._note_signers(event for event, _ in taken)
         return taken, at
@@ -259,6 +267,8 @@ class Judge:
             f"has event {event.sequence} ({event.NAME}, {event.event_id}) again or too late, "
             f"where event {self._next} should come"
         )
+        # anybody may append a copy to the topic, so it cannot be damage; only a forger adds to a
+        # file
         if event.sequence < self._next and not self._strict:
             self._set_aside(received, f"it is a copy: the journal {again}")
             return False
@@ -275,6 +285,7 @@ class Judge:
                 f"{where} lacks event {self._next}: {event.NAME} with sequence "
                 f"{event.sequence} ({event.event_id}) comes in its place."
             )
+        # helps to tell a lost key from a lost event: the missing one may have been set aside
         if claims := [one for one in self.aside if _sequence(one.received) == self._next]:
             sentence += (
                 f" The message at {claims[0].place}, which calls itself event {self._next}, "
@@ -316,6 +327,7 @@ class Judge:
     def _set_aside(self, received: Received, why: str) -> None:
         self.set_aside += 1
         aside = Aside(received, why)
+        # a flood of forgeries must not fill memory; all are counted, and handed to `asides`
         if len(self.aside) < _REMEMBERED:
             self.aside.append(aside)
         self._asides(aside)
@@ -394,6 +406,7 @@ class Journals:
             judge = self._judges.setdefault(
                 run_id, Judge(run_id, trust, tolerant=True, asides=self._asides)
             )
+            # keys come and go while Nissa or the history runs, and a judge lives as long as its run
             judge.trust = trust
             yield from judge.take(messages)
             if judge.faults:

@@ -64,8 +64,10 @@ def verify(
         UnavailableError: no broker, or the topic cannot be read to its end.
     """
     held = trust or Trust()
+    # begun from what is remembered: a sender whose records were all deleted has a broken chain, too
     walks: dict[str, _Walk] = {sender: _Walk(sender, head, held) for sender, head in heads.items()}
     with bus.reader([TOPIC], start="beginning") as reader:
+        # the log's end, so that an open transaction is waited for and not taken for missing records
         ends, deadline = reader.log_end(), clock.monotonic() + _PATIENCE_S
         while any(reader.position()[pair] < end for pair, end in ends.items()):
             before = reader.position()
@@ -91,6 +93,7 @@ def heads(folder: Path) -> dict[str, Link]:
     for path in folder.glob(f"*/{HEAD}"):
         try:
             found[path.parent.name] = Link(**json.loads(path.read_bytes()))
+        # without its memory a chain can still be proven, only not that its end is there
         except (OSError, ValueError, TypeError):
             continue
     return found
@@ -155,6 +158,8 @@ class _Walk:
             elif event.sender_id != self._sender:
                 why = f"a record of sender {event.sender_id!r} under the key of {self._sender!r}"
             elif not self._trust.knows(self._sender):
+                # an unsigned record from before the first key is an earlier Esper's; later ones
+                # must be signed
                 if event.signer or received.timestamp_us >= min(
                     self._trust.since_us.values(), default=0
                 ):
@@ -167,6 +172,7 @@ class _Walk:
                 why = f"record {event.chain} once more, a copy"
             if not why and isinstance(event, AuditRecorded):
                 self._next(event, received)
+        # anybody who may write to the topic chooses how many forgeries there are
         if why and len(self._forged) < _MOST_FORGED:
             self._forged.append(Broken(received.partition, received.offset, event_id, why))
 
@@ -177,6 +183,7 @@ class _Walk:
             self._link = self._link.after(event)
 
     def _differs(self, record: AuditRecorded) -> str:
+        # who holds the key could write a whole new chain that fits; only our own memory shows that
         if record.chain == self._remembered.chain and record.hash != self._remembered.hash:
             return (
                 f"record {record.chain} is another than the one that this machine wrote: the "

@@ -87,6 +87,8 @@ def read_key(
     wanted = key.encode()
     pair = (topic, bus.partition_of(topic, wanted))
     with bus.reader([topic], start={pair: start}, partitions=[pair[1]]) as reader:
+        # not the last stable offset: behind a neighbour's open transaction our own commits look
+        # absent
         end = reader.log_end()[pair]
         if end < start:
             raise CorruptError(
@@ -99,6 +101,8 @@ def read_key(
             for received in reader.poll(_BATCH, _POLL_S):
                 if received.key == wanted:
                     yield received
+            # the position and not the messages: markers, aborted frames and other runs' events are
+            # progress too
             if reader.position()[pair] > at:
                 at, deadline = reader.position()[pair], clock.monotonic() + patience
             elif clock.monotonic() > deadline:
@@ -149,6 +153,7 @@ def _batches(
     bus: Bus, topics: Sequence[str], clock: Clock, patience: float
 ) -> Iterator[list[Received]]:
     with bus.reader(topics, start="beginning") as reader:
+        # a reader of all runs does not wait for open transactions: they belong to runs that go on
         end = reader.stable_end()
         deadline = clock.monotonic() + patience
         while any(reader.position()[pair] < offset for pair, offset in end.items()):

@@ -63,6 +63,8 @@ def start(
     )
     with bus.journal_producer(run_id=outbox.run_id) as producer:
         try:
+            # before any reading: it fences an older writer, and ends its open transaction, so what
+            # is read stays true
             producer.begin(patience)
         except UnavailableError as error:
             raise UnavailableError(
@@ -70,6 +72,8 @@ def start(
             ) from error
         found = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
         before = outbox.acknowledged()
+        # the crash came after the commit and before its acknowledgement: sending again would double
+        # them
         if found.committed:
             outbox.acknowledge(found.committed[-1].next_sequence, found.next_offset)
         reason = outbox.sealed or (
@@ -88,12 +92,16 @@ def start(
                 f"{len(found.foreign)} event(s) of this run were written elsewhere; what "
                 "that place had not sent is lost."
             )
+            # on top of the other writer's events, because a journal cannot be taken back
             outbox.restart(sequence_of(found.foreign[-1]) + 1, found.foreign[-1].offset + 1)
+        # sealed, but the other writer has written nothing: the run goes on where Kafka stands
         elif reason:
             outbox.restart(outbox.acknowledged().sequence, outbox.acknowledged().offset)
         sent = 0
         try:
             for batch in batches(outbox):
+                # in this same producer epoch: a writer that began since the reading makes this
+                # commit fail
                 offset = producer.commit([event for frame in batch for event in frame.events])
                 outbox.acknowledge(batch[-1].next_sequence, offset)
                 sent += len(batch)
@@ -102,6 +110,7 @@ def start(
                 f"Another writer of run {outbox.run_id} is alive; stop it before you "
                 "resume the run here."
             ) from error
+    # what was just sent was not in the log when it was read, and the fold needs every event
     if on_event is not None and sent:
         for received in read(
             bus, outbox.run_id, clock=clock, start=max(before.offset, found.next_offset)

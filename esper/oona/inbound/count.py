@@ -31,9 +31,11 @@ def committed(bus: Bus, topics: Sequence[str]) -> dict[str, int]:
             found.update(
                 message.topic
                 for message in received
+                # what came after the count began would make it depend on how long it took
                 if message.offset < ends[message.topic, message.partition]
             )
             silent = 0 if received else silent + 1
+            # silence alone says nothing: a stretch of aborted messages gives none either
             if silent > _PATIENCE and not bus.available(_SILENCE_S):
                 raise UnavailableError(
                     "The broker went away while messages were counted; try again once it is back."

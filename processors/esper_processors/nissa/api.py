@@ -153,6 +153,7 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
             with _content():
                 sample = custom.validate(one.name, one.value, one.labels, scene.definitions, known)
             samples.append(sample)
+        # all are checked before the first is sent: a request is taken whole or not at all
         for sample in samples:
             accepted[sample.name].add(sample.labels)
         await nissa.record(samples)

@@ -103,6 +103,7 @@ def fold(attempts: Attempts, event: Event) -> Attempts:
     changed = dict(attempts)
     for attempt in _told(attempts, event):
         changed[attempt.decision_id] = attempt
+    # the same mapping tells the caller that no row has to be written
     if changed == attempts:
         return attempts
     if len(changed) > KEPT:
@@ -161,6 +162,8 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
             layer=event.layer,
             seed=event.seed,
             kernel_id=event.kernel_id,
+            # the review's epoch is that of the decision, the answer's that of the step at which it
+            # was applied
             epoch=known.epoch if known.why else event.epoch,
             answered_at=event.occurred_at,
         )
@@ -188,6 +191,7 @@ def _known(attempts: Attempts, decision_id: str, event: Event) -> Attempt:
     known = attempts.get(decision_id)
     if known is None:
         return Attempt(decision_id=decision_id, run_id=event.run_id, at=event.occurred_at)
+    # pages go by this time, so it must not depend on which topic was read first
     return replace(known, at=min(known.at, event.occurred_at))
 
 

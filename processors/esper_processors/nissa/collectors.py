@@ -41,6 +41,8 @@ def installed(topics: Collection[str]) -> dict[str, Collector]:
     found = {name: one for name, one in every.items() if name not in {own.name for own in OWN}}
     for name, one in found.items():
         whose = f"The collector {name!r} of package {package_of(COLLECTORS, name)}"
+        # compared with the underscore behind both: `gpu` and `gpu_fans` clash, `gpu` and `gpus` do
+        # not
         for other, owner in ((OWN_PREFIX.rstrip("_"), "Nissa itself"), *_others(name, found)):
             if f"{name}_".startswith(f"{other}_"):
                 raise UsageError(
@@ -126,6 +128,8 @@ class Collectors:
             with self._limit():
                 families = one.collect(scene, self._memory[one.name])
                 if one.name in self._packages:
+                    # a list, so that a generator runs here, within the limit, and is checked to its
+                    # end
                     families = list(_sound(families, f"{one.name}_"))
                 return _rendered(families)
         except BaseException as error:  # noqa: BLE001  # see above
@@ -136,6 +140,7 @@ class Collectors:
         """Count a failure; the log has a line for the first, second, fourth and so on."""
         self.failures[one.name] += 1
         count = self.failures[one.name]
+        # a power of two: one that fails at every scrape must not fill the log
         if not count & (count - 1):
             _log.warning("The collector %s failed, time %d", one.name, count, exc_info=error)
 
@@ -183,6 +188,8 @@ def _sound(families: Iterable[Metric], prefix: str) -> Iterator[Metric]:
         series = set[tuple[str, tuple[tuple[str, str], ...]]]()
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
+            # prometheus_client checks names when it makes a family, but not what is put into
+            # `samples`
             if not (_SAMPLE.fullmatch(sample.name) and sample.name.startswith(family.name)):
                 raise UsageError(f"{sample.name[:200]!r} is no sample of {family.name}")
             if not all(_LABEL.fullmatch(label) for label in sample.labels):
@@ -205,6 +212,7 @@ class _Given(Source):
 
 
 def _rendered(families: Iterable[Metric]) -> bytes:
+    # a registry for each: one that fails would take the others' metrics with it
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(families))
     return generate_latest(registry)

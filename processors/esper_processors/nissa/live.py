@@ -93,9 +93,11 @@ class Live:
         if not event.run_id:
             return
         pulse = self._runs.setdefault(event.run_id, Pulse())
+        # the run that was silent longest leaves first, not the one that began first
         self._runs.move_to_end(event.run_id)
         pulse.seen_at = max(pulse.seen_at, event.occurred_at)
         if isinstance(event, TrainingStep) and (
+            # after a restart old events come again: the newest by its own time stands
             pulse.training is None or event.occurred_at >= pulse.training.occurred_at
         ):
             pulse.training = event
@@ -164,6 +166,7 @@ class Live:
 
 def _keep(held: dict[K, V], key: K, value: V) -> None:
     """Note the newest value of a key; the oldest key leaves where there are too many."""
+    # out and in again: so the first key is the one that was heard of longest ago
     held.pop(key, None)
     held[key] = value
     if len(held) > _NAMES:

@@ -100,12 +100,16 @@ class RunRows:
         view = _read(runs.decode, known) or RunView(run_id=event.run_id, partition=partition)
         folded = runs.fold(view, event)
         changes = (
+            # both rows are made before either is written: one that does not fit leaves the table as
+            # it was
             {} if folded is view else {key: fitting(runs.encode(folded), f"run {event.run_id}")}
         )
         changes |= self._attempt(event)
         for row, content in changes.items():  # Faust's tables have no update
             self._table[row] = content
         if isinstance(event, RunStarted):
+            # only at a run's start: its own partition alone may be written while its event is
+            # handled
             self._prune(partition)
         return folded, bool(changes)
 
@@ -135,6 +139,7 @@ class RunRows:
             return False
         key = _SERIES + json.dumps([told.name, told.labels], separators=(",", ":")).encode()
         known = _read(partial(_series, key), self._table.get(key))
+        # a sample that comes again, or late, must not replace a newer one
         if known is not None and known.at >= told.at:
             return False
         if (
@@ -186,6 +191,8 @@ def check(key: bytes, value: bytes) -> None:
     """
     if key == _BUILDS:
         kind, read = Compilations, compilations.decode(value)
+        # decoding builds the class from whatever types are there; a text for a number would fail
+        # readers
         _adapter(kind).validate_python(asdict(read))
         if len(read.counts) != len(Compilations().counts):
             raise PoisonError(

@@ -82,10 +82,12 @@ def answer(
     if packet.timeline == row.state.timeline and packet.packet <= row.state.packet:
         known = row.answer(packet.packet)
         return Reply(
+            # the bytes are those of the first time; headers are not kept, and are made of them anew
             tuple(encode_event(decode_event(value)) for value in known.values) if known else (),
             None,
         )
     first = row.state.packet < 0
+    # before anything is decided, so that the policy sees what the packet itself has ended
     state, ended = observe(row.state, packet)
     alarm: Alarm | None = None
     fault: PolicyFault | None = None
@@ -101,6 +103,7 @@ def answer(
             state.watch, packet, settings, rolled_back=packet.timeline > row.state.timeline
         )
         state = replace(state, watch=seen)
+        # what an arm promises is a fraction of this loss: with NaN nothing can be compared
         if alarm is None and math.isfinite(packet.validation_loss):
             asked = partial(policy.decide, state, packet, settings, _prior(packet, prior))
             plan, fault = _decided(origin, policy, asked, packet, settings, limit)
@@ -111,7 +114,9 @@ def answer(
                 if alarm
                 else "The validation loss is not finite: nothing can be judged by it.",
             )
+        # in an emergency too: kernels take time to make, and the run needs them once it is stable
         state, wanted = wanted_layers(state, packet, settings, first=first)
+    # the trial begins with the command: whether the trainer took it is seen in a later packet
     state = begun(state, trials_of(packet, plan.commands))
     back = [_rollback(origin, packet, alarm, clock.now_us())] if alarm else []
     duration_us = round((clock.monotonic() - began) * 1e6)
@@ -128,6 +133,7 @@ def answer(
     ]
     if wanted:
         events.append(_report(origin, packet, settings, wanted, state.reports))
+        # the number is part of the report's id: a packet answered again sends the same report
         state = replace(state, reports=state.reports + 1)
     events.extend(_outcome(origin, packet, end) for end in ended)
     messages = tuple(encode_event(event) for event in events)
@@ -153,6 +159,7 @@ def _decided(
     Whatever a policy raises is a matter of this packet alone, as is a command that no consumer
     could decode, which would otherwise be refused by the trainer as poison.
     """
+    # made here, so that the draws depend on nothing that was drawn before
     generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
     try:
         with limit():
@@ -208,6 +215,7 @@ def wanted_layers(
     without = lacking(packet, settings)
     if first:
         return replace(state, reported=without), tuple(layer.name for layer in packet.layers)
+    # only these are remembered: a layer that got kernels and lacks them again is reported again
     outstanding = tuple(name for name in state.reported if name in without)
     new = tuple(name for name in without if name not in outstanding)
     return replace(state, reported=(*outstanding, *new)), new

@@ -37,6 +37,7 @@ class Order:
         """The command for the run of `origin`, asked for by `actor` now."""
         now = origin.clock.now_us()
         return SeedCommand(
+            # with the time: the same order given twice is two commands
             **origin.envelope(f"command/{now}/{actor}/{self.command}/{self.layer}/{self.seed}"),
             command=self.command,
             layer=self.layer,
@@ -117,4 +118,5 @@ def _answer(answer: AdaptationApplied | AdaptationRejected) -> dict[str, Any]:
 def _put(kept: OrderedDict[str, Any], key: str, event: Event) -> None:
     kept[key] = event
     if len(kept) > _KEPT:
+        # bounded: anybody with the right to write commands could fill the memory
         kept.popitem(last=False)

@@ -56,6 +56,7 @@ async def beginning(
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
 
     return inherited(
+        # in a thread: reading two partitions an ancestor would stop the worker's heartbeats
         await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock, trust=trust)
     )
 
@@ -92,6 +93,7 @@ def read_dialogues(
                 bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock, trust or Trust()
             )
             if isinstance(one, SystemStatePacket)
+            # what the parent did after the fork is not the fork's past
             and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
         ]
         answers = [
@@ -104,6 +106,7 @@ def read_dialogues(
         found.append(PacketHistory(packets, {one.packet_id: one for one in answers}))
         if not packets:
             break
+        # its first packet names the grandparent, where the parent is a fork too
         packet = packets[0]
     return found[::-1]
 
@@ -116,6 +119,7 @@ def inherited(dialogues: Iterable[PacketHistory]) -> Row:
     for dialogue in dialogues:
         state = _anew(state)
         for packet in dialogue.packets:
+            # a packet that a resumed parent sent again would be observed twice
             if packet.timeline > state.timeline or packet.packet > state.packet:
                 state = _remembered(state, packet, dialogue.answers.get(packet.event_id))
     return Row(_anew(state))

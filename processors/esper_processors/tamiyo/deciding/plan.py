@@ -74,6 +74,7 @@ def reviewed(
         confidence=confidence,
         urgency=urgency,
         expected_impact=expected_impact,
+        # sorted: the same decision has to be the same bytes
         evidence=json.dumps(evidence, separators=(",", ":"), sort_keys=True),
     )
 
@@ -109,10 +110,13 @@ def require_plan(plan: object, packet: SystemStatePacket) -> Plan:
         if place in done:
             raise PoisonError(f"it commands {where} twice")
         done.add(place)
+        # the trainer tells commands apart by it: under another id a repeated packet is applied
+        # twice
         if one.decision_id != decision_id(packet, one.command, place):
             raise PoisonError(
                 f"the id of its command for {where} is not the one that `reviewed` makes"
             )
+        # the family too: outcomes are learned by it, so a wrong one would teach another arm
         if one.command == "GERMINATE" and kernels.get(one.kernel_id) != one.family:
             raise PoisonError(
                 f"it germinates {where} with {one.kernel_id!r} of family {one.family!r}, which the "

@@ -59,6 +59,7 @@ def known() -> Mapping[str, Policy]:
     return together(POLICIES, Policy, OWN)
 
 
+# the packets of a run repeat their settings; bounded, as senders choose the texts
 @lru_cache(maxsize=64)
 def parse(text: str) -> tuple[Policy, CommonSettings]:
     """The policy and its settings in a packet's JSON object `text`.

@@ -76,6 +76,7 @@ def decide(
     generator: np.random.Generator,
 ) -> Plan:
     """The plan for a packet that `state` has already observed."""
+    # culls first: both may be true of one seed, and a plan commands a seed once
     culls = _culls(state, packet, settings)
     culled = {(command.layer, command.seed) for command in culls}
     keeps = [
@@ -93,6 +94,7 @@ def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
     those of its layer and of its family.
     """
     success = prior
+    # sorted: a sum of fractions depends on its order, and the draws on the sum
     for other, record in sorted(state.arms.items()):
         weight = (
             OWN
@@ -150,6 +152,7 @@ def urgency(
         if trial.learned or trial.layer != choice.key.layer:
             continue
         chance = success.get(trial.key, Beta()).mean
+        # at least one epoch, or the probability that it ends within the next would exceed 1
         unchanged *= 1 - (1 - chance if trial.key == choice.key else chance) / max(train, 1.0)
     return fits * unchanged
 
@@ -188,6 +191,8 @@ def _germinations(
             confidence(state, key, success[key], packet.gate_z),
             urgency(state, packet, choice, success),
         )
+        # the trainer's guardrails refuse the same; a refused command would hold its seed for a
+        # packet
         if sure <= settings.min_confidence or urgent <= settings.min_urgency:
             refused = (
                 f"{key.family} on {key.layer} has confidence {sure:.2f} and urgency "
@@ -272,6 +277,7 @@ def _free_seed(
     return min(
         free,
         key=lambda choice: (
+            # the least used first: a chunk where kernels failed is not the only one tried
             state.uses.get((choice.layer.name, choice.seed.seed), 0),
             choice.seed.seed,
         ),
@@ -336,6 +342,7 @@ def _keeps(
             or seed.dependence < 0
         ):
             continue
+        # without an error nothing was measured: z = 0 is even odds, which never keeps
         z = seed.shadow_gap / seed.shadow_gap_error if seed.shadow_gap_error > 0 else 0.0
         sure = normal_cdf(z)
         if sure >= KEEP and sure > settings.min_confidence:
@@ -375,12 +382,14 @@ def _culls(
     is negative again.
     """
     promised = Beta().mean * FRESH_GAIN * packet.validation_loss
+    # culling makes room for another arm; when none may come, a weak kernel costs nothing more
     growing = packet.step <= settings.last_fraction * packet.total_steps
     found = []
     for trial, seed in _carried(state, packet):
         if (
             seed.stage == "TRAINING"
             and growing
+            # a change needs two measurements
             and trial.looks > 1
             and trial.steps >= settings.cull_training_after_steps
         ):
