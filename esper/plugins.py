@@ -47,11 +47,11 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
         UsageError: one cannot be loaded, is no `kind`, or has the name of another; the package is
             named.
     """
-    found: dict[str, T] = {}
+    offers: dict[str, T] = {}
     # sorted: which of two packages is refused must not depend on the order of the path
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         whose = f"{point.name!r} of package {_package(point)} (entry point group {group})"
-        if point.name in found:
+        if point.name in offers:
             raise UsageError(f"Two packages offer {whose}: uninstall one of them.")
         try:
             # loading runs the package's code, which may raise anything
@@ -66,8 +66,8 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
                 f"{whose} is {type(offered).__name__}, and has to be a {kind.__name__}: mend or "
                 "uninstall that package."
             )
-        found[point.name] = offered
-    return found
+        offers[point.name] = offered
+    return offers
 
 
 def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[..., Any]]:
@@ -76,7 +76,7 @@ def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[
     Raises:
         UsageError: as `plugged` does, one cannot be called, or has a name that is `taken`.
     """
-    found: dict[str, Callable[..., Any]] = {}
+    functions: dict[str, Callable[..., Any]] = {}
     # `object`, since a function and a class have no type in common to ask for
     for name, offered in plugged(group, object).items():
         whose = f"{name!r} of package {package_of(group, name)} (entry point group {group})"
@@ -90,8 +90,8 @@ def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[
                 f"{whose} has the name of one of Esper's or torch's own: uninstall that package, "
                 "or let it take another name."
             )
-        found[name] = offered
-    return found
+        functions[name] = offered
+    return functions
 
 
 def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
@@ -101,7 +101,7 @@ def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
         UsageError: as `plugged` does, or an entry point has another name than what it stands for,
             or the name of one of Esper's; the package is named.
     """
-    found = dict(own)
+    known = dict(own)
     for entry, offered in plugged(group, kind).items():
         package = package_of(group, entry)
         # messages and metrics say the object's name, recipes the entry point's; two would be
@@ -112,13 +112,13 @@ def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
                 f"{offered.name!r}: both names have to be the same; mend or uninstall that package."
             )
         # a package that replaced an own one would change what every recipe means that names it
-        if entry in found:
+        if entry in known:
             raise UsageError(
                 f"{entry!r} of package {package} (group {group}) has the name of one of Esper's "
                 "own: uninstall that package, or let it take another name."
             )
-        found[entry] = offered
-    return found
+        known[entry] = offered
+    return known
 
 
 def names_in(group: str) -> frozenset[str]:

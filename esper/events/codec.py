@@ -175,8 +175,8 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
             field outside its bounds.
     """
     stream = io.BytesIO(value)
-    found = stream.read(_HEAD)
-    read = _reader(found)
+    head = stream.read(_HEAD)
+    read = _reader(head)
     size = len(value)
     # no schema allows less than LEAST_LIMIT, so the many small messages cost no look-up
     if size > LEAST_LIMIT and size > (most := wire_schema(schema_id(value)).record.MAX_BYTES):
@@ -209,7 +209,7 @@ def unreadable(values: Sequence[bytes]) -> dict[int, PoisonError]:
 
     Bounds are not looked at: what is out of them can be read.
     """
-    found: dict[int, PoisonError] = {}
+    faults: dict[int, PoisonError] = {}
     for at, value in enumerate(values):
         wire, stream = wire_schema(schema_id(value)), io.BytesIO(value)
         stream.seek(_HEAD)
@@ -217,17 +217,17 @@ def unreadable(values: Sequence[bytes]) -> dict[int, PoisonError]:
             schemaless_reader(stream, wire.parsed, None)
             rest = len(value) - stream.tell()
         except Exception as error:  # noqa: BLE001  # fastavro raises what the bytes lead it to
-            found[at] = PoisonError(
+            faults[at] = PoisonError(
                 f"A message of type {wire.record.NAME} does not match schema {wire.id}: "
                 f"{type(error).__name__}: {error}."
             )
         else:
             if rest:
-                found[at] = PoisonError(
+                faults[at] = PoisonError(
                     f"A {wire.record.NAME} message has bytes after its datum; the sender wrote "
                     "another schema than its frame says."
                 )
-    return found
+    return faults
 
 
 @cache

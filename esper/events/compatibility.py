@@ -49,13 +49,13 @@ def versions(schemas: Path, record: str) -> list[dict[str, Any]]:
     """Every version of a record's schema: those of its golden examples in `schemas`/examples, then
     the present one.
     """
-    found = []
+    earlier = []
     paths = schemas.joinpath("examples").glob(f"{record}-*.avro")
     # by number: as texts, version 10 comes before version 2
     for path in sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2])):
         with path.open("rb") as file:
-            found.append(json.loads(fastavro.reader(file).metadata["avro.schema"]))
-    return [*found, json.loads((schemas / f"{record}.avsc").read_text())]
+            earlier.append(json.loads(fastavro.reader(file).metadata["avro.schema"]))
+    return [*earlier, json.loads((schemas / f"{record}.avsc").read_text())]
 
 
 def check(schemas: Path) -> tuple[str, ...]:

@@ -125,8 +125,10 @@ def read_seal(stream: BytesIO) -> tuple[str, str, str]:
     if tail == _UNSIGNED:
         return "", "", ""
     if len(tail) == _SEAL.size:
-        one, signer, two, previous, three, signature = _SEAL.unpack(tail)
-        if (one, two, three) == _LENGTHS:
+        signer_length, signer, previous_length, previous, signature_length, signature = (
+            _SEAL.unpack(tail)
+        )
+        if (signer_length, previous_length, signature_length) == _LENGTHS:
             return signer.decode(), previous.decode(), signature.decode()
     stream.seek(at)
     return read_utf8(stream), read_utf8(stream), read_utf8(stream)

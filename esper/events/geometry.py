@@ -271,27 +271,27 @@ def parse(text: str) -> Geometry:
     """
     if not text:
         return PLAIN
-    found = _TEXT.fullmatch(text)
-    if found is None or (found["kind"] == "sequence") != (found["k"] is None):
+    match = _TEXT.fullmatch(text)
+    if match is None or (match["kind"] == "sequence") != (match["k"] is None):
         raise BuildError(
             f"{text[:200]!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 "
             "d1x1 g1 in 8x8'."
         )
-    kind: Kind = found["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
+    kind: Kind = match["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
     try:
         if kind == "sequence":
-            geometry = Geometry(kind, _numbers(found["size"]))
+            geometry = Geometry(kind, _numbers(match["size"]))
         else:
-            padding = None if found["p"] == "same" else _numbers(found["p"])
+            padding = None if match["p"] == "same" else _numbers(match["p"])
             window = (
-                _numbers(found["k"]),
-                _numbers(found["s"]),
+                _numbers(match["k"]),
+                _numbers(match["s"]),
                 padding,
-                _numbers(found["d"]),
-                int(found["g"]),
-                () if found["o"] is None else _numbers(found["o"]),
+                _numbers(match["d"]),
+                int(match["g"]),
+                () if match["o"] is None else _numbers(match["o"]),
             )
-            geometry = Geometry(kind, _numbers(found["size"]), *window)
+            geometry = Geometry(kind, _numbers(match["size"]), *window)
     except ValueError:
         raise BuildError(
             f"{text[:200]!r} is no geometry of a layer: its numbers cannot be read."

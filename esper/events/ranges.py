@@ -67,8 +67,8 @@ def _problems(bound: Bound, value: Any) -> Iterator[str]:
     if isinstance(value, tuple | list | dict):
         if bound.most is not None and len(value) > bound.most:
             yield f"with {len(value):,} items, and {bound.most:,} is the most"
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _one(bound, one)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _one(bound, item)
         return
     if bound.most is not None and len(value) > bound.most:
         yield f"with {len(value):,} characters, and {bound.most:,} is the most"

@@ -58,16 +58,16 @@ def without_logical_types(avro: Any) -> Any:
 def wire_schemas() -> dict[int, WireSchema]:
     """Every schema that a message may have been written with, current and earlier, by id."""
     text = resources.files("esper.events").joinpath("wire.json").read_text()
-    found: dict[int, WireSchema] = {}
+    by_id: dict[int, WireSchema] = {}
     for name, wire in json.loads(text).items():
         for version in [*wire["earlier"], wire]:
             parsed = parse_schema(
                 without_logical_types(copy.deepcopy(version["schema"])), named_schemas={}
             )
-            found[version["id"]] = WireSchema(
+            by_id[version["id"]] = WireSchema(
                 BY_NAME[name], version["id"], version["fingerprint"], version["schema"], parsed
             )
-    return found
+    return by_id
 
 
 def wire_schema(schema_id: int) -> WireSchema:

@@ -42,7 +42,7 @@ class Follower(Service):
         super().__init__()
         self._access = access
         self._take = take
-        self._followed = {one.topic: one for one in followed}
+        self._followed = {item.topic: item for item in followed}
         self._behind = set(self._followed)
         self._clock = clock
 
@@ -114,17 +114,17 @@ class Follower(Service):
         )
         ends: dict[aiokafka.TopicPartition, int] = await consumer.end_offsets(places)
         for place in places:
-            found = starts.get(place)
+            start = starts.get(place)
             # no message is as young as that: only new ones are of interest
-            consumer.seek(place, found.offset if found else ends[place])
+            consumer.seek(place, start.offset if start else ends[place])
         return ends
 
     async def _partitions(self, consumer: aiokafka.AIOKafkaConsumer, topic: str) -> list[int]:
         while not self.should_stop:
             await consumer._client.force_metadata_update()  # noqa: SLF001  # a topic that is younger than the last metadata
-            found = consumer.partitions_for_topic(topic)
-            if found:
-                return sorted(found)
+            partitions = consumer.partitions_for_topic(topic)
+            if partitions:
+                return sorted(partitions)
             await self.sleep(0.2)
         return []
 

@@ -110,9 +110,9 @@ class Consumers:
 
         async def consume(stream: StreamT[bytes]) -> None:
             async for event in stream.events():
-                there = received_of(event)
+                raw = received_of(event)
                 # raises on no message: an exception that leaves this loop kills Faust's agent
-                await self.take(there, partial(self._apply, apply, there))
+                await self.take(raw, partial(self._apply, apply, raw))
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
@@ -126,12 +126,12 @@ class Consumers:
         return event
 
     async def _apply(
-        self, apply: Callable[[Event, Received], Awaitable[None]], there: Received
+        self, apply: Callable[[Event, Received], Awaitable[None]], raw: Received
     ) -> None:
         """Apply what a message says in this installation's own frames, whatever registry its ids
         are of; a letter has the bytes as they came.
         """
-        received = there._replace(value=self._frames.incoming(there.value))
+        received = raw._replace(value=self._frames.incoming(raw.value))
         await apply(self.opened(received), received)
 
     async def take(self, received: Received, act: Act) -> None:
@@ -164,9 +164,10 @@ class Consumers:
         try:
             consumer: Any = self._app.consumer
             client = consumer._thread._consumer  # noqa: SLF001  # Faust asks its own thread, and waits for it
-            held = client._subscription.subscription.assignment  # noqa: SLF001  # the same
+            assignment = client._subscription.subscription.assignment  # noqa: SLF001  # the same
             ends = (
-                (client.highwater(place), held.state_value(place)) for place in client.assignment()
+                (client.highwater(place), assignment.state_value(place))
+                for place in client.assignment()
             )
             ahead = sum(
                 max((end or 0) - state.position, 0)

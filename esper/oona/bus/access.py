@@ -197,13 +197,13 @@ class Access:
     def _secret(self, name: str, path: str) -> str:
         if not path:
             return ""
-        found = _read(self._named(path), name).strip()
-        if not found:
+        secret = _read(self._named(path), name).strip()
+        if not secret:
             raise UsageError(
                 f"{self._named(path)}, which ESPER_KAFKA__{name.upper()} names, is empty: "
                 "write the secret into it."
             )
-        return found
+        return secret
 
 
 def _read(path: str, name: str) -> str:

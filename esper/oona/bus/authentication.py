@@ -204,7 +204,7 @@ class ClientDoor:
         access = self.access
         return DeniedError(
             f"Kafka at {access.bootstrap} does not allow {access.user} to "
-            f"{what or f'use {FORBIDDEN[error.code()]}'} ({_told(error)}): "
+            f"{what or f'use {FORBIDDEN[error.code()]}'} ({_words(error)}): "
             "give it the right (`esper topics apply` does on your own cluster), or use the "
             "principal that has it."
         )
@@ -249,10 +249,10 @@ def cause(error: BaseException) -> KafkaError:
 
     Raises the error itself where that is another fault.
     """
-    found = error if isinstance(error, KafkaException) else error.__cause__
-    if not isinstance(found, KafkaException):
+    raised = error if isinstance(error, KafkaException) else error.__cause__
+    if not isinstance(raised, KafkaException):
         raise error
-    return found.args[0]  # type: ignore[no-any-return]
+    return raised.args[0]  # type: ignore[no-any-return]
 
 
 def _refused(access: Access, error: KafkaError) -> DeniedError:
@@ -269,11 +269,11 @@ def _refused(access: Access, error: KafkaError) -> DeniedError:
     else:
         remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
     return DeniedError(
-        f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}."
+        f"Kafka at {access.bootstrap} does not let {access.user} in ({_words(error)}): {remedy}."
     )
 
 
-def _told(error: KafkaError) -> str:
+def _words(error: KafkaError) -> str:
     """The client library's words without its address and its timing."""
     text = str(error.str()).partition("/bootstrap: ")[2] or str(error.str())
     return text.partition(" (after ")[0].strip().rstrip(".:")

@@ -191,18 +191,18 @@ class KafkaBus(Bus):
 
         Raises UnavailableError, also where one does not exist or may not be seen.
         """
-        found = self._topics()
-        if lacking := sorted(set(topics) - found.keys()):
+        present = self._topics()
+        if missing := sorted(set(topics) - present.keys()):
             seen = (
                 f" that {self.access.user} may see"
                 if self.access.kafka.security_protocol != "PLAINTEXT"
                 else ""
             )
             raise UnavailableError(
-                f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}{seen}; "
+                f"Kafka at {self.bootstrap} has no topic {', '.join(missing)}{seen}; "
                 "`esper up` creates what is missing."
             )
-        return {topic: len(found[topic].partitions) for topic in topics}
+        return {topic: len(present[topic].partitions) for topic in topics}
 
     def _given_up(self, attempt: RetryCallState) -> bool:
         """Whether partitions have had no leader for too long, or a topic is unknown for longer than
@@ -247,15 +247,15 @@ class KafkaBus(Bus):
                     futures = self._admin().list_offsets(
                         request, isolation_level=level, request_timeout=self.patience
                     )
-                    found = {
+                    offsets = {
                         (at.topic, at.partition): future.result().offset
                         for at, future in futures.items()
                     }
                     if (
-                        min(found.values(), default=0) < 0
+                        min(offsets.values(), default=0) < 0
                     ):  # librdkafka's way to say that a leader was lost meanwhile, without an error
                         raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
-                    return found
+                    return offsets
         except KafkaException as error:
             raise self.unavailable(error) from error
         raise AssertionError  # the loop returns or raises
@@ -277,11 +277,11 @@ class KafkaBus(Bus):
         Raises:
             UnavailableError: no broker answers, or it refuses.
         """
-        found = self._topics()
+        present = self._topics()
         new = [
             NewTopic(name, count, replication, config=dict(config))
             for name, (count, config) in topics.items()
-            if name not in found
+            if name not in present
         ]
         if not new:
             return []
@@ -499,8 +499,8 @@ class KafkaProducer(Producer):
         """Remember a fatal error that says who may not write: who may write nothing at all is
         refused before the topic is known.
         """
-        if (found := cause(error)).code() in FORBIDDEN:
-            self._refused = found
+        if (reason := cause(error)).code() in FORBIDDEN:
+            self._refused = reason
 
     def _made(self) -> Client:
         client = Client({**self._door.config(), **self._config})
@@ -618,7 +618,11 @@ class KafkaJournalProducer(JournalProducer):
         """The sentence for an error, which spends this producer."""
         self._settle()
         denied = next(
-            (one for one in (error, self._error) if one is not None and one.code() in FORBIDDEN),
+            (
+                candidate
+                for candidate in (error, self._error)
+                if candidate is not None and candidate.code() in FORBIDDEN
+            ),
             None,
         )
         if denied is not None:
@@ -663,14 +667,14 @@ class KafkaReader(Reader):
         self._door = ClientDoor(bus.access, bus.standing)
         self._headers = headers
         self._incoming = bus.access.frames.incoming
-        given = (
+        positions = (
             {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
         )
-        if rest := [pair for pair in pairs if pair not in given]:
+        if rest := [pair for pair in pairs if pair not in positions]:
             # resolved now: librdkafka would do it at its first fetch, and miss what is committed
             # until then
-            given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
-        self._position: dict[tuple[str, int], int] = {pair: given[pair] for pair in pairs}
+            positions |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
+        self._position: dict[tuple[str, int], int] = {pair: positions[pair] for pair in pairs}
         self._client = self._door.client = Consumer(
             self._door.config()
             | {
@@ -783,12 +787,12 @@ class KafkaReader(Reader):
 
         A position after the end belongs to another topic of that name.
         """
-        wanted = self._position[topic, number]
+        position = self._position[topic, number]
         low = self._bus.ends([(topic, number)], _EARLIEST)[topic, number]
         # retention only removes the oldest, so a position above the beginning lies beyond the end
-        if wanted > low:
+        if position > low:
             raise CorruptError(
-                f"{topic}, partition {number}, ends before offset {wanted} that was read "
+                f"{topic}, partition {number}, ends before offset {position} that was read "
                 "from it: the topic was deleted or made again; "
                 "restore it, or start anew without the old position."
             )
@@ -796,7 +800,7 @@ class KafkaReader(Reader):
             "%s, partition %d: offsets %d to %d were deleted by retention",
             topic,
             number,
-            wanted,
+            position,
             low - 1,
         )
         self.seek(topic, number, low)

@@ -122,9 +122,9 @@ class MemoryBus(Bus):
     def pairs(self, topics: Sequence[str]) -> list[tuple[str, int]]:
         """Every partition of `topics`."""
         self.require()
-        if lacking := sorted(set(topics) - {topic for topic, _ in self.logs}):
+        if missing := sorted(set(topics) - {topic for topic, _ in self.logs}):
             raise UnavailableError(
-                f"The bus in memory has no topic {', '.join(lacking)}; name it when the "
+                f"The bus in memory has no topic {', '.join(missing)}; name it when the "
                 "bus is made."
             )
         return [pair for pair in self.logs if pair[0] in topics]

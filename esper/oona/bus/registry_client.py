@@ -144,7 +144,7 @@ class Registry:
                 "or let that user read and register schemas."
             )
         return UnavailableError(
-            f"The schema registry at {self.url} answers {error.code}: {_said(error)}"
+            f"The schema registry at {self.url} answers {error.code}: {_message(error)}"
         )
 
     @cached_property
@@ -199,7 +199,7 @@ def _quoted(subject: str) -> str:
     return urllib.parse.quote(subject, safe="")
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _message(error: urllib.error.HTTPError) -> str:
     """What a registry says of its refusal, as one line."""
     try:
         answer = json.loads(error.read(_LARGEST_ANSWER))

@@ -141,19 +141,19 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
     registry = Registry(settings.registry)
     wires = list(wire_schemas().values())
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        known = list(pool.map(registry.id_of, wires))
-    lacking = [wire for wire, number in zip(wires, known, strict=True) if number is None]
-    if lacking and not register:
-        names = ", ".join(sorted({wire.record.NAME for wire in lacking})[:3])
+        numbers = list(pool.map(registry.id_of, wires))
+    missing = [wire for wire, number in zip(wires, numbers, strict=True) if number is None]
+    if missing and not register:
+        names = ", ".join(sorted({wire.record.NAME for wire in missing})[:3])
         raise UnavailableError(
-            f"The schema registry at {registry.url} lacks {len(lacking)} of Esper's "
+            f"The schema registry at {registry.url} lacks {len(missing)} of Esper's "
             f"{len(wires)} schemas ({names}, ...): "
             "register them with `esper topics apply`."
         )
     # one after another: the versions of a subject have an order
     ids = {
         wire.id: registry.register(wire) if number is None else number
-        for wire, number in zip(wires, known, strict=True)
+        for wire, number in zip(wires, numbers, strict=True)
     }
     _told_apart(ids, registry.url)
     # before the file is replaced: it is the only memory of what the ids on Kafka meant
@@ -166,7 +166,7 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
 def subjects(settings: Settings) -> frozenset[str]:
     """The subjects that the registry of the settings has to have; none without one."""
     return (
-        frozenset(one.subject for one in wire_schemas().values())
+        frozenset(schema.subject for schema in wire_schemas().values())
         if settings.registry.url
         else frozenset()
     )

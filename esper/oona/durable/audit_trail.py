@@ -171,10 +171,10 @@ class AuditTrail:
 
     def _left(self) -> dict[str, dict[str, Any]]:
         """What an earlier life has left, in the order in which it was asked for."""
-        found: dict[str, dict[str, Any]] = {}
+        notes: dict[str, dict[str, Any]] = {}
         for path in self._folder.glob("*.json"):
             try:
-                found[path.stem] = json.loads(path.read_bytes())
+                notes[path.stem] = json.loads(path.read_bytes())
             except ValueError as error:
                 raise CorruptError(
                     f"{path} of the audit trail is damaged: keep a copy for whoever "
@@ -182,7 +182,7 @@ class AuditTrail:
                 ) from error
         # the chain keeps the order of requests; file names are hashes, and two may share a
         # microsecond
-        return dict(sorted(found.items(), key=lambda item: (item[1]["at"], item[1]["number"])))
+        return dict(sorted(notes.items(), key=lambda item: (item[1]["at"], item[1]["number"])))
 
     def _note(self, name: str, entry: AuditEntry) -> dict[str, Any]:
         noted = {"at": self._clock.now_us(), "number": next(self._numbers), "entry": asdict(entry)}

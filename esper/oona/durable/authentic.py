@@ -286,7 +286,7 @@ class Judge:
                 f"{event.sequence} ({event.event_id}) comes in its place."
             )
         # helps to tell a lost key from a lost event: the missing one may have been set aside
-        if claims := [one for one in self.aside if _sequence(one.received) == self._next]:
+        if claims := [aside for aside in self.aside if _sequence(aside.received) == self._next]:
             sentence += (
                 f" The message at {claims[0].place}, which calls itself event {self._next}, "
                 f"was set aside: {claims[0].why}."
@@ -368,11 +368,11 @@ class Judge:
         """Who signed it, for people."""
         if not self.signed:
             return "It is not signed: an earlier Esper wrote it, or somebody else."
-        told = [
+        keys = [
             (f"key {fingerprint(key)}, {_OWN if key in self.own else _STRANGE}")
             for key in self.signers
         ]
-        return f"Every event is signed, by {' and '.join(told)}."
+        return f"Every event is signed, by {' and '.join(keys)}."
 
 
 def judged(messages: Iterable[Received], judge: Judge) -> Iterator[tuple[JournalEvent, Received]]:

@@ -63,9 +63,11 @@ def verify(
     Raises:
         UnavailableError: no broker, or the topic cannot be read to its end.
     """
-    held = trust or Trust()
+    trusted = trust or Trust()
     # begun from what is remembered: a sender whose records were all deleted has a broken chain, too
-    walks: dict[str, _Walk] = {sender: _Walk(sender, head, held) for sender, head in heads.items()}
+    walks: dict[str, _Walk] = {
+        sender: _Walk(sender, head, trusted) for sender, head in heads.items()
+    }
     with bus.reader([TOPIC], start="beginning") as reader:
         # the log's end, so that an open transaction is waited for and not taken for missing records
         ends, deadline = reader.log_end(), clock.monotonic() + _PATIENCE_S
@@ -73,7 +75,7 @@ def verify(
             before = reader.position()
             for received in reader.poll(_BATCH, _POLL_S):
                 sender = (received.key or b"").decode(errors="replace")
-                walks.setdefault(sender, _Walk(sender, Link(), held)).take(received)
+                walks.setdefault(sender, _Walk(sender, Link(), trusted)).take(received)
             if reader.position() != before:
                 deadline = clock.monotonic() + _PATIENCE_S
             elif clock.monotonic() > deadline:
@@ -89,14 +91,14 @@ def heads(folder: Path) -> dict[str, Link]:
 
     One whose memory cannot be read is left out.
     """
-    found: dict[str, Link] = {}
+    links: dict[str, Link] = {}
     for path in folder.glob(f"*/{HEAD}"):
         try:
-            found[path.parent.name] = Link(**json.loads(path.read_bytes()))
+            links[path.parent.name] = Link(**json.loads(path.read_bytes()))
         # without its memory a chain can still be proven, only not that its end is there
         except (OSError, ValueError, TypeError):
             continue
-    return found
+    return links
 
 
 class _Walk:

@@ -173,21 +173,21 @@ class Drain(threading.Thread):
 
         If another writer's events are, seal.
         """
-        found = compare(self._bus, self._outbox, clock=self._clock, trust=self._trust)
-        if found.committed:
+        comparison = compare(self._bus, self._outbox, clock=self._clock, trust=self._trust)
+        if comparison.committed:
             # a commit whose answer was lost: it is in the journal, and must not be sent again
-            self._acknowledge(found.committed[-1].next_sequence, found.next_offset)
-        if found.foreign:
+            self._acknowledge(comparison.committed[-1].next_sequence, comparison.next_offset)
+        if comparison.foreign:
             _log.warning(
                 "run %s: another writer has taken over; this one ends", self._outbox.run_id
             )
             self.fenced = True  # before the outbox is sealed: whoever finds it sealed asks why
             self._outbox.seal(
                 "another writer has taken over; its first event stands at offset "
-                f"{found.foreign[0].offset} of the journal"
+                f"{comparison.foreign[0].offset} of the journal"
             )
             self._ended.set()
-        return bool(found.foreign)
+        return bool(comparison.foreign)
 
     def _acknowledge(self, sequence: int, offset: int) -> None:
         self._outbox.acknowledge(sequence, offset)

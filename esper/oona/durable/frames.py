@@ -190,12 +190,12 @@ def _unpack(payload: bytes) -> Frame:
         first_sequence=datum["first_sequence"],
         events=tuple(
             Message(
-                one["topic"],
-                one["key"],
-                one["value"],
-                tuple((header["name"], header["value"]) for header in one["headers"]),
+                event["topic"],
+                event["key"],
+                event["value"],
+                tuple((header["name"], header["value"]) for header in event["headers"]),
             )
-            for one in datum["events"]
+            for event in datum["events"]
         ),
         incarnation=datum["incarnation"],
         command_id=datum["command_id"],

@@ -92,15 +92,15 @@ def _match(
             foreign.append(received)
     ends = [frame.next_sequence for frame in frames]
     reached = (frames[0].first_sequence if frames else 0) + matched
-    whole = sum(end <= reached for end in ends)
+    complete = sum(end <= reached for end in ends)
     # a frame is one transaction, so half of one cannot be committed: this log is not what it was
-    if matched and ends[whole - 1 : whole] != [reached]:
+    if matched and ends[complete - 1 : complete] != [reached]:
         raise CorruptError(
             f"The journal of run {outbox.run_id} ends within the frame of sequence "
-            f"{frames[whole].first_sequence}."
+            f"{frames[complete].first_sequence}."
         )
     return Reconciliation(
-        tuple(frames[:whole]), tuple(frames[whole:]), tuple(foreign), len(later), last
+        tuple(frames[:complete]), tuple(frames[complete:]), tuple(foreign), len(later), last
     )
 
 

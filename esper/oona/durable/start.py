@@ -70,30 +70,34 @@ def start(
             raise UnavailableError(
                 f"Run {outbox.run_id} cannot be resumed without a broker. {error}"
             ) from error
-        found = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
+        comparison = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
         before = outbox.acknowledged()
         # the crash came after the commit and before its acknowledgement: sending again would double
         # them
-        if found.committed:
-            outbox.acknowledge(found.committed[-1].next_sequence, found.next_offset)
+        if comparison.committed:
+            outbox.acknowledge(comparison.committed[-1].next_sequence, comparison.next_offset)
         reason = outbox.sealed or (
-            "another writer's events stand at its sequences in the journal" if found.foreign else ""
+            "another writer's events stand at its sequences in the journal"
+            if comparison.foreign
+            else ""
         )
         quarantined = (
-            tuple(outbox.quarantine(frame, reason) for frame in found.rest) if reason else ()
+            tuple(outbox.quarantine(frame, reason) for frame in comparison.rest) if reason else ()
         )
         if quarantined:
             notes.append(
                 f"{len(quarantined)} frame(s) were not sent but put into "
                 f"{quarantined[0].parent}: {reason}."
             )
-        if found.foreign:
+        if comparison.foreign:
             notes.append(
-                f"{len(found.foreign)} event(s) of this run were written elsewhere; what "
+                f"{len(comparison.foreign)} event(s) of this run were written elsewhere; what "
                 "that place had not sent is lost."
             )
             # on top of the other writer's events, because a journal cannot be taken back
-            outbox.restart(sequence_of(found.foreign[-1]) + 1, found.foreign[-1].offset + 1)
+            outbox.restart(
+                sequence_of(comparison.foreign[-1]) + 1, comparison.foreign[-1].offset + 1
+            )
         # sealed, but the other writer has written nothing: the run goes on where Kafka stands
         elif reason:
             outbox.restart(outbox.acknowledged().sequence, outbox.acknowledged().offset)
@@ -113,15 +117,15 @@ def start(
     # what was just sent was not in the log when it was read, and the fold needs every event
     if on_event is not None and sent:
         for received in read(
-            bus, outbox.run_id, clock=clock, start=max(before.offset, found.next_offset)
+            bus, outbox.run_id, clock=clock, start=max(before.offset, comparison.next_offset)
         ):
             on_event(received)
     return StartReport(
         outbox.run_id,
         outbox.next_sequence,
-        len(found.committed),
+        len(comparison.committed),
         sent,
         quarantined,
-        len(found.foreign),
+        len(comparison.foreign),
         tuple(notes),
     )

@@ -152,9 +152,9 @@ class Inbox(threading.Thread):
         )
         while not self._ended.is_set():
             delivered = [
-                one
+                delivery
                 for received in reader.poll(_BATCH, _POLL_S)
-                if (one := self._accept(received)) is not None
+                if (delivery := self._accept(received)) is not None
             ]
             self._start_at = reader.position()
             if delivered:

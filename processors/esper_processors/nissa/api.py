@@ -144,14 +144,16 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
         scene = nissa.scene()
         present = custom.newest(scene.series)
         samples: list[Sample] = []
-        for one in body.samples:
-            known = (
-                accepted[one.name]
-                | set(present.get(one.name, ()))
-                | {sample.labels for sample in samples if sample.name == one.name}
+        for sent in body.samples:
+            combinations = (
+                accepted[sent.name]
+                | set(present.get(sent.name, ()))
+                | {sample.labels for sample in samples if sample.name == sent.name}
             )
             with _content():
-                sample = custom.validate(one.name, one.value, one.labels, scene.definitions, known)
+                sample = custom.validate(
+                    sent.name, sent.value, sent.labels, scene.definitions, combinations
+                )
             samples.append(sample)
         # all are checked before the first is sent: a request is taken whole or not at all
         for sample in samples:

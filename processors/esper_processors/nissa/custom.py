@@ -190,9 +190,9 @@ def validate(
         raise UsageError(
             f"{name} has no label {unknown[0]!r}; it has {_listed(definition.labels)}."
         )
-    if lacking := sorted(set(definition.labels) - set(labels)):
+    if missing := sorted(set(definition.labels) - set(labels)):
         raise UsageError(
-            f"The sample of {name} lacks the label {lacking[0]!r}; send every label that "
+            f"The sample of {name} lacks the label {missing[0]!r}; send every label that "
             "the definition has."
         )
     for label, text in labels.items():
@@ -201,14 +201,14 @@ def validate(
                 f"The value of the label {label} is no text of at most {VALUE_CHARACTERS} "
                 "characters; send one."
             )
-    wanted: Labels = tuple(sorted(labels.items()))
+    combination: Labels = tuple(sorted(labels.items()))
     # one that is there already may always go on
-    if wanted not in present and len(present) >= SERIES_LIMIT:
+    if combination not in present and len(present) >= SERIES_LIMIT:
         raise UsageError(
             f"{name} has {SERIES_LIMIT} combinations of label values, which is the most; "
             "take labels with fewer values."
         )
-    return Sample(name, wanted, float(value))
+    return Sample(name, combination, float(value))
 
 
 def series_of(event: Event) -> Series | None:
@@ -225,13 +225,13 @@ def series_of(event: Event) -> Series | None:
 
 def newest(series: Iterable[Series]) -> dict[str, dict[Labels, Series]]:
     """The newest of each combination, by name and label values."""
-    found: dict[str, dict[Labels, Series]] = {}
-    for one in series:
-        standing = found.setdefault(one.name, {}).get(one.labels)
+    latest: dict[str, dict[Labels, Series]] = {}
+    for entry in series:
+        standing = latest.setdefault(entry.name, {}).get(entry.labels)
         # the same series may stand in two partitions, which have no common order
-        if standing is None or one.at >= standing.at:
-            found[one.name][one.labels] = one
-    return found
+        if standing is None or entry.at >= standing.at:
+            latest[entry.name][entry.labels] = entry
+    return latest
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -116,8 +116,8 @@ def _seeds(scene: Scene, _memory: None) -> Iterator[Family]:
         scores: dict[str, list[float]] = {}
         for (layer, _), score in live.pulse(view.run_id).health.items():
             scores.setdefault(layer, []).append(score)
-        for layer, found in sorted(scores.items()):
-            health.add_metric([view.run_id, layer], sum(found) / len(found))
+        for layer, layer_scores in sorted(scores.items()):
+            health.add_metric([view.run_id, layer], sum(layer_scores) / len(layer_scores))
     yield health
 
 
@@ -265,11 +265,11 @@ def _custom(scene: Scene, _memory: None) -> Iterator[Family]:
         text = f"{definition.help}, {definition.unit}" if definition.unit else definition.help
         labels = sorted(definition.labels)
         family = kind(name, text, labels=labels)
-        for found, one in sorted(values.get(name, {}).items()):
+        for label_values, series in sorted(values.get(name, {}).items()):
             # a series from before the metric was declared may have other labels, and would spoil
             # the page
-            if [label for label, _ in found] == labels:
-                family.add_metric([value for _, value in found], one.value)
+            if [label for label, _ in label_values] == labels:
+                family.add_metric([value for _, value in label_values], series.value)
         yield family
 
 

@@ -69,8 +69,8 @@ def decode(data: bytes) -> RunView:
 
     Fields that a later version added have their defaults, those that it dropped are ignored.
     """
-    known = RunView.__dataclass_fields__
-    plain = {name: value for name, value in json.loads(data).items() if name in known}
+    fields = RunView.__dataclass_fields__
+    plain = {name: value for name, value in json.loads(data).items() if name in fields}
     return RunView(
         **{**plain, "packet": tuple(plain["packet"]), "reviewed": tuple(plain["reviewed"])}
     )

@@ -114,7 +114,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             table[key] = kept
             tracker.turn(
                 event.run_id,
-                [one for message in reply.messages if (one := _outcome(message)) is not None],
+                [
+                    outcome
+                    for message in reply.messages
+                    if (outcome := _outcome(message)) is not None
+                ],
             )
             # what was answered is remembered before anybody hears it, with what was measured until
             # then: the next life would give another answer, and be told no delta again

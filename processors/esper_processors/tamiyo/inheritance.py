@@ -72,7 +72,7 @@ def read_dialogues(
         PoisonError: a run is its own ancestor, or there are more than `ANCESTORS` of them.
         UnavailableError: no broker, or no progress.
     """
-    found: list[PacketHistory] = []
+    dialogues: list[PacketHistory] = []
     line = {packet.run_id}
     while packet.parent_run_id:
         if packet.parent_run_id in line:
@@ -88,27 +88,27 @@ def read_dialogues(
         line.add(packet.parent_run_id)
         end = (packet.parent_timeline, packet.parent_packet)
         packets = [
-            one
-            for one in _read(
+            event
+            for event in _read(
                 bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock, trust or Trust()
             )
-            if isinstance(one, SystemStatePacket)
+            if isinstance(event, SystemStatePacket)
             # what the parent did after the fork is not the fork's past
-            and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
+            and (event.timeline < end[0] or (event.timeline == end[0] and event.packet <= end[1]))
         ]
         answers = [
-            one
-            for one in _read(
+            event
+            for event in _read(
                 bus, EpochReviewed.TOPIC, packet.parent_run_id, clock, trust or Trust()
             )
-            if isinstance(one, EpochReviewed)
+            if isinstance(event, EpochReviewed)
         ]
-        found.append(PacketHistory(packets, {one.packet_id: one for one in answers}))
+        dialogues.append(PacketHistory(packets, {event.packet_id: event for event in answers}))
         if not packets:
             break
         # its first packet names the grandparent, where the parent is a fork too
         packet = packets[0]
-    return found[::-1]
+    return dialogues[::-1]
 
 
 def inherited(dialogues: Iterable[PacketHistory]) -> Row:
@@ -140,9 +140,9 @@ def _remembered(
         UsageError
     ):  # settings that no policy took: such a packet was answered without a look at its layers
         _, settings = parse(packet.policy)
-        state, wanted = wanted_layers(state, packet, settings, first=first)
+        state, report_layers = wanted_layers(state, packet, settings, first=first)
         seen, _ = watch(state.watch, packet, settings, rolled_back=rolled_back)
-        state = replace(state, reports=state.reports + bool(wanted), watch=seen)
+        state = replace(state, reports=state.reports + bool(report_layers), watch=seen)
     return begun(state, trials_of(packet, review.commands if review else ()))
 
 

@@ -219,7 +219,7 @@ class Bandit:
         """
         key, worth = self.choose(arms, generator)
         # compared with `!=`, not by hash: keys of a package's bandit may be anything
-        if all(key != one for one, _ in arms) or not math.isfinite(worth):
+        if all(key != known_key for known_key, _ in arms) or not math.isfinite(worth):
             raise PoisonError(
                 f"The bandit {self.name} chose {str(key)[:200]!r} with the value {worth}: it has "
                 "to choose one of the arms, with a finite value"
@@ -228,8 +228,8 @@ class Bandit:
 
 
 OWN: Final[Mapping[str, Bandit]] = {
-    one.name: one
-    for one in (
+    bandit.name: bandit
+    for bandit in (
         Bandit("thompson", thompson),
         Bandit("ucb", ucb),
         Bandit("epsilon-greedy", epsilon_greedy),

@@ -58,7 +58,9 @@ class Experience:
         if len(self._contexts) > _CONTEXTS:
             oldest = min(
                 self._contexts,
-                key=lambda one: max(item.occurred_at for item in self._contexts[one].values()),
+                key=lambda context: max(
+                    item.occurred_at for item in self._contexts[context].values()
+                ),
             )
             del self._contexts[oldest]
 

@@ -80,7 +80,7 @@ def choices(
     """For each arm the seeds that could be germinated, in the order of the layer: DORMANT, not
     `taken`, with a fitting kernel.
     """
-    found: dict[ArmKey, list[Choice]] = {}
+    by_arm: dict[ArmKey, list[Choice]] = {}
     kernels = allowed(packet, settings)
     for layer in packet.layers:
         for seed in layer.seeds:
@@ -94,8 +94,8 @@ def choices(
                 key = ArmKey(layer.name, family)
                 # the catalogue's order may depend on when kernels came; the draws must not
                 ordered = tuple(sorted(fitting, key=lambda kernel: kernel.kernel_id))
-                found.setdefault(key, []).append(Choice(key, layer, seed, ordered))
-    return {key: tuple(found[key]) for key in sorted(found)}
+                by_arm.setdefault(key, []).append(Choice(key, layer, seed, ordered))
+    return {key: tuple(by_arm[key]) for key in sorted(by_arm)}
 
 
 def lacking(packet: SystemStatePacket, settings: CommonSettings) -> tuple[str, ...]:

@@ -69,10 +69,10 @@ def parse(text: str) -> tuple[Policy, CommonSettings]:
             named), or a value out of range.
     """
     try:
-        given = json.loads(text or "{}")
+        section = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise UsageError(f"The policy settings are not JSON: {error}.") from error
-    if not isinstance(given, dict):
+    if not isinstance(section, dict):
         raise UsageError("The policy settings are not a JSON object.")
-    policy = policies.named(given, known())
-    return policy, settings_of(given, policy)
+    policy = policies.named(section, known())
+    return policy, settings_of(section, policy)

@@ -86,7 +86,9 @@ def decide(
     ]
     ends = (*culls, *keeps)
     germinations, reason = _germinations(state, packet, settings, prior, generator)
-    return Plan((*ends, *germinations), " ".join((*(_told(command) for command in ends), reason)))
+    return Plan(
+        (*ends, *germinations), " ".join((*(_sentence(command) for command in ends), reason))
+    )
 
 
 def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
@@ -203,8 +205,10 @@ def _germinations(
         commands.append(_germinate(state, packet, choice, arms[key], worth, (sure, urgent)))
     if not commands:
         return (), refused or "Every arm that fits is already on trial."
-    told = ", ".join(f"{command.family} on {command.layer}[{command.seed}]" for command in commands)
-    return tuple(commands), f"Germinates {told}."
+    names = ", ".join(
+        f"{command.family} on {command.layer}[{command.seed}]" for command in commands
+    )
+    return tuple(commands), f"Germinates {names}."
 
 
 def _contenders(
@@ -260,8 +264,8 @@ def _room(
 
 
 def _on_trial(state: PolicyState, key: ArmKey, new: list[ReviewedCommand]) -> bool:
-    there = (*(trial.key for trial in state.trials.values()), *map(_arm_of, new))
-    return key in there
+    arms = (*(trial.key for trial in state.trials.values()), *map(_arm_of, new))
+    return key in arms
 
 
 def _arm_of(command: ReviewedCommand) -> ArmKey:
@@ -334,7 +338,7 @@ def _keeps(
     Confidence is P(gap > 0) = Phi(z). Urgency is the probability that another measurement of the
     gap would agree, Phi(z / sqrt 2): then waiting only holds the place of another kernel.
     """
-    found = []
+    commands = []
     for trial, seed in _carried(state, packet):
         if (
             seed.stage != "PROBATIONARY"
@@ -352,7 +356,7 @@ def _keeps(
                 "z": z,
                 "dependence": seed.dependence,
             }
-            found.append(
+            commands.append(
                 reviewed(
                     packet,
                     "FOSSILISE",
@@ -364,7 +368,7 @@ def _keeps(
                     family=trial.family,
                 )
             )
-    return found
+    return commands
 
 
 def _culls(
@@ -384,7 +388,7 @@ def _culls(
     promised = Beta().mean * FRESH_GAIN * packet.validation_loss
     # culling makes room for another arm; when none may come, a weak kernel costs nothing more
     growing = packet.step <= settings.last_fraction * packet.total_steps
-    found = []
+    commands = []
     for trial, seed in _carried(state, packet):
         if (
             seed.stage == "TRAINING"
@@ -416,7 +420,7 @@ def _culls(
         else:
             continue
         if sure > settings.min_confidence:
-            found.append(
+            commands.append(
                 reviewed(
                     packet,
                     "CULL",
@@ -428,7 +432,7 @@ def _culls(
                     family=trial.family,
                 )
             )
-    return found
+    return commands
 
 
 def _carried(state: PolicyState, packet: SystemStatePacket) -> list[tuple[Trial, Any]]:
@@ -441,6 +445,6 @@ def _carried(state: PolicyState, packet: SystemStatePacket) -> list[tuple[Trial,
     ]
 
 
-def _told(command: ReviewedCommand) -> str:
+def _sentence(command: ReviewedCommand) -> str:
     verb = "Keeps" if command.command == "FOSSILISE" else "Culls"
     return f"{verb} {command.family} on {command.layer}[{command.seed}]."
