@@ -57,7 +57,7 @@ class Follower(Service):
                 await self._read()
             except (KafkaError, OSError) as error:
                 self.log.warning(
-                    "Reading %s was interrupted, it goes on in a second: %s",
+                    "Reading %s was interrupted, and resumes in a second: %s",
                     ", ".join(self._followed),
                     error,
                 )

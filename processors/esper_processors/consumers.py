@@ -288,8 +288,7 @@ def fitting(row: bytes, what: str) -> bytes:
     """
     if len(row) > ROW_BYTES:
         raise PoisonError(
-            f"What would be kept of {what[:200]} has {len(row):,} bytes; a row has at most "
-            f"{ROW_BYTES:,}."
+            f"The row of {what[:200]} would have {len(row):,} bytes; the most is {ROW_BYTES:,}."
         )
     return row
 
@@ -303,8 +302,8 @@ def require_sendable(messages: Iterable[Message]) -> None:
     largest = max((len(message.value) for message in messages), default=0)
     if largest > MAX_MESSAGE_BYTES:
         raise PoisonError(
-            f"What would have to be said to this message has {largest:,} bytes; a message "
-            f"has at most {MAX_MESSAGE_BYTES:,}."
+            f"The answer to this message would have {largest:,} bytes; a message has at "
+            f"most {MAX_MESSAGE_BYTES:,}."
         )
 
 

@@ -252,8 +252,8 @@ async def _renewed(access: Access) -> None:
     """
     await until_renewed(access)
     sys.stderr.write(
-        f"{access.user}'s secrets for Kafka are new ones: this worker ends, and another "
-        "begins with them.\n"
+        f"{access.user}'s secrets for Kafka have changed: this worker ends, and its "
+        "successor starts with the new ones.\n"
     )
     sys.stderr.flush()
     os._exit(os.EX_TEMPFAIL)

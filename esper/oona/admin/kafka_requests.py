@@ -137,8 +137,8 @@ def connection(access: Access) -> dict[str, Any]:
     kafka = access.kafka
     if kafka.sasl_mechanism == "OAUTHBEARER":
         raise UsageError(
-            "Quotas are not asked for by OAUTHBEARER: leave them out with --no-quotas, or "
-            "come by SCRAM, PLAIN or a certificate."
+            "Quotas cannot be read over OAUTHBEARER: leave them out with --no-quotas, or "
+            "authenticate by SCRAM, PLAIN or a certificate."
         )
     arguments = {
         "bootstrap_servers": access.bootstrap,

@@ -210,7 +210,7 @@ def _read(path: str, name: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(
             f"{path}, which ESPER_KAFKA__{name.upper()} names, cannot be read: {why}."
         ) from error

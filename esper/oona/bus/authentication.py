@@ -259,12 +259,13 @@ def _refused(access: Access, error: KafkaError) -> DeniedError:
     """The sentence for a connection that the broker did not accept."""
     if error.code() == KafkaError._SSL:  # noqa: SLF001
         remedy = (
-            "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+            "renew or correct ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and "
+            "ESPER_KAFKA__PRIVATE_KEY"
         )
     elif access.kafka.authenticated:
         remedy = (
-            "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or "
-            "mend ESPER_KAFKA__SASL_MECHANISM"
+            "put the right secret into the file that ESPER_KAFKA__SASL_PASSWORD_FILE (or the "
+            "setting in its place) names, or correct ESPER_KAFKA__SASL_MECHANISM"
         )
     else:
         remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"

@@ -319,13 +319,13 @@ class KafkaBus(Bus):
         if cause.code() in FORBIDDEN:
             raise self._door.forbidden(cause) from error
         asks = (
-            ", or ESPER_KAFKA__SECURITY_PROTOCOL if it asks who you are"
+            ", or set ESPER_KAFKA__SECURITY_PROTOCOL if it requires authentication"
             if self.access.kafka.security_protocol == "PLAINTEXT"
             else ""
         )
         return UnavailableError(
             f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack "
-            f"with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP{asks}."
+            f"with `esper up`, or correct ESPER_KAFKA__BOOTSTRAP{asks}."
         )
 
     def _topics(self) -> Any:

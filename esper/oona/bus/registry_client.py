@@ -45,8 +45,8 @@ class Registry:
         self.url = settings.url.rstrip("/")
         if urllib.parse.urlsplit(self.url).scheme not in {"http", "https"}:
             raise UsageError(
-                f"ESPER_REGISTRY__URL is {settings.url!r}, which is no http or https "
-                "address of a schema registry."
+                f"ESPER_REGISTRY__URL is {settings.url!r}, which is not the http or "
+                "https address of a schema registry."
             )
 
     def id_of(self, wire: WireSchema) -> int | None:
@@ -76,7 +76,7 @@ class Registry:
         if answer is None:
             raise UnavailableError(
                 f"{self.url} has no path /subjects: ESPER_REGISTRY__URL needs a registry's "
-                "whole address, with its path."
+                "complete address, with its path."
             )
         return self._id(answer)
 
@@ -103,8 +103,8 @@ class Registry:
         # four bytes of the frame hold it; JSON's true is an int in Python
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
             raise UnavailableError(
-                f"{self.url} answers without a schema id: ESPER_REGISTRY__URL names "
-                "something that is no schema registry."
+                f"{self.url} answers without a schema id: ESPER_REGISTRY__URL does "
+                "not name a schema registry."
             )
         return number
 
@@ -125,21 +125,21 @@ class Registry:
                 raise self._refused(error) from error
         except (ValueError, RecursionError) as error:
             raise UnavailableError(
-                f"{self.url} does not answer in JSON: ESPER_REGISTRY__URL names something "
-                "that is no schema registry."
+                f"{self.url} does not answer in JSON: ESPER_REGISTRY__URL does not name "
+                "a schema registry."
             ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise UnavailableError(
                 f"The schema registry at {self.url} does not answer ({reason}): start it, "
-                "or mend ESPER_REGISTRY__URL."
+                "or correct ESPER_REGISTRY__URL."
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError) -> UsageError | UnavailableError:
         if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-            who = self._settings.username or "a caller without a name"
+            who = self._settings.username or "an anonymous caller"
             return UsageError(
-                f"The schema registry at {self.url} refuses {who} ({error.code}): mend "
+                f"The schema registry at {self.url} refuses {who} ({error.code}): correct "
                 "ESPER_REGISTRY__USERNAME and __PASSWORD, "
                 "or let that user read and register schemas."
             )

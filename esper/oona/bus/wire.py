@@ -216,8 +216,8 @@ def _told_apart(ids: Mapping[int, int], url: str) -> None:
             )
     if len(set(ids.values())) < len(ids):
         raise CorruptError(
-            f"The schema registry at {url} gives one id to several of Esper's schemas: it "
-            "is no registry that Esper can use."
+            f"The schema registry at {url} gives one id to several of Esper's schemas: Esper "
+            "cannot use it."
         )
 
 

@@ -60,8 +60,8 @@ class AckFile:
         if not slots:
             self.close()
             raise CorruptError(
-                f"{path} is damaged at offset 0: neither of its slots is whole; delete it "
-                "to have the whole journal read again."
+                f"{path} is damaged at offset 0: both of its slots are broken; delete it "
+                "to have the complete journal read again."
             )
         # by count and not by sequence: `restart` may go back to a lower sequence
         self._count, self.ack = max(slots, key=lambda slot: slot[0])

@@ -45,10 +45,12 @@ class Aside:
     def sentence(self) -> str:
         """What was found, for people."""
         what = (
-            "part of the journal of" if self.received.topic == JOURNAL else "decision of Tamiyo for"
+            "part of the journal of"
+            if self.received.topic == JOURNAL
+            else "a decision of Tamiyo for"
         )
         return (
-            f"A message at {self.place} is no {what} run {_key(self.received)}: {self.why}. It "
+            f"A message at {self.place} is not {what} run {_key(self.received)}: {self.why}. It "
             "is set aside."
         )
 
@@ -276,7 +278,7 @@ class Judge:
             sentence = f"{where} {again}."
         elif event.sequence == self._next:
             sentence = (
-                f"{where} had another event {self._next - 1} than stands there: event "
+                f"{where} had another event {self._next - 1} than it has now: event "
                 f"{event.sequence} ({event.NAME}, {event.event_id}) does "
                 "not follow it; it was changed or replaced."
             )
@@ -288,7 +290,7 @@ class Judge:
         # helps to tell a lost key from a lost event: the missing one may have been set aside
         if claims := [aside for aside in self.aside if _sequence(aside.received) == self._next]:
             sentence += (
-                f" The message at {claims[0].place}, which calls itself event {self._next}, "
+                f" The message at {claims[0].place}, which claims to be event {self._next}, "
                 f"was set aside: {claims[0].why}."
             )
         if not self._tolerant:
@@ -321,7 +323,7 @@ class Judge:
                 f"{self.run_id} is not as its trainer wrote it: {why}."
             )
         self._set_aside(
-            received, f"{why} ({event.NAME}, which calls itself event {event.sequence})"
+            received, f"{why} ({event.NAME}, which claims to be event {event.sequence})"
         )
 
     def _set_aside(self, received: Received, why: str) -> None:
@@ -359,8 +361,8 @@ class Judge:
         more = f" So are {self.set_aside - 1} more." if self.set_aside > 1 else ""
         return [
             (
-                f"{self.aside[0].sentence()}{more} The journal is whole without; find out who "
-                "may write to its topic."
+                f"{self.aside[0].sentence()}{more} The journal is complete without it; find "
+                "out who may write to its topic."
             )
         ]
 

@@ -123,7 +123,7 @@ class _Walk:
             event = decode(received.value, received.headers)
         except PoisonError as error:
             self._broken = Broken(
-                received.partition, received.offset, "", f"a message that is no record: {error}"
+                received.partition, received.offset, "", f"a message that is not a record: {error}"
             )
             return
         if not isinstance(event, AuditRecorded):
@@ -152,7 +152,7 @@ class _Walk:
         try:
             event = decode(received.value, received.headers)
         except PoisonError as error:
-            why = f"a message that is no record: {error}"
+            why = f"a message that is not a record: {error}"
         else:
             event_id = event.event_id
             if not isinstance(event, AuditRecorded):
@@ -171,7 +171,7 @@ class _Walk:
             ):
                 why = f"record {event.chain} was not written by {self._sender}: {unsigned}"
             elif event.signer and event.chain <= self._link.chain:
-                why = f"record {event.chain} once more, a copy"
+                why = f"record {event.chain} a second time: a copy"
             if not why and isinstance(event, AuditRecorded):
                 self._next(event, received)
         # anybody who may write to the topic chooses how many forgeries there are
@@ -188,8 +188,8 @@ class _Walk:
         # who holds the key could write a whole new chain that fits; only our own memory shows that
         if record.chain == self._remembered.chain and record.hash != self._remembered.hash:
             return (
-                f"record {record.chain} is another than the one that this machine wrote: the "
-                "chain was written anew"
+                f"record {record.chain} is not the one that this machine wrote: the chain was "
+                "rewritten"
             )
         return ""
 

@@ -231,6 +231,6 @@ def sequence_of(received: Received) -> int:
     if not isinstance(event, JournalEvent):
         raise CorruptError(
             f"{JOURNAL}, partition {received.partition}, offset {received.offset} holds "
-            f"{event.NAME}, no journal event."
+            f"{event.NAME}, which is not a journal event."
         )
     return event.sequence

@@ -179,13 +179,13 @@ class Inbox(threading.Thread):
         if self.dropped["forged"] > _WARNINGS:
             return
         more = (
-            " What comes of the kind from now on is in dead.letters alone."
+            " Further ones are reported in dead.letters alone."
             if self.dropped["forged"] == _WARNINGS
             else ""
         )
         place = f"{received.topic}/{received.partition}/{received.offset}"
         sentence = (
-            f"Somebody else has written at {place} under the key of this run: "
+            f"Another writer wrote at {place} under the key of this run: "
             f"{self._intake.refusals.last} It is set aside.{more}"
         )
         with self._lock:

@@ -181,5 +181,5 @@ def _place(cursor: str) -> tuple[int, str]:
         return int(at), decision_id
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise ProblemError(
-            422, "The cursor is none that this address gave; leave it out to begin with the newest."
+            422, "This address did not give that cursor; leave it out to begin with the newest."
         ) from None

@@ -121,7 +121,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         except (
             KafkaError
         ) as error:  # the next sample says more than this one; Faust would end the worker
-            _log.warning("Resources are not told: %s", error)
+            _log.warning("Samples of resources cannot be sent: %s", error)
 
     app.timer(SAMPLE_S)(sample)
     app.task(own_topic.maybe_declare)

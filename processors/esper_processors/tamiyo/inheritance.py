@@ -147,9 +147,7 @@ def _remembered(
 
 
 def _read(bus: Bus, topic: str, run_id: str, clock: Clock, trust: Trust) -> Iterable[Event]:
-    for received in read_key(
-        bus, topic, run_id, what=f"What was said of run {run_id}", clock=clock
-    ):
+    for received in read_key(bus, topic, run_id, what=f"{topic} of run {run_id}", clock=clock):
         with suppress(PoisonError):  # it was put aside as a dead letter when it came
             event = decode(received.value, received.headers)
             require_author(event, received, trust)
