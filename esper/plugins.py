@@ -47,12 +47,14 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
         UsageError: one cannot be loaded, is no `kind`, or has the name of another; the package is
             named.
     """
-    found: dict[str, T] = {}
+    offers: dict[str, T] = {}
+    # sorted: which of two packages is refused must not depend on the order of the path
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
         whose = f"{point.name!r} of package {_package(point)} (entry point group {group})"
-        if point.name in found:
+        if point.name in offers:
             raise UsageError(f"Two packages offer {whose}: uninstall one of them.")
         try:
+            # loading runs the package's code, which may raise anything
             offered = point.load()
         except Exception as error:
             raise UsageError(
@@ -64,8 +66,8 @@ def plugged(group: str, kind: type[T]) -> dict[str, T]:
                 f"{whose} is {type(offered).__name__}, and has to be a {kind.__name__}: mend or "
                 "uninstall that package."
             )
-        found[point.name] = offered
-    return found
+        offers[point.name] = offered
+    return offers
 
 
 def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[..., Any]]:
@@ -74,7 +76,8 @@ def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[
     Raises:
         UsageError: as `plugged` does, one cannot be called, or has a name that is `taken`.
     """
-    found: dict[str, Callable[..., Any]] = {}
+    functions: dict[str, Callable[..., Any]] = {}
+    # `object`, since a function and a class have no type in common to ask for
     for name, offered in plugged(group, object).items():
         whose = f"{name!r} of package {package_of(group, name)} (entry point group {group})"
         if not callable(offered):
@@ -87,8 +90,8 @@ def plugged_functions(group: str, taken: Collection[str]) -> dict[str, Callable[
                 f"{whose} has the name of one of Esper's or torch's own: uninstall that package, "
                 "or let it take another name."
             )
-        found[name] = offered
-    return found
+        functions[name] = offered
+    return functions
 
 
 def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
@@ -98,25 +101,29 @@ def together(group: str, kind: type[N], own: Mapping[str, N]) -> dict[str, N]:
         UsageError: as `plugged` does, or an entry point has another name than what it stands for,
             or the name of one of Esper's; the package is named.
     """
-    found = dict(own)
+    known = dict(own)
     for entry, offered in plugged(group, kind).items():
         package = package_of(group, entry)
+        # messages and metrics say the object's name, recipes the entry point's; two would be
+        # confusing
         if entry != offered.name:
             raise UsageError(
                 f"The entry point {entry!r} of package {package} (group {group}) stands for "
                 f"{offered.name!r}: both names have to be the same; mend or uninstall that package."
             )
-        if entry in found:
+        # a package that replaced an own one would change what every recipe means that names it
+        if entry in known:
             raise UsageError(
                 f"{entry!r} of package {package} (group {group}) has the name of one of Esper's "
                 "own: uninstall that package, or let it take another name."
             )
-        found[entry] = offered
-    return found
+        known[entry] = offered
+    return known
 
 
 def names_in(group: str) -> frozenset[str]:
     """The names of a group's entry points; nothing is loaded."""
+    # a trainer that only checks a name must not run code that it does not need
     return frozenset(point.name for point in entry_points(group=group))
 
 

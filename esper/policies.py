@@ -133,8 +133,8 @@ class ScheduleSettings(CommonSettings):
         """Only names are compared: a trainer loads no bandit."""
         known = sorted({*OWN_BANDITS, *names_in(BANDITS)})
         if value not in known:
-            told = printable(value[:200])
-            raise ValueError(f"There is no bandit {told!r}; {_nearest(told, known, BANDITS)}")
+            shown = printable(value[:200])
+            raise ValueError(f"There is no bandit {shown!r}; {_nearest(shown, known, BANDITS)}")
         return value
 
 
@@ -169,10 +169,14 @@ class PolicySpec:
                 f"The settings of policy {self.name} have to be a class that derives from "
                 "esper.policies.CommonSettings."
             )
-        lacking = [key for key, one in self.settings.model_fields.items() if one.is_required()]
-        if lacking:
+        # a recipe may leave every setting out, so a required one would refuse recipes that name the
+        # policy
+        missing = [
+            key for key, setting in self.settings.model_fields.items() if setting.is_required()
+        ]
+        if missing:
             raise UsageError(
-                f"The settings of policy {self.name} need a default for {', '.join(lacking)}."
+                f"The settings of policy {self.name} need a default for {', '.join(missing)}."
             )
 
 
@@ -181,7 +185,7 @@ SCHEDULE: Final = PolicySpec(DEFAULT, "thompson-1", ScheduleSettings)
 OWN: Final[Mapping[str, PolicySpec]] = {SCHEDULE.name: SCHEDULE}
 
 
-def spec_of(given: Mapping[str, Any]) -> PolicySpec:
+def spec_of(section: Mapping[str, Any]) -> PolicySpec:
     """The policy that a recipe's `[tamiyo.policy]` names.
 
     Packages are loaded only for a name that is none of Esper's.
@@ -189,31 +193,35 @@ def spec_of(given: Mapping[str, Any]) -> PolicySpec:
     Raises:
         UsageError: there is none of the name, or a package's cannot be used.
     """
-    name = str(given.get("name", DEFAULT))
-    return named(given, OWN if name in OWN else together(POLICIES, PolicySpec, OWN))
+    name = str(section.get("name", DEFAULT))
+    # the default policy must not fail because of a broken package that nobody asked for
+    return named(section, OWN if name in OWN else together(POLICIES, PolicySpec, OWN))
 
 
-def named(given: Mapping[str, Any], known: Mapping[str, P]) -> P:
+def named(section: Mapping[str, Any], known: Mapping[str, P]) -> P:
     """The policy of `known` that a recipe's `[tamiyo.policy]` names.
 
     Raises:
         UsageError: there is none of the name.
     """
-    name = str(given.get("name", DEFAULT))
+    name = str(section.get("name", DEFAULT))
     if name not in known:
-        told = printable(name[:200])
-        raise UsageError(f"There is no policy {told!r}; {_nearest(told, sorted(known), POLICIES)}")
+        shown = printable(name[:200])
+        raise UsageError(
+            f"There is no policy {shown!r}; {_nearest(shown, sorted(known), POLICIES)}"
+        )
     return known[name]
 
 
-def settings_of(given: Mapping[str, Any], spec: PolicySpec) -> CommonSettings:
+def settings_of(section: Mapping[str, Any], spec: PolicySpec) -> CommonSettings:
     """The settings of a policy in `given`; keys that it leaves out have their defaults.
 
     Raises:
         UsageError: an unknown key (the nearest right one is named), or a value out of range.
     """
     known = list(spec.settings.model_fields)
-    for key in given:
+    # asked before pydantic, whose error for an unknown key does not name the nearest one
+    for key in section:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
@@ -222,7 +230,8 @@ def settings_of(given: Mapping[str, Any], spec: PolicySpec) -> CommonSettings:
             )
     try:
         return spec.settings.model_validate(
-            {**given, "name": spec.name, "version": given.get("version") or spec.version}
+            # filled in, because the version is part of the key of the randomness
+            {**section, "name": spec.name, "version": section.get("version") or spec.version}
         )
     except ValidationError as error:
         raise UsageError(_sentence(error, spec)) from error
@@ -233,18 +242,19 @@ def settings_of(given: Mapping[str, Any], spec: PolicySpec) -> CommonSettings:
         ) from error
 
 
-def require_settings(given: Mapping[str, Any]) -> None:
+def require_settings(section: Mapping[str, Any]) -> None:
     """Make sure that Tamiyo can take what a recipe says to its policy.
 
     Raises:
         UsageError: as `spec_of` and `settings_of` do.
     """
-    settings_of(given, spec_of(given))
+    settings_of(section, spec_of(section))
 
 
 def _sentence(error: ValidationError, spec: PolicySpec) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error":
+        # a validator of ours, whose sentence is complete
         return str(first["ctx"]["error"])
     key = ".".join(str(part) for part in first["loc"])
     return (

@@ -54,16 +54,16 @@ def read_doubles(stream: BytesIO, count: int) -> dict[str, float]:
     """A map of floating-point numbers, whose first block has the length `count`: `read_map` would
     choose among functions at each value.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     while count:
         if count < 0:  # a block that says its size in bytes, too
             count = -count
             read_long(stream)
         for _ in range(count):  # ends where the bytes do, whatever the count says
             name = read_utf8(stream)
-            found[name] = read_double(stream)
+            values[name] = read_double(stream)
         count = read_long(stream)
-    return found
+    return values
 
 
 def write_doubles(out: bytearray, values: dict[str, float]) -> None:

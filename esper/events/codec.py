@@ -56,6 +56,8 @@ def encode(event: Event) -> Message:
         _CONTENT_TYPE,
         (
             "traceparent",
+            # the event is its own span: W3C wants 16 hexadecimal digits, here the first of the
+            # event's id
             f"00-{event.trace_id}-{event_id[:8]}{event_id[9:13]}{event_id[14:18]}-01".encode(),
         ),
     )
@@ -81,6 +83,7 @@ def _form(schema_id: int) -> _Form:
         ("ce_type", b"esper.events." + record.NAME.encode()),
         ("ce_dataschema", b"sha-256:" + wire.fingerprint.encode()),
     )
+    # generated where every field is a plain value; walking the schema takes twice the time
     write: Callable[[Event, bytearray], None] | None = getattr(record, "write", None)
     if write is None:  # it has records inside
         return _Form(
@@ -144,6 +147,7 @@ def _time(at_us: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _second(seconds: int) -> bytes:
+    # kept by the second, because the events of one step mostly share it
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()[: len("1970-01-01T00:00:00")].encode()
 
 
@@ -174,15 +178,17 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
             field outside its bounds.
     """
     stream = io.BytesIO(value)
-    found = stream.read(_HEAD)
-    read = _reader(found)
+    head = stream.read(_HEAD)
+    read = _reader(head)
     size = len(value)
+    # no schema allows less than LEAST_LIMIT, so the many small messages cost no look-up
     if size > LEAST_LIMIT and size > (most := wire_schema(schema_id(value)).record.MAX_BYTES):
         raise PoisonError(
             f"A message of {size:,} bytes is larger than its record may be: {most:,} is the most."
         )
     try:
         event = read(stream)
+    # a bound that was broken names its field already
     except PoisonError:
         raise
     except Exception as error:
@@ -192,6 +198,7 @@ def decode(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Event:
             f"A message of type {kind} does not match schema {wire.id}: "
             f"{type(error).__name__}: {error}."
         ) from error
+    # bytes behind the datum would be outside of every check, and could differ between copies
     if stream.tell() != size:
         raise PoisonError(
             f"A {event.NAME} message has bytes after its datum; the sender wrote another "
@@ -245,11 +252,13 @@ def _read_plainly(value: bytes) -> None:
 @cache
 def _reader(head: bytes) -> Callable[[io.BytesIO], Event]:
     """How the datum after these five bytes is read."""
+    # an unknown id raises here, and a cache keeps no exceptions: senders cannot fill it
     wire = wire_schema(schema_id(head))
     record: Any = wire.record
     target = current(wire.record)
     if wire is target and hasattr(record, "read"):
         return cast("Callable[[io.BytesIO], Event]", record.read)
+    # resolving one schema against another costs time at every field; most messages need none
     reader_schema = None if wire is target else target.parsed
 
     def read(stream: io.BytesIO) -> Event:

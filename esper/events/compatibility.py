@@ -49,12 +49,13 @@ def versions(schemas: Path, record: str) -> list[dict[str, Any]]:
     """Every version of a record's schema: those of its golden examples in `schemas`/examples, then
     the present one.
     """
-    found = []
+    earlier = []
     paths = schemas.joinpath("examples").glob(f"{record}-*.avro")
+    # by number: as texts, version 10 comes before version 2
     for path in sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2])):
         with path.open("rb") as file:
-            found.append(json.loads(fastavro.reader(file).metadata["avro.schema"]))
-    return [*found, json.loads((schemas / f"{record}.avsc").read_text())]
+            earlier.append(json.loads(fastavro.reader(file).metadata["avro.schema"]))
+    return [*earlier, json.loads((schemas / f"{record}.avsc").read_text())]
 
 
 def check(schemas: Path) -> tuple[str, ...]:
@@ -86,6 +87,7 @@ def _changed_units(first: Any, second: Any, place: str) -> Iterator[str]:
     if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
         return
     units = first.get("logicalType"), second.get("logicalType")
+    # Avro resolves milliseconds into a field of microseconds without complaint
     if units[0] != units[1]:
         yield f"{place} was {units[0] or 'a plain value'} and is {units[1] or 'a plain value'}"
     if "fields" in first and "fields" in second:

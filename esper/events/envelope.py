@@ -36,6 +36,7 @@ class Record:
     def from_avro(cls, datum: dict[str, Any]) -> Self:
         """The record of a datum that fastavro read, which it takes over."""
         record = object.__new__(cls)
+        # around the frozen dataclass: its constructor would copy every field of every event
         object.__setattr__(record, "__dict__", datum)
         return record
 
@@ -89,6 +90,7 @@ class _Sender:
     """
 
     def __init__(self) -> None:
+        # one tuple, replaced at once: another thread sees the old or the new, never half of each
         self._last: tuple[int, bytes, tuple[str, str, str]] = (0, b"\xff", ("", "", ""))
 
     def read(self, stream: BytesIO) -> tuple[str, str, str]:
@@ -97,6 +99,7 @@ class _Sender:
         at = stream.tell()
         if stream.read(size) == known:
             return texts
+        # the texts have other lengths than the last ones, so they are read one by one
         stream.seek(at)
         texts = (read_utf8(stream), read_utf8(stream), read_utf8(stream))
         size = stream.tell() - at
@@ -109,6 +112,7 @@ read_sender = _Sender().read
 
 _UNSIGNED: Final = b"\0\0\0"  # three empty texts
 _SEAL: Final = Struct("s43s 2s64s 2s86s")  # three texts of a fixed length, each after that length
+# 43, 64 and 86 as Avro writes a length: zigzag, then seven bits a byte
 _LENGTHS: Final = (b"\x56", b"\x80\x01", b"\xac\x01")
 
 
@@ -121,8 +125,10 @@ def read_seal(stream: BytesIO) -> tuple[str, str, str]:
     if tail == _UNSIGNED:
         return "", "", ""
     if len(tail) == _SEAL.size:
-        one, signer, two, previous, three, signature = _SEAL.unpack(tail)
-        if (one, two, three) == _LENGTHS:
+        signer_length, signer, previous_length, previous, signature_length, signature = (
+            _SEAL.unpack(tail)
+        )
+        if (signer_length, previous_length, signature_length) == _LENGTHS:
             return signer.decode(), previous.decode(), signature.decode()
     stream.seek(at)
     return read_utf8(stream), read_utf8(stream), read_utf8(stream)
@@ -153,8 +159,10 @@ def event_id(run_id: str, timeline: int, logical_key: str) -> str:
     again, a step emits the same id.
     """
     digest = bytearray(
+        # the separator keeps (1, "2a") and (12, "a") apart
         hashlib.sha256(f"{run_id}\x1f{timeline}\x1f{logical_key}".encode()).digest()[:16]
     )
+    # RFC 9562: version 8 in the seventh byte, the variant's two bits in the ninth
     digest[6] = (digest[6] & 0x0F) | 0x80
     digest[8] = (digest[8] & 0x3F) | 0x80
     text = digest.hex()

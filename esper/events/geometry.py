@@ -90,10 +90,13 @@ class Geometry:
                 f"others: {self.text}."
             )
         if (
+            # 1 and 0 stand in for kinds without such numbers, since the least of nothing is an
+            # error
             min((1, self.groups, *self.size, *self.kernel_size, *self.stride, *self.dilation)) < 1
             or min((0, *(self.padding or ()), *self.output_padding)) < 0
         ):
             raise BuildError(f"A geometry has a number below 1, or a padding below 0: {self.text}.")
+        # before `output_size`, whose formula these numbers would break
         self._check_transposed()
         if self.padding is None and max((1, *self.stride)) > 1:
             raise BuildError(f"Padding 'same' goes with a stride of 1, as in PyTorch: {self.text}.")
@@ -258,6 +261,7 @@ PLAIN = Geometry()
 """Features without positions."""
 
 
+# bounded: texts come from messages, so a sender chooses how many there are
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Geometry:
     """The geometry that a text says.
@@ -267,31 +271,32 @@ def parse(text: str) -> Geometry:
     """
     if not text:
         return PLAIN
-    found = _TEXT.fullmatch(text)
-    if found is None or (found["kind"] == "sequence") != (found["k"] is None):
+    match = _TEXT.fullmatch(text)
+    if match is None or (match["kind"] == "sequence") != (match["k"] is None):
         raise BuildError(
             f"{text[:200]!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 "
             "d1x1 g1 in 8x8'."
         )
-    kind: Kind = found["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
+    kind: Kind = match["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
     try:
         if kind == "sequence":
-            geometry = Geometry(kind, _numbers(found["size"]))
+            geometry = Geometry(kind, _numbers(match["size"]))
         else:
-            padding = None if found["p"] == "same" else _numbers(found["p"])
+            padding = None if match["p"] == "same" else _numbers(match["p"])
             window = (
-                _numbers(found["k"]),
-                _numbers(found["s"]),
+                _numbers(match["k"]),
+                _numbers(match["s"]),
                 padding,
-                _numbers(found["d"]),
-                int(found["g"]),
-                () if found["o"] is None else _numbers(found["o"]),
+                _numbers(match["d"]),
+                int(match["g"]),
+                () if match["o"] is None else _numbers(match["o"]),
             )
-            geometry = Geometry(kind, _numbers(found["size"]), *window)
+            geometry = Geometry(kind, _numbers(match["size"]), *window)
     except ValueError:
         raise BuildError(
             f"{text[:200]!r} is no geometry of a layer: its numbers cannot be read."
         ) from None
+    # one spelling only: blueprints and catalogues are matched by comparing texts
     if geometry.text != text:
         raise BuildError(
             f"The geometry {text[:200]!r} is spelled {geometry.text!r}: texts are compared "

@@ -67,8 +67,8 @@ def _problems(bound: Bound, value: Any) -> Iterator[str]:
     if isinstance(value, tuple | list | dict):
         if bound.most is not None and len(value) > bound.most:
             yield f"with {len(value):,} items, and {bound.most:,} is the most"
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _one(bound, one)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _one(bound, item)
         return
     if bound.most is not None and len(value) > bound.most:
         yield f"with {len(value):,} characters, and {bound.most:,} is the most"
@@ -86,17 +86,22 @@ def _one(bound: Bound, value: Any) -> Iterator[str]:
     elif isinstance(value, int | float):
         if bound.finite and not math.isfinite(value):
             yield f"{value}, and a finite number is needed"
+        # NaN passes both comparisons: only `finite` refuses it
         elif bound.minimum is not None and value < bound.minimum:
             yield f"{value}, and {bound.minimum:g} is the least"
         elif bound.maximum is not None and value > bound.maximum:
             yield f"{value}, and {bound.maximum:.16g} is the most"
+    # a record inside a record, with bounds of its own
     elif value.unsound():
         require(type(value).__name__, value.BOUNDS, value.__dict__)
 
 
 def _remember(known: set[str], text: str) -> None:
+    # a long text is looked at each time, rather than kept 4,096 times over
     if len(text) <= _KEPT_CHARACTERS:
         if len(known) >= _KEPT:
+            # all at once: to forget the oldest would take an order and a lock, and a text is soon
+            # known again
             known.clear()
             known.add("")
         known.add(text)

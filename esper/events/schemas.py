@@ -59,13 +59,13 @@ def without_logical_types(avro: Any) -> Any:
 def wire_schemas() -> dict[int, WireSchema]:
     """Every schema that a message may have been written with, current and earlier, by id."""
     text = resources.files("esper.events").joinpath("wire.json").read_text()
-    found: dict[int, WireSchema] = {}
+    by_id: dict[int, WireSchema] = {}
     for name, wire in json.loads(text).items():
         for version in [*wire["earlier"], wire]:
             parsed = parse_schema(
                 without_logical_types(copy.deepcopy(version["schema"])), named_schemas={}
             )
-            found[version["id"]] = WireSchema(
+            by_id[version["id"]] = WireSchema(
                 BY_NAME[name],
                 version["id"],
                 version["fingerprint"],
@@ -73,7 +73,7 @@ def wire_schemas() -> dict[int, WireSchema]:
                 parsed,
                 _uuids(version["schema"]),
             )
-    return found
+    return by_id
 
 
 def _uuids(avro: dict[str, Any]) -> tuple[str, ...]:

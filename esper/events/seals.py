@@ -29,6 +29,7 @@ TAMIYO: Final = "tamiyo"
 """Writer of decisions and their outcomes."""
 
 _HEAD: Final = 5  # magic byte and schema id
+# apart from all else that these keys may ever sign
 _CONTEXT: Final = b"esper event 1\0"
 _CHARACTERS: Final = 86  # of 64 bytes in base64url without padding
 _LENGTH: Final = b"\xac\x01"  # 86 as Avro writes it before the characters
@@ -114,10 +115,13 @@ def is_sealed(event: SignedEvent, value: bytes) -> bool:
     """Whether the signature in the message `value` of `event` is that of the key that the event
     names.
     """
+    # from the message's end, because the signature is the last field of every signed record
     text = value[-_CHARACTERS:]
     if (
         len(value) < _HEAD + _TAIL
         or value[-_TAIL:-_CHARACTERS] != _LENGTH
+        # the decoded field and the bytes have to say the same, or a reader would show another
+        # signature
         or text != event.signature.encode()
     ):
         return False
@@ -191,6 +195,7 @@ class Trust:
     def keys(self, writer: str, run_id: str = "") -> frozenset[str]:
         """The keys of a writer, for a run those of its import too."""
         own = self.writers.get(writer, frozenset())
+        # an imported run's keys count for that run alone: its trainer is a stranger to all others
         return own | self.runs[run_id].keys if run_id in self.runs else own
 
     def unsigned(self, writer: str, run_id: str, received_us: int) -> bool:
@@ -202,6 +207,7 @@ class Trust:
         believed; infinite where no key is known.
         """
         if not self.knows(writer, run_id):
+            # nothing to hold a signature against, so being unsigned is no fault
             return math.inf
         until = self.runs[run_id].unsigned_until_us if run_id in self.runs else 0
         return max(self.since_us.get(writer, 0), until)
@@ -230,6 +236,7 @@ def _signed_before(name: str) -> tuple[WireSchema, ...]:
         for wire in wire_schemas().values()
         if name == wire.record.NAME
         and wire.id != wire.record.SCHEMA_ID
+        # before a record had this field nobody signed it
         and wire.schema["fields"][-1]["name"] == "signature"
     )
 
@@ -237,6 +244,7 @@ def _signed_before(name: str) -> tuple[WireSchema, ...]:
 @lru_cache(maxsize=256)
 def key_in(key: str) -> Ed25519PublicKey:
     """The public key that a text names. Raises ValueError: it is no key."""
+    # events leave the padding out; Python's decoder insists on it
     return Ed25519PublicKey.from_public_bytes(urlsafe_b64decode(key + "=" * (-len(key) % 4)))
 
 

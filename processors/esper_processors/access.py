@@ -51,8 +51,10 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
         Raises:
             UnavailableError: the provider does not answer, or gives none.
         """
+        # consumer and producer ask at the same time: one fetch serves both
         async with self._turn:
             if time.monotonic() > self._expires - _RENEW_S:
+                # in a thread: a provider that is slow must not stop the worker's heartbeats
                 self._token, lasting = await asyncio.to_thread(self._fetch)
                 self._expires = time.monotonic() + lasting
             return self._token
@@ -73,8 +75,8 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
         trust = ssl.create_default_context(cafile=kafka.ca or None)
         try:
             with urllib.request.urlopen(request, timeout=_ANSWER_S, context=trust) as answer:  # noqa: S310  # the same
-                found = json.load(answer)
-            return str(found["access_token"]), float(found.get("expires_in", 2 * _RENEW_S))
+                granted = json.load(answer)
+            return str(granted["access_token"]), float(granted.get("expires_in", 2 * _RENEW_S))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnavailableError(
                 f"{kafka.oauth_token_endpoint} gives no token for {self._access.user} "
@@ -110,15 +112,16 @@ def secrets_of(access: Access) -> str:
 
     Raises UsageError where one cannot be read.
     """
-    kafka, found = access.kafka, hashlib.sha256()
+    kafka, digest = access.kafka, hashlib.sha256()
     if kafka.authenticated:
-        found.update(access.password().encode())
+        digest.update(access.password().encode())
     for path in (
         access.librdkafka().get(name)
         for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
     ):
-        found.update(Path(path).read_bytes() if path else b"\0")
-    return found.hexdigest()
+        # contents, not times: a secret may be written again without a change
+        digest.update(Path(path).read_bytes() if path else b"\0")
+    return digest.hexdigest()
 
 
 async def until_renewed(access: Access) -> None:
@@ -135,21 +138,22 @@ async def until_renewed(access: Access) -> None:
 
 def app_options(access: Access) -> dict[str, Any]:
     """The options that `faust.App` has a name of its own for, where the settings have them."""
-    given = {
+    values = {
         name: int(access.kafka.options[option])
         for option, name in _OPTIONS.items()
         if option in access.kafka.options
     }
     taken: dict[str, Any] = {
-        f"{who}_{name}": given[name]
+        f"{who}_{name}": values[name]
+        # the first, the request's time-out, has names of its own in Faust, in seconds
         for name in list(_OPTIONS.values())[1:]
-        if name in given
+        if name in values
         for who in ("consumer", "producer")
     }
-    if "request_timeout_ms" in given:
+    if "request_timeout_ms" in values:
         taken |= dict.fromkeys(
             ("broker_request_timeout", "producer_request_timeout"),
-            given["request_timeout_ms"] / 1000,
+            values["request_timeout_ms"] / 1000,
         )
     return taken
 

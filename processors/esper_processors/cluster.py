@@ -42,7 +42,7 @@ class Follower(Service):
         super().__init__()
         self._access = access
         self._take = take
-        self._followed = {one.topic: one for one in followed}
+        self._followed = {item.topic: item for item in followed}
         self._behind = set(self._followed)
         self._clock = clock
 
@@ -57,7 +57,7 @@ class Follower(Service):
                 await self._read()
             except (KafkaError, OSError) as error:
                 self.log.warning(
-                    "Reading %s was interrupted, it goes on in a second: %s",
+                    "Reading %s was interrupted, and resumes in a second: %s",
                     ", ".join(self._followed),
                     error,
                 )
@@ -68,6 +68,7 @@ class Follower(Service):
             bootstrap_servers=self._access.bootstrap,
             group_id=None,
             enable_auto_commit=False,
+            # answers to commands stand in journals, whose transactions may be aborted
             isolation_level="read_committed",
             **options(self._access),
         )
@@ -86,6 +87,8 @@ class Follower(Service):
                 if self._behind:
                     at = {place: await consumer.position(place) for place in ends}
                     self._behind &= {place.topic for place, end in ends.items() if at[place] < end}
+                # with a backlog `getmany` returns at once, and the loop has heartbeats and requests
+                # to serve
                 await asyncio.sleep(0)
         finally:
             await consumer.stop()
@@ -111,16 +114,17 @@ class Follower(Service):
         )
         ends: dict[aiokafka.TopicPartition, int] = await consumer.end_offsets(places)
         for place in places:
-            found = starts.get(place)
-            consumer.seek(place, found.offset if found else ends[place])
+            start = starts.get(place)
+            # no message is as young as that: only new ones are of interest
+            consumer.seek(place, start.offset if start else ends[place])
         return ends
 
     async def _partitions(self, consumer: aiokafka.AIOKafkaConsumer, topic: str) -> list[int]:
         while not self.should_stop:
             await consumer._client.force_metadata_update()  # noqa: SLF001  # a topic that is younger than the last metadata
-            found = consumer.partitions_for_topic(topic)
-            if found:
-                return sorted(found)
+            partitions = consumer.partitions_for_topic(topic)
+            if partitions:
+                return sorted(partitions)
             await self.sleep(0.2)
         return []
 

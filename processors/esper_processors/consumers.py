@@ -110,8 +110,9 @@ class Consumers:
 
         async def consume(stream: StreamT[bytes]) -> None:
             async for event in stream.events():
-                there = received_of(event)
-                await self.take(there, partial(self._apply, apply, there))
+                raw = received_of(event)
+                # raises on no message: an exception that leaves this loop kills Faust's agent
+                await self.take(raw, partial(self._apply, apply, raw))
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
@@ -125,18 +126,19 @@ class Consumers:
         return event
 
     async def _apply(
-        self, apply: Callable[[Event, Received], Awaitable[None]], there: Received
+        self, apply: Callable[[Event, Received], Awaitable[None]], raw: Received
     ) -> None:
         """Apply what a message says in this installation's own frames, whatever registry its ids
         are of; a letter has the bytes as they came.
         """
-        received = there._replace(value=self._frames.incoming(there.value))
+        received = raw._replace(value=self._frames.incoming(raw.value))
         await apply(self.opened(received), received)
 
     async def take(self, received: Received, act: Act) -> None:
         """Do `act` because of a message, and put the message aside where that fails."""
         if not self._in_hand:
             self.progress.turn()
+        # counted, because letters from tables are under way beside the message of an agent
         self._in_hand += 1
         try:
             await self._until_done(received, act)
@@ -147,6 +149,7 @@ class Consumers:
     def well(self) -> bool:
         """Whether messages advance: none is in hand, or none for long."""
         if not self._in_hand:
+            # nothing in hand: a quiet topic is no stall
             self.progress.turn(self._lag())
         return self.progress.well()
 
@@ -161,9 +164,10 @@ class Consumers:
         try:
             consumer: Any = self._app.consumer
             client = consumer._thread._consumer  # noqa: SLF001  # Faust asks its own thread, and waits for it
-            held = client._subscription.subscription.assignment  # noqa: SLF001  # the same
+            assignment = client._subscription.subscription.assignment  # noqa: SLF001  # the same
             ends = (
-                (client.highwater(place), held.state_value(place)) for place in client.assignment()
+                (client.highwater(place), assignment.state_value(place))
+                for place in client.assignment()
             )
             ahead = sum(
                 max((end or 0) - state.position, 0)
@@ -179,6 +183,7 @@ class Consumers:
             try:
                 await self._once(received, act)
             except Exception as error:  # noqa: BLE001  # what is left is retriable, or the letter itself could not be sent
+                # tried again, it would fail forever, and stop every message behind it
                 if not retriable(error):
                     _log.error(
                         "A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error
@@ -196,6 +201,7 @@ class Consumers:
         task = asyncio.get_running_loop().create_task(
             self.take(received, lambda: self._put_aside(received, error))
         )
+        # asyncio holds tasks weakly: unreferenced, the letter could be collected before it is sent
         self._letters.add(task)
         task.add_done_callback(self._letters.discard)
 
@@ -246,6 +252,7 @@ class CheckedTable(streams.AcknowledgedTable):
         events = list(batch)
         super().apply_changelog_batch([event for event in events if self._sound(event)])
         for place, offset in {event.message.tp: event.message.offset for event in events}.items():
+            # refused rows are passed too, or each start would read and refuse them again
             self.data.set_persisted_offset(place, offset)
 
     def _sound(self, event: EventT[Any]) -> bool:
@@ -281,8 +288,7 @@ def fitting(row: bytes, what: str) -> bytes:
     """
     if len(row) > ROW_BYTES:
         raise PoisonError(
-            f"What would be kept of {what[:200]} has {len(row):,} bytes; a row has at most "
-            f"{ROW_BYTES:,}."
+            f"The row of {what[:200]} would have {len(row):,} bytes; the most is {ROW_BYTES:,}."
         )
     return row
 
@@ -296,8 +302,8 @@ def require_sendable(messages: Iterable[Message]) -> None:
     largest = max((len(message.value) for message in messages), default=0)
     if largest > MAX_MESSAGE_BYTES:
         raise PoisonError(
-            f"What would have to be said to this message has {largest:,} bytes; a message "
-            f"has at most {MAX_MESSAGE_BYTES:,}."
+            f"The answer to this message would have {largest:,} bytes; a message has at "
+            f"most {MAX_MESSAGE_BYTES:,}."
         )
 
 
@@ -314,6 +320,7 @@ def readable(decode: Callable[[bytes], T], data: bytes | None, what: str) -> T |
     try:
         return decode(data)
     except Exception:  # noqa: BLE001  # see above
+        # rows are read at each scrape and request: the log would repeat a broken row forever
         if (content := hash(data)) not in _unreadable:
             _unreadable.add(content)
             _log.warning("%s cannot be read and is left out", what, exc_info=True)

@@ -100,6 +100,7 @@ class Web(Service):
         """Answer no more; requests under way have a moment to end."""
         if self._served is not None:
             self._served.server.stop()
+            # bounded: a client that keeps its request open must not keep the worker
             await asyncio.wait_for(self._over.wait(), _WEB_STOP_S)
 
 
@@ -165,6 +166,7 @@ class StreamFlow(FlowControlEvent):
     def resume(self) -> None:
         """Let messages in; what waited in the queues is stale only where the flow had stopped."""
         if not self.is_active():
+            # mode 0.7.1 empties the queues in here
             super().resume()
 
 
@@ -202,6 +204,7 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
     access = Access.of(settings, part)
     folder = settings.stack_dir / part / _cluster(access, clock)
     make_folder(folder)
+    # stable over restarts: under a new name Kafka waits for the dead member until its session ends
     member = hashlib.sha256(f"{socket.gethostname()}\x1f{folder}".encode()).hexdigest()[:16]
     app = App(
         f"esper-{part}",
@@ -211,20 +214,28 @@ def build(settings: Settings, *, part: str, clock: Clock) -> App:
         autodiscover=False,
         datadir=folder,
         store="rocksdb://",
+        # Faust's exactly-once covers one transaction of one worker; answers are told apart by their
+        # ids
         processing_guarantee="at_least_once",
         consumer_group_instance_id=member,  # a restarted worker takes its partitions back at once
         # part of the assignment that it takes back: another port must not change it
         canonical_url=f"http://{member}",
+        # packets from before the first start still wait for an answer
         consumer_auto_offset_reset="earliest",
+        # the least that Kafka takes by default (group.min.session.timeout.ms)
         broker_session_timeout=6.0,
         broker_heartbeat_interval=2.0,
         broker_rebalance_timeout=10.0,
         broker_commit_interval=1.0,
         producer_max_request_size=_MAX_REQUEST_BYTES,
+        # a standby needs a second worker of the part, which a stack does not have
         table_standby_replicas=0,
+        # no timer here is for one worker alone, so the topic that elects a leader is not needed
         topic_disable_leader=True,
         topic_partitions=settings.kafka.partitions,
         topic_replication_factor=settings.kafka.replication,
+        # a message in hand comes again after the rebalance; waiting for it would hold up the whole
+        # group
         stream_wait_empty=False,
         worker_redirect_stdouts=False,
         web_enabled=False,
@@ -241,8 +252,8 @@ async def _renewed(access: Access) -> None:
     """
     await until_renewed(access)
     sys.stderr.write(
-        f"{access.user}'s secrets for Kafka are new ones: this worker ends, and another "
-        "begins with them.\n"
+        f"{access.user}'s secrets for Kafka have changed: this worker ends, and its "
+        "successor starts with the new ones.\n"
     )
     sys.stderr.flush()
     os._exit(os.EX_TEMPFAIL)
@@ -280,6 +291,8 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
 
     def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
         """Send a write to the changelog, and keep its future."""
+        # the last is enough: writes of one message go to one partition, whose order the producer
+        # keeps
         self._last_write = super().send_changelog(*args, **kwargs)
         return self._last_write
 
@@ -315,6 +328,7 @@ class FramedSender:
             )
             for message in messages
         ]
+        # sent in order, awaited together: one round trip to the broker instead of one a message
         await asyncio.gather(*pending)
 
 
@@ -325,6 +339,7 @@ def readiness(app: faust.App) -> dict[str, bool]:
     except ConsumerNotStarted:
         assigned = False
     return {
+        # while a rebalance runs the old assignment is still listed
         "assigned": assigned and not app.rebalancing,
         "recovered": bool(app.tables.actives_ready),
     }

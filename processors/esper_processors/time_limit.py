@@ -27,12 +27,15 @@ def time_limit(seconds: float) -> Iterator[None]:
         del number, frame
         raise OutOfTime(f"it took more than {seconds:g} s")
 
+    # stopped first: another's alarm would otherwise reach our handler
     left = signal.setitimer(signal.ITIMER_REAL, 0)
     before = signal.signal(signal.SIGALRM, end)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
         yield
     finally:
+        # before the handler is given back: an alarm in between would meet another's, or end the
+        # process
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *left)

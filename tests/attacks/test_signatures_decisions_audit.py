@@ -232,7 +232,7 @@ def test_forged_audit_records_are_named_and_the_chain_goes_on(tmp_path: Path, br
     whys = [one["why"] for one in chain["forged"]]
     assert whys[0] == "record 2 was not written by tolaria: it is not signed, and tolaria signs"
     assert "is signed by key" in whys[1]
-    assert whys[2] == "record 1 once more, a copy"
+    assert whys[2] == "record 1 a second time: a copy"
     assert (
         "message(s) that no part of this installation wrote, the first at audit.events/" in sentence
     )

@@ -135,7 +135,7 @@ def test_a_forged_end_pause_or_start_ruins_neither_resume_nor_replay(
     outcome, _ = victim.lab.run(resumed=True)
     assert outcome.digest == digest
     assert (
-        f"is no part of the journal of run {victim.run_id}: it is not signed ({record.NAME}"
+        f"is not part of the journal of run {victim.run_id}: it is not signed ({record.NAME}"
         in victim.lab.said.getvalue()
     )
     after = victim.folded()
@@ -231,7 +231,7 @@ def test_a_trainer_finds_forgeries_in_its_own_journal_and_goes_on(
     outcome, _ = victim.lab.run()
     assert outcome.digest == digest
     said = victim.lab.said.getvalue()
-    assert "Somebody else has written at system.events.run/" in said
+    assert "Another writer wrote at system.events.run/" in said
     assert "under the key of this run: " in said
     assert "What comes of the kind from now on is in dead.letters alone." in said
     assert {one.payload for one in letters()} >= {message.value for message in sent} | {

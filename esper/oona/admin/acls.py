@@ -40,6 +40,7 @@ def listed(bus: KafkaBus) -> dict[Right, AclBinding]:
         UnavailableError: the cluster does not answer.
         DeniedError: it does not tell this principal.
     """
+    # None matches every name, which the library's types do not say
     anything: Any = None
     everything = AclBindingFilter(
         ResourceType.ANY,
@@ -50,10 +51,10 @@ def listed(bus: KafkaBus) -> dict[Right, AclBinding]:
         AclOperation.ANY,
         AclPermissionType.ANY,
     )
-    found: Iterable[AclBinding] = _done(
+    bindings: Iterable[AclBinding] = _done(
         bus, bus.admin().describe_acls(everything, request_timeout=bus.patience)
     )
-    return {right: one for one in found if (right := _right(one)) is not None}
+    return {right: binding for binding in bindings if (right := _right(binding)) is not None}
 
 
 def change(
@@ -70,21 +71,21 @@ def change(
     client = bus.admin()
     if grant:
         for future in client.create_acls(
-            [_binding(one, user) for one in grant], request_timeout=bus.patience
+            [_binding(right, user) for right in grant], request_timeout=bus.patience
         ).values():
             _done(bus, future)
     if revoke:
         filters = [
             AclBindingFilter(
-                one.restype,
-                one.name,
-                one.resource_pattern_type,
-                one.principal,
-                one.host,
-                one.operation,
-                one.permission_type,
+                binding.restype,
+                binding.name,
+                binding.resource_pattern_type,
+                binding.principal,
+                binding.host,
+                binding.operation,
+                binding.permission_type,
             )
-            for one in revoke
+            for binding in revoke
         ]
         for future in client.delete_acls(filters, request_timeout=bus.patience).values():
             _done(bus, future)

@@ -253,6 +253,7 @@ def _run(
     what: Any, access: Access, topics: Mapping[str, int], clock: Clock, timeout_s: float
 ) -> list[Hanging]:
     async def asked() -> list[Hanging]:
+        # aiokafka's low-level client: neither client library has these requests, and it sends any
         client = AIOKafkaClient(**connection(access), request_timeout_ms=round(timeout_s * 1000))
         try:
             await client.bootstrap()
@@ -285,108 +286,121 @@ class _Cluster:
         """The partitions by the broker that leads them, and whether every partition has one: a
         broker that has just started leads none yet.
         """
+        # leaders move while a cluster starts; the client's own metadata may be minutes old
         await self.client.force_metadata_update()
         by_leader: dict[int, dict[str, list[int]]] = {}
-        every = True
+        complete = True
         for topic, count in self.topics.items():
             for number in range(count):
                 leader = self.client.cluster.leader_for_partition(TopicPartition(topic, number))
                 if leader is None or leader < 0:
-                    every = False
+                    complete = False
                 else:
                     by_leader.setdefault(leader, {}).setdefault(topic, []).append(number)
-        return by_leader, every
+        return by_leader, complete
 
     async def opened(self) -> tuple[dict[tuple[str, int, int], Any], bool]:
         """Every open transaction by topic, partition and producer: what the leader knows of it.
 
         And whether every leader has said so.
         """
-        by_leader, every = await self.led()
+        by_leader, complete = await self.led()
         opened: dict[tuple[str, int, int], Any] = {}
         for leader, partitions in by_leader.items():
-            wanted = [(topic, numbers, _NONE) for topic, numbers in partitions.items()]
+            requests = [(topic, numbers, _NONE) for topic, numbers in partitions.items()]
             for topic, parts, _ in (
-                await self.ask(leader, DescribeProducersRequest_v0, wanted)
+                await self.ask(leader, DescribeProducersRequest_v0, requests)
             ).topics:
                 for number, code, message, producers, _ in parts:
                     if for_code(code) in _MOVING:
-                        every = False
+                        complete = False
                     elif code:
                         raise for_code(code)(message or "")
-                    opened |= {(topic, number, one[0]): one for one in producers if one[5] >= 0}
-        return opened, every
+                    # -1 is a producer without an open transaction
+                    opened |= {
+                        (topic, number, producer[0]): producer
+                        for producer in producers
+                        if producer[5] >= 0
+                    }
+        return opened, complete
 
     async def states(self, producer_ids: set[int]) -> tuple[dict[int, tuple[str, str]], bool]:
         """Transactional id and state by producer id, and whether every coordinator has said so."""
-        known: dict[int, tuple[str, str]] = {}
-        every = True
+        by_producer: dict[int, tuple[str, str]] = {}
+        complete = True
         for broker in self.client.cluster.brokers():
             answer = await self.ask(
                 broker.nodeId, ListTransactionsRequest_v0, [], sorted(producer_ids)
             )
             if for_code(answer.error_code) in _MOVING:
-                every = False
+                complete = False
             elif answer.error_code:
                 raise for_code(answer.error_code)
-            known |= {
+            by_producer |= {
                 producer_id: (name, state) for name, producer_id, state, _ in answer.transactions
             }
-        return known, every
+        return by_producer, complete
 
 
 async def _found(cluster: _Cluster) -> list[Hanging]:
     deadline = cluster.clock.monotonic() + cluster.timeout_s
     while True:
-        before, every = await cluster.opened()
-        if not before and every:
+        before, complete = await cluster.opened()
+        if not before and complete:
             return []
-        asked = {producer_id for _, _, producer_id in before}
-        states, told = await cluster.states(asked)
+        producer_ids = {producer_id for _, _, producer_id in before}
+        states, answered = await cluster.states(producer_ids)
         # asked once more: what was open before it was decided may have been ended since
         after, _ = await cluster.opened()
         # a coordinator that has just started does not know its transactions yet
         settled = (
-            every
-            and told
-            and asked <= states.keys()
+            complete
+            and answered
+            and producer_ids <= states.keys()
             and not any(state in _DECIDING for _, state in states.values())
         )
         if settled or cluster.clock.monotonic() > deadline:
             break
         await asyncio.sleep(_WAIT_S)
-    same = {key: one for key, one in before.items() if key in after and after[key][5] == one[5]}
+    # by where it begins, too: the same producer may have ended it and begun the next meanwhile
+    same = {
+        key: producer
+        for key, producer in before.items()
+        if key in after and after[key][5] == producer[5]
+    }
     return sorted(
         Hanging(
             topic,
             number,
-            one[5],
+            producer[5],
             producer_id,
-            one[1],
-            max(one[4], 0),
+            producer[1],
+            # -1 before a producer's first marker; 0 is never above the leader's epoch (as Kafka's
+            # own tool does)
+            max(producer[4], 0),
             *_decided(states[producer_id]),
         )
-        for (topic, number, producer_id), one in same.items()
+        for (topic, number, producer_id), producer in same.items()
         if producer_id in states and states[producer_id][1] in _DECIDED
     )
 
 
-def _decided(known: tuple[str, str]) -> tuple[str, bool]:
-    return known[0], _DECIDED[known[1]]
+def _decided(state: tuple[str, str]) -> tuple[str, bool]:
+    return state[0], _DECIDED[state[1]]
 
 
 async def _mended(cluster: _Cluster) -> list[Hanging]:
     hanging = await _found(cluster)
-    for one in hanging:
+    for transaction in hanging:
         leader = cluster.client.cluster.leader_for_partition(
-            TopicPartition(one.topic, one.partition)
+            TopicPartition(transaction.topic, transaction.partition)
         )
         marker = (
-            one.producer_id,
-            one.producer_epoch,
-            one.committed,
-            [(one.topic, [one.partition], _NONE)],
-            one.coordinator_epoch,
+            transaction.producer_id,
+            transaction.producer_epoch,
+            transaction.committed,
+            [(transaction.topic, [transaction.partition], _NONE)],
+            transaction.coordinator_epoch,
             _NONE,
         )
         answer = await cluster.ask(leader, WriteTxnMarkersRequest_v1, [marker])

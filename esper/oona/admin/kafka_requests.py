@@ -137,17 +137,17 @@ def connection(access: Access) -> dict[str, Any]:
     kafka = access.kafka
     if kafka.sasl_mechanism == "OAUTHBEARER":
         raise UsageError(
-            "Quotas are not asked for by OAUTHBEARER: leave them out with --no-quotas, or "
-            "come by SCRAM, PLAIN or a certificate."
+            "Quotas cannot be read over OAUTHBEARER: leave them out with --no-quotas, or "
+            "authenticate by SCRAM, PLAIN or a certificate."
         )
-    found = {
+    arguments = {
         "bootstrap_servers": access.bootstrap,
         "security_protocol": kafka.security_protocol,
         "ssl_context": access.ssl_context(),
     }
     if not kafka.authenticated:
-        return found
-    return found | {
+        return arguments
+    return arguments | {
         "sasl_mechanism": kafka.sasl_mechanism,
         "sasl_plain_username": access.user,
         "sasl_plain_password": access.password(),
@@ -156,15 +156,15 @@ def connection(access: Access) -> dict[str, Any]:
 
 def quotas(connection: Mapping[str, Any], *, timeout_s: float) -> dict[str, dict[str, float]]:
     """What each principal may do, by the quota's name. Raises KafkaError."""
-    found = ask(
+    answer = ask(
         connection,
         DescribeClientQuotasRequest_v0,
         [("user", _ANY, None)],
         True,  # noqa: FBT003 - a field of the protocol
         timeout_s=timeout_s,
     )
-    _checked(found.error_code, found.error_message)
-    return {entity[0][1]: dict(values) for entity, values in found.entries}
+    _checked(answer.error_code, answer.error_message)
+    return {entity[0][1]: dict(values) for entity, values in answer.entries}
 
 
 def set_quotas(
@@ -175,11 +175,12 @@ def set_quotas(
 ) -> None:
     """Give principals these quotas; None takes one away. Raises KafkaError."""
     entries = [
+        # the protocol has a value beside `remove` as well; the broker ignores it then
         ([("user", name)], [(key, value or 0.0, value is None) for key, value in values.items()])
         for name, values in wanted.items()
     ]
-    found = ask(connection, AlterClientQuotasRequest_v0, entries, False, timeout_s=timeout_s)  # noqa: FBT003 - the same
-    for code, message, _ in found.entries:
+    answer = ask(connection, AlterClientQuotasRequest_v0, entries, False, timeout_s=timeout_s)  # noqa: FBT003 - the same
+    for code, message, _ in answer.entries:
         _checked(code, message)
 
 

@@ -105,7 +105,7 @@ def wanted(
         for name, (count, values) in topic_creation.wanted(settings.kafka).items()
     }
     granted = (
-        frozenset(replace(one, principal=user(one.principal)) for one in rights())
+        frozenset(replace(right, principal=user(right.principal)) for right in rights())
         if with_rights
         else None
     )
@@ -117,97 +117,99 @@ def wanted(
     return ClusterPlan(plans, granted, limits, wire.subjects(settings))
 
 
-def compare(found: ClusterPlan, plan: ClusterPlan, *, prune: bool) -> list[Difference]:
+def compare(present: ClusterPlan, plan: ClusterPlan, *, prune: bool) -> list[Difference]:
     """Every difference, in the order in which it is to be mended.
 
     With `prune`, rights and quotas that are not wanted count too.
     """
     return [
-        *_topics(found, plan),
-        *_rights(found.rights or frozenset(), plan.rights, prune=prune),
-        *_quotas(found.quotas or {}, plan.quotas, prune=prune),
+        *_topics(present, plan),
+        *_rights(present.rights or frozenset(), plan.rights, prune=prune),
+        *_quotas(present.quotas or {}, plan.quotas, prune=prune),
         *(
             Difference("schema", subject, "", "", "create")
-            for subject in sorted(plan.schemas - found.schemas)
+            for subject in sorted(plan.schemas - present.schemas)
         ),
         *(
             Difference(
                 "transaction",
-                f"{one.topic} {one.partition} {one.transactional_id}",
-                f"open since offset {one.offset}",
-                one.end,
+                f"{transaction.topic} {transaction.partition} {transaction.transactional_id}",
+                f"open since offset {transaction.offset}",
+                transaction.end,
                 "change",
             )
-            for one in found.hanging
+            for transaction in present.hanging
         ),
     ]
 
 
-def _topics(found: ClusterPlan, plan: ClusterPlan) -> Iterator[Difference]:
-    for name, here in plan.topics.items():
-        there = found.topics.get(name)
-        if there is None:
+def _topics(present: ClusterPlan, plan: ClusterPlan) -> Iterator[Difference]:
+    for name, planned in plan.topics.items():
+        current = present.topics.get(name)
+        if current is None:
             yield Difference(
                 "topic",
                 name,
                 "",
-                f"{here.partitions} partitions, {here.replication} replicas",
+                f"{planned.partitions} partitions, {planned.replication} replicas",
                 "create",
             )
             continue
-        if there.partitions != here.partitions:
+        # never changed: another number would put a run's key into another partition
+        if current.partitions != planned.partitions:
             yield Difference(
-                "partitions", name, str(there.partitions), str(here.partitions), "none"
+                "partitions", name, str(current.partitions), str(planned.partitions), "none"
             )
-        if there.replication != here.replication:
+        if current.replication != planned.replication:
             yield Difference(
-                "replication", name, str(there.replication), str(here.replication), "none"
+                "replication", name, str(current.replication), str(planned.replication), "none"
             )
-        for key, value in here.settings.items():
-            if there.settings.get(key) != value:
+        for key, value in planned.settings.items():
+            if current.settings.get(key) != value:
                 yield Difference(
-                    "setting", f"{name} {key}", there.settings.get(key, ""), value, "change"
+                    "setting", f"{name} {key}", current.settings.get(key, ""), value, "change"
                 )
 
 
 def _rights(
-    found: frozenset[Right], plan: frozenset[Right] | None, *, prune: bool
+    present: frozenset[Right], plan: frozenset[Right] | None, *, prune: bool
 ) -> Iterator[Difference]:
     if plan is not None:
         yield from (
-            Difference("right", sentence(one), "", "", "create") for one in sorted(plan - found)
+            Difference("right", sentence(right), "", "", "create")
+            for right in sorted(plan - present)
         )
         yield from (
-            Difference("right", sentence(one), "", "", "remove")
-            for one in sorted(found - plan)
+            Difference("right", sentence(right), "", "", "remove")
+            for right in sorted(present - plan)
             if prune
         )
 
 
 def _quotas(
-    found: Mapping[str, Mapping[str, float]],
+    present: Mapping[str, Mapping[str, float]],
     plan: Mapping[str, Mapping[str, float]] | None,
     *,
     prune: bool,
 ) -> Iterator[Difference]:
     if plan is None:
         return
-    for name in sorted({*found, *plan}):
-        there, here = found.get(name, {}), plan.get(name, {})
-        for key in sorted(here):
-            if there.get(key) != here[key]:
-                before = f"{there[key]:.0f}" if key in there else ""
+    for name in sorted({*present, *plan}):
+        current, planned = present.get(name, {}), plan.get(name, {})
+        for key in sorted(planned):
+            if current.get(key) != planned[key]:
+                before = f"{current[key]:.0f}" if key in current else ""
                 yield Difference(
                     "quota",
                     f"{name} {key}",
                     before,
-                    f"{here[key]:.0f}",
+                    f"{planned[key]:.0f}",
                     "change" if before else "create",
                 )
         if prune:
             yield from (
-                Difference("quota", f"{name} {key}", f"{there[key]:.0f}", "", "remove")
-                for key in sorted(there.keys() - here.keys())
+                Difference("quota", f"{name} {key}", f"{current[key]:.0f}", "", "remove")
+                for key in sorted(current.keys() - planned.keys())
             )
 
 
@@ -247,6 +249,7 @@ class Administration:
         # who is not let in hears so now; a request of an administrator waits for its time-out
         self._bus.cluster_id()
         names = {user(principal) for principal in PRINCIPALS}
+        # kept as the cluster has them: to revoke a line its own form is needed
         self._bindings = acls.listed(self._bus) if plan.rights is not None else {}
         limits = (
             self._request(
@@ -255,40 +258,47 @@ class Administration:
             if plan.quotas is not None
             else {}
         )
-        lacking = {one.subject for one in wire.lacking(self._settings)} if plan.schemas else set()
+        missing = (
+            {schema.subject for schema in wire.lacking(self._settings)} if plan.schemas else set()
+        )
         present = self._found_topics(plan)
         return ClusterPlan(
             present,
-            frozenset(one for one in self._bindings if one.principal in names),
+            # others' rights are none of our business, and must not be pruned
+            frozenset(right for right in self._bindings if right.principal in names),
             {name: values for name, values in limits.items() if name in names},
-            plan.schemas - lacking,
-            tuple(self._hanging({name: one.partitions for name, one in present.items()})),
+            plan.schemas - missing,
+            tuple(self._hanging({name: topic.partitions for name, topic in present.items()})),
         )
 
     def apply(self, plan: ClusterPlan, differences: Sequence[Difference]) -> None:
         """Mend every difference whose step is not "none". Raises as `found`."""
-        of = {(one.kind, one.name): one.step for one in differences}
+        steps = {(difference.kind, difference.name): difference.step for difference in differences}
         self._bus.create_topics(
             {
-                name: (one.partitions, one.settings)
-                for name, one in plan.topics.items()
-                if ("topic", name) in of
+                name: (topic.partitions, topic.settings)
+                for name, topic in plan.topics.items()
+                if ("topic", name) in steps
             },
             replication=self._settings.kafka.replication,
         )
-        self._configure([name for kind, name in of if kind == "setting"], plan)
-        grant = [one for one in plan.rights or () if of.get(("right", sentence(one))) == "create"]
+        self._configure([name for kind, name in steps if kind == "setting"], plan)
+        grant = [
+            right
+            for right in plan.rights or ()
+            if steps.get(("right", sentence(right))) == "create"
+        ]
         acls.change(
             self._bus,
             grant=grant,
             revoke=[
-                one
-                for right, one in self._bindings.items()
-                if of.get(("right", sentence(right))) == "remove"
+                binding
+                for right, binding in self._bindings.items()
+                if steps.get(("right", sentence(right))) == "remove"
             ],
         )
-        self._limit([one for one in differences if one.kind == "quota"], plan)
-        kinds = {kind for kind, _ in of}
+        self._limit([difference for difference in differences if difference.kind == "quota"], plan)
+        kinds = {kind for kind, _ in steps}
         if "schema" in kinds:
             wire.resolve(self._settings, register=True)
         if "transaction" in kinds:
@@ -318,10 +328,10 @@ class Administration:
         )
 
     def _found_topics(self, plan: ClusterPlan) -> dict[str, TopicPlan]:
-        known = self._asked(
+        existing = self._asked(
             lambda: self._bus.admin().list_topics(timeout=self._bus.patience)
         ).topics
-        names = [name for name in plan.topics if name in known]
+        names = [name for name in plan.topics if name in existing]
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         futures = (
             self._bus.admin().describe_configs(resources, request_timeout=self._bus.patience)
@@ -333,8 +343,9 @@ class Administration:
         }
         return {
             name: TopicPlan(
-                len(known[name].partitions),
-                min((len(part.replicas) for part in known[name].partitions.values()), default=0),
+                len(existing[name].partitions),
+                # the weakest partition counts: its data are lost first
+                min((len(part.replicas) for part in existing[name].partitions.values()), default=0),
                 {key: entry.value for key, entry in settings[name].items()},
             )
             for name in names
@@ -352,6 +363,7 @@ class Administration:
                     ConfigEntry(
                         key,
                         plan.topics[topic].settings[key],
+                        # incremental: the older request resets every setting that it does not name
                         incremental_operation=AlterConfigOpType.SET,
                     )
                     for key in keys
@@ -369,10 +381,12 @@ class Administration:
 
     def _limit(self, differences: Sequence[Difference], plan: ClusterPlan) -> None:
         changes: dict[str, dict[str, float | None]] = {}
-        for one in differences:
-            name, _, key = one.name.rpartition(" ")
+        for difference in differences:
+            # from the right: a principal of a certificate (CN=..., O=...) may have spaces, a quota
+            # has none
+            name, _, key = difference.name.rpartition(" ")
             changes.setdefault(name, {})[key] = (
-                None if one.step == "remove" else (plan.quotas or {})[name][key]
+                None if difference.step == "remove" else (plan.quotas or {})[name][key]
             )
         if changes:
             self._request(

@@ -38,6 +38,7 @@ def wanted(settings: KafkaSettings) -> dict[str, tuple[int, dict[str, str]]]:
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
     }
     if settings.replication > 1:
+        # one less than the replicas: a broker may be away without stopping every writer
         common["min.insync.replicas"] = str(settings.min_insync or settings.replication - 1)
     return {
         topic.name: (

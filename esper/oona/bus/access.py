@@ -143,6 +143,7 @@ class Access:
             "sasl.oauthbearer.client.secret": self.password(),
         }
         if kafka.ca:
+            # the token endpoint is reached through libcurl, which does not see ssl.ca.location
             config["https.ca.location"] = kafka.ca
         return config | ({"sasl.oauthbearer.scope": kafka.oauth_scope} if kafka.oauth_scope else {})
 
@@ -161,6 +162,8 @@ class Access:
         try:
             context = ssl.create_default_context(cafile=self._file("ca") or None)
             if certificate := self._file("certificate"):
+                # without a password OpenSSL would ask for one on the terminal, and a part would
+                # hang
                 context.load_cert_chain(
                     certificate, self._file("private_key"), secret or (lambda: "")
                 )
@@ -168,6 +171,7 @@ class Access:
                 context.set_ciphers(str(ciphers))
             if revoked := options.get("ssl.crl.location"):
                 context.load_verify_locations(str(revoked))
+                # a list of revoked certificates is loaded, but not looked at, without this flag
                 context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         except (ssl.SSLError, OSError, ValueError) as error:
             raise UsageError(
@@ -186,26 +190,27 @@ class Access:
         """The path of a PEM file that a setting names; empty where it names none."""
         path = self._named(getattr(self.kafka, name))
         if path:
+            # read to fail here by name: librdkafka's own error does not say which setting is wrong
             _read(path, name)
         return path
 
     def _secret(self, name: str, path: str) -> str:
         if not path:
             return ""
-        found = _read(self._named(path), name).strip()
-        if not found:
+        secret = _read(self._named(path), name).strip()
+        if not secret:
             raise UsageError(
                 f"{self._named(path)}, which ESPER_KAFKA__{name.upper()} names, is empty: "
                 "write the secret into it."
             )
-        return found
+        return secret
 
 
 def _read(path: str, name: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(
             f"{path}, which ESPER_KAFKA__{name.upper()} names, cannot be read: {why}."
         ) from error

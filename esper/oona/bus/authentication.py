@@ -76,6 +76,8 @@ class CallbackQueue:
     """
 
     def __init__(self) -> None:
+        # bounded, unlike deliveries: those are bounded by the producer's queue, and each has to be
+        # counted
         self.errors: deque[KafkaError] = deque(maxlen=_KEPT)
         self.lines: deque[tuple[Any, ...]] = deque(maxlen=_KEPT)
         self.deliveries: deque[tuple[str, KafkaError | None, Any]] = deque()
@@ -90,6 +92,7 @@ class CallbackQueue:
 
     def delivery(self, topic: str) -> Callable[[KafkaError | None, Any], None]:
         """An `on_delivery` for messages to `topic`."""
+        # the deque and not `self`, so that a client's callbacks hold nothing that holds the client
         deliveries = self.deliveries
 
         def note(error: KafkaError | None, message: Any) -> None:  # noqa: ARG001 - a call of its method may raise
@@ -138,6 +141,7 @@ class ClientDoor:
     def let_in(self) -> None:
         """The broker has answered."""
         self.hear()
+        # errors from before this answer are heard first, or they would refuse a client that is in
         if not self._inside:
             self._inside, self._refusal = True, None
             self._standing.let_in, self._standing.refused_since = True, None
@@ -200,7 +204,7 @@ class ClientDoor:
         access = self.access
         return DeniedError(
             f"Kafka at {access.bootstrap} does not allow {access.user} to "
-            f"{what or f'use {FORBIDDEN[error.code()]}'} ({_told(error)}): "
+            f"{what or f'use {FORBIDDEN[error.code()]}'} ({_words(error)}): "
             "give it the right (`esper topics apply` does on your own cluster), or use the "
             "principal that has it."
         )
@@ -210,6 +214,7 @@ class ClientDoor:
             error.code() == KafkaError._SSL and not _BAD_CERTIFICATE.search(error.str())  # noqa: SLF001
         ):
             return
+        # shared by the bus's clients: a new client knows that the refusal is an old one
         if self._standing.refused_since is None:
             self._standing.refused_since = time.monotonic()
             _log.warning("%s", _refused(self.access, error))
@@ -223,6 +228,8 @@ class ClientDoor:
             return False
         with suppress(UsageError):  # the file is being replaced
             password = self.access.password()
+            # only another one: with the same, the refusal would be forgotten at each look and never
+            # reported
             if password != self._password:
                 self._password = password
                 self.client.set_sasl_credentials(self.access.user, password)
@@ -242,31 +249,32 @@ def cause(error: BaseException) -> KafkaError:
 
     Raises the error itself where that is another fault.
     """
-    found = error if isinstance(error, KafkaException) else error.__cause__
-    if not isinstance(found, KafkaException):
+    raised = error if isinstance(error, KafkaException) else error.__cause__
+    if not isinstance(raised, KafkaException):
         raise error
-    return found.args[0]  # type: ignore[no-any-return]
+    return raised.args[0]  # type: ignore[no-any-return]
 
 
 def _refused(access: Access, error: KafkaError) -> DeniedError:
     """The sentence for a connection that the broker did not accept."""
     if error.code() == KafkaError._SSL:  # noqa: SLF001
         remedy = (
-            "renew or mend ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and ESPER_KAFKA__PRIVATE_KEY"
+            "renew or correct ESPER_KAFKA__CA, ESPER_KAFKA__CERTIFICATE and "
+            "ESPER_KAFKA__PRIVATE_KEY"
         )
     elif access.kafka.authenticated:
         remedy = (
-            "put the right secret where ESPER_KAFKA__SASL_PASSWORD_FILE or its like says, or "
-            "mend ESPER_KAFKA__SASL_MECHANISM"
+            "put the right secret into the file that ESPER_KAFKA__SASL_PASSWORD_FILE (or the "
+            "setting in its place) names, or correct ESPER_KAFKA__SASL_MECHANISM"
         )
     else:
         remedy = "set ESPER_KAFKA__SECURITY_PROTOCOL and what it needs"
     return DeniedError(
-        f"Kafka at {access.bootstrap} does not let {access.user} in ({_told(error)}): {remedy}."
+        f"Kafka at {access.bootstrap} does not let {access.user} in ({_words(error)}): {remedy}."
     )
 
 
-def _told(error: KafkaError) -> str:
+def _words(error: KafkaError) -> str:
     """The client library's words without its address and its timing."""
     text = str(error.str()).partition("/bootstrap: ")[2] or str(error.str())
     return text.partition(" (after ")[0].strip().rstrip(".:")

@@ -38,6 +38,7 @@ class TelemetryRing:
         """
         with self._lock:
             if len(self._events) >= self._capacity:
+                # by hand, because a deque's maxlen drops the oldest without counting it
                 self._lost[self._events.popleft().TOPIC] += 1
             self._events.append(event)
 
@@ -91,6 +92,7 @@ class Emitter(threading.Thread):
         """Events lost since the last call, by topic: pushed out of the ring, or given up by the
         producer.
         """
+        # the producer counts from its beginning, this from the last call
         failed = Counter(self._producer.failed())
         for topic, count in (failed - self._failed).items():
             self.ring.lose(topic, count)

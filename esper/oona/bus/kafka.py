@@ -140,6 +140,8 @@ class KafkaBus(Bus):
         follow: bool = False,
     ) -> Reader:
         """As the port says."""
+        # partitions are assigned by hand: a consumer group would rebalance, and commit what is not
+        # handled
         counts = self.partitions(topics)
         pairs = [
             (topic, number)
@@ -157,6 +159,7 @@ class KafkaBus(Bus):
 
     def topic_ids(self) -> dict[str, str]:
         """As the port says."""
+        # Kafka's own topics are no part of Esper, and a principal may not see them
         names = [name for name in self._topics() if not name.startswith("__")]
         if not names:
             return {}
@@ -188,18 +191,18 @@ class KafkaBus(Bus):
 
         Raises UnavailableError, also where one does not exist or may not be seen.
         """
-        found = self._topics()
-        if lacking := sorted(set(topics) - found.keys()):
+        present = self._topics()
+        if missing := sorted(set(topics) - present.keys()):
             seen = (
                 f" that {self.access.user} may see"
                 if self.access.kafka.security_protocol != "PLAINTEXT"
                 else ""
             )
             raise UnavailableError(
-                f"Kafka at {self.bootstrap} has no topic {', '.join(lacking)}{seen}; "
+                f"Kafka at {self.bootstrap} has no topic {', '.join(missing)}{seen}; "
                 "`esper up` creates what is missing."
             )
-        return {topic: len(found[topic].partitions) for topic in topics}
+        return {topic: len(present[topic].partitions) for topic in topics}
 
     def _given_up(self, attempt: RetryCallState) -> bool:
         """Whether partitions have had no leader for too long, or a topic is unknown for longer than
@@ -244,15 +247,15 @@ class KafkaBus(Bus):
                     futures = self._admin().list_offsets(
                         request, isolation_level=level, request_timeout=self.patience
                     )
-                    found = {
+                    offsets = {
                         (at.topic, at.partition): future.result().offset
                         for at, future in futures.items()
                     }
                     if (
-                        min(found.values(), default=0) < 0
+                        min(offsets.values(), default=0) < 0
                     ):  # librdkafka's way to say that a leader was lost meanwhile, without an error
                         raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
-                    return found
+                    return offsets
         except KafkaException as error:
             raise self.unavailable(error) from error
         raise AssertionError  # the loop returns or raises
@@ -274,11 +277,11 @@ class KafkaBus(Bus):
         Raises:
             UnavailableError: no broker answers, or it refuses.
         """
-        found = self._topics()
+        present = self._topics()
         new = [
             NewTopic(name, count, replication, config=dict(config))
             for name, (count, config) in topics.items()
-            if name not in found
+            if name not in present
         ]
         if not new:
             return []
@@ -291,6 +294,7 @@ class KafkaBus(Bus):
             try:
                 future.result()
             except KafkaException as error:
+                # another process of the stack may create the same topics at this moment
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     if error.args[0].code() in FORBIDDEN:
                         raise self._door.forbidden(
@@ -315,13 +319,13 @@ class KafkaBus(Bus):
         if cause.code() in FORBIDDEN:
             raise self._door.forbidden(cause) from error
         asks = (
-            ", or ESPER_KAFKA__SECURITY_PROTOCOL if it asks who you are"
+            ", or set ESPER_KAFKA__SECURITY_PROTOCOL if it requires authentication"
             if self.access.kafka.security_protocol == "PLAINTEXT"
             else ""
         )
         return UnavailableError(
             f"Kafka at {self.bootstrap} does not answer ({cause.str()}); start the stack "
-            f"with `esper up`, or mend ESPER_KAFKA__BOOTSTRAP{asks}."
+            f"with `esper up`, or correct ESPER_KAFKA__BOOTSTRAP{asks}."
         )
 
     def _topics(self) -> Any:
@@ -342,6 +346,7 @@ class KafkaBus(Bus):
             try:
                 answer = client.list_topics(timeout=max(min(slice_s, left), 0.001))
             except KafkaException as error:
+                # list_topics serves no callbacks: a refused password is only reported by this
                 client.poll(0)
                 self._door.require()
                 if left <= slice_s:
@@ -353,6 +358,7 @@ class KafkaBus(Bus):
 
     def _admin(self) -> AdminClient:
         with self._lock:
+            # one for all threads: each client of librdkafka has threads and connections of its own
             if self._client is None:
                 self._door = ClientDoor(self.access, self.standing)
                 self._client = self._door.client = AdminClient(
@@ -368,11 +374,16 @@ class KafkaProducer(Producer):
         self._door = door
         self._outgoing = door.access.frames.outgoing
         self._config = config | {
+            # retries neither double nor reorder messages of a partition
             "enable.idempotence": True,
+            # as Java's clients and `partition_of` have it; librdkafka's own CRC32 puts keys
+            # elsewhere
             "partitioner": "murmur2_random",
             "linger.ms": 5,
             "compression.type": "lz4",
             "message.max.bytes": MAX_MESSAGE_BYTES,
+            # never: an outage shall fill the queue, where it is noticed, and not lose telemetry
+            # unnoticed
             "message.timeout.ms": 0,
             "queue.buffering.max.kbytes": _QUEUE_KBYTES,
         }
@@ -404,6 +415,8 @@ class KafkaProducer(Producer):
                 raise self._door.forbidden(refused, f"write {message.topic}") from error
             if not error.args[0].fatal():
                 raise too_large_or(error, message) from error
+            # a fatal error ends an idempotent producer for good: its sequence numbers prove nothing
+            # any more
             _log.warning("the producer ended (%s); another takes its place", error.args[0].str())
             self._renew()
             self._produce(message)
@@ -444,11 +457,13 @@ class KafkaProducer(Producer):
 
     def close(self) -> None:
         """As the port says."""
+        # purged messages are counted as failed only when the client is polled once more
         self._client.purge()
         self.flush(1.0)
 
     def _produce(self, message: Message) -> None:
         topic = message.topic
+        # one callback a topic, not one a message: every event of telemetry passes here
         if (note := self._notes.get(topic)) is None:
             note = self._notes[topic] = self._door.told.delivery(topic)
         try:
@@ -475,6 +490,7 @@ class KafkaProducer(Producer):
             if error is None:
                 self._door.let_in()
             elif error.code() in FORBIDDEN:
+                # once a topic: a sender without the right would fill the log with its telemetry
                 if topic not in self._forbidden:
                     _log.error("%s", self._door.forbidden(error, f"write {topic}"))
                 self._forbidden[topic] = error
@@ -483,8 +499,8 @@ class KafkaProducer(Producer):
         """Remember a fatal error that says who may not write: who may write nothing at all is
         refused before the topic is known.
         """
-        if (found := cause(error)).code() in FORBIDDEN:
-            self._refused = found
+        if (reason := cause(error)).code() in FORBIDDEN:
+            self._refused = reason
 
     def _made(self) -> Client:
         client = Client({**self._door.config(), **self._config})
@@ -563,6 +579,7 @@ class KafkaJournalProducer(JournalProducer):
                     on_delivery=self._door.told.message,
                     headers=list(message.headers),
                 )
+            # a batch may be larger than the client's queue: polling delivers, and makes room
             except BufferError:
                 self._client.poll(0.05)
             else:
@@ -580,6 +597,8 @@ class KafkaJournalProducer(JournalProducer):
             try:
                 self._client.commit_transaction(_COMMIT_S / _ATTEMPTS)
             except FATAL as error:
+                # only a retriable error leaves the transaction as it was; after another its outcome
+                # is unknown
                 if attempt == _ATTEMPTS or not cause(error).retriable():
                     raise self._named(cause(error)) from error
             else:
@@ -599,11 +618,17 @@ class KafkaJournalProducer(JournalProducer):
         """The sentence for an error, which spends this producer."""
         self._settle()
         denied = next(
-            (one for one in (error, self._error) if one is not None and one.code() in FORBIDDEN),
+            (
+                candidate
+                for candidate in (error, self._error)
+                if candidate is not None and candidate.code() in FORBIDDEN
+            ),
             None,
         )
         if denied is not None:
             self._spent = self._door.forbidden(denied, f"write the journal of run {self._run_id}")
+        # asked before the code of the error: a refused client fails with a time-out that names no
+        # reason
         elif (refusal := self._refusal()) is not None:
             self._spent = refusal
         elif error.code() in _FENCED:
@@ -642,12 +667,14 @@ class KafkaReader(Reader):
         self._door = ClientDoor(bus.access, bus.standing)
         self._headers = headers
         self._incoming = bus.access.frames.incoming
-        given = (
+        positions = (
             {} if isinstance(start, str) else {pair: start[pair] for pair in pairs if pair in start}
         )
-        if rest := [pair for pair in pairs if pair not in given]:
-            given |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
-        self._position: dict[tuple[str, int], int] = {pair: given[pair] for pair in pairs}
+        if rest := [pair for pair in pairs if pair not in positions]:
+            # resolved now: librdkafka would do it at its first fetch, and miss what is committed
+            # until then
+            positions |= bus.ends(rest, _LATEST if start == "end" else _EARLIEST)
+        self._position: dict[tuple[str, int], int] = {pair: positions[pair] for pair in pairs}
         self._client = self._door.client = Consumer(
             self._door.config()
             | {
@@ -656,7 +683,11 @@ class KafkaReader(Reader):
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
+                # a position out of range is judged here: retention is passed over, another topic is
+                # damage
                 "auto.offset.reset": "error",
+                # the end has no message: without it a position would stop before markers and
+                # aborted frames
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": wait_ms,
                 "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
@@ -672,6 +703,7 @@ class KafkaReader(Reader):
 
     def poll(self, max_messages: int, timeout: float) -> list[Received]:
         """As the port says."""
+        # `consume` alone waits the whole time-out until all messages are there
         first = self._client.poll(timeout)
         if first is None:
             self._door.require()
@@ -710,6 +742,8 @@ class KafkaReader(Reader):
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """As the port says."""
         self._position[topic, partition] = offset
+        # librdkafka's seek fails for a partition that is not being fetched yet; assigning anew
+        # always works
         self._client.incremental_unassign([TopicPartition(topic, partition)])
         self._client.incremental_assign([TopicPartition(topic, partition, offset)])
 
@@ -753,11 +787,12 @@ class KafkaReader(Reader):
 
         A position after the end belongs to another topic of that name.
         """
-        wanted = self._position[topic, number]
+        position = self._position[topic, number]
         low = self._bus.ends([(topic, number)], _EARLIEST)[topic, number]
-        if wanted > low:
+        # retention only removes the oldest, so a position above the beginning lies beyond the end
+        if position > low:
             raise CorruptError(
-                f"{topic}, partition {number}, ends before offset {wanted} that was read "
+                f"{topic}, partition {number}, ends before offset {position} that was read "
                 "from it: the topic was deleted or made again; "
                 "restore it, or start anew without the old position."
             )
@@ -765,7 +800,7 @@ class KafkaReader(Reader):
             "%s, partition %d: offsets %d to %d were deleted by retention",
             topic,
             number,
-            wanted,
+            position,
             low - 1,
         )
         self.seek(topic, number, low)

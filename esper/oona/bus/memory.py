@@ -61,6 +61,7 @@ class MemoryBus(Bus):
             else partitions
         )
         self.clock = clock or SystemClock()
+        # re-entrant: `append` and `end` lock, and are called by transactions that hold the lock
         self.changed = threading.Condition(threading.RLock())
         self.online = True
         self.logs: dict[tuple[str, int], list[_Entry]] = {
@@ -121,9 +122,9 @@ class MemoryBus(Bus):
     def pairs(self, topics: Sequence[str]) -> list[tuple[str, int]]:
         """Every partition of `topics`."""
         self.require()
-        if lacking := sorted(set(topics) - {topic for topic, _ in self.logs}):
+        if missing := sorted(set(topics) - {topic for topic, _ in self.logs}):
             raise UnavailableError(
-                f"The bus in memory has no topic {', '.join(lacking)}; name it when the "
+                f"The bus in memory has no topic {', '.join(missing)}; name it when the "
                 "bus is made."
             )
         return [pair for pair in self.logs if pair[0] in topics]
@@ -294,6 +295,8 @@ class MemoryReader(Reader):
         """As the port says."""
         with self._bus.changed:
             received = self._take(max_messages)
+            # one wait, not a loop: a change that brings nothing to read ends the poll, as Kafka's
+            # EOF does
             if not received and self._bus.changed.wait(timeout):
                 received = self._take(max_messages)
             return received
@@ -338,6 +341,7 @@ class MemoryReader(Reader):
         while self._position[pair] < stable and len(received) < limit:
             offset = self._position[pair]
             entry = log[offset]
+            # passes markers and aborted messages too, as Kafka's positions do
             self._position[pair] = offset + 1
             if entry.message is None or (
                 entry.transaction is not None and entry.transaction.state != "committed"

@@ -45,8 +45,8 @@ class Registry:
         self.url = settings.url.rstrip("/")
         if urllib.parse.urlsplit(self.url).scheme not in {"http", "https"}:
             raise UsageError(
-                f"ESPER_REGISTRY__URL is {settings.url!r}, which is no http or https "
-                "address of a schema registry."
+                f"ESPER_REGISTRY__URL is {settings.url!r}, which is not the http or "
+                "https address of a schema registry."
             )
 
     def id_of(self, wire: WireSchema) -> int | None:
@@ -76,7 +76,7 @@ class Registry:
         if answer is None:
             raise UnavailableError(
                 f"{self.url} has no path /subjects: ESPER_REGISTRY__URL needs a registry's "
-                "whole address, with its path."
+                "complete address, with its path."
             )
         return self._id(answer)
 
@@ -100,10 +100,11 @@ class Registry:
 
     def _id(self, answer: Any) -> int:
         number = answer.get("id") if isinstance(answer, dict) else None
+        # four bytes of the frame hold it; JSON's true is an int in Python
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 32:
             raise UnavailableError(
-                f"{self.url} answers without a schema id: ESPER_REGISTRY__URL names "
-                "something that is no schema registry."
+                f"{self.url} answers without a schema id: ESPER_REGISTRY__URL does "
+                "not name a schema registry."
             )
         return number
 
@@ -115,6 +116,7 @@ class Registry:
         )
         try:
             with self._opener.open(request, timeout=self._settings.timeout_s) as response:
+                # bounded: an address that is no registry may send without end
                 return json.loads(response.read(_LARGEST_ANSWER))
         except urllib.error.HTTPError as error:
             with error:
@@ -123,26 +125,26 @@ class Registry:
                 raise self._refused(error) from error
         except (ValueError, RecursionError) as error:
             raise UnavailableError(
-                f"{self.url} does not answer in JSON: ESPER_REGISTRY__URL names something "
-                "that is no schema registry."
+                f"{self.url} does not answer in JSON: ESPER_REGISTRY__URL does not name "
+                "a schema registry."
             ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise UnavailableError(
                 f"The schema registry at {self.url} does not answer ({reason}): start it, "
-                "or mend ESPER_REGISTRY__URL."
+                "or correct ESPER_REGISTRY__URL."
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError) -> UsageError | UnavailableError:
         if error.code in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-            who = self._settings.username or "a caller without a name"
+            who = self._settings.username or "an anonymous caller"
             return UsageError(
-                f"The schema registry at {self.url} refuses {who} ({error.code}): mend "
+                f"The schema registry at {self.url} refuses {who} ({error.code}): correct "
                 "ESPER_REGISTRY__USERNAME and __PASSWORD, "
                 "or let that user read and register schemas."
             )
         return UnavailableError(
-            f"The schema registry at {self.url} answers {error.code}: {_said(error)}"
+            f"The schema registry at {self.url} answers {error.code}: {_message(error)}"
         )
 
     @cached_property
@@ -157,6 +159,7 @@ class Registry:
         if not self._settings.password_file:
             return self._settings.password.get_secret_value()
         try:
+            # only the line's end: spaces may belong to the password
             return Path(self._settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
@@ -192,10 +195,11 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def _quoted(subject: str) -> str:
+    # a slash in a subject would be another path
     return urllib.parse.quote(subject, safe="")
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _message(error: urllib.error.HTTPError) -> str:
     """What a registry says of its refusal, as one line."""
     try:
         answer = json.loads(error.read(_LARGEST_ANSWER))

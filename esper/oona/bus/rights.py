@@ -92,6 +92,7 @@ def _transactions() -> Iterator[Right]:
     Audit trails have ids that no run may take, the trainer's neither.
     """
     yield Right("trainer", "TRANSACTIONAL_ID", "*", "WRITE")
+    # Kafka lets a denial win over every grant: a run named audit-* could fence an audit trail
     yield Right("trainer", "TRANSACTIONAL_ID", "audit-", "ALL", prefixed=True, denied=True)
     for principal in TOPICS[AUDIT].writers:
         yield Right(

@@ -79,6 +79,7 @@ class FrameCodec:
             or self._left <= 0
         ):
             return None
+        # before the question: a registry that does not answer is not asked about the same id again
         self._asked.add(head)
         self._left -= 1
         try:
@@ -140,21 +141,22 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
     registry = Registry(settings.registry)
     wires = list(wire_schemas().values())
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        known = list(pool.map(registry.id_of, wires))
-    lacking = [wire for wire, number in zip(wires, known, strict=True) if number is None]
-    if lacking and not register:
-        names = ", ".join(sorted({wire.record.NAME for wire in lacking})[:3])
+        numbers = list(pool.map(registry.id_of, wires))
+    missing = [wire for wire, number in zip(wires, numbers, strict=True) if number is None]
+    if missing and not register:
+        names = ", ".join(sorted({wire.record.NAME for wire in missing})[:3])
         raise UnavailableError(
-            f"The schema registry at {registry.url} lacks {len(lacking)} of Esper's "
+            f"The schema registry at {registry.url} lacks {len(missing)} of Esper's "
             f"{len(wires)} schemas ({names}, ...): "
             "register them with `esper topics apply`."
         )
     # one after another: the versions of a subject have an order
     ids = {
         wire.id: registry.register(wire) if number is None else number
-        for wire, number in zip(wires, known, strict=True)
+        for wire, number in zip(wires, numbers, strict=True)
     }
     _told_apart(ids, registry.url)
+    # before the file is replaced: it is the only memory of what the ids on Kafka meant
     _unchanged(settings.schema_ids_path, registry.url, ids)
     text = {"registry": registry.url, "ids": {str(own): theirs for own, theirs in ids.items()}}
     write_file(settings.schema_ids_path, json.dumps(text).encode())
@@ -164,7 +166,7 @@ def resolve(settings: Settings, *, register: bool) -> dict[int, int]:
 def subjects(settings: Settings) -> frozenset[str]:
     """The subjects that the registry of the settings has to have; none without one."""
     return (
-        frozenset(one.subject for one in wire_schemas().values())
+        frozenset(schema.subject for schema in wire_schemas().values())
         if settings.registry.url
         else frozenset()
     )
@@ -195,6 +197,7 @@ def _remembered(path: Path, url: str) -> dict[int, int]:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+    # a newer Esper has schemas that the file lacks, so the registry is asked again
     return ids if ids.keys() >= wire_schemas().keys() else {}
 
 
@@ -203,6 +206,7 @@ def _told_apart(ids: Mapping[int, int], url: str) -> None:
     two schemas: a frame would mean two things.
     """
     for own, theirs in ids.items():
+        # frames from before the registry carry Esper's own ids, and stay on Kafka
         if theirs in wire_schemas() and theirs != own:
             name = wire_schemas()[own].record.NAME
             raise CorruptError(
@@ -212,8 +216,8 @@ def _told_apart(ids: Mapping[int, int], url: str) -> None:
             )
     if len(set(ids.values())) < len(ids):
         raise CorruptError(
-            f"The schema registry at {url} gives one id to several of Esper's schemas: it "
-            "is no registry that Esper can use."
+            f"The schema registry at {url} gives one id to several of Esper's schemas: Esper "
+            "cannot use it."
         )
 
 

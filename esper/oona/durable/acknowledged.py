@@ -42,27 +42,33 @@ class AckFile:
             self._path = path
             self._count = 0
             self.ack = Ack(0, 0)
+            # an empty file is one whose making was cut off: nothing was acknowledged before both
+            # slots stand
             if new or not os.fstat(self._fd).st_size:
                 self.write(self.ack)
                 self.write(self.ack)
+                # both slots, so that the file never has to grow again: an overwrite needs no room
                 sync_directory(path.parent)
         except OSError as error:
             raise unwritable(path, error) from error
         slots = [
             slot
+            # one torn slot is expected after a crash; the other one is older and true
             for at in (0, 1)
             if (slot := _slot(os.pread(self._fd, _SLOT_BYTES, at * _SLOT_BYTES))) is not None
         ]
         if not slots:
             self.close()
             raise CorruptError(
-                f"{path} is damaged at offset 0: neither of its slots is whole; delete it "
-                "to have the whole journal read again."
+                f"{path} is damaged at offset 0: both of its slots are broken; delete it "
+                "to have the complete journal read again."
             )
+        # by count and not by sequence: `restart` may go back to a lower sequence
         self._count, self.ack = max(slots, key=lambda slot: slot[0])
 
     def write(self, ack: Ack) -> None:
         """Replace the older slot, durably. Raises OSError."""
+        # counted only after the write: a failed write leaves the same, older slot to the next try
         head = _SLOT.pack(self._count + 1, ack.sequence, ack.offset)
         write_at(
             self._fd, head + zlib.crc32(head).to_bytes(4, "little"), self._count % 2 * _SLOT_BYTES

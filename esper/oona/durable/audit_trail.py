@@ -109,6 +109,8 @@ class AuditTrail:
         name = record_id(self._sender, entry)
         with self._turn:
             if entry.status == PENDING:
+                # before the note: a request that is refused here was never handled, and leaves no
+                # record
                 self._require()
                 self._note(name, entry)
                 return
@@ -117,7 +119,11 @@ class AuditTrail:
                     f"{_MOST_WAITING} records of the audit trail wait for Kafka: try again "
                     "once it answers."
                 )
+            # under the same name as its PENDING note: the file is replaced, so each request has one
+            # record
             self._waiting[name] = self._note(name, entry)
+            # the request is done, so its client shall not wait for a broker that was just found
+            # away
             if self._clock.monotonic() < self._quiet_until:
                 return
             try:
@@ -141,6 +147,7 @@ class AuditTrail:
 
         What waits stays on disk for the next life.
         """
+        # a delivery may hang in a broker that is away; ending must not wait for it
         if self._turn.acquire(timeout=_CLOSE_S):
             self._drop()
             self._turn.release()
@@ -164,16 +171,18 @@ class AuditTrail:
 
     def _left(self) -> dict[str, dict[str, Any]]:
         """What an earlier life has left, in the order in which it was asked for."""
-        found: dict[str, dict[str, Any]] = {}
+        notes: dict[str, dict[str, Any]] = {}
         for path in self._folder.glob("*.json"):
             try:
-                found[path.stem] = json.loads(path.read_bytes())
+                notes[path.stem] = json.loads(path.read_bytes())
             except ValueError as error:
                 raise CorruptError(
                     f"{path} of the audit trail is damaged: keep a copy for whoever "
                     "audits, and move it away."
                 ) from error
-        return dict(sorted(found.items(), key=lambda item: (item[1]["at"], item[1]["number"])))
+        # the chain keeps the order of requests; file names are hashes, and two may share a
+        # microsecond
+        return dict(sorted(notes.items(), key=lambda item: (item[1]["at"], item[1]["number"])))
 
     def _note(self, name: str, entry: AuditEntry) -> dict[str, Any]:
         noted = {"at": self._clock.now_us(), "number": next(self._numbers), "entry": asdict(entry)}
@@ -212,6 +221,7 @@ class AuditTrail:
     def _commit(self, producer: JournalProducer) -> None:
         head, messages = self._head, []
         for name, noted in self._waiting.items():
+            # the life before committed it and died before it deleted the file
             if name in self._written:
                 continue
             record = chained(
@@ -223,13 +233,17 @@ class AuditTrail:
             head = head.after(record)
             messages.append(encode(record) if self._signer is None else self._signer.seal(record))
         if messages:
+            # one transaction: all of these records or none, so the chain has no gap
             producer.commit(messages)
+        # only after the commit: a failed one leaves the chain where Kafka has it
         self._head = head
         for name in self._waiting:
+            # after the commit: a crash in between finds the record by its id when the chain is read
             (self._folder / f"{name}.json").unlink(missing_ok=True)
         self._waiting.clear()
         self._written.clear()
         if messages:
+            # last: a memory ahead of Kafka would accuse the topic of having lost records
             write_file(self._folder / HEAD, json.dumps(asdict(head)).encode())
 
     def _connect(self) -> JournalProducer:
@@ -238,6 +252,8 @@ class AuditTrail:
             self._answered()
             producer = self._bus.journal_producer(run_id=f"audit-{self._sender}")
             try:
+                # fences another process of this sender before the chain is read, so that it cannot
+                # fork
                 producer.begin(_BEGIN_S)
                 self._head, self._written = Link(), set()
                 for received in read_key(
@@ -259,6 +275,7 @@ class AuditTrail:
         if (
             not isinstance(event, AuditRecorded)
             or event.sender_id != self._sender
+            # a copy, or what a fenced writer left: the first of a number counts
             or event.chain <= self._head.chain
         ):
             return

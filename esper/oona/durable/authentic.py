@@ -45,10 +45,12 @@ class Aside:
     def sentence(self) -> str:
         """What was found, for people."""
         what = (
-            "part of the journal of" if self.received.topic == JOURNAL else "decision of Tamiyo for"
+            "part of the journal of"
+            if self.received.topic == JOURNAL
+            else "a decision of Tamiyo for"
         )
         return (
-            f"A message at {self.place} is no {what} run {_key(self.received)}: {self.why}. It "
+            f"A message at {self.place} is not {what} run {_key(self.received)}: {self.why}. It "
             "is set aside."
         )
 
@@ -105,6 +107,7 @@ class Judge:
     def head(self) -> str:
         """The digest that the next event has to name."""
         if self._last is not None:
+            # computed only when asked for: an unsigned journal never needs its digests
             self._head, self._last = digest(*self._last), None
         return self._head
 
@@ -114,6 +117,7 @@ class Judge:
 
         Where none is known, the first that signs is taken at its word.
         """
+        # without a known key one signer is still held to: nobody else can go on with its journal
         return self.trust.keys(TRAINER, self.run_id) or frozenset(self.signers)
 
     def take(self, batch: Sequence[Received]) -> list[tuple[JournalEvent, Received]]:
@@ -130,6 +134,7 @@ class Judge:
                 at += self._unsigned(batch, at, taken)
             proven, looked = self._proven(batch, at)
             taken += proven
+            # at least one, or a message that proves nothing would be looked at forever
             alone = batch[at + len(proven) : max(looked, at + len(proven) + 1)]
             for received in alone:
                 self._one(received, taken)
@@ -155,6 +160,7 @@ class Judge:
                     or event.run_id != run_id
                     or event.signer
                     or event.signature
+                    # by the broker's time: the event's own time is the sender's choice
                     or received.timestamp_us >= until
                 ):
                     break
@@ -192,6 +198,8 @@ class Judge:
                 event = decode(value, received.headers)
                 if (
                     not isinstance(event, JournalEvent)
+                    # digests are cheap beside signatures, so the chain is walked first and one
+                    # signature proves it
                     or event.previous != head
                     or event.signer not in keys
                     or event.run_id != run_id
@@ -206,9 +214,11 @@ class Judge:
         if not taken:
             return taken, at
         last, message = taken[-1]
+        # one bad signature says nothing of those before it: each is judged by itself
         if not is_sealed(last, message.value):
             return [], at
         self._head, self._next, self.events = head, last.sequence + 1, self.events + len(taken)
+        # with one key all of them have the same signer, and the loop over the batch is saved
         if self.signers[-1] != last.signer or len(keys) > 1:
             self._note_signers(event for event, _ in taken)
         return taken, at
@@ -259,6 +269,8 @@ class Judge:
             f"has event {event.sequence} ({event.NAME}, {event.event_id}) again or too late, "
             f"where event {self._next} should come"
         )
+        # anybody may append a copy to the topic, so it cannot be damage; only a forger adds to a
+        # file
         if event.sequence < self._next and not self._strict:
             self._set_aside(received, f"it is a copy: the journal {again}")
             return False
@@ -266,7 +278,7 @@ class Judge:
             sentence = f"{where} {again}."
         elif event.sequence == self._next:
             sentence = (
-                f"{where} had another event {self._next - 1} than stands there: event "
+                f"{where} had another event {self._next - 1} than it has now: event "
                 f"{event.sequence} ({event.NAME}, {event.event_id}) does "
                 "not follow it; it was changed or replaced."
             )
@@ -275,9 +287,10 @@ class Judge:
                 f"{where} lacks event {self._next}: {event.NAME} with sequence "
                 f"{event.sequence} ({event.event_id}) comes in its place."
             )
-        if claims := [one for one in self.aside if _sequence(one.received) == self._next]:
+        # helps to tell a lost key from a lost event: the missing one may have been set aside
+        if claims := [aside for aside in self.aside if _sequence(aside.received) == self._next]:
             sentence += (
-                f" The message at {claims[0].place}, which calls itself event {self._next}, "
+                f" The message at {claims[0].place}, which claims to be event {self._next}, "
                 f"was set aside: {claims[0].why}."
             )
         if not self._tolerant:
@@ -310,12 +323,13 @@ class Judge:
                 f"{self.run_id} is not as its trainer wrote it: {why}."
             )
         self._set_aside(
-            received, f"{why} ({event.NAME}, which calls itself event {event.sequence})"
+            received, f"{why} ({event.NAME}, which claims to be event {event.sequence})"
         )
 
     def _set_aside(self, received: Received, why: str) -> None:
         self.set_aside += 1
         aside = Aside(received, why)
+        # a flood of forgeries must not fill memory; all are counted, and handed to `asides`
         if len(self.aside) < _REMEMBERED:
             self.aside.append(aside)
         self._asides(aside)
@@ -347,8 +361,8 @@ class Judge:
         more = f" So are {self.set_aside - 1} more." if self.set_aside > 1 else ""
         return [
             (
-                f"{self.aside[0].sentence()}{more} The journal is whole without; find out who "
-                "may write to its topic."
+                f"{self.aside[0].sentence()}{more} The journal is complete without it; find "
+                "out who may write to its topic."
             )
         ]
 
@@ -356,11 +370,11 @@ class Judge:
         """Who signed it, for people."""
         if not self.signed:
             return "It is not signed: an earlier Esper wrote it, or somebody else."
-        told = [
+        keys = [
             (f"key {fingerprint(key)}, {_OWN if key in self.own else _STRANGE}")
             for key in self.signers
         ]
-        return f"Every event is signed, by {' and '.join(told)}."
+        return f"Every event is signed, by {' and '.join(keys)}."
 
 
 def judged(messages: Iterable[Received], judge: Judge) -> Iterator[tuple[JournalEvent, Received]]:
@@ -394,6 +408,7 @@ class Journals:
             judge = self._judges.setdefault(
                 run_id, Judge(run_id, trust, tolerant=True, asides=self._asides)
             )
+            # keys come and go while Nissa or the history runs, and a judge lives as long as its run
             judge.trust = trust
             yield from judge.take(messages)
             if judge.faults:

@@ -63,15 +63,19 @@ def verify(
     Raises:
         UnavailableError: no broker, or the topic cannot be read to its end.
     """
-    held = trust or Trust()
-    walks: dict[str, _Walk] = {sender: _Walk(sender, head, held) for sender, head in heads.items()}
+    trusted = trust or Trust()
+    # begun from what is remembered: a sender whose records were all deleted has a broken chain, too
+    walks: dict[str, _Walk] = {
+        sender: _Walk(sender, head, trusted) for sender, head in heads.items()
+    }
     with bus.reader([TOPIC], start="beginning") as reader:
+        # the log's end, so that an open transaction is waited for and not taken for missing records
         ends, deadline = reader.log_end(), clock.monotonic() + _PATIENCE_S
         while any(reader.position()[pair] < end for pair, end in ends.items()):
             before = reader.position()
             for received in reader.poll(_BATCH, _POLL_S):
                 sender = (received.key or b"").decode(errors="replace")
-                walks.setdefault(sender, _Walk(sender, Link(), held)).take(received)
+                walks.setdefault(sender, _Walk(sender, Link(), trusted)).take(received)
             if reader.position() != before:
                 deadline = clock.monotonic() + _PATIENCE_S
             elif clock.monotonic() > deadline:
@@ -87,13 +91,14 @@ def heads(folder: Path) -> dict[str, Link]:
 
     One whose memory cannot be read is left out.
     """
-    found: dict[str, Link] = {}
+    links: dict[str, Link] = {}
     for path in folder.glob(f"*/{HEAD}"):
         try:
-            found[path.parent.name] = Link(**json.loads(path.read_bytes()))
+            links[path.parent.name] = Link(**json.loads(path.read_bytes()))
+        # without its memory a chain can still be proven, only not that its end is there
         except (OSError, ValueError, TypeError):
             continue
-    return found
+    return links
 
 
 class _Walk:
@@ -118,7 +123,7 @@ class _Walk:
             event = decode(received.value, received.headers)
         except PoisonError as error:
             self._broken = Broken(
-                received.partition, received.offset, "", f"a message that is no record: {error}"
+                received.partition, received.offset, "", f"a message that is not a record: {error}"
             )
             return
         if not isinstance(event, AuditRecorded):
@@ -147,7 +152,7 @@ class _Walk:
         try:
             event = decode(received.value, received.headers)
         except PoisonError as error:
-            why = f"a message that is no record: {error}"
+            why = f"a message that is not a record: {error}"
         else:
             event_id = event.event_id
             if not isinstance(event, AuditRecorded):
@@ -155,6 +160,8 @@ class _Walk:
             elif event.sender_id != self._sender:
                 why = f"a record of sender {event.sender_id!r} under the key of {self._sender!r}"
             elif not self._trust.knows(self._sender):
+                # an unsigned record from before the first key is an earlier Esper's; later ones
+                # must be signed
                 if event.signer or received.timestamp_us >= min(
                     self._trust.since_us.values(), default=0
                 ):
@@ -164,9 +171,10 @@ class _Walk:
             ):
                 why = f"record {event.chain} was not written by {self._sender}: {unsigned}"
             elif event.signer and event.chain <= self._link.chain:
-                why = f"record {event.chain} once more, a copy"
+                why = f"record {event.chain} a second time: a copy"
             if not why and isinstance(event, AuditRecorded):
                 self._next(event, received)
+        # anybody who may write to the topic chooses how many forgeries there are
         if why and len(self._forged) < _MOST_FORGED:
             self._forged.append(Broken(received.partition, received.offset, event_id, why))
 
@@ -177,10 +185,11 @@ class _Walk:
             self._link = self._link.after(event)
 
     def _differs(self, record: AuditRecorded) -> str:
+        # who holds the key could write a whole new chain that fits; only our own memory shows that
         if record.chain == self._remembered.chain and record.hash != self._remembered.hash:
             return (
-                f"record {record.chain} is another than the one that this machine wrote: the "
-                "chain was written anew"
+                f"record {record.chain} is not the one that this machine wrote: the chain was "
+                "rewritten"
             )
         return ""
 

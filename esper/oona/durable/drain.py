@@ -20,6 +20,7 @@ from esper.oona.durable.reconcile import compare
 _log = logging.getLogger(__name__)
 _BEGIN_S: Final = 3.0
 _BACKOFF_S: Final = (0.1, 2.0)  # first and longest wait between attempts; doubled each time
+# keeps a transaction well below 5 s, after which the broker aborts it and answers as if fenced
 _BATCH_EVENTS: Final = 500
 
 
@@ -30,6 +31,7 @@ def batches(outbox: Outbox) -> Iterator[list[Frame]]:
     batch: list[Frame] = []
     events = 0
     for frame in outbox.unacknowledged():
+        # a frame is never split: its events are one decision, and readers see all of them or none
         if batch and events + len(frame.events) > _BATCH_EVENTS:
             yield batch
             batch, events = [], 0
@@ -118,6 +120,7 @@ class Drain(threading.Thread):
                 _log.error("%s", error)
                 self.error = error
                 self._ended.set()
+            # an outage after hours of work begins with short waits again
             if self.connected:
                 wait, _ = _BACKOFF_S
             self._set_connected(connected=False)
@@ -128,17 +131,23 @@ class Drain(threading.Thread):
         """One connection: become the writer, see what is there, commit what is not, for as long as
         it goes well.
         """
+        # a new producer for each connection: one that raised is spent, its last outcome unknown
         with self._bus.journal_producer(run_id=self._outbox.run_id) as producer:
             producer.begin(_BEGIN_S)
+            # after `begin` and before the first commit: nobody can write in between without fencing
+            # us
             if self._is_fenced():
                 return
             self._set_connected(connected=True)
             self._news.set()  # for what an earlier connection left
             while True:
                 self._news.wait()
+                # lets frames gather into one transaction; whoever waits for the end cuts it short
                 self._urgent.wait(self._linger)
                 if self._ended.is_set():
                     return
+                # before reading the outbox: cleared after it, a frame appended meanwhile would wait
+                # for the next
                 self._news.clear()
                 self._send(producer)
 
@@ -164,20 +173,21 @@ class Drain(threading.Thread):
 
         If another writer's events are, seal.
         """
-        found = compare(self._bus, self._outbox, clock=self._clock, trust=self._trust)
-        if found.committed:
-            self._acknowledge(found.committed[-1].next_sequence, found.next_offset)
-        if found.foreign:
+        comparison = compare(self._bus, self._outbox, clock=self._clock, trust=self._trust)
+        if comparison.committed:
+            # a commit whose answer was lost: it is in the journal, and must not be sent again
+            self._acknowledge(comparison.committed[-1].next_sequence, comparison.next_offset)
+        if comparison.foreign:
             _log.warning(
                 "run %s: another writer has taken over; this one ends", self._outbox.run_id
             )
             self.fenced = True  # before the outbox is sealed: whoever finds it sealed asks why
             self._outbox.seal(
                 "another writer has taken over; its first event stands at offset "
-                f"{found.foreign[0].offset} of the journal"
+                f"{comparison.foreign[0].offset} of the journal"
             )
             self._ended.set()
-        return bool(found.foreign)
+        return bool(comparison.foreign)
 
     def _acknowledge(self, sequence: int, offset: int) -> None:
         self._outbox.acknowledge(sequence, offset)

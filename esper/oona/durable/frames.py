@@ -117,6 +117,8 @@ def pack(frame: Frame) -> bytes:
             for event in frame.events
         ],
     }
+    # Avro without the schema in the file: the version stands in MAGIC, which changes with the
+    # format
     schemaless_writer(buffer, _SCHEMA, datum)
     payload = buffer.getvalue()
     head = _HEAD.pack(len(payload), zlib.crc32(payload))
@@ -140,6 +142,7 @@ def scan(path: Path, content: bytes) -> Iterator[Placed]:
     Raises:
         CorruptError: damage that no interrupted write explains, by file and offset.
     """
+    # zeros alone are room that the file system gave before a crash: torn, not foreign
     if any(content) and content[: len(MAGIC)] != MAGIC[: len(content)]:
         raise CorruptError(
             f"{path} is damaged at offset 0: it does not begin as an outbox segment does; "
@@ -150,11 +153,14 @@ def scan(path: Path, content: bytes) -> Iterator[Placed]:
         head = content[at : at + _HEAD.size]
         length, checksum = _HEAD.unpack(head)
         begin = at + _HEAD_BYTES
+        # without this checksum a damaged length would pass for a frame that was cut off, and lose
+        # all frames behind it in silence
         if zlib.crc32(head) != int.from_bytes(content[at + _HEAD.size : begin], "little"):
             if not any(content[at:]):
                 return  # room that the file system had given before the power went
             raise _damaged(path, at)
         payload = content[begin : begin + length]
+        # the length is sound, so the write itself was cut short: a torn tail, not damage
         if len(payload) < length:
             return
         if zlib.crc32(payload) != checksum:
@@ -171,6 +177,7 @@ def unpack(path: Path, offset: int, content: bytes) -> Frame:
     placed = None
     with suppress(CorruptError):  # which counts from the beginning of `content`
         placed = next(scan(path, MAGIC + content), None)
+    # a shorter frame would mean that the file changed under the place that was noted
     if placed is None or placed.size != len(content):
         raise _damaged(path, offset)
     return placed.frame
@@ -183,12 +190,12 @@ def _unpack(payload: bytes) -> Frame:
         first_sequence=datum["first_sequence"],
         events=tuple(
             Message(
-                one["topic"],
-                one["key"],
-                one["value"],
-                tuple((header["name"], header["value"]) for header in one["headers"]),
+                event["topic"],
+                event["key"],
+                event["value"],
+                tuple((header["name"], header["value"]) for header in event["headers"]),
             )
-            for one in datum["events"]
+            for event in datum["events"]
         ),
         incarnation=datum["incarnation"],
         command_id=datum["command_id"],

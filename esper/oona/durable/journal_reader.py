@@ -84,9 +84,11 @@ def read_key(
     """The same for every committed message with a key on any topic; `what` names it in
     sentences.
     """
-    wanted = key.encode()
-    pair = (topic, bus.partition_of(topic, wanted))
+    key_bytes = key.encode()
+    pair = (topic, bus.partition_of(topic, key_bytes))
     with bus.reader([topic], start={pair: start}, partitions=[pair[1]]) as reader:
+        # not the last stable offset: behind a neighbour's open transaction our own commits look
+        # absent
         end = reader.log_end()[pair]
         if end < start:
             raise CorruptError(
@@ -97,8 +99,10 @@ def read_key(
         at, deadline = start, clock.monotonic() + patience
         while at < end:
             for received in reader.poll(_BATCH, _POLL_S):
-                if received.key == wanted:
+                if received.key == key_bytes:
                     yield received
+            # the position and not the messages: markers, aborted frames and other runs' events are
+            # progress too
             if reader.position()[pair] > at:
                 at, deadline = reader.position()[pair], clock.monotonic() + patience
             elif clock.monotonic() > deadline:
@@ -149,12 +153,13 @@ def _batches(
     bus: Bus, topics: Sequence[str], clock: Clock, patience: float
 ) -> Iterator[list[Received]]:
     with bus.reader(topics, start="beginning") as reader:
+        # a reader of all runs does not wait for open transactions: they belong to runs that go on
         end = reader.stable_end()
         deadline = clock.monotonic() + patience
         while any(reader.position()[pair] < offset for pair, offset in end.items()):
-            found = reader.poll(_BATCH, _POLL_S)
-            yield found
-            if found:
+            batch = reader.poll(_BATCH, _POLL_S)
+            yield batch
+            if batch:
                 deadline = clock.monotonic() + patience
             elif clock.monotonic() > deadline:
                 raise UnavailableError(
@@ -188,12 +193,12 @@ def require_new(bus: Bus, run_id: str, *, clock: Clock, trust: Trust) -> None:
         UsageError: the run has a journal.
         UnavailableError: no broker answers.
     """
-    if (found := journal_exists(bus, run_id, clock=clock, trust=trust)) is not None:
+    if (summary := journal_exists(bus, run_id, clock=clock, trust=trust)) is not None:
         state = {"RunCompleted": "ended in order", "RunFailed": "ended by a failure"}.get(
-            found.ended, "not ended"
+            summary.ended, "not ended"
         )
         raise UsageError(
-            f"Run {run_id} already has a journal ({found.events} events, {state}); choose "
+            f"Run {run_id} already has a journal ({summary.events} events, {state}); choose "
             "another --run-id or resume it."
         )
 
@@ -226,6 +231,6 @@ def sequence_of(received: Received) -> int:
     if not isinstance(event, JournalEvent):
         raise CorruptError(
             f"{JOURNAL}, partition {received.partition}, offset {received.offset} holds "
-            f"{event.NAME}, no journal event."
+            f"{event.NAME}, which is not a journal event."
         )
     return event.sequence

@@ -35,6 +35,8 @@ class Lock:
                 raise _taken(what, os.getpid(), remedy)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
+                # not flock: a forked data loader would inherit it, and keep a dead trainer's run
+                # locked
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()

@@ -45,6 +45,8 @@ class Outbox:
 
     def __init__(self, directory: Path, lock: Lock, ack: AckFile, *, clock: Clock) -> None:
         self.directory = directory
+        # the folder names the run: an outbox that was moved cannot be drained under another run's
+        # id
         self.run_id = directory.resolve().parent.name
         self.torn_bytes = 0
         self._sealed_path = directory / "sealed"
@@ -58,6 +60,7 @@ class Outbox:
         self._path: Path | None = None
         self._size = 0
         self._broken: EsperError | None = None
+        # an empty outbox goes on where Kafka stands: a new run begins at 0, a drained one does not
         self._next = ack.ack.sequence
 
     @classmethod
@@ -82,6 +85,7 @@ class Outbox:
             ack = AckFile(directory / "acknowledged")
             outbox = cls(directory, lock, ack, clock=clock)
             outbox._load()
+        # an interrupt too: a lock that stays behind would refuse the next open in this process
         except BaseException:
             if ack is not None:
                 ack.close()
@@ -107,6 +111,8 @@ class Outbox:
         """
         if self.sealed:
             raise FencedError(f"The outbox of run {self.run_id} is sealed: {self.sealed}")
+        # how much of the last write is on disk is unknown, so a frame behind it could be lost with
+        # it
         if self._broken is not None:
             raise self._broken
         if frame.first_sequence != self._next or not frame.events:
@@ -114,6 +120,8 @@ class Outbox:
                 f"Run {self.run_id} made a frame of {len(frame.events)} events from "
                 f"sequence {frame.first_sequence} where {self._next} follows."
             )
+        # refused here: a frame that Kafka never takes would block every later one. 4096 are for
+        # key, headers and the record's own bytes, which Kafka's limit counts too.
         if large := next(
             (event for event in frame.events if len(event.value) > MAX_MESSAGE_BYTES - 4096), None
         ):
@@ -126,9 +134,12 @@ class Outbox:
         try:
             write_at(self._fd, content, self._size)
         except OSError as error:
+            # a torn frame in mid-file would read as damage, so the file is cut before anybody
+            # appends again
             self._take_back(path, error)
             raise unwritable(path, error) from error
         with self._guard:
+            # only after the fsync: the drain must not send what a crash could still take back
             self._places.append(_Place(frame.next_sequence, path, self._size, len(content)))
         self._size += len(content)
         self._next = frame.next_sequence
@@ -136,10 +147,14 @@ class Outbox:
     def unacknowledged(self) -> Iterator[Frame]:
         """The frames that Kafka has not yet been seen to commit, oldest first, as of this call."""
         with self._guard:
+            # a snapshot: reading from disk under the guard would hold up `append` in the training
+            # thread
             places = [
                 place for place in self._places if place.next_sequence > self._ack.ack.sequence
             ]
         for place in places:
+            # read back instead of kept: an outage of hours would fill memory, and the checksum
+            # proves the disk
             with place.path.open("rb", buffering=0) as file:
                 yield unpack(
                     place.path, place.offset, os.pread(file.fileno(), place.size, place.offset)
@@ -163,11 +178,15 @@ class Outbox:
             UnavailableError: the disk fails.
         """
         try:
+            # before the segments go: after a crash in between they are only deleted again by
+            # `_load`
             self._ack.write(Ack(sequence, offset))
         except OSError as error:
             raise unwritable(self.directory / "acknowledged", error) from error
         with self._guard:
             done = self._forget(sequence)
+            # a segment with frames to send stays, and so does the open one, which is about to get
+            # more
             done -= {place.path for place in self._places} | {self._path}
         for path in done:
             path.unlink()
@@ -183,6 +202,7 @@ class Outbox:
         path = (
             self.directory / "quarantine" / f"{frame.first_sequence:020d}-{frame.incarnation}.frame"
         )
+        # as a segment of its own, so that the same reader can open it
         write_file(path, MAGIC + pack(frame))
         write_file(
             path.with_suffix(".reason"),
@@ -195,6 +215,7 @@ class Outbox:
         `offset`, and the next frame follows it.
         """
         with self._guard:
+            # first in memory, so that no drain opens a file that is being deleted
             self._places.clear()
             self._close_segment()
             for path in reversed(
@@ -203,6 +224,7 @@ class Outbox:
                 path.unlink()
             sync_directory(self.directory)
         self.acknowledge(sequence, offset)
+        # the seal goes last: after a crash before it, the next start does all of this again
         self._sealed_path.unlink(missing_ok=True)
         sync_directory(self.directory)
         self.sealed = ""
@@ -231,6 +253,8 @@ class Outbox:
             for placed in scan(path, content):
                 self._follow(path, placed)
                 intact = placed.offset + placed.size
+            # a crash can tear only what was written last; earlier segments were synced before it
+            # was made
             if intact < len(content) or len(content) < len(MAGIC):
                 if path != segments[-1]:
                     raise CorruptError(
@@ -241,6 +265,7 @@ class Outbox:
         self._forget(self._ack.ack.sequence)
         kept = {place.path for place in self._places}
         for path in self._segments():
+            # Kafka has all of it: a crash came between acknowledgement and deletion
             if path not in kept:
                 path.unlink()
 
@@ -253,6 +278,7 @@ class Outbox:
 
     def _follow(self, path: Path, placed: Placed) -> None:
         frame, expected = placed.frame, self._places[-1].next_sequence if self._places else 0
+        # a gap is allowed up to the acknowledged sequence alone: those segments were deleted
         if frame.first_sequence < expected or frame.first_sequence > max(
             expected, self._ack.ack.sequence
         ):
@@ -263,6 +289,8 @@ class Outbox:
                 "missing segment."
             )
         self._places.append(_Place(frame.next_sequence, path, placed.offset, placed.size))
+        # the acknowledgement may be ahead: after a crash within `restart`, old frames may still be
+        # here
         self._next = max(frame.next_sequence, self._ack.ack.sequence)
 
     def _cut(self, path: Path, intact: int, size: int) -> None:
@@ -272,6 +300,7 @@ class Outbox:
                 "%s: %d bytes of a write that never ended were cut off", path, self.torn_bytes
             )
         try:
+            # no frame in it, and the next append makes a file of this name (O_EXCL)
             if intact <= len(MAGIC):
                 path.unlink()
             else:
@@ -286,11 +315,14 @@ class Outbox:
         self._close_segment()
         path = self.directory / f"{first_sequence:020d}{_SUFFIX}"
         try:
+            # O_EXCL: a segment of this sequence would mean two writers, or a sequence that was
+            # given twice
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             write_at(self._fd, MAGIC, 0)
             sync_directory(self.directory)
         except OSError as error:
             self._close_segment()
+            # an empty file without its magic would be cut off and warned of at the next start
             path.unlink(missing_ok=True)
             raise unwritable(path, error) from error
         with self._guard:
@@ -299,10 +331,13 @@ class Outbox:
 
     def _take_back(self, path: Path, error: OSError) -> None:
         try:
+            # after an error the bytes from `_size` on are undefined
             os.ftruncate(self._fd, self._size)
             os.fsync(self._fd)
         except OSError as second:
             self._broken = unwritable(path, second)
+        # EIO and the like: pages that the kernel failed to write may count as clean, so no retry is
+        # safe
         if not no_room(error):
             self._broken = unwritable(path, error)
 

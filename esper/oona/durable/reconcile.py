@@ -55,6 +55,7 @@ def compare(
             a frame.
     """
     ack = outbox.acknowledged()
+    # one event before the end that was acknowledged: it is the witness that this is the same log
     start = 0 if on_event is not None else max(0, ack.offset - 1)
     witness = ack.offset == 0
     later: list[Received] = []
@@ -64,6 +65,7 @@ def compare(
         witness |= received.offset == ack.offset - 1
         if received.offset >= ack.offset:
             later.append(received)
+    # offsets begin anew in a topic that was made again: the outbox would skip what is not there
     if not witness:
         raise CorruptError(
             f"The journal of run {outbox.run_id} does not have the event at offset "
@@ -77,6 +79,7 @@ def _match(
     outbox: Outbox, frames: Sequence[Frame], later: Sequence[Received], trust: Trust
 ) -> Reconciliation:
     ours = [event for frame in frames for event in frame.events]
+    # in order and from the first on: a transaction is all or nothing, so ours form a prefix
     matched, last, seen = 0, outbox.acknowledged().offset, set[str]()
     foreign: list[Received] = []
     for received in later:
@@ -84,18 +87,20 @@ def _match(
         if not foreign and matched < len(ours) and _is(received, ours[matched]):
             matched, last = matched + 1, received.offset + 1
             seen.add(event_id)
+        # a copy of one of our own events proves no other writer: anybody may append it
         elif event_id not in seen and _counts(received, trust, outbox):
             foreign.append(received)
     ends = [frame.next_sequence for frame in frames]
     reached = (frames[0].first_sequence if frames else 0) + matched
-    whole = sum(end <= reached for end in ends)
-    if matched and ends[whole - 1 : whole] != [reached]:
+    complete = sum(end <= reached for end in ends)
+    # a frame is one transaction, so half of one cannot be committed: this log is not what it was
+    if matched and ends[complete - 1 : complete] != [reached]:
         raise CorruptError(
             f"The journal of run {outbox.run_id} ends within the frame of sequence "
-            f"{frames[whole].first_sequence}."
+            f"{frames[complete].first_sequence}."
         )
     return Reconciliation(
-        tuple(frames[:whole]), tuple(frames[whole:]), tuple(foreign), len(later), last
+        tuple(frames[:complete]), tuple(frames[complete:]), tuple(foreign), len(later), last
     )
 
 
@@ -113,6 +118,7 @@ def _counts(received: Received, trust: Trust, outbox: Outbox) -> bool:
     """Whether a message that is not in the outbox was written by a trainer of this run, after what
     Kafka has acknowledged.
     """
+    # without keys nothing tells a writer from a vandal; stopping is safer than writing on
     if not trust.knows(TRAINER, outbox.run_id):
         return True
     try:
@@ -122,6 +128,7 @@ def _counts(received: Received, trust: Trust, outbox: Outbox) -> bool:
     if (
         not isinstance(event, JournalEvent)
         or event.run_id != outbox.run_id
+        # an old event that somebody appended again: the writer that it came from is long past
         or event.sequence < outbox.acknowledged().sequence
     ):
         return False

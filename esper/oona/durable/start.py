@@ -63,37 +63,49 @@ def start(
     )
     with bus.journal_producer(run_id=outbox.run_id) as producer:
         try:
+            # before any reading: it fences an older writer, and ends its open transaction, so what
+            # is read stays true
             producer.begin(patience)
         except UnavailableError as error:
             raise UnavailableError(
                 f"Run {outbox.run_id} cannot be resumed without a broker. {error}"
             ) from error
-        found = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
+        comparison = compare(bus, outbox, clock=clock, trust=trust or Trust(), on_event=on_event)
         before = outbox.acknowledged()
-        if found.committed:
-            outbox.acknowledge(found.committed[-1].next_sequence, found.next_offset)
+        # the crash came after the commit and before its acknowledgement: sending again would double
+        # them
+        if comparison.committed:
+            outbox.acknowledge(comparison.committed[-1].next_sequence, comparison.next_offset)
         reason = outbox.sealed or (
-            "another writer's events stand at its sequences in the journal" if found.foreign else ""
+            "another writer's events stand at its sequences in the journal"
+            if comparison.foreign
+            else ""
         )
         quarantined = (
-            tuple(outbox.quarantine(frame, reason) for frame in found.rest) if reason else ()
+            tuple(outbox.quarantine(frame, reason) for frame in comparison.rest) if reason else ()
         )
         if quarantined:
             notes.append(
                 f"{len(quarantined)} frame(s) were not sent but put into "
                 f"{quarantined[0].parent}: {reason}."
             )
-        if found.foreign:
+        if comparison.foreign:
             notes.append(
-                f"{len(found.foreign)} event(s) of this run were written elsewhere; what "
+                f"{len(comparison.foreign)} event(s) of this run were written elsewhere; what "
                 "that place had not sent is lost."
             )
-            outbox.restart(sequence_of(found.foreign[-1]) + 1, found.foreign[-1].offset + 1)
+            # on top of the other writer's events, because a journal cannot be taken back
+            outbox.restart(
+                sequence_of(comparison.foreign[-1]) + 1, comparison.foreign[-1].offset + 1
+            )
+        # sealed, but the other writer has written nothing: the run goes on where Kafka stands
         elif reason:
             outbox.restart(outbox.acknowledged().sequence, outbox.acknowledged().offset)
         sent = 0
         try:
             for batch in batches(outbox):
+                # in this same producer epoch: a writer that began since the reading makes this
+                # commit fail
                 offset = producer.commit([event for frame in batch for event in frame.events])
                 outbox.acknowledge(batch[-1].next_sequence, offset)
                 sent += len(batch)
@@ -102,17 +114,18 @@ def start(
                 f"Another writer of run {outbox.run_id} is alive; stop it before you "
                 "resume the run here."
             ) from error
+    # what was just sent was not in the log when it was read, and the fold needs every event
     if on_event is not None and sent:
         for received in read(
-            bus, outbox.run_id, clock=clock, start=max(before.offset, found.next_offset)
+            bus, outbox.run_id, clock=clock, start=max(before.offset, comparison.next_offset)
         ):
             on_event(received)
     return StartReport(
         outbox.run_id,
         outbox.next_sequence,
-        len(found.committed),
+        len(comparison.committed),
         sent,
         quarantined,
-        len(found.foreign),
+        len(comparison.foreign),
         tuple(notes),
     )

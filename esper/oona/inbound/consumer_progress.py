@@ -46,11 +46,13 @@ class ConsumerProgress:
             self.lag = lag
             if not self._samples or now - self._samples[-1][0] >= _SAMPLE_S:
                 self._samples.append((now, lag))
+            # one sample longer than the window, or no two would ever lie a whole window apart
             while now - self._samples[0][0] > _WINDOW_S + _SAMPLE_S:
                 self._samples.popleft()
 
     def wait(self, reason: str) -> None:
         """The loop lives and cannot go on, because of something that is not a message."""
+        # `_advanced` stays: the part becomes unready, but is not restarted for what it waits for
         self._turned, self._waits = self._clock.monotonic(), reason
 
     @property
@@ -61,6 +63,7 @@ class ConsumerProgress:
     @property
     def falls_behind(self) -> bool:
         """Whether the lag has grown over the last minute by more than what comes and goes."""
+        # a copy: the consumer's thread may append while `/health` looks
         samples = tuple(self._samples)
         return (
             bool(samples)

@@ -22,20 +22,22 @@ def committed(bus: Bus, topics: Sequence[str]) -> dict[str, int]:
     Raises:
         UnavailableError: no broker answers, or it stops answering on the way.
     """
-    found = Counter(dict.fromkeys(topics, 0))
+    counts = Counter(dict.fromkeys(topics, 0))
     with bus.reader(topics, start="beginning", headers=False) as reader:
         ends = reader.stable_end()
         silent = 0
         while any(at < ends[pair] for pair, at in reader.position().items()):
             received = reader.poll(_BATCH, _SILENCE_S)
-            found.update(
+            counts.update(
                 message.topic
                 for message in received
+                # what came after the count began would make it depend on how long it took
                 if message.offset < ends[message.topic, message.partition]
             )
             silent = 0 if received else silent + 1
+            # silence alone says nothing: a stretch of aborted messages gives none either
             if silent > _PATIENCE and not bus.available(_SILENCE_S):
                 raise UnavailableError(
                     "The broker went away while messages were counted; try again once it is back."
                 )
-    return dict(found)
+    return dict(counts)

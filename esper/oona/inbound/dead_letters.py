@@ -50,6 +50,8 @@ class DeadLetters:
                 if attempt:
                     self.lost[received.topic] += 1
                 else:
+                    # waits a little, because a letter that is lost leaves a refusal without its
+                    # reason
                     self.producer.flush(_PATIENCE_S)
             else:
                 break
@@ -68,6 +70,7 @@ def letter(received: Received, error: Exception, *, consumer: str, clock: Clock)
         source_partition=received.partition,
         source_offset=received.offset,
         error=_sentence(error),
+        # the letter has to fit where the message itself just did
         payload=received.value[:_ROOM],
         consumer=consumer,
     )

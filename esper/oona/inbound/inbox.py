@@ -99,6 +99,8 @@ class Inbox(threading.Thread):
 
     def take(self) -> list[Delivered]:
         """Everything that has come and was not taken yet, without waiting."""
+        # without the lock, because the training thread asks between any two steps; next time will
+        # do
         if not self._queue:
             return []
         with self._lock:
@@ -150,9 +152,9 @@ class Inbox(threading.Thread):
         )
         while not self._ended.is_set():
             delivered = [
-                one
+                delivery
                 for received in reader.poll(_BATCH, _POLL_S)
-                if (one := self._accept(received)) is not None
+                if (delivery := self._accept(received)) is not None
             ]
             self._start_at = reader.position()
             if delivered:
@@ -162,6 +164,7 @@ class Inbox(threading.Thread):
     def _accept(self, received: Received) -> Delivered | None:
         if received.key != self._key and received.topic != _FOR_ALL:
             return None
+        # `take` gives None for a known event too; only this count tells a refusal
         refused = self._intake.refusals.total
         delivered = self._intake.take(received, lambda event: self._fresh(event, received))
         if self._intake.refusals.total > refused:
@@ -172,16 +175,17 @@ class Inbox(threading.Thread):
 
     def _warn(self, received: Received) -> None:
         self.dropped["forged"] += 1
+        # whoever may write to the topic chooses how many there are
         if self.dropped["forged"] > _WARNINGS:
             return
         more = (
-            " What comes of the kind from now on is in dead.letters alone."
+            " Further ones are reported in dead.letters alone."
             if self.dropped["forged"] == _WARNINGS
             else ""
         )
         place = f"{received.topic}/{received.partition}/{received.offset}"
         sentence = (
-            f"Somebody else has written at {place} under the key of this run: "
+            f"Another writer wrote at {place} under the key of this run: "
             f"{self._intake.refusals.last} It is set aside.{more}"
         )
         with self._lock:
@@ -199,6 +203,7 @@ class Inbox(threading.Thread):
             self.dropped["expired"] += 1
             return None
         delivered = Delivered(event, (received.topic, received.partition, received.offset))
+        # after the checks, so that what was not handed over is not remembered as handed over
         self._seen[event.event_id] = None
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)

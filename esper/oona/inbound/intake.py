@@ -71,6 +71,7 @@ def opened(received: Received) -> Event:
             f"A {event.NAME} on {received.topic} has the event_id {event.event_id[:80]!r}, "
             "which is no UUID."
         )
+    # surrogatepass: a key with half a character has to be compared, not to raise here
     if received.key != str(getattr(event, event.KEY)).encode(errors="surrogatepass"):
         raise PoisonError(
             f"A {event.NAME} on {received.topic} has the key "
@@ -120,10 +121,12 @@ class Refusals:
         """
         kind, self.last = (received.topic, type(error).__name__), _whole(str(error)[:500])
         with self._lock:
+            # topics and classes are few, but a package's errors may have any name
             if kind not in self.counts and len(self.counts) >= _KINDS:
                 kind = (OTHERS, OTHERS)
             self.counts[kind] += 1
             count = self.counts[kind]
+        # a power of two: the log grows with the logarithm of a flood
         if count & (count - 1):
             return
         place = f"{received.topic}/{received.partition}/{received.offset}"

@@ -144,15 +144,18 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
         scene = nissa.scene()
         present = custom.newest(scene.series)
         samples: list[Sample] = []
-        for one in body.samples:
-            known = (
-                accepted[one.name]
-                | set(present.get(one.name, ()))
-                | {sample.labels for sample in samples if sample.name == one.name}
+        for sent in body.samples:
+            combinations = (
+                accepted[sent.name]
+                | set(present.get(sent.name, ()))
+                | {sample.labels for sample in samples if sample.name == sent.name}
             )
             with _content():
-                sample = custom.validate(one.name, one.value, one.labels, scene.definitions, known)
+                sample = custom.validate(
+                    sent.name, sent.value, sent.labels, scene.definitions, combinations
+                )
             samples.append(sample)
+        # all are checked before the first is sent: a request is taken whole or not at all
         for sample in samples:
             accepted[sample.name].add(sample.labels)
         await nissa.record(samples)
@@ -178,5 +181,5 @@ def _place(cursor: str) -> tuple[int, str]:
         return int(at), decision_id
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise ProblemError(
-            422, "The cursor is none that this address gave; leave it out to begin with the newest."
+            422, "This address did not give that cursor; leave it out to begin with the newest."
         ) from None

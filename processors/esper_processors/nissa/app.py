@@ -91,6 +91,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         collectors.take(event)
         read[received.topic, received.partition] = received.offset + 1
         if view is not None and view.ended:
+            # its gauges are not shown any more, and would only hold memory
             live.forget(view.run_id)
         if changed and live.delay_us < _FRESH_US:
             # before Faust can commit the event's offset; a backlog, which comes again whole, does
@@ -120,7 +121,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         except (
             KafkaError
         ) as error:  # the next sample says more than this one; Faust would end the worker
-            _log.warning("Resources are not told: %s", error)
+            _log.warning("Samples of resources cannot be sent: %s", error)
 
     app.timer(SAMPLE_S)(sample)
     app.task(own_topic.maybe_declare)
@@ -140,6 +141,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     async def declare(definition: Definition) -> None:
         await (await own_topic.send(key=definition.name.encode(), value=custom.encode(definition)))
+        # only if the topic did not bring another meanwhile: the first definition of a name stands
         definitions.setdefault(definition.name, definition)
 
     async def record(samples: Sequence[Sample]) -> None:

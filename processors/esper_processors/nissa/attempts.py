@@ -90,19 +90,20 @@ def decode(data: bytes) -> Attempts:
 
     Fields that a later version added have their defaults, those that it dropped are ignored.
     """
-    known = Attempt.__dataclass_fields__
-    found = [
-        Attempt(**{name: value for name, value in plain.items() if name in known})
+    fields = Attempt.__dataclass_fields__
+    kept = [
+        Attempt(**{name: value for name, value in plain.items() if name in fields})
         for plain in json.loads(data)
     ]
-    return {attempt.decision_id: attempt for attempt in found}
+    return {attempt.decision_id: attempt for attempt in kept}
 
 
 def fold(attempts: Attempts, event: Event) -> Attempts:
     """The attempts after an event of their run; the same mapping when it changes nothing."""
     changed = dict(attempts)
-    for attempt in _told(attempts, event):
+    for attempt in _changed(attempts, event):
         changed[attempt.decision_id] = attempt
+    # the same mapping tells the caller that no row has to be written
     if changed == attempts:
         return attempts
     if len(changed) > KEPT:
@@ -129,30 +130,30 @@ def _place(attempt: Attempt) -> tuple[int, str]:
     return attempt.at, attempt.decision_id
 
 
-def _told(attempts: Attempts, event: Event) -> list[Attempt]:
+def _changed(attempts: Attempts, event: Event) -> list[Attempt]:
     """The attempts that an event speaks of, as they are after it."""
     if isinstance(event, EpochReviewed):
         return [
             replace(
-                _known(attempts, one.decision_id, event),
-                command=one.command,
-                layer=one.layer,
-                seed=one.seed,
-                kernel_id=one.kernel_id,
-                family=one.family,
+                _known(attempts, command.decision_id, event),
+                command=command.command,
+                layer=command.layer,
+                seed=command.seed,
+                kernel_id=command.kernel_id,
+                family=command.family,
                 epoch=event.epoch,
-                confidence=one.confidence,
-                urgency=one.urgency,
-                expected_impact=one.expected_impact,
-                evidence=one.evidence,
+                confidence=command.confidence,
+                urgency=command.urgency,
+                expected_impact=command.expected_impact,
+                evidence=command.evidence,
                 why=event.reason,
             )
-            for one in event.commands
+            for command in event.commands
         ]
     if isinstance(event, AdaptationApplied | AdaptationRejected):
-        known = _known(attempts, event.decision_id, event)
+        attempt = _known(attempts, event.decision_id, event)
         answered = replace(
-            known,
+            attempt,
             source="operator"
             if event.source_topic and event.source_topic != _DECISIONS
             else "tamiyo",
@@ -161,7 +162,9 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
             layer=event.layer,
             seed=event.seed,
             kernel_id=event.kernel_id,
-            epoch=known.epoch if known.why else event.epoch,
+            # the review's epoch is that of the decision, the answer's that of the step at which it
+            # was applied
+            epoch=attempt.epoch if attempt.why else event.epoch,
             answered_at=event.occurred_at,
         )
         if isinstance(event, AdaptationRejected):
@@ -185,10 +188,11 @@ def _told(attempts: Attempts, event: Event) -> list[Attempt]:
 
 def _known(attempts: Attempts, decision_id: str, event: Event) -> Attempt:
     """The attempt as it is known, begun at the earliest time that any of its topics tells."""
-    known = attempts.get(decision_id)
-    if known is None:
+    attempt = attempts.get(decision_id)
+    if attempt is None:
         return Attempt(decision_id=decision_id, run_id=event.run_id, at=event.occurred_at)
-    return replace(known, at=min(known.at, event.occurred_at))
+    # pages go by this time, so it must not depend on which topic was read first
+    return replace(attempt, at=min(attempt.at, event.occurred_at))
 
 
 _DECISIONS = TOPICS["decision.tamiyo"].name

@@ -37,28 +37,34 @@ def installed(topics: Collection[str]) -> dict[str, Collector]:
         UsageError: one cannot be used, takes events of another topic, or has metrics whose names
             may be those of another; the package is named.
     """
-    every = together(COLLECTORS, Collector, {one.name: one for one in OWN})
-    found = {name: one for name, one in every.items() if name not in {own.name for own in OWN}}
-    for name, one in found.items():
+    collectors = together(COLLECTORS, Collector, {collector.name: collector for collector in OWN})
+    packages = {
+        name: collector
+        for name, collector in collectors.items()
+        if name not in {own.name for own in OWN}
+    }
+    for name, collector in packages.items():
         whose = f"The collector {name!r} of package {package_of(COLLECTORS, name)}"
-        for other, owner in ((OWN_PREFIX.rstrip("_"), "Nissa itself"), *_others(name, found)):
+        # compared with the underscore behind both: `gpu` and `gpu_fans` clash, `gpu` and `gpus` do
+        # not
+        for other, owner in ((OWN_PREFIX.rstrip("_"), "Nissa itself"), *_others(name, packages)):
             if f"{name}_".startswith(f"{other}_"):
                 raise UsageError(
                     f"{whose} has metrics whose names begin with {name}_, and those that begin "
                     f"with {other}_ are of {owner}: uninstall one of them, or let it take another "
                     "name."
                 )
-        for record in one.takes:
+        for record in collector.takes:
             if record.TOPIC not in topics:
                 raise UsageError(
                     f"{whose} takes {record.NAME}, which is on {record.TOPIC}; Nissa reads "
                     f"{', '.join(sorted(topics))}: mend or uninstall that package."
                 )
-    return found
+    return packages
 
 
-def _others(name: str, found: Mapping[str, Collector]) -> Iterator[tuple[str, str]]:
-    for other in found:
+def _others(name: str, packages: Mapping[str, Collector]) -> Iterator[tuple[str, str]]:
+    for other in packages:
         if other != name:
             yield other, f"package {package_of(COLLECTORS, other)}"
 
@@ -81,27 +87,29 @@ class Collectors:
         self._limit = limit
         self._packages = dict(packages or {})
         self._all = (*OWN, *self._packages.values())
-        self._memory = {one.name: _begun(one) for one in self._all}
+        self._memory = {collector.name: _initial_memory(collector) for collector in self._all}
         self._takers: dict[type[Event], list[Collector]] = {}
         self.failures: Counter[str] = Counter()
-        for one in self._all:
-            for record in one.takes:
-                self._takers.setdefault(record, []).append(one)
+        for collector in self._all:
+            for record in collector.takes:
+                self._takers.setdefault(record, []).append(collector)
 
     def take(self, event: Event) -> None:
         """Give an event that was read to those that take its record."""
-        for one in self._takers.get(type(event), ()):
+        for collector in self._takers.get(type(event), ()):
             try:
                 with self._limit():
-                    one.take(self._memory[one.name], event)
+                    collector.take(self._memory[collector.name], event)
             # SystemExit and KeyboardInterrupt too: they would end Nissa, and signals reach its
             # loop instead
             except BaseException as error:  # noqa: BLE001
-                self._failed(one, error)
+                self._failed(collector, error)
 
     def exposition(self, scene: Scene) -> bytes:
         """Every metric with its present value, in Prometheus' text format."""
-        return b"".join([*(self._text(one, scene) for one in self._all), self._told()])
+        return b"".join(
+            [*(self._text(collector, scene) for collector in self._all), self._failure_counts()]
+        )
 
     def declare(self, definition: Definition, known: Mapping[str, Definition]) -> bool:
         """Whether a declared metric is new, as `custom.declare` does.
@@ -120,26 +128,29 @@ class Collectors:
                 )
         return custom.declare(definition, known)
 
-    def _text(self, one: Collector, scene: Scene) -> bytes:
+    def _text(self, collector: Collector, scene: Scene) -> bytes:
         """The metrics of a collector; nothing where it fails."""
         try:
             with self._limit():
-                families = one.collect(scene, self._memory[one.name])
-                if one.name in self._packages:
-                    families = list(_sound(families, f"{one.name}_"))
+                families = collector.collect(scene, self._memory[collector.name])
+                if collector.name in self._packages:
+                    # a list, so that a generator runs here, within the limit, and is checked to its
+                    # end
+                    families = list(_sound(families, f"{collector.name}_"))
                 return _rendered(families)
         except BaseException as error:  # noqa: BLE001  # see above
-            self._failed(one, error)
+            self._failed(collector, error)
             return b""
 
-    def _failed(self, one: Collector, error: BaseException) -> None:
+    def _failed(self, collector: Collector, error: BaseException) -> None:
         """Count a failure; the log has a line for the first, second, fourth and so on."""
-        self.failures[one.name] += 1
-        count = self.failures[one.name]
+        self.failures[collector.name] += 1
+        count = self.failures[collector.name]
+        # a power of two: one that fails at every scrape must not fill the log
         if not count & (count - 1):
-            _log.warning("The collector %s failed, time %d", one.name, count, exc_info=error)
+            _log.warning("The collector %s failed, time %d", collector.name, count, exc_info=error)
 
-    def _told(self) -> bytes:
+    def _failure_counts(self) -> bytes:
         family = CounterMetricFamily(
             "esper_collector_failures",
             "Times that a collector of metrics failed since Nissa started",
@@ -150,14 +161,14 @@ class Collectors:
         return _rendered([family])
 
 
-def _begun(one: Collector) -> Any:
+def _initial_memory(collector: Collector) -> Any:
     try:
-        return one.begin()
+        return collector.begin()
     except Exception as error:
         raise UsageError(
-            f"The collector {one.name!r} of package {package_of(COLLECTORS, one.name)} cannot "
-            f"begin ({type(error).__name__}: {printable(str(error)[:400])}): mend or uninstall "
-            "that package."
+            f"The collector {collector.name!r} of package "
+            f"{package_of(COLLECTORS, collector.name)} cannot begin ({type(error).__name__}: "
+            f"{printable(str(error)[:400])}): mend or uninstall that package."
         ) from error
 
 
@@ -168,7 +179,7 @@ def _sound(families: Iterable[Metric], prefix: str) -> Iterator[Metric]:
     Raises:
         UsageError: what is wrong with one.
     """
-    names, given = set[str](), 0
+    names, count = set[str](), 0
     for family in families:
         if not isinstance(family, Metric):
             raise UsageError(
@@ -183,6 +194,8 @@ def _sound(families: Iterable[Metric], prefix: str) -> Iterator[Metric]:
         series = set[tuple[str, tuple[tuple[str, str], ...]]]()
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
+            # prometheus_client checks names when it makes a family, but not what is put into
+            # `samples`
             if not (_SAMPLE.fullmatch(sample.name) and sample.name.startswith(family.name)):
                 raise UsageError(f"{sample.name[:200]!r} is no sample of {family.name}")
             if not all(_LABEL.fullmatch(label) for label in sample.labels):
@@ -190,13 +203,13 @@ def _sound(families: Iterable[Metric], prefix: str) -> Iterator[Metric]:
             if (sample.name, labels) in series:
                 raise UsageError(f"{family.name} has the labels {dict(labels)} twice")
             series.add((sample.name, labels))
-        given += 1 + len(family.samples)
-        if given > MOST_SAMPLES:
+        count += 1 + len(family.samples)
+        if count > MOST_SAMPLES:
             raise UsageError(f"it gave more than {MOST_SAMPLES:,} samples")
         yield family
 
 
-class _Given(Source):
+class _Families(Source):
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
 
@@ -205,6 +218,7 @@ class _Given(Source):
 
 
 def _rendered(families: Iterable[Metric]) -> bytes:
+    # a registry for each: one that fails would take the others' metrics with it
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Given(families))
+    registry.register(_Families(families))
     return generate_latest(registry)

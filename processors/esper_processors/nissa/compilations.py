@@ -61,6 +61,7 @@ def decode(data: bytes) -> Compilations:
 
 def fold(view: Compilations, event: Event) -> Compilations:
     """The view after an event; the same view when it was counted before or is of no interest."""
+    # by id, since these events have no number of their own, as a journal's have
     if event.event_id in view.recent or not isinstance(
         event, CompilationStarted | CompilationFailed | KernelCompiled
     ):

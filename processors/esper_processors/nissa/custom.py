@@ -33,6 +33,7 @@ VALUE_CHARACTERS = 128
 DEFINITIONS_LIMIT = 500
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")  # Prometheus, "Data model": metric names and labels
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+# a gauge x_total beside a counter x would be one name twice on the page
 _SUFFIXES = ("_total", "_bucket", "_count", "_sum", "_created", "_info")
 
 Kind = Literal["gauge", "counter"]
@@ -149,6 +150,7 @@ def declare(definition: Definition, known: Mapping[str, Definition]) -> bool:
         raise RejectedError(
             f"{definition.name} is defined already, as another {standing.kind}; take another name."
         )
+    # after the look at the same name: what is declared already may be declared again
     if len(known) >= DEFINITIONS_LIMIT:
         raise RejectedError(
             f"There are {DEFINITIONS_LIMIT} definitions, which is the most; send to one of them."
@@ -175,6 +177,7 @@ def validate(
         raise UsageError(
             f"There is no metric {name!r}; define it with POST /api/v1/metrics/definitions."
         )
+    # true is an int in Python, and no measurement
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"The value of {name} is {json.dumps(value)}; send a number.")
     if not math.isfinite(value):
@@ -187,9 +190,9 @@ def validate(
         raise UsageError(
             f"{name} has no label {unknown[0]!r}; it has {_listed(definition.labels)}."
         )
-    if lacking := sorted(set(definition.labels) - set(labels)):
+    if missing := sorted(set(definition.labels) - set(labels)):
         raise UsageError(
-            f"The sample of {name} lacks the label {lacking[0]!r}; send every label that "
+            f"The sample of {name} lacks the label {missing[0]!r}; send every label that "
             "the definition has."
         )
     for label, text in labels.items():
@@ -198,13 +201,14 @@ def validate(
                 f"The value of the label {label} is no text of at most {VALUE_CHARACTERS} "
                 "characters; send one."
             )
-    wanted: Labels = tuple(sorted(labels.items()))
-    if wanted not in present and len(present) >= SERIES_LIMIT:
+    combination: Labels = tuple(sorted(labels.items()))
+    # one that is there already may always go on
+    if combination not in present and len(present) >= SERIES_LIMIT:
         raise UsageError(
             f"{name} has {SERIES_LIMIT} combinations of label values, which is the most; "
             "take labels with fewer values."
         )
-    return Sample(name, wanted, float(value))
+    return Sample(name, combination, float(value))
 
 
 def series_of(event: Event) -> Series | None:
@@ -221,12 +225,13 @@ def series_of(event: Event) -> Series | None:
 
 def newest(series: Iterable[Series]) -> dict[str, dict[Labels, Series]]:
     """The newest of each combination, by name and label values."""
-    found: dict[str, dict[Labels, Series]] = {}
-    for one in series:
-        standing = found.setdefault(one.name, {}).get(one.labels)
-        if standing is None or one.at >= standing.at:
-            found[one.name][one.labels] = one
-    return found
+    latest: dict[str, dict[Labels, Series]] = {}
+    for entry in series:
+        standing = latest.setdefault(entry.name, {}).get(entry.labels)
+        # the same series may stand in two partitions, which have no common order
+        if standing is None or entry.at >= standing.at:
+            latest[entry.name][entry.labels] = entry
+    return latest
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -77,8 +77,8 @@ class Live:
         """The newest counts of every kernel cache of these runs, and of those that belong to no
         run.
         """
-        wanted = {*runs, ""}
-        return [cache for (run_id, _), cache in sorted(self.caches.items()) if run_id in wanted]
+        run_ids = {*runs, ""}
+        return [cache for (run_id, _), cache in sorted(self.caches.items()) if run_id in run_ids]
 
     def take(self, topic: str, event: Event, now_us: int) -> None:
         """Note an event that has just been read."""
@@ -93,9 +93,11 @@ class Live:
         if not event.run_id:
             return
         pulse = self._runs.setdefault(event.run_id, Pulse())
+        # the run that was silent longest leaves first, not the one that began first
         self._runs.move_to_end(event.run_id)
         pulse.seen_at = max(pulse.seen_at, event.occurred_at)
         if isinstance(event, TrainingStep) and (
+            # after a restart old events come again: the newest by its own time stands
             pulse.training is None or event.occurred_at >= pulse.training.occurred_at
         ):
             pulse.training = event
@@ -132,11 +134,11 @@ class Live:
                 "delay_us": self.delay_us,
                 "resources": {
                     name: {
-                        "cpu_percent": one.cpu_percent,
-                        "rss_bytes": one.rss_bytes,
-                        "gpu_bytes": one.gpu_bytes,
+                        "cpu_percent": reading.cpu_percent,
+                        "rss_bytes": reading.rss_bytes,
+                        "gpu_bytes": reading.gpu_bytes,
                     }
-                    for name, one in sorted(self.resources.items())
+                    for name, reading in sorted(self.resources.items())
                 },
                 "runs": {
                     view.run_id: {
@@ -162,9 +164,10 @@ class Live:
         return max(training.step, view.step) if training else view.step
 
 
-def _keep(held: dict[K, V], key: K, value: V) -> None:
+def _keep(newest: dict[K, V], key: K, value: V) -> None:
     """Note the newest value of a key; the oldest key leaves where there are too many."""
-    held.pop(key, None)
-    held[key] = value
-    if len(held) > _NAMES:
-        del held[next(iter(held))]
+    # out and in again: so the first key is the one that was heard of longest ago
+    newest.pop(key, None)
+    newest[key] = value
+    if len(newest) > _NAMES:
+        del newest[next(iter(newest))]

@@ -34,6 +34,7 @@ def _gauge(
 ) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text, labels=labels)
     for label, value in values:
+        # left out and not 0: no value yet is no measurement
         if value is not None:
             family.add_metric(label, value)
     return family
@@ -115,8 +116,8 @@ def _seeds(scene: Scene, _memory: None) -> Iterator[Family]:
         scores: dict[str, list[float]] = {}
         for (layer, _), score in live.pulse(view.run_id).health.items():
             scores.setdefault(layer, []).append(score)
-        for layer, found in sorted(scores.items()):
-            health.add_metric([view.run_id, layer], sum(found) / len(found))
+        for layer, layer_scores in sorted(scores.items()):
+            health.add_metric([view.run_id, layer], sum(layer_scores) / len(layer_scores))
     yield health
 
 
@@ -210,6 +211,7 @@ def _caches(scene: Scene, _memory: None) -> Iterator[Family]:
         labels=labels,
     )
     for cache in caches:
+        # from the last tier backwards: what a tier lacked is what all behind it had, and all misses
         left = cache.misses
         for tier, had in (
             ("store", cache.hits_store),
@@ -263,9 +265,11 @@ def _custom(scene: Scene, _memory: None) -> Iterator[Family]:
         text = f"{definition.help}, {definition.unit}" if definition.unit else definition.help
         labels = sorted(definition.labels)
         family = kind(name, text, labels=labels)
-        for found, one in sorted(values.get(name, {}).items()):
-            if [label for label, _ in found] == labels:
-                family.add_metric([value for _, value in found], one.value)
+        for label_values, series in sorted(values.get(name, {}).items()):
+            # a series from before the metric was declared may have other labels, and would spoil
+            # the page
+            if [label for label, _ in label_values] == labels:
+                family.add_metric([value for _, value in label_values], series.value)
         yield family
 
 
@@ -281,6 +285,7 @@ def _compilations(scene: Scene, _memory: None) -> Iterator[Family]:
     bounds = [*(str(bound) for bound in BUCKETS_S), "+Inf"]
     histogram.add_metric(
         [],
+        # Prometheus's buckets are cumulative, these counts are not
         list(zip(bounds, map(float, accumulate(view.counts)), strict=True)),
         sum_value=view.sum_s,
     )

@@ -54,6 +54,8 @@ def machine(gpu_bytes: Callable[[], int]) -> Sampler:
     def read() -> Iterable[Reading]:
         memory = psutil.virtual_memory()
         cores = psutil.cpu_count() or 1
+        # psutil's percent is the mean over cores; memory that the kernel only caches in counts as
+        # free
         yield Reading(
             "machine", 0, psutil.cpu_percent() * cores, memory.total - memory.available, gpu_bytes()
         )
@@ -69,6 +71,7 @@ def nvml() -> Callable[[], int]:
     Source: NVML API reference, nvmlDeviceGetMemoryInfo.
     """
     try:
+        # by name at run time: pynvml is no dependency, and most machines have no GPU
         library: Any = importlib.import_module("pynvml")
     except ImportError:
         return lambda: 0

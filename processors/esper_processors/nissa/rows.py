@@ -60,20 +60,20 @@ class RunRows:
 
     def runs(self) -> list[RunView]:
         """Every run."""
-        found = (
+        views = (
             _read(runs.decode, value)
             for key, value in self._table.items()
             if not key.startswith(b"\0")
         )
-        return [view for view in found if view is not None]
+        return [view for view in views if view is not None]
 
     def builds(self) -> Compilations:
         """Compilations of all partitions."""
-        found = Compilations()
+        total = Compilations()
         for key, value in self._table.items():
             if key == _BUILDS:  # one a partition
-                found = found.plus(_read(compilations.decode, value) or Compilations())
-        return found
+                total = total.plus(_read(compilations.decode, value) or Compilations())
+        return total
 
     def attempts(self, run_id: str = "") -> list[Attempt]:
         """Attempts of a run, or of all."""
@@ -88,7 +88,7 @@ class RunRows:
             for key, value in self._table.items()
             if key.startswith(_ATTEMPTS)
         )
-        return [one for row in rows for one in row.values()]
+        return [attempt for row in rows for attempt in row.values()]
 
     def series(self) -> list[Series]:
         """The newest value of each series of a custom metric."""
@@ -96,16 +96,20 @@ class RunRows:
 
     def _fact(self, event: Event, partition: int) -> tuple[RunView, bool]:
         key = event.run_id.encode()
-        known = self._table.get(key)
-        view = _read(runs.decode, known) or RunView(run_id=event.run_id, partition=partition)
+        stored = self._table.get(key)
+        view = _read(runs.decode, stored) or RunView(run_id=event.run_id, partition=partition)
         folded = runs.fold(view, event)
         changes = (
+            # both rows are made before either is written: one that does not fit leaves the table as
+            # it was
             {} if folded is view else {key: fitting(runs.encode(folded), f"run {event.run_id}")}
         )
         changes |= self._attempt(event)
         for row, content in changes.items():  # Faust's tables have no update
             self._table[row] = content
         if isinstance(event, RunStarted):
+            # only at a run's start: its own partition alone may be written while its event is
+            # handled
             self._prune(partition)
         return folded, bool(changes)
 
@@ -130,23 +134,24 @@ class RunRows:
         return folded is not view
 
     def _metric(self, event: Event) -> bool:
-        told = custom.series_of(event)
-        if told is None:
+        series = custom.series_of(event)
+        if series is None:
             return False
-        key = _SERIES + json.dumps([told.name, told.labels], separators=(",", ":")).encode()
-        known = _read(partial(_series, key), self._table.get(key))
-        if known is not None and known.at >= told.at:
+        key = _SERIES + json.dumps([series.name, series.labels], separators=(",", ":")).encode()
+        kept = _read(partial(_series, key), self._table.get(key))
+        # a sample that comes again, or late, must not replace a newer one
+        if kept is not None and kept.at >= series.at:
             return False
         if (
-            known is None
-            and sum(one.startswith(_SERIES) for one, _ in self._table.items()) >= SERIES
+            kept is None
+            and sum(row.startswith(_SERIES) for row, _ in self._table.items()) >= SERIES
         ):
             raise PoisonError(
                 f"There are {SERIES:,} series of custom metrics already; send fewer "
                 "combinations of labels."
             )
         self._table[key] = fitting(
-            json.dumps({"value": told.value, "at": told.at}).encode(), f"metric {told.name}"
+            json.dumps({"value": series.value, "at": series.at}).encode(), f"metric {series.name}"
         )
         return True
 
@@ -154,9 +159,9 @@ class RunRows:
         for key, value in self._table.items():
             if (
                 key.startswith(_SERIES)
-                and (found := _read(partial(_series, key), value)) is not None
+                and (series := _read(partial(_series, key), value)) is not None
             ):
-                yield found
+                yield series
 
     def _prune(self, partition: int) -> None:
         """Forget the runs of this partition that were heard of the longest ago, all but
@@ -186,6 +191,8 @@ def check(key: bytes, value: bytes) -> None:
     """
     if key == _BUILDS:
         kind, read = Compilations, compilations.decode(value)
+        # decoding builds the class from whatever types are there; a text for a number would fail
+        # readers
         _adapter(kind).validate_python(asdict(read))
         if len(read.counts) != len(Compilations().counts):
             raise PoisonError(

@@ -69,8 +69,8 @@ def decode(data: bytes) -> RunView:
 
     Fields that a later version added have their defaults, those that it dropped are ignored.
     """
-    known = RunView.__dataclass_fields__
-    plain = {name: value for name, value in json.loads(data).items() if name in known}
+    fields = RunView.__dataclass_fields__
+    plain = {name: value for name, value in json.loads(data).items() if name in fields}
     return RunView(
         **{**plain, "packet": tuple(plain["packet"]), "reviewed": tuple(plain["reviewed"])}
     )
@@ -82,12 +82,15 @@ def fold(view: RunView, event: Event) -> RunView:
     The same view when the event changes nothing or was folded before.
     """
     at = overview.fold(view, event)
+    # the overview knows by the sequence that it has seen this; other events know by their own
+    # number
     if at is view and isinstance(event, JournalEvent):
         return view
     folded = _fold(event, at)
     return (
         folded
         if folded is view
+        # the later of both: a replayed topic must not make an active run look old
         else replace(folded, updated_at=max(view.updated_at, event.occurred_at))
     )
 

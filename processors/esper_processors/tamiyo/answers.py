@@ -80,12 +80,14 @@ def answer(
     if packet.timeline < row.state.timeline:
         return Reply((), None)
     if packet.timeline == row.state.timeline and packet.packet <= row.state.packet:
-        known = row.answer(packet.packet)
+        kept = row.answer(packet.packet)
         return Reply(
-            tuple(encode_event(decode_event(value)) for value in known.values) if known else (),
+            # the bytes are those of the first time; headers are not kept, and are made of them anew
+            tuple(encode_event(decode_event(value)) for value in kept.values) if kept else (),
             None,
         )
     first = row.state.packet < 0
+    # before anything is decided, so that the policy sees what the packet itself has ended
     state, ended = observe(row.state, packet)
     alarm: Alarm | None = None
     fault: PolicyFault | None = None
@@ -95,15 +97,16 @@ def answer(
     except UsageError as error:
         settings = _none_given()
         plan = Plan((), str(error))
-        wanted: tuple[str, ...] = ()
+        report_layers: tuple[str, ...] = ()
     else:
         seen, alarm = watch(
             state.watch, packet, settings, rolled_back=packet.timeline > row.state.timeline
         )
         state = replace(state, watch=seen)
+        # what an arm promises is a fraction of this loss: with NaN nothing can be compared
         if alarm is None and math.isfinite(packet.validation_loss):
-            asked = partial(policy.decide, state, packet, settings, _prior(packet, prior))
-            plan, fault = _decided(origin, policy, asked, packet, settings, limit)
+            decide = partial(policy.decide, state, packet, settings, _prior(packet, prior))
+            plan, fault = _decided(origin, policy, decide, packet, settings, limit)
         else:
             plan = Plan(
                 (),
@@ -111,7 +114,9 @@ def answer(
                 if alarm
                 else "The validation loss is not finite: nothing can be judged by it.",
             )
-        state, wanted = wanted_layers(state, packet, settings, first=first)
+        # in an emergency too: kernels take time to make, and the run needs them once it is stable
+        state, report_layers = wanted_layers(state, packet, settings, first=first)
+    # the trial begins with the command: whether the trainer took it is seen in a later packet
     state = begun(state, trials_of(packet, plan.commands))
     back = [_rollback(origin, packet, alarm, clock.now_us())] if alarm else []
     duration_us = round((clock.monotonic() - began) * 1e6)
@@ -126,8 +131,9 @@ def answer(
         ),
         *back,
     ]
-    if wanted:
-        events.append(_report(origin, packet, settings, wanted, state.reports))
+    if report_layers:
+        events.append(_report(origin, packet, settings, report_layers, state.reports))
+        # the number is part of the report's id: a packet answered again sends the same report
         state = replace(state, reports=state.reports + 1)
     events.extend(_outcome(origin, packet, end) for end in ended)
     messages = tuple(encode_event(event) for event in events)
@@ -153,6 +159,7 @@ def _decided(
     Whatever a policy raises is a matter of this packet alone, as is a command that no consumer
     could decode, which would otherwise be refused by the trainer as poison.
     """
+    # made here, so that the draws depend on nothing that was drawn before
     generator = bandits.generator(packet.run_seed, packet.epoch, settings.version)
     try:
         with limit():
@@ -161,9 +168,11 @@ def _decided(
     # SystemExit and KeyboardInterrupt too: they would end the worker for every run, and signals
     # reach its loop instead
     except BaseException as error:  # noqa: BLE001
-        told = str(error) if isinstance(error, PoisonError) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, PoisonError) else f"{type(error).__name__}: {error}"
+        )
         fault = PolicyFault(
-            f"The policy {policy.name} decided nothing on this packet: {printable(told[:400])}."
+            f"The policy {policy.name} decided nothing on this packet: {printable(reason[:400])}."
         )
         fault.__cause__ = error
         return Plan((), str(fault)), fault
@@ -208,6 +217,7 @@ def wanted_layers(
     without = lacking(packet, settings)
     if first:
         return replace(state, reported=without), tuple(layer.name for layer in packet.layers)
+    # only these are remembered: a layer that got kernels and lacks them again is reported again
     outstanding = tuple(name for name in state.reported if name in without)
     new = tuple(name for name in without if name not in outstanding)
     return replace(state, reported=(*outstanding, *new)), new

@@ -136,13 +136,13 @@ def add_routes(app: FastAPI, tamiyo: Tamiyo) -> None:
         """A command of the last 7 days, and how the trainer has answered it: PENDING, APPLIED,
         REJECTED or, unanswered in time, EXPIRED.
         """
-        found = tamiyo.commands.find(command_id, tamiyo.clock.now_us())
-        if found is None and not tamiyo.followed():
+        record = tamiyo.commands.find(command_id, tamiyo.clock.now_us())
+        if record is None and not tamiyo.followed():
             raise ProblemError(
                 503,
                 "Tamiyo is still reading the commands of the last days; try again.",
                 headers={"Retry-After": "1"},
             )
-        if found is None:
+        if record is None:
             raise ProblemError(404, f"There was no command {command_id} in the last 7 days.")
-        return dict(found)
+        return dict(record)

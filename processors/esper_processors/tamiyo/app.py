@@ -103,6 +103,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
                 if reply.row is not None
                 else None
             )
+            # before the table is written: a row without its answer would give the packet no answer
+            # ever
             require_sendable(reply.messages)
         except Exception as error:
             if not retriable(error):  # the trainer shall not wait for an answer that cannot come
@@ -112,7 +114,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             table[key] = kept
             tracker.turn(
                 event.run_id,
-                [one for message in reply.messages if (one := _outcome(message)) is not None],
+                [
+                    outcome
+                    for message in reply.messages
+                    if (outcome := _outcome(message)) is not None
+                ],
             )
             # what was answered is remembered before anybody hears it, with what was measured until
             # then: the next life would give another answer, and be told no delta again
@@ -137,6 +143,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     desk = Desk(outbound, clock, consumers.opened)
     outcomes = Followed(
         _DECISIONS,
+        # without a consumer group: every worker has to know the outcomes of all partitions
         (clock.now_us() - HORIZON_US) // 1000,
         lambda received: _learn(experience, received, consumers.opened),
     )
@@ -184,6 +191,7 @@ def check(key: bytes, value: bytes) -> None:
         performance.decode(value)
         return
     key.decode()
+    # kept answers are decoded too: a poisoned one would only show when its packet comes again
     for kept in rows.decode(value).answers:
         for message in kept.values:
             decode(message)

@@ -37,6 +37,7 @@ class Order:
         """The command for the run of `origin`, asked for by `actor` now."""
         now = origin.clock.now_us()
         return SeedCommand(
+            # with the time: the same order given twice is two commands
             **origin.envelope(f"command/{now}/{actor}/{self.command}/{self.layer}/{self.seed}"),
             command=self.command,
             layer=self.layer,
@@ -75,31 +76,31 @@ class Commands:
         """A command and its answer as JSON; None when there is none of this id, or none
         any more.
         """
-        asked, answer = self._asked.get(command_id), self._answered.get(command_id)
-        known = asked or answer
-        if known is None:
+        command, answer = self._asked.get(command_id), self._answered.get(command_id)
+        source = command or answer
+        if source is None:
             return None
         return {
             "command_id": command_id,
-            "run_id": known.run_id,
-            "command": known.command,
-            "layer": known.layer,
-            "seed": known.seed,
-            "kernel_id": known.kernel_id,
-            "reason": asked.reason if asked else None,
-            "asked_at": asked.occurred_at if asked else None,
-            "expires_at": asked.expires_at if asked else None,
-            "status": _status(asked, answer, now_us),
+            "run_id": source.run_id,
+            "command": source.command,
+            "layer": source.layer,
+            "seed": source.seed,
+            "kernel_id": source.kernel_id,
+            "reason": command.reason if command else None,
+            "asked_at": command.occurred_at if command else None,
+            "expires_at": command.expires_at if command else None,
+            "status": _status(command, answer, now_us),
             "answer": _answer(answer) if answer else None,
         }
 
 
 def _status(
-    asked: SeedCommand | None, answer: AdaptationApplied | AdaptationRejected | None, now_us: int
+    command: SeedCommand | None, answer: AdaptationApplied | AdaptationRejected | None, now_us: int
 ) -> Status:
     if answer is not None:
         return "APPLIED" if isinstance(answer, AdaptationApplied) else "REJECTED"
-    return "EXPIRED" if asked is not None and asked.expires_at < now_us else "PENDING"
+    return "EXPIRED" if command is not None and command.expires_at < now_us else "PENDING"
 
 
 def _answer(answer: AdaptationApplied | AdaptationRejected) -> dict[str, Any]:
@@ -117,4 +118,5 @@ def _answer(answer: AdaptationApplied | AdaptationRejected) -> dict[str, Any]:
 def _put(kept: OrderedDict[str, Any], key: str, event: Event) -> None:
     kept[key] = event
     if len(kept) > _KEPT:
+        # bounded: anybody with the right to write commands could fill the memory
         kept.popitem(last=False)

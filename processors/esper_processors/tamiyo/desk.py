@@ -41,6 +41,7 @@ class Desk:
             Origin(run_id, SENDER, trace_id("command", run_id, actor), self._clock), actor
         )
         await self._outbound.send(encode(command))
+        # now, not when it comes back through Kafka: the caller asks for it in its next request
         self.commands.take(command)
         return command
 

@@ -56,6 +56,7 @@ async def beginning(
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415  # only forks need it
 
     return inherited(
+        # in a thread: reading two partitions an ancestor would stop the worker's heartbeats
         await asyncio.to_thread(read_dialogues, KafkaBus(access), packet, clock=clock, trust=trust)
     )
 
@@ -71,7 +72,7 @@ def read_dialogues(
         PoisonError: a run is its own ancestor, or there are more than `ANCESTORS` of them.
         UnavailableError: no broker, or no progress.
     """
-    found: list[PacketHistory] = []
+    dialogues: list[PacketHistory] = []
     line = {packet.run_id}
     while packet.parent_run_id:
         if packet.parent_run_id in line:
@@ -87,25 +88,27 @@ def read_dialogues(
         line.add(packet.parent_run_id)
         end = (packet.parent_timeline, packet.parent_packet)
         packets = [
-            one
-            for one in _read(
+            event
+            for event in _read(
                 bus, SystemStatePacket.TOPIC, packet.parent_run_id, clock, trust or Trust()
             )
-            if isinstance(one, SystemStatePacket)
-            and (one.timeline < end[0] or (one.timeline == end[0] and one.packet <= end[1]))
+            if isinstance(event, SystemStatePacket)
+            # what the parent did after the fork is not the fork's past
+            and (event.timeline < end[0] or (event.timeline == end[0] and event.packet <= end[1]))
         ]
         answers = [
-            one
-            for one in _read(
+            event
+            for event in _read(
                 bus, EpochReviewed.TOPIC, packet.parent_run_id, clock, trust or Trust()
             )
-            if isinstance(one, EpochReviewed)
+            if isinstance(event, EpochReviewed)
         ]
-        found.append(PacketHistory(packets, {one.packet_id: one for one in answers}))
+        dialogues.append(PacketHistory(packets, {event.packet_id: event for event in answers}))
         if not packets:
             break
+        # its first packet names the grandparent, where the parent is a fork too
         packet = packets[0]
-    return found[::-1]
+    return dialogues[::-1]
 
 
 def inherited(dialogues: Iterable[PacketHistory]) -> Row:
@@ -116,6 +119,7 @@ def inherited(dialogues: Iterable[PacketHistory]) -> Row:
     for dialogue in dialogues:
         state = _anew(state)
         for packet in dialogue.packets:
+            # a packet that a resumed parent sent again would be observed twice
             if packet.timeline > state.timeline or packet.packet > state.packet:
                 state = _remembered(state, packet, dialogue.answers.get(packet.event_id))
     return Row(_anew(state))
@@ -136,16 +140,14 @@ def _remembered(
         UsageError
     ):  # settings that no policy took: such a packet was answered without a look at its layers
         _, settings = parse(packet.policy)
-        state, wanted = wanted_layers(state, packet, settings, first=first)
+        state, report_layers = wanted_layers(state, packet, settings, first=first)
         seen, _ = watch(state.watch, packet, settings, rolled_back=rolled_back)
-        state = replace(state, reports=state.reports + bool(wanted), watch=seen)
+        state = replace(state, reports=state.reports + bool(report_layers), watch=seen)
     return begun(state, trials_of(packet, review.commands if review else ()))
 
 
 def _read(bus: Bus, topic: str, run_id: str, clock: Clock, trust: Trust) -> Iterable[Event]:
-    for received in read_key(
-        bus, topic, run_id, what=f"What was said of run {run_id}", clock=clock
-    ):
+    for received in read_key(bus, topic, run_id, what=f"{topic} of run {run_id}", clock=clock):
         with suppress(PoisonError):  # it was put aside as a dead letter when it came
             event = decode(received.value, received.headers)
             require_author(event, received, trust)

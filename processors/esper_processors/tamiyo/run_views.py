@@ -68,14 +68,16 @@ def decisions(rows: Mapping[str, Row], *, limit: int) -> list[dict[str, Any]]:
     """The newest answers that are kept of these runs, newest first: reason and commands with their
     evidence.
     """
-    found = [
+    reviews = [
         review
         for row in rows.values()
         for answer in row.answers
         for review in _reviews(answer.values)
     ]
-    found.sort(key=lambda review: (review.occurred_at, review.run_id, review.packet), reverse=True)
-    return [_decision(review) for review in found[:limit]]
+    reviews.sort(
+        key=lambda review: (review.occurred_at, review.run_id, review.packet), reverse=True
+    )
+    return [_decision(review) for review in reviews[:limit]]
 
 
 def _reviews(values: Iterable[bytes]) -> list[EpochReviewed]:
@@ -105,17 +107,17 @@ def _decision(review: EpochReviewed) -> dict[str, Any]:
         "duration_us": review.duration_us,
         "commands": [
             {
-                "decision_id": one.decision_id,
-                "command": one.command,
-                "layer": one.layer,
-                "seed": one.seed,
-                "kernel_id": one.kernel_id,
-                "family": one.family,
-                "confidence": one.confidence,
-                "urgency": one.urgency,
-                "expected_impact": one.expected_impact,
-                "evidence": _evidence(one.evidence),
+                "decision_id": command.decision_id,
+                "command": command.command,
+                "layer": command.layer,
+                "seed": command.seed,
+                "kernel_id": command.kernel_id,
+                "family": command.family,
+                "confidence": command.confidence,
+                "urgency": command.urgency,
+                "expected_impact": command.expected_impact,
+                "evidence": _evidence(command.evidence),
             }
-            for one in review.commands
+            for command in review.commands
         ],
     }

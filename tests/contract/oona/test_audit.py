@@ -305,7 +305,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], list[Any]], int, str]] = {
         2,
         "sender 'mallory'",
     ),
-    "garbage": (lambda r: [*r[:2], b"garbage", *r[2:]], 2, "no record"),
+    "garbage": (lambda r: [*r[:2], b"garbage", *r[2:]], 2, "not a record"),
 }
 
 

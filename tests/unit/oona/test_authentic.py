@@ -135,7 +135,7 @@ def test_every_signature_one_at_a_time_removed_or_changed_is_named(
             if at + 1 < len(values):
                 with pytest.raises(
                     CorruptError,
-                    match=rf"lacks event {at}: .* which calls itself event {at}, was set aside",
+                    match=rf"lacks event {at}: .* which claims to be event {at}, was set aside",
                 ):
                     events_of(
                         [received(one) for one in [*values[:at], damage, *values[at + 1 :]]], judge
@@ -304,12 +304,12 @@ def test_a_run_of_an_earlier_esper_is_believed_and_said_to_be_unsigned() -> None
     judge = Judge(RUN, OURS)
     assert len(events_of(between, judge)) == 20
     assert [one.why for one in judge.aside] == [
-        "it is not signed (" + decode(plain[12].value).NAME + ", which calls itself event 12)"
+        "it is not signed (" + decode(plain[12].value).NAME + ", which claims to be event 12)"
     ]
     changed = resealed(resumed[9].value, lambda one: replace(one, trace_id="f" * 32))
     with pytest.raises(
         CorruptError,
-        match=r"had another event 9 than stands there: event 10 .* it was changed or replaced",
+        match=r"had another event 9 than it has now: event 10 .* it was changed or replaced",
     ):
         events_of([*resumed[:9], received(changed, at_us=old), *resumed[10:]], Judge(RUN, OURS))
 

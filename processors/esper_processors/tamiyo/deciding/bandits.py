@@ -73,6 +73,7 @@ class Gain:
         """Mean and standard deviation of the logarithm of the arm's gain: normal prior, normal
         observations (conjugate update).
         """
+        # precisions (1 / variance) add up; the mean is the mean of prior and data weighted by them
         prior, seen = FRESH_SPREAD**-2, self.count * SEEN_SPREAD**-2
         mean = (prior * math.log(FRESH_GAIN) + SEEN_SPREAD**-2 * self.log_sum) / (prior + seen)
         return mean, (prior + seen) ** -0.5
@@ -118,6 +119,7 @@ def generator(run_seed: int, epoch: int, version: str) -> np.random.Generator:
     """
     digest = int.from_bytes(hashlib.sha256(version.encode()).digest()[:8], "big")
     return np.random.Generator(
+        # SeedSequence takes no negative numbers; PCG64 by name, since numpy may change its default
         np.random.PCG64(np.random.SeedSequence([run_seed & (2**64 - 1), epoch, digest]))
     )
 
@@ -130,6 +132,7 @@ def thompson(arms: Sequence[tuple[K, Arm]], generator: np.random.Generator) -> t
     Raises:
         ValueError: no arms.
     """
+    # the index before the key: keys need no order, and equal draws go to the first arm
     draws = [(arm.sample(generator), -index, key) for index, (key, arm) in enumerate(arms)]
     worth, _, key = max(draws, key=lambda draw: draw[:2])
     return key, worth
@@ -140,6 +143,7 @@ def ucb_score(mean: float, pulls: float, total: float) -> float:
 
     Infinite for an arm without a pull.
     """
+    # fractions of other arms' trials can add up to less than one, whose logarithm is negative
     return mean + math.sqrt(2 * math.log(max(total, 1.0)) / pulls) if pulls > 0 else math.inf
 
 
@@ -182,6 +186,7 @@ def performance_weighted(
     Raises:
         ValueError: no arms.
     """
+    # never all zero: the mean of a Beta and the median of a log-normal are above 0
     worth = np.array([arm.worth for _, arm in arms])
     key, arm = arms[int(generator.choice(len(arms), p=worth / worth.sum()))]
     return key, arm.worth
@@ -213,7 +218,8 @@ class Bandit:
             PoisonError: `choose` gave none of the arms, or no finite value.
         """
         key, worth = self.choose(arms, generator)
-        if all(key != one for one, _ in arms) or not math.isfinite(worth):
+        # compared with `!=`, not by hash: keys of a package's bandit may be anything
+        if all(key != known_key for known_key, _ in arms) or not math.isfinite(worth):
             raise PoisonError(
                 f"The bandit {self.name} chose {str(key)[:200]!r} with the value {worth}: it has "
                 "to choose one of the arms, with a finite value"
@@ -222,8 +228,8 @@ class Bandit:
 
 
 OWN: Final[Mapping[str, Bandit]] = {
-    one.name: one
-    for one in (
+    bandit.name: bandit
+    for bandit in (
         Bandit("thompson", thompson),
         Bandit("ucb", ucb),
         Bandit("epsilon-greedy", epsilon_greedy),
@@ -245,6 +251,7 @@ def known() -> Mapping[str, Bandit]:
 
 def normal_cdf(z: float) -> float:
     """Probability that a standard normal variable is at most `z`."""
+    # erfc and not 1 - erf: the far tail would be rounded to 0
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 

@@ -54,15 +54,20 @@ def watch(
     """
     if rolled_back:
         before = replace(
-            before, losses=tuple(one for one in before.losses if one[0] < packet.epoch), above=0
+            before,
+            losses=tuple(entry for entry in before.losses if entry[0] < packet.epoch),
+            above=0,
         )
+    # the first packet shows the model before any training, which is no bound for what follows
     if not settings.emergency_ratio or not packet.packet:
         return before, None
     loss = packet.validation_loss
-    epoch, best = min(before.losses, key=lambda one: (one[1], -one[0]), default=(0, math.inf))
+    # of equal losses the later one: fewer epochs are lost
+    epoch, best = min(before.losses, key=lambda entry: (entry[1], -entry[0]), default=(0, math.inf))
     if math.isfinite(loss) and not loss > settings.emergency_ratio * best + MARGIN:
         losses = (*before.losses, (packet.epoch, loss))[-settings.emergency_window :]
         return replace(before, losses=losses, above=0), None
+    # a loss out of bounds does not enter the window, or divergence would raise its own bound
     after = replace(before, above=before.above + 1)
     early = math.isfinite(loss) and after.above < settings.emergency_packets
     if early or before.timeline >= packet.timeline or before.count >= settings.emergency_limit:

@@ -51,13 +51,16 @@ class Experience:
         seen = self._contexts.setdefault(outcome.context, {})
         reward = min(max(outcome.reward, 0.0), 1.0)
         seen[outcome.decision_id] = _Seen(min(outcome.occurred_at, at_us), outcome.run_id, reward)
+        # at twice the number, so that sorting is rare: most outcomes cost one assignment
         if len(seen) > 2 * _KEPT:
             newest = sorted(seen.items(), key=lambda item: item[1].occurred_at)[-_KEPT:]
             self._contexts[outcome.context] = dict(newest)
         if len(self._contexts) > _CONTEXTS:
             oldest = min(
                 self._contexts,
-                key=lambda one: max(item.occurred_at for item in self._contexts[one].values()),
+                key=lambda context: max(
+                    item.occurred_at for item in self._contexts[context].values()
+                ),
             )
             del self._contexts[oldest]
 
@@ -67,10 +70,12 @@ class Experience:
         """
         successes = failures = 0.0
         for seen in self._contexts.get(context, {}).values():
+            # the run's own trials count in its posterior already, and would weigh twice
             if seen.run_id != run_id:
                 weight = 0.5 ** (max(now_us - seen.occurred_at, 0) / HALF_LIFE_US)
                 successes += weight * seen.reward
                 failures += weight * (1 - seen.reward)
         total = successes + failures
+        # scaled, not cut off: the share of successes stays what was observed
         scale = min(1.0, STRONGEST / total) if total else 0.0
         return Beta().plus(scale * successes, scale * failures)

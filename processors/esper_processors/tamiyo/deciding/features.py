@@ -37,6 +37,7 @@ class Choice:
 
 def width_class(features: int) -> str:
     """Powers of two: a layer of 100 features is of the class of 128."""
+    # less one, so that a layer of exactly 128 features is of the class of 128
     return str(1 << max(features - 1, 0).bit_length())
 
 
@@ -79,7 +80,7 @@ def choices(
     """For each arm the seeds that could be germinated, in the order of the layer: DORMANT, not
     `taken`, with a fitting kernel.
     """
-    found: dict[ArmKey, list[Choice]] = {}
+    by_arm: dict[ArmKey, list[Choice]] = {}
     kernels = allowed(packet, settings)
     for layer in packet.layers:
         for seed in layer.seeds:
@@ -91,9 +92,10 @@ def choices(
                     families.setdefault(kernel.family, []).append(kernel)
             for family, fitting in families.items():
                 key = ArmKey(layer.name, family)
+                # the catalogue's order may depend on when kernels came; the draws must not
                 ordered = tuple(sorted(fitting, key=lambda kernel: kernel.kernel_id))
-                found.setdefault(key, []).append(Choice(key, layer, seed, ordered))
-    return {key: tuple(found[key]) for key in sorted(found)}
+                by_arm.setdefault(key, []).append(Choice(key, layer, seed, ordered))
+    return {key: tuple(by_arm[key]) for key in sorted(by_arm)}
 
 
 def lacking(packet: SystemStatePacket, settings: CommonSettings) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ def epochs_left(packet: SystemStatePacket) -> float:
     """
     if packet.epoch == 0 or packet.step == 0:
         return float("inf")
+    # steps left, over steps an epoch so far: a packet does not say how many steps an epoch has
     return (packet.total_steps - packet.step) * packet.epoch / packet.step
 
 

@@ -76,6 +76,7 @@ class SeedRecord:
         if len(scores) < 2:
             return 0.0
         centre = sum(scores) / len(scores)
+        # n - 1: the mean is estimated from the same scores (Bessel)
         return sum((score - centre) ** 2 for score in scores) / (len(scores) - 1)
 
     @property
@@ -138,6 +139,7 @@ class Performance:
             )
         elif (
             record.window
+            # both: after a rollback steps come again, later in time, and are new measurements
             and record.window[-1].step >= delta.step
             and record.seen_at >= delta.occurred_at
         ):
@@ -148,6 +150,7 @@ class Performance:
         old, new = record.weighted, (point.accuracy, point.loss)
         weighted = (
             (DECAY * old[0] + (1 - DECAY) * new[0], DECAY * old[1] + (1 - DECAY) * new[1])
+            # an average that began at 0 would need dozens of validations to forget it
             if record.window
             else new
         )
@@ -218,6 +221,7 @@ def _figures(layer: str, seed: int, record: SeedRecord, total: int) -> dict[str,
         "variance": record.variance,
         "success_rate": record.success_rate,
         "accuracy_trend": record.trend,
+        # JSON has no infinity
         "ucb_score": score if math.isfinite(score) else None,
         "activations": record.activations,
         "successful_grafts": record.grafts,

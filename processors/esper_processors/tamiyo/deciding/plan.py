@@ -74,6 +74,7 @@ def reviewed(
         confidence=confidence,
         urgency=urgency,
         expected_impact=expected_impact,
+        # sorted: the same decision has to be the same bytes
         evidence=json.dumps(evidence, separators=(",", ":"), sort_keys=True),
     )
 
@@ -96,27 +97,30 @@ def require_plan(plan: object, packet: SystemStatePacket) -> Plan:
     if not isinstance(plan, Plan) or not isinstance(plan.reason, str):
         raise PoisonError(f"it gave {type(plan).__name__} and has to give a Plan with a reason")
     if not isinstance(plan.commands, tuple) or not all(
-        isinstance(one, ReviewedCommand) for one in plan.commands
+        isinstance(command, ReviewedCommand) for command in plan.commands
     ):
         raise PoisonError("the commands of its Plan have to be a tuple of ReviewedCommand")
-    known, done = seeds(packet), set[tuple[str, int]]()
+    places, commanded = seeds(packet), set[tuple[str, int]]()
     kernels = {kernel.kernel_id: kernel.family for kernel in packet.catalogue}
-    for one in plan.commands:
-        place = (one.layer, one.seed)
-        where = f"{one.layer}[{one.seed}]"
-        if place not in known:
+    for command in plan.commands:
+        place = (command.layer, command.seed)
+        where = f"{command.layer}[{command.seed}]"
+        if place not in places:
             raise PoisonError(f"it commands {where}, which the packet does not have")
-        if place in done:
+        if place in commanded:
             raise PoisonError(f"it commands {where} twice")
-        done.add(place)
-        if one.decision_id != decision_id(packet, one.command, place):
+        commanded.add(place)
+        # the trainer tells commands apart by it: under another id a repeated packet is applied
+        # twice
+        if command.decision_id != decision_id(packet, command.command, place):
             raise PoisonError(
                 f"the id of its command for {where} is not the one that `reviewed` makes"
             )
-        if one.command == "GERMINATE" and kernels.get(one.kernel_id) != one.family:
+        # the family too: outcomes are learned by it, so a wrong one would teach another arm
+        if command.command == "GERMINATE" and kernels.get(command.kernel_id) != command.family:
             raise PoisonError(
-                f"it germinates {where} with {one.kernel_id!r} of family {one.family!r}, which the "
-                "packet's catalogue does not have"
+                f"it germinates {where} with {command.kernel_id!r} of family "
+                f"{command.family!r}, which the packet's catalogue does not have"
             )
     return plan
 

@@ -59,6 +59,7 @@ def known() -> Mapping[str, Policy]:
     return together(POLICIES, Policy, OWN)
 
 
+# the packets of a run repeat their settings; bounded, as senders choose the texts
 @lru_cache(maxsize=64)
 def parse(text: str) -> tuple[Policy, CommonSettings]:
     """The policy and its settings in a packet's JSON object `text`.
@@ -68,10 +69,10 @@ def parse(text: str) -> tuple[Policy, CommonSettings]:
             named), or a value out of range.
     """
     try:
-        given = json.loads(text or "{}")
+        section = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise UsageError(f"The policy settings are not JSON: {error}.") from error
-    if not isinstance(given, dict):
+    if not isinstance(section, dict):
         raise UsageError("The policy settings are not a JSON object.")
-    policy = policies.named(given, known())
-    return policy, settings_of(given, policy)
+    policy = policies.named(section, known())
+    return policy, settings_of(section, policy)

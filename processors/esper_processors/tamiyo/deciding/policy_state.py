@@ -57,6 +57,8 @@ class Span:
         count = self.count + weight
         centre = (self.total + weight * mean) / count
         second = (self.squares + weight * (mean * mean + spread * spread)) / count
+        # at least half an epoch: epochs are whole numbers, and equal ones would make a forecast
+        # certain
         return centre, max(second - centre * centre, 0.25) ** 0.5
 
 
@@ -180,12 +182,15 @@ def _follow(
     state: PolicyState, trial: Trial, seed: SeedState, packet: SystemStatePacket
 ) -> tuple[PolicyState, Trial]:
     """The trial as its seed shows it now; passing the gate of TRAINING is learned at once."""
+    # a packet repeats the last measurement until there is a new one, which must not count as a look
     if seed.shadow_gap_error > 0 and seed.trained_steps > trial.steps and not trial.learned:
         error, gain = seed.shadow_gap_error, relative(seed.shadow_gap, packet)
         if trial.looks:
             trial = replace(
                 trial,
                 change=seed.shadow_gap - trial.gap,
+                # treated as independent, so variances add up; where both err alike, this is the
+                # larger error
                 change_error=(error**2 + trial.gap_error**2) ** 0.5,
             )
         trial = replace(
@@ -196,6 +201,7 @@ def _follow(
             gap_error=error,
             relative_gap=gain,
         )
+    # 0 is a validation without a measurement, or one that says neither
     if seed.stage in ("SHADOWING", "PROBATIONARY") and seed.dependence != 0:
         trial = replace(
             trial,

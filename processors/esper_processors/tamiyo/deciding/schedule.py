@@ -76,6 +76,7 @@ def decide(
     generator: np.random.Generator,
 ) -> Plan:
     """The plan for a packet that `state` has already observed."""
+    # culls first: both may be true of one seed, and a plan commands a seed once
     culls = _culls(state, packet, settings)
     culled = {(command.layer, command.seed) for command in culls}
     keeps = [
@@ -85,7 +86,9 @@ def decide(
     ]
     ends = (*culls, *keeps)
     germinations, reason = _germinations(state, packet, settings, prior, generator)
-    return Plan((*ends, *germinations), " ".join((*(_told(command) for command in ends), reason)))
+    return Plan(
+        (*ends, *germinations), " ".join((*(_sentence(command) for command in ends), reason))
+    )
 
 
 def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
@@ -93,6 +96,7 @@ def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
     those of its layer and of its family.
     """
     success = prior
+    # sorted: a sum of fractions depends on its order, and the draws on the sum
     for other, record in sorted(state.arms.items()):
         weight = (
             OWN
@@ -150,6 +154,7 @@ def urgency(
         if trial.learned or trial.layer != choice.key.layer:
             continue
         chance = success.get(trial.key, Beta()).mean
+        # at least one epoch, or the probability that it ends within the next would exceed 1
         unchanged *= 1 - (1 - chance if trial.key == choice.key else chance) / max(train, 1.0)
     return fits * unchanged
 
@@ -188,6 +193,8 @@ def _germinations(
             confidence(state, key, success[key], packet.gate_z),
             urgency(state, packet, choice, success),
         )
+        # the trainer's guardrails refuse the same; a refused command would hold its seed for a
+        # packet
         if sure <= settings.min_confidence or urgent <= settings.min_urgency:
             refused = (
                 f"{key.family} on {key.layer} has confidence {sure:.2f} and urgency "
@@ -198,8 +205,10 @@ def _germinations(
         commands.append(_germinate(state, packet, choice, arms[key], worth, (sure, urgent)))
     if not commands:
         return (), refused or "Every arm that fits is already on trial."
-    told = ", ".join(f"{command.family} on {command.layer}[{command.seed}]" for command in commands)
-    return tuple(commands), f"Germinates {told}."
+    names = ", ".join(
+        f"{command.family} on {command.layer}[{command.seed}]" for command in commands
+    )
+    return tuple(commands), f"Germinates {names}."
 
 
 def _contenders(
@@ -255,8 +264,8 @@ def _room(
 
 
 def _on_trial(state: PolicyState, key: ArmKey, new: list[ReviewedCommand]) -> bool:
-    there = (*(trial.key for trial in state.trials.values()), *map(_arm_of, new))
-    return key in there
+    arms = (*(trial.key for trial in state.trials.values()), *map(_arm_of, new))
+    return key in arms
 
 
 def _arm_of(command: ReviewedCommand) -> ArmKey:
@@ -272,6 +281,7 @@ def _free_seed(
     return min(
         free,
         key=lambda choice: (
+            # the least used first: a chunk where kernels failed is not the only one tried
             state.uses.get((choice.layer.name, choice.seed.seed), 0),
             choice.seed.seed,
         ),
@@ -328,7 +338,7 @@ def _keeps(
     Confidence is P(gap > 0) = Phi(z). Urgency is the probability that another measurement of the
     gap would agree, Phi(z / sqrt 2): then waiting only holds the place of another kernel.
     """
-    found = []
+    commands = []
     for trial, seed in _carried(state, packet):
         if (
             seed.stage != "PROBATIONARY"
@@ -336,6 +346,7 @@ def _keeps(
             or seed.dependence < 0
         ):
             continue
+        # without an error nothing was measured: z = 0 is even odds, which never keeps
         z = seed.shadow_gap / seed.shadow_gap_error if seed.shadow_gap_error > 0 else 0.0
         sure = normal_cdf(z)
         if sure >= KEEP and sure > settings.min_confidence:
@@ -345,7 +356,7 @@ def _keeps(
                 "z": z,
                 "dependence": seed.dependence,
             }
-            found.append(
+            commands.append(
                 reviewed(
                     packet,
                     "FOSSILISE",
@@ -357,7 +368,7 @@ def _keeps(
                     family=trial.family,
                 )
             )
-    return found
+    return commands
 
 
 def _culls(
@@ -375,12 +386,14 @@ def _culls(
     is negative again.
     """
     promised = Beta().mean * FRESH_GAIN * packet.validation_loss
+    # culling makes room for another arm; when none may come, a weak kernel costs nothing more
     growing = packet.step <= settings.last_fraction * packet.total_steps
-    found = []
+    commands = []
     for trial, seed in _carried(state, packet):
         if (
             seed.stage == "TRAINING"
             and growing
+            # a change needs two measurements
             and trial.looks > 1
             and trial.steps >= settings.cull_training_after_steps
         ):
@@ -407,7 +420,7 @@ def _culls(
         else:
             continue
         if sure > settings.min_confidence:
-            found.append(
+            commands.append(
                 reviewed(
                     packet,
                     "CULL",
@@ -419,7 +432,7 @@ def _culls(
                     family=trial.family,
                 )
             )
-    return found
+    return commands
 
 
 def _carried(state: PolicyState, packet: SystemStatePacket) -> list[tuple[Trial, Any]]:
@@ -432,6 +445,6 @@ def _carried(state: PolicyState, packet: SystemStatePacket) -> list[tuple[Trial,
     ]
 
 
-def _told(command: ReviewedCommand) -> str:
+def _sentence(command: ReviewedCommand) -> str:
     verb = "Keeps" if command.command == "FOSSILISE" else "Culls"
     return f"{verb} {command.family} on {command.layer}[{command.seed}]."

@@ -44,11 +44,11 @@ class Tracker:
         """A packet of the run was answered: fold the ends that it showed, and write what has
         changed since the last one.
         """
-        found = self._known(run_id)
+        folded = self._known(run_id)
         for outcome in outcomes:
-            found = found.ended(outcome)
+            folded = folded.ended(outcome)
         if outcomes or run_id in self._fresh:
-            self._table[ROWS + run_id.encode()] = performance.encode(found)
+            self._table[ROWS + run_id.encode()] = performance.encode(folded)
         self._fresh.pop(run_id, None)
 
     def of(self, run_id: str) -> Performance:
