@@ -4,7 +4,7 @@ examples from `schemas/`.
 Run it after a change of a schema: `.venv/bin/python tools/generate_events.py`. With `--check` it
 writes nothing and exits with 1 when the committed files differ from what it would write: CI runs
 that. A changed schema gets a new golden example beside the old one; the old one, an Avro container
-that carries its own schema, stays for ever, because messages of that version do.
+that carries its own schema, stays forever, because messages of that version do.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def schema_id(digest: str) -> int:
     """The positive 32-bit id that stands in Confluent's frame, made of the first bytes of the
     fingerprint.
     """
+    # positive: Java's clients read the four bytes as a signed number
     return int(digest[:8], 16) & 0x7FFFFFFF
 
 
@@ -600,7 +601,9 @@ def sample(avro: Any, names: dict[str, Any], salt: int) -> Any:
     values = {
         "string": f"text {salt}",
         "int": salt,
+        # beyond 32 bits: a reader that takes it for an int fails
         "long": salt << 33,
+        # eighths are exact in binary, so they compare equal after any way
         "double": salt / 8,
         "boolean": bool(salt % 2),
         "bytes": bytes([salt, 255]),
@@ -642,6 +645,7 @@ def example(schema: dict[str, Any]) -> bytes:
         buffer,
         written,
         [sample(schema, names, 1)],
+        # fixed: fastavro draws one otherwise, and examples have to come again byte by byte
         sync_marker=hashlib.md5(schema["name"].encode()).digest(),  # noqa: S324
     )
     return buffer.getvalue()
@@ -686,7 +690,7 @@ def outputs() -> dict[Path, bytes]:
     if orphans := sorted(schemas.keys() ^ homes.keys()):
         raise SystemExit(
             "These records have a schema without a topic or a topic without a schema: "
-            f"{', '.join(orphans)}. Mend schemas/topics.toml."
+            f"{', '.join(orphans)}. Correct schemas/topics.toml."
         )
     wires: dict[str, dict[str, Any]] = {}
     result: dict[Path, bytes] = {}

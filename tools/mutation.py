@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, Phase, settings
 settings.register_profile(
     "mutation",
     derandomize=True,
+    # a mutant that is slower is no other result
     deadline=None,
     suppress_health_check=list(HealthCheck),
+    # an example kept from one mutant would be tried on the next
     database=None,
     phases=(Phase.explicit, Phase.generate),
     report_multiple_bugs=False,

@@ -51,6 +51,7 @@ def overhead(changed: Samples, plain: Samples) -> Estimate:
     """Median of the paired relative differences of rounds [N], in percent: the two of a round were
     measured side by side.
     """
+    # paired first: what slows the machine for a while slows both of a round
     return median((changed - plain) / plain * 100)
 
 
@@ -71,6 +72,7 @@ def _bootstrap(
 
     `statistic` takes indices [..., N]. The draws are the same each time.
     """
+    # seeded: two reports of the same samples have the same interval
     draws = np.random.default_rng(0).integers(0, count, size=(_RESAMPLES, count))
     low, high = np.quantile(statistic(draws), (_LOW, _HIGH))
     return Estimate(float(statistic(np.arange(count))), float(low), float(high))

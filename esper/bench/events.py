@@ -81,6 +81,7 @@ def decoding(bench: Bench) -> Estimate:
 def telemetry_to_broker(bench: Bench) -> Estimate:
     """From the first call to the last acknowledgement."""
     bus, events = KafkaBus(bench.broker()), trained(bench, _SENT)
+    # room for all of them: a full queue would measure waiting, not sending
     with bus.producer(sender_id="bench", queue_messages=_SENT) as producer:
 
         def work() -> None:
@@ -93,6 +94,7 @@ def telemetry_to_broker(bench: Bench) -> Estimate:
                 )
 
         work()
+        # after one round that pays for connections and metadata
         seconds = [bench.seconds(work) for _ in range(4)]
     return rate(_SENT, np.array(seconds))
 

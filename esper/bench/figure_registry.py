@@ -48,6 +48,7 @@ class Bench:
             try:
                 self._shared[make] = make(self)
             except EsperError as error:
+                # kept: ten figures of a broker that does not start must not wait for it ten times
                 self._shared[make] = error
         if isinstance(self._shared[make], EsperError):
             raise self._shared[make]

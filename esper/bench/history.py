@@ -71,6 +71,7 @@ def messages(bench: Bench, count: int) -> list[Message]:
 
 def found(bench: Bench) -> Found:
     """Each stage in turn, on a history and a broker of this run's own."""
+    # as the history's own process does: else the collector would be the figure
     collect_rarely()
     bus, ready = KafkaBus(bench.broker()), messages(bench, MESSAGES)
     engine = open_engine(bench.folder / "history", "")
@@ -94,10 +95,12 @@ def found(bench: Bench) -> Found:
             column_names=list(place.columns),
             insert_block=made,
             fmt="Avro",
+            # else ClickHouse answers before the rows are stored
             settings={"async_insert": 0},
         )
         containers.append((between - began) / len(block))
         inserts.append((bench.clock.monotonic() - between) / len(block))
+    # what is held makes the collector slower while the sink is measured
     del received, blocks
     with bus.producer(sender_id="bench", queue_messages=MESSAGES + 1) as producer:
         for message in ready:

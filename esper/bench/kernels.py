@@ -70,6 +70,7 @@ def _wait(bench: Bench, loader: KernelLoader) -> Loaded:
     """The next kernel, or, when none comes, one that has failed."""
     deadline = bench.clock.monotonic() + _PATIENCE_S
     while not (found := loader.ready()) and bench.clock.monotonic() < deadline:
+        # finer than what is measured: milliseconds
         bench.clock.sleep(1e-4)
     return (
         found[0]
@@ -114,6 +115,7 @@ def shelf(bench: Bench) -> KernelSet:
 )
 def cache_operations(bench: Bench) -> Estimate:
     """Twice as many kernels as there is room for, in a fixed order."""
+    # seeded: the order decides how many evictions there are
     names = [
         f"{number:064x}" for number in np.random.default_rng(0).integers(0, 256, _OPERATIONS // 2)
     ]
@@ -181,6 +183,7 @@ def graft(bench: Bench) -> Estimate:
     seconds = []
     for number in range(_GRAFTS):
         seconds.append(bench.seconds(partial(work, found.kernels[number % len(found.kernels)])))
+        # outside of what is timed: the figure is the graft alone
         growing.release(("0", 0))
     return p99(np.array(seconds)).scaled(1e3)
 

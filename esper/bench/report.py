@@ -70,6 +70,7 @@ def measure(
         "figures": {},
     }
     with ExitStack() as held:
+        # entered first, so removed last: brokers and stacks in it have ended by then
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="esper-bench-")))
         bench = Bench(clock, folder, held, progress)
         for number, one in enumerate(figures, start=1):

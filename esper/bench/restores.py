@@ -42,12 +42,14 @@ def _measured(bench: Bench) -> _Restores:
     selective = []
     for number in range(_ROUNDS):
         bench.progress(f"restoring 1 GB, round {number + 1} of {_ROUNDS}")
+        # in turns: page cache and clock rate treat all numbers of readers alike
         for readers, tensors in stores.items():
             by_readers[readers].append(
                 bench.seconds(partial(tensors.read, stored.address, stored.sha256))
             )
         selective.append(bench.seconds(partial(read, kinds=("model",))))
     bench.progress("moving 1 GB to the cold store")
+    # as if two days later: younger chunks stay in the hot store
     sweep(most, {}, Rules(), now_us=bench.clock.now_us() + 2 * _DAY_US, owner="bench")
     from_cold = [bench.seconds(read) for _ in range(_ROUNDS)]
     return _Restores(

@@ -92,6 +92,7 @@ def _measured(bench: Bench, size: int, rounds: int) -> _Stalls:
     """
     torch.set_num_threads(1)
     state, folder = state_of(size), bench.folder / f"stalls-{size}"
+    # allocated before: the plain copy pays for no new pages
     copies = {name: torch.empty_like(tensor) for name, tensor in state.items()}
     writer = SnapshotWriter(tensors_in(folder / "ours"), bench.clock)
 

@@ -105,6 +105,7 @@ def in_turns(
     names = list(works)
     found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
+        # the first of a round finds the caches of the last: each is that equally often
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found[name].append(bench.processor_seconds(works[name]))
     return {name: np.array(seconds[1:]) for name, seconds in found.items()}
@@ -114,6 +115,7 @@ def steps(bench: Bench) -> dict[str, Samples]:
     """Seconds of a step: plain, plain again, with dormant seeds, and with all the telemetry of a
     step on which statistics are sampled.
     """
+    # more threads would measure what else the machine does
     torch.set_num_threads(1)
     plain, again, dormant, sampled = (
         _network(seeded=seeded) for seeded in (False, False, True, True)

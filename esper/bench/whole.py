@@ -141,6 +141,7 @@ def _memory(settings: Settings) -> dict[str, float]:
     found = {}
     for name, pid in pids.items():
         process = psutil.Process(pid)
+        # the supervisor's children are the other parts, which have figures of their own
         family = [process] if name == "supervisor" else [process, *process.children(recursive=True)]
         found[name] = sum(one.memory_info().rss for one in family) / 1e6
     return found

@@ -60,6 +60,7 @@ def _rotated(value: int, shift: int) -> int:
 
 
 def _mixed(value: int) -> int:
+    # C wraps at 64 bits, Python does not
     value &= _M
     return value ^ value >> 47
 
@@ -103,6 +104,7 @@ def _seeded(content: bytes, seed: Pair) -> Pair:
         at += 8
     y = y + _rotated(w[0], 37) * _K0 + z & _M
     x = x + _rotated(v[0] + z, 49) * _K0 & _M
+    # counted from the end: the last words overlap those that the rounds have read
     for end in range(32, size % 128 + 32, 32):
         tail = struct.unpack_from("<4Q", content, size - end)
         y = _rotated(y - x, 42) * _K0 + v[1] & _M

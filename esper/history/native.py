@@ -113,6 +113,7 @@ def _skip(kind: str) -> Callable[[list[str], int, bytes, int], int]:
 
 def _string(_inner: list[str], rows: int, content: bytes, at: int) -> int:
     for _ in range(rows):
+        # most are shorter than 128 bytes: no call for their length
         size = content[at]
         at += 1
         if size >= 0x80:
@@ -133,11 +134,13 @@ def _decimal(inner: list[str], rows: int, _content: bytes, at: int) -> int:
 
 
 def _nullable(inner: list[str], rows: int, content: bytes, at: int) -> int:
+    # one byte a row says which are null
     return _end(inner[0], rows, content, at + rows)
 
 
 def _array(inner: list[str], rows: int, content: bytes, at: int) -> int:
     at += rows * 8
+    # offsets count from the first row on, so the last one is the number of elements
     return _end(inner[0], _word(content, at - 8) if rows else 0, content, at)
 
 
@@ -172,6 +175,7 @@ def _low_cardinality(inner: list[str], rows: int, content: bytes, at: int) -> in
     if flags & _HAS_KEYS:
         keys = _word(content, at)
         kind, held = _split(inner[0])
+        # the dictionary of a Nullable is not: its first key stands for null
         at = _end(held[0] if kind == "Nullable" else inner[0], keys, content, at + 8)
     return at + 8 + (_word(content, at) << (flags & 0xFF))
 

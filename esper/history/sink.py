@@ -237,6 +237,7 @@ class Sink:
             last = messages[-1]
             pair = (last.topic, last.partition)
             ends[pair] = max(ends.get(pair, 0), last.offset + 1)
+        # last: after a crash a ledger ahead of its tables would lose rows
         self._ledger.write(self._topic_ids, ends)
         return True
 
@@ -253,6 +254,7 @@ class Sink:
             self._give_up(producer, [(message, error) for message in messages])
             return
         table = layout(schema_id).table.name
+        # after a crash blocks are cut elsewhere: part of one may be stored already
         held = self._largest.get((table, (first.topic, first.partition)), -1)
         new = (
             messages
@@ -309,6 +311,7 @@ class Sink:
         first, last = messages[0], messages[-1]
         place = layout(schema_id)
         topic_id = self._topic_ids[first.topic]
+        # the same block has the same token after a crash, and ClickHouse drops the second
         token = f"{topic_id}:{first.partition}:{schema_id}:{first.offset}-{last.offset}"
         try:
             self._client.raw_insert(

@@ -23,6 +23,7 @@ from esper.oona.durable.authentic import JOURNAL
 
 _NEVER_US: Final = 1 << 62
 _PLAIN: Final = {
+    # Python's JSON holds 64 bits exactly; NaN and infinity are no JSON unless quoted
     "output_format_json_quote_64bit_integers": "0",
     "output_format_json_quote_denormals": "1",
     "output_format_json_named_tuples_as_objects": "1",

@@ -63,6 +63,7 @@ class Turns:
         mine.asked += 1
         held: list[Callable[[], None]] = [lambda: self._leave(caller, mine)]
         try:
+            # the caller's own first: what it has waiting must not hold places that others could use
             for semaphore in (mine.turns, self._common):
                 await semaphore.acquire()
                 held.append(semaphore.release)

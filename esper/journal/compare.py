@@ -100,6 +100,7 @@ def _same_epochs(stories: Sequence[Story]) -> int:
     if not all(story.whole for story in stories):
         return -1
     count = 0
+    # the shortest run ends it: what others did later has nothing to compare with
     for points in zip(*(story.points for story in stories), strict=False):
         if len({(point.epoch, point.digest) for point in points}) > 1:
             break

@@ -85,6 +85,7 @@ def effect(with_it: Sequence[Branch], without: Sequence[Branch]) -> Effect:
 def interval(values: Sequence[float]) -> Interval:
     """Mean of independent values with Student's interval (Student 1908)."""
     count = len(values)
+    # fsum rounds once: the order of pairs changes no digit
     mean = math.fsum(values) / count
     if count == 1:
         return Interval(mean, None, None)

@@ -240,6 +240,7 @@ class Exporting:
             path, target = own / f"{kernel_id}.safetensors", folder / address
             try:  # in the clear: whoever has the folder proves the run without any key
                 content = (
+                    # the run's own copy first: the store may have lost its
                     source.box.opened(address, path.read_bytes())
                     if path.is_file()
                     else source.get(address)
@@ -290,6 +291,7 @@ def _copy(sources: Sequence[Store], target: Store, key: str) -> None:
     Raises:
         CorruptError: none has it.
     """
+    # snapshots share chunks
     if target.exists(key):
         return
     content = next((stored for source in sources if (stored := source.get(key)) is not None), None)

@@ -235,7 +235,10 @@ class Importing:
                 content = self.export.store.get(address_of(kernel_id))
                 if content is not None:
                     read_artefact(
-                        content, kernel_id=kernel_id, sha256=hashlib.sha256(content).hexdigest()
+                        # its own digest: the id, made of weights and blueprint, is the proof
+                        content,
+                        kernel_id=kernel_id,
+                        sha256=hashlib.sha256(content).hexdigest(),
                     )
                     yield address_of(kernel_id), content
             except EsperError as error:

@@ -1,13 +1,14 @@
 """A run in a folder of its own, readable without the installation that it comes from: layout,
 hashes, and the key of its snapshots.
 
-manifest.json      what the run is, how its snapshots are opened, and the SHA-256 of every other
-file journal.avro       the messages of its journal as they stand on Kafka, in an Avro container
-signers/           the public keys that its events are signed with schemas/           the schemas
-that they are written with, by record and id store/             snapshots (sealed), the family's key
-(wrapped), kernels data/              the data that it trained on source/            the source
-files of functions of its user's own that it ran history/           the rows of the run in each
-table of the history, as Parquet
+- manifest.json: what the run is, how its snapshots are opened, the SHA-256 of every other file
+- journal.avro: the messages of its journal as they stand on Kafka, in an Avro container
+- signers/: the public keys that its events are signed with
+- schemas/: the schemas that they are written with, by record and id
+- store/: snapshots (sealed), the family's key (wrapped), kernels
+- data/: the data that it trained on
+- source/: the source files of functions of its user's own that it ran
+- history/: the rows of the run in each table of the history, as Parquet
 """
 
 from __future__ import annotations
@@ -193,7 +194,10 @@ class Export:
                 file, WRITTEN, self.limits, str(path), sha256=content.files[JOURNAL]
             )
             events = decoded_whole(
-                content.run_id, islice(values, content.events + 1), trust=self.trust()
+                # one more than promised shows that there are too many, however many follow
+                content.run_id,
+                islice(values, content.events + 1),
+                trust=self.trust(),
             )
             if len(events) == content.events:
                 deque(values, maxlen=0)  # the hash is known at the end
@@ -325,6 +329,7 @@ def opened_export(
     content = _content(json_of(read_in(folder, MANIFEST, limits.json), limits, str(path)), path)
     there = sizes.keys() - {MANIFEST}
     for name in content.files:
+        # before any is opened: whoever made the export chose the names
         require_plain_name(name, path)
     if unnamed := sorted(there - content.files.keys()):
         raise CorruptError(

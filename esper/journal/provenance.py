@@ -84,6 +84,7 @@ def inherit(parent: Path, child: Path) -> None:
     known = provenance(parent)
     if known is None:
         return
+    # before the files: killed between, the fork still counts as a stranger's
     note(child, replace(known, fork=True))
     for folder, names in ((DATA, known.data), (SOURCE, _names(parent / SOURCE))):
         for name in names:

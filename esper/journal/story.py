@@ -190,6 +190,7 @@ def _own(events: Iterable[JournalEvent]) -> list[JournalEvent]:
             kept = [
                 earlier
                 for earlier in kept
+                # the epoch that ended at this very step ends again
                 if earlier.step <= event.step
                 and not (isinstance(earlier, EpochEnded) and earlier.epoch >= event.epoch)
             ]

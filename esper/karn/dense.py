@@ -25,11 +25,13 @@ CONV_LEAST_FEATURES = 8
 CONV_LEAST_CHANNELS = 4
 CONV_MOST_CHANNELS = 25
 """What MNIST-1D's reference CNN has: https://github.com/greydanus/mnist1d."""
+# its samples have 40 features
 _CHANNELS_PER_FEATURE = CONV_MOST_CHANNELS / 40
 
 
 def linear(place: ChunkPlace) -> BlueprintIR | None:
     """One linear map that starts at zero."""
+    # zero weights still learn: their gradient is made of the input, not of themselves
     nodes = (Node("linear1", Linear(place.out_features, initialisation="zero")),)
     return place.affordable(place.on_input("linear", "RESIDUAL", nodes))
 
@@ -40,6 +42,8 @@ def low_rank(place: ChunkPlace) -> BlueprintIR | None:
     def make(rank: int) -> BlueprintIR:
         nodes = (
             Node("linear1", Linear(rank, bias=False)),
+            # one factor alone starts at zero: with both, each would keep the other's gradient at
+            # zero
             Node("linear2", Linear(place.out_features, initialisation="zero"), ("linear1",)),
         )
         return place.on_input("low_rank", "RESIDUAL", nodes)
@@ -58,6 +62,7 @@ def mlp(place: ChunkPlace) -> BlueprintIR | None:
             Node("activation1", Activation("gelu"), ("linear1",)),
             Node("linear2", Linear(place.out_features), ("activation1",)),
         )
+        # LERP: it replaces the chunk, so it starts as a network of its own and not as nothing
         return place.on_input("mlp", "LERP", nodes)
 
     return place.largest(make, 1, max(place.in_features, place.out_features))
@@ -70,6 +75,7 @@ def conv1d(place: ChunkPlace) -> BlueprintIR | None:
 
     def make(channels: int) -> BlueprintIR:
         nodes = [Node("channel1", AddChannel())]
+        # windows, strides and padding of MNIST-1D's reference network
         for number, kernel_size in enumerate((5, 3, 3), start=1):
             convolution = Conv1d(channels, kernel_size, stride=2, padding=1)
             nodes.append(Node(f"conv{number}", convolution, (nodes[-1].name,)))
@@ -92,6 +98,7 @@ def gate(place: ChunkPlace) -> BlueprintIR | None:
     nodes = (
         Node("linear1", Linear(place.out_features, initialisation="zero")),
         Node("activation1", Activation("sigmoid"), ("linear1",)),
+        # 2 * sigmoid(0) = 1: the gate begins as the identity
         Node("scale1", Scale(2.0), ("activation1",)),
         Node("multiply1", Multiply(), ("input", "scale1")),
     )

@@ -50,19 +50,20 @@ def _of_place(layer: ReportedLayer, width: int, wanted: tuple[str, ...]) -> Iter
         if wanted and family not in wanted:
             continue
         try:
-            found = generate(
+            blueprint = generate(
                 in_features=layer.in_features,
                 out_features=width,
                 family=family,
                 budget=budget,
+                # the seed follows from the blueprint (`_seed`), which is not there yet
                 seed=0,
                 geometry=geometry,
             )
-        except FamilyFault as error:  # it costs nobody else's kernels; Esper's own raise
+        except FamilyFault as error:  # other families still propose; Esper's own errors raise
             _log.warning("nothing is proposed for layer %s: %s", printable(layer.name), error)
             continue
-        if found is not None:
-            yield replace(found, seed=_seed(found))
+        if blueprint is not None:
+            yield replace(blueprint, seed=_seed(blueprint))
 
 
 def _numbers(geometry: Geometry) -> tuple[int, ...]:
@@ -84,6 +85,8 @@ def _seed(ir: BlueprintIR) -> int:
         ir.family,
         str(ir.in_features),
         str(ir.out_features),
+        # no part for features: their kernels keep the seeds from before there were geometries
         *filter(None, (ir.geometry.text,)),
     )
+    # 63 bits: Avro's long is signed. The separator keeps (1, 11) and (11, 1) apart.
     return int.from_bytes(hashlib.sha256("\x1f".join(parts).encode()).digest()[:8], "big") >> 1

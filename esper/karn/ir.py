@@ -117,8 +117,8 @@ class BlueprintIR:
     def __post_init__(self) -> None:
         self._check_fields()
         self._check_graph()
-        if (found := self.values[self.nodes[-1].name]) != self.writes:
-            raise BuildError(f"The blueprint writes {found}, but has to write {self.writes}.")
+        if (written := self.values[self.nodes[-1].name]) != self.writes:
+            raise BuildError(f"The blueprint writes {written}, but has to write {self.writes}.")
 
     def _check_fields(self) -> None:
         if not _FAMILY_NAME.fullmatch(self.family):
@@ -157,6 +157,7 @@ class BlueprintIR:
                 f"The blueprint's alpha_target is {self.alpha_target}; it has to be above "
                 "0 and at most 1."
             )
+        # what Avro's long and torch's generator both take
         if not 0 <= self.seed < 1 << 63:
             raise BuildError(
                 f"The blueprint's seed is {self.seed}; it has to be from 0 to 2**63 - 1."
@@ -176,6 +177,7 @@ class BlueprintIR:
             if names.count(name) > 1:
                 raise BuildError(f"Two nodes are named {name!r}.")
         for node in self.nodes:
+            # the exact class: a subclass could compute anything under a whitelisted name
             if type(node.operator) not in OPERATORS.values():
                 raise BuildError(
                     f"Node {node.name!r} has an operator that is not on the whitelist: "
@@ -197,6 +199,7 @@ class BlueprintIR:
                         f"Node {node.name!r} reads {source!r}, which is no node of the blueprint."
                     )
         try:
+            # before the order is checked, which would refuse a cycle without saying that it is one
             TopologicalSorter(
                 {node.name: [name for name in node.inputs if name != INPUT] for node in self.nodes}
             ).prepare()
@@ -216,9 +219,10 @@ class BlueprintIR:
                     f"Node {node.name!r} is listed before {late[0]!r}, which it reads."
                 )
         read = {source for node in self.nodes for source in node.inputs}
+        # what no node reads costs parameters and never gets a gradient
         unread = [name for name in names[:-1] if name not in read]
         if unread:
-            raise BuildError(f"Nobody reads node {unread[0]!r}, and it is not the last one.")
+            raise BuildError(f"No node reads {unread[0]!r}, and it is not the last one.")
 
     @property
     def reads(self) -> Value:
@@ -293,6 +297,7 @@ class BlueprintIR:
             | {
                 own.name: getattr(node.operator, own.name)
                 for own in fields(cast("Any", node.operator))
+                # a later attribute at its default is left out: old blueprints keep their id
                 if _is_written(own, node.operator)
             }
             for node in self.nodes
@@ -308,6 +313,7 @@ class BlueprintIR:
             {**own, "version": VERSION, "nodes": nodes},
             sort_keys=True,
             separators=(",", ":"),
+            # NaN is no JSON: two readers could take one blueprint for different ones
             allow_nan=False,
         )
 
@@ -341,12 +347,14 @@ def parse(text: str) -> BlueprintIR:
         BuildError: not JSON, keys missing or unknown, values of a wrong type, or a graph that
             cannot be built.
     """
+    # before json sees it: a text from the bus must not decide how much memory is taken
     if len(text) > _MAX_TEXT:
         raise BuildError(
             f"A blueprint of {len(text)} characters is longer than the {_MAX_TEXT} that are read."
         )
     try:
-        found = json.loads(text)
+        document = json.loads(text)
+    # deep nesting ends in RecursionError, not in ValueError
     except (ValueError, RecursionError) as error:
         raise BuildError(f"A blueprint is not JSON: {error}.") from None
     types = {
@@ -358,52 +366,53 @@ def parse(text: str) -> BlueprintIR:
         "alpha_target": float,
         "seed": int,
     }
-    _require_keys("The blueprint", found, {*types, "nodes", "version"}, {"geometry"})
-    if found["version"] != VERSION:
+    _require_keys("The blueprint", document, {*types, "nodes", "version"}, {"geometry"})
+    if document["version"] != VERSION:
         raise BuildError(
-            f"The blueprint has version {found['version']!r}; this Esper reads version {VERSION}."
+            f"The blueprint has version {document['version']!r}; this Esper reads version "
+            f"{VERSION}."
         )
     values = {
-        name: _typed(f"The blueprint's {name}", found[name], kind.__name__)
+        name: _typed(f"The blueprint's {name}", document[name], kind.__name__)
         for name, kind in types.items()
     }
-    if not isinstance(found["nodes"], list):
+    if not isinstance(document["nodes"], list):
         raise BuildError("The blueprint's nodes are not a list.")
     geometry = geometries.parse(
-        _typed("The blueprint's geometry", found.get("geometry", ""), "str")
+        _typed("The blueprint's geometry", document.get("geometry", ""), "str")
     )
     return BlueprintIR(
-        **values, nodes=tuple(_node(item) for item in found["nodes"]), geometry=geometry
+        **values, nodes=tuple(_node(item) for item in document["nodes"]), geometry=geometry
     )
 
 
-def _node(found: Any) -> Node:
-    if not isinstance(found, dict) or not isinstance(found.get("op"), str):
+def _node(item: Any) -> Node:
+    if not isinstance(item, dict) or not isinstance(item.get("op"), str):
         raise BuildError("A node of the blueprint is not an object that names its op.")
-    kind = OPERATORS.get(found["op"])
+    kind = OPERATORS.get(item["op"])
     if kind is None:
         raise BuildError(
-            f"The operator {found['op']!r} is not on the whitelist: {', '.join(sorted(OPERATORS))}."
+            f"The operator {item['op']!r} is not on the whitelist: {', '.join(sorted(OPERATORS))}."
         )
     attributes = {
         own.name: str(own.type)
         for own in fields(cast("Any", kind))
-        if not _is_later(own) or own.name in found
+        if not _is_later(own) or own.name in item
     }
     later = {own.name for own in fields(cast("Any", kind)) if _is_later(own)}
-    _require_keys(f"A {kind.OP} node", found, {"name", "op", "inputs", *attributes} - later, later)
-    inputs = found["inputs"]
+    _require_keys(f"A {kind.OP} node", item, {"name", "op", "inputs", *attributes} - later, later)
+    inputs = item["inputs"]
     if (
-        not isinstance(found["name"], str)
+        not isinstance(item["name"], str)
         or not isinstance(inputs, list)
         or not all(isinstance(source, str) for source in inputs)
     ):
         raise BuildError(f"A {kind.OP} node's name has to be text, and its inputs a list of names.")
     values = {
-        name: _typed(f"Node {found['name']!r}: {name}", found[name], spelled)
+        name: _typed(f"Node {item['name']!r}: {name}", item[name], spelled)
         for name, spelled in attributes.items()
     }
-    return Node(found["name"], kind(**values), tuple(inputs))
+    return Node(item["name"], kind(**values), tuple(inputs))
 
 
 def _is_later(attribute: Field[Any]) -> bool:
@@ -416,13 +425,13 @@ def _is_written(attribute: Field[Any], operator: Operator) -> bool:
 
 
 def _require_keys(
-    what: str, found: Any, keys: set[str], optional: AbstractSet[str] = frozenset()
+    what: str, document: Any, keys: set[str], optional: AbstractSet[str] = frozenset()
 ) -> None:
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise BuildError(f"{what} is not a JSON object.")
-    if missing := keys - set(found):
+    if missing := keys - set(document):
         raise BuildError(f"{what} lacks {', '.join(sorted(missing))}.")
-    if unknown := set(found) - keys - optional:
+    if unknown := set(document) - keys - optional:
         raise BuildError(f"{what} has unknown keys: {', '.join(sorted(unknown))}.")
 
 
@@ -431,6 +440,7 @@ def _typed(what: str, value: Any, kind: str) -> Any:
 
     Whole numbers are taken for float, two of them in a list for a pair.
     """
+    # to Python True is an int: JSON knows better
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise BuildError(f"{what} is {value!r}, which is no {kind}.")
     if isinstance(value, list):

@@ -57,10 +57,10 @@ class Operator(ABC):
         return 0
 
 
-def _require_initialisation(found: str) -> None:
-    if found not in get_args(Initialisation):
+def _require_initialisation(initialisation: str) -> None:
+    if initialisation not in get_args(Initialisation):
         raise BuildError(
-            f"initialisation {found!r} is unknown; it is one of "
+            f"initialisation {initialisation!r} is unknown; it is one of "
             f"{', '.join(get_args(Initialisation))}."
         )
 
@@ -78,6 +78,7 @@ class Linear(Operator):
     def output(self, *inputs: Value) -> Value:
         """`out_features` at the same positions."""
         (value,) = inputs
+        # a linear map works on the last dimension, where a convolution's positions are
         if value.kind not in ("features", "sequence"):
             raise BuildError(
                 f"linear reads features or a sequence, not {value}; flatten it first, or "
@@ -161,6 +162,7 @@ class Convolution(Operator):
 
     def flops(self, *inputs: Value) -> int:
         """2 * positions * the weight's size."""
+        # the weight's size counts groups already: each output reads in / groups channels
         return 2 * self.output(*inputs).positions * math.prod(self.parameters(*inputs)["weight"])
 
 
@@ -181,6 +183,7 @@ class Conv1d(Convolution):
 
     def window(self, size: tuple[int, ...]) -> Geometry:
         """The geometry of the convolution on an input of `size`."""
+        # "same" stays a word: with an even window torch pads one side more, which no number says
         padding = None if self.padding == "same" else (_number(self.padding),)
         return Geometry(
             "conv1d",
@@ -306,6 +309,7 @@ class ConvTranspose2d(Convolution):
 
     def flops(self, *inputs: Value) -> int:
         """2 * positions that are read * the weight's size."""
+        # each position that is read spreads one window: what is written depends on the stride too
         return 2 * inputs[0].positions * math.prod(self.parameters(*inputs)["weight"])
 
 
@@ -343,9 +347,9 @@ class Norm(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Attention(Operator):
-    """Self-attention over positions: softmax(q k^T / sqrt(d)) v in each head (Vaswani et al.
+    """Self-attention over positions: softmax(q k^T / sqrt(d)) v in each head.
 
-    2017, arXiv 1706.03762).
+    Source: Vaswani et al. 2017, arXiv 1706.03762.
 
     It has no parameters: queries, keys and values stand one after the other in the channels of the
     input.
@@ -361,6 +365,7 @@ class Attention(Operator):
         require_size("heads", self.heads)
         if value.kind == "features":
             raise BuildError("attention reads channels at positions, not features alone.")
+        # one input for all three, so that one projection makes them and no operator reads three
         if value.channels % (3 * self.heads):
             raise BuildError(
                 f"{value.channels} channels are not queries, keys and values of {self.heads} heads."
@@ -459,6 +464,7 @@ class Multiply(Operator):
     def output(self, *inputs: Value) -> Value:
         """As the first input."""
         value, other = inputs
+        # no free broadcasting: shapes have to be decidable from the blueprint alone
         if value != other and other != Value("features", value.channels):
             raise BuildError(
                 "multiply reads two equal shapes, or a gate for each channel in second "

@@ -41,7 +41,13 @@ class ChunkPlace:
     def on_chunk(self, family: str, blend: Blend, nodes: tuple[Node, ...]) -> BlueprintIR:
         """A blueprint that reads the host's chunk."""
         return self._blueprint(
-            family, "HOST_CHUNK", blend, nodes, self.out_features, outputs(self.geometry)
+            # a chunk stands at the positions that the layer writes, not at those that it reads
+            family,
+            "HOST_CHUNK",
+            blend,
+            nodes,
+            self.out_features,
+            outputs(self.geometry),
         )
 
     def _blueprint(
@@ -70,6 +76,7 @@ class ChunkPlace:
         None when even the least is over it. Cost grows with size.
         """
         low, high, best = least, most, None
+        # bisection: about 20 blueprints at most, even for the largest size
         while low <= high:
             middle = (low + high) // 2
             candidate = make(middle)

@@ -33,17 +33,19 @@ operations leaves out.
 
 
 def convolution(place: ChunkPlace) -> BlueprintIR | None:
-    """The host's window, a residual block (He et al.
+    """The host's window, a residual block without batch statistics, and a map of the channels.
 
-    2016, arXiv 1512.03385) without batch statistics, and a map of the channels.
+    Source: He et al. 2016, arXiv 1512.03385.
     """
     family = place.geometry.layout
 
     def make(channels: int) -> BlueprintIR:
         nodes = (
+            # the one node that may change positions, as the host does; the others keep them
             Node("conv1", _host_window(place.geometry, channels)),
             Node("activation1", Activation("relu"), ("conv1",)),
             Node("conv2", _same(place.geometry, channels, _WINDOW), ("activation1",)),
+            # the identity beside conv2: conv1 gets its gradient past it
             Node("add1", Add(), ("activation1", "conv2")),
             Node("activation2", Activation("relu"), ("add1",)),
             Node("conv3", _same(place.geometry, place.out_features, 1), ("activation2",)),
@@ -60,6 +62,7 @@ def depthwise(place: ChunkPlace) -> BlueprintIR | None:
     (MobileNet, Howard et al. 2017, arXiv 1704.04861).
     """
     nodes = (
+        # a window a channel: cost grows with the channels, not with their square
         Node("conv1", _host_window(place.geometry, place.in_features, groups=place.in_features)),
         Node("activation1", Activation("relu"), ("conv1",)),
         Node(
@@ -72,12 +75,11 @@ def depthwise(place: ChunkPlace) -> BlueprintIR | None:
 
 
 def pool(place: ChunkPlace) -> BlueprintIR | None:
-    """Squeeze and excitation (Hu et al.
-
-    2018, arXiv 1709.01507): each channel of the chunk times a gate that its mean over positions
+    """Squeeze and excitation: each channel of the chunk times a gate that its mean over positions
     decides.
 
-    Twice the sigmoid, so that the gate is open at 1 in the beginning.
+    Twice the sigmoid, so that the gate is open at 1 in the beginning. Source: Hu et al. 2018,
+    arXiv 1709.01507.
     """
 
     def make(squeezed: int) -> BlueprintIR:
@@ -96,12 +98,11 @@ def pool(place: ChunkPlace) -> BlueprintIR | None:
 
 
 def attention(place: ChunkPlace) -> BlueprintIR | None:
-    """A pre-normalised self-attention over positions whose output starts at zero (Vaswani et al.
+    """A pre-normalised self-attention over positions whose output starts at zero.
 
-    2017; Xiong et al. 2020, arXiv 2002.04745).
-
-    It reads the layer's input where the layer keeps positions, else the host's chunk, in as many
-    heads as the budget pays.
+    Sources: Vaswani et al. 2017; Xiong et al. 2020, arXiv 2002.04745. It reads the
+    layer's input where the layer keeps positions, else the host's chunk, in as many heads as the
+    budget pays.
     """
 
     def make(heads: int) -> BlueprintIR:
@@ -115,8 +116,10 @@ def attention(place: ChunkPlace) -> BlueprintIR | None:
                 ("attention1",),
             ),
         )
+        # a residual with a zero map: the layer's output is unchanged until it has learnt
         return put("attention", "RESIDUAL", nodes)
 
+    # attention writes where it reads, so it can read the input only where positions stay
     put, reads = (
         (place.on_input, place.in_features)
         if place.geometry.keeps_positions
@@ -145,6 +148,7 @@ def _same(
     around = Geometry(
         geometry.layout, geometry.output_size, (window,) * len(ones), ones, None, ones
     )
+    # by layout: behind a transposed host, too, an ordinary convolution keeps the positions
     kind = CONVOLUTIONS[geometry.layout]
     return kind.of(around, channels, initialisation=initialisation)
 

@@ -57,6 +57,7 @@ class Family:
     """
 
     name: str
+    # a mapping has no hash, and the frozen class would ask it for one
     makers: Mapping[Kind, Maker] = field(hash=False)
     at_each_position: frozenset[Kind] = frozenset()
 
@@ -116,15 +117,15 @@ def named(families: Iterable[Family]) -> Mapping[str, Family]:
     Raises:
         UsageError: two have the same.
     """
-    found: dict[str, Family] = {}
+    by_name: dict[str, Family] = {}
     for family in families:
-        if family.name in found:
+        if family.name in by_name:
             raise UsageError(
                 f"There are two kernel families of the name {family.name!r}: rename the one that "
                 "an installed package brings, or uninstall it."
             )
-        found[family.name] = family
-    return found
+        by_name[family.name] = family
+    return by_name
 
 
 def families_for(kind: Kind) -> tuple[str, ...]:
@@ -167,8 +168,10 @@ def generate(
     maker = chosen.makers.get(geometry.kind)
     if maker is None:
         return None
+    # without positions in the blueprint, layers of all lengths get one and the same kernel
     serves = PLAIN if geometry.kind in chosen.at_each_position else geometry
     place = ChunkPlace(in_features, out_features, serves, budget, seed)
+    # not guarded: a failure of Esper's own family is a defect and keeps its traceback
     return maker(place) if chosen in BUILT_IN else _guarded(chosen, maker, place)
 
 
@@ -191,6 +194,7 @@ def _guarded(family: Family, maker: Maker, place: ChunkPlace) -> BlueprintIR | N
     if not isinstance(made, BlueprintIR) or made.family != family.name:
         what = f"a blueprint of {made.family!r}" if isinstance(made, BlueprintIR) else repr(made)
         raise FamilyFault(f"Family {family.name} of an installed package gave {printable(what)}.")
+    # a maker may have kept a blueprint from an earlier place
     if made.out_features != place.out_features or made.seed != place.seed:
         raise FamilyFault(
             f"Family {family.name} of an installed package gave a blueprint for another place: "

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch.optim import AdamW, Optimizer
 
+# unwrapped: torch hides the plain functions under torch._disable_dynamo, which imports the compiler
 _add_param_group: Final = inspect.unwrap(Optimizer.add_param_group)
 _step: Final = inspect.unwrap(AdamW.step)
 _zero_grad: Final = inspect.unwrap(Optimizer.zero_grad)
@@ -28,11 +29,12 @@ class EagerAdamW(AdamW):
         """As torch's."""
         _add_param_group(self, param_group)
 
+    # step's own switch of gradient recording came off with its other wrappers
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """As torch's."""
-        found: float | None = _step(self, closure)
-        return found
+        loss: float | None = _step(self, closure)
+        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  # torch's signature
         """As torch's."""

@@ -58,6 +58,7 @@ class GrowingModel:
         self.switches = (
             next(iter(self.layers.values())).seeds.switches if self.layers else Switches()
         )
+        # taken before any graft: later module.parameters() has those of kernels too
         self.host_parameters = [
             parameter for parameter in module.parameters() if parameter.requires_grad
         ]
@@ -86,6 +87,7 @@ class GrowingModel:
         inputs = self.numerics.inputs(inputs)
         with self.numerics.autocast():
             output: Tensor = self.module(inputs)
+        # losses and metrics sum many numbers: in half precision they would lose the small ones
         return output if self.numerics.precision == "float32" else output.float()
 
     def probe(self, inputs: Tensor) -> dict[str, str]:
@@ -171,6 +173,7 @@ class GrowingModel:
         device = next(layer.parameters()).device
         slot.alpha = torch.zeros((), device=device)
         slot.kernel.to(device).train(layer.training)
+        # a child of the layer, so that .to(), .train() and state_dict() of the model reach it
         layer.add_module(f"kernel_{place[1]}", slot.kernel)
         layer.seeds.slots[place[1]] = slot
         layer.seeds.refresh()
@@ -208,6 +211,7 @@ class GrowingModel:
             grown.slot.live = seed.stage in LIVE
             grown.slot.fossilised = seed.stage == "FOSSILIZED"
             grown.slot.alpha_target = seed.alpha_target
+            # in place: a compiled forward holds this very tensor
             grown.slot.alpha.fill_(self.alpha(seed, step))
 
     def alpha(self, seed: SeedState, step: int) -> float:
@@ -215,6 +219,7 @@ class GrowingModel:
         before.
         """
         if seed.stage == "BLENDING":
+            # from the step alone, not summed up step by step: replay and restore get the same bits
             return seed.alpha_target * min(
                 1.0, (step - seed.stage_step) / self._training.blend_steps
             )
@@ -286,8 +291,9 @@ class GrowingModel:
                 grown = self.kernels.get((name, index))
                 held = list(grown.gradients()) if grown else []
                 if held:
+                    # stays on the device: .item() here would wait for the GPU once a seed
                     statistics.rows[index, 3] = torch.linalg.vector_norm(
-                        torch.stack([torch.linalg.vector_norm(one) for one in held])
+                        torch.stack([torch.linalg.vector_norm(gradient) for gradient in held])
                     )
 
     def read_statistics(self) -> dict[Place, SeedStatistics]:
@@ -303,4 +309,6 @@ class GrowingModel:
             for value in state.values()
             if isinstance(value, Tensor)
         ]
-        return sum(one.numel() * one.element_size() for one in [*grown.parameters, *states])
+        return sum(
+            tensor.numel() * tensor.element_size() for tensor in [*grown.parameters, *states]
+        )

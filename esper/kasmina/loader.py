@@ -83,8 +83,8 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A kernel that the child was asked for. `wanted` by a seed of `layer`, or only
+class _Request:
+    """A kernel that the child has to load: `wanted` by a seed of `layer`, or only
     fetched ahead.
     """
 
@@ -116,9 +116,9 @@ class KernelLoader:
     _cache: KernelCache[Unpacked] = field(init=False)
     _child: subprocess.Popen[bytes] | None = None
     _left: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _pending: dict[str, _Asked] = field(default_factory=dict)
+    _pending: dict[str, _Request] = field(default_factory=dict)
     _later: deque[KernelPublished] = field(default_factory=deque)
-    _found: list[Loaded] = field(default_factory=list)
+    _finished: list[Loaded] = field(default_factory=list)
     _unsent: bytes = b""
     _unread: bytes = b""
     _heard: bool = False
@@ -150,11 +150,14 @@ class KernelLoader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            # Ctrl-C reaches a whole group: this child ends by its pipe, after the file in hand
             start_new_session=True,
         )
         for pipe in (self._child.stdin, self._child.stdout):
             assert pipe is not None  # noqa: S101  # both are pipes
+            # a full or empty pipe gives None at once: a training step never waits for the child
             os.set_blocking(pipe.fileno(), False)
+        # by the pipe: arguments show in the process list, and children inherit an environment
         self._unsent, self._unread = json.dumps({"key": self.box.key.hex()}).encode() + b"\n", b""
         self._write()
         self._heard = False
@@ -168,7 +171,7 @@ class KernelLoader:
         begin = self.clock.monotonic()
         unpacked = self._cache.get(kernel.kernel_id, layer)
         if unpacked is not None:
-            self._found.append(Loaded(kernel.kernel_id, unpacked))
+            self._finished.append(Loaded(kernel.kernel_id, unpacked))
             self._spent_s += self.clock.monotonic() - begin
             return
         self._ask(kernel, layer=layer, wanted=True)
@@ -187,20 +190,22 @@ class KernelLoader:
         """What was asked for and has been loaded, or has failed, since the last call.
         Never waits.
         """
-        found, self._found = self._found, []
+        finished, self._finished = self._finished, []
+        # poll also reaps: a child that was let go of would stay a zombie
         self._left = [child for child in self._left if child.poll() is None]
-        if self._later and all(asked.wanted for asked in self._pending.values()):
+        # one at a time: what a seed asks for next must not queue behind 32 guesses
+        if self._later and all(request.wanted for request in self._pending.values()):
             self._ask(self._later.popleft(), layer="", wanted=False)
         if not self._pending:
-            return found
+            return finished
         self._write()
         for answer in self._read():
-            asked = self._pending.pop(str(answer["kernel_id"]), None)
-            if asked is not None:
-                loaded = self._take(answer, asked)
-                if asked.wanted:
-                    found.append(loaded)
-        return found + self._overdue()
+            request = self._pending.pop(str(answer["kernel_id"]), None)
+            if request is not None:
+                loaded = self._take(answer, request)
+                if request.wanted:
+                    finished.append(loaded)
+        return finished + self._overdue()
 
     def figures(self) -> LoaderFigures:
         """Figures of the whole cache."""
@@ -251,19 +256,20 @@ class KernelLoader:
             "prefetch": not wanted,
         }
         line = json.dumps(request).encode() + b"\n"
-        self._pending[kernel.kernel_id] = _Asked(
+        self._pending[kernel.kernel_id] = _Request(
             line, layer, wanted, self.clock.monotonic(), self._patience_s()
         )
         self._unsent += line
         if self._child is None:
             self.start()
+            # `start` has sent the key: an empty pipe takes that line at once
             self._unsent = line
         self._write()
 
     def _patience_s(self) -> float:
         return TIMEOUT_S if self._heard else START_S + TIMEOUT_S
 
-    def _take(self, answer: dict[str, str | bool], asked: _Asked) -> Loaded:
+    def _take(self, answer: dict[str, str | bool], request: _Request) -> Loaded:
         """Note an answer, and keep its kernel in memory."""
         kernel_id, error = str(answer["kernel_id"]), str(answer.get("error", ""))
         self._damaged += bool(answer["damaged"])
@@ -273,14 +279,14 @@ class KernelLoader:
             except CorruptError as reason:
                 error = str(reason)
         if error:
-            self._misses += asked.wanted
+            self._misses += request.wanted
             return Loaded(kernel_id, None, error)
-        if asked.wanted:
+        if request.wanted:
             self._hits_disk += answer["tier"] == "disk"
             self._hits_store += answer["tier"] == "store"
         else:
             self._prefetched += 1
-        self._cache.put(kernel_id, unpacked, unpacked.size_bytes, asked.layer)
+        self._cache.put(kernel_id, unpacked, unpacked.size_bytes, request.layer)
         return Loaded(kernel_id, unpacked)
 
     def _overdue(self) -> list[Loaded]:
@@ -289,20 +295,21 @@ class KernelLoader:
         """
         now, failed = self.clock.monotonic(), []
         overdue = {
-            kernel_id: asked
-            for kernel_id, asked in self._pending.items()
-            if now > asked.begun + asked.patience_s
+            kernel_id: request
+            for kernel_id, request in self._pending.items()
+            if now > request.begun + request.patience_s
         }
-        for kernel_id, asked in overdue.items():
+        for kernel_id, request in overdue.items():
             del self._pending[kernel_id]
-            if asked.wanted:
+            if request.wanted:
                 self._misses += 1
                 error = (
-                    f"Kernel {kernel_id} was not loaded within {asked.patience_s:g} s; see "
+                    f"Kernel {kernel_id} was not loaded within {request.patience_s:g} s; see "
                     "whether the store answers."
                 )
                 failed.append(Loaded(kernel_id, None, error))
             else:
+                # the store hangs: further guesses would only hang the next child
                 self._later.clear()
         died = (
             self._child is not None
@@ -313,12 +320,12 @@ class KernelLoader:
             self._abandon()
             if self._pending:
                 self.start()
-                for asked in self._pending.values():
-                    asked.begun = (
-                        now if overdue else asked.begun
+                for request in self._pending.values():
+                    request.begun = (
+                        now if overdue else request.begun
                     )  # a kernel whose load ends its child each time fails in the end
-                    asked.patience_s = self._patience_s()
-                self._unsent += b"".join(asked.line for asked in self._pending.values())
+                    request.patience_s = self._patience_s()
+                self._unsent += b"".join(request.line for request in self._pending.values())
                 self._write()
         return failed
 

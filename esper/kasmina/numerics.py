@@ -37,6 +37,7 @@ class Numerics:
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
         if self.precision == "float32":
+            # not a disabled autocast: inside a caller's own that would change the precision back
             return nullcontext()
         return torch.autocast(
             self.device.type,
@@ -53,6 +54,7 @@ class Numerics:
 
         The same tensor when it is there already.
         """
+        # overlaps with compute where the memory is pinned; else torch itself waits for the copy
         inputs = inputs.to(self.device, non_blocking=True)
         return (
             inputs.contiguous(memory_format=torch.channels_last)

@@ -54,7 +54,9 @@ def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
 def unpack_artefact(artefact: Artefact) -> Unpacked:
     """A kernel out of an artefact that was read and verified in this process."""
     weights = {
-        name: torch.from_numpy(np.array(weight)) for name, weight in artefact.weights.items()
+        # np.array copies: safetensors gives read-only views, and tensors are writable
+        name: torch.from_numpy(np.array(weight))
+        for name, weight in artefact.weights.items()
     }
     return Unpacked(
         artefact.ir,
@@ -73,6 +75,7 @@ def unpack(path: Path, kernel_id: str, box: Box) -> Unpacked:
     """
     try:
         content = box.opened(address_of(kernel_id), path.read_bytes())
+        # safetensors: length of the header in 8 bytes, then its JSON; `load` gives no metadata
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["esper"])
         ir, weights = parse(metadata["ir"]), load(content)

@@ -36,6 +36,7 @@ class Vetting:
         reads, width, geometry = shape
         if compatible([kernel], in_features=reads, chunk_width=width, geometry=geometry):
             return ""
+        # asked again with its own geometry: if it does not fit even then, the widths are at fault
         if not compatible([kernel], in_features=reads, chunk_width=width, geometry=kernel.geometry):
             fit = f"this seed needs {reads if kernel.tap == 'LAYER_INPUT' else width} and {width}"
             return (

@@ -37,6 +37,7 @@ class KernelModule(nn.Module):
                 layer_of(node.operator, tuple(ir.values[source] for source in node.inputs), device),
             )
         self._steps = tuple((node.name, node.inputs) for node in ir.nodes)
+        # AddChannel counts dimensions from the front: leading ones have to become one batch
         self._in_rows = ir.geometry.kind == "features" and any(
             isinstance(node.operator, AddChannel) for node in ir.nodes
         )
@@ -45,8 +46,8 @@ class KernelModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *ir.reads.shape] to [batch, *ir.writes.shape]."""
         if self._in_rows:
-            found: Tensor = self._run(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-            return found
+            written: Tensor = self._run(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+            return written
         return as_laid_out(self._run(x), x) if self._planar else self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
@@ -68,6 +69,7 @@ def module_of(
     """
     if torch.device(device).type == "meta":
         return KernelModule(ir, device).to(dtype=dtype)
+    # never drawn on the GPU: its generator gives other numbers for the same seed
     module = KernelModule(ir, "cpu")
     _initialise(module)
     return module.to(device=device, dtype=dtype)
@@ -89,12 +91,16 @@ def _initialise(module: KernelModule) -> None:
     generator = torch.Generator().manual_seed(module.ir.seed)
     for node in module.ir.nodes:
         parameters = dict(module.get_submodule(node.name).named_parameters())
+        # one generator for all: the order of drawing is part of what a seed means
         for name, parameter in parameters.items():
             if _starts_at_zero(node, name):
                 parameter.zero_()
             elif isinstance(node.operator, Norm):
                 parameter.fill_(1.0)
             else:
+                # what torch's kaiming_uniform with a = sqrt(5) comes to (He et al. 2015, arXiv
+                # 1502.01852). Fan in as torch counts it, also for transposed convolutions: all
+                # dimensions but the first.
                 bound = 1 / math.sqrt(math.prod(parameters["weight"].shape[1:]))
                 parameter.uniform_(-bound, bound, generator=generator)
 

@@ -65,7 +65,8 @@ _WINDOWS: Final[Mapping[str, Callable[..., nn.Module]]] = {
     for name, kind in CONVOLUTIONS.items()
 }
 """The torch class of each operator with a window."""
-globals().update({one.__name__: one for one in _WINDOWS.values()})  # where pickle looks for a class
+# where pickle looks for a class
+globals().update({window.__name__: window for window in _WINDOWS.values()})
 
 
 class _Scale(nn.Module):
@@ -119,8 +120,9 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         packed = x.unflatten(-1, self.parts).permute(2, 0, 3, 1, 4)  # [3, batch, heads, length, d]
-        found = functional.scaled_dot_product_attention(packed[0], packed[1], packed[2])
-        return found.transpose(1, 2).flatten(2)
+        # it divides by sqrt(d) itself
+        attended = functional.scaled_dot_product_attention(packed[0], packed[1], packed[2])
+        return attended.transpose(1, 2).flatten(2)
 
 
 class _ChannelAttention(_Attention):
@@ -155,6 +157,7 @@ def layer_of(
             return _WINDOWS[operator.OP](value.channels, **window, device=device)
         case Norm():
             if value.channels_first:
+                # not batch norm: a sample's result must not depend on its neighbours
                 return _GroupNorm(1, value.channels, device=device)
             return _LayerNorm(value.channels, device=device)
         case Attention(heads):
@@ -192,18 +195,19 @@ def _positions(value: Value) -> tuple[int, ...]:
     return tuple(range(first, first + len(value.size)))
 
 
-def as_laid_out(found: Tensor, like: Tensor | Proxy) -> Tensor:
+def as_laid_out(result: Tensor, like: Tensor | Proxy) -> Tensor:
     """`found` in the memory format of `like`, both [batch, channels, height, width]: attention and
     some norms change it.
 
     A graph that is being traced stays as it is: the format is a matter of speed alone.
     """
     if isinstance(like, Proxy):
-        return found
+        return result
+    # asked first: a tensor with one channel or one position has both formats
     if like.is_contiguous():
-        return found.contiguous()
+        return result.contiguous()
     return (
-        found.contiguous(memory_format=torch.channels_last)
+        result.contiguous(memory_format=torch.channels_last)
         if like.is_contiguous(memory_format=torch.channels_last)
-        else found
+        else result
     )

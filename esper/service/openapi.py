@@ -69,6 +69,7 @@ def described(app: FastAPI) -> dict[str, Any]:
 
 
 def _describe(operation: dict[str, Any], role: str | None) -> None:
+    # FastAPI's own form of it, which no part answers with
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
         "description": "What went wrong.",

@@ -120,6 +120,7 @@ def router() -> APIRouter:
         if subject not in subjects:
             return _no_subject(subject)
         try:
+            # canonical: clients send the same schema with other spaces, order or documentation
             fingerprint = hashlib.sha256(
                 to_parsing_canonical_form(parse_schema(json.loads(wanted["schema"]))).encode()
             ).hexdigest()

@@ -77,6 +77,7 @@ class Server:
             most=settings.service.connections,
         )
         try:
+            # now, not in the thread: a certificate that does not fit ends in a sentence here
             self._server.config.load()
         except (OSError, ValueError) as error:
             if pair is None:

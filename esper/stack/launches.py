@@ -43,6 +43,7 @@ def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[s
 
     def explain(death: Death) -> EsperError | None:
         known = broker.explain(node, death.tail)
+        # somebody ended it: that says nothing about the cache
         by_hand = death.code in {-signal.SIGKILL, -signal.SIGTERM}
         if known is None and not death.was_ready and not by_hand and aot.discard(classpath):
             _log.warning("the AOT cache was deleted: the broker did not start with it")

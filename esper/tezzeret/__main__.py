@@ -50,9 +50,9 @@ def main() -> int:
     store = open_kernels(settings)
     bus = KafkaBus(Access.of(settings, SENDER))
     foundry = Foundry(bus=bus, store=store, clock=clock, compiler=compiler)
-    told = threading.Event()
+    stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: stopping.set())
     crashed: list[BaseException] = []
     with AuditTrail(
         bus, sender_id=SENDER, clock=clock, folder=settings.audit_dir, keys=settings.keys_dir
@@ -64,7 +64,7 @@ def main() -> int:
         server.start()
         _log.info("listening at %s; kernels are in %s", server.url, settings.store_location)
         worker = threading.Thread(
-            target=_guarded, args=(foundry, told, crashed), name=SENDER, daemon=True
+            target=_guarded, args=(foundry, stopping, crashed), name=SENDER, daemon=True
         )
         worker.start()
         threading.Thread(
@@ -73,7 +73,7 @@ def main() -> int:
                 foundry.shelf,
                 bus,
                 clock,
-                told,
+                stopping,
                 foundry.refusals,
                 Keyring(settings.keys_dir).trust,
             ),
@@ -83,7 +83,7 @@ def main() -> int:
         # a new installation will need it at once; others start training sooner without it
         if next(iter(store.list("kernels/")), None) is None:
             compiler.start()
-        told.wait()
+        stopping.wait()
         foundry.stop.set()
         server.stop()
         worker.join(_GRACE_S)
@@ -91,14 +91,14 @@ def main() -> int:
     return 1 if crashed else 0
 
 
-def _guarded(foundry: Foundry, told: threading.Event, crashed: list[BaseException]) -> None:
+def _guarded(foundry: Foundry, stopping: threading.Event, crashed: list[BaseException]) -> None:
     try:
         foundry.run()
     except BaseException as error:  # noqa: BLE001 -- the process ends with it, and the supervisor starts another
         crashed.append(error)
         _log.exception("crashed")
     finally:
-        told.set()
+        stopping.set()
 
 
 def _run() -> int:

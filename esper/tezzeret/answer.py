@@ -86,6 +86,7 @@ def answer(shop: Workshop, report: FieldReport) -> FieldReportAnswered:
             f"answered:{report.event_id}", causation_id=report.event_id
         ),
         report_id=report.event_id,
+        # sets have no fixed order, and an answer given again has to be the same bytes
         kernels=tuple(sorted(kernels)),
         failed=tuple(sorted(failed)),
     )
@@ -115,6 +116,7 @@ def _kernel(shop: Workshop, report: FieldReport, ir: BlueprintIR) -> str | None:
     None when it cannot be built.
     """
     for entry in shop.ledger.catalogue.of_blueprint(ir.blueprint_id):
+        # the catalogue is not enough: the artefact may be lost or damaged since
         if intact(shop.store, entry):
             return entry.kernel_id
     compiled = _compile(shop, report, ir)

@@ -47,6 +47,7 @@ def _exported(module: KernelModule) -> nn.Module:
     """The graph that `torch.export` captures, for any batch size, at the number of positions at
     which it is verified.
     """
+    # two samples: torch.export takes a dimension of 1 for a constant
     sample = torch.zeros(2, *at_size(module.ir, module.ir.geometry.cut(POSITIONS)).reads.shape)
     program = torch.export.export(
         module, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},)
@@ -84,6 +85,7 @@ def compile_kernel(
         began = clock.monotonic()
         try:
             module = module_of(ir)
+            # before `prepare` touches the module: the artefact has the initial weights
             sealed = seal(ir, weights_of(module))
             checks = verify(ir, configuration.prepare(module), budget)
         except Exception as fault:  # noqa: BLE001 -- whatever a compiler raises, the next configuration is tried
@@ -123,6 +125,7 @@ def latency_us(module: KernelModule, clock: Clock) -> float:
     for _ in range(_WARM_CALLS):
         module(x)
     times: list[float] = []
+    # half a second at most for large kernels; three calls at least, or the median says nothing
     while len(times) < _TIMED_CALLS and (len(times) < _LEAST_CALLS or sum(times) < _TIMED_S):
         began = clock.monotonic()
         module(x)

@@ -32,11 +32,13 @@ class ReportLedger:
     def apply(self, event: Event) -> None:
         """Fold one event; those of other kinds change nothing."""
         match event:
+            # read twice, a report would wait again and be answered again
             case FieldReport() if event.event_id not in self.answered:
                 self._waiting[event.event_id] = event
             case FieldReportAnswered():
                 self.answered.add(event.report_id)
                 self._waiting.pop(event.report_id, None)
+                # of no use any more: kept, they would grow with the topic
                 self._proposed = {entry for entry in self._proposed if entry[0] != event.report_id}
                 self._failed = {entry for entry in self._failed if entry[0] != event.report_id}
             case BlueprintProposed() if event.report_id not in self.answered:

@@ -124,6 +124,7 @@ class _Session:
 
     def catch_up(self) -> None:
         """Fold the topics up to where they end now; from then on the service is ready."""
+        # taken once: on a busy topic a moving end might never be reached
         ends = self._reader.stable_end()
         while not self._foundry.stop.is_set() and any(
             self._reader.position()[place] < end for place, end in ends.items()
@@ -151,7 +152,7 @@ class _Session:
         answered = self._intake.handle(
             self._places[report.event_id], lambda: answer(self._shop, report)
         )
-        if answered is None:  # nobody can answer it; the run that sent it must not wait for ever
+        if answered is None:  # it cannot be answered; the run that sent it must not wait forever
             answered = give_up(self._shop, report)
         del self._places[report.event_id]
         seconds = round(self._foundry.clock.monotonic() - began, 3)
@@ -169,6 +170,7 @@ class _Session:
         for message in received:
             self._intake.handle(message, partial(self._apply, message))
         self._foundry.status.dead_lettered = self._foundry.refusals.total
+        # lag asks the broker: a batch that is not full has reached the end anyway
         self._foundry.progress.turn(lag(self._reader) if len(received) == _BATCH else 0)
 
     def _apply(self, message: Received) -> None:
@@ -208,6 +210,7 @@ class _Session:
         shelf, status = self._foundry.shelf, self._foundry.status
         shelf.catalogue, shelf.compile_ms = (
             self._ledger.catalogue,
+            # a copy: other threads read it while this one goes on
             MappingProxyType(dict(self._ledger.compile_ms)),
         )
         status.kernels = len(self._ledger.catalogue.kernels)

@@ -22,10 +22,13 @@ from esper.karn.value import Value
 from esper.kernels.build import KernelModule, module_of
 
 CheckName = Literal["shape", "dynamic_batch", "gradient", "finite", "budget", "determinism"]
+# 1 and an odd number: vectorised loops treat what is left over differently
 BATCHES = (1, 2, 7, 32)
 POSITIONS = 8
 _MORE = (3, 5)
+# central differences in float64 err by about step^2 and 2e-16 / step: together below 1e-9 here
 _STEP = 1e-6
+# far above those errors, far below those of a wrong backward
 _GRADIENT_TOLERANCE = 1e-6
 _ROUNDING = 1e-5  # float32, between one sample alone and the same one in a batch
 _LOUD = 1e3
@@ -85,13 +88,14 @@ def _shape(ir: BlueprintIR, prepared: nn.Module) -> Check:
             ir, tuple(size + more for size, more in zip(ir.geometry.size, _MORE, strict=False))
         )
         runs.append((other, module_of(other)))
-    found = [(one, tuple(module(_inputs(one, 3)).shape)) for one, module in runs]
-    passed = all(shape == (3, *one.writes.shape) for one, shape in found)
+    shapes = [(blueprint, tuple(module(_inputs(blueprint, 3)).shape)) for blueprint, module in runs]
+    passed = all(shape == (3, *blueprint.writes.shape) for blueprint, shape in shapes)
     return _check(
         "shape",
         passed=passed,
         detail=", ".join(
-            f"{_by(3, one.reads)} gives {' x '.join(map(str, shape))}" for one, shape in found
+            f"{_by(3, blueprint.reads)} gives {' x '.join(map(str, shape))}"
+            for blueprint, shape in shapes
         ),
     )
 
@@ -105,6 +109,7 @@ def _dynamic_batch(ir: BlueprintIR, prepared: nn.Module) -> Check:
     """Any batch size runs, and a sample's result does not depend on its neighbours."""
     x = _inputs(ir, max(BATCHES))
     module = module_of(ir)
+    # the eager module one by one: shows a fixed batch and a wrong graph alike
     alone = torch.cat([module(row[None]) for row in x])
     worst = max((prepared(x[:batch]) - alone[:batch]).abs().max().item() for batch in BATCHES)
     return _check(
@@ -147,6 +152,7 @@ def _gradient(ir: BlueprintIR) -> Check:
             below = objective()
             variable.add_(direction, alpha=_STEP)
         numeric = ((above - below) / (2 * _STEP)).item()
+        # relative to the whole gradient: along one direction the true value may be near 0
         error = abs(numeric - (gradient * direction).sum().item()) / max(
             1.0, gradient.norm().item()
         )
@@ -185,6 +191,7 @@ def _not_finite(ir: BlueprintIR, prepared: nn.Module) -> Iterator[str]:
 
 def _budget(ir: BlueprintIR, budget: Budget) -> Check:
     """Cost as torch counts it, against the blueprint's own count and the budget."""
+    # on meta at full size: no memory, no computation, and the same operators
     module = module_of(ir, device="meta")
     parameters = sum(
         parameter.numel() for parameter in module.parameters() if parameter.requires_grad

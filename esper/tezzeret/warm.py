@@ -38,6 +38,7 @@ class WarmCompiler:
     def start(self) -> None:
         """Begin, unless it has begun."""
         with self._guard:
+            # a thread can be started only once, and two callers may come at the same time
             if self._thread.ident is None:
                 self._thread.start()
 

@@ -122,6 +122,7 @@ def router(shelf: KernelShelf, store: Store) -> APIRouter:
             "Content-Disposition": f'attachment; filename="{entry.kernel_id}.safetensors"',
             "Cache-Control": "private, immutable, max-age=31536000",
         }
+        # the header may list several tags, and weak ones
         if f'"{entry.sha256}"' in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         content = store.get(entry.address)
@@ -133,6 +134,7 @@ def router(shelf: KernelShelf, store: Store) -> APIRouter:
                     "report that needs it builds it anew."
                 ),
             )
+        # the headers promise this digest, and a client may keep the bytes for a year
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise CorruptError(
                 f"The artefact of kernel {kernel_id} is damaged in the store; the next "
@@ -172,6 +174,7 @@ def _page(entries: list[KernelPublished], shelf: KernelShelf, limit: int, cursor
     def place(entry: KernelPublished) -> Score:
         return (-scores.get(entry.kernel_id, 0.0), entry.flops, entry.kernel_id)
 
+    # compared with `place`, which has to be the key of `rank`
     after = score_of(cursor) if cursor else None
     rest = [entry for entry in ranked if after is None or place(entry) > after]
     shown = rest[:limit]

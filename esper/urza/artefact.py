@@ -71,9 +71,11 @@ def kernel_id_of(ir: BlueprintIR, weights: Mapping[str, np.ndarray]) -> str:
     """
     digest = hashlib.sha256()
     for part in (FORMAT, ir.json):
+        # lengths in front: no other parts can run together to the same bytes
         digest.update(f"{len(part)}\x1f{part}".encode())
     for name in sorted(weights):
         tensor = weights[name]
+        # dtype.str names the byte order too
         digest.update(f"{name}\x1f{tensor.dtype.str}\x1f{tensor.shape}\x1f".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
@@ -102,6 +104,7 @@ def read(content: bytes, *, kernel_id: str, sha256: str, limits: Limits = DEFAUL
         CorruptError: bytes, format, blueprint, weights or identity are not what they should be, or
             it is larger than the limits allow.
     """
+    # before anything is parsed: a parser sees only bytes that were published
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise CorruptError(

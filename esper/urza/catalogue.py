@@ -22,6 +22,7 @@ class Catalogue:
         published = {
             event.kernel_id: event for event in events if isinstance(event, KernelPublished)
         }
+        # taken out and added at the end: `of_blueprint` reads the order as age
         kept = {
             kernel_id: entry
             for kernel_id, entry in self.kernels.items()

@@ -62,6 +62,7 @@ class DiskCache:
             if source.stat().st_size > self.limit_bytes:
                 return
             same_file(source, partial)
+            # a link shares the source's time, and an old one would be evicted first
             os.utime(partial)
             partial.replace(self.folder / name)
             partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
@@ -81,6 +82,7 @@ class DiskCache:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     state = entry.stat()
+                    # by modification: access times are off on many file systems (noatime)
                     files.append((state.st_mtime_ns, state.st_size, entry.path))
         excess = sum(size for _, size, _ in files) - self.limit_bytes
         for _, size, path in sorted(files):

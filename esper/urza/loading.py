@@ -61,6 +61,8 @@ class Loading:
             address = address_of(kernel_id)
             if self.shared.take(name, partial):
                 with suppress(CorruptError):
+                    # by its own name: whatever others do to the shared file, this one stays as it
+                    # was read
                     content = partial.read_bytes()
                     plain = self.box.opened(address, content)
                     read(plain, kernel_id=kernel_id, sha256=request["sha256"])
@@ -109,6 +111,7 @@ class _Answers:
 
     def write(self, answer: dict[str, Any]) -> None:
         with self._lock, suppress(BrokenPipeError):  # the trainer has gone: standard input ends too
+            # one write a line: the buffer of print could mix lines of both threads
             os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
 
 
@@ -120,6 +123,7 @@ def _prefetch(
 ) -> None:
     while True:
         request = requests.get()
+        # not while a request that a seed waits for is served
         idle.wait()
         answers.write(loading.place(request))
 

@@ -36,6 +36,7 @@ class MemoryStore(Store):
 
     def objects(self, prefix: str = "") -> Iterator[Listed]:
         """What there is, sorted; see `Store`."""
+        # a copy: the caller may put and delete between two entries
         for key, (content, stored_us) in sorted(self._objects.copy().items()):
             if key.startswith(prefix):
                 yield Listed(key, len(content), stored_us)

@@ -127,6 +127,7 @@ class KernelCache(Generic[V]):
         just grown, then of all.
         """
         left: list[str] = []
+        # both callers have just made the grown entry the newest
         layer = next(reversed(self._entries.values())).layer
         if layer and self._of(layer).bytes > self.limits.layer_bytes:
             for kernel_id in [

@@ -117,7 +117,7 @@ class KernelMetadata(BaseModel):
     ]
     performance: Annotated[
         PerformanceModel | None,
-        Field(description="What it was worth in runs; null while nobody knows"),
+        Field(description="What it was worth in runs; null until a run has shown it"),
     ]
     sha256: Annotated[str, Field(description="SHA-256 of the artefact")]
     size_bytes: Annotated[int, Field(description="Size of the artefact, bytes")]
@@ -174,6 +174,7 @@ def metadata(entry: KernelPublished, shelf: KernelShelf) -> KernelMetadata:
 
 def cursor_of(score: Score) -> str:
     """The cursor of the page that begins after a kernel with this place in the order."""
+    # without padding: "=" would have to be escaped in a query
     return base64.urlsafe_b64encode(json.dumps(score).encode()).decode().rstrip("=")
 
 

@@ -25,6 +25,7 @@ def store_artefact(store: Store, sealed: Sealed) -> None:
     for _ in range(_ATTEMPTS):
         if store.put_if_absent(sealed.address, sealed.content) or _has(store, sealed):
             return
+        # delete and put are two steps: another foundry may put between them, hence the loop
         store.delete(sealed.address)
     raise UnavailableError(
         f"The artefact of kernel {sealed.kernel_id} cannot be stored: others keep changing "

@@ -72,6 +72,7 @@ def seal_kernels(kernels: SealedKernels) -> int:
     the foundry builds the same again.
     """
     count = 0
+    # a list first: the loop deletes and puts below the same prefix
     for key in list(kernels.list(PREFIX)):
         content = kernels.store.get(key)
         if content is not None and not is_sealed(content):

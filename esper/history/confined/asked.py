@@ -101,6 +101,7 @@ def _parameters(query_string: bytes) -> dict[str, str]:
     try:
         return dict(
             parse_qsl(
+                # latin-1 takes any byte; what is escaped, parse_qsl decodes as UTF-8
                 query_string.decode("latin-1"),
                 keep_blank_values=True,
                 max_num_fields=_MOST_PARAMETERS,
@@ -139,11 +140,13 @@ def _unpacked(encoding: str, body: bytes, most: int) -> bytes:
         raise read_only(f"a body in {shown} is taken for an insert")
     unpacking = zlib.decompressobj(window)
     try:
+        # one byte beyond the limit tells too much from just enough, and no bomb is unpacked
         content = unpacking.decompress(body, most + 1)
     except zlib.error as error:
         raise refused(SYNTAX, f"The body cannot be read: {error}.") from None
     if len(content) > most:
         raise refused(SYNTAX, f"The body is larger than {most} bytes when it is unpacked.")
+    # bytes behind the stream would be a second body that only some readers see
     if not unpacking.eof or unpacking.unused_data:
         raise refused(SYNTAX, "The body ends before or after its compression does.")
     return content

@@ -121,6 +121,7 @@ class Cell:
         try:
             handle.query(f"USE {DATABASE}")
             handle.query(statement({"allow_python_table_function": 0, **head["settings"]}))
+            # last: from here on the query cannot change any setting back
             handle.query("SET readonly = 1")
             result = handle.query(head["sql"], head["format"], params=head["parameters"])
             body = result.bytes() or b""
@@ -208,6 +209,7 @@ def _end_with(parent: Connection) -> None:
 
 
 def _confined(folder: Path) -> Confinement:
+    # the folder that this was started in is out of reach after the confinement
     os.chdir(folder / USER_FILES)
     import clickhouse_connect  # noqa: F401, PLC0415 - what imports read of the machine is read before it is out of reach
 
@@ -234,6 +236,7 @@ def main(arguments: Sequence[str]) -> int:
         threading.Thread(target=_serve, args=(cell, channel), name="channel")
         for channel in channels
     ]
+    # before its thread begins: on this channel the next message answers a call
     reply(channels[0], {"result": asdict(confinement)}, b"")
     for thread in threads:
         thread.start()

@@ -104,6 +104,7 @@ def confine(*, write: Iterable[Path], read: Iterable[Path]) -> Confinement:
     """
     kernel = offered()
     if kernel.landlock or kernel.seccomp:
+        # the kernel demands it of users without privileges: a setuid program must not run confined
         _checked(_libc().prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
     if kernel.landlock:
         _landlock(kernel.landlock, write, read)
@@ -113,12 +114,15 @@ def confine(*, write: Iterable[Path], read: Iterable[Path]) -> Confinement:
 
 
 def _landlock(version: int, write: Iterable[Path], read: Iterable[Path]) -> None:
+    # all that this kernel knows: a right that no rule set names stays allowed everywhere
     every = (1 << _FILE_RIGHTS.get(version, 16)) - 1
     wanted = struct.pack("=QQQ", every, _BOTH, _BOTH)
+    # an older kernel refuses a structure with fields that it does not know (E2BIG)
     size = 24 if version >= _SCOPES_SINCE else 16 if version >= _TCP_SINCE else 8
     ruleset = _checked(_libc().syscall(_CREATE_RULESET, wanted, ctypes.c_size_t(size), 0))
     try:
         for path, rights in [*((path, every) for path in write), *((path, _READ) for path in read)]:
+            # machines differ in which of these files they have
             with suppress(FileNotFoundError):
                 _allow(ruleset, path, rights)
         _checked(_libc().syscall(_RESTRICT_SELF, ruleset, 0))
@@ -129,6 +133,7 @@ def _landlock(version: int, write: Iterable[Path], read: Iterable[Path]) -> None
 def _allow(ruleset: int, path: Path, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
+        # the kernel refuses a rule that names rights of folders for a file (EINVAL)
         rights = rights if path.is_dir() else rights & _OF_A_FILE
         _checked(
             _libc().syscall(
@@ -142,6 +147,7 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
 def _seccomp(architecture: int, refused: tuple[int, ...]) -> None:
     count = len(refused)
     steps = [  # a jump counts from the step behind it
+        # asked first: on another architecture the same number is another call
         (_LOAD, 0, 0, 4),  # the architecture
         (_JUMP_IF_EQUAL, 0, count + 3, architecture),
         (_LOAD, 0, 0, 0),  # the call's number
@@ -150,6 +156,7 @@ def _seccomp(architecture: int, refused: tuple[int, ...]) -> None:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _REFUSE),
     ]
+    # held by a name: the header below has only its address
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     header = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(program))
     _checked(_libc().prctl(_SET_SECCOMP, _FILTER, header, 0, 0))

@@ -334,6 +334,7 @@ class _Process:
         except OSError as error:
             raise UnavailableError(f"The history's engine does not start: {error}.") from error
         finally:
+            # the child has its own: kept open here, they would hide from us that it ended
             for other in theirs:
                 other.close()
         try:
@@ -471,7 +472,7 @@ class _ServerEngine(Engine):
         except CLICKHOUSE_ERRORS as error:
             raise UnavailableError(
                 "The ClickHouse server of ESPER_HISTORY__DSN does not answer "
-                f"({QueryError.of(error)}); mend the address or start it."
+                f"({QueryError.of(error)}); correct the address or start it."
             ) from error
 
     def _answer(

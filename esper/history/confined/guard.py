@@ -148,8 +148,10 @@ def check(sql: str) -> Checked:
             continue
         if token.is_word("INTO") and after.is_word("OUTFILE"):
             raise read_only("INTO OUTFILE is not allowed")
+        # ClickHouse undoes escapes in quoted names, this lexer does not: the name may be another
         if "\\" in token.text or (name == "file" and before != Token("sign", ".")):
             raise read_only(f"{token.text[:30]} is not allowed here")
+        # APPLY calls a function by its bare name
         called = after == Token("sign", "(") or before.is_word("APPLY")
         if called and name not in _TABLE_FUNCTIONS and _OUTSIDE.match(name):
             raise read_only(

@@ -98,11 +98,13 @@ def container(schema_id: int, topic_id: str, messages: Sequence[Received]) -> by
     for message in messages:
         value = message.value
         size = len(value) + overhead
+        # messages of one record have few lengths: most rows need no varint of their own
         lead = leads.get(size)
         if lead is None:
             lead = leads[size] = varint(size) + partition
         out += (lead, offsets[at : at + width], value[_FRAME:], tail)
         at += width
+    # behind the last row no other block begins
     out[-1] = _END + _SYNC
     return b"".join(out)
 

@@ -29,6 +29,7 @@ class SinkLedger:
         A topic that was made again has none.
         """
         rows = self._client.query(
+            # max: until a merge, ReplacingMergeTree still has the earlier rows
             "SELECT topic_id, partition, max(next_offset) FROM ledger GROUP BY topic_id, partition"
         ).result_rows
         names = {topic_id: name for name, topic_id in topic_ids.items()}
@@ -48,6 +49,7 @@ class SinkLedger:
         for table in record_tables().values():
             topic = table.record.TOPIC
             partitions = range(TOPICS[topic].partitions or 1)
+            # the least of all partitions: one query a table, and a row too many does no harm
             lowest = min((positions.get((topic, number), 0) for number in partitions), default=0)
             queries.append(
                 f"SELECT {literal(table.name)} AS name, {literal(topic)} AS topic, "  # noqa: S608

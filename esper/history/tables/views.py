@@ -70,6 +70,7 @@ FROM seed_transitioned
 WINDOW following AS (PARTITION BY run_id, timeline, layer, seed ORDER BY sequence ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)
 """
 
+# toNullable: by default a LEFT JOIN fills what is missing with 0 or "", not with null
 _DECISIONS: Final = """
 SELECT
     r.run_id AS run_id, r.occurred_at AS decided_at, r.timeline AS timeline, r.epoch AS epoch, r.step AS step,
@@ -118,6 +119,8 @@ LEFT JOIN (
 ORDER BY mean_reward DESC NULLS LAST, grafts DESC, kernel_id
 """
 
+# `raw.`, because ClickHouse takes a name for the alias beside it, an aggregate, where both are
+# equal
 _RUNS: Final = """
 SELECT
     s.run_id AS run_id, s.recipe AS recipe, s.seed AS seed, s.decisions AS decisions,

@@ -71,9 +71,9 @@ def _image(layer: nn.Conv2d, shape: Shape, batch: int) -> Geometry:
 
 def _window(kind: Kind, layer: nn.Conv1d | nn.Conv2d, size: Shape) -> Geometry:
     """The geometry of a convolution at an input of `size` positions, from its attributes."""
-    given = layer.padding
+    stated = layer.padding
     padding = (
-        given if isinstance(given, tuple) else None if given == "same" else (0,) * len(size)
+        stated if isinstance(stated, tuple) else None if stated == "same" else (0,) * len(size)
     )  # the other word is "valid"
     return Geometry(
         kind, size, layer.kernel_size, layer.stride, padding, layer.dilation, layer.groups
@@ -92,10 +92,11 @@ def _transposed_image(layer: nn.ConvTranspose2d, shape: Shape, batch: int) -> Ge
 
 def _gradient_by_output(layer: nn.ConvTranspose2d) -> Tensor | None:
     """[O, I / groups, h, w] of the weight's [I, O / groups, h, w]."""
-    found = gradient_of_weight(layer)
-    if found is None:
+    by_input = gradient_of_weight(layer)
+    if by_input is None:
         return None
-    by_group: Tensor = found.unflatten(0, (layer.groups, -1))
+    by_group: Tensor = by_input.unflatten(0, (layer.groups, -1))
+    # torch numbers output channels group by group, so the group stays the outer index
     return by_group.transpose(1, 2).flatten(0, 1)
 
 

@@ -51,6 +51,7 @@ class Notes:
 
     def failed(self, place: Place, error: Exception) -> None:
         """The kernel at `place` raised `error`."""
+        # the first of a pass stays: a layer that runs again fails again for the same cause
         self.raised.setdefault(place, f"{type(error).__name__}: {error}".rstrip(".") + ".")
 
     def check(self, place: Place, value: Tensor) -> None:
@@ -58,5 +59,6 @@ class Notes:
 
         Does not wait for the device.
         """
+        # a layer may run twice in one forward: both outputs count
         flag, known = torch.isfinite(value.detach()).all(), self.finite.get(place)
         self.finite[place] = flag if known is None else known & flag

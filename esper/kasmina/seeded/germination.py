@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from esper.errors import UsageError
-from esper.kasmina.seeded.hosts import channels, found, known, matches, unsuited
+from esper.kasmina.seeded.hosts import channels, host_layers, known, matches, unsuited
 from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes, seed_layers
 
 
@@ -36,7 +36,7 @@ def germinate(
         UsageError: no layer matches, one that is named in full cannot have seeds, a layer has seeds
             already, or the number of seeds makes no sense.
     """
-    layers, reasons = found(model), unsuited(model)
+    layers, reasons = host_layers(model), unsuited(model)
     for name in include:
         if name in reasons:
             raise UsageError(

@@ -39,6 +39,7 @@ class _Grafted(nn.Module):
             chunk = host.narrow(dim, start, width)
             if index in self.kept:
                 slot = self.kept[index]
+                # by its registered name: torch.fx records calls of children alone
                 source, kernel = (
                     inputs if slot.tap == "LAYER_INPUT" else chunk,
                     self.get_submodule(f"kernel_{index}"),
@@ -49,8 +50,10 @@ class _Grafted(nn.Module):
                     if flat
                     else kernel(source)
                 )
+                # a number: the tracer writes it into the graph as a constant
                 alpha = float(slot.alpha)
                 chunk = (
+                    # the operations of `Slot.blended` in their order: any other rounds differently
                     chunk + alpha * k
                     if slot.blend == "RESIDUAL"
                     else (1 - alpha) * chunk + alpha * k
@@ -76,6 +79,7 @@ def harvest(model: nn.Module) -> nn.Module:
     layer stay with the part of it that is the host.
     """
     plain = copy.deepcopy(model)
+    # modules() lists a shared layer once, so a count above 1 is a weight that layers share
     uses = Counter(
         id(parameter)
         for module in plain.modules()
@@ -104,6 +108,7 @@ def harvest(model: nn.Module) -> nn.Module:
             )
     if id(plain) in grafted:
         return grafted[id(plain)]
+    # every name of a shared layer: each parent holds a reference of its own
     for name, module in list(plain.named_modules(remove_duplicate=False)):
         if id(module) in grafted:
             parent, _, leaf = name.rpartition(".")
@@ -115,6 +120,7 @@ def _can_merge(kind: HostKind, layer: nn.Module, uses: Mapping[int, int]) -> boo
     """Whether a layer computes what its kind does, from parameters that are its alone."""
     return (
         kind.merge is not None
+        # a subclass with a forward of its own may use the weight in another way
         and type(layer).forward is kind.layer.forward
         and all(uses[id(parameter)] == 1 for parameter in layer.parameters(recurse=False))
     )
@@ -124,13 +130,13 @@ def _merged(layer: nn.Module, seeds: Seeds, index: int, slot: Slot) -> bool:
     """Make a kernel that is a linear map of the layer's input part of the layer; false when it is
     none, or the layer has no room for it.
     """
-    found = _linear_map(slot, channels(seeds.kind, layer)[0])
-    if found is None:
+    linear_map = _linear_map(slot, channels(seeds.kind, layer)[0])
+    if linear_map is None:
         return False
     start, alpha = seeds.starts()[index], float(slot.alpha)
     rest = 1.0 if slot.blend == "RESIDUAL" else 1 - alpha
     rows = slice(start, start + seeds.chunks[index])
-    return merge(seeds.kind, layer, LinearMap(rows, rest, alpha, *found))
+    return merge(seeds.kind, layer, LinearMap(rows, rest, alpha, *linear_map))
 
 
 @torch.no_grad()
@@ -152,9 +158,11 @@ def _linear_map(slot: Slot, reads: int) -> tuple[Tensor, Tensor | None] | None:
         return None
     chain = [part for part in parts if isinstance(part, nn.Linear)]
     names = [name for name, part in slot.kernel.named_modules() if part in chain]
+    # `modules` lists what a kernel has, not how it calls it: only a trace shows that
     if not _in_a_row(slot.kernel, names):
         return None
     device = chain[0].weight.device
+    # float64: a product of factors in float32 would round once a factor
     weight = torch.eye(reads, dtype=torch.float64, device=device)
     bias: Tensor | None = None
     for part in chain:

@@ -33,17 +33,22 @@ class Health:
         norm = figures.gradient_norm
         values = (norm, figures.dead_ratio, figures.correlation, figures.activation_variance)
         if all(math.isfinite(value) for value in values):
+            # a plain mean at first, so that the start at zero does not count as a sample
             weight = max(WINDOW, 1 / (self.samples + 1))
             difference = norm - self.mean
             self.mean += weight * difference
+            # incremental weighted variance (Finch 2009, "Incremental calculation of weighted mean
+            # and variance")
             self.variance = (1 - weight) * (self.variance + weight * difference * difference)
             cv = math.sqrt(self.variance) / self.mean if self.mean > 0 else 0.0
             raw = (
                 0.0
                 if recovering
+                # rounding can take a correlation just above 1
                 else (1 - figures.dead_ratio) * (1 - min(figures.correlation, 1.0)) / (1 + cv)
             )
         else:
+            # mean and variance are left alone: one NaN in them would stay forever
             raw = 0.0
         self.score = raw if not self.samples else (1 - SMOOTHING) * self.score + SMOOTHING * raw
         self.samples += 1

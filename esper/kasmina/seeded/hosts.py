@@ -69,6 +69,7 @@ def known() -> Mapping[str, HostKind]:
     Raises:
         UsageError: a package's kind cannot be used; the package is named.
     """
+    # at first use, not at import: packages import this very module to make their kinds
     _install()
     return _registered
 
@@ -79,7 +80,7 @@ def kind_of(layer: nn.Module) -> HostKind | None:
     None when none has.
     """
     by_class = {kind.layer: kind for kind in known().values()}
-    return next((by_class[one] for one in type(layer).__mro__ if one in by_class), None)
+    return next((by_class[parent] for parent in type(layer).__mro__ if parent in by_class), None)
 
 
 def channels(kind: HostKind, layer: nn.Module) -> tuple[int, int]:
@@ -110,15 +111,16 @@ def _asked(kind: HostKind, question: Callable[[], T]) -> T:
     except EsperError:
         raise
     except Exception as error:
+        # a failure of Esper's own kind is a defect: it keeps its traceback
         if kind in BUILT_IN:
             raise
         raise UsageError(
             f"Host kind {kind.name} of {_class(kind)} has failed ({type(error).__name__}: "
-            f"{printable(str(error))}): mend it, or leave its layers out (kasmina.exclude)."
+            f"{printable(str(error))}): correct it, or leave its layers out (kasmina.exclude)."
         ) from error
 
 
-def found(model: nn.Module) -> dict[str, tuple[nn.Module, HostKind]]:
+def host_layers(model: nn.Module) -> dict[str, tuple[nn.Module, HostKind]]:
     """The layers of `model` that are of a known kind, with it, by name.
 
     A layer that several names share comes once.
@@ -140,7 +142,7 @@ def unsuited(model: nn.Module) -> dict[str, str]:
             reasons |= {id(layer): why for layer, why in refused}
     return {
         name: reasons[id(layer)]
-        for name, (layer, _) in found(model).items()
+        for name, (layer, _) in host_layers(model).items()
         if id(layer) in reasons
     }
 
@@ -164,7 +166,8 @@ def seen_geometry(
     if not isinstance(geometry, Geometry) or geometry.channel_dim != kind.channel_dim:
         raise UsageError(
             f"Host kind {kind.name} of {_class(kind)} says {printable(repr(geometry))}, which is "
-            f"no geometry of layers with their channels in dimension {kind.channel_dim}: mend it."
+            f"no geometry of layers with their channels in dimension {kind.channel_dim}: "
+            "correct it."
         )
     if tuple(writes) != _asked(kind, lambda: kind.written(layer, tuple(reads), geometry)):
         raise BuildError(

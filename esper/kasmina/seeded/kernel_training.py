@@ -88,6 +88,7 @@ class Grown:
         held = list(self.gradients())
         if scale != 1.0:
             for gradient in held:
+                # scales are powers of two: the division changes the exponent alone, and no digit
                 gradient.div_(scale)
         return (
             nn.utils.get_total_norm(held)
@@ -101,9 +102,12 @@ class Grown:
         `norm` is that of the gradients.
         """
         warmup = (
+            # from 1: at rate 0 the first step would move Adam's averages and no weight
             min(1.0, (self.stepped + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
         )
+        # set at each step from counters, so that a restored run needs no scheduler's state
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * fraction * warmup
+        # Pascanu et al. 2013, arXiv 1211.5063; the overflow check has taken the norm already
         nn.utils.clip_grads_with_norm_(self.parameters, settings.clip_norm, norm)
         self.optimizer.step()
         self.stepped += 1

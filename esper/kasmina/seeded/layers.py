@@ -124,6 +124,8 @@ class Seeds:
         ]
         if not running:
             return host
+        # pieces and cat: autograd keeps the host's output, so writing into it would fail in
+        # backward
         pieces = list(host.split(self.chunks, dim=self.dim))
         calls = [
             partial(self._piece, (self.name, index), slot, inputs, pieces[index])
@@ -132,6 +134,7 @@ class Seeds:
         for (index, _), piece in zip(running, side_by_side(calls, (inputs, host)), strict=True):
             pieces[index] = piece
         output = torch.cat(pieces, dim=self.dim)
+        # one contiguous piece makes cat's result contiguous, and each later layer would convert it
         laid = self.kind.memory_format
         if (
             laid is not None
@@ -154,6 +157,7 @@ class Seeds:
         switches = self.switches
         shadowed = place == switches.shadow
         if shadowed:
+            # gradients end at the kernel: what lies below it does not learn in this pass
             inputs, chunk = inputs.detach(), chunk.detach()
         try:
             k = slot.output(inputs, chunk, self.dim, timed=switches.sampling)
@@ -212,6 +216,7 @@ def seed_layers(module: nn.Module, chunks: Mapping[str, tuple[int, ...]]) -> Non
         layer: Any = modules[name]
         kind = kind_of(layer)
         assert kind is not None  # noqa: S101  # the caller found it so
+        # the class is swapped, the layer not wrapped: names, hooks and optimizers stay as they are
         layer.__class__ = seeded_class(type(layer))
         layer.seeds = Seeds(name, kind, sizes, switches)
 

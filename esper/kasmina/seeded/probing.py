@@ -35,6 +35,7 @@ class Seen:
                 args: tuple[Any, ...],
                 named: dict[str, Any],
                 output: Any,
+                # bound now: later every hook would see the loop's last name
                 name: str = name,
             ) -> None:
                 reads = args[0] if args else named["input"]

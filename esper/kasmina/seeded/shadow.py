@@ -58,12 +58,14 @@ def untouched(norms: Sequence[_NormBase], random_seed: int | None = None) -> Ite
     kept = Kept(
         [norm for norm in norms if not isinstance(norm, _BatchNorm)]
     )  # instance norms move theirs whatever their flag says
+    # by default fork_rng takes every GPU, and so starts CUDA in a run on the CPU
     with torch.random.fork_rng(
         devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     ):
         if random_seed is not None:
             torch.manual_seed(random_seed)
         for norm in batch_norms:
+            # torch then hands batch norm no buffers in training: cheaper than copies of them
             norm.track_running_stats = False
         try:
             yield
@@ -84,12 +86,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part, training in modes:
+            # not train(): it would set all parts below as well
             part.training = training
 
 
 @contextmanager
 def standing_in(switches: Switches, place: tuple[str, int]) -> Iterator[None]:
     """Within: the kernel at `place` stands in for its chunk."""
+    # statistics are the live pass's: this one would overwrite them
     switches.shadow, sampling, switches.sampling = place, switches.sampling, False
     try:
         yield
@@ -123,5 +127,7 @@ def shadow_gradients(
     with standing_in(switches, place):
         value = loss()
         if place in switches.notes.raised:
+            # the host's chunk stood in, so the loss does not depend on the kernel
             return (None,) * len(parameters)
+        # not backward(): that would add to the gradients of the host and of other kernels
         return torch.autograd.grad(value, list(parameters), allow_unused=True)

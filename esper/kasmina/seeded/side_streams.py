@@ -35,6 +35,7 @@ def side_by_side(calls: Sequence[Callable[[], Tensor]], read: Sequence[Tensor]) 
     current = torch.cuda.current_stream(device)
     streams = pool(device)[: len(calls)]
     for stream in streams:
+        # the current stream may still be writing what they read
         stream.wait_stream(current)
         for tensor in read:
             tensor.record_stream(
@@ -47,5 +48,6 @@ def side_by_side(calls: Sequence[Callable[[], Tensor]], read: Sequence[Tensor]) 
     for stream in streams:
         current.wait_stream(stream)
     for result in results:
+        # allocated on a side stream: else its memory could be reused while this one reads it
         result.record_stream(current)
     return results

@@ -74,6 +74,7 @@ class Slot:
 
     def _run(self, source: Tensor, dim: int) -> Tensor:
         if dim == -1 and not self.geometry and source.dim() != 2:
+            # kernels of features are verified on [batch, features]: positions become samples
             flat: Tensor = self.kernel(source.reshape(-1, source.shape[-1]))
             return flat.reshape(*source.shape[:-1], flat.shape[-1])
         if source.dim() == (2 if dim == -1 and self.geometry else -dim):  # no batch dimension
@@ -86,6 +87,7 @@ class Slot:
         """The live chunk: residual `h + alpha*k`, or lerp `(1-alpha)*h + alpha*k`."""
         if self.blend == "RESIDUAL":
             return chunk + self.alpha * k
+        # written out, not torch.lerp, whose rounding differs: `harvest` builds the same expression
         return (1 - self.alpha) * chunk + self.alpha * k
 
     def shadow(self, chunk: Tensor, k: Tensor) -> Tensor:

@@ -74,15 +74,15 @@ class Group(NamedTuple):
 
 def groups(chunks: Sequence[int]) -> tuple[Group, ...]:
     """The chunks of a layer, as few groups as can be."""
-    found: list[Group] = []
+    merged: list[Group] = []
     seed = channel = 0
     for width, same in itertools.groupby(chunks):
         count = len(list(same))
-        found.append(
+        merged.append(
             Group(slice(seed, seed + count), slice(channel, channel + count * width), width)
         )
         seed, channel = seed + count, channel + count * width
-    return tuple(found)
+    return tuple(merged)
 
 
 class LayerStatistics:
@@ -104,7 +104,9 @@ class LayerStatistics:
     def _observe(self, flat: Tensor) -> None:
         count = len(flat)
         centred = flat - flat.mean(0)
+        # divided by N, not N - 1: only so `pairs / N` below is Pearson's coefficient
         variance = centred.square().mean(0)
+        # added, so that a dead feature divides by no zero and correlates with nothing
         unit = centred.div_(variance.sqrt().add_(DEAD_VARIANCE))
         for seeds, channels, width in self._groups:
             spread = variance[channels].reshape(-1, width)  # [G, C]
@@ -114,10 +116,12 @@ class LayerStatistics:
                 .movedim(1, 0)
             )  # [G, N, K]
             pairs = torch.bmm(some.mT, some).abs_()
+            # less the diagonal: each channel correlates fully with itself
             others = pairs.sum((1, 2)) - pairs.diagonal(dim1=1, dim2=2).sum(1)
             kept = some.shape[2]
             self.rows[seeds, 0] = spread.mean(1)
             self.rows[seeds, 1] = (spread < DEAD_VARIANCE).float().mean(1)
+            # a chunk of one channel has no pair
             self.rows[seeds, 2] = others / (count * max(kept * (kept - 1), 1))
 
     @torch.no_grad()
@@ -144,6 +148,8 @@ class StatisticsBuffer:
         self.layers: dict[str, LayerStatistics] = {}
         first = 0
         for name, (sizes, dim) in layers.items():
+            # views of one buffer: a report costs one copy from the device, however many layers
+            # there are
             self.layers[name] = LayerStatistics(
                 self._buffer[first : first + len(sizes)], sizes, dim
             )

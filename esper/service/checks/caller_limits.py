@@ -7,6 +7,7 @@ from typing import Final
 from esper.clock import Clock
 
 _MOST_CALLERS: Final = 1024
+# empty: HTTP/1.0 has no Host header
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", ""})
 
 

@@ -45,6 +45,7 @@ def demanded(dependant: object) -> Role | None:
         return None
     roles = [role for role, dependency in _DEPENDENCIES.items() if dependant.call is dependency]
     roles += [role for inner in dependant.dependencies if (role := demanded(inner)) is not None]
+    # FastAPI runs all of them, so the most powerful decides
     return max(roles, key=ROLES.index, default=None)
 
 
@@ -60,6 +61,7 @@ def _admin(connection: HTTPConnection) -> Caller:
     return _checked(connection, "admin")
 
 
+# one function a role, no closure: `demanded` knows a role by its function
 _DEPENDENCIES: Final[dict[Role, Callable[[HTTPConnection], Caller]]] = {
     "viewer": _viewer,
     "operator": _operator,

@@ -69,6 +69,7 @@ def problem_of(error: Exception) -> ProblemError:
                 more={"errors": faults},
             )
         case HTTPException():
+            # Starlette's own words alone are replaced: a route's sentence stays
             plain = error.detail == responses.get(error.status_code)
             detail = _SENTENCES.get(error.status_code, error.detail) if plain else error.detail
             return ProblemError(error.status_code, detail, headers=error.headers)

@@ -315,6 +315,7 @@ class Gate:
             await task
         finally:
             begun.cancel()
+            # a route that is too late must not answer behind the 504
             task.cancel()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:

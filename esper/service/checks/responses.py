@@ -33,6 +33,7 @@ class WithHeaders:
             self.begun.set()
             headers = MutableHeaders(scope=message)
             for name, value in self._headers.items():
+                # a route's own value wins: an artefact may be cached
                 headers.setdefault(name, value)
             message["headers"] = [(name, _one_line(value)) for name, value in message["headers"]]
         await self._send(message)
@@ -74,6 +75,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
     async def again() -> Message:
         nonlocal given
         if given:
+            # the route waits for the end of the connection, which only the server knows
             return await receive()
         given = True
         return {"type": "http.request", "body": body, "more_body": False}

@@ -189,7 +189,6 @@ class Gatekeeper:
                 "The token is for the future; set this machine's clock.", invalid=True
             )
         # Checked by the part too: whoever holds the key could sign any time.
-        # one.
         if expires - min(issued, begins) > LONGEST[known].total_seconds():
             raise unauthorized(
                 f"The token lasts longer than one of the role {known} may.", invalid=True

@@ -69,6 +69,7 @@ def asking(settings: Settings) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
+    # OpenSSL wants a chain up to a root otherwise, and the certificate need not be one
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(settings.service.certificate)

@@ -138,6 +138,7 @@ def believe_run(
     note = {"run_id": run_id, "keys": sorted(signers), "unsigned_until_us": unsigned_until_us}
     try:
         make_folder(folder)
+        # `place` never replaces: what an interrupted import noted has to go first
         path.unlink(missing_ok=True)
         place(path, (json.dumps(note, sort_keys=True) + "\n").encode(), 0o600)
     except OSError as error:

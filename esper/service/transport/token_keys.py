@@ -138,6 +138,7 @@ def place(path: Path, content: bytes, mode: int) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:
+            # before the key is in it: nobody else can open it in between
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()

@@ -94,6 +94,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
+        # under the lock nobody else records: a kill has left these
         for leftover in cache.parent.glob("recording-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with (
@@ -121,6 +122,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
                 raise UnavailableError(
                     "Java wrote no AOT cache: starts stay a second slower, nothing else is lost"
                 )
+            # by a rename: a broker that starts now must not read half a cache
             new.replace(cache)
         for old in sorted(
             cache.parent.glob("kafka-*.aot"), key=lambda file: file.stat().st_mtime_ns

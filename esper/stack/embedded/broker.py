@@ -225,6 +225,7 @@ def answers(bootstrap: str, *, timeout: float) -> bool:
         ):
             connection.settimeout(timeout)
             connection.sendall(struct.pack(">i", len(request)) + request)
+            # length, correlation id and error code; what it supports is not asked
             header = reply.read(10)
     except (OSError, ValueError):
         return False
@@ -308,6 +309,8 @@ def _keeps_its_metadata(log_dir: Path) -> None:
         folder.name for folder in log_dir.glob("*-*") if folder.is_dir() and folder != metadata
     ]
     first = min(metadata.glob("*.log"), default=None)
+    # Kafka's record batch: base offset in 8 bytes, which also names the file, and magic 2 at byte
+    # 16
     head = first.read_bytes()[:17] if first is not None else b""
     whole = (
         len(head) == 17
@@ -331,6 +334,7 @@ def _format(
     scratch = node.folder / "formatting"
     shutil.rmtree(scratch, ignore_errors=True)
     if node.log_dir.exists():
+        # it is empty: `_formatted` refuses what holds anything but a storage
         node.log_dir.rmdir()
     configuration = node.folder / "format.properties"
     _write_properties(configuration, node, scratch, "")

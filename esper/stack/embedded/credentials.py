@@ -30,6 +30,7 @@ def ensure(folder: Path) -> dict[str, str]:
     """
     try:
         make_folder(folder)
+        # a folder that was there keeps its mode otherwise
         folder.chmod(0o700)
         return {
             principal: _password(password_file(folder, principal))

@@ -100,6 +100,7 @@ def fetch(
     """
     if missing(directory, jars):
         with locked(directory / ".lock"):
+            # asked again under the lock: another process may have fetched them meanwhile
             lacking = missing(directory, jars)
             try:
                 _fetch(directory, lacking, progress=progress, local=local, remote=remote)

@@ -43,6 +43,7 @@ def running_broker(
     with Leash() as leash, log_path.open("ab") as log:
         child = subprocess.Popen(
             (
+                # it replaces itself by Java, so that the process is the broker's own
                 "nice",
                 "-n",
                 str(niceness),

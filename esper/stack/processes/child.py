@@ -39,9 +39,9 @@ _HEALTH_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of a process: its exit code (minus the signal.
+    """The end of a process: its exit code, and what it wrote last.
 
-    None when we killed it for its silence), and what it wrote last.
+    The code is minus the signal where one ended it, None where we killed it for its silence.
     """
 
     code: int | None
@@ -265,6 +265,7 @@ class Child:
         # A life that lasted says that the cause of earlier deaths is gone.
         self._failures = 1 if settled else self._failures + 1
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1]
+        # one that was ready can be so again at once, and others wait for it
         self._due = now + (min(delay, _CRASH_LOOP_S) if was_ready else delay)
 
     def _kill(self) -> None:
@@ -291,6 +292,7 @@ class _Pulse:
         self._probe = probe
         self._clock = clock
         self._end = threading.Event()
+        # a probe may take its whole timeout, and the supervisor has one thread for all parts
         threading.Thread(target=self._beat, daemon=True).start()
 
     def stop(self) -> None:

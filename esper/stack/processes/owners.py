@@ -51,6 +51,7 @@ def _files(stack_dir: Path) -> list[Path]:
 
 
 def _name(owner: Identity) -> str:
+    # the system gives a pid again: only with its start time it names one process
     return f"{owner.pid}-{owner.started}"
 
 

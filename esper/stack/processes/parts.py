@@ -155,6 +155,7 @@ def part_environment(
             if settings.kafka.bootstrap
             else settings.model_copy(update={"kafka": embedded(settings, bootstrap)}),
         ),
+        # what a part wrote before kill -9 has to be in its log
         "PYTHONUNBUFFERED": "1",
         **{part.setting: str(ports[part.name]) for part in parts},
     }

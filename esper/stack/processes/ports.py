@@ -112,6 +112,7 @@ class PortClaims:
 def is_free(port: int) -> bool:
     """Whether a server could listen on `port` of 127.0.0.1 now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # as a server will: without it, old connections in TIME_WAIT make a port look taken
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -135,6 +136,7 @@ def _holder(port: int) -> str:
                 and connection.pid
             ):
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    # other users' processes cannot be looked at
     except psutil.Error:
         return ""
     return ""

@@ -92,6 +92,7 @@ def signature(stack_dir: Path) -> Signature | None:
 
 def sign(lock: IO[str], supervisor: Identity) -> None:
     """Put into the lock file who holds it."""
+    # in place, not by a rename: the lock is on this very file
     lock.truncate(0)
     lock.write(json.dumps(asdict(supervisor)) + "\n")
     lock.flush()

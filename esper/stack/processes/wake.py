@@ -26,8 +26,10 @@ class Wake:
             self._end.recv(4096)
 
     def __enter__(self) -> Self:
+        # never blocking: the signal handler writes here, whatever is unread
         self._end.settimeout(0)
         self._written.settimeout(0)
+        # a signal just before `select` would be slept through: its byte in the socket is not
         signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             self._before[number] = signal.signal(number, self._noted)

@@ -126,7 +126,7 @@ def test_whatever_differs_gives_another_identity() -> None:
             (Node("linear2", Linear(3), ("linear1",)), Node("linear1", Linear(3))),
             "'linear2' is listed before 'linear1'",
         ),
-        ((Node("linear1", Linear(3)), Node("linear2", Linear(3))), "Nobody reads node 'linear1'"),
+        ((Node("linear1", Linear(3)), Node("linear2", Linear(3))), "No node reads 'linear1'"),
         (
             (Node("linear1", Linear(3)), Node("linear1", Linear(3), ("linear1",))),
             "Two nodes are named 'linear1'",
