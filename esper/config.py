@@ -168,6 +168,7 @@ class KafkaSettings(BaseModel):
             if (
                 not principal
                 or quota not in KAFKA_QUOTAS
+                # `float` would take inf, nan, signs and exponents
                 or not value.replace(".", "", 1).isdecimal()
             ):
                 raise ValueError(
@@ -750,6 +751,7 @@ def _variables() -> set[str]:
 
 def _sentence(error: ValidationError) -> str:
     """The first fault, by the variable that has it."""
+    # without the input, which may be a secret
     fault = error.errors(include_url=False, include_input=False)[0]
     place = [str(one) for one in fault["loc"]]
     name = "ESPER_" + "__".join(place).upper()

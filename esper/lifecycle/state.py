@@ -71,6 +71,7 @@ class SeedState:
         """
         fresh = object.__new__(SeedState)
         datum = self.__dict__ | values
+        # the cached text is of the old values
         datum.pop("text", None)
         object.__setattr__(fresh, "__dict__", datum)
         return fresh
@@ -210,6 +211,7 @@ def from_canonical(text: str) -> RunState:
     """The state that `canonical` wrote."""
     raw = json.loads(text)
     raw["seeds"] = tuple(SeedState(**seed) for seed in raw["seeds"])
+    # JSON has lists: a list never equals the tuple of a folded state
     raw["positions"] = tuple(
         (topic, partition, offset) for topic, partition, offset in raw["positions"]
     )

@@ -225,6 +225,7 @@ def add_routes(app: FastAPI, control: Control) -> None:
             snapshot_id=snapshot,
         )
         control.outbound.send(event)
+        # at once: the Location given here must not be a 404 until Kafka is read back
         control.ledger.note(event)
         response.headers["Location"] = (
             f"/api/v1/runs/{quote(run_id, safe='')}/commands/{event.event_id}"
@@ -325,6 +326,7 @@ def _add_start(app: FastAPI, control: Control) -> None:
             raise ProblemError(
                 409, f"Run {body.run_id} has a journal already ({known.status}); {remedy}."
             )
+        # a journal that is still unread may have this very id
         if not control.ledger.caught_up:
             raise ProblemError(
                 503, "The journals are still being read; try again.", headers={"Retry-After": "1"}
@@ -348,6 +350,7 @@ def _add_start(app: FastAPI, control: Control) -> None:
             actor=caller.subject,
             clock=control.clock,
         )
+        # on Kafka before the process starts: no trainer without the request that asked for it
         control.outbound.send(event)
         control.ledger.note(event)
         trainer = control.trainers.start(run_id, name, body.overrides, resume=body.resume)

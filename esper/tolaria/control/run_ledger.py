@@ -111,7 +111,9 @@ class RunLedger(threading.Thread):
                 for received in polled:
                     if received.topic == REQUESTS:
                         self._intake.take(received, self._absorb)
+                # once the batch is folded: an interruption reads it again, and the fold knows it
                 self._at = position = reader.position()
+                # only a full batch leaves a rest: asking after each would cost a request
                 self.progress.turn(lag(reader) if len(polled) == _BATCH else 0)
                 self.caught_up = self.caught_up or all(
                     position[place] >= end for place, end in ends.items()

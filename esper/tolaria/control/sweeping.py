@@ -49,6 +49,7 @@ class Sweeps(threading.Thread):
             now = self._clock.now_us()
             if now - max(self._swept_us(), self._tried_us) < self._every_s * 1e6:
                 continue
+            # before the sweep: one that fails is not tried again at every look
             self._tried_us = now
             try:
                 self._sweep()
@@ -81,6 +82,7 @@ class Sweeps(threading.Thread):
         )
         while True:
             try:
+                # `communicate` empties the pipe: a full one would hold up the sweep forever
                 _, said = child.communicate(timeout=0.2)
             except subprocess.TimeoutExpired:
                 if self._over.is_set():

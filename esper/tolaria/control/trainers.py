@@ -159,6 +159,7 @@ class Trainers:
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env=dict(self._environment),
+                    # a signal to this process's group, such as Ctrl-C, leaves trainers alone
                     start_new_session=True,
                 )
         except OSError as error:
@@ -177,6 +178,7 @@ def command(run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool)
     nothing else.
     """
     sets = tuple(word for override in overrides for word in ("--set", override))
+    # `--` before it: a recipe's name must not pass for an option
     end = (*(("--resume",) if resume else ()), "--listed", "--json", "--", recipe)
     return (sys.executable, "-m", "esper.cli", "run", "--run-id", run_id, *sets, *end)
 

@@ -21,6 +21,7 @@ def commands_of(
     event = delivered.event
     if isinstance(event, EpochReviewed):
         for one in event.commands:
+            # the decision's id: one answer has several commands, each to be applied once
             source = Source(one.decision_id, *delivered.position)
             yield Adapt(
                 source=source,

@@ -89,6 +89,7 @@ class Consultation:
         What the caller does not get to, because a rollback sends it elsewhere, stays for the next
         call.
         """
+        # a field, not a local: a rollback raises in the middle of the loop, and the rest must stay
         self.waiting += self.inbox.take()
         while self.waiting:
             delivered = self.waiting.popleft()
@@ -126,6 +127,7 @@ class Consultation:
                 if one in self.catalogue.kernels
             ]
         found: dict[str, KernelPublished] = {}
+        # sorted: a set's order would reach the packet, and with it the decision
         for in_features, width, geometry in sorted(shapes):
             fitting = compatible(
                 self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry
@@ -157,12 +159,14 @@ class Consultation:
             if patience_s is not None
             else self.timeout_s
             if self.heard
+            # silent last time: training does not wait again until Tamiyo has spoken
             else 0.0
         )
         while not interrupted():
             for delivered in self.take():
                 handle(delivered)
             now = self.clock.monotonic()
+            # the answer and a rollback that it names come on two topics, in either order
             if self.answered >= packet.packet and self.named <= self.came:
                 return
             if now - begin >= patience:

@@ -108,6 +108,7 @@ class Grafting:
                     layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure)
                 )
             else:
+                # one at a time: the caller journals each before the next kernel is grafted
                 yield Move(
                     layer=seed.layer,
                     seed=seed.seed,
@@ -135,6 +136,7 @@ class Grafting:
     def _fetch(self, state: RunState) -> None:
         for loaded in self.kernels.ready():
             self.loaded[loaded.kernel_id] = loaded
+        # nobody takes a kernel whose seed was culled or rolled back: it would stay in memory
         waiting = {seed.kernel_id for seed in seeds_waiting(state)}
         self.loaded = {
             kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting

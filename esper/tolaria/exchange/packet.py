@@ -49,6 +49,7 @@ def catalogue_entries(kernels: Iterable[KernelPublished]) -> tuple[CatalogueEntr
     """The packet's form of published kernels, sorted by kernel id."""
     return tuple(
         CatalogueEntry(kernel_id=kernel.kernel_id, **description(kernel))
+        # sorted: the order in which kernels were published must not decide anything
         for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
     )
 
@@ -136,6 +137,7 @@ def _layer(
             )
         )
     mine = [statistics[(name, index)] for index in range(len(seeds))]
+    # one spoilt seed would hide the gradient of its whole layer
     squares = sum(one.gradient_norm**2 for one in mine if math.isfinite(one.gradient_norm))
     widths = layer.seeds.chunks
     total = sum(widths)
@@ -146,7 +148,9 @@ def _layer(
         out_features=total,
         gradient_norm=squares**0.5,
         activation_variance=sum(
-            one.activation_variance * width for one, width in zip(mine, widths, strict=True)
+            # weighted: chunks differ in width where channels do not divide evenly
+            one.activation_variance * width
+            for one, width in zip(mine, widths, strict=True)
         )
         / total,
         dead_ratio=sum(one.dead_ratio * width for one, width in zip(mine, widths, strict=True))

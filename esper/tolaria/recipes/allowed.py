@@ -74,6 +74,7 @@ class Allowed:
             path = Path(name).resolve()
         except (OSError, ValueError, RuntimeError):  # a zero in it, a loop of links
             path = Path()
+        # resolved, and against a list made now: neither `..` nor a link leads outside
         if path in self._files():
             return str(path)
         near = difflib.get_close_matches(name, names(), n=1)
@@ -118,6 +119,7 @@ def _safe(folder: Path) -> Iterator[Path]:
     if not _ours(folder):
         return
     for path in folder.iterdir():
+        # no links: who may write where they lead was not looked at
         if path.suffix == ".toml" and path.is_file() and path.resolve() == path and _ours(path):
             yield path
 

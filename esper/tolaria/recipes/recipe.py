@@ -309,6 +309,7 @@ class Recipe(_Section):
 
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""
+        # one spelling for equal recipes: the journal keeps this text
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
@@ -405,6 +406,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
+        # a bare word: the shell has eaten its quotes
         parsed = value
     *sections, leaf = key.strip().split(".")
     target = raw

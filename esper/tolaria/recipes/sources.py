@@ -63,6 +63,7 @@ def source_of(module: str) -> ModuleSource:
     places = [Path(one or ".") for one in sys.path]
     *packages, last = module.split(".")
     for name in packages:
+        # a package with `__init__.py` wins over namespace folders before it, as in Python's import
         package = next(
             (one for one in (place / name for place in places) if (one / "__init__.py").is_file()),
             None,
@@ -100,6 +101,7 @@ def keep_sources(recipe: Recipe, run_dir: Path) -> None:
     Raises StorageFullError or UnavailableError.
     """
     for one in map(source_of, modules_of(recipe)):
+        # a compiled module is nothing that a person could read
         if one.path and one.path.suffix == ".py":
             write_file(run_dir / SOURCE / f"{one.module}.py", one.content)
 

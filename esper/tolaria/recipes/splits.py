@@ -102,6 +102,7 @@ def cached(
         try:
             with open_in(folder, path.name, DEFAULT.file) as file:
                 found = read_splits(file.read(), str(path))
+            # the name holds the digest: a file that was changed, by whomever, does not fit it
             if path.stem.rpartition("-")[2] == digest_of(found):
                 return found
         except (CorruptError, FileNotFoundError):

@@ -82,13 +82,16 @@ def lines(events: Sequence[JournalEvent]) -> list[TimelineSpan]:
         opened = next(
             (
                 one
+                # a rollback opens a timeline with its first event, a fork with its second
                 for one in events[begin : begin + 2]
                 if isinstance(one, RunRolledBack | RunForked)
             ),
             None,
         )
         after = events[end] if end < len(events) else None
+        # steps behind the last event show only in the rollback that left them
         last = after.from_step if isinstance(after, RunRolledBack) else events[end - 1].step
+        # a fork's RunStarted stands at step 0, its first state at the parent's step
         first = opened.parent_step if isinstance(opened, RunForked) else events[begin].step
         found.append(TimelineSpan(events[begin].timeline, begin, end, first, last, opened))
     return found
@@ -130,6 +133,7 @@ def address_of(
     """
     line = line_of(events, events[-1].timeline if timeline is None else timeline)
     step = line.last if step is None else step
+    # a step before the rollback lies in the timeline that was left
     while timeline is None and isinstance(line.opened, RunRolledBack) and step < line.first:
         line = line_of(events, _source(events, line.opened).at_timeline)
     if not line.first <= step <= line.last:
@@ -141,7 +145,9 @@ def address_of(
     most = next(
         (one.sequence for one in events[line.begin : line.end] if _later(one, step)), line.end
     )
+    # what the trainer derives at this step belongs to reaching it: no state lies before it
     before = [one.sequence for one in events[line.begin : most] if one.step < step or derived(one)]
+    # a command between two steps leaves the step as it is: several states may share it
     least = max(_opening(events, line), before[-1] + 1 if before else 0)
     if sequence is not None and not least <= sequence <= most:
         raise UsageError(
@@ -164,6 +170,7 @@ def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor
         if isinstance(event, CheckpointTaken)
         and event.at_timeline == address.timeline
         and event.at_step <= address.step
+        # the step alone is not enough: a snapshot of the same step may hold a later command
         and event.at_sequence <= address.sequence
     ]
     for event in sorted(taken, key=lambda one: (one.at_step, one.at_sequence), reverse=True):
@@ -200,6 +207,7 @@ def _opening(events: Sequence[JournalEvent], line: TimelineSpan) -> int:
     if line.opened is None:
         return line.begin
     follow = line.opened.sequence + 1
+    # the resets that a rollback causes are part of it: no state lies between them
     while follow < line.end and events[follow].causation_id == line.opened.event_id:
         follow += 1
     return follow

@@ -154,6 +154,7 @@ def cut_at(
                 f"{one.step} of timeline {one.timeline}, which is not at or after "
                 f"{address}; fork at or before it."
             )
+    # before the whole answer, not one decision: Tamiyo is asked again and repeats the others
     sequences = [_answer(events, one) for one in moved if one.step == step]
     if step == 0:  # a run that begins asks Tamiyo before its first step, and so does its fork
         sequences += [
@@ -162,8 +163,11 @@ def cut_at(
             if isinstance(one, AdaptationApplied)
         ][:1]
     if sequences:
+        # the earliest of them: no answer that is left out may be in the state
         address = address_of(events, step, timeline=address.timeline, sequence=min(sequences))
+    # the fold knows the step of its last event only; the fork stands at the step asked for
     state = replace(fold(run_id, events[: address.sequence]), step=step)
+    # an answer that is in the state must not come again: its commands would be applied twice
     packet = (
         state.epoch
         if step and _answered(events, address, state.epoch, moved=bool(sequences))
@@ -186,6 +190,7 @@ def changed(
     old, new = (flat(one.model_dump(mode="json")) for one in (before, after))
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in keys:
+        # dots behind both: `model` covers `model.x`, and not `model_x`
         if fixed := next((one for one in FIXED if f"{key}.".startswith(f"{one}.")), None):
             raise UsageError(
                 f"A fork cannot change {key}: {FIXED[fixed]}. Start a new run with it instead."
@@ -231,6 +236,7 @@ def _answered(events: Sequence[JournalEvent], address: Address, epoch: int, *, m
     ):
         return True
     later = [event for event in events[address.sequence :] if event.timeline == address.timeline]
+    # no answer, but the run went on: Tamiyo had nothing to say, or was not waited for
     return not moved and any(
         event.step > address.step or isinstance(event, RunCompleted) for event in later
     )

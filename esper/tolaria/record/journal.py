@@ -37,6 +37,7 @@ def derived(event: JournalEvent) -> bool:
     All others came from outside, and are applied where they stand.
     """
     if isinstance(event, SeedTransitioned):
+        # with a cause it follows from a command; TRAINING begins when a kernel happens to arrive
         return event.causation_id is None and event.to_stage != "TRAINING"
     return isinstance(event, RunStarted | EpochEnded | RunCompleted)
 
@@ -127,6 +128,7 @@ class Journal:
             if self._chain is not None
             else (tuple(map(encode, events)), "")
         )
+        # one frame: a crash leaves all events of a decision, or none
         frame = Frame(
             first_sequence=events[0].sequence,
             events=messages,
@@ -134,6 +136,7 @@ class Journal:
             command_id=source.command_id if source else "",
             command_position=position,
         )
+        # durable first: a crash then leaves an event to fold, never a state that no event explains
         self._outbox.append(frame)
         if self._chain is not None:
             self._chain.head = head  # not sooner: a frame that found no room may be made anew
@@ -180,6 +183,7 @@ class Journal:
         found = []
         for event in self._recorded:
             if event.step != step or derived(event):
+                # a derived event ends it: failures behind that one belong to a later moment
                 break
             if isinstance(event, KernelFailed) and in_step(event):
                 found.append((event.layer, event.seed))
@@ -188,6 +192,7 @@ class Journal:
     def _again(self, event: JournalEvent) -> JournalEvent:
         """The recorded event in the place of one that was decided anew."""
         head = self._recorded[0] if self._recorded else None
+        # the id is made of timeline, sequence, kind, step and subject: one comparison covers them
         if head is None or head.event_id != event.event_id:
             found = (
                 "nothing"
@@ -205,6 +210,7 @@ class Journal:
         if (
             isinstance(head, EpochEnded)
             and isinstance(event, EpochEnded)
+            # an id says nothing of tensors: here their bits are held against the record
             and head.parameters_digest != event.parameters_digest
         ):
             raise Diverged(

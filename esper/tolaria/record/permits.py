@@ -40,6 +40,7 @@ def permit_for(
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # evolve refused anything else
     run_dir = settings.runs_dir / started.run_id
+    # an export of the owner's own run has been in other hands
     if export is None and begun_here(run_dir):
         return OWNER
     permit = Permit(frozenset((*allow, *settings.imports.allow.replace(",", " ").split())))
@@ -48,6 +49,7 @@ def permit_for(
         if export is None
         else bool(export.named(DATA, ".safetensors"))
     )
+    # data that came along are read, so the function that makes them is never called
     wanted = [one for key, one in recipe.references.items() if not (key == "data" and has_data)]
     foreign = sorted({one for one in wanted if not Permit().covers(one)})
     for module in sorted({one.partition(":")[0] for one in foreign}):

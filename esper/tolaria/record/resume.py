@@ -128,6 +128,7 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
             )
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
+    # the run's first step is on another timeline: from there another state would come out
     if opened:
         forked = None if last.timeline else fork_of(events)
         if forked is None:
@@ -160,4 +161,5 @@ def standing(
     """The beginning at an anchor whose snapshot is at hand."""
     if not anchor.opens:
         return RestorePoint(RunSnapshot.of(snapshot).folded, snapshot, anchor.name, notes)
+    # the snapshot's own state is that of the timeline before; this one's stands in the journal
     return RestorePoint(fold(run_id, events[: anchor.at.sequence]), snapshot, anchor.name, notes)

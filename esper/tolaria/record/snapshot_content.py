@@ -36,6 +36,7 @@ def address(place: Place) -> str:
 
 def place_of(address: str) -> Place:
     """The seed that an address names."""
+    # from the right: a layer's name may have a colon in it
     layer, _, seed = address.rpartition(":")
     return layer, int(seed)
 
@@ -108,6 +109,7 @@ def model_tensors(
     for place, grown in growing.kernels.items():
         tensors |= _optimizer_tensors(f"kernels/{address(place)}", grown.optimizer)
     tensors["random/torch"] = torch.get_rng_state()
+    # not `is_available`: asking for the state would initialise a GPU that the run does not use
     if torch.cuda.is_initialized():
         tensors |= {
             f"random/cuda{number}": torch.cuda.get_rng_state(number)
@@ -121,6 +123,7 @@ def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
     return {
         address(place): {
             "kernel_id": grown.slot.kernel_id,
+            # the blueprint itself, not its id alone: the store may have lost the kernel by then
             "ir": _kernel_module(grown.slot).ir.json,
             "counters": grown.counters(),
         }
@@ -130,6 +133,7 @@ def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
 
 def random_notes() -> Note:
     """Python's and numpy's global random streams."""
+    # `gauss` is a normal draw held back for the next call: without it that call would differ
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global stream, which a user's model may draw from
     return {
@@ -146,6 +150,7 @@ def restore_random(notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002  # as above
     torch.set_rng_state(tensors["random/torch"].clone())
     for number in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        # a snapshot from a machine with fewer GPUs leaves the other streams alone
         if (state := tensors.get(f"random/cuda{number}")) is not None:
             torch.cuda.set_rng_state(state.clone(), number)
 
@@ -164,13 +169,16 @@ def restore_model(
     Raises:
         CorruptError: the snapshot is of another model.
     """
+    # empty slots first: the snapshot may have other kernels in the same places
     for place in list(growing.kernels):
         growing.release(place)
     for name, note in snapshot.notes["kernels"].items():
         place = place_of(name)
+        # unfilled: initialising weights that are overwritten below would draw random numbers
         growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
         growing.kernels[place].restore(note["counters"])
     living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
+    # compared before the first copy: nothing may train on half a restore
     saved = {name for name in snapshot.tensors if name.startswith("model/")}
     odd = sorted(saved ^ set(living)) or [
         name for name in living if snapshot.tensors[name].shape != living[name].shape
@@ -182,10 +190,12 @@ def restore_model(
         )
     with torch.no_grad():
         for name, tensor in living.items():
+            # into the storage that is there: the optimizers hold these very tensors
             tensor.copy_(snapshot.tensors[name])
     _restore_optimizer("host", host_optimizer, snapshot.tensors)
     for place, grown in growing.kernels.items():
         _restore_optimizer(f"kernels/{address(place)}", grown.optimizer, snapshot.tensors)
+    # last: weights of blending come from the folded state, not from tensors
     growing.follow(state, step)
 
 
@@ -215,6 +225,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{prefix}/{number}/{key}": value
+        # by number: a kernel's optimizer has no names, and the recipe fixes the order of the groups
         for number, parameter in enumerate(_parameters(optimizer))
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
@@ -225,6 +236,7 @@ def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[st
 def _restore_optimizer(
     prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
+    # moments of later steps must not survive where the snapshot has none
     optimizer.state.clear()
     for number, parameter in enumerate(_parameters(optimizer)):
         beginning = f"{prefix}/{number}/"

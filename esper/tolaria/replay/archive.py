@@ -69,6 +69,7 @@ class Archived:
         store, opened = open_store(self.settings), list[Callable[[str], Unpacked]]()
 
         def found(kernel_id: str) -> Unpacked:
+            # once, and late: a replay that grafts nothing needs no key
             if not opened:
                 box = open_box(self.settings, store, KERNELS)
                 opened.append(kernels_in([run_dir / "kernels"], SealedKernels(store, box), box))
@@ -151,6 +152,7 @@ def archived(
             f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper "
             "cannot execute; `esper replay fold` proves its journal."
         )
+    # before data and model: making them calls what the recipe names
     given = permit(recipe)
     data = splits(recipe, given)
     inputs = inputs_of(recipe, data)

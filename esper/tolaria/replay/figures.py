@@ -45,6 +45,7 @@ def from_history(history: QuerySource, run_id: str) -> Mapping[str, StepTold]:
         UsageError, UnavailableError: as `Source.ask` does.
     """
     query = f"SELECT event_id, loss, gradient_norm FROM {TABLE} WHERE run_id = {{run:String}}"  # noqa: S608  # the run is a parameter
+    # without the option ClickHouse writes NaN and infinity as null
     rows = history.rows(query, {"param_run": run_id, "output_format_json_quote_denormals": "1"})
     return {
         row["event_id"]: StepTold(float(row["loss"]), float(row["gradient_norm"])) for row in rows

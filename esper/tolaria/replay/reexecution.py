@@ -124,6 +124,7 @@ class Rerun:
         taken here.
         """
         living = self.session.snapshots.living()
+        # through JSON, as a stored one: copies, with lists where there were tuples
         notes = json.loads(json.dumps(living.notes))
         return Snapshot(
             {name: tensor.detach().cpu().clone() for name, tensor in living.tensors.items()}, notes
@@ -151,6 +152,7 @@ class Rerun:
             notify=lambda: None,
         )
         session.parts.journal, session.standing.goal = journal, step
+        # nobody is there to resume it
         if before.status == "PAUSED":
             session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
         grafting, rest = session.parts.grafting, deque(script)
@@ -158,6 +160,7 @@ class Rerun:
         def between(session: Session) -> None:
             while rest and rest[0][0] <= session.step:
                 _carry_out(session, rest.popleft()[1])
+            # these kernels come later by the script: grafted at once they would train too early
             grafting.held = {(one.layer, one.seed) for _, one in rest if not isinstance(one, Adapt)}
 
         with session.hooked(between), suppress(Arrived):
@@ -219,6 +222,7 @@ class Reexecution:
             UnavailableError: it begins with another run's state, and that is lost.
             KeyMissingError: it begins with a snapshot whose key is not at hand.
         """
+        # how threads split a sum of floats decides its last bits
         torch.set_num_threads(self.archive.recipe.run.threads)
         begin = self._begin(address)
         self.session = self._session(begin)
@@ -234,6 +238,7 @@ class Reexecution:
         Raises as `rebuild` does.
         """
         session = rerun.session
+        # no event behind the address: what came from outside there would change the state
         session.parts.journal.record(self.archive.events[session.state.sequence : address.sequence])
         session.standing.goal = address.step
         try:
@@ -262,6 +267,8 @@ class Reexecution:
                         (),
                     )
                 except KeyMissingError as error:
+                    # not passed over like damage: the user can give the key, and re-executing from
+                    # further back may take hours
                     if anchor.opens and anchor.source is None:
                         raise KeyMissingError(
                             f"Run {archive.run_id} begins with another run's state, which "
@@ -277,6 +284,7 @@ class Reexecution:
                         f"Run {archive.run_id} begins with the state {anchor.name}, which "
                         f"is not at hand: restore it, or fork that run again. {lost}"
                     )
+                # the timeline that was left may have been opened by a rollback, too
                 source = self.rebuild(anchor.source)
                 return replace(
                     standing(archive.run_id, archive.events, anchor, source.snapshot(), ()),

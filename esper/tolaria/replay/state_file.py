@@ -36,6 +36,7 @@ class StateDigests:
 def digests_of(snapshot: Snapshot) -> StateDigests:
     """The digests of a whole state."""
     whole = hashlib.sha256(tensors_digest(snapshot.tensors).encode())
+    # canonical: equal notes must give equal text
     whole.update(json.dumps(snapshot.notes, sort_keys=True, separators=(",", ":")).encode())
     return StateDigests(model_digest(snapshot), whole.hexdigest())
 

@@ -153,11 +153,13 @@ def segments(archive: Archive, *, from_scratch: bool = False) -> list[Segment]:
             for one in events
             if isinstance(one, CheckpointTaken)
             and one.at_timeline == line.timeline
+            # one at the very end is compared there; as a beginning it would open an empty piece
             and (one.at_step, one.at_sequence) < (end.step, end.sequence)
         }
         begin, ways = None, list[Address]()
         for address in sorted(taken, key=lambda one: (one.step, one.sequence)):
             ways.append(address)
+            # a piece that could not begin there would re-execute the one before it as well
             if not from_scratch and _present(archive, taken[address]):
                 found.append(Segment(line.timeline, begin, tuple(ways)))
                 begin, ways = address, []
@@ -245,6 +247,7 @@ class PieceCheck:
     def _told(self, session: Session) -> None:
         self.first = session.step if self.first is None else self.first
         ended = self._ended(session)
+        # never back: a piece may begin at a snapshot behind the last end of an epoch
         if ended is not None and (ended.step, ended.sequence) > (
             self.agreed.step,
             self.agreed.sequence,
@@ -276,6 +279,7 @@ class PieceCheck:
                 try:
                     names = differing(rebuilt, self.archive.tensors.read(one.address, one.sha256))
                 except CorruptError:
+                    # a damaged snapshot proves nothing against the execution
                     return None
                 except KeyMissingError:
                     if not self.segment.from_scratch:
@@ -345,6 +349,7 @@ def narrowed(
 
     `told` is what the run told of its steps, as far as that is at hand, by the id of the event.
     """
+    # twice: one execution cannot tell another record from a machine that is not deterministic
     first, second = (_steps(archive, segment, fault) for _ in range(2))
     for step in sorted(first.digests.keys() | second.digests.keys()):
         one, other = first.digests.get(step, {}), second.digests.get(step, {})
@@ -414,6 +419,7 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
 def _digests(session: Session) -> dict[str, str]:
     return {
         name: hashlib.sha256(
+            # bytes, not values: NaN equals itself, and 0.0 differs from -0.0
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         ).hexdigest()
         for name, tensor in session.snapshots.living().tensors.items()

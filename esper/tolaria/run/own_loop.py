@@ -154,6 +154,7 @@ class Growth:
             for parameter in growing.host_parameters:
                 parameter.grad = None
         counted = count_faults(growing, [*live, *turns], faults, spared=excused)
+        # such a loop cannot do its step again, so the next one runs without these kernels
         self._spared = {fault.place for fault in counted if fault.phase == "NON_FINITE"}
         rate = self.optimizer.param_groups[0]["lr"]
         figures = StepFigures(read.loss, read.metrics, read.norm, rate, counted)
@@ -193,6 +194,7 @@ class Growth:
         """End the run's journal: completed, interrupted by Ctrl-C, or failed."""
         if self._ended:
             return
+        # first: an error while ending must not end it a second time
         self._ended = True
         session = self.rigged.session
         parts, growing, test = session.parts, session.parts.growing, session.cursor.test
@@ -274,6 +276,7 @@ def begin(
             "run": {"seed": seed},
             **settings,
         }
+        # over the caller's settings: no snapshot of a user's own loop could be restored
         | {"checkpoints": {"every_epochs": 0}}
     )
     if not isinstance(task, Task):
@@ -315,6 +318,7 @@ def begin(
         growing=growing,
         stepper=None,
         held_out=held_out,
+        # a loop of one's own has no test split: its reports show the held-out one
         test=held_out,
         steps=steps,
         environment=observe(),

@@ -100,6 +100,7 @@ def past(
         catalogue, answered = known.result()
     inherited = forked_run.offered if (forked_run := fork_of(events)) else ()
     offered = (
+        # None is not empty: it says that the foundry has not answered, and the run waits
         tuple(sorted({*inherited, *(answered or ())}))
         if inherited or answered is not None
         else None

@@ -65,6 +65,7 @@ def trainee_of(
         exclude=recipe.kasmina.exclude,
     )
     growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
+    # before the optimizer is made: layers that lose their seeds here are the host's alone
     growing.probe(splits.train[0][:PROBED])
     steps = total_steps(recipe, splits.train)
     stepper = Stepper(growing, recipe, steps, method)
@@ -197,6 +198,7 @@ def kernel_training(recipe: Recipe) -> KernelTraining:
 
 def seeded_model(recipe: Recipe, make: Callable[[], nn.Module]) -> nn.Module:
     """The host model of a run, initialised from the run's seed alone."""
+    # how much a model draws for its weights must not move the streams of training
     with torch.random.fork_rng():
         begin_streams(recipe.run.seed, "model")
         return make()

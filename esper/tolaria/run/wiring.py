@@ -122,6 +122,7 @@ def place_of(
     folder = settings.runs_dir / run_id
     if resumed and not (folder / "outbox").is_dir() and provenance(folder) is None:
         require_known(bus, run_id, clock=clock, trust=signing.trust(settings.keys_dir))
+        # before the outbox exists: with one and no note, the run would count as begun here
         note(folder, Provenance(f"Kafka at {bus.bootstrap}"))
     if not resumed and (known := provenance(folder)) is not None and not known.fork:
         raise UsageError(
@@ -195,6 +196,7 @@ def rig(
     letters = DeadLetters(producer, "trainer", clock)
     for one in past.aside:
         letters.put(one.received, PoisonError(one.sentence()))
+    # a producer of its own: a burst of telemetry must not hold up packets
     emitter = Emitter(
         bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock
     )
@@ -218,6 +220,7 @@ def rig(
     )
     stack.callback(drain.stop)
     drain.start()
+    # RunResumed is on Kafka before inbox and loader start: until then another process may write
     recorded = (
         (
             *past.events[past.beginning.state.sequence :],
@@ -304,6 +307,7 @@ def _resumed(
     """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is
     fenced.
     """
+    # beside the session's journal, which still has the record to re-execute
     pen = Journal(
         state=past.state,
         outbox=place.outbox,
@@ -350,6 +354,7 @@ def _inbox_start(bus: Bus, state: RunState, outbox: Outbox) -> Start:
     now[own] = (
         min(now[own], outbox.acknowledged().offset) if outbox.acknowledged().offset else now[own]
     )
+    # positions win: what the journal answers is not read again, what came since is not skipped
     return now | {(topic, partition): offset for topic, partition, offset in state.positions}
 
 

@@ -33,6 +33,7 @@ class EpochBoundary:
         recorder = self.recorder
         parts, growing, cursor = recorder.parts, recorder.parts.growing, recorder.standing.cursor
         validation = evaluate(growing, parts.held_out, parts.task)
+        # for the report alone: no gate, packet or policy sees this split
         test = cursor.test = evaluate(growing, parts.test, parts.task)
         sums, scored = cursor.sums, parts.task.fields(validation.loss, validation.metrics)
         cursor.figures = EpochFigures(
@@ -45,6 +46,7 @@ class EpochBoundary:
             **scored,
         )
         self._measure(validation)
+        # what was dropped depends on the broker's speed: the record has its own count
         if not parts.journal.replaying:
             for topic, lost in parts.lost().items():
                 recorder.do(CountLost(topic=topic, lost=lost))
@@ -65,6 +67,7 @@ class EpochBoundary:
                 **scored,
             )
         )
+        # after EndEpoch, which completes the epoch that gates count from
         for seed in recorder.state.seeds:
             if move := gate(
                 seed,
@@ -73,6 +76,7 @@ class EpochBoundary:
                 parts.recipe.gates,
             ):
                 recorder.do(move)
+        # last: no batches is how the loop and a snapshot know the beginning of an epoch
         cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(recorder.state)

@@ -77,5 +77,6 @@ def cursor_of(notes: Mapping[str, Any]) -> Cursor:
 def _with_metrics(notes: Mapping[str, Any]) -> dict[str, Any]:
     """Notes of figures; those of snapshots from before there were tasks have the accuracy alone."""
     found = dict(notes)
+    # the notes are spread last: metrics of a newer snapshot replace the ones made of this
     accuracy = found.pop("accuracy", 0.0)
     return {"metrics": {"accuracy": accuracy}, **found}

@@ -73,8 +73,10 @@ class Dialogue:
         recorder.catch_up()
         if parts.journal.replaying:
             return 0
+        # before the packet is built: it must describe the state that the answer will meet
         mailbox.empty()
         kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
+        # fetched while Tamiyo decides
         parts.grafting.kernels.prefetch(kernels)
         asked = packets.build(
             origin=parts.origin,
@@ -93,6 +95,7 @@ class Dialogue:
 
     def _wait_for_loads(self) -> None:
         parts = self.mailbox.recorder.parts
+        # when a kernel arrives must not depend on the speed of a disk
         waits = parts.consultation.lockstep
         while (
             waits

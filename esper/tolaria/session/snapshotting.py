@@ -56,6 +56,7 @@ class Snapshotting:
             return
         if parts.journal.replaying:
             if due and parts.journal.past_snapshots and not checkpoints.known(state.timeline, step):
+                # the writer holds one at a time; its event waits until the record is used up
                 checkpoints.put_by()
                 self.begin(reason)
             return
@@ -73,6 +74,7 @@ class Snapshotting:
         if self.recorder.parts.stepper is None:
             return
         self.record(wait=False)
+        # not the one under way: a request is for a state from after it
         if self.requested.command_id and not checkpoints.writer.busy:
             self.begin("requested", self.requested)
             self.requested = Source("")
@@ -82,6 +84,7 @@ class Snapshotting:
     def record(self, *, wait: bool) -> None:
         """Journal the snapshots that have become durable; `wait` for the one under way."""
         checkpoints = self.recorder.parts.checkpoints
+        # said once: a disk that stays full would repeat it at every snapshot
         before = checkpoints.failed
         while (record := checkpoints.collect(wait=wait)) is not None:
             self.recorder.do(record)
@@ -104,6 +107,7 @@ class Snapshotting:
         checkpoints, step = self.recorder.parts.checkpoints, self.recorder.standing.cursor.step
         if (
             self.recorder.parts.stepper
+            # at step 0 there is nothing that the seed does not give
             and step
             and (not checkpoints.taken or checkpoints.taken[-1].at_step != step)
         ):
@@ -135,6 +139,7 @@ class Snapshotting:
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
         cursor = cursor_of(content.cursor)
         dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
+        # a rollback resets unfinished seeds: their evidence is of kernels that are gone
         cursor.evidence = {
             place: known for place, known in cursor.evidence.items() if place not in dormant
         }
@@ -146,13 +151,16 @@ class Snapshotting:
             state=content.folded,
             step=cursor.step,
         )
+        # a second time: kernels came back by the snapshot's state, and the present one decides
         parts.growing.follow(state, cursor.step)
         parts.stepper.restore(content.stepper)
         restore_health(parts.growing, content.health)
         parts.monitor.statistics = {
             place_of(name): SeedStatistics(**one) for name, one in content.statistics.items()
         }
+        # after everything that might draw: the streams go on from exactly here
         restore_random(content.random, snapshot.tensors)
+        # a load under way ended with the old process, or with the old timeline
         for seed in seeds_waiting(state):
             parts.grafting.request(seed.layer, seed.kernel_id)
 
@@ -176,6 +184,7 @@ class Snapshotting:
         """
         parts, recorder = self.recorder.parts, self.recorder
         self.record(wait=True)
+        # the snapshot under way is recorded by now: it may be the newest
         candidates = [
             one
             for one in reversed(parts.checkpoints.taken)
@@ -189,7 +198,9 @@ class Snapshotting:
             except CorruptError as error:
                 parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
                 continue
+            # the folded state knows the step of its last event only
             restored = replace(folded, step=one.at_step)
+            # journal before tensors: a crash in between resumes there, and restores the snapshot
             recorder.do(
                 RollBack(
                     snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source
@@ -202,6 +213,7 @@ class Snapshotting:
                 f"Timeline {timeline} begins at step {step}, from snapshot "
                 f"{one.snapshot_id}: {reason}"
             )
+            # out of whatever the loop was in: the cursor says where it begins again
             raise RolledBack
         missing = (
             f"There is no snapshot {snapshot_id}"
@@ -210,6 +222,7 @@ class Snapshotting:
         )
         if not snapshot_id and not candidates and at_most_epoch >= 0:
             missing = f"There is no snapshot of epoch {at_most_epoch} or before"
+        # a wrong request must not end the run; a failed kernel without a way back must
         if source.command_id:
             parts.progress.say(
                 f"{missing} to roll back to; the request is ignored. `esper checkpoints` "

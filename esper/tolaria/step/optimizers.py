@@ -50,8 +50,11 @@ def known() -> Mapping[str, MakeOptimizer]:
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in UNSUITED
     }
+    # the base class has no step of its own
     del found["Optimizer"]
+    # the same bits as torch's, without the compiler that torch's would import
     found["AdamW"] = EagerAdamW
+    # unsuited names stay taken: a package's optimizer of that name would be refused by the recipe
     return found | plugged_functions(OPTIMIZERS, found.keys() | UNSUITED.keys())
 
 
@@ -95,11 +98,13 @@ def host_optimizer(
     """
     groups = groups_of(growing, settings)
     arguments = {
+        # TOML and JSON have no tuples, and torch demands them for betas
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.arguments.items()
     }
     for key in arguments.keys() & _OWN_KEYS.keys():
         raise UsageError(f"optimizer.arguments has {key}: it is {_OWN_KEYS[key]} in a recipe.")
+    # a function sets its own defaults; a class of torch may demand a learning rate
     if isinstance(make, type):
         arguments |= _defaults(make, settings, groups)
     optimizer = _called(settings.name, make, groups, arguments)
@@ -116,6 +121,7 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
     """
     members: list[dict[str, nn.Parameter]] = [{} for _ in range(len(settings.groups) + 1)]
     names = {
+        # by identity: `==` on tensors compares elements. A tied parameter has its first name alone
         id(parameter): name
         for name, parameter in growing.module.named_parameters(remove_duplicate=True)
     }
@@ -178,6 +184,7 @@ def _called(
     name: str, make: MakeOptimizer, groups: list[dict[str, Any]], arguments: Mapping[str, Any]
 ) -> Optimizer:
     try:
+        # before the call: a TypeError from inside the optimizer is no wrong argument
         inspect.signature(make).bind(groups, **arguments)
     except TypeError as error:
         raise UsageError(f"optimizer.arguments does not fit {name}: {error}.") from None
@@ -209,6 +216,7 @@ def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
             f"optimizer.name = {name!r} cannot train here: its step asks for a closure, and "
             "a step has one loss."
         )
+    # a parameter that is not the host's is in no snapshot: stepping it could not be replayed
     own = {id(one) for one in growing.host_parameters}
     if any(id(one) not in own for group in optimizer.param_groups for one in group["params"]):
         raise UsageError(
@@ -216,6 +224,7 @@ def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
             "let it take those alone."
         )
     for group in optimizer.param_groups:
+        # some optimizers take a tensor: the schedule assigns a number, which would replace it
         if not isinstance(group.get("lr"), int | float):
             raise UsageError(
                 f"optimizer.name = {name!r} has a group whose lr is "
@@ -233,6 +242,7 @@ class HostState:
     def __init__(self, name: str, optimizer: Optimizer) -> None:
         self._name = name
         self._optimizer = optimizer
+        # compared with later: only values that the optimizer moved by itself go into a snapshot
         self._first = [dict(_values(group)) for group in optimizer.param_groups]
 
     def notes(self) -> dict[str, Any]:
@@ -252,6 +262,7 @@ class HostState:
             f"{number}/{key}": self._storable(key, value)
             for number, group in enumerate(self._optimizer.param_groups)
             for key, value in _values(group)
+            # identity first: NaN differs from itself, and `!=` on tensors gives no single truth
             if value is not self._first[number].get(key) and value != self._first[number].get(key)
         }
         found = {"figures": figures, "devices": devices, "groups": groups}
@@ -260,6 +271,8 @@ class HostState:
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Make it what `notes` gave; the tensors of its state are there already."""
         for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
+            # a snapshot omits what had not moved, so all values go back first; copied, since lists
+            # may be changed in place
             group.update(copy.deepcopy(first))
         for name, value in notes.get("groups", {}).items():
             number, _, key = name.partition("/")
@@ -272,6 +285,7 @@ class HostState:
         for name, device in notes.get("devices", {}).items():
             number, _, key = name.partition("/")
             state = self._optimizer.state[parameters[int(number)]]
+            # the tensors were restored beside their parameters, and this one was not there
             state[key] = state[key].to(device)
 
     def _state(self) -> Iterator[tuple[int, str, Any, nn.Parameter]]:

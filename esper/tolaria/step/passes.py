@@ -43,6 +43,7 @@ class Pass:
         """Its figures on the host, in one copy."""
         values = torch.stack(
             [
+                # double holds float32 and counts of samples exactly: one copy carries all
                 one.double()
                 for one in (
                     self.loss,
@@ -55,6 +56,7 @@ class Pass:
             ]
         )
         loss, norm, kept, *rest = values.tolist()
+        # not strict: norms and outputs follow the metrics in `rest`
         metrics = dict(zip(self.metrics, rest, strict=False))
         del rest[: len(metrics)]
         return PassFigures(
@@ -91,6 +93,7 @@ class PassFigures:
     @property
     def finite(self) -> bool:
         """Whether the host may move by it."""
+        # statistics too: the forward moved them, and no skipped optimizer step takes that back
         return all(map(math.isfinite, (self.loss, self.norm, self.kept)))
 
 
@@ -101,6 +104,7 @@ def step_kernels(
     growing.optimise(
         {place: norm for place, norm in done.norms.items() if place not in spoilt}, fraction
     )
+    # shadow passes add to gradients, and the kernels at `spoilt` were not stepped
     growing.zero_gradients()
 
 
@@ -122,8 +126,10 @@ def count_faults(
         grown = growing.kernels[place]
         if place in faults or place in forced:
             grown.errors += 1
+        # an overflow proves nothing either way: the row of failures neither grows nor ends
         elif place not in spared:
             grown.errors = 0
+        # a forced failure stands in the record already; a report would journal it twice
         if place in faults:
             phase, error = faults[place]
             found.append(KernelFault(place, phase, error, grown.errors))

@@ -135,6 +135,7 @@ def fractions_of(
         after: Fractions = _Played(settings, make, rest, rates)
     else:
         after = _function(settings, make, rest, len(rates))
+    # before the first step: a schedule that fails near the end would cost the whole run
     for step in range(0, total_steps, max(1, total_steps // _LOOKED_AT)):
         after(max(0, step - warmup))
     if not warmup:
@@ -189,16 +190,19 @@ class _Played:
         lengths = {
             name: total_steps
             for name in _LENGTHS
+            # only where torch leaves it open: two sources for the run's length could disagree
             if name in takes and takes[name].default in (None, inspect.Parameter.empty)
         }
         self._optimizer = _Still(
             [{"params": [torch.zeros(())], "lr": rate} for rate in rates], {"lr": rates[0]}
         )
         scheduler = self._made(kind, {**lengths, **settings.arguments})
+        # played once, in advance: a live scheduler has state of its own that a snapshot would need
         self._seen = [array("d") for _ in rates]
         self._look()
         # not one step more than the run has: OneCycleLR refuses it
         for step in range(1, total_steps):
+            # torch warns of a scheduler that is stepped before its optimizer
             self._optimizer.step()
             try:
                 scheduler.step()
@@ -233,6 +237,7 @@ class _Played:
         for seen, group, rate in zip(
             self._seen, self._optimizer.param_groups, self._rates, strict=True
         ):
+            # factors, not rates: the kernels multiply their own rate by the same factor
             seen.append(float(group["lr"]) / rate)
 
 

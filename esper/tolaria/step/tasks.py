@@ -138,6 +138,7 @@ class Task:
     @property
     def higher_is_better(self) -> bool:
         """Whether more of the score is better."""
+        # the loss is in no list of metrics, so a task scored by it gives False
         return any(one.higher_is_better for one in self.metrics if one.name == self.score)
 
     def outcome(self, model: Callable[[Tensor], Any], batch: Batch) -> Outcome:

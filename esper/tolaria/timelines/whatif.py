@@ -60,6 +60,7 @@ class Question:
         took = [
             (after.occurred_at - before.occurred_at) / 1e6
             for before, after in pairwise(ends)
+            # a rollback between them makes no epoch's time
             if after.epoch == before.epoch + 1
         ]
         return median(took) * recipe_of(self.events).run.epochs if took else 0.0
@@ -248,6 +249,7 @@ def _branch(
     begun = clock.monotonic()
     rerun = Reexecution(archive, progress).rebuild(cut.address)
     parts, recipe = rerun.session.parts, rerun.session.parts.recipe
+    # after the rebuild: steps up to the cut keep their order. Order 0 has to match the record
     if order:
         parts.recipe = recipe.model_copy(
             update={"run": recipe.run.model_copy(update={"order": order})}
