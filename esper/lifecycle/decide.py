@@ -201,7 +201,9 @@ def _(command: Fork, frame: _Frame, context: Context) -> None:
     # RunStarted first, as in every journal: it has the seeds that the fork fills
     _decide(command.start, frame, context)
     forked = command.forked
-    inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (frame.state, forked)]
+    inventory = [
+        [(seed.layer, seed.seed) for seed in state.seeds] for state in (frame.state, forked)
+    ]
     if forked.run_id == frame.state.run_id or inventory[0] != inventory[1]:
         raise RejectedError(
             f"Run {forked.run_id} at step {forked.step} has {len(forked.seeds)} seeds at "
@@ -223,7 +225,7 @@ def _(command: Fork, frame: _Frame, context: Context) -> None:
         adapted_epoch=forked.adapted_epoch,
         adaptations=forked.adaptations,
         changes=command.changes,
-        without=tuple(one.decision_id for one in command.without),
+        without=tuple(decision.decision_id for decision in command.without),
         reason=command.reason,
         left_out=(*forked.left_out, *command.without),
         parent_packet=command.parent_packet,
@@ -427,25 +429,25 @@ def _(command: RecordCheckpoint, frame: _Frame, context: Context) -> None:
 def _(command: RollBack, frame: _Frame, context: Context) -> None:
     del context
     # training stands further on than its last event
-    left, restored = replace(frame.state, step=frame.place.step), command.restored
-    inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (left, restored)]
+    leaving, restored = replace(frame.state, step=frame.place.step), command.restored
+    inventory = [[(seed.layer, seed.seed) for seed in state.seeds] for state in (leaving, restored)]
     if (
-        restored.run_id != left.run_id
-        or restored.step > left.step
-        or restored.epoch > left.epoch
+        restored.run_id != leaving.run_id
+        or restored.step > leaving.step
+        or restored.epoch > leaving.epoch
         or inventory[0] != inventory[1]
     ):
         raise RejectedError(
             f"Snapshot {command.snapshot_id} holds run {restored.run_id} at epoch "
             f"{restored.epoch}, step {restored.step}, which is no earlier "
-            f"state of run {left.run_id} at epoch {left.epoch}, step {left.step}."
+            f"state of run {leaving.run_id} at epoch {leaving.epoch}, step {leaving.step}."
         )
-    frame.place = replace(restored, timeline=left.timeline + 1)
+    frame.place = replace(restored, timeline=leaving.timeline + 1)
     rolled = frame.add(
         RunRolledBack,
         command.snapshot_id,
-        from_timeline=left.timeline,
-        from_step=left.step,
+        from_timeline=leaving.timeline,
+        from_step=leaving.step,
         snapshot_id=command.snapshot_id,
         seeds=tuple(RestoredSeed(**asdict(seed)) for seed in restored.seeds),
         adapted_epoch=restored.adapted_epoch,

@@ -96,11 +96,17 @@ def _left_out(state: RunState, command: Adapt) -> str:
     seed and kernel in the same epoch.
     """
     # by what it does: in the fork, Tamiyo gives the same decision another id
-    asked = (command.command, command.layer, command.seed, command.kernel_id, state.epoch)
-    for one in state.left_out:
-        if asked == (one.command, one.layer, one.seed, one.kernel_id, one.epoch):
+    effect = (command.command, command.layer, command.seed, command.kernel_id, state.epoch)
+    for decision in state.left_out:
+        if effect == (
+            decision.command,
+            decision.layer,
+            decision.seed,
+            decision.kernel_id,
+            decision.epoch,
+        ):
             return (
-                f"This fork leaves out decision {one.decision_id} of run {one.run_id}, which "
-                "this one repeats."
+                f"This fork leaves out decision {decision.decision_id} of run {decision.run_id}, "
+                "which this one repeats."
             )
     return ""

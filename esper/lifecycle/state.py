@@ -138,9 +138,9 @@ class RunState:
 
 
 PLAIN: Final = tuple(
-    one.name
-    for one in fields(RunState)
-    if one.name not in ("seeds", "positions", "commands", "lost")
+    member.name
+    for member in fields(RunState)
+    if member.name not in ("seeds", "positions", "commands", "lost")
 )
 """Fields of a state that hold one value."""
 
@@ -217,5 +217,5 @@ def from_canonical(text: str) -> RunState:
     )
     raw["commands"] = tuple(raw["commands"])
     raw["lost"] = tuple((topic, count) for topic, count in raw["lost"])
-    raw["left_out"] = tuple(LeftOut(**one) for one in raw.get("left_out", ()))
+    raw["left_out"] = tuple(LeftOut(**decision) for decision in raw.get("left_out", ()))
     return RunState(**raw)

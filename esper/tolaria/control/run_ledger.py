@@ -123,8 +123,8 @@ class RunLedger(threading.Thread):
         if event.TOPIC == REQUESTS:
             self.note(event)
         elif isinstance(event, JournalEvent):
-            known = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
-            self._runs[event.run_id] = fold(known, event)
+            status = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
+            self._runs[event.run_id] = fold(status, event)
 
     def _set_aside(self, aside: Aside) -> None:
         self._intake.refuse(aside.received, PoisonError(aside.sentence()))

@@ -83,7 +83,7 @@ class Sweeps(threading.Thread):
         while True:
             try:
                 # `communicate` empties the pipe: a full one would hold up the sweep forever
-                _, said = child.communicate(timeout=0.2)
+                _, errors = child.communicate(timeout=0.2)
             except subprocess.TimeoutExpired:
                 if self._over.is_set():
                     _ended(child)
@@ -91,7 +91,7 @@ class Sweeps(threading.Thread):
             else:
                 break
         if child.returncode:
-            last = said.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+            last = errors.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
             _log.warning(
                 "The store was not swept, which is tried again in %.0f hours: %s",
                 self._settings.checkpoints.sweep_hours,

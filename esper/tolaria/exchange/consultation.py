@@ -122,20 +122,20 @@ class Consultation:
         """
         if self.lockstep:
             return [
-                self.catalogue.kernels[one]
-                for one in self.offered or ()
-                if one in self.catalogue.kernels
+                self.catalogue.kernels[kernel_id]
+                for kernel_id in self.offered or ()
+                if kernel_id in self.catalogue.kernels
             ]
-        found: dict[str, KernelPublished] = {}
+        offers: dict[str, KernelPublished] = {}
         # sorted: a set's order would reach the packet, and with it the decision
         for in_features, width, geometry in sorted(shapes):
             fitting = compatible(
                 self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry
             )
-            for family in sorted({one.family for one in fitting}):
-                best = rank([one for one in fitting if one.family == family], {})[:per_arm]
-                found |= {one.kernel_id: one for one in best}
-        return list(found.values())
+            for family in sorted({kernel.family for kernel in fitting}):
+                best = rank([kernel for kernel in fitting if kernel.family == family], {})[:per_arm]
+                offers |= {kernel.kernel_id: kernel for kernel in best}
+        return list(offers.values())
 
     def ask(
         self,
@@ -189,7 +189,7 @@ class Consultation:
         """
         begin = self.clock.monotonic()
         while self.offered is None or any(
-            one not in self.catalogue.kernels for one in self.offered
+            kernel_id not in self.catalogue.kernels for kernel_id in self.offered
         ):
             if interrupted() or (
                 not self.lockstep and self.clock.monotonic() - begin >= patience_s

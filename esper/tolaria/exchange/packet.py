@@ -136,9 +136,11 @@ def _layer(
                 health=growing.health[place].score,
             )
         )
-    mine = [statistics[(name, index)] for index in range(len(seeds))]
+    measured = [statistics[(name, index)] for index in range(len(seeds))]
     # one spoilt seed would hide the gradient of its whole layer
-    squares = sum(one.gradient_norm**2 for one in mine if math.isfinite(one.gradient_norm))
+    squares = sum(
+        figures.gradient_norm**2 for figures in measured if math.isfinite(figures.gradient_norm)
+    )
     widths = layer.seeds.chunks
     total = sum(widths)
     return LayerState(
@@ -149,11 +151,13 @@ def _layer(
         gradient_norm=squares**0.5,
         activation_variance=sum(
             # weighted: chunks differ in width where channels do not divide evenly
-            one.activation_variance * width
-            for one, width in zip(mine, widths, strict=True)
+            figures.activation_variance * width
+            for figures, width in zip(measured, widths, strict=True)
         )
         / total,
-        dead_ratio=sum(one.dead_ratio * width for one, width in zip(mine, widths, strict=True))
+        dead_ratio=sum(
+            figures.dead_ratio * width for figures, width in zip(measured, widths, strict=True)
+        )
         / total,
         seeds=tuple(seeds),
         geometry=growing.geometry(name),

@@ -102,13 +102,13 @@ class Allowed:
                 )
 
     def _of_modules(self, module: str) -> bool:
-        return any(module == one or module.startswith(f"{one}.") for one in self.modules)
+        return any(module == listed or module.startswith(f"{listed}.") for listed in self.modules)
 
     def _references(self) -> set[str]:
         """The functions that recipes of the list name."""
         raw = [tomllib.loads(text(name)) for name in names()]
         raw += [read for path in self._files() if (read := _read(path))]
-        return {one for values in raw for one in references(values).values()}
+        return {reference for values in raw for reference in references(values).values()}
 
     def _files(self) -> set[Path]:
         return {path for folder in self.folders for path in _safe(folder)}
@@ -125,8 +125,8 @@ def _safe(folder: Path) -> Iterator[Path]:
 
 
 def _ours(path: Path) -> bool:
-    found = path.stat()
-    return found.st_uid in {os.geteuid(), 0} and not found.st_mode & _WRITABLE
+    status = path.stat()
+    return status.st_uid in {os.geteuid(), 0} and not status.st_mode & _WRITABLE
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -319,16 +319,16 @@ NAMING: Final = ("model", "data", "task", "optimizer.name", "schedule.name")
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
     """What the values of a recipe name by `module:name`, by key."""
-    found = {}
+    by_key = {}
     for key in NAMING:
         *sections, leaf = key.split(".")
         section: Any = values
-        for one in sections:
-            section = section.get(one) if isinstance(section, Mapping) else None
+        for name in sections:
+            section = section.get(name) if isinstance(section, Mapping) else None
         value = section.get(leaf) if isinstance(section, Mapping) else None
         if isinstance(value, str) and ":" in value:
-            found[key] = value
-    return found
+            by_key[key] = value
+    return by_key
 
 
 def names() -> tuple[str, ...]:
@@ -440,8 +440,8 @@ def _sentence(error: ValidationError) -> str:
     *section, key = first["loc"]
     dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        right = _keys(section)
-        near = difflib.get_close_matches(str(key), right, n=1)
+        known_keys = _keys(section)
+        near = difflib.get_close_matches(str(key), known_keys, n=1)
         everywhere = [
             f"{name}.{leaf}"
             for name, field in Recipe.model_fields.items()
@@ -455,7 +455,7 @@ def _sentence(error: ValidationError) -> str:
         elif elsewhere:
             hint = f"Did you mean {elsewhere[0]}?"
         else:
-            hint = f"Known keys here: {', '.join(right)}."
+            hint = f"Known keys here: {', '.join(known_keys)}."
         return f"Unknown key {dotted}. {hint}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
@@ -516,7 +516,7 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
         )
     module, _, attribute = reference.partition(":")
     try:
-        found: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+        target: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key} = {reference!r}: module {error.name} cannot be imported; put it on "
@@ -526,4 +526,4 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
         raise UsageError(
             f"{key} = {reference!r}: module {module} has no function {attribute}."
         ) from None
-    return found
+    return target

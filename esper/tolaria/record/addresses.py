@@ -77,14 +77,14 @@ def lines(events: Sequence[JournalEvent]) -> list[TimelineSpan]:
         for number, event in enumerate(events)
         if number == 0 or event.timeline != events[number - 1].timeline
     ]
-    found = []
+    spans = []
     for begin, end in zip(begins, [*begins[1:], len(events)], strict=True):
         opened = next(
             (
-                one
+                event
                 # a rollback opens a timeline with its first event, a fork with its second
-                for one in events[begin : begin + 2]
-                if isinstance(one, RunRolledBack | RunForked)
+                for event in events[begin : begin + 2]
+                if isinstance(event, RunRolledBack | RunForked)
             ),
             None,
         )
@@ -93,8 +93,8 @@ def lines(events: Sequence[JournalEvent]) -> list[TimelineSpan]:
         last = after.from_step if isinstance(after, RunRolledBack) else events[end - 1].step
         # a fork's RunStarted stands at step 0, its first state at the parent's step
         first = opened.parent_step if isinstance(opened, RunForked) else events[begin].step
-        found.append(TimelineSpan(events[begin].timeline, begin, end, first, last, opened))
-    return found
+        spans.append(TimelineSpan(events[begin].timeline, begin, end, first, last, opened))
+    return spans
 
 
 def line_of(events: Sequence[JournalEvent], timeline: int) -> TimelineSpan:
@@ -103,14 +103,14 @@ def line_of(events: Sequence[JournalEvent], timeline: int) -> TimelineSpan:
     Raises:
         UsageError: the run has no such timeline.
     """
-    known = lines(events)
-    found = next((line for line in known if line.timeline == timeline), None)
-    if found is None:
+    spans = lines(events)
+    span = next((line for line in spans if line.timeline == timeline), None)
+    if span is None:
         raise UsageError(
             f"Run {events[0].run_id} has no timeline {timeline}; its timelines are "
-            f"{known[0].timeline} to {known[-1].timeline}."
+            f"{spans[0].timeline} to {spans[-1].timeline}."
         )
-    return found
+    return span
 
 
 def address_of(
@@ -143,10 +143,12 @@ def address_of(
             f"{line.first} to {line.last}."
         )
     most = next(
-        (one.sequence for one in events[line.begin : line.end] if _later(one, step)), line.end
+        (event.sequence for event in events[line.begin : line.end] if _later(event, step)), line.end
     )
     # what the trainer derives at this step belongs to reaching it: no state lies before it
-    before = [one.sequence for one in events[line.begin : most] if one.step < step or derived(one)]
+    before = [
+        event.sequence for event in events[line.begin : most] if event.step < step or derived(event)
+    ]
     # a command between two steps leaves the step as it is: several states may share it
     least = max(_opening(events, line), before[-1] + 1 if before else 0)
     if sequence is not None and not least <= sequence <= most:
@@ -164,7 +166,7 @@ def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor
     None of them is left when the timeline began with nothing: then it is the first step.
     """
     line = line_of(events, address.timeline)
-    taken = [
+    snapshots = [
         event
         for event in events
         if isinstance(event, CheckpointTaken)
@@ -173,7 +175,9 @@ def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor
         # the step alone is not enough: a snapshot of the same step may hold a later command
         and event.at_sequence <= address.sequence
     ]
-    for event in sorted(taken, key=lambda one: (one.at_step, one.at_sequence), reverse=True):
+    for event in sorted(
+        snapshots, key=lambda snapshot: (snapshot.at_step, snapshot.at_sequence), reverse=True
+    ):
         at = _address(event)
         yield Anchor(at, at, event.snapshot_id, event.address, event.sha256)
     opened = line.opened
@@ -216,11 +220,11 @@ def _opening(events: Sequence[JournalEvent], line: TimelineSpan) -> int:
 def _source(events: Sequence[JournalEvent], rolled: RunRolledBack) -> CheckpointTaken:
     """The snapshot that a rollback restored."""
     return next(
-        one
-        for one in reversed(events[: rolled.sequence])
-        if isinstance(one, CheckpointTaken) and one.snapshot_id == rolled.snapshot_id
+        event
+        for event in reversed(events[: rolled.sequence])
+        if isinstance(event, CheckpointTaken) and event.snapshot_id == rolled.snapshot_id
     )
 
 
-def _address(taken: CheckpointTaken) -> Address:
-    return Address(taken.at_timeline, taken.at_step, taken.at_sequence)
+def _address(snapshot: CheckpointTaken) -> Address:
+    return Address(snapshot.at_timeline, snapshot.at_step, snapshot.at_sequence)

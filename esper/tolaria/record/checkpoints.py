@@ -81,7 +81,7 @@ class Checkpoints:
         return (timeline, step) in {
             # begun counts, too: its event comes later, and a second copy would be waste
             self.begun,
-            *((one.at_timeline, one.at_step) for one in self.taken),
+            *((snapshot.at_timeline, snapshot.at_step) for snapshot in self.taken),
         }
 
     def begin(
@@ -96,26 +96,26 @@ class Checkpoints:
         """Wait for the snapshot under way, of which the journal hears later: it still has a record
         to be executed again.
         """
-        if (found := self.writer.collect(wait=True)) is not None:
-            self.waiting.append(found)
+        if (written := self.writer.collect(wait=True)) is not None:
+            self.waiting.append(written)
 
     def collect(self, *, wait: bool = False) -> RecordCheckpoint | None:
         """What the journal has to say of a snapshot that has become durable since the last call.
 
         Each call gives one.
         """
-        found = self.waiting.popleft() if self.waiting else self.writer.collect(wait=wait)
-        if found is None or found.stored is None:
+        written = self.waiting.popleft() if self.waiting else self.writer.collect(wait=wait)
+        if written is None or written.stored is None:
             # nothing collected is no success: the last reason stays
-            self.failed = found.error if found else self.failed
+            self.failed = written.error if written else self.failed
             return None
         self.failed = None
-        return self._record(found)
+        return self._record(written)
 
-    def _record(self, found: Taken) -> RecordCheckpoint:
+    def _record(self, written: Taken) -> RecordCheckpoint:
         # the state at the copy: by now, when the write has ended, the run stands further on
-        moment: Moment = found.label
-        state, stored = moment.state, found.stored
+        moment: Moment = written.label
+        state, stored = moment.state, written.stored
         assert stored is not None  # noqa: S101  # the caller looked
         return RecordCheckpoint(
             snapshot_id=snapshot_id(moment),
@@ -130,9 +130,9 @@ class Checkpoints:
             tensors=stored.tensors,
             size_bytes=stored.size_bytes,
             stored_bytes=stored.stored_bytes,
-            stall_us=found.stall_us,
-            duration_us=found.duration_us,
-            parameters_digest=found.digest,
+            stall_us=written.stall_us,
+            duration_us=written.duration_us,
+            parameters_digest=written.digest,
             kind="INCREMENTAL" if self.taken else "FULL",
             source=moment.source,
         )

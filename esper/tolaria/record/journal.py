@@ -180,28 +180,28 @@ class Journal:
 
     def failures(self, step: int) -> frozenset[Place]:
         """Kernels that failed in step number `step` by the record: they ran on their fallback."""
-        found = []
+        failed = []
         for event in self._recorded:
             if event.step != step or derived(event):
                 # a derived event ends it: failures behind that one belong to a later moment
                 break
             if isinstance(event, KernelFailed) and in_step(event):
-                found.append((event.layer, event.seed))
-        return frozenset(found)
+                failed.append((event.layer, event.seed))
+        return frozenset(failed)
 
     def _again(self, event: JournalEvent) -> JournalEvent:
         """The recorded event in the place of one that was decided anew."""
         head = self._recorded[0] if self._recorded else None
         # the id is made of timeline, sequence, kind, step and subject: one comparison covers them
         if head is None or head.event_id != event.event_id:
-            found = (
+            recorded = (
                 "nothing"
                 if head is None
                 else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
             )
             raise Diverged(
                 f"Executed again, run {event.run_id} decides {event.NAME} at epoch "
-                f"{event.epoch}, step {event.step}, where its journal has {found} "
+                f"{event.epoch}, step {event.step}, where its journal has {recorded} "
                 f"(event {event.sequence}); the code or the settings are others than those "
                 "it was trained with.",
                 head,

@@ -89,23 +89,25 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
     """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
-    found = []
+    clauses = []
     for field in fields(environment):
         then, now = getattr(started, field.name), getattr(environment, field.name)
         if then == now:
             continue
         if field.name == "versions":
             before, after = recorded(started), json.loads(now)
-            found += [
+            clauses += [
                 f"{printable(name)} was {printable(str(before.get(name)))} and is {after.get(name)}"
                 for name in sorted({*before, *after})
                 if before.get(name) != after.get(name)
                 and (not is_input(name) or (name in before and name in after))
             ]
         else:
-            odd = f"{field.name} was {printable(str(then))} and is {now}"
-            found.append("Esper's code is another one" if field.name == "source_sha256" else odd)
-    return tuple(found)
+            clause = f"{field.name} was {printable(str(then))} and is {now}"
+            clauses.append(
+                "Esper's code is another one" if field.name == "source_sha256" else clause
+            )
+    return tuple(clauses)
 
 
 def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> RestorePoint:

@@ -81,17 +81,21 @@ class RunSnapshot:
         Raises:
             CorruptError: it lacks something that every snapshot of a run has.
         """
-        wanted = [one.name for one in fields(cls) if one.name != "tensors"]
-        if lacking := [name for name in wanted if name not in snapshot.notes]:
+        expected = [field.name for field in fields(cls) if field.name != "tensors"]
+        if lacking := [name for name in expected if name not in snapshot.notes]:
             raise CorruptError(
                 f"The snapshot has no {', '.join(lacking)}: it is not one that a run has taken."
             )
-        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in wanted})
+        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in expected})
 
     @property
     def packed(self) -> Snapshot:
         """As it is stored."""
-        notes = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tensors"}
+        notes = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "tensors"
+        }
         return Snapshot(self.tensors, notes)
 
     @property
@@ -180,12 +184,12 @@ def restore_model(
     living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
     # compared before the first copy: nothing may train on half a restore
     saved = {name for name in snapshot.tensors if name.startswith("model/")}
-    odd = sorted(saved ^ set(living)) or [
+    unequal = sorted(saved ^ set(living)) or [
         name for name in living if snapshot.tensors[name].shape != living[name].shape
     ]
-    if odd:
+    if unequal:
         raise CorruptError(
-            f"The snapshot is of another model: {odd[0].removeprefix('model/')} is not the "
+            f"The snapshot is of another model: {unequal[0].removeprefix('model/')} is not the "
             "same in both; resume with the code of then."
         )
     with torch.no_grad():

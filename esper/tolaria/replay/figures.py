@@ -61,16 +61,16 @@ def from_export(export: Export) -> Mapping[str, StepTold]:
     name = f"history/{TABLE}.parquet"
     if name not in export.content.files:
         return {}
-    what = str(export.folder / name)
+    place = str(export.folder / name)
     with open_in(export.folder, name, export.limits.file) as file:
-        rows = rows_of(file, ("event_id", "loss", "gradient_norm"), export.limits, what)
+        rows = rows_of(file, ("event_id", "loss", "gradient_norm"), export.limits, place)
         try:
             return {
                 event_id: StepTold(float.fromhex(loss), float.fromhex(norm))
                 for event_id, loss, norm in rows
             }
         except ValueError:
-            raise CorruptError(f"{what} has figures that are no numbers.") from None
+            raise CorruptError(f"{place} has figures that are no numbers.") from None
 
 
 def _same(one: float, other: float) -> bool:

@@ -155,13 +155,17 @@ class Rerun:
         # nobody is there to resume it
         if before.status == "PAUSED":
             session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
-        grafting, rest = session.parts.grafting, deque(script)
+        grafting, pending = session.parts.grafting, deque(script)
 
         def between(session: Session) -> None:
-            while rest and rest[0][0] <= session.step:
-                _carry_out(session, rest.popleft()[1])
+            while pending and pending[0][0] <= session.step:
+                _carry_out(session, pending.popleft()[1])
             # these kernels come later by the script: grafted at once they would train too early
-            grafting.held = {(one.layer, one.seed) for _, one in rest if not isinstance(one, Adapt)}
+            grafting.held = {
+                (command.layer, command.seed)
+                for _, command in pending
+                if not isinstance(command, Adapt)
+            }
 
         with session.hooked(between), suppress(Arrived):
             self.trainer.train_on()

@@ -102,7 +102,7 @@ class Growth:
         self._batch = _Batch(
             data,
             outcome.loss.detach(),
-            {name: one / units for name, one in outcome.sums.items()},
+            {name: value / units for name, value in outcome.sums.items()},
             stream_seed(parts.recipe.run.seed, "forward", step),
         )
         return outcome.loss
@@ -127,16 +127,18 @@ class Growth:
         growing, telemetry = parts.growing, parts.recipe.telemetry
         raised, finite = dict(growing.switches.notes.raised), dict(growing.switches.notes.finite)
         live = [
-            (one.layer, one.seed)
-            for one in session.state.seeds
-            if one.stage in LIVE and (one.layer, one.seed) in growing.kernels
+            (seed.layer, seed.seed)
+            for seed in session.state.seeds
+            if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels
         ]
         turns = self._shadow(batch, step)
         raised |= growing.switches.notes.raised
         sample = (step + 1) % telemetry.every_steps == 0
         if sample:
             growing.observe_gradients()
-        host = [one.grad for one in growing.host_parameters if one.grad is not None]
+        host = [
+            parameter.grad for parameter in growing.host_parameters if parameter.grad is not None
+        ]
         norm = nn.utils.get_total_norm(host) if host else torch.zeros(())
         done = Pass(
             batch.loss,

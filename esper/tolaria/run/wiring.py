@@ -124,9 +124,9 @@ def place_of(
         require_known(bus, run_id, clock=clock, trust=signing.trust(settings.keys_dir))
         # before the outbox exists: with one and no note, the run would count as begun here
         note(folder, Provenance(f"Kafka at {bus.bootstrap}"))
-    if not resumed and (known := provenance(folder)) is not None and not known.fork:
+    if not resumed and (imported := provenance(folder)) is not None and not imported.fork:
         raise UsageError(
-            f"The id {run_id} is that of a run which came from {printable(known.origin)}; "
+            f"The id {run_id} is that of a run which came from {printable(imported.origin)}; "
             "choose another --run-id."
         )
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
@@ -194,8 +194,8 @@ def rig(
     drain = Drain(place.outbox, bus, clock=clock, trust=trust)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
     letters = DeadLetters(producer, "trainer", clock)
-    for one in past.aside:
-        letters.put(one.received, PoisonError(one.sentence()))
+    for message in past.aside:
+        letters.put(message.received, PoisonError(message.sentence()))
     # a producer of its own: a burst of telemetry must not hold up packets
     emitter = Emitter(
         bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock
@@ -308,7 +308,7 @@ def _resumed(
     fenced.
     """
     # beside the session's journal, which still has the record to re-execute
-    pen = Journal(
+    writer = Journal(
         state=past.state,
         outbox=place.outbox,
         origin=place.origin,
@@ -317,7 +317,7 @@ def _resumed(
         chain=chain,
     )
     begun = past.beginning
-    events = pen.do(
+    events = writer.do(
         Resume(
             reason="Resumed by `esper run --resume`.",
             incarnation=past.state.incarnation + 1,

@@ -91,17 +91,17 @@ class EpochBoundary:
             place = (seed.layer, seed.seed)
             if place not in growing.kernels:
                 continue
-            known = cursor.evidence.setdefault(place, Evidence())
-            known.trained_steps = growing.kernels[place].trained
-            known.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
+            evidence = cursor.evidence.setdefault(place, Evidence())
+            evidence.trained_steps = growing.kernels[place].trained
+            evidence.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
             if seed.stage == "TRAINING":
                 shadow = with_shadow(growing, held_out, parts.task, place)
-                known.shadow_gap, known.shadow_gap_error = paired(
+                evidence.shadow_gap, evidence.shadow_gap_error = paired(
                     live.batch_losses, shadow.batch_losses
                 )
             elif seed.stage in LIVE:
                 removed = without(growing, held_out, parts.task, place)
-                known.dependence, known.dependence_error = paired(
+                evidence.dependence, evidence.dependence_error = paired(
                     removed.batch_losses, live.batch_losses
                 )
                 if parts.recipe.telemetry.enabled:

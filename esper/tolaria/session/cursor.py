@@ -56,7 +56,9 @@ class Cursor:
         return {
             "step": self.step,
             "sums": asdict(self.sums),
-            "evidence": {address(place): asdict(one) for place, one in self.evidence.items()},
+            "evidence": {
+                address(place): asdict(evidence) for place, evidence in self.evidence.items()
+            },
             "figures": asdict(self.figures),
             "test": asdict(self.test),
         }
@@ -68,7 +70,7 @@ def cursor_of(notes: Mapping[str, Any]) -> Cursor:
     return Cursor(
         notes["step"],
         Sums(**_with_metrics(notes["sums"])),
-        {place_of(name): Evidence(**one) for name, one in notes["evidence"].items()},
+        {place_of(name): Evidence(**evidence) for name, evidence in notes["evidence"].items()},
         EpochFigures(**notes["figures"]),
         Figures(test["loss"], test["metrics"], tuple(test["batch_losses"])),
     )
@@ -76,7 +78,7 @@ def cursor_of(notes: Mapping[str, Any]) -> Cursor:
 
 def _with_metrics(notes: Mapping[str, Any]) -> dict[str, Any]:
     """Notes of figures; those of snapshots from before there were tasks have the accuracy alone."""
-    found = dict(notes)
+    values = dict(notes)
     # the notes are spread last: metrics of a newer snapshot replace the ones made of this
-    accuracy = found.pop("accuracy", 0.0)
-    return {"metrics": {"accuracy": accuracy}, **found}
+    accuracy = values.pop("accuracy", 0.0)
+    return {"metrics": {"accuracy": accuracy}, **values}

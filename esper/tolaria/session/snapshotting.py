@@ -125,7 +125,8 @@ class Snapshotting:
             kernels=kernel_notes(parts.growing),
             health=health_notes(parts.growing),
             statistics={
-                address(place): asdict(one) for place, one in parts.monitor.statistics.items()
+                address(place): asdict(statistics)
+                for place, statistics in parts.monitor.statistics.items()
             },
             random=random_notes(),
             stepper=parts.stepper.notes(),
@@ -141,7 +142,7 @@ class Snapshotting:
         dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
         # a rollback resets unfinished seeds: their evidence is of kernels that are gone
         cursor.evidence = {
-            place: known for place, known in cursor.evidence.items() if place not in dormant
+            place: evidence for place, evidence in cursor.evidence.items() if place not in dormant
         }
         self.recorder.standing.cursor = cursor
         restore_model(
@@ -156,7 +157,8 @@ class Snapshotting:
         parts.stepper.restore(content.stepper)
         restore_health(parts.growing, content.health)
         parts.monitor.statistics = {
-            place_of(name): SeedStatistics(**one) for name, one in content.statistics.items()
+            place_of(name): SeedStatistics(**statistics)
+            for name, statistics in content.statistics.items()
         }
         # after everything that might draw: the streams go on from exactly here
         restore_random(content.random, snapshot.tensors)
@@ -186,24 +188,27 @@ class Snapshotting:
         self.record(wait=True)
         # the snapshot under way is recorded by now: it may be the newest
         candidates = [
-            one
-            for one in reversed(parts.checkpoints.taken)
-            if snapshot_id in ("", one.snapshot_id)
-            and (at_most_epoch < 0 or one.at_epoch <= at_most_epoch)
+            candidate
+            for candidate in reversed(parts.checkpoints.taken)
+            if snapshot_id in ("", candidate.snapshot_id)
+            and (at_most_epoch < 0 or candidate.at_epoch <= at_most_epoch)
         ]
-        for one in candidates:
+        for candidate in candidates:
             try:
-                snapshot = parts.tensors.read(one.address, one.sha256)
+                snapshot = parts.tensors.read(candidate.address, candidate.sha256)
                 folded = RunSnapshot.of(snapshot).folded
             except CorruptError as error:
-                parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
+                parts.progress.say(f"Snapshot {candidate.snapshot_id} cannot be used: {error}")
                 continue
             # the folded state knows the step of its last event only
-            restored = replace(folded, step=one.at_step)
+            restored = replace(folded, step=candidate.at_step)
             # journal before tensors: a crash in between resumes there, and restores the snapshot
             recorder.do(
                 RollBack(
-                    snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source
+                    snapshot_id=candidate.snapshot_id,
+                    restored=restored,
+                    reason=reason,
+                    source=source,
                 )
             )
             self.restore(snapshot, recorder.state)
@@ -211,7 +216,7 @@ class Snapshotting:
             parts.consultation.begin_timeline(timeline)
             parts.progress.say(
                 f"Timeline {timeline} begins at step {step}, from snapshot "
-                f"{one.snapshot_id}: {reason}"
+                f"{candidate.snapshot_id}: {reason}"
             )
             # out of whatever the loop was in: the cursor says where it begins again
             raise RolledBack

@@ -87,7 +87,7 @@ def _passes(
     copy from the device for the losses, one for the metrics.
     """
     losses, units = [], []
-    sums: dict[str, list[Tensor]] = {one.name: [] for one in task.metrics}
+    sums: dict[str, list[Tensor]] = {metric.name: [] for metric in task.metrics}
     for x, y in zip(split[0].split(batch), split[1].split(batch), strict=True):
         part = (x, y.to(growing.numerics.device))
         outcome = task.outcome(growing, part)
@@ -130,7 +130,7 @@ def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, floa
     if len(differences) < 2:
         return mean, math.inf
     # paired by batch: batches differ from each other far more than a kernel changes one
-    variance = sum((one - mean) ** 2 for one in differences) / (len(differences) - 1)
+    variance = sum((difference - mean) ** 2 for difference in differences) / (len(differences) - 1)
     return mean, math.sqrt(variance / len(differences))
 
 

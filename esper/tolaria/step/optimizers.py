@@ -45,17 +45,17 @@ def known() -> Mapping[str, MakeOptimizer]:
     Raises:
         UsageError: a package's cannot be used; the package is named.
     """
-    found: dict[str, MakeOptimizer] = {
+    makers: dict[str, MakeOptimizer] = {
         name: kind
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in UNSUITED
     }
     # the base class has no step of its own
-    del found["Optimizer"]
+    del makers["Optimizer"]
     # the same bits as torch's, without the compiler that torch's would import
-    found["AdamW"] = EagerAdamW
+    makers["AdamW"] = EagerAdamW
     # unsuited names stay taken: a package's optimizer of that name would be refused by the recipe
-    return found | plugged_functions(OPTIMIZERS, found.keys() | UNSUITED.keys())
+    return makers | plugged_functions(OPTIMIZERS, makers.keys() | UNSUITED.keys())
 
 
 def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
@@ -66,13 +66,13 @@ def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
             `permit` does not cover it.
     """
     if ":" in name:
-        found: Any = function(name, "optimizer.name", permit)
-        if not callable(found):
+        target: Any = function(name, "optimizer.name", permit)
+        if not callable(target):
             raise UsageError(
-                f"optimizer.name = {name!r} is {type(found).__name__}: give a class of an "
+                f"optimizer.name = {name!r} is {type(target).__name__}: give a class of an "
                 "optimizer, or a function that makes one of parameter groups."
             )
-        make: MakeOptimizer = found
+        make: MakeOptimizer = target
     elif name in UNSUITED:
         raise UsageError(f"optimizer.name = {name!r} cannot train here: {UNSUITED[name]}.")
     elif name not in known():
@@ -142,12 +142,12 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
                 f"optimizer.groups[{number}] matches no parameter with {', '.join(group.match)} "
                 f"that an earlier group has not taken; the model has {_some(list(names.values()))}."
             )
-    rates = [settings.learning_rate, *(one.learning_rate for one in settings.groups)]
-    decays = [settings.weight_decay, *(one.weight_decay for one in settings.groups)]
-    found = []
+    rates = [settings.learning_rate, *(group.learning_rate for group in settings.groups)]
+    decays = [settings.weight_decay, *(group.weight_decay for group in settings.groups)]
+    groups = []
     for own, rate, decay in zip(members, rates, decays, strict=True):
         decayed = settings.weight_decay if decay is None else decay
-        found.append(
+        groups.append(
             {
                 "params": list(own.values()),
                 "param_names": list(own),
@@ -155,7 +155,7 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
                 **({} if decayed is None else {"weight_decay": decayed}),
             }
         )
-    return [group for group in found if group["params"]]
+    return [group for group in groups if group["params"]]
 
 
 def _some(names: list[str]) -> str:
@@ -191,7 +191,7 @@ def _called(
     except ValueError:
         pass  # a callable of C has no signature: it says for itself what it does not take
     try:
-        found = make(groups, **arguments)
+        optimizer = make(groups, **arguments)
     except UsageError:
         raise
     except Exception as error:
@@ -200,12 +200,12 @@ def _called(
             f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments or "
             "optimizer.groups, or name another."
         ) from error
-    if not isinstance(found, Optimizer):
+    if not isinstance(optimizer, Optimizer):
         raise UsageError(
-            f"optimizer.name = {name!r} gave {type(found).__name__}, and has to give a "
+            f"optimizer.name = {name!r} gave {type(optimizer).__name__}, and has to give a "
             "torch.optim.Optimizer."
         )
-    return found
+    return optimizer
 
 
 def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
@@ -217,8 +217,12 @@ def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
             "a step has one loss."
         )
     # a parameter that is not the host's is in no snapshot: stepping it could not be replayed
-    own = {id(one) for one in growing.host_parameters}
-    if any(id(one) not in own for group in optimizer.param_groups for one in group["params"]):
+    own = {id(parameter) for parameter in growing.host_parameters}
+    if any(
+        id(parameter) not in own
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ):
         raise UsageError(
             f"optimizer.name = {name!r} has parameters that are not in the groups it was given; "
             "let it take those alone."
@@ -265,8 +269,8 @@ class HostState:
             # identity first: NaN differs from itself, and `!=` on tensors gives no single truth
             if value is not self._first[number].get(key) and value != self._first[number].get(key)
         }
-        found = {"figures": figures, "devices": devices, "groups": groups}
-        return {kind: values for kind, values in found.items() if values}
+        notes = {"figures": figures, "devices": devices, "groups": groups}
+        return {kind: values for kind, values in notes.items() if values}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Make it what `notes` gave; the tensors of its state are there already."""

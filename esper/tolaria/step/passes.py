@@ -44,8 +44,8 @@ class Pass:
         values = torch.stack(
             [
                 # double holds float32 and counts of samples exactly: one copy carries all
-                one.double()
-                for one in (
+                figure.double()
+                for figure in (
                     self.loss,
                     self.norm,
                     self.kept,
@@ -55,10 +55,10 @@ class Pass:
                 )
             ]
         )
-        loss, norm, kept, *rest = values.tolist()
-        # not strict: norms and outputs follow the metrics in `rest`
-        metrics = dict(zip(self.metrics, rest, strict=False))
-        del rest[: len(metrics)]
+        loss, norm, kept, *others = values.tolist()
+        # not strict: norms and outputs follow the metrics in `others`
+        metrics = dict(zip(self.metrics, others, strict=False))
+        del others[: len(metrics)]
         return PassFigures(
             loss,
             metrics,
@@ -66,12 +66,12 @@ class Pass:
             kept,
             {
                 place: value
-                for place, value in zip(self.norms, rest, strict=False)
+                for place, value in zip(self.norms, others, strict=False)
                 if not math.isfinite(value)
             },
             [
                 place
-                for place, value in zip(self.outputs, rest[len(self.norms) :], strict=True)
+                for place, value in zip(self.outputs, others[len(self.norms) :], strict=True)
                 if not value
             ],
         )
@@ -121,7 +121,7 @@ def count_faults(
     A kernel at `forced` counts as failed without being told again; one at `spared` has neither
     failed nor shown that it works.
     """
-    found = []
+    counted = []
     for place in took_part:
         grown = growing.kernels[place]
         if place in faults or place in forced:
@@ -132,5 +132,5 @@ def count_faults(
         # a forced failure stands in the record already; a report would journal it twice
         if place in faults:
             phase, error = faults[place]
-            found.append(KernelFault(place, phase, error, grown.errors))
-    return tuple(found)
+            counted.append(KernelFault(place, phase, error, grown.errors))
+    return tuple(counted)

@@ -372,7 +372,7 @@ class _Attempts:
         """
         # first without any: if the host alone is not finite, no kernel is to blame
         if not self._again(self._off | set(running)).read().finite:
-            # the search overwrote gradients and statistics: bring back those of the last attempt
+            # the search overwrote gradients and statistics: back to the attempt that stands
             self._again(self._off)
             return set()
         return next(
@@ -406,22 +406,22 @@ class _Attempts:
         units = [self._task.count(batch) for _, batch in self._batches]
         total = sum(units)
         losses = []
-        sums: dict[str, list[Tensor]] = {one.name: [] for one in self._task.metrics}
+        sums: dict[str, list[Tensor]] = {metric.name: [] for metric in self._task.metrics}
         for number, (seed, batch) in enumerate(self._batches, start=1):
             share = units[number - 1] / total
             # each attempt, and the shadow pass below, must draw the same dropout masks
             torch.manual_seed(seed)
             last = number == len(self._batches)
             with switches.live_pass(watching=bool(live), sampling=self._sample and last):
-                loss, found = self._live_pass(batch, share, guarded=bool(live))
+                loss, batch_sums = self._live_pass(batch, share, guarded=bool(live))
             losses.append(loss)
             for name, values in sums.items():
-                values.append(found[name])
+                values.append(batch_sums[name])
             for place in self.shadowed:
                 growing.shadow_step(place, seed, partial(self._loss, batch, share))
         # stays on the device until `read`: to ask here would wait for the backward
         norm = nn.utils.get_total_norm(
-            [one.grad for one in growing.host_parameters if one.grad is not None]
+            [parameter.grad for parameter in growing.host_parameters if parameter.grad is not None]
         ).to(losses[0].device)
         norms = {place: growing.kernels[place].norm(self.scale) for place in live}
         for place in self.shadowed:
@@ -455,7 +455,7 @@ class _Attempts:
                 raise
             # NaN marks the attempt as unfit; which kernel raised stands in the notes
             none = torch.zeros((), device=batch[0].device)
-            return none + math.nan, {one.name: none for one in self._task.metrics}
+            return none + math.nan, {metric.name: none for metric in self._task.metrics}
         return loss.detach(), outcome.sums
 
     def _loss(self, batch: Batch, share: float) -> Tensor:

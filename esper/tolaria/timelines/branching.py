@@ -155,8 +155,8 @@ def fork(
 
 
 def _told(cut: Cut, changes: Sequence[str]) -> str:
-    told = [
-        *(f"with {one}" for one in changes),
-        *(f"without decision {one.decision_id}" for one in cut.without),
+    clauses = [
+        *(f"with {change}" for change in changes),
+        *(f"without decision {decision.decision_id}" for decision in cut.without),
     ]
-    return f"Forked {', '.join(told)}." if told else "Forked with nothing changed."
+    return f"Forked {', '.join(clauses)}." if clauses else "Forked with nothing changed."

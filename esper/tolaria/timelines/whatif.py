@@ -116,8 +116,8 @@ class WhatIfResult:
             "until_epoch": self.question.epochs,
             "effect": self.effect.as_json(),
             "branches": {
-                "with": [asdict(one) for one in self.with_it],
-                "without": [asdict(one) for one in self.without],
+                "with": [asdict(branch) for branch in self.with_it],
+                "without": [asdict(branch) for branch in self.without],
             },
             "dropped": list(self.dropped),
             "refused": list(self.refused),
@@ -160,29 +160,29 @@ def open_loop(
     """
     begun, decision = clock.monotonic(), question.decision
     cut = cut_at(question.events, None, before=decision)
-    rest = question.events[
+    recorded = question.events[
         cut.address.sequence : line_of(question.events, cut.address.timeline).end
     ]
-    whole = script_of(rest)
-    kept, dropped = without(whole, rest, decision)
+    full = script_of(recorded)
+    reduced, dropped = without(full, recorded, decision)
     refused: list[str] = []
     branches: dict[Side, list[Branch]] = {"with": [], "without": []}
     for order in range(question.orders):
-        for side, script in (("with", whole), ("without", kept)):
+        for side, script in (("with", full), ("without", reduced)):
             progress.say(
                 f"Data order {order}, {side} the decision: from {cut.address} to the end "
                 f"of epoch {question.epochs - 1}."
             )
             branch, events = _branch(question, archive, cut, script, order, progress, clock)
             branches[side].append(branch)  # type: ignore[index]  # one of the two
-            told = {
-                one.event.decision_id: one.sentence()
-                for one in script
-                if isinstance(one.event, AdaptationApplied)
+            sentences = {
+                line.event.decision_id: line.sentence()
+                for line in script
+                if isinstance(line.event, AdaptationApplied)
             }
             refused += [
                 (
-                    f"{told.get(event.decision_id, event.decision_id)}, {side} the decision, "
+                    f"{sentences.get(event.decision_id, event.decision_id)}, {side} the decision, "
                     f"data order {order}: {event.reason}"
                 )
                 for event in events
@@ -192,7 +192,7 @@ def open_loop(
         question,
         "open",
         branches,
-        tuple(one.sentence() for one in dropped),
+        tuple(line.sentence() for line in dropped),
         tuple(refused),
         clock.monotonic() - begun,
     )
