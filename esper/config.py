@@ -172,7 +172,7 @@ class KafkaSettings(BaseModel):
                 or not value.replace(".", "", 1).isdecimal()
             ):
                 raise ValueError(
-                    f"{entry!r} is no quota: write principal.quota=number, with "
+                    f"{entry!r} is not a quota: write principal.quota=number, with "
                     f"{', '.join(KAFKA_QUOTAS)}"
                 )
         return quotas
@@ -731,8 +731,10 @@ def _require_known(environment: Mapping[str, str]) -> None:
         near = difflib.get_close_matches(upper, variables, n=1, cutoff=_NEAR)
         if near or "__" in upper:
             hint = f"did you mean {near[0]}?" if near else "unset it."
-            raise UsageError(f"{name} is no setting of Esper: {hint}")
-        sys.stderr.write(f"esper: {name} is no variable of Esper and changes nothing; unset it.\n")
+            raise UsageError(f"{name} is not a setting of Esper: {hint}")
+        sys.stderr.write(
+            f"esper: {name} is not a variable of Esper and changes nothing; unset it.\n"
+        )
 
 
 def _variables() -> set[str]:
@@ -770,7 +772,7 @@ def _sentence(error: ValidationError) -> str:
             if near
             else "unset it"
         )
-        return f"{name} is no setting of Esper: {hint}" + ("" if near else ".")
+        return f"{name} is not a setting of Esper: {hint}" + ("" if near else ".")
     if fault["type"] == "value_error":
         return f"{fault['ctx']['error']}."
-    return f"{name} cannot be so: {fault['msg'][0].lower()}{fault['msg'][1:]}."
+    return f"{name} has an invalid value: {fault['msg'][0].lower()}{fault['msg'][1:]}."

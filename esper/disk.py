@@ -97,6 +97,6 @@ def unwritable(path: Path, error: OSError) -> EsperError:
             "nothing that was written is lost."
         )
     return UnavailableError(
-        f"{path} cannot be written ({error.strerror}): mend the disk or its permissions, "
+        f"{path} cannot be written ({error.strerror}): repair the disk or correct its permissions, "
         "then start again."
     )

@@ -186,7 +186,7 @@ def decide(state: RunState, command: RunCommand, context: Context) -> tuple[Jour
 @singledispatch
 def _decide(command: Any, frame: _Frame, context: Context) -> None:
     del frame, context
-    raise RejectedError(f"{type(command).__name__} is no command of a run.")
+    raise RejectedError(f"{type(command).__name__} is not a command of a run.")
 
 
 @_decide.register
@@ -439,7 +439,7 @@ def _(command: RollBack, frame: _Frame, context: Context) -> None:
     ):
         raise RejectedError(
             f"Snapshot {command.snapshot_id} holds run {restored.run_id} at epoch "
-            f"{restored.epoch}, step {restored.step}, which is no earlier "
+            f"{restored.epoch}, step {restored.step}, which is not an earlier "
             f"state of run {leaving.run_id} at epoch {leaving.epoch}, step {leaving.step}."
         )
     frame.place = replace(restored, timeline=leaving.timeline + 1)

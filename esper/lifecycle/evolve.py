@@ -305,7 +305,7 @@ def _(event: AdaptationApplied, run: Fold) -> None:
     if seed is None:
         raise CorruptError(
             f"Event {event.sequence} of run {event.run_id} adapts "
-            f"{event.layer}[{event.seed}], which is no seed; the journal was changed."
+            f"{event.layer}[{event.seed}], which is not a seed; the journal was changed."
         )
     alpha_target = event.alpha if event.command == "SET_ALPHA" else seed.alpha_target
     run.seeds[place] = seed.changed(adapted_epoch=event.epoch, alpha_target=alpha_target)
@@ -328,7 +328,7 @@ def _(event: KernelFailed, run: Fold) -> None:
     if seed is None:
         raise CorruptError(
             f"Event {event.sequence} of run {event.run_id} fails "
-            f"{event.layer}[{event.seed}], which is no seed; the journal was changed."
+            f"{event.layer}[{event.seed}], which is not a seed; the journal was changed."
         )
     execution = (
         "ERROR_RECOVERY"

@@ -380,7 +380,7 @@ def _named(body: StartBody, existing: RunStatus | None, control: Control) -> tup
                 422,
                 (
                     "A resumed run goes on with the settings that its journal has; leave "
-                    "overrides away."
+                    "overrides out."
                 ),
             )
         with _content():

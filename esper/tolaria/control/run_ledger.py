@@ -84,7 +84,7 @@ class RunLedger(threading.Thread):
             try:
                 self._follow()
             except CorruptError as error:
-                _log.warning("The topics are others than before, they are read anew: %s", error)
+                _log.warning("The topics have changed; reading them from the beginning: %s", error)
                 self._runs, self._at, self._journals = (
                     {},
                     "beginning",
@@ -92,7 +92,7 @@ class RunLedger(threading.Thread):
                 )
             except RETRIABLE as error:
                 _log.warning(
-                    "Reading the journals was interrupted, it goes on in a second: %s", error
+                    "Reading the journals was interrupted; trying again in a second: %s", error
                 )
             self.progress.turn()
             self._over.wait(0 if self._over.is_set() else _PAUSE_S)

@@ -54,7 +54,9 @@ class Sweeps(threading.Thread):
             try:
                 self._sweep()
             except OSError as error:
-                _log.warning("The store was not swept, for want of a process: %s", error)
+                _log.warning(
+                    "The store was not swept, because no process could be started: %s", error
+                )
 
     def stop(self) -> None:
         """End the thread, and a sweep that is under way."""
@@ -93,7 +95,7 @@ class Sweeps(threading.Thread):
         if child.returncode:
             last = errors.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
             _log.warning(
-                "The store was not swept, which is tried again in %.0f hours: %s",
+                "The store was not swept; the next attempt is in %.0f hours: %s",
                 self._settings.checkpoints.sweep_hours,
                 last[0],
             )

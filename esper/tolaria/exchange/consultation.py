@@ -44,7 +44,7 @@ class Speaking(Protocol):
 
 
 class Nobody:
-    """Says nothing and hears nothing: the other side of a run that is executed again
+    """Says nothing and hears nothing: the other side of a run that is re-executed
     without a bus.
     """
 

@@ -17,7 +17,7 @@ from esper.lifecycle import RunState, SeedState
 from esper.lifecycle.commands import Move, ReportFailure
 from esper.tolaria.exchange.consultation import Consultation
 
-AGAIN_S = 60.0  # how long a run that is executed again waits for a kernel that it had
+AGAIN_S = 60.0  # how long a run that is re-executed waits for a kernel that it had
 
 
 def seeds_waiting(state: RunState) -> list[SeedState]:

@@ -51,7 +51,7 @@ class Allowed:
         for folder in folders:
             if not folder.is_dir():
                 raise UsageError(
-                    f"{SETTING} names {folder}, which is no folder: make it, or take it "
+                    f"{SETTING} names {folder}, which is not a folder: create it, or take it "
                     "off the list."
                 )
         for module in modules:

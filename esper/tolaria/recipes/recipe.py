@@ -520,7 +520,7 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key} = {reference!r}: module {error.name} cannot be imported; put it on "
-            "PYTHONPATH or mend the name."
+            "PYTHONPATH or correct the name."
         ) from error
     except AttributeError:
         raise UsageError(

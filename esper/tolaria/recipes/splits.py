@@ -112,7 +112,7 @@ def cached(
     fresh = make()
     if not isinstance(fresh, Splits):
         raise UsageError(
-            f"The data function of {name} returns {type(fresh).__name__}; it has to return "
+            f"The data function of {name} returns {type(fresh).__name__}; it must return "
             "esper.tolaria.recipes.splits.Splits."
         )
     write_file(

@@ -94,7 +94,7 @@ class Checkpoints:
 
     def put_by(self) -> None:
         """Wait for the snapshot under way, of which the journal hears later: it still has a record
-        to be executed again.
+        to be re-executed.
         """
         if (written := self.writer.collect(wait=True)) is not None:
             self.waiting.append(written)

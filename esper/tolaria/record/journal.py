@@ -1,8 +1,8 @@
-"""The trainer's pen: decide, write the frame durably, then evolve.
+"""The trainer's side of the journal: decide, write the frame durably, then evolve.
 
 Tensors follow the state that comes out.
 
-A resumed run executes again what its journal has recorded after the snapshot. Until that record is
+A resumed run re-executes what its journal has recorded after the snapshot. Until that record is
 used up, `do` takes the events from there instead of writing them: what the trainer decides anew has
 to be what stands there. Without an outbox there is nothing but the record.
 """
@@ -43,7 +43,7 @@ def derived(event: JournalEvent) -> bool:
 
 
 class Diverged(CorruptError):  # noqa: N818  # reads as what the run did
-    """Executed again, a run does something else than its journal has: `recorded` is the event that
+    """Re-executed, a run does something else than its journal has: `recorded` is the event that
     stands there, `decided` what came instead.
     """
 
@@ -65,10 +65,10 @@ class FrameLog(Protocol):
 class Journal:
     """One run's journal at its writer.
 
-    `state` is the folded state of everything written, or executed again so far.
+    `state` is the folded state of everything written, or re-executed so far.
 
     `used_up` is called when the last recorded event has been taken. `chain` seals what is written;
-    what is only executed again is not sealed.
+    what is only re-executed is not sealed.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class Journal:
 
     @property
     def replaying(self) -> bool:
-        """Whether recorded events are still to be executed again; without an outbox, always."""
+        """Whether recorded events are still to be re-executed; without an outbox, always."""
         return self._outbox is None or bool(self._recorded)
 
     @property
     def past_snapshots(self) -> bool:
-        """Whether what is left of the record that a resumed run executes again has no snapshot, and
+        """Whether what is left of the record that a resumed run re-executes has no snapshot, and
         nothing that leaves snapshots behind.
         """
         return self._outbox is not None and not any(
@@ -112,7 +112,7 @@ class Journal:
             RejectedError: the command does not fit the state.
             StorageFullError: the disk is full; nothing changed, the call may be repeated.
             FencedError: another writer has taken over this run.
-            Diverged: executed again, the run does something else than its journal has recorded.
+            Diverged: re-executed, the run does something else than its journal has recorded.
         """
         events = decide(self.state, command, Context(self._origin, step, self._guardrails))
         if not events:
@@ -157,9 +157,9 @@ class Journal:
             return None
         if head.step < step:
             raise Diverged(
-                f"Executed again, run {self.state.run_id} stands at step {step}, but event "
+                f"Re-executed, run {self.state.run_id} stands at step {step}, but event "
                 f"{head.sequence} ({head.NAME}) of its journal belongs to "
-                f"step {head.step}; the code or the settings are others than those it was "
+                f"step {head.step}; the code or the settings differ from those it was "
                 "trained with.",
                 head,
                 None,
@@ -167,7 +167,7 @@ class Journal:
         return None if not after_step and in_step(head) else head
 
     def record(self, events: Iterable[JournalEvent]) -> None:
-        """Have more events executed again, after those that are left."""
+        """Have more events re-executed, after those that are left."""
         self._recorded.extend(events)
 
     def accept(self) -> JournalEvent:
@@ -200,9 +200,9 @@ class Journal:
                 else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
             )
             raise Diverged(
-                f"Executed again, run {event.run_id} decides {event.NAME} at epoch "
+                f"Re-executed, run {event.run_id} decides {event.NAME} at epoch "
                 f"{event.epoch}, step {event.step}, where its journal has {recorded} "
-                f"(event {event.sequence}); the code or the settings are others than those "
+                f"(event {event.sequence}); the code or the settings differ from those "
                 "it was trained with.",
                 head,
                 event,
@@ -214,10 +214,10 @@ class Journal:
             and head.parameters_digest != event.parameters_digest
         ):
             raise Diverged(
-                f"Executed again, epoch {head.epoch} of run {event.run_id} ends with other "
+                f"Re-executed, epoch {head.epoch} of run {event.run_id} ends with other "
                 f"parameters (digest {event.parameters_digest[:12]}) "
                 f"than its journal has ({head.parameters_digest[:12]}); the code, the "
-                "settings or the machine are others than those it was "
+                "settings or the machine differ from those it was "
                 "trained with.",
                 head,
                 event,

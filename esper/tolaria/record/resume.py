@@ -1,5 +1,5 @@
 """Going on with a run that stopped: its journal folded, the snapshot to begin from, and what the
-record still has to be executed again.
+record still has to be re-executed.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
             ]
         else:
             clause = f"{field.name} was {printable(str(then))} and is {now}"
-            clauses.append(
-                "Esper's code is another one" if field.name == "source_sha256" else clause
-            )
+            clauses.append("Esper's code has changed" if field.name == "source_sha256" else clause)
     return tuple(clauses)
 
 

@@ -190,7 +190,7 @@ def restore_model(
     if unequal:
         raise CorruptError(
             f"The snapshot is of another model: {unequal[0].removeprefix('model/')} is not the "
-            "same in both; resume with the code of then."
+            "same in both; resume with the code that the run began with."
         )
     with torch.no_grad():
         for name, tensor in living.items():

@@ -43,7 +43,7 @@ OWN_LOOP = (
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A run that can be executed again, as what another process opens it by: its journal, and the
+    """A run that can be re-executed, as what another process opens it by: its journal, and the
     installation or the export with the rest.
 
     `allow` are functions, by name, that a run from elsewhere may call.
@@ -138,7 +138,7 @@ def archived(
     splits: Callable[[Recipe, Permit], Splits],
     clock: Clock,
 ) -> Archive:
-    """What executing a run again takes.
+    """What re-executing a run takes.
 
     Raises:
         UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot

@@ -70,7 +70,7 @@ def from_export(export: Export) -> Mapping[str, StepTold]:
                 for event_id, loss, norm in rows
             }
         except ValueError:
-            raise CorruptError(f"{place} has figures that are no numbers.") from None
+            raise CorruptError(f"{place} has values that are not numbers.") from None
 
 
 def _same(one: float, other: float) -> bool:

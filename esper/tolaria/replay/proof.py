@@ -48,7 +48,7 @@ def require_proven(events: Sequence[JournalEvent], address: Address, found: str)
     recorded = known_digest(events, address)
     if recorded is not None and recorded != found:
         raise CorruptError(
-            f"Executed again, run {events[0].run_id} has other parameters at {address} "
+            f"Re-executed, run {events[0].run_id} has other parameters at {address} "
             f"(digest {found[:12]}) than its journal has ({recorded[:12]})."
         )
     return recorded is not None

@@ -1,4 +1,4 @@
-"""A run executed again from its journal: no broker, no other part, no outbox, nothing written.
+"""A run re-executed from its journal: no broker, no other part, no outbox, nothing written.
 
 Any step is rebuilt, bit for bit.
 
@@ -54,12 +54,12 @@ from esper.vault.sealing import KEY_BYTES
 
 NOWHERE = (
     Path(os.devnull) / "nowhere"
-)  # a run that is executed again has no folder: what would write there fails
+)  # a run that is re-executed has no folder: what would write there fails
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and
+    """What re-executing a run takes: its whole journal in order, snapshots, kernels by id, and
     the recipe's method, model and data.
 
     `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and
@@ -154,7 +154,7 @@ class Rerun:
         session.parts.journal, session.standing.goal = journal, step
         # nobody is there to resume it
         if before.status == "PAUSED":
-            session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
+            session.do(Resume(reason="Re-executed.", incarnation=before.incarnation))
         grafting, pending = session.parts.grafting, deque(script)
 
         def between(session: Session) -> None:
@@ -195,7 +195,7 @@ def _carry_out(session: Session, command: Scripted) -> None:
 
 @dataclass(slots=True)
 class Reexecution:
-    """Executes an archived run again.
+    """Re-executes an archived run.
 
     `told` has the session before each step, and `session` is the last one, also where it went
     astray.
@@ -253,7 +253,7 @@ class Reexecution:
             session.recorder.catch_up()
         if (session.step, session.state.sequence) != (address.step, address.sequence):
             raise CorruptError(
-                f"Executed again, run {self.archive.run_id} ends at step {session.step} "
+                f"Re-executed, run {self.archive.run_id} ends at step {session.step} "
                 f"with {session.state.sequence} events, not at {address} with "
                 f"{address.sequence}; its journal was changed."
             )
@@ -283,10 +283,10 @@ class Reexecution:
                     self.notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
             if anchor.opens:
                 if anchor.source is None:
-                    lost = self.notes[-1] if self.notes else "It was not to be used."
+                    lost = self.notes[-1] if self.notes else "This replay does not use it."
                     raise UnavailableError(
                         f"Run {archive.run_id} begins with the state {anchor.name}, which "
-                        f"is not at hand: restore it, or fork that run again. {lost}"
+                        f"is not available: restore it, or fork that run again. {lost}"
                     )
                 # the timeline that was left may have been opened by a rollback, too
                 source = self.rebuild(anchor.source)

@@ -1,4 +1,4 @@
-"""A whole run proven by executing it again, in pieces that may run side by side.
+"""A whole run proven by re-executing it, in pieces that may run side by side.
 
 And where it differs, to which step that can be narrowed.
 
@@ -122,12 +122,14 @@ class Narrowed:
             )
             return (
                 f"{self.fault.sentence} In timeline {self.fault.at.timeline}, the "
-                f"{self.figure} of step {self.step} is the first of what the run told "
-                f"that differs ({self.then!r} then, {self.now!r} now; {self.agreed} steps "
+                f"{self.figure} of step {self.step} is the first that differs from "
+                f"what the run reported ({self.then!r} then, {self.now!r} now; {self.agreed} steps "
                 f"from step {first} on agree): the difference arises {arises}"
                 f"{differing_names}. {whose}"
             )
-        agreeing = f"; what the run told of {self.agreed} steps there agrees" if self.agreed else ""
+        agreeing = (
+            f"; what the run reported of {self.agreed} steps there agrees" if self.agreed else ""
+        )
         span = (
             f"at step {last}"
             if first == last
@@ -257,7 +259,7 @@ class PieceCheck:
             self.agreed = ended
 
     def _ended(self, session: Session) -> Address | None:
-        """The end of the last epoch, whose digest the pen has compared."""
+        """The end of the last epoch, whose digest the journal has compared."""
         for number in range(session.state.sequence - 1, self.line.begin - 1, -1):
             last = self.archive.events[number]
             if isinstance(last, EpochEnded):
@@ -293,7 +295,7 @@ class PieceCheck:
                 self.snapshots += 1
                 if names:
                     return Fault(
-                        f"Executed again, run {self.archive.run_id} is not what snapshot "
+                        f"Re-executed, run {self.archive.run_id} is not what snapshot "
                         f"{event.snapshot_id} has at {way}: {len(names)} tensors or "
                         f"notes differ.",
                         self.agreed,
@@ -340,7 +342,7 @@ class PieceCheck:
         steps = 0 if session is None or self.first is None else session.step - self.first
         notes = [
             *execution.notes,
-            *(["Snapshots were not compared: their key is not at hand."] if self.sealed else []),
+            *(["Snapshots were not compared: their key is not available."] if self.sealed else []),
         ]
         return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(notes), fault)
 
@@ -439,7 +441,7 @@ def quiet() -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A whole run, executed again."""
+    """A whole run, re-executed."""
 
     run_id: str
     verdicts: tuple[Verdict, ...]
@@ -462,7 +464,7 @@ class Proof:
             )
             return f"{self.narrowed.sentence()}{why}"
         return (
-            f"Run {self.run_id} is proven: {steps} steps executed again in "
+            f"Run {self.run_id} is proven: {steps} steps re-executed in "
             f"{len(self.verdicts)} pieces; the parameters agree at the end of "
             f"{epochs} epochs, and {snapshots} snapshots bit for bit ({self.seconds:.1f} s)."
         )

@@ -1,7 +1,7 @@
 """Growth in a user's own training loop: the user steps the host, Esper the kernels, and the journal
 has it all.
 
-Such a run cannot be executed again, because its loop and data are not Esper's: it has a journal and
+Such a run cannot be re-executed, because its loop and data are not Esper's: it has a journal and
 a history, but no snapshots.
 """
 
@@ -120,7 +120,7 @@ class Growth:
         batch, session = self._batch, self.rigged.session
         if batch is None:
             raise UsageError(
-                "growth.step() comes after growth.loss(inputs, targets) and its backward()."
+                "Call growth.step() after growth.loss(inputs, targets) and its backward()."
             )
         self._batch = None
         parts, step, epoch = session.parts, session.step, session.state.epoch
@@ -184,7 +184,7 @@ class Growth:
             UsageError: no step was done in it.
         """
         if not self.rigged.session.cursor.sums.batches:
-            raise UsageError("growth.epoch() comes after at least one growth.step().")
+            raise UsageError("Call growth.epoch() after at least one growth.step().")
         self.rigged.session.end_epoch()
         self.rigged.session.consult()
 
@@ -305,7 +305,8 @@ def begin(
         )
     if steps < 1:
         raise UsageError(
-            f"steps is the number of optimizer steps that the loop will do; {steps} is none."
+            f"steps is the number of optimizer steps that the loop will do: give 1 or more, "
+            f"not {steps}."
         )
     schedule = schedule_of(recipe.schedule.name, OWNER)
     fractions = fractions_of(recipe.schedule, schedule, steps, [recipe.kernels.learning_rate])

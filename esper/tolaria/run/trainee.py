@@ -1,5 +1,5 @@
 """What a recipe trains: the growing model with its stepper and data, built the same way to be
-trained, resumed or executed again.
+trained, resumed or re-executed.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def place_of(
     bus = KafkaBus(cluster)
     if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
         raise UnavailableError(
-            f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend "
+            f"No broker answers at {bus.bootstrap}; start one with `esper up`, or correct "
             "ESPER_KAFKA__BOOTSTRAP."
         )
     folder = settings.runs_dir / run_id
@@ -359,7 +359,7 @@ def _inbox_start(bus: Bus, state: RunState, outbox: Outbox) -> Start:
 
 
 def _require_both(drain: Drain, inbox: Inbox, place: RunContext) -> None:
-    """Stop a trainer that can write no more, or hear no more: it would wait for ever.
+    """Stop a trainer that can write no more, or hear no more: it would wait forever.
 
     Say what it has heard that nobody of its own said.
     """

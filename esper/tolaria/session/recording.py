@@ -22,8 +22,7 @@ _ROOM_S = 1.0  # between two looks at a full disk
 
 @dataclass(slots=True)
 class Recorder:
-    """Writes the events of commands, or takes them from the record while a resumed run executes it
-    again.
+    """Writes the events of commands, or takes them from the record that a resumed run re-executes.
 
     `paths` has the moves of each seed, `forked` where a fork began.
     """

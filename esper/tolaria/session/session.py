@@ -1,8 +1,8 @@
 """What surrounds the steps of a run: its journal, what comes from outside, the ends of epochs, the
 dialogue with Tamiyo, and snapshots.
 
-Everything takes effect between two steps and nowhere else. While a resumed run executes its record
-again, what comes from outside is taken from there; once the record is used up, from the bus.
+Everything takes effect between two steps and nowhere else. While a resumed run re-executes its
+record, what comes from outside is taken from there; once the record is used up, from the bus.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Session:
     def _stand_still(self) -> None:
         """While the run is paused."""
         if self.state.status == "PAUSED":
-            self.parts.progress.say("Training is paused until it is told to resume.")
+            self.parts.progress.say("Training is paused until somebody asks it to resume.")
         while self.state.status == "PAUSED" and not self.mailbox.stopping():
             self._look_on()
             self.mailbox.empty()

@@ -42,7 +42,7 @@ class Snapshotting:
         """Begin a snapshot that is `due` by the recipe, or that is long overdue.
 
         In lockstep the one under way is waited for: to which snapshot a run can go back must not
-        depend on the speed of a disk. A record that is executed again has its own, but for those of
+        depend on the speed of a disk. A record that is re-executed has its own, but for those of
         which it does not know because the process died before they were durable: these are taken
         again.
         """
@@ -91,7 +91,7 @@ class Snapshotting:
         if checkpoints.failed is not None and before is None:
             self.recorder.parts.progress.say(
                 f"A snapshot could not be written: {checkpoints.failed} Training goes on; "
-                "the next one is tried in time."
+                "the next one is tried when it is due."
             )
 
     def begin(self, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen

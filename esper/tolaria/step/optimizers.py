@@ -202,7 +202,7 @@ def _called(
         ) from error
     if not isinstance(optimizer, Optimizer):
         raise UsageError(
-            f"optimizer.name = {name!r} gave {type(optimizer).__name__}, and has to give a "
+            f"optimizer.name = {name!r} gave {type(optimizer).__name__}, and must give a "
             "torch.optim.Optimizer."
         )
     return optimizer

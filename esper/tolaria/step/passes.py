@@ -16,7 +16,7 @@ from esper.events.records import FailurePhase
 from esper.kasmina import GrowingModel, KernelFault
 from esper.kasmina.growth import Place
 
-NOT_FINITE: Final = "What the kernel gave was not finite."
+NOT_FINITE: Final = "The kernel's output was not finite."
 GRADIENT_NOT_FINITE: Final = "The kernel's gradient was not finite."
 Faults = dict[Place, tuple[FailurePhase, str]]
 """In which phase a kernel failed, and how."""

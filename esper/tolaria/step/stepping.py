@@ -169,7 +169,7 @@ class Stepper:
         With `sample`, seed statistics are taken.
 
         Kernels at `forced` places run on their fallback, and are counted as failed: so a journal
-        that names them is executed again.
+        that names them is re-executed.
         """
         growing = self._growing
         fractions = self._fractions(step)

@@ -57,7 +57,7 @@ class Task:
     """A task.
 
     `step(model, batch)` calls the model and gives an `Outcome`; it draws no random numbers but
-    torch's, and keeps no state, or the run could not be executed again. `units` is the number of
+    torch's, and keeps no state, or the run could not be re-executed. `units` is the number of
     things that the loss of a batch is a mean over: samples, unless it says otherwise. `score` names
     the metric by which runs are compared; without one it is the loss.
 
@@ -77,8 +77,8 @@ class Task:
         for name in (self.name, *names):
             if not _NAME.fullmatch(name):
                 raise UsageError(
-                    f"{name!r} is no name of a task or metric: small letters, digits and "
-                    "underscores, a letter first, 64 at most."
+                    f"{name!r} is not a name for a task or metric: take lower-case letters, digits "
+                    "and underscores, a letter first, 64 at most."
                 )
         if len(set(names)) != len(names) or "loss" in names:
             raise UsageError(
@@ -92,7 +92,7 @@ class Task:
         # events have a field of that name, with these bounds
         if any(metric.name == "accuracy" and metric.unit != "fraction" for metric in self.metrics):
             raise UsageError(
-                f"The metric accuracy of task {self.name} has to be a fraction from 0 to 1: give "
+                f"The metric accuracy of task {self.name} must be a fraction from 0 to 1: give "
                 'it the unit "fraction", or another name.'
             )
         if self.score not in (*names, "loss"):
@@ -157,7 +157,7 @@ class Task:
                 else type(outcome).__name__
             )
             raise UsageError(
-                f"The step of task {self.name} gave {result}; it has to give an esper.Outcome "
+                f"The step of task {self.name} gave {result}; it must give an esper.Outcome "
                 f"with the metrics {', '.join(metric.name for metric in self.metrics) or 'none'}."
             )
         return outcome
@@ -219,7 +219,7 @@ def task_of(name: str, permit: Permit) -> Task:
     if ":" in name:
         target: Any = function(name, "task", permit)
         if not isinstance(target, Task):
-            raise UsageError(f"task = {name!r} is {type(target).__name__}, and has to be a Task.")
+            raise UsageError(f"task = {name!r} is {type(target).__name__}, and must be a Task.")
         return target
     if name not in known():
         raise UsageError(

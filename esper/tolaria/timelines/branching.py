@@ -55,7 +55,7 @@ def begin(
     reason: str,
     progress: Progress,
 ) -> ForkStart:
-    """The state at a cut, from a snapshot of that very moment or by executing the run again up to
+    """The state at a cut, from a snapshot of that very moment or by re-executing the run up to
     it, kept in the tensor store.
 
     Raises:

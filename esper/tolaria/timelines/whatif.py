@@ -144,8 +144,8 @@ def asked(
     if not decision.epoch < (until or last) <= last:
         raise UsageError(
             f"Decision {decision.decision_id} was applied after {decision.epoch} epochs, "
-            f"and the run has {last}; --until has to lie behind the first and "
-            "at most at the second."
+            f"and the run has {last}; --until must be after the first and "
+            "not after the second."
         )
     return Question(events, decision, orders, until)
 
