@@ -509,6 +509,7 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
     Raises:
         UsageError: there is none, or `permit` does not cover it.
     """
+    # before the import, which runs the module's code
     if not permit.covers(reference):
         raise UsageError(
             f"{key} = {reference!r} names a function that is not Esper's own; allow it "

@@ -145,6 +145,7 @@ def archived(
             be imported here, or may not be called, or it has layers of a kind that is not known.
         CorruptError: the journal was changed, or the data are not those of the run.
     """
+    # before anything that the journal names is looked up or called
     whole(events)
     recipe = recipe_of(events)
     if recipe.model == OWN_LOOP:

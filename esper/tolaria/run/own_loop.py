@@ -125,6 +125,7 @@ class Growth:
         self._batch = None
         parts, step, epoch = session.parts, session.step, session.state.epoch
         growing, telemetry = parts.growing, parts.recipe.telemetry
+        # copied: the shadow passes below write into the same notes
         raised, finite = dict(growing.switches.notes.raised), dict(growing.switches.notes.finite)
         live = [
             (seed.layer, seed.seed)
@@ -152,6 +153,7 @@ class Growth:
         read = done.read()
         faults, excused = _blamed(done, read, turns)
         step_kernels(growing, done, read.norms.keys() | faults.keys(), self.fractions(step)[0])
+        # the caller's optimizer comes next, and without gradients it leaves the host alone
         if live and not read.finite:
             for parameter in growing.host_parameters:
                 parameter.grad = None

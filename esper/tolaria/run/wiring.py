@@ -187,6 +187,7 @@ def rig(
         place.trust,
     )
     store = open_store(settings)
+    # before anything is sealed: a key of this name that an import brought is known to others
     if not past.events and past.family == place.run_id:
         require_own(store, past.family)
     tensors = open_tensors(settings, past.family)
