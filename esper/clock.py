@@ -42,10 +42,12 @@ class SystemClock(Clock):
 
     def now_us(self) -> int:
         """Microseconds since 1970-01-01 UTC."""
+        # whole numbers: seconds as a float round to a quarter of a microsecond by now
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start that never go back."""
+        # not wall time, which a time server may set back
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:

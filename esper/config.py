@@ -162,28 +162,29 @@ class KafkaSettings(BaseModel):
     @field_validator("quotas")
     @classmethod
     def _numbers(cls, quotas: str) -> str:
-        for one in filter(None, (part.strip() for part in quotas.split(","))):
-            name, _, value = one.partition("=")
+        for entry in filter(None, (part.strip() for part in quotas.split(","))):
+            name, _, value = entry.partition("=")
             principal, _, quota = name.partition(".")
             if (
                 not principal
                 or quota not in KAFKA_QUOTAS
+                # `float` would take inf, nan, signs and exponents
                 or not value.replace(".", "", 1).isdecimal()
             ):
                 raise ValueError(
-                    f"{one!r} is no quota: write principal.quota=number, with "
+                    f"{entry!r} is not a quota: write principal.quota=number, with "
                     f"{', '.join(KAFKA_QUOTAS)}"
                 )
         return quotas
 
     def limits(self) -> dict[str, dict[str, float]]:
         """The quotas by principal."""
-        found: dict[str, dict[str, float]] = {}
-        for one in filter(None, (part.strip() for part in self.quotas.split(","))):
-            name, _, value = one.partition("=")
+        by_principal: dict[str, dict[str, float]] = {}
+        for entry in filter(None, (part.strip() for part in self.quotas.split(","))):
+            name, _, value = entry.partition("=")
             principal, _, quota = name.partition(".")
-            found.setdefault(principal, {})[quota] = float(value)
-        return found
+            by_principal.setdefault(principal, {})[quota] = float(value)
+        return by_principal
 
     @field_validator("options")
     @classmethod
@@ -270,7 +271,7 @@ class KafkaSettings(BaseModel):
             ("sasl_username", "sasl_password", password),
             ("oauth_client_id", "oauth_client_secret", bearer),
         )
-        given = self._given()
+        present = self._given()
         return (
             (
                 bearer and not self.oauth_token_endpoint,
@@ -278,24 +279,24 @@ class KafkaSettings(BaseModel):
             ),
             *(
                 (
-                    secret in given and f"{secret}_file" in given,
+                    secret in present and f"{secret}_file" in present,
                     f"{_variable(secret)} and {_variable(f'{secret}_file')} exclude each other",
                 )
                 for _, secret, _ in pairs
             ),
             *(
-                (wanted and name not in given, f"{self.sasl_mechanism} needs {_variable(name)}")
-                for name, _, wanted in pairs
+                (needed and name not in present, f"{self.sasl_mechanism} needs {_variable(name)}")
+                for name, _, needed in pairs
             ),
             *(
                 (
-                    wanted and not {secret, f"{secret}_file"} & given,
+                    needed and not {secret, f"{secret}_file"} & present,
                     (
                         f"{self.sasl_mechanism} needs {_variable(secret)} or "
                         f"{_variable(f'{secret}_file')}"
                     ),
                 )
-                for _, secret, wanted in pairs
+                for _, secret, needed in pairs
             ),
         )
 
@@ -632,8 +633,8 @@ class Settings(BaseSettings):
     @property
     def master_key_path(self) -> Path:
         """The file of the key that wraps the keys of snapshots."""
-        given = self.checkpoints.master_key_file
-        return Path(given).resolve() if given else self.home.resolve() / "keys" / "master.key"
+        path = self.checkpoints.master_key_file
+        return Path(path).resolve() if path else self.home.resolve() / "keys" / "master.key"
 
     @property
     def audit_dir(self) -> Path:
@@ -691,10 +692,10 @@ class Settings(BaseSettings):
         """When the store was swept last, microseconds since 1970-01-01 UTC."""
         return self.home.resolve() / "swept"
 
-    def _location(self, given: str, name: str) -> str:
-        if given.startswith("s3://"):
-            return given
-        return str(Path(given).resolve() if given else self.home.resolve() / name)
+    def _location(self, setting: str, name: str) -> str:
+        if setting.startswith("s3://"):
+            return setting
+        return str(Path(setting).resolve() if setting else self.home.resolve() / name)
 
     @property
     def kernel_cache_dir(self) -> Path:
@@ -718,20 +719,22 @@ def _require_known(environment: Mapping[str, str]) -> None:
     Raises:
         UsageError: there is one; the sentence has the nearest right name.
     """
-    known = _variables()
+    variables = _variables()
     for name in sorted(environment):
         upper = name.upper()
         if (
             not upper.startswith(_PREFIX)
-            or upper in known
-            or upper.startswith((*_FREE, *(f"{one}__" for one in known)))
+            or upper in variables
+            or upper.startswith((*_FREE, *(f"{variable}__" for variable in variables)))
         ):
             continue
-        near = difflib.get_close_matches(upper, known, n=1, cutoff=_NEAR)
+        near = difflib.get_close_matches(upper, variables, n=1, cutoff=_NEAR)
         if near or "__" in upper:
             hint = f"did you mean {near[0]}?" if near else "unset it."
-            raise UsageError(f"{name} is no setting of Esper: {hint}")
-        sys.stderr.write(f"esper: {name} is no variable of Esper and changes nothing; unset it.\n")
+            raise UsageError(f"{name} is not a setting of Esper: {hint}")
+        sys.stderr.write(
+            f"esper: {name} is not a variable of Esper and changes nothing; unset it.\n"
+        )
 
 
 def _variables() -> set[str]:
@@ -750,17 +753,18 @@ def _variables() -> set[str]:
 
 def _sentence(error: ValidationError) -> str:
     """The first fault, by the variable that has it."""
+    # without the input, which may be a secret
     fault = error.errors(include_url=False, include_input=False)[0]
-    place = [str(one) for one in fault["loc"]]
+    place = [str(part) for part in fault["loc"]]
     name = "ESPER_" + "__".join(place).upper()
     if fault["type"] == "extra_forbidden":
         section = Settings.model_fields[place[0]].annotation
-        known = (
+        keys = (
             list(section.model_fields)
             if isinstance(section, type) and issubclass(section, BaseModel)
             else []
         )
-        near = difflib.get_close_matches(place[-1], known, n=1)
+        near = difflib.get_close_matches(place[-1], keys, n=1)
         hint = (
             f"did you mean ESPER_{place[0]}__{near[0]}?".upper().replace(
                 "DID YOU MEAN", "did you mean"
@@ -768,7 +772,7 @@ def _sentence(error: ValidationError) -> str:
             if near
             else "unset it"
         )
-        return f"{name} is no setting of Esper: {hint}" + ("" if near else ".")
+        return f"{name} is not a setting of Esper: {hint}" + ("" if near else ".")
     if fault["type"] == "value_error":
         return f"{fault['ctx']['error']}."
-    return f"{name} cannot be so: {fault['msg'][0].lower()}{fault['msg'][1:]}."
+    return f"{name} has an invalid value: {fault['msg'][0].lower()}{fault['msg'][1:]}."

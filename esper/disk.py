@@ -23,6 +23,7 @@ def make_folder(path: Path) -> None:
     """Make a folder, and those above it that are not there. Raises OSError."""
     if not path.is_dir():
         make_folder(path.parent)
+        # not `parents=True`: that gives the folders above it the default mode
         path.mkdir(mode=stat.S_IRWXU, exist_ok=True)
 
 
@@ -51,8 +52,10 @@ def write_at(fd: int, content: bytes, offset: int) -> None:
     """
     view = memoryview(content)
     while view:
+        # it may write less than it was given
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
+    # the file's new size is durable with it, too; times need not be
     os.fdatasync(fd)
 
 
@@ -71,7 +74,9 @@ def write_file(path: Path, content: bytes) -> None:
             write_at(fd, content, 0)
         finally:
             os.close(fd)
+        # atomic: readers see the old file or the new one
         part.replace(path)
+        # without it a crash may take the new name back
         sync_directory(path.parent)
     except OSError as error:
         with suppress(OSError):
@@ -92,6 +97,6 @@ def unwritable(path: Path, error: OSError) -> EsperError:
             "nothing that was written is lost."
         )
     return UnavailableError(
-        f"{path} cannot be written ({error.strerror}): mend the disk or its permissions, "
+        f"{path} cannot be written ({error.strerror}): repair the disk or correct its permissions, "
         "then start again."
     )

@@ -84,6 +84,8 @@ def printable(text: str) -> str:
     cannot move the cursor or hide itself.
     """
     return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
     )

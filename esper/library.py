@@ -85,6 +85,7 @@ def grow(
     )
     run_id = run_id or named("own-loop", clock)
     require_run_id(run_id)
+    # after the id is checked: to start the stack takes seconds
     endpoints = stack.up(
         installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim")
     )
@@ -115,9 +116,11 @@ def grow(
             resources.callback(progress.stop)
             try:
                 yield growth
+            # Ctrl-C too has to end the journal
             except BaseException as error:
                 growth.end(error)
                 raise
+            # outside the try: its own error must not end the run a second time
             growth.end(None)
     finally:
         stack.release(installation, os.getpid())

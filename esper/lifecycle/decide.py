@@ -76,6 +76,7 @@ class _Frame:
     def __init__(self, state: RunState, context: Context) -> None:
         self.state = state
         self.events: list[JournalEvent] = []
+        # never before the last event: `evolve` refuses a step that goes back
         self.place = replace(state, step=max(context.step, state.step))
         self._context = context
 
@@ -92,6 +93,7 @@ class _Frame:
         `subject` is what makes its identity differ from others at this sequence.
         """
         state, place, name = self.state, self.place, getattr(record, "NAME", "")
+        # from these alone: a replay gives the same decision the same id, which the journal compares
         key = f"journal/{state.sequence}/{name}/{place.step}/{subject}"
         envelope = self._context.origin.envelope(
             key, timeline=place.timeline, causation_id=causation_id
@@ -104,6 +106,7 @@ class _Frame:
             step=place.step,
             **fields,
         )
+        # at once: the next event of the frame is decided in the state that this one left
         self.state = evolve(state, event)
         self.events.append(event)
         return event
@@ -132,6 +135,7 @@ class _Frame:
         after = replace(seed, **changed)
         if not keep:
             after = replace(after, kernel_id="", family="", alpha=0.0, alpha_target=0.0)
+        # kept until here: the moves on the way out still name the decision that began the trial
         if to_stage == "DORMANT":
             after = replace(after, decision_id="")
         self.add(
@@ -165,6 +169,7 @@ def decide(state: RunState, command: RunCommand, context: Context) -> tuple[Jour
             with AdaptationRejected instead.
     """
     source = getattr(command, "source", None)
+    # before every check: a command that comes again after the run's end was answered long ago
     if source is not None and source.command_id and source.command_id in state.commands:
         return ()
     if state.status in ("COMPLETED", "FAILED"):
@@ -181,7 +186,7 @@ def decide(state: RunState, command: RunCommand, context: Context) -> tuple[Jour
 @singledispatch
 def _decide(command: Any, frame: _Frame, context: Context) -> None:
     del frame, context
-    raise RejectedError(f"{type(command).__name__} is no command of a run.")
+    raise RejectedError(f"{type(command).__name__} is not a command of a run.")
 
 
 @_decide.register
@@ -193,15 +198,19 @@ def _(command: StartRun, frame: _Frame, context: Context) -> None:
 
 @_decide.register
 def _(command: Fork, frame: _Frame, context: Context) -> None:
+    # RunStarted first, as in every journal: it has the seeds that the fork fills
     _decide(command.start, frame, context)
     forked = command.forked
-    inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (frame.state, forked)]
+    inventory = [
+        [(seed.layer, seed.seed) for seed in state.seeds] for state in (frame.state, forked)
+    ]
     if forked.run_id == frame.state.run_id or inventory[0] != inventory[1]:
         raise RejectedError(
             f"Run {forked.run_id} at step {forked.step} has {len(forked.seeds)} seeds at "
             f"other places than run {frame.state.run_id} with its "
             f"{len(frame.state.seeds)}, or is the same run, so it cannot be forked into it."
         )
+    # RunForked stands where the parent stood: from there the fork's steps count
     frame.place = replace(frame.state, epoch=forked.epoch, step=forked.step)
     frame.add(
         RunForked,
@@ -216,7 +225,7 @@ def _(command: Fork, frame: _Frame, context: Context) -> None:
         adapted_epoch=forked.adapted_epoch,
         adaptations=forked.adaptations,
         changes=command.changes,
-        without=tuple(one.decision_id for one in command.without),
+        without=tuple(decision.decision_id for decision in command.without),
         reason=command.reason,
         left_out=(*forked.left_out, *command.without),
         parent_packet=command.parent_packet,
@@ -239,6 +248,7 @@ def _(command: Adapt, frame: _Frame, context: Context) -> None:
     }
     place = {"layer": command.layer, "seed": command.seed, "kernel_id": command.kernel_id}
     reason = command.refusal or refusal(frame.state, seed, command, context.guardrails)
+    # an event, not an error: the sender waits for an answer, and a replay has to give the same one
     if seed is None or reason:
         reason = reason or f"There is no seed {command.layer}[{command.seed}] in this run."
         frame.add(
@@ -263,6 +273,7 @@ def _(command: Adapt, frame: _Frame, context: Context) -> None:
         urgency=command.urgency,
         **source,
     )
+    # read again: the event has set its epoch of adaptation, and SET_ALPHA its target
     seed = frame.state.seed(command.layer, command.seed) or seed
     _carry_out(command, seed, frame, applied.event_id)
 
@@ -276,6 +287,7 @@ def _carry_out(command: Adapt, seed: SeedState, frame: _Frame, cause: str) -> No
             "family": command.family,
             "decision_id": command.decision_id,
         }
+        # below 0 the command names no weight, and the blueprint's counts
         alpha = command.alpha if command.alpha >= 0 else command.alpha_target
         frame.move(
             seed,
@@ -349,6 +361,7 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
         error=command.error,
         consecutive_errors=errors,
     )
+    # the model has grown around it and no stage leads back, so the run itself rolls back
     if seed.stage == "FOSSILIZED":
         frame.add(
             InstabilityDetected,
@@ -364,6 +377,7 @@ def _(command: ReportFailure, frame: _Frame, context: Context) -> None:
                 f"The fossilised kernel of {command.layer}[{command.seed}] failed: {command.error}"
             ),
         )
+    # nothing was grafted: the slot is free at once, without the rest after a trial
     elif seed.stage == "GERMINATED":
         present = frame.state.seed(command.layer, command.seed) or seed
         reset = frame.move(
@@ -377,6 +391,7 @@ def _(command: EndEpoch, frame: _Frame, context: Context) -> None:
     del context
     fields = asdict(command)
     del fields["step"]
+    # the digest of the state before this event: whoever folds the journal compares it there
     frame.add(EpochEnded, str(frame.state.epoch), **fields, state_digest=frame.state.digest())
 
 
@@ -413,25 +428,26 @@ def _(command: RecordCheckpoint, frame: _Frame, context: Context) -> None:
 @_decide.register
 def _(command: RollBack, frame: _Frame, context: Context) -> None:
     del context
-    left, restored = replace(frame.state, step=frame.place.step), command.restored
-    inventory = [[(seed.layer, seed.seed) for seed in one.seeds] for one in (left, restored)]
+    # training stands further on than its last event
+    leaving, restored = replace(frame.state, step=frame.place.step), command.restored
+    inventory = [[(seed.layer, seed.seed) for seed in state.seeds] for state in (leaving, restored)]
     if (
-        restored.run_id != left.run_id
-        or restored.step > left.step
-        or restored.epoch > left.epoch
+        restored.run_id != leaving.run_id
+        or restored.step > leaving.step
+        or restored.epoch > leaving.epoch
         or inventory[0] != inventory[1]
     ):
         raise RejectedError(
             f"Snapshot {command.snapshot_id} holds run {restored.run_id} at epoch "
-            f"{restored.epoch}, step {restored.step}, which is no earlier "
-            f"state of run {left.run_id} at epoch {left.epoch}, step {left.step}."
+            f"{restored.epoch}, step {restored.step}, which is not an earlier "
+            f"state of run {leaving.run_id} at epoch {leaving.epoch}, step {leaving.step}."
         )
-    frame.place = replace(restored, timeline=left.timeline + 1)
+    frame.place = replace(restored, timeline=leaving.timeline + 1)
     rolled = frame.add(
         RunRolledBack,
         command.snapshot_id,
-        from_timeline=left.timeline,
-        from_step=left.step,
+        from_timeline=leaving.timeline,
+        from_step=leaving.step,
         snapshot_id=command.snapshot_id,
         seeds=tuple(RestoredSeed(**asdict(seed)) for seed in restored.seeds),
         adapted_epoch=restored.adapted_epoch,
@@ -440,6 +456,7 @@ def _(command: RollBack, frame: _Frame, context: Context) -> None:
         **_origin_of(command),
     )
     for seed in frame.state.seeds:
+        # trials under way belong to the future that was left; what was kept is part of the model
         if seed.stage in ("DORMANT", "FOSSILIZED", "TERMINATED"):
             continue
         reset = seed

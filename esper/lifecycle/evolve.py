@@ -64,6 +64,7 @@ class Fold:
     def __init__(self, state: RunState) -> None:
         for name in PLAIN:
             setattr(self, name, getattr(state, name))
+        # a dict for speed, in the inventory's order: `state` gives the seeds back in it
         self.seeds = {(seed.layer, seed.seed): seed for seed in state.seeds}
         self.positions = {
             (topic, partition): offset for topic, partition, offset in state.positions
@@ -112,6 +113,7 @@ class Fold:
                 f"the run had ended ({self.status}); the journal was changed."
             )
         kind = type(event)
+        # nothing else may lead back
         if kind is not RunRolledBack and (
             event.timeline != self.timeline or event.step < self.step or event.epoch < self.epoch
         ):
@@ -136,7 +138,9 @@ class Fold:
         if not command_id:
             return
         self.commands.append(command_id)
+        # a chain: the digest covers commands that the list of the last ones has forgotten
         self.heard = hashlib.sha256((self.heard + command_id).encode()).hexdigest()
+        # never back: a command that waited may be answered after a later one
         if offset > self.positions.get((topic, partition), -1):
             self.positions[topic, partition] = offset
 
@@ -235,6 +239,8 @@ def _(event: RunRolledBack, run: Fold) -> None:
         )
     run.status, run.timeline, run.epoch = "RUNNING", event.timeline, event.epoch
     run.seeds = {(seed.layer, seed.seed): SeedState(**asdict(seed)) for seed in event.seeds}
+    # commands, positions and instabilities stay: forgotten, they would let a command be applied
+    # twice and a failing kernel roll the run back forever
     run.adapted_epoch, run.adaptations = event.adapted_epoch, event.adaptations
     run.hear(event.command_id, event.source_topic, event.source_partition, event.source_offset)
 
@@ -287,6 +293,7 @@ def _(event: SeedTransitioned, run: Fold) -> None:
         alpha_target=event.alpha_target,
         stage_step=event.step,
         stage_epoch=event.epoch,
+        # on the way out the count stays: it says why the seed was given up
         errors=seed.errors if to_stage in FALLBACK_ENDS else 0,
     )
 
@@ -298,11 +305,12 @@ def _(event: AdaptationApplied, run: Fold) -> None:
     if seed is None:
         raise CorruptError(
             f"Event {event.sequence} of run {event.run_id} adapts "
-            f"{event.layer}[{event.seed}], which is no seed; the journal was changed."
+            f"{event.layer}[{event.seed}], which is not a seed; the journal was changed."
         )
     alpha_target = event.alpha if event.command == "SET_ALPHA" else seed.alpha_target
     run.seeds[place] = seed.changed(adapted_epoch=event.epoch, alpha_target=alpha_target)
     if event.command in ADAPTATIONS:
+        # counted by epoch: the first of an epoch begins at 0
         run.adaptations = (run.adaptations if run.adapted_epoch == event.epoch else 0) + 1
         run.adapted_epoch = event.epoch
     run.hear(event.command_id, event.source_topic, event.source_partition, event.source_offset)
@@ -320,7 +328,7 @@ def _(event: KernelFailed, run: Fold) -> None:
     if seed is None:
         raise CorruptError(
             f"Event {event.sequence} of run {event.run_id} fails "
-            f"{event.layer}[{event.seed}], which is no seed; the journal was changed."
+            f"{event.layer}[{event.seed}], which is not a seed; the journal was changed."
         )
     execution = (
         "ERROR_RECOVERY"
@@ -332,6 +340,7 @@ def _(event: KernelFailed, run: Fold) -> None:
 
 @_rule(EpochEnded)
 def _(event: EpochEnded, run: Fold) -> None:
+    # before the epoch counts: `decide` took the digest there
     if event.state_digest != (digest := run.digest()):
         raise CorruptError(
             f"Event {event.sequence} (EpochEnded, epoch {event.epoch}) of run "

@@ -60,6 +60,7 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
         return f"There is no seed {command.layer}[{command.seed}] in this run."
     if not command.trusted and (left_out := _left_out(state, command)):
         return left_out
+    # before confidence and urgency: no confidence makes an impossible move possible
     if seed.stage not in ALLOWED[command.command]:
         return f"{command.command} does not fit a seed that is {seed.stage}."
     if seed.execution == "ERROR_RECOVERY" and command.command not in WAYS_OUT:
@@ -67,6 +68,7 @@ def refusal(state: RunState, seed: SeedState | None, command: Adapt, rails: Guar
             f"{command.command} does not fit a seed that is on its fallback, because its "
             "kernel failed: it can be culled or reset."
         )
+    # written so that NaN is refused: every comparison with it is false
     if command.command == "SET_ALPHA" and not 0 <= command.alpha <= 1:
         return f"Alpha {command.alpha} is not between 0 and 1."
     if not command.trusted and command.confidence <= rails.confidence:
@@ -93,11 +95,18 @@ def _left_out(state: RunState, command: Adapt) -> str:
     """Why a fork refuses a decision that it was made to leave out: the same command for the same
     seed and kernel in the same epoch.
     """
-    asked = (command.command, command.layer, command.seed, command.kernel_id, state.epoch)
-    for one in state.left_out:
-        if asked == (one.command, one.layer, one.seed, one.kernel_id, one.epoch):
+    # by what it does: in the fork, Tamiyo gives the same decision another id
+    effect = (command.command, command.layer, command.seed, command.kernel_id, state.epoch)
+    for decision in state.left_out:
+        if effect == (
+            decision.command,
+            decision.layer,
+            decision.seed,
+            decision.kernel_id,
+            decision.epoch,
+        ):
             return (
-                f"This fork leaves out decision {one.decision_id} of run {one.run_id}, which "
-                "this one repeats."
+                f"This fork leaves out decision {decision.decision_id} of run {decision.run_id}, "
+                "which this one repeats."
             )
     return ""

@@ -89,6 +89,7 @@ def fold(overview: Overview, event: Event) -> Overview:
 
     The same object when it was folded before, or is of no journal.
     """
+    # Kafka delivers at least once: an event may come again
     if not isinstance(event, JournalEvent) or event.sequence <= overview.sequence:
         return overview
     at = replace(
@@ -97,6 +98,7 @@ def fold(overview: Overview, event: Event) -> Overview:
         timeline=event.timeline,
         epoch=event.epoch,
         step=event.step,
+        # clocks of two machines may disagree, and a resumed run may be on another
         updated_at=max(overview.updated_at, event.occurred_at),
     )
     return cast("Overview", _fold(event, at))  # `replace` keeps the class

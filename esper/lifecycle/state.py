@@ -71,6 +71,7 @@ class SeedState:
         """
         fresh = object.__new__(SeedState)
         datum = self.__dict__ | values
+        # the cached text is of the old values
         datum.pop("text", None)
         object.__setattr__(fresh, "__dict__", datum)
         return fresh
@@ -137,9 +138,9 @@ class RunState:
 
 
 PLAIN: Final = tuple(
-    one.name
-    for one in fields(RunState)
-    if one.name not in ("seeds", "positions", "commands", "lost")
+    member.name
+    for member in fields(RunState)
+    if member.name not in ("seeds", "positions", "commands", "lost")
 )
 """Fields of a state that hold one value."""
 
@@ -210,10 +211,11 @@ def from_canonical(text: str) -> RunState:
     """The state that `canonical` wrote."""
     raw = json.loads(text)
     raw["seeds"] = tuple(SeedState(**seed) for seed in raw["seeds"])
+    # JSON has lists: a list never equals the tuple of a folded state
     raw["positions"] = tuple(
         (topic, partition, offset) for topic, partition, offset in raw["positions"]
     )
     raw["commands"] = tuple(raw["commands"])
     raw["lost"] = tuple((topic, count) for topic, count in raw["lost"])
-    raw["left_out"] = tuple(LeftOut(**one) for one in raw.get("left_out", ()))
+    raw["left_out"] = tuple(LeftOut(**decision) for decision in raw.get("left_out", ()))
     return RunState(**raw)

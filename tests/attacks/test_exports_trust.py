@@ -112,7 +112,7 @@ def test_a_proof_from_scratch_needs_no_key(world: Real, home: Path, kind: str) -
         )
     )
     assert (proof["proven"], proof["epochs"], proof["snapshots"]) == (True, 2, 0)
-    assert proof["notes"] == ["Snapshots were not compared: their key is not at hand."]
+    assert proof["notes"] == ["Snapshots were not compared: their key is not available."]
     assert not home.exists()
 
 

@@ -193,5 +193,5 @@ def test_a_variable_that_is_like_none_is_a_warning_and_those_of_tests_are_none(
     assert done.returncode == 0
     assert (
         done.stderr
-        == "esper: ESPER_WEATHER is no variable of Esper and changes nothing; unset it.\n"
+        == "esper: ESPER_WEATHER is not a variable of Esper and changes nothing; unset it.\n"
     )

@@ -45,9 +45,9 @@ def main() -> int:
             "Tolaria's control API needs a broker: set ESPER_KAFKA__BOOTSTRAP, or start "
             "the whole stack with `esper up`."
         )
-    told = threading.Event()
+    signalled = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: signalled.set())
     bus = KafkaBus(Access.of(settings, SENDER))
     trainers = Trainers(
         settings, environment=os.environ, embedded="--embedded" in sys.argv[1:], clock=clock
@@ -79,7 +79,7 @@ def main() -> int:
         ledger.start()
         server.start()
         sweeps.start()
-        told.wait()
+        signalled.wait()
         sweeps.stop()
         for trainer in trainers.end(_GRACE_S):
             _log.warning(

@@ -115,11 +115,11 @@ class Control:
         """Runs whose trainer was started and has not written a journal: on their way, or failed
         before it.
         """
-        known = {run.run_id for run in self.ledger.runs()}
+        journalled = {run.run_id for run in self.ledger.runs()}
         return [
             self._unborn(trainer.run_id)
             for trainer in self.trainers.all()
-            if trainer.run_id not in known
+            if trainer.run_id not in journalled
         ]
 
     def full(self, run_id: str) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def add_routes(app: FastAPI, control: Control) -> None:
         if (
             snapshot
             and run.checkpoints
-            and all(one.snapshot_id != snapshot for one in run.checkpoints)
+            and all(checkpoint.snapshot_id != snapshot for checkpoint in run.checkpoints)
         ):
             newest = run.checkpoints[-1].snapshot_id
             raise ProblemError(
@@ -225,6 +225,7 @@ def add_routes(app: FastAPI, control: Control) -> None:
             snapshot_id=snapshot,
         )
         control.outbound.send(event)
+        # at once: the Location given here must not be a 404 until Kafka is read back
         control.ledger.note(event)
         response.headers["Location"] = (
             f"/api/v1/runs/{quote(run_id, safe='')}/commands/{event.event_id}"
@@ -295,10 +296,10 @@ def _add_reading(app: FastAPI, control: Control) -> None:
     @app.get("/api/v1/runs/{run_id}/commands/{command_id}", dependencies=[requires("viewer")])
     def command(run_id: str, command_id: str) -> dict[str, Any]:
         """A request of the last 7 days, and how the trainer has answered it."""
-        asked = control.ledger.request(command_id)
-        if asked is None or asked.run_id != run_id:
+        requested = control.ledger.request(command_id)
+        if requested is None or requested.run_id != run_id:
             raise ProblemError(404, f"Run {run_id} had no request {command_id} in the last 7 days.")
-        return requests.told(asked, control.ledger.run_of(run_id), control.clock.now_us())
+        return requests.told(requested, control.ledger.run_of(run_id), control.clock.now_us())
 
 
 def _add_start(app: FastAPI, control: Control) -> None:
@@ -307,8 +308,8 @@ def _add_start(app: FastAPI, control: Control) -> None:
         """Start a run, or go on with one that stopped: the recipe is checked, the request is on
         Kafka, and the trainer is on its way.
         """
-        known = control.ledger.run_of(body.run_id) if body.run_id else None
-        if body.resume and known is None:
+        existing = control.ledger.run_of(body.run_id) if body.run_id else None
+        if body.resume and existing is None:
             raise ProblemError(
                 404,
                 (
@@ -316,20 +317,21 @@ def _add_start(app: FastAPI, control: Control) -> None:
                     "/api/v1/runs lists all."
                 ),
             )
-        if known is not None and (known.ended or not body.resume):
+        if existing is not None and (existing.ended or not body.resume):
             remedy = (
                 "choose another run_id"
-                if known.ended
+                if existing.ended
                 else "send resume to go on with it, or choose another run_id"
             )
             raise ProblemError(
-                409, f"Run {body.run_id} has a journal already ({known.status}); {remedy}."
+                409, f"Run {body.run_id} has a journal already ({existing.status}); {remedy}."
             )
+        # a journal that is still unread may have this very id
         if not control.ledger.caught_up:
             raise ProblemError(
                 503, "The journals are still being read; try again.", headers={"Retry-After": "1"}
             )
-        run_id, name = _named(body, known, control)
+        run_id, name = _named(body, existing, control)
         living = control.trainers.find(run_id)
         if living is not None and living.process.lives():
             raise ProblemError(
@@ -348,6 +350,7 @@ def _add_start(app: FastAPI, control: Control) -> None:
             actor=caller.subject,
             clock=control.clock,
         )
+        # on Kafka before the process starts: no trainer without the request that asked for it
         control.outbound.send(event)
         control.ledger.note(event)
         trainer = control.trainers.start(run_id, name, body.overrides, resume=body.resume)
@@ -360,7 +363,7 @@ def _add_start(app: FastAPI, control: Control) -> None:
         }
 
 
-def _named(body: StartBody, known: RunStatus | None, control: Control) -> tuple[str, str]:
+def _named(body: StartBody, existing: RunStatus | None, control: Control) -> tuple[str, str]:
     """Id and recipe of the run to start or to go on with.
 
     Raises:
@@ -369,20 +372,20 @@ def _named(body: StartBody, known: RunStatus | None, control: Control) -> tuple[
     """
     with _choice():
         chosen = (
-            "" if known is not None and not body.recipe else control.allowed.recipe(body.recipe)
+            "" if existing is not None and not body.recipe else control.allowed.recipe(body.recipe)
         )
-    if known is not None:
+    if existing is not None:
         if body.overrides:
             raise ProblemError(
                 422,
                 (
                     "A resumed run goes on with the settings that its journal has; leave "
-                    "overrides away."
+                    "overrides out."
                 ),
             )
         with _content():
-            require_run_id(known.run_id)  # a journal says it, and anybody's may
-        return known.run_id, chosen or known.recipe
+            require_run_id(existing.run_id)  # a journal says it, and anybody's may
+        return existing.run_id, chosen or existing.recipe
     with _content():
         recipe = load(chosen, body.overrides)
         run_id = body.run_id or named(recipe.name, control.clock)

@@ -46,6 +46,7 @@ class RequestSender:
         Raises:
             UnavailableError: the broker has not taken it within 5 s.
         """
+        # one at a time: `flush` counts whatever is under way, another thread's request too
         with self._guard:
             self._producer.send(event)
             if self._producer.flush(_SEND_S):

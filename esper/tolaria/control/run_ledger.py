@@ -84,7 +84,7 @@ class RunLedger(threading.Thread):
             try:
                 self._follow()
             except CorruptError as error:
-                _log.warning("The topics are others than before, they are read anew: %s", error)
+                _log.warning("The topics have changed; reading them from the beginning: %s", error)
                 self._runs, self._at, self._journals = (
                     {},
                     "beginning",
@@ -92,7 +92,7 @@ class RunLedger(threading.Thread):
                 )
             except RETRIABLE as error:
                 _log.warning(
-                    "Reading the journals was interrupted, it goes on in a second: %s", error
+                    "Reading the journals was interrupted; trying again in a second: %s", error
                 )
             self.progress.turn()
             self._over.wait(0 if self._over.is_set() else _PAUSE_S)
@@ -111,7 +111,9 @@ class RunLedger(threading.Thread):
                 for received in polled:
                     if received.topic == REQUESTS:
                         self._intake.take(received, self._absorb)
+                # once the batch is folded: an interruption reads it again, and the fold knows it
                 self._at = position = reader.position()
+                # only a full batch leaves a rest: asking after each would cost a request
                 self.progress.turn(lag(reader) if len(polled) == _BATCH else 0)
                 self.caught_up = self.caught_up or all(
                     position[place] >= end for place, end in ends.items()
@@ -121,8 +123,8 @@ class RunLedger(threading.Thread):
         if event.TOPIC == REQUESTS:
             self.note(event)
         elif isinstance(event, JournalEvent):
-            known = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
-            self._runs[event.run_id] = fold(known, event)
+            status = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
+            self._runs[event.run_id] = fold(status, event)
 
     def _set_aside(self, aside: Aside) -> None:
         self._intake.refuse(aside.received, PoisonError(aside.sentence()))

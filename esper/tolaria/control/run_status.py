@@ -89,6 +89,7 @@ def _answered(status: RunStatus, event: JournalEvent) -> RunStatus:
             event.NAME, event.sequence, event.step, event.occurred_at, reason
         ),
     }
+    # a dict keeps the order of insertion: the first are the oldest
     for oldest in list(answers)[:-KEPT_ANSWERS]:
         del answers[oldest]
     return replace(status, answers=answers)

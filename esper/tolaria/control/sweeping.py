@@ -49,11 +49,14 @@ class Sweeps(threading.Thread):
             now = self._clock.now_us()
             if now - max(self._swept_us(), self._tried_us) < self._every_s * 1e6:
                 continue
+            # before the sweep: one that fails is not tried again at every look
             self._tried_us = now
             try:
                 self._sweep()
             except OSError as error:
-                _log.warning("The store was not swept, for want of a process: %s", error)
+                _log.warning(
+                    "The store was not swept, because no process could be started: %s", error
+                )
 
     def stop(self) -> None:
         """End the thread, and a sweep that is under way."""
@@ -81,7 +84,8 @@ class Sweeps(threading.Thread):
         )
         while True:
             try:
-                _, said = child.communicate(timeout=0.2)
+                # `communicate` empties the pipe: a full one would hold up the sweep forever
+                _, errors = child.communicate(timeout=0.2)
             except subprocess.TimeoutExpired:
                 if self._over.is_set():
                     _ended(child)
@@ -89,9 +93,9 @@ class Sweeps(threading.Thread):
             else:
                 break
         if child.returncode:
-            last = said.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+            last = errors.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
             _log.warning(
-                "The store was not swept, which is tried again in %.0f hours: %s",
+                "The store was not swept; the next attempt is in %.0f hours: %s",
                 self._settings.checkpoints.sweep_hours,
                 last[0],
             )

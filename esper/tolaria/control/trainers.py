@@ -68,8 +68,8 @@ class Trainers:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._known: dict[str, TrainerProcess] = {}
         for path in sorted(self._runs_dir.glob(f"*/{_FILE}")):
-            if (found := _read(path)) is not None:
-                self._known[found.run_id] = found
+            if (trainer := _read(path)) is not None:
+                self._known[trainer.run_id] = trainer
 
     def find(self, run_id: str) -> TrainerProcess | None:
         """The last trainer of a run that this process, or a life of it before, has started."""
@@ -110,11 +110,11 @@ class Trainers:
             UnavailableError: it cannot be started.
         """
         with self._guard:
-            known = self._known.get(run_id)
+            previous = self._known.get(run_id)
             self._reap()
-            if known is not None and known.process.lives():
+            if previous is not None and previous.process.lives():
                 raise RejectedError(
-                    f"Run {run_id} is being trained by process {known.process.pid}; pause "
+                    f"Run {run_id} is being trained by process {previous.process.pid}; pause "
                     "it, or start another run."
                 )
             child = self._spawn(run_id, command(run_id, recipe, overrides, resume=resume))
@@ -139,9 +139,9 @@ class Trainers:
         self._clock.wait_until(
             lambda: not any(trainer.process.lives() for trainer in living), timeout, 0.05
         )
-        left = [trainer for trainer in living if trainer.process.lives()]
+        ending = [trainer for trainer in living if trainer.process.lives()]
         self._reap()
-        return left
+        return ending
 
     def _reap(self) -> None:
         """Take the exit codes of children that have ended, so that they leave the process table."""
@@ -159,6 +159,7 @@ class Trainers:
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env=dict(self._environment),
+                    # a signal to this process's group, such as Ctrl-C, leaves trainers alone
                     start_new_session=True,
                 )
         except OSError as error:
@@ -177,6 +178,7 @@ def command(run_id: str, recipe: str, overrides: Sequence[str], *, resume: bool)
     nothing else.
     """
     sets = tuple(word for override in overrides for word in ("--set", override))
+    # `--` before it: a recipe's name must not pass for an option
     end = (*(("--resume",) if resume else ()), "--listed", "--json", "--", recipe)
     return (sys.executable, "-m", "esper.cli", "run", "--run-id", run_id, *sets, *end)
 
@@ -187,12 +189,12 @@ def trainer_environment(base: Mapping[str, str], *, embedded: bool) -> dict[str,
     In a stack with an `embedded` broker without what the stack gave its parts, the broker and
     everyone's port: the trainer finds the stack by ESPER_HOME, as one does that a person starts.
     """
-    kept = {
+    inherited = {
         name: value
         for name, value in base.items()
         if not (embedded and _OF_THE_STACK.fullmatch(name))
     }
-    return {**kept, "PYTHONUNBUFFERED": "1"}
+    return {**inherited, "PYTHONUNBUFFERED": "1"}
 
 
 def _write(path: Path, trainer: TrainerProcess) -> None:

@@ -20,21 +20,24 @@ def commands_of(
     """The commands in one delivered message, in their order; none for messages that only inform."""
     event = delivered.event
     if isinstance(event, EpochReviewed):
-        for one in event.commands:
-            source = Source(one.decision_id, *delivered.position)
+        for decision in event.commands:
+            # the decision's id: one answer has several commands, each to be applied once
+            source = Source(decision.decision_id, *delivered.position)
             yield Adapt(
                 source=source,
-                decision_id=one.decision_id,
-                command=one.command,
-                layer=one.layer,
-                seed=one.seed,
-                kernel_id=one.kernel_id,
-                family=one.family,
-                alpha=one.alpha,
-                alpha_target=vetting.target(one.kernel_id),
-                confidence=one.confidence,
-                urgency=one.urgency,
-                refusal=vetting.refusal(one.command, (one.layer, one.seed), one.kernel_id),
+                decision_id=decision.decision_id,
+                command=decision.command,
+                layer=decision.layer,
+                seed=decision.seed,
+                kernel_id=decision.kernel_id,
+                family=decision.family,
+                alpha=decision.alpha,
+                alpha_target=vetting.target(decision.kernel_id),
+                confidence=decision.confidence,
+                urgency=decision.urgency,
+                refusal=vetting.refusal(
+                    decision.command, (decision.layer, decision.seed), decision.kernel_id
+                ),
                 causation_id=event.event_id,
             )
         return

@@ -44,7 +44,7 @@ class Speaking(Protocol):
 
 
 class Nobody:
-    """Says nothing and hears nothing: the other side of a run that is executed again
+    """Says nothing and hears nothing: the other side of a run that is re-executed
     without a bus.
     """
 
@@ -89,6 +89,7 @@ class Consultation:
         What the caller does not get to, because a rollback sends it elsewhere, stays for the next
         call.
         """
+        # a field, not a local: a rollback raises in the middle of the loop, and the rest must stay
         self.waiting += self.inbox.take()
         while self.waiting:
             delivered = self.waiting.popleft()
@@ -121,19 +122,20 @@ class Consultation:
         """
         if self.lockstep:
             return [
-                self.catalogue.kernels[one]
-                for one in self.offered or ()
-                if one in self.catalogue.kernels
+                self.catalogue.kernels[kernel_id]
+                for kernel_id in self.offered or ()
+                if kernel_id in self.catalogue.kernels
             ]
-        found: dict[str, KernelPublished] = {}
+        offers: dict[str, KernelPublished] = {}
+        # sorted: a set's order would reach the packet, and with it the decision
         for in_features, width, geometry in sorted(shapes):
             fitting = compatible(
                 self.catalogue, in_features=in_features, chunk_width=width, geometry=geometry
             )
-            for family in sorted({one.family for one in fitting}):
-                best = rank([one for one in fitting if one.family == family], {})[:per_arm]
-                found |= {one.kernel_id: one for one in best}
-        return list(found.values())
+            for family in sorted({kernel.family for kernel in fitting}):
+                best = rank([kernel for kernel in fitting if kernel.family == family], {})[:per_arm]
+                offers |= {kernel.kernel_id: kernel for kernel in best}
+        return list(offers.values())
 
     def ask(
         self,
@@ -157,12 +159,14 @@ class Consultation:
             if patience_s is not None
             else self.timeout_s
             if self.heard
+            # silent last time: training does not wait again until Tamiyo has spoken
             else 0.0
         )
         while not interrupted():
             for delivered in self.take():
                 handle(delivered)
             now = self.clock.monotonic()
+            # the answer and a rollback that it names come on two topics, in either order
             if self.answered >= packet.packet and self.named <= self.came:
                 return
             if now - begin >= patience:
@@ -185,7 +189,7 @@ class Consultation:
         """
         begin = self.clock.monotonic()
         while self.offered is None or any(
-            one not in self.catalogue.kernels for one in self.offered
+            kernel_id not in self.catalogue.kernels for kernel_id in self.offered
         ):
             if interrupted() or (
                 not self.lockstep and self.clock.monotonic() - begin >= patience_s

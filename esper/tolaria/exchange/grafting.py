@@ -17,7 +17,7 @@ from esper.lifecycle import RunState, SeedState
 from esper.lifecycle.commands import Move, ReportFailure
 from esper.tolaria.exchange.consultation import Consultation
 
-AGAIN_S = 60.0  # how long a run that is executed again waits for a kernel that it had
+AGAIN_S = 60.0  # how long a run that is re-executed waits for a kernel that it had
 
 
 def seeds_waiting(state: RunState) -> list[SeedState]:
@@ -108,6 +108,7 @@ class Grafting:
                     layer=seed.layer, seed=seed.seed, phase="LOAD", error=str(failure)
                 )
             else:
+                # one at a time: the caller journals each before the next kernel is grafted
                 yield Move(
                     layer=seed.layer,
                     seed=seed.seed,
@@ -135,6 +136,7 @@ class Grafting:
     def _fetch(self, state: RunState) -> None:
         for loaded in self.kernels.ready():
             self.loaded[loaded.kernel_id] = loaded
+        # nobody takes a kernel whose seed was culled or rolled back: it would stay in memory
         waiting = {seed.kernel_id for seed in seeds_waiting(state)}
         self.loaded = {
             kernel_id: loaded for kernel_id, loaded in self.loaded.items() if kernel_id in waiting

@@ -49,6 +49,7 @@ def catalogue_entries(kernels: Iterable[KernelPublished]) -> tuple[CatalogueEntr
     """The packet's form of published kernels, sorted by kernel id."""
     return tuple(
         CatalogueEntry(kernel_id=kernel.kernel_id, **description(kernel))
+        # sorted: the order in which kernels were published must not decide anything
         for kernel in sorted(kernels, key=lambda kernel: kernel.kernel_id)
     )
 
@@ -135,8 +136,11 @@ def _layer(
                 health=growing.health[place].score,
             )
         )
-    mine = [statistics[(name, index)] for index in range(len(seeds))]
-    squares = sum(one.gradient_norm**2 for one in mine if math.isfinite(one.gradient_norm))
+    measured = [statistics[(name, index)] for index in range(len(seeds))]
+    # one spoilt seed would hide the gradient of its whole layer
+    squares = sum(
+        figures.gradient_norm**2 for figures in measured if math.isfinite(figures.gradient_norm)
+    )
     widths = layer.seeds.chunks
     total = sum(widths)
     return LayerState(
@@ -146,10 +150,14 @@ def _layer(
         out_features=total,
         gradient_norm=squares**0.5,
         activation_variance=sum(
-            one.activation_variance * width for one, width in zip(mine, widths, strict=True)
+            # weighted: chunks differ in width where channels do not divide evenly
+            figures.activation_variance * width
+            for figures, width in zip(measured, widths, strict=True)
         )
         / total,
-        dead_ratio=sum(one.dead_ratio * width for one, width in zip(mine, widths, strict=True))
+        dead_ratio=sum(
+            figures.dead_ratio * width for figures, width in zip(measured, widths, strict=True)
+        )
         / total,
         seeds=tuple(seeds),
         geometry=growing.geometry(name),

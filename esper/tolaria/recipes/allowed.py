@@ -51,7 +51,7 @@ class Allowed:
         for folder in folders:
             if not folder.is_dir():
                 raise UsageError(
-                    f"{SETTING} names {folder}, which is no folder: make it, or take it "
+                    f"{SETTING} names {folder}, which is not a folder: create it, or take it "
                     "off the list."
                 )
         for module in modules:
@@ -74,6 +74,7 @@ class Allowed:
             path = Path(name).resolve()
         except (OSError, ValueError, RuntimeError):  # a zero in it, a loop of links
             path = Path()
+        # resolved, and against a list made now: neither `..` nor a link leads outside
         if path in self._files():
             return str(path)
         near = difflib.get_close_matches(name, names(), n=1)
@@ -101,13 +102,13 @@ class Allowed:
                 )
 
     def _of_modules(self, module: str) -> bool:
-        return any(module == one or module.startswith(f"{one}.") for one in self.modules)
+        return any(module == listed or module.startswith(f"{listed}.") for listed in self.modules)
 
     def _references(self) -> set[str]:
         """The functions that recipes of the list name."""
         raw = [tomllib.loads(text(name)) for name in names()]
         raw += [read for path in self._files() if (read := _read(path))]
-        return {one for values in raw for one in references(values).values()}
+        return {reference for values in raw for reference in references(values).values()}
 
     def _files(self) -> set[Path]:
         return {path for folder in self.folders for path in _safe(folder)}
@@ -118,13 +119,14 @@ def _safe(folder: Path) -> Iterator[Path]:
     if not _ours(folder):
         return
     for path in folder.iterdir():
+        # no links: who may write where they lead was not looked at
         if path.suffix == ".toml" and path.is_file() and path.resolve() == path and _ours(path):
             yield path
 
 
 def _ours(path: Path) -> bool:
-    found = path.stat()
-    return found.st_uid in {os.geteuid(), 0} and not found.st_mode & _WRITABLE
+    status = path.stat()
+    return status.st_uid in {os.geteuid(), 0} and not status.st_mode & _WRITABLE
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -38,13 +38,13 @@ def data() -> Splits:
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415  # scipy takes a second
 
-    made = load_digits()
-    x = torch.tensor(made.images, dtype=torch.float32).unsqueeze(1) / 16
-    y = torch.tensor(made.target, dtype=torch.long)
+    dataset = load_digits()
+    x = torch.tensor(dataset.images, dtype=torch.float32).unsqueeze(1) / 16
+    y = torch.tensor(dataset.target, dtype=torch.long)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(SHUFFLE))
     x, y = x[order], y[order]
-    test, rest = slice(0, TEST), slice(TEST + HELD_OUT, None)
+    test, train = slice(0, TEST), slice(TEST + HELD_OUT, None)
     held_out = slice(TEST, TEST + HELD_OUT)
     return Splits(
-        train=(x[rest], y[rest]), validation=(x[held_out], y[held_out]), test=(x[test], y[test])
+        train=(x[train], y[train]), validation=(x[held_out], y[held_out]), test=(x[test], y[test])
     )

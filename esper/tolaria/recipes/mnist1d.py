@@ -37,13 +37,16 @@ def data() -> Splits:
 
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # what make_dataset moves
     with torch.random.fork_rng():
-        made = make_dataset(get_dataset_args())
+        dataset = make_dataset(get_dataset_args())
     random.setstate(python_state)
     np.random.set_state(numpy_state)  # noqa: NPY002
-    x, y = torch.tensor(made["x"], dtype=torch.float32), torch.tensor(made["y"], dtype=torch.long)
+    x, y = (
+        torch.tensor(dataset["x"], dtype=torch.float32),
+        torch.tensor(dataset["y"], dtype=torch.long),
+    )
     x_test, y_test = (
-        torch.tensor(made["x_test"], dtype=torch.float32),
-        torch.tensor(made["y_test"], dtype=torch.long),
+        torch.tensor(dataset["x_test"], dtype=torch.float32),
+        torch.tensor(dataset["y_test"], dtype=torch.long),
     )
     return Splits(
         train=(x[:-HELD_OUT], y[:-HELD_OUT]),

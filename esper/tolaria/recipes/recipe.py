@@ -309,6 +309,7 @@ class Recipe(_Section):
 
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""
+        # one spelling for equal recipes: the journal keeps this text
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
@@ -318,16 +319,16 @@ NAMING: Final = ("model", "data", "task", "optimizer.name", "schedule.name")
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
     """What the values of a recipe name by `module:name`, by key."""
-    found = {}
+    by_key = {}
     for key in NAMING:
         *sections, leaf = key.split(".")
         section: Any = values
-        for one in sections:
-            section = section.get(one) if isinstance(section, Mapping) else None
+        for name in sections:
+            section = section.get(name) if isinstance(section, Mapping) else None
         value = section.get(leaf) if isinstance(section, Mapping) else None
         if isinstance(value, str) and ":" in value:
-            found[key] = value
-    return found
+            by_key[key] = value
+    return by_key
 
 
 def names() -> tuple[str, ...]:
@@ -405,6 +406,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
+        # a bare word: the shell has eaten its quotes
         parsed = value
     *sections, leaf = key.strip().split(".")
     target = raw
@@ -438,8 +440,8 @@ def _sentence(error: ValidationError) -> str:
     *section, key = first["loc"]
     dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        right = _keys(section)
-        near = difflib.get_close_matches(str(key), right, n=1)
+        known_keys = _keys(section)
+        near = difflib.get_close_matches(str(key), known_keys, n=1)
         everywhere = [
             f"{name}.{leaf}"
             for name, field in Recipe.model_fields.items()
@@ -453,7 +455,7 @@ def _sentence(error: ValidationError) -> str:
         elif elsewhere:
             hint = f"Did you mean {elsewhere[0]}?"
         else:
-            hint = f"Known keys here: {', '.join(right)}."
+            hint = f"Known keys here: {', '.join(known_keys)}."
         return f"Unknown key {dotted}. {hint}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
@@ -507,6 +509,7 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
     Raises:
         UsageError: there is none, or `permit` does not cover it.
     """
+    # before the import, which runs the module's code
     if not permit.covers(reference):
         raise UsageError(
             f"{key} = {reference!r} names a function that is not Esper's own; allow it "
@@ -514,14 +517,14 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
         )
     module, _, attribute = reference.partition(":")
     try:
-        found: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+        target: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key} = {reference!r}: module {error.name} cannot be imported; put it on "
-            "PYTHONPATH or mend the name."
+            "PYTHONPATH or correct the name."
         ) from error
     except AttributeError:
         raise UsageError(
             f"{key} = {reference!r}: module {module} has no function {attribute}."
         ) from None
-    return found
+    return target

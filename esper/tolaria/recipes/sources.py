@@ -46,31 +46,38 @@ def modules_of(recipe: Recipe) -> list[str]:
     """The modules of what a recipe names, but for what Esper's own recipes name, and those of the
     kinds of host layer that are installed.
     """
-    named = [one for one in recipe.references.values() if one not in shipped()]
+    references = [
+        reference for reference in recipe.references.values() if reference not in shipped()
+    ]
     plugged = {
         TASKS: recipe.task,
         OPTIMIZERS: recipe.optimizer.name,
         SCHEDULES: recipe.schedule.name,
     }
     for group, name in plugged.items():
-        named += [] if ":" in name else values_of(group, name)
-    named += values_of(HOST_KINDS)
-    return sorted({one.partition(":")[0] for one in named})
+        references += [] if ":" in name else values_of(group, name)
+    references += values_of(HOST_KINDS)
+    return sorted({reference.partition(":")[0] for reference in references})
 
 
 def source_of(module: str) -> ModuleSource:
     """The file that `import module` would run, as the path stands now."""
-    places = [Path(one or ".") for one in sys.path]
+    places = [Path(folder or ".") for folder in sys.path]
     *packages, last = module.split(".")
     for name in packages:
+        # a package with `__init__.py` wins over namespace folders before it, as in Python's import
         package = next(
-            (one for one in (place / name for place in places) if (one / "__init__.py").is_file()),
+            (
+                folder
+                for folder in (place / name for place in places)
+                if (folder / "__init__.py").is_file()
+            ),
             None,
         )
         places = (
             [package]
             if package
-            else [one for one in (place / name for place in places) if one.is_dir()]
+            else [folder for folder in (place / name for place in places) if folder.is_dir()]
         )
     for place in places:
         for path in (
@@ -88,9 +95,9 @@ def source_of(module: str) -> ModuleSource:
 def versions_of(recipe: Recipe) -> dict[str, str]:
     """The hashes of a recipe's own source files, as RunStarted records them among the versions."""
     return {
-        f"{SOURCE_VERSION}{one.module}": one.sha256
-        for one in map(source_of, modules_of(recipe))
-        if one.path
+        f"{SOURCE_VERSION}{source.module}": source.sha256
+        for source in map(source_of, modules_of(recipe))
+        if source.path
     }
 
 
@@ -99,9 +106,10 @@ def keep_sources(recipe: Recipe, run_dir: Path) -> None:
 
     Raises StorageFullError or UnavailableError.
     """
-    for one in map(source_of, modules_of(recipe)):
-        if one.path and one.path.suffix == ".py":
-            write_file(run_dir / SOURCE / f"{one.module}.py", one.content)
+    for source in map(source_of, modules_of(recipe)):
+        # a compiled module is nothing that a person could read
+        if source.path and source.path.suffix == ".py":
+            write_file(run_dir / SOURCE / f"{source.module}.py", source.content)
 
 
 def kept_source(module: str, run_dir: Path, export: Export | None) -> str | None:
@@ -123,14 +131,14 @@ def told_of(module: str, versions: Mapping[str, str], kept: str | None) -> Itera
     """What is known of a module, a line each: what would run here, its hash, and how it differs
     from what the run was trained with.
     """
-    here, then = source_of(module), versions.get(f"{SOURCE_VERSION}{module}", "")
-    if here.path is None:
+    current, then = source_of(module), versions.get(f"{SOURCE_VERSION}{module}", "")
+    if current.path is None:
         yield f"{module}: no file of it is found here; put it on PYTHONPATH."
         return
-    yield f"{module} would run {here.path}, SHA-256 {here.sha256}."
+    yield f"{module} would run {current.path}, SHA-256 {current.sha256}."
     if not then:
         yield f"{module}: the run has not recorded its source."
-    elif then == here.sha256:
+    elif then == current.sha256:
         yield f"{module}: the run was trained with the same file."
     else:
         yield f"{module}: the run was trained with another file, SHA-256 {printable(then)[:64]}."
@@ -138,10 +146,10 @@ def told_of(module: str, versions: Mapping[str, str], kept: str | None) -> Itera
         return
     if hashlib.sha256(kept.encode()).hexdigest() != then:
         yield f"{module}: the source that came with the run is not the one that it recorded."
-    now = here.content.decode(errors="replace")
+    now = current.content.decode(errors="replace")
     lines = list(
         difflib.unified_diff(
-            kept.splitlines(), now.splitlines(), "as recorded", str(here.path), lineterm=""
+            kept.splitlines(), now.splitlines(), "as recorded", str(current.path), lineterm=""
         )
     )
     yield from (printable(line) for line in lines[:_SHOWN])

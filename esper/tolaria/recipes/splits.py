@@ -101,21 +101,24 @@ def cached(
     for path in kept_in(folder, name, source):
         try:
             with open_in(folder, path.name, DEFAULT.file) as file:
-                found = read_splits(file.read(), str(path))
-            if path.stem.rpartition("-")[2] == digest_of(found):
-                return found
+                splits = read_splits(file.read(), str(path))
+            # the name holds the digest: a file that was changed, by whomever, does not fit it
+            if path.stem.rpartition("-")[2] == digest_of(splits):
+                return splits
         except (CorruptError, FileNotFoundError):
             pass
         say(f"{path} is damaged: it is removed, and the data made again.")
         path.unlink(missing_ok=True)
-    made = make()
-    if not isinstance(made, Splits):
+    fresh = make()
+    if not isinstance(fresh, Splits):
         raise UsageError(
-            f"The data function of {name} returns {type(made).__name__}; it has to return "
+            f"The data function of {name} returns {type(fresh).__name__}; it must return "
             "esper.tolaria.recipes.splits.Splits."
         )
-    write_file(folder / f"{name}-{_source_id(source)}-{digest_of(made)}.safetensors", packed(made))
-    return made
+    write_file(
+        folder / f"{name}-{_source_id(source)}-{digest_of(fresh)}.safetensors", packed(fresh)
+    )
+    return fresh
 
 
 def _source_id(source: Path) -> str:

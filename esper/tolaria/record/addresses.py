@@ -77,21 +77,24 @@ def lines(events: Sequence[JournalEvent]) -> list[TimelineSpan]:
         for number, event in enumerate(events)
         if number == 0 or event.timeline != events[number - 1].timeline
     ]
-    found = []
+    spans = []
     for begin, end in zip(begins, [*begins[1:], len(events)], strict=True):
         opened = next(
             (
-                one
-                for one in events[begin : begin + 2]
-                if isinstance(one, RunRolledBack | RunForked)
+                event
+                # a rollback opens a timeline with its first event, a fork with its second
+                for event in events[begin : begin + 2]
+                if isinstance(event, RunRolledBack | RunForked)
             ),
             None,
         )
         after = events[end] if end < len(events) else None
+        # steps behind the last event show only in the rollback that left them
         last = after.from_step if isinstance(after, RunRolledBack) else events[end - 1].step
+        # a fork's RunStarted stands at step 0, its first state at the parent's step
         first = opened.parent_step if isinstance(opened, RunForked) else events[begin].step
-        found.append(TimelineSpan(events[begin].timeline, begin, end, first, last, opened))
-    return found
+        spans.append(TimelineSpan(events[begin].timeline, begin, end, first, last, opened))
+    return spans
 
 
 def line_of(events: Sequence[JournalEvent], timeline: int) -> TimelineSpan:
@@ -100,14 +103,14 @@ def line_of(events: Sequence[JournalEvent], timeline: int) -> TimelineSpan:
     Raises:
         UsageError: the run has no such timeline.
     """
-    known = lines(events)
-    found = next((line for line in known if line.timeline == timeline), None)
-    if found is None:
+    spans = lines(events)
+    span = next((line for line in spans if line.timeline == timeline), None)
+    if span is None:
         raise UsageError(
             f"Run {events[0].run_id} has no timeline {timeline}; its timelines are "
-            f"{known[0].timeline} to {known[-1].timeline}."
+            f"{spans[0].timeline} to {spans[-1].timeline}."
         )
-    return found
+    return span
 
 
 def address_of(
@@ -130,6 +133,7 @@ def address_of(
     """
     line = line_of(events, events[-1].timeline if timeline is None else timeline)
     step = line.last if step is None else step
+    # a step before the rollback lies in the timeline that was left
     while timeline is None and isinstance(line.opened, RunRolledBack) and step < line.first:
         line = line_of(events, _source(events, line.opened).at_timeline)
     if not line.first <= step <= line.last:
@@ -139,9 +143,13 @@ def address_of(
             f"{line.first} to {line.last}."
         )
     most = next(
-        (one.sequence for one in events[line.begin : line.end] if _later(one, step)), line.end
+        (event.sequence for event in events[line.begin : line.end] if _later(event, step)), line.end
     )
-    before = [one.sequence for one in events[line.begin : most] if one.step < step or derived(one)]
+    # what the trainer derives at this step belongs to reaching it: no state lies before it
+    before = [
+        event.sequence for event in events[line.begin : most] if event.step < step or derived(event)
+    ]
+    # a command between two steps leaves the step as it is: several states may share it
     least = max(_opening(events, line), before[-1] + 1 if before else 0)
     if sequence is not None and not least <= sequence <= most:
         raise UsageError(
@@ -158,15 +166,18 @@ def anchors(events: Sequence[JournalEvent], address: Address) -> Iterator[Anchor
     None of them is left when the timeline began with nothing: then it is the first step.
     """
     line = line_of(events, address.timeline)
-    taken = [
+    snapshots = [
         event
         for event in events
         if isinstance(event, CheckpointTaken)
         and event.at_timeline == address.timeline
         and event.at_step <= address.step
+        # the step alone is not enough: a snapshot of the same step may hold a later command
         and event.at_sequence <= address.sequence
     ]
-    for event in sorted(taken, key=lambda one: (one.at_step, one.at_sequence), reverse=True):
+    for event in sorted(
+        snapshots, key=lambda snapshot: (snapshot.at_step, snapshot.at_sequence), reverse=True
+    ):
         at = _address(event)
         yield Anchor(at, at, event.snapshot_id, event.address, event.sha256)
     opened = line.opened
@@ -200,6 +211,7 @@ def _opening(events: Sequence[JournalEvent], line: TimelineSpan) -> int:
     if line.opened is None:
         return line.begin
     follow = line.opened.sequence + 1
+    # the resets that a rollback causes are part of it: no state lies between them
     while follow < line.end and events[follow].causation_id == line.opened.event_id:
         follow += 1
     return follow
@@ -208,11 +220,11 @@ def _opening(events: Sequence[JournalEvent], line: TimelineSpan) -> int:
 def _source(events: Sequence[JournalEvent], rolled: RunRolledBack) -> CheckpointTaken:
     """The snapshot that a rollback restored."""
     return next(
-        one
-        for one in reversed(events[: rolled.sequence])
-        if isinstance(one, CheckpointTaken) and one.snapshot_id == rolled.snapshot_id
+        event
+        for event in reversed(events[: rolled.sequence])
+        if isinstance(event, CheckpointTaken) and event.snapshot_id == rolled.snapshot_id
     )
 
 
-def _address(taken: CheckpointTaken) -> Address:
-    return Address(taken.at_timeline, taken.at_step, taken.at_sequence)
+def _address(snapshot: CheckpointTaken) -> Address:
+    return Address(snapshot.at_timeline, snapshot.at_step, snapshot.at_sequence)

@@ -58,6 +58,7 @@ class Checkpoints:
 
     def heard(self, event: JournalEvent) -> None:
         """Take note of the journal: a snapshot, or a rollback that leaves later ones behind."""
+        # a rollback cuts the list: going back to a later state would repeat what was left
         self.taken = line_after(self.taken, event)
 
     def at_epoch(self, epoch: int) -> bool:
@@ -68,6 +69,7 @@ class Checkpoints:
     def at_step(self, step: int) -> bool:
         """Whether a snapshot falls due before step number `step`, wherever in an epoch that is."""
         every = self.settings.every_steps
+        # step 0 needs no snapshot by steps: the seed alone rebuilds it
         return every > 0 and step > 0 and step % every == 0
 
     def overdue(self) -> bool:
@@ -77,39 +79,43 @@ class Checkpoints:
     def known(self, timeline: int, step: int) -> bool:
         """Whether there is a snapshot of this place, or one has been begun."""
         return (timeline, step) in {
+            # begun counts, too: its event comes later, and a second copy would be waste
             self.begun,
-            *((one.at_timeline, one.at_step) for one in self.taken),
+            *((snapshot.at_timeline, snapshot.at_step) for snapshot in self.taken),
         }
 
     def begin(
         self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], moment: Moment
     ) -> None:
         """Take a snapshot; the caller goes on once it is copied."""
+        # before the write, which may fail: a broken disk is tried again when due, not each step
         self.last, self.begun = self.clock.monotonic(), (moment.state.timeline, moment.step)
         self.writer.begin(tensors, notes, moment, digest=_model_digest)
 
     def put_by(self) -> None:
         """Wait for the snapshot under way, of which the journal hears later: it still has a record
-        to be executed again.
+        to be re-executed.
         """
-        if (found := self.writer.collect(wait=True)) is not None:
-            self.waiting.append(found)
+        if (written := self.writer.collect(wait=True)) is not None:
+            self.waiting.append(written)
 
     def collect(self, *, wait: bool = False) -> RecordCheckpoint | None:
         """What the journal has to say of a snapshot that has become durable since the last call.
 
         Each call gives one.
         """
-        found = self.waiting.popleft() if self.waiting else self.writer.collect(wait=wait)
-        if found is None or found.stored is None:
-            self.failed = found.error if found else self.failed
+        written = self.waiting.popleft() if self.waiting else self.writer.collect(wait=wait)
+        if written is None or written.stored is None:
+            # nothing collected is no success: the last reason stays
+            self.failed = written.error if written else self.failed
             return None
         self.failed = None
-        return self._record(found)
+        return self._record(written)
 
-    def _record(self, found: Taken) -> RecordCheckpoint:
-        moment: Moment = found.label
-        state, stored = moment.state, found.stored
+    def _record(self, written: Taken) -> RecordCheckpoint:
+        # the state at the copy: by now, when the write has ended, the run stands further on
+        moment: Moment = written.label
+        state, stored = moment.state, written.stored
         assert stored is not None  # noqa: S101  # the caller looked
         return RecordCheckpoint(
             snapshot_id=snapshot_id(moment),
@@ -124,9 +130,9 @@ class Checkpoints:
             tensors=stored.tensors,
             size_bytes=stored.size_bytes,
             stored_bytes=stored.stored_bytes,
-            stall_us=found.stall_us,
-            duration_us=found.duration_us,
-            parameters_digest=found.digest,
+            stall_us=written.stall_us,
+            duration_us=written.duration_us,
+            parameters_digest=written.digest,
             kind="INCREMENTAL" if self.taken else "FULL",
             source=moment.source,
         )
@@ -135,6 +141,7 @@ class Checkpoints:
 def _model_digest(tensors: Mapping[str, Tensor]) -> str:
     return tensors_digest(
         {
+            # the module's own names, so that it equals the digest in EpochEnded
             name.removeprefix("model/"): tensor
             for name, tensor in tensors.items()
             if name.startswith("model/")
@@ -146,4 +153,5 @@ def snapshot_id(moment: Moment) -> str:
     """The name of a snapshot in its run: the timeline and the step that it holds, and the number of
     events before it.
     """
+    # all three: a rollback comes past a step again, and a command changes the state within one
     return f"t{moment.state.timeline}-s{moment.step}-n{moment.state.sequence}"

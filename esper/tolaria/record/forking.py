@@ -95,15 +95,15 @@ def decision_of(events: Sequence[JournalEvent], name: str) -> AdaptationApplied:
     """
     run_id = events[0].run_id
     applied = {event.decision_id: event for event in events if isinstance(event, AdaptationApplied)}
-    found = [
+    matches = [
         event for decision_id, event in applied.items() if name and decision_id.startswith(name)
     ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = ", ".join(event.decision_id for event in found[:3])
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        several = ", ".join(event.decision_id for event in matches[:3])
         raise UsageError(
-            f"{name} is the beginning of {len(found)} decisions of run {run_id} "
+            f"{name} is the beginning of {len(matches)} decisions of run {run_id} "
             f"({several}); give more of its id."
         )
     if any(
@@ -144,32 +144,39 @@ def cut_at(
             raise UsageError(
                 "Say where to fork: --step N, or --without DECISION to fork where that was applied."
             )
-        first = min(moved, key=lambda one: one.sequence)
+        first = min(moved, key=lambda decision: decision.sequence)
         step, timeline = first.step, first.timeline if timeline is None else timeline
     address = address_of(events, step, timeline=timeline)
-    for one in moved:
-        if (one.timeline, one.step) < (address.timeline, step) or one.timeline != address.timeline:
+    for decision in moved:
+        if (decision.timeline, decision.step) < (
+            address.timeline,
+            step,
+        ) or decision.timeline != address.timeline:
             raise UsageError(
-                f"Decision {one.decision_id} of run {run_id} was applied at step "
-                f"{one.step} of timeline {one.timeline}, which is not at or after "
+                f"Decision {decision.decision_id} of run {run_id} was applied at step "
+                f"{decision.step} of timeline {decision.timeline}, which is not at or after "
                 f"{address}; fork at or before it."
             )
-    sequences = [_answer(events, one) for one in moved if one.step == step]
+    # before the whole answer, not one decision: Tamiyo is asked again and repeats the others
+    sequences = [_answer(events, decision) for decision in moved if decision.step == step]
     if step == 0:  # a run that begins asks Tamiyo before its first step, and so does its fork
         sequences += [
-            _answer(events, one)
-            for one in events[: address.sequence]
-            if isinstance(one, AdaptationApplied)
+            _answer(events, decision)
+            for decision in events[: address.sequence]
+            if isinstance(decision, AdaptationApplied)
         ][:1]
     if sequences:
+        # the earliest of them: no answer that is left out may be in the state
         address = address_of(events, step, timeline=address.timeline, sequence=min(sequences))
+    # the fold knows the step of its last event only; the fork stands at the step asked for
     state = replace(fold(run_id, events[: address.sequence]), step=step)
+    # an answer that is in the state must not come again: its commands would be applied twice
     packet = (
         state.epoch
         if step and _answered(events, address, state.epoch, moved=bool(sequences))
         else state.epoch - 1
     )
-    return Cut(address, state, packet, tuple(_left_out(one) for one in without))
+    return Cut(address, state, packet, tuple(_left_out(decision) for decision in without))
 
 
 def changed(
@@ -183,10 +190,13 @@ def changed(
     """
     before = recipe_of(events)
     after = overridden(before.model_dump(mode="json"), overrides)
-    old, new = (flat(one.model_dump(mode="json")) for one in (before, after))
+    old, new = (flat(recipe.model_dump(mode="json")) for recipe in (before, after))
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in keys:
-        if fixed := next((one for one in FIXED if f"{key}.".startswith(f"{one}.")), None):
+        # dots behind both: `model` covers `model.x`, and not `model_x`
+        if fixed := next(
+            (setting for setting in FIXED if f"{key}.".startswith(f"{setting}.")), None
+        ):
             raise UsageError(
                 f"A fork cannot change {key}: {FIXED[fixed]}. Start a new run with it instead."
             )
@@ -219,18 +229,19 @@ def _answered(events: Sequence[JournalEvent], address: Address, epoch: int, *, m
     """Whether the answer to the packet of `epoch` is in the state: the journal tells of one, or it
     goes on after this step.
     """
-    here = [
+    earlier = [
         event
         for event in events[: address.sequence]
         if event.timeline == address.timeline and event.epoch == epoch
     ]
     if any(
-        isinstance(one, AdaptationApplied | AdaptationRejected)
-        and one.source_topic == EpochReviewed.TOPIC
-        for one in here
+        isinstance(event, AdaptationApplied | AdaptationRejected)
+        and event.source_topic == EpochReviewed.TOPIC
+        for event in earlier
     ):
         return True
     later = [event for event in events[address.sequence :] if event.timeline == address.timeline]
+    # no answer, but the run went on: Tamiyo had nothing to say, or was not waited for
     return not moved and any(
         event.step > address.step or isinstance(event, RunCompleted) for event in later
     )

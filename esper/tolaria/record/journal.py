@@ -1,8 +1,8 @@
-"""The trainer's pen: decide, write the frame durably, then evolve.
+"""The trainer's side of the journal: decide, write the frame durably, then evolve.
 
 Tensors follow the state that comes out.
 
-A resumed run executes again what its journal has recorded after the snapshot. Until that record is
+A resumed run re-executes what its journal has recorded after the snapshot. Until that record is
 used up, `do` takes the events from there instead of writing them: what the trainer decides anew has
 to be what stands there. Without an outbox there is nothing but the record.
 """
@@ -37,12 +37,13 @@ def derived(event: JournalEvent) -> bool:
     All others came from outside, and are applied where they stand.
     """
     if isinstance(event, SeedTransitioned):
+        # with a cause it follows from a command; TRAINING begins when a kernel happens to arrive
         return event.causation_id is None and event.to_stage != "TRAINING"
     return isinstance(event, RunStarted | EpochEnded | RunCompleted)
 
 
 class Diverged(CorruptError):  # noqa: N818  # reads as what the run did
-    """Executed again, a run does something else than its journal has: `recorded` is the event that
+    """Re-executed, a run does something else than its journal has: `recorded` is the event that
     stands there, `decided` what came instead.
     """
 
@@ -64,10 +65,10 @@ class FrameLog(Protocol):
 class Journal:
     """One run's journal at its writer.
 
-    `state` is the folded state of everything written, or executed again so far.
+    `state` is the folded state of everything written, or re-executed so far.
 
     `used_up` is called when the last recorded event has been taken. `chain` seals what is written;
-    what is only executed again is not sealed.
+    what is only re-executed is not sealed.
     """
 
     def __init__(
@@ -92,12 +93,12 @@ class Journal:
 
     @property
     def replaying(self) -> bool:
-        """Whether recorded events are still to be executed again; without an outbox, always."""
+        """Whether recorded events are still to be re-executed; without an outbox, always."""
         return self._outbox is None or bool(self._recorded)
 
     @property
     def past_snapshots(self) -> bool:
-        """Whether what is left of the record that a resumed run executes again has no snapshot, and
+        """Whether what is left of the record that a resumed run re-executes has no snapshot, and
         nothing that leaves snapshots behind.
         """
         return self._outbox is not None and not any(
@@ -111,7 +112,7 @@ class Journal:
             RejectedError: the command does not fit the state.
             StorageFullError: the disk is full; nothing changed, the call may be repeated.
             FencedError: another writer has taken over this run.
-            Diverged: executed again, the run does something else than its journal has recorded.
+            Diverged: re-executed, the run does something else than its journal has recorded.
         """
         events = decide(self.state, command, Context(self._origin, step, self._guardrails))
         if not events:
@@ -127,6 +128,7 @@ class Journal:
             if self._chain is not None
             else (tuple(map(encode, events)), "")
         )
+        # one frame: a crash leaves all events of a decision, or none
         frame = Frame(
             first_sequence=events[0].sequence,
             events=messages,
@@ -134,6 +136,7 @@ class Journal:
             command_id=source.command_id if source else "",
             command_position=position,
         )
+        # durable first: a crash then leaves an event to fold, never a state that no event explains
         self._outbox.append(frame)
         if self._chain is not None:
             self._chain.head = head  # not sooner: a frame that found no room may be made anew
@@ -154,9 +157,9 @@ class Journal:
             return None
         if head.step < step:
             raise Diverged(
-                f"Executed again, run {self.state.run_id} stands at step {step}, but event "
+                f"Re-executed, run {self.state.run_id} stands at step {step}, but event "
                 f"{head.sequence} ({head.NAME}) of its journal belongs to "
-                f"step {head.step}; the code or the settings are others than those it was "
+                f"step {head.step}; the code or the settings differ from those it was "
                 "trained with.",
                 head,
                 None,
@@ -164,7 +167,7 @@ class Journal:
         return None if not after_step and in_step(head) else head
 
     def record(self, events: Iterable[JournalEvent]) -> None:
-        """Have more events executed again, after those that are left."""
+        """Have more events re-executed, after those that are left."""
         self._recorded.extend(events)
 
     def accept(self) -> JournalEvent:
@@ -177,27 +180,29 @@ class Journal:
 
     def failures(self, step: int) -> frozenset[Place]:
         """Kernels that failed in step number `step` by the record: they ran on their fallback."""
-        found = []
+        failed = []
         for event in self._recorded:
             if event.step != step or derived(event):
+                # a derived event ends it: failures behind that one belong to a later moment
                 break
             if isinstance(event, KernelFailed) and in_step(event):
-                found.append((event.layer, event.seed))
-        return frozenset(found)
+                failed.append((event.layer, event.seed))
+        return frozenset(failed)
 
     def _again(self, event: JournalEvent) -> JournalEvent:
         """The recorded event in the place of one that was decided anew."""
         head = self._recorded[0] if self._recorded else None
+        # the id is made of timeline, sequence, kind, step and subject: one comparison covers them
         if head is None or head.event_id != event.event_id:
-            found = (
+            recorded = (
                 "nothing"
                 if head is None
                 else f"{head.NAME} at epoch {head.epoch}, step {head.step}"
             )
             raise Diverged(
-                f"Executed again, run {event.run_id} decides {event.NAME} at epoch "
-                f"{event.epoch}, step {event.step}, where its journal has {found} "
-                f"(event {event.sequence}); the code or the settings are others than those "
+                f"Re-executed, run {event.run_id} decides {event.NAME} at epoch "
+                f"{event.epoch}, step {event.step}, where its journal has {recorded} "
+                f"(event {event.sequence}); the code or the settings differ from those "
                 "it was trained with.",
                 head,
                 event,
@@ -205,13 +210,14 @@ class Journal:
         if (
             isinstance(head, EpochEnded)
             and isinstance(event, EpochEnded)
+            # an id says nothing of tensors: here their bits are held against the record
             and head.parameters_digest != event.parameters_digest
         ):
             raise Diverged(
-                f"Executed again, epoch {head.epoch} of run {event.run_id} ends with other "
+                f"Re-executed, epoch {head.epoch} of run {event.run_id} ends with other "
                 f"parameters (digest {event.parameters_digest[:12]}) "
                 f"than its journal has ({head.parameters_digest[:12]}); the code, the "
-                "settings or the machine are others than those it was "
+                "settings or the machine differ from those it was "
                 "trained with.",
                 head,
                 event,

@@ -40,6 +40,7 @@ def permit_for(
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # evolve refused anything else
     run_dir = settings.runs_dir / started.run_id
+    # an export of the owner's own run has been in other hands
     if export is None and begun_here(run_dir):
         return OWNER
     permit = Permit(frozenset((*allow, *settings.imports.allow.replace(",", " ").split())))
@@ -48,13 +49,18 @@ def permit_for(
         if export is None
         else bool(export.named(DATA, ".safetensors"))
     )
-    wanted = [one for key, one in recipe.references.items() if not (key == "data" and has_data)]
-    foreign = sorted({one for one in wanted if not Permit().covers(one)})
-    for module in sorted({one.partition(":")[0] for one in foreign}):
+    # data that came along are read, so the function that makes them is never called
+    called = [
+        reference
+        for key, reference in recipe.references.items()
+        if not (key == "data" and has_data)
+    ]
+    foreign = sorted({reference for reference in called if not Permit().covers(reference)})
+    for module in sorted({reference.partition(":")[0] for reference in foreign}):
         for line in told_of(module, recorded(started), kept_source(module, run_dir, export)):
             say(line)
-    if lacking := [one for one in foreign if not permit.covers(one)]:
-        options = " ".join(f"--allow {one}" for one in lacking)
+    if lacking := [reference for reference in foreign if not permit.covers(reference)]:
+        options = " ".join(f"--allow {reference}" for reference in lacking)
         raise UsageError(
             f"Run {started.run_id} was not begun here, and to execute it "
             f"{' and '.join(lacking)} would be called, which Esper does not ship: "

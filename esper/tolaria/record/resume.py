@@ -1,5 +1,5 @@
 """Going on with a run that stopped: its journal folded, the snapshot to begin from, and what the
-record still has to be executed again.
+record still has to be re-executed.
 """
 
 from __future__ import annotations
@@ -89,23 +89,23 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
     """
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # as above
-    found = []
+    clauses = []
     for field in fields(environment):
         then, now = getattr(started, field.name), getattr(environment, field.name)
         if then == now:
             continue
         if field.name == "versions":
             before, after = recorded(started), json.loads(now)
-            found += [
+            clauses += [
                 f"{printable(name)} was {printable(str(before.get(name)))} and is {after.get(name)}"
                 for name in sorted({*before, *after})
                 if before.get(name) != after.get(name)
                 and (not is_input(name) or (name in before and name in after))
             ]
         else:
-            odd = f"{field.name} was {printable(str(then))} and is {now}"
-            found.append("Esper's code is another one" if field.name == "source_sha256" else odd)
-    return tuple(found)
+            clause = f"{field.name} was {printable(str(then))} and is {now}"
+            clauses.append("Esper's code has changed" if field.name == "source_sha256" else clause)
+    return tuple(clauses)
 
 
 def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> RestorePoint:
@@ -128,6 +128,7 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
             )
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
+    # the run's first step is on another timeline: from there another state would come out
     if opened:
         forked = None if last.timeline else fork_of(events)
         if forked is None:
@@ -160,4 +161,5 @@ def standing(
     """The beginning at an anchor whose snapshot is at hand."""
     if not anchor.opens:
         return RestorePoint(RunSnapshot.of(snapshot).folded, snapshot, anchor.name, notes)
+    # the snapshot's own state is that of the timeline before; this one's stands in the journal
     return RestorePoint(fold(run_id, events[: anchor.at.sequence]), snapshot, anchor.name, notes)

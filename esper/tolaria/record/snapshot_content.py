@@ -36,6 +36,7 @@ def address(place: Place) -> str:
 
 def place_of(address: str) -> Place:
     """The seed that an address names."""
+    # from the right: a layer's name may have a colon in it
     layer, _, seed = address.rpartition(":")
     return layer, int(seed)
 
@@ -80,17 +81,21 @@ class RunSnapshot:
         Raises:
             CorruptError: it lacks something that every snapshot of a run has.
         """
-        wanted = [one.name for one in fields(cls) if one.name != "tensors"]
-        if lacking := [name for name in wanted if name not in snapshot.notes]:
+        expected = [field.name for field in fields(cls) if field.name != "tensors"]
+        if lacking := [name for name in expected if name not in snapshot.notes]:
             raise CorruptError(
                 f"The snapshot has no {', '.join(lacking)}: it is not one that a run has taken."
             )
-        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in wanted})
+        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in expected})
 
     @property
     def packed(self) -> Snapshot:
         """As it is stored."""
-        notes = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tensors"}
+        notes = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "tensors"
+        }
         return Snapshot(self.tensors, notes)
 
     @property
@@ -108,6 +113,7 @@ def model_tensors(
     for place, grown in growing.kernels.items():
         tensors |= _optimizer_tensors(f"kernels/{address(place)}", grown.optimizer)
     tensors["random/torch"] = torch.get_rng_state()
+    # not `is_available`: asking for the state would initialise a GPU that the run does not use
     if torch.cuda.is_initialized():
         tensors |= {
             f"random/cuda{number}": torch.cuda.get_rng_state(number)
@@ -121,6 +127,7 @@ def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
     return {
         address(place): {
             "kernel_id": grown.slot.kernel_id,
+            # the blueprint itself, not its id alone: the store may have lost the kernel by then
             "ir": _kernel_module(grown.slot).ir.json,
             "counters": grown.counters(),
         }
@@ -130,6 +137,7 @@ def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
 
 def random_notes() -> Note:
     """Python's and numpy's global random streams."""
+    # `gauss` is a normal draw held back for the next call: without it that call would differ
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global stream, which a user's model may draw from
     return {
@@ -146,6 +154,7 @@ def restore_random(notes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002  # as above
     torch.set_rng_state(tensors["random/torch"].clone())
     for number in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        # a snapshot from a machine with fewer GPUs leaves the other streams alone
         if (state := tensors.get(f"random/cuda{number}")) is not None:
             torch.cuda.set_rng_state(state.clone(), number)
 
@@ -164,28 +173,33 @@ def restore_model(
     Raises:
         CorruptError: the snapshot is of another model.
     """
+    # empty slots first: the snapshot may have other kernels in the same places
     for place in list(growing.kernels):
         growing.release(place)
     for name, note in snapshot.notes["kernels"].items():
         place = place_of(name)
+        # unfilled: initialising weights that are overwritten below would draw random numbers
         growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
         growing.kernels[place].restore(note["counters"])
     living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
+    # compared before the first copy: nothing may train on half a restore
     saved = {name for name in snapshot.tensors if name.startswith("model/")}
-    odd = sorted(saved ^ set(living)) or [
+    unequal = sorted(saved ^ set(living)) or [
         name for name in living if snapshot.tensors[name].shape != living[name].shape
     ]
-    if odd:
+    if unequal:
         raise CorruptError(
-            f"The snapshot is of another model: {odd[0].removeprefix('model/')} is not the "
-            "same in both; resume with the code of then."
+            f"The snapshot is of another model: {unequal[0].removeprefix('model/')} is not the "
+            "same in both; resume with the code that the run began with."
         )
     with torch.no_grad():
         for name, tensor in living.items():
+            # into the storage that is there: the optimizers hold these very tensors
             tensor.copy_(snapshot.tensors[name])
     _restore_optimizer("host", host_optimizer, snapshot.tensors)
     for place, grown in growing.kernels.items():
         _restore_optimizer(f"kernels/{address(place)}", grown.optimizer, snapshot.tensors)
+    # last: weights of blending come from the folded state, not from tensors
     growing.follow(state, step)
 
 
@@ -215,6 +229,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{prefix}/{number}/{key}": value
+        # by number: a kernel's optimizer has no names, and the recipe fixes the order of the groups
         for number, parameter in enumerate(_parameters(optimizer))
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
@@ -225,6 +240,7 @@ def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[st
 def _restore_optimizer(
     prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
+    # moments of later steps must not survive where the snapshot has none
     optimizer.state.clear()
     for number, parameter in enumerate(_parameters(optimizer)):
         beginning = f"{prefix}/{number}/"

@@ -43,7 +43,7 @@ OWN_LOOP = (
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A run that can be executed again, as what another process opens it by: its journal, and the
+    """A run that can be re-executed, as what another process opens it by: its journal, and the
     installation or the export with the rest.
 
     `allow` are functions, by name, that a run from elsewhere may call.
@@ -68,13 +68,14 @@ class Archived:
         """The kernels of a run of this installation, whose key is looked for when one is read."""
         store, opened = open_store(self.settings), list[Callable[[str], Unpacked]]()
 
-        def found(kernel_id: str) -> Unpacked:
+        def kernel(kernel_id: str) -> Unpacked:
+            # once, and late: a replay that grafts nothing needs no key
             if not opened:
                 box = open_box(self.settings, store, KERNELS)
                 opened.append(kernels_in([run_dir / "kernels"], SealedKernels(store, box), box))
             return opened[0](kernel_id)
 
-        return found
+        return kernel
 
     def open(self, clock: Clock, say: Callable[[str], None] = lambda _: None) -> Archive:
         """The archive; `say` has the source of functions of a run from elsewhere.
@@ -113,19 +114,19 @@ def _exported_data(
             recorded.
     """
     for name in export.named(DATA, ".safetensors"):
-        found = read_splits(
+        exported = read_splits(
             export.read(name, export.limits.file), str(export.folder / name), export.limits
         )
         started = events[0]
         assert isinstance(started, RunStarted)  # noqa: S101  # a fold refused anything else
-        if (digest := recorded(started).get(DATA_VERSION, "")) not in ("", digest_of(found)):
+        if (digest := recorded(started).get(DATA_VERSION, "")) not in ("", digest_of(exported)):
             raise CorruptError(
                 f"The data in {export.folder / name} are not those that run "
                 f"{started.run_id} has recorded, SHA-256 {printable(digest)[:64]}."
             )
-        return found
-    made: Splits = function(recipe.data, "data", permit)()
-    return made
+        return exported
+    fresh: Splits = function(recipe.data, "data", permit)()
+    return fresh
 
 
 def archived(
@@ -137,13 +138,14 @@ def archived(
     splits: Callable[[Recipe, Permit], Splits],
     clock: Clock,
 ) -> Archive:
-    """What executing a run again takes.
+    """What re-executing a run takes.
 
     Raises:
         UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot
             be imported here, or may not be called, or it has layers of a kind that is not known.
         CorruptError: the journal was changed, or the data are not those of the run.
     """
+    # before anything that the journal names is looked up or called
     whole(events)
     recipe = recipe_of(events)
     if recipe.model == OWN_LOOP:
@@ -151,10 +153,11 @@ def archived(
             f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper "
             "cannot execute; `esper replay fold` proves its journal."
         )
-    given = permit(recipe)
-    data = splits(recipe, given)
+    # before data and model: making them calls what the recipe names
+    granted = permit(recipe)
+    data = splits(recipe, granted)
     inputs = inputs_of(recipe, data)
-    method, model = method_of(recipe, given), model_of(recipe, given, events)
+    method, model = method_of(recipe, granted), model_of(recipe, granted, events)
     return Archive(events, tensors, kernels, method, model, data, clock, inputs)
 
 
@@ -169,7 +172,7 @@ def kernels_in(
     was sought.
     """
 
-    def found(kernel_id: str) -> Unpacked:
+    def kernel(kernel_id: str) -> Unpacked:
         faults = []
         address = address_of(kernel_id)  # before it names a file
         for path in [folder / f"{kernel_id}.safetensors" for folder in folders]:
@@ -190,7 +193,7 @@ def kernels_in(
         )
         raise CorruptError(f"Kernel {kernel_id}, which this run grafted, is lost. {why}")
 
-    return found
+    return kernel
 
 
 def _whole(content: bytes, kernel_id: str) -> Unpacked:

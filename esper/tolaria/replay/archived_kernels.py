@@ -30,8 +30,8 @@ class ArchivedKernels:
 
     def ready(self) -> list[Loaded]:
         """All that were asked for, at once."""
-        asked, self._asked = self._asked, []
-        return [self._loaded(kernel_id) for kernel_id in asked]
+        requested, self._asked = self._asked, []
+        return [self._loaded(kernel_id) for kernel_id in requested]
 
     def prefetch(self, kernels: Iterable[KernelPublished]) -> None:
         """Nothing is fetched ahead."""

@@ -45,6 +45,7 @@ def from_history(history: QuerySource, run_id: str) -> Mapping[str, StepTold]:
         UsageError, UnavailableError: as `Source.ask` does.
     """
     query = f"SELECT event_id, loss, gradient_norm FROM {TABLE} WHERE run_id = {{run:String}}"  # noqa: S608  # the run is a parameter
+    # without the option ClickHouse writes NaN and infinity as null
     rows = history.rows(query, {"param_run": run_id, "output_format_json_quote_denormals": "1"})
     return {
         row["event_id"]: StepTold(float(row["loss"]), float(row["gradient_norm"])) for row in rows
@@ -60,16 +61,16 @@ def from_export(export: Export) -> Mapping[str, StepTold]:
     name = f"history/{TABLE}.parquet"
     if name not in export.content.files:
         return {}
-    what = str(export.folder / name)
+    place = str(export.folder / name)
     with open_in(export.folder, name, export.limits.file) as file:
-        rows = rows_of(file, ("event_id", "loss", "gradient_norm"), export.limits, what)
+        rows = rows_of(file, ("event_id", "loss", "gradient_norm"), export.limits, place)
         try:
             return {
                 event_id: StepTold(float.fromhex(loss), float.fromhex(norm))
                 for event_id, loss, norm in rows
             }
         except ValueError:
-            raise CorruptError(f"{what} has figures that are no numbers.") from None
+            raise CorruptError(f"{place} has values that are not numbers.") from None
 
 
 def _same(one: float, other: float) -> bool:

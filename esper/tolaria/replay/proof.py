@@ -45,10 +45,10 @@ def require_proven(events: Sequence[JournalEvent], address: Address, found: str)
     Raises:
         CorruptError: it has another than `found`.
     """
-    known = known_digest(events, address)
-    if known is not None and known != found:
+    recorded = known_digest(events, address)
+    if recorded is not None and recorded != found:
         raise CorruptError(
-            f"Executed again, run {events[0].run_id} has other parameters at {address} "
-            f"(digest {found[:12]}) than its journal has ({known[:12]})."
+            f"Re-executed, run {events[0].run_id} has other parameters at {address} "
+            f"(digest {found[:12]}) than its journal has ({recorded[:12]})."
         )
-    return known is not None
+    return recorded is not None

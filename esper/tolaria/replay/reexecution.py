@@ -1,4 +1,4 @@
-"""A run executed again from its journal: no broker, no other part, no outbox, nothing written.
+"""A run re-executed from its journal: no broker, no other part, no outbox, nothing written.
 
 Any step is rebuilt, bit for bit.
 
@@ -54,12 +54,12 @@ from esper.vault.sealing import KEY_BYTES
 
 NOWHERE = (
     Path(os.devnull) / "nowhere"
-)  # a run that is executed again has no folder: what would write there fails
+)  # a run that is re-executed has no folder: what would write there fails
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What executing a run again takes: its whole journal in order, snapshots, kernels by id, and
+    """What re-executing a run takes: its whole journal in order, snapshots, kernels by id, and
     the recipe's method, model and data.
 
     `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and
@@ -124,6 +124,7 @@ class Rerun:
         taken here.
         """
         living = self.session.snapshots.living()
+        # through JSON, as a stored one: copies, with lists where there were tuples
         notes = json.loads(json.dumps(living.notes))
         return Snapshot(
             {name: tensor.detach().cpu().clone() for name, tensor in living.tensors.items()}, notes
@@ -151,14 +152,20 @@ class Rerun:
             notify=lambda: None,
         )
         session.parts.journal, session.standing.goal = journal, step
+        # nobody is there to resume it
         if before.status == "PAUSED":
-            session.do(Resume(reason="Executed again.", incarnation=before.incarnation))
-        grafting, rest = session.parts.grafting, deque(script)
+            session.do(Resume(reason="Re-executed.", incarnation=before.incarnation))
+        grafting, pending = session.parts.grafting, deque(script)
 
         def between(session: Session) -> None:
-            while rest and rest[0][0] <= session.step:
-                _carry_out(session, rest.popleft()[1])
-            grafting.held = {(one.layer, one.seed) for _, one in rest if not isinstance(one, Adapt)}
+            while pending and pending[0][0] <= session.step:
+                _carry_out(session, pending.popleft()[1])
+            # these kernels come later by the script: grafted at once they would train too early
+            grafting.held = {
+                (command.layer, command.seed)
+                for _, command in pending
+                if not isinstance(command, Adapt)
+            }
 
         with session.hooked(between), suppress(Arrived):
             self.trainer.train_on()
@@ -188,7 +195,7 @@ def _carry_out(session: Session, command: Scripted) -> None:
 
 @dataclass(slots=True)
 class Reexecution:
-    """Executes an archived run again.
+    """Re-executes an archived run.
 
     `told` has the session before each step, and `session` is the last one, also where it went
     astray.
@@ -219,6 +226,7 @@ class Reexecution:
             UnavailableError: it begins with another run's state, and that is lost.
             KeyMissingError: it begins with a snapshot whose key is not at hand.
         """
+        # how threads split a sum of floats decides its last bits
         torch.set_num_threads(self.archive.recipe.run.threads)
         begin = self._begin(address)
         self.session = self._session(begin)
@@ -234,6 +242,7 @@ class Reexecution:
         Raises as `rebuild` does.
         """
         session = rerun.session
+        # no event behind the address: what came from outside there would change the state
         session.parts.journal.record(self.archive.events[session.state.sequence : address.sequence])
         session.standing.goal = address.step
         try:
@@ -244,7 +253,7 @@ class Reexecution:
             session.recorder.catch_up()
         if (session.step, session.state.sequence) != (address.step, address.sequence):
             raise CorruptError(
-                f"Executed again, run {self.archive.run_id} ends at step {session.step} "
+                f"Re-executed, run {self.archive.run_id} ends at step {session.step} "
                 f"with {session.state.sequence} events, not at {address} with "
                 f"{address.sequence}; its journal was changed."
             )
@@ -262,6 +271,8 @@ class Reexecution:
                         (),
                     )
                 except KeyMissingError as error:
+                    # not passed over like damage: the user can give the key, and re-executing from
+                    # further back may take hours
                     if anchor.opens and anchor.source is None:
                         raise KeyMissingError(
                             f"Run {archive.run_id} begins with another run's state, which "
@@ -272,11 +283,12 @@ class Reexecution:
                     self.notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
             if anchor.opens:
                 if anchor.source is None:
-                    lost = self.notes[-1] if self.notes else "It was not to be used."
+                    lost = self.notes[-1] if self.notes else "This replay does not use it."
                     raise UnavailableError(
                         f"Run {archive.run_id} begins with the state {anchor.name}, which "
-                        f"is not at hand: restore it, or fork that run again. {lost}"
+                        f"is not available: restore it, or fork that run again. {lost}"
                     )
+                # the timeline that was left may have been opened by a rollback, too
                 source = self.rebuild(anchor.source)
                 return replace(
                     standing(archive.run_id, archive.events, anchor, source.snapshot(), ()),

@@ -34,10 +34,11 @@ class StateDigests:
 
 
 def digests_of(snapshot: Snapshot) -> StateDigests:
-    """The digests of a whole state."""
-    whole = hashlib.sha256(tensors_digest(snapshot.tensors).encode())
-    whole.update(json.dumps(snapshot.notes, sort_keys=True, separators=(",", ":")).encode())
-    return StateDigests(model_digest(snapshot), whole.hexdigest())
+    """The digests of a whole state_hash."""
+    state_hash = hashlib.sha256(tensors_digest(snapshot.tensors).encode())
+    # canonical: equal notes must give equal text
+    state_hash.update(json.dumps(snapshot.notes, sort_keys=True, separators=(",", ":")).encode())
+    return StateDigests(model_digest(snapshot), state_hash.hexdigest())
 
 
 def model_digest(snapshot: Snapshot) -> str:

@@ -1,4 +1,4 @@
-"""A whole run proven by executing it again, in pieces that may run side by side.
+"""A whole run proven by re-executing it, in pieces that may run side by side.
 
 And where it differs, to which step that can be narrowed.
 
@@ -101,7 +101,9 @@ class Narrowed:
     def sentence(self) -> str:
         """What is known, for people."""
         first, last = self.fault.agreed.step, self.fault.at.step
-        which = f"; known to differ: {', '.join(self.fault.names[:4])}" if self.fault.names else ""
+        differing_names = (
+            f"; known to differ: {', '.join(self.fault.names[:4])}" if self.fault.names else ""
+        )
         if not self.deterministic:
             return (
                 f"{self.fault.sentence} Two executions of steps {first} to {last} differ "
@@ -120,12 +122,14 @@ class Narrowed:
             )
             return (
                 f"{self.fault.sentence} In timeline {self.fault.at.timeline}, the "
-                f"{self.figure} of step {self.step} is the first of what the run told "
-                f"that differs ({self.then!r} then, {self.now!r} now; {self.agreed} steps "
+                f"{self.figure} of step {self.step} is the first that differs from "
+                f"what the run reported ({self.then!r} then, {self.now!r} now; {self.agreed} steps "
                 f"from step {first} on agree): the difference arises {arises}"
-                f"{which}. {whose}"
+                f"{differing_names}. {whose}"
             )
-        seen = f"; what the run told of {self.agreed} steps there agrees" if self.agreed else ""
+        agreeing = (
+            f"; what the run reported of {self.agreed} steps there agrees" if self.agreed else ""
+        )
         span = (
             f"at step {last}"
             if first == last
@@ -134,7 +138,7 @@ class Narrowed:
         return (
             f"{self.fault.sentence} The difference arises {span}, in timeline "
             f"{self.fault.at.timeline}; the journal has no digest in "
-            f"between{seen}{which}. {whose}"
+            f"between{agreeing}{differing_names}. {whose}"
         )
 
 
@@ -145,30 +149,32 @@ def segments(archive: Archive, *, from_scratch: bool = False) -> list[Segment]:
     Snapshots that are not there, because they were lost or retired, are passed on the way: the
     journal has the digests of their parameters.
     """
-    events, found = archive.events, list[Segment]()
+    events, pieces = archive.events, list[Segment]()
     for line in lines(events):
         end = address_of(events, line.last, timeline=line.timeline)
-        taken = {
-            Address(line.timeline, one.at_step, one.at_sequence): one
-            for one in events
-            if isinstance(one, CheckpointTaken)
-            and one.at_timeline == line.timeline
-            and (one.at_step, one.at_sequence) < (end.step, end.sequence)
+        snapshots = {
+            Address(line.timeline, event.at_step, event.at_sequence): event
+            for event in events
+            if isinstance(event, CheckpointTaken)
+            and event.at_timeline == line.timeline
+            # one at the very end is compared there; as a beginning it would open an empty piece
+            and (event.at_step, event.at_sequence) < (end.step, end.sequence)
         }
         begin, ways = None, list[Address]()
-        for address in sorted(taken, key=lambda one: (one.step, one.sequence)):
+        for address in sorted(snapshots, key=lambda address: (address.step, address.sequence)):
             ways.append(address)
-            if not from_scratch and _present(archive, taken[address]):
-                found.append(Segment(line.timeline, begin, tuple(ways)))
+            # a piece that could not begin there would re-execute the one before it as well
+            if not from_scratch and _present(archive, snapshots[address]):
+                pieces.append(Segment(line.timeline, begin, tuple(ways)))
                 begin, ways = address, []
-        found.append(Segment(line.timeline, begin, (*ways, end), from_scratch))
-    return found
+        pieces.append(Segment(line.timeline, begin, (*ways, end), from_scratch))
+    return pieces
 
 
-def _present(archive: Archive, taken: CheckpointTaken) -> bool:
+def _present(archive: Archive, snapshot: CheckpointTaken) -> bool:
     """Whether a snapshot's manifest is there; its chunks are not looked at."""
     try:
-        archive.tensors.read(taken.address, taken.sha256, kinds=())
+        archive.tensors.read(snapshot.address, snapshot.sha256, kinds=())
     except CorruptError:
         return False
     return True
@@ -245,6 +251,7 @@ class PieceCheck:
     def _told(self, session: Session) -> None:
         self.first = session.step if self.first is None else self.first
         ended = self._ended(session)
+        # never back: a piece may begin at a snapshot behind the last end of an epoch
         if ended is not None and (ended.step, ended.sequence) > (
             self.agreed.step,
             self.agreed.sequence,
@@ -252,7 +259,7 @@ class PieceCheck:
             self.agreed = ended
 
     def _ended(self, session: Session) -> Address | None:
-        """The end of the last epoch, whose digest the pen has compared."""
+        """The end of the last epoch, whose digest the journal has compared."""
         for number in range(session.state.sequence - 1, self.line.begin - 1, -1):
             last = self.archive.events[number]
             if isinstance(last, EpochEnded):
@@ -263,19 +270,22 @@ class PieceCheck:
         """What differs from the snapshot that the run wrote at `way`, if it wrote one that can
         still be read.
         """
-        for one in self.archive.events:
-            if isinstance(one, CheckpointTaken) and (
-                one.at_timeline,
-                one.at_step,
-                one.at_sequence,
+        for event in self.archive.events:
+            if isinstance(event, CheckpointTaken) and (
+                event.at_timeline,
+                event.at_step,
+                event.at_sequence,
             ) == (
                 way.timeline,
                 way.step,
                 way.sequence,
             ):
                 try:
-                    names = differing(rebuilt, self.archive.tensors.read(one.address, one.sha256))
+                    names = differing(
+                        rebuilt, self.archive.tensors.read(event.address, event.sha256)
+                    )
                 except CorruptError:
+                    # a damaged snapshot proves nothing against the execution
                     return None
                 except KeyMissingError:
                     if not self.segment.from_scratch:
@@ -285,8 +295,8 @@ class PieceCheck:
                 self.snapshots += 1
                 if names:
                     return Fault(
-                        f"Executed again, run {self.archive.run_id} is not what snapshot "
-                        f"{one.snapshot_id} has at {way}: {len(names)} tensors or "
+                        f"Re-executed, run {self.archive.run_id} is not what snapshot "
+                        f"{event.snapshot_id} has at {way}: {len(names)} tensors or "
                         f"notes differ.",
                         self.agreed,
                         way,
@@ -306,20 +316,20 @@ class PieceCheck:
         """Tensors that differ from those of a snapshot at the same step, which was taken right
         after the epoch's end.
         """
-        for one in self.archive.events:
-            if isinstance(one, CheckpointTaken) and (one.at_timeline, one.at_step) == (
+        for event in self.archive.events:
+            if isinstance(event, CheckpointTaken) and (event.at_timeline, event.at_step) == (
                 at.timeline,
                 at.step,
             ):
                 try:
-                    written = self.archive.tensors.read(one.address, one.sha256)
+                    written = self.archive.tensors.read(event.address, event.sha256)
                 except (CorruptError, KeyMissingError):
                     continue
-                found = session.snapshots.living().tensors
-                common = found.keys() & written.tensors.keys()
+                living = session.snapshots.living().tensors
+                common = living.keys() & written.tensors.keys()
                 pair = [
                     Snapshot({name: side[name] for name in common}, {})
-                    for side in (found, written.tensors)
+                    for side in (living, written.tensors)
                 ]
                 return tuple(name for name in differing(*pair) if not name.startswith("random/"))
         return ()
@@ -328,11 +338,11 @@ class PieceCheck:
         session = execution.session
         done = session.state.sequence if session is not None else 0
         first = self.segment.begin.sequence if self.segment.begin else self.line.begin
-        epochs = sum(isinstance(one, EpochEnded) for one in self.archive.events[first:done])
+        epochs = sum(isinstance(event, EpochEnded) for event in self.archive.events[first:done])
         steps = 0 if session is None or self.first is None else session.step - self.first
         notes = [
             *execution.notes,
-            *(["Snapshots were not compared: their key is not at hand."] if self.sealed else []),
+            *(["Snapshots were not compared: their key is not available."] if self.sealed else []),
         ]
         return Verdict(self.segment, begun, steps, epochs, self.snapshots, tuple(notes), fault)
 
@@ -345,11 +355,14 @@ def narrowed(
 
     `told` is what the run told of its steps, as far as that is at hand, by the id of the event.
     """
+    # twice: one execution cannot tell another record from a machine that is not deterministic
     first, second = (_steps(archive, segment, fault) for _ in range(2))
     for step in sorted(first.digests.keys() | second.digests.keys()):
-        one, other = first.digests.get(step, {}), second.digests.get(step, {})
+        one_run, other_run = first.digests.get(step, {}), second.digests.get(step, {})
         names = [
-            name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)
+            name
+            for name in sorted(one_run.keys() | other_run.keys())
+            if one_run.get(name) != other_run.get(name)
         ]
         if names:
             return Narrowed(fault, deterministic=False, step=step, names=tuple(names))
@@ -390,11 +403,11 @@ class _Steps:
 def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
     """The steps from the last state that agreed to the first that did not."""
     steps = _Steps()
-    found = steps.digests
+    digests = steps.digests
 
     def told(session: Session) -> None:
         if fault.agreed.step <= session.step <= fault.at.step:
-            found[session.step] = _digests(session)
+            digests[session.step] = _digests(session)
 
     def heard(event: Event) -> None:
         if isinstance(event, TrainingStep) and fault.agreed.step < event.step <= fault.at.step:
@@ -407,13 +420,14 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
         execution.rebuild(segment.ways[-1])
     except EsperError:
         if execution.session is not None:
-            found[execution.session.step] = _digests(execution.session)
+            digests[execution.session.step] = _digests(execution.session)
     return steps
 
 
 def _digests(session: Session) -> dict[str, str]:
     return {
         name: hashlib.sha256(
+            # bytes, not values: NaN equals itself, and 0.0 differs from -0.0
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         ).hexdigest()
         for name, tensor in session.snapshots.living().tensors.items()
@@ -427,7 +441,7 @@ def quiet() -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A whole run, executed again."""
+    """A whole run, re-executed."""
 
     run_id: str
     verdicts: tuple[Verdict, ...]
@@ -438,10 +452,10 @@ class Proof:
     def sentence(self) -> str:
         """The result, for people."""
         steps, epochs = (
-            sum(one.steps for one in self.verdicts),
-            sum(one.epochs for one in self.verdicts),
+            sum(verdict.steps for verdict in self.verdicts),
+            sum(verdict.epochs for verdict in self.verdicts),
         )
-        snapshots = sum(one.snapshots for one in self.verdicts)
+        snapshots = sum(verdict.snapshots for verdict in self.verdicts)
         if self.narrowed is not None:
             why = (
                 f" Not as it was when the run began: {'; '.join(self.differences)}."
@@ -450,7 +464,7 @@ class Proof:
             )
             return f"{self.narrowed.sentence()}{why}"
         return (
-            f"Run {self.run_id} is proven: {steps} steps executed again in "
+            f"Run {self.run_id} is proven: {steps} steps re-executed in "
             f"{len(self.verdicts)} pieces; the parameters agree at the end of "
             f"{epochs} epochs, and {snapshots} snapshots bit for bit ({self.seconds:.1f} s)."
         )
@@ -461,11 +475,11 @@ class Proof:
             "run_id": self.run_id,
             "proven": self.narrowed is None,
             "pieces": len(self.verdicts),
-            "steps": sum(one.steps for one in self.verdicts),
-            "epochs": sum(one.epochs for one in self.verdicts),
-            "snapshots": sum(one.snapshots for one in self.verdicts),
+            "steps": sum(verdict.steps for verdict in self.verdicts),
+            "epochs": sum(verdict.epochs for verdict in self.verdicts),
+            "snapshots": sum(verdict.snapshots for verdict in self.verdicts),
             "seconds": round(self.seconds, 3),
-            "notes": sorted({note for one in self.verdicts for note in one.notes}),
+            "notes": sorted({note for verdict in self.verdicts for note in verdict.notes}),
             "differences": list(self.differences),
             "fault": None
             if self.narrowed is None

@@ -170,6 +170,7 @@ def train(
         environment = observe(inputs_of(recipe, splits))
         for difference in differences(before.events, environment) if before.events else ():
             progress.say(f"{difference}; the resumed run may give other bits.")
+        # a resumed run keeps the sources that it was begun with
         if not before.events:
             keep_sources(recipe, place.folder)
         trainee = trainee_of(recipe, model_of(recipe, permit, before.events), splits, method)
@@ -229,6 +230,7 @@ def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:
         if trainer.session.standing.stop:
             raise KeyboardInterrupt
         progress.say("Ending the run after this step; once more ends it at once.")
+        # a flag alone: an exception from here could strike between the outbox and the fold
         trainer.session.standing.stop = True
 
     handlers = {
@@ -237,6 +239,7 @@ def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:
     progress.start()
     try:
         return trainer.run()
+    # the journal is another writer's now: no RunFailed from here
     except FencedError:
         raise
     except EsperError as error:
@@ -253,6 +256,7 @@ def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:
 
 def _journal_failure(trainer: Trainer, error: str, reason: str) -> None:
     session = trainer.session
+    # not while the record has events left: they contradict this end
     if session.state.status in ("RUNNING", "PAUSED") and not session.parts.journal.replaying:
         session.parts.journal.do(Fail(error=error, reason=reason), session.step)
 

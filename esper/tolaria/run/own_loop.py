@@ -1,7 +1,7 @@
 """Growth in a user's own training loop: the user steps the host, Esper the kernels, and the journal
 has it all.
 
-Such a run cannot be executed again, because its loop and data are not Esper's: it has a journal and
+Such a run cannot be re-executed, because its loop and data are not Esper's: it has a journal and
 a history, but no snapshots.
 """
 
@@ -102,7 +102,7 @@ class Growth:
         self._batch = _Batch(
             data,
             outcome.loss.detach(),
-            {name: one / units for name, one in outcome.sums.items()},
+            {name: value / units for name, value in outcome.sums.items()},
             stream_seed(parts.recipe.run.seed, "forward", step),
         )
         return outcome.loss
@@ -120,23 +120,26 @@ class Growth:
         batch, session = self._batch, self.rigged.session
         if batch is None:
             raise UsageError(
-                "growth.step() comes after growth.loss(inputs, targets) and its backward()."
+                "Call growth.step() after growth.loss(inputs, targets) and its backward()."
             )
         self._batch = None
         parts, step, epoch = session.parts, session.step, session.state.epoch
         growing, telemetry = parts.growing, parts.recipe.telemetry
+        # copied: the shadow passes below write into the same notes
         raised, finite = dict(growing.switches.notes.raised), dict(growing.switches.notes.finite)
         live = [
-            (one.layer, one.seed)
-            for one in session.state.seeds
-            if one.stage in LIVE and (one.layer, one.seed) in growing.kernels
+            (seed.layer, seed.seed)
+            for seed in session.state.seeds
+            if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels
         ]
         turns = self._shadow(batch, step)
         raised |= growing.switches.notes.raised
         sample = (step + 1) % telemetry.every_steps == 0
         if sample:
             growing.observe_gradients()
-        host = [one.grad for one in growing.host_parameters if one.grad is not None]
+        host = [
+            parameter.grad for parameter in growing.host_parameters if parameter.grad is not None
+        ]
         norm = nn.utils.get_total_norm(host) if host else torch.zeros(())
         done = Pass(
             batch.loss,
@@ -150,10 +153,12 @@ class Growth:
         read = done.read()
         faults, excused = _blamed(done, read, turns)
         step_kernels(growing, done, read.norms.keys() | faults.keys(), self.fractions(step)[0])
+        # the caller's optimizer comes next, and without gradients it leaves the host alone
         if live and not read.finite:
             for parameter in growing.host_parameters:
                 parameter.grad = None
         counted = count_faults(growing, [*live, *turns], faults, spared=excused)
+        # such a loop cannot do its step again, so the next one runs without these kernels
         self._spared = {fault.place for fault in counted if fault.phase == "NON_FINITE"}
         rate = self.optimizer.param_groups[0]["lr"]
         figures = StepFigures(read.loss, read.metrics, read.norm, rate, counted)
@@ -181,7 +186,7 @@ class Growth:
             UsageError: no step was done in it.
         """
         if not self.rigged.session.cursor.sums.batches:
-            raise UsageError("growth.epoch() comes after at least one growth.step().")
+            raise UsageError("Call growth.epoch() after at least one growth.step().")
         self.rigged.session.end_epoch()
         self.rigged.session.consult()
 
@@ -193,6 +198,7 @@ class Growth:
         """End the run's journal: completed, interrupted by Ctrl-C, or failed."""
         if self._ended:
             return
+        # first: an error while ending must not end it a second time
         self._ended = True
         session = self.rigged.session
         parts, growing, test = session.parts, session.parts.growing, session.cursor.test
@@ -274,6 +280,7 @@ def begin(
             "run": {"seed": seed},
             **settings,
         }
+        # over the caller's settings: no snapshot of a user's own loop could be restored
         | {"checkpoints": {"every_epochs": 0}}
     )
     if not isinstance(task, Task):
@@ -300,7 +307,8 @@ def begin(
         )
     if steps < 1:
         raise UsageError(
-            f"steps is the number of optimizer steps that the loop will do; {steps} is none."
+            f"steps is the number of optimizer steps that the loop will do: give 1 or more, "
+            f"not {steps}."
         )
     schedule = schedule_of(recipe.schedule.name, OWNER)
     fractions = fractions_of(recipe.schedule, schedule, steps, [recipe.kernels.learning_rate])
@@ -315,6 +323,7 @@ def begin(
         growing=growing,
         stepper=None,
         held_out=held_out,
+        # a loop of one's own has no test split: its reports show the held-out one
         test=held_out,
         steps=steps,
         environment=observe(),

@@ -90,27 +90,28 @@ def past(
     run_id, messages, judge = outbox.run_id, list[Received](), Judge(outbox.run_id, trust)
 
     with ThreadPoolExecutor(1) as beside:  # two waits for the broker, side by side
-        known = beside.submit(_kernels, bus, run_id, clock)
+        reading = beside.submit(_kernels, bus, run_id, clock)
         started = start(outbox, bus, clock=clock, trust=trust, on_event=messages.append)
         events = [event for event, _ in judged(messages, judge)]
         judge.require_events()
         state = folded(run_id, events)
         family = family_of(events)
-        found = beginning(run_id, events, tensors(family))
-        catalogue, answered = known.result()
+        point = beginning(run_id, events, tensors(family))
+        catalogue, answered = reading.result()
     inherited = forked_run.offered if (forked_run := fork_of(events)) else ()
     offered = (
+        # None is not empty: it says that the foundry has not answered, and the run waits
         tuple(sorted({*inherited, *(answered or ())}))
         if inherited or answered is not None
         else None
     )
-    for note in (*started.notes, *found.notes, *judge.warnings()):
+    for note in (*started.notes, *point.notes, *judge.warnings()):
         progress.say(note)
     progress.say(
-        f"Run {run_id} goes on from {f'snapshot {found.name}' if found.name else 'its first step'}."
+        f"Run {run_id} goes on from {f'snapshot {point.name}' if point.name else 'its first step'}."
     )
     return Past(
-        tuple(events), state, found, catalogue, offered, family, judge.head, tuple(judge.aside)
+        tuple(events), state, point, catalogue, offered, family, judge.head, tuple(judge.aside)
     )
 
 

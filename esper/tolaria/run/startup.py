@@ -16,7 +16,7 @@ _NAMES: Final[dict[Part, str]] = {
     "journal": "outbox and journal",
     "data_model": "data and model",
     "restore": "restoring",
-    "re_execution": "executing the record again",
+    "re_execution": "re-executing the record",
     "first_step": "first step",
 }
 

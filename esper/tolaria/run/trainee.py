@@ -1,5 +1,5 @@
 """What a recipe trains: the growing model with its stepper and data, built the same way to be
-trained, resumed or executed again.
+trained, resumed or re-executed.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def trainee_of(
         exclude=recipe.kasmina.exclude,
     )
     growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
+    # before the optimizer is made: layers that lose their seeds here are the host's alone
     growing.probe(splits.train[0][:PROBED])
     steps = total_steps(recipe, splits.train)
     stepper = Stepper(growing, recipe, steps, method)
@@ -96,7 +97,10 @@ def require_kinds(events: Sequence[JournalEvent]) -> None:
         UsageError: the kinds are named.
     """
     recorded_kinds = {
-        layer.kind for one in events[:1] if isinstance(one, RunStarted) for layer in one.layers
+        layer.kind
+        for event in events[:1]
+        if isinstance(event, RunStarted)
+        for layer in event.layers
     }
     if missing := sorted(recorded_kinds - set(known())):
         raise UsageError(
@@ -132,8 +136,8 @@ def own_data(run_dir: Path) -> Splits | None:
     Raises:
         CorruptError: the file is gone, or is not the one that it came with.
     """
-    known = provenance(run_dir)
-    for name, sha256 in sorted(known.data.items()) if known else ():
+    origin = provenance(run_dir)
+    for name, sha256 in sorted(origin.data.items()) if origin else ():
         path = run_dir / DATA / name
         try:
             content = read_in(run_dir, f"{DATA}/{name}", DEFAULT.file)
@@ -155,9 +159,9 @@ def data_files(recipe: Recipe, *, run_dir: Path, shared: Path) -> list[Path]:
 
     Calls and imports nothing that the recipe names.
     """
-    known = provenance(run_dir)
-    if known and known.data:
-        return [run_dir / DATA / name for name in sorted(known.data)]
+    origin = provenance(run_dir)
+    if origin and origin.data:
+        return [run_dir / DATA / name for name in sorted(origin.data)]
     source = source_of(recipe.data.partition(":")[0])
     return kept_in(shared, recipe.name, source.path) if source.path else []
 
@@ -170,10 +174,10 @@ def data_of_journal(events: Sequence[JournalEvent], *, run_dir: Path, shared: Pa
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # every journal begins so
     recipe, digest = recipe_of(events), recorded(started).get(DATA_VERSION, "")
-    found = [path for path in data_files(recipe, run_dir=run_dir, shared=shared) if path.is_file()]
+    files = [path for path in data_files(recipe, run_dir=run_dir, shared=shared) if path.is_file()]
     return [
         path
-        for path in found
+        for path in files
         if not digest or path.parent != shared or path.stem.endswith(f"-{digest}")
     ]
 
@@ -197,6 +201,7 @@ def kernel_training(recipe: Recipe) -> KernelTraining:
 
 def seeded_model(recipe: Recipe, make: Callable[[], nn.Module]) -> nn.Module:
     """The host model of a run, initialised from the run's seed alone."""
+    # how much a model draws for its weights must not move the streams of training
     with torch.random.fork_rng():
         begin_streams(recipe.run.seed, "model")
         return make()

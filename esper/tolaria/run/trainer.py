@@ -73,6 +73,7 @@ class Trainer:
         """
         session = self.session
         if session.state.status == "NEW":
+            # whatever making the model and the data drew is over: the first step sees fresh streams
             begin_streams(session.parts.recipe.run.seed, "run")
             if self.fork is None:
                 session.do(start_of(session))
@@ -97,12 +98,15 @@ class Trainer:
         order = batch_order(run.seed, epoch, len(labels), run.batch_size, run.order)
         if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
+        # the order is made again from the seed; a resumed epoch skips what it has done
         for indices in order[session.cursor.sums.batches :]:
             begin = parts.clock.monotonic()
             session.between_steps()
+            # asked before the step, whose events may use up the record
             live = not parts.journal.replaying
             telemetry = parts.recipe.telemetry
             sample = (session.step + 1) % telemetry.every_steps == 0
+            # after `between_steps`: what the record has before this step has been taken
             forced = parts.journal.failures(session.step)
             figures = stepper.step(
                 session.state,
@@ -139,6 +143,7 @@ class Trainer:
 
     def _end(self, ended: str) -> RunOutcome:
         session, growing = self.session, self.session.parts.growing
+        # the file first: RunCompleted names its hash
         saved = save_model(
             growing, session.parts.run_dir / "model.safetensors", session.parts.models
         )

@@ -116,16 +116,17 @@ def place_of(
     bus = KafkaBus(cluster)
     if not bus.available(BROKER_S if settings.kafka.bootstrap else EMBEDDED_S):
         raise UnavailableError(
-            f"No broker answers at {bus.bootstrap}; start one with `esper up`, or mend "
+            f"No broker answers at {bus.bootstrap}; start one with `esper up`, or correct "
             "ESPER_KAFKA__BOOTSTRAP."
         )
     folder = settings.runs_dir / run_id
     if resumed and not (folder / "outbox").is_dir() and provenance(folder) is None:
         require_known(bus, run_id, clock=clock, trust=signing.trust(settings.keys_dir))
+        # before the outbox exists: with one and no note, the run would count as begun here
         note(folder, Provenance(f"Kafka at {bus.bootstrap}"))
-    if not resumed and (known := provenance(folder)) is not None and not known.fork:
+    if not resumed and (imported := provenance(folder)) is not None and not imported.fork:
         raise UsageError(
-            f"The id {run_id} is that of a run which came from {printable(known.origin)}; "
+            f"The id {run_id} is that of a run which came from {printable(imported.origin)}; "
             "choose another --run-id."
         )
     outbox = Outbox.open(settings.runs_dir / run_id / "outbox", clock=clock)
@@ -186,6 +187,7 @@ def rig(
         place.trust,
     )
     store = open_store(settings)
+    # before anything is sealed: a key of this name that an import brought is known to others
     if not past.events and past.family == place.run_id:
         require_own(store, past.family)
     tensors = open_tensors(settings, past.family)
@@ -193,8 +195,9 @@ def rig(
     drain = Drain(place.outbox, bus, clock=clock, trust=trust)
     producer = stack.enter_context(bus.producer(sender_id="trainer"))
     letters = DeadLetters(producer, "trainer", clock)
-    for one in past.aside:
-        letters.put(one.received, PoisonError(one.sentence()))
+    for message in past.aside:
+        letters.put(message.received, PoisonError(message.sentence()))
+    # a producer of its own: a burst of telemetry must not hold up packets
     emitter = Emitter(
         bus.producer(sender_id="trainer"), capacity=recipe.telemetry.ring, clock=clock
     )
@@ -218,6 +221,7 @@ def rig(
     )
     stack.callback(drain.stop)
     drain.start()
+    # RunResumed is on Kafka before inbox and loader start: until then another process may write
     recorded = (
         (
             *past.events[past.beginning.state.sequence :],
@@ -304,7 +308,8 @@ def _resumed(
     """RunResumed, committed to Kafka before anything else happens: whoever wrote this run before is
     fenced.
     """
-    pen = Journal(
+    # beside the session's journal, which still has the record to re-execute
+    writer = Journal(
         state=past.state,
         outbox=place.outbox,
         origin=place.origin,
@@ -313,7 +318,7 @@ def _resumed(
         chain=chain,
     )
     begun = past.beginning
-    events = pen.do(
+    events = writer.do(
         Resume(
             reason="Resumed by `esper run --resume`.",
             incarnation=past.state.incarnation + 1,
@@ -350,11 +355,12 @@ def _inbox_start(bus: Bus, state: RunState, outbox: Outbox) -> Start:
     now[own] = (
         min(now[own], outbox.acknowledged().offset) if outbox.acknowledged().offset else now[own]
     )
+    # positions win: what the journal answers is not read again, what came since is not skipped
     return now | {(topic, partition): offset for topic, partition, offset in state.positions}
 
 
 def _require_both(drain: Drain, inbox: Inbox, place: RunContext) -> None:
-    """Stop a trainer that can write no more, or hear no more: it would wait for ever.
+    """Stop a trainer that can write no more, or hear no more: it would wait forever.
 
     Say what it has heard that nobody of its own said.
     """

@@ -33,6 +33,7 @@ class EpochBoundary:
         recorder = self.recorder
         parts, growing, cursor = recorder.parts, recorder.parts.growing, recorder.standing.cursor
         validation = evaluate(growing, parts.held_out, parts.task)
+        # for the report alone: no gate, packet or policy sees this split
         test = cursor.test = evaluate(growing, parts.test, parts.task)
         sums, scored = cursor.sums, parts.task.fields(validation.loss, validation.metrics)
         cursor.figures = EpochFigures(
@@ -45,6 +46,7 @@ class EpochBoundary:
             **scored,
         )
         self._measure(validation)
+        # what was dropped depends on the broker's speed: the record has its own count
         if not parts.journal.replaying:
             for topic, lost in parts.lost().items():
                 recorder.do(CountLost(topic=topic, lost=lost))
@@ -65,6 +67,7 @@ class EpochBoundary:
                 **scored,
             )
         )
+        # after EndEpoch, which completes the epoch that gates count from
         for seed in recorder.state.seeds:
             if move := gate(
                 seed,
@@ -73,6 +76,7 @@ class EpochBoundary:
                 parts.recipe.gates,
             ):
                 recorder.do(move)
+        # last: no batches is how the loop and a snapshot know the beginning of an epoch
         cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(recorder.state)
@@ -87,17 +91,17 @@ class EpochBoundary:
             place = (seed.layer, seed.seed)
             if place not in growing.kernels:
                 continue
-            known = cursor.evidence.setdefault(place, Evidence())
-            known.trained_steps = growing.kernels[place].trained
-            known.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
+            evidence = cursor.evidence.setdefault(place, Evidence())
+            evidence.trained_steps = growing.kernels[place].trained
+            evidence.blended = seed.stage == "BLENDING" and growing.blended(seed, cursor.step)
             if seed.stage == "TRAINING":
                 shadow = with_shadow(growing, held_out, parts.task, place)
-                known.shadow_gap, known.shadow_gap_error = paired(
+                evidence.shadow_gap, evidence.shadow_gap_error = paired(
                     live.batch_losses, shadow.batch_losses
                 )
             elif seed.stage in LIVE:
                 removed = without(growing, held_out, parts.task, place)
-                known.dependence, known.dependence_error = paired(
+                evidence.dependence, evidence.dependence_error = paired(
                     removed.batch_losses, live.batch_losses
                 )
                 if parts.recipe.telemetry.enabled:

@@ -35,14 +35,14 @@ class RolledBack(Exception):  # noqa: N818  # not an error: the loop begins agai
 
 
 class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is done
-    """A run that is executed again stands where it was to end."""
+    """A run that is re-executed stands where it was to end."""
 
 
 @dataclass(slots=True)
 class Parts:
     """What a session is made of; `esper.tolaria.run.wiring` puts it together.
 
-    Without a stepper the loop is a user's own: it cannot be executed again, so no snapshots are
+    Without a stepper the loop is a user's own: it cannot be re-executed, so no snapshots are
     taken.
     """
 
@@ -73,8 +73,7 @@ class Parts:
 class Standing:
     """Where a run stands between two steps, of how many, and whether it goes on.
 
-    `stop` says that a person wants it to end; `goal` is the step at which a run that is executed
-    again ends.
+    `stop` says that a person wants it to end; `goal` is the step at which a re-executed run ends.
     """
 
     total_steps: int

@@ -57,7 +57,9 @@ class Cursor:
         return {
             "step": self.step,
             "sums": asdict(self.sums),
-            "evidence": {address(place): asdict(one) for place, one in self.evidence.items()},
+            "evidence": {
+                address(place): asdict(evidence) for place, evidence in self.evidence.items()
+            },
             "figures": asdict(self.figures),
             "test": asdict(self.test),
         }
@@ -70,7 +72,7 @@ def cursor_of(notes: Mapping[str, Any]) -> Cursor:
     return Cursor(
         notes["step"],
         Sums(**_with_metrics(notes["sums"], measured=bool(notes["sums"]["batches"]))),
-        {place_of(name): Evidence(**one) for name, one in notes["evidence"].items()},
+        {place_of(name): Evidence(**evidence) for name, evidence in notes["evidence"].items()},
         EpochFigures(**_with_score(notes["figures"], measured=measured)),
         Figures(test["loss"], test["metrics"], tuple(test["batch_losses"])),
     )
@@ -89,5 +91,6 @@ def _with_metrics(notes: Mapping[str, Any], *, measured: bool) -> dict[str, Any]
     also where nothing had been measured yet.
     """
     figures = dict(notes)
+    # the notes are spread last: metrics of a newer snapshot replace the ones made of this
     accuracy = figures.pop("accuracy", 0.0)
     return {"metrics": {"accuracy": accuracy} if measured else {}, **figures}

@@ -30,11 +30,11 @@ class Dialogue:
             return
         begin = parts.clock.monotonic()
         offered = self._ask(patience_s=settings.start_timeout_s)
-        left = settings.start_timeout_s - (parts.clock.monotonic() - begin)
+        remaining = settings.start_timeout_s - (parts.clock.monotonic() - begin)
         if (
             not parts.journal.replaying
             and not offered
-            and (parts.consultation.lockstep or left > 0)
+            and (parts.consultation.lockstep or remaining > 0)
         ):
             parts.progress.say(
                 "Waiting for the foundry: it compiles and verifies kernels for these "
@@ -42,7 +42,7 @@ class Dialogue:
             )
             if (
                 not parts.consultation.wait_for_kernels(
-                    mailbox.handle, mailbox.stopping, patience_s=left
+                    mailbox.handle, mailbox.stopping, patience_s=remaining
                 )
                 and not recorder.standing.stop
             ):
@@ -73,10 +73,12 @@ class Dialogue:
         recorder.catch_up()
         if parts.journal.replaying:
             return 0
+        # before the packet is built: it must describe the state that the answer will meet
         mailbox.empty()
         kernels = consultation.kernels(set(parts.growing.shapes().values()), packets.PER_ARM)
+        # fetched while Tamiyo decides
         parts.grafting.kernels.prefetch(kernels)
-        asked = packets.build(
+        packet = packets.build(
             origin=parts.origin,
             state=recorder.state,
             growing=parts.growing,
@@ -88,11 +90,12 @@ class Dialogue:
             total_steps=recorder.standing.total_steps,
             forked=recorder.forked,
         )
-        consultation.ask(asked, mailbox.handle, mailbox.stopping, patience_s=patience_s)
-        return len(asked.catalogue)
+        consultation.ask(packet, mailbox.handle, mailbox.stopping, patience_s=patience_s)
+        return len(packet.catalogue)
 
     def _wait_for_loads(self) -> None:
         parts = self.mailbox.recorder.parts
+        # when a kernel arrives must not depend on the speed of a disk
         waits = parts.consultation.lockstep
         while (
             waits

@@ -18,15 +18,15 @@ def growth(
     `asked` says whether Tamiyo was, `offered` how many kernels are known that fit the model's
     layers.
     """
-    kept = [seed for seed in state.seeds if seed.stage == "FOSSILIZED"]
+    fossilised = [seed for seed in state.seeds if seed.stage == "FOSSILIZED"]
     working = [
         seed
         for seed in state.seeds
         if seed.stage not in ("DORMANT", "EMBARGOED", "CULLED", "FOSSILIZED", "TERMINATED")
     ]
     tried = [path for path in paths.values() if path]
-    if kept:
-        return f"Grew {_named(kept)}{f'; under way: {_named(working)}' if working else ''}."
+    if fossilised:
+        return f"Grew {_named(fossilised)}{f'; under way: {_named(working)}' if working else ''}."
     if working:
         return f"No kernel was kept yet; under way: {_named(working)}."
     if not tried:

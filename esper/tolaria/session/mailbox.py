@@ -31,6 +31,7 @@ class Mailbox:
         recorder, event = self.recorder, delivered.event
         source = Source(event.event_id, *delivered.position)
         if isinstance(event, RollbackRequested):
+            # here, too: a rollback begins before `decide` could drop a repeated command
             if source.command_id not in recorder.state.commands:
                 self.snapshots.roll_back(
                     event.snapshot_id, event.reason, source, at_most_epoch=event.at_most_epoch

@@ -50,9 +50,11 @@ def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool =
         for (layer, index), grown in growing.kernels.items()
     }
     tensors = {
+        # safetensors refuses strided tensors
         name: tensor.detach().cpu().contiguous()
         for name, tensor in growing.module.state_dict().items()
     }
+    # keys sorted: equal models are equal files, with equal hashes
     content = save(tensors, {"esper": json.dumps({"kernels": kernels}, sort_keys=True)})
     sha256 = hashlib.sha256(content).hexdigest()
     try:

@@ -22,8 +22,7 @@ _ROOM_S = 1.0  # between two looks at a full disk
 
 @dataclass(slots=True)
 class Recorder:
-    """Writes the events of commands, or takes them from the record while a resumed run executes it
-    again.
+    """Writes the events of commands, or takes them from the record that a resumed run re-executes.
 
     `paths` has the moves of each seed, `forked` where a fork began.
     """
@@ -43,6 +42,7 @@ class Recorder:
 
         When the disk is full, snapshot, stand still and go on once there is room.
         """
+        # what the record has from outside at this step comes before what is decided now
         self.catch_up()
         events = self.write(command)
         if events:
@@ -64,6 +64,7 @@ class Recorder:
         while True:
             try:
                 if full:
+                    # only once there is room: while the disk is full, the journal cannot say so
                     parts.journal.do(Pause(reason="The disk is full."), step)
                     parts.journal.do(
                         Resume(
@@ -78,6 +79,7 @@ class Recorder:
                 parts.require_pen()  # says who has taken over
                 raise
             except StorageFullError as error:
+                # the model before waiting: if the process dies now, that file is all there is
                 if not full:
                     saved = save_model(
                         parts.growing,
@@ -90,6 +92,7 @@ class Recorder:
                         f"in {saved.path}."
                     )
                 full = True
+                # a person who ends the run does not wait for room
                 if self.standing.stop:
                     raise
                 parts.clock.sleep(_ROOM_S)
@@ -102,9 +105,11 @@ class Recorder:
         parts, step, applied = self.parts, self.standing.cursor.step, False
         while (event := parts.journal.outside(step, after_step=after_step)) is not None:
             if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING":
+                # before the event is taken: no folded state may say TRAINING over an empty slot
                 parts.grafting.again(self.state, (event.layer, event.seed), event.kernel_id)
             self._note(parts.journal.accept())
             applied = True
+        # once, after all of them: tensors follow the last state, not each on the way
         if applied:
             parts.growing.follow(self.state, step)
 
@@ -121,6 +126,7 @@ class Recorder:
         place, evidence = (event.layer, event.seed), self.standing.cursor.evidence
         self.parts.progress.transitioned(event)
         if event.to_stage == "GERMINATED":
+            # anew: the kernel before it in this slot proves nothing of this one
             evidence[place] = Evidence()
             self.parts.grafting.request(event.layer, event.kernel_id)
         elif event.to_stage == "DORMANT":

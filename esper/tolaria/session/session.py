@@ -1,8 +1,8 @@
 """What surrounds the steps of a run: its journal, what comes from outside, the ends of epochs, the
 dialogue with Tamiyo, and snapshots.
 
-Everything takes effect between two steps and nowhere else. While a resumed run executes its record
-again, what comes from outside is taken from there; once the record is used up, from the bus.
+Everything takes effect between two steps and nowhere else. While a resumed run re-executes its
+record, what comes from outside is taken from there; once the record is used up, from the bus.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class Session:
         """Where a fork begins: keep a snapshot of its own to roll back to, and ask Tamiyo for what
         the parent's state has no answer to.
         """
+        # a fork that is resumed has more events, and asks nothing twice
         if self.forked is None or self.state.sequence != self.forked.sequence + 1:
             return
         if self.parts.stepper and not self.parts.journal.replaying:
@@ -158,16 +159,20 @@ class Session:
             Interrupted: a person wants the run to end.
         """
         parts = self.parts
+        # first: a trainer that has lost the writer lease must not act on its mail
         parts.require_pen()
         self._look_on()
         self.recorder.catch_up()
+        # after `catch_up`: the state at the goal has what came from outside at that step
         if self.step == self.standing.goal:
             raise Arrived
         if parts.journal.replaying:
             self.snapshots.schedule("schedule", due=parts.checkpoints.at_step(self.step))
         else:
+            # commands before kernels: a seed that was just culled gets none
             self.mailbox.empty()
             self.mailbox.place_loaded()
+            # last: a snapshot holds what this boundary has decided
             self.snapshots.attend()
             self._stand_still()
         self._leave_if_stopped()
@@ -175,7 +180,7 @@ class Session:
     def _stand_still(self) -> None:
         """While the run is paused."""
         if self.state.status == "PAUSED":
-            self.parts.progress.say("Training is paused until it is told to resume.")
+            self.parts.progress.say("Training is paused until somebody asks it to resume.")
         while self.state.status == "PAUSED" and not self.mailbox.stopping():
             self._look_on()
             self.mailbox.empty()
@@ -196,9 +201,11 @@ class Session:
             EsperError: a fossilised kernel failed again.
             RolledBack: it failed for the first time.
         """
+        # before the count: a failure belongs to the step in which it happened
         self._failed(figures)
         self.cursor.step += 1
         self.cursor.sums.add(figures)
+        # a step alone moves only the weights of seeds that blend
         if any(seed.stage == "BLENDING" for seed in self.state.seeds):
             self.parts.growing.follow(self.state, self.step)
 
@@ -272,7 +279,9 @@ class Session:
         Raises:
             Interrupted: always.
         """
+        # while the record is not used up, its next event contradicts a pause
         if not self.parts.journal.replaying:
+            # the snapshot first: nothing has to be re-executed between it and the pause
             self.snapshots.take_last()
             self.do(Pause(reason="Interrupted; `esper run --resume` goes on from here."))
         raise Interrupted

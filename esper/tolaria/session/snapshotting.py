@@ -42,7 +42,7 @@ class Snapshotting:
         """Begin a snapshot that is `due` by the recipe, or that is long overdue.
 
         In lockstep the one under way is waited for: to which snapshot a run can go back must not
-        depend on the speed of a disk. A record that is executed again has its own, but for those of
+        depend on the speed of a disk. A record that is re-executed has its own, but for those of
         which it does not know because the process died before they were durable: these are taken
         again.
         """
@@ -56,6 +56,7 @@ class Snapshotting:
             return
         if parts.journal.replaying:
             if due and parts.journal.past_snapshots and not checkpoints.known(state.timeline, step):
+                # the writer holds one at a time; its event waits until the record is used up
                 checkpoints.put_by()
                 self.begin(reason)
             return
@@ -73,6 +74,7 @@ class Snapshotting:
         if self.recorder.parts.stepper is None:
             return
         self.record(wait=False)
+        # not the one under way: a request is for a state from after it
         if self.requested.command_id and not checkpoints.writer.busy:
             self.begin("requested", self.requested)
             self.requested = Source("")
@@ -82,13 +84,14 @@ class Snapshotting:
     def record(self, *, wait: bool) -> None:
         """Journal the snapshots that have become durable; `wait` for the one under way."""
         checkpoints = self.recorder.parts.checkpoints
+        # said once: a disk that stays full would repeat it at every snapshot
         before = checkpoints.failed
         while (record := checkpoints.collect(wait=wait)) is not None:
             self.recorder.do(record)
         if checkpoints.failed is not None and before is None:
             self.recorder.parts.progress.say(
                 f"A snapshot could not be written: {checkpoints.failed} Training goes on; "
-                "the next one is tried in time."
+                "the next one is tried when it is due."
             )
 
     def begin(self, reason: str, source: Source = Source("")) -> None:  # noqa: B008  # frozen
@@ -104,6 +107,7 @@ class Snapshotting:
         checkpoints, step = self.recorder.parts.checkpoints, self.recorder.standing.cursor.step
         if (
             self.recorder.parts.stepper
+            # at step 0 there is nothing that the seed does not give
             and step
             and (not checkpoints.taken or checkpoints.taken[-1].at_step != step)
         ):
@@ -121,7 +125,8 @@ class Snapshotting:
             kernels=kernel_notes(parts.growing),
             health=health_notes(parts.growing),
             statistics={
-                address(place): asdict(one) for place, one in parts.monitor.statistics.items()
+                address(place): asdict(statistics)
+                for place, statistics in parts.monitor.statistics.items()
             },
             random=random_notes(),
             stepper=parts.stepper.notes(),
@@ -135,8 +140,9 @@ class Snapshotting:
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
         cursor = cursor_of(content.cursor)
         dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
+        # a rollback resets unfinished seeds: their evidence is of kernels that are gone
         cursor.evidence = {
-            place: known for place, known in cursor.evidence.items() if place not in dormant
+            place: evidence for place, evidence in cursor.evidence.items() if place not in dormant
         }
         self.recorder.standing.cursor = cursor
         restore_model(
@@ -146,13 +152,17 @@ class Snapshotting:
             state=content.folded,
             step=cursor.step,
         )
+        # a second time: kernels came back by the snapshot's state, and the present one decides
         parts.growing.follow(state, cursor.step)
         parts.stepper.restore(content.stepper)
         restore_health(parts.growing, content.health)
         parts.monitor.statistics = {
-            place_of(name): SeedStatistics(**one) for name, one in content.statistics.items()
+            place_of(name): SeedStatistics(**statistics)
+            for name, statistics in content.statistics.items()
         }
+        # after everything that might draw: the streams go on from exactly here
         restore_random(content.random, snapshot.tensors)
+        # a load under way ended with the old process, or with the old timeline
         for seed in seeds_waiting(state):
             parts.grafting.request(seed.layer, seed.kernel_id)
 
@@ -176,23 +186,29 @@ class Snapshotting:
         """
         parts, recorder = self.recorder.parts, self.recorder
         self.record(wait=True)
+        # the snapshot under way is recorded by now: it may be the newest
         candidates = [
-            one
-            for one in reversed(parts.checkpoints.taken)
-            if snapshot_id in ("", one.snapshot_id)
-            and (at_most_epoch < 0 or one.at_epoch <= at_most_epoch)
+            candidate
+            for candidate in reversed(parts.checkpoints.taken)
+            if snapshot_id in ("", candidate.snapshot_id)
+            and (at_most_epoch < 0 or candidate.at_epoch <= at_most_epoch)
         ]
-        for one in candidates:
+        for candidate in candidates:
             try:
-                snapshot = parts.tensors.read(one.address, one.sha256)
+                snapshot = parts.tensors.read(candidate.address, candidate.sha256)
                 folded = RunSnapshot.of(snapshot).folded
             except CorruptError as error:
-                parts.progress.say(f"Snapshot {one.snapshot_id} cannot be used: {error}")
+                parts.progress.say(f"Snapshot {candidate.snapshot_id} cannot be used: {error}")
                 continue
-            restored = replace(folded, step=one.at_step)
+            # the folded state knows the step of its last event only
+            restored = replace(folded, step=candidate.at_step)
+            # journal before tensors: a crash in between resumes there, and restores the snapshot
             recorder.do(
                 RollBack(
-                    snapshot_id=one.snapshot_id, restored=restored, reason=reason, source=source
+                    snapshot_id=candidate.snapshot_id,
+                    restored=restored,
+                    reason=reason,
+                    source=source,
                 )
             )
             self.restore(snapshot, recorder.state)
@@ -200,8 +216,9 @@ class Snapshotting:
             parts.consultation.begin_timeline(timeline)
             parts.progress.say(
                 f"Timeline {timeline} begins at step {step}, from snapshot "
-                f"{one.snapshot_id}: {reason}"
+                f"{candidate.snapshot_id}: {reason}"
             )
+            # out of whatever the loop was in: the cursor says where it begins again
             raise RolledBack
         missing = (
             f"There is no snapshot {snapshot_id}"
@@ -210,6 +227,7 @@ class Snapshotting:
         )
         if not snapshot_id and not candidates and at_most_epoch >= 0:
             missing = f"There is no snapshot of epoch {at_most_epoch} or before"
+        # a wrong request must not end the run; a failed kernel without a way back must
         if source.command_id:
             parts.progress.say(
                 f"{missing} to roll back to; the request is ignored. `esper checkpoints` "

@@ -54,7 +54,9 @@ def evaluate(
     Its training mode and every random stream are as before afterwards.
     """
     switches = growing.switches
+    # seeds that were aside before stay so: a user's own loop may have put some there
     aside, failed = switches.fallback, frozenset[Place]()
+    # each round repeats all batches: figures with and without a kernel must not mix in one mean
     while True:
         with switches.set_aside(aside | failed), evaluating(growing.module), mode():
             active = {
@@ -68,10 +70,13 @@ def evaluate(
         if not spoilt:
             break
         failed |= spoilt
+    # the flags were read: they would hold tensors on the device until the next pass
     switches.notes.clear(watching=False)
     total = sum(units)
+    # weighted: the last batch may have fewer units
     mean = sum(loss * size for loss, size in zip(losses, units, strict=True)) / total
     metrics = {name: value / total for name, value in sums.items()}
+    # sorted: the order of a set of strings differs between processes
     return Figures(mean, metrics, tuple(losses), tuple(sorted(failed)))
 
 
@@ -82,7 +87,7 @@ def _passes(
     copy from the device for the losses, one for the metrics.
     """
     losses, units = [], []
-    sums: dict[str, list[Tensor]] = {one.name: [] for one in task.metrics}
+    sums: dict[str, list[Tensor]] = {metric.name: [] for metric in task.metrics}
     for x, y in zip(split[0].split(batch), split[1].split(batch), strict=True):
         part = (x, y.to(growing.numerics.device))
         outcome = task.outcome(growing, part)
@@ -108,7 +113,9 @@ def _failed(growing: GrowingModel, active: set[Place], losses: Sequence[float]) 
         and notes.finite
         and not all(flags := torch.stack(list(notes.finite.values())).tolist())
     ):
+        # only the first in the order they ran: the later ones may just have passed its NaN on
         return {list(notes.finite)[flags.index(False)]}
+    # finite outputs, infinite loss: all go; with none active the loop ends, whatever the host gives
     return set() if all(map(math.isfinite, losses)) else set(active)
 
 
@@ -119,9 +126,11 @@ def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, floa
     """
     differences = [b - a for b, a in zip(before, after, strict=True)]
     mean = sum(differences) / len(differences)
+    # one batch has no spread; an infinite error keeps every gate shut
     if len(differences) < 2:
         return mean, math.inf
-    variance = sum((one - mean) ** 2 for one in differences) / (len(differences) - 1)
+    # paired by batch: batches differ from each other far more than a kernel changes one
+    variance = sum((difference - mean) ** 2 for difference in differences) / (len(differences) - 1)
     return mean, math.sqrt(variance / len(differences))
 
 
@@ -139,4 +148,5 @@ def parameters_digest(module: nn.Module) -> str:
     """SHA-256 over the names, shapes, types and bytes of all parameters and buffers, names sorted,
     hexadecimal.
     """
+    # buffers too: running statistics decide what the model gives in evaluation
     return tensors_digest(module.state_dict())

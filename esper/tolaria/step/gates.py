@@ -42,6 +42,7 @@ def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -
     def move(stage: str, reason: str) -> Move:
         return Move(layer=seed.layer, seed=seed.seed, to_stage=stage, reason=reason)  # type: ignore[arg-type]  # a Stage literal
 
+    # first: the kernel is gone, so evidence of any stage is out of date
     if seed.execution == "ERROR_RECOVERY":
         return move("CULLED", f"its kernel failed {seed.errors} times in a row")
     if seed.stage == "TRAINING":
@@ -56,10 +57,12 @@ def _training(
         f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after "
         f"{evidence.trained_steps} steps"
     )
+    # both bounds: z alone lets tiny, certain wins through, min_gap alone lets noise through
     better = evidence.shadow_gap > max(gates.z * evidence.shadow_gap_error, gates.min_gap)
     if evidence.trained_steps >= gates.min_training_steps and better:
         return move("BLENDING", figure)
     return (
+        # asked last: a kernel that wins at the end of its budget still blends
         move("CULLED", f"budget spent: {figure}")
         if evidence.trained_steps >= gates.max_training_steps
         else None
@@ -83,9 +86,11 @@ def _later(
             f"loss without it minus with it {evidence.dependence:.3f} ± "
             f"{evidence.dependence_error:.3f} nats"
         )
+        # telemetry asks within an epoch too, when the evidence may be of the stage before
         if rested >= 1 and evidence.dependence < -gates.z * evidence.dependence_error:
             return move("CULLED", f"it hurts: {figure}")
         return (
+            # no gate leads to FOSSILIZED: to keep a kernel is Tamiyo's or a person's decision
             move("PROBATIONARY", figure)
             if seed.stage == "SHADOWING" and rested >= gates.shadow_epochs
             else None

@@ -45,14 +45,17 @@ def known() -> Mapping[str, MakeOptimizer]:
     Raises:
         UsageError: a package's cannot be used; the package is named.
     """
-    found: dict[str, MakeOptimizer] = {
+    makers: dict[str, MakeOptimizer] = {
         name: kind
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in UNSUITED
     }
-    del found["Optimizer"]
-    found["AdamW"] = EagerAdamW
-    return found | plugged_functions(OPTIMIZERS, found.keys() | UNSUITED.keys())
+    # the base class has no step of its own
+    del makers["Optimizer"]
+    # the same bits as torch's, without the compiler that torch's would import
+    makers["AdamW"] = EagerAdamW
+    # unsuited names stay taken: a package's optimizer of that name would be refused by the recipe
+    return makers | plugged_functions(OPTIMIZERS, makers.keys() | UNSUITED.keys())
 
 
 def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
@@ -63,13 +66,13 @@ def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
             `permit` does not cover it.
     """
     if ":" in name:
-        found: Any = function(name, "optimizer.name", permit)
-        if not callable(found):
+        target: Any = function(name, "optimizer.name", permit)
+        if not callable(target):
             raise UsageError(
-                f"optimizer.name = {name!r} is {type(found).__name__}: give a class of an "
+                f"optimizer.name = {name!r} is {type(target).__name__}: give a class of an "
                 "optimizer, or a function that makes one of parameter groups."
             )
-        make: MakeOptimizer = found
+        make: MakeOptimizer = target
     elif name in UNSUITED:
         raise UsageError(f"optimizer.name = {name!r} cannot train here: {UNSUITED[name]}.")
     elif name not in known():
@@ -95,11 +98,13 @@ def host_optimizer(
     """
     groups = groups_of(growing, settings)
     arguments = {
+        # TOML and JSON have no tuples, and torch demands them for betas
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.arguments.items()
     }
     for key in arguments.keys() & _OWN_KEYS.keys():
         raise UsageError(f"optimizer.arguments has {key}: it is {_OWN_KEYS[key]} in a recipe.")
+    # a function sets its own defaults; a class of torch may demand a learning rate
     if isinstance(make, type):
         arguments |= _defaults(make, settings, groups)
     optimizer = _called(settings.name, make, groups, arguments)
@@ -116,6 +121,7 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
     """
     members: list[dict[str, nn.Parameter]] = [{} for _ in range(len(settings.groups) + 1)]
     names = {
+        # by identity: `==` on tensors compares elements. A tied parameter has its first name alone
         id(parameter): name
         for name, parameter in growing.module.named_parameters(remove_duplicate=True)
     }
@@ -136,12 +142,12 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
                 f"optimizer.groups[{number}] matches no parameter with {', '.join(group.match)} "
                 f"that an earlier group has not taken; the model has {_some(list(names.values()))}."
             )
-    rates = [settings.learning_rate, *(one.learning_rate for one in settings.groups)]
-    decays = [settings.weight_decay, *(one.weight_decay for one in settings.groups)]
-    found = []
+    rates = [settings.learning_rate, *(group.learning_rate for group in settings.groups)]
+    decays = [settings.weight_decay, *(group.weight_decay for group in settings.groups)]
+    groups = []
     for own, rate, decay in zip(members, rates, decays, strict=True):
         decayed = settings.weight_decay if decay is None else decay
-        found.append(
+        groups.append(
             {
                 "params": list(own.values()),
                 "param_names": list(own),
@@ -149,7 +155,7 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
                 **({} if decayed is None else {"weight_decay": decayed}),
             }
         )
-    return [group for group in found if group["params"]]
+    return [group for group in groups if group["params"]]
 
 
 def _some(names: list[str]) -> str:
@@ -178,13 +184,14 @@ def _called(
     name: str, make: MakeOptimizer, groups: list[dict[str, Any]], arguments: Mapping[str, Any]
 ) -> Optimizer:
     try:
+        # before the call: a TypeError from inside the optimizer is no wrong argument
         inspect.signature(make).bind(groups, **arguments)
     except TypeError as error:
         raise UsageError(f"optimizer.arguments does not fit {name}: {error}.") from None
     except ValueError:
         pass  # a callable of C has no signature: it says for itself what it does not take
     try:
-        found = make(groups, **arguments)
+        optimizer = make(groups, **arguments)
     except UsageError:
         raise
     except Exception as error:
@@ -193,12 +200,12 @@ def _called(
             f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments or "
             "optimizer.groups, or name another."
         ) from error
-    if not isinstance(found, Optimizer):
+    if not isinstance(optimizer, Optimizer):
         raise UsageError(
-            f"optimizer.name = {name!r} gave {type(found).__name__}, and has to give a "
+            f"optimizer.name = {name!r} gave {type(optimizer).__name__}, and must give a "
             "torch.optim.Optimizer."
         )
-    return found
+    return optimizer
 
 
 def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
@@ -209,13 +216,19 @@ def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
             f"optimizer.name = {name!r} cannot train here: its step asks for a closure, and "
             "a step has one loss."
         )
-    own = {id(one) for one in growing.host_parameters}
-    if any(id(one) not in own for group in optimizer.param_groups for one in group["params"]):
+    # a parameter that is not the host's is in no snapshot: stepping it could not be replayed
+    own = {id(parameter) for parameter in growing.host_parameters}
+    if any(
+        id(parameter) not in own
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ):
         raise UsageError(
             f"optimizer.name = {name!r} has parameters that are not in the groups it was given; "
             "let it take those alone."
         )
     for group in optimizer.param_groups:
+        # some optimizers take a tensor: the schedule assigns a number, which would replace it
         if not isinstance(group.get("lr"), int | float):
             raise UsageError(
                 f"optimizer.name = {name!r} has a group whose lr is "
@@ -233,6 +246,7 @@ class HostState:
     def __init__(self, name: str, optimizer: Optimizer) -> None:
         self._name = name
         self._optimizer = optimizer
+        # compared with later: only values that the optimizer moved by itself go into a snapshot
         self._first = [dict(_values(group)) for group in optimizer.param_groups]
 
     def notes(self) -> dict[str, Any]:
@@ -252,14 +266,17 @@ class HostState:
             f"{number}/{key}": self._storable(key, value)
             for number, group in enumerate(self._optimizer.param_groups)
             for key, value in _values(group)
+            # identity first: NaN differs from itself, and `!=` on tensors gives no single truth
             if value is not self._first[number].get(key) and value != self._first[number].get(key)
         }
-        found = {"figures": figures, "devices": devices, "groups": groups}
-        return {kind: values for kind, values in found.items() if values}
+        notes = {"figures": figures, "devices": devices, "groups": groups}
+        return {kind: values for kind, values in notes.items() if values}
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Make it what `notes` gave; the tensors of its state are there already."""
         for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
+            # a snapshot omits what had not moved, so all values go back first; copied, since lists
+            # may be changed in place
             group.update(copy.deepcopy(first))
         for name, value in notes.get("groups", {}).items():
             number, _, key = name.partition("/")
@@ -272,6 +289,7 @@ class HostState:
         for name, device in notes.get("devices", {}).items():
             number, _, key = name.partition("/")
             state = self._optimizer.state[parameters[int(number)]]
+            # the tensors were restored beside their parameters, and this one was not there
             state[key] = state[key].to(device)
 
     def _state(self) -> Iterator[tuple[int, str, Any, nn.Parameter]]:

@@ -16,7 +16,7 @@ from esper.events.records import FailurePhase
 from esper.kasmina import GrowingModel, KernelFault
 from esper.kasmina.growth import Place
 
-NOT_FINITE: Final = "What the kernel gave was not finite."
+NOT_FINITE: Final = "The kernel's output was not finite."
 GRADIENT_NOT_FINITE: Final = "The kernel's gradient was not finite."
 Faults = dict[Place, tuple[FailurePhase, str]]
 """In which phase a kernel failed, and how."""
@@ -43,8 +43,9 @@ class Pass:
         """Its figures on the host, in one copy."""
         values = torch.stack(
             [
-                one.double()
-                for one in (
+                # double holds float32 and counts of samples exactly: one copy carries all
+                figure.double()
+                for figure in (
                     self.loss,
                     self.norm,
                     self.kept,
@@ -54,9 +55,10 @@ class Pass:
                 )
             ]
         )
-        loss, norm, kept, *rest = values.tolist()
-        metrics = dict(zip(self.metrics, rest, strict=False))
-        del rest[: len(metrics)]
+        loss, norm, kept, *others = values.tolist()
+        # not strict: norms and outputs follow the metrics in `others`
+        metrics = dict(zip(self.metrics, others, strict=False))
+        del others[: len(metrics)]
         return PassFigures(
             loss,
             metrics,
@@ -64,12 +66,12 @@ class Pass:
             kept,
             {
                 place: value
-                for place, value in zip(self.norms, rest, strict=False)
+                for place, value in zip(self.norms, others, strict=False)
                 if not math.isfinite(value)
             },
             [
                 place
-                for place, value in zip(self.outputs, rest[len(self.norms) :], strict=True)
+                for place, value in zip(self.outputs, others[len(self.norms) :], strict=True)
                 if not value
             ],
         )
@@ -91,6 +93,7 @@ class PassFigures:
     @property
     def finite(self) -> bool:
         """Whether the host may move by it."""
+        # statistics too: the forward moved them, and no skipped optimizer step takes that back
         return all(map(math.isfinite, (self.loss, self.norm, self.kept)))
 
 
@@ -101,6 +104,7 @@ def step_kernels(
     growing.optimise(
         {place: norm for place, norm in done.norms.items() if place not in spoilt}, fraction
     )
+    # shadow passes add to gradients, and the kernels at `spoilt` were not stepped
     growing.zero_gradients()
 
 
@@ -117,14 +121,16 @@ def count_faults(
     A kernel at `forced` counts as failed without being told again; one at `spared` has neither
     failed nor shown that it works.
     """
-    found = []
+    counted = []
     for place in took_part:
         grown = growing.kernels[place]
         if place in faults or place in forced:
             grown.errors += 1
+        # an overflow proves nothing either way: the row of failures neither grows nor ends
         elif place not in spared:
             grown.errors = 0
+        # a forced failure stands in the record already; a report would journal it twice
         if place in faults:
             phase, error = faults[place]
-            found.append(KernelFault(place, phase, error, grown.errors))
-    return tuple(found)
+            counted.append(KernelFault(place, phase, error, grown.errors))
+    return tuple(counted)

@@ -73,15 +73,15 @@ def known() -> Mapping[str, MakeSchedule]:
     Raises:
         UsageError: a package's cannot be used; the package is named.
     """
-    found: dict[str, MakeSchedule] = dict(BUILT_IN)
-    found |= {
+    makers: dict[str, MakeSchedule] = dict(BUILT_IN)
+    makers |= {
         name: kind
         for name, kind in vars(lr_scheduler).items()
         if isinstance(kind, type)
         and issubclass(kind, LRScheduler)
         and name not in {"LRScheduler", "_LRScheduler", *UNSUITED}
     }
-    return found | plugged_functions(SCHEDULES, found.keys() | UNSUITED.keys())
+    return makers | plugged_functions(SCHEDULES, makers.keys() | UNSUITED.keys())
 
 
 def schedule_of(name: str, permit: Permit) -> MakeSchedule:
@@ -91,13 +91,13 @@ def schedule_of(name: str, permit: Permit) -> MakeSchedule:
         UsageError: there is none of the name, it cannot be called, or `permit` does not cover it.
     """
     if ":" in name:
-        found: Any = function(name, "schedule.name", permit)
-        if not callable(found):
+        target: Any = function(name, "schedule.name", permit)
+        if not callable(target):
             raise UsageError(
-                f"schedule.name = {name!r} is {type(found).__name__}: give a function of step and "
+                f"schedule.name = {name!r} is {type(target).__name__}: give a function of step and "
                 "total_steps."
             )
-        make: MakeSchedule = found
+        make: MakeSchedule = target
         return make
     if name in UNSUITED:
         raise UsageError(
@@ -130,18 +130,19 @@ def fractions_of(
             f"schedule.warmup_steps = {warmup} is not less than the {total_steps} steps of the "
             "run; lower it, or train longer."
         )
-    rest = max(total_steps - warmup, 1)
+    steps = max(total_steps - warmup, 1)
     if isinstance(make, type) and issubclass(make, LRScheduler):
-        after: Fractions = _Played(settings, make, rest, rates)
+        after: Fractions = _Played(settings, make, steps, rates)
     else:
-        after = _function(settings, make, rest, len(rates))
+        after = _function(settings, make, steps, len(rates))
+    # before the first step: a schedule that fails near the end would cost the whole run
     for step in range(0, total_steps, max(1, total_steps // _LOOKED_AT)):
         after(max(0, step - warmup))
     if not warmup:
         return after
     # the first step of a warm-up moves the model, too
     return lambda step: (
-        [(step + 1) / (warmup + 1) * one for one in after(0)]
+        [(step + 1) / (warmup + 1) * fraction for fraction in after(0)]
         if step < warmup
         else after(step - warmup)
     )
@@ -189,16 +190,19 @@ class _Played:
         lengths = {
             name: total_steps
             for name in _LENGTHS
+            # only where torch leaves it open: two sources for the run's length could disagree
             if name in takes and takes[name].default in (None, inspect.Parameter.empty)
         }
         self._optimizer = _Still(
             [{"params": [torch.zeros(())], "lr": rate} for rate in rates], {"lr": rates[0]}
         )
         scheduler = self._made(kind, {**lengths, **settings.arguments})
+        # played once, in advance: a live scheduler has state of its own that a snapshot would need
         self._seen = [array("d") for _ in rates]
         self._look()
         # not one step more than the run has: OneCycleLR refuses it
         for step in range(1, total_steps):
+            # torch warns of a scheduler that is stepped before its optimizer
             self._optimizer.step()
             try:
                 scheduler.step()
@@ -211,12 +215,14 @@ class _Played:
 
     def __call__(self, step: int) -> Sequence[float]:
         """The factors at `step`; after the last of the run they stay."""
-        return [seen[min(step, len(seen) - 1)] for seen in self._seen]
+        return [factors[min(step, len(factors) - 1)] for factors in self._seen]
 
     def _made(self, kind: type[LRScheduler], arguments: Mapping[str, Any]) -> LRScheduler:
         step = inspect.signature(kind.step).parameters
         if any(
-            one.default is inspect.Parameter.empty for name, one in step.items() if name != "self"
+            parameter.default is inspect.Parameter.empty
+            for name, parameter in step.items()
+            if name != "self"
         ):
             raise UsageError(
                 f"schedule.name = {self._name!r} asks for a metric at each step, and a schedule "
@@ -230,10 +236,11 @@ class _Played:
             ) from error
 
     def _look(self) -> None:
-        for seen, group, rate in zip(
+        for factors, group, rate in zip(
             self._seen, self._optimizer.param_groups, self._rates, strict=True
         ):
-            seen.append(float(group["lr"]) / rate)
+            # factors, not rates: the kernels multiply their own rate by the same factor
+            factors.append(float(group["lr"]) / rate)
 
 
 class _Still(Optimizer):

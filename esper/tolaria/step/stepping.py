@@ -42,7 +42,9 @@ STEP_NOT_FINITE = "The step was not finite with the kernel, and is without it."
 
 def stream_seed(seed: int, *labels: object) -> int:
     """A 63-bit seed for the random stream that `labels` name: no stream moves another."""
+    # the separator keeps the labels (1, 23) and (12, 3) apart
     text = "\x1f".join(str(label) for label in (seed, *labels))
+    # 63 bits fit a signed integer, whatever generator is seeded with it
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -51,7 +53,9 @@ def batch_order(seed: int, epoch: int, samples: int, batch_size: int, order: int
 
     The rest that fills no batch is left out.
     """
+    # a generator of its own: what a model draws from the global stream must not reorder data
     generator = torch.Generator().manual_seed(
+        # order 0 adds no label: a run recorded without an order replays with the same batches
         stream_seed(seed, "order", epoch, *([order] if order else []))
     )
     steps = samples // batch_size
@@ -68,6 +72,7 @@ def shadow_turns(growing: GrowingModel, state: RunState, step: int, most: int) -
         if seed.stage == "TRAINING" and (seed.layer, seed.seed) in growing.kernels
     ]
     passes = min(most, len(training))
+    # from the step alone: a resumed run has no memory of whose turn it was
     return [training[(step * passes + index) % len(training)] for index in range(passes)]
 
 
@@ -115,6 +120,7 @@ class Stepper:
         self._recipe = recipe
         self.host_optimizer = host_optimizer(growing, recipe.optimizer, method.optimizer)
         self._host_state = HostState(recipe.optimizer.name, self.host_optimizer)
+        # the schedule multiplies these, never the rates of the step before: rounding would pile up
         self._rates = [group["lr"] for group in self.host_optimizer.param_groups]
         self._fractions = fractions_of(recipe.schedule, method.schedule, total_steps, self._rates)
         self._stored = False
@@ -140,6 +146,7 @@ class Stepper:
         """Take back what `notes` gave."""
         if self.scaler is not None:
             self.scaler.load_state_dict(dict(notes["scaler"]))
+        # snapshots leave an empty note out, and it still resets what the optimizer has moved
         self._host_state.restore(notes.get("optimizer", {}))
 
     def turns(self, state: RunState, step: int) -> list[Place]:
@@ -162,13 +169,15 @@ class Stepper:
         With `sample`, seed statistics are taken.
 
         Kernels at `forced` places run on their fallback, and are counted as failed: so a journal
-        that names them is executed again.
+        that names them is re-executed.
         """
         growing = self._growing
         fractions = self._fractions(step)
         groups = self.host_optimizer.param_groups
         for group, rate, fraction in zip(groups, self._rates, fractions, strict=True):
+            # set anew from the step: resuming needs no state of a scheduler
             group["lr"] = rate * fraction
+        # a seed in ERROR_RECOVERY keeps its stage, but its kernel is released
         live = [
             (seed.layer, seed.seed)
             for seed in state.seeds
@@ -180,6 +189,7 @@ class Stepper:
             self._task,
             self.scaler,
             self._batches(step, batch),
+            # a kernel that failed in the record must not run: this time it might not fail
             live=[place for place in live if place not in forced],
             shadowed=[place for place in turns if place not in forced],
             forced=forced,
@@ -187,7 +197,9 @@ class Stepper:
         )
         done = attempts.settle()
         self._finish(done, sample=sample)
+        # after `_finish`: a scale set before `scaler.update` would be overwritten by it
         overflowed = self._optimise(attempts, done, fractions[0])
+        # where no kernel took part, this is the only wait for the device, after the optimizer
         read = attempts.read or done.read()
         faults = count_faults(
             growing, [*live, *turns], attempts.faults, forced=forced, spared=overflowed
@@ -201,9 +213,11 @@ class Stepper:
             growing.numerics.inputs(batch[0]),
             batch[1].to(growing.numerics.device, non_blocking=True),
         )
+        # a seed for each step, not a running stream: a step replays without those before it
         first = stream_seed(seed, "forward", step)
         if parts == 1:
             return [(first, (inputs, targets))]
+        # each micro-batch needs its own stream: one for all would repeat the dropout masks
         seeds = [first, *(stream_seed(seed, "forward", step, micro) for micro in range(1, parts))]
         micro = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
         return list(zip(seeds, micro, strict=True))
@@ -211,9 +225,12 @@ class Stepper:
     def _finish(self, done: Pass, *, sample: bool) -> None:
         """Let the host's optimizer move."""
         if self.scaler is not None:
+            # before clipping: the recipe's limit is for true gradients
             self.scaler.unscale_(self.host_optimizer)
+        # before clipping: statistics show what training gave, not what was cut off
         if sample:
             self._growing.observe_gradients()
+        # an infinite limit gives the factor 1.0, which keeps every bit
         nn.utils.clip_grads_with_norm_(
             self._growing.host_parameters, self._recipe.optimizer.clip_norm or math.inf, done.norm
         )
@@ -233,12 +250,15 @@ class Stepper:
         """
         growing, bad = self._growing, set(attempts.read.norms if attempts.read else ())
         overflowed = set(attempts.overflowed)
+        # a set's order does no harm: faults are reported in the order of the seeds
         for place in bad - attempts.faults.keys():
             if attempts.blameless(place):
                 overflowed.add(place)
             else:
                 attempts.faults[place] = ("NON_FINITE", GRADIENT_NOT_FINITE)
         for place in overflowed & set(attempts.shadowed):
+            # halved as a scaler backs off (Micikevicius et al. 2018, arXiv:1710.03740); a shadow
+            # pass has a scale of its own
             growing.kernels[place].scale = max(1.0, growing.kernels[place].scale / 2)
         if (
             self.scaler is not None
@@ -274,6 +294,7 @@ class _Attempts:
         self.faults: Faults = {}
         self.overflowed: set[Place] = set()
         self.read: PassFigures | None = None
+        # read once: all attempts at a step share one scale, or their norms could not be compared
         self.scale = scaler.get_scale() if scaler is not None else 1.0
         self._growing = growing
         self._task = task
@@ -281,6 +302,7 @@ class _Attempts:
         self.live = live
         self._off = forced
         self._sample = sample
+        # before the first pass: each attempt starts from these. Without live kernels there is one
         self._kept = growing.kept() if live else None
 
     def blameless(self, place: Place) -> bool:
@@ -297,16 +319,20 @@ class _Attempts:
     def settle(self) -> Pass:
         """The attempt that the optimizers may use."""
         done = self._again(self._off)
+        # nothing can be blamed, so nothing is read: that would wait for the device
         if not self.live and not self.shadowed:
             return done
         self.read = done.read()
+        # each round takes away one kernel at least, so it ends
         while running := [place for place in self.live if place not in self._off]:
             blamed = self._blamed(done, running)
             if not blamed:
                 break
+            # a whole new attempt: what the kernel gave has changed every activation behind it
             self._off |= blamed
             done = self._again(self._off)
             self.read = done.read()
+        # only now: what a shadow pass did in an attempt that was thrown away does not count
         self.faults |= {
             place: ("FORWARD", error)
             for place, error in done.raised.items()
@@ -317,6 +343,7 @@ class _Attempts:
     def _blamed(self, done: Pass, running: Sequence[Place]) -> set[Place]:
         """The live kernels that the last attempt has to be done again without."""
         assert self.read is not None  # noqa: S101  # the caller has read it
+        # before any figure: a pass that raised has NaN for its loss, which would blame others
         raised = {place: error for place, error in done.raised.items() if place in running}
         if raised:
             self.faults |= {place: ("FORWARD", error) for place, error in raised.items()}
@@ -327,10 +354,12 @@ class _Attempts:
         if self.read.finite:
             return set()
         overflow = (
+            # loss and statistics finite, gradient not: the scaled gradient has left float16's range
             self.scale > 1 and math.isfinite(self.read.loss) and math.isfinite(self.read.kept)
         )
         spoilt = self._suspects(running)
         if spoilt and overflow:
+            # no fault: an overflow must not bring the kernel nearer to the breaker
             self.overflowed |= spoilt
         else:
             self.faults |= dict.fromkeys(spoilt, ("NON_FINITE", STEP_NOT_FINITE))
@@ -341,13 +370,16 @@ class _Attempts:
 
         None when it is the host's own fault.
         """
+        # first without any: if the host alone is not finite, no kernel is to blame
         if not self._again(self._off | set(running)).read().finite:
+            # the search overwrote gradients and statistics: back to the attempt that stands
             self._again(self._off)
             return set()
         return next(
             (
                 {place}
                 for place in running
+                # with one kernel running, the pass above was the attempt without it
                 if len(running) > 1 and self._again(self._off | {place}).read().finite
             ),
             set(running),
@@ -363,28 +395,33 @@ class _Attempts:
     def _passes(self, off: frozenset[Place]) -> Pass:
         growing, switches = self._growing, self._growing.switches
         if self._kept is not None:
+            # the last attempt moved the running statistics
             self._kept.restore()
         live = [place for place in self.live if place not in off]
         growing.zero_gradients()
         for parameter in growing.host_parameters:
+            # None, not zeros: optimizers skip a parameter without gradient, and decay one with
+            # zeros
             parameter.grad = None
         units = [self._task.count(batch) for _, batch in self._batches]
         total = sum(units)
         losses = []
-        sums: dict[str, list[Tensor]] = {one.name: [] for one in self._task.metrics}
+        sums: dict[str, list[Tensor]] = {metric.name: [] for metric in self._task.metrics}
         for number, (seed, batch) in enumerate(self._batches, start=1):
             share = units[number - 1] / total
+            # each attempt, and the shadow pass below, must draw the same dropout masks
             torch.manual_seed(seed)
             last = number == len(self._batches)
             with switches.live_pass(watching=bool(live), sampling=self._sample and last):
-                loss, found = self._live_pass(batch, share, guarded=bool(live))
+                loss, batch_sums = self._live_pass(batch, share, guarded=bool(live))
             losses.append(loss)
             for name, values in sums.items():
-                values.append(found[name])
+                values.append(batch_sums[name])
             for place in self.shadowed:
                 growing.shadow_step(place, seed, partial(self._loss, batch, share))
+        # stays on the device until `read`: to ask here would wait for the backward
         norm = nn.utils.get_total_norm(
-            [one.grad for one in growing.host_parameters if one.grad is not None]
+            [parameter.grad for parameter in growing.host_parameters if parameter.grad is not None]
         ).to(losses[0].device)
         norms = {place: growing.kernels[place].norm(self.scale) for place in live}
         for place in self.shadowed:
@@ -413,10 +450,12 @@ class _Attempts:
             loss = _part(outcome.loss, share)
             (loss if self.scale == 1.0 else loss * self.scale).backward()
         except Exception:
+            # without live kernels the error is the host's or the task's, and has to surface
             if not guarded:
                 raise
+            # NaN marks the attempt as unfit; which kernel raised stands in the notes
             none = torch.zeros((), device=batch[0].device)
-            return none + math.nan, {one.name: none for one in self._task.metrics}
+            return none + math.nan, {metric.name: none for metric in self._task.metrics}
         return loss.detach(), outcome.sums
 
     def _loss(self, batch: Batch, share: float) -> Tensor:

@@ -57,7 +57,7 @@ class Task:
     """A task.
 
     `step(model, batch)` calls the model and gives an `Outcome`; it draws no random numbers but
-    torch's, and keeps no state, or the run could not be executed again. `units` is the number of
+    torch's, and keeps no state, or the run could not be re-executed. `units` is the number of
     things that the loss of a batch is a mean over: samples, unless it says otherwise. `score` names
     the metric by which runs are compared; without one it is the loss.
 
@@ -73,12 +73,12 @@ class Task:
 
     def __post_init__(self) -> None:
         """Refuse what nothing could show or compare."""
-        names = [one.name for one in self.metrics]
+        names = [metric.name for metric in self.metrics]
         for name in (self.name, *names):
             if not _NAME.fullmatch(name):
                 raise UsageError(
-                    f"{name!r} is no name of a task or metric: small letters, digits and "
-                    "underscores, a letter first, 64 at most."
+                    f"{name!r} is not a name for a task or metric: take lower-case letters, digits "
+                    "and underscores, a letter first, 64 at most."
                 )
         if len(set(names)) != len(names) or "loss" in names:
             raise UsageError(
@@ -90,9 +90,9 @@ class Task:
                 f"Task {self.name} has {len(names)} metrics; {_MOST} are the most that events take."
             )
         # events have a field of that name, with these bounds
-        if any(one.name == "accuracy" and one.unit != "fraction" for one in self.metrics):
+        if any(metric.name == "accuracy" and metric.unit != "fraction" for metric in self.metrics):
             raise UsageError(
-                f"The metric accuracy of task {self.name} has to be a fraction from 0 to 1: give "
+                f"The metric accuracy of task {self.name} must be a fraction from 0 to 1: give "
                 'it the unit "fraction", or another name.'
             )
         if self.score not in (*names, "loss"):
@@ -107,13 +107,13 @@ class Task:
         Raises:
             UsageError: there are none, so that its loss would be the mean of nothing.
         """
-        found = self.units(batch)
-        if found < 1:
+        units = self.units(batch)
+        if units < 1:
             raise UsageError(
-                f"Task {self.name} counts {found} units in a batch of {len(batch[1])} samples: "
+                f"Task {self.name} counts {units} units in a batch of {len(batch[1])} samples: "
                 "leave out samples without any, or take larger batches."
             )
-        return found
+        return units
 
     def scored(self, loss: float, metrics: Mapping[str, float]) -> float:
         """The score that has these figures."""
@@ -130,7 +130,7 @@ class Task:
 
     def told(self, loss: float, metrics: Mapping[str, float]) -> str:
         """The score as people read it, with its name: fractions in percent."""
-        units = {one.name: one.unit for one in self.metrics}
+        units = {metric.name: metric.unit for metric in self.metrics}
         value = self.scored(loss, metrics)
         text = f"{value:.1%}" if units.get(self.score) == "fraction" else f"{value:.4g}"
         return f"{self.score.replace('_', ' ')} {text}"
@@ -138,7 +138,8 @@ class Task:
     @property
     def higher_is_better(self) -> bool:
         """Whether more of the score is better."""
-        return any(one.higher_is_better for one in self.metrics if one.name == self.score)
+        # the loss is in no list of metrics, so a task scored by it gives False
+        return any(metric.higher_is_better for metric in self.metrics if metric.name == self.score)
 
     def outcome(self, model: Callable[[Tensor], Any], batch: Batch) -> Outcome:
         """The outcome of `step`.
@@ -146,20 +147,20 @@ class Task:
         Raises:
             UsageError: it is none, or lacks a metric that the task has.
         """
-        found = self.step(model, batch)
-        if not isinstance(found, Outcome) or found.sums.keys() != {
-            one.name for one in self.metrics
+        outcome = self.step(model, batch)
+        if not isinstance(outcome, Outcome) or outcome.sums.keys() != {
+            metric.name for metric in self.metrics
         }:
-            given = (
-                f"the metrics {', '.join(sorted(found.sums)) or 'none'}"
-                if isinstance(found, Outcome)
-                else type(found).__name__
+            result = (
+                f"the metrics {', '.join(sorted(outcome.sums)) or 'none'}"
+                if isinstance(outcome, Outcome)
+                else type(outcome).__name__
             )
             raise UsageError(
-                f"The step of task {self.name} gave {given}; it has to give an esper.Outcome "
-                f"with the metrics {', '.join(one.name for one in self.metrics) or 'none'}."
+                f"The step of task {self.name} gave {result}; it must give an esper.Outcome "
+                f"with the metrics {', '.join(metric.name for metric in self.metrics) or 'none'}."
             )
-        return found
+        return outcome
 
 
 def _classify(model: Callable[[Tensor], Any], batch: Batch) -> Outcome:
@@ -196,7 +197,7 @@ REGRESSION: Final = Task(
     "mean_absolute_error",
 )
 """Outputs of the targets' shape: mean squared error, and the mean absolute one."""
-BUILT_IN: Final[Mapping[str, Task]] = {one.name: one for one in (CLASSIFICATION, REGRESSION)}
+BUILT_IN: Final[Mapping[str, Task]] = {task.name: task for task in (CLASSIFICATION, REGRESSION)}
 
 
 @cache
@@ -216,10 +217,10 @@ def task_of(name: str, permit: Permit) -> Task:
         UsageError: there is none of the name, it is no task, or `permit` does not cover it.
     """
     if ":" in name:
-        found: Any = function(name, "task", permit)
-        if not isinstance(found, Task):
-            raise UsageError(f"task = {name!r} is {type(found).__name__}, and has to be a Task.")
-        return found
+        target: Any = function(name, "task", permit)
+        if not isinstance(target, Task):
+            raise UsageError(f"task = {name!r} is {type(target).__name__}, and must be a Task.")
+        return target
     if name not in known():
         raise UsageError(
             f"There is no task {name!r}. There are: {', '.join(sorted(known()))}; a package that "

@@ -55,7 +55,7 @@ def begin(
     reason: str,
     progress: Progress,
 ) -> ForkStart:
-    """The state at a cut, from a snapshot of that very moment or by executing the run again up to
+    """The state at a cut, from a snapshot of that very moment or by re-executing the run up to
     it, kept in the tensor store.
 
     Raises:
@@ -65,6 +65,7 @@ def begin(
     for note in rerun.notes:
         progress.say(note)
     snapshot = rerun.snapshot()
+    # before RunForked names it: a crash leaves a snapshot too many, never a fork without its state
     stored = archive.tensors.write(snapshot)
     return ForkStart(
         cut,
@@ -117,6 +118,7 @@ def fork(
     """
     settings, clock, progress = ground.settings, ground.clock, Progress(ground.console)
     recipe, changes = changed(events, overrides, epoch=cut.state.epoch)
+    # before the rebuild, which may take long
     if run_id:
         require_new(
             KafkaBus(ground.cluster), run_id, clock=clock, trust=signing.trust(settings.keys_dir)
@@ -136,6 +138,7 @@ def fork(
         f"The fork begins at {where}: {len(cut.state.seeds)} seeds, {cut.address.sequence} events."
     )
     run_id = run_id or named(f"{recipe.name}-fork", clock)
+    # before the fork has an outbox: with one, a stranger's fork would pass for a run begun here
     inherit(settings.runs_dir / events[0].run_id, settings.runs_dir / run_id)
     return train(
         settings,
@@ -152,8 +155,8 @@ def fork(
 
 
 def _told(cut: Cut, changes: Sequence[str]) -> str:
-    told = [
-        *(f"with {one}" for one in changes),
-        *(f"without decision {one.decision_id}" for one in cut.without),
+    clauses = [
+        *(f"with {change}" for change in changes),
+        *(f"without decision {decision.decision_id}" for decision in cut.without),
     ]
-    return f"Forked {', '.join(told)}." if told else "Forked with nothing changed."
+    return f"Forked {', '.join(clauses)}." if clauses else "Forked with nothing changed."

@@ -43,6 +43,7 @@ def script_of(events: Sequence[JournalEvent]) -> list[ScriptLine]:
     Pauses, snapshots and dropped telemetry do not change what is computed; failures of running
     kernels are found anew.
     """
+    # AdaptationApplied lacks the blueprint's weight; the transition that it caused has it
     targets = {
         event.causation_id: event.alpha_target
         for event in events

@@ -60,6 +60,7 @@ class Question:
         took = [
             (after.occurred_at - before.occurred_at) / 1e6
             for before, after in pairwise(ends)
+            # a rollback between them makes no epoch's time
             if after.epoch == before.epoch + 1
         ]
         return median(took) * recipe_of(self.events).run.epochs if took else 0.0
@@ -115,8 +116,8 @@ class WhatIfResult:
             "until_epoch": self.question.epochs,
             "effect": self.effect.as_json(),
             "branches": {
-                "with": [asdict(one) for one in self.with_it],
-                "without": [asdict(one) for one in self.without],
+                "with": [asdict(branch) for branch in self.with_it],
+                "without": [asdict(branch) for branch in self.without],
             },
             "dropped": list(self.dropped),
             "refused": list(self.refused),
@@ -143,8 +144,8 @@ def asked(
     if not decision.epoch < (until or last) <= last:
         raise UsageError(
             f"Decision {decision.decision_id} was applied after {decision.epoch} epochs, "
-            f"and the run has {last}; --until has to lie behind the first and "
-            "at most at the second."
+            f"and the run has {last}; --until must be after the first and "
+            "not after the second."
         )
     return Question(events, decision, orders, until)
 
@@ -159,29 +160,29 @@ def open_loop(
     """
     begun, decision = clock.monotonic(), question.decision
     cut = cut_at(question.events, None, before=decision)
-    rest = question.events[
+    recorded = question.events[
         cut.address.sequence : line_of(question.events, cut.address.timeline).end
     ]
-    whole = script_of(rest)
-    kept, dropped = without(whole, rest, decision)
+    full = script_of(recorded)
+    reduced, dropped = without(full, recorded, decision)
     refused: list[str] = []
     branches: dict[Side, list[Branch]] = {"with": [], "without": []}
     for order in range(question.orders):
-        for side, script in (("with", whole), ("without", kept)):
+        for side, script in (("with", full), ("without", reduced)):
             progress.say(
                 f"Data order {order}, {side} the decision: from {cut.address} to the end "
                 f"of epoch {question.epochs - 1}."
             )
             branch, events = _branch(question, archive, cut, script, order, progress, clock)
             branches[side].append(branch)  # type: ignore[index]  # one of the two
-            told = {
-                one.event.decision_id: one.sentence()
-                for one in script
-                if isinstance(one.event, AdaptationApplied)
+            sentences = {
+                line.event.decision_id: line.sentence()
+                for line in script
+                if isinstance(line.event, AdaptationApplied)
             }
             refused += [
                 (
-                    f"{told.get(event.decision_id, event.decision_id)}, {side} the decision, "
+                    f"{sentences.get(event.decision_id, event.decision_id)}, {side} the decision, "
                     f"data order {order}: {event.reason}"
                 )
                 for event in events
@@ -191,7 +192,7 @@ def open_loop(
         question,
         "open",
         branches,
-        tuple(one.sentence() for one in dropped),
+        tuple(line.sentence() for line in dropped),
         tuple(refused),
         clock.monotonic() - begun,
     )
@@ -248,6 +249,7 @@ def _branch(
     begun = clock.monotonic()
     rerun = Reexecution(archive, progress).rebuild(cut.address)
     parts, recipe = rerun.session.parts, rerun.session.parts.recipe
+    # after the rebuild: steps up to the cut keep their order. Order 0 has to match the record
     if order:
         parts.recipe = recipe.model_copy(
             update={"run": recipe.run.model_copy(update={"order": order})}

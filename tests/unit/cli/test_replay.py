@@ -68,9 +68,7 @@ def test_differences_of_code_and_machine_are_said_and_change_nothing_by_themselv
     assert len(found.differences) == 3
     assert "torch was 1.0 and is" in said.getvalue()
     assert "instruction_set was VSX and is" in said.getvalue()
-    assert (
-        "Esper's code is another one; what is re-executed may have other bits." in said.getvalue()
-    )
+    assert "Esper's code has changed; what is re-executed may have other bits." in said.getvalue()
 
 
 def test_a_digest_that_differs_is_told_with_what_is_different_here(laboratory: Laboratory) -> None:
@@ -93,13 +91,13 @@ def test_a_digest_that_differs_is_told_with_what_is_different_here(laboratory: L
         )
     assert "epoch 1 of run laboratory-1 ends with other parameters" in str(caught.value)
     assert (
-        "Not as it was when the run began: Esper's code is another one; torch was 1.0 and is"
+        "Not as it was when the run began: Esper's code has changed; torch was 1.0 and is"
         in str(caught.value)
     )
     proof = prove(source, Console(file=io.StringIO()), workers=1, from_scratch=False)
     assert proof.narrowed is not None
     assert (proof.narrowed.fault.epoch, proof.narrowed.deterministic) == (1, True)
-    assert "Esper's code is another one" in proof.sentence()
+    assert "Esper's code has changed" in proof.sentence()
     assert proof.as_json()["proven"] is False
 
 

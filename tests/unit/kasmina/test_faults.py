@@ -68,8 +68,8 @@ SPOILS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
     "shape": (lambda k: k[..., 1:], "FORWARD", "for a chunk of"),
     "type": (lambda k: k.double(), "FORWARD", "torch.float64 for a chunk of torch.float32"),
     "no tensor": (lambda _: None, "FORWARD", "NoneType"),
-    "nan": (lambda k: k * math.nan, "NON_FINITE", "What the kernel gave was not finite."),
-    "inf": (lambda k: k + math.inf, "NON_FINITE", "What the kernel gave was not finite."),
+    "nan": (lambda k: k * math.nan, "NON_FINITE", "The kernel's output was not finite."),
+    "inf": (lambda k: k + math.inf, "NON_FINITE", "The kernel's output was not finite."),
     "huge": (
         lambda k: k * 3e38,
         "NON_FINITE",

@@ -469,7 +469,7 @@ def test_a_run_begins_once_and_with_its_beginning() -> None:
 
 def test_a_command_that_is_none() -> None:
     """Is named by its type."""
-    with pytest.raises(RejectedError, match=r"^int is no command of a run\.$"):
+    with pytest.raises(RejectedError, match=r"^int is not a command of a run\.$"):
         decide(started(), 7, context())  # type: ignore[arg-type]
 
 
@@ -655,7 +655,7 @@ def test_adaptations_of_no_seed_in_a_journal_are_refused(command: str) -> None:
     applied = decide(state, adapt(command), context())[0]
     with pytest.raises(
         CorruptError,
-        match=r"^Event 1 of run r adapts a\[4\], which is no seed; the journal was changed\.$",
+        match=r"^Event 1 of run r adapts a\[4\], which is not a seed; the journal was changed\.$",
     ):
         evolve(state, replace(applied, seed=4))  # type: ignore[call-arg]
 

@@ -69,16 +69,22 @@ def pem(tmp_path: Path) -> tuple[Path, Path]:
     [
         (
             {"KAFKA__BOOTSRAP": "x:1"},
-            ("ESPER_KAFKA__BOOTSRAP is no setting of Esper: did you mean ESPER_KAFKA__BOOTSTRAP?"),
+            (
+                "ESPER_KAFKA__BOOTSRAP is not a setting of Esper: "
+                "did you mean ESPER_KAFKA__BOOTSTRAP?"
+            ),
         ),
-        ({"HISTORY__NONSENSE": "1"}, "ESPER_HISTORY__NONSENSE is no setting of Esper: unset it."),
+        (
+            {"HISTORY__NONSENSE": "1"},
+            "ESPER_HISTORY__NONSENSE is not a setting of Esper: unset it.",
+        ),
         (
             {"KAFKA__PARTITIONS": "many"},
-            ("ESPER_KAFKA__PARTITIONS cannot be so: input should be a valid integer"),
+            ("ESPER_KAFKA__PARTITIONS has an invalid value: input should be a valid integer"),
         ),
         (
             {"KAFKA__SECURITY_PROTOCOL": "TLS"},
-            ("ESPER_KAFKA__SECURITY_PROTOCOL cannot be so: input should be 'PLAINTEXT'"),
+            ("ESPER_KAFKA__SECURITY_PROTOCOL has an invalid value: input should be 'PLAINTEXT'"),
         ),
         ({"KAFKA__SECURITY_PROTOCOL": "SSL"}, "set ESPER_KAFKA__BOOTSTRAP too"),
         ({"KAFKA__OPTIONS": "{"}, "The settings cannot be read"),

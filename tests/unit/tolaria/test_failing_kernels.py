@@ -62,7 +62,7 @@ def folds(laboratory: Laboratory) -> None:
     ("broken", "phase", "error"),
     [
         (raising, "FORWARD", "RuntimeError: the kernel is broken."),
-        (not_finite, "NON_FINITE", "What the kernel gave was not finite."),
+        (not_finite, "NON_FINITE", "The kernel's output was not finite."),
         (too_wide, "FORWARD", "BuildError: The kernel gives (20, 9) for a chunk of (20, 8)."),
     ],
 )

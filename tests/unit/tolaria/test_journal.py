@@ -225,9 +225,9 @@ def test_other_parameters_are_refused(record: list[JournalEvent], tmp_path: Path
         for event in record
     ]
     sentence = (
-        r"^Executed again, epoch 0 of run r ends with other parameters \(digest "
+        r"^Re-executed, epoch 0 of run r ends with other parameters \(digest "
         rf"{'cd' * 6}\) than its journal has \({'ef' * 6}\); the code, the "
-        r"settings or the machine are others than those it was trained with\.$"
+        r"settings or the machine differ from those it was trained with\.$"
     )
     with pen(tmp_path / "again", changed) as journal, pytest.raises(CorruptError, match=sentence):
         execute(journal)
@@ -274,7 +274,7 @@ def test_a_run_that_passes_the_step_of_an_outside_event_is_refused(
         with pytest.raises(
             CorruptError,
             match=(
-                r"^Executed again, run r stands at step 3, but event 1 \(AdaptationApplied\) "
+                r"^Re-executed, run r stands at step 3, but event 1 \(AdaptationApplied\) "
                 r"of its journal belongs to step 0; the code or"
             ),
         ):

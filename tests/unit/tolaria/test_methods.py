@@ -355,7 +355,7 @@ NUMBER = 3
         ({"optimizer": {"name": f"{HERE}:closure_wanted"}}, "its step asks for a closure"),
         ({"optimizer": {"name": f"{HERE}:stranger"}}, "parameters that are not in the groups"),
         ({"optimizer": {"name": f"{HERE}:rateless"}}, "a group whose lr is Tensor"),
-        ({"optimizer": {"name": f"{HERE}:nothing"}}, "gave NoneType, and has to give"),
+        ({"optimizer": {"name": f"{HERE}:nothing"}}, "gave NoneType, and must give"),
         ({"optimizer": {"name": f"{HERE}:NUMBER"}}, "is int: give a class"),
         ({"optimizer": {"name": f"{HERE}:missing"}}, "has no function missing"),
         ({"optimizer": {"name": "SGD", "arguments": {"speed": 1}}}, "does not fit SGD: .*speed"),

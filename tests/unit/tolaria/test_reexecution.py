@@ -288,7 +288,7 @@ def test_another_model_diverges_at_the_first_epoch_that_ends(tmp_path: Path) -> 
     laboratory.run()
     changed = replace(laboratory.archive(), splits=replace(data(), train=pair(160, 9)))
     with pytest.raises(
-        Diverged, match=r"^Executed again, epoch 0 of run laboratory-1 ends with other parameters"
+        Diverged, match=r"^Re-executed, epoch 0 of run laboratory-1 ends with other parameters"
     ) as caught:
         Reexecution(changed, quiet(), usable=lambda _: False).rebuild(
             address_of(changed.events, None)

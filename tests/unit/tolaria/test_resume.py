@@ -254,7 +254,7 @@ def test_what_differs_since_the_run_began_is_said() -> None:
     """Code, libraries and machine: a sentence each, and none when all is as it was."""
     here = observe()
     assert differences(begun(), here) == ()
-    assert differences(begun(source_sha256="00" * 32), here) == ("Esper's code is another one",)
+    assert differences(begun(source_sha256="00" * 32), here) == ("Esper's code has changed",)
     assert differences(begun(threads=here.threads + 1, blas="none"), here) == (
         f"threads was {here.threads + 1} and is {here.threads}",
         f"blas was none and is {here.blas}",

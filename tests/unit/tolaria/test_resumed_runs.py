@@ -154,7 +154,7 @@ def test_other_code_is_found_out_where_the_bits_differ(tmp_path: Path) -> None:
     with pytest.raises(
         CorruptError,
         match=(
-            r"^Executed again, epoch 0 of run laboratory-1 ends with other parameters \(digest "
+            r"^Re-executed, epoch 0 of run laboratory-1 ends with other parameters \(digest "
             r"[0-9a-f]{12}\) than"
         ),
     ):

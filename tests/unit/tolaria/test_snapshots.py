@@ -280,7 +280,7 @@ def test_a_snapshot_of_another_model_is_refused(tmp_path: Path) -> None:
             CorruptError,
             match=(
                 rf"^The snapshot is of another model: {name} is not the same in both; resume "
-                r"with the code of then"
+                r"with the code that the run began with"
             ),
         ):
             world.restore(other, 0)

@@ -129,13 +129,13 @@ def test_a_classification_is_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"name": "My Task"}, "'My Task' is no name of a task or metric"),
-        ({"metrics": (Metric("a b"),)}, "'a b' is no name"),
+        ({"name": "My Task"}, "'My Task' is not a name for a task or metric"),
+        ({"metrics": (Metric("a b"),)}, "'a b' is not a name"),
         ({"metrics": (Metric("hits"), Metric("hits"))}, "names a metric twice"),
         ({"metrics": (Metric("loss"),), "score": "loss"}, "names a metric twice"),
-        ({"metrics": (Metric("a" * 65),)}, "is no name of a task or metric"),
+        ({"metrics": (Metric("a" * 65),)}, "is not a name for a task or metric"),
         ({"metrics": tuple(Metric(f"m{one}") for one in range(65))}, "has 65 metrics; 64 are"),
-        ({"metrics": (Metric("accuracy", "%"),)}, "has to be a fraction from 0 to 1"),
+        ({"metrics": (Metric("accuracy", "%"),)}, "must be a fraction from 0 to 1"),
         ({"score": "f1"}, r"the score 'f1', which is none of its metrics \(hits\)"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_task_that_nothing_could_show_is_refused(changed: dict[str, Any], sent
 @pytest.mark.parametrize(
     ("step", "sentence"),
     [
-        (lambda model, batch: model(batch[0]).mean(), "gave Tensor; it has to give an esper.Outc"),
+        (lambda model, batch: model(batch[0]).mean(), "gave Tensor; it must give an esper.Outc"),
         (lambda model, batch: Outcome(model(batch[0]).mean()), "gave the metrics none"),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_task_by_module_is_called_only_where_functions_may_be() -> None:
         tasks.task_of(name, Permit())
     with pytest.raises(UsageError, match=r"task = .* is not a function that may be called"):
         Allowed().require(load("mnist1d", [f"task={name}"]))
-    with pytest.raises(UsageError, match="is float, and has to be a Task"):
+    with pytest.raises(UsageError, match="is float, and must be a Task"):
         tasks.task_of("tests.waiting:PATIENCE_S", OWNER)
     with pytest.raises(UsageError, match=r"no task 'nothing'. There are: classification, regress"):
         tasks.task_of("nothing", OWNER)

@@ -181,7 +181,7 @@ def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(
     found = looked_at(replace(laboratory.archive(), model=from_step(13, change)), told)
     assert (found.deterministic, found.step, found.figure, found.agreed) == (True, 14, figure, 5)
     assert (
-        f"the {figure} of step 14 is the first of what the run told that differs"
+        f"the {figure} of step 14 is the first that differs from what the run reported"
         in found.sentence()
     )
     assert found.then != found.now
@@ -202,7 +202,7 @@ def test_a_forged_digest_is_told_from_another_arithmetic(tmp_path: Path) -> None
     ]
     found = looked_at(replace(archive, events=forged), told)
     assert (found.step, found.agreed) == (None, 8)
-    assert "what the run told of 8 steps there agrees" in found.sentence()
+    assert "what the run reported of 8 steps there agrees" in found.sentence()
 
 
 def test_chance_is_named_by_step_and_tensor(tmp_path: Path) -> None:
@@ -246,6 +246,6 @@ def test_a_fork_is_proven(tmp_path: Path) -> None:
     lost = verdicts(archive, from_scratch=True)[0].fault
     assert lost is not None
     assert lost.sentence.startswith(
-        "Run fork begins with the state of run laboratory-1 at step 13, which is not at "
-        "hand: restore it, or fork that run again. Snapshot of run laboratory-1"
+        "Run fork begins with the state of run laboratory-1 at step 13, which is not "
+        "available: restore it, or fork that run again. Snapshot of run laboratory-1"
     )

@@ -186,6 +186,6 @@ def test_what_cannot_be_asked_is_refused(parent: Laboratory) -> None:
     for until in (1, 9):
         with pytest.raises(
             UsageError,
-            match=r"was applied after 1 epochs, and the run has 8; --until has to lie behind",
+            match=r"was applied after 1 epochs, and the run has 8; --until must be after",
         ):
             asked(events, decision, orders=1, until=until)
