@@ -239,8 +239,9 @@ def test_what_the_reader_allows_by_name_runs_and_nothing_else(
         load("digits", [f"model={mine.stem}:model"]),
         say=lambda _: None,
     )
-    assert permit.covers(f"{mine.stem}:model")
-    assert not permit.covers(f"{mine.stem}:data")
+    assert permit.covers(f"{mine.stem}:model", "model")
+    assert not permit.covers(f"{mine.stem}:data", "data")
+    assert not permit.covers(f"{mine.stem}:model", "optimizer.name")
 
 
 def test_the_source_as_it_was_recorded_is_shown_against_the_one_here(

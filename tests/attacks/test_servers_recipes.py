@@ -213,6 +213,34 @@ def test_what_others_may_put_into_a_folder_is_not_listed(leak: Path) -> None:
     assert allowed.recipe(str(leak))
 
 
+def test_an_operator_calls_nothing_with_arguments_of_his_own(tmp_path: Path) -> None:
+    """A listed model, told where to load weights from, would run what it finds there. As optimizer
+    or schedule only what a listed recipe names so, with the arguments that it has.
+    """
+    folder = tmp_path / "recipes"
+    folder.mkdir(mode=0o700)
+    (folder / "zoo.toml").write_text(
+        'name = "zoo"\nmodel = "zoo:model"\ndata = "zoo:data"\n'
+        '[optimizer]\nname = "zoo:make"\narguments = { momentum = 0.9 }\n'
+    )
+    (folder / "zoo.toml").chmod(0o600)
+    allowed = Allowed.of(f"{folder}/, zoo")
+    name = allowed.recipe(str(folder / "zoo.toml"))
+    allowed.require(load(name))
+    allowed.require(load(name, ["optimizer.name=SGD", "optimizer.arguments.nesterov=true"]))
+    for overrides in (
+        ["optimizer.name=zoo:model", "optimizer.arguments.weights=/tmp/evil.pt"],
+        ["optimizer.name=zoo:model"],
+        ["optimizer.name=zoo:other"],
+        ["optimizer.arguments.weights=/tmp/evil.pt"],
+        ["optimizer.arguments.momentum=0.5"],
+        ["schedule.name=zoo:make", "schedule.arguments.weights=/tmp/evil.pt"],
+        ["schedule.name=zoo:make"],
+    ):
+        with pytest.raises(UsageError, match=r"add a recipe with it and these arguments to ESPER"):
+            allowed.require(load(name, overrides))
+
+
 HARMLESS = {
     "name",
     "kasmina.include",

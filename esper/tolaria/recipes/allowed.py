@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.errors import UsageError
-from esper.tolaria.recipes.recipe import Recipe, names, references, text
+from esper.tolaria.recipes.recipe import WITH_ARGUMENTS, Recipe, names, references, text
 
 SETTING: Final = "ESPER_SERVICE__RECIPES"
 _WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -91,27 +91,42 @@ class Allowed:
         Raises:
             UsageError: it names another; the sentence says which.
         """
-        listed = self._references()
+        listed = list(self._recipes())
         for key, reference in recipe.references.items():
-            if reference not in listed and not self._of_modules(reference.partition(":")[0]):
+            if key in WITH_ARGUMENTS:
+                # under this key, with these arguments: see WITH_ARGUMENTS
+                section = key.partition(".")[0]
+                own = getattr(recipe, section).arguments
+                allowed = any(
+                    references(values).get(key) == reference
+                    and values[section].get("arguments", {}) == own
+                    for values in listed
+                )
+            else:
+                allowed = any(reference in references(one).values() for one in listed)
+                allowed = allowed or self._of_modules(reference.partition(":")[0])
+            if not allowed:
                 raise UsageError(
                     f"{key} = {reference!r} is not a function that may be called for a run "
                     "asked for over HTTP: "
-                    f"let the owner of the installation add its module to {SETTING}, or "
+                    f"let the owner of the installation add {_remedy(key)} to {SETTING}, or "
                     "run it by `esper run`."
                 )
 
     def _of_modules(self, module: str) -> bool:
         return any(module == listed or module.startswith(f"{listed}.") for listed in self.modules)
 
-    def _references(self) -> set[str]:
-        """The functions that recipes of the list name."""
-        raw = [tomllib.loads(text(name)) for name in names()]
-        raw += [read for path in self._files() if (read := _read(path))]
-        return {reference for values in raw for reference in references(values).values()}
+    def _recipes(self) -> Iterator[dict[str, Any]]:
+        """The values of the recipes of the list."""
+        yield from (tomllib.loads(text(name)) for name in names())
+        yield from (values for path in self._files() if (values := _read(path)))
 
     def _files(self) -> set[Path]:
         return {path for folder in self.folders for path in _safe(folder)}
+
+
+def _remedy(key: str) -> str:
+    return "a recipe with it and these arguments" if key in WITH_ARGUMENTS else "its module"
 
 
 def _safe(folder: Path) -> Iterator[Path]:

@@ -13,18 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from math import isfinite
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from esper.errors import UsageError
 from esper.lifecycle import Guardrails
+from esper.plugins import OPTIMIZERS, SCHEDULES, names_in
 from esper.policies import require_settings
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunSection(_Section):
@@ -78,9 +80,25 @@ class RunSection(_Section):
         return self
 
 
-Argument = bool | int | float | str | list[bool | int | float | str]
-"""A value that a recipe passes on to an optimizer or schedule."""
-_PART: Final = r"^(?:[A-Za-z]\w*|[\w.]+:\w+)$"
+def _passable(arguments: Any) -> Any:
+    """Refuse in a sentence what a union of types would refuse once for each of them."""
+    for key, value in arguments.items() if isinstance(arguments, Mapping) else ():
+        for one in value if isinstance(value, list) else [value]:
+            plain = isinstance(one, bool | int | str) or (isinstance(one, float) and isfinite(one))
+            if not plain:
+                raise ValueError(
+                    f"The argument {key} = {one!r} cannot be passed on: arguments are finite "
+                    "numbers, texts, true or false, and lists of these."
+                )
+    return arguments
+
+
+Arguments = Annotated[
+    dict[str, bool | int | float | str | list[bool | int | float | str]],
+    BeforeValidator(_passable),
+]
+"""What a recipe passes on to an optimizer or schedule."""
+_PART: Final = r"^(?:[A-Za-z_][\w.-]*|[\w.]+:\w+)$"
 
 
 class GroupSection(_Section):
@@ -113,7 +131,7 @@ class OptimizerSection(_Section):
         ge=0,
         description="largest Euclidean norm of the host's gradient; 0 leaves it alone",
     )
-    arguments: dict[str, Argument] = Field(
+    arguments: Arguments = Field(
         default_factory=dict, description="passed on to the optimizer, such as momentum"
     )
     groups: tuple[GroupSection, ...] = Field(
@@ -135,7 +153,7 @@ class ScheduleSection(_Section):
     warmup_steps: int = Field(
         default=0, ge=0, description="steps over which the rates rise linearly, before the schedule"
     )
-    arguments: dict[str, Argument] = Field(
+    arguments: Arguments = Field(
         default_factory=dict, description="passed on to the schedule, such as final"
     )
 
@@ -315,10 +333,18 @@ class Recipe(_Section):
 
 NAMING: Final = ("model", "data", "task", "optimizer.name", "schedule.name")
 """The values of a recipe that may name code, by `module:name`."""
+WITH_ARGUMENTS: Final = {"optimizer.name": OPTIMIZERS, "schedule.name": SCHEDULES}
+"""Those whose code is called with arguments of the recipe, with their groups of entry points.
+
+A function that may be called as it stands may do anything with arguments: a model's, told where to
+load weights from, runs what it finds there. So it has to be allowed under its key.
+"""
 
 
 def references(values: Mapping[str, Any]) -> dict[str, str]:
-    """What the values of a recipe name by `module:name`, by key."""
+    """What the values of a recipe name by `module:name`, by key; names of installed packages too,
+    where they are called with arguments.
+    """
     by_key = {}
     for key in NAMING:
         *sections, leaf = key.split(".")
@@ -326,7 +352,9 @@ def references(values: Mapping[str, Any]) -> dict[str, str]:
         for name in sections:
             section = section.get(name) if isinstance(section, Mapping) else None
         value = section.get(leaf) if isinstance(section, Mapping) else None
-        if isinstance(value, str) and ":" in value:
+        if isinstance(value, str) and (
+            ":" in value or (key in WITH_ARGUMENTS and value in names_in(WITH_ARGUMENTS[key]))
+        ):
             by_key[key] = value
     return by_key
 
@@ -492,13 +520,35 @@ class Permit:
     names: frozenset[str] = frozenset()
     every: bool = False
 
-    def covers(self, reference: str) -> bool:
-        """Whether this function may be called."""
-        return self.every or reference in self.names or reference in shipped()
+    def covers(self, reference: str, key: str) -> bool:
+        """Whether this function may be called for what a recipe has under `key`."""
+        if self.every:
+            return True
+        if key in WITH_ARGUMENTS:
+            return allowance(reference, key) in self.names
+        return reference in self.names or reference in shipped()
+
+
+def allowance(reference: str, key: str) -> str:
+    """What `--allow` takes so that a function may be called for what a recipe has under `key`."""
+    return f"{key}={reference}" if key in WITH_ARGUMENTS else reference
 
 
 OWNER: Final = Permit(every=True)
 """The permit of a recipe that the user names on the command line."""
+
+
+def require_permit(reference: str, key: str, permit: Permit) -> None:
+    """Make sure that `permit` covers a function.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not permit.covers(reference, key):
+        raise UsageError(
+            f"{key} = {reference!r} names a function that is not Esper's own; allow it "
+            f"with --allow {allowance(reference, key)}."
+        )
 
 
 def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
@@ -510,10 +560,10 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
         UsageError: there is none, or `permit` does not cover it.
     """
     # before the import, which runs the module's code
-    if not permit.covers(reference):
+    require_permit(reference, key, permit)
+    if reference.startswith(".") or ".." in reference:
         raise UsageError(
-            f"{key} = {reference!r} names a function that is not Esper's own; allow it "
-            f"with --allow {reference}."
+            f"{key} = {reference!r} has no module before the colon: give its full name."
         )
     module, _, attribute = reference.partition(":")
     try:

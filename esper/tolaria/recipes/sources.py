@@ -21,9 +21,9 @@ from esper.disk import write_file
 from esper.errors import printable
 from esper.journal.portable import Export
 from esper.journal.provenance import SOURCE
-from esper.plugins import HOST_KINDS, OPTIMIZERS, SCHEDULES, TASKS, values_of
+from esper.plugins import HOST_KINDS, TASKS, values_of
 from esper.tolaria.recipes.environment import SOURCE as SOURCE_VERSION
-from esper.tolaria.recipes.recipe import Recipe, shipped
+from esper.tolaria.recipes.recipe import WITH_ARGUMENTS, Recipe, shipped
 
 _SHOWN: Final = 200  # lines of a difference
 
@@ -46,18 +46,25 @@ def modules_of(recipe: Recipe) -> list[str]:
     """The modules of what a recipe names, but for what Esper's own recipes name, and those of the
     kinds of host layer that are installed.
     """
-    references = [
-        reference for reference in recipe.references.values() if reference not in shipped()
-    ]
-    plugged = {
-        TASKS: recipe.task,
-        OPTIMIZERS: recipe.optimizer.name,
-        SCHEDULES: recipe.schedule.name,
+    modules = {
+        module
+        for key, reference in recipe.references.items()
+        if reference not in shipped()
+        for module in modules_named(reference, key)
     }
-    for group, name in plugged.items():
-        references += [] if ":" in name else values_of(group, name)
-    references += values_of(HOST_KINDS)
-    return sorted({reference.partition(":")[0] for reference in references})
+    plugged = [
+        *values_of(HOST_KINDS),
+        *([] if ":" in recipe.task else values_of(TASKS, recipe.task)),
+    ]
+    return sorted(modules | {reference.partition(":")[0] for reference in plugged})
+
+
+def modules_named(reference: str, key: str) -> list[str]:
+    """The modules of what a recipe names under `key`: by `module:name`, or as an installed
+    package's.
+    """
+    named = [reference] if ":" in reference else values_of(WITH_ARGUMENTS[key], reference)
+    return [one.partition(":")[0] for one in named]
 
 
 def source_of(module: str) -> ModuleSource:

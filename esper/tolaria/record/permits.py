@@ -16,8 +16,8 @@ from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.journal.portable import Export
 from esper.journal.provenance import DATA, begun_here
-from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe
-from esper.tolaria.recipes.sources import kept_source, told_of
+from esper.tolaria.recipes.recipe import OWNER, WITH_ARGUMENTS, Permit, Recipe, allowance
+from esper.tolaria.recipes.sources import kept_source, modules_named, told_of
 from esper.tolaria.record.resume import recorded
 
 
@@ -50,20 +50,24 @@ def permit_for(
         else bool(export.named(DATA, ".safetensors"))
     )
     # data that came along are read, so the function that makes them is never called
-    called = [
-        reference
+    foreign = [
+        (reference, key)
         for key, reference in recipe.references.items()
-        if not (key == "data" and has_data)
+        if not (key == "data" and has_data) and not Permit().covers(reference, key)
     ]
-    foreign = sorted({reference for reference in called if not Permit().covers(reference)})
-    for module in sorted({reference.partition(":")[0] for reference in foreign}):
+    for module in sorted({name for pair in foreign for name in modules_named(*pair)}):
         for line in told_of(module, recorded(started), kept_source(module, run_dir, export)):
             say(line)
-    if lacking := [reference for reference in foreign if not permit.covers(reference)]:
-        options = " ".join(f"--allow {reference}" for reference in lacking)
+    lacking = sorted({pair for pair in foreign if not permit.covers(*pair)})
+    if lacking:
+        options = " ".join(f"--allow {allowance(*pair)}" for pair in lacking)
+        called = " and ".join(
+            reference + (f" (as {key}, with the arguments of its recipe)" * (key in WITH_ARGUMENTS))
+            for reference, key in lacking
+        )
         raise UsageError(
             f"Run {started.run_id} was not begun here, and to execute it "
-            f"{' and '.join(lacking)} would be called, which Esper does not ship: "
+            f"{called} would be called, which Esper does not ship: "
             f"read that code, then allow it with {options}, or in ESPER_IMPORTS__ALLOW."
         )
     return permit

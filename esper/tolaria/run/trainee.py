@@ -190,8 +190,18 @@ def inputs_of(recipe: Recipe, splits: Splits) -> dict[str, str]:
 
 
 def total_steps(recipe: Recipe, train: Pair) -> int:
-    """Steps that the schedule foresees."""
-    return recipe.run.epochs * (len(train[1]) // recipe.run.batch_size)
+    """Steps that the schedule foresees.
+
+    Raises:
+        UsageError: the training split fills no batch.
+    """
+    batches = len(train[1]) // recipe.run.batch_size
+    if not batches:
+        raise UsageError(
+            f"run.batch_size = {recipe.run.batch_size} is more than the {len(train[1])} training "
+            "samples; lower it."
+        )
+    return recipe.run.epochs * batches
 
 
 def kernel_training(recipe: Recipe) -> KernelTraining:

@@ -8,9 +8,9 @@ says one, `weight_decay`.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
@@ -24,7 +24,7 @@ from esper.kasmina import GrowingModel
 from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.seeded.hosts import matches
 from esper.plugins import OPTIMIZERS, plugged_functions
-from esper.tolaria.recipes.recipe import OptimizerSection, Permit, function
+from esper.tolaria.recipes.recipe import OptimizerSection, Permit, function, require_permit
 
 MakeOptimizer = Callable[..., Optimizer]
 UNSUITED: Final = {
@@ -35,16 +35,14 @@ UNSUITED: Final = {
 _OWN_KEYS: Final = {"lr": "optimizer.learning_rate", "weight_decay": "optimizer.weight_decay"}
 _MOVED: Final = ("params", "param_names", "lr")
 """Keys of a group that are no state: parameters have tensors, and the schedule gives the rate."""
+_TORCHS: Final = frozenset({"_opt_called", "_zero_grad_profile_name"})
+"""Attributes that torch's schedulers and profiler set."""
 _SCALARS: Final = (bool, int, float, str, type(None))
 
 
 @cache
-def known() -> Mapping[str, MakeOptimizer]:
-    """The optimizers of torch and of installed packages, by name.
-
-    Raises:
-        UsageError: a package's cannot be used; the package is named.
-    """
+def own() -> Mapping[str, MakeOptimizer]:
+    """The optimizers of torch, by name."""
     makers: dict[str, MakeOptimizer] = {
         name: kind
         for name, kind in vars(torch.optim).items()
@@ -55,7 +53,17 @@ def known() -> Mapping[str, MakeOptimizer]:
     # the same bits as torch's, without the compiler that torch's would import
     makers["AdamW"] = EagerAdamW
     # unsuited names stay taken: a package's optimizer of that name would be refused by the recipe
-    return makers | plugged_functions(OPTIMIZERS, makers.keys() | UNSUITED.keys())
+    return makers
+
+
+@cache
+def known() -> Mapping[str, MakeOptimizer]:
+    """The optimizers of torch and of installed packages, by name.
+
+    Raises:
+        UsageError: a package's cannot be used; the package is named.
+    """
+    return {**own(), **plugged_functions(OPTIMIZERS, own().keys() | UNSUITED.keys())}
 
 
 def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
@@ -75,6 +83,8 @@ def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
         make: MakeOptimizer = target
     elif name in UNSUITED:
         raise UsageError(f"optimizer.name = {name!r} cannot train here: {UNSUITED[name]}.")
+    elif name in own():  # so a package that is broken stops only those who name what is not torch's
+        make = own()[name]
     elif name not in known():
         near = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
         raise UsageError(
@@ -83,6 +93,7 @@ def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
             f"points {OPTIMIZERS})."
         )
     else:
+        require_permit(name, "optimizer.name", permit)
         make = known()[name]
     return make
 
@@ -96,6 +107,8 @@ def host_optimizer(
         UsageError: a pattern matches no parameter, or `make` does not take the arguments, raises,
             gives something else, or gives an optimizer that Esper cannot step or restore.
     """
+    if not growing.host_parameters:
+        raise UsageError("Every parameter of the model is frozen: let one have requires_grad.")
     groups = groups_of(growing, settings)
     arguments = {
         # TOML and JSON have no tuples, and torch demands them for betas
@@ -104,12 +117,56 @@ def host_optimizer(
     }
     for key in arguments.keys() & _OWN_KEYS.keys():
         raise UsageError(f"optimizer.arguments has {key}: it is {_OWN_KEYS[key]} in a recipe.")
+    require_types("optimizer", settings.name, make, arguments)
     # a function sets its own defaults; a class of torch may demand a learning rate
     if isinstance(make, type):
         arguments |= _defaults(make, settings, groups)
+    _rehearse(settings.name, make, groups, arguments)
     optimizer = _called(settings.name, make, groups, arguments)
-    _check(settings.name, optimizer, growing)
+    _check(settings.name, optimizer, groups)
     return optimizer
+
+
+def require_types(
+    section: str, name: str, make: Callable[..., Any], arguments: Mapping[str, Any]
+) -> None:
+    """Make sure that no text stands where something else is wanted.
+
+    `--set optimizer.arguments.amsgrad=False` is no TOML, and so a text, which Python takes as true.
+
+    Raises:
+        UsageError: one does.
+    """
+    torch_own = make.__module__.startswith("torch.") or make is EagerAdamW
+    parameters = signature_of(section, name, make).parameters
+    for key, value in arguments.items():
+        texts = [
+            one
+            for one in (value if isinstance(value, tuple | list) else [value])
+            if isinstance(one, str)
+        ]
+        default = parameters[key].default if key in parameters else inspect.Parameter.empty
+        open_ended = default is inspect.Parameter.empty and not torch_own
+        if texts and not isinstance(default, str) and not open_ended:
+            raise UsageError(
+                f"{section}.arguments.{key} = {printable(texts[0])!r} is a text, and {name} wants "
+                "something else there: write numbers as they are, and true or false."
+            )
+
+
+def signature_of(section: str, name: str, make: Callable[..., Any]) -> inspect.Signature:
+    """What a maker takes.
+
+    Raises:
+        UsageError: Python does not know it.
+    """
+    try:
+        return inspect.signature(make)
+    except (ValueError, TypeError):
+        raise UsageError(
+            f"{section}.name = {name!r} does not say what it takes, as classes and functions of "
+            "Python do: name one of these."
+        ) from None
 
 
 def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[str, Any]]:
@@ -131,16 +188,18 @@ def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[st
             (
                 number
                 for number, group in enumerate(settings.groups, start=1)
-                if matches(name, group.match)
+                if name in group.match or matches(name, group.match)  # names may have brackets
             ),
             0,
         )
         members[place][name] = parameter
     for number, (group, own) in enumerate(zip(settings.groups, members[1:], strict=True)):
         if not own:
+            trained = [names[id(parameter)] for parameter in growing.host_parameters]
             raise UsageError(
                 f"optimizer.groups[{number}] matches no parameter with {', '.join(group.match)} "
-                f"that an earlier group has not taken; the model has {_some(list(names.values()))}."
+                "that is trained and that an earlier group has not taken; the model trains "
+                f"{_some(trained)}."
             )
     rates = [settings.learning_rate, *(group.learning_rate for group in settings.groups)]
     decays = [settings.weight_decay, *(group.weight_decay for group in settings.groups)]
@@ -166,18 +225,68 @@ def _defaults(
     kind: type, settings: OptimizerSection, groups: list[dict[str, Any]]
 ) -> dict[str, float]:
     """What a class is told beside the groups: some demand a learning rate that no group sets."""
-    takes = inspect.signature(kind).parameters
-    lacking = [
-        setting
-        for key, setting in _OWN_KEYS.items()
-        if key not in takes and any(key in group for group in groups)
-    ]
-    if lacking:  # a torch optimizer takes any key in a group, and does nothing with it
+    takes = signature_of("optimizer", settings.name, kind).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
+        return {"lr": settings.learning_rate}
+    # a torch optimizer takes any key in a group, and does nothing with it
+    if "lr" not in takes:
         raise UsageError(
-            f"optimizer.name = {settings.name!r} takes no {lacking[0].partition('.')[2]}: leave "
-            f"{lacking[0]} out, or name another optimizer."
+            f"optimizer.name = {settings.name!r} takes no lr, so that no learning rate could reach "
+            "it: name another optimizer, or a function that makes this one."
+        )
+    if "weight_decay" not in takes and any("weight_decay" in group for group in groups):
+        raise UsageError(
+            f"optimizer.name = {settings.name!r} takes no weight_decay: leave "
+            "optimizer.weight_decay out, or name another optimizer."
         )
     return {"lr": settings.learning_rate}
+
+
+def _rehearse(
+    name: str,
+    make: MakeOptimizer,
+    groups: list[dict[str, Any]],
+    arguments: Mapping[str, Any],
+) -> None:
+    """Step an optimizer of copies once: what raises there, or keeps what no snapshot can hold, is
+    refused before the run has begun.
+    """
+    copies = [
+        {**group, "params": [nn.Parameter(one.detach().clone()) for one in group["params"]]}
+        for group in groups
+    ]
+    # an optimizer may draw noise: the run's own streams are not moved by a rehearsal
+    with torch.random.fork_rng():
+        optimizer = _called(name, make, copies, arguments)
+        _check(name, optimizer, copies)
+        for group in copies:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        state, before = HostState(name, optimizer), _figures(optimizer)
+        try:
+            optimizer.step()
+        except Exception as error:
+            raise UsageError(
+                f"optimizer.name = {name!r} cannot step with these arguments "
+                f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments, "
+                "or name another."
+            ) from error
+    state.notes()
+    moved = sorted(key for key, value in _figures(optimizer).items() if before.get(key) != value)
+    if moved:
+        raise UsageError(
+            f"optimizer.name = {name!r} counts in its attribute {moved[0]}, which no snapshot can "
+            "hold: let it keep that in its groups or in the state of a parameter."
+        )
+
+
+def _figures(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer's own figures: torch's own hold nothing there that a step moves."""
+    return {
+        key: value
+        for key, value in vars(optimizer).items()
+        if isinstance(value, bool | int | float | str) and key not in _TORCHS
+    }
 
 
 def _called(
@@ -185,16 +294,15 @@ def _called(
 ) -> Optimizer:
     try:
         # before the call: a TypeError from inside the optimizer is no wrong argument
-        inspect.signature(make).bind(groups, **arguments)
+        signature_of("optimizer", name, make).bind(groups, **arguments)
     except TypeError as error:
         raise UsageError(f"optimizer.arguments does not fit {name}: {error}.") from None
-    except ValueError:
-        pass  # a callable of C has no signature: it says for itself what it does not take
     try:
-        optimizer = make(groups, **arguments)
+        # torch fills the groups that it is given
+        optimizer = make([dict(group) for group in groups], **arguments)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"optimizer.name = {name!r} refuses the model's parameters or optimizer.arguments "
             f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments or "
@@ -208,8 +316,8 @@ def _called(
     return optimizer
 
 
-def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
-    """Refuse what could not be stepped, or would move what is not the host's."""
+def _check(name: str, optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Refuse what could not be stepped, would move what is not the host's, or leaves some of it."""
     closure = next(iter(inspect.signature(optimizer.step).parameters.values()), None)
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise UsageError(
@@ -217,22 +325,24 @@ def _check(name: str, optimizer: Optimizer, growing: GrowingModel) -> None:
             "a step has one loss."
         )
     # a parameter that is not the host's is in no snapshot: stepping it could not be replayed
-    own = {id(parameter) for parameter in growing.host_parameters}
-    if any(
-        id(parameter) not in own
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ):
+    given = {id(parameter) for group in groups for parameter in group["params"]}
+    if {id(one) for one in _parameters(optimizer)} != given:
         raise UsageError(
-            f"optimizer.name = {name!r} has parameters that are not in the groups it was given; "
-            "let it take those alone."
+            f"optimizer.name = {name!r} has other parameters than the groups it was given; let it "
+            "take all of those and no others, and freeze what is not to be trained."
         )
     for group in optimizer.param_groups:
+        rate = group.get("lr")
         # some optimizers take a tensor: the schedule assigns a number, which would replace it
-        if not isinstance(group.get("lr"), int | float):
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
             raise UsageError(
-                f"optimizer.name = {name!r} has a group whose lr is "
-                f"{type(group.get('lr')).__name__}: the schedule needs a number there."
+                f"optimizer.name = {name!r} has a group whose lr is {type(rate).__name__}: the "
+                "schedule needs a number there."
+            )
+        if not 0 < rate < math.inf:
+            raise UsageError(
+                f"optimizer.name = {name!r} has a group whose lr is {rate}: a learning rate is "
+                "above 0."
             )
 
 
@@ -247,7 +357,10 @@ class HostState:
         self._name = name
         self._optimizer = optimizer
         # compared with later: only values that the optimizer moved by itself go into a snapshot
-        self._first = [dict(_values(group)) for group in optimizer.param_groups]
+        self._first = [
+            {key: self._storable(key, value) for key, value in _values(group)}
+            for group in optimizer.param_groups
+        ]
 
     def notes(self) -> dict[str, Any]:
         """Its state now.
@@ -255,19 +368,26 @@ class HostState:
         Raises:
             UsageError: it holds something that is neither a tensor nor a figure.
         """
+        strangers = self._optimizer.state.keys() - set(_parameters(self._optimizer))
+        if strangers:
+            raise UsageError(
+                f"optimizer.name = {self._name!r} keeps state under {strangers.pop()!r}, which is "
+                "no parameter, so no snapshot can hold it: let it keep that with a parameter."
+            )
         figures: dict[str, Any] = {}
         devices: dict[str, str] = {}
         for number, key, value, parameter in self._state():
             if not isinstance(value, Tensor):
                 figures[f"{number}/{key}"] = self._storable(key, value)
+            elif not isinstance(key, str):
+                self._storable(key, value)
             elif value.device != _usual(key, parameter):
                 devices[f"{number}/{key}"] = str(value.device)
         groups = {
-            f"{number}/{key}": self._storable(key, value)
+            f"{number}/{key}": value
             for number, group in enumerate(self._optimizer.param_groups)
-            for key, value in _values(group)
-            # identity first: NaN differs from itself, and `!=` on tensors gives no single truth
-            if value is not self._first[number].get(key) and value != self._first[number].get(key)
+            for key, value in ((key, self._storable(key, one)) for key, one in _values(group))
+            if key not in self._first[number] or value != self._first[number][key]
         }
         notes = {"figures": figures, "devices": devices, "groups": groups}
         return {kind: values for kind, values in notes.items() if values}
@@ -275,9 +395,8 @@ class HostState:
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Make it what `notes` gave; the tensors of its state are there already."""
         for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
-            # a snapshot omits what had not moved, so all values go back first; copied, since lists
-            # may be changed in place
-            group.update(copy.deepcopy(first))
+            # a snapshot omits what had not moved, so all values go back first
+            group.update({key: _loaded(value) for key, value in first.items()})
         for name, value in notes.get("groups", {}).items():
             number, _, key = name.partition("/")
             group = self._optimizer.param_groups[int(number)]
@@ -292,17 +411,18 @@ class HostState:
             # the tensors were restored beside their parameters, and this one was not there
             state[key] = state[key].to(device)
 
-    def _state(self) -> Iterator[tuple[int, str, Any, nn.Parameter]]:
+    def _state(self) -> Iterator[tuple[int, Any, Any, nn.Parameter]]:
         for number, parameter in enumerate(_parameters(self._optimizer)):
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 yield number, key, value, parameter
 
-    def _storable(self, key: str, value: object) -> object:
-        parts = value if isinstance(value, tuple) else (value,)
-        if all(isinstance(part, _SCALARS) for part in parts):
-            return {"tuple": list(parts)} if isinstance(value, tuple) else value
+    def _storable(self, key: object, value: object) -> object:
+        kind = type(value).__name__
+        parts = value if isinstance(value, tuple | list) else (value,)
+        if isinstance(key, str) and all(isinstance(part, _SCALARS) for part in parts):
+            return {kind: list(parts)} if isinstance(value, tuple | list) else value
         raise UsageError(
-            f"optimizer.name = {self._name!r} keeps {key}, of type {type(value).__name__}, which "
+            f"optimizer.name = {self._name!r} keeps {key}, of type {kind}, which "
             "no snapshot can hold: let it keep tensors in its state, and figures in its groups."
         )
 
@@ -314,7 +434,10 @@ def _values(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _loaded(value: Any) -> Any:
     """What `_storable` made JSON of: that has lists where Python has tuples."""
-    return tuple(value["tuple"]) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    ((kind, parts),) = value.items()
+    return tuple(parts) if kind == "tuple" else list(parts)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

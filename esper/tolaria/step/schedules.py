@@ -21,14 +21,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from esper.errors import UsageError, printable
 from esper.plugins import SCHEDULES, plugged_functions
-from esper.tolaria.recipes.recipe import Permit, ScheduleSection, function
+from esper.tolaria.recipes.recipe import Permit, ScheduleSection, function, require_permit
+from esper.tolaria.step.optimizers import require_types, signature_of
 
 MakeSchedule = Callable[..., Any]
 """`fraction(step, total_steps, **arguments)`, or a class of torch's schedulers."""
 Fractions = Callable[[int], Sequence[float]]
 _LENGTHS: Final = ("total_steps", "T_max")
 """Arguments of torch's schedulers that are the steps of the run, where the recipe gives none."""
-_LOOKED_AT: Final = 1_000  # steps of a function that are looked at before the first
+_LOOKED_AT: Final = 100_000  # steps that are looked at before the first, of longer runs some
+_LARGEST: Final = 1e6  # a factor beyond it is a mistake, and times a rate soon no number
 
 
 def cosine(step: int, total_steps: int, final: float = 0.0) -> float:
@@ -67,12 +69,8 @@ BUILT_IN: Final[Mapping[str, MakeSchedule]] = {
 
 
 @cache
-def known() -> Mapping[str, MakeSchedule]:
-    """Esper's own schedules, those of installed packages, and torch's schedulers, by name.
-
-    Raises:
-        UsageError: a package's cannot be used; the package is named.
-    """
+def own() -> Mapping[str, MakeSchedule]:
+    """Esper's own schedules and torch's schedulers, by name."""
     makers: dict[str, MakeSchedule] = dict(BUILT_IN)
     makers |= {
         name: kind
@@ -81,7 +79,17 @@ def known() -> Mapping[str, MakeSchedule]:
         and issubclass(kind, LRScheduler)
         and name not in {"LRScheduler", "_LRScheduler", *UNSUITED}
     }
-    return makers | plugged_functions(SCHEDULES, makers.keys() | UNSUITED.keys())
+    return makers
+
+
+@cache
+def known() -> Mapping[str, MakeSchedule]:
+    """Esper's own schedules, torch's schedulers, and those of installed packages, by name.
+
+    Raises:
+        UsageError: a package's cannot be used; the package is named.
+    """
+    return {**own(), **plugged_functions(SCHEDULES, own().keys() | UNSUITED.keys())}
 
 
 def schedule_of(name: str, permit: Permit) -> MakeSchedule:
@@ -104,6 +112,8 @@ def schedule_of(name: str, permit: Permit) -> MakeSchedule:
             f"schedule.name = {name!r} cannot be used: {UNSUITED[name]}. Name a function of yours, "
             "module:name, of step and total_steps."
         )
+    if name in own():  # so a package that is broken stops only those who name something else
+        return own()[name]
     if name not in known():
         near = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
         raise UsageError(
@@ -111,6 +121,7 @@ def schedule_of(name: str, permit: Permit) -> MakeSchedule:
             f"are: {', '.join(sorted(known()))}; an installed package may bring others (entry "
             f"points {SCHEDULES})."
         )
+    require_permit(name, "schedule.name", permit)
     return known()[name]
 
 
@@ -124,6 +135,7 @@ def fractions_of(
         UsageError: the warm-up is as long as the run, or the schedule does not take the arguments,
             raises, or gives what is no factor.
     """
+    require_types("schedule", settings.name, make, settings.arguments)
     warmup = settings.warmup_steps
     if warmup and warmup >= total_steps:
         raise UsageError(
@@ -136,8 +148,9 @@ def fractions_of(
     else:
         after = _function(settings, make, steps, len(rates))
     # before the first step: a schedule that fails near the end would cost the whole run
-    for step in range(0, total_steps, max(1, total_steps // _LOOKED_AT)):
-        after(max(0, step - warmup))
+    played = isinstance(after, _Played)
+    for step in range(min(steps, _LOOKED_AT)) if played else _spread(steps):
+        after(step)
     if not warmup:
         return after
     # the first step of a warm-up moves the model, too
@@ -148,34 +161,45 @@ def fractions_of(
     )
 
 
+def _spread(steps: int) -> range:
+    return range(0, steps, max(1, steps // _LOOKED_AT))
+
+
 def _function(
     settings: ScheduleSection, fraction: MakeSchedule, total_steps: int, groups: int
 ) -> Fractions:
     try:
-        inspect.signature(fraction).bind(0, total_steps, **settings.arguments)
+        signature_of("schedule", settings.name, fraction).bind(0, total_steps, **settings.arguments)
     except TypeError as error:
         raise UsageError(f"schedule.arguments does not fit {settings.name}: {error}.") from None
 
     def at(step: int) -> Sequence[float]:
         try:
             value = fraction(step, total_steps, **settings.arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"schedule.name = {settings.name!r} raised {type(error).__name__} for step {step} "
                 f"of {total_steps}: {printable(str(error))}"
             ) from error
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise UsageError(
-                f"schedule.name = {settings.name!r} gave {printable(repr(value))} for step {step} "
-                f"of {total_steps}: a factor of the learning rate is a number from 0 on."
-            )
-        return [float(value)] * groups
+        return [_factor(settings.name, value, step, total_steps)] * groups
 
     return at
 
 
+def _factor(name: str, value: object, step: int, total_steps: int) -> float:
+    # `not`, so that NaN is refused: it compares false with everything
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+        raise UsageError(
+            f"schedule.name = {name!r} gave {printable(repr(value))[:100]} for step {step} of "
+            f"{total_steps}: a factor of the learning rate is a number from 0 to {_LARGEST:,.0f}."
+        )
+    return float(value)
+
+
 class _Played:
-    """The factors of a torch scheduler, which is stepped through the whole run."""
+    """The factors of a torch scheduler, which is stepped as far as was asked for: so a long run
+    begins no later than a short one.
+    """
 
     def __init__(
         self,
@@ -196,26 +220,35 @@ class _Played:
         self._optimizer = _Still(
             [{"params": [torch.zeros(())], "lr": rate} for rate in rates], {"lr": rates[0]}
         )
-        scheduler = self._made(kind, {**lengths, **settings.arguments})
-        # played once, in advance: a live scheduler has state of its own that a snapshot would need
+        # momentum is no learning rate: a scheduler that cycles it, too, would do half its work
+        still = {"cycle_momentum": False} if "cycle_momentum" in takes else {}
+        arguments = {**lengths, **still, **settings.arguments}
+        if arguments.get("cycle_momentum"):
+            raise UsageError(
+                f"schedule.name = {self._name!r} cannot cycle momentum, since a schedule moves "
+                "learning rates alone: set cycle_momentum = false."
+            )
+        self._scheduler = self._made(kind, arguments)
+        self._steps = total_steps
         self._seen = [array("d") for _ in rates]
         self._look()
-        # not one step more than the run has: OneCycleLR refuses it
-        for step in range(1, total_steps):
-            # torch warns of a scheduler that is stepped before its optimizer
-            self._optimizer.step()
-            try:
-                scheduler.step()
-            except Exception as error:
-                raise UsageError(
-                    f"schedule.name = {self._name!r} ends after {step} of {total_steps} steps "
-                    f"({printable(str(error))}): change schedule.arguments."
-                ) from error
-            self._look()
 
     def __call__(self, step: int) -> Sequence[float]:
         """The factors at `step`; after the last of the run they stay."""
-        return [factors[min(step, len(factors) - 1)] for factors in self._seen]
+        # not one step more than the run has: OneCycleLR refuses it
+        last = min(step, self._steps - 1)
+        while len(self._seen[0]) <= last:
+            # torch warns of a scheduler that is stepped before its optimizer
+            self._optimizer.step()
+            try:
+                self._scheduler.step()
+            except Exception as error:
+                raise UsageError(
+                    f"schedule.name = {self._name!r} ends after {len(self._seen[0])} of "
+                    f"{self._steps} steps ({printable(str(error))}): change schedule.arguments."
+                ) from error
+            self._look()
+        return [factors[last] for factors in self._seen]
 
     def _made(self, kind: type[LRScheduler], arguments: Mapping[str, Any]) -> LRScheduler:
         step = inspect.signature(kind.step).parameters
@@ -230,9 +263,10 @@ class _Played:
             )
         try:
             return kind(self._optimizer, **arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
-                f"schedule.arguments does not fit {self._name}: {printable(str(error))}."
+                f"schedule.arguments does not fit {self._name} ({type(error).__name__}: "
+                f"{printable(str(error))}): change schedule.arguments."
             ) from error
 
     def _look(self) -> None:
@@ -240,7 +274,9 @@ class _Played:
             self._seen, self._optimizer.param_groups, self._rates, strict=True
         ):
             # factors, not rates: the kernels multiply their own rate by the same factor
-            factors.append(float(group["lr"]) / rate)
+            present = group["lr"]
+            factor = present / rate if isinstance(present, int | float) else present
+            factors.append(_factor(self._name, factor, len(factors), self._steps))
 
 
 class _Still(Optimizer):

@@ -123,7 +123,6 @@ class Stepper:
         # the schedule multiplies these, never the rates of the step before: rounding would pile up
         self._rates = [group["lr"] for group in self.host_optimizer.param_groups]
         self._fractions = fractions_of(recipe.schedule, method.schedule, total_steps, self._rates)
-        self._stored = False
         self.scaler = (
             torch.amp.GradScaler(growing.numerics.device.type) if growing.numerics.scales else None
         )
@@ -239,9 +238,6 @@ class Stepper:
         else:
             self.scaler.step(self.host_optimizer)
             self.scaler.update()
-        if not self._stored:  # what no snapshot could hold is told after one step, not at the first
-            self._stored = True
-            self._host_state.notes()
 
     def _optimise(self, attempts: _Attempts, done: Pass, fraction: float) -> set[Place]:
         """Let the kernels' optimizers move, but for those that failed or overflowed.

@@ -30,12 +30,13 @@ from esper.tolaria.recipes.allowed import Allowed
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe, load, validated
 from esper.tolaria.recipes.sources import modules_of
 from esper.tolaria.record.snapshot_content import kernel_notes, model_tensors, restore_model
+from esper.tolaria.run.trainee import total_steps
 from esper.tolaria.step import optimizers, schedules
 from esper.tolaria.step.method import method_of
 from esper.tolaria.step.stepping import Stepper
 from tests.plugins import install
 from tests.unit.kasmina.cases import graft, staged
-from tests.unit.tolaria.laboratory import GROWTH, Laboratory, recipe
+from tests.unit.tolaria.laboratory import GROWTH, Laboratory, data, recipe
 
 STEPS = 12
 HERE = "tests.unit.tolaria.test_methods"
@@ -353,7 +354,7 @@ NUMBER = 3
         ({"optimizer": {"name": "LBFGS"}}, "it asks for the loss several times a step"),
         ({"optimizer": {"name": "SparseAdam"}}, "sparse gradients alone"),
         ({"optimizer": {"name": f"{HERE}:closure_wanted"}}, "its step asks for a closure"),
-        ({"optimizer": {"name": f"{HERE}:stranger"}}, "parameters that are not in the groups"),
+        ({"optimizer": {"name": f"{HERE}:stranger"}}, "has other parameters than the groups"),
         ({"optimizer": {"name": f"{HERE}:rateless"}}, "a group whose lr is Tensor"),
         ({"optimizer": {"name": f"{HERE}:nothing"}}, "gave NoneType, and must give"),
         ({"optimizer": {"name": f"{HERE}:NUMBER"}}, "is int: give a class"),
@@ -377,16 +378,21 @@ NUMBER = 3
         ({"schedule": {"warmup_steps": STEPS}}, "is not less than the 12 steps"),
         ({"schedule": {"name": f"{HERE}:broken"}}, "raised ZeroDivisionError for step 10 of 12"),
         ({"schedule": {"name": f"{HERE}:negative"}}, "for step 7 of 12: a factor"),
-        ({"schedule": {"name": "StepLR"}}, "does not fit StepLR: .*step_size"),
+        ({"schedule": {"name": "StepLR"}}, "does not fit StepLR .*step_size"),
         (
-            {"schedule": {"name": "OneCycleLR", "arguments": {"max_lr": 1, "total_steps": 5}}},
-            "cycle_momentum",
+            {
+                "schedule": {
+                    "name": "OneCycleLR",
+                    "arguments": {"max_lr": 1, "cycle_momentum": True},
+                }
+            },
+            "a schedule moves learning rates alone: set cycle_momentum = false",
         ),
         (
             {
                 "schedule": {
                     "name": "OneCycleLR",
-                    "arguments": {"max_lr": 1, "total_steps": 5, "cycle_momentum": False},
+                    "arguments": {"max_lr": 1, "total_steps": 5},
                 }
             },
             "ends after 6 of 12 steps",
@@ -411,11 +417,207 @@ def test_muon_says_that_it_takes_matrices() -> None:
         Trained(chosen(optimizer={"name": "Muon"}), make=biased)
 
 
-def test_what_no_snapshot_can_hold_is_told_after_one_step() -> None:
-    """Not when the first snapshot is due."""
-    trained = Trained(chosen(optimizer={"name": f"{HERE}:Hoarder"}))
-    with pytest.raises(UsageError, match="keeps seen, of type list, which no snapshot can hold"):
-        trained.train(1)
+class Counting(torch.optim.SGD):
+    """Counts where no snapshot looks."""
+
+    steps = 0
+
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
+        """Count in an attribute."""
+        self.steps = self.steps + 1
+        super().step()
+
+
+class Elsewhere(torch.optim.SGD):
+    """Keeps state that belongs to no parameter."""
+
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
+        """Keep it under a name."""
+        super().step()
+        self.state["all"] = {"count": torch.zeros(())}  # type: ignore[index]
+
+
+class Numbered(torch.optim.SGD):
+    """Keeps state under a number, which JSON makes a text of."""
+
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
+        """Keep it."""
+        super().step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter][7] = torch.zeros(())
+
+
+class Failing(torch.optim.SGD):
+    """Raises when it is stepped."""
+
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
+        """Raise."""
+        raise RuntimeError("not today")
+
+
+def tensor_in_group(groups: Any) -> Optimizer:
+    """A value of a group that is a tensor."""
+    return torch.optim.SGD([{**group, "scale": torch.ones(3)} for group in groups])
+
+
+def leaving(groups: Any) -> Optimizer:
+    """Leaves a parameter out."""
+    return torch.optim.SGD(groups[0]["params"][:1])
+
+
+def backwards(groups: Any) -> Optimizer:
+    """A learning rate below zero."""
+    made = torch.optim.SGD(groups)
+    made.param_groups[0]["lr"] = -0.1
+    return made
+
+
+class Free(torch.optim.SGD):
+    """Takes whatever it is given."""
+
+    def __init__(self, params: Any, **more: Any) -> None:
+        super().__init__(params, **more)
+
+
+class Without(Optimizer):
+    """Takes no learning rate."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        (f"{HERE}:Hoarder", {}, "keeps seen, of type list, which no snapshot can hold"),
+        (f"{HERE}:Counting", {}, "counts in its attribute steps, which no snapshot can"),
+        (f"{HERE}:Elsewhere", {}, "keeps state under 'all', which is no parameter"),
+        (f"{HERE}:Numbered", {}, "keeps 7, of type Tensor, which no snapshot can hold"),
+        (f"{HERE}:Failing", {}, r"cannot step with these arguments \(RuntimeError: not today\)"),
+        (f"{HERE}:tensor_in_group", {}, "keeps scale, of type Tensor"),
+        (f"{HERE}:leaving", {}, "has other parameters than the groups"),
+        (f"{HERE}:backwards", {}, "a group whose lr is -0.1"),
+        (f"{HERE}:Without", {}, "takes no lr, so that no learning rate could reach it"),
+        ("AdamW", {"amsgrad": "False"}, "amsgrad = 'False' is a text"),
+        ("SGD", {"nesterov": "false", "momentum": 0.9}, "nesterov = 'false' is a text"),
+        ("SGD", {"dampening": "x"}, "dampening = 'x' is a text"),
+        ("SGD", {"foreach": "no"}, "foreach = 'no' is a text"),
+        ("NAdam", {"betas": [0.9, 0.99, 0.999]}, "cannot step|refuses"),
+        ("builtins:dict", {}, "has other|does not say what it takes|gave dict"),
+        ("builtins:int", {}, "does not say what it takes|gave int|refuses|takes no lr"),
+        ("..:SGD", {}, "has no module before the colon"),
+    ],
+)
+def test_an_optimizer_is_rehearsed_before_the_run(
+    name: str, arguments: dict[str, Any], sentence: str
+) -> None:
+    """What raises, keeps what a snapshot cannot hold, or would not learn, is named at once."""
+    with pytest.raises(UsageError, match=sentence):
+        Trained(chosen(optimizer={"name": name, "arguments": arguments}))
+
+
+def test_a_rehearsal_moves_nothing() -> None:
+    """Neither the model nor the random streams; a class with any keywords is taken."""
+    torch.manual_seed(5)
+    expected = torch.rand(())
+    torch.manual_seed(5)
+    before = dict(host().named_parameters())
+    torch.manual_seed(5)
+    trained = Trained(chosen(optimizer={"name": f"{HERE}:Free"}))
+    torch.manual_seed(5)
+    again = Trained(chosen(optimizer={"name": f"{HERE}:restless"}))
+    assert trained.stepper.notes() == again.stepper.notes() == {"scaler": {}}
+    for name, parameter in before.items():
+        assert torch.equal(parameter, again.growing.module.get_parameter(name))
+    torch.manual_seed(5)
+    assert torch.rand(()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("ExponentialLR", {"gamma": -1}, "for step 1 of 12: a factor"),
+        ("StepLR", {"step_size": 3, "gamma": -1}, "for step 3 of 12: a factor"),
+        ("CosineAnnealingLR", {"eta_min": -1}, "a factor of the learning rate"),
+        ("ExponentialLR", {"gamma": 1e200}, "a factor of the learning rate"),
+        ("cosine", {"final": 1e308}, "a factor of the learning rate"),
+        ("MultiStepLR", {"milestones": "57"}, "milestones = '57' is a text"),
+        ("MultiStepLR", {"milestones": ["a"]}, "milestones = 'a' is a text"),
+        (f"{HERE}:huge", {}, "a factor of the learning rate"),
+        (f"{HERE}:truth", {}, "gave True"),
+        ("builtins:max", {}, "does not say what it takes"),
+    ],
+)
+def test_a_schedule_is_looked_at_before_the_run(
+    name: str, arguments: dict[str, Any], sentence: str
+) -> None:
+    """Below zero, beyond any sense, or a text where there should be a number."""
+    with pytest.raises(UsageError, match=sentence):
+        Trained(chosen(schedule={"name": name, "arguments": arguments}))
+
+
+def huge(step: int, total_steps: int) -> int:
+    """More than a float holds."""
+    return 10**400
+
+
+def truth(step: int, total_steps: int) -> bool:
+    """No number."""
+    return True
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.learning_rate=inf",
+        "optimizer.weight_decay=inf",
+        "optimizer.arguments.momentum=nan",
+        "kernels.learning_rate=inf",
+        "gates.z=nan",
+        "schedule.arguments.final=inf",
+    ],
+)
+def test_no_number_of_a_recipe_is_infinite(override: str) -> None:
+    """It would train to NaN, and be rolled back until it gives up."""
+    with pytest.raises(UsageError, match="finite"):
+        load("mnist1d", [override])
+
+
+def test_groups_say_what_is_trained_and_take_names_with_brackets() -> None:
+    """A pattern of a frozen layer matches nothing; a name that is typed as it stands matches."""
+
+    def half() -> nn.Module:
+        made = host()
+        made.get_parameter("0.weight").requires_grad = False
+        return made
+
+    with pytest.raises(UsageError, match=r"that is trained .* the model trains 2.weight"):
+        Trained(chosen(optimizer={"groups": [{"match": ["0.*"]}]}), make=half)
+
+    def frozen() -> nn.Module:
+        return host().requires_grad_(requires_grad=False)
+
+    with pytest.raises(UsageError, match="Every parameter of the model is frozen"):
+        Trained(chosen(), make=frozen)
+
+    def bracketed() -> nn.Module:
+        made = nn.Sequential(nn.Linear(8, 12, bias=False), nn.Tanh())
+        made.add_module("a[0]", nn.Linear(12, 3, bias=False))
+        return made
+
+    trained = Trained(
+        chosen(optimizer={"groups": [{"match": ["a[0].weight"], "learning_rate": 0.5}]}),
+        make=bracketed,
+    )
+    assert [group["lr"] for group in trained.stepper.host_optimizer.param_groups] == [1e-3, 0.5]
+
+
+def test_a_batch_larger_than_the_split_is_refused() -> None:
+    """There would be no step."""
+    settings = chosen(run={"batch_size": 1_000})
+    with pytest.raises(UsageError, match=r"run.batch_size = 1000 is more than the 160 training"):
+        total_steps(settings, data().train)
 
 
 def test_a_killed_run_with_its_own_optimizer_and_schedule_ends_as_one_that_was_not(
@@ -469,7 +671,13 @@ def test_an_installed_package_brings_an_optimizer_and_a_schedule() -> None:
         schedule={"name": "halves"},
     )
     assert modules_of(settings) == ["esper_own"]
-    Allowed().require(settings)
+    for permit in (Permit(), Permit(frozenset({"own", "halves"}))):
+        with pytest.raises(UsageError, match=r"--allow optimizer.name=own"):
+            method_of(settings, permit)
+    both = Permit(frozenset({"optimizer.name=own", "schedule.name=halves"}))
+    assert method_of(settings, both) == method_of(settings, OWNER)
+    with pytest.raises(UsageError, match=r"optimizer.name = 'own' is not a function that may be"):
+        Allowed().require(settings)
     trained = Trained(settings)
     trained.train(1)
     assert isinstance(trained.stepper.host_optimizer, torch.optim.SGD)
@@ -506,8 +714,9 @@ def test_code_by_module_is_called_only_where_functions_may_be(section: str) -> N
     settings = load("mnist1d", [f"{section}.name={name}"])
     assert settings.references[f"{section}.name"] == name
     assert modules_of(settings) == [HERE]
-    with pytest.raises(UsageError, match=f"--allow {name}"):
-        method_of(settings, Permit())
+    for permit in (Permit(), Permit(frozenset({name}))):
+        with pytest.raises(UsageError, match=f"--allow {section}.name={name}"):
+            method_of(settings, permit)
     assert inspect.isfunction(getattr(method_of(settings, OWNER), section))
     with pytest.raises(UsageError, match=rf"{section}.name = .* is not a function that may be"):
         Allowed().require(settings)
