@@ -352,4 +352,4 @@ def test_what_the_chain_alone_cannot_show_is_seen_by_the_machine_that_wrote_it(
     write(world, sender, [rehashed(records[4], actor="bob")])
     anew = proof(world, sender, tmp_path)
     assert anew.broken is not None
-    assert "another than the one that this machine wrote" in anew.broken.why
+    assert "is not the one that this machine wrote" in anew.broken.why

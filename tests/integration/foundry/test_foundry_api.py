@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import Consumer
 
@@ -28,7 +28,7 @@ from tests import registryclients
 from tests.integration.foundry.conftest import CLOCK, FoundryProcess, Listener, report
 from tests.servicefixtures import HOLDERS, assert_answered_by_role, client_of, credentials, token
 from tests.unit.urza.test_api import TABLE
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 
 def kernels_for(
@@ -61,6 +61,12 @@ def kernels_for(
     return listener.until(entries)
 
 
+def kernels_of(client: Any, wanted: dict[str, int]) -> list[dict[str, Any]]:
+    """What the API has for a place."""
+    page = client.get("/api/v1/kernels", params=wanted).json()
+    return list(page["kernels"])
+
+
 def test_kernels_of_kafka_are_served_and_ranked_by_their_outcomes(
     foundry: FoundryProcess, listener: Listener, producer: Producer
 ) -> None:
@@ -72,8 +78,10 @@ def test_kernels_of_kafka_are_served_and_ranked_by_their_outcomes(
     foundry.wait_ready()
     published = kernels_for("served", listener, producer, 37)
     with foundry.client("operator") as client:
-        page = client.get("/api/v1/kernels", params={"in_features": 37, "out_features": 6}).json()
-        assert {kernel["kernel_id"] for kernel in page["kernels"]} == set(published)
+        wanted = {"in_features": 37, "out_features": 6}
+        # the answer is on Kafka a moment before the shelf shows its kernels
+        until(lambda: {one["kernel_id"] for one in kernels_of(client, wanted)} == set(published))
+        page = client.get("/api/v1/kernels", params=wanted).json()
         assert [kernel["flops"] for kernel in page["kernels"]] == sorted(
             kernel["flops"] for kernel in page["kernels"]
         )

@@ -31,21 +31,29 @@ def environment(home: Path, *installed: Path) -> dict[str, str]:
 
 def test_what_other_packages_bring_is_used_resumed_and_proven(tmp_path: Path) -> None:
     """A model of layers of an installed kind gets seeds, the foundry proposes and compiles an
-    installed family for them, Tamiyo tries it, the run optimises an installed task's loss and says
-    its score; ended in the middle, it goes on.
+    installed family for them, an installed policy tries it, the run optimises an installed task's
+    loss by SGD and a scheduler of torch's, and says its score; ended in the middle, it goes on.
 
-    It is proven bit for bit where the family's package is not installed, since a kernel is data.
-    Without the task's or the layers', whose code it has to call, one sentence says so.
+    It is proven bit for bit where the packages of family and policy are not installed: a kernel is
+    data, and decisions are journalled. Without the task's or the layers', whose code it has to
+    call, one sentence says so.
     """
     home, package = tmp_path / "home", install(tmp_path / "site", "esper_halved", FAMILY, HALVED)
     task = install(tmp_path / "other", "esper_ranked", TASK, RANKED)
     layers = install(tmp_path / "third", "esper_folded", HOST, FOLDED)
-    chosen = ("--set", 'tamiyo.policy.families=["halved"]', "--set", "decisions=lockstep")
+    policy = install(tmp_path / "fourth", "esper_first_open", POLICY, FIRST)
+    every = environment(home, package, task, layers, policy)
+    chosen = (
+        'tamiyo.policy={name="first-open", families=["halved"], until_epoch=9}',
+        'optimizer={name="SGD", learning_rate=0.05, arguments={momentum=0.9}}',
+        'schedule={name="OneCycleLR", arguments={max_lr=0.1}}',
+    )
     life = commands.begin(
         *("run", "mnist1d", "--run-id", "plugged", "--json", "--set", "run.epochs=16"),
-        *("--set", "task=ranked", "--set", "gates.min_gap=0.01", *chosen),
+        *("--set", "task=ranked", "--set", "gates.min_gap=0.01", "--set", "decisions=lockstep"),
         *("--set", "model=esper_folded:model"),
-        environment=environment(home, package, task, layers),
+        *(part for one in chosen for part in ("--set", one)),
+        environment=every,
         cold=True,
     )
     outbox = home / "runs" / "plugged" / "outbox"
@@ -54,11 +62,11 @@ def test_what_other_packages_bring_is_used_resumed_and_proven(tmp_path: Path) ->
     assert life.wait(PATIENCE_S) == 130, life.err.read_text()
     again = ("run", "mnist1d", "--resume", "--run-id", "plugged", "--json")
     missing = r"Run plugged has layers of the kind Folded, .*: install the package that brings it"
-    refused = commands.run(*again, environment=environment(home, package, task))
+    refused = commands.run(*again, environment=environment(home, package, task, policy))
     assert refused.returncode == 2
     assert re.search(missing, refused.stderr), refused.stderr
     assert "Traceback" not in refused.stderr
-    done = commands.run(*again, environment=environment(home, package, task, layers))
+    done = commands.run(*again, environment=every)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["growth"].startswith(("Grew ", "No kernel was kept")), found
@@ -82,6 +90,8 @@ def test_what_other_packages_bring_is_used_resumed_and_proven(tmp_path: Path) ->
     assert {(layer.kind, layer.geometry) for layer in started.layers} == {("Folded", "")}
     assert "source of esper_folded" in started.versions
     assert {one.family for one in events if isinstance(one, SeedTransitioned)} == {"", "halved"}
+    grafts = [one for one in events if isinstance(one, AdaptationApplied)]
+    assert {(one.command, one.confidence) for one in grafts} == {("GERMINATE", 1.0)}
     ends = [one for one in events if isinstance(one, EpochEnded)]
     assert len(ends) == 16
     assert {(one.score_name, one.higher_is_better) for one in ends} == {("top_two", True)}
