@@ -8,7 +8,6 @@ says one, `weight_decay`.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +23,15 @@ from esper.kasmina import GrowingModel
 from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.seeded.hosts import matches
 from esper.plugins import OPTIMIZERS, plugged_functions
-from esper.tolaria.recipes.recipe import OptimizerSection, Permit, function, require_permit
+from esper.tolaria.recipes.recipe import OptimizerSection, Permit
+from esper.tolaria.step.named_parts import part_of, require_types, signature_of
 
 MakeOptimizer = Callable[..., Optimizer]
 UNSUITED: Final = {
-    "LBFGS": "it asks for the loss several times a step, and a step has one",
-    "SparseAdam": "it takes sparse gradients alone, and layers that grow have dense ones",
+    "LBFGS": "cannot train here: it asks for the loss several times a step, and a step has one.",
+    "SparseAdam": (
+        "cannot train here: it takes sparse gradients alone, and layers that grow have dense ones."
+    ),
 }
 """Classes of torch.optim that cannot move a host, and why."""
 _OWN_KEYS: Final = {"lr": "optimizer.learning_rate", "weight_decay": "optimizer.weight_decay"}
@@ -52,7 +54,6 @@ def own() -> Mapping[str, MakeOptimizer]:
     del makers["Optimizer"]
     # the same bits as torch's, without the compiler that torch's would import
     makers["AdamW"] = EagerAdamW
-    # unsuited names stay taken: a package's optimizer of that name would be refused by the recipe
     return makers
 
 
@@ -63,6 +64,7 @@ def known() -> Mapping[str, MakeOptimizer]:
     Raises:
         UsageError: a package's cannot be used; the package is named.
     """
+    # unsuited names stay taken: a package's optimizer of that name would be refused by the recipe
     return {**own(), **plugged_functions(OPTIMIZERS, own().keys() | UNSUITED.keys())}
 
 
@@ -73,29 +75,15 @@ def optimizer_of(name: str, permit: Permit) -> MakeOptimizer:
         UsageError: there is none of the name, it cannot be called, it cannot move a host, or
             `permit` does not cover it.
     """
-    if ":" in name:
-        target: Any = function(name, "optimizer.name", permit)
-        if not callable(target):
-            raise UsageError(
-                f"optimizer.name = {name!r} is {type(target).__name__}: give a class of an "
-                "optimizer, or a function that makes one of parameter groups."
-            )
-        make: MakeOptimizer = target
-    elif name in UNSUITED:
-        raise UsageError(f"optimizer.name = {name!r} cannot train here: {UNSUITED[name]}.")
-    elif name in own():  # so a package that is broken stops only those who name what is not torch's
-        make = own()[name]
-    elif name not in known():
-        near = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
-        raise UsageError(
-            f"There is no optimizer {name!r}{f'; did you mean {near[0]}?' if near else '.'} There "
-            f"are: {', '.join(sorted(known()))}; an installed package may bring others (entry "
-            f"points {OPTIMIZERS})."
-        )
-    else:
-        require_permit(name, "optimizer.name", permit)
-        make = known()[name]
-    return make
+    return part_of(
+        "optimizer",
+        name,
+        permit,
+        own=own(),
+        known=known,
+        unsuited=UNSUITED,
+        wanted="a class of an optimizer, or a function that makes one of parameter groups",
+    )
 
 
 def host_optimizer(
@@ -125,48 +113,6 @@ def host_optimizer(
     optimizer = _called(settings.name, make, groups, arguments)
     _check(settings.name, optimizer, groups)
     return optimizer
-
-
-def require_types(
-    section: str, name: str, make: Callable[..., Any], arguments: Mapping[str, Any]
-) -> None:
-    """Make sure that no text stands where something else is wanted.
-
-    `--set optimizer.arguments.amsgrad=False` is no TOML, and so a text, which Python takes as true.
-
-    Raises:
-        UsageError: one does.
-    """
-    torch_own = make.__module__.startswith("torch.") or make is EagerAdamW
-    parameters = signature_of(section, name, make).parameters
-    for key, value in arguments.items():
-        texts = [
-            one
-            for one in (value if isinstance(value, tuple | list) else [value])
-            if isinstance(one, str)
-        ]
-        default = parameters[key].default if key in parameters else inspect.Parameter.empty
-        open_ended = default is inspect.Parameter.empty and not torch_own
-        if texts and not isinstance(default, str) and not open_ended:
-            raise UsageError(
-                f"{section}.arguments.{key} = {printable(texts[0])!r} is a text, and {name} wants "
-                "something else there: write numbers as they are, and true or false."
-            )
-
-
-def signature_of(section: str, name: str, make: Callable[..., Any]) -> inspect.Signature:
-    """What a maker takes.
-
-    Raises:
-        UsageError: Python does not know it.
-    """
-    try:
-        return inspect.signature(make)
-    except (ValueError, TypeError):
-        raise UsageError(
-            f"{section}.name = {name!r} does not say what it takes, as classes and functions of "
-            "Python do: name one of these."
-        ) from None
 
 
 def groups_of(growing: GrowingModel, settings: OptimizerSection) -> list[dict[str, Any]]:
@@ -251,10 +197,7 @@ def _rehearse(
     """Step an optimizer of copies once: what raises there, or keeps what no snapshot can hold, is
     refused before the run has begun.
     """
-    copies = [
-        {**group, "params": [nn.Parameter(one.detach().clone()) for one in group["params"]]}
-        for group in groups
-    ]
+    copies = [_sample(group) for group in groups]
     # an optimizer may draw noise: the run's own streams are not moved by a rehearsal
     with torch.random.fork_rng():
         optimizer = _called(name, make, copies, arguments)
@@ -278,6 +221,22 @@ def _rehearse(
             f"optimizer.name = {name!r} counts in its attribute {moved[0]}, which no snapshot can "
             "hold: let it keep that in its groups or in the state of a parameter."
         )
+
+
+def _sample(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of a group's smallest parameters, one of each kind: those of all, with their gradients
+    and state, might not fit beside the model.
+    """
+    smallest: dict[tuple[int, torch.dtype, torch.device], tuple[str, nn.Parameter]] = {}
+    for name, one in zip(group["param_names"], group["params"], strict=True):
+        kind = (one.dim(), one.dtype, one.device)
+        if kind not in smallest or one.numel() < smallest[kind][1].numel():
+            smallest[kind] = (name, one)
+    return {
+        **group,
+        "params": [nn.Parameter(one.detach().clone()) for _, one in smallest.values()],
+        "param_names": [name for name, _ in smallest.values()],
+    }
 
 
 def _figures(optimizer: Optimizer) -> dict[str, Any]:

@@ -7,7 +7,6 @@ that moves nothing, and their factors are kept.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from array import array
@@ -21,8 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from esper.errors import UsageError, printable
 from esper.plugins import SCHEDULES, plugged_functions
-from esper.tolaria.recipes.recipe import Permit, ScheduleSection, function, require_permit
-from esper.tolaria.step.optimizers import require_types, signature_of
+from esper.tolaria.recipes.recipe import Permit, ScheduleSection
+from esper.tolaria.step.named_parts import part_of, require_types, signature_of
 
 MakeSchedule = Callable[..., Any]
 """`fraction(step, total_steps, **arguments)`, or a class of torch's schedulers."""
@@ -52,13 +51,19 @@ def constant(_step: int, _total_steps: int) -> float:
     return 1.0
 
 
-_OBJECTS: Final = "it is made of Python objects, which a recipe cannot write"
+_INSTEAD: Final = "Name a function of yours, module:name, of step and total_steps."
+_OBJECTS: Final = (
+    f"cannot be used: it is made of Python objects, which a recipe cannot write. {_INSTEAD}"
+)
 UNSUITED: Final = {
     "ChainedScheduler": _OBJECTS,
     "LambdaLR": _OBJECTS,
     "MultiplicativeLR": _OBJECTS,
     "SequentialLR": _OBJECTS,
-    "ReduceLROnPlateau": "it asks for a metric, and a schedule is a function of the step",
+    "ReduceLROnPlateau": (
+        "cannot be used: it asks for a metric, and a schedule is a function of the step. "
+        f"{_INSTEAD}"
+    ),
 }
 """Classes of torch.optim.lr_scheduler that no recipe can name, and why."""
 BUILT_IN: Final[Mapping[str, MakeSchedule]] = {
@@ -98,31 +103,15 @@ def schedule_of(name: str, permit: Permit) -> MakeSchedule:
     Raises:
         UsageError: there is none of the name, it cannot be called, or `permit` does not cover it.
     """
-    if ":" in name:
-        target: Any = function(name, "schedule.name", permit)
-        if not callable(target):
-            raise UsageError(
-                f"schedule.name = {name!r} is {type(target).__name__}: give a function of step and "
-                "total_steps."
-            )
-        make: MakeSchedule = target
-        return make
-    if name in UNSUITED:
-        raise UsageError(
-            f"schedule.name = {name!r} cannot be used: {UNSUITED[name]}. Name a function of yours, "
-            "module:name, of step and total_steps."
-        )
-    if name in own():  # so a package that is broken stops only those who name something else
-        return own()[name]
-    if name not in known():
-        near = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
-        raise UsageError(
-            f"There is no schedule {name!r}{f'; did you mean {near[0]}?' if near else '.'} There "
-            f"are: {', '.join(sorted(known()))}; an installed package may bring others (entry "
-            f"points {SCHEDULES})."
-        )
-    require_permit(name, "schedule.name", permit)
-    return known()[name]
+    return part_of(
+        "schedule",
+        name,
+        permit,
+        own=own(),
+        known=known,
+        unsuited=UNSUITED,
+        wanted="a function of step and total_steps",
+    )
 
 
 def fractions_of(
