@@ -18,9 +18,10 @@ from torch.optim import Optimizer
 from esper import stack
 from esper.clock import SystemClock
 from esper.config import Settings
+from esper.errors import UsageError
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
-from esper.tolaria.run.own_loop import begin
+from esper.tolaria.run.own_start import Asked, begin
 from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
@@ -42,6 +43,7 @@ def grow(
     run_id: str = "",
     seed: int = 0,
     task: Task | str = "classification",
+    resume: bool = False,
     **settings: Any,
 ) -> Iterator[Growth]:
     """Within: `model` grows while the caller trains it.
@@ -50,14 +52,14 @@ def grow(
 
         with esper.grow(model, optimizer, held_out=(x_val, y_val), steps=epochs * len(batches)) as
             growth:
-            for _ in range(epochs):
-                for x, y in batches:
-                    optimizer.zero_grad()
-                    growth.loss(x, y).backward()
-                    growth.step()
-                    optimizer.step()
-                growth.epoch()
+            for x, y in growth.batches(loader, epochs=epochs):
+                optimizer.zero_grad()
+                growth.loss(x, y).backward()
+                growth.step()
+                optimizer.step()
         print(growth.report())
+
+    Killed, the same script with a `run_id` and `resume=True` goes on where it was.
 
     Args:
         model: a module germinated by `esper.germinate`, with the outputs that the task needs:
@@ -72,6 +74,9 @@ def grow(
         seed: of the shadow passes and of Tamiyo's choices.
         task: what is optimised: classification, regression, a task of an installed package, or an
             esper.Task.
+        resume: go on with the run `run_id` from its last snapshot: with the same model, optimizer,
+            held-out split, settings and batches. Model, optimizer and what is registered get their
+            values back, also where the model was just made.
         settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}`,
             `schedule={"name": "linear"}` (of the kernels' rates) or `tamiyo={"policy": {...}}`.
 
@@ -83,6 +88,8 @@ def grow(
         Settings.load(guest=True),
         Console(stderr=True, quiet=not sys.stderr.isatty()),
     )
+    if resume and not run_id:
+        raise UsageError("resume=True goes on with a run: say which by run_id.")
     run_id = run_id or named("own-loop", clock)
     require_run_id(run_id)
     # after the id is checked: to start the stack takes seconds
@@ -99,19 +106,11 @@ def grow(
                     Access.of(installation, "trainer", bootstrap=endpoints.bootstrap),
                     clock,
                     progress,
+                    resumed=resume,
                 )
             )
-            growth = begin(
-                model,
-                optimizer,
-                place,
-                resources,
-                held_out=held_out,
-                steps=steps,
-                seed=seed,
-                task=task,
-                settings=settings,
-            )
+            asked = Asked(model, optimizer, held_out, steps, seed, task, settings)
+            growth = begin(asked, place, resources, resume=resume)
             progress.start()
             resources.callback(progress.stop)
             try:

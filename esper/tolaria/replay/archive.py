@@ -28,6 +28,7 @@ from esper.tolaria.recipes.splits import Splits, digest_of, read_splits
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of, recorded
 from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.run.own_start import OWN_LOOP
 from esper.tolaria.run.trainee import inputs_of, load_data, model_of
 from esper.tolaria.step.method import method_of
 from esper.urza.artefact import address_of, read
@@ -35,10 +36,6 @@ from esper.urza.opening import open_store
 from esper.urza.sealed import SealedKernels
 from esper.urza.store import Store
 from esper.vault.boxes import KERNELS, Box, open_box
-
-OWN_LOOP = (
-    "own.loop:model"  # the model of a run in a user's own loop: its loop and data are not Esper's
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
-from esper.tolaria.step.stepping import batch_order
+from esper.tolaria.step.stepping import Stepper, batch_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Trainer:
         """The present epoch, from the session's cursor on."""
         session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
         epoch, (inputs, labels), stepper = session.state.epoch, self.train, parts.stepper
-        assert stepper is not None  # noqa: S101  # a recipe's session has one
+        assert isinstance(stepper, Stepper)  # noqa: S101  # a recipe's session has one
         order = batch_order(run.seed, epoch, len(labels), run.batch_size, run.order)
         if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
