@@ -137,6 +137,9 @@ def unsuited(model: nn.Module) -> dict[str, str]:
     for owner in model.modules():
         if isinstance(owner, LazyModuleMixin):
             reasons[id(owner)] = "its shape is not known before a first forward"
+        # set after germination it may well call the seeded layer's
+        if "forward" in vars(owner) and "seeds" not in vars(owner):
+            reasons[id(owner)] = "its forward was set on the instance, and runs in place of seeds"
         for kind in known().values():
             refused = _asked(kind, lambda kind=kind, owner=owner: [*kind.refuses(owner)])  # type: ignore[misc]
             reasons |= {id(layer): why for layer, why in refused}

@@ -8,7 +8,8 @@ channels, O output channels, C chunk width, S positions of a convolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from esper.errors import UsageError
 from esper.kasmina.seeded.faults import Notes, Place
@@ -83,12 +85,16 @@ def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Seeds:
-    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path."""
+    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path.
+
+    `argument` is the name of the layer's input where it comes as a named argument.
+    """
 
     name: str
     kind: HostKind
     chunks: tuple[int, ...]
     switches: Switches
+    argument: str = "input"
     slots: list[Slot | None] = field(default_factory=list)
     statistics: LayerStatistics | None = None
     busy: bool = False
@@ -177,15 +183,15 @@ class SeededLayer(nn.Module):
 
     seeds: Seeds
 
-    def forward(self, input: Tensor, *rest: Any, **named: Any) -> Any:  # noqa: A002  # the host's own argument name
+    def forward(self, *args: Any, **named: Any) -> Any:
         """Layer inputs [B, I, S] to outputs [B, O, S].
 
-        What else the host's forward takes goes to it as it is.
+        All arguments go to the host's forward as they are.
         """
-        output = super().forward(input, *rest, **named)
+        output = super().forward(*args, **named)
         seeds = self.seeds
         if seeds.busy:
-            output = seeds.mixed(input, output)
+            output = seeds.mixed(args[0] if args else named[seeds.argument], output)
         if seeds.switches.sampling and seeds.statistics is not None:
             seeds.statistics.observe(output)
         return output
@@ -216,15 +222,50 @@ def seed_layers(module: nn.Module, chunks: Mapping[str, tuple[int, ...]]) -> Non
         layer: Any = modules[name]
         kind = kind_of(layer)
         assert kind is not None  # noqa: S101  # the caller found it so
+        made: type[nn.Module] = type(layer)
+        argument = first_argument(made)
         # the class is swapped, the layer not wrapped: names, hooks and optimizers stay as they are
-        layer.__class__ = seeded_class(type(layer))
-        layer.seeds = Seeds(name, kind, sizes, switches)
+        layer.__class__ = (
+            # torch makes a class of a layer's own for its parametrizations, and takes the one below
+            # when they are removed: the seeds belong there
+            _rebased(made, seeded_class)
+            if parametrize.is_parametrized(layer)
+            else seeded_class(made)
+        )
+        layer.seeds = Seeds(name, kind, sizes, switches, argument)
+
+
+def first_argument(host: type[nn.Module]) -> str:
+    """The name of the input in the forward of a host class."""
+    _, *parameters = inspect.signature(host.forward).parameters.values()
+    named = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return named[0] if named else "input"
 
 
 def unseed(layer: SeededLayer) -> None:
     """Give a layer its host's class back; its slots have to be empty."""
     del layer.__dict__["seeds"]
-    layer.__class__ = type(layer).__bases__[1]  # the host's class, from `seeded_class`
+    layer.__class__ = host_class(type(layer))  # type: ignore[assignment]  # it is no SeededLayer any more
+
+
+def host_class(seeded: type[nn.Module]) -> type[nn.Module]:
+    """The class that a layer had before it was seeded, with what others have put above since."""
+    if SeededLayer in seeded.__bases__:
+        return seeded.__bases__[1]  # from `seeded_class`
+    return _rebased(seeded, host_class) if issubclass(seeded, SeededLayer) else seeded
+
+
+def _rebased(
+    made: type[nn.Module], change: Callable[[type[nn.Module]], type[nn.Module]]
+) -> type[nn.Module]:
+    """A class that was made at run time, as torch's for parametrizations, on changed bases."""
+    contents = {
+        name: value for name, value in vars(made).items() if name not in ("__dict__", "__weakref__")
+    }
+    bases = tuple(change(base) for base in made.__bases__)
+    # such classes are named for the one below them
+    name = made.__name__.replace(made.__bases__[-1].__name__, bases[-1].__name__)
+    return type(name, bases, contents)
 
 
 def host_parameters(layer: SeededLayer) -> int:

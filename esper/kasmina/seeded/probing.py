@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,14 @@ class Seen:
         for name, layer in self._layers.items():
 
             def note(
-                _: nn.Module,
+                layer: nn.Module,
                 args: tuple[Any, ...],
                 named: dict[str, Any],
                 output: Any,
                 # bound now: later every hook would see the loop's last name
                 name: str = name,
             ) -> None:
-                reads = args[0] if args else named["input"]
+                reads = args[0] if args else named[cast("SeededLayer", layer).seeds.argument]
                 self.calls[name].append(
                     (reads.shape, output.shape if isinstance(output, Tensor) else None)
                 )

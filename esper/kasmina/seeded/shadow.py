@@ -79,12 +79,18 @@ def untouched(norms: Sequence[_NormBase], random_seed: int | None = None) -> Ite
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within: `module` is in evaluation mode; after, each part of it is in the mode that
     it was in.
+
+    Layers with a `train` of their own, such as those that merge low-rank weights in evaluation, are
+    asked to go back.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
+        for part, training in modes:
+            if type(part).train is not nn.Module.train:
+                part.train(training)
         for part, training in modes:
             # not train(): it would set all parts below as well
             part.training = training
