@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from esper.kasmina.growth import GrowingModel, KernelTraining, Place
 from esper.kasmina.numerics import Numerics
+from esper.kasmina.plain.harvest import harvest
 from esper.kasmina.seeded.faults import KernelFault
 from esper.kasmina.seeded.germination import germinate
-from esper.kasmina.seeded.harvest import harvest
 from esper.kasmina.seeded.host_kind import HostKind, LinearMap
 from esper.kasmina.seeded.hosts import register
 from esper.kasmina.seeded.slots import Slot

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import UsageError
-from esper.kasmina.seeded.grafts import add_kernels
+from esper.kasmina.plain.grafts import add_kernels
 from esper.kasmina.seeded.host_kind import HostKind, LinearMap
 from esper.kasmina.seeded.hosts import channels, merge
 from esper.kasmina.seeded.layers import SeededLayer, Seeds, unseed
