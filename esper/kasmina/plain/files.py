@@ -53,7 +53,8 @@ def packed(model: nn.Module) -> bytes:
     """
     layers = {
         name: layer.seeds.note().model_dump(mode="json")
-        for name, layer in model.named_modules()
+        # under each of its names, as its tensors are
+        for name, layer in model.named_modules(remove_duplicate=False)
         if isinstance(layer, SeededLayer)
     }
     # keys sorted: equal models are equal files, with equal hashes
@@ -105,9 +106,9 @@ def load_into(model: nn.Module, file: ModelFile, what: str) -> nn.Module:
         CorruptError: it contradicts itself.
     """
     fresh = _layers_to_seed(model, file.layers, what)
-    seed_layers(model, {name: file.layers[name].chunks for name in fresh})
+    seed_layers(model, fresh)
     layers = {name: cast("SeededLayer", model.get_submodule(name)) for name in file.layers}
-    held = {name: list(layer.seeds.slots) for name, layer in layers.items()}
+    held = {id(layer): list(layer.seeds.slots) for layer in layers.values()}
     try:
         for name, layer in layers.items():
             prefix = f"{name}." if name else ""
@@ -120,22 +121,26 @@ def load_into(model: nn.Module, file: ModelFile, what: str) -> nn.Module:
         _require_same(state_tensors(model), file.tensors, what)
         model.load_state_dict(dict(file.tensors))
     except Exception:
-        for name, layer in layers.items():
-            _take_back(layer, held[name])
-            if name in fresh:
-                unseed(layer)
+        for layer in {id(layer): layer for layer in layers.values()}.values():
+            _take_back(layer, held[id(layer)])
+        for name in fresh:
+            unseed(cast("SeededLayer", model.get_submodule(name)))
         raise
     return model
 
 
-def _layers_to_seed(model: nn.Module, notes: Mapping[str, LayerNote], what: str) -> list[str]:
-    """The layers of a file that have no seeds in the model yet, each once.
+def _layers_to_seed(
+    model: nn.Module, notes: Mapping[str, LayerNote], what: str
+) -> dict[str, tuple[int, ...]]:
+    """The layers of a file that have no seeds in the model yet, each by its first name, and the
+    widths of their chunks.
 
     Raises:
         UsageError: one is not there, is of another kind or width, or seeds are on other layers.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    reasons, seen, fresh = unsuited(model), set[int](), []
+    first_names = {id(layer): name for name, layer in model.named_modules()}
+    reasons, fresh = unsuited(model), dict[str, tuple[int, ...]]()
     for name, note in notes.items():
         layer = modules.get(name)
         if layer is None:
@@ -144,11 +149,11 @@ def _layers_to_seed(model: nn.Module, notes: Mapping[str, LayerNote], what: str)
                 "give it a model of the class that it was saved from."
             )
         kind = kind_of(layer)
-        if isinstance(layer, SeededLayer) or id(layer) in seen:
+        if isinstance(layer, SeededLayer):
             continue
         if (
             kind is None
-            or name in reasons
+            or first_names[id(layer)] in reasons
             or (kind.name, channels(kind, layer)[1]) != (note.kind, sum(note.chunks))
         ):
             raise UsageError(
@@ -156,12 +161,11 @@ def _layers_to_seed(model: nn.Module, notes: Mapping[str, LayerNote], what: str)
                 f"{note.kind}, and this model's layer is another: give it a model of the class "
                 "that it was saved from."
             )
-        seen.add(id(layer))
-        fresh.append(name)
+        fresh[first_names[id(layer)]] = note.chunks
     if fresh and any(isinstance(layer, SeededLayer) for layer in modules.values()):
         raise UsageError(
-            f"{what} has seeds in layer {fresh[0]}, and this model was germinated without it: "
-            "load into a model that was not germinated."
+            f"{what} has seeds in layer {next(iter(fresh))}, and this model was "
+            "germinated without it: load into a model that was not germinated."
         )
     return fresh
 
