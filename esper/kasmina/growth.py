@@ -16,7 +16,7 @@ from esper.kasmina.numerics import Numerics
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.seeded.hosts import gradient, unsuited
-from esper.kasmina.seeded.kernel_training import Counters, Grown, KernelTraining
+from esper.kasmina.seeded.kernel_training import Grown, KernelTraining
 from esper.kasmina.seeded.layers import (
     SeededLayer,
     Switches,
@@ -267,15 +267,6 @@ class GrowingModel:
         """Forget the gradients of every kernel."""
         for grown in self.kernels.values():
             grown.optimizer.zero_grad(set_to_none=True)
-
-    def counters(self) -> dict[Place, Counters]:
-        """What a snapshot has to keep of each kernel beside its tensors and optimizer state."""
-        return {place: grown.counters() for place, grown in self.kernels.items()}
-
-    def restore_counters(self, counters: Mapping[Place, Counters]) -> None:
-        """Take over what a snapshot kept; kernels that it does not name stay as they are."""
-        for place, kept in counters.items():
-            self.kernels[place].restore(kept)
 
     @torch.no_grad()
     def observe_gradients(self) -> None:

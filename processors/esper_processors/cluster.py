@@ -27,7 +27,7 @@ class Followed:
     apply: Callable[[Received], None]
 
 
-Take = Callable[[Received, Callable[[], Awaitable[None]]], Awaitable[None]]
+Take = Callable[[Received, Callable[[], Awaitable[None]]], Awaitable[bool]]
 """Does something because of a message, and puts the message aside where that fails:
 `esper_processors.consumers.Consumers.take`.
 """

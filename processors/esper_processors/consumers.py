@@ -97,7 +97,7 @@ class Consumers:
         self._part = part
         self._clock = clock
         self._trust = trust
-        self._letters: set[asyncio.Task[None]] = set()
+        self._letters: set[asyncio.Task[bool]] = set()
         self._frames: FrameCodec = getattr(app, "frames", SAME)
 
     def agent(
@@ -109,10 +109,14 @@ class Consumers:
         """
 
         async def consume(stream: StreamT[bytes]) -> None:
-            async for event in stream.events():
+            # Faust acknowledges what it hands out, also when a stop interrupts it: the offset of a
+            # message that was not taken would be committed, and the message lost
+            unacknowledged: faust.Stream[bytes] = stream.noack()  # type: ignore[attr-defined]  # its interface's types lack the call
+            async for event in unacknowledged.events():
                 raw = received_of(event)
                 # raises on no message: an exception that leaves this loop kills Faust's agent
-                await self.take(raw, partial(self._apply, apply, raw))
+                if await self.take(raw, partial(self._apply, apply, raw)):
+                    await unacknowledged.ack(event)
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 
@@ -134,14 +138,17 @@ class Consumers:
         received = raw._replace(value=self._frames.incoming(raw.value))
         await apply(self.opened(received), received)
 
-    async def take(self, received: Received, act: Act) -> None:
-        """Do `act` because of a message, and put the message aside where that fails."""
+    async def take(self, received: Received, act: Act) -> bool:
+        """Do `act` because of a message, and put the message aside where that fails.
+
+        False when the worker stops before either is done: the message has to come again.
+        """
         if not self._in_hand:
             self.progress.turn()
         # counted, because letters from tables are under way beside the message of an agent
         self._in_hand += 1
         try:
-            await self._until_done(received, act)
+            return await self._until_done(received, act)
         finally:
             self._in_hand -= 1
             self.progress.turn()
@@ -178,7 +185,7 @@ class Consumers:
         except Exception:  # noqa: BLE001  # between two assignments, or another version of the client: a figure must not make a part unready
             return 0
 
-    async def _until_done(self, received: Received, act: Act) -> None:
+    async def _until_done(self, received: Received, act: Act) -> bool:
         while not self._app.should_stop:
             try:
                 await self._once(received, act)
@@ -188,12 +195,13 @@ class Consumers:
                     _log.error(
                         "A dead letter about %s/%s/%s cannot be sent", *received[:3], exc_info=error
                     )
-                    return
+                    return True
                 _log.warning("A message of %s waits: %s", received.topic, error)
                 self.progress.wait(str(error))
                 await asyncio.sleep(RETRY_S)
             else:
-                return
+                return True
+        return False
 
     def refuse_soon(self, received: Received, error: Exception) -> None:
         """Put a message aside from where nothing can be awaited."""

@@ -62,14 +62,14 @@ class Grown:
     errors: int = 0
     scale: float = FIRST_SCALE
 
-    def counters(self) -> Counters:
-        """The figures that a snapshot keeps."""
+    def state_dict(self) -> Counters:
+        """What a snapshot keeps of it beside the tensors of kernel and optimizer."""
         return Counters(
             trained=self.trained, stepped=self.stepped, errors=self.errors, scale=self.scale
         )
 
-    def restore(self, counters: Counters) -> None:
-        """Take over the figures of a snapshot."""
+    def load_state_dict(self, counters: Counters) -> None:
+        """Take back what `state_dict` gave."""
         self.trained, self.stepped = counters["trained"], counters["stepped"]
         self.errors, self.scale = counters["errors"], counters["scale"]
 

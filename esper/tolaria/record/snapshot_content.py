@@ -129,7 +129,7 @@ def kernel_notes(growing: GrowingModel) -> dict[str, Note]:
             "kernel_id": grown.slot.kernel_id,
             # the blueprint itself, not its id alone: the store may have lost the kernel by then
             "ir": _kernel_module(grown.slot).ir.json,
-            "counters": grown.counters(),
+            "counters": grown.state_dict(),
         }
         for place, grown in growing.kernels.items()
     }
@@ -180,7 +180,7 @@ def restore_model(
         place = place_of(name)
         # unfilled: initialising weights that are overwritten below would draw random numbers
         growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
-        growing.kernels[place].restore(note["counters"])
+        growing.kernels[place].load_state_dict(note["counters"])
     living = {f"model/{name}": tensor for name, tensor in state_tensors(growing.module).items()}
     # compared before the first copy: nothing may train on half a restore
     saved = {name for name in snapshot.tensors if name.startswith("model/")}

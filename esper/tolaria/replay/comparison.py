@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esper.checkpoint import Snapshot
-from esper.tolaria.session.cursor import cursor_of
+from esper.tolaria.session.cursor import Cursor
 
 
 def differing(one: Snapshot, other: Snapshot) -> list[str]:
@@ -46,5 +46,7 @@ def _text(snapshot: Snapshot, name: str) -> str:
     note = snapshot.notes.get(name)
     if name == "cursor" and note is not None:
         # as it is written now: a snapshot of before says the same in other keys
-        note = cursor_of(note).notes()
+        cursor = Cursor()
+        cursor.load_state_dict(note)
+        note = cursor.state_dict()
     return json.dumps(note, sort_keys=True)

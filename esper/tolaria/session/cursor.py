@@ -52,8 +52,8 @@ class Cursor:
         """What has been measured of the kernel at a place."""
         return self.evidence.get(place, Evidence())
 
-    def notes(self) -> dict[str, Any]:
-        """The cursor as JSON."""
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as JSON."""
         return {
             "step": self.step,
             "sums": asdict(self.sums),
@@ -64,18 +64,17 @@ class Cursor:
             "test": asdict(self.test),
         }
 
-
-def cursor_of(notes: Mapping[str, Any]) -> Cursor:
-    """The cursor that `notes` gave."""
-    measured = bool(notes["test"]["batch_losses"])
-    test = _with_metrics(notes["test"], measured=measured)
-    return Cursor(
-        notes["step"],
-        Sums(**_with_metrics(notes["sums"], measured=bool(notes["sums"]["batches"]))),
-        {place_of(name): Evidence(**evidence) for name, evidence in notes["evidence"].items()},
-        EpochFigures(**_with_score(notes["figures"], measured=measured)),
-        Figures(test["loss"], test["metrics"], tuple(test["batch_losses"])),
-    )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make it what `state_dict` gave, also before there were tasks."""
+        measured = bool(state["test"]["batch_losses"])
+        test = _with_metrics(state["test"], measured=measured)
+        self.step = state["step"]
+        self.sums = Sums(**_with_metrics(state["sums"], measured=bool(state["sums"]["batches"])))
+        self.evidence = {
+            place_of(name): Evidence(**evidence) for name, evidence in state["evidence"].items()
+        }
+        self.figures = EpochFigures(**_with_score(state["figures"], measured=measured))
+        self.test = Figures(test["loss"], test["metrics"], tuple(test["batch_losses"]))
 
 
 def _with_score(notes: Mapping[str, Any], *, measured: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from esper.tolaria.record.snapshot_content import (
     restore_random,
 )
 from esper.tolaria.session.composition import RolledBack
-from esper.tolaria.session.cursor import cursor_of
+from esper.tolaria.session.cursor import Cursor
 from esper.tolaria.session.recording import Recorder
 
 
@@ -121,7 +121,7 @@ class Snapshotting:
         return RunSnapshot(
             tensors=model_tensors(parts.growing, parts.stepper.host_optimizer),
             state=self.recorder.state.canonical(),
-            cursor=self.recorder.standing.cursor.notes(),
+            cursor=self.recorder.standing.cursor.state_dict(),
             kernels=kernel_notes(parts.growing),
             health=health_notes(parts.growing),
             statistics={
@@ -129,7 +129,7 @@ class Snapshotting:
                 for place, statistics in parts.monitor.statistics.items()
             },
             random=random_notes(),
-            stepper=parts.stepper.notes(),
+            stepper=parts.stepper.state_dict(),
         ).packed
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
@@ -138,7 +138,8 @@ class Snapshotting:
         """
         parts, content = self.recorder.parts, RunSnapshot.of(snapshot)
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
-        cursor = cursor_of(content.cursor)
+        cursor = Cursor()
+        cursor.load_state_dict(content.cursor)
         dormant = {(seed.layer, seed.seed) for seed in state.seeds if seed.stage == "DORMANT"}
         # a rollback resets unfinished seeds: their evidence is of kernels that are gone
         cursor.evidence = {
@@ -154,7 +155,7 @@ class Snapshotting:
         )
         # a second time: kernels came back by the snapshot's state, and the present one decides
         parts.growing.follow(state, cursor.step)
-        parts.stepper.restore(content.stepper)
+        parts.stepper.load_state_dict(content.stepper)
         restore_health(parts.growing, content.health)
         parts.monitor.statistics = {
             place_of(name): SeedStatistics(**statistics)

@@ -214,7 +214,7 @@ def _rehearse(
                 f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments, "
                 "or name another."
             ) from error
-    state.notes()
+    state.state_dict()
     moved = sorted(key for key, value in _figures(optimizer).items() if before.get(key) != value)
     if moved:
         raise UsageError(
@@ -321,7 +321,7 @@ class HostState:
             for group in optimizer.param_groups
         ]
 
-    def notes(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Its state now.
 
         Raises:
@@ -351,8 +351,8 @@ class HostState:
         notes = {"figures": figures, "devices": devices, "groups": groups}
         return {kind: values for kind, values in notes.items() if values}
 
-    def restore(self, notes: Mapping[str, Any]) -> None:
-        """Make it what `notes` gave; the tensors of its state are there already."""
+    def load_state_dict(self, notes: Mapping[str, Any]) -> None:
+        """Make it what `state_dict` gave; the tensors of its state are there already."""
         for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
             # a snapshot omits what had not moved, so all values go back first
             group.update({key: _loaded(value) for key, value in first.items()})

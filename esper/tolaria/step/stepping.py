@@ -131,22 +131,22 @@ class Stepper:
                 torch.zeros((), device=growing.numerics.device)
             )  # it makes its tensors at the first call
 
-    def notes(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a snapshot keeps of it beside the optimizer's tensors: the state of the scaler, and
         what the optimizer holds that is no tensor.
         """
-        optimizer = self._host_state.notes()
+        optimizer = self._host_state.state_dict()
         return {
             "scaler": self.scaler.state_dict() if self.scaler is not None else {},
             **({"optimizer": optimizer} if optimizer else {}),
         }
 
-    def restore(self, notes: Mapping[str, Any]) -> None:
-        """Take back what `notes` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
         if self.scaler is not None:
-            self.scaler.load_state_dict(dict(notes["scaler"]))
+            self.scaler.load_state_dict(dict(state["scaler"]))
         # snapshots leave an empty note out, and it still resets what the optimizer has moved
-        self._host_state.restore(notes.get("optimizer", {}))
+        self._host_state.load_state_dict(state.get("optimizer", {}))
 
     def turns(self, state: RunState, step: int) -> list[Place]:
         """The TRAINING seeds that have a shadow pass in this step: at most `kernels.shadow_passes`,

@@ -140,7 +140,7 @@ def test_a_failing_live_kernel_leaves_the_step_to_its_fallback(name: str) -> Non
             (
                 host_of(growing),
                 {key: value.clone() for key, value in module.inner.state_dict().items()},
-                growing.counters(),
+                {place: kernel.state_dict() for place, kernel in growing.kernels.items()},
             )
         )
         told.append(seen)
@@ -323,10 +323,10 @@ def test_counters_are_kept_and_restored() -> None:
     growing, stepper = grown()
     graft(growing, PLACE, spoilt(growing, PLACE, _raise), alpha=0.5)
     stepper.step(staged("PROBATIONARY", PLACE), 0, batch(0), sample=False)
-    counters = growing.counters()
-    assert counters[PLACE]["errors"] == 1
+    counters = growing.kernels[PLACE].state_dict()
+    assert counters["errors"] == 1
     again, _ = grown()
     graft(again, PLACE)
-    again.restore_counters(counters)
-    assert again.counters() == counters
+    again.kernels[PLACE].load_state_dict(counters)
+    assert again.kernels[PLACE].state_dict() == counters
     assert Numerics().precision == "float32"

@@ -90,7 +90,7 @@ class Trained:
 
     def snapshot(self) -> Snapshot:
         """A snapshot as one reads it: notes went through JSON."""
-        notes = {"kernels": kernel_notes(self.growing), "stepper": self.stepper.notes()}
+        notes = {"kernels": kernel_notes(self.growing), "stepper": self.stepper.state_dict()}
         return Snapshot(self.everything(), json.loads(json.dumps(notes)))
 
     def restore(self, snapshot: Snapshot, step: int) -> None:
@@ -98,7 +98,7 @@ class Trained:
         restore_model(
             self.growing, self.stepper.host_optimizer, snapshot, state=self.state, step=step
         )
-        self.stepper.restore(snapshot.notes["stepper"])
+        self.stepper.load_state_dict(snapshot.notes["stepper"])
         self.step = step
 
 
@@ -149,7 +149,7 @@ def test_every_optimizer_goes_on_from_a_snapshot_bit_for_bit(name: str) -> None:
     found, wanted = second.everything(), first.everything()
     assert found.keys() == wanted.keys()
     assert [one for one in wanted if not torch.equal(found[one], wanted[one])] == []
-    assert second.stepper.notes() == first.stepper.notes()
+    assert second.stepper.state_dict() == first.stepper.state_dict()
     assert not torch.equal(wanted["model/0.weight"], dict(host().named_parameters())["0.weight"])
 
 
@@ -157,10 +157,10 @@ def test_the_default_adds_nothing_to_a_snapshot() -> None:
     """AdamW holds tensors alone: a snapshot is what it was before there were others."""
     trained = Trained(chosen())
     trained.train(3)
-    assert trained.stepper.notes() == {"scaler": {}}
+    assert trained.stepper.state_dict() == {"scaler": {}}
     restless = Trained(chosen(optimizer={"name": f"{HERE}:restless"}))
     restless.train(3)
-    notes = restless.stepper.notes()["optimizer"]
+    notes = restless.stepper.state_dict()["optimizer"]
     assert notes["figures"] == {"0/count": 3, "1/count": 3}
     assert notes["groups"]["0/momentum"] == pytest.approx(0.5 * 0.9**3)
 
@@ -527,7 +527,7 @@ def test_a_rehearsal_moves_nothing() -> None:
     trained = Trained(chosen(optimizer={"name": f"{HERE}:Free"}))
     torch.manual_seed(5)
     again = Trained(chosen(optimizer={"name": f"{HERE}:restless"}))
-    assert trained.stepper.notes() == again.stepper.notes() == {"scaler": {}}
+    assert trained.stepper.state_dict() == again.stepper.state_dict() == {"scaler": {}}
     for name, parameter in before.items():
         assert torch.equal(parameter, again.growing.module.get_parameter(name))
     torch.manual_seed(5)

@@ -174,7 +174,7 @@ class World:
             "kernels": kernel_notes(self.growing),
             "health": health_notes(self.growing),
             "random": random_notes(),
-            "stepper": self.stepper.notes(),
+            "stepper": self.stepper.state_dict(),
         }
         return Snapshot(model_tensors(self.growing, self.stepper.host_optimizer), notes)
 
@@ -183,7 +183,7 @@ class World:
         restore_model(
             self.growing, self.stepper.host_optimizer, snapshot, state=self.state, step=step
         )
-        self.stepper.restore(snapshot.notes["stepper"])
+        self.stepper.load_state_dict(snapshot.notes["stepper"])
         restore_health(self.growing, snapshot.notes["health"])
         restore_random(snapshot.notes["random"], snapshot.tensors)
 
@@ -238,8 +238,10 @@ def test_training_goes_on_bit_for_bit(kind: str, run: dict[str, Any], tmp_path: 
     for name, tensor in wanted.items():
         assert torch.equal(found[name], tensor), name
     assert second.growing.health == first.growing.health
-    assert second.stepper.notes() == first.stepper.notes()
-    assert second.growing.counters() == first.growing.counters()
+    assert second.stepper.state_dict() == first.stepper.state_dict()
+    assert second.growing.kernels.keys() == first.growing.kernels.keys()
+    for place, grown in first.growing.kernels.items():
+        assert second.growing.kernels[place].state_dict() == grown.state_dict()
     assert {place: grown.slot.kernel_id for place, grown in second.growing.kernels.items()} == {
         place: grown.slot.kernel_id for place, grown in first.growing.kernels.items()
     }
