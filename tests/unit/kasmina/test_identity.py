@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from esper.kasmina import GrowingModel, KernelTraining, Slot, germinate, harvest
 from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes
+from esper.kasmina.seeded.structure import state_tensors
 from esper.lifecycle import Guardrails, RunState, SeedState
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.step.method import Method
@@ -84,7 +85,7 @@ def test_host_trajectory_is_the_same_beside_a_training_seed() -> None:
         state = training_state(*places)
         for step in range(100):
             stepper.step(state, step, (x, y), sample=step % 10 == 0)
-        names = [name for name in module.state_dict() if "kernel" not in name]
+        names = [name for name in state_tensors(module) if "kernel" not in name]
         finals.append({name: module.state_dict()[name].clone() for name in names})
         for kernel, before in zip(kernels[-1], first, strict=True):
             assert not torch.equal(kernel.state_dict()["0.weight"], before["0.weight"])
