@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,30 @@ def _not_called(owner: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Linear layers whose weights torch's own modules read past the forward."""
     if isinstance(owner, nn.MultiheadAttention):
         yield owner.out_proj, "nn.MultiheadAttention reads its weights and never calls it"
-    elif isinstance(owner, nn.TransformerEncoderLayer) and _has_fast_path(owner):
-        why = "nn.TransformerEncoderLayer reads its weights and does not call it in evaluation"
-        yield owner.linear1, why
-        yield owner.linear2, why
 
 
-def _has_fast_path(layer: nn.TransformerEncoderLayer) -> bool:
-    """Whether torch may run a whole encoder layer as one operation in evaluation (conditions that
-    do not depend on the input).
-    """
-    attention = layer.self_attn
-    return bool(
-        attention.batch_first
-        and attention.in_proj_bias is not None
-        and layer.activation_relu_or_gelu
-    )
+@torch.no_grad()
+def _add_columns(layer: Any, added: LinearMap) -> bool:
+    """As `_add_rows`, for a weight [I, O] with a bias."""
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))  # noqa: SLF001  # an attribute may be computed
+    if weight is None or bias is None:
+        return False
+    columns, rest, alpha = added.channels, added.rest, added.alpha
+    merged = rest * weight[:, columns].double() + alpha * added.weight.T
+    weight[:, columns] = merged.to(weight.dtype)
+    shift: Tensor | float = 0.0 if added.bias is None else added.bias
+    bias[columns] = (rest * bias[columns].double() + alpha * shift).to(bias.dtype)
+    return True
+
+
+def _gradient_by_column(layer: Any) -> Tensor | None:
+    by_input = gradient_of_weight(layer)
+    return None if by_input is None else by_input.T
+
+
+def _columns(layer: Any) -> tuple[int, int]:
+    reads, writes = layer.weight.shape
+    return reads, writes
 
 
 @torch.no_grad()
@@ -115,3 +123,25 @@ BUILT_IN: Final = (
     ),
 )
 """Esper's own; `esper.kasmina.seeded.hosts` registers them, and those of installed packages."""
+
+
+def transformers_conv1d(layer: type[nn.Module]) -> HostKind:
+    """The kind of `transformers.pytorch_utils.Conv1D`: GPT-2's linear layer, with its weight as
+    [I, O].
+    """
+    return HostKind(
+        "TransformersConv1D",
+        layer,
+        _columns,
+        gradient=_gradient_by_column,
+        merge=_add_columns,
+    )
+
+
+OPTIONAL: Final = {
+    "TransformersConv1D": ("transformers.pytorch_utils", "Conv1D", transformers_conv1d),
+}
+"""Kinds of layers of libraries that a model may use: module, class, and what makes the kind of it.
+
+They are known as soon as somebody else has imported the library.
+"""
