@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from esper.kasmina.seeded.built_in_hosts import why_no_kind
 from esper.kasmina.seeded.hosts import host_layers, unsuited
 from esper.kasmina.seeded.layers import SeededLayer
 from esper.kasmina.seeded.probing import REFUSED
@@ -64,7 +65,7 @@ def inventory(model: nn.Module) -> Inventory:
             rows.append(LayerRow(name, host, len(part.seeds.chunks), ""))
             continue
         if name not in hosts:
-            reason = "no kind of Esper's"
+            reason = why_no_kind(part)
         elif not (reason := REFUSED.get(part, "") or reasons.get(name, "")):
             reason = (
                 "left out by include or exclude" if grown else "the model is not germinated yet"

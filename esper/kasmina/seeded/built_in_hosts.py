@@ -145,3 +145,17 @@ OPTIONAL: Final = {
 
 They are known as soon as somebody else has imported the library.
 """
+
+_WITHOUT: Final[tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...]] = (
+    ((nn.Conv3d, nn.ConvTranspose3d), "kernels have two dimensions of positions at most"),
+    (nn.ConvTranspose1d, "kernels have no transposed convolution of signals"),
+    ((nn.Embedding, nn.EmbeddingBag), "it reads indices, and kernels read numbers"),
+    ((nn.RNNBase, nn.RNNCellBase), "its output follows from a state, which kernels do not see"),
+    (nn.Bilinear, "it reads two inputs, and kernels read one"),
+)
+
+
+def why_no_kind(layer: nn.Module) -> str:
+    """Why there is no kind for a layer, in a few words."""
+    reason = next((why for classes, why in _WITHOUT if isinstance(layer, classes)), "")
+    return "no kind of Esper's" + (f": {reason}" if reason else "")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import itertools
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -151,17 +152,15 @@ def unsuited(model: nn.Module) -> dict[str, str]:
     would change nothing.
     """
     reasons: dict[int, str] = {}
+    layers = host_layers(model)
+    for layer, _ in layers.values():
+        if why := _unsuited_itself(layer):
+            reasons[id(layer)] = why
     for owner in model.modules():
-        if why := _unsuited_itself(owner):
-            reasons[id(owner)] = why
         for kind in known().values():
             refused = _asked(kind, lambda kind=kind, owner=owner: [*kind.refuses(owner)])  # type: ignore[misc]
             reasons |= {id(layer): why for layer, why in refused}
-    return {
-        name: reasons[id(layer)]
-        for name, (layer, _) in host_layers(model).items()
-        if id(layer) in reasons
-    }
+    return {name: reasons[id(layer)] for name, (layer, _) in layers.items() if id(layer) in reasons}
 
 
 def _unsuited_itself(layer: nn.Module) -> str:
@@ -177,15 +176,10 @@ def _unsuited_itself(layer: nn.Module) -> str:
             "its forward was replaced on the object, so that seeds would not run; replace it after "
             "esper.germinate(...)"
         )
-    clash = [
-        name
-        for name in (*layer.__dict__, *layer._parameters, *layer._buffers, *layer._modules)  # noqa: SLF001  # all that would be overwritten
-        if name == "seeds" or _KERNEL.fullmatch(name)
-    ]
-    if clash or hasattr(type(layer), "seeds"):
-        return (
-            f"its own attribute {(clash or ['seeds'])[0]!r} has a name that Esper gives; rename it"
-        )
+    own = (layer.__dict__, layer._parameters, layer._buffers, layer._modules)  # noqa: SLF001  # all that would be overwritten
+    names = itertools.chain(*own, *(vars(parent) for parent in type(layer).__mro__))
+    if clash := next((name for name in names if name == "seeds" or _KERNEL.fullmatch(name)), ""):
+        return f"its own attribute {clash!r} has a name that Esper gives; rename it"
     return ""
 
 
