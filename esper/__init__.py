@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esper.kasmina import germinate, harvest
+    from esper.kasmina import germinate, harvest, inventory
     from esper.library import grow, load, load_model
     from esper.tolaria.recipes.splits import Splits
     from esper.tolaria.step.tasks import Metric, Outcome, Task
@@ -19,6 +19,7 @@ _HOMES = {
     "germinate": "esper.kasmina",
     "grow": "esper.library",
     "harvest": "esper.kasmina",
+    "inventory": "esper.kasmina",
     "load": "esper.library",
     "load_model": "esper.library",
 }
@@ -30,6 +31,7 @@ __all__ = [
     "germinate",
     "grow",
     "harvest",
+    "inventory",
     "load",
     "load_model",
 ]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from esper.bounded import DEFAULT, Limits, json_of, open_named, tensors_header
 from esper.bounded.names import MALFORMED
 from esper.errors import CorruptError, UsageError, printable
+from esper.kasmina.seeded.fast_path import follow_loads, follow_no_loads
 from esper.kasmina.seeded.hosts import channels, kind_of, unsuited
 from esper.kasmina.seeded.layers import SeededLayer, seed_layers, unseed
 from esper.kasmina.seeded.structure import KEY, LayerNote, read_note, state_tensors
@@ -105,8 +106,10 @@ def load_into(model: nn.Module, file: ModelFile, what: str) -> nn.Module:
         UsageError: the file is of another model; `what` names it. The model is as it was then.
         CorruptError: it contradicts itself.
     """
+    plain = not any(isinstance(part, SeededLayer) for part in model.modules())
     fresh = _layers_to_seed(model, file.layers, what)
     seed_layers(model, fresh)
+    follow_loads(model)
     layers = {name: cast("SeededLayer", model.get_submodule(name)) for name in file.layers}
     held = {id(layer): list(layer.seeds.slots) for layer in layers.values()}
     try:
@@ -123,6 +126,8 @@ def load_into(model: nn.Module, file: ModelFile, what: str) -> nn.Module:
     except Exception:
         for layer in {id(layer): layer for layer in layers.values()}.values():
             _take_back(layer, held[id(layer)])
+        if plain:
+            follow_no_loads(model)
         for name in fresh:
             unseed(cast("SeededLayer", model.get_submodule(name)))
         raise

@@ -64,12 +64,9 @@ def _blended(layer: Any, name: str, slot: Slot, inputs: Any, chunk: Any, dim: in
     shape = source.shape
     samples = source.reshape(-1, *(shape[place] for place in range(-sample, 0)))
     k = getattr(layer, name)(samples).to(chunk.dtype).reshape_as(chunk)
-    # numbers stand in the graph as constants
+    # a number: it stands in the graph as a constant
     alpha = float(slot.alpha)
-    if slot.blend == "RESIDUAL":
-        return chunk + alpha * k
-    # a tensor's difference, as in `Slot.blended`: in double precision it would round otherwise
-    return float(1 - slot.alpha) * chunk + alpha * k
+    return chunk + alpha * k if slot.blend == "RESIDUAL" else (1 - alpha) * chunk + alpha * k
 
 
 def add_kernels(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from esper.errors import UsageError
 from esper.kasmina.plain.grafts import add_kernels
+from esper.kasmina.seeded.fast_path import follow_no_loads
 from esper.kasmina.seeded.host_kind import HostKind, LinearMap
 from esper.kasmina.seeded.hosts import channels, merge
 from esper.kasmina.seeded.layers import SeededLayer, Seeds, unseed
@@ -51,6 +52,7 @@ def harvest(model: nn.Module) -> nn.Module:
             )
     _warn_of_others(seeded)
     plain = _copied(model)
+    follow_no_loads(plain)
     # modules() lists a shared layer once, so a count above 1 is a weight that layers share
     uses = Counter(
         id(parameter)

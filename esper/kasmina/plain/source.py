@@ -55,6 +55,10 @@ def load(model, path=Path(__file__).with_name({file!r})):
         for child, kernel in kernels.items():
             layer.add_module(child, kernel().to(place).train(layer.training))
         layer.register_forward_hook(blend, with_kwargs=True, prepend=True)
+    for part in model.modules():
+        # padded positions as a nested tensor have no channels to blend into
+        if isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor &= not any(id(one) in grown for one in part.modules())
     model.load_state_dict(load_file(path))
     return model
 '''

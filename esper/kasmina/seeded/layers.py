@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from esper.errors import CorruptError, EsperError, UsageError
 from esper.kasmina.seeded.faults import Notes, Place
-from esper.kasmina.seeded.host_kind import HostKind
+from esper.kasmina.seeded.host_kind import HostKind, Seeded
 from esper.kasmina.seeded.hosts import channels, kind_of, known
 from esper.kasmina.seeded.side_streams import side_by_side
 from esper.kasmina.seeded.slots import Slot
@@ -204,7 +204,7 @@ class Seeds:
             return chunk
 
 
-class SeededLayer(nn.Module):
+class SeededLayer(Seeded):
     """What makes a host layer a seeded one.
 
     `germinate` swaps a layer's class for one that has this before the host's own class.

@@ -27,7 +27,10 @@ JSON in bytes, because whoever handles a `state_dict` expects tensors.
 
 
 class KernelNote(BaseModel):
-    """One kernel; the meanings of `Slot`. `ir` is its blueprint, empty for one that has none."""
+    """One kernel; the meanings of `Slot`.
+
+    `ir` is its blueprint, empty for one that has none; `casts` is that of `KernelModule`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -40,6 +43,7 @@ class KernelNote(BaseModel):
     alpha_target: float
     live: bool
     fossilised: bool
+    casts: bool = False
 
     @classmethod
     def of(cls, slot: Slot) -> KernelNote:
@@ -54,6 +58,7 @@ class KernelNote(BaseModel):
             alpha_target=slot.alpha_target,
             live=slot.live,
             fossilised=slot.fossilised,
+            casts=isinstance(slot.kernel, KernelModule) and slot.kernel.casts,
         )
 
     def settle(self, slot: Slot) -> None:
@@ -64,6 +69,8 @@ class KernelNote(BaseModel):
             self.fossilised,
         )
         slot.alpha.fill_(self.alpha)
+        if isinstance(slot.kernel, KernelModule):
+            slot.kernel.casts = self.casts
 
 
 class LayerNote(BaseModel):

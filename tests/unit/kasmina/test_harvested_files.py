@@ -21,7 +21,7 @@ from esper.kasmina.plain.files import ModelFile, packed, unpacked
 from esper.kasmina.plain.source import harvested
 from tests.unit.kasmina.cases import graft
 from tests.unit.kasmina.test_harvest import HOSTS
-from tests.unit.kasmina.test_model_state import foundry_slot
+from tests.unit.kasmina.test_model_state import Encoder, encoded, foundry_slot
 
 GEOMETRIES = [
     "",
@@ -167,3 +167,15 @@ def test_a_kernel_without_a_blueprint_cannot_be_written() -> None:
     growing.kernels[("0", 1)].slot.fossilised = True
     with pytest.raises(UsageError, match=r"kernel at 0\[1\] was not built from a blueprint"):
         harvested(of(growing.module), module="m", saved_as="m")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_kernels_in_a_fast_path_run_in_the_written_model(tmp_path: Path) -> None:
+    """Torch would run the whole encoder layer past them in evaluation, with a nested tensor."""
+    growing, x = encoded()
+    found = harvested(of(growing.module), module="model", saved_as="model.safetensors")
+    save_file(dict(found.tensors), tmp_path / "model.safetensors")
+    names: dict[str, Any] = {"__file__": str(tmp_path / "model.py")}
+    exec(found.source, names)  # noqa: S102  # made here
+    with torch.no_grad():
+        assert torch.equal(names["load"](Encoder().eval())(x), growing.module(x))

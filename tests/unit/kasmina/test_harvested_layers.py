@@ -130,6 +130,23 @@ def test_further_arguments_go_to_the_host_s_forward() -> None:
         assert not torch.equal(harvested(*args, **named), own(X))
 
 
+def test_a_layer_that_is_called_by_name_grows() -> None:
+    """The probe sees its input behind other arguments, whatever the layer calls it."""
+
+    class Calling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Scaled(8, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.layer(factor=torch.ones(()), features=x)
+            return found
+
+    model = grown(germinate(Calling(), seeds=2), place=("layer", 1))
+    assert torch.equal(harvest(model)(X), model(X))
+    assert not torch.equal(model(X)[:, 6:], Calling()(X)[:, 6:])
+
+
 class Scaled(nn.Linear):
     """A user's own layer."""
 
@@ -339,7 +356,7 @@ def test_a_forward_on_the_instance_has_no_seeds_or_is_named_at_harvest() -> None
     before[0].forward = types.MethodType(lambda self, x: nn.Linear.forward(self, x) * 2, before[0])
     growing = GrowingModel(germinate(before, seeds=2), training=KernelTraining())
     assert list(growing.layers) == ["2"]
-    assert "set on the instance" in growing.excluded["0"]
+    assert "replaced on the object" in growing.excluded["0"]
     assert torch.equal(harvest(before)(X), before(X))
 
     after = grown(germinate(net(), seeds=2))

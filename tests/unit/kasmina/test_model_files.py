@@ -24,7 +24,13 @@ from esper.kasmina.seeded.layers import SeededLayer
 from esper.kasmina.seeded.structure import KEY
 from esper.tolaria.step.evaluation import parameters_digest
 from tests.unit.kasmina.cases import CASES
-from tests.unit.kasmina.test_model_state import assert_same, foundry_slot, grown
+from tests.unit.kasmina.test_model_state import (
+    Encoder,
+    assert_same,
+    encoded,
+    foundry_slot,
+    grown,
+)
 
 WRITTEN: dict[str, Callable[[nn.Module, Path], object]] = {
     "a run": lambda model, path: path.write_bytes(packed(model)),
@@ -281,3 +287,38 @@ def test_limits_are_the_installation_s(tmp_path: Path, monkeypatch: pytest.Monke
         esper.load(path, nn.Linear(600, 600))
     monkeypatch.setenv("ESPER_IMPORTS__FILE_MIB", "2")
     esper.load(path, nn.Linear(600, 600))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_kernels_in_a_fast_path_run_in_a_loaded_model(tmp_path: Path) -> None:
+    """Torch would run the whole encoder layer past them in evaluation."""
+    growing, x = encoded()
+    (tmp_path / "model").write_bytes(packed(growing.module))
+    with torch.no_grad():
+        assert torch.equal(esper.load(tmp_path / "model", Encoder().eval())(x), growing.module(x))
+    rewritten(lambda tensors: tensors.pop("encoder.layers.0.norm1.bias"))(tmp_path / "model")
+    plain = Encoder()
+    with pytest.raises(UsageError, match=r"has no encoder\.layers\.0\.norm1\.bias"):
+        esper.load(tmp_path / "model", plain)
+    assert b"esper" not in pickle.dumps(plain.encoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["features", "strided"])
+def test_hosts_of_other_types_are_saved_and_loaded(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Kernels come back in their own type, and compute in it."""
+    case = CASES[name]
+    model = germinate(case.host().to(dtype), seeds=3)
+    growing = GrowingModel(model, training=KernelTraining())
+    x = case.inputs(3).to(dtype)
+    growing.probe(x)
+    slot = foundry_slot(growing, case.places[0], "mlp" if name == "features" else "conv2d", 0.3)
+    slot.live = slot.fossilised = True
+    model.eval()
+    (tmp_path / "model").write_bytes(packed(model))
+    loaded = esper.load(tmp_path / "model", case.make().to(dtype)).eval()
+    assert torch.equal(loaded(x), model(x))
+    assert parameters_digest(loaded) == parameters_digest(model)
+    assert torch.equal(harvest(loaded)(x), model(x))
