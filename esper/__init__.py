@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esper.kasmina import germinate, harvest
-    from esper.library import grow, load_model
+    from esper.kasmina import germinate, harvest, inventory
+    from esper.library import grow, load, load_model
     from esper.tolaria.recipes.splits import Splits
     from esper.tolaria.step.tasks import Metric, Outcome, Task
 
@@ -19,9 +19,22 @@ _HOMES = {
     "germinate": "esper.kasmina",
     "grow": "esper.library",
     "harvest": "esper.kasmina",
+    "inventory": "esper.kasmina",
+    "load": "esper.library",
     "load_model": "esper.library",
 }
-__all__ = ["Metric", "Outcome", "Splits", "Task", "germinate", "grow", "harvest", "load_model"]
+__all__ = [
+    "Metric",
+    "Outcome",
+    "Splits",
+    "Task",
+    "germinate",
+    "grow",
+    "harvest",
+    "inventory",
+    "load",
+    "load_model",
+]
 __version__ = "0.1.0"
 
 

@@ -8,17 +8,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from safetensors.torch import load
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper import stack
+from esper.bounded import limits_of, open_named
 from esper.clock import SystemClock
 from esper.config import Settings
 from esper.errors import UsageError
+from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.run.own_start import Asked, begin
@@ -26,7 +29,7 @@ from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
 from esper.urza.opening import open_store
-from esper.vault.boxes import MODELS, open_box
+from esper.vault.boxes import BOX_BYTES, MODELS, is_sealed, open_box
 
 if TYPE_CHECKING:
     from esper.tolaria.run.own_loop import Growth
@@ -125,6 +128,29 @@ def grow(
         stack.release(installation, os.getpid())
 
 
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """Give `model` what a file holds, and return it: parameters, buffers, seeds and kernels.
+
+    Args:
+        path: a run's final model as `esper model` writes it, or as it lies sealed in this
+            installation; or a `state_dict` of a grown model, saved by safetensors or torch.
+        model: a model of the class that was trained, plain or just germinated.
+
+    Raises:
+        UsageError: the file cannot be read, or is of another model. The model is as it was then.
+        CorruptError: the file is damaged, holds more than tensors, or is larger than
+            ESPER_IMPORTS__* allows.
+    """
+    installation, path = Settings.load(guest=True), Path(path)
+    limits = limits_of(installation.imports)
+    with open_named(path, limits.file) as file:
+        sealed = is_sealed(file.read(BOX_BYTES))
+    if not sealed:
+        return load_into(model, read_file(path, limits), str(path))
+    box = open_box(installation, open_store(installation), MODELS)
+    return load_into(model, unpacked(read_model(path.resolve(), box), limits, str(path)), str(path))
+
+
 def load_model(run_id: str) -> dict[str, Tensor]:
     """The parameters and buffers of a run's final model, by name: what `state_dict` gave at its
     end.
@@ -136,4 +162,4 @@ def load_model(run_id: str) -> dict[str, Tensor]:
     require_run_id(run_id)
     installation = Settings.load()
     box = open_box(installation, open_store(installation), MODELS)
-    return load(read_model(installation.runs_dir / run_id / "model.safetensors", box))
+    return load_tensors(read_model(installation.runs_dir / run_id / "model.safetensors", box))

@@ -100,8 +100,7 @@ def open_in(folder: Path, name: str, limit: Limit) -> Iterator[BinaryIO]:
     finally:
         for one in held:
             os.close(one)
-    with os.fdopen(descriptor, "rb") as file:
-        _require_plain(where, file, limit)
+    with _plain_file(where, descriptor, limit) as file:
         yield file
 
 
@@ -118,8 +117,7 @@ def open_named(path: Path, limit: Limit) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _require_plain(path, file, limit)
+    with _plain_file(path, descriptor, limit) as file:
         yield file
 
 
@@ -133,11 +131,18 @@ def read_in(folder: Path, name: str, limit: Limit) -> bytes:
     return content
 
 
-def _require_plain(where: Path, file: BinaryIO, limit: Limit) -> None:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptError(f"{printable(str(where))} is no plain file.")
-    limit.require(status.st_size, f"{where} has bytes,")
+def _plain_file(where: Path, descriptor: int, limit: Limit) -> BinaryIO:
+    """The file of a descriptor, which is closed with it or when it is refused."""
+    try:
+        # before a file is made of it: Python's own refuses a folder in its own words
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptError(f"{printable(str(where))} is no plain file.")
+        limit.require(status.st_size, f"{where} has bytes,")
+    except CorruptError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
 
 
 def _refused(where: Path, error: OSError) -> UsageError | CorruptError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from esper.kasmina.growth import GrowingModel, KernelTraining, Place
+from esper.kasmina.inventory import Inventory, LayerRow, inventory
 from esper.kasmina.numerics import Numerics
+from esper.kasmina.plain.harvest import harvest
 from esper.kasmina.seeded.faults import KernelFault
 from esper.kasmina.seeded.germination import germinate
-from esper.kasmina.seeded.harvest import harvest
 from esper.kasmina.seeded.host_kind import HostKind, LinearMap
 from esper.kasmina.seeded.hosts import register
 from esper.kasmina.seeded.slots import Slot
@@ -14,13 +15,16 @@ from esper.kasmina.seeded.slots import Slot
 __all__ = [
     "GrowingModel",
     "HostKind",
+    "Inventory",
     "KernelFault",
     "KernelTraining",
+    "LayerRow",
     "LinearMap",
     "Numerics",
     "Place",
     "Slot",
     "germinate",
     "harvest",
+    "inventory",
     "register",
 ]

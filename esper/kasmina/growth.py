@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
 from esper.kasmina.adamw import EagerAdamW
-from esper.kasmina.numerics import Numerics
+from esper.kasmina.numerics import Numerics, kernel_type
+from esper.kasmina.seeded.fast_path import FastPaths, slow_path
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.seeded.hosts import gradient, unsuited
@@ -24,10 +26,18 @@ from esper.kasmina.seeded.layers import (
     reads_and_writes,
     unseed,
 )
-from esper.kasmina.seeded.probing import Seen, geometries
-from esper.kasmina.seeded.shadow import Kept, evaluating, running_norms, shadow_gradients, untouched
-from esper.kasmina.seeded.slots import Slot
+from esper.kasmina.seeded.probing import REFUSED, Seen, geometries, uncompiled
+from esper.kasmina.seeded.shadow import (
+    Gradients,
+    Kept,
+    Unrecorded,
+    evaluating,
+    shadow_gradients,
+    untouched,
+)
+from esper.kasmina.seeded.slots import HALF, Slot
 from esper.kasmina.seeded.statistics import SeedStatistics, StatisticsBuffer
+from esper.kernels.build import KernelModule
 from esper.lifecycle import LIVE, RunState, SeedState
 
 __all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]
@@ -55,9 +65,12 @@ class GrowingModel:
         self.layers: dict[str, SeededLayer] = {
             name: layer for name, layer in module.named_modules() if isinstance(layer, SeededLayer)
         }
-        self.switches = (
-            next(iter(self.layers.values())).seeds.switches if self.layers else Switches()
-        )
+        _require_one_process(module)
+        self.switches = Switches()
+        for name, layer in self.layers.items():
+            # the model may have been wrapped since `germinate`, or seeded in several calls: names
+            # are those of what is trained, and one assignment reaches every layer of it
+            layer.seeds.name, layer.seeds.switches = name, self.switches
         # taken before any graft: later module.parameters() has those of kernels too
         self.host_parameters = [
             parameter for parameter in module.parameters() if parameter.requires_grad
@@ -65,7 +78,8 @@ class GrowingModel:
         self.kernels: dict[Place, Grown] = {}
         self.excluded: dict[str, str] = unsuited(module)
         self._training = training
-        self._norms = running_norms(module)
+        self._fast_paths = FastPaths(module)
+        self._checkpointed: set[Place] = set()  # seeds within reentrant checkpoints
         self._settle()
 
     def _settle(self) -> None:
@@ -88,31 +102,36 @@ class GrowingModel:
         with self.numerics.autocast():
             output: Tensor = self.module(inputs)
         # losses and metrics sum many numbers: in half precision they would lose the small ones
-        return output if self.numerics.precision == "float32" else output.float()
+        low = self.numerics.precision != "float32" or output.dtype in HALF
+        return output.float() if low else output
 
     def probe(self, inputs: Tensor) -> dict[str, str]:
         """Learn each layer's geometry from one forward on `inputs` [B, ...] in evaluation mode.
 
         Nothing of model or random streams moves.
 
-        Layers that the forward does not reach, or that do not compute what their class says, lose
-        their seeds: kernels there would change nothing, or could not be verified. Call it before
-        the run starts.
+        Layers that the forward does not reach or runs without gradients, or that do not compute
+        what their class says, lose their seeds: kernels there would change nothing, could not learn
+        or could not be verified. Call it before the run starts.
 
         Returns:
             Those layers and why, as in `excluded`.
 
         Raises:
-            UsageError: no layer is left.
+            UsageError: no layer is left, or one holds a kernel of an earlier run.
         """
+        _require_empty(self.layers)
         seen = Seen(self.layers)
-        with torch.no_grad(), untouched(self._norms), evaluating(self.module), seen:
+        # with gradients, to see the layers that the model runs without
+        with torch.enable_grad(), uncompiled(), slow_path(), evaluating(self.module), seen:
             self(inputs)
-        known, refused = geometries(self.layers, seen.calls, batch=len(inputs))
+        known, refused = geometries(self.layers, seen, batch=len(inputs))
         for name, geometry in known.items():
             self.layers[name].seeds.geometry = geometry
-        for name in refused:
-            unseed(self.layers.pop(name))
+        for name, why in refused.items():
+            layer = self.layers.pop(name)
+            unseed(layer)
+            REFUSED[layer] = why
         if not self.layers:
             raise UsageError(
                 "No layer can grow: "
@@ -172,11 +191,15 @@ class GrowingModel:
         layer = self.layers[place[0]]
         device = next(layer.parameters()).device
         slot.alpha = torch.zeros((), device=device)
-        slot.kernel.to(device).train(layer.training)
+        dtype, casts = kernel_type(layer)
+        slot.kernel.to(device, dtype).train(layer.training)
+        if isinstance(slot.kernel, KernelModule):
+            slot.kernel.casts = casts
         # a child of the layer, so that .to(), .train() and state_dict() of the model reach it
         layer.add_module(f"kernel_{place[1]}", slot.kernel)
         layer.seeds.slots[place[1]] = slot
         layer.seeds.refresh()
+        self._fast_paths.settle()
         parameters = [
             parameter for parameter in slot.kernel.parameters() if parameter.requires_grad
         ]
@@ -192,6 +215,7 @@ class GrowingModel:
         delattr(layer, f"kernel_{place[1]}")
         layer.seeds.slots[place[1]] = None
         layer.seeds.refresh()
+        self._fast_paths.settle()
         del self.kernels[place]
 
     def follow(self, state: RunState, step: int) -> None:
@@ -230,10 +254,10 @@ class GrowingModel:
         return step - seed.stage_step >= self._training.blend_steps
 
     def kept(self) -> Kept:
-        """Copies of the running statistics that a forward in training moves, to be put back when a
-        step is done again.
+        """Copies of what a forward in training moves beside gradients, to be put back when a step
+        is done again.
         """
-        return Kept(self._norms)
+        return Kept(self.module)
 
     def shadow_step(self, place: Place, random_seed: int, loss: Callable[[], Tensor]) -> None:
         """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its
@@ -243,18 +267,29 @@ class GrowingModel:
         """
         grown = self.kernels[place]
         scale = grown.scale if self.numerics.scales else 1.0
-        with untouched(self._norms, random_seed):
-            try:
-                gradients = shadow_gradients(
-                    self.switches,
-                    place,
-                    grown.parameters,
-                    loss if scale == 1.0 else lambda: loss() * scale,
-                )
-            except Exception as error:  # noqa: BLE001  # whatever a kernel does in its backward, the step goes on
-                self.switches.notes.failed(place, error)
-                return
+        scaled = loss if scale == 1.0 else lambda: loss() * scale
+        try:
+            gradients = self._shadow_gradients(place, random_seed, scaled)
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a kernel does in its backward, the step goes on
+            self.switches.notes.failed(place, error)
+            return
         grown.add(gradients)
+
+    def _shadow_gradients(
+        self, place: Place, random_seed: int, loss: Callable[[], Tensor]
+    ) -> Gradients:
+        grown = self.kernels[place]
+        kernel = (self.switches, place, grown.slot, grown.parameters)
+        if place not in self._checkpointed:
+            try:
+                with untouched(self.module, random_seed):
+                    return shadow_gradients(*kernel, loss)
+            except Unrecorded:
+                self._checkpointed.add(place)
+        with untouched(self.module, random_seed):
+            return shadow_gradients(*kernel, loss, through=self.module)
 
     def optimise(self, norms: Mapping[Place, Tensor], fraction: float) -> None:
         """One optimizer step for each kernel in `norms` (norm of its gradients), at `fraction` (0
@@ -303,3 +338,37 @@ class GrowingModel:
         return sum(
             tensor.numel() * tensor.element_size() for tensor in [*grown.parameters, *states]
         )
+
+
+def _require_empty(layers: Mapping[str, SeededLayer]) -> None:
+    """Refuse layers that grew before: their seeds would be dormant to a run, and their kernels in
+    the way of its own.
+
+    Raises:
+        UsageError: the first is named.
+    """
+    for name, layer in layers.items():
+        if layer.seeds.busy:
+            raise UsageError(
+                f"Layer {name} holds kernels that it has grown before: harvest the model and "
+                "germinate what that gives, and it keeps them and grows on."
+            )
+
+
+def _require_one_process(module: nn.Module) -> None:
+    """Refuse what runs a model in several copies, of which each would grow by itself.
+
+    Raises:
+        UsageError: the wrapper is named.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.DataParallel) and len(part.device_ids) > 1:
+            raise UsageError(
+                f"nn.DataParallel runs copies of the model on {len(part.device_ids)} GPUs, and "
+                "kernels are on one: give it device_ids=[0], or train the model without it."
+            )
+        if isinstance(part, DistributedDataParallel) and part.process_group.size() > 1:
+            raise UsageError(
+                f"DistributedDataParallel trains the model in {part.process_group.size()} "
+                "processes, and each would grow another: train it in one."
+            )

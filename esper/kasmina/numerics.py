@@ -63,6 +63,17 @@ class Numerics:
         )
 
 
+def kernel_type(layer: nn.Module) -> tuple[torch.dtype, bool]:
+    """The type of kernels beside a host layer, and whether their inputs have to be cast to it.
+
+    float64 beside parameters in float64, else float32: in half precision AdamW's averages stand
+    still and its epsilon is 0, so kernels of such a host compute in float32.
+    """
+    types = {tensor.dtype for tensor in layer.parameters() if tensor.is_floating_point()}
+    own = torch.float64 if torch.float64 in types else torch.float32
+    return own, types != {own}
+
+
 def device_of(name: DeviceName) -> torch.device:
     """The device that a recipe names; `auto` takes a GPU where there is one.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from esper.errors import BuildError, CorruptError
 from esper.karn.ir import BlueprintIR, parse
 from esper.kasmina.seeded.slots import Slot
-from esper.kernels.build import KernelModule
+from esper.kasmina.seeded.structure import unfilled
 from esper.urza.artefact import Artefact, address_of
 from esper.vault.boxes import Box
 
@@ -41,14 +41,6 @@ class Unpacked:
             for name, parameter in slot.kernel.named_parameters():
                 parameter.copy_(self.weights[name])
         return slot
-
-
-def unfilled(ir: BlueprintIR, kernel_id: str) -> Slot:
-    """A slot with the module of a blueprint on the CPU, whose weights are still to be copied in."""
-    # weights unset; by the meta device and `to_empty` torch would import its shape compiler (sympy,
-    # 1 s)
-    module = KernelModule(ir, "cpu")
-    return Slot(kernel_id, ir.family, module, ir.blend, ir.tap, ir.alpha_target, ir.geometry.text)
 
 
 def unpack_artefact(artefact: Artefact) -> Unpacked:

@@ -42,9 +42,17 @@ class KernelModule(nn.Module):
             isinstance(node.operator, AddChannel) for node in ir.nodes
         )
         self._planar = ir.geometry.layout == "conv2d"
+        self.casts = False
+        """Whether it computes in the type of its parameters, and gives that of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *ir.reads.shape] to [batch, *ir.writes.shape]."""
+        if self.casts and (own := next(self.parameters(), None)) is not None:
+            cast: Tensor = self._laid(x.to(own.dtype)).to(x.dtype)
+            return cast
+        return self._laid(x)
+
+    def _laid(self, x: Tensor) -> Tensor:
         if self._in_rows:
             written: Tensor = self._run(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
             return written

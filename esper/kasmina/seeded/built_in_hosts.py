@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,30 @@ def _not_called(owner: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Linear layers whose weights torch's own modules read past the forward."""
     if isinstance(owner, nn.MultiheadAttention):
         yield owner.out_proj, "nn.MultiheadAttention reads its weights and never calls it"
-    elif isinstance(owner, nn.TransformerEncoderLayer) and _has_fast_path(owner):
-        why = "nn.TransformerEncoderLayer reads its weights and does not call it in evaluation"
-        yield owner.linear1, why
-        yield owner.linear2, why
 
 
-def _has_fast_path(layer: nn.TransformerEncoderLayer) -> bool:
-    """Whether torch may run a whole encoder layer as one operation in evaluation (conditions that
-    do not depend on the input).
-    """
-    attention = layer.self_attn
-    return bool(
-        attention.batch_first
-        and attention.in_proj_bias is not None
-        and layer.activation_relu_or_gelu
-    )
+@torch.no_grad()
+def _add_columns(layer: Any, added: LinearMap) -> bool:
+    """As `_add_rows`, for a weight [I, O] with a bias."""
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))  # noqa: SLF001  # an attribute may be computed
+    if weight is None or bias is None:
+        return False
+    columns, rest, alpha = added.channels, added.rest, added.alpha
+    merged = rest * weight[:, columns].double() + alpha * added.weight.T
+    weight[:, columns] = merged.to(weight.dtype)
+    shift: Tensor | float = 0.0 if added.bias is None else added.bias
+    bias[columns] = (rest * bias[columns].double() + alpha * shift).to(bias.dtype)
+    return True
+
+
+def _gradient_by_column(layer: Any) -> Tensor | None:
+    by_input = gradient_of_weight(layer)
+    return None if by_input is None else by_input.T
+
+
+def _columns(layer: Any) -> tuple[int, int]:
+    reads, writes = layer.weight.shape
+    return reads, writes
 
 
 @torch.no_grad()
@@ -115,3 +123,39 @@ BUILT_IN: Final = (
     ),
 )
 """Esper's own; `esper.kasmina.seeded.hosts` registers them, and those of installed packages."""
+
+
+def transformers_conv1d(layer: type[nn.Module]) -> HostKind:
+    """The kind of `transformers.pytorch_utils.Conv1D`: GPT-2's linear layer, with its weight as
+    [I, O].
+    """
+    return HostKind(
+        "TransformersConv1D",
+        layer,
+        _columns,
+        gradient=_gradient_by_column,
+        merge=_add_columns,
+    )
+
+
+OPTIONAL: Final = {
+    "TransformersConv1D": ("transformers.pytorch_utils", "Conv1D", transformers_conv1d),
+}
+"""Kinds of layers of libraries that a model may use: module, class, and what makes the kind of it.
+
+They are known as soon as somebody else has imported the library.
+"""
+
+_WITHOUT: Final[tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...]] = (
+    ((nn.Conv3d, nn.ConvTranspose3d), "kernels have two dimensions of positions at most"),
+    (nn.ConvTranspose1d, "kernels have no transposed convolution of signals"),
+    ((nn.Embedding, nn.EmbeddingBag), "it reads indices, and kernels read numbers"),
+    ((nn.RNNBase, nn.RNNCellBase), "its output follows from a state, which kernels do not see"),
+    (nn.Bilinear, "it reads two inputs, and kernels read one"),
+)
+
+
+def why_no_kind(layer: nn.Module) -> str:
+    """Why there is no kind for a layer, in a few words."""
+    reason = next((why for classes, why in _WITHOUT if isinstance(layer, classes)), "")
+    return "no kind of Esper's" + (f": {reason}" if reason else "")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from esper.errors import UsageError
+from esper.kasmina.seeded.fast_path import follow_loads
 from esper.kasmina.seeded.hosts import channels, host_layers, known, matches, unsuited
 from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes, seed_layers
 
@@ -61,6 +62,7 @@ def germinate(
         width = channels(kind, layer)[1]
         sizes[name] = chunk_sizes(width, min(seeds, width))
     seed_layers(model, sizes)
+    follow_loads(model)
     return model
 
 

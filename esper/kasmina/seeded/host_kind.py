@@ -38,6 +38,10 @@ class LinearMap:
     bias: Tensor | None
 
 
+class Seeded(nn.Module):
+    """A layer that has seeds; `esper.kasmina.seeded.layers` makes them of hosts."""
+
+
 def along_last(layer: nn.Module, shape: Shape, batch: int) -> Geometry:
     """The geometry of a layer that works along the last dimension: a sequence for an input of
     [batch, length, features], else features at positions without an order.

@@ -5,7 +5,12 @@ and the geometry that a layer shows in a forward pass.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import itertools
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Final, TypeVar
 
@@ -15,11 +20,13 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from esper.errors import BuildError, EsperError, UsageError, printable
 from esper.events.geometry import Geometry
-from esper.kasmina.seeded.built_in_hosts import BUILT_IN
-from esper.kasmina.seeded.host_kind import HostKind, LinearMap
+from esper.kasmina.seeded.built_in_hosts import BUILT_IN, OPTIONAL
+from esper.kasmina.seeded.host_kind import HostKind, LinearMap, Seeded
 from esper.plugins import HOST_KINDS, plugged
 
 T = TypeVar("T")
+_KERNEL: Final = re.compile(r"kernel_[0-9]+")
+"""Names of kernels in their layer."""
 _registered: Final[dict[str, HostKind]] = {}
 
 
@@ -63,14 +70,25 @@ def _install() -> None:
         register(kind)
 
 
-def known() -> Mapping[str, HostKind]:
+def known(wanted: Collection[str] = ()) -> Mapping[str, HostKind]:
     """Every kind by name: Esper's own, those of installed packages, those that were registered.
+
+    Of libraries that have a kind of Esper's (`OPTIONAL`), those that are imported already, and
+    those whose kind is `wanted`.
 
     Raises:
         UsageError: a package's kind cannot be used; the package is named.
     """
     # at first use, not at import: packages import this very module to make their kinds
     _install()
+    for name, (home, layer, make) in OPTIONAL.items():
+        if name in _registered:
+            continue
+        if name in wanted:
+            with suppress(ImportError):
+                importlib.import_module(home)
+        if (module := sys.modules.get(home)) is not None and hasattr(module, layer):
+            register(make(getattr(module, layer)))
     return _registered
 
 
@@ -134,22 +152,48 @@ def unsuited(model: nn.Module) -> dict[str, str]:
     would change nothing.
     """
     reasons: dict[int, str] = {}
+    layers = host_layers(model)
+    for layer, _ in layers.values():
+        if why := _unsuited_itself(layer):
+            reasons[id(layer)] = why
     for owner in model.modules():
-        if isinstance(owner, LazyModuleMixin):
-            reasons[id(owner)] = "its shape is not known before a first forward"
         for kind in known().values():
             refused = _asked(kind, lambda kind=kind, owner=owner: [*kind.refuses(owner)])  # type: ignore[misc]
             reasons |= {id(layer): why for layer, why in refused}
-    return {
-        name: reasons[id(layer)]
-        for name, (layer, _) in host_layers(model).items()
-        if id(layer) in reasons
-    }
+    return {name: reasons[id(layer)] for name, (layer, _) in layers.items() if id(layer) in reasons}
+
+
+def _unsuited_itself(layer: nn.Module) -> str:
+    """Why a module could have no seeds whatever its kind; empty where nothing is in the way."""
+    if isinstance(layer, LazyModuleMixin):
+        return "its shape is not known before a first forward"
+    if any(parameter.is_complex() for parameter in layer.parameters(recurse=False)):
+        return "its parameters are complex, and kernels are not"
+    if isinstance(layer, Seeded):  # a probe sees whether its seeds run
+        return ""
+    if "forward" in layer.__dict__:
+        return (
+            "its forward was replaced on the object, so that seeds would not run; replace it after "
+            "esper.germinate(...)"
+        )
+    own = (layer.__dict__, layer._parameters, layer._buffers, layer._modules)  # noqa: SLF001  # all that would be overwritten
+    names = itertools.chain(*own, *(vars(parent) for parent in type(layer).__mro__))
+    if clash := next((name for name in names if name == "seeds" or _KERNEL.fullmatch(name)), ""):
+        return f"its own attribute {clash!r} has a name that Esper gives; rename it"
+    return ""
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a layer's name fits one of the patterns (fnmatch)."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    """Whether a layer's name fits one of the patterns (fnmatch).
+
+    Brackets are those of fnmatch or of the name itself, whichever fits.
+    """
+    return any(
+        name == pattern
+        or fnmatch.fnmatchcase(name, pattern)
+        or fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+        for pattern in patterns
+    )
 
 
 def seen_geometry(

@@ -8,22 +8,27 @@ channels, O output channels, C chunk width, S positions of a convolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copyreg
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from esper.errors import UsageError
+from esper.errors import CorruptError, EsperError, UsageError
 from esper.kasmina.seeded.faults import Notes, Place
-from esper.kasmina.seeded.host_kind import HostKind
-from esper.kasmina.seeded.hosts import channels, kind_of
+from esper.kasmina.seeded.host_kind import HostKind, Seeded
+from esper.kasmina.seeded.hosts import channels, kind_of, known
 from esper.kasmina.seeded.side_streams import side_by_side
 from esper.kasmina.seeded.slots import Slot
 from esper.kasmina.seeded.statistics import LayerStatistics
+from esper.kasmina.seeded.structure import KEY, KernelNote, LayerNote, read_note, slot_of
+from esper.kernels.build import KernelModule
 
 
 @dataclass(slots=True)
@@ -40,6 +45,10 @@ class Switches:
     without: Place | None = None
     fallback: frozenset[Place] = frozenset()
     notes: Notes = field(default_factory=Notes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a file has the seeds that are aside; no pass is under way in it."""
+        return Switches, (False, None, None, self.fallback)
 
     @contextmanager
     def live_pass(self, *, watching: bool, sampling: bool) -> Iterator[None]:
@@ -83,12 +92,16 @@ def chunk_sizes(features: int, seeds: int) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Seeds:
-    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path."""
+    """The seeds of one layer. `busy` is false while every seed is dormant: the fast path.
+
+    `argument` is the name of the layer's input where it comes as a named argument.
+    """
 
     name: str
     kind: HostKind
     chunks: tuple[int, ...]
     switches: Switches
+    argument: str = "input"
     slots: list[Slot | None] = field(default_factory=list)
     statistics: LayerStatistics | None = None
     busy: bool = False
@@ -99,6 +112,14 @@ class Seeds:
     def __post_init__(self) -> None:
         """Begin with empty slots."""
         self.slots = [None] * len(self.chunks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the buffer that a run reads its figures from: a copy has none."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"statistics": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     @property
     def dim(self) -> int:
@@ -144,6 +165,20 @@ class Seeds:
             output = output.contiguous(memory_format=laid)
         return output
 
+    def note(self) -> LayerNote:
+        """What the layer has grown, as data."""
+        return LayerNote(
+            kind=self.kind.name,
+            channel_dim=self.dim,
+            argument=self.argument,
+            chunks=self.chunks,
+            kernels={
+                index: KernelNote.of(slot)
+                for index, slot in enumerate(self.slots)
+                if slot is not None
+            },
+        )
+
     def _runs(self, index: int, slot: Slot) -> bool:
         switches, place = self.switches, (self.name, index)
         if place in switches.fallback or place == switches.without:
@@ -169,7 +204,7 @@ class Seeds:
             return chunk
 
 
-class SeededLayer(nn.Module):
+class SeededLayer(Seeded):
     """What makes a host layer a seeded one.
 
     `germinate` swaps a layer's class for one that has this before the host's own class.
@@ -177,19 +212,161 @@ class SeededLayer(nn.Module):
 
     seeds: Seeds
 
-    def forward(self, input: Tensor, *rest: Any, **named: Any) -> Any:  # noqa: A002  # the host's own argument name
+    def forward(self, *args: Any, **named: Any) -> Any:
         """Layer inputs [B, I, S] to outputs [B, O, S].
 
-        What else the host's forward takes goes to it as it is.
+        All arguments go to the host's forward as they are.
         """
-        output = super().forward(input, *rest, **named)
+        output = super().forward(*args, **named)
         seeds = self.seeds
         if seeds.busy:
-            output = seeds.mixed(input, output)
+            output = seeds.mixed(args[0] if args else named[seeds.argument], output)
         if seeds.switches.sampling and seeds.statistics is not None:
             seeds.statistics.observe(output)
         return output
 
+    def grow(self, note: LayerNote, tensors: Mapping[str, Tensor]) -> None:
+        """Hold the kernels of a note; their weights, in `tensors` by their names in the layer, are
+        still to be copied in.
+
+        A slot that holds the same kernel keeps it, and so do optimizers.
+
+        Raises:
+            UsageError, CorruptError: layer or seeds do not match; nothing is changed then.
+        """
+        seeds, begun = self.seeds, dict[int, Slot]()
+        if (note.kind, note.chunks) != (seeds.kind.name, seeds.chunks):
+            raise UsageError(
+                f"Layer {seeds.name} is of kind {seeds.kind.name} with seeds on "
+                f"{seeds.chunks} channels here, and {note.kind} with {note.chunks} in the file: "
+                "germinate it as it was."
+            )
+        for index, held in enumerate(seeds.slots):
+            wanted, what = note.kernels.get(index), f"The kernel at {seeds.name}[{index}]"
+            if held is not None and (wanted is None or wanted.kernel_id != held.kernel_id):
+                raise UsageError(
+                    f"{what} is another one here than in the file: load it into a model that "
+                    "was just germinated."
+                )
+            if held is None and wanted is not None:
+                begun[index] = slot_of(wanted, what)
+                _require_fit(self, index, begun[index], what)
+        for index, slot in begun.items():
+            self._hold(index, slot, tensors)
+        for index, wanted in note.kernels.items():
+            wanted.settle(cast("Slot", seeds.slots[index]))
+
+    def _hold(self, index: int, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
+        name, device = f"kernel_{index}", next(self.parameters()).device
+        for parameter_name, parameter in slot.kernel.named_parameters():
+            saved = tensors.get(f"{name}.{parameter_name}")
+            # in the type that they were saved in
+            if isinstance(saved, Tensor) and saved.is_floating_point():
+                parameter.data = parameter.data.to(saved.dtype)
+        slot.alpha = slot.alpha.to(device)
+        self.add_module(name, slot.kernel.to(device).train(self.training))
+        self.seeds.slots[index] = slot
+        self.seeds.refresh()
+
+    def _save_to_state_dict(
+        self,
+        destination: MutableMapping[str, Any],
+        prefix: str,
+        keep_vars: bool,  # noqa: FBT001  # torch's own signature
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # a dormant layer's is the plain layer's
+        if self.seeds.busy:
+            destination[f"{prefix}{KEY}"] = self.seeds.note().tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: MutableMapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,  # noqa: FBT001  # torch's own signature
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # torch loads the children after this, so kernels that are begun here get their weights
+        if (note := state_dict.pop(f"{prefix}{KEY}", None)) is not None:
+            inside = {
+                name.removeprefix(prefix): value
+                for name, value in state_dict.items()
+                if name.startswith(prefix)
+            }
+            try:
+                self.grow(read_note(note, f"What is noted of layer {self.seeds.name}"), inside)
+            except EsperError as error:
+                error_msgs.append(str(error))
+                # the sentence says it all: torch would list each tensor of the kernels beside it
+                for name in inside:
+                    child = name.partition(".")[0]
+                    if child.startswith("kernel_") and child not in self._modules:
+                        del state_dict[f"{prefix}{name}"]
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By the host's class: pickle finds no class that was made at run time.
+
+        Raises:
+            UsageError: the host's class pickles itself in a way of its own.
+        """
+        reduced: Any = super().__reduce_ex__(max(int(protocol), 2))
+        make, made, *state = reduced
+        if make is not copyreg.__newobj__ or made != (type(self),):  # type: ignore[attr-defined]
+            raise UsageError(
+                f"{type(self).__bases__[-1].__name__}, the class of layer {self.seeds.name}, "
+                "pickles itself in a way of its own, which leaves out seeds: save its state_dict "
+                "instead."
+            )
+        return (_unpickled, (host_class(type(self)),), *state)
+
+
+def _unpickled(host: type[nn.Module]) -> SeededLayer:
+    """A seeded layer of a host's class, whose state is still to be set."""
+    made = seeded_class(host)
+    return made.__new__(made)
+
+
+def _require_fit(layer: SeededLayer, index: int, slot: Slot, what: str) -> None:
+    """Refuse a kernel that reads or writes other widths than the seed has.
+
+    Raises:
+        CorruptError: it does.
+    """
+    seeds, ir = layer.seeds, cast("KernelModule", slot.kernel).ir
+    width = seeds.chunks[index]
+    reads = reads_and_writes(layer)[0] if slot.tap == "LAYER_INPUT" else width
+    if (ir.in_features, ir.out_features, ir.geometry.channel_dim) != (reads, width, seeds.dim):
+        raise CorruptError(f"{what} has a blueprint for another layer.")
+
+
+def _kind_named(name: str) -> HostKind:
+    """A kind of layer out of a pickle.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if name not in known():
+        raise UsageError(
+            f"The model has layers of kind {name}, which nobody has registered here: install or "
+            "import the package that brings it, then load it again."
+        )
+    return known()[name]
+
+
+# by name: kinds hold functions, which pickle takes only where a module has them
+copyreg.pickle(HostKind, lambda kind: (_kind_named, (kind.name,)))
 
 _CLASSES: dict[type[nn.Module], type[SeededLayer]] = {}
 
@@ -216,15 +393,50 @@ def seed_layers(module: nn.Module, chunks: Mapping[str, tuple[int, ...]]) -> Non
         layer: Any = modules[name]
         kind = kind_of(layer)
         assert kind is not None  # noqa: S101  # the caller found it so
+        made: type[nn.Module] = type(layer)
+        argument = first_argument(made)
         # the class is swapped, the layer not wrapped: names, hooks and optimizers stay as they are
-        layer.__class__ = seeded_class(type(layer))
-        layer.seeds = Seeds(name, kind, sizes, switches)
+        layer.__class__ = (
+            # torch makes a class of a layer's own for its parametrizations, and takes the one below
+            # when they are removed: the seeds belong there
+            _rebased(made, seeded_class)
+            if parametrize.is_parametrized(layer)
+            else seeded_class(made)
+        )
+        layer.seeds = Seeds(name, kind, sizes, switches, argument)
+
+
+def first_argument(host: type[nn.Module]) -> str:
+    """The name of the input in the forward of a host class."""
+    _, *parameters = inspect.signature(host.forward).parameters.values()
+    named = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return named[0] if named else "input"
 
 
 def unseed(layer: SeededLayer) -> None:
     """Give a layer its host's class back; its slots have to be empty."""
     del layer.__dict__["seeds"]
-    layer.__class__ = type(layer).__bases__[1]  # the host's class, from `seeded_class`
+    layer.__class__ = host_class(type(layer))  # type: ignore[assignment]  # it is no SeededLayer any more
+
+
+def host_class(seeded: type[nn.Module]) -> type[nn.Module]:
+    """The class that a layer had before it was seeded, with what others have put above since."""
+    if SeededLayer in seeded.__bases__:
+        return seeded.__bases__[1]  # from `seeded_class`
+    return _rebased(seeded, host_class) if issubclass(seeded, SeededLayer) else seeded
+
+
+def _rebased(
+    made: type[nn.Module], change: Callable[[type[nn.Module]], type[nn.Module]]
+) -> type[nn.Module]:
+    """A class that was made at run time, as torch's for parametrizations, on changed bases."""
+    contents = {
+        name: value for name, value in vars(made).items() if name not in ("__dict__", "__weakref__")
+    }
+    bases = tuple(change(base) for base in made.__bases__)
+    # such classes are named for the one below them
+    name = made.__name__.replace(made.__bases__[-1].__name__, bases[-1].__name__)
+    return type(name, bases, contents)
 
 
 def host_parameters(layer: SeededLayer) -> int:

@@ -16,6 +16,8 @@ from esper.errors import BuildError
 from esper.events.records import Blend, Tap
 from esper.kernels.build import KernelModule
 
+HALF = (torch.bfloat16, torch.float16)
+"""Types in which sums and small steps lose what matters."""
 SATURATED_US = 65_535  # latency is kept in 16 bits
 
 
@@ -28,7 +30,7 @@ class Slot:
     it. `fossilised` ones stay in a harvested model. `geometry` is the kernel's own, as
     `esper.events.geometry` writes it: on a Linear layer, a kernel of features runs at each
     position, one of sequences on all of them. `latency_us` is what the last sampled run took on the
-    host.
+    host. `unrecorded` says that a shadow pass ran it where no gradients are recorded.
     """
 
     kernel_id: str
@@ -42,6 +44,7 @@ class Slot:
     live: bool = False
     fossilised: bool = False
     latency_us: int = 0
+    unrecorded: bool = False
 
     def __post_init__(self) -> None:
         """Take the geometry of a kernel that knows its blueprint."""
@@ -65,11 +68,15 @@ class Slot:
                 f"The kernel gives {tuple(result.shape)} for a chunk of {tuple(chunk.shape)}."
             )
         if result.dtype != chunk.dtype:
-            if not (result.is_floating_point() and torch.is_autocast_enabled(chunk.device.type)):
+            # under autocast, operators that stay in float32 give that; a kernel that casts gives
+            # the type of its input, which a layer may change
+            casts = getattr(self.kernel, "casts", False)
+            if not (
+                result.is_floating_point()
+                and (casts or torch.is_autocast_enabled(chunk.device.type))
+            ):
                 raise BuildError(f"The kernel gives {result.dtype} for a chunk of {chunk.dtype}.")
-            result = result.to(
-                chunk.dtype
-            )  # under autocast, operators that stay in float32 give that
+            result = result.to(chunk.dtype)
         return result
 
     def _run(self, source: Tensor, dim: int) -> Tensor:
@@ -85,16 +92,25 @@ class Slot:
 
     def blended(self, chunk: Tensor, k: Tensor) -> Tensor:
         """The live chunk: residual `h + alpha*k`, or lerp `(1-alpha)*h + alpha*k`."""
+        # `1 - alpha` has to round as finely as the chunk does
+        alpha = self.alpha.double() if chunk.dtype == torch.float64 else self.alpha
+        if chunk.dtype in HALF and not torch.is_autocast_enabled(chunk.device.type):
+            # torch would round alpha itself to the chunk's type, and a number in a harvest not
+            part, rest = (alpha * k.float()).to(chunk.dtype), chunk
+            if self.blend == "LERP":
+                rest = ((1 - alpha) * chunk.float()).to(chunk.dtype)
+            return rest + part
         if self.blend == "RESIDUAL":
-            return chunk + self.alpha * k
+            return chunk + alpha * k
         # written out, not torch.lerp, whose rounding differs: `harvest` builds the same expression
-        return (1 - self.alpha) * chunk + self.alpha * k
+        return (1 - alpha) * chunk + alpha * k
 
     def shadow(self, chunk: Tensor, k: Tensor) -> Tensor:
         """The chunk as it would be after blending: residual or lerp at the target.
 
         The chunk is detached, so gradients go to the kernel alone.
         """
+        self.unrecorded |= not k.requires_grad
         if self.blend == "RESIDUAL":
             return chunk + self.alpha_target * k
         return (

@@ -129,7 +129,9 @@ class LayerStatistics:
         """Write the norm of each seed's rows of the gradient [O, ...] of the layer's weight."""
         for seeds, channels, _ in self._groups:
             self.rows[seeds, 3] = torch.linalg.vector_norm(
-                gradient[channels].reshape(seeds.stop - seeds.start, -1), dim=1
+                # float32: the norm of a large row leaves float16's range
+                gradient[channels].float().reshape(seeds.stop - seeds.start, -1),
+                dim=1,
             )
 
 

@@ -21,7 +21,7 @@ from esper.errors import CorruptError
 from esper.karn.ir import parse
 from esper.kasmina import GrowingModel, Place, Slot
 from esper.kasmina.seeded.health import Health
-from esper.kasmina.unpacked import unfilled
+from esper.kasmina.seeded.structure import state_tensors, unfilled
 from esper.kernels.build import KernelModule
 from esper.lifecycle import RunState, from_canonical
 
@@ -115,7 +115,7 @@ def model_tensors(
     growing: GrowingModel, host_optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Every tensor of a run's state by name. They are the living ones, not copies."""
-    tensors = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
+    tensors = {f"model/{name}": tensor for name, tensor in state_tensors(growing.module).items()}
     tensors |= _optimizer_tensors("host", host_optimizer)
     for place, grown in growing.kernels.items():
         tensors |= _optimizer_tensors(f"kernels/{address(place)}", grown.optimizer)
@@ -188,7 +188,7 @@ def restore_model(
         # unfilled: initialising weights that are overwritten below would draw random numbers
         growing.graft(place, unfilled(parse(note["ir"]), note["kernel_id"]))
         growing.kernels[place].load_state_dict(note["counters"])
-    living = {f"model/{name}": tensor for name, tensor in growing.module.state_dict().items()}
+    living = {f"model/{name}": tensor for name, tensor in state_tensors(growing.module).items()}
     # compared before the first copy: nothing may train on half a restore
     saved = {name for name in snapshot.tensors if name.startswith("model/")}
     unequal = sorted(saved ^ set(living)) or [

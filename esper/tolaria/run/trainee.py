@@ -102,7 +102,7 @@ def require_kinds(events: Sequence[JournalEvent]) -> None:
         if isinstance(event, RunStarted)
         for layer in event.layers
     }
-    if missing := sorted(recorded_kinds - set(known())):
+    if missing := sorted(recorded_kinds - set(known(recorded_kinds))):
         raise UsageError(
             f"Run {events[0].run_id} has layers of the kind {printable(', '.join(missing))}, which "
             f"is not known here: install the package that brings it (entry points {HOST_KINDS})."

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from esper.events.records import SeedTransitioned
 from esper.kasmina.growth import Place
-from esper.lifecycle import RunState, SeedState
+from esper.lifecycle import LIVE, RunState, SeedState
 
 
 def growth(
@@ -26,9 +26,9 @@ def growth(
     ]
     tried = [path for path in paths.values() if path]
     if fossilised:
-        return f"Grew {_named(fossilised)}{f'; under way: {_named(working)}' if working else ''}."
+        return f"Grew {_named(fossilised)}{f'; {_under_way(working)}' if working else ''}."
     if working:
-        return f"No kernel was kept yet; under way: {_named(working)}."
+        return f"No kernel was kept yet; {_under_way(working)}."
     if not tried:
         if not asked:
             return "Nothing was grafted: Tamiyo was not asked (tamiyo.enabled = false)."
@@ -45,6 +45,15 @@ def growth(
         f"No kernel was kept of those tried ({trials or 'none was loaded'}); the last: "
         f"{reasons[-1] if reasons else last.reason}."
     )
+
+
+def _under_way(working: Sequence[SeedState]) -> str:
+    """The kernels that are not settled, and of those that the model computes with, that harvest
+    leaves them out.
+    """
+    live = [seed for seed in working if seed.stage in LIVE]
+    beside = f" (harvest leaves out {_named(live)})" if live else ""
+    return f"under way: {_named(working)}{beside}"
 
 
 def _named(seeds: Iterable[SeedState]) -> str:

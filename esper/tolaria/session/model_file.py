@@ -1,21 +1,16 @@
-"""The final model on disk: one safetensors file, with the blueprints of its kernels as metadata,
-sealed.
-"""
+"""The final model on disk: one safetensors file (`esper.kasmina.plain.files`), sealed."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save
 
 from esper.disk import write_file
 from esper.errors import StorageFullError, UnavailableError, UsageError
 from esper.kasmina.growth import GrowingModel
+from esper.kasmina.plain.files import packed
 from esper.vault.boxes import Box
 
 
@@ -28,8 +23,8 @@ class Saved:
 
 
 def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool = False) -> Saved:
-    """Write all parameters and buffers, and the blueprint, blend and alpha of every kernel, to
-    `path` (atomically), sealed in `box`.
+    """Write all parameters and buffers, and what the layers have grown, to `path` (atomically),
+    sealed in `box`.
 
     The hash is that of the plain safetensors file, which `esper model RUN --out FILE` writes.
 
@@ -38,24 +33,7 @@ def save_model(growing: GrowingModel, path: Path, box: Box, *, elsewhere: bool =
     Raises:
         StorageFullError: there is no room.
     """
-    kernels: dict[str, Any] = {
-        f"{layer}/{index}": {
-            "kernel_id": grown.slot.kernel_id,
-            "ir": getattr(getattr(grown.slot.kernel, "ir", None), "json", ""),
-            "blend": grown.slot.blend,
-            "tap": grown.slot.tap,
-            "alpha": float(grown.slot.alpha),
-            "fossilised": grown.slot.fossilised,
-        }
-        for (layer, index), grown in growing.kernels.items()
-    }
-    tensors = {
-        # safetensors refuses strided tensors
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in growing.module.state_dict().items()
-    }
-    # keys sorted: equal models are equal files, with equal hashes
-    content = save(tensors, {"esper": json.dumps({"kernels": kernels}, sort_keys=True)})
+    content = packed(growing.module)
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         write_file(path, box.sealed(_name(path), content))

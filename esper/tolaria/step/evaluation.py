@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from esper.checkpoint.digests import tensors_digest
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.seeded.shadow import evaluating, left_out, standing_in
+from esper.kasmina.seeded.structure import state_tensors
 from esper.tolaria.recipes.splits import Pair
 from esper.tolaria.step.tasks import Task
 
@@ -149,4 +150,4 @@ def parameters_digest(module: nn.Module) -> str:
     hexadecimal.
     """
     # buffers too: running statistics decide what the model gives in evaluation
-    return tensors_digest(module.state_dict())
+    return tensors_digest(state_tensors(module))

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.events.geometry import parse
+from esper.karn.ir import Budget
+from esper.karn.templates import generate
 from esper.kasmina import GrowingModel, Place, Slot
 from esper.kasmina.seeded.layers import reads_and_writes
+from esper.kernels.build import module_of
 from esper.lifecycle import RunState, SeedState
 from esper.tolaria.recipes.recipe import Recipe
 
@@ -153,6 +157,29 @@ def kernel(growing: GrowingModel, place: Place, *, tap: str = "LAYER_INPUT") -> 
         }
         return nn.Sequential(nn.ConvTranspose2d(reads, width, **alike), nn.Tanh())
     return nn.Sequential(nn.Linear(reads, 6), nn.Tanh(), nn.Linear(6, width))
+
+
+def own_kernel(growing: GrowingModel, place: Place) -> Slot:
+    """A kernel of Esper's own that fits a seed, with weights that do something."""
+    reads, width, geometry = growing.shapes()[place]
+    made = (
+        generate(
+            in_features=reads,
+            out_features=width,
+            family=family,
+            budget=Budget.of(1_000_000, 4096),
+            seed=1,
+            geometry=parse(geometry),
+        )
+        for family in ("mlp", "conv2d", "conv1d", "gate", "norm")
+    )
+    ir = next(one for one in made if one is not None)
+    kernel = module_of(ir)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in kernel.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return Slot(ir.blueprint_id, ir.family, kernel, ir.blend, ir.tap, ir.alpha_target)
 
 
 def graft(

@@ -52,9 +52,7 @@ def test_every_host_is_harvested(name: str, blend: str, tap: str) -> None:
     graft(growing, case.places[1])
     plain = harvest(growing.module)
     assert_plain(plain, growing, case.inputs(3))
-    kernels = {
-        name.split(".kernel_")[0] for name, _ in plain.named_parameters() if "kernel_" in name
-    }
+    kernels = {name.split(".kept_")[0] for name, _ in plain.named_parameters() if "kept_" in name}
     assert kernels == {case.places[0][0]}
 
 
@@ -160,7 +158,7 @@ def test_what_cannot_be_merged_stays_a_kernel() -> None:
         growing = GrowingModel(germinate(copy.deepcopy(model), seeds=2), training=KernelTraining())
         fossilised(growing, ("0", 0), module=nn.Sequential(module), blend="RESIDUAL")
         plain = harvest(growing.module)
-        assert isinstance(plain[0], torch.fx.GraphModule)  # type: ignore[index]
+        assert isinstance(plain[0].kept_0, torch.fx.GraphModule)  # type: ignore[index]
         assert_plain(plain, growing, torch.randn(5, 8))
 
 

@@ -5,10 +5,14 @@ rewraps.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load, load_file
+from torch import nn
 
 import esper
 from esper.checkpoint.rotation import rotate
@@ -17,6 +21,7 @@ from esper.config import Settings
 from esper.errors import CorruptError, KeyMissingError, UnavailableError, UsageError
 from esper.events.records import RunCompleted
 from esper.tolaria.session.model_file import read_model
+from esper.tolaria.step.evaluation import parameters_digest
 from esper.urza.local import LocalStore
 from esper.urza.opening import open_store
 from esper.urza.publish import store_artefact
@@ -24,9 +29,11 @@ from esper.urza.sealed import PREFIX, SealedKernels, open_kernels, seal_kernels
 from esper.vault.boxes import BOX_BYTES, KERNELS, MODELS, Box, is_sealed, open_box
 from esper.vault.family_keys import listed
 from esper.vault.masters import held, masters
-from tests.unit.tolaria.laboratory import Laboratory, recipe, sealed
+from tests.unit.tolaria import laboratory
+from tests.unit.tolaria.laboratory import GROWTH, Laboratory, recipe, sealed
 
 BOX = Box(KERNELS, b"k" * 32)
+PLAIN = laboratory.model  # a test puts another in its place
 
 
 def test_what_is_sealed_opens_under_its_name_purpose_and_key_alone() -> None:
@@ -217,3 +224,41 @@ def test_a_key_in_a_folder_that_nobody_can_write_is_used_without_a_lock(tmp_path
         pass
     with held(tmp_path / "keys" / "master.key"):
         assert (tmp_path / "keys" / ".master.key.lock").exists()
+
+
+def shared_model() -> nn.Module:
+    """The laboratory's, with a layer under two names, tied weights, and buffers that are views."""
+    middle, tied = nn.Linear(8, 8), nn.Linear(8, 8)
+    tied.weight = middle.weight
+    parts = dict(PLAIN().named_children())
+    last = parts.pop("third")
+    host = nn.Sequential(OrderedDict(**parts, middle=middle, again=middle, tied=tied, third=last))
+    table = torch.ones(2, 4)
+    for row, name in enumerate(("first_row", "second_row")):
+        host.register_buffer(name, table[row])
+    return host
+
+
+@pytest.mark.parametrize("make", [PLAIN, shared_model])
+def test_a_run_s_model_goes_into_a_model_of_its_class(
+    make: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`esper.load` takes the final model where it lies sealed, and as `esper model` writes it, with
+    kernels that were live at the end: the digest is the run's, also where tensors share memory.
+    """
+    monkeypatch.setattr(laboratory, "model", make)
+    trained = Laboratory(
+        tmp_path / "home", recipe(run={"epochs": 5, "batch_size": 20}), GROWTH, "run-1"
+    )
+    _, session = trained.run()
+    live = [place for place, one in session.parts.growing.kernels.items() if one.slot.live]
+    assert live
+    monkeypatch.setenv("ESPER_HOME", str(trained.folder))
+    (completed,) = [event for event in trained.journal() if isinstance(event, RunCompleted)]
+    written = trained.settings.runs_dir / "run-1" / "model.safetensors"
+    model("run-1", out=tmp_path / "out")
+    for path in (written, tmp_path / "out"):
+        loaded = esper.load(path, make())
+        assert parameters_digest(loaded) == completed.digest
+        for layer, index in live:
+            assert loaded.get_submodule(layer).seeds.slots[index].live  # type: ignore[union-attr, index]

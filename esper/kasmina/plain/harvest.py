@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import cast
@@ -10,118 +11,118 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from esper.errors import UsageError
+from esper.kasmina.plain.grafts import add_kernels
+from esper.kasmina.seeded.fast_path import follow_no_loads
 from esper.kasmina.seeded.host_kind import HostKind, LinearMap
 from esper.kasmina.seeded.hosts import channels, merge
 from esper.kasmina.seeded.layers import SeededLayer, Seeds, unseed
 from esper.kasmina.seeded.slots import Slot
 
 
-class _Grafted(nn.Module):
-    """A host layer with its fossilised kernels, written so that torch.fx can trace it into a plain
-    graph.
-    """
-
-    def __init__(self, host: nn.Module, seeds: Seeds, slots: list[Slot | None]) -> None:
-        super().__init__()
-        self.host = host
-        self.seeds = seeds
-        self.kept = {index: slot for index, slot in enumerate(slots) if slot is not None}
-        for index, slot in self.kept.items():
-            self.add_module(f"kernel_{index}", slot.kernel)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Layer inputs [B, I, S] to outputs [B, O, S]."""
-        host, dim = self.host(inputs), self.seeds.dim
-        pieces = []
-        for index, (start, width) in enumerate(
-            zip(self.seeds.starts(), self.seeds.chunks, strict=True)
-        ):
-            chunk = host.narrow(dim, start, width)
-            if index in self.kept:
-                slot = self.kept[index]
-                # by its registered name: torch.fx records calls of children alone
-                source, kernel = (
-                    inputs if slot.tap == "LAYER_INPUT" else chunk,
-                    self.get_submodule(f"kernel_{index}"),
-                )
-                flat = dim == -1 and not slot.geometry  # features: at each position
-                k = (
-                    kernel(source.reshape(-1, source.shape[-1])).reshape_as(chunk)
-                    if flat
-                    else kernel(source)
-                )
-                # a number: the tracer writes it into the graph as a constant
-                alpha = float(slot.alpha)
-                chunk = (
-                    # the operations of `Slot.blended` in their order: any other rounds differently
-                    chunk + alpha * k
-                    if slot.blend == "RESIDUAL"
-                    else (1 - alpha) * chunk + alpha * k
-                )
-            pieces.append(chunk)
-        return torch.cat(pieces, dim=dim)
-
-
-class _Tracer(torch.fx.Tracer):
-    """Traces through kernels, and leaves the host layer whole: its class may be the user's own."""
+class _Chained(torch.fx.Tracer):
+    """Leaves linear layers whole, also those of Esper's own class that kernels are built of."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name == "host" or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, nn.Linear) or super().is_leaf_module(m, module_qualified_name)
 
 
 def harvest(model: nn.Module) -> nn.Module:
     """A copy of `model` as an ordinary module: fossilised kernels are part of it, everything else
     of Esper is gone.
 
-    Layers without a fossilised kernel are again of their host's class. A kernel that is a linear
-    map is merged into the layer where its kind says how (`HostKind.merge`), as on a Linear layer.
-    Layers with other kernels become `torch.fx.GraphModule`s of plain torch layers; hooks on such a
-    layer stay with the part of it that is the host.
+    Every layer is again of its host's class, with its weights, attributes, hooks and
+    parametrizations. A kernel that is a linear map is merged into the weight where the layer's kind
+    says how (`HostKind.merge`). Other kernels are children of the layer in plain torch, and a
+    forward hook blends them in, before the hooks that the layer had.
+
+    A live kernel that is not fossilised is left out, with a warning.
+
+    Raises:
+        UsageError: a layer's `forward` was set on the instance, which a copy cannot have.
     """
-    plain = copy.deepcopy(model)
+    seeded = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, SeededLayer)
+    }
+    for name, layer in seeded.items():
+        if "forward" in vars(layer):
+            raise UsageError(
+                f"The forward of layer {name} was set on the instance, and a copy would go on "
+                f"calling the original's: take it off (del layer.forward), then harvest."
+            )
+    _warn_of_others(seeded)
+    plain = _copied(model)
+    follow_no_loads(plain)
     # modules() lists a shared layer once, so a count above 1 is a weight that layers share
     uses = Counter(
         id(parameter)
         for module in plain.modules()
         for parameter in module._parameters.values()  # noqa: SLF001
     )
-    grafted: dict[int, nn.Module] = {}
     for layer in [layer for layer in plain.modules() if isinstance(layer, SeededLayer)]:
         seeds = layer.seeds
-        kept: list[Slot | None] = [
-            slot if slot is not None and slot.fossilised else None for slot in seeds.slots
-        ]
+        kept = {
+            index: slot
+            for index, slot in enumerate(seeds.slots)
+            if slot is not None and slot.fossilised
+        }
         for index, slot in enumerate(seeds.slots):
             if slot is not None:
                 delattr(layer, f"kernel_{index}")
         unseed(layer)
         host = cast("nn.Module", layer)
         if _can_merge(seeds.kind, host, uses):
-            kept = [
-                None if slot is not None and _merged(host, seeds, index, slot) else slot
-                for index, slot in enumerate(kept)
-            ]
-        if any(slot is not None for slot in kept):
-            root = _Grafted(layer, seeds, kept)
-            grafted[id(layer)] = torch.fx.GraphModule(
-                root, _Tracer().trace(root), type(layer).__name__
-            )
-    if id(plain) in grafted:
-        return grafted[id(plain)]
-    # every name of a shared layer: each parent holds a reference of its own
-    for name, module in list(plain.named_modules(remove_duplicate=False)):
-        if id(module) in grafted:
-            parent, _, leaf = name.rpartition(".")
-            setattr(plain.get_submodule(parent), leaf, grafted[id(module)])
+            kept = {
+                index: slot for index, slot in kept.items() if not _merged(host, seeds, index, slot)
+            }
+        if kept:
+            add_kernels(host, seeds.argument, seeds.dim, seeds.chunks, kept)
     return plain
 
 
+def _warn_of_others(seeded: Mapping[str, SeededLayer]) -> None:
+    """Say which kernels take part in the model's output and are not kept."""
+    others = [
+        f"{slot.family} at {name}[{index}]"
+        for name, layer in seeded.items()
+        for index, slot in enumerate(layer.seeds.slots)
+        if slot is not None and slot.live and not slot.fossilised
+    ]
+    if others:
+        warnings.warn(
+            f"Live kernels that are not fossilised are left out, so the harvested model computes "
+            f"something else: {', '.join(others)}.",
+            stacklevel=3,
+        )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also where a hook computes a weight, as torch's old weight_norm does."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in (*vars(module).values(), *module._buffers.values())  # noqa: SLF001
+        # torch copies leaves of autograd's graph alone; the hook computes the others anew
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, computed)
+
+
 def _can_merge(kind: HostKind, layer: nn.Module, uses: Mapping[int, int]) -> bool:
-    """Whether a layer computes what its kind does, from parameters that are its alone."""
+    """Whether a layer computes what its kind does, from parameters that are its alone and that
+    nothing else computes or moves.
+    """
     return (
         kind.merge is not None
-        # a subclass with a forward of its own may use the weight in another way
+        # a subclass with a forward of its own may use the weight in another way, and one with a
+        # train of its own may add to it and take away again
         and type(layer).forward is kind.layer.forward
+        and type(layer).train is kind.layer.train
+        and not layer._forward_pre_hooks  # noqa: SLF001  # it may change the weight, as pruning does
+        and not any(
+            name not in layer._parameters and getattr(layer, name, None) is not None  # noqa: SLF001
+            for name in ("weight", "bias")
+        )
         and all(uses[id(parameter)] == 1 for parameter in layer.parameters(recurse=False))
     )
 
@@ -179,7 +180,7 @@ def _biased(layer: nn.Linear) -> bool:
 
 def _in_a_row(kernel: nn.Module, names: list[str]) -> bool:
     """Whether the kernel calls its layers one after the other and does nothing else."""
-    first, *calls, last = torch.fx.symbolic_trace(kernel).graph.nodes
+    first, *calls, last = _Chained().trace(kernel).nodes
     if [node.target for node in calls] != names or any(node.op != "call_module" for node in calls):
         return False
     return all(

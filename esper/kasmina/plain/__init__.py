@@ -1,0 +1,1 @@
+"""Models without seeds: harvested ones, and files that any program can read."""
