@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,11 @@ def grow(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    held_out: tuple[Tensor, Tensor],
+    held_out: Any,
     steps: int,
     run_id: str = "",
     seed: int = 0,
-    task: Task | str = "classification",
+    task: Task | str | Mapping[str, object] = "classification",
     **settings: Any,
 ) -> Iterator[Growth]:
     """Within: `model` grows while the caller trains it.
@@ -65,13 +65,15 @@ def grow(
         optimizer: the caller's own, made before: it moves the host and is only looked at; kernels
             have their own.
         held_out: inputs [N, ...] and targets [N, ...] that the caller does not train on: gates and
-            Tamiyo judge kernels by them.
+            Tamiyo judge kernels by them. Either may be a tuple or mapping of tensors; so may the
+            whole be a mapping, with its targets under `labels`.
         steps: optimizer steps that the loop will do in all: the schedule of growth and of the
             kernels' learning rates.
         run_id: the run's name in journal and history; one is made when none is given.
         seed: of the shadow passes and of Tamiyo's choices.
-        task: what is optimised: classification, regression, a task of an installed package, or an
-            esper.Task.
+        task: what is optimised: classification, multi_label, regression, language_model, a task of
+            an installed package, or an esper.Task; with arguments as a mapping, such as
+            `{"name": "classification", "label_smoothing": 0.1}`.
         settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}`,
             `schedule={"name": "linear"}` (of the kernels' rates) or `tamiyo={"policy": {...}}`.
 

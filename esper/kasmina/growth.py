@@ -5,6 +5,7 @@ state of the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
 from esper.kasmina.adamw import EagerAdamW
-from esper.kasmina.numerics import Numerics
+from esper.kasmina.numerics import Numerics, each_tensor, full
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
 from esper.kasmina.seeded.hosts import gradient, unsuited
@@ -32,6 +33,7 @@ from esper.lifecycle import LIVE, RunState, SeedState
 
 __all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]
 
+T = TypeVar("T")
 Shape = tuple[int, int, str]
 """What a kernel has to fit at a seed: channels that the layer reads, chunk width, and the layer's
 geometry as esper.events.geometry writes it.
@@ -79,19 +81,36 @@ class GrowingModel:
         for name, layer in self.layers.items():
             layer.seeds.statistics = self._statistics.layers[name]
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The module's output for inputs [B, ...], in the run's precision.
 
         What is in a lower one comes back as float32.
         """
-        inputs = self.numerics.inputs(inputs)
+        place = self.numerics.inputs
         with self.numerics.autocast():
-            output: Tensor = self.module(inputs)
+            output = self.module(
+                *(each_tensor(place, one) for one in inputs),
+                **{name: each_tensor(place, one) for name, one in named.items()},
+            )
         # losses and metrics sum many numbers: in half precision they would lose the small ones
-        return output if self.numerics.precision == "float32" else output.float()
+        return output if self.numerics.precision == "float32" else each_tensor(full, output)
 
-    def probe(self, inputs: Tensor) -> dict[str, str]:
-        """Learn each layer's geometry from one forward on `inputs` [B, ...] in evaluation mode.
+    def trial(self, forward: Callable[[], T]) -> T:
+        """What a forward gives in evaluation mode, without gradients.
+
+        Nothing of model or random streams moves.
+        """
+        with torch.no_grad(), untouched(self._norms), evaluating(self.module):
+            return forward()
+
+    def probe(self, *inputs: Any, **named: Any) -> dict[str, str]:
+        """Learn each layer's geometry from one forward on inputs [B, ...]; see `probe_by`."""
+        first = next(one for one in (*inputs, *named.values()) if isinstance(one, Tensor))
+        return self.probe_by(lambda: self(*inputs, **named), samples=len(first))
+
+    def probe_by(self, forward: Callable[[], object], samples: int) -> dict[str, str]:
+        """Learn each layer's geometry from one `forward` of this model on `samples` samples, in
+        evaluation mode.
 
         Nothing of model or random streams moves.
 
@@ -106,9 +125,9 @@ class GrowingModel:
             UsageError: no layer is left.
         """
         seen = Seen(self.layers)
-        with torch.no_grad(), untouched(self._norms), evaluating(self.module), seen:
-            self(inputs)
-        known, refused = geometries(self.layers, seen.calls, batch=len(inputs))
+        with seen:
+            self.trial(forward)
+        known, refused = geometries(self.layers, seen.calls, batch=samples)
         for name, geometry in known.items():
             self.layers[name].seeds.geometry = geometry
         for name in refused:

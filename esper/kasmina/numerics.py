@@ -4,9 +4,10 @@ validation passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,25 @@ class Numerics:
             if self.channels_last and inputs.dim() == 4
             else inputs
         )
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with `change` of each tensor in it: in tuples, lists and mappings, such as the
+    outputs of a Hugging Face model. Anything else stays as it is.
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        parts = {key: each_tensor(change, part) for key, part in value.items()}
+        return parts if type(value) is dict else type(value)(**parts)
+    if type(value) in (tuple, list):
+        return type(value)(each_tensor(change, part) for part in value)
+    return value
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A floating-point tensor in float32; another as it is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def device_of(name: DeviceName) -> torch.device:

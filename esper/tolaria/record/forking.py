@@ -60,7 +60,8 @@ class Cut:
 class ForkStart:
     """All that a fork begins with.
 
-    `address` and `sha256` name the manifest of `snapshot` in the tensor store.
+    `address` and `sha256` name the manifest of `snapshot` in the tensor store, `data` is the digest
+    of the parent's data, empty where it has recorded none.
     """
 
     cut: Cut
@@ -71,6 +72,7 @@ class ForkStart:
     family: str
     offered: tuple[str, ...]
     reason: str
+    data: str = ""
 
     def command(self, start: StartRun) -> Fork:
         """The command that begins the fork's journal."""

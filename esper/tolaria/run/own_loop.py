@@ -8,7 +8,7 @@ a history, but no snapshots.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -20,11 +20,12 @@ from esper.errors import UsageError
 from esper.kasmina import GrowingModel, Place
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail
-from esper.tolaria.recipes.environment import observe
+from esper.tolaria.recipes.environment import DATA, observe
 from esper.tolaria.recipes.recipe import OWNER, validated
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split, checked, digest_of_split
+from esper.tolaria.recipes.structures import Structure, size
 from esper.tolaria.run.past import nothing
-from esper.tolaria.run.trainee import PROBED, kernel_training
+from esper.tolaria.run.trainee import kernel_training
 from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import RunContext as RunPlace
 from esper.tolaria.run.wiring import Runtime, rig
@@ -40,6 +41,7 @@ from esper.tolaria.step.passes import (
     count_faults,
     step_kernels,
 )
+from esper.tolaria.step.preflight import few_held_out, probe, require_fit
 from esper.tolaria.step.schedules import Fractions, fractions_of, schedule_of
 from esper.tolaria.step.stepping import (
     StepFigures,
@@ -80,9 +82,10 @@ class Growth:
     _ended: bool = False
     _spared: set[Place] = field(default_factory=set)
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The task's loss of the model for inputs [B, ...] and targets [B, ...]: for
-        classification the cross entropy of its logits, in nats.
+    def loss(self, *batch: Structure) -> Tensor:
+        """The task's loss of the model for a batch: inputs [B, ...] and targets [B, ...], or a
+        mapping with the targets under `labels`. For classification it is the cross entropy of the
+        model's logits, in nats.
 
         Call its `backward`, then `step`.
         """
@@ -95,7 +98,8 @@ class Growth:
         # until the next loss, not for this call alone: backward may compute layers once more
         switches.fallback = frozenset(self._spared)
         switches.notes.clear(watching=False)
-        data, sampling = (inputs, targets), (step + 1) % telemetry.every_steps == 0
+        data: Batch = batch[0] if len(batch) == 1 else batch
+        sampling = (step + 1) % telemetry.every_steps == 0
         units = parts.task.count(data)
         with switches.live_pass(watching=bool(growing.kernels), sampling=sampling):
             outcome = parts.task.outcome(growing, data)
@@ -161,7 +165,9 @@ class Growth:
         # such a loop cannot do its step again, so the next one runs without these kernels
         self._spared = {fault.place for fault in counted if fault.phase == "NON_FINITE"}
         rate = self.optimizer.param_groups[0]["lr"]
-        figures = StepFigures(read.loss, read.metrics, read.norm, rate, counted)
+        figures = StepFigures(
+            read.loss, parts.task.finished(read.metrics), read.norm, rate, counted
+        )
         session.stepped(figures)
         if sample:
             parts.monitor.sampled(session.state)
@@ -171,7 +177,7 @@ class Growth:
                 figures,
                 epoch=epoch,
                 step=session.step,
-                samples=len(batch.data[1]),
+                samples=size(batch.data),
                 duration_us=took,
                 timeline=session.state.timeline,
             )
@@ -259,10 +265,10 @@ def begin(
     place: RunPlace,
     stack: ExitStack,
     *,
-    held_out: Pair,
+    held_out: Split,
     steps: int,
     seed: int,
-    task: Task | str,
+    task: Task | str | Mapping[str, object],
     settings: dict[str, object],
 ) -> Growth:
     """Begin a run around a germinated model.
@@ -284,7 +290,7 @@ def begin(
         | {"checkpoints": {"every_epochs": 0}}
     )
     if not isinstance(task, Task):
-        task = task_of(task, OWNER)
+        task = task_of(recipe.task, OWNER)
     growing = GrowingModel(model, training=kernel_training(recipe))
     if not any(
         parameter is own
@@ -300,11 +306,7 @@ def begin(
         raise UsageError(
             "The model has no seeds; call esper.germinate(model) before esper.grow(model, ...)."
         )
-    if not len(held_out[1]) or len(held_out[0]) != len(held_out[1]):
-        raise UsageError(
-            f"held_out has {len(held_out[0])} inputs and {len(held_out[1])} labels; it "
-            "needs as many of one as of the other."
-        )
+    held_out = checked(held_out, "held_out")
     if steps < 1:
         raise UsageError(
             f"steps is the number of optimizer steps that the loop will do: give 1 or more, "
@@ -312,7 +314,10 @@ def begin(
         )
     schedule = schedule_of(recipe.schedule.name, OWNER)
     fractions = fractions_of(recipe.schedule, schedule, steps, [recipe.kernels.learning_rate])
-    growing.probe(held_out[0][:PROBED])
+    probe(growing, held_out, task)
+    require_fit(growing, task, held_out, "held_out", size(held_out))
+    for sentence in few_held_out(held_out, "held_out"):
+        place.progress.say(sentence)
     before = nothing(place.outbox, place.bus, place.clock, place.trust)
     rigged = rig(
         stack,
@@ -326,7 +331,8 @@ def begin(
         # a loop of one's own has no test split: its reports show the held-out one
         test=held_out,
         steps=steps,
-        environment=observe(),
+        # of the data that Esper sees: what the caller trains on is in its own hands
+        environment=observe({DATA: digest_of_split(held_out)}),
     )
     growth = Growth(place.run_id, rigged, optimizer, place.clock.monotonic(), fractions)
     rigged.session.do(start_of(rigged.session))

@@ -17,7 +17,7 @@ from esper import plugins
 from esper.errors import UsageError
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.recipes.allowed import Allowed
-from esper.tolaria.recipes.recipe import OWNER, Permit, load
+from esper.tolaria.recipes.recipe import OWNER, Permit, TaskSection, load
 from esper.tolaria.recipes.sources import modules_of
 from esper.tolaria.step import tasks
 from esper.tolaria.step.evaluation import evaluate, with_shadow
@@ -184,7 +184,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.mark.usefixtures("installed")
 def test_an_installed_package_brings_a_task() -> None:
     """It is found by its name, and its source is among those that a run keeps."""
-    assert tasks.task_of("ranked", Permit()).score == "top_two"
+    assert tasks.task_of(TaskSection(name="ranked"), Permit()).score == "top_two"
     ranked = load("mnist1d", ["task=ranked"])
     assert modules_of(ranked) == ["esper_ranked"]
     assert modules_of(load("mnist1d")) == []
@@ -194,13 +194,13 @@ def test_an_installed_package_brings_a_task() -> None:
 def test_a_task_by_module_is_called_only_where_functions_may_be() -> None:
     """As the model and the data: not from a stranger's journal, and not for an operator."""
     name = "tests.unit.tolaria.test_tasks:PADDED"
-    assert tasks.task_of(name, OWNER) is PADDED
+    assert tasks.task_of(TaskSection(name=name), OWNER) is PADDED
     assert modules_of(load("mnist1d", [f"task={name}"])) == ["tests.unit.tolaria.test_tasks"]
     with pytest.raises(UsageError, match=f"--allow {name}"):
-        tasks.task_of(name, Permit())
-    with pytest.raises(UsageError, match=r"task = .* is not a function that may be called"):
+        tasks.task_of(TaskSection(name=name), Permit())
+    with pytest.raises(UsageError, match=r"task\.name = .* is not a function that may be called"):
         Allowed().require(load("mnist1d", [f"task={name}"]))
     with pytest.raises(UsageError, match="is float, and must be a Task"):
-        tasks.task_of("tests.waiting:PATIENCE_S", OWNER)
-    with pytest.raises(UsageError, match=r"no task 'nothing'. There are: classification, regress"):
-        tasks.task_of("nothing", OWNER)
+        tasks.task_of(TaskSection(name="tests.waiting:PATIENCE_S"), OWNER)
+    with pytest.raises(UsageError, match=r"no task 'nothing'. There are: classification, langua"):
+        tasks.task_of(TaskSection(name="nothing"), OWNER)
