@@ -45,6 +45,12 @@ def mistake(what: str, error: BaseException) -> UsageError:
     return UsageError(f"{what} raised {said(error)}{' ' if where else ''}{remedy}")
 
 
+def located(error: BaseException) -> str:
+    """Where a user's own code raised `error`, in brackets for the end of a clause; else empty."""
+    where = place_of(error)
+    return f" ({where})" if where else ""
+
+
 def said(error: BaseException) -> str:
     """Type and message of an exception, on one line, shortened."""
     message = " ".join(printable(str(error)).split())

@@ -4,13 +4,13 @@ for its owner.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError, StorageFullError, UsageError
 
 Out = Annotated[
@@ -78,7 +78,7 @@ def _written(path: Path, out: Path, *, as_json: bool) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 {"file": str(out), "sha256": sha256, "size_bytes": len(content)}, sort_keys=True
             )
         )

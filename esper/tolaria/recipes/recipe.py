@@ -42,11 +42,15 @@ class RunSection(_Section):
     """The loop."""
 
     seed: int = Field(
-        default=0, ge=0, description="random seed: model, batch order, dropout, policy"
+        default=0,
+        ge=0,
+        le=(1 << 63) - 1,
+        description="random seed: model, batch order, dropout, policy",
     )
     order: int = Field(
         default=0,
         ge=0,
+        le=(1 << 63) - 1,
         description=(
             "variant of the batch order; 0 is the seed's own, `esper whatif` repeats with others"
         ),
@@ -425,10 +429,21 @@ def text(name: str) -> str:
         UsageError: neither exists.
     """
     if name in names():
-        return resources.files("esper.tolaria.recipes").joinpath(f"{name}.toml").read_text()
-    path = Path(name)
-    if path.is_file():
-        return path.read_text()
+        file = resources.files("esper.tolaria.recipes").joinpath(f"{name}.toml")
+        return file.read_text(encoding="utf-8")
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            raise UsageError(f"{name} is a folder; name a recipe's file in it.")
+        if path.is_file():
+            # TOML is UTF-8, whatever the locale
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name} is not UTF-8 at byte {error.start}; save it as UTF-8, as TOML is."
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name} cannot be read as a recipe: {error}.") from None
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names())}."
     raise UsageError(f"There is no recipe or file {name}. {hint}")

@@ -314,7 +314,7 @@ def begin(
         )
     schedule = schedule_of(recipe.schedule.name, OWNER)
     fractions = fractions_of(recipe.schedule, schedule, steps, [recipe.kernels.learning_rate])
-    probe(growing, held_out, task)
+    probe(growing, held_out, task, " on held_out")
     require_fit(growing, task, held_out, "held_out", size(held_out))
     for sentence in few_held_out(held_out, "held_out"):
         place.progress.say(sentence)

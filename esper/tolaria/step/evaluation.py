@@ -21,7 +21,7 @@ from esper.tolaria.recipes.structures import mapped
 from esper.tolaria.recipes.structures import split as batches_of
 from esper.tolaria.step.tasks import Batch, Outcome, Task, output_of
 
-_BLAMED = "The model, called by task {},"
+_BLAMED = "The model, called by task {}{},"
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500
 
 
@@ -95,7 +95,7 @@ def _passes(
     device = growing.numerics.device
     for part in batches_of(split, batch):
         # on the host, where it is no wait; a batch whose labels are all left out has no mean
-        if not (counted := task.units(part)):
+        if not (counted := task.counted(part)):
             continue
         outcome = outcome_of(growing, task, mapped(lambda one: one.to(device), part))
         losses.append(outcome.loss)
@@ -108,18 +108,18 @@ def _passes(
     return torch.stack(losses).tolist(), dict(zip(sums, totals, strict=True)), units
 
 
-def outcome_of(growing: GrowingModel, task: Task, batch: Batch) -> Outcome:
+def outcome_of(growing: GrowingModel, task: Task, batch: Batch, where: str = "") -> Outcome:
     """The task's outcome for a batch, where whatever raises is the model's or the task's.
 
     Raises:
         UsageError: it raised; the sentence says where.
     """
-    return own_code(_BLAMED.format(task.name), lambda: task.outcome(growing, batch))
+    return own_code(_BLAMED.format(task.name, where), lambda: task.outcome(growing, batch))
 
 
-def output_by(growing: GrowingModel, task: Task, batch: Batch) -> Tensor:
+def output_by(growing: GrowingModel, task: Task, batch: Batch, where: str = "") -> Tensor:
     """What the model gives for a batch, as `outcome_of` but without the loss."""
-    return own_code(_BLAMED.format(task.name), lambda: output_of(growing, batch))
+    return own_code(_BLAMED.format(task.name, where), lambda: output_of(growing, batch))
 
 
 def _failed(growing: GrowingModel, active: set[Place], losses: Sequence[float]) -> set[Place]:

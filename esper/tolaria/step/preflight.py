@@ -22,7 +22,9 @@ PROBED: Final = 3
 """Samples of a forward that only looks."""
 
 
-def probe(growing: GrowingModel, split: Split, task: Task) -> dict[str, str]:
+def probe(
+    growing: GrowingModel, split: Split, task: Task, where: str = " on the train split"
+) -> dict[str, str]:
     """Let the layers show their geometry in a forward of the task on the first samples.
 
     Raises:
@@ -31,7 +33,7 @@ def probe(growing: GrowingModel, split: Split, task: Task) -> dict[str, str]:
     batch = first(growing, split)
     # what a task can examine is examined before its loss is asked for
     forward = outcome_of if task.examine is None else output_by
-    return growing.probe_by(lambda: forward(growing, task, batch), samples=size(batch))
+    return growing.probe_by(lambda: forward(growing, task, batch, where), samples=size(batch))
 
 
 def first(growing: GrowingModel, split: Split) -> Split:
@@ -62,12 +64,12 @@ def require_fit(growing: GrowingModel, task: Task, split: Split, what: str, batc
             or the model or the task raises.
     """
     _require_finite(split, what)
-    samples = first(growing, split)
+    samples, where = first(growing, split), f" on {what[:1].lower()}{what[1:]}"
     if task.examine is not None:
-        output = growing.trial(lambda: output_by(growing, task, samples))
+        output = growing.trial(lambda: output_by(growing, task, samples, where))
         task.examine(output, split, what, batch)
-    growing.trial(lambda: outcome_of(growing, task, samples))
-    if not task.units(split):
+    growing.trial(lambda: outcome_of(growing, task, samples, where))
+    if not task.counted(split):
         raise UsageError(f"{what} has nothing that task {task.name} counts: give labels.")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.blame import mistake
+from esper.blame import mistake, own_code
 from esper.errors import EsperError
 from esper.kasmina import KernelFault, Numerics
 from esper.kasmina.growth import GrowingModel, Place
@@ -121,6 +121,7 @@ class Stepper:
         self._growing = growing
         self._task = method.task
         self._recipe = recipe
+        self._name = recipe.optimizer.name
         self.host_optimizer = host_optimizer(growing, recipe.optimizer, method.optimizer)
         self._host_state = HostState(recipe.optimizer.name, self.host_optimizer)
         # the schedule multiplies these, never the rates of the step before: rounding would pile up
@@ -217,7 +218,7 @@ class Stepper:
         # each micro-batch needs its own stream: one for all would repeat the dropout masks
         seeds = [first, *(stream_seed(seed, "forward", step, micro) for micro in range(1, parts))]
         # counted before they are on the device, where it would wait for it
-        units = [self._task.units(part) for part in divided(batch, parts)]
+        units = [self._task.counted(part) for part in divided(batch, parts)]
         if sum(units) < 1:
             self._task.count(batch)
         total, placed = sum(units), mapped(growing.numerics.inputs, batch)
@@ -240,11 +241,16 @@ class Stepper:
         nn.utils.clip_grads_with_norm_(
             self._growing.host_parameters, self._recipe.optimizer.clip_norm or math.inf, done.norm
         )
-        if self.scaler is None:
-            self.host_optimizer.step()
+        what, optimizer, scaler = (
+            f"optimizer.name = {self._name!r}",
+            self.host_optimizer,
+            self.scaler,
+        )
+        if scaler is None:
+            own_code(what, optimizer.step)
         else:
-            self.scaler.step(self.host_optimizer)
-            self.scaler.update()
+            own_code(what, lambda: scaler.step(optimizer))
+            scaler.update()
 
     def _optimise(self, attempts: _Attempts, done: Pass, fraction: float) -> set[Place]:
         """Let the kernels' optimizers move, but for those that failed or overflowed.

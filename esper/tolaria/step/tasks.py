@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from esper.blame import own_code
 from esper.errors import UsageError
 from esper.plugins import TASKS, together
 from esper.tolaria.recipes.recipe import Permit, TaskSection, function
@@ -161,13 +162,27 @@ class Task:
                 f"({', '.join(names) or 'none'}) nor loss; name one of them."
             )
 
+    def counted(self, batch: Batch) -> int:
+        """The units of a batch, which may be none.
+
+        Raises:
+            UsageError: the task's own function raises, or gives no whole number.
+        """
+        units: object = own_code(f"units of task {self.name}", lambda: self.units(batch))
+        if not isinstance(units, int):
+            raise UsageError(
+                f"units of task {self.name} gave {type(units).__name__}: give a whole number, by "
+                "int(...)."
+            )
+        return units
+
     def count(self, batch: Batch) -> int:
         """The units of a batch.
 
         Raises:
             UsageError: there are none, so that its loss would be the mean of nothing.
         """
-        units = self.units(batch)
+        units = self.counted(batch)
         if units < 1:
             raise UsageError(
                 f"Task {self.name} counts {units} units in a batch of {size(batch)} samples: "
@@ -183,8 +198,8 @@ class Task:
         }
 
     def scored(self, loss: float, metrics: Mapping[str, float]) -> float:
-        """The score that has these figures."""
-        return loss if self.score == "loss" else metrics[self.score]
+        """The score that has these figures; 0 before anything was measured."""
+        return loss if self.score == "loss" else metrics.get(self.score, 0.0)
 
     def fields(self, loss: float, metrics: Mapping[str, float]) -> dict[str, Any]:
         """What events have of these figures."""
@@ -212,7 +227,7 @@ class Task:
         """The outcome of `step`.
 
         Raises:
-            UsageError: it is none, or lacks a metric that the task has.
+            UsageError: it is none, lacks a metric that the task has, or what it has is no scalar.
         """
         outcome = self.step(model, batch)
         if not isinstance(outcome, Outcome) or outcome.sums.keys() != {
@@ -227,6 +242,16 @@ class Task:
                 f"The step of task {self.name} gave {result}; it must give an esper.Outcome "
                 f"with the metrics {', '.join(metric.name for metric in self.metrics) or 'none'}."
             )
+        for what, value in (("a loss", outcome.loss), *outcome.sums.items()):
+            # a vector would be a mean over something else, further down
+            if not isinstance(value, Tensor) or value.dim():
+                of = what if what == "a loss" else f"the metric {what}"
+                shape = list(value.shape) if isinstance(value, Tensor) else ""
+                raise UsageError(
+                    f"The step of task {self.name} gave {of} "
+                    f"{shape or f'that is {type(value).__name__}'}: it must be a tensor without a "
+                    "dimension."
+                )
         return outcome
 
 

@@ -83,6 +83,8 @@ def test_a_regression_learns_and_is_measured_in_its_own_metric() -> None:
     assert with_shadow(model, split, REGRESSION, PLACE).loss != last.loss
     assert REGRESSION.told(last.loss, {"mean_absolute_error": 0.25}) == "mean absolute error 0.25"
     assert not REGRESSION.higher_is_better
+    # a run that ends in its first epoch has measured nothing yet
+    assert REGRESSION.fields(0.0, {})["score"] == 0.0
 
 
 @pytest.mark.parametrize("parts", [2, 5])
