@@ -66,15 +66,27 @@ class Numerics:
 
 def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """`value` with `change` of each tensor in it: in tuples, lists and mappings, such as the
-    outputs of a Hugging Face model. Anything else stays as it is.
+    outputs of a Hugging Face model. Anything else stays as it is, and so does all of it where no
+    tensor is another afterwards.
+
+    A mapping that is not made of keywords comes back as a dict.
     """
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
         parts = {key: each_tensor(change, part) for key, part in value.items()}
-        return parts if type(value) is dict else type(value)(**parts)
-    if type(value) in (tuple, list):
-        return type(value)(each_tensor(change, part) for part in value)
+        if all(part is value[key] for key, part in parts.items()):
+            return value
+        try:
+            return type(value)(**parts)
+        except TypeError:
+            return parts
+    if isinstance(value, tuple | list):
+        pieces = [each_tensor(change, part) for part in value]
+        if all(one is other for one, other in zip(pieces, value, strict=True)):
+            return value
+        # a named tuple takes its parts one by one
+        return type(value)(*pieces) if hasattr(value, "_fields") else type(value)(pieces)
     return value
 
 

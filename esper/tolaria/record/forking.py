@@ -192,7 +192,14 @@ def changed(
     """
     before = recipe_of(events)
     after = overridden(before.model_dump(mode="json"), overrides)
-    old, new = (flat(recipe.model_dump(mode="json")) for recipe in (before, after))
+    old, new = (
+        # a task's name alone is written in short, and would be a key that is gone
+        flat(
+            recipe.model_dump(mode="json")
+            | {"task": {"name": recipe.task.name, **recipe.task.arguments}}
+        )
+        for recipe in (before, after)
+    )
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in keys:
         # dots behind both: `model` covers `model.x`, and not `model_x`

@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict, UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -241,6 +241,13 @@ class Output(OrderedDict[str, Any]):
         self["hidden"] = self.hidden
 
 
+class Named(NamedTuple):
+    """An output whose parts have names."""
+
+    scores: Tensor
+    more: Any
+
+
 @dataclass(frozen=True)
 class Plain:
     """An output that is no mapping."""
@@ -255,6 +262,8 @@ FORMS: dict[str, Callable[[Tensor], Any]] = {
     "mapping": lambda logits: {"logits": logits, "more": logits * 2},
     "one tensor": lambda logits: {"out": logits},
     "model output": lambda logits: Output(logits, (logits,)),
+    "named tuple": lambda logits: Named(logits, None),
+    "encoding": lambda logits: UserDict({"logits": logits}),
     "object": Plain,
 }
 X, Y = drawn(24, 6), whole(4, 24)
