@@ -17,7 +17,7 @@ from esper import plugins
 from esper.errors import UsageError
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.recipes.allowed import Allowed
-from esper.tolaria.recipes.recipe import OWNER, Permit, TaskSection, load
+from esper.tolaria.recipes.recipe import OWNER, Permit, TaskSection, load, references
 from esper.tolaria.recipes.sources import modules_of
 from esper.tolaria.step import tasks
 from esper.tolaria.step.evaluation import evaluate, with_shadow
@@ -202,6 +202,11 @@ def test_a_task_by_module_is_called_only_where_functions_may_be() -> None:
         tasks.task_of(TaskSection(name=name), Permit())
     with pytest.raises(UsageError, match=r"task\.name = .* is not a function that may be called"):
         Allowed().require(load("mnist1d", [f"task={name}"]))
+    section = load("mnist1d", [f"task.name={name}"])
+    with pytest.raises(UsageError, match=r"task\.name = .* is not a function that may be called"):
+        Allowed().require(section)
+    # a recipe of the list may say it in short or as a section
+    assert references({"task": name}) == references({"task": {"name": name}}) == {"task.name": name}
     with pytest.raises(UsageError, match="is float, and must be a Task"):
         tasks.task_of(TaskSection(name="tests.waiting:PATIENCE_S"), OWNER)
     with pytest.raises(UsageError, match=r"no task 'nothing'. There are: classification, langua"):
