@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from esper.blame import own_code
 from esper.checkpoint.digests import tensors_digest
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.seeded.shadow import evaluating, left_out, standing_in
 from esper.tolaria.recipes.splits import Split
 from esper.tolaria.recipes.structures import mapped
 from esper.tolaria.recipes.structures import split as batches_of
-from esper.tolaria.step.tasks import Batch, Outcome, Task, output_of
+from esper.tolaria.step.calling import outcome_of
+from esper.tolaria.step.tasks import Task
 
-_BLAMED = "The model, called by task {}{},"
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500
 
 
@@ -106,20 +105,6 @@ def _passes(
     added = [torch.stack(values).sum().double() for values in sums.values()]
     totals = torch.stack(added).tolist() if added else []
     return torch.stack(losses).tolist(), dict(zip(sums, totals, strict=True)), units
-
-
-def outcome_of(growing: GrowingModel, task: Task, batch: Batch, where: str = "") -> Outcome:
-    """The task's outcome for a batch, where whatever raises is the model's or the task's.
-
-    Raises:
-        UsageError: it raised; the sentence says where.
-    """
-    return own_code(_BLAMED.format(task.name, where), lambda: task.outcome(growing, batch))
-
-
-def output_by(growing: GrowingModel, task: Task, batch: Batch, where: str = "") -> Tensor:
-    """What the model gives for a batch, as `outcome_of` but without the loss."""
-    return own_code(_BLAMED.format(task.name, where), lambda: output_of(growing, batch))
 
 
 def _failed(growing: GrowingModel, active: set[Place], losses: Sequence[float]) -> set[Place]:

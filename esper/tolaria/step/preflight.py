@@ -15,7 +15,8 @@ from esper.errors import UsageError
 from esper.kasmina import GrowingModel
 from esper.tolaria.recipes.splits import SPLITS, Split, Splits, place_in
 from esper.tolaria.recipes.structures import leaves, mapped, size
-from esper.tolaria.step.evaluation import PAIRED_BATCH, outcome_of, output_by
+from esper.tolaria.step.calling import outcome_of, output_by
+from esper.tolaria.step.evaluation import PAIRED_BATCH
 from esper.tolaria.step.tasks import Task
 
 PROBED: Final = 3

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.blame import mistake, own_code
+from esper.blame import own_code
 from esper.errors import EsperError
 from esper.kasmina import KernelFault, Numerics
 from esper.kasmina.growth import GrowingModel, Place
@@ -26,6 +26,7 @@ from esper.kasmina.numerics import device_of
 from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipes.recipe import Recipe, RunSection
 from esper.tolaria.recipes.structures import divided, mapped
+from esper.tolaria.step.calling import blamed
 from esper.tolaria.step.method import Method
 from esper.tolaria.step.optimizers import HostState, host_optimizer
 from esper.tolaria.step.passes import (
@@ -471,8 +472,7 @@ class _Attempts:
             if not guarded:
                 if isinstance(error, EsperError):
                     raise
-                what = f"The model, called by task {self._task.name},"
-                raise mistake(what, error) from error
+                raise blamed(self._growing, self._task, error) from error
             # NaN marks the attempt as unfit; which kernel raised stands in the notes
             none = torch.zeros((), device=self._growing.numerics.device)
             return none + math.nan, {metric.name: none for metric in self._task.metrics}

@@ -84,7 +84,7 @@ def test_a_recipe_around_a_model_of_ones_own(
     [
         ("model={}:net_raises", "raised ValueError: no weights", True),
         ("model={}:training_raises", "raised RuntimeError: shape", True),
-        ("model={}:net_narrow", "on the train split, raised RuntimeError", False),
+        ("model={}:net_narrow", "on the train split, in its layer 0, raised RuntimeError", False),
         ("data={}:data_raises", "raised KeyError: 'test'", True),
         ("data={}:data_from_one", "has label 4 at sample 3", False),
         ("task={}:RAISES", "raised IndexError", True),

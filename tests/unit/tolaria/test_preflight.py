@@ -178,7 +178,7 @@ CASES: list[tuple[Task, Any, int, Any, str]] = [
         None,
         1,
         (drawn(120, 5), Y),
-        "called by task classification on the validation split, raised RuntimeError",
+        "called by task classification on the validation split, in its layer body, raised",
     ),
     (
         CLASSIFICATION,
