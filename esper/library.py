@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,11 @@ def grow(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    held_out: tuple[Tensor, Tensor],
+    held_out: Any,
     steps: int,
     run_id: str = "",
     seed: int = 0,
-    task: Task | str = "classification",
+    task: Task | str | Mapping[str, object] = "classification",
     resume: bool = False,
     **settings: Any,
 ) -> Iterator[Growth]:
@@ -70,13 +70,15 @@ def grow(
         optimizer: the caller's own, made before: it moves the host and is only looked at; kernels
             have their own.
         held_out: inputs [N, ...] and targets [N, ...] that the caller does not train on: gates and
-            Tamiyo judge kernels by them.
+            Tamiyo judge kernels by them. Either may be a tuple or mapping of tensors; so may the
+            whole be a mapping, with its targets under `labels`.
         steps: optimizer steps that the loop will do in all: the schedule of growth and of the
             kernels' learning rates.
         run_id: the run's name in journal and history; one is made when none is given.
         seed: of the shadow passes and of Tamiyo's choices.
-        task: what is optimised: classification, regression, a task of an installed package, or an
-            esper.Task.
+        task: what is optimised: classification, multi_label, regression, language_model, a task of
+            an installed package, or an esper.Task; with arguments as a mapping, such as
+            `{"name": "classification", "label_smoothing": 0.1}`.
         resume: go on with the run `run_id` from its last snapshot: with the same model, optimizer,
             held-out split, settings and batches. Model, optimizer and what is registered get their
             values back, also where the model was just made.

@@ -26,6 +26,7 @@ from esper.events.records import Outcome
 from esper.kasmina import Place
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail, Pause
+from esper.tolaria.recipes.structures import Structure, size
 from esper.tolaria.record.snapshot_content import (
     RunSnapshot,
     address,
@@ -262,9 +263,10 @@ class Growth:
             after_epoch()
         session.consult()
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The task's loss of the model for inputs [B, ...] and targets [B, ...]: for
-        classification the cross entropy of its logits, in nats.
+    def loss(self, *batch: Structure) -> Tensor:
+        """The task's loss of the model for a batch: inputs [B, ...] and targets [B, ...], or a
+        mapping with the targets under `labels`. For classification it is the cross entropy of the
+        model's logits, in nats.
 
         Call its `backward`, then `step`.
 
@@ -296,7 +298,8 @@ class Growth:
         # until the next loss, not for this call alone: backward may compute layers once more
         switches.fallback = frozenset(self.own.spared)
         switches.notes.clear(watching=False)
-        data, sampling = (inputs, targets), (step + 1) % telemetry.every_steps == 0
+        data: Batch = batch[0] if len(batch) == 1 else batch
+        sampling = (step + 1) % telemetry.every_steps == 0
         units = parts.task.count(data)
         with switches.live_pass(watching=bool(growing.kernels), sampling=sampling):
             outcome = parts.task.outcome(growing, data)
@@ -370,7 +373,9 @@ class Growth:
         # such a loop cannot do its step again, so the next one runs without these kernels
         self.own.spared = {fault.place for fault in counted if fault.phase == "NON_FINITE"}
         rate = self.own.host_optimizer.param_groups[0]["lr"]
-        figures = StepFigures(read.loss, read.metrics, read.norm, rate, counted)
+        figures = StepFigures(
+            read.loss, parts.task.finished(read.metrics), read.norm, rate, counted
+        )
         session.stepped(figures)
         if sample:
             parts.monitor.sampled(session.state)
@@ -380,7 +385,7 @@ class Growth:
                 figures,
                 epoch=epoch,
                 step=session.step,
-                samples=len(batch.data[1]),
+                samples=size(batch.data),
                 duration_us=took,
                 timeline=session.state.timeline,
             )

@@ -16,14 +16,16 @@ from esper.errors import UsageError
 from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.kasmina import GrowingModel
-from esper.tolaria.recipes.environment import observe
+from esper.tolaria.recipes.environment import DATA, observe
 from esper.tolaria.recipes.recipe import OWNER, Recipe, validated
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split, checked, digest_of_split
+from esper.tolaria.recipes.structures import size
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.own_loop import Growth, OwnOptimizer
 from esper.tolaria.run.past import Past, nothing, past
-from esper.tolaria.run.trainee import PROBED, kernel_training
+from esper.tolaria.run.trainee import data_digest, kernel_training
 from esper.tolaria.run.wiring import RunContext, rig
+from esper.tolaria.step.preflight import few_held_out, probe, require_fit
 from esper.tolaria.step.schedules import fractions_of, schedule_of
 from esper.tolaria.step.tasks import Task, task_of
 
@@ -37,10 +39,10 @@ class Asked:
 
     model: nn.Module
     optimizer: Optimizer
-    held_out: Pair
+    held_out: Split
     steps: int
     seed: int
-    task: Task | str
+    task: Task | str | Mapping[str, object]
     settings: Mapping[str, Any]
 
     def recipe(self) -> Recipe:
@@ -80,17 +82,6 @@ class Asked:
             raise UsageError(
                 "The model has no seeds; call esper.germinate(model) before esper.grow(model, ...)."
             )
-        if grown := [name for name, layer in growing.layers.items() if any(layer.seeds.slots)]:
-            raise UsageError(
-                f"Layer {grown[0]} holds kernels of an earlier run: harvest the model "
-                "and germinate it again, and what it has grown becomes part of the host."
-            )
-        inputs, labels = self.held_out
-        if not len(labels) or len(inputs) != len(labels):
-            raise UsageError(
-                f"held_out has {len(inputs)} inputs and {len(labels)} labels; it "
-                "needs as many of one as of the other."
-            )
         if self.steps < 1:
             raise UsageError(
                 "steps is the number of optimizer steps that the loop will do: give 1 or more, "
@@ -107,13 +98,20 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
         CorruptError: the journal was changed.
     """
     recipe = asked.recipe()
-    task = asked.task if isinstance(asked.task, Task) else task_of(asked.task, OWNER)
+    task = asked.task if isinstance(asked.task, Task) else task_of(recipe.task, OWNER)
     growing = GrowingModel(asked.model, training=kernel_training(recipe))
     asked.require(growing)
     schedule = schedule_of(recipe.schedule.name, OWNER)
     fractions = fractions_of(recipe.schedule, schedule, asked.steps, [recipe.kernels.learning_rate])
-    growing.probe(asked.held_out[0][:PROBED])
-    environment, own = observe(), OwnOptimizer(asked.optimizer)
+    held_out = checked(asked.held_out, "held_out")
+    probe(growing, held_out, task, " on held_out")
+    require_fit(growing, task, held_out, "held_out", size(held_out))
+    for sentence in few_held_out(held_out, "held_out"):
+        place.progress.say(sentence)
+    # of the data that Esper sees now: what the loop trains on is told from its first batch
+    digest = digest_of_split(held_out)
+    environment = observe({DATA: digest})
+    own = OwnOptimizer(asked.optimizer)
     if resume:
         before = past(
             place.outbox,
@@ -123,7 +121,7 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
             partial(open_tensors, place.settings),
             place.progress,
         )
-        _require_same(before, recipe, growing, asked.steps)
+        _require_same(before, recipe, growing, asked.steps, digest)
         for difference in differences(before.events, environment):
             place.progress.say(f"{difference}; the resumed run may give other bits.")
     else:
@@ -137,9 +135,9 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
         growing=growing,
         # a new run has snapshots once its batches are Esper's
         stepper=own if resume else None,
-        held_out=asked.held_out,
+        held_out=held_out,
         # a loop of one's own has no test split: its reports show the held-out one
-        test=asked.held_out,
+        test=held_out,
         steps=asked.steps,
         environment=environment,
     )
@@ -153,7 +151,9 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
     )
 
 
-def _require_same(before: Past, recipe: Recipe, growing: GrowingModel, steps: int) -> None:
+def _require_same(
+    before: Past, recipe: Recipe, growing: GrowingModel, steps: int, digest: str
+) -> None:
     """Refuse to go on with a run as another one.
 
     Raises:
@@ -176,6 +176,8 @@ def _require_same(before: Past, recipe: Recipe, growing: GrowingModel, steps: in
         changed = f"steps ({started.total_steps} then, {steps} now)"
     if changed is None and growing.inventory() != started.layers:
         changed = "the model's layers or their seeds"
+    if changed is None and data_digest(before.events) != digest:
+        changed = "held_out"
     if changed is not None:
         raise UsageError(
             f"Run {run_id} cannot go on with another value of {changed}: give esper.grow what the "

@@ -46,7 +46,7 @@ from esper.tolaria.exchange.grafting import Grafting, Published
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.environment import Environment
 from esper.tolaria.recipes.recipe import Recipe
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.record.snapshot_content import RunSnapshot
@@ -170,8 +170,8 @@ def rig(
     task: Task,
     growing: GrowingModel,
     stepper: Stepping | None,
-    held_out: Pair,
-    test: Pair,
+    held_out: Split,
+    test: Split,
     steps: int,
     environment: Environment,
 ) -> Runtime:

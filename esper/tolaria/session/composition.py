@@ -19,7 +19,7 @@ from esper.tolaria.exchange.grafting import Grafting
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.environment import Environment
 from esper.tolaria.recipes.recipe import Recipe
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.session.cursor import Cursor
@@ -67,8 +67,8 @@ class Parts:
 
     recipe: Recipe
     task: Task
-    held_out: Pair
-    test: Pair
+    held_out: Split
+    test: Split
     growing: GrowingModel
     stepper: Stepping | None
     journal: Journal

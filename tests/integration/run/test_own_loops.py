@@ -78,11 +78,11 @@ x, y = torch.randn(60, 4), torch.randint(0, 2, (60,))
 def net():
     layers = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
     return esper.germinate(torch.nn.Sequential(*layers), seeds=2)
-def grow(model=None, steps=6, **more):
+def grow(model=None, steps=6, held_out=(x, y), **more):
     model = model or net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     more = {"tamiyo": {"enabled": False}, **more}
-    return model, optimizer, esper.grow(model, optimizer, held_out=(x, y), steps=steps, **more)
+    return model, optimizer, esper.grow(model, optimizer, held_out=held_out, steps=steps, **more)
 def refused(act):
     try:
         act()
@@ -162,6 +162,7 @@ refused(resumed(run_id="never-begun"))
 refused(resumed(run_id="misused"))
 refused(resumed(steps=9))
 refused(resumed(kernels={"learning_rate": 0.1}))
+refused(resumed(held_out=(x + 1, y)))
 refused(resumed(model=esper.germinate(torch.nn.Linear(4, 2), seeds=2)))
 refused(resumed(run_id="stopped", resume=False))
 """
@@ -193,6 +194,7 @@ SAID = [
     "misused is finished",
     "steps (6 then, 9 now)",
     "kernels.learning_rate",
+    "another value of held_out",
     "layers or their seeds",
     "stopped already has a journal",
 ]

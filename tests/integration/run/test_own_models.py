@@ -79,6 +79,45 @@ def test_a_recipe_around_a_model_of_ones_own(
     assert found["accuracy"] > chance
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence", "line"),
+    [
+        ("model={}:net_raises", "raised ValueError: no weights", True),
+        ("model={}:training_raises", "raised RuntimeError: shape", True),
+        ("model={}:net_narrow", "on the train split, in its layer 0, raised RuntimeError", False),
+        ("data={}:data_raises", "raised KeyError: 'test'", True),
+        ("data={}:data_from_one", "has label 4 at sample 3", False),
+        ("task={}:RAISES", "raised IndexError", True),
+        ("optimizer.name={}:make_explodes", "raised ArithmeticError: too far", True),
+    ],
+)
+def test_a_mistake_in_code_of_ones_own_ends_with_2_and_its_line(
+    home: Path,
+    change: str,
+    sentence: str,
+    line: bool,  # noqa: FBT001  # a case
+) -> None:
+    """Never a fault of Esper's, and no traceback."""
+    module = "tests.unit.tolaria.mistaken"
+    changes = [f"model={module}:net", f"data={module}:data", change.format(module)]
+    arguments = [part for one in changes for part in ("--set", one)]
+    done = esper(
+        home,
+        "run",
+        "digits",
+        *arguments,
+        "--set",
+        "kasmina.include=['*']",
+        "--set",
+        "run.batch_size=40",
+        PYTHONPATH=str(ROOT),
+    )
+    (said,) = [one for one in done.stderr.splitlines() if one.startswith("esper: ")]
+    assert (done.returncode, sentence in said) == (2, True), done.stderr
+    assert ("mistaken.py, line " in said) is line
+    assert "Traceback" not in done.stderr
+
+
 def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
     """The ten lines of the README are a whole program: it trains in its own loop, says what grew or
     why not, and leaves a journal that folds.
