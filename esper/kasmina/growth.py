@@ -256,7 +256,7 @@ class GrowingModel:
         """Copies of what a forward in training moves beside gradients, to be put back when a step
         is done again.
         """
-        return Kept(self.module)
+        return Kept(self.module.modules())
 
     def shadow_step(self, place: Place, random_seed: int, loss: Callable[[], Tensor]) -> None:
         """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its
