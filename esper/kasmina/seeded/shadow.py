@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -97,7 +96,6 @@ def _version(tensor: Tensor) -> int:
     return tensor._version  # noqa: SLF001  # torch has no public name for it
 
 
-@cache
 def _users_own(kind: type[nn.Module]) -> bool:
     """Whether a module's class may do anything: it is neither torch's nor that of a kernel."""
     host = kind.__bases__[1] if issubclass(kind, Seeded) else kind
