@@ -124,6 +124,8 @@ class GrowingModel:
         # with gradients, to see the layers that the model runs without
         with torch.enable_grad(), uncompiled(), slow_path(), evaluating(self.module), seen:
             self(inputs)
+        if seen.frozen:
+            seen.frozen &= self._frozen_in_training(inputs)
         known, refused = geometries(self.layers, seen, batch=len(inputs))
         for name, geometry in known.items():
             self.layers[name].seeds.geometry = geometry
@@ -140,6 +142,20 @@ class GrowingModel:
         self.excluded |= refused
         self._settle()
         return refused
+
+    def _frozen_in_training(self, inputs: Tensor) -> set[str]:
+        """The layers that the model runs without gradients in training too: some models record none
+        in evaluation alone.
+        """
+        seen = Seen(self.layers)
+        if not self.module.training:
+            return set()
+        try:
+            with torch.enable_grad(), uncompiled(), untouched(self.module), seen:
+                self(inputs)
+        except Exception:  # noqa: BLE001  # so few samples may be too few for training
+            return set()
+        return seen.frozen
 
     def places(self) -> Iterator[Place]:
         """Every seed, in the order of the inventory."""
