@@ -147,6 +147,8 @@ class GrowingModel:
         # with gradients, to see the layers that the model runs without
         with torch.enable_grad(), uncompiled(), slow_path(), evaluating(self.module), seen:
             forward()
+        if seen.frozen:
+            seen.frozen &= self._frozen_in_training(forward)
         known, refused = geometries(self.layers, seen, batch=samples)
         for name, geometry in known.items():
             self.layers[name].seeds.geometry = geometry
@@ -163,6 +165,20 @@ class GrowingModel:
         self.excluded |= refused
         self._settle()
         return refused
+
+    def _frozen_in_training(self, forward: Callable[[], object]) -> set[str]:
+        """The layers that the model runs without gradients in training too: some models record none
+        in evaluation alone.
+        """
+        seen = Seen(self.layers)
+        if not self.module.training:
+            return set()
+        try:
+            with torch.enable_grad(), uncompiled(), untouched(self.module), seen:
+                forward()
+        except Exception:  # noqa: BLE001  # so few samples may be too few for training
+            return set()
+        return seen.frozen
 
     def places(self) -> Iterator[Place]:
         """Every seed, in the order of the inventory."""
@@ -279,7 +295,7 @@ class GrowingModel:
         """Copies of what a forward in training moves beside gradients, to be put back when a step
         is done again.
         """
-        return Kept(self.module)
+        return Kept(self.module.modules())
 
     def shadow_step(self, place: Place, random_seed: int, loss: Callable[[], Tensor]) -> None:
         """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its
