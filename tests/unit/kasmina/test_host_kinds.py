@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from esper.tolaria.run.trainee import model_of
 from tests.plugins import HOST, install
 from tests.unit.kasmina.cases import CASES, graft
 from tests.unit.nissa.journal import Run
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -313,3 +315,27 @@ def test_what_a_package_s_kind_does_wrong_is_said_of_it(
 
     with pytest.raises(UsageError, match=sentence):
         live()
+
+
+def test_a_librarys_kind_is_known_once_the_library_is_imported_or_a_run_wants_it() -> None:
+    """Nobody pays for a library that the model does not use; a run that was recorded with its
+    layers finds their kind before its model is made.
+    """
+    program = """
+import sys
+from esper.kasmina.seeded.hosts import known
+assert "TransformersConv1D" not in known()
+assert "transformers" not in sys.modules
+wanted = known(["TransformersConv1D", "Linear", "Nobody"])
+from transformers.pytorch_utils import Conv1D
+assert wanted["TransformersConv1D"].layer is Conv1D
+assert "Nobody" not in wanted
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
