@@ -14,9 +14,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -60,6 +61,26 @@ _PLAIN: Final = frozenset({"ESPER_DEBUG", "ESPER_LISTEN_FDS"})
 _FREE: Final = ("ESPER_CHAOS_", "ESPER_FUZZ", "ESPER_TEST_")
 """What the variables of tests begin with."""
 _NEAR: Final = 0.85
+
+
+def _expanded(path: Path) -> Path:
+    """A path with `~` as the user's own folder: no shell has expanded it in an environment file."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path} names a user that is not known here") from None
+
+
+def _home(path: Path) -> Path:
+    if not path.parts:
+        raise ValueError("ESPER_HOME is empty; unset it, or name a folder")
+    return _expanded(path)
+
+
+PathText = Annotated[
+    str, AfterValidator(lambda text: str(_expanded(Path(text))) if text[:1] == "~" else text)
+]
+"""A file, a folder or the URL of a store."""
 
 
 class KafkaSettings(BaseModel):
@@ -107,7 +128,7 @@ class KafkaSettings(BaseModel):
         description="the user; {principal} in it is the part's own name, such as trainer or tamiyo",
     )
     sasl_password: SecretStr = Field(default=SecretStr(""), description="its password")
-    sasl_password_file: str = Field(
+    sasl_password_file: PathText = Field(
         default="",
         description=(
             "the file of its password, read anew when a client connects; {principal} as in "
@@ -123,22 +144,22 @@ class KafkaSettings(BaseModel):
     oauth_client_secret: SecretStr = Field(
         default=SecretStr(""), description="OAUTHBEARER: the client secret"
     )
-    oauth_client_secret_file: str = Field(
+    oauth_client_secret_file: PathText = Field(
         default="", description="OAUTHBEARER: the file of the client secret; {principal} as above"
     )
     oauth_scope: str = Field(default="", description="OAUTHBEARER: the scope to ask for")
-    ca: str = Field(
+    ca: PathText = Field(
         default="",
         description=(
             "PEM file of the authorities that brokers' certificates are held against; empty: "
             "the system's"
         ),
     )
-    certificate: str = Field(
+    certificate: PathText = Field(
         default="",
         description="PEM file of the client's certificate chain; {principal} as in sasl_username",
     )
-    private_key: str = Field(
+    private_key: PathText = Field(
         default="",
         description="PEM file of that certificate's private key; {principal} as in sasl_username",
     )
@@ -326,20 +347,20 @@ class RegistrySettings(BaseModel):
     )
     username: str = Field(default="", description="user of Basic authentication; empty means none")
     password: SecretStr = Field(default=SecretStr(""), description="its password")
-    password_file: str = Field(
+    password_file: PathText = Field(
         default="", description="the file that holds the password, instead of it"
     )
-    ca: str = Field(
+    ca: PathText = Field(
         default="",
         description=(
             "PEM file of the authorities that sign the registry's certificate; empty means the "
             "system's"
         ),
     )
-    certificate: str = Field(
+    certificate: PathText = Field(
         default="", description="PEM file of a client certificate, for a registry that asks for one"
     )
-    private_key: str = Field(
+    private_key: PathText = Field(
         default="",
         description="PEM file of its private key; empty means that the certificate's file holds it",
     )
@@ -388,7 +409,7 @@ class HistorySettings(PartSettings):
 class UrzaSettings(PartSettings):
     """Where kernels and snapshots are stored."""
 
-    store: str = Field(
+    store: PathText = Field(
         default="",
         description=(
             "the object store: a folder, or s3://bucket/prefix; empty means ESPER_HOME/store"
@@ -434,11 +455,11 @@ class CheckpointSettings(BaseModel):
         ge=0,
         description="hours between two sweeps (`esper gc`) by the stack; 0 means none by itself",
     )
-    cold_store: str = Field(
+    cold_store: PathText = Field(
         default="",
         description="the cold store: a folder, or s3://bucket/prefix; empty means ESPER_HOME/cold",
     )
-    master_key_file: str = Field(
+    master_key_file: PathText = Field(
         default="",
         description=(
             "the file that holds it, made on first use; empty means ESPER_HOME/keys/master.key"
@@ -493,14 +514,16 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keys: str = Field(
+    keys: PathText = Field(
         default="",
         description="folder of the key pair that signs tokens; empty means ESPER_HOME/keys",
     )
-    certificate: str = Field(
+    certificate: PathText = Field(
         default="", description="PEM file of the certificate chain; with it every part serves HTTPS"
     )
-    private_key: str = Field(default="", description="PEM file of the certificate's private key")
+    private_key: PathText = Field(
+        default="", description="PEM file of the certificate's private key"
+    )
     bind: str = Field(
         default="127.0.0.1",
         description="the address that parts listen on; 0.0.0.0 in a container of its own",
@@ -537,7 +560,7 @@ class ServiceSettings(BaseModel):
             "(with a slash) and modules, separated by commas"
         ),
     )
-    sockets: str = Field(
+    sockets: PathText = Field(
         default="",
         description=(
             "folder of the sockets that Esper's own programs use; empty means ESPER_HOME/sockets"
@@ -564,7 +587,9 @@ class Settings(BaseSettings):
         env_prefix="ESPER_", env_nested_delimiter="__", extra="ignore", frozen=True
     )
 
-    home: Path = Field(default=Path(".esper"), description="folder of all data")
+    home: Annotated[Path, AfterValidator(_home)] = Field(
+        default=Path(".esper"), description="folder of all data"
+    )
     parts: Literal["local", "elsewhere"] = Field(
         default="local",
         description=(

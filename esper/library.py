@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from esper import stack
 from esper.bounded import limits_of, open_named
 from esper.clock import SystemClock
 from esper.config import Settings
+from esper.errors import UsageError
 from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
-from esper.tolaria.run.own_loop import begin
+from esper.tolaria.run.own_start import Asked, begin
 from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
@@ -40,11 +41,12 @@ def grow(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    held_out: tuple[Tensor, Tensor],
+    held_out: Any,
     steps: int,
     run_id: str = "",
     seed: int = 0,
-    task: Task | str = "classification",
+    task: Task | str | Mapping[str, object] = "classification",
+    resume: bool = False,
     **settings: Any,
 ) -> Iterator[Growth]:
     """Within: `model` grows while the caller trains it.
@@ -53,14 +55,14 @@ def grow(
 
         with esper.grow(model, optimizer, held_out=(x_val, y_val), steps=epochs * len(batches)) as
             growth:
-            for _ in range(epochs):
-                for x, y in batches:
-                    optimizer.zero_grad()
-                    growth.loss(x, y).backward()
-                    growth.step()
-                    optimizer.step()
-                growth.epoch()
+            for x, y in growth.batches(loader, epochs=epochs):
+                optimizer.zero_grad()
+                growth.loss(x, y).backward()
+                growth.step()
+                optimizer.step()
         print(growth.report())
+
+    Killed, the same script with a `run_id` and `resume=True` goes on where it was.
 
     Args:
         model: a module germinated by `esper.germinate`, with the outputs that the task needs:
@@ -68,13 +70,18 @@ def grow(
         optimizer: the caller's own, made before: it moves the host and is only looked at; kernels
             have their own.
         held_out: inputs [N, ...] and targets [N, ...] that the caller does not train on: gates and
-            Tamiyo judge kernels by them.
+            Tamiyo judge kernels by them. Either may be a tuple or mapping of tensors; so may the
+            whole be a mapping, with its targets under `labels`.
         steps: optimizer steps that the loop will do in all: the schedule of growth and of the
             kernels' learning rates.
         run_id: the run's name in journal and history; one is made when none is given.
         seed: of the shadow passes and of Tamiyo's choices.
-        task: what is optimised: classification, regression, a task of an installed package, or an
-            esper.Task.
+        task: what is optimised: classification, multi_label, regression, language_model, a task of
+            an installed package, or an esper.Task; with arguments as a mapping, such as
+            `{"name": "classification", "label_smoothing": 0.1}`.
+        resume: go on with the run `run_id` from its last snapshot: with the same model, optimizer,
+            held-out split, settings and batches. Model, optimizer and what is registered get their
+            values back, also where the model was just made.
         settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}`,
             `schedule={"name": "linear"}` (of the kernels' rates) or `tamiyo={"policy": {...}}`.
 
@@ -86,6 +93,8 @@ def grow(
         Settings.load(guest=True),
         Console(stderr=True, quiet=not sys.stderr.isatty()),
     )
+    if resume and not run_id:
+        raise UsageError("resume=True goes on with a run: say which by run_id.")
     run_id = run_id or named("own-loop", clock)
     require_run_id(run_id)
     # after the id is checked: to start the stack takes seconds
@@ -102,19 +111,11 @@ def grow(
                     Access.of(installation, "trainer", bootstrap=endpoints.bootstrap),
                     clock,
                     progress,
+                    resumed=resume,
                 )
             )
-            growth = begin(
-                model,
-                optimizer,
-                place,
-                resources,
-                held_out=held_out,
-                steps=steps,
-                seed=seed,
-                task=task,
-                settings=settings,
-            )
+            asked = Asked(model, optimizer, held_out, steps, seed, task, settings)
+            growth = begin(asked, place, resources, resume=resume)
             progress.start()
             resources.callback(progress.stop)
             try:

@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from esper.blame import is_own, mistake
 from esper.cli.installation import (
     audit,
     bench,
@@ -34,7 +35,7 @@ from esper.cli.runs import (
     snapshots,
     whatif,
 )
-from esper.errors import EsperError, printable
+from esper.errors import EsperError, UsageError, printable
 
 app = typer.Typer(
     name="esper",
@@ -75,7 +76,7 @@ def main() -> None:
     `--debug` anywhere, or ESPER_DEBUG=1, shows it.
     """
     debug = "--debug" in sys.argv or os.environ.get("ESPER_DEBUG") == "1"
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = _literal([argument for argument in sys.argv[1:] if argument != "--debug"])
     try:
         app(args=arguments)
     except EsperError as error:
@@ -88,8 +89,22 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if is_own(error):
+            sys.stderr.write(f"esper: {printable(str(mistake('Code of your own', error)))}\n")
+            sys.exit(UsageError.exit_code)
         sys.stderr.write(
             f"esper: unexpected {type(error).__name__}: {printable(str(error))} This is a "
             "fault in Esper; --debug shows where.\n"
         )
         sys.exit(70)
+
+
+def _literal(arguments: list[str]) -> list[str]:
+    """Arguments in which a query that begins with a comment is no option."""
+    if arguments[:1] != ["sql"]:
+        return arguments
+    comments = [one for one in arguments if one.startswith("--") and len(one.split()) > 1]
+    # an option has no blanks in it, unless behind its equals sign
+    comments = [one for one in comments if "=" not in one.split()[0]]
+    rest = [one for one in arguments if one not in comments]
+    return [*rest, "--", *comments] if comments and "--" not in arguments else arguments

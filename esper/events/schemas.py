@@ -58,7 +58,7 @@ def without_logical_types(avro: Any) -> Any:
 @cache
 def wire_schemas() -> dict[int, WireSchema]:
     """Every schema that a message may have been written with, current and earlier, by id."""
-    text = resources.files("esper.events").joinpath("wire.json").read_text()
+    text = resources.files("esper.events").joinpath("wire.json").read_text("utf-8")
     by_id: dict[int, WireSchema] = {}
     for name, wire in json.loads(text).items():
         for version in [*wire["earlier"], wire]:

@@ -81,7 +81,7 @@ def save_state(run_dir: Path, state: RunState) -> None:
 def live_state(run_dir: Path) -> RunState | None:
     """The live state that the trainer kept last, or None when the run was trained elsewhere."""
     path = run_dir / STATE_FILE
-    return from_canonical(path.read_text()) if path.exists() else None
+    return from_canonical(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def fold_journal(

@@ -5,6 +5,7 @@ state of the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
 from esper.kasmina.adamw import EagerAdamW
-from esper.kasmina.numerics import Numerics, kernel_type
+from esper.kasmina.numerics import Numerics, each_tensor, full, kernel_type
 from esper.kasmina.seeded.fast_path import FastPaths, slow_path
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
@@ -42,6 +43,7 @@ from esper.lifecycle import LIVE, RunState, SeedState
 
 __all__ = ["GrowingModel", "Grown", "KernelFault", "KernelTraining", "Place", "Shape"]
 
+T = TypeVar("T")
 Shape = tuple[int, int, str]
 """What a kernel has to fit at a seed: channels that the layer reads, chunk width, and the layer's
 geometry as esper.events.geometry writes it.
@@ -93,20 +95,40 @@ class GrowingModel:
         for name, layer in self.layers.items():
             layer.seeds.statistics = self._statistics.layers[name]
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The module's output for inputs [B, ...], in the run's precision.
 
         What is in a lower one comes back as float32.
         """
-        inputs = self.numerics.inputs(inputs)
+        place = self.numerics.inputs
         with self.numerics.autocast():
-            output: Tensor = self.module(inputs)
+            output = self.module(
+                *(each_tensor(place, one) for one in inputs),
+                **{name: each_tensor(place, one) for name, one in named.items()},
+            )
         # losses and metrics sum many numbers: in half precision they would lose the small ones
-        low = self.numerics.precision != "float32" or output.dtype in HALF
-        return output.float() if low else output
+        return each_tensor(self._widened, output)
 
-    def probe(self, inputs: Tensor) -> dict[str, str]:
-        """Learn each layer's geometry from one forward on `inputs` [B, ...] in evaluation mode.
+    def _widened(self, tensor: Tensor) -> Tensor:
+        low = self.numerics.precision != "float32" or tensor.dtype in HALF
+        return full(tensor) if low else tensor
+
+    def trial(self, forward: Callable[[], T]) -> T:
+        """What a forward gives in evaluation mode, without gradients.
+
+        Nothing of model or random streams moves.
+        """
+        with torch.no_grad(), evaluating(self.module):
+            return forward()
+
+    def probe(self, *inputs: Any, **named: Any) -> dict[str, str]:
+        """Learn each layer's geometry from one forward on inputs [B, ...]; see `probe_by`."""
+        first = next(one for one in (*inputs, *named.values()) if isinstance(one, Tensor))
+        return self.probe_by(lambda: self(*inputs, **named), samples=len(first))
+
+    def probe_by(self, forward: Callable[[], object], samples: int) -> dict[str, str]:
+        """Learn each layer's geometry from one `forward` of this model on `samples` samples, in
+        evaluation mode.
 
         Nothing of model or random streams moves.
 
@@ -124,8 +146,10 @@ class GrowingModel:
         seen = Seen(self.layers)
         # with gradients, to see the layers that the model runs without
         with torch.enable_grad(), uncompiled(), slow_path(), evaluating(self.module), seen:
-            self(inputs)
-        known, refused = geometries(self.layers, seen, batch=len(inputs))
+            forward()
+        if seen.frozen:
+            seen.frozen &= self._frozen_in_training(forward)
+        known, refused = geometries(self.layers, seen, batch=samples)
         for name, geometry in known.items():
             self.layers[name].seeds.geometry = geometry
         for name, why in refused.items():
@@ -141,6 +165,20 @@ class GrowingModel:
         self.excluded |= refused
         self._settle()
         return refused
+
+    def _frozen_in_training(self, forward: Callable[[], object]) -> set[str]:
+        """The layers that the model runs without gradients in training too: some models record none
+        in evaluation alone.
+        """
+        seen = Seen(self.layers)
+        if not self.module.training:
+            return set()
+        try:
+            with torch.enable_grad(), uncompiled(), untouched(self.module), seen:
+                forward()
+        except Exception:  # noqa: BLE001  # so few samples may be too few for training
+            return set()
+        return seen.frozen
 
     def places(self) -> Iterator[Place]:
         """Every seed, in the order of the inventory."""
@@ -257,7 +295,7 @@ class GrowingModel:
         """Copies of what a forward in training moves beside gradients, to be put back when a step
         is done again.
         """
-        return Kept(self.module)
+        return Kept(self.module.modules())
 
     def shadow_step(self, place: Place, random_seed: int, loss: Callable[[], Tensor]) -> None:
         """Add the shadow pass's gradients to those of the TRAINING kernel at `place`, times its

@@ -4,9 +4,10 @@ validation passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,37 @@ def kernel_type(layer: nn.Module) -> tuple[torch.dtype, bool]:
     types = {tensor.dtype for tensor in layer.parameters() if tensor.is_floating_point()}
     own = torch.float64 if torch.float64 in types else torch.float32
     return own, types != {own}
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with `change` of each tensor in it: in tuples, lists and mappings, such as the
+    outputs of a Hugging Face model. Anything else stays as it is, and so does all of it where no
+    tensor is another afterwards.
+
+    A mapping that is not made of keywords comes back as a dict.
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        parts = {key: each_tensor(change, part) for key, part in value.items()}
+        if all(part is value[key] for key, part in parts.items()):
+            return value
+        try:
+            return type(value)(**parts)
+        except TypeError:
+            return parts
+    if isinstance(value, tuple | list):
+        pieces = [each_tensor(change, part) for part in value]
+        if all(one is other for one, other in zip(pieces, value, strict=True)):
+            return value
+        # a named tuple takes its parts one by one
+        return type(value)(*pieces) if hasattr(value, "_fields") else type(value)(pieces)
+    return value
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A floating-point tensor in float32; another as it is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def device_of(name: DeviceName) -> torch.device:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def verify(
     broken = [chain for chain in verified if chain.broken is not None]
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 {
                     "proven": not broken and not forged,
                     "chains": [asdict(chain) for chain in verified],

@@ -4,12 +4,12 @@ against.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def bench(
             else lambda text: print(text, file=sys.stderr),
         )
     if as_json:
-        print(json.dumps(report))
+        print(json_text(report))
     else:
         _show(report)
     if failed := [name for name, row in report["figures"].items() if row["figure"] is None]:
@@ -69,7 +69,7 @@ def bench(
 def _list(figures: list[Figure], *, as_json: bool) -> None:
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 [
                     {
                         "name": entry.name,

@@ -5,7 +5,6 @@ stand on Kafka.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def dead_letters(
     else:
         last = deque(letters, maxlen=limit)
         if as_json:
-            print(json.dumps([_summary(letter) for letter in last]))
+            print(json_text([_summary(letter) for letter in last]))
         elif last:
             _table(
                 [_row(letter) for letter in last],
@@ -184,7 +184,7 @@ def _show(letter: DeadLettered, payload: Path | None, *, as_json: bool) -> None:
             raise UsageError(f"{payload} cannot be written: {error.strerror}.") from error
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 _summary(letter) | {"payload_base64": base64.b64encode(letter.payload).decode()}
             )
         )
@@ -212,7 +212,7 @@ def _count(letters: Iterator[DeadLettered], *, as_json: bool) -> None:
         topics: dict[str, dict[str, int]] = {}
         for (topic, consumer), number in sorted(counted.items()):
             topics.setdefault(topic, {})[consumer] = number
-        print(json.dumps({"total": counted.total(), "topics": topics}))
+        print(json_text({"total": counted.total(), "topics": topics}))
     elif counted:
         _table(
             [

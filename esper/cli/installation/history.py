@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def sql(
                 history.ask(text, "JSONCompact", {"output_format_json_quote_64bit_integers": "0"})
             )
         elif output == "json":
-            _write(b"[" + b",\n".join(history.ask(text, _CLICKHOUSE[output]).splitlines()) + b"]\n")
+            _write(_array(history.ask(text, _CLICKHOUSE[output])))
         else:
             _write(history.ask(text, _CLICKHOUSE[output]))
 
@@ -75,7 +76,7 @@ def runs(
         if not rows:
             raise UsageError("No run is in the history yet; `esper run mnist1d` makes one.")
         if as_json:
-            print(json.dumps(rows))
+            print(json_text(rows))
         else:
             _table(list(rows[0]), [list(row.values()) for row in rows])
 
@@ -111,6 +112,25 @@ def _write(content: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def _array(content: bytes) -> bytes:
+    """One JSON array of a JSONEachRow result.
+
+    Raises:
+        UsageError: a FORMAT clause made something else.
+    """
+    lines = content.splitlines()
+    try:
+        row = json.loads(lines[0]) if lines else {}
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or row.keys() == {"meta", "data"}:
+        raise UsageError(
+            "The query has a FORMAT of its own, so its result is no list of rows: leave out FORMAT "
+            "or --json."
+        )
+    return b"[" + b",\n".join(lines) + b"]\n"
+
+
 def _show(content: bytes) -> None:
     """A table of a JSONCompact result; what a FORMAT clause made otherwise goes out as it is."""
     try:
@@ -119,7 +139,11 @@ def _show(content: bytes) -> None:
     except (ValueError, KeyError, TypeError):
         _write(content)
         return
-    _table(names, rows)
+    # FORMAT JSON has the same keys, and a mapping for each row
+    if all(isinstance(row, list) for row in rows):
+        _table(names, rows)
+    else:
+        _write(content)
 
 
 def _table(names: list[str], rows: list[list[Any]]) -> None:

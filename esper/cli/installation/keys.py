@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from esper.cli.shared.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.urza.store import Store
@@ -42,7 +43,7 @@ def show(context: typer.Context, *, as_json: AsJson = False) -> None:
             {"name": family.name or None, "master_key": family.master_id} for family in families
         ]
         print(
-            json.dumps(
+            json_text(
                 {
                     "source": keys.source,
                     "master_keys": [key.id for key in keys.keys],
@@ -93,7 +94,7 @@ def rotate(*, as_json: AsJson = False) -> None:
         done = rotate_keys(settings)
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 {
                     "master_key": done.current,
                     "retired": done.retired,

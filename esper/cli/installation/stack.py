@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from esper.cli.shared.json_text import json_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +47,7 @@ def up(
             line.update("waiting for the parts")
             stack.wait_ready(settings, [part.name for part in now.parts], wait)
     if as_json:
-        print(json.dumps(asdict(endpoints)))
+        print(json_text(asdict(endpoints)))
         return
     print(
         f"Kafka is at {endpoints.bootstrap}. The stack stays up until `esper down`; `esper "
@@ -61,7 +62,7 @@ def down(*, as_json: AsJson = False) -> None:
 
     stopped = stack.down(Settings.load())
     print(
-        json.dumps({"stopped": stopped})
+        json_text({"stopped": stopped})
         if as_json
         else "The stack is down."
         if stopped
@@ -79,7 +80,7 @@ def status(*, as_json: AsJson = False) -> None:
 
     now = stack.status(Settings.load())
     if as_json:
-        print(json.dumps({"phase": "down"} if now is None else asdict(now)))
+        print(json_text({"phase": "down"} if now is None else asdict(now)))
     elif now is None:
         print("The stack is not up. Start it with: esper up")
     else:
@@ -96,7 +97,7 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     checks = examine(Settings.load())
     if as_json:
-        print(json.dumps({"checks": [asdict(check) for check in checks]}))
+        print(json_text({"checks": [asdict(check) for check in checks]}))
     else:
         table = Table(box=None, pad_edge=False)
         for title in ("", "what", "found", "remedy"):

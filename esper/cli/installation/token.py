@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import getpass
-import json
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -69,7 +69,7 @@ def token(
             "for": sorted(takers),
             "expires_in": round(lasting.total_seconds()),
         }
-        print(json.dumps(report))
+        print(json_text(report))
     else:
         print(made)
 

@@ -4,13 +4,13 @@ and whether they do.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _tell(
         report = {what: [difference._asdict() for difference in differences]}
         if left is not None:
             report |= {"left": [difference._asdict() for difference in left]}
-        print(json.dumps(report | {"credentials": passwords} if passwords is not None else report))
+        print(json_text(report | {"credentials": passwords} if passwords is not None else report))
         return
     for difference in [*differences, *(left or [])]:
         print(difference.line())

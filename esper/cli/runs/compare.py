@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def compare(
     if plot:
         _plot(plot, comparison)
     if as_json:
-        print(json.dumps(comparison.as_json(), sort_keys=True))
+        print(json_text(comparison.as_json(), sort_keys=True))
         return
     show(Console(), comparison)
     if plot:

@@ -5,13 +5,13 @@ installation, in the clear for its owner.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError, StorageFullError, UsageError
 
 Out = Annotated[
@@ -98,7 +98,7 @@ def harvest(
             "kept": found.kept,
             "left_out": found.left_out,
         }
-        print(json.dumps(told, sort_keys=True))
+        print(json_text(told, sort_keys=True))
         return
     print(f"{out} has the model's tensors, and {module} its kernels: {kept or 'none was kept'}.")
     if left_out:
@@ -125,7 +125,7 @@ def _written(path: Path, out: Path, *, as_json: bool) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 {"file": str(out), "sha256": sha256, "size_bytes": len(content)}, sort_keys=True
             )
         )

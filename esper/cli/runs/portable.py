@@ -4,13 +4,13 @@ comes from.
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import EsperError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def export(
             "size_bytes": done.size_bytes,
             "sha256": done.sha256,
         }
-        print(json.dumps({**report, "notes": list(done.notes)}, sort_keys=True))
+        print(json_text({**report, "notes": list(done.notes)}, sort_keys=True))
         return
     for note in done.notes:
         print(note)
@@ -155,7 +155,7 @@ def bring(
     if not check:
         result["objects"] = done
     if as_json:
-        print(json.dumps(result, sort_keys=True))
+        print(json_text(result, sort_keys=True))
         return
     print(
         (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def ls(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array."
 
     recipes = [{"name": name, "about": text(name).splitlines()[0].lstrip("# ")} for name in names()]
     if as_json:
-        print(json.dumps(recipes))
+        print(json_text(recipes))
         return
     for recipe in recipes:
         print(f"{recipe['name']:<12} {recipe['about']}")
@@ -65,7 +65,7 @@ def cp(
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
     print(
-        json.dumps({"path": str(path)})
+        json_text({"path": str(path)})
         if as_json
         else f"Wrote {path}. Run it with: esper run {path}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import UsageError
 
@@ -124,7 +124,7 @@ def run(
 def tell(finished: Finished, recipe: str, *, as_json: bool) -> None:
     """Print how a run of `recipe` ended; one that was interrupted ends the process with 130."""
     if as_json:
-        print(json.dumps(finished.as_json(), sort_keys=True), flush=True)
+        print(json_text(finished.as_json(), sort_keys=True), flush=True)
     else:
         from rich.console import Console  # noqa: PLC0415
 

@@ -4,11 +4,11 @@ stack that is up.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _ask(run: str, action: str, body: dict[str, Any], wait: float, as_json: bool
         request = client.json(f"{url}/commands/{request['command_id']}")
     answer = request["answer"]
     if as_json:
-        print(json.dumps(request, sort_keys=True))
+        print(json_text(request, sort_keys=True))
     elif answer:
         print(f"{answer['event']} at step {answer['step']} of run {run}.")
     if wait > 0 and not answer:

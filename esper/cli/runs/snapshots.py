@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def checkpoints(run: Run, *, as_json: AsJson = False) -> None:
     snapshots = list(whereabouts(mine, held(events, pins).get(name, {}), tensors))
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 [_row(snapshot) | {"family": name, "pinned": run in pins} for snapshot in snapshots]
             )
         )
@@ -109,7 +109,7 @@ def pin(
         pins = Pins(open_store(settings))
         changed = pins.remove(run) if off else pins.add(run)
     if as_json:
-        print(json.dumps({"run_id": run, "pinned": not off, "changed": changed}))
+        print(json_text({"run_id": run, "pinned": not off, "changed": changed}))
     else:
         now = "is pinned" if not off else "is not pinned"
         print(f"Run {run} {now}{'' if changed else ', as it was'}.")
@@ -144,7 +144,7 @@ def gc(
             done = collect(settings, events, clock, doubtful=journals.faults)
     if as_json:
         print(
-            json.dumps(
+            json_text(
                 {
                     "dry_run": dry_run,
                     "families": [asdict(swept) for swept in done.swept],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def whatif(
     picture = out or kept.with_suffix(".svg")
     draw(picture, answer)
     if as_json:
-        print(json.dumps(answer.as_json(), sort_keys=True), flush=True)
+        print(json_text(answer.as_json(), sort_keys=True), flush=True)
         return
     show(Console(), answer)
     print(f"\nPicture  {picture}\nAnswer   {kept}")

@@ -83,7 +83,9 @@ class Seen:
     ) -> None:
         for handle in self._handles:
             handle.remove()
-        for layer, (statistics, sampling) in zip(self._layers.values(), self._before, strict=True):
+        before = zip(self._layers.values(), self._before, strict=True)
+        # the last one first: layers share their switches, which only the first one saw unchanged
+        for layer, (statistics, sampling) in reversed(list(before)):
             layer.seeds.statistics, layer.seeds.switches.sampling = statistics, sampling
 
 

@@ -5,7 +5,7 @@ frozen and untouched.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from esper.errors import UsageError
+from esper.kasmina.seeded.host_kind import Seeded
 from esper.kasmina.seeded.layers import Switches
 from esper.kasmina.seeded.slots import Slot
 
@@ -26,32 +27,34 @@ _INTERNALS: Final = frozenset(nn.Module().__dict__)
 class Kept:
     """Copies of what a forward pass may move beside gradients, to be put back.
 
-    These are the buffers of all modules, the attributes of modules of the user's own classes (with
+    These are the buffers of all `parts`, the attributes of those of the user's own classes (with
     tensors and random generators among them), and Python's and numpy's global random streams.
-    `spared` are modules whose buffers nothing moves. With `parameters`, those of modules that
+    `spared` are parts whose buffers nothing moves. With `parameters`, those of modules that
     override `train` or `eval` are copied too: such a method may write into them.
     """
 
     def __init__(
-        self, module: nn.Module, *, spared: Collection[nn.Module] = (), parameters: bool = False
+        self,
+        parts: Iterable[nn.Module],
+        *,
+        spared: Collection[nn.Module] = (),
+        parameters: bool = False,
     ) -> None:
         without = {id(one) for one in spared}
         self._copies: list[tuple[Tensor, Tensor, int, bool]] = []
         self._names: list[tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = []
         self._generators: list[Callable[[], object]] = [_global_streams()]
-        for part in module.modules():
-            if id(part) not in without:
+        for part in parts:
+            if part._buffers and id(part) not in without:  # noqa: SLF001
                 norm = isinstance(part, _NormBase)
                 self._keep(part._buffers, frozenset(), watched=norm)  # noqa: SLF001
             if parameters and _changes_modes(part):
                 self._keep(part._parameters, frozenset(), watched=False)  # noqa: SLF001
-            if not type(part).__module__.startswith("torch."):
+            if _users_own(type(part)):
                 self._keep(part.__dict__, _INTERNALS, watched=False)
 
     def _keep(self, names: dict[str, Any], ignored: frozenset[str], *, watched: bool) -> None:
         own = {name: value for name, value in names.items() if name not in ignored}
-        if not own and not ignored:
-            return
         self._names.append((names, own, ignored))
         for value in own.values():
             if isinstance(value, Tensor):
@@ -93,6 +96,12 @@ def _version(tensor: Tensor) -> int:
     return tensor._version  # noqa: SLF001  # torch has no public name for it
 
 
+def _users_own(kind: type[nn.Module]) -> bool:
+    """Whether a module's class may do anything: it is neither torch's nor that of a kernel."""
+    host = kind.__bases__[1] if issubclass(kind, Seeded) else kind
+    return not host.__module__.startswith(("torch.", "esper.kernels."))
+
+
 def _can_be_written(tensor: Tensor) -> bool:
     """Whether a forward may write into a tensor: not into one that autograd made, nor one that is
     expanded, sparse or of inference mode.
@@ -102,9 +111,12 @@ def _can_be_written(tensor: Tensor) -> bool:
         and not tensor.is_inference()
         and not tensor.is_nested
         and tensor.layout == torch.strided
-        and not any(
-            stride == 0 and size > 1
-            for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        and (
+            tensor.is_contiguous()
+            or not any(
+                stride == 0 and size > 1
+                for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+            )
         )
     )
 
@@ -155,17 +167,18 @@ def untouched(module: nn.Module, random_seed: int | None = None) -> Iterator[Non
     With `random_seed` torch's streams start from it, so that a second pass draws what the first one
     drew.
     """
+    parts = list(module.modules())
     batch_norms = [
         part
-        for part in module.modules()
+        for part in parts
         if isinstance(part, _BatchNorm)
         and part.track_running_stats
         # a user's own may read its statistics whatever the flag says
-        and type(part).__module__.startswith("torch.")
+        and not _users_own(type(part))
     ]
-    kept = Kept(module, spared=batch_norms)
+    kept = Kept(parts, spared=batch_norms)
     with _streams(random_seed), ExitStack() as silenced:
-        for part in module.modules():
+        for part in parts:
             if isinstance(part, DistributedDataParallel):
                 # it waits for the gradients of all parameters, and this pass has the kernel's alone
                 silenced.enter_context(part.no_sync())
@@ -188,7 +201,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     Modules that override `train` or `eval` are called as torch calls them.
     """
     modes = [(part, part.training) for part in module.modules()]
-    kept = Kept(module, parameters=True)
+    kept = Kept((part for part, _ in modes), parameters=True)
     with _streams():
         module.eval()
         try:

@@ -17,8 +17,17 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from esper.blame import mistake
 from esper.errors import UsageError
 from esper.lifecycle import Guardrails
 from esper.plugins import OPTIMIZERS, SCHEDULES, names_in
@@ -33,11 +42,15 @@ class RunSection(_Section):
     """The loop."""
 
     seed: int = Field(
-        default=0, ge=0, description="random seed: model, batch order, dropout, policy"
+        default=0,
+        ge=0,
+        le=(1 << 63) - 1,
+        description="random seed: model, batch order, dropout, policy",
     )
     order: int = Field(
         default=0,
         ge=0,
+        le=(1 << 63) - 1,
         description=(
             "variant of the batch order; 0 is the seed's own, `esper whatif` repeats with others"
         ),
@@ -109,6 +122,50 @@ class GroupSection(_Section):
     )
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
+
+
+class TaskSection(_Section):
+    """What is optimised. `task = "regression"` is short for a section with that name alone."""
+
+    name: str = Field(
+        default="classification",
+        pattern=r"^(?:[a-z][a-z0-9_]*|[\w.]+:\w+)$",
+        description=(
+            "classification, multi_label, regression, language_model, a task of an installed "
+            "package, or module:name of an esper.Task"
+        ),
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="the part of each label that is spread over all classes",
+    )
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(), description="of a classification: the weight of each class in the loss"
+    )
+    shift: bool = Field(
+        default=False,
+        description="of a language model: the labels are the inputs, one position too early",
+    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is not as it is by itself, by key."""
+        return {
+            key: getattr(self, key)
+            for key, one in type(self).model_fields.items()
+            if key != "name" and getattr(self, key) != one.default
+        }
+
+    @model_serializer
+    def _short(self) -> str | dict[str, Any]:
+        # a name alone stays one: so journals of before and now say the same task alike
+        return {"name": self.name, **self.arguments} if self.arguments else self.name
+
+
+def _named(task: Any) -> Any:
+    return {"name": task} if isinstance(task, str) else task
 
 
 class OptimizerSection(_Section):
@@ -295,14 +352,7 @@ class Recipe(_Section):
         pattern=r"^[\w.]+:\w+$",
         description="module:function that returns esper.tolaria.recipes.splits.Splits",
     )
-    task: str = Field(
-        default="classification",
-        pattern=r"^(?:[a-z][a-z0-9_]*|[\w.]+:\w+)$",
-        description=(
-            "what is optimised: classification, regression, a task of an installed package, or "
-            "module:name of an esper.Task"
-        ),
-    )
+    task: Annotated[TaskSection, BeforeValidator(_named)] = TaskSection()
     decisions: Literal["live", "lockstep"] = "live"
     run: RunSection = RunSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -331,7 +381,7 @@ class Recipe(_Section):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
-NAMING: Final = ("model", "data", "task", "optimizer.name", "schedule.name")
+NAMING: Final = ("model", "data", "task.name", "optimizer.name", "schedule.name")
 """The values of a recipe that may name code, by `module:name`."""
 WITH_ARGUMENTS: Final = {"optimizer.name": OPTIMIZERS, "schedule.name": SCHEDULES}
 """Those whose code is called with arguments of the recipe, with their groups of entry points.
@@ -351,6 +401,7 @@ def references(values: Mapping[str, Any]) -> dict[str, str]:
         section: Any = values
         for name in sections:
             section = section.get(name) if isinstance(section, Mapping) else None
+        section = _named(section) if sections == ["task"] else section
         value = section.get(leaf) if isinstance(section, Mapping) else None
         if isinstance(value, str) and (
             ":" in value or (key in WITH_ARGUMENTS and value in names_in(WITH_ARGUMENTS[key]))
@@ -378,10 +429,21 @@ def text(name: str) -> str:
         UsageError: neither exists.
     """
     if name in names():
-        return resources.files("esper.tolaria.recipes").joinpath(f"{name}.toml").read_text()
-    path = Path(name)
-    if path.is_file():
-        return path.read_text()
+        file = resources.files("esper.tolaria.recipes").joinpath(f"{name}.toml")
+        return file.read_text(encoding="utf-8")
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            raise UsageError(f"{name} is a folder; name a recipe's file in it.")
+        if path.is_file():
+            # TOML is UTF-8, whatever the locale
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name} is not UTF-8 at byte {error.start}; save it as UTF-8, as TOML is."
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name} cannot be read as a recipe: {error}.") from None
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names())}."
     raise UsageError(f"There is no recipe or file {name}. {hint}")
@@ -438,6 +500,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         parsed = value
     *sections, leaf = key.strip().split(".")
     target = raw
+    if sections == ["task"] and "task" in raw:
+        raw["task"] = _named(raw["task"])
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
@@ -567,14 +631,25 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
         )
     module, _, attribute = reference.partition(":")
     try:
-        target: Callable[[], Any] = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key} = {reference!r}: module {error.name} cannot be imported; put it on "
             "PYTHONPATH or correct the name."
         ) from error
-    except AttributeError:
+    # importing runs the module's code, which may raise anything
+    except (Exception, SystemExit) as error:
+        raise mistake(f"{key} = {reference!r}: importing {module}", error) from error
+    if not hasattr(imported, attribute):
+        near = difflib.get_close_matches(attribute, vars(imported), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(
-            f"{key} = {reference!r}: module {module} has no function {attribute}."
-        ) from None
+            f"{key} = {reference!r}: module {module} has no function {attribute}.{hint}"
+        )
+    target: Callable[[], Any] = getattr(imported, attribute)
+    if key in ("model", "data") and not callable(target):
+        raise UsageError(
+            f"{key} = {reference!r} is {type(target).__name__}, and must be a function without "
+            "arguments."
+        )
     return target

@@ -54,7 +54,7 @@ def modules_of(recipe: Recipe) -> list[str]:
     }
     plugged = [
         *values_of(HOST_KINDS),
-        *([] if ":" in recipe.task else values_of(TASKS, recipe.task)),
+        *([] if ":" in recipe.task.name else values_of(TASKS, recipe.task.name)),
     ]
     return sorted(modules | {reference.partition(":")[0] for reference in plugged})
 

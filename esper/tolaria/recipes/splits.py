@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, strided
 
 from esper.bounded import DEFAULT, Limits, open_in, tensors_header
 from esper.bounded.names import MALFORMED
 from esper.checkpoint.digests import tensors_digest
 from esper.disk import write_file
 from esper.errors import CorruptError, UsageError, printable
+from esper.tolaria.recipes.structures import leaves, name_of, path_of, plain, rebuilt
 
-Pair = tuple[Tensor, Tensor]
-"""Inputs [N, ...] and class labels [N]."""
-
-_SPLITS: Final = ("train", "validation", "test")
-_NAMES: Final = tuple(f"{split}_{axis}" for split in _SPLITS for axis in "xy")
+Split = Any
+"""A structure of tensors [N, ...]: inputs and targets as a tuple, where either may be a structure
+itself; a longer tuple whose last is the targets; or a mapping with the targets under `labels`.
+"""
+SPLITS: Final = ("train", "validation", "test")
+_NAME: Final = re.compile(rf"({'|'.join(SPLITS)})(_[xy])?(\[.*\])?", re.DOTALL)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +33,50 @@ class Splits:
     """What a recipe's data function returns.
 
     Gates and Tamiyo see `validation`; nothing but the report sees `test`.
+
+    Raises:
+        UsageError: a split is empty or uneven, or has something else than tensors; the sentence
+            names it.
     """
 
-    train: Pair
-    validation: Pair
-    test: Pair
+    train: Split
+    validation: Split
+    test: Split
 
     def __post_init__(self) -> None:
-        """Refuse empty or uneven splits."""
-        for name in _SPLITS:
-            inputs, labels = getattr(self, name)
-            if len(inputs) != len(labels) or not len(inputs):
-                raise UsageError(
-                    f"The {name} split has {len(inputs)} inputs and {len(labels)} labels; "
-                    "it needs as many of one as of the other."
-                )
+        """Take structures as tuples and dicts, and refuse what cannot be cut into batches."""
+        for name in SPLITS:
+            object.__setattr__(self, name, checked(getattr(self, name), f"The {name} split"))
+
+
+def checked(split: Split, what: str) -> Split:
+    """A split as tuples and dicts; `what` names it in messages.
+
+    Raises:
+        UsageError: it is empty or uneven, or has something else than tensors.
+    """
+    if isinstance(split, Tensor) or (isinstance(split, tuple | list) and len(split) == 1):
+        raise UsageError(
+            f"{what} is one tensor: give inputs and targets, as (inputs, targets) or as a mapping "
+            "with `labels`."
+        )
+    split = plain(split, what)
+    lengths = {}
+    for path, tensor in leaves(split):
+        name = place_in(split, path)
+        if not tensor.dim():
+            raise UsageError(
+                f"{what} has {name} without a dimension: the first dimension is the sample."
+            )
+        if tensor.layout != strided:
+            raise UsageError(f"{what} has sparse {name}: give .to_dense() of it.")
+        lengths[name] = len(tensor)
+    if len(set(lengths.values())) > 1 or not all(lengths.values()):
+        counts = " and ".join(f"{count} {name}" for name, count in lengths.items())
+        raise UsageError(
+            f"{what} has {counts}; it needs as many of one as of the other, and one at least."
+        )
+    return split
 
 
 def digest_of(splits: Splits) -> str:
@@ -54,80 +86,117 @@ def digest_of(splits: Splits) -> str:
     return tensors_digest(_tensors(splits))
 
 
+def digest_of_split(split: Split) -> str:
+    """The same over one split: what RunStarted records of a loop of one's own, whose other data
+    Esper does not see.
+    """
+    return tensors_digest(_named(split, "validation"))
+
+
 def read_splits(content: bytes, what: str, limits: Limits = DEFAULT) -> Splits:
     """The data in a safetensors file that `packed` made.
 
     Raises:
         CorruptError: it is none, or its header is larger than the limits allow.
     """
-    if (names := tensors_header(content, limits, what).keys() - {"__metadata__"}) != set(_NAMES):
+    names = tensors_header(content, limits, what).keys() - {"__metadata__"}
+    if {found[1] for name in names if (found := _NAME.fullmatch(name))} != set(SPLITS):
         raise CorruptError(
-            f"{what} holds no data of a run: it has {len(names)} tensors, not {', '.join(_NAMES)}."
+            f"{what} holds no data of a run: it has {len(names)} tensors, not those of "
+            f"{', '.join(SPLITS)}."
         )
     try:
         tensors = load(content)
-        return Splits(*((tensors[f"{split}_x"], tensors[f"{split}_y"]) for split in _SPLITS))
+        parts: dict[str, dict[tuple[str | int, ...], Tensor]] = {split: {} for split in SPLITS}
+        for name, tensor in tensors.items():
+            found = _NAME.fullmatch(name)
+            if found is None:
+                raise ValueError(f"{name[:80]!r} is of no split")  # as json's own errors
+            first: tuple[str | int, ...] = ("_x_y".index(found[2]) // 2,) if found[2] else ()
+            parts[found[1]][(*first, *path_of(found[3] or ""))] = tensor
+        return Splits(*(rebuilt(parts[split]) for split in SPLITS))
     except (SafetensorError, UsageError, *MALFORMED) as error:
         raise CorruptError(f"{what} holds no data of a run: {printable(str(error))}.") from error
 
 
 def packed(splits: Splits) -> bytes:
     """The data as a safetensors file."""
-    content: bytes = save(_tensors(splits))
+    # cloned: safetensors refuses tensors that share memory, as slices of one tensor do
+    content: bytes = save({name: tensor.clone() for name, tensor in _tensors(splits).items()})
     return content
 
 
-def kept_in(folder: Path, name: str, source: Path) -> list[Path]:
-    """The files in which `cached` keeps the data of a recipe, as its source file is now: one,
-    unless somebody put others there.
+def kept_in(folder: Path, digest: str) -> list[Path]:
+    """The files in which `keep` has kept the data of this digest: one, unless recipes of several
+    names have the same, or somebody put others there.
     """
-    return sorted(folder.glob(f"{name}-{_source_id(source)}-*.safetensors"))
+    # a digest of a journal is anybody's text, and glob has characters of its own
+    return sorted(folder.glob(f"*-{digest}.safetensors")) if _DIGEST.fullmatch(digest) else []
 
 
-def cached(
-    name: str,
-    make: Callable[[], object],
-    source: Path,
-    folder: Path,
-    *,
-    say: Callable[[str], None] = lambda _: None,
-) -> Splits:
-    """`make()`, kept as safetensors in `folder`: the second run does not make it again.
+def keep(
+    splits: Splits, name: str, folder: Path, *, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Keep data in `folder` for runs that are resumed, replayed, forked or exported.
 
-    The file is named by the hash of `source`, the file that defines the data, and by the digest of
-    the data itself. What is not what its name says is never used: it is removed and made again, and
-    `say` says so.
+    The file is named by the recipe's name and by the digest of the data itself.
+
+    Raises StorageFullError or UnavailableError.
     """
-    for path in kept_in(folder, name, source):
+    digest = digest_of(splits)
+    # read, not only looked for: an export of this run takes the file as it stands
+    if kept(folder, digest, say=say) is None:
+        write_file(folder / f"{name}-{digest}.safetensors", packed(splits))
+
+
+def kept(
+    folder: Path, digest: str, *, say: Callable[[str], None] = lambda _: None
+) -> Splits | None:
+    """The data of this digest, as `keep` has kept them; None where they are not there.
+
+    What is not what its name says is never used: it is removed, and `say` says so.
+    """
+    for path in kept_in(folder, digest):
         try:
             with open_in(folder, path.name, DEFAULT.file) as file:
                 splits = read_splits(file.read(), str(path))
             # the name holds the digest: a file that was changed, by whomever, does not fit it
-            if path.stem.rpartition("-")[2] == digest_of(splits):
+            if digest == digest_of(splits):
                 return splits
         except (CorruptError, FileNotFoundError):
             pass
         say(f"{path} is damaged: it is removed, and the data made again.")
         path.unlink(missing_ok=True)
-    fresh = make()
-    if not isinstance(fresh, Splits):
-        raise UsageError(
-            f"The data function of {name} returns {type(fresh).__name__}; it must return "
-            "esper.tolaria.recipes.splits.Splits."
-        )
-    write_file(
-        folder / f"{name}-{_source_id(source)}-{digest_of(fresh)}.safetensors", packed(fresh)
-    )
-    return fresh
+    return None
 
 
-def _source_id(source: Path) -> str:
-    return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+def _is_pair(split: Split) -> bool:
+    return isinstance(split, tuple) and len(split) == 2
+
+
+def place_in(split: Split, path: tuple[str | int, ...]) -> str:
+    """A tensor of a split in words: inputs, labels, or its keys."""
+    if _is_pair(split):
+        return ("inputs", "labels")[int(path[0])] + "".join(f"[{part!r}]" for part in path[1:])
+    return "".join(f"[{part!r}]" for part in path)
+
+
+def _named(split: Split, name: str) -> dict[str, Tensor]:
+    """The tensors of a split by their names in files and digests; those of a plain pair are
+    `train_x` and `train_y`.
+    """
+    if _is_pair(split):
+        return {
+            f"{name}_{axis}{name_of(path)}": tensor.contiguous()
+            for axis, part in zip("xy", split, strict=True)
+            for path, tensor in leaves(part)
+        }
+    return {f"{name}{name_of(path)}": tensor.contiguous() for path, tensor in leaves(split)}
 
 
 def _tensors(splits: Splits) -> dict[str, Tensor]:
     return {
-        f"{split}_{axis}": getattr(splits, split)[index].contiguous()
-        for split in _SPLITS
-        for index, axis in enumerate("xy")
+        name: tensor
+        for split in SPLITS
+        for name, tensor in _named(getattr(splits, split), split).items()
     }

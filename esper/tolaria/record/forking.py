@@ -60,7 +60,8 @@ class Cut:
 class ForkStart:
     """All that a fork begins with.
 
-    `address` and `sha256` name the manifest of `snapshot` in the tensor store.
+    `address` and `sha256` name the manifest of `snapshot` in the tensor store, `data` is the digest
+    of the parent's data, empty where it has recorded none.
     """
 
     cut: Cut
@@ -71,6 +72,7 @@ class ForkStart:
     family: str
     offered: tuple[str, ...]
     reason: str
+    data: str = ""
 
     def command(self, start: StartRun) -> Fork:
         """The command that begins the fork's journal."""
@@ -190,7 +192,14 @@ def changed(
     """
     before = recipe_of(events)
     after = overridden(before.model_dump(mode="json"), overrides)
-    old, new = (flat(recipe.model_dump(mode="json")) for recipe in (before, after))
+    old, new = (
+        # a task's name alone is written in short, and would be a key that is gone
+        flat(
+            recipe.model_dump(mode="json")
+            | {"task": {"name": recipe.task.name, **recipe.task.arguments}}
+        )
+        for recipe in (before, after)
+    )
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     for key in keys:
         # dots behind both: `model` covers `model.x`, and not `model_x`

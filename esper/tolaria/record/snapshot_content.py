@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +46,7 @@ KINDS: Final = {
     "host": "the host's optimizer",
     "kernels": "the kernels' optimizers",
     "random": "torch's random streams",
+    "registered": "what a user's own loop has registered",
 }
 """The kinds of a run's tensors. The kind of a tensor is the first word of its name."""
 
@@ -62,7 +63,9 @@ class RunSnapshot:
         health: Running health figures, by the address of the seed.
         statistics: What was measured at the last sampled step, by the address of the seed.
         random: Python's and numpy's global random streams.
-        stepper: The loss scaler.
+        stepper: The loss scaler, and what the host's optimizer holds that is no tensor.
+        registered: What a user's own loop has registered, by name; snapshots of other runs have
+            none.
     """
 
     tensors: Mapping[str, Tensor]
@@ -73,6 +76,7 @@ class RunSnapshot:
     statistics: Mapping[str, Note]
     random: Note
     stepper: Note
+    registered: Note = field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> RunSnapshot:
@@ -81,20 +85,23 @@ class RunSnapshot:
         Raises:
             CorruptError: it lacks something that every snapshot of a run has.
         """
-        expected = [field.name for field in fields(cls) if field.name != "tensors"]
+        notes = [one for one in fields(cls) if one.name != "tensors"]
+        expected = [one.name for one in notes if one.default_factory is MISSING]
         if lacking := [name for name in expected if name not in snapshot.notes]:
             raise CorruptError(
                 f"The snapshot has no {', '.join(lacking)}: it is not one that a run has taken."
             )
-        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in expected})
+        held = [one.name for one in notes if one.name in snapshot.notes]
+        return cls(snapshot.tensors, **{name: snapshot.notes[name] for name in held})
 
     @property
     def packed(self) -> Snapshot:
         """As it is stored."""
         notes = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "tensors"
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            # an empty note is left out: snapshots are the same bytes as before there was one
+            if one.name != "tensors" and (one.default_factory is MISSING or getattr(self, one.name))
         }
         return Snapshot(self.tensors, notes)
 

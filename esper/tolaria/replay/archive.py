@@ -23,22 +23,19 @@ from esper.journal.provenance import DATA
 from esper.journal.reading import whole
 from esper.kasmina.unpacked import Unpacked, unpack_artefact
 from esper.tolaria.recipes.environment import DATA as DATA_VERSION
-from esper.tolaria.recipes.recipe import Permit, Recipe, function
+from esper.tolaria.recipes.recipe import Permit, Recipe
 from esper.tolaria.recipes.splits import Splits, digest_of, read_splits
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of, recorded
 from esper.tolaria.replay.reexecution import Archive
-from esper.tolaria.run.trainee import inputs_of, load_data, model_of
+from esper.tolaria.run.own_start import OWN_LOOP
+from esper.tolaria.run.trainee import data_digest, inputs_of, load_data, made_data, model_of
 from esper.tolaria.step.method import method_of
 from esper.urza.artefact import address_of, read
 from esper.urza.opening import open_store
 from esper.urza.sealed import SealedKernels
 from esper.urza.store import Store
 from esper.vault.boxes import KERNELS, Box, open_box
-
-OWN_LOOP = (
-    "own.loop:model"  # the model of a run in a user's own loop: its loop and data are not Esper's
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,13 @@ class Archived:
             )
         else:
             kernels = self._kernels(run_dir)
-            splits = partial(load_data, run_dir=run_dir, shared=self.settings.data_dir, say=say)
+            splits = partial(
+                load_data,
+                run_dir=run_dir,
+                shared=self.settings.data_dir,
+                recorded=data_digest(self.events),
+                say=say,
+            )
         return archived(
             self.events,
             tensors=self.tensors(),
@@ -125,8 +128,7 @@ def _exported_data(
                 f"{started.run_id} has recorded, SHA-256 {printable(digest)[:64]}."
             )
         return exported
-    fresh: Splits = function(recipe.data, "data", permit)()
-    return fresh
+    return made_data(recipe, permit)
 
 
 def archived(

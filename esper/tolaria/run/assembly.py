@@ -37,11 +37,12 @@ from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.startup import Startup
-from esper.tolaria.run.trainee import inputs_of, load_data, model_of, trainee_of
+from esper.tolaria.run.trainee import data_digest, inputs_of, load_data, model_of, trainee_of
 from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.step.method import method_of
+from esper.tolaria.step.preflight import require_usable
 
 HISTORY_S = 20.0  # how long it waits for the history to have every event
 
@@ -165,7 +166,12 @@ def train(
         torch.set_num_threads(recipe.run.threads)
         method = method_of(recipe, permit)  # before the data are made, which may take long
         splits = load_data(
-            recipe, permit, run_dir=place.folder, shared=settings.data_dir, say=progress.say
+            recipe,
+            permit,
+            run_dir=place.folder,
+            shared=settings.data_dir,
+            recorded=fork.data if fork is not None else data_digest(before.events),
+            say=progress.say,
         )
         environment = observe(inputs_of(recipe, splits))
         for difference in differences(before.events, environment) if before.events else ():
@@ -174,6 +180,12 @@ def train(
         if not before.events:
             keep_sources(recipe, place.folder)
         trainee = trainee_of(recipe, model_of(recipe, permit, before.events), splits, method)
+        # what was trained on before is not held against rules of today
+        if not before.events:
+            for sentence in require_usable(
+                trainee.growing, trainee.task, splits, recipe.run.batch_size
+            ):
+                progress.say(sentence)
         for name, reason in trainee.growing.excluded.items():
             progress.say(f"Layer {name} has no seeds: {reason}")
         startup.spent("data_model")

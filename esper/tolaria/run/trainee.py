@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from esper.blame import own_code
 from esper.bounded import DEFAULT, read_in
 from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
@@ -24,15 +25,23 @@ from esper.kasmina.growth import KernelTraining
 from esper.kasmina.seeded.hosts import known
 from esper.plugins import HOST_KINDS
 from esper.tolaria.recipes.environment import DATA as DATA_VERSION
-from esper.tolaria.recipes.recipe import Permit, Recipe, function
-from esper.tolaria.recipes.sources import source_of, versions_of
-from esper.tolaria.recipes.splits import Pair, Splits, cached, digest_of, kept_in, read_splits
-from esper.tolaria.record.resume import recipe_of, recorded
+from esper.tolaria.recipes.recipe import Permit, Recipe, function, require_permit
+from esper.tolaria.recipes.sources import versions_of
+from esper.tolaria.recipes.splits import (
+    Split,
+    Splits,
+    digest_of,
+    keep,
+    kept,
+    kept_in,
+    read_splits,
+)
+from esper.tolaria.recipes.structures import size
+from esper.tolaria.record.resume import recorded as recorded_versions
 from esper.tolaria.step.method import Method
+from esper.tolaria.step.preflight import probe
 from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
 from esper.tolaria.step.tasks import Task
-
-PROBED = 3  # samples of the forward in which layers show their geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ def trainee_of(
     )
     growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
     # before the optimizer is made: layers that lose their seeds here are the host's alone
-    growing.probe(splits.train[0][:PROBED])
+    probe(growing, splits.train, method.task)
     steps = total_steps(recipe, splits.train)
     stepper = Stepper(growing, recipe, steps, method)
     return Trainee(growing, method.task, stepper, splits, steps)
@@ -115,19 +124,58 @@ def load_data(
     *,
     run_dir: Path,
     shared: Path,
+    recorded: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Splits:
-    """The data of a run: its own, where it came here with data, else the recipe's, made once and
-    kept in `shared` for all runs.
+    """The data of a run: its own, where it came here with data; else those of the digest that was
+    `recorded` when it began, where `shared` has kept them; else what the recipe's function gives.
+
+    A new run always calls the function: what data depend on (its arguments, modules that it
+    imports, files that it reads) cannot all be seen from outside, so a copy of before may be
+    another run's.
 
     Raises:
-        UsageError: the function does not exist, may not be called, or returns something else.
+        UsageError: the function does not exist, may not be called, raises, or returns something
+            else.
         CorruptError: the run's own data is not what it came with.
     """
     if (own := own_data(run_dir)) is not None:
         return own
+    # even where nothing is called: a stranger's run gets no data of this installation unasked
+    require_permit(recipe.data, "data", permit)
+    if (splits := kept(shared, recorded, say=say)) is not None:
+        return splits
+    splits = made_data(recipe, permit)
+    if recorded and (digest := digest_of(splits)) != recorded:
+        say(
+            f"{recipe.data} gives other data than the run was begun with (SHA-256 {digest[:16]}, "
+            f"not {printable(recorded)[:16]}), and no copy of those is in {shared}: steps from "
+            "here on differ."
+        )
+    keep(splits, recipe.name, shared, say=say)
+    return splits
+
+
+def made_data(recipe: Recipe, permit: Permit) -> Splits:
+    """What the data function of a recipe gives.
+
+    Whatever it draws from the global random streams is the same in each run, whatever the seed: so
+    runs of different seeds are compared on the same samples.
+
+    Raises:
+        UsageError: the function does not exist, may not be called, raises, or returns something
+            else.
+    """
     make = function(recipe.data, "data", permit)
-    return cached(recipe.name, make, Path(make.__code__.co_filename), shared, say=say)
+    with torch.random.fork_rng():
+        begin_streams(0, "data")
+        splits = own_code(f"data = {recipe.data!r}", make)
+    if not isinstance(splits, Splits):
+        raise UsageError(
+            f"data = {recipe.data!r} returns {type(splits).__name__}, and must return "
+            "esper.Splits(train, validation, test), each of inputs and targets."
+        )
+    return splits
 
 
 def own_data(run_dir: Path) -> Splits | None:
@@ -154,32 +202,26 @@ def own_data(run_dir: Path) -> Splits | None:
     return None
 
 
-def data_files(recipe: Recipe, *, run_dir: Path, shared: Path) -> list[Path]:
-    """The files that keep the data of a run: its own, or those of the recipe in `shared`.
+def data_of_journal(events: Sequence[JournalEvent], *, run_dir: Path, shared: Path) -> list[Path]:
+    """The files that keep the data of the run of a journal: its own, or those in `shared` with the
+    digest that the journal has recorded.
 
     Calls and imports nothing that the recipe names.
     """
     origin = provenance(run_dir)
     if origin and origin.data:
-        return [run_dir / DATA / name for name in sorted(origin.data)]
-    source = source_of(recipe.data.partition(":")[0])
-    return kept_in(shared, recipe.name, source.path) if source.path else []
+        files = [run_dir / DATA / name for name in sorted(origin.data)]
+        return [path for path in files if path.is_file()]
+    return kept_in(shared, data_digest(events))
 
 
-def data_of_journal(events: Sequence[JournalEvent], *, run_dir: Path, shared: Path) -> list[Path]:
-    """The files of `data_files` for the run of a journal.
-
-    Of those in `shared` only what is the data that the journal has recorded.
-    """
+def data_digest(events: Sequence[JournalEvent]) -> str:
+    """The digest of its data that a run has recorded; empty where it has none."""
+    if not events:
+        return ""
     started = events[0]
     assert isinstance(started, RunStarted)  # noqa: S101  # every journal begins so
-    recipe, digest = recipe_of(events), recorded(started).get(DATA_VERSION, "")
-    files = [path for path in data_files(recipe, run_dir=run_dir, shared=shared) if path.is_file()]
-    return [
-        path
-        for path in files
-        if not digest or path.parent != shared or path.stem.endswith(f"-{digest}")
-    ]
+    return recorded_versions(started).get(DATA_VERSION, "")
 
 
 def inputs_of(recipe: Recipe, splits: Splits) -> dict[str, str]:
@@ -189,16 +231,16 @@ def inputs_of(recipe: Recipe, splits: Splits) -> dict[str, str]:
     return {DATA_VERSION: digest_of(splits), **versions_of(recipe)}
 
 
-def total_steps(recipe: Recipe, train: Pair) -> int:
+def total_steps(recipe: Recipe, train: Split) -> int:
     """Steps that the schedule foresees.
 
     Raises:
         UsageError: the training split fills no batch.
     """
-    batches = len(train[1]) // recipe.run.batch_size
+    batches = size(train) // recipe.run.batch_size
     if not batches:
         raise UsageError(
-            f"run.batch_size = {recipe.run.batch_size} is more than the {len(train[1])} training "
+            f"run.batch_size = {recipe.run.batch_size} is more than the {size(train)} training "
             "samples; lower it."
         )
     return recipe.run.epochs * batches
@@ -210,11 +252,21 @@ def kernel_training(recipe: Recipe) -> KernelTraining:
 
 
 def seeded_model(recipe: Recipe, make: Callable[[], nn.Module]) -> nn.Module:
-    """The host model of a run, initialised from the run's seed alone."""
+    """The host model of a run, initialised from the run's seed alone.
+
+    Raises:
+        UsageError: the recipe's function raises, or gives no module.
+    """
     # how much a model draws for its weights must not move the streams of training
     with torch.random.fork_rng():
         begin_streams(recipe.run.seed, "model")
-        return make()
+        model: object = own_code(f"model = {recipe.model!r}", make)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"model = {recipe.model!r} returns {type(model).__name__}, and must return a "
+            "torch.nn.Module."
+        )
+    return model
 
 
 def begin_streams(seed: int, *labels: object) -> None:

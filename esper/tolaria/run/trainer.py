@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from esper.lifecycle.commands import Complete, StartRun
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split
+from esper.tolaria.recipes.structures import mapped, size
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.trainee import begin_streams
@@ -14,7 +15,7 @@ from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
-from esper.tolaria.step.stepping import batch_order
+from esper.tolaria.step.stepping import Stepper, batch_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Trainer:
     """
 
     session: Session
-    train: Pair
+    train: Split
     fork: ForkStart | None = None
     startup: Startup | None = None
     longest_step_s: float = 0.0
@@ -93,9 +94,9 @@ class Trainer:
     def _epoch(self) -> None:
         """The present epoch, from the session's cursor on."""
         session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
-        epoch, (inputs, labels), stepper = session.state.epoch, self.train, parts.stepper
-        assert stepper is not None  # noqa: S101  # a recipe's session has one
-        order = batch_order(run.seed, epoch, len(labels), run.batch_size, run.order)
+        epoch, stepper = session.state.epoch, parts.stepper
+        assert isinstance(stepper, Stepper)  # noqa: S101  # a recipe's session has one
+        order = batch_order(run.seed, epoch, size(self.train), run.batch_size, run.order)
         if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
         # the order is made again from the seed; a resumed epoch skips what it has done
@@ -111,7 +112,7 @@ class Trainer:
             figures = stepper.step(
                 session.state,
                 session.step,
-                (inputs[indices], labels[indices]),
+                mapped(lambda one, indices=indices: one[indices], self.train),  # type: ignore[misc]  # bound now
                 sample=sample,
                 forced=forced,
             )

@@ -46,15 +46,14 @@ from esper.tolaria.exchange.grafting import Grafting, Published
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.environment import Environment
 from esper.tolaria.recipes.recipe import Recipe
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.record.snapshot_content import RunSnapshot
 from esper.tolaria.run.past import Past
-from esper.tolaria.session.composition import Parts
+from esper.tolaria.session.composition import Parts, Stepping
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
-from esper.tolaria.step.stepping import Stepper
 from esper.tolaria.step.tasks import Task
 from esper.urza.memory_tier import MIB, CacheLimits
 from esper.urza.opening import open_store
@@ -170,9 +169,9 @@ def rig(
     *,
     task: Task,
     growing: GrowingModel,
-    stepper: Stepper | None,
-    held_out: Pair,
-    test: Pair,
+    stepper: Stepping | None,
+    held_out: Split,
+    test: Split,
     steps: int,
     environment: Environment,
 ) -> Runtime:
@@ -320,7 +319,7 @@ def _resumed(
     begun = past.beginning
     events = writer.do(
         Resume(
-            reason="Resumed by `esper run --resume`.",
+            reason="Resumed.",
             incarnation=past.state.incarnation + 1,
             snapshot_id=begun.name,
             restored_step=RunSnapshot.of(begun.snapshot).cursor["step"] if begun.snapshot else 0,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
 
 from esper.checkpoint.tensors import Tensors
 from esper.clock import Clock
@@ -16,12 +19,12 @@ from esper.tolaria.exchange.grafting import Grafting
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.environment import Environment
 from esper.tolaria.recipes.recipe import Recipe
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
 from esper.tolaria.session.cursor import Cursor
 from esper.tolaria.session.progress import Progress
-from esper.tolaria.step.stepping import Stepper
+from esper.tolaria.session.registered import Registered
 from esper.tolaria.step.tasks import Task
 from esper.vault.boxes import Box
 
@@ -38,20 +41,36 @@ class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is d
     """A run that is re-executed stands where it was to end."""
 
 
+class Stepping(Protocol):
+    """What moves the host, as far as a snapshot has to hold it: a recipe's `Stepper`, or a user's
+    own optimizer.
+    """
+
+    @property
+    def host_optimizer(self) -> Optimizer:
+        """The host's optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a snapshot keeps of it beside the optimizer's tensors: JSON."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave; the optimizer's tensors are there already."""
+
+
 @dataclass(slots=True)
 class Parts:
     """What a session is made of; `esper.tolaria.run.wiring` puts it together.
 
-    Without a stepper the loop is a user's own: it cannot be re-executed, so no snapshots are
-    taken.
+    Without `stepper` no snapshots are taken: the loop is a user's own and draws its batches itself,
+    so that nobody could go on in its middle. `registered` is what else such a loop moves.
     """
 
     recipe: Recipe
     task: Task
-    held_out: Pair
-    test: Pair
+    held_out: Split
+    test: Split
     growing: GrowingModel
-    stepper: Stepper | None
+    stepper: Stepping | None
     journal: Journal
     consultation: Consultation
     monitor: SeedMonitor
@@ -67,6 +86,7 @@ class Parts:
     models: Box
     lost: Callable[[], dict[str, int]]
     require_pen: Callable[[], None]
+    registered: Registered = field(default_factory=Registered)
 
 
 @dataclass(slots=True)
@@ -74,9 +94,13 @@ class Standing:
     """Where a run stands between two steps, of how many, and whether it goes on.
 
     `stop` says that a person wants it to end; `goal` is the step at which a re-executed run ends.
+    A loop that `defers` goes back to a snapshot between two steps alone; `unstable` says that it
+    has to.
     """
 
     total_steps: int
     cursor: Cursor = field(default_factory=Cursor)
     stop: bool = False
     goal: int | None = None
+    defers: bool = False
+    unstable: bool = False

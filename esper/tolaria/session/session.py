@@ -169,6 +169,9 @@ class Session:
         if parts.journal.replaying:
             self.snapshots.schedule("schedule", due=parts.checkpoints.at_step(self.step))
         else:
+            if self.standing.unstable:
+                self.standing.unstable = False
+                self._go_back()
             # commands before kernels: a seed that was just culled gets none
             self.mailbox.empty()
             self.mailbox.place_loaded()
@@ -237,6 +240,14 @@ class Session:
                 "failure before, so it stops; its journal says which "
                 "kernel and why (instability_detected in the history)."
             )
+        if self.standing.defers:
+            # the caller's optimizer and schedulers still move in this step: what a snapshot gave
+            # back now, they would move on from
+            self.standing.unstable = True
+            return
+        self._go_back()
+
+    def _go_back(self) -> None:
         self.parts.progress.say(
             "A fossilised kernel failed: the run goes back to its last snapshot."
         )

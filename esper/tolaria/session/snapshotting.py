@@ -118,8 +118,9 @@ class Snapshotting:
         """What a snapshot taken now would hold; the tensors are the living ones, not copies."""
         parts = self.recorder.parts
         assert parts.stepper is not None  # noqa: S101  # a loop without one has no snapshots
+        registered, more = parts.registered.state_dict()
         return RunSnapshot(
-            tensors=model_tensors(parts.growing, parts.stepper.host_optimizer),
+            tensors=model_tensors(parts.growing, parts.stepper.host_optimizer) | more,
             state=self.recorder.state.canonical(),
             cursor=self.recorder.standing.cursor.state_dict(),
             kernels=kernel_notes(parts.growing),
@@ -130,6 +131,7 @@ class Snapshotting:
             },
             random=random_notes(),
             stepper=parts.stepper.state_dict(),
+            registered=registered,
         ).packed
 
     def restore(self, snapshot: Snapshot, state: RunState) -> None:
@@ -156,6 +158,7 @@ class Snapshotting:
         # a second time: kernels came back by the snapshot's state, and the present one decides
         parts.growing.follow(state, cursor.step)
         parts.stepper.load_state_dict(content.stepper)
+        parts.registered.load_state_dict(content.registered, content.tensors)
         restore_health(parts.growing, content.health)
         parts.monitor.statistics = {
             place_of(name): SeedStatistics(**statistics)

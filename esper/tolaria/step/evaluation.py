@@ -16,7 +16,10 @@ from esper.checkpoint.digests import tensors_digest
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.seeded.shadow import evaluating, left_out, standing_in
 from esper.kasmina.seeded.structure import state_tensors
-from esper.tolaria.recipes.splits import Pair
+from esper.tolaria.recipes.splits import Split
+from esper.tolaria.recipes.structures import mapped
+from esper.tolaria.recipes.structures import split as batches_of
+from esper.tolaria.step.calling import outcome_of
 from esper.tolaria.step.tasks import Task
 
 PAIRED_BATCH = 50  # samples a batch of the paired tests: 10 batches of a held-out split of 500
@@ -44,7 +47,7 @@ class Figures:
 @torch.no_grad()
 def evaluate(
     growing: GrowingModel,
-    split: Pair,
+    split: Split,
     task: Task,
     *,
     batch: int = PAIRED_BATCH,
@@ -76,24 +79,27 @@ def evaluate(
     total = sum(units)
     # weighted: the last batch may have fewer units
     mean = sum(loss * size for loss, size in zip(losses, units, strict=True)) / total
-    metrics = {name: value / total for name, value in sums.items()}
+    metrics = task.finished({name: value / total for name, value in sums.items()})
     # sorted: the order of a set of strings differs between processes
     return Figures(mean, metrics, tuple(losses), tuple(sorted(failed)))
 
 
 def _passes(
-    growing: GrowingModel, split: Pair, task: Task, batch: int
+    growing: GrowingModel, split: Split, task: Task, batch: int
 ) -> tuple[list[float], dict[str, float], list[int]]:
     """Losses of the batches, the sums of each metric over all of them, and the units in each: one
     copy from the device for the losses, one for the metrics.
     """
     losses, units = [], []
     sums: dict[str, list[Tensor]] = {metric.name: [] for metric in task.metrics}
-    for x, y in zip(split[0].split(batch), split[1].split(batch), strict=True):
-        part = (x, y.to(growing.numerics.device))
-        outcome = task.outcome(growing, part)
+    device = growing.numerics.device
+    for part in batches_of(split, batch):
+        # on the host, where it is no wait; a batch whose labels are all left out has no mean
+        if not (counted := task.counted(part)):
+            continue
+        outcome = outcome_of(growing, task, mapped(lambda one: one.to(device), part))
         losses.append(outcome.loss)
-        units.append(task.count(part))
+        units.append(counted)
         for name, values in sums.items():
             values.append(outcome.sums[name])
     # counts of samples add up as whole numbers, which double precision then holds exactly
@@ -135,12 +141,12 @@ def paired(before: Sequence[float], after: Sequence[float]) -> tuple[float, floa
     return mean, math.sqrt(variance / len(differences))
 
 
-def with_shadow(growing: GrowingModel, split: Pair, task: Task, place: Place) -> Figures:
+def with_shadow(growing: GrowingModel, split: Split, task: Task, place: Place) -> Figures:
     """Figures with the TRAINING kernel at `place` standing in for its chunk."""
     return evaluate(growing, split, task, mode=lambda: standing_in(growing.switches, place))
 
 
-def without(growing: GrowingModel, split: Pair, task: Task, place: Place) -> Figures:
+def without(growing: GrowingModel, split: Split, task: Task, place: Place) -> Figures:
     """Figures with the live kernel at `place` left out."""
     return evaluate(growing, split, task, mode=lambda: left_out(growing.switches, place))
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.blame import located
 from esper.errors import UsageError, printable
 from esper.kasmina import GrowingModel
 from esper.kasmina.adamw import EagerAdamW
@@ -211,8 +212,8 @@ def _rehearse(
         except Exception as error:
             raise UsageError(
                 f"optimizer.name = {name!r} cannot step with these arguments "
-                f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments, "
-                "or name another."
+                f"({type(error).__name__}: {printable(str(error))}){located(error)}: change "
+                "optimizer.arguments, or name another."
             ) from error
     state.state_dict()
     moved = sorted(key for key, value in _figures(optimizer).items() if before.get(key) != value)
@@ -264,8 +265,8 @@ def _called(
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"optimizer.name = {name!r} refuses the model's parameters or optimizer.arguments "
-            f"({type(error).__name__}: {printable(str(error))}): change optimizer.arguments or "
-            "optimizer.groups, or name another."
+            f"({type(error).__name__}: {printable(str(error))}){located(error)}: change "
+            "optimizer.arguments or optimizer.groups, or name another."
         ) from error
     if not isinstance(optimizer, Optimizer):
         raise UsageError(

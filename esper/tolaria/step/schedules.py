@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from esper.blame import located
 from esper.errors import UsageError, printable
 from esper.plugins import SCHEDULES, plugged_functions
 from esper.tolaria.recipes.recipe import Permit, ScheduleSection
@@ -168,7 +169,7 @@ def _function(
         except (Exception, SystemExit) as error:
             raise UsageError(
                 f"schedule.name = {settings.name!r} raised {type(error).__name__} for step {step} "
-                f"of {total_steps}: {printable(str(error))}"
+                f"of {total_steps}: {printable(str(error))}{located(error)}"
             ) from error
         return [_factor(settings.name, value, step, total_steps)] * groups
 

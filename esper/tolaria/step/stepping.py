@@ -18,11 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.blame import own_code
+from esper.errors import EsperError
 from esper.kasmina import KernelFault, Numerics
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.numerics import device_of
 from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipes.recipe import Recipe, RunSection
+from esper.tolaria.recipes.structures import divided, mapped
+from esper.tolaria.step.calling import blamed
 from esper.tolaria.step.method import Method
 from esper.tolaria.step.optimizers import HostState, host_optimizer
 from esper.tolaria.step.passes import (
@@ -118,6 +122,7 @@ class Stepper:
         self._growing = growing
         self._task = method.task
         self._recipe = recipe
+        self._name = recipe.optimizer.name
         self.host_optimizer = host_optimizer(growing, recipe.optimizer, method.optimizer)
         self._host_state = HostState(recipe.optimizer.name, self.host_optimizer)
         # the schedule multiplies these, never the rates of the step before: rounding would pile up
@@ -187,7 +192,7 @@ class Stepper:
             growing,
             self._task,
             self.scaler,
-            self._batches(step, batch),
+            self._micro_batches(step, batch),
             # a kernel that failed in the record must not run: this time it might not fail
             live=[place for place in live if place not in forced],
             shadowed=[place for place in turns if place not in forced],
@@ -203,23 +208,27 @@ class Stepper:
         faults = count_faults(
             growing, [*live, *turns], attempts.faults, forced=forced, spared=overflowed
         )
-        return StepFigures(read.loss, read.metrics, read.norm, groups[0]["lr"], faults)
+        metrics = self._task.finished(read.metrics)
+        return StepFigures(read.loss, metrics, read.norm, groups[0]["lr"], faults)
 
-    def _batches(self, step: int, batch: Batch) -> list[tuple[int, Batch]]:
-        """Random seed and batch of each micro-batch, on the device."""
+    def _micro_batches(self, step: int, batch: Batch) -> list[_MicroBatch]:
+        """Each micro-batch with its random seed, on the device."""
         growing, seed, parts = self._growing, self._recipe.run.seed, self._recipe.run.accumulate
-        inputs, targets = (
-            growing.numerics.inputs(batch[0]),
-            batch[1].to(growing.numerics.device, non_blocking=True),
-        )
         # a seed for each step, not a running stream: a step replays without those before it
         first = stream_seed(seed, "forward", step)
-        if parts == 1:
-            return [(first, (inputs, targets))]
         # each micro-batch needs its own stream: one for all would repeat the dropout masks
         seeds = [first, *(stream_seed(seed, "forward", step, micro) for micro in range(1, parts))]
-        micro = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
-        return list(zip(seeds, micro, strict=True))
+        # counted before they are on the device, where it would wait for it
+        units = [self._task.counted(part) for part in divided(batch, parts)]
+        if sum(units) < 1:
+            self._task.count(batch)
+        total, placed = sum(units), mapped(growing.numerics.inputs, batch)
+        return [
+            _MicroBatch(seed, part, counted, counted / total)
+            for seed, part, counted in zip(seeds, divided(placed, parts), units, strict=True)
+            # one whose labels are all left out has no mean
+            if counted
+        ]
 
     def _finish(self, done: Pass, *, sample: bool) -> None:
         """Let the host's optimizer move."""
@@ -233,11 +242,16 @@ class Stepper:
         nn.utils.clip_grads_with_norm_(
             self._growing.host_parameters, self._recipe.optimizer.clip_norm or math.inf, done.norm
         )
-        if self.scaler is None:
-            self.host_optimizer.step()
+        what, optimizer, scaler = (
+            f"optimizer.name = {self._name!r}",
+            self.host_optimizer,
+            self.scaler,
+        )
+        if scaler is None:
+            own_code(what, optimizer.step)
         else:
-            self.scaler.step(self.host_optimizer)
-            self.scaler.update()
+            own_code(what, lambda: scaler.step(optimizer))
+            scaler.update()
 
     def _optimise(self, attempts: _Attempts, done: Pass, fraction: float) -> set[Place]:
         """Let the kernels' optimizers move, but for those that failed or overflowed.
@@ -269,6 +283,16 @@ class Stepper:
         return overflowed
 
 
+@dataclass(frozen=True, slots=True)
+class _MicroBatch:
+    """A part of a step's batch, the random seed of its passes, its units and their share of all."""
+
+    seed: int
+    batch: Batch
+    units: int
+    share: float
+
+
 class _Attempts:
     """The attempts at one step: again without the kernel that spoilt the last one, until one is fit
     for the optimizers.
@@ -279,7 +303,7 @@ class _Attempts:
         growing: GrowingModel,
         task: Task,
         scaler: torch.amp.GradScaler | None,
-        batches: Sequence[tuple[int, Batch]],
+        batches: Sequence[_MicroBatch],
         *,
         live: Sequence[Place],
         shadowed: Sequence[Place],
@@ -399,22 +423,20 @@ class _Attempts:
             # None, not zeros: optimizers skip a parameter without gradient, and decay one with
             # zeros
             parameter.grad = None
-        units = [self._task.count(batch) for _, batch in self._batches]
-        total = sum(units)
+        total = sum(micro.units for micro in self._batches)
         losses = []
         sums: dict[str, list[Tensor]] = {metric.name: [] for metric in self._task.metrics}
-        for number, (seed, batch) in enumerate(self._batches, start=1):
-            share = units[number - 1] / total
+        for micro in self._batches:
             # each attempt, and the shadow pass below, must draw the same dropout masks
-            torch.manual_seed(seed)
-            last = number == len(self._batches)
+            torch.manual_seed(micro.seed)
+            last = micro is self._batches[-1]
             with switches.live_pass(watching=bool(live), sampling=self._sample and last):
-                loss, batch_sums = self._live_pass(batch, share, guarded=bool(live))
+                loss, batch_sums = self._live_pass(micro, guarded=bool(live))
             losses.append(loss)
             for name, values in sums.items():
                 values.append(batch_sums[name])
             for place in self.shadowed:
-                growing.shadow_step(place, seed, partial(self._loss, batch, share))
+                growing.shadow_step(place, micro.seed, partial(self._loss, micro))
         # stays on the device until `read`: to ask here would wait for the backward
         norm = nn.utils.get_total_norm(
             [parameter.grad for parameter in growing.host_parameters if parameter.grad is not None]
@@ -435,27 +457,29 @@ class _Attempts:
         )
 
     def _live_pass(
-        self, batch: Batch, share: float, *, guarded: bool
+        self, micro: _MicroBatch, *, guarded: bool
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Forward and backward of one micro-batch: its part of the loss, and its sums of metrics.
 
         NaN when `guarded` and something raised.
         """
         try:
-            outcome = self._task.outcome(self._growing, batch)
-            loss = _part(outcome.loss, share)
+            outcome = self._task.outcome(self._growing, micro.batch)
+            loss = _part(outcome.loss, micro.share)
             (loss if self.scale == 1.0 else loss * self.scale).backward()
-        except Exception:
+        except Exception as error:
             # without live kernels the error is the host's or the task's, and has to surface
             if not guarded:
-                raise
+                if isinstance(error, EsperError):
+                    raise
+                raise blamed(self._growing, self._task, error) from error
             # NaN marks the attempt as unfit; which kernel raised stands in the notes
-            none = torch.zeros((), device=batch[0].device)
+            none = torch.zeros((), device=self._growing.numerics.device)
             return none + math.nan, {metric.name: none for metric in self._task.metrics}
         return loss.detach(), outcome.sums
 
-    def _loss(self, batch: Batch, share: float) -> Tensor:
-        return _part(self._task.outcome(self._growing, batch).loss, share)
+    def _loss(self, micro: _MicroBatch) -> Tensor:
+        return _part(self._task.outcome(self._growing, micro.batch).loss, micro.share)
 
 
 def _part(loss: Tensor, share: float) -> Tensor:

@@ -28,6 +28,7 @@ from esper.tolaria.record.resume import recipe_of
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive, Reexecution
 from esper.tolaria.run.assembly import Finished, train
+from esper.tolaria.run.trainee import data_digest
 from esper.tolaria.session.progress import Progress
 
 
@@ -76,6 +77,7 @@ def begin(
         family_of(archive.events),
         offered,
         reason,
+        data_digest(archive.events),
     )
 
 

@@ -4,6 +4,7 @@ and the README's loop of one's own.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -77,6 +78,45 @@ def test_a_recipe_around_a_model_of_ones_own(
     )
     assert found["growth"].startswith(("Grew ", "No kernel was kept"))
     assert found["accuracy"] > chance
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence", "line"),
+    [
+        ("model={}:net_raises", "raised ValueError: no weights", True),
+        ("model={}:training_raises", "raised RuntimeError: shape", True),
+        ("model={}:net_narrow", "on the train split, in its layer 0, raised RuntimeError", False),
+        ("data={}:data_raises", "raised KeyError: 'test'", True),
+        ("data={}:data_from_one", "has label 4 at sample 3", False),
+        ("task={}:RAISES", "raised IndexError", True),
+        ("optimizer.name={}:make_explodes", "raised ArithmeticError: too far", True),
+    ],
+)
+def test_a_mistake_in_code_of_ones_own_ends_with_2_and_its_line(
+    home: Path,
+    change: str,
+    sentence: str,
+    line: bool,  # noqa: FBT001  # a case
+) -> None:
+    """Never a fault of Esper's, and no traceback."""
+    module = "tests.unit.tolaria.mistaken"
+    changes = [f"model={module}:net", f"data={module}:data", change.format(module)]
+    arguments = [part for one in changes for part in ("--set", one)]
+    done = esper(
+        home,
+        "run",
+        "digits",
+        *arguments,
+        "--set",
+        "kasmina.include=['*']",
+        "--set",
+        "run.batch_size=40",
+        PYTHONPATH=str(ROOT),
+    )
+    (said,) = [one for one in done.stderr.splitlines() if one.startswith("esper: ")]
+    assert (done.returncode, sentence in said) == (2, True), done.stderr
+    assert ("mistaken.py, line " in said) is line
+    assert "Traceback" not in done.stderr
 
 
 def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
@@ -168,6 +208,56 @@ refused(seeded, own, kernels={"learning": 1})
         strict=True,
     ):
         assert part in sentence
+
+
+def test_models_that_are_wrapped_or_of_another_type_grow(home: Path) -> None:
+    """Compiled, held by another module, in DataParallel, in float64 and bfloat16, behind reentrant
+    checkpoints: shadow validations measure the kernels that were grafted, and none fails.
+
+    Seeds are named as the model that is trained names them.
+    """
+    program = MODELS / "wrapped.py"
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env={
+            **os.environ,
+            "ESPER_HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    url = endpoints(home).history_url
+    layers = {
+        "plain": "second",
+        "compiled": "_orig_mod.second",
+        "held": "backbone.second",
+        "parallel": "module.second",
+        "double": "second",
+        "bfloat16": "second",
+        "checkpointed": "second",
+    }
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["way"] for line in lines] == list(layers)
+    for line in lines:
+        moved = query(
+            url,
+            (
+                "SELECT layer FROM seed_transitioned WHERE run_id = "  # noqa: S608
+                f"'{line['run']}'"
+            ),
+        )
+        assert {row["layer"] for row in moved} == {layers[line["way"]]}, line
+        assert any(line["gaps"]), line
+        failed = query(
+            url,
+            f"SELECT count() AS n FROM kernel_failed WHERE run_id = '{line['run']}'",  # noqa: S608
+        )
+        assert failed[0]["n"] == 0, line
 
 
 def test_a_layer_that_upsamples_grows_and_is_proven_elsewhere(home: Path, tmp_path: Path) -> None:

@@ -83,6 +83,33 @@ def test_a_result_is_written_in_each_format(esper: Callable[..., Said]) -> None:
     assert json.loads(esper("sql", "SELECT 1 WHERE 0", "--json")[1]) == []
 
 
+@pytest.mark.parametrize("form", ["JSON", "JSONCompact", "JSONEachRow", "CSV", "Pretty"])
+def test_a_format_of_the_query_goes_out_as_it_is(esper: Callable[..., Said], form: str) -> None:
+    """Or, where a list of rows was asked for and it is none, is refused in a sentence."""
+    query = f"SELECT number AS n FROM numbers(2) FORMAT {form}"  # noqa: S608  # a case
+    code, out, _ = esper("sql", query)
+    assert code == 0
+    assert b"0" in out
+    if form == "JSON":
+        assert json.loads(out)["data"] == [{"n": 0}, {"n": 1}]
+    code, out, err = esper("sql", query, "--json")
+    if form == "JSONEachRow":
+        assert json.loads(out) == [{"n": 0}, {"n": 1}]
+    else:
+        assert (code, out) == (2, b"")
+        assert b"leave out FORMAT or --json" in err
+
+
+def test_a_query_may_begin_with_a_comment(esper: Callable[..., Said]) -> None:
+    """It is no option, wherever it stands; a misspelt option still is one."""
+    query = "-- how many\nSELECT count() AS n FROM numbers(3)"
+    for arguments in ((query, "--json"), ("--json", query), ("--json", "--", query)):
+        assert json.loads(esper("sql", *arguments)[1]) == [{"n": 3}]
+    code, _, err = esper("sql", "--jsn", "SELECT 1")
+    assert (code, b"No such option" in err) == (2, True)
+    assert json.loads(esper("sql", "SELECT 1 AS n", "--format=json")[1]) == [{"n": 1}]
+
+
 def test_without_a_query_tables_and_views_are_listed_with_their_comments(
     esper: Callable[..., Said],
 ) -> None:

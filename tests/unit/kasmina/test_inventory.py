@@ -161,14 +161,24 @@ def test_a_layer_that_runs_without_gradients_loses_its_seeds() -> None:
             self.features, self.head = nn.Linear(12, 16), nn.Linear(16, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.gradients()):
                 x = torch.relu(self.features(x))
             logits: Tensor = self.head(x)
             return logits
 
+        def gradients(self) -> bool:
+            return False
+
+    class InTraining(HalfFrozen):
+        def gradients(self) -> bool:
+            return self.training
+
     growing = growing_of(HalfFrozen(), seeds=2)
     assert "without gradients" in growing.probe(inputs())["features"]
     assert set(growing.layers) == {"head"}
+    assert growing_of(InTraining(), seeds=2).probe(inputs()) == {}
+    # nobody knows what a model in evaluation mode does in training
+    assert growing_of(HalfFrozen().eval(), seeds=2).probe(inputs()) == {}
 
 
 @pytest.mark.parametrize("name", ["seeds", "kernel_0", "kernel_17"])

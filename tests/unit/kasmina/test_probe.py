@@ -93,6 +93,7 @@ def test_a_probe_moves_nothing(name: str) -> None:
     assert [module.training for module in growing.module.modules()] == modes
     for key, value in growing.module.state_dict().items():
         assert torch.equal(value, before[key])
+    assert not growing.switches.sampling
     assert growing.read_statistics().keys() == growing.health.keys() == set(growing.places())
 
 

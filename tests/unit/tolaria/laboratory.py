@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from esper.checkpoint import open_tensors
 from esper.clock import SystemClock
@@ -38,12 +38,12 @@ from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.exchange.grafting import Published
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.recipe import OWNER, Recipe
-from esper.tolaria.recipes.splits import Pair, Splits
+from esper.tolaria.recipes.splits import Splits
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.run.past import forked, nothing, past
-from esper.tolaria.run.trainee import trainee_of
+from esper.tolaria.run.trainee import inputs_of, trainee_of
 from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import RunContext, Runtime, rig
 from esper.tolaria.session.progress import Progress
@@ -87,7 +87,7 @@ def model() -> nn.Module:
     )
 
 
-def pair(samples: int, seed: int) -> Pair:
+def pair(samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Labelled points around four centres."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
@@ -299,7 +299,7 @@ class Laboratory:
                 held_out=trainee.splits.validation,
                 test=trainee.splits.test,
                 steps=trainee.steps,
-                environment=observe(),
+                environment=observe(inputs_of(self.recipe, trainee.splits)),
             )
             session, sent = rigged.session, set[Asked]()
             session.parts.consultation.catalogue = session.parts.consultation.catalogue.evolve(

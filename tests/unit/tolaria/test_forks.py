@@ -27,12 +27,21 @@ from esper.events.records import (
 from esper.journal.replay import fold_journal, live_state
 from esper.journal.story import story
 from esper.tolaria.control import run_status
+from esper.tolaria.recipes.splits import digest_of
 from esper.tolaria.record.forking import ForkStart, changed, cut_at, decision_of
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.tolaria.timelines.branching import begin
 from esper_processors.nissa import runs
-from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Asked, Laboratory, recipe, stages
+from tests.unit.tolaria.laboratory import (
+    CLOCK,
+    GROWTH,
+    Asked,
+    Laboratory,
+    data,
+    recipe,
+    stages,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +61,15 @@ def beginning(
     return begin(
         laboratory.archive(), where, changes=changes, offered=(), reason="test", progress=progress
     )
+
+
+def test_a_fork_knows_its_parents_data_and_says_what_is_changed(parent: Laboratory) -> None:
+    """By the digest of the parent's journal; a task's argument is one change, not three."""
+    assert beginning(parent, 8).data == digest_of(data())
+    _, changes = changed(parent.journal(), ["task.label_smoothing=0.1"], epoch=1)
+    assert changes == ("task.label_smoothing=0.1",)
+    _, changes = changed(parent.journal(), ["task=regression"], epoch=1)
+    assert changes == ('task.name="regression"',)
 
 
 def after(step: int) -> Sequence[Asked]:

@@ -17,7 +17,7 @@ from esper import plugins
 from esper.errors import UsageError
 from esper.kasmina import GrowingModel, KernelTraining, germinate
 from esper.tolaria.recipes.allowed import Allowed
-from esper.tolaria.recipes.recipe import OWNER, Permit, load
+from esper.tolaria.recipes.recipe import OWNER, Permit, TaskSection, load, references
 from esper.tolaria.recipes.sources import modules_of
 from esper.tolaria.step import tasks
 from esper.tolaria.step.evaluation import evaluate, with_shadow
@@ -83,6 +83,8 @@ def test_a_regression_learns_and_is_measured_in_its_own_metric() -> None:
     assert with_shadow(model, split, REGRESSION, PLACE).loss != last.loss
     assert REGRESSION.told(last.loss, {"mean_absolute_error": 0.25}) == "mean absolute error 0.25"
     assert not REGRESSION.higher_is_better
+    # a run that ends in its first epoch has measured nothing yet
+    assert REGRESSION.fields(0.0, {})["score"] == 0.0
 
 
 @pytest.mark.parametrize("parts", [2, 5])
@@ -184,7 +186,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.mark.usefixtures("installed")
 def test_an_installed_package_brings_a_task() -> None:
     """It is found by its name, and its source is among those that a run keeps."""
-    assert tasks.task_of("ranked", Permit()).score == "top_two"
+    assert tasks.task_of(TaskSection(name="ranked"), Permit()).score == "top_two"
     ranked = load("mnist1d", ["task=ranked"])
     assert modules_of(ranked) == ["esper_ranked"]
     assert modules_of(load("mnist1d")) == []
@@ -194,13 +196,18 @@ def test_an_installed_package_brings_a_task() -> None:
 def test_a_task_by_module_is_called_only_where_functions_may_be() -> None:
     """As the model and the data: not from a stranger's journal, and not for an operator."""
     name = "tests.unit.tolaria.test_tasks:PADDED"
-    assert tasks.task_of(name, OWNER) is PADDED
+    assert tasks.task_of(TaskSection(name=name), OWNER) is PADDED
     assert modules_of(load("mnist1d", [f"task={name}"])) == ["tests.unit.tolaria.test_tasks"]
     with pytest.raises(UsageError, match=f"--allow {name}"):
-        tasks.task_of(name, Permit())
-    with pytest.raises(UsageError, match=r"task = .* is not a function that may be called"):
+        tasks.task_of(TaskSection(name=name), Permit())
+    with pytest.raises(UsageError, match=r"task\.name = .* is not a function that may be called"):
         Allowed().require(load("mnist1d", [f"task={name}"]))
+    section = load("mnist1d", [f"task.name={name}"])
+    with pytest.raises(UsageError, match=r"task\.name = .* is not a function that may be called"):
+        Allowed().require(section)
+    # a recipe of the list may say it in short or as a section
+    assert references({"task": name}) == references({"task": {"name": name}}) == {"task.name": name}
     with pytest.raises(UsageError, match="is float, and must be a Task"):
-        tasks.task_of("tests.waiting:PATIENCE_S", OWNER)
-    with pytest.raises(UsageError, match=r"no task 'nothing'. There are: classification, regress"):
-        tasks.task_of("nothing", OWNER)
+        tasks.task_of(TaskSection(name="tests.waiting:PATIENCE_S"), OWNER)
+    with pytest.raises(UsageError, match=r"no task 'nothing'. There are: classification, langua"):
+        tasks.task_of(TaskSection(name="nothing"), OWNER)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from esper.cli.runs.replay.replay_source import AsJson, From, Run
+from esper.cli.shared.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.events.seals import Trust
@@ -65,7 +65,7 @@ def fold(
         judge.aside, judge.set_aside = first.aside, first.set_aside
     report = fold_messages(messages, judge, live_state(settings.runs_dir / run_id), clock=clock)
     if as_json:
-        print(json.dumps(report.as_json(), sort_keys=True))
+        print(json_text(report.as_json(), sort_keys=True))
     else:
         _show(report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -19,6 +18,7 @@ from esper.cli.runs.replay.replay_source import (
     archived_run,
     executing,
 )
+from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import UsageError
 
@@ -103,7 +103,7 @@ def state(
             )
     if as_json:
         result = {"run_id": run_id, **again.as_json(), "file": str(out or "")}
-        print(json.dumps(result, sort_keys=True))
+        print(json_text(result, sort_keys=True))
     else:
         _show(run_id, again, out, part=bool(kinds))
 

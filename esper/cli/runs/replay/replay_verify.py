@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from esper.cli.runs.replay.replay_source import (
     archived_run,
     executing,
 )
+from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import CorruptError
 
@@ -57,7 +57,7 @@ def verify(
             reports=partial(step_reports, source),
         )
     if as_json:
-        print(json.dumps(proof.as_json(), sort_keys=True), flush=True)
+        print(json_text(proof.as_json(), sort_keys=True), flush=True)
     if proof.narrowed is not None:
         raise CorruptError(proof.sentence())
     if not as_json:

@@ -1,0 +1,123 @@
+"""A script with a training loop of its own: `python own_loop.py RUN [--resume]`.
+
+It draws random numbers everywhere: in the data set, in its workers, in the model. KILL_AT is the
+step at which it kills itself, or with INTERRUPT presses Ctrl-C; MODEL_SEED makes another model,
+which a resumed run must not notice. Prints a digest of all that it moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import esper
+from esper.tolaria.recipes.digits import data, model
+
+EPOCHS = 9
+SETTINGS: dict[str, Any] = {
+    "decisions": "lockstep",
+    "kernels": {"blend_steps": 20},
+    "gates": {
+        "min_training_steps": 20,
+        "max_training_steps": 200,
+        "min_gap": 1e-6,
+        "z": 0.01,
+        "shadow_epochs": 1,
+        "embargo_epochs": 1,
+    },
+    "guardrails": {"urgency": 0.0, "confidence": 0.0},
+    "tamiyo": {
+        "policy": {
+            "first_epoch": 1,
+            "every_epochs": 1,
+            "fossilise_after_epochs": 1,
+            "last_fraction": 0.9,
+            "cull_training_after_steps": 200,
+            "min_urgency": 0.0,
+            "min_confidence": 0.0,
+        }
+    },
+    "checkpoints": {"every_steps": 7},
+}
+
+
+class Noisy(Dataset[tuple[Tensor, Tensor]]):
+    """Images with noise of their own in each epoch."""
+
+    def __init__(self, pair: tuple[Tensor, Tensor]) -> None:
+        self.images, self.labels = pair
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.images[index]
+        return image + random.random() * 0.02 * torch.randn_like(image), self.labels[index]  # noqa: S311  # noise
+
+
+class Average:
+    """An average of weights, as many scripts keep one."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.weights = {name: value.detach().clone() for name, value in net.named_parameters()}
+
+    def update(self, net: nn.Module) -> None:
+        for name, value in net.named_parameters():
+            if name in self.weights:
+                self.weights[name].lerp_(value.detach(), 0.1)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weights = dict(state["weights"])
+
+
+def main(run_id: str, *, resume: bool) -> None:
+    """Train, and print what came of it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(int(os.environ.get("MODEL_SEED", "2")))
+    splits = data()
+    net = esper.germinate(nn.Sequential(model(), nn.Dropout(0.1)), seeds=2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    average = Average(net)
+    loader = DataLoader(Noisy(splits.train), batch_size=50, shuffle=True, num_workers=1)
+    last, kill = 0, int(os.environ.get("KILL_AT", "-1"))
+    with esper.grow(
+        net,
+        optimizer,
+        held_out=splits.validation,
+        steps=EPOCHS * len(loader),
+        run_id=run_id,
+        resume=resume,
+        **SETTINGS,
+    ) as growth:
+        growth.register(scheduler=scheduler, average=average)
+        for images, labels in growth.batches(loader, epochs=EPOCHS, after_epoch=scheduler.step):
+            optimizer.zero_grad()
+            growth.loss(images, labels).backward()
+            growth.step()
+            optimizer.step()
+            average.update(net)
+            last += 1
+            if growth.steps == kill:
+                os.kill(os.getpid(), signal.SIGINT if "INTERRUPT" in os.environ else signal.SIGKILL)
+    digest = hashlib.sha256()
+    for name, value in [*sorted(net.state_dict().items()), *sorted(average.weights.items())]:
+        if isinstance(value, Tensor):
+            digest.update(name.encode() + value.numpy().tobytes())
+    print(digest.hexdigest(), optimizer.param_groups[0]["lr"], growth.report())  # noqa: T201  # its answer
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], resume="--resume" in sys.argv)

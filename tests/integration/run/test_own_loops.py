@@ -1,0 +1,225 @@
+"""Loops of a user's own over `growth.batches`: killed and interrupted anywhere, they go on to the
+bits of a run that nobody disturbed; what cannot go on says so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.run.whole import endpoints, esper, query
+from tests.waiting import PATIENCE_S
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = Path(__file__).parent / "models" / "own_loop.py"
+
+
+def script(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """One life of the script."""
+    environment = {
+        **os.environ,
+        "ESPER_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env=environment,
+    )
+
+
+def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path) -> None:
+    """Killed within an epoch, at the end of one, before its first snapshot by steps, and
+    interrupted by Ctrl-C, each time with another fresh model: digest, rate and growth are those of
+    the run that nobody disturbed, and the journal proves itself.
+    """
+    whole = script(home, "own-whole")
+    assert whole.returncode == 0, whole.stderr
+    deaths = [("3", {}), ("60", {}), ("94", {"INTERRUPT": "1"}), ("133", {})]
+    for number, (step, how) in enumerate(deaths):
+        died = script(
+            home,
+            "own-killed",
+            *(["--resume"] if number else []),
+            KILL_AT=step,
+            # the first life's model is the run's; later ones have to become it
+            MODEL_SEED=str(number or 2),
+            **how,
+        )
+        wanted = (1, -signal.SIGINT) if how else (-signal.SIGKILL,)
+        assert died.returncode in wanted, died.stderr
+    ended = script(home, "own-killed", "--resume", MODEL_SEED="9")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == whole.stdout
+    url = endpoints(home).history_url
+    moves = query(
+        url, "SELECT to_stage FROM seed_transitioned WHERE run_id = 'own-killed' ORDER BY sequence"
+    )
+    assert {"BLENDING", "FOSSILIZED"} <= {move["to_stage"] for move in moves}, ended.stdout
+    folded = esper(home, "replay", "fold", "own-killed", "--json")
+    assert '"equals_live": true' in folded.stdout
+    assert '"status": "COMPLETED"' in folded.stdout
+
+
+PROGRAM = """
+import sys, torch, esper
+from esper.errors import UsageError
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+torch.manual_seed(0)
+x, y = torch.randn(60, 4), torch.randint(0, 2, (60,))
+def net():
+    layers = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
+    return esper.germinate(torch.nn.Sequential(*layers), seeds=2)
+def grow(model=None, steps=6, held_out=(x, y), **more):
+    model = model or net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    more = {"tamiyo": {"enabled": False}, **more}
+    return model, optimizer, esper.grow(model, optimizer, held_out=held_out, steps=steps, **more)
+def refused(act):
+    try:
+        act()
+    except UsageError as error:
+        print(error)
+    else:
+        print("nothing was said of", act)
+def one(growth, optimizer, batch):
+    optimizer.zero_grad(); growth.loss(*batch).backward(); growth.step(); optimizer.step()
+pair = dict(data=(x, y), batch_size=20, epochs=2)
+model, optimizer, growing = grow(run_id="misused")
+with growing as growth:
+    weighted = DataLoader(TensorDataset(x, y), 20, sampler=WeightedRandomSampler([1.0] * 60, 60))
+    refused(lambda: growth.batches(weighted, epochs=2))
+    refused(lambda: growth.batches(iter([(x, y)]), epochs=2))
+    refused(lambda: growth.batches((x, y), epochs=2))
+    refused(lambda: growth.batches((x, y[:5]), batch_size=20, epochs=2))
+    refused(lambda: growth.batches((x, y), batch_size=0, epochs=2))
+    refused(lambda: growth.batches((x, y), batch_size=10, epochs=2))
+    refused(lambda: growth.register(odd=object()))
+    class Odd:
+        def state_dict(self): return {"inner": [lambda: 0]}
+        def load_state_dict(self, state): pass
+    refused(lambda: growth.register(odd=Odd()))
+    refused(growth.step)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    growth.register(scheduler=scheduler)
+    refused(lambda: growth.register(scheduler=scheduler))
+    taken = growth.batches(**pair)
+    one(growth, optimizer, next(taken))
+    refused(lambda: growth.batches(**pair))
+    refused(lambda: growth.register(other=scheduler))
+    refused(growth.epoch)
+    batch = next(taken)
+    optimizer.zero_grad()
+    loss = growth.loss(*batch)
+    refused(growth.step)
+    refused(lambda: growth.loss(*batch))
+    loss.backward(); growth.step(); optimizer.step()
+    taken.close()
+refused(lambda: growth.loss(*batch))
+refused(lambda: growth.batches(**pair))
+
+model, optimizer, growing = grow(run_id="skipped")
+def skipping():
+    with growing as growth:
+        for batch in growth.batches(**pair):
+            pass
+refused(skipping)
+
+def resumed(**more):
+    def act():
+        with grow(**{"run_id": "stopped", "resume": True} | more)[2] as growth:
+            refused(lambda: growth.loss(x, y))
+            refused(lambda: growth.batches(**pair))
+            growth.register(scheduler=torch.optim.lr_scheduler.StepLR(torch.optim.SGD([x], 1.0), 2))
+            refused(lambda: growth.batches((x + 1, y), batch_size=20, epochs=2))
+            refused(lambda: growth.batches((x, y), batch_size=20, epochs=2, shuffle=False))
+            raise KeyboardInterrupt
+    return act
+model, optimizer, growing = grow(run_id="stopped")
+try:
+    with growing as growth:
+        growth.register(scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 2))
+        for number, batch in enumerate(growth.batches(**pair)):
+            one(growth, optimizer, batch)
+            if number == 3:
+                raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+try:
+    resumed()()
+except KeyboardInterrupt:
+    pass
+refused(resumed(run_id=""))
+refused(resumed(run_id="never-begun"))
+refused(resumed(run_id="misused"))
+refused(resumed(steps=9))
+refused(resumed(kernels={"learning_rate": 0.1}))
+refused(resumed(held_out=(x + 1, y)))
+refused(resumed(model=esper.germinate(torch.nn.Linear(4, 2), seeds=2)))
+refused(resumed(run_id="stopped", resume=False))
+"""
+SAID = [
+    "no sampler of its own",
+    "only iterable",
+    "give batch_size",
+    "as many rows each",
+    "batch_size has to be",
+    "steps=6, and 2 epochs of 6 batches are 12",
+    "no state_dict",
+    "odd/inner/0 is of type function",
+    "Call growth.step() after growth.loss",
+    "scheduler is registered already",
+    "once, before the first step",
+    "before growth.batches",
+    "ends epochs by itself",
+    "No parameter of the model has a gradient",
+    "called twice without growth.step",
+    "has ended with its",
+    "has ended with its",
+    "once for each batch",
+    "goes on with the batches of growth.batches",
+    "holds the state of scheduler",
+    "another first batch",
+    "shuffle differs",
+    "say which by run_id",
+    "never-begun has no journal",
+    "misused is finished",
+    "steps (6 then, 9 now)",
+    "kernels.learning_rate",
+    "another value of held_out",
+    "layers or their seeds",
+    "stopped already has a journal",
+]
+
+
+def test_a_loop_over_batches_is_told_what_is_wrong(home: Path, tmp_path: Path) -> None:
+    """Data whose order cannot be Esper's, calls out of order, a resumption with something else: a
+    sentence each, and the run goes on where it can.
+    """
+    program = tmp_path / "wrong.py"
+    program.write_text(PROGRAM)
+    environment = {
+        **os.environ,
+        "ESPER_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    for part, sentence in zip(SAID, done.stdout.splitlines(), strict=True):
+        assert part in sentence

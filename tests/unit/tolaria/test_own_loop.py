@@ -1,0 +1,131 @@
+"""A loop of one's own on the bus in memory: batches in structures, and what its journal records."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from esper.config import Settings
+from esper.errors import UsageError
+from esper.events import decode
+from esper.events.records import RunCompleted, RunStarted
+from esper.kasmina import germinate
+from esper.oona.bus.memory import MemoryBus
+from esper.oona.durable.journal_reader import read
+from esper.oona.durable.outbox import Outbox
+from esper.tolaria.recipes.splits import digest_of_split
+from esper.tolaria.run.own_loop import Growth
+from esper.tolaria.run.own_start import Asked, begin
+from esper.tolaria.run.trainee import data_digest
+from esper.tolaria.run.wiring import RunContext
+from esper.tolaria.session.progress import Progress
+from tests.unit.tolaria.laboratory import CLOCK
+from tests.unit.tolaria.test_built_in_tasks import Host, drawn, whole
+
+RUN = "own-1"
+X, MASK, Y = drawn(60, 6), whole(2, 60, 6).float(), whole(4, 60)
+
+
+@contextmanager
+def growing(
+    folder: Path, host: nn.Module, held_out: Any, said: io.StringIO | None = None, **given: Any
+) -> Iterator[tuple[Growth, MemoryBus, torch.optim.Optimizer]]:
+    """A loop of one's own around a host, without Tamiyo."""
+    settings, bus = Settings(home=folder), MemoryBus(clock=CLOCK)
+    progress = Progress(Console(file=said or io.StringIO(), width=1000))
+    with ExitStack() as stack:
+        outbox = Outbox.open(settings.runs_dir / RUN / "outbox", clock=CLOCK)
+        stack.callback(outbox.close)
+        net = germinate(host, seeds=2)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        asked = Asked(
+            net,
+            optimizer,
+            held_out,
+            steps=8,
+            seed=given.pop("seed", 0),
+            task=given.pop("task", "classification"),
+            settings={"tamiyo": {"enabled": False}, **given},
+        )
+        place = RunContext(settings, RUN, bus, outbox, CLOCK, progress)
+        growth = begin(asked, place, stack, resume=False)
+        yield growth, bus, optimizer
+        growth.end(None)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "batch", "task"),
+    [
+        ((X, Y), (X, Y), "classification"),
+        ({"x": X, "mask": MASK, "labels": Y}, None, "classification"),
+        (({"x": X, "mask": MASK}, Y), ({"x": X, "mask": MASK}, Y), "classification"),
+        ((X, MASK, Y), (X, MASK, Y), {"name": "classification", "label_smoothing": 0.1}),
+    ],
+)
+def test_batches_of_any_structure_train_and_are_recorded(
+    tmp_path: Path, held_out: Any, batch: Any, task: Any
+) -> None:
+    """The loss falls, and the journal has the digest of the held-out samples."""
+    losses = []
+    with growing(tmp_path, Host(4), held_out, task=task) as (growth, bus, optimizer):
+        for _ in range(2):
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = growth.loss(*batch) if batch is not None else growth.loss(held_out)
+                loss.backward()
+                growth.step()
+                optimizer.step()
+                losses.append(loss.item())
+            growth.epoch()
+        assert growth.rigged.session.cursor.figures is not None
+    assert losses[-1] < losses[0]
+    events = [decode(one.value, one.headers) for one in read(bus, RUN, clock=CLOCK)]
+    assert isinstance(events[0], RunStarted)
+    assert isinstance(events[-1], RunCompleted)
+    assert data_digest([events[0]]) == digest_of_split(held_out)
+    assert digest_of_split(held_out) != digest_of_split((X + 1, Y))
+
+
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    ((X, Y[:9]), {}, "held_out has 60 inputs and 9 labels; it needs as many of one as of the oth"),
+    ((X[:0], Y[:0]), {}, "held_out has 0 inputs and 0 labels"),
+    ((X.numpy(), Y), {}, r"held_out\[0\] is a numpy ndarray: give torch.from_numpy"),
+    (X, {}, "held_out is one tensor: give inputs and targets"),
+    ((X, Y + 1), {}, "held_out has label 4 at sample"),
+    ((X / 0, Y), {}, "held_out has .* in inputs at sample 0"),
+    ((X[:, :5], Y), {}, "called by task classification on held_out, in its layer body, raised"),
+    ((X, Y), {"seed": -1}, "run.seed = -1 does not fit"),
+    ((X, Y), {"seed": 1 << 63}, "run.seed = 9223372036854775808 does not fit"),
+    ((X, Y), {"task": "regression"}, "regression needs the same shape"),
+    ((X, Y), {"task": {"name": "regression", "shift": True}}, "task.shift is not for regression"),
+    ((X, Y), {"task": 3}, "task = 3 does not fit"),
+    ((X, Y), {"kernels": {"rate": 1}}, "Unknown key kernels.rate"),
+]
+
+
+@pytest.mark.parametrize(("held_out", "given", "sentence"), WRONG)
+def test_what_cannot_be_is_one_sentence(
+    tmp_path: Path, held_out: Any, given: dict[str, Any], sentence: str
+) -> None:
+    """Before a journal is begun."""
+    with (
+        pytest.raises(UsageError, match=sentence),
+        growing(tmp_path, Host(4), held_out, **given) as (_, bus, _),
+    ):
+        assert not read(bus, RUN, clock=CLOCK)
+
+
+def test_too_few_samples_for_any_gate_are_said(tmp_path: Path) -> None:
+    """With the number that is needed."""
+    said = io.StringIO()
+    with growing(tmp_path, Host(4), (X[:50], Y[:50]), said):
+        assert "held_out has 50 samples, one batch of 50" in said.getvalue()
+        assert "51 are the least" in said.getvalue()
