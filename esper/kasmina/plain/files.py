@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from esper.bounded import DEFAULT, Limits, json_of, open_named, tensors_header
@@ -29,7 +29,6 @@ from esper.kasmina.seeded.structure import KEY, LayerNote, read_note, state_tens
 
 _METADATA: Final = "esper"
 _ZIP: Final = b"PK\x03\x04"
-_HEAD: Final = 8  # bytes before the header of a safetensors file, which say how long it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +81,35 @@ def read_file(path: Path, limits: Limits = DEFAULT) -> ModelFile:
         CorruptError: it is neither, is damaged, or is larger than the limits allow.
     """
     with open_named(path, limits.file) as file:
-        head = file.read(_HEAD)
-        if head.startswith(_ZIP):
+        if file.read(len(_ZIP)) == _ZIP:
             _require_stored(file, path)
-            return _of_state(_state_dict(path), limits, str(path))
-        size = int.from_bytes(head, "little")
-        limits.header.require(size, f"The header of {path} has bytes,")
-        header = tensors_header(head + file.read(size), limits, str(path))
-    return _of_header(header, lambda: load_file(path), limits, str(path))
+            return _of_state(_state_dict(file, path), limits, str(path))
+        file.seek(0)
+        # read, not mapped: a file that is cut off under a mapping ends the process
+        return unpacked(file.read(), limits, str(path))
 
 
 def unpacked(content: bytes, limits: Limits, what: str) -> ModelFile:
     """What a safetensors file in memory holds; raises as `read_file` does."""
     header = tensors_header(content, limits, what)
-    return _of_header(header, lambda: load(content), limits, what)
+    try:
+        noted = header.get("__metadata__", {}).get(_METADATA, "{}")
+        notes = json_of(noted.encode(), limits, f"The metadata of {what}")
+        layers = {
+            name: read_note(note, f"What {what} notes of layer {printable(name)}", limits)
+            for name, note in notes.get("layers", {}).items()
+        }
+        older = bool(notes.get("kernels")) and "layers" not in notes
+        state = load(content)
+    except (*MALFORMED, SafetensorError) as error:
+        raise CorruptError(f"{what} is no safetensors file: {printable(str(error))}.") from None
+    if older:
+        raise UsageError(
+            f"{what} was written by an older Esper, which did not note the widths of the seeds: "
+            "load its tensors with safetensors, into the model as the run left it."
+        )
+    file = _of_state(state, limits, what)
+    return ModelFile(file.tensors, {**layers, **file.layers})
 
 
 def load_into(model: nn.Module, file: ModelFile, what: str) -> nn.Module:
@@ -187,6 +201,18 @@ def _require_same(living: Mapping[str, Tensor], saved: Mapping[str, Tensor], wha
                 f"{name} is {tuple(saved[name].shape)} in {what}, and "
                 f"{tuple(living[name].shape)} in this model."
             )
+        if _form(saved[name]) != _form(living[name]):
+            raise UsageError(
+                f"{name} is {_form(saved[name]) or 'plain'} in {what}, and "
+                f"{_form(living[name]) or 'plain'} in this model."
+            )
+
+
+def _form(tensor: Tensor) -> str:
+    """What keeps a tensor's values from being copied into another; empty for a plain one."""
+    forms = {"sparse": tensor.layout != torch.strided, "quantized": tensor.is_quantized}
+    forms |= {"complex": tensor.is_complex(), "without values": tensor.is_meta}
+    return ", ".join(form for form, of_it in forms.items() if of_it)
 
 
 def _take_back(layer: SeededLayer, slots: list[Any]) -> None:
@@ -196,29 +222,6 @@ def _take_back(layer: SeededLayer, slots: list[Any]) -> None:
             delattr(layer, f"kernel_{index}")
     layer.seeds.slots = slots
     layer.seeds.refresh()
-
-
-def _of_header(
-    header: Mapping[str, Any], tensors: Callable[[], dict[str, Tensor]], limits: Limits, what: str
-) -> ModelFile:
-    try:
-        noted = header.get("__metadata__", {}).get(_METADATA, "{}")
-        notes = json_of(noted.encode(), limits, f"The metadata of {what}")
-        layers = {
-            name: read_note(note, f"What {what} notes of layer {printable(name)}", limits)
-            for name, note in notes.get("layers", {}).items()
-        }
-        older = bool(notes.get("kernels")) and "layers" not in notes
-        state = tensors()
-    except (*MALFORMED, SafetensorError) as error:
-        raise CorruptError(f"{what} is no safetensors file: {printable(str(error))}.") from None
-    if older:
-        raise UsageError(
-            f"{what} was written by an older Esper, which did not note the widths of the seeds: "
-            "load its tensors with safetensors, into the model as the run left it."
-        )
-    file = _of_state(state, limits, what)
-    return ModelFile(file.tensors, {**layers, **file.layers})
 
 
 def _of_state(state: Mapping[str, Tensor], limits: Limits, what: str) -> ModelFile:
@@ -254,7 +257,7 @@ def _require_stored(file: BinaryIO, path: Path) -> None:
         raise CorruptError(f"{path} unpacks to more than it has, as no file of torch.save does.")
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def _state_dict(file: BinaryIO, path: Path) -> dict[str, Tensor]:
     """A `state_dict` that `torch.save` wrote.
 
     Raises:
@@ -262,7 +265,8 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         UsageError: it holds something else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        file.seek(0)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except (*MALFORMED, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         first = printable(str(error)).partition("\n")[0]
         raise CorruptError(

@@ -92,7 +92,8 @@ class HostKind:
             always, and why. Seeds there would change nothing.
         merge: Makes a linear map part of a layer's own parameters, in place, when the model is
             harvested; false where it cannot. None: the kernel stays beside the layer. It is asked
-            only of layers with the forward of `layer` that share no parameter with others.
+            only of layers with the forward and the train of `layer` that share no parameter with
+            others, and whose weight nothing computes or moves before a forward.
         memory_format: That of the output with a batch dimension, if another than contiguous has to
             be kept: where the host's output has it, the mixed output gets it.
 

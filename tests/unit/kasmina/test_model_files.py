@@ -233,6 +233,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         rewritten(lambda tensors: tensors.update({"4.more": torch.zeros(1)})),
         r"has 4\.more, which this model does not have",
     ),
+    "has a complex one": (
+        rewritten(lambda tensors: tensors.update({"4.bias": torch.zeros(5) * 1j})),
+        r"4\.bias is complex in .*, and plain in this model",
+    ),
+    "has a sparse one": (
+        lambda path: plain_but(path, torch.zeros(5).to_sparse()),
+        r"4\.bias is sparse in .*, and plain in this model",
+    ),
+    "has one that is larger than memory": (
+        lambda path: plain_but(path, torch.zeros(1).expand(1 << 50)),
+        r"4\.bias is \(1125899906842624,\)",
+    ),
     "has another shape": (
         rewritten(lambda tensors: tensors.update({"4.bias": torch.zeros(6)})),
         r"4\.bias is \(6,\) in .*, and \(5,\) in this model",
@@ -240,10 +252,16 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def plain_but(path: Path, bias: Tensor) -> None:
+    """The plain model's `state_dict` with another tensor in it."""
+    torch.save({**CASES["features"].host().state_dict(), "4.bias": bias}, path)
+
+
 def metadata_text(path: Path, text: str) -> None:
     path.write_bytes(save({"a": torch.zeros(1)}, {"esper": text}))
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
 @pytest.mark.parametrize("germinated", [False, True])
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(
