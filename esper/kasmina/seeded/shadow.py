@@ -98,7 +98,12 @@ def _version(tensor: Tensor) -> int:
 
 def _users_own(kind: type[nn.Module]) -> bool:
     """Whether a module's class may do anything: it is neither torch's nor that of a kernel."""
-    host = kind.__bases__[1] if issubclass(kind, Seeded) else kind
+    host = next(
+        one
+        for one in kind.__mro__
+        # parametrizations put a class of torch's above the layer's own, and germinate one of ours
+        if not issubclass(one, Seeded) and one.__module__ != "torch.nn.utils.parametrize"
+    )
     return not host.__module__.startswith(("torch.", "esper.kernels."))
 
 
