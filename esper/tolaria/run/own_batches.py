@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -25,6 +26,8 @@ from torch.utils.data import (
 )
 
 from esper.errors import UsageError
+from esper.tolaria.recipes.splits import checked
+from esper.tolaria.recipes.structures import mapped, size
 from esper.tolaria.run.trainee import begin_streams
 from esper.tolaria.step.stepping import stream_seed
 
@@ -61,7 +64,8 @@ class Batches:
             return
         positions = self._positions(epoch)[first:]
         if self.kind == "rows":
-            yield from (tuple(part[rows] for part in self.data) for rows in positions)
+            for rows in positions:
+                yield mapped(itemgetter(rows), self.data)
             return
         loader = DataLoader(
             _Seeded(self.data, self.seed, epoch),
@@ -93,8 +97,8 @@ class Batches:
             if self.shuffle
             else list(range(self.samples))
         )
-        size = self.batch_size
-        return [order[number * size : (number + 1) * size] for number in range(len(self))]
+        many = self.batch_size
+        return [order[number * many : (number + 1) * many] for number in range(len(self))]
 
 
 class _Seeded(Dataset[Any]):
@@ -139,7 +143,7 @@ def batches_of(
     seed: int,
 ) -> Batches:
     """Batches of what a user trains on: a DataLoader, a sequence of ready batches, or, with a batch
-    size, a data set or tensors (a tuple of them, each [N, ...]).
+    size, a data set or tensors [N, ...] in a tuple or mapping.
 
     A DataLoader gives its data set, batch size, `collate_fn` and workers; Esper draws the order.
 
@@ -157,7 +161,7 @@ def batches_of(
             "batches, or tensors."
         )
     elif batch_size is None:
-        if isinstance(data, Tensor) or (
+        if isinstance(data, Tensor | Mapping) or (
             isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data)
         ):
             raise UsageError("Tensors make no batches by themselves: give batch_size, too.")
@@ -165,11 +169,12 @@ def batches_of(
     else:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size has to be a whole number above 0, not {batch_size!r}.")
-        rows = isinstance(data, tuple)
+        rows = isinstance(data, tuple | Mapping)
+        whole = checked(data, "What growth.batches was given") if rows else data
         found = Batches(
             "rows" if rows else "samples",
-            data,
-            _rows(data) if rows else len(data),
+            whole,
+            size(whole) if rows else len(data),
             batch_size,
             seed,
             shuffle,
@@ -181,21 +186,6 @@ def batches_of(
             "samples, or a smaller batch size."
         )
     return found
-
-
-def _rows(tensors: tuple[Any, ...]) -> int:
-    """The number of rows of tensors [N, ...]."""
-    lengths = {len(part) if isinstance(part, Tensor) and part.dim() else None for part in tensors}
-    if len(lengths) != 1 or None in lengths:
-        given = ", ".join(
-            str(list(part.shape)) if isinstance(part, Tensor) else type(part).__name__
-            for part in tensors
-        )
-        raise UsageError(
-            "A tuple given to growth.batches holds tensors of as many rows each, not "
-            f"{given or 'nothing'}."
-        )
-    return next(length for length in lengths if length is not None)
 
 
 def _of_loader(loader: DataLoader[Any], seed: int) -> Batches:

@@ -172,8 +172,8 @@ class Growth:
 
         Args:
             data: a DataLoader (its data set, batch size, `collate_fn` and workers; Esper draws the
-                order), a list of ready batches, or with `batch_size` a data set or a tuple of
-                tensors [N, ...].
+                order), a list of ready batches, or with `batch_size` a data set or tensors [N, ...]
+                in a tuple or mapping.
             epochs: passes over the data.
             batch_size: samples a batch.
             shuffle: whether each epoch has another order; a DataLoader says so itself.

@@ -170,7 +170,7 @@ SAID = [
     "no sampler of its own",
     "only iterable",
     "give batch_size",
-    "as many rows each",
+    "as many of one as of the other",
     "batch_size has to be",
     "steps=6, and 2 epochs of 6 batches are 12",
     "no state_dict",

@@ -43,6 +43,7 @@ def digests(batches: Batches, epoch: int, first: int = 0) -> list[str]:
 ROWS = (torch.arange(23.0).view(23, 1), torch.arange(23))
 KINDS: dict[str, Any] = {
     "rows": lambda: made(ROWS, batch_size=5),
+    "mapping": lambda: made({"inputs": (ROWS[0], ROWS[0]), "labels": ROWS[1]}, batch_size=5),
     "samples": lambda: made(Drawn(), batch_size=5),
     "loader": lambda: made(DataLoader(Drawn(), 5, shuffle=True)),
     "workers": lambda: made(DataLoader(Drawn(), 5, shuffle=True, num_workers=2)),
