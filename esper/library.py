@@ -25,6 +25,7 @@ from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.run.own_start import Asked, begin
+from esper.tolaria.run.script import running
 from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
@@ -93,9 +94,12 @@ def grow(
         Settings.load(guest=True),
         Console(stderr=True, quiet=not sys.stderr.isatty()),
     )
+    script = running()
+    if script is not None:
+        run_id, resume = script.run_id or run_id, script.resume or resume
     if resume and not run_id:
         raise UsageError("resume=True goes on with a run: say which by run_id.")
-    run_id = run_id or named("own-loop", clock)
+    run_id = run_id or named(script.path.stem if script else "own-loop", clock)
     require_run_id(run_id)
     # after the id is checked: to start the stack takes seconds
     endpoints = stack.up(
@@ -115,7 +119,7 @@ def grow(
                 )
             )
             asked = Asked(model, optimizer, held_out, steps, seed, task, settings)
-            growth = begin(asked, place, resources, resume=resume)
+            growth = begin(asked, place, resources, resume=resume, script=script)
             progress.start()
             resources.callback(progress.stop)
             try:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -38,8 +39,15 @@ def register(app: typer.Typer) -> None:
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe's name (`esper recipes ls`) or a TOML file.")
+        str,
+        typer.Argument(
+            help="A recipe's name (`esper recipes ls`), a TOML file, or a Python script with a "
+            "loop of its own around esper.grow."
+        ),
     ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="What a script is given.")
+    ] = None,
     *,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value; may be given again.")
@@ -80,6 +88,18 @@ def run(
 
     if run_id:
         require_run_id(run_id)
+    if recipe.endswith(".py"):
+        if overrides or allow or listed:
+            raise UsageError(
+                "A script says its settings to esper.grow, and nobody else may have it run: leave "
+                "--set, --allow and --listed away."
+            )
+        _run_script(Path(recipe), arguments or [], run_id, resume=resume, as_json=as_json)
+        return
+    if arguments:
+        raise UsageError(
+            f"Only a script takes arguments, and {recipe} is a recipe: give settings by --set."
+        )
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
     allowed = (
         Allowed.of(settings.service.recipes) if listed else None
@@ -121,6 +141,25 @@ def run(
     tell(on_stack(settings, clock, console, trained, startup), recipe, as_json=as_json)
 
 
+def _run_script(
+    path: Path, arguments: list[str], run_id: str, *, resume: bool, as_json: bool
+) -> None:
+    """Run a script, and say what its runs came to."""
+    from esper.config import Settings  # noqa: PLC0415
+    from esper.tolaria.run.script import read  # noqa: PLC0415
+
+    if resume and not run_id:
+        run_id = _latest(Settings.load(guest=True), str(path))
+    script = read(path, arguments, run_id=run_id, resume=resume)
+    try:
+        script.run()
+    finally:
+        if as_json and script.growths:
+            print(json_text(script.growths[0].as_json(), sort_keys=True), flush=True)
+    if not script.growths:
+        raise UsageError(f"{path} has begun no run: it has to call esper.grow(...).")
+
+
 def tell(finished: Finished, recipe: str, *, as_json: bool) -> None:
     """Print how a run of `recipe` ended; one that was interrupted ends the process with 130."""
     if as_json:
@@ -141,8 +180,6 @@ def _latest(settings: Settings, recipe: str) -> str:
     Raises:
         UsageError: there is none.
     """
-    from pathlib import Path  # noqa: PLC0415
-
     name = Path(recipe).stem
     folders = [path for path in settings.runs_dir.glob(f"{name}-*") if (path / "outbox").is_dir()]
     if not folders:

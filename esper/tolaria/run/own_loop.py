@@ -432,6 +432,23 @@ class Growth:
         """Optimizer steps completed."""
         return self.rigged.session.step
 
+    def as_json(self) -> dict[str, Any]:
+        """Where the run stands, for scripts."""
+        session = self.rigged.session
+        figures = session.cursor.figures
+        return {
+            "run_id": self.run_id,
+            "status": session.state.status,
+            "epochs": session.state.epoch,
+            "steps": session.step,
+            "loss": figures.validation_loss,
+            "metrics": dict(figures.metrics),
+            "score": figures.score,
+            "score_name": figures.score_name,
+            "growth": self.report(),
+            "digest": parameters_digest(session.parts.growing.module),
+        }
+
     def report(self) -> str:
         """What grew, or why nothing did, in a sentence."""
         return self.rigged.session.growth()

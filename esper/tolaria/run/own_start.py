@@ -23,6 +23,7 @@ from esper.tolaria.recipes.structures import size
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.own_loop import Growth, OwnOptimizer
 from esper.tolaria.run.past import Past, nothing, past
+from esper.tolaria.run.script import Script
 from esper.tolaria.run.trainee import data_digest, kernel_training
 from esper.tolaria.run.wiring import RunContext, rig
 from esper.tolaria.step.preflight import few_held_out, probe, require_fit
@@ -89,8 +90,15 @@ class Asked:
             )
 
 
-def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) -> Growth:
-    """Begin a run around a germinated model, or go on with it.
+def begin(
+    asked: Asked,
+    place: RunContext,
+    stack: ExitStack,
+    *,
+    resume: bool = False,
+    script: Script | None = None,
+) -> Growth:
+    """Begin a run around a germinated model, or go on with it; `script` is the file that does.
 
     Raises:
         UsageError: what was asked for makes no sense, the run id is taken, or there is no such run
@@ -110,7 +118,7 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
         place.progress.say(sentence)
     # of the data that Esper sees now: what the loop trains on is told from its first batch
     digest = digest_of_split(held_out)
-    environment = observe({DATA: digest})
+    environment = observe({DATA: digest, **(script.inputs if script else {})})
     own = OwnOptimizer(asked.optimizer)
     if resume:
         before = past(
@@ -141,7 +149,7 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
         steps=asked.steps,
         environment=environment,
     )
-    return Growth(
+    growth = Growth(
         place.run_id,
         rigged,
         own,
@@ -149,6 +157,11 @@ def begin(asked: Asked, place: RunContext, stack: ExitStack, *, resume: bool) ->
         fractions,
         before.beginning.snapshot,
     )
+    if script is not None:
+        script.growths.append(growth)
+        if not resume:  # a resumed run keeps the text that it was begun with
+            script.keep(place.folder)
+    return growth
 
 
 def _require_same(

@@ -4,12 +4,18 @@ bits of a run that nobody disturbed; what cannot go on says so.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from esper.config import Settings
 from tests.integration.run.whole import endpoints, esper, query
 from tests.waiting import PATIENCE_S
 
@@ -36,13 +42,19 @@ def script(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
     )
 
 
-def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(home: Path) -> str:
+    """What the script says of a run that nobody disturbs."""
+    done = script(home, "own-whole")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path, whole: str) -> None:
     """Killed within an epoch, at the end of one, before its first snapshot by steps, and
     interrupted by Ctrl-C, each time with another fresh model: digest, rate and growth are those of
     the run that nobody disturbed, and the journal proves itself.
     """
-    whole = script(home, "own-whole")
-    assert whole.returncode == 0, whole.stderr
     deaths = [("3", {}), ("60", {}), ("94", {"INTERRUPT": "1"}), ("133", {})]
     for number, (step, how) in enumerate(deaths):
         died = script(
@@ -58,7 +70,7 @@ def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path) -> None:
         assert died.returncode in wanted, died.stderr
     ended = script(home, "own-killed", "--resume", MODEL_SEED="9")
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == whole.stdout
+    assert ended.stdout == whole
     url = endpoints(home).history_url
     moves = query(
         url, "SELECT to_stage FROM seed_transitioned WHERE run_id = 'own-killed' ORDER BY sequence"
@@ -67,6 +79,58 @@ def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path) -> None:
     folded = esper(home, "replay", "fold", "own-killed", "--json")
     assert '"equals_live": true' in folded.stdout
     assert '"status": "COMPLETED"' in folded.stdout
+
+
+def test_a_script_is_run_killed_and_resumed_by_esper_run(home: Path, whole: str) -> None:
+    """With nothing in it about runs: the same digest, its text and arguments on record, and its
+    result as JSON.
+    """
+    asked = ("run", str(SCRIPT), "--run-id", "own-script")
+    died = esper(home, *asked, KILL_AT="45", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    ended = esper(home, *asked, "--resume", "--json", PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    assert ended.returncode == 0, ended.stderr
+    said, told = ended.stdout.splitlines()
+    assert said == whole.strip()
+    assert json.loads(told)["status"] == "COMPLETED"
+    assert json.loads(told)["growth"] in said
+    (started,) = query(
+        endpoints(home).history_url,
+        "SELECT versions FROM run_started WHERE run_id = 'own-script'",
+    )
+    versions = json.loads(started["versions"])
+    assert versions["source of own_loop.py"] == hashlib.sha256(SCRIPT.read_bytes()).hexdigest()
+    assert json.loads(versions["arguments"]) == []
+    kept = Settings(home=home).runs_dir / "own-script" / "source" / "own_loop.py"
+    assert kept.read_bytes() == SCRIPT.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "code", "said"),
+    [
+        ("import esper\n\nraise ValueError('mine')\n", (), 2, "ValueError: mine in .*line 3;"),
+        ("def f(:\n", (), 2, "SyntaxError.*line 1;"),
+        ("print('nothing')\n", (), 2, "has begun no run"),
+        ("import sys\nsys.exit(7)\n", (), 7, ""),
+        ("import sys\nprint(sys.argv[1:])\n", ("--", "--lr", "3"), 2, "has begun no run"),
+        ("", ("--set", "run.seed=1"), 2, "leave --set"),
+        ("", ("--resume",), 2, "No run of mine"),
+        (None, (), 2, "No such file"),
+    ],
+)
+def test_what_a_script_does_wrong_is_named(
+    home: Path, tmp_path: Path, text: str | None, options: tuple[str, ...], code: int, said: str
+) -> None:
+    """By file and line; its own exits are its own."""
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    done = esper(home, "run", str(path), *options, PYTHONPATH=str(ROOT))
+    assert done.returncode == code, done.stderr
+    assert re.search(said, done.stderr.replace("\n", " "))
+    assert "Traceback" not in done.stderr
+    if "--lr" in options:
+        assert done.stdout == "['--lr', '3']\n"
 
 
 PROGRAM = """

@@ -56,7 +56,7 @@ def growing(
             settings={"tamiyo": {"enabled": False}, **given},
         )
         place = RunContext(settings, RUN, bus, outbox, CLOCK, progress)
-        growth = begin(asked, place, stack, resume=False)
+        growth = begin(asked, place, stack)
         yield growth, bus, optimizer
         growth.end(None)
 

@@ -1,4 +1,5 @@
-"""A script with a training loop of its own: `python own_loop.py RUN [--resume]`.
+"""A script with a training loop of its own: `python own_loop.py RUN [--resume]`, or
+`esper run own_loop.py`.
 
 It draws random numbers everywhere: in the data set, in its workers, in the model. KILL_AT is the
 step at which it kills itself, or with INTERRUPT presses Ctrl-C; MODEL_SEED makes another model,
@@ -120,4 +121,5 @@ def main(run_id: str, *, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], resume="--resume" in sys.argv)
+    # by `esper run` it is told nothing of its run
+    main(sys.argv[1] if sys.argv[1:] else "", resume="--resume" in sys.argv)
