@@ -24,8 +24,8 @@ from esper.errors import UsageError
 from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
-from esper.tolaria.run.own_start import Asked, begin
-from esper.tolaria.run.script import running
+from esper.tolaria.run.own_script import running
+from esper.tolaria.run.own_start import OwnLoop, begin
 from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
@@ -118,7 +118,7 @@ def grow(
                     resumed=resume,
                 )
             )
-            asked = Asked(model, optimizer, held_out, steps, seed, task, settings)
+            asked = OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
             growth = begin(asked, place, resources, resume=resume, script=script)
             progress.start()
             resources.callback(progress.stop)

@@ -146,7 +146,7 @@ def _run_script(
 ) -> None:
     """Run a script, and say what its runs came to."""
     from esper.config import Settings  # noqa: PLC0415
-    from esper.tolaria.run.script import read  # noqa: PLC0415
+    from esper.tolaria.run.own_script import read  # noqa: PLC0415
 
     if resume and not run_id:
         run_id = _latest(Settings.load(guest=True), str(path))

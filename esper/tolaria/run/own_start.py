@@ -22,8 +22,8 @@ from esper.tolaria.recipes.splits import Split, checked, digest_of_split
 from esper.tolaria.recipes.structures import size
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.own_loop import Growth, OwnOptimizer
+from esper.tolaria.run.own_script import Script
 from esper.tolaria.run.past import Past, nothing, past
-from esper.tolaria.run.script import Script
 from esper.tolaria.run.trainee import data_digest, kernel_training
 from esper.tolaria.run.wiring import RunContext, rig
 from esper.tolaria.step.preflight import few_held_out, probe, require_fit
@@ -35,7 +35,7 @@ OWN_LOOP = "own.loop:model"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OwnLoop:
     """What `esper.grow` was given: see there."""
 
     model: nn.Module
@@ -91,7 +91,7 @@ class Asked:
 
 
 def begin(
-    asked: Asked,
+    asked: OwnLoop,
     place: RunContext,
     stack: ExitStack,
     *,

@@ -23,7 +23,7 @@ from esper.oona.durable.journal_reader import read
 from esper.oona.durable.outbox import Outbox
 from esper.tolaria.recipes.splits import digest_of_split
 from esper.tolaria.run.own_loop import Growth
-from esper.tolaria.run.own_start import Asked, begin
+from esper.tolaria.run.own_start import OwnLoop, begin
 from esper.tolaria.run.trainee import data_digest
 from esper.tolaria.run.wiring import RunContext
 from esper.tolaria.session.progress import Progress
@@ -46,7 +46,7 @@ def growing(
         stack.callback(outbox.close)
         net = germinate(host, seeds=2)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        asked = Asked(
+        asked = OwnLoop(
             net,
             optimizer,
             held_out,
