@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from esper.clock import SystemClock
 from tests.integration.run.whole import GROWING, endpoints, esper, query, result
 from tests.waiting import PATIENCE_S
 
@@ -133,6 +134,7 @@ def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
+    began = SystemClock().now_us()
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
@@ -147,7 +149,10 @@ def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
     ), done.stdout
     (started,) = query(
         endpoints(home).history_url,
-        "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop'",
+        (
+            "SELECT run_id, recipe FROM run_started WHERE recipe = 'own-loop' AND "  # noqa: S608
+            f"occurred_at > fromUnixTimestamp64Micro({began})"
+        ),
     )
     folded = esper(home, "replay", "fold", started["run_id"], "--json")
     assert '"equals_live": true' in folded.stdout

@@ -2,8 +2,8 @@
 `esper run own_loop.py`.
 
 It draws random numbers everywhere: in the data set, in its workers, in the model. KILL_AT is the
-step at which it kills itself, or with INTERRUPT presses Ctrl-C; MODEL_SEED makes another model,
-which a resumed run must not notice. Prints a digest of all that it moved.
+step at which it kills itself, with ASKED as one asks a program to end; MODEL_SEED makes another
+model, which a resumed run must not notice. Prints a digest of all that it moved.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main(run_id: str, *, resume: bool) -> None:
             average.update(net)
             last += 1
             if growth.steps == kill:
-                os.kill(os.getpid(), signal.SIGINT if "INTERRUPT" in os.environ else signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGTERM if "ASKED" in os.environ else signal.SIGKILL)
     digest = hashlib.sha256()
     for name, value in [*sorted(net.state_dict().items()), *sorted(average.weights.items())]:
         if isinstance(value, Tensor):
