@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from esper.checkpoint import Snapshot
@@ -142,7 +143,8 @@ class Growth:
         """Take schedulers, averages of weights and whatever else has `state_dict` and
         `load_state_dict` into snapshots, by name: before `batches`.
 
-        In a resumed run each gets back the state that the run had.
+        In a resumed run each gets back the state that the run had. A `torch.amp.GradScaler` says
+        how the gradients that `step` finds are scaled: call its `unscale_` after that.
 
         Raises:
             UsageError: a part has no state, one that no snapshot can hold, or a name that is taken;
@@ -352,21 +354,27 @@ class Growth:
         sample = (step + 1) % telemetry.every_steps == 0
         if sample:
             growing.observe_gradients()
+        scale = self._scale()
         norm = nn.utils.get_total_norm(host)
         done = Pass(
             batch.loss,
             batch.metrics,
-            norm,
+            norm if scale == 1.0 else norm / scale,
             torch.zeros_like(norm),
-            {place: growing.kernels[place].norm(1.0) for place in (*live, *turns)},
+            {
+                # a shadow pass has its own backward, which nobody has scaled
+                place: growing.kernels[place].norm(scale if place in live else 1.0)
+                for place in (*live, *turns)
+            },
             finite,
             raised,
         )
         read = done.read()
-        faults, excused = _blamed(done, read, turns)
+        faults, excused = _blamed(done, read, turns, scaled=scale > 1.0)
         step_kernels(growing, done, read.norms.keys() | faults.keys(), self.fractions(step)[0])
-        # the caller's optimizer comes next, and without gradients it leaves the host alone
-        if live and not read.finite:
+        # the caller's optimizer comes next, and without gradients it leaves the host alone; a
+        # scaler skips the step by itself, and only if it finds them
+        if live and not read.finite and scale == 1.0:
             for parameter in growing.host_parameters:
                 parameter.grad = None
         counted = count_faults(growing, [*live, *turns], faults, spared=excused)
@@ -420,6 +428,11 @@ class Growth:
             # at once: the model's first parameters are the caller's, and no seed gives them again
             session.snapshots.begin("begun")
             session.snapshots.record(wait=True)
+
+    def _scale(self) -> float:
+        """What the loss is multiplied by before its backward: by a registered GradScaler."""
+        parts = self.rigged.session.parts.registered.parts.values()
+        return next((one.get_scale() for one in parts if isinstance(one, GradScaler)), 1.0)
 
     def _require_open(self) -> None:
         if self._ended:
@@ -529,17 +542,18 @@ class Growth:
 
 
 def _blamed(
-    done: Pass, read: PassFigures, shadowed: Collection[Place]
+    done: Pass, read: PassFigures, shadowed: Collection[Place], *, scaled: bool = False
 ) -> tuple[Faults, set[Place]]:
     """What kernels have done wrong in a step, and those whose gradient is not finite because the
-    host's loss is not: a shadow pass trains on what the host gave.
+    host's loss is not, or because it was `scaled`: a shadow pass trains on what the host gave, and
+    a scaled loss may leave the range of float16.
     """
     faults: Faults = {place: ("FORWARD", error) for place, error in done.raised.items()}
     excused = set[Place]()
     for place in read.outputs:
         faults.setdefault(place, ("NON_FINITE", NOT_FINITE))
     for place in read.norms:
-        if place in shadowed and not math.isfinite(read.loss):
+        if not math.isfinite(read.loss) if place in shadowed else scaled:
             excused.add(place)
         else:
             faults.setdefault(place, ("NON_FINITE", GRADIENT_NOT_FINITE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,6 +93,31 @@ def test_batches_of_any_structure_train_and_are_recorded(
     assert isinstance(events[-1], RunCompleted)
     assert data_digest([events[0]]) == digest_of_split(held_out)
     assert digest_of_split(held_out) != digest_of_split((X + 1, Y))
+
+
+def test_a_registered_scaler_says_how_gradients_are_scaled(tmp_path: Path) -> None:
+    """The norm that the run reports is that of true gradients; the scaler skips what overflows, and
+    goes on.
+    """
+    norms = []
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        with growing(tmp_path / str(scaled), Host(4), (X, Y)) as (growth, _, optimizer):
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, enabled=scaled)
+            growth.register(**({"scaler": scaler} if scaled else {}))
+            for x, y in growth.batches((X, Y), batch_size=15, epochs=2):
+                optimizer.zero_grad()
+                loss = growth.loss(x, y)
+                scaler.scale(loss * math.inf if scaled and growth.steps == 5 else loss).backward()
+                growth.step()
+                if growth.steps == 1:
+                    norms.append(growth.rigged.session.cursor.sums.gradient_norm)
+                scaler.step(optimizer)
+                scaler.update()
+            assert growth.steps == 8
+        if scaled:
+            assert scaler.get_scale() == 2.0**13
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [

@@ -58,6 +58,20 @@ def test_a_kernel_is_blamed_for_what_it_did_and_not_for_what_the_host_did(
     assert _blamed(given, given.read(), [SHADOWED]) == (faults, excused)
 
 
+def test_a_scaled_loss_excuses_gradients_that_overflow() -> None:
+    """Those of live kernels, whose loss was scaled, and not of a shadow pass, nor what a kernel
+    gave itself.
+    """
+    overflow = done(norms={LIVE: torch.tensor(math.inf)})
+    assert _blamed(overflow, overflow.read(), [SHADOWED], scaled=True) == ({}, {LIVE})
+    shadow = done(norms={SHADOWED: torch.tensor(math.inf)})
+    found = {SHADOWED: ("NON_FINITE", GRADIENT_NOT_FINITE)}
+    assert _blamed(shadow, shadow.read(), [SHADOWED], scaled=True) == (found, set())
+    output = done(outputs={LIVE: torch.tensor(0.0)}, norms={LIVE: torch.tensor(math.nan)})
+    (faults, _) = _blamed(output, output.read(), [SHADOWED], scaled=True)
+    assert faults == {LIVE: ("NON_FINITE", NOT_FINITE)}
+
+
 def test_failures_are_counted_in_a_row() -> None:
     """What works sets the count back, what was excused leaves it; forced ones count in silence."""
     model = growing()
