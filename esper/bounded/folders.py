@@ -117,6 +117,8 @@ def open_named(path: Path, limit: Limit) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # no file has such a name
+        raise UsageError(f"{str(path)!r} is no name of a file: {error}.") from error
     with _plain_file(path, descriptor, limit) as file:
         yield file
 

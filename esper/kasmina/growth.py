@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper.errors import UsageError
 from esper.events.records import LayerInventory
 from esper.kasmina.adamw import EagerAdamW
-from esper.kasmina.numerics import Numerics, each_tensor, full, kernel_type
+from esper.kasmina.numerics import Numerics, each_tensor, full
 from esper.kasmina.seeded.fast_path import FastPaths, slow_path
 from esper.kasmina.seeded.faults import KernelFault, Place
 from esper.kasmina.seeded.health import Health
@@ -24,6 +24,7 @@ from esper.kasmina.seeded.layers import (
     SeededLayer,
     Switches,
     host_parameters,
+    kernel_type,
     reads_and_writes,
     unseed,
 )

@@ -64,17 +64,6 @@ class Numerics:
         )
 
 
-def kernel_type(layer: nn.Module) -> tuple[torch.dtype, bool]:
-    """The type of kernels beside a host layer, and whether their inputs have to be cast to it.
-
-    float64 beside parameters in float64, else float32: in half precision AdamW's averages stand
-    still and its epsilon is 0, so kernels of such a host compute in float32.
-    """
-    types = {tensor.dtype for tensor in layer.parameters() if tensor.is_floating_point()}
-    own = torch.float64 if torch.float64 in types else torch.float32
-    return own, types != {own}
-
-
 def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """`value` with `change` of each tensor in it: in tuples, lists and mappings, such as the
     outputs of a Hugging Face model. Anything else stays as it is, and so does all of it where no

@@ -86,7 +86,10 @@ def read_file(path: Path, limits: Limits = DEFAULT) -> ModelFile:
             return _of_state(_state_dict(file, path), limits, str(path))
         file.seek(0)
         # read, not mapped: a file that is cut off under a mapping ends the process
-        return unpacked(file.read(), limits, str(path))
+        content = file.read()
+    if int.from_bytes(content[:8], "little") > len(content):
+        raise CorruptError(f"{path} is neither a safetensors file nor one of torch.save.")
+    return unpacked(content, limits, str(path))
 
 
 def unpacked(content: bytes, limits: Limits, what: str) -> ModelFile:

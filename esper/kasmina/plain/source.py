@@ -4,6 +4,7 @@ the user's class its kernels in plain torch.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ def load(model, path=Path(__file__).with_name({file!r})):
         grown.add(id(layer))
         place = next(layer.parameters()).device
         for child, kernel in kernels.items():
+            if hasattr(layer, child):
+                raise ValueError(f"{{name}} has a {{child}} already: give load() a model without.")
             layer.add_module(child, kernel().to(place).train(layer.training))
         layer.register_forward_hook(blend, with_kwargs=True, prepend=True)
     for part in model.modules():
@@ -101,17 +104,19 @@ def harvested(file: ModelFile, *, module: str, saved_as: str) -> Harvested:
         }
         for name, note in file.layers.items()
     }
-    tensors = _renamed(file, slots)
+    names = {name: _child_names(file, name, held) for name, held in slots.items()}
+    tensors = _renamed(file, names)
     parts, entries = list[str](), list[str]()
     growing = [(name, held) for name, held in slots.items() if held]
     for number, (name, held) in enumerate(growing):
         kernels = []
         for place, (index, slot) in enumerate(held.items()):
-            made, prefix = f"Kernel{number}_{place}", f"{_inside(name)}kept_{place}."
+            child = names[name][index]
+            made, prefix = f"Kernel{number}_{place}", f"{_inside(name)}{child}."
             said = f"# {slot.family} of seed {index} in {name!r}\n"
             parts.append(said + _kernel(made, plain_kernel(slot.kernel), tensors, prefix))
-            kernels.append(f'"kept_{place}": {made}')
-        parts.append(_blend(f"blend_{number}", file.layers[name], held))
+            kernels.append(f'"{child}": {made}')
+        parts.append(_blend(f"blend_{number}", file.layers[name], held, names[name]))
         entries.append(f"    {name!r}: ({{{', '.join(kernels)}}}, blend_{number}),\n")
     layers = f"LAYERS = {{\n{''.join(entries)}}}" if entries else "LAYERS = {}"
     code = "\n\n\n".join([*parts, layers, _LOAD.format(file=saved_as)])
@@ -134,17 +139,28 @@ def _inside(name: str) -> str:
     return f"{name}." if name else ""
 
 
-def _renamed(file: ModelFile, slots: Mapping[str, Mapping[int, Slot]]) -> dict[str, Tensor]:
+def _child_names(file: ModelFile, name: str, held: Mapping[int, Slot]) -> dict[int, str]:
+    """Names for the kernels of a layer by their seeds, of which no tensor of it is: it may have
+    been harvested before.
+    """
+    prefix = _inside(name)
+    taken = {
+        own.removeprefix(prefix).partition(".")[0] for own in file.tensors if own.startswith(prefix)
+    }
+    free = (f"kept_{n}" for n in itertools.count() if f"kept_{n}" not in taken)
+    return dict(zip(held, free, strict=False))
+
+
+def _renamed(file: ModelFile, names: Mapping[str, Mapping[int, str]]) -> dict[str, Tensor]:
     """The tensors as a harvested model names them, without those of other kernels."""
     tensors = dict(file.tensors)
     for name, note in file.layers.items():
-        places = {index: place for place, index in enumerate(slots[name])}
         for index in note.kernels:
             old = f"{_inside(name)}kernel_{index}."
             for own in [own for own in tensors if own.startswith(old)]:
                 value = tensors.pop(own)
-                if index in places:
-                    new = f"{_inside(name)}kept_{places[index]}.{own.removeprefix(old)}"
+                if index in names[name]:
+                    new = f"{_inside(name)}{names[name][index]}.{own.removeprefix(old)}"
                     tensors[new] = value
     return tensors
 
@@ -171,9 +187,9 @@ def _made(part: nn.Module) -> str:
     return f"nn.{part!r}" if type(part) is not nn.Module else "nn.Module()"
 
 
-def _blend(made: str, note: LayerNote, held: Mapping[int, Slot]) -> str:
+def _blend(made: str, note: LayerNote, held: Mapping[int, Slot], names: Mapping[int, str]) -> str:
     """The forward hook of a layer as a function."""
-    kept = {index: (f"kept_{place}", slot) for place, (index, slot) in enumerate(held.items())}
+    kept = {index: (names[index], slot) for index, slot in held.items()}
     code = _code(blending(note.argument, note.channel_dim, note.chunks, kept))
     return code.replace("def forward(self, ", f"def {made}(", 1).rstrip()
 

@@ -204,6 +204,17 @@ class Seeds:
             return chunk
 
 
+def kernel_type(layer: nn.Module) -> tuple[torch.dtype, bool]:
+    """The type of kernels beside a host layer, and whether their inputs have to be cast to it.
+
+    float64 beside parameters in float64, else float32: in half precision AdamW's averages stand
+    still and its epsilon is 0, so kernels of such a host compute in float32.
+    """
+    types = {tensor.dtype for tensor in layer.parameters() if tensor.is_floating_point()}
+    own = torch.float64 if torch.float64 in types else torch.float32
+    return own, types != {own}
+
+
 class SeededLayer(Seeded):
     """What makes a host layer a seeded one.
 
@@ -258,11 +269,18 @@ class SeededLayer(Seeded):
 
     def _hold(self, index: int, slot: Slot, tensors: Mapping[str, Tensor]) -> None:
         name, device = f"kernel_{index}", next(self.parameters()).device
-        for parameter_name, parameter in slot.kernel.named_parameters():
-            saved = tensors.get(f"{name}.{parameter_name}")
-            # in the type that they were saved in
-            if isinstance(saved, Tensor) and saved.is_floating_point():
-                parameter.data = parameter.data.to(saved.dtype)
+        own = dict(self.named_parameters(recurse=False))
+        if all(own[key].dtype == one.dtype for key, one in tensors.items() if key in own):
+            for parameter_name, parameter in slot.kernel.named_parameters():
+                saved = tensors.get(f"{name}.{parameter_name}")
+                # in the type that they were saved in
+                if isinstance(saved, Tensor) and saved.is_floating_point():
+                    parameter.data = parameter.data.to(saved.dtype)
+        else:  # the host's weights become those of this layer, and so the kernels fit it
+            dtype, casts = kernel_type(self)
+            slot.kernel.to(dtype)
+            if isinstance(slot.kernel, KernelModule):
+                slot.kernel.casts = casts
         slot.alpha = slot.alpha.to(device)
         self.add_module(name, slot.kernel.to(device).train(self.training))
         self.seeds.slots[index] = slot

@@ -26,6 +26,9 @@ JSON in bytes, because whoever handles a `state_dict` expects tensors.
 """
 
 
+_LARGEST: Final = 1e6  # weight of a kernel that a file may name
+
+
 class KernelNote(BaseModel):
     """One kernel; the meanings of `Slot`.
 
@@ -39,8 +42,8 @@ class KernelNote(BaseModel):
     ir: str
     blend: Blend
     tap: Tap
-    alpha: float
-    alpha_target: float
+    alpha: float = Field(ge=-_LARGEST, le=_LARGEST)
+    alpha_target: float = Field(ge=-_LARGEST, le=_LARGEST)
     live: bool
     fossilised: bool
     casts: bool = False
@@ -69,8 +72,6 @@ class KernelNote(BaseModel):
             self.fossilised,
         )
         slot.alpha.fill_(self.alpha)
-        if isinstance(slot.kernel, KernelModule):
-            slot.kernel.casts = self.casts
 
 
 class LayerNote(BaseModel):
@@ -148,6 +149,8 @@ def slot_of(note: KernelNote, what: str) -> Slot:
     if (slot.family, slot.blend, slot.tap) != (note.family, note.blend, note.tap):
         raise CorruptError(f"{what} has a blueprint of another kernel.")
     note.settle(slot)
+    if isinstance(slot.kernel, KernelModule):
+        slot.kernel.casts = note.casts
     return slot
 
 

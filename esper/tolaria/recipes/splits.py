@@ -68,8 +68,16 @@ def checked(split: Split, what: str) -> Split:
             raise UsageError(
                 f"{what} has {name} without a dimension: the first dimension is the sample."
             )
-        if tensor.layout != strided:
-            raise UsageError(f"{what} has sparse {name}: give .to_dense() of it.")
+        if tensor.layout != strided or tensor.is_nested:
+            form = "nested" if tensor.is_nested else "sparse"
+            raise UsageError(
+                f"{what} has {form} {name}: give a dense tensor, padded or .to_dense()."
+            )
+        if tensor.is_quantized or tensor.is_meta:
+            form = "no values in" if tensor.is_meta else "quantized"
+            raise UsageError(
+                f"{what} has {form} {name}: give numbers, such as .dequantize() of it."
+            )
         lengths[name] = len(tensor)
     if len(set(lengths.values())) > 1 or not all(lengths.values()):
         counts = " and ".join(f"{count} {name}" for name, count in lengths.items())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -27,13 +27,8 @@ from esper.events.records import Outcome
 from esper.kasmina import Place
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail, Pause
-from esper.tolaria.recipes.structures import Structure, size
-from esper.tolaria.record.snapshot_content import (
-    RunSnapshot,
-    address,
-    place_of,
-    restore_random,
-)
+from esper.tolaria.recipes.structures import Structure, plain, size
+from esper.tolaria.record.snapshot_content import address, place_of
 from esper.tolaria.run.own_batches import Batches, batches_of
 from esper.tolaria.run.trainer import start_of
 from esper.tolaria.run.wiring import Runtime
@@ -84,6 +79,12 @@ class OwnOptimizer:
         self._state = HostState(type(optimizer).__name__, optimizer)
         self._groups = len(optimizer.param_groups)
 
+    @property
+    def kind(self) -> list[Any]:
+        """What another optimizer in its place has to be: of its class, with as many parameters."""
+        groups = self.host_optimizer.param_groups
+        return [type(self.host_optimizer).__name__, [len(group["params"]) for group in groups]]
+
     def state_dict(self) -> dict[str, Any]:
         """All of it as JSON.
 
@@ -102,6 +103,7 @@ class OwnOptimizer:
                 "snapshot can hold: give it a number."
             )
         return {
+            "kind": self.kind,
             "optimizer": self._state.state_dict(),
             "rates": [group["lr"] for group in groups],
             "spared": sorted(map(address, self.spared)),
@@ -138,6 +140,7 @@ class Growth:
     _batch: _Batch | None = None
     _ended: bool = False
     _driven: bool = False
+    _iterator: Generator[Any, None, None] | None = None
 
     def register(self, **parts: Stateful) -> None:
         """Take schedulers, averages of weights and whatever else has `state_dict` and
@@ -170,7 +173,8 @@ class Growth:
         by themselves: validation, gates, Tamiyo's answer.
 
         With it, the run has snapshots; interrupted or killed, it goes on with
-        `esper.grow(..., run_id=..., resume=True)` where it was, bit for bit in lockstep.
+        `esper.grow(..., run_id=..., resume=True)` where it was, bit for bit in lockstep. A loop
+        that is left by `break` has ended, as by early stopping.
 
         Args:
             data: a DataLoader (its data set, batch size, `collate_fn` and workers; Esper draws the
@@ -222,18 +226,20 @@ class Growth:
         self.own.content = content
         self.own.state_dict()  # what no snapshot can hold is refused before the first step
         parts.stepper, session.standing.defers, self._driven = self.own, True, True
-        return self._all_epochs(found, epochs, after_epoch)
+        self._iterator = self._all_epochs(found, epochs, after_epoch)
+        return self._iterator
 
     def _all_epochs(
         self, found: Batches, epochs: int, after_epoch: Callable[[], None] | None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         session = self.rigged.session
         with _signals(session.standing):
             try:
                 self._start()
                 if self.beginning is not None:
-                    # again: what the script has drawn since the restore is over
-                    restore_random(RunSnapshot.of(self.beginning).random, self.beginning.tensors)
+                    # again: what the script has drawn and made since then is over, such as the
+                    # rates of a scheduler that was made within the block
+                    session.snapshots.restore(self.beginning, session.state)
                     with suppress(RolledBack):
                         session.ask_again()
                 while session.state.epoch < epochs:
@@ -300,7 +306,7 @@ class Growth:
         # until the next loss, not for this call alone: backward may compute layers once more
         switches.fallback = frozenset(self.own.spared)
         switches.notes.clear(watching=False)
-        data: Batch = batch[0] if len(batch) == 1 else batch
+        data: Batch = plain(batch[0] if len(batch) == 1 else batch, "What growth.loss was given")
         sampling = (step + 1) % telemetry.every_steps == 0
         units = parts.task.count(data)
         with switches.live_pass(watching=bool(growing.kernels), sampling=sampling):
@@ -479,6 +485,9 @@ class Growth:
             return
         # first: an error while ending must not end it a second time
         self._ended = True
+        if self._iterator is not None:
+            # one that a loop has left early and somebody still holds has our signal handlers
+            self._iterator.close()
         session = self.rigged.session
         if session.state.status == "NEW" or isinstance(error, FencedError):
             return  # there is no journal, or it is another writer's

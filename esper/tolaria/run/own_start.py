@@ -21,11 +21,13 @@ from esper.tolaria.recipes.recipe import OWNER, Recipe, validated
 from esper.tolaria.recipes.splits import Split, checked, digest_of_split
 from esper.tolaria.recipes.structures import size
 from esper.tolaria.record.resume import differences, recipe_of
+from esper.tolaria.record.snapshot_content import RunSnapshot
 from esper.tolaria.run.own_loop import Growth, OwnOptimizer
 from esper.tolaria.run.own_script import Script
 from esper.tolaria.run.past import Past, nothing, past
 from esper.tolaria.run.trainee import data_digest, kernel_training
 from esper.tolaria.run.wiring import RunContext, rig
+from esper.tolaria.step.optimizers import UNSUITED
 from esper.tolaria.step.preflight import few_held_out, probe, require_fit
 from esper.tolaria.step.schedules import fractions_of, schedule_of
 from esper.tolaria.step.tasks import Task, task_of
@@ -83,6 +85,9 @@ class OwnLoop:
             raise UsageError(
                 "The model has no seeds; call esper.germinate(model) before esper.grow(model, ...)."
             )
+        kind = type(self.optimizer)
+        if kind.__module__.startswith("torch.") and kind.__name__ in UNSUITED:
+            raise UsageError(f"{kind.__name__} {UNSUITED[kind.__name__]} Take another optimizer.")
         if self.steps < 1:
             raise UsageError(
                 "steps is the number of optimizer steps that the loop will do: give 1 or more, "
@@ -129,7 +134,7 @@ def begin(
             partial(open_tensors, place.settings),
             place.progress,
         )
-        _require_same(before, recipe, growing, asked.steps, digest)
+        _require_same(before, recipe, growing, asked.steps, digest, own.kind)
         for difference in differences(before.events, environment):
             place.progress.say(f"{difference}; the resumed run may give other bits.")
     else:
@@ -165,7 +170,12 @@ def begin(
 
 
 def _require_same(
-    before: Past, recipe: Recipe, growing: GrowingModel, steps: int, digest: str
+    before: Past,
+    recipe: Recipe,
+    growing: GrowingModel,
+    steps: int,
+    digest: str,
+    optimizer: list[Any],
 ) -> None:
     """Refuse to go on with a run as another one.
 
@@ -191,6 +201,8 @@ def _require_same(
         changed = "the model's layers or their seeds"
     if changed is None and data_digest(before.events) != digest:
         changed = "held_out"
+    if changed is None and RunSnapshot.of(before.beginning.snapshot).stepper["kind"] != optimizer:
+        changed = "the optimizer, its groups or their parameters"
     if changed is not None:
         raise UsageError(
             f"Run {run_id} cannot go on with another value of {changed}: give esper.grow what the "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from esper.errors import UsageError
 
@@ -29,35 +30,39 @@ class Stateful(Protocol):
 
 
 def flattened(value: object, name: str) -> tuple[Note, dict[str, Tensor]]:
-    """A state as JSON and tensors: each tensor is named after where it stands in `name`.
+    """A state as JSON and tensors, which are named by their numbers within `name`.
 
     Raises:
         UsageError: it holds something else; the sentence says where.
     """
+    tensors: dict[str, Tensor] = {}
+    return _flattened(value, name, name, tensors), tensors
+
+
+def _flattened(value: object, where: str, name: str, tensors: dict[str, Tensor]) -> Note:
     if isinstance(value, Tensor):
-        return {"tensor": name}, {name: value.detach()}
+        # by number: keys may hold anything, so names made of them could be the same
+        tensors[number := f"{name}/{len(tensors)}"] = value.detach()
+        return {"tensor": number}
     if isinstance(value, _PLAIN):
-        return value, {}
+        return value
     if isinstance(value, float):
         # JSON has no infinity and no NaN
-        return (value if math.isfinite(value) else {"float": str(value)}), {}
-    tensors: dict[str, Tensor] = {}
+        return value if math.isfinite(value) else {"float": str(value)}
 
     def part(one: object, key: object) -> Note:
-        note, more = flattened(one, f"{name}/{key}")
-        tensors.update(more)
-        return note
+        return _flattened(one, f"{where}/{key}", name, tensors)
 
     if isinstance(value, list):
-        return [part(one, number) for number, one in enumerate(value)], tensors
+        return [part(one, number) for number, one in enumerate(value)]
     if isinstance(value, tuple):
-        return {"tuple": [part(one, number) for number, one in enumerate(value)]}, tensors
+        return {"tuple": [part(one, number) for number, one in enumerate(value)]}
     if isinstance(value, Mapping) and all(isinstance(key, _PLAIN) for key in value):
         # pairs, because keys of JSON are texts, and an optimizer's state has numbers for keys
-        return {"dict": [[key, part(one, key)] for key, one in value.items()]}, tensors
+        return {"dict": [[key, part(one, key)] for key, one in value.items()]}
     raise UsageError(
-        f"{name} is of type {type(value).__name__}, which no snapshot can hold: let its state_dict "
-        "have tensors, numbers, texts, lists and dictionaries of them."
+        f"{where} is of type {type(value).__name__}, which no snapshot can hold: let its "
+        "state_dict have tensors, numbers, texts, lists and dictionaries of them."
     )
 
 
@@ -104,6 +109,11 @@ class Registered:
             raise UsageError(
                 f"{name} is {type(part).__name__}, which has no state_dict and load_state_dict: "
                 "only what has both can be registered."
+            )
+        if isinstance(part, AveragedModel):
+            raise UsageError(
+                f"{name} averages parameters by their positions, and kernels add to them: keep an "
+                "average by name, of model.named_parameters() as they are now."
             )
         flattened(part.state_dict(), name)
         if name in self.waiting:

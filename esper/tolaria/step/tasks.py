@@ -32,6 +32,7 @@ LABELS: Final = "labels"
 IGNORED: Final = -100
 """A label that counts in no loss and no metric, as in torch and Hugging Face."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MOST_UNITS: Final = 2**53  # counts above it are no exact floats
 _MOST: Final = 64  # metrics of a task: events take some more
 
 
@@ -174,6 +175,8 @@ class Task:
                 f"units of task {self.name} gave {type(units).__name__}: give a whole number, by "
                 "int(...)."
             )
+        if units > _MOST_UNITS:
+            raise UsageError(f"units of task {self.name} gave {units:.1e}: a batch has fewer.")
         return units
 
     def count(self, batch: Batch) -> int:
@@ -192,10 +195,16 @@ class Task:
 
     def finished(self, means: Mapping[str, float]) -> dict[str, float]:
         """The metrics whose means over all units these are."""
-        return {
-            metric.name: metric.final(means[metric.name]) if metric.final else means[metric.name]
-            for metric in self.metrics
-        }
+        return {metric.name: self._final(metric, means[metric.name]) for metric in self.metrics}
+
+    def _final(self, metric: Metric, mean: float) -> float:
+        if (final := metric.final) is None:
+            return mean
+        what = f"final of metric {metric.name} of task {self.name}"
+        value: object = own_code(what, lambda: final(mean))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{what} gave {type(value).__name__}: give a number.")
+        return float(value)
 
     def scored(self, loss: float, metrics: Mapping[str, float]) -> float:
         """The score that has these figures; 0 before anything was measured."""
@@ -334,7 +343,12 @@ def _labels(batch: Batch) -> int:
     labels = parted(batch)[1]
     if labels.is_floating_point():
         return int(labels.numel() // labels.shape[_CLASSES])
-    return int((labels != IGNORED).sum())
+    return int((_whole(labels) != IGNORED).sum())
+
+
+def _whole(labels: Tensor) -> Tensor:
+    """Labels that can be compared with any number: in uint8, -100 would be 156."""
+    return labels.long()
 
 
 def _require_labels(output: Tensor, labels: Any, what: str, batch: int) -> None:
@@ -342,7 +356,7 @@ def _require_labels(output: Tensor, labels: Any, what: str, batch: int) -> None:
     labels = _tensor(labels, what)
     if output.dim() < 2:
         raise UsageError(
-            f"The model gives {list(output.shape)} for {len(output)} samples of {what}: "
+            f"The model gives {list(output.shape)} for the samples of {what}: "
             "classification needs a number for each class, [samples, classes]."
         )
     classes, wanted = output.shape[_CLASSES], (len(labels), *output.shape[2:])
@@ -355,6 +369,7 @@ def _require_labels(output: Tensor, labels: Any, what: str, batch: int) -> None:
             )
         _require_probabilities(labels, what)
         return
+    labels = _whole(labels)
     if labels.shape != wanted:
         raise UsageError(
             f"{what} has labels {list(labels.shape)}, and the model's outputs "
@@ -423,6 +438,11 @@ def _tensor(targets: Any, what: str) -> Tensor:
             f"{what} has {type(targets).__name__} for targets: this task needs one tensor; name a "
             "task of your own for others."
         )
+    if targets.is_complex():
+        raise UsageError(
+            f"{what} has targets of {_type(targets)}: this task needs real numbers, such as "
+            "torch.view_as_real(...) of them."
+        )
     return targets
 
 
@@ -438,7 +458,8 @@ def _multi_label(model: Callable[..., Any], batch: Batch) -> Outcome:
     logits, labels = output_of(model, batch), parted(batch)[1]
     _require_same(logits, labels, "multi_label")
     wanted = labels.to(logits.dtype)
-    right = ((logits.detach() > 0) == (wanted > _HALF)).flatten(1)
+    # one label a sample has no dimension of labels
+    right = ((logits.detach() > 0) == (wanted > _HALF)).reshape(len(wanted), -1)
     return Outcome(
         functional.binary_cross_entropy_with_logits(logits, wanted),
         {"exact_match": right.all(1).sum(), "label_accuracy": right.double().mean(1).sum()},
@@ -451,7 +472,9 @@ _HALF: Final = 0.5  # a label of at least this probability is there, as a logit 
 def _examine_multi_label(output: Tensor, split: Batch, what: str, _batch: int) -> None:
     labels = _tensor(parted(split)[1], what)
     _require_same(output, labels, "multi_label", what)
-    wrong = ((labels < 0) | (labels > 1)).flatten(1).any(1)
+    # uint16 and its like have no comparison
+    labels = labels if labels.is_floating_point() else _whole(labels)
+    wrong = ((labels < 0) | (labels > 1)).reshape(len(labels), -1).any(1)
     if (sample := _first(wrong)) is not None:
         raise UsageError(
             f"{what} has labels outside of 0 to 1 at sample {sample}: multi_label needs a 1 for "
@@ -517,6 +540,7 @@ def language_model(*, label_smoothing: float = 0.0, shift: bool = False) -> Task
             )
         if labels.is_floating_point():
             raise UsageError(f"{what} has labels of {_type(labels)}: give tokens, labels.long().")
+        labels = _whole(labels)
         _require_range(labels, output.shape[-1], what)
         _require_counted(labels[:, 1:] if shift else labels, what, batch)
         counts = labels != IGNORED
@@ -536,7 +560,7 @@ def language_model(*, label_smoothing: float = 0.0, shift: bool = False) -> Task
         step,
         (perplexity, Metric("accuracy", "fraction")),
         "loss",
-        lambda batch: int((aligned(batch) != IGNORED).sum()),
+        lambda batch: int((_whole(aligned(batch)) != IGNORED).sum()),
         examine,
     )
 

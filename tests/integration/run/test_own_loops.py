@@ -143,9 +143,9 @@ x, y = torch.randn(60, 4), torch.randint(0, 2, (60,))
 def net():
     layers = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
     return esper.germinate(torch.nn.Sequential(*layers), seeds=2)
-def grow(model=None, steps=6, held_out=(x, y), **more):
+def grow(model=None, steps=6, held_out=(x, y), make=torch.optim.SGD, **more):
     model = model or net()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = make(model.parameters(), 0.1)
     more = {"tamiyo": {"enabled": False}, **more}
     return model, optimizer, esper.grow(model, optimizer, held_out=held_out, steps=steps, **more)
 def refused(act):
@@ -173,6 +173,8 @@ with growing as growth:
         def load_state_dict(self, state): pass
     refused(lambda: growth.register(odd=Odd()))
     refused(growth.step)
+    refused(lambda: growth.register(swa=torch.optim.swa_utils.AveragedModel(model)))
+    refused(lambda: growth.loss(x.numpy(), y))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
     growth.register(scheduler=scheduler)
     refused(lambda: growth.register(scheduler=scheduler))
@@ -187,7 +189,9 @@ with growing as growth:
     refused(growth.step)
     refused(lambda: growth.loss(*batch))
     loss.backward(); growth.step(); optimizer.step()
-    taken.close()
+import signal
+if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    print("our signal handlers are still there")
 refused(lambda: growth.loss(*batch))
 refused(lambda: growth.batches(**pair))
 
@@ -228,6 +232,8 @@ refused(resumed(run_id="misused"))
 refused(resumed(steps=9))
 refused(resumed(kernels={"learning_rate": 0.1}))
 refused(resumed(held_out=(x + 1, y)))
+refused(resumed(make=torch.optim.Adam))
+refused(resumed(make=torch.optim.LBFGS))
 refused(resumed(model=esper.germinate(torch.nn.Linear(4, 2), seeds=2)))
 refused(resumed(run_id="stopped", resume=False))
 """
@@ -241,6 +247,8 @@ SAID = [
     "no state_dict",
     "odd/inner/0 is of type function",
     "Call growth.step() after growth.loss",
+    "swa averages parameters by their positions",
+    "is a numpy ndarray",
     "scheduler is registered already",
     "once, before the first step",
     "before growth.batches",
@@ -260,6 +268,8 @@ SAID = [
     "steps (6 then, 9 now)",
     "kernels.learning_rate",
     "another value of held_out",
+    "another value of the optimizer",
+    "LBFGS cannot train here",
     "layers or their seeds",
     "stopped already has a journal",
 ]

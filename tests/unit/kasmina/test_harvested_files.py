@@ -116,6 +116,34 @@ def test_kernels_of_every_family_run_without_esper(tmp_path: Path) -> None:
     without_esper(tmp_path)
 
 
+def test_a_model_that_was_harvested_before_keeps_its_older_kernels() -> None:
+    """Harvested, germinated and grown again: the files have the kernels of both lives, and a name
+    that a layer has is never taken.
+    """
+    torch.manual_seed(0)
+    x = torch.randn(3, 16)
+    host: nn.Module = nn.Sequential(nn.Linear(16, 12))
+    for family, shift in (("mlp", 0.0), ("gate", 0.3)):
+        model = germinate(host, seeds=3)
+        growing = GrowingModel(model, training=KernelTraining())
+        growing.probe(x)
+        slot = foundry_slot(growing, ("0", 1), family, 0.5)
+        with torch.no_grad():
+            for parameter in slot.kernel.parameters():
+                parameter.add_(shift)
+        slot.live = slot.fossilised = True
+        model.eval()
+        host = host if family == "gate" else harvest(model)
+    found = harvested(of(growing.module), module="model", saved_as="model.safetensors")
+    names = {name.split(".")[1] for name in found.tensors if "kept" in name}
+    assert names == {"kept_0", "kept_1"}
+    own = {name: value for name, value in found.tensors.items() if "kept_0" in name}
+    older = {name: value for name, value in host.state_dict().items() if "kept_0" in name}
+    assert own.keys() == older.keys()
+    assert all(torch.equal(own[name], older[name]) for name in own)
+    assert "has a {child} already" in found.source
+
+
 class Own(nn.Module):
     """Layers with names that are no Python, one of them under two names, and a nested one."""
 

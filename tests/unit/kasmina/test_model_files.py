@@ -178,14 +178,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "is cut off": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is no safetensors file"),
     "has a header without end": (
         lambda path: path.write_bytes(b"\xff" * 7 + b"\0" + b"{"),
-        "ESPER_IMPORTS__HEADER_MIB",
+        "is neither a safetensors file nor one of torch.save",
     ),
     "has no JSON": (lambda path: metadata_text(path, "[{"), "nested deeper|no JSON"),
     "has a list": (lambda path: metadata_text(path, "[]"), "is no safetensors file"),
     "executes": (lambda path: torch.save({"a": Evil()}, path), "holds more than tensors"),
     "is a pickle": (
         lambda path: path.write_bytes(pickle.dumps(Evil())),
-        "ESPER_IMPORTS__HEADER_MIB",
+        "is neither a safetensors file nor one of torch.save",
     ),
     "is a whole model": (lambda path: torch.save(nn.Linear(2, 2), path), "holds more than tensors"),
     "is a checkpoint": (

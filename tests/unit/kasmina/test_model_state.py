@@ -142,6 +142,36 @@ def test_kernels_come_back_in_the_type_that_they_were_saved_in() -> None:
     assert parameters_digest(fresh) == parameters_digest(growing.module)
 
 
+@pytest.mark.parametrize(
+    ("saved", "own"),
+    [
+        (torch.float64, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float64),
+        (torch.float32, torch.bfloat16),
+    ],
+)
+def test_kernels_fit_a_host_of_another_type_than_they_were_saved_in(
+    saved: torch.dtype, own: torch.dtype
+) -> None:
+    """As torch casts the host's weights: no kernel is left out in silence."""
+    case = CASES["features"]
+    growing, x = grown(case), case.inputs(3)
+    wanted = growing.module(x).detach()
+    state = copy.deepcopy(growing.module).to(saved).state_dict()
+    fresh = germinate(case.make(), seeds=3).to(own).eval()
+    fresh.load_state_dict(state)
+    plain = case.make().to(own).eval()
+    plain.load_state_dict({name: state[name] for name in plain.state_dict()})
+    found = fresh(x.to(own)).float()
+    low = torch.bfloat16 in (saved, own) or torch.float16 in (saved, own)
+    assert torch.allclose(found, wanted, atol=5e-2 if low else 1e-5)
+    assert (found - plain(x.to(own)).float()).abs().max() > (found - wanted).abs().max()
+    with pytest.warns(UserWarning, match="are left out"):
+        assert torch.isfinite(harvest(fresh)(x.to(own))).all()
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_dormant_model_s_keys_are_the_plain_ones(name: str) -> None:
     """Checkpoints of plain and germinated models go into each other, strictly."""

@@ -143,6 +143,34 @@ def test_whole_numbers_of_any_type_are_labels(kind: torch.dtype) -> None:
     close(found, loss=functional.cross_entropy(host(x).detach(), y), accuracy=found["accuracy"])
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16])
+def test_labels_of_every_class_count_in_any_type(kind: torch.dtype) -> None:
+    """In uint8, -100 would be 156, and 256 classes would be none."""
+    x, y = drawn(300, 6), torch.arange(300) % 256
+    torch.manual_seed(5)
+    host = Host(256)
+    assert measured(host, CLASSIFICATION, (x, y.to(kind))) == measured(host, CLASSIFICATION, (x, y))
+    assert CLASSIFICATION.count((x, y.to(kind))) == 300
+
+
+def test_one_label_a_sample_may_be_there_or_not() -> None:
+    """Outputs [B] and labels [B]: both metrics are the fraction that is right."""
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(6, 1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.body(inputs)
+            return found.squeeze(-1)
+
+    host, x, y = One(), drawn(20, 6), whole(2, 20)
+    right = ((host(x) > 0) == y.bool()).double().mean()
+    loss = functional.binary_cross_entropy_with_logits(host(x), y.float()).detach()
+    close(measured(host, MULTI_LABEL, (x, y)), loss=loss, exact_match=right, label_accuracy=right)
+
+
 def test_smoothing_and_weights_are_torchs() -> None:
     """The weighted loss is the sum of weights over labels, over the number of labels: so batches
     add up.

@@ -154,6 +154,19 @@ def test_a_state_comes_back_as_it_was(state: Any) -> None:
     assert same(rebuilt(json.loads(json.dumps(note, allow_nan=False)), tensors), state)
 
 
+def test_keys_that_read_alike_are_kept_apart() -> None:
+    """Tensors are named by numbers, whatever the keys above them are."""
+    state = {
+        "a": {"b": torch.zeros(2)},
+        "a/b": torch.ones(2),
+        1: torch.full((2,), 2.0),
+        "1": torch.full((2,), 3.0),
+    }
+    note, tensors = flattened(state, "part")
+    assert len(tensors) == 4
+    assert same(rebuilt(note, tensors), state)
+
+
 def test_a_restored_state_waits_for_its_part() -> None:
     """What is registered after a restore gets its state then; tensors are copies."""
     weights = torch.ones(2)
@@ -171,7 +184,7 @@ def test_a_restored_state_waits_for_its_part() -> None:
     first, second = Registered(), Registered()
     first.register("average", Part())
     notes, tensors = first.state_dict()
-    assert list(tensors) == ["registered/average/weights"]
+    assert list(tensors) == ["registered/average/0"]
     second.load_state_dict(notes, tensors)
     assert list(second.waiting) == ["average"]
     part = Part()

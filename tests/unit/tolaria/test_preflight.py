@@ -146,7 +146,7 @@ CASES: list[tuple[Task, Any, int, Any, str]] = [
         Host(4, lambda logits: logits.sum(1)),
         0,
         (X, Y),
-        r"The model gives \[3\] for 3 samples .* a number for each class",
+        r"The model gives \[3\] for the samples .* a number for each class",
     ),
     (
         MULTI_LABEL,
@@ -189,6 +189,14 @@ CASES: list[tuple[Task, Any, int, Any, str]] = [
     ),
     (
         CLASSIFICATION,
+        Host(4, lambda logits: logits.sum()),
+        0,
+        (X, Y),
+        r"The model gives \[\] for the samples .* a number for each class",
+    ),
+    (CLASSIFICATION, None, 0, (X, Y + 0j), "has targets of complex64: this task needs real"),
+    (
+        CLASSIFICATION,
         None,
         0,
         (X.double(), Y),
@@ -225,6 +233,7 @@ def fitting(task: Task) -> tuple[Any, Any, Any]:
         (CLASSIFICATION, tuple((x, drawn(120, 4).softmax(1)) for x, _ in GOOD)),
         (REGRESSION, fitting(REGRESSION)),
         (MULTI_LABEL, tuple((x, whole(2, 120, 4)) for x, _ in GOOD)),
+        (CLASSIFICATION, tuple((x, y.to(torch.uint16)) for x, y in GOOD)),
         (LANGUAGE_MODEL, tuple((drawn(120, 3, 6, seed=s), whole(4, 120, 3)) for s in range(3))),
     ],
 )

@@ -9,6 +9,7 @@ model, which a resumed run must not notice. Prints a digest of all that it moved
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import signal
@@ -90,7 +91,6 @@ def main(run_id: str, *, resume: bool) -> None:
     splits = data()
     net = esper.germinate(nn.Sequential(model(), nn.Dropout(0.1)), seeds=2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
     average = Average(net)
     loader = DataLoader(Noisy(splits.train), batch_size=50, shuffle=True, num_workers=1)
     last, kill = 0, int(os.environ.get("KILL_AT", "-1"))
@@ -103,6 +103,10 @@ def main(run_id: str, *, resume: bool) -> None:
         resume=resume,
         **SETTINGS,
     ) as growth:
+        # made here: its constructor sets the rate, also that of a run that goes on
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS))
+        )
         growth.register(scheduler=scheduler, average=average)
         for images, labels in growth.batches(loader, epochs=EPOCHS, after_epoch=scheduler.step):
             optimizer.zero_grad()
