@@ -6,46 +6,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from esper.config import Settings
 from tests.integration.run.whole import endpoints, esper, query
-from tests.waiting import PATIENCE_S
+from tests.integration.run.whole import program as run_program
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).parent / "models" / "own_loop.py"
 
 
-def script(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """One life of the script."""
-    environment = {
-        **os.environ,
-        "ESPER_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        **more,
-    }
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env=environment,
-    )
-
-
 @pytest.fixture(scope="module")
 def whole(home: Path) -> str:
     """What the script says of a run that nobody disturbs."""
-    done = script(home, "own-whole")
+    done = run_program(home, SCRIPT, "own-whole")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -57,8 +35,9 @@ def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path, whole: str) -> N
     """
     deaths = [("3", {}), ("60", {}), ("94", {"ASKED": "1"}), ("133", {})]
     for number, (step, how) in enumerate(deaths):
-        died = script(
+        died = run_program(
             home,
+            SCRIPT,
             "own-killed",
             *(["--resume"] if number else []),
             KILL_AT=step,
@@ -69,7 +48,7 @@ def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path, whole: str) -> N
         # Python ends by the signal of Ctrl-C, where that is not switched off
         wanted = (1, 130, -signal.SIGINT) if how else (-signal.SIGKILL,)
         assert died.returncode in wanted, died.stderr
-    ended = script(home, "own-killed", "--resume", MODEL_SEED="9")
+    ended = run_program(home, SCRIPT, "own-killed", "--resume", MODEL_SEED="9")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == whole
     url = endpoints(home).history_url
@@ -281,20 +260,7 @@ def test_a_loop_over_batches_is_told_what_is_wrong(home: Path, tmp_path: Path) -
     """
     program = tmp_path / "wrong.py"
     program.write_text(PROGRAM)
-    environment = {
-        **os.environ,
-        "ESPER_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env=environment,
-    )
+    done = run_program(home, program)
     assert done.returncode == 0, done.stderr
     for part, sentence in zip(SAID, done.stdout.splitlines(), strict=True):
         assert part in sentence

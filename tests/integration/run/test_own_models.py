@@ -5,10 +5,7 @@ and the README's loop of one's own.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import pytest
 
 from esper.clock import SystemClock
 from tests.integration.run.whole import GROWING, endpoints, esper, query, result
-from tests.waiting import PATIENCE_S
+from tests.integration.run.whole import program as run_program
 
 ROOT = Path(__file__).parents[3]
 MODELS = Path(__file__).parent / "models"
@@ -128,21 +125,8 @@ def test_the_loop_of_the_readme_runs(home: Path, tmp_path: Path) -> None:
     (program,) = re.findall(r"```python\n(import esper, torch\n.*?)```", readme, re.DOTALL)
     script = tmp_path / "mine.py"
     script.write_text(program)
-    environment = {
-        **os.environ,
-        "ESPER_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
     began = SystemClock().now_us()
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env=environment,
-    )
+    done = run_program(home, script)
     assert done.returncode == 0, done.stderr
     assert re.search(
         r"^(Grew|No kernel was kept|Nothing was grafted)", done.stdout, re.MULTILINE
@@ -185,20 +169,7 @@ refused(seeded, own, kernels={"learning": 1})
 """
     script = tmp_path / "wrong.py"
     script.write_text(program)
-    environment = {
-        **os.environ,
-        "ESPER_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env=environment,
-    )
+    done = run_program(home, script)
     assert done.returncode == 0, done.stderr
     sentences = done.stdout.splitlines()
     for part, sentence in zip(
@@ -222,19 +193,7 @@ def test_models_that_are_wrapped_or_of_another_type_grow(home: Path) -> None:
     Seeds are named as the model that is trained names them.
     """
     program = MODELS / "wrapped.py"
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env={
-            **os.environ,
-            "ESPER_HOME": str(home),
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
+    done = run_program(home, program)
     assert done.returncode == 0, done.stderr
     url = endpoints(home).history_url
     layers = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from esper.config import Settings
 from esper.history.queries import HttpSource
 from esper.stack import Endpoints, running
 from tests import commands
+from tests.commands import ROOT
+from tests.waiting import PATIENCE_S
 
 GROWING: Final = (
     "kernels.blend_steps=20",
@@ -50,6 +53,21 @@ def esper(
     """Run the command line in `home`."""
     return commands.run(
         *arguments, environment={**os.environ, "ESPER_HOME": str(home), **environment}, cold=cold
+    )
+
+
+def program(
+    home: Path, path: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python program of a user's in `home`."""
+    given = {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env={**os.environ, **given, **environment},
     )
 
 
