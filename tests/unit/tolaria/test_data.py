@@ -278,7 +278,7 @@ BAD: list[tuple[Any, str]] = [
     ({"a": X, "labels": Y[:5]}, r"has 6 \['a'\] and 5 \['labels'\]"),
     (({"a": X}, Y[:5]), r"has 6 inputs\['a'\] and 5 labels"),
     ((X, torch.tensor(1)), "has labels without a dimension"),
-    ((X.to_sparse(), Y), "has sparse inputs: give .to_dense"),
+    ((X.to_sparse(), Y), "has sparse inputs: give a dense tensor"),
     (({}, Y), r"split\[0\] is empty"),
     (({1: X}, Y), "has the key 1, which is no text"),
     ([[[[[[[[[[X]]]]]]]]], Y], "is nested more than 8 deep"),

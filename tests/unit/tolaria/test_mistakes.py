@@ -73,7 +73,7 @@ MODELS = {
     "gives_dict": "gives dict of a, b: let it give a tensor",
     "gives_none": "gives NoneType: let it give a tensor",
     "gives_text": "gives str: let it give a tensor",
-    "gives_vector": r"gives \[3\] for 3 samples of The train split",
+    "gives_vector": r"gives \[3\] for the samples of The train split",
     "gives_detached": "raised RuntimeError: element 0 of tensors does not require grad",
     "NUMBER": "is int, and must be a function without arguments",
     "X": "is Tensor, and must be a function without arguments",
