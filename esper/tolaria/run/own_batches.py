@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Final, Literal
 
@@ -80,12 +80,15 @@ class Batches:
     @property
     def content(self) -> dict[str, Any]:
         """What a resumed run has to be given again: sizes, and a digest of its first batch."""
+        # made in this process: workers would start, and fetch far more than one batch
+        alone = {name: value for name, value in self.loader.items() if name == "collate_fn"}
+        first = next(replace(self, loader=alone).epoch(0, 0))
         return {
             "samples": self.samples,
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
-            "first": fingerprint(next(self.epoch(0, 0))),
+            "first": fingerprint(first),
         }
 
     def _positions(self, epoch: int) -> list[list[int]]:

@@ -74,6 +74,8 @@ def test_an_epoch_goes_on_anywhere_with_the_same_batches(kind: str) -> None:
 def test_workers_make_what_this_process_makes() -> None:
     """Samples do not depend on who makes them."""
     assert digests(KINDS["workers"](), 0) == digests(KINDS["loader"](), 0)
+    assert KINDS["workers"]().content == KINDS["loader"]().content
+    assert KINDS["workers"]().content["first"] == digests(KINDS["workers"](), 0)[0]
 
 
 def test_every_sample_comes_once_an_epoch() -> None:
