@@ -89,6 +89,12 @@ class ScheduleSettings(CommonSettings):
     first_epoch: int = Field(
         default=5, ge=0, description="epochs completed before the first germination"
     )
+    first_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="no germination before this fraction of the foreseen steps",
+    )
     every_epochs: int = Field(
         default=3, ge=1, description="epochs between two occasions to germinate"
     )
@@ -180,7 +186,7 @@ class PolicySpec:
             )
 
 
-SCHEDULE: Final = PolicySpec(DEFAULT, "thompson-1", ScheduleSettings)
+SCHEDULE: Final = PolicySpec(DEFAULT, "thompson-2", ScheduleSettings)
 """Esper's own: a schedule of when to germinate, and a bandit over families on layers."""
 OWN: Final[Mapping[str, PolicySpec]] = {SCHEDULE.name: SCHEDULE}
 

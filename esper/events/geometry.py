@@ -5,6 +5,7 @@ and that compares by equality.
 |---|---|
 | Linear on [batch, features] | (empty) |
 | Linear on [batch, length, features] | `sequence in 16` |
+| the same, in a model none of whose outputs may depend on a later position | `causal in 16` |
 | Conv1d on [batch, channels, length] | `conv1d k5 s2 p2 d1 g1 in 40` |
 | Conv2d on [batch, channels, height, width] | `conv2d k3x3 s1x1 p1x1 d1x1 g1 in 8x8` |
 | ConvTranspose2d on the same | `conv_transpose2d k3x3 s2x2 p1x1 o1x1 d1x1 g1 in 8x8` |
@@ -26,7 +27,7 @@ from esper.errors import BuildError
 
 Layout = Literal["features", "sequence", "conv1d", "conv2d"]
 """How channels and positions lie in the tensors that a layer reads and writes; see `shape`."""
-Kind = Literal["features", "sequence", "conv1d", "conv2d", "conv_transpose2d"]
+Kind = Literal["features", "sequence", "causal", "conv1d", "conv2d", "conv_transpose2d"]
 """How a layer's output positions follow from its input positions; see `FORMS`."""
 _CHANNELS_FIRST: Final[frozenset[Layout]] = frozenset({"conv1d", "conv2d"})
 
@@ -172,8 +173,8 @@ class Geometry:
         """The text of events; `parse` reads it."""
         if self.kind == "features":
             return ""
-        if self.kind == "sequence":
-            return f"sequence in {_joined(self.size)}"
+        if not self.convolves:
+            return f"{self.kind} in {_joined(self.size)}"
         padding = "same" if self.padding is None else _joined(self.padding)
         more = f"o{_joined(self.output_padding)} " if self.output_padding else ""
         window = (
@@ -237,6 +238,7 @@ def _transposed(geometry: Geometry) -> tuple[int, ...]:
 FORMS: Final[Mapping[Kind, Form]] = {
     "features": Form("features", 0),
     "sequence": Form("sequence", 1),
+    "causal": Form("sequence", 1),
     "conv1d": Form("conv1d", 1, _convolved),
     "conv2d": Form("conv2d", 2, _convolved),
     "conv_transpose2d": Form("conv2d", 2, _transposed),
@@ -272,14 +274,15 @@ def parse(text: str) -> Geometry:
     if not text:
         return PLAIN
     match = _TEXT.fullmatch(text)
-    if match is None or (match["kind"] == "sequence") != (match["k"] is None):
+    windowless = match is not None and FORMS[match["kind"]].positions is None  # type: ignore[index]  # one of the alternatives of the expression
+    if match is None or windowless != (match["k"] is None):
         raise BuildError(
             f"{text[:200]!r} is no geometry of a layer, such as 'conv2d k3x3 s1x1 p1x1 "
             "d1x1 g1 in 8x8'."
         )
     kind: Kind = match["kind"]  # type: ignore[assignment]  # one of the alternatives of the expression
     try:
-        if kind == "sequence":
+        if windowless:
             geometry = Geometry(kind, _numbers(match["size"]))
         else:
             padding = None if match["p"] == "same" else _numbers(match["p"])
@@ -320,14 +323,15 @@ def fits(kernel: str, tap: str, layer: str) -> bool:
 
     A kernel that reads the layer's input needs the layer's own geometry. One that reads the host's
     chunk needs the layer's output positions, as `outputs` gives them. A kernel of features serves a
-    layer on sequences too: at each position. No kernel fits a layer whose text says no geometry.
+    layer on sequences too, causal ones among them: at each position. No kernel fits a layer whose
+    text says no geometry.
     """
     try:
         place = parse(layer)
     except BuildError:
         return False
     if kernel == "":
-        return place.kind in ("features", "sequence")
+        return not place.convolves
     return kernel == (place if tap == "LAYER_INPUT" else outputs(place)).text
 
 

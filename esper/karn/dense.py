@@ -18,7 +18,7 @@ from esper.karn.operators import (
     Norm,
     Scale,
 )
-from esper.karn.place import RANK_DIVISOR, ChunkPlace
+from esper.karn.place import RANK_DIVISOR, WHOLE, ChunkPlace
 
 CONV_LEAST_FEATURES = 8
 """Below this a convolution sees the whole input at once and is no better than a linear map."""
@@ -54,22 +54,24 @@ def low_rank(place: ChunkPlace) -> BlueprintIR | None:
 
 
 def mlp(place: ChunkPlace) -> BlueprintIR | None:
-    """Two linear maps with a nonlinearity between them."""
+    """Two linear maps with a nonlinearity between them; the second starts at zero."""
 
     def make(hidden: int) -> BlueprintIR:
         nodes = (
             Node("linear1", Linear(hidden)),
             Node("activation1", Activation("gelu"), ("linear1",)),
-            Node("linear2", Linear(place.out_features), ("activation1",)),
+            # at zero it starts as nothing: it has only to add to the chunk, not to learn it anew
+            Node("linear2", Linear(place.out_features, initialisation="zero"), ("activation1",)),
         )
-        # LERP: it replaces the chunk, so it starts as a network of its own and not as nothing
-        return place.on_input("mlp", "LERP", nodes)
+        return place.on_input("mlp", "RESIDUAL", nodes, WHOLE)
 
     return place.largest(make, 1, max(place.in_features, place.out_features))
 
 
 def conv1d(place: ChunkPlace) -> BlueprintIR | None:
-    """Three convolutions along the features, and a linear map: MNIST-1D's reference network."""
+    """Three convolutions along the features, and a linear map that starts at zero: MNIST-1D's
+    reference network.
+    """
     if place.in_features < CONV_LEAST_FEATURES:
         return None
 
@@ -81,8 +83,9 @@ def conv1d(place: ChunkPlace) -> BlueprintIR | None:
             nodes.append(Node(f"conv{number}", convolution, (nodes[-1].name,)))
             nodes.append(Node(f"activation{number}", Activation("relu"), (nodes[-1].name,)))
         nodes.append(Node("flatten1", Flatten(), (nodes[-1].name,)))
-        nodes.append(Node("linear1", Linear(place.out_features), (nodes[-1].name,)))
-        return place.on_input("conv1d", "LERP", tuple(nodes))
+        last = Linear(place.out_features, initialisation="zero")
+        nodes.append(Node("linear1", last, (nodes[-1].name,)))
+        return place.on_input("conv1d", "RESIDUAL", tuple(nodes), WHOLE)
 
     most = min(
         CONV_MOST_CHANNELS,

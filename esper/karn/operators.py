@@ -358,6 +358,8 @@ class Attention(Operator):
     OP: ClassVar[str] = "attention"
 
     heads: int
+    causal: bool = field(default=False, metadata=LATER)
+    """Whether each position attends to itself and earlier ones alone."""
 
     def output(self, *inputs: Value) -> Value:
         """A third of the channels, at the same positions."""
@@ -365,6 +367,8 @@ class Attention(Operator):
         require_size("heads", self.heads)
         if value.kind == "features":
             raise BuildError("attention reads channels at positions, not features alone.")
+        if self.causal and value.kind != "sequence":
+            raise BuildError("causal attention reads a sequence: its positions have an order.")
         # one input for all three, so that one projection makes them and no operator reads three
         if value.channels % (3 * self.heads):
             raise BuildError(

@@ -12,6 +12,10 @@ from esper.karn.ir import BlueprintIR, Budget, Node
 
 ALPHA_TARGETS: Final[Mapping[Blend, float]] = {"RESIDUAL": 0.3, "LERP": 1.0}
 """Blending weight that a kernel ramps to, where its blueprint says no other."""
+WHOLE: Final = 1.0
+"""Blending weight of a kernel with a nonlinearity whose last map starts at zero: it begins as
+nothing, and what it has learnt counts in full.
+"""
 RANK_DIVISOR = 4
 """A bottleneck is at most a quarter as wide as what it connects."""
 
@@ -34,21 +38,23 @@ class ChunkPlace:
     budget: Budget
     seed: int
 
-    def on_input(self, family: str, blend: Blend, nodes: tuple[Node, ...]) -> BlueprintIR:
-        """A blueprint that reads the layer's input."""
-        return self._blueprint(family, "LAYER_INPUT", blend, nodes, self.in_features, self.geometry)
-
-    def on_chunk(self, family: str, blend: Blend, nodes: tuple[Node, ...]) -> BlueprintIR:
-        """A blueprint that reads the host's chunk."""
+    def on_input(
+        self, family: str, blend: Blend, nodes: tuple[Node, ...], alpha: float | None = None
+    ) -> BlueprintIR:
+        """A blueprint that reads the layer's input; `alpha` is its blending weight, where it is
+        another than that of its blend.
+        """
         return self._blueprint(
-            # a chunk stands at the positions that the layer writes, not at those that it reads
-            family,
-            "HOST_CHUNK",
-            blend,
-            nodes,
-            self.out_features,
-            outputs(self.geometry),
+            family, "LAYER_INPUT", blend, nodes, alpha, (self.in_features, self.geometry)
         )
+
+    def on_chunk(
+        self, family: str, blend: Blend, nodes: tuple[Node, ...], alpha: float | None = None
+    ) -> BlueprintIR:
+        """A blueprint that reads the host's chunk; `alpha` as for `on_input`."""
+        # a chunk stands at the positions that the layer writes, not at those that it reads
+        reads = (self.out_features, outputs(self.geometry))
+        return self._blueprint(family, "HOST_CHUNK", blend, nodes, alpha, reads)
 
     def _blueprint(
         self,
@@ -56,12 +62,19 @@ class ChunkPlace:
         tap: Tap,
         blend: Blend,
         nodes: tuple[Node, ...],
-        reads: int,
-        geometry: Geometry,
+        alpha: float | None,
+        reads: tuple[int, Geometry],
     ) -> BlueprintIR:
-        alpha = ALPHA_TARGETS[blend]
         return BlueprintIR(
-            family, reads, self.out_features, tap, blend, alpha, self.seed, nodes, geometry
+            family=family,
+            in_features=reads[0],
+            out_features=self.out_features,
+            tap=tap,
+            blend=blend,
+            alpha_target=ALPHA_TARGETS[blend] if alpha is None else alpha,
+            seed=self.seed,
+            nodes=nodes,
+            geometry=reads[1],
         )
 
     def affordable(self, candidate: BlueprintIR) -> BlueprintIR | None:

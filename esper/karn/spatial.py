@@ -21,7 +21,7 @@ from esper.karn.operators import (
     Operator,
     Scale,
 )
-from esper.karn.place import RANK_DIVISOR, ChunkPlace
+from esper.karn.place import RANK_DIVISOR, WHOLE, ChunkPlace
 
 _LEAST_CHANNELS = 4
 _WINDOW = 3
@@ -33,9 +33,10 @@ operations leaves out.
 
 
 def convolution(place: ChunkPlace) -> BlueprintIR | None:
-    """The host's window, a residual block without batch statistics, and a map of the channels.
+    """The host's window, a residual block without batch statistics, and a map of the channels that
+    starts at zero.
 
-    Source: He et al. 2016, arXiv 1512.03385.
+    Sources: He et al. 2016, arXiv 1512.03385; Zhang et al. 2019 (Fixup), arXiv 1901.09321.
     """
     family = place.geometry.layout
 
@@ -48,9 +49,13 @@ def convolution(place: ChunkPlace) -> BlueprintIR | None:
             # the identity beside conv2: conv1 gets its gradient past it
             Node("add1", Add(), ("activation1", "conv2")),
             Node("activation2", Activation("relu"), ("add1",)),
-            Node("conv3", _same(place.geometry, place.out_features, 1), ("activation2",)),
+            Node(
+                "conv3",
+                _same(place.geometry, place.out_features, 1, initialisation="zero"),
+                ("activation2",),
+            ),
         )
-        return place.on_input(family, "LERP", nodes)
+        return place.on_input(family, "RESIDUAL", nodes, WHOLE)
 
     return place.largest(
         make, _LEAST_CHANNELS, max(_LEAST_CHANNELS, place.in_features, place.out_features)
@@ -71,7 +76,7 @@ def depthwise(place: ChunkPlace) -> BlueprintIR | None:
             ("activation1",),
         ),
     )
-    return place.affordable(place.on_input("depthwise", "RESIDUAL", nodes))
+    return place.affordable(place.on_input("depthwise", "RESIDUAL", nodes, WHOLE))
 
 
 def pool(place: ChunkPlace) -> BlueprintIR | None:
@@ -109,7 +114,11 @@ def attention(place: ChunkPlace) -> BlueprintIR | None:
         nodes = (
             Node("norm1", Norm()),
             Node("project1", _pointwise(place.geometry, 3 * heads * _HEAD_WIDTH), ("norm1",)),
-            Node("attention1", Attention(heads), ("project1",)),
+            Node(
+                "attention1",
+                Attention(heads, causal=place.geometry.kind == "causal"),
+                ("project1",),
+            ),
             Node(
                 "project2",
                 _pointwise(place.geometry, place.out_features, initialisation="zero"),
@@ -117,7 +126,7 @@ def attention(place: ChunkPlace) -> BlueprintIR | None:
             ),
         )
         # a residual with a zero map: the layer's output is unchanged until it has learnt
-        return put("attention", "RESIDUAL", nodes)
+        return put("attention", "RESIDUAL", nodes, WHOLE)
 
     # attention writes where it reads, so it can read the input only where positions stay
     put, reads = (

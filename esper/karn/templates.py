@@ -5,14 +5,14 @@ budget.
 |---|---|---|---|---|
 | linear | features, sequences | layer input | residual 0.3 | nothing (zero weights) |
 | low_rank | features, sequences | layer input | residual 0.3 | nothing (zero second factor) |
-| mlp | features, sequences | layer input | lerp 1 | PyTorch's initialisation |
-| conv1d | features, signals | layer input | lerp 1 | PyTorch's initialisation |
-| conv2d | images | layer input | lerp 1 | PyTorch's initialisation |
-| depthwise | convolutions | layer input | residual 0.3 | nothing (zero pointwise map) |
+| mlp | features, sequences | layer input | residual 1 | nothing (zero second map) |
+| conv1d | features, signals | layer input | residual 1 | nothing (zero last map) |
+| conv2d | images | layer input | residual 1 | nothing (zero last map) |
+| depthwise | convolutions | layer input | residual 1 | nothing (zero pointwise map) |
 | gate | features, sequences | host chunk | lerp 1 | the host's chunk (gate open at 1) |
 | pool | convolutions | host chunk | lerp 1 | the host's chunk (gate open at 1) |
 | norm | all | host chunk | residual 0.3 | nothing (zero scale and shift) |
-| attention | all but features | layer input * | residual 0.3 | nothing (zero output map) |
+| attention | all but features | layer input * | residual 1 | nothing (zero output map) |
 
 Signals and images are what convolutions of one and two dimensions read and write.
 
@@ -76,8 +76,9 @@ class Family:
 
 def _positions(name: str, maker: Maker, more: Mapping[Kind, Maker] | None = None) -> Family:
     """A family that works alike on features and at each position of a sequence."""
-    makers: dict[Kind, Maker] = {"features": maker, "sequence": maker, **(more or {})}
-    return Family(name, makers, frozenset({"sequence"}))
+    sequences: tuple[Kind, ...] = ("sequence", "causal")
+    makers = {**dict.fromkeys(("features", *sequences), maker), **(more or {})}
+    return Family(name, makers, frozenset(sequences))
 
 
 def _of(name: str, maker: Maker, *kinds: Kind) -> Family:
@@ -96,7 +97,7 @@ BUILT_IN: Final = (
     _positions("gate", dense.gate),
     _of("pool", spatial.pool, *SIGNALS, *IMAGES),
     _positions("norm", dense.norm, dict.fromkeys((*SIGNALS, *IMAGES), dense.norm)),
-    _of("attention", spatial.attention, "sequence", *SIGNALS, *IMAGES),
+    _of("attention", spatial.attention, "sequence", "causal", *SIGNALS, *IMAGES),
 )
 """Esper's own families, in the order in which they are proposed; installed ones come after them."""
 

@@ -7,12 +7,13 @@ from esper.kasmina.inventory import Inventory, LayerRow, inventory
 from esper.kasmina.numerics import Numerics
 from esper.kasmina.plain.harvest import harvest
 from esper.kasmina.seeded.faults import KernelFault
-from esper.kasmina.seeded.germination import germinate
+from esper.kasmina.seeded.germination import CHUNK, germinate
 from esper.kasmina.seeded.host_kind import HostKind, LinearMap
 from esper.kasmina.seeded.hosts import register
 from esper.kasmina.seeded.slots import Slot
 
 __all__ = [
+    "CHUNK",
     "GrowingModel",
     "HostKind",
     "Inventory",

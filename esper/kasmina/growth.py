@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from esper.errors import UsageError
+from esper.events.geometry import Geometry, parse
 from esper.events.records import LayerInventory
 from esper.kasmina.adamw import EagerAdamW
 from esper.kasmina.numerics import Numerics, each_tensor, full
@@ -153,6 +154,38 @@ class GrowingModel:
         known, refused = geometries(self.layers, seen, batch=samples)
         for name, geometry in known.items():
             self.layers[name].seeds.geometry = geometry
+        self._refuse(refused)
+        return refused
+
+    def keep_order(self) -> dict[str, str]:
+        """Take the model for one none of whose outputs may depend on a later position: its
+        sequences get kernels that look at earlier ones alone. Call it after the probe.
+
+        Returns:
+            The layers that lose their seeds by it, and why: windows look ahead.
+
+        Raises:
+            UsageError: no layer is left.
+        """
+        refused = {}
+        for name, layer in self.layers.items():
+            seen = parse(layer.seeds.geometry or "")
+            if seen.kind == "sequence":
+                layer.seeds.geometry = Geometry("causal", seen.size).text
+            elif seen.layout == "conv1d":
+                refused[name] = (
+                    "no output of the model depends on a later position, and kernels with a window "
+                    "would look ahead"
+                )
+        self._refuse(refused)
+        return refused
+
+    def _refuse(self, refused: Mapping[str, str]) -> None:
+        """Take the seeds of layers that cannot grow.
+
+        Raises:
+            UsageError: no layer is left.
+        """
         for name, why in refused.items():
             layer = self.layers.pop(name)
             unseed(layer)
@@ -165,7 +198,6 @@ class GrowingModel:
             )
         self.excluded |= refused
         self._settle()
-        return refused
 
     def _frozen_in_training(self, forward: Callable[[], object]) -> set[str]:
         """The layers that the model runs without gradients in training too: some models record none

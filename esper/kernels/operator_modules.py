@@ -114,14 +114,17 @@ class _GlobalPool(nn.Module):
 class _Attention(nn.Module):
     """[batch, length, 3 * width] to [batch, length, width]."""
 
-    def __init__(self, heads: int, width: int) -> None:
+    def __init__(self, heads: int, width: int, *, causal: bool = False) -> None:
         super().__init__()
         self.parts = (3, heads, width // heads)
+        self.causal = causal
 
     def forward(self, x: Tensor) -> Tensor:
         packed = x.unflatten(-1, self.parts).permute(2, 0, 3, 1, 4)  # [3, batch, heads, length, d]
         # it divides by sqrt(d) itself
-        attended = functional.scaled_dot_product_attention(packed[0], packed[1], packed[2])
+        attended = functional.scaled_dot_product_attention(
+            packed[0], packed[1], packed[2], is_causal=self.causal
+        )
         return attended.transpose(1, 2).flatten(2)
 
 
@@ -160,9 +163,9 @@ def layer_of(
                 # not batch norm: a sample's result must not depend on its neighbours
                 return _GroupNorm(1, value.channels, device=device)
             return _LayerNorm(value.channels, device=device)
-        case Attention(heads):
+        case Attention(heads, causal):
             attention = _Attention if value.kind == "sequence" else _ChannelAttention
-            return attention(heads, value.channels // 3)
+            return attention(heads, value.channels // 3, causal=causal)
         case Multiply() if inputs[0] != inputs[1]:
             return _Gate(_positions(value))
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from torch import nn
 
@@ -11,11 +12,19 @@ from esper.kasmina.seeded.fast_path import follow_loads
 from esper.kasmina.seeded.hosts import channels, host_layers, known, matches, unsuited
 from esper.kasmina.seeded.layers import SeededLayer, chunk_sizes, seed_layers
 
+SEEDS: Final = 4
+"""Seeds of a layer, where nobody says another number."""
+CHUNK: Final = 16
+"""The fewest output channels of a chunk by itself: a narrower kernel wins too little for its trial
+(`docs/growth.md`).
+"""
+
 
 def germinate(
     model: nn.Module,
     *,
-    seeds: int = 4,
+    seeds: int | None = None,
+    chunk: int | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> nn.Module:
@@ -29,7 +38,9 @@ def germinate(
 
     Args:
         model: any module; its layers are found by walking the module tree.
-        seeds: seeds a layer; a layer with fewer output channels gets one a channel.
+        seeds: seeds a layer, 4 by itself; a layer with fewer output channels gets one a channel.
+        chunk: the fewest output channels of a seed's chunk; a layer that is too narrow for its
+            seeds gets fewer. By itself 16, or 1 where `seeds` is given.
         include: name patterns (fnmatch) of layers that get seeds.
         exclude: name patterns of layers that do not.
 
@@ -55,12 +66,17 @@ def germinate(
         )
     if again := [name for name, (layer, _) in chosen.items() if isinstance(layer, SeededLayer)]:
         raise UsageError(f"Layer {again[0]} has seeds already; germinate a model once.")
+    if chunk is None:
+        chunk = CHUNK if seeds is None else 1
+    seeds = SEEDS if seeds is None else seeds
     if seeds < 1:
         raise UsageError(f"A layer needs at least one seed, not {seeds}.")
+    if chunk < 1:
+        raise UsageError(f"A chunk has at least one output channel, not {chunk}.")
     sizes = {}
     for name, (layer, kind) in chosen.items():
         width = channels(kind, layer)[1]
-        sizes[name] = chunk_sizes(width, min(seeds, width))
+        sizes[name] = chunk_sizes(width, min(seeds, max(1, width // chunk)))
     seed_layers(model, sizes)
     follow_loads(model)
     return model

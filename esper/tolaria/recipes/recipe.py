@@ -219,6 +219,11 @@ class KasminaSection(_Section):
     """Which layers get seeds."""
 
     seeds: int = Field(default=4, ge=1)
+    chunk: int = Field(
+        default=1,
+        ge=1,
+        description="the fewest output channels of a chunk: too narrow layers get fewer seeds",
+    )
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -279,6 +284,14 @@ class GatesSection(_Section):
         ge=0,
         description=(
             "nats that a kernel must win on held-out batches at least, however surely it wins less"
+        ),
+    )
+    min_gain: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "fraction of the held-out loss that a kernel must win at least, however surely it "
+            "wins less"
         ),
     )
     shadow_epochs: int = Field(

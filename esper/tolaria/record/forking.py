@@ -37,6 +37,7 @@ FIXED = {
     "optimizer.groups": "the state has these groups",
     "run.batch_size": "the parent's steps and the schedule count batches of that size",
     "run.precision": "the state of the loss scaler belongs to it",
+    "kasmina.chunk": "the state has its chunks",
     "kasmina.seeds": "the state has that many seeds a layer",
     "kasmina.include": "the state has seeds in those layers",
     "kasmina.exclude": "the state has seeds in those layers",

@@ -29,15 +29,24 @@ from esper.lifecycle.commands import Fail
 from esper.oona.bus.access import Access
 from esper.policies import spec_of
 from esper.tolaria.recipes.environment import observe
+from esper.tolaria.recipes.fitting import fitted, too_short
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe
 from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.recipes.sources import keep_sources
+from esper.tolaria.recipes.splits import Splits
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.startup import Startup
-from esper.tolaria.run.trainee import data_digest, inputs_of, load_data, model_of, trainee_of
+from esper.tolaria.run.trainee import (
+    data_digest,
+    inputs_of,
+    load_data,
+    model_of,
+    total_steps,
+    trainee_of,
+)
 from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
 from esper.tolaria.session.progress import Progress
@@ -173,6 +182,8 @@ def train(
             recorded=fork.data if fork is not None else data_digest(before.events),
             say=progress.say,
         )
+        if not before.events and fork is None:
+            recipe = _fitted(recipe, splits, progress.say)
         environment = observe(inputs_of(recipe, splits))
         for difference in differences(before.events, environment) if before.events else ():
             progress.say(f"{difference}; the resumed run may give other bits.")
@@ -229,6 +240,15 @@ def train(
             history_path=settings.history_dir,
             history_complete=complete,
         )
+
+
+def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recipe:
+    """The recipe of a new run, with what it leaves out."""
+    steps = total_steps(recipe, splits.train)
+    whole = fitted(recipe, steps)
+    if sentence := too_short(whole, steps):
+        say(sentence)
+    return whole
 
 
 def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:

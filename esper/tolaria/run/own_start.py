@@ -17,6 +17,7 @@ from esper.events import JournalEvent
 from esper.events.records import RunStarted
 from esper.kasmina import GrowingModel
 from esper.tolaria.recipes.environment import DATA, observe
+from esper.tolaria.recipes.fitting import fitted
 from esper.tolaria.recipes.recipe import OWNER, Recipe, validated
 from esper.tolaria.recipes.splits import Split, checked, digest_of_split
 from esper.tolaria.recipes.structures import size
@@ -110,7 +111,7 @@ def begin(
             to go on with.
         CorruptError: the journal was changed.
     """
-    recipe = asked.recipe()
+    recipe = fitted(asked.recipe(), asked.steps)
     task = asked.task if isinstance(asked.task, Task) else task_of(recipe.task, OWNER)
     growing = GrowingModel(asked.model, training=kernel_training(recipe))
     asked.require(growing)

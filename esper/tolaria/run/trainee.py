@@ -70,6 +70,7 @@ def trainee_of(
     module = germinate(
         numerics.place(seeded_model(recipe, make)),
         seeds=recipe.kasmina.seeds,
+        chunk=recipe.kasmina.chunk,
         include=recipe.kasmina.include,
         exclude=recipe.kasmina.exclude,
     )

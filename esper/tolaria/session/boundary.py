@@ -99,6 +99,7 @@ class EpochBoundary:
                 evidence.shadow_gap, evidence.shadow_gap_error = paired(
                     live.batch_losses, shadow.batch_losses
                 )
+                evidence.host_loss = live.loss
             elif seed.stage in LIVE:
                 removed = without(growing, held_out, parts.task, place)
                 evidence.dependence, evidence.dependence_error = paired(

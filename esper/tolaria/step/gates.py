@@ -1,8 +1,9 @@
 """Gates: when a seed goes to its next stage by itself. Pure: evidence in, at most one move out.
 
 A TRAINING kernel earns BLENDING by a paired test: its shadow loss must be below the host's on
-held-out batches by `z` standard errors, and by `min_gap`: many small wins overfit the model until
-nothing large can be won any more. A seed that the breaker has put on its fallback is culled.
+held-out batches by `z` standard errors, by `min_gap`, and by the fraction `min_gain` of the host's:
+many small wins overfit the model until nothing large can be won any more. A seed that the breaker
+has put on its fallback is culled.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Evidence:
 
     Gaps in nats; errors are standard errors of means over held-out batches.
 
-    `shadow_gap` = host loss minus shadow loss, kept when TRAINING is over. `dependence` = loss
-    without the seed minus loss with it.
+    `shadow_gap` = host loss minus shadow loss, kept when TRAINING is over, `host_loss` the former.
+    `dependence` = loss without the seed minus loss with it.
     """
 
     trained_steps: int = 0
@@ -31,6 +32,7 @@ class Evidence:
     dependence: float = 0.0
     dependence_error: float = 0.0
     blended: bool = False
+    host_loss: float = 0.0
 
 
 def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -> Move | None:
@@ -57,8 +59,12 @@ def _training(
         f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after "
         f"{evidence.trained_steps} steps"
     )
-    # both bounds: z alone lets tiny, certain wins through, min_gap alone lets noise through
-    better = evidence.shadow_gap > max(gates.z * evidence.shadow_gap_error, gates.min_gap)
+    # all bounds: z alone lets tiny, certain wins through, the others alone let noise through
+    better = evidence.shadow_gap > max(
+        gates.z * evidence.shadow_gap_error,
+        gates.min_gap,
+        gates.min_gain * abs(evidence.host_loss),
+    )
     if evidence.trained_steps >= gates.min_training_steps and better:
         return move("BLENDING", figure)
     return (

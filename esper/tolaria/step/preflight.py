@@ -16,6 +16,7 @@ from esper.kasmina import GrowingModel
 from esper.tolaria.recipes.splits import SPLITS, Split, Splits, place_in
 from esper.tolaria.recipes.structures import leaves, mapped, size
 from esper.tolaria.step.calling import outcome_of, output_by
+from esper.tolaria.step.causality import is_causal
 from esper.tolaria.step.evaluation import PAIRED_BATCH
 from esper.tolaria.step.tasks import Task
 
@@ -34,7 +35,8 @@ def probe(
     batch = first(growing, split)
     # what a task can examine is examined before its loss is asked for
     forward = outcome_of if task.examine is None else output_by
-    return growing.probe_by(lambda: forward(growing, task, batch, where), samples=size(batch))
+    refused = growing.probe_by(lambda: forward(growing, task, batch, where), samples=size(batch))
+    return refused | growing.keep_order() if is_causal(growing, batch) else refused
 
 
 def first(growing: GrowingModel, split: Split) -> Split:

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.events.codec import decode
 from esper.events.records import EpochReviewed
-from esper_processors.tamiyo.deciding.bandits import Beta
+from esper_processors.tamiyo.deciding.bandits import FRESH_PARAMETERS, Beta
 from esper_processors.tamiyo.deciding.performance import Performance
 from esper_processors.tamiyo.deciding.schedule import posterior
 from esper_processors.tamiyo.row import Row
@@ -29,14 +29,14 @@ def brief(run_id: str, row: Row) -> dict[str, Any]:
 
 
 def full(run_id: str, row: Row, performance: Performance) -> dict[str, Any]:
-    """A run: each arm with its record and its posterior under a uniform prior, the trials on the
-    way, and the performance tracker.
+    """A run: each arm with its record and its posterior under a uniform prior, as of a kernel of
+    `FRESH_PARAMETERS` parameters, the trials on the way, and the performance tracker.
     """
     state = row.state
     arms = []
     for key, record in sorted(state.arms.items()):
-        arm = posterior(state, key, Beta())
-        mean, spread = arm.gain.posterior()
+        arm = posterior(state, key, Beta(), FRESH_PARAMETERS)
+        mean, spread = arm.gain.posterior(arm.fresh)
         arms.append(
             {
                 "layer": key.layer,
@@ -48,7 +48,7 @@ def full(run_id: str, row: Row, performance: Performance) -> dict[str, Any]:
                     "success": [arm.success.successes, arm.success.failures],
                     "success_mean": arm.success.mean,
                     "log_gain": [mean, spread],
-                    "gain_median": arm.gain.median,
+                    "gain_median": arm.median_gain,
                     "worth": arm.worth,
                 },
             }

@@ -10,6 +10,7 @@ from esper.karn import BlueprintIR, Budget, families_for, generate
 LAYERS = (
     "",
     "sequence in 6",
+    "causal in 6",
     "conv1d k5 s2 p2 d1 g1 in 11",
     "conv1d k3 s1 psame d2 g1 in 9",
     "conv2d k3x3 s1x1 p1x1 d1x1 g1 in 6x5",

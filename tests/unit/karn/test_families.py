@@ -15,7 +15,7 @@ from esper.events import Origin
 from esper.events.geometry import FORMS, PLAIN, Geometry, fits, outputs, parse
 from esper.events.records import FieldReport, ReportedLayer
 from esper.karn import BUILT_IN, Budget, families_for, generate, innovate
-from esper.karn.operators import CONVOLUTIONS
+from esper.karn.operators import CONVOLUTIONS, Linear
 from tests.unit.events.layers import layers
 from tests.unit.karn import cases
 
@@ -72,7 +72,7 @@ def test_no_family_leaves_its_budget_or_place(
         assert ir.out_features == out_features
         assert ir.in_features == (out_features if ir.tap == "HOST_CHUNK" else in_features)
         assert fits(ir.geometry.text, ir.tap, geometry.text)
-        assert (ir.blend, ir.alpha_target) in {("RESIDUAL", 0.3), ("LERP", 1.0)}
+        assert (ir.blend, ir.alpha_target) in {("RESIDUAL", 0.3), ("RESIDUAL", 1.0), ("LERP", 1.0)}
 
 
 @pytest.mark.parametrize(("family", "layer"), cases.CASES)
@@ -200,13 +200,18 @@ def test_a_family_uses_the_budget_that_it_has(family: str) -> None:
 
 
 def test_conv1d_is_the_reference_network_of_mnist1d() -> None:
-    """For 40 inputs: three convolutions of 25 channels; it needs 8 inputs, and lerps to 1."""
+    """For 40 inputs: three convolutions of 25 channels; it needs 8 inputs, and adds to the chunk
+    what begins as nothing.
+    """
     ir = generate(
         in_features=40, out_features=25, family="conv1d", budget=Budget.of(20_000), seed=1
     )
     assert ir is not None
     assert ir.parameter_shapes["conv2.weight"] == (25, 25, 3)
-    assert (ir.blend, ir.alpha_target) == ("LERP", 1.0)
+    assert (ir.blend, ir.alpha_target) == ("RESIDUAL", 1.0)
+    last = ir.nodes[-1].operator
+    assert isinstance(last, Linear)
+    assert last.initialisation == "zero"
     assert (
         generate(in_features=8, out_features=3, family="conv1d", budget=Budget.of(20_000), seed=1)
         is not None

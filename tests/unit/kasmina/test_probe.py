@@ -156,7 +156,7 @@ def test_layers_where_kernels_would_change_nothing_have_no_seeds() -> None:
     plain = Tangled()
     tokens = torch.randint(0, 11, (3, 7))
     before = plain.eval()(tokens)
-    growing = growing_of(plain)
+    growing = growing_of(plain, seeds=4)
     refused = growing.probe(tokens)
     assert set(growing.layers) == {"twice", "encoder.linear1", "encoder.linear2", "head"}
     reasons = growing.excluded

@@ -64,7 +64,12 @@ def _attention(x: Tensor, w: Weights) -> Tensor:
     return _attend(_norm(x, w), w)
 
 
-def _attend(x: Tensor, w: Weights) -> Tensor:
+def causal_attention(x: Tensor, w: Weights) -> Tensor:
+    """Each position attends to itself and earlier ones."""
+    return _attend(_norm(x, w), w, causal=True)
+
+
+def _attend(x: Tensor, w: Weights, *, causal: bool = False) -> Tensor:
     """[batch, positions, channels], normalised, to [batch, positions, out]; each head is 8 wide."""
     w = {name: value.flatten(1) if value.dim() > 2 else value for name, value in w.items()}
     q, k, v = (x @ w["project1.weight"].T + w["project1.bias"]).chunk(3, dim=-1)
@@ -72,6 +77,9 @@ def _attend(x: Tensor, w: Weights) -> Tensor:
     for first in range(0, q.shape[-1], 8):
         mine = slice(first, first + 8)
         scores = torch.einsum("bid,bjd->bij", q[..., mine], k[..., mine]) / 8**0.5
+        if causal:
+            later = torch.arange(x.shape[1])[None, :] > torch.arange(x.shape[1])[:, None]
+            scores = scores.masked_fill(later, -torch.inf)
         weights = torch.exp(scores - scores.amax(-1, keepdim=True))
         found.append((weights / weights.sum(-1, keepdim=True)) @ v[..., mine])
     return torch.cat(found, -1) @ w["project2.weight"].T + w["project2.bias"]

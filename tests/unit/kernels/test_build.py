@@ -22,7 +22,7 @@ from esper.karn.value import Value
 from esper.kernels.build import KernelModule, module_of, weights_of
 from esper.kernels.operator_modules import layer_of
 from tests.unit.karn.cases import CASES, blueprint
-from tests.unit.kernels.formulas import AT_POSITIONS, FORMULAS, Weights
+from tests.unit.kernels.formulas import AT_POSITIONS, FORMULAS, Weights, causal_attention
 
 
 def make(family: str, in_features: int = 40, out_features: int = 25) -> BlueprintIR:
@@ -84,8 +84,10 @@ def test_families_at_positions_compute_their_formula(
     geometry = parse(layer) if module.ir.tap == "LAYER_INPUT" else outputs(parse(layer))
     for more in (0, 3):
         here = replace(geometry, size=tuple(size + more for size in geometry.size))
-        if here.kind == "sequence":
-            _assert_same(module, FORMULAS[family], 2, *here.size, module.ir.in_features)
+        if here.layout == "sequence":
+            causal = (family, here.kind) == ("attention", "causal")
+            formula = causal_attention if causal else FORMULAS[family]
+            _assert_same(module, formula, 2, *here.size, module.ir.in_features)
         else:
             _assert_same(
                 module,
@@ -159,16 +161,17 @@ def test_initial_weights_are_distributed_as_torchs_own() -> None:
     """Convolutions and Linear draw uniformly within 1/sqrt(fan in): the same bound and spread as
     freshly made torch layers.
     """
-    module = module_of(make("conv1d", 100, 25))
+    module, mlp = module_of(make("conv1d", 100, 25)), module_of(make("mlp", 100, 25))
+    hidden = mlp.ir.parameter_shapes["linear1.bias"][0]
     upsampling = "conv_transpose2d k4x4 s2x2 p1x1 o0x0 d1x1 g1 in 4x4"
     image = module_of(blueprint("conv2d", upsampling, in_features=40, out_features=25))
     torch.manual_seed(0)
     for name, theirs in (
         ("conv2", nn.Conv1d(25, 25, 3)),
-        ("linear1", nn.Linear(325, 25)),
+        ("linear1", nn.Linear(100, hidden)),
         ("conv1", nn.ConvTranspose2d(40, image.ir.parameter_shapes["conv1.weight"][1], 4)),
     ):
-        module = image if name == "conv1" else module
+        module = {"conv1": image, "linear1": mlp}.get(name, module)
         for parameter in ("weight", "bias"):
             ours, reference = (
                 getattr(module.get_submodule(name), parameter).detach(),
@@ -181,11 +184,10 @@ def test_initial_weights_are_distributed_as_torchs_own() -> None:
 def test_kernels_start_where_their_family_says() -> None:
     """Residual kernels start at nothing, and the gate as the host's own chunk."""
     x = torch.randn(4, 40)
-    assert not module_of(make("low_rank"))(x).any()
-    assert not module_of(make("linear"))(x).any()
+    for family in ("linear", "low_rank", "mlp", "conv1d"):
+        assert not module_of(make(family))(x).any(), family
     chunk = torch.randn(4, 25)
     assert torch.equal(module_of(make("gate"))(chunk), chunk)
-    assert module_of(make("conv1d"))(x).any()
 
 
 @pytest.mark.parametrize(("family", "layer"), CASES)

@@ -113,7 +113,8 @@ def test_the_gain_lies_between_prior_and_what_was_seen(gains: list[float]) -> No
     for seen in gains:
         gain = gain.plus(seen)
         spreads.append(gain.posterior()[1])
-    assert min(*gains, 0.03) * (1 - 1e-9) <= gain.median <= max(*gains, 0.03) * (1 + 1e-9)
+    median = Arm(gain=gain).median_gain
+    assert min(*gains, 0.03) * (1 - 1e-9) <= median <= max(*gains, 0.03) * (1 + 1e-9)
     assert spreads == sorted(spreads, reverse=True)
 
 

@@ -14,7 +14,7 @@ def test_keys_that_are_left_out_have_their_defaults() -> None:
     """An empty object is the default policy in its own version; a given key changes that one
     alone.
     """
-    assert parse("{}") == (SCHEDULE, ScheduleSettings(version="thompson-1"))
+    assert parse("{}") == (SCHEDULE, ScheduleSettings(version="thompson-2"))
     named = parse('{"max_training": 3, "name": "thompson-schedule", "version": "mine"}')
     assert named == (SCHEDULE, ScheduleSettings(max_training=3, version="mine"))
 

@@ -20,6 +20,7 @@ from esper_processors.tamiyo.deciding.bandits import (
     FRESH_GAIN,
     Arm,
     Beta,
+    fresh_gain,
     known,
     normal_cdf,
     sign_test,
@@ -33,7 +34,7 @@ from esper_processors.tamiyo.deciding.features import (
     epochs_left,
 )
 from esper_processors.tamiyo.deciding.plan import Plan, Prior, reviewed
-from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Trial
+from esper_processors.tamiyo.deciding.policy_state import ArmRecord, PolicyState, Span, Trial
 
 OWN = 2.0
 """Weight of a trial in its own arm's posterior: the kernel and the layer are the same, only the
@@ -50,16 +51,18 @@ LOOKS = 8
 """
 HARM_WEIGHT = 2.0
 """Trials that the prior probability of harm counts for."""
-GRAFT_EPOCHS = (8.0, 4.0, 4.0)
-"""Prior mean and standard deviation of the epochs from germination to full blending, and the trials
-that it counts for.
+GRAFT = (0.13, 0.06, 4.0)
+"""Prior mean and standard deviation of the time from germination to full blending, as fractions of
+the run's, and the trials that it counts for.
 """
-TRAIN_EPOCHS = (6.0, 3.0, 4.0)
-"""The same for the epochs in GERMINATED and TRAINING."""
+TRAIN = (0.1, 0.05, 4.0)
+"""The same for the time in GERMINATED and TRAINING."""
 AHEAD = 2.0
 """Measurements ahead for which a shadow-loss gap is forecast before a kernel in TRAINING is given
 up.
 """
+FEW_EPOCHS = 30.0
+"""The epochs of a run that has ended none, and so does not know how long its are."""
 KEEP = 0.95
 """Probability of a positive shadow-loss gap that a kernel needs to be kept (one-sided z-test at 5
 %).
@@ -91,9 +94,9 @@ def decide(
     )
 
 
-def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
-    """An arm's probability of success and gain: the prior, its own trials, and with less weight
-    those of its layer and of its family.
+def posterior(state: PolicyState, key: ArmKey, prior: Beta, parameters: int) -> Arm:
+    """An arm's probability of success and gain: the prior, by the parameters of its largest kernel,
+    its own trials, and with less weight those of its layer and of its family.
     """
     success = prior
     # sorted: a sum of fractions depends on its order, and the draws on the sum
@@ -108,7 +111,7 @@ def posterior(state: PolicyState, key: ArmKey, prior: Beta) -> Arm:
             else 0.0
         )
         success = success.plus(weight * record.successes, weight * record.failures)
-    return Arm(success, state.record(key).gain)
+    return Arm(success, state.record(key).gain, fresh_gain(parameters))
 
 
 def false_pass(gate_z: float) -> float:
@@ -146,9 +149,9 @@ def urgency(
     t, t the mean training time, and would change the choice if it were a success of another arm of
     the same layer, or a failure of the same arm.
     """
-    mean, spread = state.grafting.estimate(*GRAFT_EPOCHS)
+    mean, spread = _epochs(state.grafting, packet, GRAFT)
     fits = normal_cdf((epochs_left(packet) - mean) / spread)
-    train, _ = state.training.estimate(*TRAIN_EPOCHS)
+    train, _ = _epochs(state.training, packet, TRAIN)
     unchanged = 1.0
     for trial in state.trials.values():
         if trial.learned or trial.layer != choice.key.layer:
@@ -157,6 +160,17 @@ def urgency(
         # at least one epoch, or the probability that it ends within the next would exceed 1
         unchanged *= 1 - (1 - chance if trial.key == choice.key else chance) / max(train, 1.0)
     return fits * unchanged
+
+
+def _epochs(
+    span: Span, packet: SystemStatePacket, prior: tuple[float, float, float]
+) -> tuple[float, float]:
+    """Mean and standard deviation of a time in epochs, from the trials of this run and a prior in
+    fractions of it; one epoch more than the fraction, because stages end with epochs.
+    """
+    mean, spread, weight = prior
+    epochs = packet.epoch + epochs_left(packet) if packet.epoch else FEW_EPOCHS
+    return span.estimate(1 + mean * epochs, max(spread * epochs, 0.5), weight)
 
 
 def _germinations(
@@ -176,8 +190,13 @@ def _germinations(
     refused = ""
     layers = {layer.name: layer for layer in packet.layers}
     arms = {
-        key: posterior(state, key, prior(context(layers[key.layer], key.family)))
-        for key in open_choices
+        key: posterior(
+            state,
+            key,
+            prior(context(layers[key.layer], key.family)),
+            max(kernel.parameters for choice in found for kernel in choice.kernels),
+        )
+        for key, found in open_choices.items()
     }
     success = {key: arm.success for key, arm in arms.items()}
     bandit = known()[settings.bandit]
@@ -248,6 +267,8 @@ def _room(
                 f"{settings.first_epoch}."
             ),
         )
+    if packet.step < settings.first_fraction * packet.total_steps:
+        return 0, f"Growth begins once {settings.first_fraction:.0%} of the steps are done."
     if packet.step > settings.last_fraction * packet.total_steps:
         return (
             0,
@@ -310,11 +331,11 @@ def _germinate(
     evidence = {
         "strategy": "SPECIALIZE" if record.successes else "DIVERSIFY",
         "success": [arm.success.successes, arm.success.failures],
-        "gain_median": arm.gain.median,
+        "gain_median": arm.median_gain,
         "sampled_worth": worth,
         "trials": [record.successes, record.failures, record.harmed],
         "epochs_left": epochs_left(packet) if packet.epoch else None,
-        "graft_epochs": state.grafting.estimate(*GRAFT_EPOCHS),
+        "graft_epochs": _epochs(state.grafting, packet, GRAFT),
     }
     return reviewed(
         packet,
@@ -322,7 +343,7 @@ def _germinate(
         (choice.layer.name, choice.seed.seed),
         confidence=sure[0],
         urgency=sure[1],
-        expected_impact=arm.success.mean * arm.gain.median * packet.validation_loss,
+        expected_impact=arm.success.mean * arm.median_gain * packet.validation_loss,
         evidence=evidence,
         kernel_id=kernel.kernel_id,
         family=kernel.family,
