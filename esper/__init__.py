@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper.kasmina import germinate, harvest, inventory
-    from esper.library import grow, load, load_model
+    from esper.library import GrowthTracker, grow, load, load_model
     from esper.tolaria.recipes.splits import Splits
     from esper.tolaria.step.tasks import Metric, Outcome, Task
 
 _HOMES = {
+    "GrowthTracker": "esper.library",
     "Metric": "esper.tolaria.step.tasks",
     "Outcome": "esper.tolaria.step.tasks",
     "Splits": "esper.tolaria.recipes.splits",
@@ -24,6 +25,7 @@ _HOMES = {
     "load_model": "esper.library",
 }
 __all__ = [
+    "GrowthTracker",
     "Metric",
     "Outcome",
     "Splits",

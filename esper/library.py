@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,9 +25,11 @@ from esper.errors import UsageError
 from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
+from esper.tolaria.record.resume import Wanted
 from esper.tolaria.run.own_script import running
 from esper.tolaria.run.own_start import OwnLoop, begin
-from esper.tolaria.run.wiring import place_of
+from esper.tolaria.run.tracking import Tracked, Tracker, tracking
+from esper.tolaria.run.wiring import RunContext, place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
 from esper.urza.opening import open_store
@@ -89,49 +92,132 @@ def grow(
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
+    asked = OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
+    with opened(asked, run_id=run_id, resume=resume) as growth:
+        yield growth
+
+
+@contextmanager
+def opened(
+    asked: OwnLoop, *, run_id: str, resume: bool, wanted: Wanted | None = None
+) -> Iterator[Growth]:
+    """Within: the run of `grow`, on a stack that is up; resumed, at a snapshot that is `wanted`.
+
+    Raises EsperError as `grow` does.
+    """
+    script = running()
+    if script is not None:
+        run_id, resume = script.run_id or run_id, script.resume or resume
+    with (
+        _placed(run_id, resume=resume, stem=script.path.stem if script else "own-loop") as place,
+        ExitStack() as resources,
+    ):
+        growth = begin(asked, place, resources, resume=resume, script=script, wanted=wanted)
+        place.progress.start()
+        resources.callback(place.progress.stop)
+        try:
+            yield growth
+        # Ctrl-C too has to end the journal
+        except BaseException as error:
+            growth.end(error)
+            raise
+        # outside the try: its own error must not end the run a second time
+        growth.end(None)
+
+
+@contextmanager
+def _placed(run_id: str, *, resume: bool, stem: str) -> Iterator[RunContext]:
+    """The place of a run on a stack that is up; without a run id, one is made of `stem`."""
     clock, installation, console = (
         SystemClock(),
         Settings.load(guest=True),
         Console(stderr=True, quiet=not sys.stderr.isatty()),
     )
-    script = running()
-    if script is not None:
-        run_id, resume = script.run_id or run_id, script.resume or resume
     if resume and not run_id:
         raise UsageError("resume=True goes on with a run: say which by run_id.")
-    run_id = run_id or named(script.path.stem if script else "own-loop", clock)
+    run_id = run_id or named(stem, clock)
     require_run_id(run_id)
     # after the id is checked: to start the stack takes seconds
     endpoints = stack.up(
         installation, owner_pid=os.getpid(), progress=lambda line: console.print(line, style="dim")
     )
-    progress = Progress(console)
     try:
-        with ExitStack() as resources:
-            place = resources.enter_context(
-                place_of(
-                    installation,
-                    run_id,
-                    Access.of(installation, "trainer", bootstrap=endpoints.bootstrap),
-                    clock,
-                    progress,
-                    resumed=resume,
-                )
-            )
-            asked = OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
-            growth = begin(asked, place, resources, resume=resume, script=script)
-            progress.start()
-            resources.callback(progress.stop)
-            try:
-                yield growth
-            # Ctrl-C too has to end the journal
-            except BaseException as error:
-                growth.end(error)
-                raise
-            # outside the try: its own error must not end the run a second time
-            growth.end(None)
+        with place_of(
+            installation,
+            run_id,
+            Access.of(installation, "trainer", bootstrap=endpoints.bootstrap),
+            clock,
+            Progress(console),
+            resumed=resume,
+        ) as place:
+            yield place
     finally:
         stack.release(installation, os.getpid())
+
+
+class GrowthTracker:
+    """For a loop in which nothing grows: its figures become the run's events, and no model is
+    touched.
+
+        with GrowthTracker(run_id="mine", score="accuracy", higher_is_better=True) as tracker:
+            tracker.step(loss, learning_rate=rate, accuracy=accuracy)  # after each optimizer step
+            tracker.epoch(held_out_loss, accuracy=held_out_accuracy)  # after each epoch
+
+    Journal, topics and history then have the run as they have those that grow; it has no seeds, so
+    nobody is asked to graft anything, and no snapshots: where the loop goes on from a checkpoint of
+    its own, it says so by `resume`, `step` and `epoch`.
+
+    Args:
+        steps: optimizer steps that the loop will do in all; 0 if nobody knows.
+        run_id: the run's name in journal and history; one is made when none is given.
+        score: the figure of an epoch by which runs are compared: `loss`, or a metric.
+        higher_is_better: whether more of it is better.
+        parameters: of the model.
+        seed: of the run, on record.
+        resume: go on with the run `run_id`, whose loop has been killed or left.
+        step: optimizer steps that were done before, by the checkpoint.
+        epoch: epochs that were over before.
+
+    Raises:
+        EsperError: the stack cannot be started, or the arguments make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 0,
+        run_id: str = "",
+        score: str = "loss",
+        higher_is_better: bool = False,
+        parameters: int = 0,
+        seed: int = 0,
+        resume: bool = False,
+        step: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        self._asked = Tracked(steps, score, higher_is_better, seed, parameters, step, epoch)
+        self._asked.recipe()  # before the stack is started
+        self._run_id, self._resume = run_id, resume
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Tracker:
+        """The run begins, or goes on."""
+        with ExitStack() as resources:
+            place = resources.enter_context(
+                _placed(self._run_id, resume=self._resume, stem="tracked")
+            )
+            tracker = resources.enter_context(tracking(self._asked, place, resume=self._resume))
+            self._stack = resources.pop_all()
+        return tracker
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """The run is completed, or after an error paused."""
+        self._stack.__exit__(kind, error, traceback)
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:

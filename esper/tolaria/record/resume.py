@@ -5,7 +5,7 @@ record still has to be re-executed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from pydantic import ValidationError
@@ -108,13 +108,24 @@ def differences(events: Sequence[JournalEvent], environment: Environment) -> tup
     return tuple(clauses)
 
 
-def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore) -> RestorePoint:
+Wanted = Callable[[Anchor], bool]
+"""Whether a resumed run may begin at a snapshot."""
+
+
+def beginning(
+    run_id: str,
+    events: Sequence[JournalEvent],
+    tensors: TensorStore,
+    wanted: Wanted | None = None,
+) -> RestorePoint:
     """The latest state on the run's present timeline whose tensors are at hand.
 
     A snapshot that is missing or damaged is passed over, with a note, for the one before it;
-    without any, the run begins at its first step.
+    without any, the run begins at its first step. Where a framework's checkpoint says from which
+    snapshot it goes on, no other is `wanted`.
 
     Raises:
+        UsageError: the snapshot that is wanted cannot be used.
         CorruptError: the timeline goes on from an earlier state, and no snapshot of that or since
             then can be used.
     """
@@ -122,12 +133,22 @@ def beginning(run_id: str, events: Sequence[JournalEvent], tensors: TensorStore)
     last, opened = Address(events[-1].timeline, events[-1].step, len(events)), False
     for anchor in anchors(events, last):
         opened = anchor.opens
+        if wanted is not None and not wanted(anchor):
+            continue
         try:
             return standing(
                 run_id, events, anchor, tensors.read(anchor.key, anchor.sha256), tuple(notes)
             )
         except CorruptError as error:
             notes.append(f"Snapshot {anchor.name} cannot be used: {error}")
+    if wanted is not None:
+        why = (
+            " ".join(notes) or "It was rolled back to an earlier step, or the snapshot is not its."
+        )
+        raise UsageError(
+            f"Run {run_id} cannot go on from this checkpoint. {why} Take another checkpoint; "
+            f"`esper checkpoints {run_id}` lists the snapshots that there are."
+        )
     # the run's first step is on another timeline: from there another state would come out
     if opened:
         forked = None if last.timeline else fork_of(events)

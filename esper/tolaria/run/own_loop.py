@@ -210,13 +210,7 @@ class Growth:
                 f"{len(found)} batches are {epochs * len(found)}: give one of them another value."
             )
         content = found.content
-        if self.own.content and self.own.content != content:
-            changed = next(key for key in content if content[key] != self.own.content.get(key))
-            raise UsageError(
-                f"Run {self.run_id} was begun with other data "
-                f"({'another first batch' if changed == 'first' else changed + ' differs'}): a run "
-                "goes on with the data that it began with."
-            )
+        self._require_content(content)
         if parts.registered.waiting:
             names = ", ".join(sorted(parts.registered.waiting))
             raise UsageError(
@@ -233,7 +227,7 @@ class Growth:
         self, found: Batches, epochs: int, after_epoch: Callable[[], None] | None
     ) -> Generator[Any, None, None]:
         session = self.rigged.session
-        with _signals(session.standing):
+        with signals(session.standing):
             try:
                 self._start()
                 if self.beginning is not None:
@@ -299,25 +293,61 @@ class Growth:
                 self._start()
                 session.open_dialogue()
             session.between_steps()
-        parts, step = session.parts, session.step
+        data: Batch = plain(batch[0] if len(batch) == 1 else batch, "What growth.loss was given")
+        with self.live_pass():
+            outcome = session.parts.task.outcome(session.parts.growing, data)
+        self.took(data, outcome.loss, outcome.sums)
+        return outcome.loss
+
+    @contextmanager
+    def live_pass(self) -> Iterator[None]:
+        """Within: the forward whose loss the next step is of; `took` says then what came of it."""
+        parts, step = self.rigged.session.parts, self.rigged.session.step
         growing, telemetry = parts.growing, parts.recipe.telemetry
         self.begun = parts.clock.monotonic()
         switches = growing.switches
         # until the next loss, not for this call alone: backward may compute layers once more
         switches.fallback = frozenset(self.own.spared)
         switches.notes.clear(watching=False)
-        data: Batch = plain(batch[0] if len(batch) == 1 else batch, "What growth.loss was given")
         sampling = (step + 1) % telemetry.every_steps == 0
-        units = parts.task.count(data)
         with switches.live_pass(watching=bool(growing.kernels), sampling=sampling):
-            outcome = parts.task.outcome(growing, data)
+            yield
+
+    def took(self, data: Batch, loss: Tensor, sums: Mapping[str, Tensor]) -> None:
+        """Note what a `live_pass` over a batch gave, for the step: its loss, and the sum of each
+        metric over the batch's units.
+        """
+        parts, step = self.rigged.session.parts, self.rigged.session.step
+        units = parts.task.count(data)
         self._batch = _Batch(
             data,
-            outcome.loss.detach(),
-            {name: value / units for name, value in outcome.sums.items()},
+            loss.detach(),
+            {name: value / units for name, value in sums.items()},
             stream_seed(parts.recipe.run.seed, "forward", step),
         )
-        return outcome.loss
+
+    def hand_over(self, content: dict[str, Any]) -> None:
+        """Leave the loop to a framework (`esper.tolaria.run.driven`), which opens passes, ends
+        epochs and says when snapshots are taken. `content` says what it trains on.
+
+        Raises:
+            UsageError: a resumed run was begun with something else.
+        """
+        session = self.rigged.session
+        self._require_content(content)
+        self.own.content = content
+        self.own.state_dict()  # what no snapshot can hold is refused before the first step
+        session.parts.stepper, session.standing.defers, self._driven = self.own, True, True
+        self._start()
+
+    def _require_content(self, content: Mapping[str, Any]) -> None:
+        if self.own.content and self.own.content != content:
+            changed = next(key for key in content if content[key] != self.own.content.get(key))
+            raise UsageError(
+                f"Run {self.run_id} was begun with other data "
+                f"({'another first batch' if changed == 'first' else changed + ' differs'}): a run "
+                "goes on with the data that it began with."
+            )
 
     def step(self) -> None:
         """After `backward`, before the own optimizer: kernels learn, failures are counted, and the
@@ -570,7 +600,7 @@ def _blamed(
 
 
 @contextmanager
-def _signals(standing: Standing) -> Iterator[None]:
+def signals(standing: Standing) -> Iterator[None]:
     """Within: Ctrl-C and SIGTERM end the run between two steps, twice at once.
 
     What the caller has of its own stays.

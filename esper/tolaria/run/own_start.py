@@ -21,7 +21,7 @@ from esper.tolaria.recipes.fitting import fitted
 from esper.tolaria.recipes.recipe import OWNER, Recipe, validated
 from esper.tolaria.recipes.splits import Split, checked, digest_of_split
 from esper.tolaria.recipes.structures import size
-from esper.tolaria.record.resume import differences, recipe_of
+from esper.tolaria.record.resume import Wanted, differences, recipe_of
 from esper.tolaria.record.snapshot_content import RunSnapshot
 from esper.tolaria.run.own_loop import Growth, OwnOptimizer
 from esper.tolaria.run.own_script import Script
@@ -103,8 +103,10 @@ def begin(
     *,
     resume: bool = False,
     script: Script | None = None,
+    wanted: Wanted | None = None,
 ) -> Growth:
-    """Begin a run around a germinated model, or go on with it; `script` is the file that does.
+    """Begin a run around a germinated model, or go on with it; `script` is the file that does, and
+    `wanted` says at which snapshots.
 
     Raises:
         UsageError: what was asked for makes no sense, the run id is taken, or there is no such run
@@ -134,6 +136,7 @@ def begin(
             place.trust,
             partial(open_tensors, place.settings),
             place.progress,
+            wanted,
         )
         _require_same(before, recipe, growing, asked.steps, digest, own.kind)
         for difference in differences(before.events, environment):

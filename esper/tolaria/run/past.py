@@ -22,7 +22,7 @@ from esper.oona.durable.authentic import Aside, Judge, judged
 from esper.oona.durable.journal_reader import read_topics, require_new
 from esper.oona.durable.outbox import Outbox
 from esper.oona.durable.start import start
-from esper.tolaria.record.resume import RestorePoint, beginning, folded
+from esper.tolaria.record.resume import RestorePoint, Wanted, beginning, folded
 from esper.tolaria.session.progress import Progress
 from esper.urza.catalogue import Catalogue
 
@@ -83,9 +83,10 @@ def past(
     trust: Trust,
     tensors: Callable[[str], TensorStore],
     progress: Progress,
+    wanted: Wanted | None = None,
 ) -> Past:
     """The past of a run that is resumed: fences any other writer of it, brings outbox and Kafka
-    together, folds. `tensors` opens a family's.
+    together, folds. `tensors` opens a family's; `wanted` says at which snapshots it may begin.
     """
     run_id, messages, judge = outbox.run_id, list[Received](), Judge(outbox.run_id, trust)
 
@@ -96,7 +97,7 @@ def past(
         judge.require_events()
         state = folded(run_id, events)
         family = family_of(events)
-        point = beginning(run_id, events, tensors(family))
+        point = beginning(run_id, events, tensors(family), wanted)
         catalogue, answered = reading.result()
     inherited = forked_run.offered if (forked_run := fork_of(events)) else ()
     offered = (
