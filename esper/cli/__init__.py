@@ -26,6 +26,7 @@ from esper.cli.installation import (
 from esper.cli.runs import (
     compare,
     fork,
+    init,
     model,
     portable,
     recipes,
@@ -48,6 +49,7 @@ app = typer.Typer(
 for part in (
     run,
     run_control,
+    init,
     recipes,
     replay,
     fork,

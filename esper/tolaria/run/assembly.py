@@ -178,7 +178,7 @@ def train(
             progress.say(f"{difference}; the resumed run may give other bits.")
         # a resumed run keeps the sources that it was begun with
         if not before.events:
-            keep_sources(recipe, place.folder)
+            keep_sources(recipe, place.folder, permit.folder)
         trainee = trainee_of(recipe, model_of(recipe, permit, before.events), splits, method)
         # what was trained on before is not held against rules of today
         if not before.events:
