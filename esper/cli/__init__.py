@@ -33,6 +33,7 @@ from esper.cli.runs import (
     replay,
     run,
     run_control,
+    runs,
     snapshots,
     whatif,
 )
@@ -49,6 +50,7 @@ app = typer.Typer(
 for part in (
     run,
     run_control,
+    runs,
     init,
     recipes,
     replay,
