@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esper.kasmina import germinate, harvest, inventory
     from esper.library import GrowthTracker, grow, load, load_model
+    from esper.tolaria.recipes.images import read_images
     from esper.tolaria.recipes.splits import Splits
     from esper.tolaria.step.tasks import Metric, Outcome, Task
 
@@ -23,6 +24,7 @@ _HOMES = {
     "inventory": "esper.kasmina",
     "load": "esper.library",
     "load_model": "esper.library",
+    "read_images": "esper.tolaria.recipes.images",
 }
 __all__ = [
     "GrowthTracker",
@@ -36,6 +38,7 @@ __all__ = [
     "inventory",
     "load",
     "load_model",
+    "read_images",
 ]
 __version__ = "0.1.0"
 

@@ -619,7 +619,8 @@ def within(field: dict[str, Any], value: Any, salt: int) -> Any:
         "geometry": f"sequence in {salt + 1}",
     }
     if "format" in field:
-        return texts[field["format"]]
+        text = texts[field["format"]]
+        return [f"{text}-{index}" for index in range(2)] if many(field) else text
     if primitive(many(field) or field["type"]) != "double" or "maximum" not in field:
         return value
     return [one / 128 for one in value] if many(field) else value / 128

@@ -47,7 +47,7 @@ def collect(
     doubtful: Mapping[str, str] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> Collected:
-    """Sweep every family of which `events`, the journals of all runs, know.
+    """Sweep every family of which `events`, the journals of all runs and which were deleted, know.
 
     A family that cannot be swept is left alone, and so is one with a run whose journal is damaged:
     `doubtful` says by run how, once `events` are read. The others are swept.
@@ -57,12 +57,11 @@ def collect(
         UnavailableError: a store cannot be used.
     """
     store, cold, keys = open_store(settings), open_cold(settings), masters(settings)
-    given, where = settings.checkpoints, settings.home.resolve()
+    given, owner = settings.checkpoints, owner_of(settings)
     rules = Rules(
         keep_us=round(given.keep_days * _DAY_US),
         cold_after_us=round(given.cold_after_days * _DAY_US),
     )
-    owner = hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
     swept, left = list[Swept](), list[str]()
     with no_sweep(settings):
         journals = journalled(events)
@@ -92,6 +91,12 @@ def collect(
         if not dry_run and not left:
             write_file(settings.swept_path, str(clock.now_us()).encode())
     return Collected(tuple(swept), tuple(left), len(unknown))
+
+
+def owner_of(settings: Settings) -> str:
+    """How sweeps of this installation name themselves in the store."""
+    where = settings.home.resolve()
+    return hashlib.sha256(f"{socket.gethostname()} {where}".encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """Which snapshots are kept, and why, out of the journals of all runs. Pure.
 
 A snapshot is kept for as long as the settings say, and beyond that while its run is pinned, while
-it is the last of a run that has not ended, and while a fork begins with it.
+it is the last of a run that has not ended, and while a fork begins with it. Those of a deleted run
+are not kept, unless another run names them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -15,6 +17,7 @@ from esper.events import Event
 from esper.events.records import (
     CheckpointTaken,
     RunCompleted,
+    RunDeleted,
     RunFailed,
     RunForked,
     RunRolledBack,
@@ -22,7 +25,7 @@ from esper.events.records import (
 )
 from esper.urza.store import Store
 
-Why = Literal["", "pinned", "last", "forked"]
+Why = Literal["", "pinned", "last", "forked", "deleted"]
 _PINS: Final = "pins/"
 
 
@@ -30,11 +33,16 @@ _PINS: Final = "pins/"
 class NamedSnapshot:
     """A snapshot that a journal names, taken at `taken_us`, microseconds since 1970-01-01 UTC.
 
-    `why` says what keeps it beyond its time.
+    `why` says what keeps it beyond its time, or that its run was deleted.
     """
 
     taken_us: int
     why: Why = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it stays whatever its age is."""
+        return self.why not in ("", "deleted")
 
 
 @dataclass(slots=True)
@@ -42,6 +50,7 @@ class _Run:
     family: str
     taken: list[CheckpointTaken] = field(default_factory=list)
     line: list[CheckpointTaken] = field(default_factory=list)
+    begin: RunForked | None = None
     ended: bool = False
 
 
@@ -58,14 +67,15 @@ class JournalledSnapshots:
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
-        self._forked: set[str] = set()
+        self._forked: dict[str, set[str]] = {}
+        self._deleted: set[str] = set()
 
     def families(self, runs: Iterable[str]) -> dict[str, str]:
         """The family of each of `runs` that has a journal."""
         return {run: self._runs[run].family for run in runs if run in self._runs}
 
     def take(self, event: Event) -> None:
-        """The next event of some journal.
+        """The next event of some journal, or that a run was deleted.
 
         A run begins once: what says that it begins again is not believed.
         """
@@ -74,10 +84,15 @@ class JournalledSnapshots:
         elif isinstance(event, RunStarted):
             self._runs[event.run_id] = _Run(family_of((event,)))
         if isinstance(event, RunForked):
-            self._forked.add(event.address)
+            self._forked.setdefault(event.address, set()).add(event.run_id)
+        if isinstance(event, RunDeleted):
+            self._deleted.add(event.run_id)
 
-    def held(self, pinned: Container[str]) -> dict[str, dict[str, NamedSnapshot]]:
-        """As the function of this name gives."""
+    def held(
+        self, pinned: Container[str], *, deleted: AbstractSet[str] = frozenset()
+    ) -> dict[str, dict[str, NamedSnapshot]]:
+        """As the function of this name gives, if the runs of `deleted` were deleted too."""
+        gone = self._deleted | deleted
         families: dict[str, dict[str, NamedSnapshot]] = {}
         for run_id, run in self._runs.items():
             family = families.setdefault(run.family, {})
@@ -91,14 +106,23 @@ class JournalledSnapshots:
                     "pinned"
                     if run_id in pinned
                     else "last"
-                    if last
+                    if last and run_id not in gone
                     else "forked"
-                    if snapshot.address in self._forked
+                    # a fork that was deleted begins no more
+                    if self._forked.get(snapshot.address, set()) - gone
+                    else "deleted"
+                    if run_id in gone
                     else ""
                 )
-                # Two runs may name one manifest: a reason to keep it wins over none.
-                if snapshot.address not in family or why:
-                    family[snapshot.address] = NamedSnapshot(snapshot.occurred_at, why)
+                # Two runs may name one manifest: a reason to keep it wins over none, and none over
+                # the deletion of one of them.
+                named = NamedSnapshot(snapshot.occurred_at, why)
+                before = family.get(snapshot.address)
+                if before is None or named.kept or before.why == "deleted":
+                    family[snapshot.address] = named
+            # what a fork began with may have been written for it alone
+            if run.begin is not None and run_id in gone and run.begin.address not in family:
+                family[run.begin.address] = NamedSnapshot(run.begin.occurred_at, "deleted")
         return families
 
 
@@ -135,6 +159,8 @@ def _note(run: _Run, event: Event) -> None:
     if isinstance(event, CheckpointTaken):
         run.taken.append(event)
     run.line = line_after(run.line, event)
+    if isinstance(event, RunForked):
+        run.begin = event
     if isinstance(event, RunCompleted | RunFailed):
         run.ended = True
 

@@ -147,7 +147,9 @@ def sweep(
 
 def _expired(entry: Listed, held: Mapping[str, NamedSnapshot], rules: Rules, now_us: int) -> bool:
     named = held.get(entry.key)
-    return not (named and named.why) and now_us - _taken_us(entry, held) > rules.keep_us
+    if named and named.why == "deleted":
+        return True
+    return not (named and named.kept) and now_us - _taken_us(entry, held) > rules.keep_us
 
 
 def _taken_us(entry: Listed, held: Mapping[str, NamedSnapshot]) -> int:

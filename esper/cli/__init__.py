@@ -26,12 +26,14 @@ from esper.cli.installation import (
 from esper.cli.runs import (
     compare,
     fork,
+    init,
     model,
     portable,
     recipes,
     replay,
     run,
     run_control,
+    runs,
     snapshots,
     whatif,
 )
@@ -48,6 +50,8 @@ app = typer.Typer(
 for part in (
     run,
     run_control,
+    runs,
+    init,
     recipes,
     replay,
     fork,

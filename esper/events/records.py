@@ -93,6 +93,15 @@ _FAILUREPHASE = {
     "symbols": ["LOAD", "FORWARD", "NON_FINITE"],
 }
 
+Annotation = Literal["TAGGED", "NOTED", "RENAMED", "BASELINE"]
+"""What is said of a run."""
+
+_ANNOTATION = {
+    "type": "enum",
+    "name": "Annotation",
+    "symbols": ["TAGGED", "NOTED", "RENAMED", "BASELINE"],
+}
+
 Outcome = Literal["FINISHED", "INTERRUPTED"]
 """Whether all steps were done or a person ended the run early."""
 
@@ -3561,6 +3570,122 @@ class RollbackRequested(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunAnnotated(SignedEvent):
+    """An operator says something about a run, for people: its journal and its training do not change.
+
+    Attributes:
+        change: What is said; fields of other kinds are empty.
+        added: TAGGED: tags that the run gets.
+        removed: TAGGED: tags that it loses.
+        text: NOTED: the note; RENAMED: the name that is shown beside the id; empty takes it away.
+        on: BASELINE: whether the run is now what others of its recipe are compared with.
+        actor: Who asked for it, as the operating system names them.
+    """
+
+    NAME: ClassVar[str] = "RunAnnotated"
+    TOPIC: ClassVar[str] = "control.runs"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 1951287179
+    MAX_BYTES: ClassVar[int] = 65536
+
+    change: Annotation
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    text: str = ""
+    on: bool = False
+    actor: str
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("added", format="name", most=64),
+        Bound("removed", format="name", most=64),
+        Bound("text", most=2000),
+        Bound("actor", most=200),
+        Bound("signer", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or len(self.added) + len(self.removed) > 64
+            or len(self.text) > 2000
+            or len(self.actor) > 200
+            or len(self.signer) + len(self.signature) > 4096
+            or self.run_id not in NAMES
+            or any(one not in NAMES for one in self.added)
+            or any(one not in NAMES for one in self.removed)
+        )
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum, which it takes over."""
+        datum["added"] = tuple(datum["added"])
+        datum["removed"] = tuple(datum["removed"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
+        datum = {
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
+            "change": read_enum(stream, _ANNOTATION, None),
+            "added": (
+                added := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+            "removed": (
+                removed := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+            "text": (text := read_utf8(stream)),
+            "on": read_boolean(stream),
+            "actor": (actor := read_utf8(stream)),
+            "signer": (signer := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at) >> 53
+            or len(added) + len(removed) > 64
+            or len(text) > 2000
+            or len(actor) > 200
+            or len(signer) + len(signature) > 4096
+            or run_id not in NAMES
+            or any(one not in NAMES for one in added)
+            or any(one not in NAMES for one in removed)
+        ):
+            require("RunAnnotated", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.change, _ANNOTATION, NAMED, "change", OPTIONS)
+        write_data(out, self.added, {"type": "array", "items": "string"}, NAMED, "added", OPTIONS)
+        write_data(
+            out, self.removed, {"type": "array", "items": "string"}, NAMED, "removed", OPTIONS
+        )
+        write_data(out, self.text, "string", NAMED, "text", OPTIONS)
+        write_data(out, self.on, "boolean", NAMED, "on", OPTIONS)
+        write_data(out, self.actor, "string", NAMED, "actor", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunCompleted(JournalEvent):
     """Last event of a run that ended in order.
 
@@ -3686,6 +3811,93 @@ class RunCompleted(JournalEvent):
         write_data(out, self.higher_is_better, "boolean", NAMED, "higher_is_better", OPTIONS)
         write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
         write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDeleted(SignedEvent):
+    """An operator has had a run deleted: its snapshots no longer count for `esper gc`, and its files are removed. The journal stays.
+
+    Attributes:
+        snapshots: Snapshots in the store that only this run had, when it was asked for.
+        files: Files of the run on the machine where it was asked for.
+        file_bytes: Size of these files, bytes.
+        actor: Who asked for it, as the operating system names them.
+    """
+
+    NAME: ClassVar[str] = "RunDeleted"
+    TOPIC: ClassVar[str] = "control.runs"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 221295352
+    MAX_BYTES: ClassVar[int] = 65536
+
+    snapshots: int
+    files: int
+    file_bytes: int
+    actor: str
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("snapshots", minimum=0, maximum=9007199254740991),
+        Bound("files", minimum=0, maximum=9007199254740991),
+        Bound("file_bytes", minimum=0, maximum=9007199254740991),
+        Bound("actor", most=200),
+        Bound("signer", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | self.snapshots | self.files | self.file_bytes) >> 53
+            or len(self.actor) > 200
+            or len(self.signer) + len(self.signature) > 4096
+            or self.run_id not in NAMES
+        )
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
+        datum = {
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
+            "snapshots": (snapshots := read_long(stream)),
+            "files": (files := read_long(stream)),
+            "file_bytes": (file_bytes := read_long(stream)),
+            "actor": (actor := read_utf8(stream)),
+            "signer": (signer := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at | snapshots | files | file_bytes) >> 53
+            or len(actor) > 200
+            or len(signer) + len(signature) > 4096
+            or run_id not in NAMES
+        ):
+            require("RunDeleted", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.snapshots, "long", NAMED, "snapshots", OPTIONS)
+        write_data(out, self.files, "long", NAMED, "files", OPTIONS)
+        write_data(out, self.file_bytes, "long", NAMED, "file_bytes", OPTIONS)
+        write_data(out, self.actor, "string", NAMED, "actor", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
         write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
@@ -5192,7 +5404,9 @@ RECORDS: tuple[type[Event], ...] = (
     ResourceSampled,
     ResumeRequested,
     RollbackRequested,
+    RunAnnotated,
     RunCompleted,
+    RunDeleted,
     RunFailed,
     RunForked,
     RunPaused,

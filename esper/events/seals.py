@@ -27,6 +27,8 @@ TRAINER: Final = "trainer"
 """Writer of journals."""
 TAMIYO: Final = "tamiyo"
 """Writer of decisions and their outcomes."""
+OPERATOR: Final = "cli"
+"""Writer of what operators say of runs: the command line."""
 
 _HEAD: Final = 5  # magic byte and schema id
 # apart from all else that these keys may ever sign

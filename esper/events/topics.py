@@ -134,6 +134,15 @@ TOPICS: dict[str, Topic] = {
             "RollbackRequested",
         ),
     ),
+    "control.runs": Topic(
+        "control.runs",
+        "run_id",
+        4,
+        -1,
+        ("operator",),
+        ("trainer", "tolaria", "history"),
+        ("RunAnnotated", "RunDeleted"),
+    ),
     "decision.tamiyo": Topic(
         "decision.tamiyo",
         "run_id",

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 RUNS: Final = (
     "SELECT run_id, recipe, seed, decisions, state, started_at, seconds, epochs, steps, "
-    "accuracy, loss, grafts, fossilized, culled, "
-    "parameters, parent, forked_step FROM runs"
+    "accuracy, loss, score, score_name, grafts, fossilized, culled, "
+    "parameters, parent, forked_step, name, note, tags, baseline, deleted FROM runs"
 )
 """What `esper runs` shows."""
 

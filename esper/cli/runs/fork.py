@@ -69,12 +69,16 @@ def fork(
     def forked(endpoints: Endpoints) -> tuple[Finished, str]:
         from esper.journal.reading import on_kafka, whole  # noqa: PLC0415 - as above
         from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
+        from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
+        from esper.oona.durable.run_notes import require_living  # noqa: PLC0415 - as above
         from esper.service.transport import signing  # noqa: PLC0415 - as above
         from esper.tolaria.record.forking import cut_at, decision_of  # noqa: PLC0415 - as above
         from esper.tolaria.record.resume import recipe_of  # noqa: PLC0415 - as above
         from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
+        keyring = signing.Keyring(settings.keys_dir)
+        require_living(KafkaBus(cluster), run_id, keyring.trust, clock=clock)
         events = whole(
             on_kafka(
                 cluster,

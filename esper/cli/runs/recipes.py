@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from esper.cli.shared.called import called
 from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
 
@@ -32,6 +33,7 @@ def ls(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON array."
         return
     for recipe in recipes:
         print(f"{recipe['name']:<12} {recipe['about']}")
+    print(f"A project of your own: {called()} init --task TASK [FOLDER]")
 
 
 def show(

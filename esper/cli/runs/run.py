@@ -82,7 +82,7 @@ def run(
     from esper.config import Settings  # noqa: PLC0415
     from esper.identity import age_s  # noqa: PLC0415
     from esper.tolaria.recipes.allowed import Allowed  # noqa: PLC0415
-    from esper.tolaria.recipes.recipe import load  # noqa: PLC0415
+    from esper.tolaria.recipes.recipe import Permit, folder_of, load  # noqa: PLC0415
     from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415
     from esper.tolaria.run.startup import Startup  # noqa: PLC0415
 
@@ -119,6 +119,8 @@ def run(
             )
         run_id = run_id or _latest(settings, recipe)
 
+    # an operator of the API names a recipe, and no folder to import from
+    folder = None if resume or allowed else folder_of(recipe)
     startup = Startup.of(clock, age_s(clock))
 
     def trained(endpoints: Endpoints) -> Finished:
@@ -134,6 +136,7 @@ def run(
             clock=clock,
             console=console,
             startup=startup,
+            permit=Permit(every=True, folder=folder),
             allow=tuple(allow or ()),
             require=allowed.require if allowed else None,
         )

@@ -179,12 +179,14 @@ def _journals(settings: Settings) -> Journals:
 
 
 def _read(journals: Journals, settings: Settings, clock: Clock) -> Iterator[Event]:
-    """The journals of all runs, as they are read: a sweep keeps of them what it needs."""
+    """The journals of all runs, and which were deleted, as they are read: a sweep keeps of them
+    what it needs.
+    """
     from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.run_notes import every_run  # noqa: PLC0415 - as above
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
-    from esper.oona.durable.journal_reader import read_journals  # noqa: PLC0415 - as above
 
-    return read_journals(KafkaBus(cluster_of(settings, "viewer")), journals, clock=clock)
+    return every_run(KafkaBus(cluster_of(settings, "viewer")), journals, settings, clock)
 
 
 def _row(snapshot: Whereabouts) -> dict[str, Any]:

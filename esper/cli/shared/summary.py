@@ -4,14 +4,12 @@ is, what to try next.
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from esper.cli.shared.called import called
 from esper.events.records import SeedTransitioned
 from esper.tolaria.run.assembly import Finished
 
@@ -60,7 +58,7 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
     console.print(f"Digest   {outcome.digest}", highlight=False)
     console.print(f"History  {finished.history_path}", highlight=False)
     console.print("\nTry next:", style="bold")
-    command = "esper" if shutil.which("esper") else os.path.relpath(sys.argv[0])
+    command = called()
     query = (
         "SELECT epoch, layer, seed, family, to_stage, reason FROM seed_transitioned WHERE "  # noqa: S608  # for a person
         f"run_id = '{finished.run_id}'"

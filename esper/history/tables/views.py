@@ -132,7 +132,8 @@ SELECT
     if(c.completed = 1, c.score, e.test_score) AS score, if(c.completed = 1, c.score_name, e.score_name) AS score_name,
     e.best_accuracy AS best_accuracy, s.parameters AS host_parameters, if(c.completed = 1, c.parameters, s.parameters) AS parameters,
     t.grafts AS grafts, t.fossilized AS fossilized, t.culled AS culled, c.digest AS digest, last.reason AS reason,
-    f.parent AS parent, f.forked_step AS forked_step
+    f.parent AS parent, f.forked_step AS forked_step,
+    said.name AS name, said.note AS note, marked.tags AS tags, said.baseline = 1 AS baseline, gone.deleted = 1 AS deleted
 FROM (
     SELECT
         run_id, any(recipe) AS recipe, any(raw.seed) AS seed, any(raw.decisions) AS decisions, min(occurred_at) AS started_at,
@@ -176,6 +177,26 @@ LEFT JOIN (
 LEFT JOIN (
     SELECT run_id, any(raw.parent_run_id) AS parent, toNullable(any(raw.parent_step)) AS forked_step FROM run_forked AS raw GROUP BY run_id
 ) AS f ON f.run_id = s.run_id
+LEFT JOIN (
+    SELECT
+        run_id, argMaxIf(raw.text, _offset, change = 'RENAMED') AS name, argMaxIf(raw.text, _offset, change = 'NOTED') AS note,
+        argMaxIf(toUInt8(raw.on), _offset, change = 'BASELINE') AS baseline
+    FROM run_annotated AS raw GROUP BY run_id
+) AS said ON said.run_id = s.run_id
+LEFT JOIN (
+    SELECT run_id, arraySort(groupArray(tag)) AS tags
+    FROM (
+        SELECT run_id, tag, argMax(present, _offset) AS has
+        FROM (
+            SELECT
+                run_id, _offset,
+                arrayJoin(arrayConcat(arrayMap(one -> (one, 1), added), arrayMap(one -> (one, 0), removed))) AS pair,
+                pair.1 AS tag, pair.2 AS present
+            FROM run_annotated WHERE change = 'TAGGED'
+        ) GROUP BY run_id, tag
+    ) WHERE has = 1 GROUP BY run_id
+) AS marked ON marked.run_id = s.run_id
+LEFT JOIN (SELECT run_id, 1 AS deleted FROM run_deleted GROUP BY run_id) AS gone ON gone.run_id = s.run_id
 ORDER BY started_at DESC
 """
 
@@ -211,7 +232,7 @@ def views() -> tuple[View, ...]:
             _DECISIONS,
         ),
         View("kernel_league", "Published kernels by what their grafts were worth", _KERNEL_LEAGUE),
-        View("runs", "One row a run: state, figures and growth", _RUNS),
+        View("runs", "One row a run: state, figures, growth, and what people say of it", _RUNS),
         View(
             "run_comparison",
             (

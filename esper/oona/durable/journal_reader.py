@@ -19,6 +19,7 @@ from esper.oona.durable.authentic import JOURNAL, Journals, Judge, judged
 __all__ = [
     "JOURNAL",
     "JournalSummary",
+    "batches_of_topics",
     "journal_exists",
     "read",
     "read_journals",
@@ -128,7 +129,7 @@ def read_journals(
     Raises:
         UnavailableError: no broker, or no progress for `patience` seconds.
     """
-    for batch in _batches(bus, [JOURNAL], clock, patience):
+    for batch in batches_of_topics(bus, [JOURNAL], clock=clock, patience=patience):
         for event, _ in journals.take(batch):
             yield event
 
@@ -143,15 +144,20 @@ def read_topics(
     Raises:
         UnavailableError: no broker, or no progress for `patience` seconds.
     """
-    for batch in _batches(bus, topics, clock, patience):
+    for batch in batches_of_topics(bus, topics, clock=clock, patience=patience):
         for received in batch:
             with suppress(PoisonError):
                 yield decode(received.value, received.headers)
 
 
-def _batches(
-    bus: Bus, topics: Sequence[str], clock: Clock, patience: float
+def batches_of_topics(
+    bus: Bus, topics: Sequence[str], *, clock: Clock, patience: float = 30.0
 ) -> Iterator[list[Received]]:
+    """Every message of these topics that is committed now, as they come.
+
+    Raises:
+        UnavailableError: no broker, or no progress for `patience` seconds.
+    """
     with bus.reader(topics, start="beginning") as reader:
         # a reader of all runs does not wait for open transactions: they belong to runs that go on
         end = reader.stable_end()

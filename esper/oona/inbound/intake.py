@@ -32,8 +32,8 @@ from esper.errors import (
 )
 from esper.events.codec import UUID, decode
 from esper.events.envelope import Event, JournalEvent, SignedEvent
-from esper.events.records import AuditRecorded
-from esper.events.seals import TAMIYO, TRAINER, Trust
+from esper.events.records import AuditRecorded, RunAnnotated, RunDeleted
+from esper.events.seals import OPERATOR, TAMIYO, TRAINER, Trust
 from esper.oona.bus.port import Received
 from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
 
@@ -83,7 +83,7 @@ def opened(received: Received) -> Event:
 
 def require_author(event: Event, received: Received, trust: Trust) -> None:
     """That a signed event is by whom it should be: of a journal the run's trainer, of decisions
-    Tamiyo, of the audit trail its sender.
+    Tamiyo, of the audit trail its sender, of notes on runs the command line.
 
     Raises:
         PoisonError: it is somebody else's.
@@ -95,6 +95,8 @@ def require_author(event: Event, received: Received, trust: Trust) -> None:
         if isinstance(event, JournalEvent)
         else event.sender_id
         if isinstance(event, AuditRecorded)
+        else OPERATOR
+        if isinstance(event, RunAnnotated | RunDeleted)
         else TAMIYO
     )
     if why := trust.fault(writer, event, received.value, received.timestamp_us):

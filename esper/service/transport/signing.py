@@ -23,13 +23,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from esper.clock import Clock
 from esper.disk import make_folder
 from esper.errors import CorruptError, UnavailableError, UsageError
-from esper.events.seals import TAMIYO, TRAINER, OfRun, Signer, Trust, text_of
+from esper.events.seals import OPERATOR, TAMIYO, TRAINER, OfRun, Signer, Trust, text_of
 from esper.service.transport.token_keys import place, private_pem, read_private
 
 FOLDER: Final = "signing"
-WRITERS: Final = (TRAINER, TAMIYO, "tolaria", "nissa", "foundry", "cli")
-"""Who signs: the trainer its journals, Tamiyo its decisions, and every part that answers requests
-its audit trail.
+WRITERS: Final = (TRAINER, TAMIYO, "tolaria", "nissa", "foundry", OPERATOR)
+"""Who signs: the trainer its journals, Tamiyo its decisions, the command line its notes on runs,
+and every part that answers requests its audit trail.
 """
 _PUBLIC: Final = ".pub.pem"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -109,7 +109,15 @@ class Control:
             "seeds": run.stages(),
             "started_at": run.started_at,
             "updated_at": run.updated_at,
+            **asdict(self.ledger.notes_of(run.run_id)),
         }
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Every run in a list, those that were heard of last first, without deleted ones."""
+        runs = [
+            run for run in self.ledger.runs() if not self.ledger.notes_of(run.run_id).deleted_at
+        ]
+        return [*self.unborn(), *map(self.entry, runs)]
 
     def unborn(self) -> list[dict[str, Any]]:
         """Runs whose trainer was started and has not written a journal: on their way, or failed
@@ -267,24 +275,19 @@ def _add_reading(app: FastAPI, control: Control) -> None:
     @app.get("/api/v1/status", dependencies=[requires("viewer")])
     def status() -> dict[str, Any]:
         """All runs, and the versions of what runs them."""
-        runs = control.ledger.runs()
         return {
             "version": app.version,
             "python": platform.python_version(),
             "packages": _versions(),
             "caught_up": control.ledger.caught_up,
             "trainers": sum(trainer.process.lives() for trainer in control.trainers.all()),
-            "runs": [*control.unborn(), *(control.entry(run) for run in runs)],
+            "runs": control.listed(),
         }
 
     @app.get("/api/v1/runs", dependencies=[requires("viewer")])
     def runs(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> dict[str, Any]:
-        """The runs that were heard of last, newest first."""
-        return {
-            "runs": [*control.unborn(), *(control.entry(run) for run in control.ledger.runs())][
-                :limit
-            ]
-        }
+        """The runs that were heard of last, newest first, without deleted ones."""
+        return {"runs": control.listed()[:limit]}
 
     @app.get("/api/v1/runs/{run_id}", dependencies=[requires("viewer")])
     def run(run_id: str) -> dict[str, Any]:

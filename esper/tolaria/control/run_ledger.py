@@ -1,5 +1,5 @@
-"""What the process knows of all runs: their journals and the requests to them, read from the
-beginning and followed, in a thread.
+"""What the process knows of all runs: their journals, the requests to them and what operators say
+of them, read from the beginning and followed, in a thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from esper.errors import CorruptError, PoisonError
 from esper.events import Event, JournalEvent
-from esper.events.records import PauseRequested, RunStarted
+from esper.events.records import PauseRequested, RunAnnotated, RunStarted
+from esper.lifecycle.annotations import NOTHING, RunNotes
+from esper.lifecycle.annotations import fold as fold_notes
 from esper.oona.bus.port import Bus, Start
 from esper.oona.durable.authentic import Aside, Journals
 from esper.oona.inbound.consumer_progress import ConsumerProgress, lag
@@ -22,6 +24,7 @@ from esper.tolaria.control.run_status import RunStatus, fold
 _log = logging.getLogger(__name__)
 JOURNALS: Final = RunStarted.TOPIC
 REQUESTS: Final = PauseRequested.TOPIC
+NOTES: Final = RunAnnotated.TOPIC
 _BATCH: Final = 2_000
 _POLL_S: Final = 0.25
 _PAUSE_S: Final = 1.0
@@ -29,7 +32,7 @@ _KEPT_REQUESTS: Final = 10_000
 
 
 class RunLedger(threading.Thread):
-    """Every run by id, and the requests of the last days by theirs.
+    """Every run by id with its notes, and the requests of the last days by theirs.
 
     Other threads may read at any time; what they get never changes.
 
@@ -48,6 +51,7 @@ class RunLedger(threading.Thread):
         self._journals = Journals(intake.trust, self._set_aside)
         self._runs: dict[str, RunStatus] = {}
         self._requests: OrderedDict[str, Event] = OrderedDict()
+        self._notes: dict[str, RunNotes] = {}
         self._at: Start = "beginning"
         self._over = threading.Event()
 
@@ -58,6 +62,10 @@ class RunLedger(threading.Thread):
     def run_of(self, run_id: str) -> RunStatus | None:
         """One run."""
         return self._runs.get(run_id)
+
+    def notes_of(self, run_id: str) -> RunNotes:
+        """What operators have said of a run."""
+        return self._notes.get(run_id, NOTHING)
 
     def request(self, command_id: str) -> Event | None:
         """A request of the last days."""
@@ -85,7 +93,8 @@ class RunLedger(threading.Thread):
                 self._follow()
             except CorruptError as error:
                 _log.warning("The topics have changed; reading them from the beginning: %s", error)
-                self._runs, self._at, self._journals = (
+                self._runs, self._notes, self._at, self._journals = (
+                    {},
                     {},
                     "beginning",
                     Journals(self._intake.trust, self._set_aside),
@@ -99,7 +108,7 @@ class RunLedger(threading.Thread):
 
     def _follow(self) -> None:
         with self._bus.reader(
-            [JOURNALS, REQUESTS], start=self._at, headers=False, follow=True
+            [JOURNALS, REQUESTS, NOTES], start=self._at, headers=False, follow=True
         ) as reader:
             ends = reader.stable_end()
             while not self._over.is_set():
@@ -109,7 +118,7 @@ class RunLedger(threading.Thread):
                 ):
                     self._intake.handle(received, partial(self._absorb, event))
                 for received in polled:
-                    if received.topic == REQUESTS:
+                    if received.topic != JOURNALS:
                         self._intake.take(received, self._absorb)
                 # once the batch is folded: an interruption reads it again, and the fold knows it
                 self._at = position = reader.position()
@@ -122,6 +131,8 @@ class RunLedger(threading.Thread):
     def _absorb(self, event: Event) -> None:
         if event.TOPIC == REQUESTS:
             self.note(event)
+        elif event.TOPIC == NOTES:
+            self._notes[event.run_id] = fold_notes(self.notes_of(event.run_id), event)
         elif isinstance(event, JournalEvent):
             status = self._runs.get(event.run_id) or RunStatus(run_id=event.run_id)
             self._runs[event.run_id] = fold(status, event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import cache
 from importlib import resources
 from math import isfinite
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -462,6 +464,11 @@ def text(name: str) -> str:
     raise UsageError(f"There is no recipe or file {name}. {hint}")
 
 
+def folder_of(name: str) -> Path | None:
+    """The folder of a recipe's file, in which its modules may lie; None for one of Esper's own."""
+    return None if name in names() else Path(name).expanduser().resolve().parent
+
+
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name or file, with `section.key=value` overrides (values as in TOML.
 
@@ -591,11 +598,13 @@ class Permit:
     recipes, and `names`.
 
     `every` is for whoever named the recipe himself; a recipe out of a journal has been named by
-    whoever wrote that.
+    whoever wrote that. `folder` is the one of the recipe's file, whose modules are found behind
+    those on the path.
     """
 
     names: frozenset[str] = frozenset()
     every: bool = False
+    folder: Path | None = None
 
     def covers(self, reference: str, key: str) -> bool:
         """Whether this function may be called for what a recipe has under `key`."""
@@ -643,16 +652,18 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
             f"{key} = {reference!r} has no module before the colon: give its full name."
         )
     module, _, attribute = reference.partition(":")
+    _reach(permit.folder)
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{key} = {reference!r}: module {error.name} cannot be imported; put it on "
-            "PYTHONPATH or correct the name."
+            f"{key} = {reference!r}: module {error.name} cannot be imported; put it beside the "
+            "recipe or on PYTHONPATH, or correct the name."
         ) from error
     # importing runs the module's code, which may raise anything
     except (Exception, SystemExit) as error:
         raise mistake(f"{key} = {reference!r}: importing {module}", error) from error
+    _require_own(imported, key, reference, permit.folder)
     if not hasattr(imported, attribute):
         near = difflib.get_close_matches(attribute, vars(imported), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -666,3 +677,24 @@ def function(reference: str, key: str, permit: Permit) -> Callable[[], Any]:
             "arguments."
         )
     return target
+
+
+def _reach(folder: Path | None) -> None:
+    """Let modules in a folder be imported, until this process ends: a user's function may import
+    others of them when it is called.
+    """
+    # behind all others: a file beside a recipe replaces no module of Python or of a package
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _require_own(imported: ModuleType, key: str, reference: str, folder: Path | None) -> None:
+    """Refuse another module than the one beside the recipe that has its name."""
+    name, place = imported.__name__, getattr(imported, "__file__", None)
+    own = [] if folder is None else [folder / f"{name}.py", folder / name / "__init__.py"]
+    for path in own:
+        if path.is_file() and (place is None or not path.samefile(place)):
+            raise UsageError(
+                f"{key} = {reference!r}: {path} is hidden by {place or 'a module of Python'}; "
+                "rename one of them."
+            )

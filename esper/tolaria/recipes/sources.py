@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from esper.plugins import HOST_KINDS, TASKS, values_of
 from esper.tolaria.recipes.environment import SOURCE as SOURCE_VERSION
 from esper.tolaria.recipes.recipe import WITH_ARGUMENTS, Recipe, shipped
 
+_FOLDER: Final = "recipe-folder"
 _SHOWN: Final = 200  # lines of a difference
 
 
@@ -108,15 +110,29 @@ def versions_of(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def keep_sources(recipe: Recipe, run_dir: Path) -> None:
-    """Keep a copy of a recipe's own source files beside the run.
+def keep_sources(recipe: Recipe, run_dir: Path, folder: Path | None) -> None:
+    """Keep a copy of a recipe's own source files beside the run, and the name of the folder of its
+    file.
 
     Raises StorageFullError or UnavailableError.
     """
+    if folder is not None:
+        write_file(run_dir / _FOLDER, os.fsencode(folder))
     for source in map(source_of, modules_of(recipe)):
         # a compiled module is nothing that a person could read
         if source.path and source.path.suffix == ".py":
             write_file(run_dir / SOURCE / f"{source.module}.py", source.content)
+
+
+def kept_folder(run_dir: Path) -> Path | None:
+    """The folder of the file of a recipe whose run was begun here; None for one of Esper's own.
+
+    For runs that were begun here alone: in others it is somebody else's word.
+    """
+    try:
+        return Path(os.fsdecode(read_in(run_dir, _FOLDER, DEFAULT.json)))
+    except FileNotFoundError:
+        return None
 
 
 def kept_source(module: str, run_dir: Path, export: Export | None) -> str | None:

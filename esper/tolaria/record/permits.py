@@ -9,6 +9,7 @@ the reader allows by name after their source was shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from esper.config import Settings
 from esper.errors import UsageError
@@ -17,7 +18,7 @@ from esper.events.records import RunStarted
 from esper.journal.portable import Export
 from esper.journal.provenance import DATA, begun_here
 from esper.tolaria.recipes.recipe import OWNER, WITH_ARGUMENTS, Permit, Recipe, allowance
-from esper.tolaria.recipes.sources import kept_source, modules_named, told_of
+from esper.tolaria.recipes.sources import kept_folder, kept_source, modules_named, told_of
 from esper.tolaria.record.resume import recorded
 
 
@@ -42,7 +43,7 @@ def permit_for(
     run_dir = settings.runs_dir / started.run_id
     # an export of the owner's own run has been in other hands
     if export is None and begun_here(run_dir):
-        return OWNER
+        return replace(OWNER, folder=kept_folder(run_dir))
     permit = Permit(frozenset((*allow, *settings.imports.allow.replace(",", " ").split())))
     has_data = (
         any((run_dir / DATA).glob("*.safetensors"))

@@ -27,7 +27,10 @@ from esper.kasmina import Place
 from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fail
 from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
+from esper.oona.durable.run_notes import require_living
 from esper.policies import spec_of
+from esper.service.transport.signing import Keyring
 from esper.tolaria.recipes.environment import observe
 from esper.tolaria.recipes.fitting import fitted, too_short
 from esper.tolaria.recipes.recipe import OWNER, Permit, Recipe
@@ -139,6 +142,9 @@ def train(
     run_id = run_id or named(recipe.name if recipe else "run", clock)
     require_run_id(run_id)
     progress, startup = Progress(console), startup or Startup.of(clock)
+    # where it was deleted it has no folder any more
+    if recipe is None and not (settings.runs_dir / run_id / "outbox").is_dir():
+        require_living(KafkaBus(cluster), run_id, Keyring(settings.keys_dir).trust, clock=clock)
     with ExitStack() as stack:
         place = stack.enter_context(
             place_of(settings, run_id, cluster, clock, progress, resumed=recipe is None)
@@ -189,7 +195,7 @@ def train(
             progress.say(f"{difference}; the resumed run may give other bits.")
         # a resumed run keeps the sources that it was begun with
         if not before.events:
-            keep_sources(recipe, place.folder)
+            keep_sources(recipe, place.folder, permit.folder)
         trainee = trainee_of(recipe, model_of(recipe, permit, before.events), splits, method)
         # what was trained on before is not held against rules of today
         if not before.events:

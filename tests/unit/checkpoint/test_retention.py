@@ -11,6 +11,7 @@ from esper.clock import ManualClock
 from esper.events import Event, Origin
 from esper.events.records import CheckpointTaken, RunForked, RunStarted
 from esper.lifecycle.commands import Complete, RecordCheckpoint, RollBack
+from esper.oona.durable.run_notes import deleted
 from esper.urza.memory import MemoryStore
 from tests.unit.lifecycle.test_recovery import Pen
 
@@ -160,3 +161,37 @@ def test_pins_are_in_the_store_and_name_no_run() -> None:
     assert Pins(store).remove("run-1")
     assert not Pins(store).remove("run-1")
     assert "run-1" not in Pins(store)
+
+
+def test_snapshots_of_a_deleted_run_are_not_kept() -> None:
+    """Not the last of one that never ended either; those that a living fork begins with, or that
+    another run names, stay; a deleted fork keeps nothing.
+    """
+    story, other = Story(), Story()
+    for name in ("first", "second", "third"):
+        story.snapshot(name)
+    other.snapshot("second")
+    forked = Story().journal("c", family="a")
+    begin = replace(fork_of("first"), run_id="c")
+    events = [*story.journal("a"), *other.journal("b", family="a"), *forked, begin]
+
+    def why(*deleted_runs: str) -> dict[str, str]:
+        gone = [gone_run(run) for run in deleted_runs]
+        return {name: snapshot.why for name, snapshot in held([*events, *gone], set())["a"].items()}
+
+    own = replace(fork_of("written for the fork"), run_id="d")
+    events += [*Story().journal("d", family="a"), own]
+    assert why() == {"first": "forked", "second": "last", "third": "last"}
+    assert why("d") == {**why(), "written for the fork": "deleted"}
+    assert why("a") == {"first": "forked", "second": "last", "third": "deleted"}
+    assert why("a", "c") == {"first": "deleted", "second": "last", "third": "deleted"}
+    assert why("a", "b", "c") == dict.fromkeys(("first", "second", "third"), "deleted")
+    pinned = held([*events, gone_run("a")], {"a"})["a"]
+    assert {name: pinned[name].why for name in ("first", "third")} == {
+        "first": "pinned",
+        "third": "pinned",
+    }
+
+
+def gone_run(run_id: str) -> Event:
+    return deleted(run_id, snapshots=0, files=0, file_bytes=0, actor="", clock=ManualClock())

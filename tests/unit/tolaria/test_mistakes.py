@@ -248,7 +248,7 @@ VALUES: list[tuple[str, str]] = [
     ("model=mine", "model = 'mine' does not fit"),
     ("model=mine:", "does not fit"),
     ("model=mine.py:net", "module mine"),
-    ("model=no_such_module:net", "module no_such_module cannot be imported; put it on PYTHONPATH"),
+    ("model=no_such_module:net", "module no_such_module cannot be imported; put it beside"),
     ("model=.mine:net", "has no module before the colon"),
     ("data=mine/data.csv", "does not fit"),
     ("task=regresion", "did you mean regression"),
