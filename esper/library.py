@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,13 @@ from esper import stack
 from esper.bounded import limits_of, open_named
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.errors import UsageError
+from esper.errors import UnavailableError, UsageError
+from esper.history.queries import source
 from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.run.own_script import running
-from esper.tolaria.run.own_start import OwnLoop, begin
+from esper.tolaria.run.own_start import OwnLoop, begin, earlier_losses
 from esper.tolaria.run.wiring import place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
@@ -89,17 +90,22 @@ def grow(
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
+    script, asked = running(), OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
+    if script is not None and script.staging is not None:
+        with script.staging.growing(asked) as growth:
+            yield growth
+        return
     clock, installation, console = (
         SystemClock(),
         Settings.load(guest=True),
         Console(stderr=True, quiet=not sys.stderr.isatty()),
     )
-    script = running()
-    if script is not None:
+    told = script is not None and script.told and not script.begun
+    if script is not None and told:
         run_id, resume = script.run_id or run_id, script.resume or resume
     if resume and not run_id:
         raise UsageError("resume=True goes on with a run: say which by run_id.")
-    run_id = run_id or named(script.path.stem if script else "own-loop", clock)
+    run_id = run_id or named(script.path.stem if script and told else "own-loop", clock)
     require_run_id(run_id)
     # after the id is checked: to start the stack takes seconds
     endpoints = stack.up(
@@ -118,8 +124,13 @@ def grow(
                     resumed=resume,
                 )
             )
-            asked = OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
             growth = begin(asked, place, resources, resume=resume, script=script)
+            if resume:
+                with (
+                    suppress(UsageError, UnavailableError),  # without the history, nothing is held
+                    source(installation, endpoints.history_url) as history,
+                ):
+                    growth.earlier = earlier_losses(history, growth)
             progress.start()
             resources.callback(progress.stop)
             try:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,19 @@ from torch.optim import Optimizer
 from esper.checkpoint import Snapshot
 from esper.errors import EsperError, FencedError, UsageError
 from esper.events.records import Outcome
-from esper.kasmina import Place
+from esper.kasmina import GrowingModel, Inventory, Numerics, Place, inventory
+from esper.kasmina.numerics import PrecisionName
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail, Pause
-from esper.tolaria.recipes.structures import Structure, plain, size
+from esper.tolaria.recipes.structures import Structure, mapped, plain, size
+from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.record.snapshot_content import address, place_of
-from esper.tolaria.run.own_batches import Batches, batches_of
+from esper.tolaria.run.own_batches import Batches, batches_of, fingerprint
 from esper.tolaria.run.trainer import start_of
-from esper.tolaria.run.wiring import Runtime
-from esper.tolaria.session.composition import Interrupted, RolledBack, Standing
+from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack, Standing
 from esper.tolaria.session.model_file import save_model
 from esper.tolaria.session.registered import Stateful
+from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import evaluate, parameters_digest
 from esper.tolaria.step.optimizers import HostState
 from esper.tolaria.step.passes import (
@@ -65,6 +68,21 @@ class _Batch:
     loss: Tensor
     metrics: dict[str, Tensor]
     seed: int
+    backward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What the held-out split said at the end of epoch number `epoch`, counted from 1: mean loss
+    and metrics of the task, and the one of them by which runs are compared.
+    """
+
+    epoch: int
+    loss: float
+    metrics: Mapping[str, float]
+    score: float
+    score_name: str
+    higher_is_better: bool
 
 
 class OwnOptimizer:
@@ -120,23 +138,44 @@ class OwnOptimizer:
         self.content = state["content"]
 
 
+class Rigged(Protocol):
+    """What a loop stands on: a session of a run that trains, or of one that is executed again."""
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+
+    @property
+    def rerun(self) -> bool:
+        """Whether the run has its end on record, and all before it."""
+
+    def ready(self) -> None:
+        """Before the first step."""
+
+    def settle(self) -> None:
+        """At the loop's end."""
+
+
 @dataclass(slots=True)
 class Growth:
     """A run in a user's own loop.
 
-    For each batch: `loss`, backward, `step`, the own optimizer. `batches` gives them and ends the
+    For each batch: `loss`, `backward`, `step`, the own optimizer. `batches` gives them and ends the
     epochs; without it, call `epoch` after each.
 
     `run_id` names the run in the journal and the history, `fractions` are the factors of the
-    kernels' learning rates. `beginning` is the snapshot that a resumed run goes on from.
+    kernels' learning rates. `beginning` is the snapshot that a resumed run goes on from, or a
+    `fork` begins with; `earlier` has the losses that steps after it had in the life before.
     """
 
     run_id: str
-    rigged: Runtime
+    rigged: Rigged
     own: OwnOptimizer
     begun: float
     fractions: Fractions
     beginning: Snapshot | None = None
+    fork: ForkStart | None = None
+    earlier: dict[int, float] = field(default_factory=dict)
     _batch: _Batch | None = None
     _ended: bool = False
     _driven: bool = False
@@ -241,10 +280,16 @@ class Growth:
                     # rates of a scheduler that was made within the block
                     session.snapshots.restore(self.beginning, session.state)
                     with suppress(RolledBack):
+                        session.open_fork()
                         session.ask_again()
                 while session.state.epoch < epochs:
                     with suppress(RolledBack):  # the loop goes on from there
                         yield from self._one_epoch(found, after_epoch)
+            except Arrived:
+                # a fork that was to end here goes on when it is resumed
+                with suppress(Interrupted):
+                    session.interrupted()
+                raise KeyboardInterrupt from None
             except Interrupted:
                 # what a script that is interrupted expects; the run stands paused, with a snapshot
                 raise KeyboardInterrupt from None
@@ -256,8 +301,19 @@ class Growth:
         done = session.cursor.sums.batches
         if session.step and not done:
             session.checkpoint_at_epoch()
-        for batch in found.epoch(session.state.epoch, done):
+        order = session.parts.recipe.run.order
+        if order and not found.shuffle:
+            raise UsageError(
+                "The batches of this loop have one order, without shuffle, so there is no other: "
+                "take --orders 1, and leave run.order out."
+            )
+        for batch in found.epoch(session.state.epoch, done, order):
+            if self.rigged.rerun:
+                session.standing.batch = fingerprint(batch)
             session.between_steps()
+            if session.parts.recipe.run.order != order:
+                # an answer to what-if begins here: the rest of the epoch has another order
+                raise RolledBack
             wanted = session.step + 1
             yield batch
             if session.step != wanted:
@@ -265,7 +321,8 @@ class Growth:
                     "Call growth.loss(...), its backward() and growth.step() once for each batch "
                     "of growth.batches(...)."
                 )
-        session.end_epoch()
+        with _own_precision(session.parts.growing):
+            session.end_epoch()
         # before Tamiyo is asked: a snapshot may be taken while the run waits for the answer
         if after_epoch is not None:
             after_epoch()
@@ -308,9 +365,15 @@ class Growth:
         switches.notes.clear(watching=False)
         data: Batch = plain(batch[0] if len(batch) == 1 else batch, "What growth.loss was given")
         sampling = (step + 1) % telemetry.every_steps == 0
+        # counted on the host, where it is no wait for the device
         units = parts.task.count(data)
+        # the precision is the caller's, whose autocast is around this call, or is not
+        growing.numerics = Numerics(device=growing.numerics.device)
+        data = mapped(growing.numerics.inputs, data)
         with switches.live_pass(watching=bool(growing.kernels), sampling=sampling):
             outcome = parts.task.outcome(growing, data)
+        # and so are shadow passes and validation, which are not within it
+        growing.numerics = replace(growing.numerics, precision=_precision(growing.numerics.device))
         self._batch = _Batch(
             data,
             outcome.loss.detach(),
@@ -318,6 +381,29 @@ class Growth:
             stream_seed(parts.recipe.run.seed, "forward", step),
         )
         return outcome.loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Call `backward` of what `loss` gave, or of a sum with it: scaled, where a GradScaler is
+        registered, whose `step` and `update` then follow `step`.
+
+        Raises:
+            UsageError: the run has ended, there is no batch whose loss was asked for, it had its
+                backward, or `loss` has no gradient.
+        """
+        self._require_open()
+        if self._batch is None or self._batch.backward:
+            raise UsageError(
+                "Call growth.backward(loss) once for each growth.loss(...), after it and before "
+                "growth.step()."
+            )
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            raise UsageError(
+                "growth.backward(loss) takes the tensor that growth.loss(...) gave, not its value, "
+                "and not within torch.no_grad()."
+            )
+        self._batch.backward = True
+        scaler = self._scaler()
+        (loss if scaler is None else scaler.scale(loss)).backward()
 
     def step(self) -> None:
         """After `backward`, before the own optimizer: kernels learn, failures are counted, and the
@@ -360,7 +446,12 @@ class Growth:
         sample = (step + 1) % telemetry.every_steps == 0
         if sample:
             growing.observe_gradients()
-        scale = self._scale()
+        shadow_scales = {
+            place: growing.kernels[place].scale if growing.numerics.scales else 1.0
+            for place in turns
+        }
+        scaler = self._scaler()
+        scale = 1.0 if scaler is None else scaler.get_scale()
         norm = nn.utils.get_total_norm(host)
         done = Pass(
             batch.loss,
@@ -368,15 +459,18 @@ class Growth:
             norm if scale == 1.0 else norm / scale,
             torch.zeros_like(norm),
             {
-                # a shadow pass has its own backward, which nobody has scaled
-                place: growing.kernels[place].norm(scale if place in live else 1.0)
+                # a shadow pass has its own backward, and in float16 a scale of its own
+                place: growing.kernels[place].norm(shadow_scales.get(place, scale))
                 for place in (*live, *turns)
             },
             finite,
             raised,
         )
         read = done.read()
-        faults, excused = _blamed(done, read, turns, scaled=scale > 1.0)
+        faults, excused = _blamed(done, read, shadow_scales, scaled=scale > 1.0)
+        for place in excused & shadow_scales.keys():
+            if math.isfinite(read.loss):  # its own scale was too large
+                growing.kernels[place].scale = max(1.0, growing.kernels[place].scale / 2)
         step_kernels(growing, done, read.norms.keys() | faults.keys(), self.fractions(step)[0])
         # the caller's optimizer comes next, and without gradients it leaves the host alone; a
         # scaler skips the step by itself, and only if it finds them
@@ -391,6 +485,7 @@ class Growth:
             read.loss, parts.task.finished(read.metrics), read.norm, rate, counted
         )
         session.stepped(figures)
+        self._compare(figures.loss)
         if sample:
             parts.monitor.sampled(session.state)
         if telemetry.enabled:
@@ -421,24 +516,30 @@ class Growth:
             )
         if not self.rigged.session.cursor.sums.batches:
             raise UsageError("Call growth.epoch() after at least one growth.step().")
-        self.rigged.session.end_epoch()
-        self.rigged.session.consult()
+        session = self.rigged.session
+        with _own_precision(session.parts.growing):
+            session.end_epoch()
+        session.consult()
 
     def _start(self) -> None:
-        """Begin the journal, unless the run is resumed."""
+        """Begin the journal, with its first or its parent's state, unless the run is resumed."""
         session = self.rigged.session
+        self.rigged.ready()
         if session.state.status != "NEW":
             return
+        if self.fork is not None:
+            session.fork(self.fork.command(start_of(session)), self.fork.snapshot)
+            return
         session.do(start_of(session))
-        if self._driven:
+        if self._driven and not session.parts.journal.replaying:
             # at once: the model's first parameters are the caller's, and no seed gives them again
             session.snapshots.begin("begun")
             session.snapshots.record(wait=True)
 
-    def _scale(self) -> float:
-        """What the loss is multiplied by before its backward: by a registered GradScaler."""
+    def _scaler(self) -> GradScaler | None:
+        """The GradScaler that was registered, if any."""
         parts = self.rigged.session.parts.registered.parts.values()
-        return next((one.get_scale() for one in parts if isinstance(one, GradScaler)), 1.0)
+        return next((one for one in parts if isinstance(one, GradScaler)), None)
 
     def _require_open(self) -> None:
         if self._ended:
@@ -446,10 +547,50 @@ class Growth:
                 f"Run {self.run_id} has ended with its `with esper.grow(...)`: train within it."
             )
 
+    def _compare(self, loss: float) -> None:
+        """Hold a step that is done again against what it was."""
+        step = self.rigged.session.step
+        then = self.earlier.pop(step, None)
+        if then is None or then == loss or (math.isnan(then) and math.isnan(loss)):
+            return
+        self.earlier.clear()
+        warnings.warn(
+            f"Step {step} of run {self.run_id} had the loss {then!r} before it was resumed, and "
+            f"has {loss!r} now: the loop moves something that no snapshot holds, such as a "
+            "generator, a counter or a buffer of its own. Give it to growth.register(...).",
+            stacklevel=3,
+        )
+
     @property
     def steps(self) -> int:
         """Optimizer steps completed."""
         return self.rigged.session.step
+
+    @property
+    def validation(self) -> Validation | None:
+        """What the held-out split said at the end of the last epoch; None before the first."""
+        session = self.rigged.session
+        figures = session.cursor.figures
+        if not figures.score_name:
+            return None
+        return Validation(
+            session.state.epoch,
+            figures.validation_loss,
+            dict(figures.metrics),
+            figures.score,
+            figures.score_name,
+            figures.higher_is_better,
+        )
+
+    @property
+    def inventory(self) -> Inventory:
+        """What of the model has seeds, what has none, and why; `print` shows it as a table."""
+        return inventory(self.rigged.session.parts.growing.module)
+
+    @property
+    def stages(self) -> dict[tuple[str, int], str]:
+        """The stage of every seed, by its layer and number, such as TRAINING or FOSSILIZED."""
+        return {(seed.layer, seed.seed): seed.stage for seed in self.rigged.session.state.seeds}
 
     def as_json(self) -> dict[str, Any]:
         """Where the run stands, for scripts."""
@@ -467,6 +608,11 @@ class Growth:
             "growth": self.report(),
             "digest": parameters_digest(session.parts.growing.module),
         }
+
+    def sentence(self) -> str:
+        """The run and what came of it, for people."""
+        status = self.rigged.session.state.status.lower()
+        return f"Run {self.run_id}: {self.steps} steps, {status}. {self.report()}"
 
     def report(self) -> str:
         """What grew, or why nothing did, in a sentence."""
@@ -489,6 +635,10 @@ class Growth:
             # one that a loop has left early and somebody still holds has our signal handlers
             self._iterator.close()
         session = self.rigged.session
+        if self.rigged.rerun:
+            if error is None:
+                self.rigged.settle()
+            return
         if session.state.status == "NEW" or isinstance(error, FencedError):
             return  # there is no journal, or it is another writer's
         if session.parts.journal.replaying:
@@ -542,36 +692,51 @@ class Growth:
             growing, session.state, step, session.parts.recipe.kernels.shadow_passes
         )
         for place in turns:
-            growing.shadow_step(
-                place,
-                batch.seed,
-                lambda: task.outcome(growing, batch.data).loss,
-            )
+            with _own_precision(growing):
+                growing.shadow_step(
+                    place,
+                    batch.seed,
+                    lambda: task.outcome(growing, batch.data).loss,
+                )
         return turns
 
 
 def _blamed(
-    done: Pass, read: PassFigures, shadowed: Collection[Place], *, scaled: bool = False
+    done: Pass, read: PassFigures, shadowed: Mapping[Place, float], *, scaled: bool = False
 ) -> tuple[Faults, set[Place]]:
     """What kernels have done wrong in a step, and those whose gradient is not finite because the
     host's loss is not, or because it was `scaled`: a shadow pass trains on what the host gave, and
-    a scaled loss may leave the range of float16.
+    a scaled loss may leave the range of float16. `shadowed` has the scale of each shadow pass.
     """
     faults: Faults = {place: ("FORWARD", error) for place, error in done.raised.items()}
     excused = set[Place]()
     for place in read.outputs:
         faults.setdefault(place, ("NON_FINITE", NOT_FINITE))
     for place in read.norms:
-        if not math.isfinite(read.loss) if place in shadowed else scaled:
+        if not math.isfinite(read.loss) or shadowed[place] > 1.0 if place in shadowed else scaled:
             excused.add(place)
         else:
             faults.setdefault(place, ("NON_FINITE", GRADIENT_NOT_FINITE))
     return faults, excused - faults.keys()
 
 
+def _precision(device: torch.device) -> PrecisionName:
+    """The precision of the autocast that stands now, if any."""
+    if not torch.is_autocast_enabled(device.type):
+        return "float32"
+    return "float16" if torch.get_autocast_dtype(device.type) == torch.float16 else "bfloat16"
+
+
+@contextmanager
+def _own_precision(growing: GrowingModel) -> Iterator[None]:
+    """Within: the autocast of the last `loss`, whatever stands around this call."""
+    with torch.autocast(growing.numerics.device.type, enabled=False):
+        yield
+
+
 @contextmanager
 def _signals(standing: Standing) -> Iterator[None]:
-    """Within: Ctrl-C and SIGTERM end the run between two steps, twice at once.
+    """Within: Ctrl-C, SIGTERM and SIGHUP end the run between two steps, twice at once.
 
     What the caller has of its own stays.
     """
@@ -583,7 +748,12 @@ def _signals(standing: Standing) -> Iterator[None]:
         # a flag alone: an exception from here could strike between the outbox and the fold
         standing.stop = True
 
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        # where the terminal is gone; nohup has it ignored, and that stays
+        signal.SIGHUP: signal.SIG_DFL,
+    }
     before = (
         {
             number: signal.signal(number, interrupt)

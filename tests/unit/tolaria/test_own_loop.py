@@ -28,6 +28,7 @@ from esper.tolaria.run.own_start import OwnLoop, begin
 from esper.tolaria.run.trainee import data_digest
 from esper.tolaria.run.wiring import RunContext
 from esper.tolaria.session.progress import Progress
+from esper.tolaria.step.evaluation import evaluate
 from tests.unit.tolaria.laboratory import CLOCK
 from tests.unit.tolaria.test_built_in_tasks import Host, drawn, whole
 
@@ -120,6 +121,100 @@ def test_a_registered_scaler_says_how_gradients_are_scaled(tmp_path: Path) -> No
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+@pytest.mark.parametrize(("lossy", "around"), [(True, False), (False, True), (False, False)])
+def test_validation_has_the_precision_of_the_live_pass(
+    tmp_path: Path, *, lossy: bool, around: bool
+) -> None:
+    """The autocast of `loss` counts, not that of the call that ends an epoch."""
+    seen: list[torch.dtype] = []
+
+    def half(*, enabled: bool) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+
+    with growing(tmp_path, Host(4), (X, Y)) as (growth, _, optimizer):
+        layer = next(iter(growth.rigged.session.parts.growing.layers.values()))
+        layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+        for _ in range(2):
+            optimizer.zero_grad()
+            with half(enabled=lossy):
+                loss = growth.loss(X, Y)
+            growth.backward(loss)
+            growth.step()
+            optimizer.step()
+        live = len(seen)
+        with half(enabled=around):
+            growth.epoch()
+        assert len(seen) > live
+    assert set(seen) == {torch.bfloat16 if lossy else torch.float32}
+
+
+def test_backward_scales_by_what_is_registered_and_says_what_is_wrong(tmp_path: Path) -> None:
+    """Gradients are those of the scaled loss; calls out of order are refused."""
+    with growing(tmp_path, Host(4), (X, Y)) as (growth, _, optimizer):
+        growth.register(scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+        norms = []
+        for ours in (True, False):
+            optimizer.zero_grad()
+            with pytest.raises(UsageError, match=r"once for each growth\.loss"):
+                growth.backward(torch.zeros((), requires_grad=True))
+            loss = growth.loss(X, Y)
+            given: list[Any] = [loss.item(), loss.detach()]
+            for wrong in given:
+                with pytest.raises(UsageError, match=r"takes the tensor that growth\.loss"):
+                    growth.backward(wrong)
+            if ours:
+                growth.backward(loss)
+                with pytest.raises(UsageError, match=r"once for each growth\.loss"):
+                    growth.backward(loss)
+            else:
+                loss.backward()
+            parameters = growth.rigged.session.parts.growing.host_parameters
+            held = [one.grad for one in parameters if one.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(held).item())
+            growth.step()
+        assert norms[0] == norms[1] * 8
+
+
+def test_what_growth_is_asked_for_is_public(tmp_path: Path) -> None:
+    """Held-out figures once an epoch has ended, seeds and their stages, and what has none."""
+    with growing(tmp_path, Host(4), (X, Y)) as (growth, _, optimizer):
+        before = growth.validation
+        assert before is None
+        growth.backward(growth.loss(X, Y))
+        growth.step()
+        optimizer.step()
+        growth.epoch()
+        figures = growth.validation
+        assert figures is not None
+        assert (figures.epoch, figures.score_name) == (1, "accuracy")
+        assert figures.score == figures.metrics["accuracy"]
+        assert math.isfinite(figures.loss)
+        seeded = {row.name for row in growth.inventory if row.seeds}
+        assert seeded == {layer for layer, _ in growth.stages}
+        assert set(growth.stages.values()) == {"DORMANT"}
+
+
+@pytest.mark.parametrize(("samples", "passes"), [(0, 2), (20, 1)])
+def test_held_out_passes_cost_what_is_asked_for(tmp_path: Path, samples: int, passes: int) -> None:
+    """60 samples are two batches, 20 are one; the split is measured once an epoch."""
+    calls: list[int] = []
+    said = io.StringIO()
+    given = {"validation": {"samples": samples}} if samples else {}
+    with growing(tmp_path, Host(4), (X, Y), said, **given) as (growth, _, optimizer):
+        parts = growth.rigged.session.parts
+        growth.backward(growth.loss(X, Y))
+        growth.step()
+        optimizer.step()
+        parts.growing.module.register_forward_hook(lambda *_: calls.append(1))
+        growth.epoch()
+        assert len(calls) == passes
+        figures = growth.validation
+        assert figures is not None
+        many = samples or len(X)
+        assert figures.loss == evaluate(parts.growing, (X[:many], Y[:many]), parts.task).loss
+    assert ("held_out has 20 samples" in said.getvalue()) == (samples == 20)
+
+
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ((X, Y[:9]), {}, "held_out has 60 inputs and 9 labels; it needs as many of one as of the oth"),
     ((X[:0], Y[:0]), {}, "held_out has 0 inputs and 0 labels"),
@@ -134,6 +229,10 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ((X, Y), {"task": {"name": "regression", "shift": True}}, "task.shift is not for regression"),
     ((X, Y), {"task": 3}, "task = 3 does not fit"),
     ((X, Y), {"kernels": {"rate": 1}}, "Unknown key kernels.rate"),
+    ((X, Y), {"run": {"precision": "bfloat16"}}, r"run.precision to the loop: put torch.autocast"),
+    ((X, Y), {"run": {"epochs": 3}}, "run.epochs to the loop: give it to growth.batches"),
+    ((X, Y), {"optimizer": {"name": "SGD"}}, "optimizer to the loop: make one before"),
+    ((X, Y), {"kasmina": {"seeds": 3}}, "kasmina to the loop: give it to esper.germinate"),
 ]
 
 

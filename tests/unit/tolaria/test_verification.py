@@ -24,19 +24,18 @@ from esper.events.records import (
 from esper.oona.inbound.inbox import Delivered
 from esper.tolaria.record.forking import cut_at
 from esper.tolaria.replay.figures import StepTold
-from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.reexecution import Archive, quiet
 from esper.tolaria.replay.verification import (
     Narrowed,
     PieceCheck,
     Proof,
     Verdict,
     narrowed,
-    quiet,
     segments,
 )
 from esper.tolaria.session.session import Session
 from esper.tolaria.timelines.branching import begin
-from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
+from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe, with_loop
 from tests.unit.tolaria.test_reexecution import asking
 
 SHORT = {"run": {"epochs": 3, "batch_size": 20}}
@@ -147,7 +146,7 @@ def test_another_arithmetic_is_narrowed_to_the_steps_between_two_digests(tmp_pat
         asking(laboratory, *asked)
         laboratory.run()
         found = looked_at(
-            replace(laboratory.archive(), model=from_step(13, lambda output: output * 1.0001))
+            with_loop(laboratory.archive(), model=from_step(13, lambda output: output * 1.0001))
         )
         assert found.deterministic
         assert (found.fault.epoch, found.fault.agreed.step, found.fault.at.step) == (1, agreed, 16)
@@ -178,7 +177,7 @@ def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(
         return changed
 
     change = backward if name == "backward" else lambda output: output * 1.0001
-    found = looked_at(replace(laboratory.archive(), model=from_step(13, change)), told)
+    found = looked_at(with_loop(laboratory.archive(), model=from_step(13, change)), told)
     assert (found.deterministic, found.step, found.figure, found.agreed) == (True, 14, figure, 5)
     assert (
         f"the {figure} of step 14 is the first that differs from what the run reported"
@@ -215,7 +214,7 @@ def test_chance_is_named_by_step_and_tensor(tmp_path: Path) -> None:
         generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
         return output * torch.rand(output.shape, generator=generator)
 
-    found = looked_at(replace(laboratory.archive(), model=from_step(13, chance)))
+    found = looked_at(with_loop(laboratory.archive(), model=from_step(13, chance)))
     assert (found.deterministic, found.step) == (False, 14)
     assert "model/first.weight" in found.names
     assert "first after step 14 in" in found.sentence()
