@@ -49,6 +49,7 @@ def grow(
     seed: int = 0,
     task: Task | str | Mapping[str, object] = "classification",
     resume: bool = False,
+    accumulate: int = 1,
     **settings: Any,
 ) -> Iterator[Growth]:
     """Within: `model` grows while the caller trains it.
@@ -59,7 +60,7 @@ def grow(
             growth:
             for x, y in growth.batches(loader, epochs=epochs):
                 optimizer.zero_grad()
-                growth.loss(x, y).backward()
+                growth.backward(growth.loss(x, y))
                 growth.step()
                 optimizer.step()
         print(growth.report())
@@ -84,13 +85,19 @@ def grow(
         resume: go on with the run `run_id` from its last snapshot: with the same model, optimizer,
             held-out split, settings and batches. Model, optimizer and what is registered get their
             values back, also where the model was just made.
+        accumulate: batches of a step. Each has its `loss` and `backward`, which shares the step
+            among them; `if growth.due:` the step and the optimizer follow, and `zero_grad` after
+            them. `steps` counts steps; the last of an epoch may have fewer batches.
         settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}`,
             `schedule={"name": "linear"}` (of the kernels' rates) or `tamiyo={"policy": {...}}`.
 
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
-    script, asked = running(), OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
+    script, asked = (
+        running(),
+        OwnLoop(model, optimizer, held_out, steps, seed, task, settings, accumulate),
+    )
     if script is not None and script.staging is not None:
         with script.staging.growing(asked) as growth:
             yield growth

@@ -11,9 +11,10 @@ import math
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -60,13 +61,14 @@ from esper.tolaria.step.tasks import Batch
 
 @dataclass(slots=True)
 class _Batch:
-    """The batch of the present step, its figures as tensors, and the random seed of its shadow
-    passes.
+    """A batch of the present step with `units` of the task, its mean loss and the sums of its
+    metrics as tensors, and the random seed of its shadow passes.
     """
 
     data: Batch
+    units: int
     loss: Tensor
-    metrics: dict[str, Tensor]
+    sums: Mapping[str, Tensor]
     seed: int
     backward: bool = False
 
@@ -176,7 +178,8 @@ class Growth:
     beginning: Snapshot | None = None
     fork: ForkStart | None = None
     earlier: dict[int, float] = field(default_factory=dict)
-    _batch: _Batch | None = None
+    _batches: list[_Batch] = field(default_factory=list)
+    _left: int = 0
     _ended: bool = False
     _driven: bool = False
     _iterator: Generator[Any, None, None] | None = None
@@ -243,10 +246,12 @@ class Growth:
         )
         if self._driven or (session.step and self.beginning is None):
             raise UsageError("Call growth.batches(...) once, before the first step.")
-        if epochs * len(found) != session.total_steps:
+        steps = epochs * math.ceil(len(found) / self._accumulate)
+        if steps != session.total_steps:
+            each = f", {self._accumulate} a step," if self._accumulate > 1 else ""
             raise UsageError(
                 f"esper.grow was given steps={session.total_steps}, and {epochs} epochs of "
-                f"{len(found)} batches are {epochs * len(found)}: give one of them another value."
+                f"{len(found)} batches{each} are {steps}: give one of them another value."
             )
         content = found.content
         if self.own.content and self.own.content != content:
@@ -307,19 +312,25 @@ class Growth:
                 "The batches of this loop have one order, without shuffle, so there is no other: "
                 "take --orders 1, and leave run.order out."
             )
-        for batch in found.epoch(session.state.epoch, done, order):
-            if self.rigged.rerun:
-                session.standing.batch = fingerprint(batch)
-            session.between_steps()
-            if session.parts.recipe.run.order != order:
-                # an answer to what-if begins here: the rest of the epoch has another order
-                raise RolledBack
-            wanted = session.step + 1
+        first = done * self._accumulate
+        for number, batch in enumerate(found.epoch(session.state.epoch, first, order), first):
+            if number % self._accumulate == 0:
+                if self.rigged.rerun:
+                    session.standing.batch = fingerprint(batch)
+                session.between_steps()
+                if session.parts.recipe.run.order != order:
+                    # an answer to what-if begins here: the rest of the epoch has another order
+                    raise RolledBack
+                # fewer at the end of an epoch
+                self._left = min(self._accumulate, len(found) - number)
+            wanted, batches = session.step, len(self._batches) + 1
+            if batches == self._left:
+                wanted, batches = wanted + 1, 0
             yield batch
-            if session.step != wanted:
+            if (session.step, len(self._batches)) != (wanted, batches):
                 raise UsageError(
-                    "Call growth.loss(...), its backward() and growth.step() once for each batch "
-                    "of growth.batches(...)."
+                    "Call growth.loss(...) and its backward() once for each batch of "
+                    "growth.batches(...), and growth.step() once for each step, when growth.due."
                 )
         with _own_precision(session.parts.growing):
             session.end_epoch()
@@ -341,12 +352,17 @@ class Growth:
         """
         self._require_open()
         session = self.rigged.session
-        if self._batch is not None:
+        if self.due:
+            many = len(self._batches)
             raise UsageError(
-                "growth.loss(...) was called twice without growth.step(): each batch has one loss "
-                "and one step."
+                f"growth.loss(...) was called {many + 1} times without growth.step(): a step has "
+                f"{many} here, by the accumulate of esper.grow(...)."
+                if many > 1
+                else "growth.loss(...) was called twice without growth.step(): each batch has one "
+                "loss and one step. For steps of several batches, give esper.grow accumulate."
             )
-        if not self._driven:
+        micro = len(self._batches)
+        if not self._driven and not micro:
             if self.beginning is not None:
                 raise UsageError(
                     f"Run {self.run_id} goes on with the batches of growth.batches(...), as it "
@@ -356,15 +372,17 @@ class Growth:
                 self._start()
                 session.open_dialogue()
             session.between_steps()
+            self._left = self._accumulate
         parts, step = session.parts, session.step
         growing, telemetry = parts.growing, parts.recipe.telemetry
-        self.begun = parts.clock.monotonic()
         switches = growing.switches
-        # until the next loss, not for this call alone: backward may compute layers once more
-        switches.fallback = frozenset(self.own.spared)
-        switches.notes.clear(watching=False)
+        if not micro:
+            self.begun = parts.clock.monotonic()
+            # until the next step, not for this call alone: backward may compute layers once more
+            switches.fallback = frozenset(self.own.spared)
+            switches.notes.clear(watching=False)
         data: Batch = plain(batch[0] if len(batch) == 1 else batch, "What growth.loss was given")
-        sampling = (step + 1) % telemetry.every_steps == 0
+        sampling = (step + 1) % telemetry.every_steps == 0 and micro + 1 == self._left
         # counted on the host, where it is no wait for the device
         units = parts.task.count(data)
         # the precision is the caller's, whose autocast is around this call, or is not
@@ -374,24 +392,23 @@ class Growth:
             outcome = parts.task.outcome(growing, data)
         # and so are shadow passes and validation, which are not within it
         growing.numerics = replace(growing.numerics, precision=_precision(growing.numerics.device))
-        self._batch = _Batch(
-            data,
-            outcome.loss.detach(),
-            {name: value / units for name, value in outcome.sums.items()},
-            stream_seed(parts.recipe.run.seed, "forward", step),
-        )
+        # the first adds no label, as in a recipe's steps
+        labels = ("forward", step, *([micro] if micro else []))
+        seed = stream_seed(parts.recipe.run.seed, *labels)
+        self._batches.append(_Batch(data, units, outcome.loss.detach(), outcome.sums, seed))
         return outcome.loss
 
     def backward(self, loss: Tensor) -> None:
-        """Call `backward` of what `loss` gave, or of a sum with it: scaled, where a GradScaler is
-        registered, whose `step` and `update` then follow `step`.
+        """Call `backward` of what `loss` gave, or of a sum with it: of its share, where a step has
+        several, and scaled, where a GradScaler is registered, whose `step` and `update` then follow
+        `step`.
 
         Raises:
             UsageError: the run has ended, there is no batch whose loss was asked for, it had its
                 backward, or `loss` has no gradient.
         """
         self._require_open()
-        if self._batch is None or self._batch.backward:
+        if not self._batches or self._batches[-1].backward:
             raise UsageError(
                 "Call growth.backward(loss) once for each growth.loss(...), after it and before "
                 "growth.step()."
@@ -401,8 +418,10 @@ class Growth:
                 "growth.backward(loss) takes the tensor that growth.loss(...) gave, not its value, "
                 "and not within torch.no_grad()."
             )
-        self._batch.backward = True
+        self._batches[-1].backward = True
         scaler = self._scaler()
+        if self._left > 1:
+            loss = loss / self._left
         (loss if scaler is None else scaler.scale(loss)).backward()
 
     def step(self) -> None:
@@ -417,10 +436,15 @@ class Growth:
                 called its `backward`.
         """
         self._require_open()
-        batch, session = self._batch, self.rigged.session
-        if batch is None:
+        batches, session = self._batches, self.rigged.session
+        if not batches:
             raise UsageError(
                 "Call growth.step() after growth.loss(inputs, targets) and its backward()."
+            )
+        if self._driven and not self.due:
+            raise UsageError(
+                f"This step has {self._left} batches, and {len(batches)} had their loss: call "
+                "growth.step() when growth.due."
             )
         parts, step, epoch = session.parts, session.step, session.state.epoch
         growing, telemetry = parts.growing, parts.recipe.telemetry
@@ -433,7 +457,7 @@ class Growth:
                 "growth.loss(inputs, targets) gave before growth.step(), and zero_grad() before "
                 "both."
             )
-        self._batch = None
+        self._batches = []
         # copied: the shadow passes below write into the same notes
         raised, finite = dict(growing.switches.notes.raised), dict(growing.switches.notes.finite)
         live = [
@@ -441,7 +465,8 @@ class Growth:
             for seed in session.state.seeds
             if seed.stage in LIVE and (seed.layer, seed.seed) in growing.kernels
         ]
-        turns = self._shadow(batch, step)
+        total = sum(batch.units for batch in batches)
+        turns = self._shadow(batches, total, step)
         raised |= growing.switches.notes.raised
         sample = (step + 1) % telemetry.every_steps == 0
         if sample:
@@ -454,8 +479,11 @@ class Growth:
         scale = 1.0 if scaler is None else scaler.get_scale()
         norm = nn.utils.get_total_norm(host)
         done = Pass(
-            batch.loss,
-            batch.metrics,
+            _shared([batch.loss for batch in batches], [batch.units / total for batch in batches]),
+            {
+                name: torch.stack([batch.sums[name] for batch in batches]).sum() / total
+                for name in batches[0].sums
+            },
             norm if scale == 1.0 else norm / scale,
             torch.zeros_like(norm),
             {
@@ -494,7 +522,7 @@ class Growth:
                 figures,
                 epoch=epoch,
                 step=session.step,
-                samples=size(batch.data),
+                samples=sum(size(batch.data) for batch in batches),
                 duration_us=took,
                 timeline=session.state.timeline,
             )
@@ -560,6 +588,16 @@ class Growth:
             "generator, a counter or a buffer of its own. Give it to growth.register(...).",
             stacklevel=3,
         )
+
+    @property
+    def _accumulate(self) -> int:
+        """Batches of a step."""
+        return self.rigged.session.parts.recipe.run.accumulate
+
+    @property
+    def due(self) -> bool:
+        """Whether `step` is: all batches of the present step had their `loss`."""
+        return bool(self._batches) and len(self._batches) == self._left
 
     @property
     def steps(self) -> int:
@@ -684,21 +722,30 @@ class Growth:
             )
         )
 
-    def _shadow(self, batch: _Batch, step: int) -> list[Place]:
+    def _shadow(self, batches: Sequence[_Batch], total: int, step: int) -> list[Place]:
         """Shadow passes of the TRAINING seeds whose turn it is."""
         session = self.rigged.session
         growing, task = session.parts.growing, session.parts.task
         turns = shadow_turns(
             growing, session.state, step, session.parts.recipe.kernels.shadow_passes
         )
-        for place in turns:
-            with _own_precision(growing):
-                growing.shadow_step(
-                    place,
-                    batch.seed,
-                    lambda: task.outcome(growing, batch.data).loss,
-                )
+
+        def loss(batch: _Batch) -> Tensor:
+            return _shared([task.outcome(growing, batch.data).loss], [batch.units / total])
+
+        with _own_precision(growing):
+            for batch in batches:
+                for place in turns:
+                    growing.shadow_step(place, batch.seed, partial(loss, batch))
         return turns
+
+
+def _shared(losses: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """The mean of losses by their shares of the step."""
+    parts = [
+        loss if share == 1 else loss * share for loss, share in zip(losses, shares, strict=True)
+    ]
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
 
 def _blamed(

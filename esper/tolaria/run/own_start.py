@@ -43,7 +43,7 @@ _LEFT_TO_THE_LOOP: Final = {
     "run.threads": "call torch.set_num_threads(...)",
     "run.device": "move the model there before its optimizer is made",
     "run.precision": "put torch.autocast(...) around growth.loss(...)",
-    "run.accumulate": "give a loss of the whole batch",
+    "run.accumulate": "give it as accumulate",
     "run.channels_last": "call model.to(memory_format=torch.channels_last)",
     "optimizer": "make one before esper.grow(...)",
     "kasmina": "give it to esper.germinate(...)",
@@ -64,6 +64,7 @@ class OwnLoop:
     seed: int
     task: Task | str | Mapping[str, object]
     settings: Mapping[str, Any]
+    accumulate: int = 1
 
     def recipe(self) -> Recipe:
         """The recipe that it amounts to.
@@ -78,6 +79,10 @@ class OwnLoop:
                 f"esper.grow leaves {left} to the loop: {_LEFT_TO_THE_LOOP[left]}, and leave it "
                 "out here."
             )
+        own = {"seed": self.seed, "accumulate": self.accumulate}
+        if self.accumulate != 1:
+            # of no meaning here, and no less than the batches of a step
+            own["batch_size"] = max(100, self.accumulate)
         return validated(
             {
                 "name": "own-loop",
@@ -85,7 +90,7 @@ class OwnLoop:
                 "data": "own.loop:data",
                 "task": self.task.name if isinstance(self.task, Task) else self.task,
                 **self.settings,
-                "run": {"seed": self.seed, **run} if isinstance(run, Mapping) else run,
+                "run": {**own, **run} if isinstance(run, Mapping) else run,
             }
         )
 

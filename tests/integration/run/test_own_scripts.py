@@ -52,13 +52,16 @@ if __name__ == "__main__":
         model = esper.germinate(net, seeds=2)
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         more = {"tamiyo": {"enabled": False}, "decisions": "lockstep"}
+        many = here.get("accumulate", 1)
+        more |= {"accumulate": many, "checkpoints": {"every_steps": 2}}
         name = here["name"] + (f"-{number}" if number else "")
         with esper.grow(model, optimizer, held_out=(x, y), steps=12, run_id=name, **more) as growth:
-            for batch in growth.batches(Samples(), batch_size=20, epochs=4):
-                optimizer.zero_grad()
-                growth.loss(*batch).backward()
-                growth.step()
-                optimizer.step()
+            for batch in growth.batches(Samples(), batch_size=20 // many, epochs=4):
+                growth.backward(growth.loss(*batch))
+                if growth.due:
+                    growth.step()
+                    optimizer.step()
+                    optimizer.zero_grad()
 """
 STEADY = {"from": 99, "chance": False, "by": 0}
 
@@ -145,6 +148,15 @@ def test_what_a_script_reads_or_draws_otherwise_is_named(
     assert "Traceback" not in done.stderr
 
 
+def test_steps_of_several_batches_are_executed_again(home: Path, tmp_path: Path) -> None:
+    """Bit for bit, from snapshots within an epoch too."""
+    trained(home, tmp_path, "accumulated", accumulate=2)
+    done = verified(home, "accumulated", "--json")
+    proof = result(done)
+    assert (proof["proven"], proof["steps"], proof["epochs"]) == (True, 12, 4)
+    assert proof["snapshots"] >= 5
+
+
 def test_a_journal_that_was_changed_is_not_proven(home: Path, tmp_path: Path) -> None:
     """The epoch is named whose digest is another one."""
     trained(home, tmp_path, "forged")
@@ -169,17 +181,24 @@ def test_a_journal_that_was_changed_is_not_proven(home: Path, tmp_path: Path) ->
 
 def test_what_has_no_script_cannot_be_executed(home: Path, tmp_path: Path) -> None:
     """A loop out of a pipe, and the second run of a script: a sentence with the remedy each."""
-    trained(home, tmp_path, "several", runs=2)
+    (tmp_path / "here.json").write_text(json.dumps({"name": "several", **STEADY, "runs": 2}))
+    (tmp_path / "train.py").write_text(TRAIN)
+    begun = esper(
+        home, "run", str(tmp_path / "train.py"), "--json", "--", str(tmp_path / "here.json")
+    )
+    # every run of the script is told
+    told = [json.loads(line)["run_id"] for line in begun.stdout.splitlines()]
+    assert told == ["several", "several-1"], begun.stderr
     assert verified(home, "several").returncode == 0
     second = verified(home, "several-1")
     assert second.returncode == 2
     assert "is run 2 of train.py" in said(second)
 
-    told = tmp_path / "here.json"
-    told.write_text(json.dumps({"name": "piped", **STEADY}))
+    here = tmp_path / "here.json"
+    here.write_text(json.dumps({"name": "piped", **STEADY}))
     given = {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     piped = subprocess.run(
-        [sys.executable, "-", str(told)],
+        [sys.executable, "-", str(here)],
         input=TRAIN,
         capture_output=True,
         text=True,

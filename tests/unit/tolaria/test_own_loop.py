@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from esper.tolaria.run.trainee import data_digest
 from esper.tolaria.run.wiring import RunContext
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.step.evaluation import evaluate
+from tests.unit.kasmina.cases import graft
 from tests.unit.tolaria.laboratory import CLOCK
 from tests.unit.tolaria.test_built_in_tasks import Host, drawn, whole
 
@@ -55,6 +57,7 @@ def growing(
             steps=8,
             seed=given.pop("seed", 0),
             task=given.pop("task", "classification"),
+            accumulate=given.pop("accumulate", 1),
             settings={"tamiyo": {"enabled": False}, **given},
         )
         place = RunContext(settings, RUN, bus, outbox, CLOCK, progress)
@@ -213,6 +216,93 @@ def test_held_out_passes_cost_what_is_asked_for(tmp_path: Path, samples: int, pa
         many = samples or len(X)
         assert figures.loss == evaluate(parts.growing, (X[:many], Y[:many]), parts.task).loss
     assert ("held_out has 20 samples" in said.getvalue()) == (samples == 20)
+
+
+def accumulated(folder: Path, size: int, accumulate: int) -> tuple[dict[str, Any], list[float]]:
+    """Weights of host and of a TRAINING kernel after three steps, and the sums of losses."""
+    losses: list[float] = []
+    torch.manual_seed(0)
+    with growing(folder, Host(4), (X, Y), accumulate=accumulate) as (growth, _, optimizer):
+        session = growth.rigged.session
+        model, journal = session.parts.growing, session.parts.journal
+        for x, y in growth.batches((X, Y), batch_size=size, epochs=2, shuffle=False):
+            if not growth.steps:
+                # as if Tamiyo had had it grafted
+                torch.manual_seed(1)
+                for parameter in graft(model, ("body", 0)).kernel.parameters():
+                    torch.nn.init.normal_(parameter, std=0.1)
+                training = [
+                    replace(one, stage="TRAINING", kernel_id="k")
+                    if (one.layer, one.seed) == ("body", 0)
+                    else one
+                    for one in journal.state.seeds
+                ]
+                journal.state = replace(journal.state, seeds=tuple(training))
+            growth.backward(growth.loss(x, y))
+            if growth.due:
+                growth.step()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(session.cursor.sums.loss)
+                if growth.steps == 3:  # before an uneven step, and before gates
+                    break
+        assert model.kernels[("body", 0)].trained == 3
+        weights = {name: one.detach().clone() for name, one in model.module.named_parameters()}
+    return weights, losses
+
+
+def test_accumulated_batches_train_as_the_whole_batch(tmp_path: Path) -> None:
+    """Host and kernel go where they go with batches of twice the size, and so does the loss, but
+    for rounding.
+    """
+    (whole, before), (parts, after) = (
+        accumulated(tmp_path / "whole", 16, 1),
+        accumulated(tmp_path / "parts", 8, 2),
+    )
+    assert whole.keys() == parts.keys()
+    assert any("kernel" in name for name in whole)
+    for name, one in whole.items():
+        torch.testing.assert_close(parts[name], one, rtol=0, atol=1e-4, msg=name)
+    assert after == pytest.approx(before, rel=1e-5)
+
+
+def test_steps_of_several_batches_say_what_is_wrong(tmp_path: Path) -> None:
+    """One loss too many, a step too early, one that is left out, steps that do not fit."""
+    sizes = []
+    with growing(tmp_path / "many", Host(4), (X, Y), accumulate=3) as (growth, _, optimizer):
+        with pytest.raises(UsageError, match="batches, 3 a step, are 4"):
+            growth.batches((X, Y), batch_size=10, epochs=2)
+        waiting = 0
+        for x, y in growth.batches((X, Y), batch_size=6, epochs=2):
+            growth.backward(growth.loss(x, y))
+            waiting += 1
+            if not growth.due:
+                with pytest.raises(UsageError, match="This step has 3 batches"):
+                    growth.step()
+                continue
+            with pytest.raises(UsageError, match=r"growth\.loss.* was called"):
+                growth.loss(x, y)
+            growth.step()
+            optimizer.step()
+            sizes.append(waiting)
+            waiting = 0
+    assert sizes == [3, 3, 3, 1] * 2
+    with growing(tmp_path / "none", Host(4), (X, Y), accumulate=2) as (growth, _, _):
+        batches = growth.batches((X, Y), batch_size=8, epochs=2)
+        for _ in range(2):
+            growth.backward(growth.loss(*next(batches)))
+        with pytest.raises(UsageError, match="once for each step, when growth"):
+            next(batches)
+    with (
+        pytest.raises(UsageError, match="give it as accumulate"),
+        growing(tmp_path / "said", Host(4), (X, Y), run={"accumulate": 2}),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"run.accumulate = 0 does not fit"),
+        growing(tmp_path / "zero", Host(4), (X, Y), accumulate=0),
+    ):
+        pass
 
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
