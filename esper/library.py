@@ -110,6 +110,8 @@ def grow(
     told = script is not None and script.told and not script.begun
     if script is not None and told:
         run_id, resume = script.run_id or run_id, script.resume or resume
+        if script.fork is not None:
+            resume = False  # whatever the script finds: the fork has an id that is new
     if resume and not run_id:
         raise UsageError("resume=True goes on with a run: say which by run_id.")
     run_id = run_id or named(script.path.stem if script and told else "own-loop", clock)

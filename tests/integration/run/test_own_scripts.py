@@ -181,11 +181,10 @@ def test_a_journal_that_was_changed_is_not_proven(home: Path, tmp_path: Path) ->
 
 def test_what_has_no_script_cannot_be_executed(home: Path, tmp_path: Path) -> None:
     """A loop out of a pipe, and the second run of a script: a sentence with the remedy each."""
-    (tmp_path / "here.json").write_text(json.dumps({"name": "several", **STEADY, "runs": 2}))
-    (tmp_path / "train.py").write_text(TRAIN)
-    begun = esper(
-        home, "run", str(tmp_path / "train.py"), "--json", "--", str(tmp_path / "here.json")
-    )
+    here, script = tmp_path / "here.json", tmp_path / "train.py"
+    here.write_text(json.dumps({"name": "several", **STEADY, "runs": 2}))
+    script.write_text(TRAIN)
+    begun = esper(home, "run", str(script), "--json", "--", str(here))
     # every run of the script is told
     told = [json.loads(line)["run_id"] for line in begun.stdout.splitlines()]
     assert told == ["several", "several-1"], begun.stderr
@@ -194,7 +193,6 @@ def test_what_has_no_script_cannot_be_executed(home: Path, tmp_path: Path) -> No
     assert second.returncode == 2
     assert "is run 2 of train.py" in said(second)
 
-    here = tmp_path / "here.json"
     here.write_text(json.dumps({"name": "piped", **STEADY}))
     given = {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     piped = subprocess.run(
