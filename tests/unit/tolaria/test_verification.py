@@ -22,6 +22,7 @@ from esper.events.records import (
     TrainingStep,
 )
 from esper.oona.inbound.inbox import Delivered
+from esper.tolaria.record.addresses import Address
 from esper.tolaria.record.forking import cut_at
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive, quiet
@@ -29,7 +30,9 @@ from esper.tolaria.replay.verification import (
     Narrowed,
     PieceCheck,
     Proof,
+    Segment,
     Verdict,
+    in_few,
     narrowed,
     segments,
 )
@@ -248,3 +251,20 @@ def test_a_fork_is_proven(tmp_path: Path) -> None:
         "Run fork begins with the state of run laboratory-1 at step 13, which is not "
         "available: restore it, or fork that run again. Snapshot of run laboratory-1"
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_joined_pieces_are_the_same_run(count: int) -> None:
+    """All states in their order, no piece over two timelines, and few where few are asked for."""
+    pieces = [
+        Segment(timeline, Address(timeline, step, step), (Address(timeline, step + 2, step + 2),))
+        for timeline, steps in ((0, range(0, 14, 2)), (1, range(6, 12, 2)))
+        for step in steps
+    ]
+    joined = in_few(pieces, count)
+    assert [way for one in joined for way in one.ways] == [
+        way for one in pieces for way in one.ways
+    ]
+    assert all({way.timeline for way in one.ways} == {one.timeline} for one in joined)
+    assert all(one.begin in {piece.begin for piece in pieces} for one in joined)
+    assert len(joined) <= min(count + 1, len(pieces))
