@@ -65,10 +65,12 @@ def place_of(error: BaseException) -> str:
     Own is what is neither Esper's, nor Python's, nor an installed package's. A syntax error is
     where it is written.
     """
-    if isinstance(error, SyntaxError) and error.filename and not _foreign(error.filename):
+    if isinstance(error, SyntaxError) and error.filename and not is_foreign(error.filename):
         return f"{error.filename}, line {error.lineno}"
     own = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame.filename)
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not is_foreign(frame.filename)
     ]
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
 
@@ -82,7 +84,8 @@ def is_own(error: BaseException) -> bool:
     return bool(place_of(error)) and not esper_s
 
 
-def _foreign(filename: str) -> bool:
+def is_foreign(filename: str) -> bool:
+    """Whether a file of code is Esper's, Python's or an installed package's, or none at all."""
     # no file, such as <frozen importlib._bootstrap> or <string>
     if filename.startswith("<"):
         return True

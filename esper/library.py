@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,14 @@ from esper import stack
 from esper.bounded import limits_of, open_named
 from esper.clock import SystemClock
 from esper.config import Settings
-from esper.errors import UsageError
+from esper.errors import UnavailableError, UsageError
+from esper.history.queries import source
 from esper.kasmina.plain.files import load_into, read_file, unpacked
 from esper.oona.bus.access import Access
 from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.record.resume import Wanted
 from esper.tolaria.run.own_script import running
-from esper.tolaria.run.own_start import OwnLoop, begin
+from esper.tolaria.run.own_start import OwnLoop, begin, earlier_losses
 from esper.tolaria.run.tracking import Tracked, Tracker, tracking
 from esper.tolaria.run.wiring import RunContext, place_of
 from esper.tolaria.session.model_file import read_model
@@ -51,6 +52,7 @@ def grow(
     seed: int = 0,
     task: Task | str | Mapping[str, object] = "classification",
     resume: bool = False,
+    accumulate: int = 1,
     **settings: Any,
 ) -> Iterator[Growth]:
     """Within: `model` grows while the caller trains it.
@@ -61,7 +63,7 @@ def grow(
             growth:
             for x, y in growth.batches(loader, epochs=epochs):
                 optimizer.zero_grad()
-                growth.loss(x, y).backward()
+                growth.backward(growth.loss(x, y))
                 growth.step()
                 optimizer.step()
         print(growth.report())
@@ -86,13 +88,21 @@ def grow(
         resume: go on with the run `run_id` from its last snapshot: with the same model, optimizer,
             held-out split, settings and batches. Model, optimizer and what is registered get their
             values back, also where the model was just made.
+        accumulate: batches of a step. Each has its `loss` and `backward`, which shares the step
+            among them; `if growth.due:` the step and the optimizer follow, and `zero_grad` after
+            them. `steps` counts steps; the last of an epoch may have fewer batches.
         settings: sections of a recipe, such as `kernels={"learning_rate": 1e-3}`,
             `schedule={"name": "linear"}` (of the kernels' rates) or `tamiyo={"policy": {...}}`.
 
     Raises:
         EsperError: the stack cannot be started, or the arguments make no sense.
     """
-    asked = OwnLoop(model, optimizer, held_out, steps, seed, task, settings)
+    script = running()
+    asked = OwnLoop(model, optimizer, held_out, steps, seed, task, settings, accumulate)
+    if script is not None and script.staging is not None:
+        with script.staging.growing(asked) as growth:
+            yield growth
+        return
     with opened(asked, run_id=run_id, resume=resume) as growth:
         yield growth
 
@@ -106,13 +116,25 @@ def opened(
     Raises EsperError as `grow` does.
     """
     script = running()
-    if script is not None:
-        run_id, resume = script.run_id or run_id, script.resume or resume
-    with (
-        _placed(run_id, resume=resume, stem=script.path.stem if script else "own-loop") as place,
-        ExitStack() as resources,
-    ):
+    if script is not None and script.staging is not None:
+        raise UsageError(
+            "A run in the loop of a framework is not executed again: `esper replay fold` and "
+            "`esper replay state` read its journal, and its checkpoints hold what it had."
+        )
+    told = script is not None and script.told and not script.begun
+    stem = "own-loop"
+    if script is not None and told:
+        run_id, resume, stem = script.run_id or run_id, script.resume or resume, script.path.stem
+        if script.fork is not None:
+            resume = False  # whatever the script finds: the fork has an id that is new
+    with _placed(run_id, resume=resume, stem=stem) as (place, url), ExitStack() as resources:
         growth = begin(asked, place, resources, resume=resume, script=script, wanted=wanted)
+        if resume:
+            with (
+                suppress(UsageError, UnavailableError),  # without the history, nothing is held
+                source(place.settings, url) as history,
+            ):
+                growth.earlier = earlier_losses(history, growth)
         place.progress.start()
         resources.callback(place.progress.stop)
         try:
@@ -126,8 +148,10 @@ def opened(
 
 
 @contextmanager
-def _placed(run_id: str, *, resume: bool, stem: str) -> Iterator[RunContext]:
-    """The place of a run on a stack that is up; without a run id, one is made of `stem`."""
+def _placed(run_id: str, *, resume: bool, stem: str) -> Iterator[tuple[RunContext, str]]:
+    """The place of a run on a stack that is up, and the address of its history; without a run id,
+    one is made of `stem`.
+    """
     clock, installation, console = (
         SystemClock(),
         Settings.load(guest=True),
@@ -150,7 +174,7 @@ def _placed(run_id: str, *, resume: bool, stem: str) -> Iterator[RunContext]:
             Progress(console),
             resumed=resume,
         ) as place:
-            yield place
+            yield place, endpoints.history_url
     finally:
         stack.release(installation, os.getpid())
 
@@ -203,7 +227,7 @@ class GrowthTracker:
     def __enter__(self) -> Tracker:
         """The run begins, or goes on."""
         with ExitStack() as resources:
-            place = resources.enter_context(
+            place, _ = resources.enter_context(
                 _placed(self._run_id, resume=self._resume, stem="tracked")
             )
             tracker = resources.enter_context(tracking(self._asked, place, resume=self._resume))

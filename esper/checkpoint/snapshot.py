@@ -52,6 +52,26 @@ class Snapshot:
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # as bytes: torch would share memory with a process that may end before it is read
+        flat = {
+            name: (one.dtype, one.shape, bytes(_bytes(one.cpu())))
+            for name, one in self.tensors.items()
+        }
+        return _unpickled, (flat, dict(self.notes))
+
+
+def _unpickled(flat: Mapping[str, Any], notes: Mapping[str, Any]) -> Snapshot:
+    return Snapshot(
+        {
+            name: torch.frombuffer(bytearray(content), dtype=kind).view(shape)
+            if content
+            else torch.empty(shape, dtype=kind)
+            for name, (kind, shape, content) in flat.items()
+        },
+        notes,
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

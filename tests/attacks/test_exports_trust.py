@@ -44,7 +44,7 @@ from tests.attacks.hostile import (
     result,
     with_config,
 )
-from tests.unit.tolaria.laboratory import CLOCK, data
+from tests.unit.tolaria.laboratory import CLOCK, data, splits_of
 
 SOURCE = (
     "import pathlib\npathlib.Path(__file__).with_suffix('.ran').write_text('ran')\n\n\ndef "
@@ -386,7 +386,7 @@ def test_the_data_of_an_import_is_held_against_its_hash(
     settings = Settings(home=home)
     run_dir, child = settings.runs_dir / RUN, settings.runs_dir / "child"
     archive = Archived(settings, world.events, allow=FUNCTIONS).open(CLOCK)
-    assert digest_of(archive.splits) == digest_of(data())
+    assert digest_of(splits_of(archive)) == digest_of(data())
     inherit(run_dir, child)
     assert (known := provenance(child)) is not None
     assert known.fork

@@ -11,6 +11,7 @@ from esper.cli.shared.options import Allow
 if TYPE_CHECKING:
     from esper.stack import Endpoints
     from esper.tolaria.run.assembly import Finished
+    from esper.tolaria.run.own_loop import Growth
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +58,7 @@ def fork(
     """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
-    from esper.cli.runs.run import on_stack, tell  # noqa: PLC0415 - the same
+    from esper.cli.runs.run import on_stack, tell, tell_growths  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
     from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - the same
@@ -66,7 +67,7 @@ def fork(
         require_run_id(new_id)
     settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
 
-    def forked(endpoints: Endpoints) -> tuple[Finished, str]:
+    def forked(endpoints: Endpoints) -> tuple[Finished | Growth, str]:
         from esper.journal.reading import on_kafka, whole  # noqa: PLC0415 - as above
         from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
         from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
@@ -102,4 +103,9 @@ def fork(
         ).name
 
     finished, recipe = on_stack(settings, clock, console, forked)
-    tell(finished, recipe, as_json=as_json)
+    from esper.tolaria.run.assembly import Finished  # noqa: PLC0415 - the same
+
+    if isinstance(finished, Finished):
+        tell(finished, recipe, as_json=as_json)
+    else:
+        tell_growths([finished], as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from esper.config import Settings
     from esper.stack import Endpoints
     from esper.tolaria.run.assembly import Finished
+    from esper.tolaria.run.own_loop import Growth
     from esper.tolaria.run.startup import Startup
 
 T = TypeVar("T")
@@ -157,10 +158,20 @@ def _run_script(
     try:
         script.run()
     finally:
-        if as_json and script.growths:
-            print(json_text(script.growths[0].as_json(), sort_keys=True), flush=True)
+        tell_growths(script.growths, as_json=as_json)
     if not script.growths:
         raise UsageError(f"{path} has begun no run: it has to call esper.grow(...).")
+
+
+def tell_growths(growths: Sequence[Growth], *, as_json: bool) -> None:
+    """Print what the runs of a script came to: for scripts a line of JSON each, the last one of
+    the last run; for people a line on standard error.
+    """
+    for growth in growths:
+        if as_json:
+            print(json_text(growth.as_json(), sort_keys=True), flush=True)
+        else:
+            print(growth.sentence(), file=sys.stderr)
 
 
 def tell(finished: Finished, recipe: str, *, as_json: bool) -> None:
@@ -208,7 +219,10 @@ def on_stack(
         del number, frame
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     started = stack.running(settings) is None
     try:
         with ThreadPoolExecutor(1) as background:  # the broker starts while torch is imported
@@ -227,7 +241,8 @@ def on_stack(
             startup.spent("stack")
         return work(endpoints)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         stack.release(settings, os.getpid())
         if started:
             _wait_until_down(settings, clock)

@@ -157,7 +157,7 @@ def _closed(
         from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
         from esper.service.transport import signing  # noqa: PLC0415 - as above
         from esper.tolaria.recipes.run_names import named  # noqa: PLC0415 - as above
-        from esper.tolaria.timelines.branching import Ground, fork  # noqa: PLC0415 - as above
+        from esper.tolaria.timelines.branching import Ground, fork_apart  # noqa: PLC0415 - as above
         from esper.tolaria.timelines.whatif import closed_loop  # noqa: PLC0415 - as above
 
         cluster = Access.of(settings, "trainer", bootstrap=endpoints.bootstrap)
@@ -173,7 +173,7 @@ def _closed(
 
         def run(cut: Cut, side: Side, order: int) -> tuple[str, Sequence[JournalEvent]]:
             name = f"{begun}-{side}-{order}"
-            fork(
+            fork_apart(
                 ground,
                 question.events,
                 cut,

@@ -23,11 +23,13 @@ from esper.tolaria.record.resume import differences
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.scripts import ScriptLoop, silent
 from esper.tolaria.replay.verification import (
     PieceCheck,
     Proof,
     Segment,
     Verdict,
+    in_few,
     narrowed,
     segments,
 )
@@ -63,17 +65,21 @@ def prove(
     clock = SystemClock()
     begun = clock.monotonic()
     archive = source.open(clock, partial(say, console))
-    torch.set_num_threads(archive.recipe.run.threads)
+    torch.set_num_threads(archive.threads)
     pieces = segments(archive, from_scratch=from_scratch)
     others = differences(source.events, observe(archive.inputs))
     for difference in others:
         say(console, f"{difference}; what is re-executed may have other bits.")
     count = min(workers or len(os.sched_getaffinity(0)), len(pieces))
-    verdicts = _in_order(
-        _here(archive, pieces, console)
-        if count == 1
-        else _side_by_side(source, pieces, count, console)
-    )
+    if isinstance(archive.loop, ScriptLoop):
+        pieces = in_few(pieces, count)
+        verdicts = _in_order(_scripts(source, pieces, count, console))
+    else:
+        verdicts = _in_order(
+            _here(archive, pieces, console)
+            if count == 1
+            else _side_by_side(source, pieces, count, console)
+        )
     faults = [verdict for verdict in verdicts if verdict.fault is not None]
     first_fault = (
         narrowed(archive, faults[0].segment, faults[0].fault, reports())
@@ -104,19 +110,34 @@ def _here(archive: Archive, pieces: Sequence[Segment], console: Console) -> list
         ]
 
 
+def _scripts(
+    source: Archived, pieces: Sequence[Segment], count: int, console: Console
+) -> list[Verdict]:
+    """Each piece in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, _open_script, (source,), max_tasks_per_child=1)
+    return _executed(pool, _check_script, pieces, console)
+
+
 def _side_by_side(
     source: Archived, pieces: Sequence[Segment], count: int, console: Console
 ) -> list[Verdict]:
     context = multiprocessing.get_context("spawn")
-    with (
-        bar(console) as shown,
-        _pool(ProcessPoolExecutor(count, context, _open, (source,))) as pool,
-    ):
+    return _executed(ProcessPoolExecutor(count, context, _open, (source,)), _check, pieces, console)
+
+
+def _executed(
+    executor: ProcessPoolExecutor,
+    check: Callable[[Segment], Verdict],
+    pieces: Sequence[Segment],
+    console: Console,
+) -> list[Verdict]:
+    with bar(console) as shown, _pool(executor) as pool:
         task = shown.add_task("re-executing", total=len(pieces))
         verdicts = []
         try:
             with _unheard(signal.SIGINT):  # what is started now never hears of it
-                running = [pool.submit(_check, piece) for piece in pieces]
+                running = [pool.submit(check, piece) for piece in pieces]
             for done in as_completed(running):
                 verdicts.append(done.result())
                 shown.advance(task)
@@ -161,3 +182,15 @@ def _open(source: Archived) -> None:
 
 def _check(piece: Segment) -> Verdict:
     return PieceCheck(_WORKER.archives[0], piece).run()
+
+
+def _open_script(source: Archived) -> None:
+    silent()
+    _open(source)
+
+
+def _check_script(piece: Segment) -> Verdict:
+    archive = _WORKER.archives[0]
+    loop = archive.loop
+    assert isinstance(loop, ScriptLoop)  # noqa: S101  # the pool was made for one
+    return loop.driven(PieceCheck(archive, piece).run)

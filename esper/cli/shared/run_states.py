@@ -33,7 +33,7 @@ from esper.tolaria.record.resume import differences
 from esper.tolaria.record.snapshot_content import KINDS
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.proof import require_proven
-from esper.tolaria.replay.reexecution import Archive, Reexecution, Rerun
+from esper.tolaria.replay.reexecution import Archive, Reexecution
 from esper.tolaria.replay.state_file import StateDigests, digests_of, model_digest, part_of
 from esper.tolaria.session.progress import Progress as Told
 from esper.tolaria.session.progress import say
@@ -75,12 +75,14 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A run that stands at a step again.
+    """A run's state at a step again, from the snapshot `begun`.
 
     `proven` says that the journal has a digest of this very state, and that it is this one.
     """
 
-    rerun: Rerun
+    state: Snapshot
+    begun: str
+    notes: tuple[str, ...]
     proven: bool
     differences: tuple[str, ...]
     versions: dict[str, Any]
@@ -121,14 +123,13 @@ def restored(
     archive = source.open(SystemClock(), partial(say, console))  # which folds the journal
     address = address_of(archive.events, step, timeline=timeline, sequence=sequence)
     again = rebuilt(archive, address, console, from_scratch=from_scratch)
-    state = again.rerun.snapshot()
-    notes = (*again.rerun.notes, *again.differences)
+    notes = (*again.notes, *again.differences)
     return Restored(
         address,
-        part_of(state, kinds),
-        again.rerun.begun,
+        part_of(again.state, kinds),
+        again.begun,
         True,
-        digests_of(state),
+        digests_of(again.state),
         again.proven,
         notes,
         again.versions,
@@ -176,33 +177,43 @@ def rebuilt(
         CorruptError: the run does something else than its journal has; the sentence names what is
             different here.
     """
-    torch.set_num_threads(archive.recipe.run.threads)
+    torch.set_num_threads(archive.threads)
     environment = observe(archive.inputs)
     others = differences(archive.events, environment)
     for difference in others:
         say(console, f"{difference}; what is re-executed may have other bits.")
-    with bar(console) as shown:
+    job = partial(_state_at, address=address, from_scratch=from_scratch)
+    try:
+        state, begun, notes, proven = archive.apart(job, Told(console))
+    except CorruptError as error:
+        raise CorruptError(f"{error} {_explained(others)}".rstrip()) from error
+    for note in notes:
+        say(console, note)
+    return Rebuilt(state, begun, notes, proven, others, json.loads(environment.versions))
+
+
+def _state_at(
+    archive: Archive, progress: Told, *, address: Address, from_scratch: bool
+) -> tuple[Snapshot, str, tuple[str, ...], bool]:
+    """The state at `address`, the snapshot that it is rebuilt from, notes, and whether it is
+    proven.
+    """
+    with bar(progress.console) as shown:
         task = shown.add_task("re-executing", total=None)
 
         def show_progress(session: Session) -> None:
             shown.update(task, total=session.standing.goal, completed=session.step)
 
-        execution = Reexecution(
+        rerun = Reexecution(
             archive,
-            Told(console),
+            progress,
             usable=lambda anchor: not from_scratch or anchor.source is None,
             told=show_progress,
+        ).rebuild(address)
+        proven = require_proven(
+            archive.events, address, parameters_digest(rerun.session.parts.growing.module)
         )
-        try:
-            rerun = execution.rebuild(address)
-            proven = require_proven(
-                archive.events, address, parameters_digest(rerun.session.parts.growing.module)
-            )
-        except CorruptError as error:
-            raise CorruptError(f"{error} {_explained(others)}".rstrip()) from error
-    for note in rerun.notes:
-        say(console, note)
-    return Rebuilt(rerun, proven, others, json.loads(environment.versions))
+        return rerun.snapshot(), rerun.begun, rerun.notes, proven
 
 
 def _explained(others: tuple[str, ...]) -> str:

@@ -21,8 +21,12 @@ DATA: Final = "data"
 SOURCE: Final = "source of "
 """What the names begin with under which it records hashes of source files of its user's own.
 
-The module follows.
+The module follows, or the file of a script.
 """
+ARGUMENTS: Final = "arguments"
+"""The name under which it records the arguments of its script, as JSON."""
+NUMBER: Final = "run of the script"
+"""The name under which it records which of its script's runs it is, if not the first."""
 
 PACKAGES = ("esper", "torch", "numpy", "safetensors", "fastavro", "confluent-kafka", "mnist1d")
 
@@ -50,10 +54,10 @@ def source_digest() -> str:
 
 
 def is_input(name: str) -> bool:
-    """Whether a version is of a run's data or sources, which older runs have not recorded, and
-    which are not always at hand.
+    """Whether a version is of a run's data, script or sources, which older runs have not recorded,
+    and which are not always at hand.
     """
-    return name == DATA or name.startswith(SOURCE)
+    return name in (DATA, ARGUMENTS, NUMBER) or name.startswith(SOURCE)
 
 
 def observe(inputs: Mapping[str, str] = NO_INPUTS) -> Environment:

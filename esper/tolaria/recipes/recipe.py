@@ -35,6 +35,9 @@ from esper.lifecycle import Guardrails
 from esper.plugins import OPTIMIZERS, SCHEDULES, names_in
 from esper.policies import require_settings
 
+OWN_LOOP: Final = "own.loop:model"
+"""The model of a run in a user's own loop, whose loop and data are not Esper's."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -302,6 +305,26 @@ class GatesSection(_Section):
     embargo_epochs: int = Field(default=3, ge=1, description="epochs that a culled slot rests")
 
 
+class ValidationSection(_Section):
+    """What measuring costs: each epoch has a pass of the model over the held-out split, and one
+    without or with each kernel that is not settled.
+    """
+
+    samples: int = Field(
+        default=0,
+        ge=0,
+        description="held-out samples that are measured, from the first on; 0 takes all",
+    )
+    every_epochs: int = Field(
+        default=1,
+        ge=1,
+        description=(
+            "epochs between two measurements of the kernels, when gates may move them; the model's "
+            "own figures come with each epoch"
+        ),
+    )
+
+
 class TamiyoSection(_Section):
     """Whether and how Tamiyo is asked.
 
@@ -376,6 +399,7 @@ class Recipe(_Section):
     kernels: KernelsSection = KernelsSection()
     cache: CacheSection = CacheSection()
     gates: GatesSection = GatesSection()
+    validation: ValidationSection = ValidationSection()
     guardrails: Guardrails = Guardrails()
     tamiyo: TamiyoSection = TamiyoSection()
     telemetry: TelemetrySection = TelemetrySection()
@@ -389,6 +413,11 @@ class Recipe(_Section):
         installed.
         """
         return references(self.model_dump(mode="json"))
+
+    @property
+    def own_loop(self) -> bool:
+        """Whether it stands for a loop of a user's own, which has model and data itself."""
+        return self.model == OWN_LOOP
 
     def canonical(self) -> str:
         """Canonical JSON of every value, defaults too."""

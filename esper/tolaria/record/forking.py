@@ -43,6 +43,16 @@ FIXED = {
     "kasmina.exclude": "the state has seeds in those layers",
 }
 """Settings that a fork cannot change, and why."""
+FIXED_OWN = {
+    "run.seed": "the loop's batches are drawn by it; run.order is another order of them",
+    **dict.fromkeys(
+        ("run.epochs", "run.threads", "run.device", "run.accumulate", "run.channels_last"),
+        "the script decides that",
+    ),
+    "optimizer": "the script has its own",
+    "task": "the script decides that",
+}
+"""The same of a run in a loop of its user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,20 +212,23 @@ def changed(
         for recipe in (before, after)
     )
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    fixed = {**FIXED, **(FIXED_OWN if before.own_loop else {})}
     for key in keys:
         # dots behind both: `model` covers `model.x`, and not `model_x`
-        if fixed := next(
-            (setting for setting in FIXED if f"{key}.".startswith(f"{setting}.")), None
-        ):
+        names = [setting for setting in fixed if f"{key}.".startswith(f"{setting}.")]
+        if names:
             raise UsageError(
-                f"A fork cannot change {key}: {FIXED[fixed]}. Start a new run with it instead."
+                f"A fork cannot change {key}: {fixed[names[0]]}. Start a new run with it instead."
             )
+    changes = tuple(f"{key}={json.dumps(new.get(key))}" for key in keys)
+    if before.own_loop:  # whose epochs the script counts
+        return after, changes
     if after.run.epochs < epoch or (after.run.epochs == epoch and not overrides):
         raise UsageError(
             f"The fork stands after {epoch} epochs, so run.epochs = {after.run.epochs} "
             "leaves none to train; --set run.epochs higher."
         )
-    return after, tuple(f"{key}={json.dumps(new.get(key))}" for key in keys)
+    return after, changes
 
 
 def _answer(events: Sequence[JournalEvent], decision: AdaptationApplied) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from esper.errors import CorruptError
 from esper.events import JournalEvent, Origin, encode
@@ -53,6 +53,10 @@ class Diverged(CorruptError):  # noqa: N818  # reads as what the run did
         super().__init__(sentence)
         self.recorded = recorded
         self.decided = decided
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # from a process that executes again: an exception is else made of its text alone
+        return Diverged, (str(self), self.recorded, self.decided)
 
 
 class FrameLog(Protocol):

@@ -14,7 +14,7 @@ from esper.bounded.names import MALFORMED
 from esper.checkpoint import Snapshot, TensorStore
 from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
-from esper.events.records import RunStarted
+from esper.events.records import EpochEnded, RunStarted
 from esper.journal.story import fork_of
 from esper.lifecycle import RunState, fold
 from esper.tolaria.recipes.environment import Environment, is_input
@@ -71,6 +71,29 @@ def recipe_of(events: Sequence[JournalEvent]) -> Recipe:
             f"The journal of run {started.run_id} has no recipe that this Esper reads: "
             f"{where} does not fit: {printable(first['msg'])}."
         ) from None
+
+
+def epochs_of(events: Sequence[JournalEvent]) -> int:
+    """Epochs that the run was to have: its recipe's, or those of its user's own loop."""
+    started, recipe = events[0], recipe_of(events)
+    assert isinstance(started, RunStarted)  # noqa: S101  # as above
+    return started.total_steps // steps_of_epoch(events) if recipe.own_loop else recipe.run.epochs
+
+
+def steps_of_epoch(events: Sequence[JournalEvent]) -> int:
+    """Steps of each of its epochs.
+
+    Raises:
+        UsageError: no epoch of a loop of its user's own has ended yet.
+    """
+    started, recipe = events[0], recipe_of(events)
+    assert isinstance(started, RunStarted)  # noqa: S101  # as above
+    if not recipe.own_loop:
+        return started.total_steps // recipe.run.epochs
+    ended = next((event for event in events if isinstance(event, EpochEnded)), None)
+    if ended is None:
+        raise UsageError(f"Run {started.run_id} has ended no epoch yet; let it train on first.")
+    return ended.step // (ended.epoch + 1)
 
 
 def recorded(started: RunStarted) -> dict[str, str]:

@@ -27,8 +27,9 @@ from esper.tolaria.recipes.recipe import Permit, Recipe
 from esper.tolaria.recipes.splits import Splits, digest_of, read_splits
 from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import recipe_of, recorded
-from esper.tolaria.replay.reexecution import Archive
-from esper.tolaria.run.own_start import OWN_LOOP
+from esper.tolaria.replay.recorded_script import recorded_script
+from esper.tolaria.replay.reexecution import Archive, RecipeLoop
+from esper.tolaria.replay.scripts import ScriptLoop
 from esper.tolaria.run.trainee import data_digest, inputs_of, load_data, made_data, model_of
 from esper.tolaria.step.method import method_of
 from esper.urza.artefact import address_of, read
@@ -77,12 +78,24 @@ class Archived:
     def open(self, clock: Clock, say: Callable[[str], None] = lambda _: None) -> Archive:
         """The archive; `say` has the source of functions of a run from elsewhere.
 
-        Raises as `archived` and `permit_for` do.
+        Raises as `archived`, `permit_for` and `recorded_script` do.
         """
+        run_dir = self.settings.runs_dir / self.events[0].run_id
+        whole(self.events)
+        if recipe_of(self.events).own_loop:
+            kernels = (
+                self._kernels(run_dir) if self.export is None else kernels_in([], self.export.store)
+            )
+            script = recorded_script(
+                self.settings, self.events, allow=self.allow, export=self.export, say=say
+            )
+            loop = ScriptLoop(self, self.events, script)
+            return Archive(
+                self.events, self.tensors(), kernels, loop, clock, script.inputs(resumed=False)
+            )
         permit = partial(
             permit_for, self.settings, self.events, allow=self.allow, export=self.export, say=say
         )
-        run_dir = self.settings.runs_dir / self.events[0].run_id
         if self.export is not None:
             kernels, splits = (
                 kernels_in([], self.export.store),
@@ -143,24 +156,20 @@ def archived(
     """What re-executing a run takes.
 
     Raises:
-        UsageError: the run was trained in a user's own loop, or its recipe's model or data cannot
-            be imported here, or may not be called, or it has layers of a kind that is not known.
+        UsageError: the recipe's model or data cannot be imported here, or may not be called, or it
+            has layers of a kind that is not known.
         CorruptError: the journal was changed, or the data are not those of the run.
     """
     # before anything that the journal names is looked up or called
     whole(events)
     recipe = recipe_of(events)
-    if recipe.model == OWN_LOOP:
-        raise UsageError(
-            f"Run {events[0].run_id} was trained in a loop of its user's own, which Esper "
-            "cannot execute; `esper replay fold` proves its journal."
-        )
     # before data and model: making them calls what the recipe names
     granted = permit(recipe)
     data = splits(recipe, granted)
     inputs = inputs_of(recipe, data)
     method, model = method_of(recipe, granted), model_of(recipe, granted, events)
-    return Archive(events, tensors, kernels, method, model, data, clock, inputs)
+    loop = RecipeLoop(method, model, data, recipe.run.threads)
+    return Archive(events, tensors, kernels, loop, clock, inputs)
 
 
 def kernels_in(

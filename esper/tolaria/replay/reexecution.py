@@ -8,6 +8,7 @@ archive, and telemetry stays in the process.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -16,9 +17,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from esper.checkpoint import Snapshot, SnapshotWriter
@@ -27,6 +31,7 @@ from esper.clock import Clock
 from esper.errors import CorruptError, KeyMissingError, UnavailableError
 from esper.events import Event, JournalEvent, Origin, decode
 from esper.events.envelope import trace_id
+from esper.kasmina import GrowingModel
 from esper.kasmina.monitor import SeedMonitor
 from esper.kasmina.unpacked import Unpacked
 from esper.lifecycle import RunState
@@ -37,7 +42,7 @@ from esper.tolaria.exchange.grafting import Grafting, seeds_waiting
 from esper.tolaria.exchange.telemetry import Telemetry
 from esper.tolaria.recipes.environment import Environment, observe
 from esper.tolaria.recipes.recipe import Recipe
-from esper.tolaria.recipes.splits import Splits
+from esper.tolaria.recipes.splits import Split, Splits
 from esper.tolaria.record.addresses import Address, Anchor, anchors
 from esper.tolaria.record.checkpoints import Checkpoints
 from esper.tolaria.record.journal import Journal
@@ -45,13 +50,15 @@ from esper.tolaria.record.resume import RestorePoint, recipe_of, standing
 from esper.tolaria.replay.archived_kernels import ArchivedKernels
 from esper.tolaria.run.trainee import trainee_of
 from esper.tolaria.run.trainer import Trainer
-from esper.tolaria.session.composition import Arrived, Parts
+from esper.tolaria.session.composition import Arrived, Parts, Stepping
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.method import Method
+from esper.tolaria.step.tasks import Task
 from esper.vault.boxes import MODELS, Box
 from esper.vault.sealing import KEY_BYTES
 
+T = TypeVar("T")
 NOWHERE = (
     Path(os.devnull) / "nowhere"
 )  # a run that is re-executed has no folder: what would write there fails
@@ -60,7 +67,7 @@ NOWHERE = (
 @dataclass(frozen=True, slots=True)
 class Archive:
     """What re-executing a run takes: its whole journal in order, snapshots, kernels by id, and
-    the recipe's method, model and data.
+    what executes its steps.
 
     `kernels` raises CorruptError for one that is lost. `inputs` are the versions of its data and
     sources, as `observe` takes them.
@@ -69,9 +76,7 @@ class Archive:
     events: Sequence[JournalEvent]
     tensors: Tensors
     kernels: Callable[[str], Unpacked]
-    method: Method
-    model: Callable[[], nn.Module]
-    splits: Splits
+    loop: Loop
     clock: Clock
     inputs: Mapping[str, str] = field(default_factory=dict)
 
@@ -84,6 +89,103 @@ class Archive:
     def recipe(self) -> Recipe:
         """The recipe that it was begun with."""
         return recipe_of(self.events)
+
+    @property
+    def threads(self) -> int:
+        """Threads of torch that its steps had."""
+        return self.loop.threads
+
+    def apart(self, job: Callable[[Archive, Progress], T], progress: Progress) -> T:
+        """What `job` makes of the run, wherever its steps can be executed.
+
+        For a script that is a process of its own, of which nobody is told: then `job` and what it
+        gives are pickled.
+        """
+        return self.loop.apart(partial(job, self, progress), job)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """What a loop trains, as a session takes it."""
+
+    growing: GrowingModel
+    task: Task
+    stepper: Stepping
+    held_out: Split
+    test: Split
+    steps: int
+
+
+class Driver(Protocol):
+    """A loop under way."""
+
+    @property
+    def session(self) -> Session:
+        """Its session."""
+
+    def train_on(self) -> None:
+        """Go on to the session's goal, which raises Arrived, or to the loop's end."""
+
+
+class Loop(Protocol):
+    """What executes the steps of a run: a recipe's loop, or a script."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of torch."""
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the run's seed gives its first parameters; those of a script are its own."""
+
+    def begin(
+        self, recipe: Recipe, begin: RestorePoint, session_of: Callable[[Cast], Session]
+    ) -> Driver:
+        """The loop before its first step from `begin` on, around the session that `session_of`
+        makes. An execution that is under way ends.
+        """
+
+    def apart(self, here: Callable[[], T], job: Callable[[Archive, Progress], T]) -> T:
+        """As `Archive.apart`: `here` is the same job in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeLoop:
+    """The loop around the method, model and data of a recipe."""
+
+    method: Method
+    model: Callable[[], nn.Module]
+    splits: Splits
+    threads: int
+
+    @property
+    def seeded(self) -> bool:
+        """By its recipe."""
+        return True
+
+    def begin(
+        self, recipe: Recipe, begin: RestorePoint, session_of: Callable[[Cast], Session]
+    ) -> Driver:
+        """A trainer of a model of its own."""
+        del begin
+        trainee = trainee_of(recipe, self.model, self.splits, self.method)
+        splits = trainee.splits
+        session = session_of(
+            Cast(
+                trainee.growing,
+                trainee.task,
+                trainee.stepper,
+                splits.validation,
+                splits.test,
+                trainee.steps,
+            )
+        )
+        return Trainer(session, self.splits.train)
+
+    def apart(self, here: Callable[[], T], job: Callable[[Archive, Progress], T]) -> T:
+        """Here: it leaves nothing behind."""
+        del job
+        return here()
 
 
 Scripted = Adapt | Move | ReportFailure
@@ -110,7 +212,7 @@ class Rerun:
     was lost.
     """
 
-    trainer: Trainer
+    trainer: Driver
     begun: str
     notes: tuple[str, ...]
 
@@ -227,12 +329,11 @@ class Reexecution:
             KeyMissingError: it begins with a snapshot whose key is not at hand.
         """
         # how threads split a sum of floats decides its last bits
-        torch.set_num_threads(self.archive.recipe.run.threads)
+        torch.set_num_threads(self.archive.threads)
         begin = self._begin(address)
-        self.session = self._session(begin)
-        rerun = Rerun(
-            Trainer(self.session, self.archive.splits.train), begin.name, tuple(self.notes)
-        )
+        recipe = alone(self.archive.recipe)
+        trainer = self.archive.loop.begin(recipe, begin, partial(self._session, recipe, begin))
+        rerun = Rerun(trainer, begin.name, tuple(self.notes))
         self.go_on(rerun, address)
         return rerun
 
@@ -255,7 +356,7 @@ class Reexecution:
             raise CorruptError(
                 f"Re-executed, run {self.archive.run_id} ends at step {session.step} "
                 f"with {session.state.sequence} events, not at {address} with "
-                f"{address.sequence}; its journal was changed."
+                f"{address.sequence}; its journal or what executes its steps was changed."
             )
 
     def _begin(self, address: Address) -> RestorePoint:
@@ -296,10 +397,8 @@ class Reexecution:
                 )
         return RestorePoint(RunState(archive.run_id), None, "", ())
 
-    def _session(self, begin: RestorePoint) -> Session:
+    def _session(self, recipe: Recipe, begin: RestorePoint, cast: Cast) -> Session:
         archive, clock, run_id = self.archive, self.archive.clock, self.archive.run_id
-        recipe = alone(archive.recipe)
-        trainee = trainee_of(recipe, archive.model, archive.splits, archive.method)
         origin = Origin(run_id, "trainer", trace_id("run", run_id), clock)
         journal = Journal(
             state=begin.state,
@@ -308,15 +407,15 @@ class Reexecution:
             guardrails=recipe.guardrails,
             notify=lambda: None,
         )
-        monitor = SeedMonitor(trainee.growing)
-        session = Session(
+        monitor = SeedMonitor(cast.growing)
+        session = self.session = Session(
             Parts(
                 recipe=recipe,
-                task=trainee.task,
-                held_out=trainee.splits.validation,
-                test=trainee.splits.test,
-                growing=trainee.growing,
-                stepper=trainee.stepper,
+                task=cast.task,
+                held_out=cast.held_out,
+                test=cast.test,
+                growing=cast.growing,
+                stepper=cast.stepper,
                 journal=journal,
                 consultation=Consultation(
                     run_id=run_id,
@@ -331,11 +430,11 @@ class Reexecution:
                 telemetry=Telemetry(
                     origin=origin,
                     emit=self.heard,
-                    growing=trainee.growing,
+                    growing=cast.growing,
                     monitor=monitor,
                     gates=recipe.gates,
                 ),
-                grafting=Grafting(ArchivedKernels(archive.kernels), trainee.growing, clock),
+                grafting=Grafting(ArchivedKernels(archive.kernels), cast.growing, clock),
                 checkpoints=Checkpoints(
                     SnapshotWriter(archive.tensors, clock), recipe.checkpoints, clock
                 ),
@@ -351,7 +450,7 @@ class Reexecution:
                 lost=dict,
                 require_pen=lambda: None,  # nobody else writes this journal
             ),
-            trainee.steps,
+            cast.steps,
             self.told,
         )
         session.begin_at(archive.events[: begin.state.sequence], begin.snapshot, begin.state)
@@ -370,3 +469,8 @@ def alone(recipe: Recipe) -> Recipe:
             ),
         }
     )
+
+
+def quiet() -> Progress:
+    """Tells nobody."""
+    return Progress(Console(file=io.StringIO()))

@@ -12,14 +12,12 @@ not deterministic, are compared step by step and tensor by tensor.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from esper.checkpoint import Snapshot
 from esper.errors import CorruptError, EsperError, KeyMissingError
@@ -30,7 +28,7 @@ from esper.tolaria.record.journal import Diverged
 from esper.tolaria.replay.comparison import differing
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.proof import require_proven
-from esper.tolaria.replay.reexecution import Archive, Reexecution
+from esper.tolaria.replay.reexecution import Archive, Reexecution, quiet
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
@@ -147,7 +145,8 @@ def segments(archive: Archive, *, from_scratch: bool = False) -> list[Segment]:
     there, or with `from_scratch` one for each timeline.
 
     Snapshots that are not there, because they were lost or retired, are passed on the way: the
-    journal has the digests of their parameters.
+    journal has the digests of their parameters. Nothing lies before a snapshot of the first step:
+    only with `from_scratch` that one is proven, too.
     """
     events, pieces = archive.events, list[Segment]()
     for line in lines(events):
@@ -165,10 +164,29 @@ def segments(archive: Archive, *, from_scratch: bool = False) -> list[Segment]:
             ways.append(address)
             # a piece that could not begin there would re-execute the one before it as well
             if not from_scratch and _present(archive, snapshots[address]):
-                pieces.append(Segment(line.timeline, begin, tuple(ways)))
+                if address.step or line.timeline or archive.loop.seeded:
+                    pieces.append(Segment(line.timeline, begin, tuple(ways)))
                 begin, ways = address, []
         pieces.append(Segment(line.timeline, begin, (*ways, end), from_scratch))
     return pieces
+
+
+def in_few(pieces: Sequence[Segment], count: int) -> list[Segment]:
+    """The same pieces, joined with those before them where more than `count` would be left: each
+    costs a script that is executed from its beginning.
+    """
+    joined: list[Segment] = []
+    for number, piece in enumerate(pieces):
+        last = joined[-1] if joined else None
+        if (
+            last is None
+            or last.timeline != piece.timeline
+            or number * count // len(pieces) != (number - 1) * count // len(pieces)
+        ):
+            joined.append(piece)
+        else:
+            joined[-1] = replace(last, ways=(*last.ways, *piece.ways))
+    return joined
 
 
 def _present(archive: Archive, snapshot: CheckpointTaken) -> bool:
@@ -356,7 +374,8 @@ def narrowed(
     `told` is what the run told of its steps, as far as that is at hand, by the id of the event.
     """
     # twice: one execution cannot tell another record from a machine that is not deterministic
-    first, second = (_steps(archive, segment, fault) for _ in range(2))
+    job = partial(_steps, segment=segment, fault=fault)
+    first, second = (archive.apart(job, quiet()) for _ in range(2))
     for step in sorted(first.digests.keys() | second.digests.keys()):
         one_run, other_run = first.digests.get(step, {}), second.digests.get(step, {})
         names = [
@@ -400,7 +419,7 @@ class _Steps:
     told: list[TrainingStep] = field(default_factory=list)
 
 
-def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
+def _steps(archive: Archive, progress: Progress, *, segment: Segment, fault: Fault) -> _Steps:
     """The steps from the last state that agreed to the first that did not."""
     steps = _Steps()
     digests = steps.digests
@@ -414,7 +433,7 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
             steps.told.append(event)
 
     execution = Reexecution(
-        archive, quiet(), usable=partial(usable_for, segment), told=told, heard=heard
+        archive, progress, usable=partial(usable_for, segment), told=told, heard=heard
     )
     try:
         execution.rebuild(segment.ways[-1])
@@ -425,18 +444,15 @@ def _steps(archive: Archive, segment: Segment, fault: Fault) -> _Steps:
 
 
 def _digests(session: Session) -> dict[str, str]:
-    return {
+    standing = session.standing
+    batch = {f"the batch of step {session.step + 1}": standing.batch} if standing.batch else {}
+    return batch | {
         name: hashlib.sha256(
             # bytes, not values: NaN equals itself, and 0.0 differs from -0.0
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         ).hexdigest()
         for name, tensor in session.snapshots.living().tensors.items()
     }
-
-
-def quiet() -> Progress:
-    """Tells nobody."""
-    return Progress(Console(file=io.StringIO()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,11 @@ def train(
         # what was trained on before is not held against rules of today
         if not before.events:
             for sentence in require_usable(
-                trainee.growing, trainee.task, splits, recipe.run.batch_size
+                trainee.growing,
+                trainee.task,
+                splits,
+                recipe.run.batch_size,
+                recipe.validation.samples,
             ):
                 progress.say(sentence)
         for name, reason in trainee.growing.excluded.items():
@@ -258,7 +262,7 @@ def _fitted(recipe: Recipe, splits: Splits, say: Callable[[str], None]) -> Recip
 
 
 def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:
-    """Run the loop with Ctrl-C and SIGTERM ending it in order.
+    """Run the loop with Ctrl-C, SIGTERM and SIGHUP ending it in order.
 
     What cannot go on is journalled as RunFailed.
     """
@@ -271,9 +275,10 @@ def _trained(trainer: Trainer, progress: Progress) -> RunOutcome:
         # a flag alone: an exception from here could strike between the outbox and the fold
         trainer.session.standing.stop = True
 
-    handlers = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, interrupt) for number in numbers}
     progress.start()
     try:
         return trainer.run()

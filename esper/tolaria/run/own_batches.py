@@ -57,12 +57,12 @@ class Batches:
             return self.samples // self.batch_size
         return math.ceil(self.samples / self.batch_size)
 
-    def epoch(self, epoch: int, first: int) -> Iterator[Any]:
-        """The batches of an epoch, from number `first` on."""
+    def epoch(self, epoch: int, first: int, variant: int = 0) -> Iterator[Any]:
+        """The batches of an epoch, from number `first` on; `variant` is of their order."""
         if self.kind == "ready":
             yield from (self.data[number] for number in range(first, len(self)))
             return
-        positions = self._positions(epoch)[first:]
+        positions = self._positions(epoch, variant)[first:]
         if self.kind == "rows":
             for rows in positions:
                 yield mapped(itemgetter(rows), self.data)
@@ -91,11 +91,13 @@ class Batches:
             "first": fingerprint(first),
         }
 
-    def _positions(self, epoch: int) -> list[list[int]]:
+    def _positions(self, epoch: int, variant: int) -> list[list[int]]:
+        # variant 0 adds no label, as in `batch_order`
+        labels = ("order", epoch, *([variant] if variant else []))
         order = (
             torch.randperm(
                 self.samples,
-                generator=torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch)),
+                generator=torch.Generator().manual_seed(stream_seed(self.seed, *labels)),
             ).tolist()
             if self.shuffle
             else list(range(self.samples))

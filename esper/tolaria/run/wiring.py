@@ -145,6 +145,14 @@ class Runtime:
     producer: Producer
     place: RunContext
 
+    @property
+    def rerun(self) -> bool:
+        """It trains."""
+        return False
+
+    def ready(self) -> None:
+        """Nothing is left to be done before the first step."""
+
     def settle(self) -> None:
         """At a run's end: keep its state, and wait until Kafka has the journal and the
         telemetry.

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import CountLost, EndEpoch
 from esper.tolaria.exchange.packet import EpochFigures
+from esper.tolaria.recipes.splits import Split
 from esper.tolaria.session.cursor import Sums
 from esper.tolaria.session.recording import Recorder
 from esper.tolaria.step.evaluation import (
     Figures,
     evaluate,
+    measured_part,
     paired,
     parameters_digest,
     with_shadow,
@@ -32,9 +34,13 @@ class EpochBoundary:
         """Validate, measure the seeds, journal the epoch, and let the gates move."""
         recorder = self.recorder
         parts, growing, cursor = recorder.parts, recorder.parts.growing, recorder.standing.cursor
-        validation = evaluate(growing, parts.held_out, parts.task)
-        # for the report alone: no gate, packet or policy sees this split
-        test = cursor.test = evaluate(growing, parts.test, parts.task)
+        held_out = measured_part(parts.held_out, parts.recipe.validation.samples)
+        validation = evaluate(growing, held_out, parts.task)
+        # for the report alone: no gate, packet or policy sees this split; where a loop of a user's
+        # own has none, it is the held-out one
+        same = parts.test is parts.held_out
+        test = cursor.test = validation if same else evaluate(growing, parts.test, parts.task)
+        measuring = (recorder.state.epoch + 1) % parts.recipe.validation.every_epochs == 0
         sums, scored = cursor.sums, parts.task.fields(validation.loss, validation.metrics)
         cursor.figures = EpochFigures(
             train_loss=sums.loss / sums.batches,
@@ -45,7 +51,8 @@ class EpochBoundary:
             gradient_norm=sums.gradient_norm,
             **scored,
         )
-        self._measure(validation)
+        if measuring:
+            self._measure(validation, held_out)
         # what was dropped depends on the broker's speed: the record has its own count
         if not parts.journal.replaying:
             for topic, lost in parts.lost().items():
@@ -68,7 +75,7 @@ class EpochBoundary:
             )
         )
         # after EndEpoch, which completes the epoch that gates count from
-        for seed in recorder.state.seeds:
+        for seed in recorder.state.seeds if measuring else ():
             if move := gate(
                 seed,
                 cursor.known((seed.layer, seed.seed)),
@@ -83,10 +90,10 @@ class EpochBoundary:
             parts.telemetry.cache(recorder.state, parts.grafting.kernels.figures())
         parts.progress.epoch_ended(recorder.state, parts.task.told(test.loss, test.metrics))
 
-    def _measure(self, live: Figures) -> None:
+    def _measure(self, live: Figures, held_out: Split) -> None:
         """Take the evidence of every seed that holds a kernel, on the held-out split."""
         parts, cursor = self.recorder.parts, self.recorder.standing.cursor
-        growing, held_out = parts.growing, parts.held_out
+        growing = parts.growing
         for seed in self.recorder.state.seeds:
             place = (seed.layer, seed.seed)
             if place not in growing.kernels:

@@ -41,6 +41,11 @@ class Arrived(Exception):  # noqa: N818  # not an error: what was asked for is d
     """A run that is re-executed stands where it was to end."""
 
 
+def arrived() -> None:
+    """Leave the loop: the goal is reached."""
+    raise Arrived
+
+
 class Stepping(Protocol):
     """What moves the host, as far as a snapshot has to hold it: a recipe's `Stepper`, or a user's
     own optimizer.
@@ -93,14 +98,17 @@ class Parts:
 class Standing:
     """Where a run stands between two steps, of how many, and whether it goes on.
 
-    `stop` says that a person wants it to end; `goal` is the step at which a re-executed run ends.
-    A loop that `defers` goes back to a snapshot between two steps alone; `unstable` says that it
-    has to.
+    `stop` says that a person wants it to end; `goal` is the step at which a re-executed run ends:
+    there `arrive` is called, which raises Arrived, or returns once there is another goal.
+    `batch` is the digest of the next batch, where a script is executed again. A loop that `defers`
+    goes back to a snapshot between two steps alone; `unstable` says that it has to.
     """
 
     total_steps: int
     cursor: Cursor = field(default_factory=Cursor)
     stop: bool = False
     goal: int | None = None
+    arrive: Callable[[], None] = arrived
+    batch: str = ""
     defers: bool = False
     unstable: bool = False

@@ -19,7 +19,7 @@ from esper.lifecycle import RunState
 from esper.lifecycle.commands import Fork, Pause, ReportFailure, RunCommand
 from esper.tolaria.exchange import packet as packets
 from esper.tolaria.session.boundary import EpochBoundary
-from esper.tolaria.session.composition import Arrived, Interrupted, Parts, Standing
+from esper.tolaria.session.composition import Interrupted, Parts, Standing
 from esper.tolaria.session.cursor import Cursor
 from esper.tolaria.session.dialogue import Dialogue
 from esper.tolaria.session.growth_report import growth
@@ -159,13 +159,15 @@ class Session:
             Interrupted: a person wants the run to end.
         """
         parts = self.parts
-        # first: a trainer that has lost the writer lease must not act on its mail
-        parts.require_pen()
-        self._look_on()
-        self.recorder.catch_up()
-        # after `catch_up`: the state at the goal has what came from outside at that step
-        if self.step == self.standing.goal:
-            raise Arrived
+        while True:
+            # first: a trainer that has lost the writer lease must not act on its mail
+            parts.require_pen()
+            self._look_on()
+            self.recorder.catch_up()
+            # after `catch_up`: the state at the goal has what came from outside at that step
+            if self.step != self.standing.goal:
+                break
+            self.standing.arrive()
         if parts.journal.replaying:
             self.snapshots.schedule("schedule", due=parts.checkpoints.at_step(self.step))
         else:

@@ -44,6 +44,11 @@ class Figures:
         return self.metrics.get("accuracy", 0.0)
 
 
+def measured_part(split: Split, samples: int) -> Split:
+    """The first samples of a held-out split, which are measured; 0 takes all."""
+    return mapped(lambda one: one[:samples], split) if samples else split
+
+
 @torch.no_grad()
 def evaluate(
     growing: GrowingModel,

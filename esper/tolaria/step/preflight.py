@@ -17,7 +17,7 @@ from esper.tolaria.recipes.splits import SPLITS, Split, Splits, place_in
 from esper.tolaria.recipes.structures import leaves, mapped, size
 from esper.tolaria.step.calling import outcome_of, output_by
 from esper.tolaria.step.causality import is_causal
-from esper.tolaria.step.evaluation import PAIRED_BATCH
+from esper.tolaria.step.evaluation import PAIRED_BATCH, measured_part
 from esper.tolaria.step.tasks import Task
 
 PROBED: Final = 3
@@ -44,9 +44,11 @@ def first(growing: GrowingModel, split: Split) -> Split:
     return mapped(lambda one: one[:PROBED].to(growing.numerics.device), split)
 
 
-def require_usable(growing: GrowingModel, task: Task, splits: Splits, batch: int) -> Iterator[str]:
-    """Look at the splits of a run whose steps have `batch` samples. What is strange without being
-    wrong is given as sentences.
+def require_usable(
+    growing: GrowingModel, task: Task, splits: Splits, batch: int, measured: int = 0
+) -> Iterator[str]:
+    """Look at the splits of a run whose steps have `batch` samples, and of whose held-out ones
+    `measured` are measured, 0 being all. What is strange without being wrong is given as sentences.
 
     Raises:
         UsageError: a split cannot be trained on or measured.
@@ -56,7 +58,7 @@ def require_usable(growing: GrowingModel, task: Task, splits: Splits, batch: int
         samples = batch if name == "train" else size(split)
         require_fit(growing, task, split, f"The {name} split", samples)
     yield from _same(splits)
-    yield from few_held_out(splits.validation, "The validation split")
+    yield from few_held_out(measured_part(splits.validation, measured), "The validation split")
 
 
 def require_fit(growing: GrowingModel, task: Task, split: Split, what: str, batch: int) -> None:

@@ -4,13 +4,19 @@ trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
 from rich.console import Console
 
+from esper.checkpoint import Snapshot
 from esper.checkpoint.retention import family_of
-from esper.clock import Clock
+from esper.clock import Clock, SystemClock
 from esper.config import Settings
 from esper.events import JournalEvent
 from esper.events.records import FieldReportAnswered
@@ -24,10 +30,13 @@ from esper.service.transport import signing
 from esper.tolaria.recipes.run_names import named
 from esper.tolaria.record.forking import Cut, ForkStart, changed
 from esper.tolaria.record.permits import permit_for
-from esper.tolaria.record.resume import recipe_of
+from esper.tolaria.record.resume import recipe_of, steps_of_epoch
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive, Reexecution
+from esper.tolaria.replay.scripts import ScriptLoop, silent
 from esper.tolaria.run.assembly import Finished, train
+from esper.tolaria.run.own_loop import Growth
+from esper.tolaria.run.own_script import ScriptFork
 from esper.tolaria.run.trainee import data_digest
 from esper.tolaria.session.progress import Progress
 
@@ -62,10 +71,9 @@ def begin(
     Raises:
         EsperError: as `Reexecution.rebuild` does, or the store cannot be written.
     """
-    rerun = Reexecution(archive, progress).rebuild(cut.address)
-    for note in rerun.notes:
+    snapshot, notes = archive.apart(partial(_state_at, cut=cut), progress)
+    for note in notes:
         progress.say(note)
-    snapshot = rerun.snapshot()
     # before RunForked names it: a crash leaves a snapshot too many, never a fork without its state
     stored = archive.tensors.write(snapshot)
     return ForkStart(
@@ -79,6 +87,13 @@ def begin(
         reason,
         data_digest(archive.events),
     )
+
+
+def _state_at(
+    archive: Archive, progress: Progress, *, cut: Cut
+) -> tuple[Snapshot, tuple[str, ...]]:
+    rerun = Reexecution(archive, progress).rebuild(cut.address)
+    return rerun.snapshot(), rerun.notes
 
 
 def offered_to(
@@ -111,8 +126,11 @@ def fork(
     run_id: str = "",
     until: int | None = None,
     reason: str = "",
-) -> Finished:
+) -> Finished | Growth:
     """Make a run that begins at a cut of another, and train it.
+
+    A run of a script is trained by that script, in this thread, the main one; it ends its process
+    as it likes. Where `until` ends its run early, that raises KeyboardInterrupt.
 
     Raises:
         EsperError: the cut cannot be rebuilt, a setting cannot be changed, or the run cannot be
@@ -125,10 +143,9 @@ def fork(
         require_new(
             KafkaBus(ground.cluster), run_id, clock=clock, trust=signing.trust(settings.keys_dir)
         )
-    before = recipe_of(events)
-    permit = permit_for(settings, events, before, allow=ground.allow, say=progress.say)
+    archive = Archived(settings, tuple(events), allow=ground.allow).open(clock, progress.say)
     beginning = begin(
-        Archived(settings, tuple(events), allow=ground.allow).open(clock),
+        archive,
         cut,
         changes=changes,
         offered=offered_to(KafkaBus(ground.cluster), events, cut, clock=clock),
@@ -139,9 +156,17 @@ def fork(
     progress.say(
         f"The fork begins at {where}: {len(cut.state.seeds)} seeds, {cut.address.sequence} events."
     )
-    run_id = run_id or named(f"{recipe.name}-fork", clock)
+    script = archive.loop.script if isinstance(archive.loop, ScriptLoop) else None
+    stem = script.path.stem if script else recipe.name
+    run_id = run_id or named(f"{stem}-fork", clock)
     # before the fork has an outbox: with one, a stranger's fork would pass for a run begun here
     inherit(settings.runs_dir / events[0].run_id, settings.runs_dir / run_id)
+    if script is not None:
+        steps = None if until is None else until * steps_of_epoch(events)
+        script = replace(script, run_id=run_id, fork=ScriptFork(beginning, recipe, steps))
+        script.run()
+        return script.growths[0]
+    permit = permit_for(settings, events, recipe_of(events), allow=ground.allow, say=lambda _: None)
     return train(
         settings,
         recipe,
@@ -154,6 +179,51 @@ def fork(
         fork=beginning,
         until=until,
     )
+
+
+def fork_apart(
+    ground: Ground,
+    events: Sequence[JournalEvent],
+    cut: Cut,
+    *,
+    overrides: Sequence[str],
+    run_id: str,
+    until: int,
+    reason: str,
+) -> None:
+    """The same for one of many forks: a script runs in a process of its own, because it leaves
+    traces there. Raises as `fork` does.
+    """
+    job = partial(
+        fork, events=events, cut=cut, overrides=overrides, run_id=run_id, until=until, reason=reason
+    )
+    if not recipe_of(events).own_loop:
+        job(ground)
+        return
+    # the console stays here: a process cannot be given it
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), silent) as pool:
+        pool.submit(
+            _forked_there,
+            ground.settings,
+            ground.cluster,
+            ground.history_url,
+            ground.allow,
+            job,
+        ).result()
+
+
+def _forked_there(
+    settings: Settings,
+    cluster: Access | str,
+    history_url: str,
+    allow: tuple[str, ...],
+    job: Callable[[Ground], object],
+) -> None:
+    console = Console(file=io.StringIO())
+    ground = Ground(settings, cluster, history_url, SystemClock(), console, allow)
+    # where its last epoch is asked for, the loop is left as by Ctrl-C; so are epochs after it
+    with suppress(KeyboardInterrupt):
+        job(ground)
 
 
 def _told(cut: Cut, changes: Sequence[str]) -> str:

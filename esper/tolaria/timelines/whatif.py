@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,7 @@ from esper.journal.effect import Branch, Effect, effect
 from esper.journal.story import EpochPoint
 from esper.tolaria.record.addresses import line_of
 from esper.tolaria.record.forking import Cut, cut_at
-from esper.tolaria.record.resume import recipe_of
+from esper.tolaria.record.resume import epochs_of, steps_of_epoch
 from esper.tolaria.replay.reexecution import Archive, Reexecution
 from esper.tolaria.session.progress import Progress
 from esper.tolaria.timelines.script import ScriptLine, script_of, without
@@ -49,7 +50,7 @@ class Question:
     @property
     def epochs(self) -> int:
         """Epochs that the branches go to, counted from the run's first."""
-        return self.until or recipe_of(self.events).run.epochs
+        return self.until or epochs_of(self.events)
 
     @property
     def own_seconds(self) -> float:
@@ -63,7 +64,7 @@ class Question:
             # a rollback between them makes no epoch's time
             if after.epoch == before.epoch + 1
         ]
-        return median(took) * recipe_of(self.events).run.epochs if took else 0.0
+        return median(took) * epochs_of(self.events) if took else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def asked(
     Raises:
         UsageError: no data order, or an end that is not behind the decision.
     """
-    last = recipe_of(events).run.epochs
+    last = epochs_of(events)
     if orders < 1:
         raise UsageError(
             f"--orders {orders} asks for no run; take 1 or more, 2 at least for an interval."
@@ -173,7 +174,8 @@ def open_loop(
                 f"Data order {order}, {side} the decision: from {cut.address} to the end "
                 f"of epoch {question.epochs - 1}."
             )
-            branch, events = _branch(question, archive, cut, script, order, progress, clock)
+            job = partial(_branch, question=question, cut=cut, script=script, order=order)
+            branch, events = archive.apart(job, progress)
             branches[side].append(branch)  # type: ignore[index]  # one of the two
             sentences = {
                 line.event.decision_id: line.sentence()
@@ -238,15 +240,15 @@ def keep(answer: WhatIfResult, folder: Path) -> Path:
 
 
 def _branch(
-    question: Question,
     archive: Archive,
+    progress: Progress,
+    *,
+    question: Question,
     cut: Cut,
     script: Sequence[ScriptLine],
     order: int,
-    progress: Progress,
-    clock: Clock,
 ) -> tuple[Branch, Sequence[JournalEvent]]:
-    begun = clock.monotonic()
+    begun = archive.clock.monotonic()
     rerun = Reexecution(archive, progress).rebuild(cut.address)
     parts, recipe = rerun.session.parts, rerun.session.parts.recipe
     # after the rebuild: steps up to the cut keep their order. Order 0 has to match the record
@@ -254,9 +256,9 @@ def _branch(
         parts.recipe = recipe.model_copy(
             update={"run": recipe.run.model_copy(update={"order": order})}
         )
-    goal = question.epochs * (rerun.session.total_steps // recipe.run.epochs)
+    goal = question.epochs * steps_of_epoch(question.events)
     events = rerun.run_on(goal, [(line.step, line.command) for line in script])
-    return _of(events, order, "", clock.monotonic() - begun), events
+    return _of(events, order, "", archive.clock.monotonic() - begun), events
 
 
 def _of(events: Sequence[JournalEvent], order: int, run_id: str, seconds: float) -> Branch:

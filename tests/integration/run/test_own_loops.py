@@ -8,12 +8,13 @@ import hashlib
 import json
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from esper.config import Settings
-from tests.integration.run.whole import endpoints, esper, query
+from tests.integration.run.whole import endpoints, esper, query, result
 from tests.integration.run.whole import program as run_program
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +34,8 @@ def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path, whole: str) -> N
     asked to end, each time with another fresh model: digest, rate and growth are those of
     the run that nobody disturbed, and the journal proves itself.
     """
-    deaths = [("3", {}), ("60", {}), ("94", {"ASKED": "1"}), ("133", {})]
+    deaths = [("3", {}), ("60", {}), ("94", {"ASKED": "SIGTERM"}), ("133", {})]
+    deaths += [("150", {"ASKED": "SIGHUP"})]
     for number, (step, how) in enumerate(deaths):
         died = run_program(
             home,
@@ -59,6 +61,10 @@ def test_a_loop_of_ones_own_goes_on_after_any_death(home: Path, whole: str) -> N
     folded = esper(home, "replay", "fold", "own-killed", "--json")
     assert '"equals_live": true' in folded.stdout
     assert '"status": "COMPLETED"' in folded.stdout
+    # the script runs again, whatever model and deaths the environment gave it then
+    proof = result(by_script(home, "replay", "verify", "own-killed", "--json"))
+    assert (proof["proven"], proof["steps"], proof["epochs"]) == (True, 180, 9)
+    assert proof["snapshots"] > 20
 
 
 def test_a_script_is_run_killed_and_resumed_by_esper_run(home: Path, whole: str) -> None:
@@ -111,6 +117,50 @@ def test_what_a_script_does_wrong_is_named(
     assert "Traceback" not in done.stderr
     if "--lr" in options:
         assert done.stdout == "['--lr', '3']\n"
+
+
+def by_script(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command that executes the script, with what it imports on the path."""
+    return esper(home, *arguments, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+
+
+def test_a_script_is_forked_and_asked_what_if(home: Path, whole: str) -> None:
+    """A fork of nothing but another beginning ends with the bits of the run; one without growth
+    with those of the same loop that never grew; and an answer to what-if with those of a fork that
+    leaves out the same.
+    """
+    parent = by_script(home, "run", str(SCRIPT), "--run-id", "own-parent")
+    assert parent.returncode == 0, parent.stderr
+    again = by_script(home, "fork", "own-parent", "--step", "100", "--json")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == whole.strip()
+
+    alone = run_program(home, SCRIPT, "own-alone", ALONE="1")
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout.split()[0] != whole.split(maxsplit=1)[0]
+    ungrown = ("--set", "tamiyo.enabled=false", "--json")
+    changed = by_script(home, "fork", "own-parent", "--step", "0", "--run-id", "own-fork", *ungrown)
+    assert changed.returncode == 0, changed.stderr
+    assert changed.stdout.splitlines()[0] == alone.stdout.strip()
+    proof = result(by_script(home, "replay", "verify", "own-fork", "--json"))
+    assert proof["proven"], proof
+
+    (last, *_) = query(
+        endpoints(home).history_url,
+        "SELECT decision_id FROM adaptation_applied WHERE run_id = 'own-parent' "
+        "AND command = 'GERMINATE' ORDER BY sequence DESC",
+    )
+    decision = last["decision_id"]
+    asked = ("whatif", "own-parent", "--decision", decision, "--json")
+    answer = result(by_script(home, *asked, "--orders", "2"))
+    own, other = answer["branches"]["with"]
+    assert answer["proven"]
+    assert own["digest"] != other["digest"]
+    without = result(by_script(home, "fork", "own-parent", "--without", decision, *ungrown))
+    assert answer["branches"]["without"][0]["digest"] == without["digest"]
+    closed = result(by_script(home, *asked, "--orders", "1", "--mode", "closed"))
+    assert closed["proven"]
+    assert closed["branches"]["with"][0]["digest"] == own["digest"]
 
 
 PROGRAM = """

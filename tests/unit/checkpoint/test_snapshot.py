@@ -5,6 +5,7 @@ anything of them is not what its hash says.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,6 +82,27 @@ def test_every_type_and_form_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert stored.stored_bytes == sum((tmp_path / key).stat().st_size for key in store.list())
     found.tensors["model/scalar"].add_(1)  # what was read is the reader's own
     assert_same(tensors_in(store).read(stored.address, stored.sha256).tensors, tensors())
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def test_a_snapshot_goes_to_another_process_bit_for_bit() -> None:
+    """As bytes that outlive the process that made it."""
+    tensors = {
+        "model/half": torch.tensor([1.5, -0.0, float("nan")], dtype=torch.bfloat16),
+        "model/turned": torch.arange(6.0).reshape(2, 3).t(),
+        "model/one": torch.ones((), dtype=torch.bool),
+        "model/none": torch.empty(0, 4, dtype=torch.int64),
+        "model/complex": torch.tensor([1 + 2j]),
+    }
+    found = pickle.loads(pickle.dumps(Snapshot(tensors, {"cursor": {"step": 3}})))  # noqa: S301  # ours
+    assert found.notes == {"cursor": {"step": 3}}
+    assert found.tensors.keys() == tensors.keys()
+    for name, one in tensors.items():
+        assert (found.tensors[name].dtype, found.tensors[name].shape) == (one.dtype, one.shape)
+        assert bytes_of(found.tensors[name]) == bytes_of(one)
 
 
 def test_what_did_not_change_costs_nothing(tmp_path: Path) -> None:

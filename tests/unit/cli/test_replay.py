@@ -158,7 +158,7 @@ def test_the_file_has_all_state_and_says_what_it_is(laboratory: Laboratory, tmp_
     archive = Archived(laboratory.settings, tuple(laboratory.journal())).open(CLOCK)
     address = address_of(archive.events, 19)
     found = rebuilt(archive, address, Console(file=io.StringIO()))
-    snapshot, path = found.rerun.snapshot(), tmp_path / "state.safetensors"
+    snapshot, path = found.state, tmp_path / "state.safetensors"
     digests = digests_of(snapshot)
     save_state_file(
         path,

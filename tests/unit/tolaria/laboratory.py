@@ -12,7 +12,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from esper.tolaria.recipes.recipe import OWNER, Recipe
 from esper.tolaria.recipes.splits import Splits
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.replay.archive import Archived
-from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.reexecution import Archive, RecipeLoop
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.trainee import inputs_of, trainee_of
 from esper.tolaria.run.trainer import RunOutcome, Trainer
@@ -378,3 +378,17 @@ GROWTH = (
 """Commands after which, at step 25, there is a FOSSILIZED and a BLENDING seed, and from 28 on a
 TRAINING one.
 """
+
+
+def with_loop(archive: Archive, **changes: Any) -> Archive:
+    """The archive with another model, method or data."""
+    loop = archive.loop
+    assert isinstance(loop, RecipeLoop)
+    return replace(archive, loop=replace(loop, **changes))
+
+
+def splits_of(archive: Archive) -> Splits:
+    """Its data."""
+    loop = archive.loop
+    assert isinstance(loop, RecipeLoop)
+    return loop.splits

@@ -4,6 +4,7 @@ from outside is applied where it stood.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +30,7 @@ from esper.lifecycle.commands import (
     Source,
 )
 from esper.oona.durable.outbox import Outbox
-from esper.tolaria.record.journal import Journal, derived
+from esper.tolaria.record.journal import Diverged, Journal, derived
 from tests.samples import START
 
 KERNEL = "ab" * 32
@@ -298,3 +299,10 @@ def test_after_the_record_the_pen_writes_on(record: list[JournalEvent], tmp_path
             journal.do(
                 end(1), 1
             )  # the outbox of this place has not what the record has: the run would leave a gap
+
+
+def test_what_diverged_is_known_in_another_process(record: list[JournalEvent]) -> None:
+    """The sentence, and both events."""
+    error = pickle.loads(pickle.dumps(Diverged("So it is.", record[0], None)))  # noqa: S301  # ours
+    assert isinstance(error, Diverged)
+    assert (str(error), error.recorded, error.decided) == ("So it is.", record[0], None)

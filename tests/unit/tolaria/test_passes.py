@@ -55,7 +55,7 @@ def test_a_kernel_is_blamed_for_what_it_did_and_not_for_what_the_host_did(
     """A shadow pass trains on what the host gave: with a loss that is none, its kernel could not do
     better.
     """
-    assert _blamed(given, given.read(), [SHADOWED]) == (faults, excused)
+    assert _blamed(given, given.read(), {SHADOWED: 1.0}) == (faults, excused)
 
 
 def test_a_scaled_loss_excuses_gradients_that_overflow() -> None:
@@ -63,12 +63,14 @@ def test_a_scaled_loss_excuses_gradients_that_overflow() -> None:
     gave itself.
     """
     overflow = done(norms={LIVE: torch.tensor(math.inf)})
-    assert _blamed(overflow, overflow.read(), [SHADOWED], scaled=True) == ({}, {LIVE})
+    assert _blamed(overflow, overflow.read(), {SHADOWED: 1.0}, scaled=True) == ({}, {LIVE})
     shadow = done(norms={SHADOWED: torch.tensor(math.inf)})
     found = {SHADOWED: ("NON_FINITE", GRADIENT_NOT_FINITE)}
-    assert _blamed(shadow, shadow.read(), [SHADOWED], scaled=True) == (found, set())
+    assert _blamed(shadow, shadow.read(), {SHADOWED: 1.0}, scaled=True) == (found, set())
     output = done(outputs={LIVE: torch.tensor(0.0)}, norms={LIVE: torch.tensor(math.nan)})
-    (faults, _) = _blamed(output, output.read(), [SHADOWED], scaled=True)
+    # in float16 a shadow pass has a scale of its own, which may be too large
+    assert _blamed(shadow, shadow.read(), {SHADOWED: 8.0}) == ({}, {SHADOWED})
+    (faults, _) = _blamed(output, output.read(), {SHADOWED: 1.0}, scaled=True)
     assert faults == {LIVE: ("NON_FINITE", NOT_FINITE)}
 
 

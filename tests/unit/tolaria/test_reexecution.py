@@ -41,6 +41,7 @@ from tests.unit.tolaria.laboratory import (
     pair,
     recipe,
     stages,
+    with_loop,
 )
 
 
@@ -286,7 +287,7 @@ def test_another_model_diverges_at_the_first_epoch_that_ends(tmp_path: Path) -> 
     """
     laboratory = Laboratory(tmp_path, recipe(run={"epochs": 2, "batch_size": 20}))
     laboratory.run()
-    changed = replace(laboratory.archive(), splits=replace(data(), train=pair(160, 9)))
+    changed = with_loop(laboratory.archive(), splits=replace(data(), train=pair(160, 9)))
     with pytest.raises(
         Diverged, match=r"^Re-executed, epoch 0 of run laboratory-1 ends with other parameters"
     ) as caught:

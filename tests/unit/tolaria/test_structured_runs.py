@@ -15,7 +15,15 @@ from esper.events.records import CheckpointTaken, EpochEnded, RunStarted
 from esper.tolaria.recipes.splits import Splits, digest_of
 from esper.tolaria.replay.comparison import differing
 from tests.unit.tolaria import laboratory
-from tests.unit.tolaria.laboratory import BATCH, BATCHES, GROWTH, Laboratory, pair, recipe
+from tests.unit.tolaria.laboratory import (
+    BATCH,
+    BATCHES,
+    GROWTH,
+    Laboratory,
+    pair,
+    recipe,
+    splits_of,
+)
 from tests.unit.tolaria.test_reexecution import rebuilt
 
 
@@ -79,7 +87,7 @@ def test_a_run_over_mappings_is_resumed_and_rebuilt_bit_for_bit(
     assert len(ends[0]) == lab.recipe.run.epochs
     assert 0 < ends[0][-1][2]["accuracy"] <= 1
     archive = lab.archive()
-    assert digest_of(archive.splits) == digest_of(data())
+    assert digest_of(splits_of(archive)) == digest_of(data())
     started = lab.journal()[0]
     assert isinstance(started, RunStarted)
     assert digest_of(data()) in started.versions
@@ -96,11 +104,11 @@ def test_an_archive_has_the_data_that_the_journal_names(tmp_path: Path) -> None:
     lab = Laboratory(tmp_path, recipe(run={"epochs": 2}))
     lab.run()
     first = lab.archive()
-    assert digest_of(first.splits) == digest_of(laboratory.data())
+    assert digest_of(splits_of(first)) == digest_of(laboratory.data())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(laboratory, "data", lambda: pytest.fail("it was kept"))
-        assert digest_of(lab.archive().splits) == digest_of(first.splits)
+        assert digest_of(splits_of(lab.archive())) == digest_of(splits_of(first))
         patch.setattr(laboratory, "data", data)
         for path in lab.settings.data_dir.iterdir():
             path.unlink()
-        assert digest_of(lab.archive().splits) == digest_of(data())
+        assert digest_of(splits_of(lab.archive())) == digest_of(data())

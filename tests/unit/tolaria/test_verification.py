@@ -22,21 +22,23 @@ from esper.events.records import (
     TrainingStep,
 )
 from esper.oona.inbound.inbox import Delivered
+from esper.tolaria.record.addresses import Address
 from esper.tolaria.record.forking import cut_at
 from esper.tolaria.replay.figures import StepTold
-from esper.tolaria.replay.reexecution import Archive
+from esper.tolaria.replay.reexecution import Archive, quiet
 from esper.tolaria.replay.verification import (
     Narrowed,
     PieceCheck,
     Proof,
+    Segment,
     Verdict,
+    in_few,
     narrowed,
-    quiet,
     segments,
 )
 from esper.tolaria.session.session import Session
 from esper.tolaria.timelines.branching import begin
-from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe
+from tests.unit.tolaria.laboratory import CLOCK, GROWTH, Laboratory, model, recipe, with_loop
 from tests.unit.tolaria.test_reexecution import asking
 
 SHORT = {"run": {"epochs": 3, "batch_size": 20}}
@@ -147,7 +149,7 @@ def test_another_arithmetic_is_narrowed_to_the_steps_between_two_digests(tmp_pat
         asking(laboratory, *asked)
         laboratory.run()
         found = looked_at(
-            replace(laboratory.archive(), model=from_step(13, lambda output: output * 1.0001))
+            with_loop(laboratory.archive(), model=from_step(13, lambda output: output * 1.0001))
         )
         assert found.deterministic
         assert (found.fault.epoch, found.fault.agreed.step, found.fault.at.step) == (1, agreed, 16)
@@ -178,7 +180,7 @@ def test_another_arithmetic_is_narrowed_to_its_step_by_what_the_run_told(
         return changed
 
     change = backward if name == "backward" else lambda output: output * 1.0001
-    found = looked_at(replace(laboratory.archive(), model=from_step(13, change)), told)
+    found = looked_at(with_loop(laboratory.archive(), model=from_step(13, change)), told)
     assert (found.deterministic, found.step, found.figure, found.agreed) == (True, 14, figure, 5)
     assert (
         f"the {figure} of step 14 is the first that differs from what the run reported"
@@ -215,7 +217,7 @@ def test_chance_is_named_by_step_and_tensor(tmp_path: Path) -> None:
         generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
         return output * torch.rand(output.shape, generator=generator)
 
-    found = looked_at(replace(laboratory.archive(), model=from_step(13, chance)))
+    found = looked_at(with_loop(laboratory.archive(), model=from_step(13, chance)))
     assert (found.deterministic, found.step) == (False, 14)
     assert "model/first.weight" in found.names
     assert "first after step 14 in" in found.sentence()
@@ -249,3 +251,20 @@ def test_a_fork_is_proven(tmp_path: Path) -> None:
         "Run fork begins with the state of run laboratory-1 at step 13, which is not "
         "available: restore it, or fork that run again. Snapshot of run laboratory-1"
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_joined_pieces_are_the_same_run(count: int) -> None:
+    """All states in their order, no piece over two timelines, and few where few are asked for."""
+    pieces = [
+        Segment(timeline, Address(timeline, step, step), (Address(timeline, step + 2, step + 2),))
+        for timeline, steps in ((0, range(0, 14, 2)), (1, range(6, 12, 2)))
+        for step in steps
+    ]
+    joined = in_few(pieces, count)
+    assert [way for one in joined for way in one.ways] == [
+        way for one in pieces for way in one.ways
+    ]
+    assert all({way.timeline for way in one.ways} == {one.timeline} for one in joined)
+    assert all(one.begin in {piece.begin for piece in pieces} for one in joined)
+    assert len(joined) <= min(count + 1, len(pieces))

@@ -2,8 +2,9 @@
 `esper run own_loop.py`.
 
 It draws random numbers everywhere: in the data set, in its workers, in the model. KILL_AT is the
-step at which it kills itself, with ASKED as one asks a program to end; MODEL_SEED makes another
-model, which a resumed run must not notice. Prints a digest of all that it moved.
+step at which it kills itself, by the signal ASKED if there is one; MODEL_SEED makes another
+model, which a resumed run must not notice; with ALONE it does not grow. Prints a digest of all that
+it moved.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def main(run_id: str, *, resume: bool) -> None:
     average = Average(net)
     loader = DataLoader(Noisy(splits.train), batch_size=50, shuffle=True, num_workers=1)
     last, kill = 0, int(os.environ.get("KILL_AT", "-1"))
+    # without growth, for those who ask what it was worth
+    settings = SETTINGS | ({"tamiyo": {"enabled": False}} if "ALONE" in os.environ else {})
     with esper.grow(
         net,
         optimizer,
@@ -101,7 +104,7 @@ def main(run_id: str, *, resume: bool) -> None:
         steps=EPOCHS * len(loader),
         run_id=run_id,
         resume=resume,
-        **SETTINGS,
+        **settings,
     ) as growth:
         # made here: its constructor sets the rate, also that of a run that goes on
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -116,7 +119,7 @@ def main(run_id: str, *, resume: bool) -> None:
             average.update(net)
             last += 1
             if growth.steps == kill:
-                os.kill(os.getpid(), signal.SIGTERM if "ASKED" in os.environ else signal.SIGKILL)
+                os.kill(os.getpid(), signal.Signals[os.environ.get("ASKED", "SIGKILL")])
     digest = hashlib.sha256()
     for name, value in [*sorted(net.state_dict().items()), *sorted(average.weights.items())]:
         if isinstance(value, Tensor):
