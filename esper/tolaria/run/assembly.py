@@ -40,7 +40,14 @@ from esper.tolaria.record.permits import permit_for
 from esper.tolaria.record.resume import differences, recipe_of
 from esper.tolaria.run.past import forked, nothing, past
 from esper.tolaria.run.startup import Startup
-from esper.tolaria.run.trainee import data_digest, inputs_of, load_data, model_of, trainee_of
+from esper.tolaria.run.trainee import (
+    data_digest,
+    inputs_of,
+    load_data,
+    model_of,
+    seen,
+    trainee_of,
+)
 from esper.tolaria.run.trainer import RunOutcome, Trainer
 from esper.tolaria.run.wiring import Runtime, place_of, rig
 from esper.tolaria.session.progress import Progress
@@ -189,7 +196,7 @@ def train(
         # what was trained on before is not held against rules of today
         if not before.events:
             for sentence in require_usable(
-                trainee.growing, trainee.task, splits, recipe.run.batch_size
+                trainee.growing, trainee.task, seen(splits, recipe), recipe.run.batch_size
             ):
                 progress.say(sentence)
         for name, reason in trainee.growing.excluded.items():
