@@ -13,7 +13,7 @@ from esper.tolaria.run.startup import Startup
 from esper.tolaria.run.streams import begin_streams
 from esper.tolaria.run.training_batches import epoch_of
 from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
-from esper.tolaria.session.model_file import save_model
+from esper.tolaria.session.model_file import BEST_MODEL, save_model
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
 from esper.tolaria.step.stepping import Stepper
@@ -84,13 +84,37 @@ class Trainer:
         session.open_fork()
         with suppress(RolledBack):  # the loop goes on from there
             session.ask_again()
-        while session.state.epoch < session.parts.recipe.run.epochs:
+        while session.state.epoch < session.parts.recipe.run.epochs and not self._exhausted():
             try:
                 if session.step == 0:
                     session.open_dialogue()
                 self._epoch()
             except RolledBack:
                 self.last_step_end = 0.0
+
+    def _exhausted(self) -> bool:
+        """Whether the score has not been better for as many epochs as the recipe waits."""
+        session = self.session
+        patience, best = session.parts.recipe.stopping.patience, session.cursor.best
+        # an epoch that is begun is ended
+        if not patience or best is None or best.since < patience or session.cursor.sums.batches:
+            return False
+        session.parts.progress.say(
+            f"The run ends after epoch {session.state.epoch - 1}: {best.since} epochs without a "
+            f"better {session.cursor.figures.score_name} than the {best.score:.4g} of epoch "
+            f"{best.epoch}."
+        )
+        return True
+
+    def _keep_best(self) -> None:
+        """Keep the model of an epoch that was the best so far."""
+        session, parts = self.session, self.session.parts
+        best = session.cursor.best
+        if not parts.recipe.stopping.keep_best or best is None or best.since:
+            return
+        # a run that is re-executed has no folder
+        if parts.run_dir.is_dir():
+            save_model(parts.growing, parts.run_dir / BEST_MODEL, parts.models)
 
     def _epoch(self) -> None:
         """The present epoch, from the session's cursor on."""
@@ -106,6 +130,7 @@ class Trainer:
             for batch in given:
                 self._step(batch, stepper, epoch)
         session.end_epoch()
+        self._keep_best()
         session.consult()
 
     def _step(self, batch: Structure, stepper: Stepper, epoch: int) -> None:
