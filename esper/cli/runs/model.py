@@ -34,6 +34,13 @@ def model(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id (`esper runs`).")],
     *,
     out: Out,
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best",
+            help="The model of the epoch with the best score (stopping.keep_best), not the last.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the final model of a run as a safetensors file:
@@ -41,9 +48,15 @@ def model(
     """
     from esper.config import Settings  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - as above
+    from esper.tolaria.session.model_file import BEST_MODEL  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
-    _written(Settings.load().runs_dir / run_id / "model.safetensors", out, as_json=as_json)
+    folder = Settings.load().runs_dir / run_id
+    if best and folder.is_dir() and not (folder / BEST_MODEL).exists():
+        raise UsageError(
+            f"Run {run_id} has kept no best model: its recipe has to say stopping.keep_best = true."
+        )
+    _written(folder / (BEST_MODEL if best else "model.safetensors"), out, as_json=as_json)
 
 
 def harvest(

@@ -379,6 +379,25 @@ class CheckpointsSection(_Section):
     )
 
 
+class StoppingSection(_Section):
+    """When a run ends before its last epoch, by the score of the held-out split, and whether the
+    model of its best epoch is kept.
+    """
+
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="epochs in a row without a better score, after which the run ends; 0: never",
+    )
+    min_change: float = Field(
+        default=0.0, ge=0, description="by how much a score has to be better to count"
+    )
+    keep_best: bool = Field(
+        default=False,
+        description="keep the model of the epoch with the best score: `esper model RUN --best`",
+    )
+
+
 class Recipe(_Section):
     """A whole recipe."""
 
@@ -404,6 +423,7 @@ class Recipe(_Section):
     tamiyo: TamiyoSection = TamiyoSection()
     telemetry: TelemetrySection = TelemetrySection()
     checkpoints: CheckpointsSection = CheckpointsSection()
+    stopping: StoppingSection = StoppingSection()
 
     @property
     def references(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from esper.bounded.names import MALFORMED
 from esper.checkpoint.digests import tensors_digest
 from esper.disk import write_file
 from esper.errors import CorruptError, UsageError, printable
+from esper.tolaria.recipes.streamed import Streamed, is_stream, read_whole
 from esper.tolaria.recipes.structures import leaves, name_of, path_of, plain, rebuilt
 
 Split = Any
@@ -32,7 +34,9 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 class Splits:
     """What a recipe's data function returns.
 
-    Gates and Tamiyo see `validation`; nothing but the report sees `test`.
+    Gates and Tamiyo see `validation`; nothing but the report sees `test`. Each may be given as a
+    data set or DataLoader: `train` is then a `Streamed`, whose samples are read while the run
+    trains; the others are read at once, because they are compared batch by batch.
 
     Raises:
         UsageError: a split is empty or uneven, or has something else than tensors; the sentence
@@ -46,7 +50,13 @@ class Splits:
     def __post_init__(self) -> None:
         """Take structures as tuples and dicts, and refuse what cannot be cut into batches."""
         for name in SPLITS:
-            object.__setattr__(self, name, checked(getattr(self, name), f"The {name} split"))
+            split, what = getattr(self, name), f"The {name} split"
+            if is_stream(split) and name == "train":
+                split = Streamed.of(split)
+            elif is_stream(split):
+                split = read_whole(split, what)
+            taken = split if isinstance(split, Streamed) else checked(split, what)
+            object.__setattr__(self, name, taken)
 
 
 def checked(split: Split, what: str) -> Split:
@@ -89,9 +99,12 @@ def checked(split: Split, what: str) -> Split:
 
 def digest_of(splits: Splits) -> str:
     """SHA-256 over names, shapes, types and bytes of all splits: what RunStarted records as the
-    version of the data.
+    version of the data. Of a streamed split, over what `Streamed` looks at.
     """
-    return tensors_digest(_tensors(splits))
+    digest = tensors_digest(_tensors(splits))
+    if isinstance(splits.train, Streamed):
+        return hashlib.sha256(f"{splits.train.digest} {digest}".encode()).hexdigest()
+    return digest
 
 
 def digest_of_split(split: Split) -> str:
@@ -145,12 +158,15 @@ def kept_in(folder: Path, digest: str) -> list[Path]:
 def keep(
     splits: Splits, name: str, folder: Path, *, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Keep data in `folder` for runs that are resumed, replayed, forked or exported.
+    """Keep data in `folder` for runs that are resumed, replayed, forked or exported. Those that are
+    streamed are not kept: they may be larger than the disk, and their function makes them again.
 
     The file is named by the recipe's name and by the digest of the data itself.
 
     Raises StorageFullError or UnavailableError.
     """
+    if isinstance(splits.train, Streamed):
+        return
     digest = digest_of(splits)
     # read, not only looked for: an export of this run takes the file as it stands
     if kept(folder, digest, say=say) is None:
@@ -206,5 +222,6 @@ def _tensors(splits: Splits) -> dict[str, Tensor]:
     return {
         name: tensor
         for split in SPLITS
+        if not isinstance(getattr(splits, split), Streamed)
         for name, tensor in _named(getattr(splits, split), split).items()
     }

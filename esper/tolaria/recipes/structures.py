@@ -6,10 +6,12 @@ Lists are taken as tuples, and any mapping, such as a BatchEncoding, as a dict.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,8 +65,8 @@ def _described(value: object) -> str:
         return f"a numpy {kind.__name__}: give torch.from_numpy(...) of it."
     if isinstance(value, torch.utils.data.Dataset | torch.utils.data.DataLoader):
         return (
-            f"a {kind.__name__}: read it into tensors, such as torch.stack of its samples; data "
-            "are tensors in memory."
+            f"a {kind.__name__}: read it into tensors, such as torch.stack of its samples; a split "
+            "as a whole may be one, and no part of it."
         )
     return f"{kind.__name__}. {_MODELS}."
 
@@ -163,3 +165,36 @@ def rebuilt(tensors: Mapping[Path, Tensor]) -> Structure:
     if set(parts) != set(range(len(parts))):
         raise ValueError("places in a tuple are missing")
     return tuple(rebuilt(parts[index]) for index in range(len(parts)))
+
+
+def fingerprint(batch: object) -> str:
+    """SHA-256 over structure, shapes, types and bytes of a batch; of what is no tensor, array,
+    number or text, its class.
+    """
+    digest = hashlib.sha256()
+
+    def take(value: object) -> None:
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        if isinstance(value, Tensor):
+            whole = value.detach().cpu().contiguous()
+            digest.update(f"tensor {whole.dtype} {list(whole.shape)} ".encode())
+            digest.update(whole.reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping):
+            digest.update(b"{")
+            for key, one in value.items():
+                take(key)
+                take(one)
+            digest.update(b"}")
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            digest.update(b"[")
+            for one in value:
+                take(one)
+            digest.update(b"]")
+        elif isinstance(value, str | bytes | bool | int | float):
+            digest.update(f"{type(value).__name__} {value!r} ".encode())
+        else:
+            digest.update(type(value).__qualname__.encode())
+
+    take(batch)
+    return digest.hexdigest()

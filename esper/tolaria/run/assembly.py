@@ -47,6 +47,7 @@ from esper.tolaria.run.trainee import (
     inputs_of,
     load_data,
     model_of,
+    seen,
     total_steps,
     trainee_of,
 )
@@ -202,7 +203,7 @@ def train(
             for sentence in require_usable(
                 trainee.growing,
                 trainee.task,
-                splits,
+                seen(splits, recipe),
                 recipe.run.batch_size,
                 recipe.validation.samples,
             ):

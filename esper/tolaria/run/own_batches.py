@@ -4,10 +4,9 @@ seed, epoch and position, so that a resumed run goes on in the middle of an epoc
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -27,8 +26,8 @@ from torch.utils.data import (
 
 from esper.errors import UsageError
 from esper.tolaria.recipes.splits import checked
-from esper.tolaria.recipes.structures import mapped, size
-from esper.tolaria.run.trainee import begin_streams
+from esper.tolaria.recipes.structures import fingerprint, mapped, size
+from esper.tolaria.run.streams import begin_streams
 from esper.tolaria.step.stepping import stream_seed
 
 _LONGEST: Final = 2**31
@@ -62,7 +61,7 @@ class Batches:
         if self.kind == "ready":
             yield from (self.data[number] for number in range(first, len(self)))
             return
-        positions = self._positions(epoch, variant)[first:]
+        positions = self._positions(epoch, variant, first)
         if self.kind == "rows":
             for rows in positions:
                 yield mapped(itemgetter(rows), self.data)
@@ -91,19 +90,42 @@ class Batches:
             "first": fingerprint(first),
         }
 
-    def _positions(self, epoch: int, variant: int) -> list[list[int]]:
+    def _positions(self, epoch: int, variant: int, first: int) -> _Positions:
         # variant 0 adds no label, as in `batch_order`
         labels = ("order", epoch, *([variant] if variant else []))
         order = (
             torch.randperm(
                 self.samples,
                 generator=torch.Generator().manual_seed(stream_seed(self.seed, *labels)),
-            ).tolist()
+            )
             if self.shuffle
-            else list(range(self.samples))
+            else None
         )
-        many = self.batch_size
-        return [order[number * many : (number + 1) * many] for number in range(len(self))]
+        return _Positions(order, self.samples, self.batch_size, range(first, len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """The positions of each batch of an epoch, by `numbers`; in order where there is no `order`.
+
+    Made when they are asked for: lists of all positions would take more than many data sets.
+    """
+
+    order: Tensor | None
+    samples: int
+    batch_size: int
+    numbers: range
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in self.numbers:
+            begin = number * self.batch_size
+            end = min(begin + self.batch_size, self.samples)
+            yield (
+                list(range(begin, end)) if self.order is None else self.order[begin:end].tolist()
+            )
 
 
 class _Seeded(Dataset[Any]):
@@ -146,11 +168,13 @@ def batches_of(
     shuffle: bool,
     drop_last: bool,
     seed: int,
+    asker: str = "growth.batches",
 ) -> Batches:
     """Batches of what a user trains on: a DataLoader, a sequence of ready batches, or, with a batch
     size, a data set or tensors [N, ...] in a tuple or mapping.
 
     A DataLoader gives its data set, batch size, `collate_fn` and workers; Esper draws the order.
+    `asker` names in messages who was given them.
 
     Raises:
         UsageError: the order of `data` cannot be Esper's, or there is no batch in it.
@@ -158,10 +182,10 @@ def batches_of(
     if isinstance(data, DataLoader):
         if batch_size is not None:
             raise UsageError("A DataLoader has a batch size already: leave batch_size out.")
-        found = _of_loader(data, seed)
+        found = _of_loader(data, seed, asker)
     elif isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
         raise UsageError(
-            f"growth.batches cannot train on {type(data).__name__}: what is only iterable cannot "
+            f"{asker} cannot train on {type(data).__name__}: what is only iterable cannot "
             "go on in the middle. Give a DataLoader over a data set with positions, a list of "
             "batches, or tensors."
         )
@@ -175,7 +199,7 @@ def batches_of(
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size has to be a whole number above 0, not {batch_size!r}.")
         rows = isinstance(data, tuple | Mapping)
-        whole = checked(data, "What growth.batches was given") if rows else data
+        whole = checked(data, f"What {asker} was given") if rows else data
         found = Batches(
             "rows" if rows else "samples",
             whole,
@@ -193,7 +217,7 @@ def batches_of(
     return found
 
 
-def _of_loader(loader: DataLoader[Any], seed: int) -> Batches:
+def _of_loader(loader: DataLoader[Any], seed: int, asker: str) -> Batches:
     data = loader.dataset
     orders = (RandomSampler, SequentialSampler)
     if (
@@ -204,9 +228,23 @@ def _of_loader(loader: DataLoader[Any], seed: int) -> Batches:
         or getattr(loader.sampler, "replacement", False)
     ):
         raise UsageError(
-            "growth.batches draws the order of a DataLoader itself: it takes one with a batch_size "
+            f"{asker} draws the order of a DataLoader itself: it takes one with a batch_size "
             "and shuffle true or false, over a data set with positions, and no sampler of its own."
         )
+    return Batches(
+        "samples",
+        data,
+        len(data),  # type: ignore[arg-type]  # a data set with positions has a length
+        loader.batch_size,
+        seed,
+        isinstance(loader.sampler, RandomSampler),
+        loader.drop_last,
+        settings_of(loader),
+    )
+
+
+def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
+    """How a DataLoader fetches samples, apart from which and in what order."""
     given = {
         "num_workers": loader.num_workers,
         "collate_fn": loader.collate_fn,
@@ -217,46 +255,4 @@ def _of_loader(loader: DataLoader[Any], seed: int) -> Batches:
     }
     if loader.num_workers:
         given["prefetch_factor"] = loader.prefetch_factor
-    return Batches(
-        "samples",
-        data,
-        len(data),  # type: ignore[arg-type]  # a data set with positions has a length
-        loader.batch_size,
-        seed,
-        isinstance(loader.sampler, RandomSampler),
-        loader.drop_last,
-        given,
-    )
-
-
-def fingerprint(batch: object) -> str:
-    """SHA-256 over structure, shapes, types and bytes of a batch; of what is no tensor, array,
-    number or text, its class.
-    """
-    digest = hashlib.sha256()
-
-    def take(value: object) -> None:
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.ascontiguousarray(value))
-        if isinstance(value, Tensor):
-            whole = value.detach().cpu().contiguous()
-            digest.update(f"tensor {whole.dtype} {list(whole.shape)} ".encode())
-            digest.update(whole.reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, Mapping):
-            digest.update(b"{")
-            for key, one in value.items():
-                take(key)
-                take(one)
-            digest.update(b"}")
-        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            digest.update(b"[")
-            for one in value:
-                take(one)
-            digest.update(b"]")
-        elif isinstance(value, str | bytes | bool | int | float):
-            digest.update(f"{type(value).__name__} {value!r} ".encode())
-        else:
-            digest.update(type(value).__qualname__.encode())
-
-    take(batch)
-    return digest.hexdigest()
+    return given

@@ -30,10 +30,10 @@ from esper.kasmina import GrowingModel, Inventory, Numerics, Place, inventory
 from esper.kasmina.numerics import PrecisionName
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail, Pause
-from esper.tolaria.recipes.structures import Structure, mapped, plain, size
+from esper.tolaria.recipes.structures import Structure, fingerprint, mapped, plain, size
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.record.snapshot_content import address, place_of
-from esper.tolaria.run.own_batches import Batches, batches_of, fingerprint
+from esper.tolaria.run.own_batches import Batches, batches_of
 from esper.tolaria.run.trainer import start_of
 from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack, Standing
 from esper.tolaria.session.model_file import save_model

@@ -5,12 +5,10 @@ trained, resumed or re-executed.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -36,11 +34,14 @@ from esper.tolaria.recipes.splits import (
     kept_in,
     read_splits,
 )
+from esper.tolaria.recipes.streamed import Streamed
 from esper.tolaria.recipes.structures import size
 from esper.tolaria.record.resume import recorded as recorded_versions
+from esper.tolaria.run.streams import begin_streams
+from esper.tolaria.run.training_batches import batches, looked_at
 from esper.tolaria.step.method import Method
 from esper.tolaria.step.preflight import probe
-from esper.tolaria.step.stepping import Stepper, numerics_of, stream_seed
+from esper.tolaria.step.stepping import Stepper, numerics_of
 from esper.tolaria.step.tasks import Task
 
 
@@ -76,7 +77,7 @@ def trainee_of(
     )
     growing = GrowingModel(module, training=kernel_training(recipe), numerics=numerics)
     # before the optimizer is made: layers that lose their seeds here are the host's alone
-    probe(growing, splits.train, method.task)
+    probe(growing, looked_at(splits.train, recipe.run), method.task)
     steps = total_steps(recipe, splits.train)
     stepper = Stepper(growing, recipe, steps, method)
     return Trainee(growing, method.task, stepper, splits, steps)
@@ -232,19 +233,29 @@ def inputs_of(recipe: Recipe, splits: Splits) -> dict[str, str]:
     return {DATA_VERSION: digest_of(splits), **versions_of(recipe)}
 
 
+def seen(splits: Splits, recipe: Recipe) -> Splits:
+    """The splits as they are looked at before the first step: of a streamed one its first batch.
+
+    Raises:
+        UsageError: the data raise, or give what is no batch.
+    """
+    if not isinstance(splits.train, Streamed):
+        return splits
+    return replace(splits, train=looked_at(splits.train, recipe.run))
+
+
 def total_steps(recipe: Recipe, train: Split) -> int:
     """Steps that the schedule foresees.
 
     Raises:
         UsageError: the training split fills no batch.
     """
-    batches = size(train) // recipe.run.batch_size
-    if not batches:
+    if not (many := batches(train, recipe.run)):
         raise UsageError(
             f"run.batch_size = {recipe.run.batch_size} is more than the {size(train)} training "
             "samples; lower it."
         )
-    return recipe.run.epochs * batches
+    return recipe.run.epochs * many
 
 
 def kernel_training(recipe: Recipe) -> KernelTraining:
@@ -268,13 +279,3 @@ def seeded_model(recipe: Recipe, make: Callable[[], nn.Module]) -> nn.Module:
             "torch.nn.Module."
         )
     return model
-
-
-def begin_streams(seed: int, *labels: object) -> None:
-    """Put torch's, numpy's and Python's global random streams to their beginning: a model may draw
-    from any of them.
-    """
-    first = stream_seed(seed, *labels)
-    torch.manual_seed(first)
-    random.seed(first)
-    np.random.seed(first % (1 << 32))  # noqa: NPY002  # the global stream, which a user's model may draw from

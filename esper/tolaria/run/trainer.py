@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.recipes.splits import Split
-from esper.tolaria.recipes.structures import mapped, size
+from esper.tolaria.recipes.structures import Structure, size
 from esper.tolaria.record.forking import ForkStart
 from esper.tolaria.run.startup import Startup
-from esper.tolaria.run.trainee import begin_streams
+from esper.tolaria.run.streams import begin_streams
+from esper.tolaria.run.training_batches import epoch_of
 from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
-from esper.tolaria.session.model_file import save_model
+from esper.tolaria.session.model_file import BEST_MODEL, save_model
 from esper.tolaria.session.session import Session
 from esper.tolaria.step.evaluation import parameters_digest
-from esper.tolaria.step.stepping import Stepper, batch_order
+from esper.tolaria.step.stepping import Stepper
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Trainer:
         session.open_fork()
         with suppress(RolledBack):  # the loop goes on from there
             session.ask_again()
-        while session.state.epoch < session.parts.recipe.run.epochs:
+        while session.state.epoch < session.parts.recipe.run.epochs and not self._exhausted():
             try:
                 if session.step == 0:
                     session.open_dialogue()
@@ -91,56 +92,88 @@ class Trainer:
             except RolledBack:
                 self.last_step_end = 0.0
 
+    def _exhausted(self) -> bool:
+        """Whether the score has not been better for as many epochs as the recipe waits."""
+        session = self.session
+        patience, best = session.parts.recipe.stopping.patience, session.cursor.best
+        # an epoch that is begun is ended
+        if not patience or best is None or best.since < patience or session.cursor.sums.batches:
+            return False
+        session.parts.progress.say(
+            f"The run ends after epoch {session.state.epoch - 1}: {best.since} epochs without a "
+            f"better {session.cursor.figures.score_name} than the {best.score:.4g} of epoch "
+            f"{best.epoch}."
+        )
+        return True
+
+    def _keep_best(self) -> None:
+        """Keep the model of an epoch that was the best so far."""
+        session, parts = self.session, self.session.parts
+        best = session.cursor.best
+        if not parts.recipe.stopping.keep_best or best is None or best.since:
+            return
+        # a run that is re-executed has no folder
+        if parts.run_dir.is_dir():
+            save_model(parts.growing, parts.run_dir / BEST_MODEL, parts.models)
+
     def _epoch(self) -> None:
         """The present epoch, from the session's cursor on."""
         session, parts, run = self.session, self.session.parts, self.session.parts.recipe.run
         epoch, stepper = session.state.epoch, parts.stepper
         assert isinstance(stepper, Stepper)  # noqa: S101  # a recipe's session has one
-        order = batch_order(run.seed, epoch, size(self.train), run.batch_size, run.order)
         if session.cursor.sums.batches == 0:
             session.checkpoint_at_epoch()
-        # the order is made again from the seed; a resumed epoch skips what it has done
-        for indices in order[session.cursor.sums.batches :]:
-            begin = parts.clock.monotonic()
-            session.between_steps()
-            # asked before the step, whose events may use up the record
-            live = not parts.journal.replaying
-            telemetry = parts.recipe.telemetry
-            sample = (session.step + 1) % telemetry.every_steps == 0
-            # after `between_steps`: what the record has before this step has been taken
-            forced = parts.journal.failures(session.step)
-            figures = stepper.step(
-                session.state,
-                session.step,
-                mapped(lambda one, indices=indices: one[indices], self.train),  # type: ignore[misc]  # bound now
-                sample=sample,
-                forced=forced,
-            )
-            session.stepped(figures)
-            now = parts.clock.monotonic()
-            took = now - begin
-            self.longest_step_s = max(
-                self.longest_step_s, now - self.last_step_end if self.last_step_end else took
-            )
-            self.last_step_end = now
-            if sample:
-                parts.monitor.sampled(session.state)
-            if telemetry.enabled:
-                parts.telemetry.step(
-                    figures,
-                    epoch=epoch,
-                    step=session.step,
-                    samples=len(indices),
-                    duration_us=round(took * 1e6),
-                    timeline=session.state.timeline,
-                )
-                if sample:
-                    parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
-            parts.progress.stepped(session.step, session.total_steps, figures)
-            if live and self.startup and self.startup.stepped() and session.state.incarnation:
-                parts.progress.say(self.startup.sentence())
+        # the batches are made again from the seed; a resumed epoch skips what it has done
+        given = epoch_of(self.train, run, epoch, session.cursor.sums.batches)
+        # a rollback leaves in mid-epoch, and workers end with what started them
+        with closing(given):
+            for batch in given:
+                self._step(batch, stepper, epoch)
         session.end_epoch()
+        self._keep_best()
         session.consult()
+
+    def _step(self, batch: Structure, stepper: Stepper, epoch: int) -> None:
+        """One step on a batch."""
+        session, parts = self.session, self.session.parts
+        begin = parts.clock.monotonic()
+        session.between_steps()
+        # asked before the step, whose events may use up the record
+        live = not parts.journal.replaying
+        telemetry = parts.recipe.telemetry
+        sample = (session.step + 1) % telemetry.every_steps == 0
+        # after `between_steps`: what the record has before this step has been taken
+        forced = parts.journal.failures(session.step)
+        figures = stepper.step(
+            session.state,
+            session.step,
+            batch,
+            sample=sample,
+            forced=forced,
+        )
+        session.stepped(figures)
+        now = parts.clock.monotonic()
+        took = now - begin
+        self.longest_step_s = max(
+            self.longest_step_s, now - self.last_step_end if self.last_step_end else took
+        )
+        self.last_step_end = now
+        if sample:
+            parts.monitor.sampled(session.state)
+        if telemetry.enabled:
+            parts.telemetry.step(
+                figures,
+                epoch=epoch,
+                step=session.step,
+                samples=size(batch),
+                duration_us=round(took * 1e6),
+                timeline=session.state.timeline,
+            )
+            if sample:
+                parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
+        parts.progress.stepped(session.step, session.total_steps, figures)
+        if live and self.startup and self.startup.stepped() and session.state.incarnation:
+            parts.progress.say(self.startup.sentence())
 
     def _end(self, ended: str) -> RunOutcome:
         session, growing = self.session, self.session.parts.growing

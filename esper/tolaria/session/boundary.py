@@ -10,7 +10,7 @@ from esper.lifecycle import LIVE
 from esper.lifecycle.commands import CountLost, EndEpoch
 from esper.tolaria.exchange.packet import EpochFigures
 from esper.tolaria.recipes.splits import Split
-from esper.tolaria.session.cursor import Sums
+from esper.tolaria.session.cursor import Best, Sums
 from esper.tolaria.session.recording import Recorder
 from esper.tolaria.step.evaluation import (
     Figures,
@@ -83,12 +83,31 @@ class EpochBoundary:
                 parts.recipe.gates,
             ):
                 recorder.do(move)
+        self._note_best()
         # last: no batches is how the loop and a snapshot know the beginning of an epoch
         cursor.sums = Sums()
         if parts.recipe.telemetry.enabled:
             parts.telemetry.resources(recorder.state)
             parts.telemetry.cache(recorder.state, parts.grafting.kernels.figures())
         parts.progress.epoch_ended(recorder.state, parts.task.told(test.loss, test.metrics))
+
+    def _note_best(self) -> None:
+        """Where the recipe asks for it: how good this epoch was beside those before."""
+        recorder = self.recorder
+        stopping, cursor = recorder.parts.recipe.stopping, recorder.standing.cursor
+        if not stopping.patience and not stopping.keep_best:
+            return
+        figures, epoch = cursor.figures, recorder.state.epoch - 1
+        cursor.best = (
+            Best(figures.score, epoch)
+            if cursor.best is None
+            else cursor.best.after(
+                figures.score,
+                epoch,
+                higher=figures.higher_is_better,
+                least=stopping.min_change,
+            )
+        )
 
     def _measure(self, live: Figures, held_out: Split) -> None:
         """Take the evidence of every seed that holds a kernel, on the held-out split."""

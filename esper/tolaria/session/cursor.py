@@ -4,8 +4,9 @@ notes and a packet tells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from esper.kasmina.growth import Place
@@ -36,10 +37,32 @@ class Sums:
         self.learning_rate, self.gradient_norm = figures.learning_rate, figures.gradient_norm
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best score on the held-out split so far, the epoch that had it, and how many have passed
+    since without a better one.
+    """
+
+    score: float
+    epoch: int
+    since: int = 0
+
+    def after(self, score: float, epoch: int, *, higher: bool, least: float) -> Best:
+        """The best once another epoch has ended; `least` is by how much it has to be better.
+
+        What is no number is never better, and anything is better than it.
+        """
+        gain = score - self.score if higher else self.score - score
+        better = math.isnan(self.score) or (gain > least if least else gain > 0)
+        if better and not math.isnan(score):
+            return Best(score, epoch)
+        return replace(self, since=self.since + 1)
+
+
 @dataclass(slots=True)
 class Cursor:
     """`step` counts optimizer steps completed, `sums` is the present epoch, `figures` and `test`
-    are of the last one.
+    are of the last one, `best` is None where nobody asks for it.
     """
 
     step: int = 0
@@ -47,6 +70,7 @@ class Cursor:
     evidence: dict[Place, Evidence] = field(default_factory=dict)
     figures: EpochFigures = field(default_factory=EpochFigures)
     test: Figures = field(default_factory=lambda: Figures(0.0, {}, ()))
+    best: Best | None = None
 
     def known(self, place: Place) -> Evidence:
         """What has been measured of the kernel at a place."""
@@ -62,6 +86,8 @@ class Cursor:
             },
             "figures": asdict(self.figures),
             "test": asdict(self.test),
+            # not where nobody asks for it: then the notes are those of any Esper
+            **({"best": asdict(self.best)} if self.best else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -75,6 +101,7 @@ class Cursor:
         }
         self.figures = EpochFigures(**_with_score(state["figures"], measured=measured))
         self.test = Figures(test["loss"], test["metrics"], tuple(test["batch_losses"]))
+        self.best = Best(**state["best"]) if "best" in state else None
 
 
 def _with_score(notes: Mapping[str, Any], *, measured: bool) -> dict[str, Any]:

@@ -6,12 +6,16 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from esper.disk import write_file
 from esper.errors import StorageFullError, UnavailableError, UsageError
 from esper.kasmina.growth import GrowingModel
 from esper.kasmina.plain.files import packed
 from esper.vault.boxes import Box
+
+BEST_MODEL: Final = "model.best.safetensors"
+"""The model of the epoch with the best score on the held-out split, beside the final one."""
 
 
 @dataclass(frozen=True, slots=True)

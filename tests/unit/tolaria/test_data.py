@@ -268,10 +268,13 @@ BAD: list[tuple[Any, str]] = [
     ((X.numpy(), Y), r"split\[0\] is a numpy ndarray: give torch.from_numpy"),
     ((X, Y.tolist()), r"split\[1\] is a list of int: give torch.tensor"),
     ((X, None), r"split\[1\] is NoneType. Give torch tensors"),
-    (torch.utils.data.TensorDataset(X, Y), "is a TensorDataset: read it into tensors"),
     (
-        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X)),
-        "is a DataLoader: read it into tensors",
+        (torch.utils.data.TensorDataset(X), Y),
+        r"split\[0\] is a TensorDataset: read it into tensors",
+    ),
+    (
+        (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X)), Y),
+        r"split\[0\] is a DataLoader: read it into tensors",
     ),
     ((X, Y[:5]), "has 6 inputs and 5 labels; it needs as many of one as of the other"),
     ((X[:0], Y[:0]), "has 0 inputs and 0 labels"),

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from esper.errors import UsageError
-from esper.tolaria.run.own_batches import Batches, batches_of, fingerprint
+from esper.tolaria.recipes.structures import fingerprint
+from esper.tolaria.run.own_batches import Batches, batches_of
 from esper.tolaria.session.registered import Registered, flattened, rebuilt
 
 
