@@ -481,6 +481,11 @@ class Growth:
         """Optimizer steps completed."""
         return self.rigged.session.step
 
+    @property
+    def within_step(self) -> bool:
+        """Whether a loss was given whose `step` is still to come."""
+        return self._batch is not None
+
     def as_json(self) -> dict[str, Any]:
         """Where the run stands, for scripts."""
         session = self.rigged.session
