@@ -170,6 +170,7 @@ def test_what_cannot_work_is_refused(
 PROGRAM = """
 import sys
 from pathlib import Path
+from esper.errors import UsageError
 from tests.integration.frameworks.test_lightning import Module, _fit
 class Doubled(Module):
     def training_step(self, batch, _):
@@ -178,7 +179,8 @@ module = {"doubled": Doubled(), "twice": Module(twice=True), "ddp": Module()}[sy
 try:
     _fit(Path(sys.argv[1]), module, **({"strategy": "ddp"} if sys.argv[2] == "ddp" else {}))
 except Exception as error:
-    print(type(error).__name__, error)
+    kind = UsageError if isinstance(error, UsageError) else type(error)
+    print(kind.__name__, error)
 """
 
 

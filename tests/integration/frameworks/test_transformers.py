@@ -235,7 +235,8 @@ elif case == "checkpoints":
 try:
     trainer.train()
 except Exception as error:
-    print(type(error).__name__, error)
+    kind = UsageError if isinstance(error, UsageError) else type(error)
+    print(kind.__name__, error)
 """
 
 
