@@ -10,6 +10,7 @@ Trainer clips gradients before Esper sees them, those of kernels in use together
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,8 @@ from esper.integrations.loading import HeldBack, optimizer_within, tensors_of
 from esper.kasmina.plain.files import ModelFile, load_into, read_file
 from esper.kasmina.seeded.structure import LayerNote
 from esper.tolaria.recipes.splits import Split
-from esper.tolaria.run.driven import Mark
+from esper.tolaria.run.driven import Mark, OtherLossError
+from esper.tolaria.run.own_batches import fingerprint, streams
 from esper.tolaria.run.own_loop import Growth
 from esper.tolaria.run.own_start import OwnLoop
 from esper.tolaria.step.tasks import LABELS, Task
@@ -86,7 +88,13 @@ _REFUSED: Final[tuple[tuple[str, Callable[[TrainingArguments], Any], str], ...]]
     ),
 )
 """What cannot work, by the argument that asks for it, and why."""
-_NO_INPUT: Final = ("num_items_in_batch", "return_loss")
+_DRAWS: Final = (
+    "Samples of the train dataset, or its collator, draw from global random streams, which the "
+    "Trainer moves otherwise when it goes on from a checkpoint: such a run is not bit for bit the "
+    "one that nobody disturbed. Let each sample draw from a generator of its own."
+)
+_ITEMS: Final = "num_items_in_batch"
+_NO_INPUT: Final = (_ITEMS, "return_loss")
 
 
 class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is not read for types
@@ -121,6 +129,7 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
         self._seen: tuple[dict[str, Tensor], Any] | None = None
         self._gradient: Tensor | None = None
         self._weighed = False
+        self._items: Any = None
         self._last: Growth | None = None
 
     @property
@@ -178,6 +187,8 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
             raise UsageError(
                 "The train dataset has no length: a run needs to know where its epochs end."
             ) from None
+        if _draws(train_dataloader):
+            warnings.warn(_DRAWS, stacklevel=2)
         mark = None
         if state.global_step:
             note = state.stateful_callbacks.get(type(self).__name__) or {}
@@ -220,7 +231,12 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
                 "its own."
             )
         batch, output = self._seen
-        reported(self._attachment).step(batch, output, _loss(output))
+        driven = reported(self._attachment)
+        try:
+            driven.step(batch, output, _loss(output))
+        except OtherLossError:
+            self._require_counted(batch)
+            raise
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """From here on a checkpoint can be saved."""
@@ -254,9 +270,25 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
         if output is None or (loss := _loss(output)) is None:
             return
         batch = {name: one for name, one in tensors_of(named).items() if name not in _NO_INPUT}
-        self._seen = batch, output
+        self._seen, self._items = (batch, output), named.get(_ITEMS)
         if loss.requires_grad:
             loss.register_hook(self._note_gradient)
+
+    def _require_counted(self, batch: dict[str, Tensor]) -> None:
+        """Say that the loss is another because the Trainer divides it by other labels than it sums.
+
+        Raises:
+            UsageError: the remedy for a language model is named.
+        """
+        parts = reported(self._attachment).growth.rigged.session.parts
+        if self._items is None or int(self._items) == (units := parts.task.count(batch)):
+            return
+        raise UsageError(
+            f"The Trainer divides the loss of {units} labels by {int(self._items)}: where "
+            "transformers does not know that the model shifts its labels, say it before the "
+            'Trainer is made, model.loss_type = "ForCausalLM"; else name the task that counts as '
+            "the Trainer does."
+        ) from None
 
     def _note_gradient(self, gradient: Tensor) -> None:
         self._gradient = gradient
@@ -269,6 +301,18 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
             return False
         self._weighed = self._weighed or self._gradient.item() == 1.0
         return self._weighed
+
+
+def _draws(loader: Any) -> bool:
+    """Whether the first batch is another one where the global random streams begin otherwise."""
+    data, made = loader.dataset, list[str]()
+    if not hasattr(data, "__getitem__"):
+        return False
+    for seed in range(2):
+        with streams(seed, "draws"):
+            batch = loader.collate_fn([data[number] for number in range(min(2, len(data)))])
+            made.append(fingerprint(batch))
+    return made[0] != made[1]
 
 
 def _require_suited(args: TrainingArguments) -> None:

@@ -32,6 +32,10 @@ NO_SNAPSHOTS: Final = {"every_epochs": 0, "every_steps": 0, "every_minutes": 1e9
 _SAME: Final = 1e-3  # relative: a loss in bfloat16 has three digits
 
 
+class OtherLossError(UsageError):
+    """The framework trains on another loss than the task's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What a framework's checkpoint says of the run: its name, and the snapshot of that moment."""
@@ -148,7 +152,7 @@ class Driven:
             loss: what the framework called backward of.
 
         Raises:
-            UsageError: the task makes another loss of the output.
+            OtherLossError: the task makes another loss of the output.
         """
         growth, task = self.growth, self.growth.rigged.session.parts.task
         data = plain(batch, f"A batch of {self.framework}")
@@ -181,7 +185,8 @@ class Driven:
         session = self.growth.rigged.session
         parts, snapshots = session.parts, session.snapshots
         checkpoints = parts.checkpoints
-        if self._moved != session.step or session.standing.unstable:
+        moved = self._moved == session.step and not self.growth.within_step
+        if not moved or session.standing.unstable:
             return None
         if parts.journal.replaying:
             wanted = self._moment()
@@ -226,7 +231,7 @@ class Driven:
         trained, task = theirs.detach().float().item(), ours.detach().float().item()
         both = math.isfinite(trained) and math.isfinite(task)
         if both and abs(trained - task) > _SAME * max(1.0, abs(trained), abs(task)):
-            raise UsageError(
+            raise OtherLossError(
                 f"{self.framework} trains on a loss of {trained:.6g}, and the task "
                 f"{self.growth.rigged.session.parts.task.name} makes {task:.6g} of the same "
                 "output: name the task whose loss it is, or give an esper.Task of your own."

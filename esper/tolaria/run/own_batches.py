@@ -138,7 +138,7 @@ class _Seeded(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """The sample at a position, with its augmentation."""
-        with _streams(self._seed, "sample", self._epoch, index):
+        with streams(self._seed, "sample", self._epoch, index):
             return self._data[index]
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ class _Seeded(Dataset[Any]):
 
 
 @contextmanager
-def _streams(seed: int, *labels: object) -> Iterator[None]:
+def streams(seed: int, *labels: object) -> Iterator[None]:
     """Within: the global random streams of this process begin at what `labels` say; after it, they
     are as before.
     """

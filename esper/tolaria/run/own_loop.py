@@ -671,6 +671,11 @@ class Growth:
         """The stage of every seed, by its layer and number, such as TRAINING or FOSSILIZED."""
         return {(seed.layer, seed.seed): seed.stage for seed in self.rigged.session.state.seeds}
 
+    @property
+    def within_step(self) -> bool:
+        """Whether a loss was given whose `step` is still to come."""
+        return bool(self._batches)
+
     def as_json(self) -> dict[str, Any]:
         """Where the run stands, for scripts."""
         session = self.rigged.session

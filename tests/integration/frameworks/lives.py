@@ -38,13 +38,24 @@ def killed_at(
     return answer(live(home, example, *arguments))
 
 
+def changed(example: Path, folder: Path, before: str, after: str) -> Path:
+    """A copy of a program with something else in one place."""
+    text = example.read_text()
+    assert text.count(before) == 1
+    path = folder / example.name
+    path.write_text(text.replace(before, after))
+    return path
+
+
 def moves(home: Path, run_id: str) -> list[dict[str, Any]]:
     """What became of each seed, as the history has it."""
     columns = "step, epoch, layer, seed, kernel_id, from_stage, to_stage"
-    return query(
+    rows = query(
         endpoints(home).history_url,
         f"SELECT {columns} FROM seed_transitioned WHERE run_id = '{run_id}' ORDER BY sequence",  # noqa: S608  # ours
     )
+    # kernels that were asked for together arrive in any order, within one step
+    return sorted(rows, key=lambda row: (int(row["step"]), row["layer"], row["seed"]))
 
 
 def folded(home: Path, run_id: str) -> dict[str, Any]:

@@ -18,7 +18,15 @@ import esper
 from esper.errors import UsageError
 from esper.integrations.lightning import GrowthCallback
 from esper.tolaria.recipes.digits import model
-from tests.integration.frameworks.lives import EXAMPLES, answer, folded, killed_at, live, moves
+from tests.integration.frameworks.lives import (
+    EXAMPLES,
+    answer,
+    changed,
+    folded,
+    killed_at,
+    live,
+    moves,
+)
 
 TRAINER = EXAMPLES / "lightning_trainer.py"
 
@@ -42,6 +50,24 @@ def test_lightning_goes_on_after_any_death(
     assert moves(home, "pl-killed") == moves(home, "pl-whole")
     assert "TRAINING" in {move["to_stage"] for move in moves(home, "pl-killed")}
     assert folded(home, "pl-killed")["equals_live"] is True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "step"),
+    [
+        # saved after the epoch's validation, and when its run has ended the epoch too
+        ("every_n_train_steps=7", "every_n_epochs=1", 70),
+        # Lightning then counts an epoch as begun again, also at its end (140)
+        ("max_epochs=9", "max_steps=180", 143),
+    ],
+)
+def test_checkpoints_of_other_moments_go_on_too(
+    home: Path, tmp_path: Path, whole: tuple[Path, list[str]], before: str, after: str, step: int
+) -> None:
+    """When Lightning saves has no part in the bits, and neither has where it goes on."""
+    path, run_id = changed(TRAINER, tmp_path, before, after), f"pl-other-{step}"
+    assert killed_at(home, path, tmp_path / "out", run_id, steps=(step,)) == whole[1]
+    assert moves(home, run_id) == moves(home, "pl-whole")
 
 
 def test_a_checkpoint_of_a_grown_model_loads(whole: tuple[Path, list[str]]) -> None:
@@ -144,6 +170,7 @@ def test_what_cannot_work_is_refused(
 PROGRAM = """
 import sys
 from pathlib import Path
+from esper.errors import UsageError
 from tests.integration.frameworks.test_lightning import Module, _fit
 class Doubled(Module):
     def training_step(self, batch, _):
@@ -152,7 +179,8 @@ module = {"doubled": Doubled(), "twice": Module(twice=True), "ddp": Module()}[sy
 try:
     _fit(Path(sys.argv[1]), module, **({"strategy": "ddp"} if sys.argv[2] == "ddp" else {}))
 except Exception as error:
-    print(type(error).__name__, error)
+    kind = UsageError if isinstance(error, UsageError) else type(error)
+    print(kind.__name__, error)
 """
 
 

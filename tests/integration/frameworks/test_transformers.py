@@ -13,15 +13,31 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import esper
 from esper.errors import UsageError
 from esper.integrations.transformers import GrowthCallback, load
-from tests.integration.frameworks.lives import EXAMPLES, answer, folded, killed_at, live, moves
+from tests.integration.frameworks.lives import (
+    EXAMPLES,
+    answer,
+    changed,
+    folded,
+    killed_at,
+    live,
+    moves,
+)
 from tests.integration.run.whole import esper as command
 
 TRAINER = EXAMPLES / "transformers_trainer.py"
+LANGUAGE_CONFIG = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=12)
 CONFIG = ViTConfig(
     image_size=8,
     patch_size=4,
@@ -44,15 +60,24 @@ def whole(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
 def test_a_trainer_goes_on_after_any_death(
     home: Path, tmp_path: Path, whole: tuple[Path, list[str]]
 ) -> None:
-    """Killed before its first checkpoint, within epochs and at the end of one: parameters, growth
-    and the moves of each seed are those of the run that nobody disturbed.
+    """Killed before its first checkpoint and within epochs: parameters, growth and the moves of
+    each seed are those of the run that nobody disturbed.
     """
-    ended = killed_at(home, TRAINER, tmp_path / "out", "hf-killed", steps=(3, 47, 60, 119))
+    ended = killed_at(home, TRAINER, tmp_path / "out", "hf-killed", steps=(3, 47, 119))
     assert ended == whole[1]
     assert moves(home, "hf-killed") == moves(home, "hf-whole")
     assert {"TRAINING", "BLENDING"} <= {move["to_stage"] for move in moves(home, "hf-killed")}
     fold = folded(home, "hf-killed")
     assert fold["equals_live"] is True
+
+
+def test_checkpoints_of_epochs_go_on_too(
+    home: Path, tmp_path: Path, whole: tuple[Path, list[str]]
+) -> None:
+    """Saved when the run has ended the epoch, too."""
+    path = changed(TRAINER, tmp_path, "save_steps=10", 'save_strategy="epoch"')
+    assert killed_at(home, path, tmp_path / "out", "hf-epochs", steps=(70,)) == whole[1]
+    assert moves(home, "hf-epochs") == moves(home, "hf-whole")
 
 
 def test_a_trainer_goes_on_from_an_earlier_checkpoint(
@@ -200,12 +225,18 @@ elif case == "task":
     smoothed = {"name": "classification", "label_smoothing": 0.9}
     growing._task = smoothed
     torch.nn.init.normal_(trainer.model.classifier.weight, std=3.0)
+elif case == "draws":
+    def noisy(batch, usual=trainer.data_collator):
+        made = usual(batch)
+        return {**made, "pixel_values": made["pixel_values"] + torch.randn(1)}
+    trainer.data_collator = noisy
 elif case == "checkpoints":
     growing._settings["checkpoints"] = {"every_steps": 3}
 try:
     trainer.train()
 except Exception as error:
-    print(type(error).__name__, error)
+    kind = UsageError if isinstance(error, UsageError) else type(error)
+    print(kind.__name__, error)
 """
 
 
@@ -226,6 +257,75 @@ def test_another_loss_is_refused(home: Path, tmp_path: Path, case: str, said: st
     done = live(home, path, case, tmp_path / "out")
     assert said in done.stdout, done.stdout + done.stderr
     assert done.stdout.startswith("UsageError")
+
+
+LANGUAGE = """
+import sys, torch, esper
+from pathlib import Path
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from esper.integrations.transformers import GrowthCallback
+folder, run_id, *untold = sys.argv[1:]
+torch.manual_seed(0)
+tokens = torch.randint(0, 50, (48, 12))
+batch = {"input_ids": tokens, "labels": tokens}
+config = GPT2Config(
+    n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=12, bos_token_id=0, eos_token_id=0
+)
+growing = GrowthCallback(
+    held_out={name: one[:16] for name, one in batch.items()},
+    run_id=run_id,
+    resume=True,
+    task={"name": "language_model", "shift": True},
+    tamiyo={"enabled": False},
+)
+model = esper.germinate(GPT2LMHeadModel(config), seeds=2)
+if not untold:
+    model.loss_type = "ForCausalLM"
+trainer = Trainer(
+    model,
+    TrainingArguments(
+        folder,
+        num_train_epochs=2,
+        save_steps=4,
+        bf16=True,
+        use_cpu=True,
+        report_to="none",
+        gradient_checkpointing=True,
+    ),
+    train_dataset=[{name: one[row] for name, one in batch.items()} for row in range(16, 48)],
+    callbacks=[growing],
+)
+last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+trainer.train(resume_from_checkpoint=last)
+print(growing.growth.as_json()["metrics"])
+print(growing.growth.as_json()["digest"])
+"""
+
+
+def test_a_language_model_in_bfloat16_goes_on(home: Path, tmp_path: Path) -> None:
+    """With tied weights, labels that the task shifts, and checkpointed activations; killed after a
+    checkpoint of an epoch's last step (4), and within the next epoch.
+    """
+    path = tmp_path / "language.py"
+    path.write_text(LANGUAGE)
+    untold = live(home, path, tmp_path / "untold", "hf-untold", "untold").stderr
+    assert 'model.loss_type = "ForCausalLM"' in untold
+    undisturbed = answer(live(home, path, tmp_path / "whole", "hf-language"))
+    assert "perplexity" in undisturbed[0]
+    ended = killed_at(home, path, tmp_path / "out", "hf-language-killed", steps=(5, 6))
+    assert ended == undisturbed
+    grown = load(tmp_path / "out" / "checkpoint-8", GPT2LMHeadModel(LANGUAGE_CONFIG))
+    names = dict(grown.named_parameters(remove_duplicate=False))
+    assert names["lm_head.weight"] is names["transformer.wte.weight"]
+
+
+def test_random_batches_are_told(home: Path, tmp_path: Path) -> None:
+    """What the Trainer would draw otherwise after a checkpoint is said at the beginning."""
+    path = tmp_path / "noisy.py"
+    path.write_text(PROGRAM)
+    assert "draw from global random streams" in live(home, path, "draws", tmp_path / "out").stderr
+    assert "draw from global" not in live(home, path, "plain", tmp_path / "plain").stderr
 
 
 def test_a_state_that_waits_is_not_used(tmp_path: Path) -> None:
