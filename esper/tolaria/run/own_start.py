@@ -259,15 +259,14 @@ def earlier_losses(history: QuerySource, growth: Growth) -> dict[int, float]:
         UsageError, UnavailableError: as `Source.ask` does.
     """
     session = growth.rigged.session
-    if not session.parts.consultation.lockstep:
+    # after a rollback the history has several losses of a step
+    if not session.parts.consultation.lockstep or session.state.timeline:
         return {}
     query = (
-        "SELECT step, loss FROM training_step WHERE run_id = {run:String} "
-        "AND timeline = {timeline:UInt64} AND step > {step:UInt64}"
+        "SELECT step, loss FROM training_step WHERE run_id = {run:String} AND step > {step:UInt64}"
     )
     parameters = {
         "param_run": growth.run_id,
-        "param_timeline": str(session.state.timeline),
         "param_step": str(session.step),
         # without it ClickHouse writes NaN and infinity as null
         "output_format_json_quote_denormals": "1",
