@@ -34,8 +34,9 @@ from esper.integrations.loading import HeldBack, optimizer_within, tensors_of
 from esper.kasmina.plain.files import ModelFile, load_into, read_file
 from esper.kasmina.seeded.structure import LayerNote
 from esper.tolaria.recipes.splits import Split
+from esper.tolaria.recipes.structures import fingerprint
 from esper.tolaria.run.driven import Mark, OtherLossError
-from esper.tolaria.run.own_batches import fingerprint, streams
+from esper.tolaria.run.own_batches import streams
 from esper.tolaria.run.own_loop import Growth
 from esper.tolaria.run.own_start import OwnLoop
 from esper.tolaria.step.tasks import LABELS, Task
