@@ -133,7 +133,7 @@ def steps(bench: Bench) -> dict[str, Samples]:
         sampled.step()
         growing.observe_gradients()
         monitor.sampled(state)
-        telemetry.seeds(state, {}, step=next(numbers))
+        telemetry.seeds(state, {}, step=next(numbers), loss=1.0)
 
     return in_turns(
         bench,

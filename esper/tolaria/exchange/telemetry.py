@@ -74,8 +74,12 @@ class Telemetry:
             )
         )
 
-    def seeds(self, state: RunState, evidence: dict[Place, Evidence], *, step: int) -> None:
-        """SeedHealth of every seed, from what its monitor has just taken in."""
+    def seeds(
+        self, state: RunState, evidence: dict[Place, Evidence], *, step: int, loss: float
+    ) -> None:
+        """SeedHealth of every seed, from what its monitor has just taken in; `loss` is the last on
+        the held-out split.
+        """
         growing = self._growing
         for seed in state.seeds:
             place = (seed.layer, seed.seed)
@@ -103,7 +107,13 @@ class Telemetry:
                     errors=seed.errors,
                     recovering=seed.execution == "ERROR_RECOVERY",
                     health=health.score,
-                    ready=gate(seed, evidence.get(place, Evidence()), state.epoch, self._gates)
+                    ready=gate(
+                        seed,
+                        evidence.get(place, Evidence()),
+                        state.epoch,
+                        self._gates,
+                        loss=loss,
+                    )
                     is not None,
                 )
             )

@@ -568,7 +568,12 @@ class Growth:
                 timeline=session.state.timeline,
             )
             if sample:
-                parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
+                parts.telemetry.seeds(
+                    session.state,
+                    session.cursor.evidence,
+                    step=session.step,
+                    loss=session.cursor.figures.validation_loss,
+                )
         parts.progress.stepped(session.step, session.total_steps, figures)
 
     def epoch(self) -> None:

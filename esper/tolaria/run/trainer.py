@@ -170,7 +170,12 @@ class Trainer:
                 timeline=session.state.timeline,
             )
             if sample:
-                parts.telemetry.seeds(session.state, session.cursor.evidence, step=session.step)
+                parts.telemetry.seeds(
+                    session.state,
+                    session.cursor.evidence,
+                    step=session.step,
+                    loss=session.cursor.figures.validation_loss,
+                )
         parts.progress.stepped(session.step, session.total_steps, figures)
         if live and self.startup and self.startup.stepped() and session.state.incarnation:
             parts.progress.say(self.startup.sentence())

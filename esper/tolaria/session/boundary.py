@@ -81,6 +81,7 @@ class EpochBoundary:
                 cursor.known((seed.layer, seed.seed)),
                 recorder.state.epoch,
                 parts.recipe.gates,
+                loss=cursor.figures.validation_loss,
             ):
                 recorder.do(move)
         self._note_best()
@@ -125,7 +126,6 @@ class EpochBoundary:
                 evidence.shadow_gap, evidence.shadow_gap_error = paired(
                     live.batch_losses, shadow.batch_losses
                 )
-                evidence.host_loss = live.loss
             elif seed.stage in LIVE:
                 removed = without(growing, held_out, parts.task, place)
                 evidence.dependence, evidence.dependence_error = paired(

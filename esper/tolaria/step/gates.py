@@ -22,8 +22,8 @@ class Evidence:
 
     Gaps in nats; errors are standard errors of means over held-out batches.
 
-    `shadow_gap` = host loss minus shadow loss, kept when TRAINING is over, `host_loss` the former.
-    `dependence` = loss without the seed minus loss with it.
+    `shadow_gap` = host loss minus shadow loss, kept when TRAINING is over. `dependence` = loss
+    without the seed minus loss with it.
     """
 
     trained_steps: int = 0
@@ -32,13 +32,14 @@ class Evidence:
     dependence: float = 0.0
     dependence_error: float = 0.0
     blended: bool = False
-    host_loss: float = 0.0
 
 
-def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -> Move | None:
+def gate(
+    seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection, *, loss: float
+) -> Move | None:
     """The move that the evidence opens for `seed` at the end of an epoch, or None.
 
-    `epoch` counts completed epochs.
+    `epoch` counts completed epochs; `loss` is the model's on the held-out split.
     """
 
     def move(stage: str, reason: str) -> Move:
@@ -48,12 +49,12 @@ def gate(seed: SeedState, evidence: Evidence, epoch: int, gates: GatesSection) -
     if seed.execution == "ERROR_RECOVERY":
         return move("CULLED", f"its kernel failed {seed.errors} times in a row")
     if seed.stage == "TRAINING":
-        return _training(evidence, gates, move)
+        return _training(evidence, gates, abs(loss), move)
     return _later(seed, evidence, epoch - seed.stage_epoch, gates, move)
 
 
 def _training(
-    evidence: Evidence, gates: GatesSection, move: Callable[[str, str], Move]
+    evidence: Evidence, gates: GatesSection, loss: float, move: Callable[[str, str], Move]
 ) -> Move | None:
     figure = (
         f"shadow gap {evidence.shadow_gap:.3f} ± {evidence.shadow_gap_error:.3f} nats after "
@@ -63,7 +64,7 @@ def _training(
     better = evidence.shadow_gap > max(
         gates.z * evidence.shadow_gap_error,
         gates.min_gap,
-        gates.min_gain * abs(evidence.host_loss),
+        gates.min_gain * loss,
     )
     if evidence.trained_steps >= gates.min_training_steps and better:
         return move("BLENDING", figure)

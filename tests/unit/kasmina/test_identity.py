@@ -199,7 +199,7 @@ def test_useless_rank_one_kernel_never_opens_the_gate() -> None:
                 evaluate_shadow(growing, held_out),
             )
             evidence = Evidence(growing.kernels[("0", 0)].trained, *gap)
-            moves.append(gate(state.seeds[0], evidence, 5, gates))
+            moves.append(gate(state.seeds[0], evidence, 5, gates, loss=1.0))
     assert (
         with_shadow(growing, held_out, CLASSIFICATION, ("0", 0)).loss
         > evaluate(growing, held_out, CLASSIFICATION).loss

@@ -40,8 +40,17 @@ GATES = GatesSection(
 )
 def test_gates(stage: str, evidence: Evidence, epoch: int, expected: str | None) -> None:
     """Each gate opens exactly on its evidence."""
-    move = gate(SeedState("a", 0, stage=stage), evidence, epoch, GATES)  # type: ignore[arg-type]
+    move = gate(SeedState("a", 0, stage=stage), evidence, epoch, GATES, loss=1.0)  # type: ignore[arg-type]
     assert (move.to_stage if move else None) == expected
+
+
+@pytest.mark.parametrize(("loss", "opens"), [(29.0, True), (31.0, False), (-31.0, False)])
+def test_a_win_is_held_against_the_loss_too(loss: float, *, opens: bool) -> None:
+    """Losses have all kinds of units: a gap of 0.3 is 1 % of a loss of 30."""
+    gates = GATES.model_copy(update={"min_gain": 0.01})
+    evidence = Evidence(100, 0.3, 0.01)
+    move = gate(SeedState("a", 0, stage="TRAINING"), evidence, 5, gates, loss=loss)
+    assert (move is not None) is opens
 
 
 @pytest.mark.parametrize("stage", ["TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"])
@@ -50,7 +59,7 @@ def test_a_seed_on_its_fallback_is_culled(stage: str) -> None:
     the number of its failures.
     """
     seed = SeedState("a", 0, stage=stage, execution="ERROR_RECOVERY", errors=3)  # type: ignore[arg-type]
-    move = gate(seed, Evidence(1000, 9.0, 0.1, 9.0, 0.1, blended=True), 9, GATES)
+    move = gate(seed, Evidence(1000, 9.0, 0.1, 9.0, 0.1, blended=True), 9, GATES, loss=1.0)
     assert move is not None
     assert (move.layer, move.seed, move.to_stage, move.reason) == (
         "a",
