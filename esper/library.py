@@ -29,7 +29,7 @@ from esper.tolaria.recipes.run_names import named, require_run_id
 from esper.tolaria.record.resume import Wanted
 from esper.tolaria.run.own_script import running
 from esper.tolaria.run.own_start import OwnLoop, begin, earlier_losses
-from esper.tolaria.run.tracking import Tracked, Tracker, tracking
+from esper.tolaria.run.tracking import RunTracker, Tracked, tracking
 from esper.tolaria.run.wiring import RunContext, place_of
 from esper.tolaria.session.model_file import read_model
 from esper.tolaria.session.progress import Progress
@@ -224,7 +224,7 @@ class GrowthTracker:
         self._run_id, self._resume = run_id, resume
         self._stack = ExitStack()
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> RunTracker:
         """The run begins, or goes on."""
         with ExitStack() as resources:
             place, _ = resources.enter_context(

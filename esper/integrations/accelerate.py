@@ -34,7 +34,7 @@ from esper.config import Settings
 from esper.disk import write_file
 from esper.errors import UsageError
 from esper.integrations.attachment import has_begun
-from esper.integrations.loading import HeldBack, host_digest, optimizer_within, require_same
+from esper.integrations.loaded_state import HeldBack, host_digest, optimizer_within, require_same
 from esper.library import opened
 from esper.tolaria.recipes.splits import Split
 from esper.tolaria.run.driven import Driven, Mark

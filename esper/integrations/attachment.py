@@ -12,7 +12,7 @@ from typing import Any
 
 from esper.config import Settings
 from esper.errors import UsageError
-from esper.integrations.loading import host_digest, require_same
+from esper.integrations.loaded_state import host_digest, require_same
 from esper.library import opened
 from esper.tolaria.run.driven import NO_SNAPSHOTS, Driven, Mark, at_first_step
 from esper.tolaria.run.own_loop import Growth, signals

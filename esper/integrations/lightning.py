@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from esper.errors import UsageError
 from esper.integrations.attachment import Attachment, reported
-from esper.integrations.loading import HeldBack, optimizer_within
+from esper.integrations.loaded_state import HeldBack, optimizer_within
 from esper.tolaria.recipes.splits import Split
 from esper.tolaria.run.driven import Mark
 from esper.tolaria.run.own_batches import Batches, batches_of

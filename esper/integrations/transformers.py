@@ -30,7 +30,7 @@ from esper.bounded import limits_of
 from esper.config import Settings
 from esper.errors import UsageError
 from esper.integrations.attachment import Attachment, reported
-from esper.integrations.loading import HeldBack, optimizer_within, tensors_of
+from esper.integrations.loaded_state import HeldBack, optimizer_within, tensors_of
 from esper.kasmina.plain.files import ModelFile, load_into, read_file
 from esper.kasmina.seeded.structure import LayerNote
 from esper.tolaria.recipes.splits import Split

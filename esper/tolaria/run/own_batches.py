@@ -27,7 +27,7 @@ from torch.utils.data import (
 from esper.errors import UsageError
 from esper.tolaria.recipes.splits import checked
 from esper.tolaria.recipes.structures import fingerprint, mapped, size
-from esper.tolaria.run.streams import begin_streams
+from esper.tolaria.run.random_streams import begin_streams
 from esper.tolaria.step.stepping import stream_seed
 
 _LONGEST: Final = 2**31

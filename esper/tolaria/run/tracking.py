@@ -74,7 +74,7 @@ class Tracked:
 
 
 @dataclass(slots=True)
-class Tracker:
+class RunTracker:
     """A run that is told what happens: `step` after each optimizer step, `epoch` after an epoch."""
 
     asked: Tracked
@@ -250,7 +250,7 @@ def _number(value: Any, name: str) -> float:
 
 
 @contextmanager
-def tracking(asked: Tracked, place: RunContext, *, resume: bool) -> Iterator[Tracker]:
+def tracking(asked: Tracked, place: RunContext, *, resume: bool) -> Iterator[RunTracker]:
     """Within: a run that is told what happens.
 
     Raises:
@@ -278,7 +278,7 @@ def tracking(asked: Tracked, place: RunContext, *, resume: bool) -> Iterator[Tra
             notify=drain.notify,
             chain=chain,
         )
-        tracker = Tracker(asked, journal, drain, emitter, place)
+        tracker = RunTracker(asked, journal, drain, emitter, place)
         if resume:
             _resume(tracker)
         else:
@@ -316,7 +316,7 @@ def _before(place: RunContext) -> tuple[RunState, str]:
     return state, judge.head
 
 
-def _start(tracker: Tracker, recipe: Recipe) -> None:
+def _start(tracker: RunTracker, recipe: Recipe) -> None:
     asked, environment = tracker.asked, observe()
     tracker.journal.do(
         StartRun(
@@ -340,7 +340,7 @@ def _start(tracker: Tracker, recipe: Recipe) -> None:
     )
 
 
-def _resume(tracker: Tracker) -> None:
+def _resume(tracker: RunTracker) -> None:
     place, journal = tracker.place, tracker.journal
     if tracker.asked.epoch > journal.state.epoch:
         raise UsageError(

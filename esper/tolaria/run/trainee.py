@@ -37,7 +37,7 @@ from esper.tolaria.recipes.splits import (
 from esper.tolaria.recipes.streamed import Streamed
 from esper.tolaria.recipes.structures import size
 from esper.tolaria.record.resume import recorded as recorded_versions
-from esper.tolaria.run.streams import begin_streams
+from esper.tolaria.run.random_streams import begin_streams
 from esper.tolaria.run.training_batches import batches, looked_at
 from esper.tolaria.step.method import Method
 from esper.tolaria.step.preflight import probe

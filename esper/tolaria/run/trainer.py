@@ -9,8 +9,8 @@ from esper.lifecycle.commands import Complete, StartRun
 from esper.tolaria.recipes.splits import Split
 from esper.tolaria.recipes.structures import Structure, size
 from esper.tolaria.record.forking import ForkStart
+from esper.tolaria.run.random_streams import begin_streams
 from esper.tolaria.run.startup import Startup
-from esper.tolaria.run.streams import begin_streams
 from esper.tolaria.run.training_batches import epoch_of
 from esper.tolaria.session.composition import Arrived, Interrupted, RolledBack
 from esper.tolaria.session.model_file import BEST_MODEL, save_model
