@@ -53,10 +53,12 @@ def test_every_kind_has_a_model_in_the_tests() -> None:
 
 
 def test_one_module_knows_the_classes_of_host_layers() -> None:
-    """Nothing else in Esper names a convolution's class; recipes and benchmarks make models."""
+    """Nothing else in Esper names a convolution's class; recipes, starters and benchmarks make
+    models.
+    """
     root = Path(esper.__file__).parent
     allowed = {root / "kasmina" / "seeded" / "built_in_hosts.py"}
-    makes_models = {root / "bench", root / "tolaria" / "recipes"}
+    makes_models = {root / "bench", root / "starters", root / "tolaria" / "recipes"}
     classes = {kind.layer.__name__ for kind in BUILT_IN} - {"Linear"}  # kernels are made of those
     for path in root.rglob("*.py"):
         if path in allowed or makes_models & {*path.parents}:
