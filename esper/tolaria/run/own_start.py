@@ -68,7 +68,7 @@ class OwnLoop:
     accumulate: int = 1
 
     def recipe(self) -> Recipe:
-        """The recipe that it amounts to.
+        """The recipe that it amounts to, with what it leaves out.
 
         Raises:
             UsageError: the settings are none, or are what the loop itself decides.
@@ -84,7 +84,7 @@ class OwnLoop:
         if self.accumulate != 1:
             # of no meaning here, and no less than the batches of a step
             own["batch_size"] = max(100, self.accumulate)
-        return validated(
+        recipe = validated(
             {
                 "name": "own-loop",
                 "model": OWN_LOOP,
@@ -94,6 +94,7 @@ class OwnLoop:
                 "run": {**own, **run} if isinstance(run, Mapping) else run,
             }
         )
+        return fitted(recipe, self.steps)
 
     def require(self, growing: GrowingModel) -> None:
         """Refuse what no run could begin with.
@@ -184,7 +185,7 @@ def begin(
         CorruptError: the journal was changed.
     """
     fork = script.fork if script and not script.begun else None
-    recipe = fitted(asked.recipe(), asked.steps)
+    recipe = asked.recipe()
     prepared = prepare(asked, fork.recipe if fork else recipe, place.progress.say)
     inputs = script.inputs(resumed=resume) if script else {}
     environment = observe({DATA: prepared.digest, **inputs})
