@@ -8,7 +8,6 @@ and a large image would take minutes.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,21 +60,19 @@ def verify(ir: BlueprintIR, prepared: nn.Module, budget: Budget) -> tuple[Check,
 
 @contextmanager
 def _awake(module: nn.Module) -> Iterator[nn.Module]:
-    """Within: what starts at zero has other numbers, the same for the same names, since a kernel
-    that writes zeros is right for any input and batch.
+    """Within: what starts at zero has other numbers, since a kernel that writes zeros is right for
+    any input and batch. The built module and its exported form get the same.
     """
-    asleep = {name: one for name, one in module.named_parameters() if not one.any()}
+    asleep = [parameter for parameter in module.parameters() if not parameter.any()]
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in asleep.items():
-            generator = torch.Generator().manual_seed(
-                zlib.crc32(name.rsplit("module.")[-1].encode())
-            )
+        for parameter in asleep:
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     try:
         yield module
     finally:
         with torch.no_grad():
-            for parameter in asleep.values():
+            for parameter in asleep:
                 parameter.zero_()
 
 

@@ -4,7 +4,7 @@ needs, in a run of 500 steps and in one of 500,000.
 Fitted are numbers that count steps or epochs, and what a win is worth. A value that the recipe
 gives stays. What was fitted stands in the run's journal as if it had been given, so a run that goes
 on, is replayed or forked never asks this again. The fractions were found on hosts that are too
-narrow for their task, of images, a table and characters (`docs/growth.md`).
+narrow for their task, of images and of a table (`docs/growth.md`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from esper.kasmina import CHUNK
-from esper.policies import SCHEDULE, ScheduleSettings
+from esper.policies import SCHEDULE, ScheduleSettings, settings_of
 from esper.tolaria.recipes.recipe import Recipe
 
 TRAINING: Final = (0.03, 0.15)
@@ -68,7 +68,8 @@ def too_short(recipe: Recipe, steps: int) -> str:
     policy = recipe.tamiyo.policy
     if not recipe.tamiyo.enabled or policy.get("name", SCHEDULE.name) != SCHEDULE.name:
         return ""
-    settings = ScheduleSettings.model_validate({**policy, "version": "any"})
+    settings = settings_of(policy, SCHEDULE)
+    assert isinstance(settings, ScheduleSettings)  # noqa: S101  # those of this policy
     an_epoch = steps / epochs
     begun = max(settings.first_epoch, math.ceil(settings.first_fraction * epochs), 1)
     ends = (

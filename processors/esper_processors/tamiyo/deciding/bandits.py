@@ -63,9 +63,8 @@ def fresh_gain(parameters: int) -> float:
     """Prior median of what an untried kernel of that many parameters gains: in proportion to their
     square root.
 
-    Measured by hand on the layers of three hosts (images, a table, characters), gains rose with the
-    power 0.4 to 0.6 of the parameters, from 0.3 % of the loss at 16 to 23 % at 15,000; `docs/
-    growth.md` has the table.
+    Measured by hand on the layers of two hosts (images, a table), gains rose with the power 0.4 to
+    0.6 of the parameters, from 1 % of the loss at 16 to 23 % at 15,000; `docs/growth.md` has some.
     """
     return min(MOST_GAIN, max(LEAST_GAIN, FRESH_GAIN * math.sqrt(parameters / FRESH_PARAMETERS)))
 
