@@ -37,16 +37,15 @@ def bench(
     """Measure Esper on this machine: half an hour for everything, seconds to minutes for one figure
     (--only).
     """
-    from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-
     from esper.bench.report import chosen, measure  # noqa: PLC0415 - as above
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
 
     figures = chosen(only or ())
     if names:
         _list(figures, as_json=as_json)
         return
-    console = Console(stderr=True)
+    console = standard_error()
     with console.status("beginning") as line:
         report = measure(
             figures,

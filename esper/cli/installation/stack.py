@@ -35,12 +35,11 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start the local stack, unless it is up, and keep it up between runs."""
-    from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-
     from esper import stack  # noqa: PLC0415 - the same
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.config import Settings  # noqa: PLC0415 - the same
 
-    settings, console = Settings.load(), Console(stderr=True)
+    settings, console = Settings.load(), standard_error()
     with console.status("looking for the stack") as line:
         endpoints = stack.up(settings, owner_pid=None, progress=line.update)
         if wait > 0 and (now := stack.status(settings)) is not None:

@@ -56,16 +56,15 @@ def fork(
     """Make a run that begins with the state that RUN had at a step, and train it on, with settings
     changed or decisions left out.
     """
-    from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-
     from esper.cli.runs.run import on_stack, tell, tell_growths  # noqa: PLC0415 - the same
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
     from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - the same
 
     if new_id:
         require_run_id(new_id)
-    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), standard_error()
 
     def forked(endpoints: Endpoints) -> tuple[Finished | Growth, str]:
         from esper.journal.reading import on_kafka, whole  # noqa: PLC0415 - as above

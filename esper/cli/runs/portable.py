@@ -49,8 +49,7 @@ def export(
     """Carry a run out: journal, schemas, snapshots, kernels, data and tables, each file with its
     SHA-256.
     """
-    from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.cli.shared.journal_sources import journal, passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
@@ -59,7 +58,7 @@ def export(
     from esper.tolaria.recipes.run_names import require_run_id  # noqa: PLC0415 - as above
 
     require_run_id(run_id)
-    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), standard_error()
     passphrase = passphrase_in(passphrase_file)
     events, messages = journal(
         settings, run_id, clock=clock, say=lambda sentence: console.print(sentence, highlight=False)
@@ -115,16 +114,15 @@ def bring(
     """Take an exported run in, once every file of it is verified: its journal into Kafka, its
     snapshots and kernels into the store.
     """
-    from rich.console import Console  # noqa: PLC0415 - as above
-
     from esper.bounded import limits_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - as above
     from esper.cli.shared.journal_sources import passphrase_in  # noqa: PLC0415 - as above
     from esper.clock import SystemClock  # noqa: PLC0415 - as above
     from esper.config import Settings  # noqa: PLC0415 - as above
     from esper.journal.importing import Importing  # noqa: PLC0415 - as above
     from esper.journal.portable import opened_export  # noqa: PLC0415 - as above
 
-    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), standard_error()
     with console.status("verifying") as shown:
         opened = opened_export(
             folder,

@@ -77,8 +77,7 @@ def run(
     """Train a model that grows, on the local stack or the cluster of ESPER_KAFKA__BOOTSTRAP, which
     is started when it is not up.
     """
-    from rich.console import Console  # noqa: PLC0415
-
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415
     from esper.clock import SystemClock  # noqa: PLC0415
     from esper.config import Settings  # noqa: PLC0415
     from esper.identity import age_s  # noqa: PLC0415
@@ -101,7 +100,7 @@ def run(
         raise UsageError(
             f"Only a script takes arguments, and {recipe} is a recipe: give settings by --set."
         )
-    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), standard_error()
     allowed = (
         Allowed.of(settings.service.recipes) if listed else None
     )  # so Tolaria's part starts the runs that it is asked for

@@ -86,6 +86,7 @@ def whatif(
     """
     from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.cli.shared.plots import require_format  # noqa: PLC0415 - the same
     from esper.clock import SystemClock  # noqa: PLC0415 - the same
     from esper.config import Settings  # noqa: PLC0415 - the same
@@ -94,7 +95,7 @@ def whatif(
     require_run_id(run_id)
     if out:
         require_format(out)
-    settings, clock, console = Settings.load(), SystemClock(), Console(stderr=True)
+    settings, clock, console = Settings.load(), SystemClock(), standard_error()
     if mode == "open":
         from esper.cli.shared.journal_sources import journal  # noqa: PLC0415 - as above
 

@@ -159,9 +159,9 @@ def test_steps_of_several_batches_are_executed_again(home: Path, tmp_path: Path)
 
 def test_a_journal_that_was_changed_is_not_proven(home: Path, tmp_path: Path) -> None:
     """The epoch is named whose digest is another one."""
-    trained(home, tmp_path, "forged")
+    trained(home, tmp_path, "altered")
     settings = Settings(home=home)
-    events, _ = journal(settings, "forged", clock=SystemClock(), say=lambda _: None)
+    events, _ = journal(settings, "altered", clock=SystemClock(), say=lambda _: None)
     forged = tuple(
         replace(one, parameters_digest="ab" * 32)
         if isinstance(one, EpochEnded) and one.epoch == 2

@@ -76,9 +76,9 @@ def state(
         raise UsageError(f"{out} exists already; name another file with --out.")
     origin = ReplaySource(path, passphrase_file, tuple(allow or ()), from_scratch)
     with executing(origin):
-        from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+        from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
-        console = Console(stderr=True)
+        console = standard_error()
         source = archived_run(run_id, origin, console)
         from esper.cli.shared.run_states import restored  # noqa: PLC0415 - as above
         from esper.tolaria.replay.state_file import save_state_file  # noqa: PLC0415 - as above

@@ -42,9 +42,9 @@ def verify(
     """
     origin = ReplaySource(path, passphrase_file, tuple(allow or ()), from_scratch)
     with executing(origin):
-        from rich.console import Console  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+        from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
 
-        console = Console(stderr=True)
+        console = standard_error()
         source = archived_run(run_id, origin, console)
         from esper.cli.shared.journal_sources import step_reports  # noqa: PLC0415 - as above
         from esper.cli.shared.proving import prove  # noqa: PLC0415 - as above
