@@ -590,10 +590,12 @@ class Settings(BaseSettings):
     home: Annotated[Path, AfterValidator(_home)] = Field(
         default=Path(".esper"), description="folder of all data"
     )
-    parts: Literal["local", "elsewhere"] = Field(
+    parts: Literal["local", "on_demand", "elsewhere"] = Field(
         default="local",
         description=(
-            "elsewhere: commands start no stack, because each part runs in a container of its own"
+            "on_demand: control API, Nissa and history start when somebody first asks them, which "
+            "saves memory; elsewhere: commands start no stack, because each part runs in a "
+            "container of its own"
         ),
     )
     kafka: KafkaSettings = KafkaSettings()

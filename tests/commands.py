@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -74,9 +74,12 @@ class Command:
 
 
 class _Nursery:
-    """The process that others are forked from, begun when the first is wanted."""
+    """The process that others are forked from, begun when the first is wanted; it has `imported`
+    these modules.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, imported: Sequence[str]) -> None:
+        self._imported = imported
         self.folder = Path(tempfile.mkdtemp(prefix="esper-tests-"))
         self.numbers = count(1)
         self._lock = threading.Lock()
@@ -91,7 +94,7 @@ class _Nursery:
                     for name, value in os.environ.items()
                     if not name.startswith("ESPER_")
                 } | {"PYTHONPATH": str(ROOT)}
-                command = [sys.executable, "-m", "tests.nursery"]
+                command = [sys.executable, "-m", "tests.nursery", *self._imported]
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -114,19 +117,19 @@ class _Nursery:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-_made: list[_Nursery] = []
+_made: dict[tuple[str, ...], _Nursery] = {}
 
 
-def _nursery() -> _Nursery:
-    if not _made:
-        _made.append(_Nursery())
-    return _made[0]
+def _nursery(imported: tuple[str, ...]) -> _Nursery:
+    if imported not in _made:
+        _made[imported] = _Nursery(imported)
+    return _made[imported]
 
 
 def close() -> None:
     """Give everything back, at the end of a session."""
     while _made:
-        _made.pop().close()
+        _made.popitem()[1].close()
 
 
 def begin(
@@ -136,11 +139,14 @@ def begin(
     cwd: Path | None = None,
     out: Path | None = None,
     cold: bool = False,
+    imported: tuple[str, ...] = (),
 ) -> Command:
-    """Begin `python -m MODULE ARGUMENTS`, with the environment of the tests or with `environment`
-    alone; both streams go to `out`, if it is given.
+    """Begin `python -m MODULE ARGUMENTS`, or `python MODULE ARGUMENTS` of a file, with the
+    environment of the tests or with `environment` alone; both streams go to `out`, if it is given.
+
+    What is `imported` need not be loaded by the process itself, unless it is `cold`.
     """
-    nursery = _nursery()
+    nursery = _nursery(imported)
     stem = nursery.folder / f"{next(nursery.numbers):05d}"
     to, told = (out, out) if out else (stem.with_suffix(".out"), stem.with_suffix(".err"))
     told.touch()
@@ -151,7 +157,7 @@ def begin(
     )
     if not cold:
         asked = {
-            "module": module,
+            "program": module,
             "arguments": words,
             "environment": given,
             "cwd": folder,
@@ -163,7 +169,7 @@ def begin(
     given["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [given.get("PYTHONPATH")])])
     with to.open("ab") as one, told.open("ab") as other:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
+            [sys.executable, *([] if module.endswith(".py") else ["-m"]), module, *words],
             stdin=subprocess.DEVNULL,
             stdout=one,
             stderr=other,
@@ -179,10 +185,13 @@ def run(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     cold: bool = False,
+    imported: tuple[str, ...] = (),
     seconds: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
     """The same to its end."""
-    process = begin(*arguments, module=module, environment=environment, cwd=cwd, cold=cold)
+    process = begin(
+        *arguments, module=module, environment=environment, cwd=cwd, cold=cold, imported=imported
+    )
     try:
         out, err = process.said(seconds)
     except BaseException:

@@ -1,10 +1,10 @@
 """Forks processes of Esper out of one that has imported what they need: each then costs its work,
 not two to four seconds of imports.
 
-`python -m tests.nursery` reads a JSON object a line and answers each with one. {"module": M,
-"arguments": [...], "environment": {...}, "cwd": D, "out": FILE, "err": FILE} begins `python -m M
-...`: {"pid": N}. {"pid": N} asks how it ended: {"code": C}, C as for subprocess, null while it
-lives.
+`python -m tests.nursery MODULE...` imports these modules, reads a JSON object a line, and
+answers each with one. {"program": P, "arguments": [...], "environment": {...}, "cwd": D, "out":
+FILE, "err": FILE} begins `python -m P ...`, or `python P ...` where P ends with .py: {"pid": N}.
+{"pid": N} asks how it ended: {"code": C}, C as for subprocess, null while it lives.
 
 What is forked is a process like any other: its own environment and folder, signals as they are by
 default, threads, and functions for the exit.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import random
@@ -27,9 +28,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+_FILE = ".py"
+
 
 def born(
-    module: str,
+    program: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
     cwd: str,
@@ -50,10 +53,10 @@ def born(
     os.environ.update(environment)
     os.chdir(cwd)
     sys.path[:0] = [
-        cwd,
+        os.path.dirname(program) if program.endswith(_FILE) else cwd,  # noqa: PTH120 -- as Python itself has it
         *(one for one in environment.get("PYTHONPATH", "").split(os.pathsep) if one),
     ]
-    sys.argv = [module, *arguments]
+    sys.argv = [program, *arguments]
     random.seed()
     np.random.seed()  # noqa: NPY002 -- what draws from it unseeded shall differ from process to process, as it would
     torch.seed()
@@ -68,7 +71,7 @@ def ended(pid: int) -> int | None:
 def serve() -> str:
     """Answer until nobody asks any more.
 
-    In a process that was forked, the name of the module that it has to run.
+    In a process that was forked, the program that it has to run.
     """
     for line in sys.stdin:
         asked = json.loads(line)
@@ -78,19 +81,23 @@ def serve() -> str:
             answer = {"pid": pid}
         else:
             born(**asked)
-            return str(asked["module"])
+            return str(asked["program"])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     return ""
 
 
-def live(module: str) -> int:
-    """Run a module as `python -m` does, to the end of its threads and of what it left for its exit.
+def live(program: str) -> int:
+    """Run a module as `python -m` does, or a file as `python` does, to the end of its threads and
+    of what it left for its exit.
 
     Gives the exit code.
     """
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if program.endswith(_FILE):
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as ended:
         if ended.code is not None and not isinstance(ended.code, int):
@@ -107,6 +114,8 @@ def live(module: str) -> int:
 
 
 if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     gc.freeze()  # so that no collection copies what the processes share
     if wanted := serve():
         os._exit(

@@ -113,7 +113,7 @@ def bring_up(settings: Settings, owner_pid: int | None = None) -> stack.Endpoint
 
 @contextmanager
 def tiny_stack(settings: Settings) -> Iterator[stack.Endpoints]:
-    """A small stack that is up, and down afterwards."""
+    """A small stack that is up, and down afterwards; with parts on demand, nissa is one."""
     try:
         endpoints = bring_up(settings)
         stack.wait_ready(settings, ["nissa"], PATIENCE_S)

@@ -23,6 +23,7 @@ from esper.bench import (
     history,
     journals,
     kernels,
+    own_loops,
     restores,
     snapshots,
     steps,
@@ -32,7 +33,18 @@ from esper.bench.figure_registry import FIGURES, Bench, Figure
 from esper.clock import Clock
 from esper.errors import EsperError, UsageError
 
-FAMILIES = (steps, kernels, snapshots, restores, events, journals, decisions, history, whole)
+FAMILIES = (
+    steps,
+    own_loops,
+    kernels,
+    snapshots,
+    restores,
+    events,
+    journals,
+    decisions,
+    history,
+    whole,
+)
 """The modules whose figures are measured, in this order."""
 
 _DIGITS = 4  # of a figure: more would be noise

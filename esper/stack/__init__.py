@@ -4,6 +4,6 @@ supervisor.
 
 from __future__ import annotations
 
-from esper.stack.control import Endpoints, down, release, running, status, up, wait_ready
+from esper.stack.control import Endpoints, asleep, down, release, running, status, up, wait_ready
 
-__all__ = ["Endpoints", "down", "release", "running", "status", "up", "wait_ready"]
+__all__ = ["Endpoints", "asleep", "down", "release", "running", "status", "up", "wait_ready"]

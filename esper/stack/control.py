@@ -175,7 +175,7 @@ def up(
 
 def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None:
     """Wait until each of `parts` (broker, tolaria, tamiyo, nissa, history, foundry) answers its
-    health check with ready.
+    health check with ready, or is there on demand.
 
     Raises:
         UnavailableError: the stack is not up, or a part is not ready within `timeout` seconds.
@@ -190,7 +190,10 @@ def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None
         if now is None:
             raise UnavailableError("the stack is not up: start it with `esper up`")
         lacking = [
-            name for name in wanted if (part := now.part(name)) is None or part.phase != "ready"
+            name
+            for name in wanted
+            # one on demand begins with the first question, which waits for it
+            if (part := now.part(name)) is None or part.phase not in ("ready", "on demand")
         ]
         if not lacking:
             return
@@ -199,13 +202,22 @@ def wait_ready(settings: Settings, parts: Iterable[str], timeout: float) -> None
         clock.sleep(0.05)
 
 
+def asleep(settings: Settings, part: str) -> bool:
+    """Whether nobody has asked for a part that is there on demand, since the stack of this
+    ESPER_HOME began: the one that is up, or the last one.
+    """
+    now = status(settings) or stack_state.read(settings.stack_dir)
+    found = now.part(part) if now is not None else None
+    return found is not None and found.phase == "on demand"
+
+
 def release(settings: Settings, owner_pid: int) -> None:
     """`owner_pid` needs the stack no longer, although it lives on.
 
     The stack ends if nobody else wants it.
     """
     owner = Identity.of(owner_pid)
-    if owner is not None and settings.parts == "local":
+    if owner is not None and settings.parts != "elsewhere":
         owners.leave(settings.stack_dir, owner)
 
 

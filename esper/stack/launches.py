@@ -81,6 +81,7 @@ def part_launch(
         start_s=part.start_s,
         explain=lambda _: None,
         descriptors=listening.descriptors,
+        on_demand=part.on_demand,
     )
 
 

@@ -193,7 +193,8 @@ class Supervisor:
                 judged = now
                 self._judge_owners()
             if self._record_aot and (
-                now >= started + _RECORD_AFTER_S or all(child.ready for child in self._everyone())
+                now >= started + _RECORD_AFTER_S
+                or all(child.ready or child.asleep for child in self._everyone())
             ):
                 self._record(leash)
             self._wake.wait(_TICK_S)

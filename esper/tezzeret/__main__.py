@@ -23,8 +23,8 @@ from esper.service import Server
 from esper.service.transport.signing import Keyring
 from esper.tezzeret.answer import SENDER
 from esper.tezzeret.api import build
+from esper.tezzeret.compiler_process import CompilerProcess
 from esper.tezzeret.service import Foundry
-from esper.tezzeret.warm import WarmCompiler
 from esper.urza.sealed import open_kernels
 from esper.urza.shelf import follow_outcomes
 
@@ -32,6 +32,7 @@ _log = logging.getLogger("esper.tezzeret")
 # a third of a trainer's share where cores are short: enough to answer, little enough not to be felt
 _NICENESS = 5
 _GRACE_S = 3.5
+_LOOK_S = 5.0  # between two looks at whether the compiler is still wanted
 
 
 def main() -> int:
@@ -46,7 +47,7 @@ def main() -> int:
         )
     known()  # a family of an installed package that cannot be used is said now, not at a report
     clock = SystemClock()
-    compiler = WarmCompiler(clock)
+    compiler = CompilerProcess(clock)
     store = open_kernels(settings)
     bus = KafkaBus(Access.of(settings, SENDER))
     foundry = Foundry(bus=bus, store=store, clock=clock, compiler=compiler)
@@ -83,10 +84,12 @@ def main() -> int:
         # a new installation will need it at once; others start training sooner without it
         if next(iter(store.list("kernels/")), None) is None:
             compiler.start()
-        stopping.wait()
+        while not stopping.wait(_LOOK_S):
+            compiler.rest()
         foundry.stop.set()
         server.stop()
         worker.join(_GRACE_S)
+        compiler.stop()
     _log.info("ended in mid-answer" if worker.is_alive() else "ended")
     return 1 if crashed else 0
 
@@ -113,6 +116,4 @@ if __name__ == "__main__":
     code = _run()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        code
-    )  # a thread inside PyTorch cannot be interrupted; an answer survives a kill at any moment
+    os._exit(code)  # a thread may wait for the compiler; an answer survives a kill at any moment

@@ -18,6 +18,7 @@ from esper.bench import (
     history,
     journals,
     kernels,
+    own_loops,
     restores,
     snapshots,
     steps,
@@ -31,6 +32,7 @@ from tests import commands
 
 SMALL: dict[Any, dict[str, Any]] = {
     steps: {"_ROUNDS": 3, "_FORWARDS": 3, "_STEPS": 3},
+    own_loops: {"_ROUNDS": 2, "_LARGE_ROUNDS": 2},
     kernels: {"_OPERATIONS": 1000, "_ROUNDS": 2, "_GRAFTS": 10},
     snapshots: {
         "_SIZES": {"10mb": (1 << 20, 2), "100mb": (1 << 20, 2), "1gb": (1 << 20, 2)},
@@ -46,6 +48,8 @@ SMALL: dict[Any, dict[str, Any]] = {
 DIFFERENCES = {
     "dormant_overhead_layer",
     "health_signal",
+    "own_loop_dormant",
+    "own_loop_noise",
     "one_active_kernel",
     "four_active_kernels",
     "fold_long_memory",

@@ -138,9 +138,13 @@ def _table(now: StackState, now_us: int) -> Table:
 
 
 def _phase(part: PartState) -> str:
-    colour = {"ready": "green", "starting": "cyan", "waiting": "cyan", "stopped": "dim"}.get(
-        part.phase, "red"
-    )
+    colour = {
+        "ready": "green",
+        "starting": "cyan",
+        "waiting": "cyan",
+        "stopped": "dim",
+        "on demand": "dim",
+    }.get(part.phase, "red")
     return f"[{colour}]{part.phase}[/]"
 
 

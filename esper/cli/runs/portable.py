@@ -193,7 +193,7 @@ def _brought(importing: Importing, settings: Settings) -> int:
 
 def _history(settings: Settings, stack: ExitStack) -> QuerySource | None:
     """The history, if there is one."""
-    from esper.cli.shared.journal_sources import history_of  # noqa: PLC0415 - as above
+    from esper.cli.shared.history_source import history_of  # noqa: PLC0415 - as above
 
     try:
         return stack.enter_context(history_of(settings))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from esper.clock import Clock
     from esper.config import Settings
     from esper.events import JournalEvent
-    from esper.history.queries import QuerySource
     from esper.oona.durable.authentic import Judge
     from esper.tolaria.replay.archive import Archived
     from esper.tolaria.replay.figures import StepTold
@@ -55,11 +54,10 @@ def journal(
 
     trust = signing.trust(settings.keys_dir)
     endpoints = stack.running(settings)
-    history_url = endpoints.history_url if endpoints else ""
     if endpoints is None and not settings.kafka.bootstrap:
         judge = Judge(run_id, trust)
         try:
-            stored = _from_history(settings, judge, history_url)
+            stored = _from_history(settings, judge)
         except (UsageError, UnavailableError, CorruptError):
             pass
         else:
@@ -76,7 +74,7 @@ def journal(
     except (UsageError, UnavailableError) as error:
         judge = Judge(run_id, trust)
         try:
-            stored = _from_history(settings, judge, history_url)
+            stored = _from_history(settings, judge)
         except EsperError:
             raise error from None
         say(f"{error} The journal comes from the history, which has {len(stored)} events of it.")
@@ -88,6 +86,7 @@ def step_reports(source: Archived) -> Mapping[str, StepTold]:
 
     Nothing, where neither has it.
     """
+    from esper.cli.shared.history_source import history_of  # noqa: PLC0415 - as above
     from esper.tolaria.replay.figures import from_export, from_history  # noqa: PLC0415 - as above
 
     if source.export is not None:
@@ -97,18 +96,6 @@ def step_reports(source: Archived) -> Mapping[str, StepTold]:
             return from_history(history, source.events[0].run_id)
     except (UsageError, UnavailableError):
         return {}
-
-
-def history_of(settings: Settings) -> QuerySource:
-    """The history: asked over HTTP while the stack is up, else its folder or server.
-
-    Raises as `esper.history.queries.source` does.
-    """
-    from esper import stack  # noqa: PLC0415 - as above
-    from esper.history.queries import source  # noqa: PLC0415 - as above
-
-    endpoints = stack.running(settings)
-    return source(settings, endpoints.history_url if endpoints else "")
 
 
 def passphrase_in(file: Path | None) -> str:
@@ -136,14 +123,12 @@ def _reported(
     return [event for event, _ in pairs], [value for _, value in pairs]
 
 
-def _from_history(
-    settings: Settings, judge: Judge, history_url: str
-) -> list[tuple[JournalEvent, bytes]]:
-    from esper.history.queries import source  # noqa: PLC0415 - as above
+def _from_history(settings: Settings, judge: Judge) -> list[tuple[JournalEvent, bytes]]:
+    from esper.cli.shared.history_source import history_of  # noqa: PLC0415 - as above
     from esper.history.stored_journal import messages_of  # noqa: PLC0415 - as above
     from esper.journal.reading import believed  # noqa: PLC0415 - as above
 
-    with source(settings, history_url) as history:
+    with history_of(settings) as history:
         return believed(messages_of(history, judge.run_id, judge.trust), judge)
 
 

@@ -15,14 +15,14 @@ _NARROW = 100  # characters of a cell before it is cut on a terminal
 
 
 def open_history() -> QuerySource:
-    """The history, with a word on standard error if something may be missing from it."""
-    from esper import stack  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
-    from esper.config import Settings  # noqa: PLC0415 - as above
-    from esper.history.queries import source  # noqa: PLC0415 - as above
+    """The history, with a word on standard error if something may be missing from it.
 
-    settings = Settings.load()
-    endpoints = stack.running(settings)
-    history = source(settings, endpoints.history_url if endpoints else "")
+    Raises as `history_of` does.
+    """
+    from esper.cli.shared.history_source import history_of  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.config import Settings  # noqa: PLC0415 - as above
+
+    history = history_of(Settings.load())
     missing = history.missing()
     if missing is None:
         print(

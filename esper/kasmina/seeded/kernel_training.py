@@ -4,7 +4,7 @@ from the host's and from each other's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -35,6 +35,20 @@ class KernelTraining(BaseModel):
     blend_steps: int = Field(
         default=200, ge=1, description="steps over which alpha ramps linearly to its target"
     )
+
+
+@torch.no_grad()
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of all elements of the tensors, on the device of the first.
+
+    That of `nn.utils.get_total_norm`, to the bit, without its 0.1 to 0.3 ms of sorting tensors
+    where all are alike.
+    """
+    if not tensors or len({(one.device, one.dtype) for one in tensors}) > 1:
+        return nn.utils.get_total_norm(list(tensors))
+    norms = torch.stack(torch._foreach_norm(list(tensors), 2.0))  # noqa: SLF001  # as torch's own does
+    found: Tensor = torch.linalg.vector_norm(norms, 2.0)
+    return found
 
 
 class Counters(TypedDict):
@@ -90,11 +104,7 @@ class Grown:
             for gradient in held:
                 # scales are powers of two: the division changes the exponent alone, and no digit
                 gradient.div_(scale)
-        return (
-            nn.utils.get_total_norm(held)
-            if held
-            else torch.zeros((), device=self.slot.alpha.device)
-        )
+        return total_norm(held) if held else torch.zeros((), device=self.slot.alpha.device)
 
     def optimise(self, settings: KernelTraining, fraction: float, norm: Tensor) -> None:
         """One optimizer step at `fraction` (0 to 1) of the rate by the run's schedule.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,8 @@ class Launch:
     """The sentence for a death whose cause is known."""
     descriptors: tuple[int, ...] = ()
     """What each life inherits: the sockets that it serves."""
+    on_demand: bool = False
+    """Whether the first life waits until somebody connects to one of these sockets."""
 
 
 def health(settings: Settings, part: str, port: int) -> Answer:
@@ -124,6 +127,7 @@ class Child:
         self._restarts = -1
         self._log_from = 0
         self._stopping = False
+        self._waits = launch.on_demand
 
     @property
     def ready(self) -> bool:
@@ -131,6 +135,11 @@ class Child:
         return (
             self._process is not None and self._pulse is not None and self._pulse.answer == "ready"
         )
+
+    @property
+    def asleep(self) -> bool:
+        """Whether nobody has asked for it yet."""
+        return self._waits
 
     @property
     def running(self) -> bool:
@@ -168,7 +177,7 @@ class Child:
             if quiet > patience:
                 self._kill()
                 self._died(now, None)
-        if self._process is None and not self._stopping and now >= self._due:
+        if self._process is None and not self._stopping and now >= self._due and self._wanted():
             self._start(now)
 
     def stop(self) -> None:
@@ -188,13 +197,19 @@ class Child:
         self._forget()
         return True
 
+    def _wanted(self) -> bool:
+        """Whether somebody has asked for it, ever."""
+        # who connects waits in the socket's queue, which the first life serves
+        self._waits = self._waits and not select.select(self.launch.descriptors, [], [], 0)[0]
+        return not self._waits
+
     def _phase(self) -> PartPhase:
         if self._process is None:
-            return (
-                "stopped"
-                if self._stopping
-                else ("waiting" if self.error is None else "backing off")
-            )
+            if self._waits:  # at the end too: the state file says then that it was never there
+                return "on demand"
+            if self._stopping:
+                return "stopped"
+            return "waiting" if self.error is None else "backing off"
         if self.ready:
             return "ready"
         return "unready" if self._pulse is not None and self._pulse.was_ready else "starting"

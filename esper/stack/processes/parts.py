@@ -34,11 +34,17 @@ class Part:
     """How long it may leave `GET /health` without any answer before it is taken for stuck."""
     start_s: float = 180.0
     """The same until it has been ready for the first time."""
+    on_demand: bool = False
+    """Whether it starts when somebody first connects to its port."""
 
 
 def default_parts(settings: Settings) -> tuple[Part, ...]:
-    """Tolaria's control API, Tamiyo, Nissa, history and foundry."""
-    python = (sys.executable, "-m")
+    """Tolaria's control API, Tamiyo, Nissa, history and foundry.
+
+    With ESPER_PARTS=on_demand those wait to be asked without which runs do the same: what they are
+    behind by is in Kafka.
+    """
+    python, lazy = (sys.executable, "-m"), settings.parts == "on_demand"
     embedded = () if settings.kafka.bootstrap else ("--embedded",)
     return (
         Part(
@@ -47,6 +53,7 @@ def default_parts(settings: Settings) -> tuple[Part, ...]:
             "ESPER_TOLARIA__PORT",
             8080,
             settings.tolaria.port,
+            on_demand=lazy,
         ),
         Part(
             "tamiyo",
@@ -61,6 +68,7 @@ def default_parts(settings: Settings) -> tuple[Part, ...]:
             "ESPER_NISSA__PORT",
             9090,
             settings.nissa.port,
+            on_demand=lazy,
         ),
         Part(
             "history",
@@ -68,6 +76,7 @@ def default_parts(settings: Settings) -> tuple[Part, ...]:
             "ESPER_HISTORY__PORT",
             8123,
             settings.history.port,
+            on_demand=lazy,
         ),
         Part("foundry", (*python, "esper.tezzeret"), "ESPER_URZA__PORT", 8000, settings.urza.port),
     )

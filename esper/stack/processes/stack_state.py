@@ -20,7 +20,10 @@ LOCK: Final = "lock"
 Signature = tuple[int, int, int]
 Phase = Literal["starting", "running", "stopping", "down", "failed", "silent"]
 """silent: a supervisor lives, and does not mend its state file. Reported, never written."""
-PartPhase = Literal["waiting", "starting", "ready", "unready", "backing off", "stopped"]
+PartPhase = Literal[
+    "on demand", "waiting", "starting", "ready", "unready", "backing off", "stopped"
+]
+"""on demand: it starts when somebody first connects to its port."""
 
 
 @dataclass(frozen=True, slots=True)

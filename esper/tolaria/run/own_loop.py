@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
@@ -28,6 +28,7 @@ from esper.errors import EsperError, FencedError, UsageError
 from esper.events.records import Outcome
 from esper.kasmina import GrowingModel, Inventory, Numerics, Place, inventory
 from esper.kasmina.numerics import PrecisionName
+from esper.kasmina.seeded.kernel_training import total_norm
 from esper.lifecycle import LIVE
 from esper.lifecycle.commands import Complete, Fail, Pause
 from esper.tolaria.recipes.structures import Structure, fingerprint, mapped, plain, size
@@ -518,7 +519,7 @@ class Growth:
         }
         scaler = self._scaler()
         scale = 1.0 if scaler is None else scaler.get_scale()
-        norm = nn.utils.get_total_norm(host)
+        norm = total_norm(host)
         done = Pass(
             _shared([batch.loss for batch in batches], [batch.units / total for batch in batches]),
             {
@@ -784,10 +785,11 @@ class Growth:
         def loss(batch: _Batch) -> Tensor:
             return _shared([task.outcome(growing, batch.data).loss], [batch.units / total])
 
-        with _own_precision(growing):
-            for batch in batches:
-                for place in turns:
-                    growing.shadow_step(place, batch.seed, partial(loss, batch))
+        if turns:
+            with _own_precision(growing):
+                for batch in batches:
+                    for place in turns:
+                        growing.shadow_step(place, batch.seed, partial(loss, batch))
         return turns
 
 

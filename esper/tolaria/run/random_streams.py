@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import torch
 
+from esper.kasmina.seeded.shadow import seed_streams
 from esper.tolaria.step.stepping import stream_seed
 
 
@@ -15,6 +15,6 @@ def begin_streams(seed: int, *labels: object) -> None:
     from any of them.
     """
     first = stream_seed(seed, *labels)
-    torch.manual_seed(first)
+    seed_streams(first)
     random.seed(first)
     np.random.seed(first % (1 << 32))  # noqa: NPY002  # the global stream, which a user's model may draw from

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from esper.blame import mistake
 from esper.errors import EsperError, UsageError, printable
+from esper.kasmina.seeded.shadow import seed_streams
 from esper.tolaria.recipes.recipe import RunSection
 from esper.tolaria.recipes.splits import Split
 from esper.tolaria.recipes.streamed import Streamed
@@ -210,7 +211,7 @@ class _Apart:
 
     def __init__(self, seed: int) -> None:
         before = _states()
-        torch.manual_seed(seed)
+        seed_streams(seed)
         random.seed(seed)
         np.random.seed(seed % (1 << 32))  # noqa: NPY002  # a data set may draw from the global stream
         self._own = _states()

@@ -23,6 +23,8 @@ from esper.errors import EsperError
 from esper.kasmina import KernelFault, Numerics
 from esper.kasmina.growth import GrowingModel, Place
 from esper.kasmina.numerics import device_of
+from esper.kasmina.seeded.kernel_training import total_norm
+from esper.kasmina.seeded.shadow import seed_streams
 from esper.lifecycle import LIVE, RunState
 from esper.tolaria.recipes.recipe import Recipe, RunSection
 from esper.tolaria.recipes.structures import divided, mapped
@@ -428,7 +430,7 @@ class _Attempts:
         sums: dict[str, list[Tensor]] = {metric.name: [] for metric in self._task.metrics}
         for micro in self._batches:
             # each attempt, and the shadow pass below, must draw the same dropout masks
-            torch.manual_seed(micro.seed)
+            seed_streams(micro.seed)
             last = micro is self._batches[-1]
             with switches.live_pass(watching=bool(live), sampling=self._sample and last):
                 loss, batch_sums = self._live_pass(micro, guarded=bool(live))
@@ -438,7 +440,7 @@ class _Attempts:
             for place in self.shadowed:
                 growing.shadow_step(place, micro.seed, partial(self._loss, micro))
         # stays on the device until `read`: to ask here would wait for the backward
-        norm = nn.utils.get_total_norm(
+        norm = total_norm(
             [parameter.grad for parameter in growing.host_parameters if parameter.grad is not None]
         ).to(losses[0].device)
         norms = {place: growing.kernels[place].norm(self.scale) for place in live}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.commands import ROOT
-from tests.integration.run.whole import endpoints, esper, program, query
+from tests.integration.run.whole import endpoints, esper, query, run_program
 
 EXAMPLES = ROOT / "docs" / "examples"
+FRAMEWORKS = ("accelerate", "lightning", "transformers")
 KILLED = Path(__file__).parent / "killed.py"
 
 
@@ -19,7 +20,8 @@ def live(
     home: Path, example: Path, *arguments: str | Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program once."""
-    return program(home, KILLED, str(example), *map(str, arguments), **environment)
+    words = [str(example), *map(str, arguments)]
+    return run_program(home, KILLED, words, environment, FRAMEWORKS)
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> list[str]:

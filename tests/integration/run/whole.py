@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ from esper.history.queries import HttpSource
 from esper.stack import Endpoints, running
 from tests import commands
 from tests.commands import ROOT
-from tests.waiting import PATIENCE_S
 
 GROWING: Final = (
     "kernels.blend_steps=20",
@@ -60,14 +59,23 @@ def program(
     home: Path, path: Path, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program of a user's in `home`."""
+    return run_program(home, path, arguments, environment, ())
+
+
+def run_program(
+    home: Path,
+    path: Path,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    imported: tuple[str, ...],
+) -> subprocess.CompletedProcess[str]:
+    """The same for one that uses what is `imported`, and need not wait until that is loaded."""
     given = {"ESPER_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(path), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env={**os.environ, **given, **environment},
+    return commands.run(
+        *arguments,
+        module=str(path),
+        environment={**os.environ, **given, **environment},
+        imported=("esper.library", *imported),
     )
 
 

@@ -41,6 +41,7 @@ def main() -> int:
             9090,
             settings.nissa.port,
             silence_s=2.5,
+            on_demand=settings.parts == "on_demand",
         ),
         Part(
             "tamiyo",
