@@ -80,14 +80,17 @@ def test_what_a_checkpoint_lacks_is_said(home: Path, tmp_path: Path) -> None:
         ({"mixed_precision": "fp8"}, "mixed_precision"),
     ],
 )
-def test_what_cannot_work_is_refused(asked: dict[str, Any], said: str) -> None:
+def test_what_cannot_work_is_refused(
+    asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before there is a run."""
     accelerator = Accelerator(cpu=True)
     for name, value in asked.items():
+        # put back afterwards: every Accelerator of a process has the same state
         if name == "gradient_accumulation_steps":
-            accelerator.gradient_accumulation_steps = value
+            monkeypatch.setattr(accelerator, name, value)
         else:
-            accelerator.state._mixed_precision = value
+            monkeypatch.setattr(accelerator.state, "_mixed_precision", value)
     net = esper.germinate(nn.Linear(4, 2), seeds=2)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     with pytest.raises(UsageError, match=said):
