@@ -19,7 +19,9 @@ from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.step.method import Method
 from esper.tolaria.step.stepping import Stepper
 from esper.tolaria.step.tasks import CLASSIFICATION
+from tests.commands import ROOT
 from tests.integration.kasmina.zoo.models import CLASSES, ZOO, Member
+from tests.integration.kasmina.zoo.table import row
 from tests.unit.kasmina.cases import own_kernel, state_of
 
 STEPS = 20
@@ -140,6 +142,12 @@ def test_every_kind_of_a_library_has_a_model_here() -> None:
         growing = GrowingModel(germinate(member.model()), training=KernelTraining())
         kinds |= {layer.seeds.kind.name for layer in growing.layers.values()}
     assert set(OPTIONAL) <= kinds
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_the_table_of_the_documentation_is_true(name: str) -> None:
+    """What it says of a model is what the inventory says."""
+    assert row(name) in (ROOT / "docs" / "models.md").read_text().splitlines()
 
 
 def test_recurrent_layers_are_named_as_no_kind() -> None:
