@@ -97,12 +97,13 @@ class Victim:
 
 def files_of(settings: Settings) -> frozenset[str]:
     """The files of an installation outside of its history, and what they say."""
-    found = [
-        path
-        for path in settings.home.rglob("*")
-        if settings.history_dir not in path.parents and path.is_file()
-    ]
-    return frozenset(f"{path} {path.read_bytes()!r}" for path in found)
+    found = set[str]()
+    for folder, folders, files in os.walk(settings.home):
+        if Path(folder) == settings.history_dir:
+            folders.clear()  # not walked: the engine takes parts away as it likes
+            continue
+        found |= {f"{path} {path.read_bytes()!r}" for path in map(Path(folder).joinpath, files)}
+    return frozenset(found)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.ports import PortClaims
 from tests.chaos.run.lives import CLOCK, journal
 from tests.commands import Command, begin
+from tests.folders import files_below
 from tests.revived import revived_broker
 from tests.waiting import until
 
@@ -111,11 +112,11 @@ def test_killed_while_a_snapshot_is_being_written(machine: Machine, alone: str) 
         return (
             machine.frames(run_id) > 3_000
             and incoming.is_dir()
-            and any(path.stat().st_size for path in _files(incoming))
+            and any(path.stat().st_size for path in files_below(incoming))
         )
 
     killed(machine.begin(run_id), writing)
-    before = {str(path.relative_to(machine.store)) for path in _files(machine.store)}
+    before = {str(path.relative_to(machine.store)) for path in files_below(machine.store)}
     digest, said = finished(machine.begin(run_id, resumed=True))
     assert digest == alone
     events = journal(machine.broker, run_id)
@@ -123,11 +124,6 @@ def test_killed_while_a_snapshot_is_being_written(machine: Machine, alone: str) 
     named = {event.address for event in events[:resumed] if isinstance(event, CheckpointTaken)}
     assert named <= before
     assert "cannot be used" not in said
-
-
-def _files(folder: Path) -> list[Path]:
-    """Files below a folder that others change."""
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_killed_within_a_write_to_the_outbox(machine: Machine, alone: str) -> None:

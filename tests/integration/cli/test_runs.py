@@ -22,6 +22,7 @@ from esper.oona.durable import run_notes
 from esper.oona.durable.journal_reader import read_topics
 from esper.service.client import Client
 from esper.service.transport.signing import Keyring
+from tests.folders import files_below
 from tests.integration.run.whole import begin, endpoints, esper, query, result
 from tests.waiting import until
 
@@ -174,8 +175,7 @@ def test_what_cannot_be_said_is_refused(
 
 
 def store_files(home: Path) -> set[Path]:
-    root = Path(str(Settings(home=home).store_location))
-    return {path for path in root.rglob("*") if path.is_file()}
+    return files_below(Path(str(Settings(home=home).store_location)))
 
 
 def test_a_deleted_run_is_gone_and_others_are_whole(home: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.folders import below
+
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -18,12 +20,13 @@ def test_nothing_of_a_real_run_is_for_others(home: Path, lockstep: list[dict[str
     """Broker, parts, trainers and their children: keys, journals, kernels, snapshots, models, logs,
     sockets, each its owner's alone.
     """
-    names = {path.relative_to(home).parts[0] for path in home.rglob("*")}
+    there = [(home, home.lstat()), *below(home)]
+    names = {path.name for path in home.iterdir()}
     assert {"keys", "runs", "stack", "store", "history", "sockets"} <= names
     found = [
         str(path)
-        for path in (home, *home.rglob("*"))
-        if path.exists() and not path.is_symlink() and path.lstat().st_mode & OTHERS
+        for path, status in there
+        if not stat.S_ISLNK(status.st_mode) and status.st_mode & OTHERS
     ]
     assert found == []
     assert Path(lockstep[0]["model"]).is_file()
@@ -47,7 +50,7 @@ for path in sys.stdin.read().split("\\0"):
     except (PermissionError, FileNotFoundError):
         pass
 """
-    paths = [home.name, *(str(path.relative_to(home.parent)) for path in home.rglob("*"))]
+    paths = [home.name, *(str(path.relative_to(home.parent)) for path, _ in below(home))]
     command = [sys.executable, "-I", "-S", "-c", program]
     home.parent.chmod(0o711)
     done = subprocess.run(
