@@ -121,12 +121,13 @@ def opened(
             "A run in the loop of a framework is not executed again: `esper replay fold` and "
             "`esper replay state` read its journal, and its checkpoints hold what it had."
         )
-    told = script is not None and script.told and not script.begun
     stem = "own-loop"
-    if script is not None and told:
-        run_id, resume, stem = script.run_id or run_id, script.resume or resume, script.path.stem
-        if script.fork is not None:
-            resume = False  # whatever the script finds: the fork has an id that is new
+    if script is not None:
+        run_id, resume = script.asked(run_id, resume=resume)
+        if script.told and not script.begun:
+            stem = script.path.stem
+            if script.fork is not None:
+                resume = False  # whatever the script finds: the fork has an id that is new
     with _placed(run_id, resume=resume, stem=stem) as (place, url), ExitStack() as resources:
         growth = begin(asked, place, resources, resume=resume, script=script, wanted=wanted)
         if resume:
@@ -226,12 +227,23 @@ class GrowthTracker:
 
     def __enter__(self) -> RunTracker:
         """The run begins, or goes on."""
+        script = running()
+        if script is not None:
+            if script.staging is not None:
+                raise UsageError(
+                    "A run that esper.GrowthTracker tells of is not executed again: `esper replay "
+                    "fold` reads its journal."
+                )
+            if script.fork is None:  # which the run that grows is to be
+                self._run_id, self._resume = script.asked(self._run_id, resume=self._resume)
         with ExitStack() as resources:
             place, _ = resources.enter_context(
                 _placed(self._run_id, resume=self._resume, stem="tracked")
             )
             tracker = resources.enter_context(tracking(self._asked, place, resume=self._resume))
             self._stack = resources.pop_all()
+        if script is not None:
+            script.track(tracker)
         return tracker
 
     def __exit__(

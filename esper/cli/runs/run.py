@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from esper.tolaria.run.assembly import Finished
     from esper.tolaria.run.own_loop import Growth
     from esper.tolaria.run.startup import Startup
+    from esper.tolaria.run.tracking import RunTracker
 
 T = TypeVar("T")
 
@@ -157,12 +158,14 @@ def _run_script(
     try:
         script.run()
     finally:
-        tell_growths(script.growths, as_json=as_json)
-    if not script.growths:
-        raise UsageError(f"{path} has begun no run: it has to call esper.grow(...).")
+        tell_growths([*script.growths, *script.trackers], as_json=as_json)
+    if not script.begun:
+        raise UsageError(
+            f"{path} has begun no run: it has to call esper.grow(...), or esper.GrowthTracker(...)."
+        )
 
 
-def tell_growths(growths: Sequence[Growth], *, as_json: bool) -> None:
+def tell_growths(growths: Sequence[Growth | RunTracker], *, as_json: bool) -> None:
     """Print what the runs of a script came to: for scripts a line of JSON each, the last one of
     the last run; for people a line on standard error.
     """

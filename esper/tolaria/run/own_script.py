@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from esper.tolaria.record.forking import ForkStart
     from esper.tolaria.run.own_loop import Growth
     from esper.tolaria.run.own_start import OwnLoop
+    from esper.tolaria.run.tracking import RunTracker
 
 PLACE: Final = "script.json"
 """The file in a run's folder that says where its script lay, and in which folder it ran."""
@@ -56,7 +57,8 @@ class Script:
     """A script that is run: its file, its arguments, and what the command line says of its run.
 
     `folder` is where it is run, this process's if none. One that is `told` was begun by Esper, and
-    `growths` are its runs so far; else Python itself runs it, and `begun` alone counts them.
+    `growths` are its runs so far, and `trackers` those in which nothing grows; else Python itself
+    runs it, and `begun` alone counts them.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Script:
     fork: ScriptFork | None = None
     staging: Staging | None = None
     growths: list[Growth] = field(default_factory=list)
+    trackers: list[RunTracker] = field(default_factory=list)
     begun: int = 0
 
     def take(self, growth: Growth) -> None:
@@ -76,6 +79,20 @@ class Script:
         self.begun += 1
         if self.told:  # a program that begins many runs would else hold all of their models
             self.growths.append(growth)
+
+    def track(self, tracker: RunTracker) -> None:
+        """Note a run that it tells of, and in which nothing grows."""
+        self.begun += 1
+        if self.told:
+            self.trackers.append(tracker)
+
+    def asked(self, run_id: str, *, resume: bool) -> tuple[str, bool]:
+        """The id of its next run, and whether that goes on: as the command line says for the first,
+        where it says so.
+        """
+        if not self.told or self.begun:
+            return run_id, resume
+        return self.run_id or run_id, self.resume or resume
 
     def inputs(self, *, resumed: bool) -> dict[str, str]:
         """What RunStarted records of it among the versions.

@@ -227,6 +227,25 @@ class RunTracker:
                 "outbox and goes out when the run is resumed."
             )
 
+    def as_json(self) -> dict[str, Any]:
+        """Where the run stands, for scripts."""
+        loss, metrics = self._held_out or (0.0, {})
+        return {
+            "run_id": self.run_id,
+            "status": self.journal.state.status,
+            "epochs": self._epoch,
+            "steps": self._step,
+            "loss": loss,
+            "metrics": dict(metrics),
+            "score": {"loss": loss, **metrics}.get(self.asked.score, 0.0),
+            "score_name": self.asked.score,
+        }
+
+    def sentence(self) -> str:
+        """The run and what came of it, for people."""
+        status = self.journal.state.status.lower()
+        return f"Run {self.run_id}: {self._step} steps, {status}. Nothing grows in it."
+
     def _figures(
         self, loss: float | Tensor, metrics: Mapping[str, float | Tensor]
     ) -> dict[str, float]:

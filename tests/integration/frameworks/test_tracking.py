@@ -10,7 +10,8 @@ import pytest
 import esper
 from esper.errors import UsageError
 from tests.integration.frameworks.lives import folded
-from tests.integration.run.whole import endpoints, program, query
+from tests.integration.run.whole import endpoints, program, query, result
+from tests.integration.run.whole import esper as esper_
 
 PROGRAM = """
 import os, signal, sys, torch, esper
@@ -122,6 +123,19 @@ def test_what_a_tracker_is_told_wrong_is_said(home: Path, tmp_path: Path) -> Non
     for part, sentence in zip(SAID, done.stdout.splitlines(), strict=True):
         assert part in sentence
     assert folded(home, "tracked-odd")["status"] == "PAUSED"
+
+
+def test_a_script_that_tells_is_run_by_esper(home: Path, tmp_path: Path) -> None:
+    """The command line names its run and says that it goes on; its result is told."""
+    path = tmp_path / "told.py"
+    path.write_text(PROGRAM)
+    asked = ("run", str(path), "--run-id", "told", "--json")
+    died = esper_(home, *asked, "--", "ignored", "new", "0", "7")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    done = result(esper_(home, *asked, "--resume", "--", "ignored", "new", "1", "-1"))
+    assert (done["run_id"], done["status"], done["steps"]) == ("told", "COMPLETED", 12)
+    assert (done["score_name"], done["score"]) == ("accuracy", pytest.approx(2 / 3))
+    assert folded(home, "told")["equals_live"] is True
 
 
 def test_a_tracker_that_makes_no_sense_begins_nothing() -> None:
