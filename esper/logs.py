@@ -7,12 +7,16 @@ whoever imports Esper decides for themselves.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import logging.config
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+WHERE: Final = signal.SIGQUIT
+"""The signal at which a part says where its threads are, as Java does at the same."""
 _LEVELS: Final = {"esper": "INFO", "esper_processors": "INFO", "esper.oona": "WARNING"}
 """Esper's parts say what they begin and end.
 
@@ -72,3 +76,11 @@ def configuration(
 def configure() -> None:
     """Make this process log so."""
     logging.config.dictConfig(configuration())
+    tell_where()
+
+
+def tell_where() -> None:
+    """At `WHERE`, write where each thread is to standard error: what else would say why a process
+    stood still?
+    """
+    faulthandler.register(WHERE, all_threads=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from esper.config import Settings
 from esper.errors import EsperError
+from esper.logs import WHERE
 from esper.service.transport.sockets import Listening
 from esper.stack.embedded import aot, broker, jars
 from esper.stack.processes.child import PROBE_TIMEOUT_S, Answer, Death, Launch, health
@@ -60,6 +61,7 @@ def broker_launch(folder: Path, ports: Mapping[str, int], environment: Mapping[s
         silence_s=_SILENCE_S,
         start_s=_START_S,
         explain=explain,
+        tells_by=WHERE,
     )
 
 
@@ -81,6 +83,7 @@ def part_launch(
         start_s=part.start_s,
         explain=lambda _: None,
         descriptors=listening.descriptors,
+        tells_by=WHERE,
         on_demand=part.on_demand,
     )
 

@@ -386,6 +386,7 @@ def run(build_app: Callable[[Settings, Clock], faust.App]) -> NoReturn:
         logging_config=logs.configuration({"sparse": lambda: _Sparse(clock)}),
     )
     worker.spinner = None  # a log is no terminal
+    logs.tell_where()
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:

@@ -106,7 +106,7 @@ def set_passwords(bus: KafkaBus, passwords: Mapping[str, str]) -> None:
 
 def _done(bus: KafkaBus, future: Any) -> Any:
     try:
-        return future.result()
+        return bus.answer(future)
     except KafkaException as error:
         raise bus.unavailable(error) from error
 

@@ -56,6 +56,7 @@ from esper.oona.bus.rights import READER_GROUP
 
 _log = logging.getLogger(__name__)
 
+_ANSWER_S: Final = 5.0  # beyond a request's own time-out
 _COMMIT_S: Final = 10.0  # beyond the transaction timeout the broker has decided without us
 _ATTEMPTS: Final = 4
 _TRANSACTION_MS: Final = (
@@ -167,7 +168,7 @@ class KafkaBus(Bus):
             TopicCollection(names), request_timeout=self.patience
         )
         try:
-            return {name: str(future.result().topic_id) for name, future in futures.items()}
+            return {name: str(self.answer(future).topic_id) for name, future in futures.items()}
         except KafkaException as error:
             raise self.unavailable(error) from error
 
@@ -248,7 +249,7 @@ class KafkaBus(Bus):
                         request, isolation_level=level, request_timeout=self.patience
                     )
                     offsets = {
-                        (at.topic, at.partition): future.result().offset
+                        (at.topic, at.partition): self.answer(future).offset
                         for at, future in futures.items()
                     }
                     if (
@@ -292,7 +293,7 @@ class KafkaBus(Bus):
         created = []
         for future in as_completed(names):
             try:
-                future.result()
+                self.answer(future)
             except KafkaException as error:
                 # another process of the stack may create the same topics at this moment
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
@@ -310,6 +311,21 @@ class KafkaBus(Bus):
             [(name, number) for name in created for number in range(topics[name][0])], _EARLIEST
         )  # waits until they have leaders
         return sorted(created)
+
+    def answer(self, future: Any) -> Any:
+        """What an administrative request came to.
+
+        Raises:
+            KafkaException: it was refused, or got no answer.
+        """
+        try:
+            # librdkafka's own time-out comes first, but where a leader is lost in the middle: then
+            # there was none at all
+            return future.result(self.patience + _ANSWER_S)
+        except TimeoutError as error:
+            with self._lock:
+                self._client = None  # another one asks from the beginning
+            raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE)) from error
 
     def unavailable(self, error: KafkaException) -> UnavailableError:
         """The sentence for a request that failed. Raises DeniedError where the broker

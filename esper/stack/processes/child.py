@@ -32,6 +32,7 @@ PARTS_STOP_S = 5.0
 BROKER_STOP_S = 10.0
 _SETTLED_S = 10.0
 _LOG_BYTES = 16 * 2**20
+_TELL_S = 0.3  # a few threads are written in milliseconds
 _TAIL_BYTES = 16_384
 _BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _CRASH_LOOP_S = 2.0
@@ -71,6 +72,8 @@ class Launch:
     """The sentence for a death whose cause is known."""
     descriptors: tuple[int, ...] = ()
     """What each life inherits: the sockets that it serves."""
+    tells_by: int | None = None
+    """The signal at which it writes into its log where its threads are."""
     on_demand: bool = False
     """Whether the first life waits until somebody connects to one of these sockets."""
 
@@ -175,6 +178,7 @@ class Child:
             # than it lives.
             quiet = now - max(self._pulse.answered_at, self._started)
             if quiet > patience:
+                self._tell_where()
                 self._kill()
                 self._died(now, None)
         if self._process is None and not self._stopping and now >= self._due and self._wanted():
@@ -282,6 +286,12 @@ class Child:
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1]
         # one that was ready can be so again at once, and others wait for it
         self._due = now + (min(delay, _CRASH_LOOP_S) if was_ready else delay)
+
+    def _tell_where(self) -> None:
+        """Let a part that is stuck write into its log where each of its threads is."""
+        if self._process is not None and self.launch.tells_by is not None:
+            self._process.send_signal(self.launch.tells_by)
+            self._clock.sleep(_TELL_S)
 
     def _kill(self) -> None:
         if self._process is not None:

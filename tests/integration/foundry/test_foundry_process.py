@@ -320,6 +320,11 @@ def test_health_from_start_to_end(broker: str, tmp_path: Path) -> None:
                 "checks": {"topics_read": True, "progress": True},
             }.items()
         )
+        # before the supervisor ends one that is stuck, it has it say where
+        assert foundry.process is not None
+        foundry.process.send_signal(signal.SIGQUIT)
+        assert eventually(lambda: "most recent call first" in foundry.log.read_text())
+        assert foundry.health()[0] == 200
         assert foundry.end(signal.SIGTERM) == 0
     assert foundry.health() == (0, {})
 

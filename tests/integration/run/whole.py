@@ -12,10 +12,13 @@ from typing import Any, Final
 import pytest
 
 from esper.config import Settings
-from esper.history.queries import HttpSource
+from esper.history.queries import HttpSource, wait_caught_up
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
 from esper.stack import Endpoints, running
 from tests import commands
 from tests.commands import ROOT
+from tests.waiting import PATIENCE_S
 
 GROWING: Final = (
     "kernels.blend_steps=20",
@@ -42,7 +45,7 @@ LOCKSTEP: Final = (
     *GROWING,
 )
 """The run that tests of the whole look at, disturb, fork and repeat."""
-_HOMES: dict[str, Path] = {}
+_HOMES: dict[str, tuple[Settings, str]] = {}
 """The home of each history, which has the key for its tokens."""
 
 
@@ -94,15 +97,20 @@ def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def query(history_url: str, sql: str) -> list[dict[str, Any]]:
-    """Rows of a query to a history that `endpoints` has given."""
-    source = HttpSource(history_url, Settings(home=_HOMES[history_url]))
+    """Rows of a query to a history that `endpoints` has given, once it has what is on Kafka now: a
+    run that has ended may be ahead of it.
+    """
+    settings, bootstrap = _HOMES[history_url]
+    bus = KafkaBus(Access.of(settings, "viewer", bootstrap=bootstrap))
+    assert wait_caught_up(history_url, bus, timeout=PATIENCE_S, settings=settings)
+    source = HttpSource(history_url, settings)
     return [json.loads(line) for line in source.ask(sql, "JSONEachRow").splitlines()]
 
 
 def endpoints(home: Path) -> Endpoints:
     found = running(Settings(home=home))
     assert found is not None
-    _HOMES[found.history_url] = home
+    _HOMES[found.history_url] = Settings(home=home), found.bootstrap
     return found
 
 

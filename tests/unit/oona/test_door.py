@@ -5,17 +5,32 @@ client that was let in before.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from esper.errors import DeniedError
+from esper.oona.bus import kafka
 from esper.oona.bus.access import Access
 from esper.oona.bus.authentication import BrokerStanding, ClientDoor
 
 EXPIRED = KafkaError(KafkaError._SSL, "sasl_ssl://127.0.0.1:1/1: certificate has expired")
 REFUSED = KafkaError(KafkaError._AUTHENTICATION, "SASL authentication failed")
 BROKEN = KafkaError(KafkaError._SSL, "connection reset by peer")
+
+
+def test_a_request_that_is_never_answered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Librdkafka may forget one whose leader was lost: whoever asked is told, and the next request
+    goes by another client.
+    """
+    monkeypatch.setattr(kafka, "_ANSWER_S", 0.0)
+    bus = kafka.KafkaBus("127.0.0.1:1", patience=0.01)
+    before = bus.admin()
+    with pytest.raises(KafkaException) as told:
+        bus.answer(Future())
+    assert told.value.args[0].code() == KafkaError.LEADER_NOT_AVAILABLE
+    assert bus.admin() is not before
 
 
 @pytest.fixture
