@@ -102,7 +102,8 @@ def files_of(settings: Settings) -> frozenset[str]:
         if Path(folder) == settings.history_dir:
             folders.clear()  # not walked: the engine takes parts away as it likes
             continue
-        found |= {f"{path} {path.read_bytes()!r}" for path in map(Path(folder).joinpath, files)}
+        paths = [path for name in files if (path := Path(folder, name)).is_file()]  # no sockets
+        found |= {f"{path} {path.read_bytes()!r}" for path in paths}
     return frozenset(found)
 
 
