@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 3
+WORKERS ?= 2
 STAMP := $(VENV)/.made-from-lock
 
 .PHONY: setup run test coverage lint type arch bench golden chaos fuzz mutate clean

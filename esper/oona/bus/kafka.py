@@ -68,6 +68,14 @@ _LATEST: Final[Any] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _FENCED: Final = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}  # noqa: SLF001 - librdkafka's own codes begin with an underscore
 )
+_NO_COORDINATOR: Final = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+_COORDINATOR_S: Final = 0.2  # between two tries to find one
 _MOVING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -554,13 +562,21 @@ class KafkaJournalProducer(JournalProducer):
 
     def begin(self, timeout: float) -> None:
         """As the port says."""
-        try:
-            self._client.init_transactions(timeout)
-        except FATAL as error:
-            with suppress(*FATAL):  # said once more
-                self._client.poll(0)
-            raise self._named(cause(error)) from error
-        self._door.let_in()
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._client.init_transactions(max(deadline - time.monotonic(), 0.001))
+            except FATAL as error:
+                # a broker that lost its leaders for a moment names no coordinator, or another one
+                if cause(error).code() in _NO_COORDINATOR and time.monotonic() < deadline:
+                    time.sleep(_COORDINATOR_S)
+                    continue
+                with suppress(*FATAL):  # said once more
+                    self._client.poll(0)
+                raise self._named(cause(error)) from error
+            else:
+                self._door.let_in()
+                return
 
     def commit(self, messages: Sequence[Message]) -> int:
         """As the port says."""

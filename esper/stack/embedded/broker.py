@@ -64,8 +64,8 @@ _PROPERTIES: Mapping[str, str] = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     # after kill -9 the controller refuses the new broker until the old one's session has ended: 9 s
     # by default
-    "broker.session.timeout.ms": "1000",
-    "broker.heartbeat.interval.ms": "250",
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     # a small machine: the cleaner's buffer alone took 128 MB
     "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
     "num.network.threads": "2",

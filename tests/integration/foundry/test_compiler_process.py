@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -40,48 +41,56 @@ def gone(pid: int) -> bool:
     return eventually(lambda: not psutil.pid_exists(pid), PATIENCE_S)
 
 
-def test_it_gives_what_the_compiler_gives(compiler: CompilerProcess) -> None:
-    """The same kernel and the same news; a blueprint over its budget is refused in a sentence."""
-    ir, news = blueprint(), list[object]()
-    here = compile_kernel(ir, BUDGET, clock=SystemClock(), progress=lambda _: None)
-    there = compiler()(ir, BUDGET, clock=SystemClock(), progress=news.append)
-    assert there.sealed == here.sealed
-    assert [check.name for check in there.checks] == [check.name for check in here.checks]
-    assert news == [AttemptStarted(1, "exported")]
-    with pytest.raises(BuildError, match="Verification failed: cost"):
-        compiler()(ir, Budget.of(1), clock=SystemClock(), progress=news.append)
+def test_it_gives_what_the_compiler_gives_whatever_becomes_of_it(
+    compiler: CompilerProcess,
+) -> None:
+    """The same kernel and the same news; over its budget, a sentence. Killed over a kernel, it
+    begins again; where its news cannot be told, it is no answer to the next kernel.
+    """
+    ir, news, clock = blueprint(), list[object](), SystemClock()
+    here = compile_kernel(ir, BUDGET, clock=clock, progress=lambda _: None)
 
-
-def test_killed_over_a_kernel_it_begins_again(compiler: CompilerProcess) -> None:
-    """The kernel comes all the same. What kills it twice has failed."""
-    left = 1
-
-    def kill(_: object) -> None:
-        nonlocal left
-        if left:
-            left -= 1
+    def kill(event: object) -> None:
+        news.append(event)
+        if len(news) == 1:
             assert compiler.pid is not None
             os.kill(compiler.pid, signal.SIGKILL)
 
-    found = compiler()(blueprint(), BUDGET, clock=SystemClock(), progress=kill)
-    assert found.attempt == 1
-    left = 2
-    with pytest.raises(BuildError, match="ended 2 times over it, the last time with exit code -9"):
-        compiler()(blueprint("gate"), BUDGET, clock=SystemClock(), progress=kill)
-
-
-def test_news_that_cannot_be_told_are_no_answer_to_the_next_kernel(
-    compiler: CompilerProcess,
-) -> None:
-    """The process goes with them."""
+    there = compiler()(ir, BUDGET, clock=clock, progress=kill)
+    assert there.sealed == here.sealed
+    assert [check.name for check in there.checks] == [check.name for check in here.checks]
+    assert news == [AttemptStarted(1, "exported")] * 2
+    with pytest.raises(BuildError, match="Verification failed: budget"):
+        compiler()(ir, Budget.of(1), clock=clock, progress=news.append)
 
     def lost(_: object) -> None:
         raise UnavailableError("The broker is away.")
 
+    pid = compiler.pid
+    assert pid is not None
     with pytest.raises(UnavailableError, match="away"):
-        compiler()(blueprint("gate"), BUDGET, clock=SystemClock(), progress=lost)
-    found = compiler()(blueprint(), BUDGET, clock=SystemClock(), progress=lambda _: None)
-    assert found.ir == blueprint()
+        compiler()(blueprint("gate"), BUDGET, clock=clock, progress=lost)
+    assert gone(pid)
+
+
+def test_what_ends_it_twice_has_failed(compiler: CompilerProcess) -> None:
+    """Killed while it loads, too."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            if (pid := compiler.pid) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(BuildError, match=r"ended 2 times over it, .* with exit code -9"):
+            compiler()(blueprint(), BUDGET, clock=SystemClock(), progress=lambda _: None)
+    finally:
+        over.set()
+        killer.join(PATIENCE_S)
 
 
 def test_it_rests_when_nothing_was_compiled_for_a_while() -> None:
@@ -89,7 +98,7 @@ def test_it_rests_when_nothing_was_compiled_for_a_while() -> None:
     clock = ManualClock()
     compiler = CompilerProcess(clock)
     try:
-        compiler()(blueprint(), BUDGET, clock=SystemClock(), progress=lambda _: None)
+        compiler.start()
         pid = compiler.pid
         assert pid is not None
         clock.advance(REST_S - 1)
