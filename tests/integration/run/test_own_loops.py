@@ -124,10 +124,9 @@ def by_script(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return esper(home, *arguments, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
 
 
-def test_a_script_is_forked_and_asked_what_if(home: Path, whole: str) -> None:
+def test_a_script_is_forked(home: Path, whole: str) -> None:
     """A fork of nothing but another beginning ends with the bits of the run; one without growth
-    with those of the same loop that never grew; and an answer to what-if with those of a fork that
-    leaves out the same.
+    with those of the same loop that never grew.
     """
     parent = by_script(home, "run", str(SCRIPT), "--run-id", "own-parent")
     assert parent.returncode == 0, parent.stderr
@@ -145,18 +144,25 @@ def test_a_script_is_forked_and_asked_what_if(home: Path, whole: str) -> None:
     proof = result(by_script(home, "replay", "verify", "own-fork", "--json"))
     assert proof["proven"], proof
 
+
+def test_a_script_is_asked_what_if(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer ends with the bits of a fork that leaves out the same."""
+    monkeypatch.setenv("EPOCHS", "4")  # it runs nine times
+    parent = by_script(home, "run", str(SCRIPT), "--run-id", "own-asked")
+    assert parent.returncode == 0, parent.stderr
     (last, *_) = query(
         endpoints(home).history_url,
-        "SELECT decision_id FROM adaptation_applied WHERE run_id = 'own-parent' "
+        "SELECT decision_id FROM adaptation_applied WHERE run_id = 'own-asked' "
         "AND command = 'GERMINATE' ORDER BY sequence DESC",
     )
     decision = last["decision_id"]
-    asked = ("whatif", "own-parent", "--decision", decision, "--json")
+    asked = ("whatif", "own-asked", "--decision", decision, "--json")
     answer = result(by_script(home, *asked, "--orders", "2"))
     own, other = answer["branches"]["with"]
     assert answer["proven"]
     assert own["digest"] != other["digest"]
-    without = result(by_script(home, "fork", "own-parent", "--without", decision, *ungrown))
+    ungrown = ("--set", "tamiyo.enabled=false", "--json")
+    without = result(by_script(home, "fork", "own-asked", "--without", decision, *ungrown))
     assert answer["branches"]["without"][0]["digest"] == without["digest"]
     closed = result(by_script(home, *asked, "--orders", "1", "--mode", "closed"))
     assert closed["proven"]
