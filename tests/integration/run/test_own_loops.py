@@ -145,9 +145,8 @@ def test_a_script_is_forked(home: Path, whole: str) -> None:
     assert proof["proven"], proof
 
 
-def test_a_script_is_asked_what_if(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_is_asked_what_if(home: Path) -> None:
     """An answer ends with the bits of a fork that leaves out the same."""
-    monkeypatch.setenv("EPOCHS", "4")  # it runs nine times
     parent = by_script(home, "run", str(SCRIPT), "--run-id", "own-asked")
     assert parent.returncode == 0, parent.stderr
     (last, *_) = query(
@@ -157,16 +156,14 @@ def test_a_script_is_asked_what_if(home: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     decision = last["decision_id"]
     asked = ("whatif", "own-asked", "--decision", decision, "--json")
-    answer = result(by_script(home, *asked, "--orders", "2"))
-    own, other = answer["branches"]["with"]
+    answer = result(by_script(home, *asked, "--orders", "1"))
     assert answer["proven"]
-    assert own["digest"] != other["digest"]
     ungrown = ("--set", "tamiyo.enabled=false", "--json")
     without = result(by_script(home, "fork", "own-asked", "--without", decision, *ungrown))
     assert answer["branches"]["without"][0]["digest"] == without["digest"]
     closed = result(by_script(home, *asked, "--orders", "1", "--mode", "closed"))
     assert closed["proven"]
-    assert closed["branches"]["with"][0]["digest"] == own["digest"]
+    assert closed["branches"]["with"][0]["digest"] == answer["branches"]["with"][0]["digest"]
 
 
 PROGRAM = """

@@ -3,8 +3,8 @@
 
 It draws random numbers everywhere: in the data set, in its workers, in the model. KILL_AT is the
 step at which it kills itself, by the signal ASKED if there is one; MODEL_SEED makes another
-model, which a resumed run must not notice; EPOCHS are fewer than nine; with ALONE it does not grow.
-Prints a digest of all that it moved.
+model, which a resumed run must not notice; with ALONE it does not grow. Prints a digest of all that
+it moved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 import esper
 from esper.tolaria.recipes.digits import data, model
 
-EPOCHS = int(os.environ.get("EPOCHS", "9"))
+EPOCHS = 9
 SETTINGS: dict[str, Any] = {
     "decisions": "lockstep",
     "kernels": {"blend_steps": 20},
