@@ -18,7 +18,7 @@ from jgo.maven import MavenContext
 from requests import RequestException
 
 from esper.clock import SystemClock
-from esper.stack.processes.user_cache import cache_dir, locked
+from esper.user_cache import cache_dir, locked
 
 
 @dataclass(frozen=True)

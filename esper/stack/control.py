@@ -21,7 +21,7 @@ from esper.stack.processes.child import BROKER_STOP_S, PARTS_STOP_S
 from esper.stack.processes.leash import kill_group
 from esper.stack.processes.parts import child_environment, with_esper_on_path
 from esper.stack.processes.ports import HOST
-from esper.stack.processes.user_cache import unwritable
+from esper.user_cache import unwritable
 
 SUPERVISOR = (sys.executable, "-m", "esper.stack")
 _COMING = frozenset({"starting", "running"})

@@ -27,7 +27,7 @@ from esper.stack.embedded.java import java_home
 from esper.stack.embedded.solo import running_broker
 from esper.stack.processes.leash import Leash, kill_group
 from esper.stack.processes.ports import PortClaims
-from esper.stack.processes.user_cache import cache_dir
+from esper.user_cache import cache_dir
 
 _NICENESS = 19
 _STOP_TIMEOUT_S = 600

@@ -25,7 +25,7 @@ from esper.oona.bus.access import Access
 from esper.oona.bus.rights import OWNER
 from esper.stack.embedded.java import java
 from esper.stack.processes.ports import HOST, in_use, is_free
-from esper.stack.processes.user_cache import unwritable
+from esper.user_cache import unwritable
 
 ROOM_BYTES = 256 * 2**20
 """What a start wants to find free on the disk of its folder."""

@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from esper.errors import CorruptError, EsperError, UnavailableError
-from esper.stack.processes.user_cache import cache_dir, locked, unwritable
+from esper.user_cache import cache_dir, locked, unwritable
 
 _DOWNLOADS = 6
 _TIMEOUT_S = 30

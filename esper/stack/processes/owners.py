@@ -12,7 +12,7 @@ from pathlib import Path
 
 from esper.disk import make_folder
 from esper.identity import Identity
-from esper.stack.processes.user_cache import locked
+from esper.user_cache import locked
 
 _KEEP = "keep"
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from esper.tolaria.recipes.kept_data import kept
 from esper.tolaria.recipes.splits import Splits
 
 HELD_OUT = 500  # of the 4,000 training samples: gates and Tamiyo see these, never the test split
@@ -31,15 +32,9 @@ def data() -> Splits:
     """4,000 training samples, the last 500 of them held out, and 1,000 test samples, made by
     `make_dataset` with its own fixed seed.
 
-    `make_dataset` seeds the global generators; they are put back.
+    They are made once a user, which takes seconds.
     """
-    from mnist1d.data import get_dataset_args, make_dataset  # noqa: PLC0415  # it imports matplotlib: seconds
-
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # what make_dataset moves
-    with torch.random.fork_rng():
-        dataset = make_dataset(get_dataset_args())
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    dataset = kept("mnist1d", ("mnist1d", "numpy", "scipy"), _made)
     x, y = (
         torch.tensor(dataset["x"], dtype=torch.float32),
         torch.tensor(dataset["y"], dtype=torch.long),
@@ -53,3 +48,15 @@ def data() -> Splits:
         validation=(x[-HELD_OUT:], y[-HELD_OUT:]),
         test=(x_test, y_test),
     )
+
+
+def _made() -> dict[str, np.ndarray]:
+    """What `make_dataset` gives, which seeds the global generators; they are put back."""
+    from mnist1d.data import get_dataset_args, make_dataset  # noqa: PLC0415  # it imports matplotlib: seconds
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # what make_dataset moves
+    with torch.random.fork_rng():
+        dataset = make_dataset(get_dataset_args())
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    return {name: np.asarray(dataset[name]) for name in ("x", "y", "x_test", "y_test")}
