@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 STAMP := $(VENV)/.made-from-lock
 
-.PHONY: setup run test coverage lint type arch bench golden chaos fuzz mutate clean
+.PHONY: setup run test full coverage lint type arch bench golden chaos fuzz mutate clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
+# The same, and the variants: claims on every model of the zoo, every starter, every way to stream data. About twice as long.
+full: setup
+	ESPER_VARIANTS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 # Lines and branches that the tests reach, in their processes too: about twice as long as the tests alone.
 coverage: setup

@@ -18,7 +18,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
 from tests import commands
-from tests.samples import EXAMPLES
+from tests.samples import EXAMPLES, VARIANTS
 from tests.waiting import eventually
 
 os.environ.setdefault(
@@ -97,8 +97,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long ones in front."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the variants unless they are asked for, and put the long ones in front."""
+    if not VARIANTS:
+        variants = [item for item in items if item.get_closest_marker("variant")]
+        config.hook.pytest_deselected(items=variants)
+        items[:] = [item for item in items if not item.get_closest_marker("variant")]
     items.sort(key=lambda item: place(item.path.relative_to(TESTS).as_posix()))
 
 

@@ -10,6 +10,8 @@ from esper.lifecycle.commands import StartRun
 
 EXAMPLES: Final = int(os.environ.get("ESPER_EXAMPLES", "1"))
 """How many times as many examples a law is tried on as in `make test`."""
+VARIANTS: Final = "ESPER_VARIANTS" in os.environ
+"""Whether tests marked `variant` are wanted: what another test proves, on one more case."""
 LAYER: Final = LayerInventory(
     name="a", kind="Linear", in_features=4, out_features=4, parameters=20, chunks=(2, 2)
 )

@@ -121,7 +121,7 @@ def test_every_family_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) 
     assert report["version"]
 
 
-@pytest.mark.slow
+@pytest.mark.variant
 def test_the_whole_stack_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack of its own is started, trained on and looked at: memory of every process, and Nissa's
     delay.

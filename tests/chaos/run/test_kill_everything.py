@@ -40,7 +40,7 @@ from tests.chaos.run.lives import (
     startup,
 )
 from tests.commands import Command
-from tests.integration.run.whole import GROWING
+from tests.integration.run.whole import FAMILIES, GROWING
 from tests.stackfixtures import access
 from tests.waiting import PATIENCE_S
 
@@ -56,7 +56,13 @@ VICTIMS = (
     "broker",
 )  # each so often among as many kills
 COLD = 4  # one of so many lives begins from nothing
-SHORT = ("run.epochs=8", "checkpoints.every_epochs=2", "tamiyo.start_timeout_s=20", *GROWING)
+SHORT = (
+    "run.epochs=8",
+    "checkpoints.every_epochs=2",
+    "tamiyo.start_timeout_s=20",
+    FAMILIES,
+    *GROWING,
+)
 LOCKSTEP = ("decisions=lockstep", "run.seed=1", *SHORT)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 90 * KILLS)]
 

@@ -1,7 +1,7 @@
 """Kill -9 of the trainer at any moment, as often as one likes: the resumed run ends with the bits
 of the run that was never killed.
 
-ESPER_CHAOS_KILLS says how often (4), ESPER_CHAOS_SEED at which moments. The report is one line of
+ESPER_CHAOS_KILLS says how often (3), ESPER_CHAOS_SEED at which moments. The report is one line of
 JSON on standard output.
 """
 
@@ -27,7 +27,7 @@ from tests.chaos.run.lives import CLOCK, Run, counted_once, proven
 from tests.integration.run.whole import LOCKSTEP
 from tests.stackfixtures import access
 
-KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "4"))
+KILLS = int(os.environ.get("ESPER_CHAOS_KILLS", "3"))
 SEED = int(os.environ.get("ESPER_CHAOS_SEED", "20261125"))
 LONG = 20  # kills from which on chance must have met every kind of moment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 60 * KILLS)]

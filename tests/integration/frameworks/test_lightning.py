@@ -58,7 +58,7 @@ def test_lightning_goes_on_after_any_death(
         # saved after the epoch's validation, and when its run has ended the epoch too
         ("every_n_train_steps=7", "every_n_epochs=1", 70),
         # Lightning then counts an epoch as begun again, also at its end (140)
-        ("max_epochs=9", "max_steps=180", 143),
+        pytest.param("max_epochs=9", "max_steps=180", 143, marks=pytest.mark.variant),
     ],
 )
 def test_checkpoints_of_other_moments_go_on_too(

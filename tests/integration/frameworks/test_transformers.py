@@ -71,6 +71,7 @@ def test_a_trainer_goes_on_after_any_death(
     assert fold["equals_live"] is True
 
 
+@pytest.mark.variant
 def test_checkpoints_of_epochs_go_on_too(
     home: Path, tmp_path: Path, whole: tuple[Path, list[str]]
 ) -> None:

@@ -98,6 +98,7 @@ def test_what_other_packages_bring_is_used_resumed_and_proven(tmp_path: Path) ->
     assert all(one.score == one.metrics["top_two"] for one in ends)
 
 
+@pytest.mark.variant
 def test_a_policy_of_another_package_decides_is_resumed_and_proven(tmp_path: Path) -> None:
     """Tamiyo asks it in lockstep, the run grows by it and says its version; ended in the middle, it
     goes on.

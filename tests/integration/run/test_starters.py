@@ -19,7 +19,14 @@ SHORT = (*GROWING, "run.epochs=4", "decisions=lockstep")
 
 
 @pytest.mark.parametrize(
-    "task", ["classification", "regression", "language_model", "images", "fine_tuning"]
+    "task",
+    [
+        "language_model",
+        *(
+            pytest.param(task, marks=pytest.mark.variant)
+            for task in ("classification", "regression", "images", "fine_tuning")
+        ),
+    ],
 )
 def test_a_project_runs_as_it_is_written(home: Path, tmp_path: Path, task: str) -> None:
     """With its own module, which no path names; kernels are tried, and the run says what it kept

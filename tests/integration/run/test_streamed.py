@@ -14,7 +14,14 @@ import pytest
 from tests.integration.run.whole import GROWING, endpoints, esper, query, result
 
 MODELS = Path(__file__).parent / "models"
-KINDS = ("positions", "forked", "spawned", "flowing", "flowing_workers")
+KINDS = (
+    "forked",
+    "flowing",
+    *(
+        pytest.param(kind, marks=pytest.mark.variant)
+        for kind in ("positions", "spawned", "flowing_workers")
+    ),
+)
 SETTINGS = (
     *GROWING,
     "decisions=lockstep",
@@ -56,7 +63,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(home: Path, kind: str) -> None:
 
 def test_a_streamed_run_is_proven_and_forked(home: Path) -> None:
     """From scratch too, as its data are made again; a fork with nothing changed has its digest."""
-    whole = result(train(home, "forked", "stream-proven"))
+    whole = result(train(home, "spawned", "stream-proven"))
     proven = esper(
         home, "replay", "verify", "stream-proven", "--from-scratch", PYTHONPATH=str(MODELS)
     )

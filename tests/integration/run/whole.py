@@ -37,11 +37,14 @@ GROWING: Final = (
 """Settings with which kernels go through every stage within few epochs: otherwise nothing is urgent
 in so short a run.
 """
+FAMILIES: Final = 'tamiyo.policy.families=["mlp", "linear"]'
+"""For layers that are linear: a convolution as a kernel of theirs takes three times as long."""
 LOCKSTEP: Final = (
     "decisions=lockstep",
     "run.seed=1",
     "run.epochs=8",
     "checkpoints.every_epochs=3",
+    FAMILIES,
     *GROWING,
 )
 """The run that tests of the whole look at, disturb, fork and repeat."""

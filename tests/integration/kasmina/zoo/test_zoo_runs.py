@@ -5,7 +5,6 @@ proves every step; what was grown is exported for use elsewhere.
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import signal
 import warnings
@@ -22,11 +21,13 @@ LOOP = Path(__file__).parent / "zoo_loop.py"
 LIBRARIES = ("timm", "torchvision", "transformers")
 OF_LIBRARIES = [name for name in ZOO if name.split()[0] in LIBRARIES]
 FEW = ["torchvision resnet18", "transformers gpt2"]
-RUN = OF_LIBRARIES if "ESPER_ZOO" in os.environ else FEW
-"""A minute each: with ESPER_ZOO set, all of them."""
+"""A minute each; the others are variants."""
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.variant) for name in OF_LIBRARIES],
+)
 def test_it_is_killed_resumed_proven_and_exported(name: str, home: Path, tmp_path: Path) -> None:
     """`replay verify` executes the script again, without any death, to the same bits. The
     harvested model runs without Esper, and as torch's export and as ONNX it computes the same.
