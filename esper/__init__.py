@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esper.kasmina import germinate, harvest, inventory
+    from esper.kasmina import AveragedModel, germinate, harvest, inventory
     from esper.library import GrowthTracker, grow, load, load_model
     from esper.tolaria.recipes.images import read_images
     from esper.tolaria.recipes.splits import Splits
     from esper.tolaria.step.tasks import Metric, Outcome, Task
 
 _HOMES = {
+    "AveragedModel": "esper.kasmina",
     "GrowthTracker": "esper.library",
     "Metric": "esper.tolaria.step.tasks",
     "Outcome": "esper.tolaria.step.tasks",
@@ -27,6 +28,7 @@ _HOMES = {
     "read_images": "esper.tolaria.recipes.images",
 }
 __all__ = [
+    "AveragedModel",
     "GrowthTracker",
     "Metric",
     "Outcome",

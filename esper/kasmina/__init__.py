@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from esper.kasmina.averaged import AveragedModel
 from esper.kasmina.growth import GrowingModel, KernelTraining, Place
 from esper.kasmina.inventory import Inventory, LayerRow, inventory
 from esper.kasmina.numerics import Numerics
@@ -14,6 +15,7 @@ from esper.kasmina.seeded.slots import Slot
 
 __all__ = [
     "CHUNK",
+    "AveragedModel",
     "GrowingModel",
     "HostKind",
     "Inventory",

@@ -24,6 +24,8 @@ from esper.kasmina.seeded.kernel_training import Grown, KernelTraining
 from esper.kasmina.seeded.layers import (
     SeededLayer,
     Switches,
+    clear,
+    fill,
     host_parameters,
     kernel_type,
     reads_and_writes,
@@ -263,13 +265,10 @@ class GrowingModel:
         device = next(layer.parameters()).device
         slot.alpha = torch.zeros((), device=device)
         dtype, casts = kernel_type(layer)
-        slot.kernel.to(device, dtype).train(layer.training)
+        slot.kernel.to(device, dtype)
         if isinstance(slot.kernel, KernelModule):
             slot.kernel.casts = casts
-        # a child of the layer, so that .to(), .train() and state_dict() of the model reach it
-        layer.add_module(f"kernel_{place[1]}", slot.kernel)
-        layer.seeds.slots[place[1]] = slot
-        layer.seeds.refresh()
+        fill(layer, place[1], slot)
         self._fast_paths.settle()
         parameters = [
             parameter for parameter in slot.kernel.parameters() if parameter.requires_grad
@@ -282,10 +281,7 @@ class GrowingModel:
 
     def release(self, place: Place) -> None:
         """Empty a slot: kernel and optimizer state are gone, the structure is the host's again."""
-        layer = self.layers[place[0]]
-        delattr(layer, f"kernel_{place[1]}")
-        layer.seeds.slots[place[1]] = None
-        layer.seeds.refresh()
+        clear(self.layers[place[0]], place[1])
         self._fast_paths.settle()
         del self.kernels[place]
 

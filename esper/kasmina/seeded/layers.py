@@ -282,9 +282,8 @@ class SeededLayer(Seeded):
             if isinstance(slot.kernel, KernelModule):
                 slot.kernel.casts = casts
         slot.alpha = slot.alpha.to(device)
-        self.add_module(name, slot.kernel.to(device).train(self.training))
-        self.seeds.slots[index] = slot
-        self.seeds.refresh()
+        slot.kernel.to(device)
+        fill(self, index, slot)
 
     def _save_to_state_dict(
         self,
@@ -348,6 +347,23 @@ class SeededLayer(Seeded):
                 "instead."
             )
         return (_unpickled, (host_class(type(self)),), *state)
+
+
+def fill(layer: SeededLayer, index: int, slot: Slot) -> None:
+    """Put a kernel into an empty slot of a layer.
+
+    It becomes a child of the layer, so that .to(), .train() and state_dict() of the model reach it.
+    """
+    layer.add_module(f"kernel_{index}", slot.kernel.train(layer.training))
+    layer.seeds.slots[index] = slot
+    layer.seeds.refresh()
+
+
+def clear(layer: SeededLayer, index: int) -> None:
+    """Empty a slot of a layer: with its last kernel gone, its structure is the host's again."""
+    delattr(layer, f"kernel_{index}")
+    layer.seeds.slots[index] = None
+    layer.seeds.refresh()
 
 
 def _unpickled(host: type[nn.Module]) -> SeededLayer:

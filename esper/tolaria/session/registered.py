@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.optim import swa_utils
 
 from esper.errors import UsageError
+from esper.kasmina import AveragedModel
 
 Note = Any
 """What JSON can hold."""
@@ -110,10 +111,10 @@ class Registered:
                 f"{name} is {type(part).__name__}, which has no state_dict and load_state_dict: "
                 "only what has both can be registered."
             )
-        if isinstance(part, AveragedModel):
+        if isinstance(part, swa_utils.AveragedModel) and not isinstance(part, AveragedModel):
             raise UsageError(
-                f"{name} averages parameters by their positions, and kernels add to them: keep an "
-                "average by name, of model.named_parameters() as they are now."
+                f"{name} averages parameters by their positions, and kernels add to them: take "
+                "esper.AveragedModel, which has torch's arguments."
             )
         flattened(part.state_dict(), name)
         if name in self.waiting:

@@ -279,7 +279,7 @@ SAID = [
     "no state_dict",
     "odd/inner/0 is of type function",
     "Call growth.step() after growth.loss",
-    "swa averages parameters by their positions",
+    "take esper.AveragedModel",
     "is a numpy ndarray",
     "scheduler is registered already",
     "once, before the first step",

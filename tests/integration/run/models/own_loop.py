@@ -15,11 +15,11 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 import esper
@@ -67,24 +67,6 @@ class Noisy(Dataset[tuple[Tensor, Tensor]]):
         return image + random.random() * 0.02 * torch.randn_like(image), self.labels[index]  # noqa: S311  # noise
 
 
-class Average:
-    """An average of weights, as many scripts keep one."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.weights = {name: value.detach().clone() for name, value in net.named_parameters()}
-
-    def update(self, net: nn.Module) -> None:
-        for name, value in net.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(value.detach(), 0.1)
-
-    def state_dict(self) -> Mapping[str, Any]:
-        return {"weights": self.weights}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.weights = dict(state["weights"])
-
-
 def main(run_id: str, *, resume: bool) -> None:
     """Train, and print what came of it."""
     torch.set_num_threads(1)
@@ -92,7 +74,7 @@ def main(run_id: str, *, resume: bool) -> None:
     splits = data()
     net = esper.germinate(nn.Sequential(model(), nn.Dropout(0.1)), seeds=2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    average = Average(net)
+    average = esper.AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     loader = DataLoader(Noisy(splits.train), batch_size=50, shuffle=True, num_workers=1)
     last, kill = 0, int(os.environ.get("KILL_AT", "-1"))
     # without growth, for those who ask what it was worth
@@ -116,13 +98,13 @@ def main(run_id: str, *, resume: bool) -> None:
             growth.loss(images, labels).backward()
             growth.step()
             optimizer.step()
-            average.update(net)
+            average.update_parameters(net)
             last += 1
             if growth.steps == kill:
                 os.kill(os.getpid(), signal.Signals[os.environ.get("ASKED", "SIGKILL")])
     digest = hashlib.sha256()
-    for name, value in [*sorted(net.state_dict().items()), *sorted(average.weights.items())]:
-        if isinstance(value, Tensor):
+    for moved in (net, average):
+        for name, value in sorted(moved.state_dict().items()):
             digest.update(name.encode() + value.numpy().tobytes())
     print(digest.hexdigest(), optimizer.param_groups[0]["lr"], growth.report())  # noqa: T201  # its answer
 
