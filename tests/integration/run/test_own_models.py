@@ -241,7 +241,7 @@ def test_models_that_are_wrapped_or_of_another_type_grow(home: Path, ways: str) 
 
 def test_a_layer_that_upsamples_grows_and_is_proven_elsewhere(home: Path, tmp_path: Path) -> None:
     """Seeds of a transposed convolution get kernels that double the positions, which train, blend
-    and are fossilised; the run is proven bit for bit here, and from its export.
+    and are fossilised; the run is proven bit for bit from its export.
     """
     chosen = ("gates.min_gap=0.0001", 'tamiyo.policy.families=["conv2d", "depthwise"]')
     given = (*GROWING, "decisions=lockstep", *chosen)
@@ -271,8 +271,6 @@ def test_a_layer_that_upsamples_grows_and_is_proven_elsewhere(home: Path, tmp_pa
     failed = "SELECT count() AS n FROM kernel_failed WHERE run_id = 'upsampling'"
     assert query(url, failed)[0]["n"] == 0
     assert found["growth"].startswith("Grew "), found
-    proof = esper(home, "replay", "verify", "upsampling", "--json", PYTHONPATH=str(MODELS))
-    assert proof.returncode == 0, proof.stderr
     export = tmp_path / "export"
     done = esper(
         home, "export", "upsampling", "--to", str(export), "--json", PYTHONPATH=str(MODELS)
