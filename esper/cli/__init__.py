@@ -25,6 +25,7 @@ from esper.cli.installation import (
 )
 from esper.cli.runs import (
     compare,
+    explain,
     fork,
     init,
     model,
@@ -56,6 +57,7 @@ for part in (
     replay,
     fork,
     whatif,
+    explain,
     compare,
     snapshots,
     portable,

@@ -13,7 +13,7 @@ from tests import apicurio
 from tests.clusters import commands, kafkacluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafkacluster.Cluster]:
     """A real cluster.
 
@@ -23,7 +23,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafkacluster.C
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def passwords(cluster: kafkacluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Passwords of Esper's principals, with which the cluster was made ready by `esper topics
     apply`.
@@ -45,7 +45,7 @@ def passwords(cluster: kafkacluster.Cluster, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Confluent-compatible registry."""
     with apicurio.running(tmp_path_factory.mktemp("registry")) as address:

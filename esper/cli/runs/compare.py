@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from esper.config import Settings
     from esper.events import JournalEvent
     from esper.journal.compare import Comparison, Differences
-    from esper.journal.story import Story
-
-BLOCKS = "▁▂▃▄▅▆▇█"
-MOST = 40  # characters of a spark line
 
 
 def register(app: typer.Typer) -> None:
@@ -241,7 +237,7 @@ def _changes(comparison: Comparison) -> Any:
 
 
 def _curves(comparison: Comparison) -> Any:
-    from esper.cli.shared import scores  # noqa: PLC0415 - as above
+    from esper.cli.shared import plots, scores  # noqa: PLC0415 - as above
 
     epochs = comparison.shown_epochs()
     table = _table(
@@ -268,24 +264,12 @@ def _curves(comparison: Comparison) -> Any:
                 title if not number else "",
                 run.run_id,
                 *cells,
-                spark(run, field, min(every), max(every)),
+                plots.spark(
+                    [getattr(point, field) for point in run.points], min(every), max(every)
+                ),
                 end_section=number + 1 == len(comparison.stories),
             )
     return table
-
-
-def spark(story: Story, field: str, low: float, high: float) -> str:
-    """A curve in one line of block characters, between `low` and `high`."""
-    points = story.points
-    picked = (
-        points
-        if len(points) <= MOST
-        else [points[round(place * (len(points) - 1) / (MOST - 1))] for place in range(MOST)]
-    )
-    span = (high - low) or 1.0
-    return "".join(
-        BLOCKS[round((getattr(point, field) - low) / span * (len(BLOCKS) - 1))] for point in picked
-    )
 
 
 def _curves_differ(comparison: Comparison) -> bool:

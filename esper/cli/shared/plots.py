@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 FORMATS = (".svg", ".png", ".pdf")
 COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#8d6cab", "#edae49", "#5c677d")
 INK = "#222222"
+BLOCKS = "▁▂▃▄▅▆▇█"
+MOST = 40  # characters of a spark line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,18 @@ class Panel:
     percent: bool = False
     marks: Sequence[tuple[float, str]] = ()
     zero: bool = False
+
+
+def spark(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
+    """A curve in one line of block characters, between `low` and `high`: by default its own."""
+    picked = (
+        values
+        if len(values) <= MOST
+        else [values[round(place * (len(values) - 1) / (MOST - 1))] for place in range(MOST)]
+    )
+    low, high = min(values) if low is None else low, max(values) if high is None else high
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in picked)
 
 
 def require_format(path: Path) -> None:
