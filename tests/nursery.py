@@ -49,6 +49,7 @@ def born(
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # whoever began the tests in the background of a shell ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and whoever began them by nohup
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

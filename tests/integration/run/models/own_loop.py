@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 import esper
 from esper.tolaria.recipes.digits import data, model
 
-EPOCHS = 9
+EPOCHS = 7
 SETTINGS: dict[str, Any] = {
     "decisions": "lockstep",
     "kernels": {"blend_steps": 20},
@@ -47,6 +47,7 @@ SETTINGS: dict[str, Any] = {
             "cull_training_after_steps": 200,
             "min_urgency": 0.0,
             "min_confidence": 0.0,
+            "families": ["conv2d", "mlp"],
         }
     },
     "checkpoints": {"every_steps": 7},
