@@ -24,8 +24,6 @@ from esper.cli.installation import (
     topics,
 )
 from esper.cli.runs import (
-    compare,
-    explain,
     fork,
     init,
     model,
@@ -38,6 +36,7 @@ from esper.cli.runs import (
     snapshots,
     whatif,
 )
+from esper.cli.views import compare, explain, kernels, watch
 from esper.errors import EsperError, UsageError, printable
 
 app = typer.Typer(
@@ -57,8 +56,10 @@ for part in (
     replay,
     fork,
     whatif,
+    watch,
     explain,
     compare,
+    kernels,
     snapshots,
     portable,
     history,

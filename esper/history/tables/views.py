@@ -142,7 +142,7 @@ FROM (
 ) AS s
 LEFT JOIN (
     SELECT
-        run_id, argMax(raw.epoch, sequence) AS epochs, argMax(raw.step, sequence) AS steps, max(occurred_at) AS last_at,
+        run_id, argMax(raw.epoch, sequence) + 1 AS epochs, argMax(raw.step, sequence) AS steps, max(occurred_at) AS last_at,
         toNullable(argMax(raw.test_accuracy, sequence)) AS test_accuracy, toNullable(argMax(raw.test_loss, sequence)) AS test_loss,
         toNullable(max(raw.test_accuracy)) AS best_accuracy,
         toNullable(argMax(if(raw.score_name = '', raw.test_accuracy, raw.test_score), sequence)) AS test_score,

@@ -83,6 +83,7 @@ def test_notes_are_shown_and_choose_runs(home: Path, noted: str) -> None:
     assert (row["baseline"], row["deleted"]) == (False, False)
     plain = listed(home)["plain"]
     assert (plain["name"], plain["note"], plain["tags"]) == ("", "", [])
+    assert plain["epochs"] == 2
     assert set(listed(home, "--tag", "good")) == {noted}
     assert set(listed(home, "--tag", "good", "--tag", "v1.2")) == {noted}
     assert not listed(home, "--tag", "slow")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from esper.cli.runs.compare import compare
+from esper.cli.views.compare import compare
 from esper.errors import CorruptError, UsageError
 from esper.events.codec import encode
 from esper.journal.reading import JOURNAL, to_file
