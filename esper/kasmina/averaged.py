@@ -97,9 +97,11 @@ class AveragedModel(swa_utils.AveragedModel):
                 held.live, held.fossilised = slot.live, slot.fossilised
                 held.alpha_target = slot.alpha_target
                 held.alpha.copy_(slot.alpha)
-            # torch averages by position: a loaded average has its kernels in the order of seeds
-            for child in layer._modules:  # noqa: SLF001  # torch has no other way to order them
-                mine._modules[child] = mine._modules.pop(child)  # noqa: SLF001
+            # torch averages by position, and a loaded average has its kernels in the order of seeds
+            theirs, ours = layer._modules, mine._modules  # noqa: SLF001  # torch has no other way to order them
+            if changed or [*theirs] != [*ours]:
+                for child in theirs:
+                    ours[child] = ours.pop(child)
         if changed:
             self._fast_paths.settle()
 

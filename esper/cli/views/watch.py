@@ -162,6 +162,7 @@ def _head(one: Mapping[str, Any]) -> RenderableType:
 
 
 def _curves(seen: Mapping[str, Any]) -> RenderableType:
+    from rich.markup import escape  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
     from esper.cli.shared.plots import spark  # noqa: PLC0415 - as above
@@ -177,7 +178,8 @@ def _curves(seen: Mapping[str, Any]) -> RenderableType:
         # a loss that is not finite is null
         known = [one for one in points if one is not None]
         if known:
-            table.add_row(name, spark(known), f"{known[0]:.4g} to {known[-1]:.4g}")
+            span = f"{known[0]:.4g} to {known[-1]:.4g}"
+            table.add_row(escape(printable(name)), spark(known), span)
     if not table.row_count:
         table.add_row("no step was told yet")
     return table
