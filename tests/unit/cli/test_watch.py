@@ -34,7 +34,7 @@ def drawn(**changed: Any) -> str:
     } | changed
     console = Console(file=io.StringIO(), width=120)
     console.print(_picture(seen))
-    return console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # a StringIO
 
 
 def moves(*path: tuple[int, str]) -> list[dict[str, Any]]:
