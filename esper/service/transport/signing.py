@@ -56,9 +56,12 @@ def ensure(keys: Path, writer: str, clock: Clock) -> Signer:
     )
     try:
         make_folder(folder)
+        # looked for before the private one, which another process makes first: seen in the other
+        # order, a pair that is being made looks as if its private key were missing
+        published = public.exists()
         if not private.exists():
             # A new key here would make every event that the other one signed look forged.
-            if public.exists():
+            if published:
                 raise UsageError(
                     f"{folder} has the public key of {writer} alone, so nothing can be "
                     f"signed here: put {private.name} beside it, or rename "

@@ -435,6 +435,26 @@ def test_keys_are_made_once_and_kept_secret(tmp_path: Path) -> None:
         signing.trust(tmp_path)
 
 
+@pytest.mark.parametrize("seen", ["trainer.pem", "trainer.pub.pem"])
+def test_a_pair_that_another_process_makes_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    """Just after one of its files was found missing: both end with the same pair."""
+    others: list[str] = []
+    real = Path.exists
+
+    def exists(path: Path) -> bool:
+        found = real(path)
+        if path.name == seen and not others:
+            monkeypatch.setattr(Path, "exists", real)
+            others.append(signing.ensure(tmp_path, TRAINER, SystemClock()).key)
+        return found
+
+    monkeypatch.setattr(Path, "exists", exists)
+    mine = signing.ensure(tmp_path, TRAINER, SystemClock())
+    assert others == [mine.key]
+
+
 def test_a_keyring_sees_what_is_added_while_it_lives(tmp_path: Path) -> None:
     """Another installation's key, an older one, and what an import believes."""
     ring = signing.Keyring(tmp_path / "a")
