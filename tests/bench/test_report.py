@@ -107,11 +107,21 @@ def test_every_figure_says_what_it_is() -> None:
 @pytest.mark.filterwarnings(
     "ignore:torch.distributed is disabled"
 )  # async_save says so in one process
-def test_every_family_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "families",
+    [
+        {"events", "journals", "decisions", "steps", "snapshots"},
+        pytest.param({"own_loops", "kernels", "restores", "history"}, marks=pytest.mark.variant),
+    ],
+    ids=("light", "heavy"),
+)
+def test_every_family_is_measured_and_reported(
+    monkeypatch: pytest.MonkeyPatch, families: set[str]
+) -> None:
     """With few rounds, every figure but those of the whole stack comes out of real parts, finite,
     within its interval.
     """
-    figures = [one for one in FIGURES.values() if one.family != "whole"]
+    figures = [one for one in FIGURES.values() if one.family in families]
     report = reported(monkeypatch, figures)
     assert set(report["figures"]) == {one.name for one in figures}
     for name, row in report["figures"].items():

@@ -34,7 +34,7 @@ from tests.revived import revived_broker
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-EPOCHS = 30
+EPOCHS = 20
 MASTER_KEY = base64.b64encode(
     bytes(range(32))
 ).decode()  # machines that share a store share the key that opens its snapshots

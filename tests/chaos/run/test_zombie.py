@@ -25,7 +25,7 @@ from tests.waiting import until
 
 CLOCK = SystemClock()
 RUN = "zombie"
-EPOCHS = 120  # more than are trained until the first two are seen
+EPOCHS = 60  # more than are trained until the first two are seen
 pytestmark = pytest.mark.slow
 
 
