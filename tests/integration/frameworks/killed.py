@@ -11,37 +11,15 @@ import os
 import runpy
 import signal
 import sys
-from typing import Any
 
 import torch
 
 from esper.tolaria.recipes.recipe import Recipe
 from esper.tolaria.run.own_loop import Growth
 from esper.tolaria.run.own_start import OwnLoop
+from tests.early import early
 
-EARLY: dict[str, Any] = {
-    "kernels": {"blend_steps": 20},
-    "gates": {
-        "min_training_steps": 20,
-        "max_training_steps": 200,
-        "min_gap": 1e-6,
-        "z": 0.01,
-        "shadow_epochs": 1,
-        "embargo_epochs": 1,
-    },
-    "guardrails": {"urgency": 0.0, "confidence": 0.0},
-    "tamiyo": {
-        "policy": {
-            "first_epoch": 1,
-            "every_epochs": 1,
-            "fossilise_after_epochs": 1,
-            "last_fraction": 0.9,
-            "cull_training_after_steps": 200,
-            "min_urgency": 0.0,
-            "min_confidence": 0.0,
-        }
-    },
-}
+EARLY = early(20)
 
 
 def main() -> None:

@@ -15,33 +15,15 @@ from typing import Any
 import torch
 
 import esper
+from tests.early import early
 from tests.integration.kasmina.zoo.models import CLASSES, ZOO
 
 EPOCHS, BATCHES, BATCH = 4, 5, 4
 SETTINGS: dict[str, Any] = {
     "decisions": "lockstep",
-    "kernels": {"blend_steps": 4, "warmup_steps": 2},
-    "gates": {
-        "min_training_steps": 4,
-        "max_training_steps": 40,
-        "min_gap": 1e-9,
-        "z": 0.01,
-        "shadow_epochs": 1,
-        "embargo_epochs": 1,
-    },
-    "guardrails": {"urgency": 0.0, "confidence": 0.0},
-    "tamiyo": {
-        "policy": {
-            "first_epoch": 1,
-            "every_epochs": 1,
-            "fossilise_after_epochs": 1,
-            "last_fraction": 0.9,
-            "cull_training_after_steps": 200,
-            "min_urgency": 0.0,
-            "min_confidence": 0.0,
-        }
-    },
     "checkpoints": {"every_steps": 3},
+    **early(4, longest=40),
+    "kernels": {"blend_steps": 4, "warmup_steps": 2},
 }
 
 

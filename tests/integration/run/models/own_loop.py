@@ -24,33 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import esper
 from esper.tolaria.recipes.digits import data, model
+from tests.early import early
 
 EPOCHS = 7
 SETTINGS: dict[str, Any] = {
     "decisions": "lockstep",
-    "kernels": {"blend_steps": 20},
-    "gates": {
-        "min_training_steps": 20,
-        "max_training_steps": 200,
-        "min_gap": 1e-6,
-        "z": 0.01,
-        "shadow_epochs": 1,
-        "embargo_epochs": 1,
-    },
-    "guardrails": {"urgency": 0.0, "confidence": 0.0},
-    "tamiyo": {
-        "policy": {
-            "first_epoch": 1,
-            "every_epochs": 1,
-            "fossilise_after_epochs": 1,
-            "last_fraction": 0.9,
-            "cull_training_after_steps": 200,
-            "min_urgency": 0.0,
-            "min_confidence": 0.0,
-            "families": ["conv2d", "mlp"],
-        }
-    },
     "checkpoints": {"every_steps": 7},
+    **early(20, families=["conv2d", "mlp"]),
 }
 
 

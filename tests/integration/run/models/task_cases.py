@@ -210,7 +210,7 @@ class _Rows(torch.utils.data.Dataset[Any]):
 
 def main(kind: str, run_id: str, *, resume: bool) -> None:
     """Train one in an own loop; prints the digest."""
-    from tests.integration.frameworks.killed import EARLY  # noqa: PLC0415  # recipes need no such thing
+    from tests.early import early  # noqa: PLC0415  # recipes need no such thing
 
     torch.set_num_threads(1)
     torch.manual_seed(5)
@@ -229,7 +229,7 @@ def main(kind: str, run_id: str, *, resume: bool) -> None:
         task=case.task,
         decisions="lockstep",
         checkpoints={"every_steps": 7},
-        **EARLY,
+        **early(BATCHES),
     ) as growth:
         for batch in growth.batches(DataLoader(rows, BATCH, shuffle=True), epochs=EPOCHS):
             optimizer.zero_grad()
