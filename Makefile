@@ -64,7 +64,7 @@ mutate: setup
 # Kills by the hundred; what came of them is a line of JSON in tests/chaos/reports. ESPER_CHAOS_SEED chooses whom and when. Then the laws, with ten times the examples.
 chaos: setup
 	ESPER_CHAOS_KILLS=$${ESPER_CHAOS_KILLS:-200} ESPER_CHAOS_TRIPLES=$${ESPER_CHAOS_TRIPLES:-200} ESPER_CHAOS_REPORT=$${ESPER_CHAOS_REPORT:-tests/chaos/reports} \
-		ESPER_CHAOS_CLUSTER=$${ESPER_CHAOS_CLUSTER:-5} $(BIN)/python -m pytest tests/chaos $(wildcard tests/clusters)
+		ESPER_CHAOS_CLUSTER=$${ESPER_CHAOS_CLUSTER:-5} ESPER_VARIANTS=1 $(BIN)/python -m pytest tests/chaos $(wildcard tests/clusters)
 	ESPER_EXAMPLES=$${ESPER_EXAMPLES:-10} $(BIN)/python -m pytest tests/property
 
 # Attacks and malformed input at full length; ESPER_FUZZ says how many cases of each, ESPER_FUZZ_SEED which.

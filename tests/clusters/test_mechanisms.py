@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
@@ -26,10 +25,7 @@ from tests.clusters.kafkacluster import PLAIN, Cluster
 from tests.servers import answering
 
 pytestmark = [
-    pytest.mark.skipif(
-        "ESPER_CHAOS_CLUSTER" not in os.environ,
-        reason="set ESPER_CHAOS_CLUSTER to a number of rounds",
-    ),
+    pytest.mark.variant,
 ]
 SECRET = "of-the-client"  # noqa: S105 - of a token endpoint that only this test reaches
 

@@ -22,10 +22,7 @@ from tests.clusters.kafkacluster import Cluster
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        "ESPER_CHAOS_CLUSTER" not in os.environ,
-        reason="set ESPER_CHAOS_CLUSTER to a number of rounds",
-    ),
+    pytest.mark.variant,
 ]
 
 CLOCK = SystemClock()
