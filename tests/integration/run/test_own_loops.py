@@ -126,13 +126,15 @@ def by_script(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_script_is_forked(home: Path, whole: str) -> None:
-    """A fork of nothing but another beginning ends with the bits of the run; one without growth
-    with those of the same loop that never grew.
-    """
+    """A fork of nothing but another beginning ends with the bits of the run."""
     again = by_script(home, "fork", "own-whole", "--step", "100", "--json")
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[0] == whole.strip()
 
+
+@pytest.mark.variant
+def test_a_script_is_forked_without_growth(home: Path, whole: str) -> None:
+    """It ends with the bits of the same loop that never grew, and is proven."""
     alone = run_program(home, SCRIPT, "own-alone", ALONE="1")
     assert alone.returncode == 0, alone.stderr
     assert alone.stdout.split()[0] != whole.split(maxsplit=1)[0]
