@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(home: Path, kind: str) -> None:
 
 def test_a_streamed_run_is_proven_and_forked(home: Path) -> None:
     """From scratch too, as its data are made again; a fork with nothing changed has its digest."""
-    whole = result(train(home, "spawned", "stream-proven"))
+    whole = result(train(home, "forked", "stream-proven"))
     proven = esper(
         home, "replay", "verify", "stream-proven", "--from-scratch", PYTHONPATH=str(MODELS)
     )
