@@ -23,6 +23,15 @@ from typing import Any, Final
 from tests.waiting import PATIENCE_S, eventually
 
 ROOT: Final = Path(__file__).parents[1]
+COMMON: Final = (
+    "esper.cli",
+    "esper.cli.shared.history_source",
+    "esper.cli.shared.proving",
+    "esper.library",
+    "esper.tolaria.run.assembly",
+    "torch._dynamo",  # what the first optimizer of torch's imports: as long as torch itself
+)
+"""What nearly every process of Esper imports in the end."""
 
 
 @dataclass(slots=True)
@@ -74,8 +83,8 @@ class Command:
 
 
 class _Nursery:
-    """The process that others are forked from, begun when the first is wanted; it has `imported`
-    these modules.
+    """The process that others are forked from, begun when the first is wanted; it has imported
+    what is `COMMON`, and these modules.
     """
 
     def __init__(self, imported: Sequence[str]) -> None:
@@ -94,7 +103,7 @@ class _Nursery:
                     for name, value in os.environ.items()
                     if not name.startswith("ESPER_")
                 } | {"PYTHONPATH": str(ROOT)}
-                command = [sys.executable, "-m", "tests.nursery", *self._imported]
+                command = [sys.executable, "-m", "tests.nursery", *COMMON, *self._imported]
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,

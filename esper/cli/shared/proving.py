@@ -24,6 +24,7 @@ from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.figures import StepTold
 from esper.tolaria.replay.reexecution import Archive
 from esper.tolaria.replay.scripts import ScriptLoop, silent
+from esper.tolaria.replay.side_by_side import process_pool
 from esper.tolaria.replay.verification import (
     PieceCheck,
     Proof,
@@ -114,16 +115,14 @@ def _scripts(
     source: Archived, pieces: Sequence[Segment], count: int, console: Console
 ) -> list[Verdict]:
     """Each piece in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, _open_script, (source,), max_tasks_per_child=1)
+    pool = process_pool(count, _open_script, (source,), scripts=True)
     return _executed(pool, _check_script, pieces, console)
 
 
 def _side_by_side(
     source: Archived, pieces: Sequence[Segment], count: int, console: Console
 ) -> list[Verdict]:
-    context = multiprocessing.get_context("spawn")
-    return _executed(ProcessPoolExecutor(count, context, _open, (source,)), _check, pieces, console)
+    return _executed(process_pool(count, _open, (source,)), _check, pieces, console)
 
 
 def _executed(

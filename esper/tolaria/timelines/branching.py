@@ -5,9 +5,7 @@ trained on.
 from __future__ import annotations
 
 import io
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +32,7 @@ from esper.tolaria.record.resume import recipe_of, steps_of_epoch
 from esper.tolaria.replay.archive import Archived
 from esper.tolaria.replay.reexecution import Archive, Reexecution
 from esper.tolaria.replay.scripts import ScriptLoop, silent
+from esper.tolaria.replay.side_by_side import process_pool
 from esper.tolaria.run.assembly import Finished, train
 from esper.tolaria.run.own_loop import Growth
 from esper.tolaria.run.own_script import ScriptFork
@@ -201,7 +200,7 @@ def fork_apart(
         job(ground)
         return
     # the console stays here: a process cannot be given it
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), silent) as pool:
+    with process_pool(1, silent, scripts=True) as pool:
         pool.submit(
             _forked_there,
             ground.settings,

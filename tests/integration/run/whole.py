@@ -81,7 +81,7 @@ def run_program(
         *arguments,
         module=str(path),
         environment={**os.environ, **given, **environment},
-        imported=("esper.library", *imported),
+        imported=imported,
     )
 
 
