@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.by_id import FETCHED, only, require_beginning
 from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError, printable
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from esper.history.queries import QuerySource
 
-_ID = re.compile(r"[0-9A-Za-z_-]{4,128}")
-_LISTED = 8  # of several decisions that are meant
+_LISTING = "the view decisions of `esper sql`"
 _DOES = {
     "GERMINATE": "graft a kernel onto",
     "FOSSILISE": "keep the kernel of",
@@ -40,10 +39,10 @@ _EVIDENCE = {
     "of": "validations looked at",
 }
 """What a built-in policy says as evidence; what others say stands under its own name."""
-_FOUND = """
-SELECT * FROM decisions WHERE startsWith(decision_id, {id:String}) AND
-({run:String} = '' OR run_id = {run:String}) ORDER BY decided_at LIMIT 9
-"""
+_FOUND = f"""
+SELECT * FROM decisions WHERE startsWith(decision_id, {{id:String}}) AND
+({{run:String}} = '' OR run_id = {{run:String}}) ORDER BY decided_at LIMIT {FETCHED}
+"""  # noqa: S608  # ours
 _BESIDE = """
 SELECT command, layer, seed, family FROM decisions WHERE run_id = {run:String} AND
 timeline = {timeline:Int32} AND step = {step:Int64} AND decision_id != {id:String}
@@ -86,11 +85,7 @@ def explain(
     from esper.cli.shared.plots import require_format  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
     from esper.cli.shared.tables import open_history  # noqa: PLC0415 - as above
 
-    if not _ID.fullmatch(decision):
-        raise UsageError(
-            f"{decision!r} is no beginning of a decision's id: give at least four characters of "
-            "one in the view decisions of `esper sql`."
-        )
+    require_beginning(decision, "decision", _LISTING)
     if plot:
         require_format(plot)
     with open_history() as history:
@@ -111,20 +106,14 @@ def _told(history: QuerySource, decision: str, run: str) -> dict[str, Any]:
     Raises:
         UsageError: no decision is meant, or several are.
     """
-    found = history.rows(_FOUND, {"param_id": decision, "param_run": run})
-    if not found:
-        of = f" of run {run}" if run else ""
-        raise UsageError(
-            f"No decision{of} begins with {decision}: the view decisions of `esper sql` has those "
-            "that there are."
-        )
-    if len(found) > 1:
-        listed = ", ".join(f"{one['decision_id']} of {one['run_id']}" for one in found[:_LISTED])
-        more = ", and more" if len(found) > _LISTED else ""
-        raise UsageError(
-            f"{decision} begins {listed}{more}: give more of the id, or the run by --run."
-        )
-    (one,) = found
+    one = only(
+        history.rows(_FOUND, {"param_id": decision, "param_run": run}),
+        decision,
+        kind=f"decision of run {run}" if run else "decision",
+        column="decision_id",
+        listing=_LISTING,
+        more="more of the id, or the run by --run",
+    )
     of_it = {"param_run": one["run_id"], "param_id": one["decision_id"]}
     line = {"param_run": one["run_id"], "param_timeline": str(one["timeline"])}
     return {
@@ -160,9 +149,8 @@ def _show(told: Mapping[str, Any]) -> None:
         say(f"            {_EVIDENCE.get(name, name)}: {_value(value)}")
     if told["beside"]:
         others = ", ".join(
-            f"{other['command']} {other['family'] or ''} {other['layer']}[{other['seed']}]".replace(
-                "  ", " "
-            )
+            f"{' '.join(filter(None, (other['command'], other['family'])))} "
+            f"{other['layer']}[{other['seed']}]"
             for other in told["beside"]
         )
         say(f"Beside it   {others}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper.cli.shared.by_id import FETCHED, only, require_beginning
 from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError, UsageError, printable
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from esper.history.queries import QuerySource
 
-_ID = re.compile(r"[0-9A-Za-z_-]{4,128}")
+_LISTING = "`esper kernels ls`"
 _SHOWN = 12  # characters of an id in sentences and tables
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 _LISTED = (
@@ -36,7 +36,9 @@ _LISTED = (
     "mean_shadow_gap",
 )
 _PUBLISHED = "(SELECT * FROM kernel_published ORDER BY occurred_at DESC LIMIT 1 BY kernel_id)"
-_FOUND = f"SELECT * FROM {_PUBLISHED} WHERE startsWith(kernel_id, {{id:String}}) LIMIT 9"  # noqa: S608  # ours
+_FOUND = f"""
+SELECT * FROM {_PUBLISHED} WHERE startsWith(kernel_id, {{id:String}}) LIMIT {FETCHED}
+"""  # noqa: S608  # ours
 _EVERY = f"SELECT kernel_id, address, sha256 FROM {_PUBLISHED} ORDER BY kernel_id"  # noqa: S608  # ours
 _WORTH = "SELECT * FROM kernel_league WHERE kernel_id = {id:String}"
 _BLUEPRINT = "SELECT ir FROM blueprint_proposed WHERE blueprint_id = {id:String} LIMIT 1"
@@ -162,18 +164,14 @@ def _one(history: QuerySource, kernel: str) -> dict[str, Any]:
     Raises:
         UsageError: there is none, or there are several.
     """
-    if not _ID.fullmatch(kernel):
-        raise UsageError(
-            f"{kernel!r} is no beginning of a kernel's id: give at least four characters of one "
-            "that `esper kernels ls` shows."
-        )
-    found = history.rows(_FOUND, {"param_id": kernel})
-    if not found:
-        raise UsageError(f"No kernel begins with {kernel}; `esper kernels ls` lists them.")
-    if len(found) > 1:
-        listed = ", ".join(one["kernel_id"][: len(kernel) + 8] for one in found)
-        raise UsageError(f"{kernel} begins several, {listed}: give more of the id.")
-    return found[0]
+    require_beginning(kernel, "kernel", _LISTING)
+    return only(
+        history.rows(_FOUND, {"param_id": kernel}),
+        kernel,
+        kind="kernel",
+        column="kernel_id",
+        listing=_LISTING,
+    )
 
 
 def _told(history: QuerySource, one: dict[str, Any]) -> dict[str, Any]:

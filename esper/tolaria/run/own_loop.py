@@ -383,7 +383,6 @@ class Growth:
         session = self.rigged.session
         parts, step, micro = session.parts, session.step, len(self._batches)
         growing, telemetry = parts.growing, parts.recipe.telemetry
-        growing, telemetry = parts.growing, parts.recipe.telemetry
         switches = growing.switches
         if not micro:
             self.begun = parts.clock.monotonic()

@@ -14,7 +14,11 @@ def begin_streams(seed: int, *labels: object) -> None:
     """Put torch's, numpy's and Python's global random streams to their beginning: a model may draw
     from any of them.
     """
-    first = stream_seed(seed, *labels)
-    seed_streams(first)
-    random.seed(first)
-    np.random.seed(first % (1 << 32))  # noqa: NPY002  # the global stream, which a user's model may draw from
+    seed_all(stream_seed(seed, *labels))
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch's, numpy's and Python's global random streams."""
+    seed_streams(seed)
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002  # the global stream, which a user's code may draw from

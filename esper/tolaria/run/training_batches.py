@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 
 from esper.blame import mistake
 from esper.errors import EsperError, UsageError, printable
-from esper.kasmina.seeded.shadow import seed_streams
 from esper.tolaria.recipes.recipe import RunSection
 from esper.tolaria.recipes.splits import Split
 from esper.tolaria.recipes.streamed import Streamed
 from esper.tolaria.recipes.structures import Structure, mapped, plain, size
 from esper.tolaria.run.own_batches import batches_of, settings_of
+from esper.tolaria.run.random_streams import seed_all
 from esper.tolaria.step.stepping import batch_order, stream_seed
 
 _ASKER: Final = "A recipe"
@@ -211,9 +211,7 @@ class _Apart:
 
     def __init__(self, seed: int) -> None:
         before = _states()
-        seed_streams(seed)
-        random.seed(seed)
-        np.random.seed(seed % (1 << 32))  # noqa: NPY002  # a data set may draw from the global stream
+        seed_all(seed)
         self._own = _states()
         _restore(before)
         self._others = before

@@ -309,9 +309,12 @@ def test_ctrl_c_ends_a_proof_and_all_its_processes(world: World, tmp_path: Path)
         start_new_session=True,
     ) as proving:
         until(
-            lambda: len(psutil.Process(proving.pid).children()) >= 3 or proving.poll() is not None
-        )  # two, and multiprocessing's own
-        children = psutil.Process(proving.pid).children()
+            lambda: (
+                proving.poll() is not None
+                or len(psutil.Process(proving.pid).children(recursive=True)) >= 4
+            )
+        )  # two, the one that they are forked from, and multiprocessing's own
+        children = psutil.Process(proving.pid).children(recursive=True)
         os.killpg(proving.pid, signal.SIGINT)
         _, said = proving.communicate(timeout=PATIENCE_S)
     assert proving.returncode == 130
