@@ -113,36 +113,38 @@ def test_a_script_that_is_edited_or_moved_is_executed_as_it_was(home: Path, tmp_
     assert "lacks train.py" in said(lost)
 
 
+@pytest.fixture(scope="module")
+def reading(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that decides what the script of the run `reads` does."""
+    return trained(home, tmp_path_factory.mktemp("reads"), "reads")
+
+
 @pytest.mark.parametrize(
-    ("name", "change", "sentence"),
+    ("change", "sentence"),
     [
         # a data file that was changed: another loss in the first step that reads it
-        ("reads-later", {"from": 7, "by": 1}, r"the loss of step 8 is the first that differs"),
+        ({"from": 7, "by": 1}, r"the loss of step 8 is the first that differs"),
         # chance: two executions differ from each other
         (
-            "reads-chance",
             {"from": 7, "chance": True},
             r"differ from each other, first after step 7 in the batch of step 8",
         ),
         # another first batch
         (
-            "reads-first",
             {"from": -1, "by": 1},
             r"was begun with other data \(another first batch\)",
         ),
         # no script any more
-        ("reads-nothing", {"from": "none"}, r"raised TypeError: .*train.py, line"),
+        ({"from": "none"}, r"raised TypeError: .*train.py, line"),
     ],
 )
 def test_what_a_script_reads_or_draws_otherwise_is_named(
-    home: Path, tmp_path: Path, name: str, change: dict[str, object], sentence: str
+    home: Path, reading: Path, change: dict[str, object], sentence: str
 ) -> None:
     """With its first step, and exit code 5, as for a recipe."""
-    told = trained(home, tmp_path, name)
-    assert verified(home, name).returncode == 0
-    told.write_text(json.dumps({"name": name, **STEADY, **change}))
+    reading.write_text(json.dumps({"name": "reads", **STEADY, **change}))
     # in one piece: a counter of the script's own begins anew where a piece does
-    done = verified(home, name, "--workers", "1")
+    done = verified(home, "reads", "--workers", "1")
     assert done.returncode == 5, done.stderr
     assert re.search(sentence, said(done)), done.stderr
     assert "Traceback" not in done.stderr
